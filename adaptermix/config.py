@@ -1,0 +1,381 @@
+"""Settings a user may write, as flags or in ``adaptermix.toml``.
+
+A setting is declared once, as a field: its default (the paper's, where the paper has one), its
+limits and its help text. The command line is generated from the fields, and a key in the file is
+the flag without its two dashes. Flags override the file, which overrides the defaults.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from adaptermix.errors import ConfigError
+
+CONFIG_NAME = "adaptermix.toml"
+PAPER_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
+ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _split_commas(value: object) -> object:
+    """Read ``cy-en,sw-en`` as a list; lists from the file pass unchanged."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
+
+
+class Settings(BaseModel):
+    """Base of every command's settings: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+    section: ClassVar[str] = ""
+
+
+class ModelSettings(Settings):
+    """The base model and the data; written at the top of ``adaptermix.toml``, for all commands."""
+
+    model: str = Field(default=PAPER_MODEL, description="Base model: a folder, or a hub name.")
+    revision: str | None = Field(default=None, description="Revision of a hub model.")
+    dtype: Dtype = Field(
+        default="auto", description="Precision of the base model; auto is bfloat16 on a GPU."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run code that comes with the model. Know whose it is."
+    )
+    data_dir: Path | None = Field(
+        default=None, description="Folder of the task data; without it, data comes from the hub."
+    )
+    threads: int | None = Field(default=None, gt=0, description="CPU threads for torch.")
+
+
+class TrainSettings(ModelSettings):
+    """What both kinds of training share."""
+
+    rank: int = Field(default=8, gt=0, description="LoRA rank.")
+    alpha: float = Field(default=16.0, gt=0, description="LoRA alpha; scaling is alpha / rank.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="LoRA dropout probability.")
+    target_modules: Names = Field(
+        default=ATTENTION_AND_MLP, description="Linear layers that get a LoRA, comma-separated."
+    )
+    lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
+    schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(
+        default="inverse_sqrt", description="Learning rate schedule."
+    )
+    warmup_ratio: float = Field(
+        default=0.03, ge=0, lt=1, description="Share of all steps that warm up."
+    )
+    batch_size: int = Field(
+        default=128, gt=0, description="Examples in one optimizer step (the effective batch)."
+    )
+    epochs: float = Field(default=5.0, gt=0, description="Passes over the data, at most.")
+    max_steps: int | None = Field(
+        default=None, gt=0, description="Optimizer steps, at most; overrides epochs."
+    )
+    eval_steps: int = Field(
+        default=200, gt=0, description="Optimizer steps between two evaluations on dev data."
+    )
+    patience: int = Field(
+        default=5, gt=0, description="Stop after this many evaluations without a better dev loss."
+    )
+    max_length: int = Field(default=2048, gt=1, description="Longest sequence, in tokens.")
+    seed: int = Field(default=1, ge=0, description="Seed of everything random.")
+    tensorboard: bool = Field(default=False, description="Also write TensorBoard logs.")
+    resume: bool = Field(
+        default=False, description="Go on from the last checkpoint of a run that was killed."
+    )
+
+
+class TrainTaskSettings(TrainSettings):
+    """Settings of ``train-task``."""
+
+    section: ClassVar[str] = "train-task"
+
+    task: Literal["massive"] = Field(default="massive", description="Task to train.")
+    langs: Names = Field(
+        default=("ar", "en", "es", "ru", "zh"),
+        min_length=1,
+        description="Languages with task data, comma-separated.",
+    )
+    prompt: Literal["paper", "authors-code"] = Field(
+        default="paper",
+        description="System prompt: the paper's appendix D.2, or the longer one of its code.",
+    )
+    system_prompt: str | None = Field(
+        default=None, description="A system prompt of your own; overrides --prompt."
+    )
+    turn_newline: bool = Field(
+        default=False,
+        description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
+    )
+    micro_batch_size: int = Field(
+        default=32, gt=0, description="Examples in one forward pass; divides the batch size."
+    )
+    limit: int | None = Field(
+        default=None, gt=0, description="Use the first N training examples of each language."
+    )
+    dev_limit: int | None = Field(
+        default=None, gt=0, description="Use the first N dev examples of each language."
+    )
+    out: Path = Field(
+        default=Path("task.safetensors"),
+        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+    )
+
+
+class TrainAlignSettings(TrainSettings):
+    """Settings of ``train-align``."""
+
+    section: ClassVar[str] = "train-align"
+
+    pairs: Names = Field(
+        default=("cy-en", "ja-en", "jv-en", "sw-en", "tl-en"),
+        min_length=1,
+        description="Language pairs to align, comma-separated; each is pulled to its right side.",
+    )
+    pairs_dir: Path | None = Field(
+        default=None, description="Folder of the parallel text; the data folder by default."
+    )
+    layer: int | None = Field(
+        default=None,
+        gt=0,
+        description="Align hidden states after this block; the middle one by default.",
+    )
+    temperature: float = Field(
+        default=0.1, gt=0, description="Divides the cosines; the paper has 0.1 for Llama 3."
+    )
+    contrastive_batch: int = Field(
+        default=32, gt=1, description="Pairs contrasted with each other; divides the batch size."
+    )
+    limit: int | None = Field(
+        default=None, gt=0, description="Use the first N pairs of each language."
+    )
+    dev_pairs: int = Field(
+        default=100, gt=0, description="Pairs held out per language, a tenth of it at most."
+    )
+    out: Path = Field(
+        default=Path("align.safetensors"),
+        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+    )
+
+
+class MergeSettings(Settings):
+    """Settings of ``merge``."""
+
+    section: ClassVar[str] = "merge"
+
+    weight: float | None = Field(
+        default=None, description="Weight of the first of two adapters; the second gets 1 - W."
+    )
+    weights: Weights | None = Field(
+        default=None, description="One weight per adapter, comma-separated."
+    )
+    method: Literal["exact"] = Field(
+        default="exact", description="exact: the weighted sum of the delta weights."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="Precision of the result; the widest of the inputs by default."
+    )
+    ignore_base: bool = Field(
+        default=False, description="Merge adapters of different base models whose shapes agree."
+    )
+    rank: int | None = Field(
+        default=None, gt=0, description="Rank of bare adapter files that carry no config."
+    )
+    alpha: float | None = Field(
+        default=None, gt=0, description="Alpha of bare adapter files that carry no config."
+    )
+    out: Path = Field(
+        default=Path("merged.safetensors"),
+        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_weigh(self) -> "MergeSettings":
+        if (self.weight is None) == (self.weights is None):
+            raise ValueError("give either --weight W or --weights W1,W2,...")
+        return self
+
+
+class EvalSettings(ModelSettings):
+    """Settings of ``eval``."""
+
+    section: ClassVar[str] = "eval"
+
+    task: Literal["massive"] = Field(default="massive", description="Task to evaluate.")
+    langs: Names = Field(
+        default=(
+            *("ar", "en", "es", "ru", "zh", "cy", "ja", "jv", "sw", "tl"),
+            *("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
+        ),
+        min_length=1,
+        description="Languages to test, comma-separated.",
+    )
+    adapters: Names = Field(
+        default=(), description="Adapters to test beside the base model; repeat the flag."
+    )
+    split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
+    limit: int | None = Field(
+        default=None, gt=0, description="Test the first N examples of each language."
+    )
+    prompt: Literal["paper", "authors-code"] = Field(
+        default="paper",
+        description="System prompt: the paper's appendix D.2, or the longer one of its code.",
+    )
+    system_prompt: str | None = Field(
+        default=None, description="A system prompt of your own; overrides --prompt."
+    )
+    turn_newline: bool = Field(
+        default=False,
+        description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
+    )
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto is vLLM where it is installed, else transformers."
+    )
+    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
+    batch_size: int = Field(
+        default=64, gt=0, description="Prompts in one batch of the transformers engine."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
+    )
+    out: Path = Field(
+        default=Path("eval-massive"), description="New directory for scores and predictions."
+    )
+
+
+S = TypeVar("S", bound=Settings)
+
+COMMANDS: tuple[type[Settings], ...] = (
+    TrainTaskSettings,
+    TrainAlignSettings,
+    MergeSettings,
+    EvalSettings,
+)
+
+
+def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:
+    """Join flags, file and defaults into the settings of one command.
+
+    Args:
+        kind: Settings class of the command.
+        flags: The options the user stated, by field name.
+        config: The file; ``adaptermix.toml`` in the current folder by default, if there is one.
+
+    Raises:
+        ConfigError: Unknown key, wrong type or value, unreadable file; with file and line.
+    """
+    path = config or Path(CONFIG_NAME)
+    if config is not None and not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="check --config")
+    from_file = _read_section(path, kind) if path.is_file() else {}
+    stated = {name.replace("_", "-"): value for name, value in flags.items()}
+    if {"weight", "weights"} & stated.keys():  # one of them on the command line replaces either
+        from_file = {k: v for k, v in from_file.items() if k not in ("weight", "weights")}
+    try:
+        return kind.model_validate(from_file | stated)
+    except ValidationError as error:
+        raise _config_error(error, stated, path, kind) from error
+
+
+def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
+    """Return the keys of the file that concern the command, paths made relative to the file."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    _refuse_unknown_keys(path, content)
+    tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    shared = {key: value for key, value in tops.items() if key in _keys(kind)}
+    merged = shared | content.get(kind.section, {})
+    return {key: _relative_to(path.parent, key, value) for key, value in merged.items()}
+
+
+def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
+    """Check every section, so that a slip is seen by whichever command runs first."""
+    sections = {kind.section: _keys(kind) for kind in COMMANDS}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            if key not in sections:
+                line = _line_of(path, key, None)
+                raise ConfigError(
+                    f"{path}:{line}: unknown section [{key}]",
+                    hint="the sections are " + ", ".join(f"[{name}]" for name in sections),
+                )
+            for inner in value:
+                if inner not in sections[key]:
+                    raise _unknown_key(path, key, inner, sections[key])
+        elif key not in _keys(ModelSettings):
+            raise _unknown_key(path, None, key, _keys(ModelSettings))
+
+
+def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) -> ConfigError:
+    where = f" in [{section}]" if section else " at the top"
+    return ConfigError(
+        f"{path}:{_line_of(path, section, key)}: unknown key '{key}'{where}",
+        hint="the keys are " + ", ".join(known),
+    )
+
+
+def _keys(kind: type[Settings]) -> list[str]:
+    return [name.replace("_", "-") for name in kind.model_fields]
+
+
+def _relative_to(folder: Path, key: str, value: Any) -> Any:
+    """Read a path in the file as relative to the file, not to where the command is typed."""
+    if key in ("data-dir", "pairs-dir", "out") and isinstance(value, str):
+        return folder / value
+    if key == "model" and isinstance(value, str) and (folder / value).is_dir():
+        return str(folder / value)
+    if key == "adapters" and isinstance(value, list):
+        return [str(folder / item) for item in value if isinstance(item, str)]
+    return value
+
+
+def _line_of(path: Path, section: str | None, key: str | None) -> int:
+    """Find the line of a key or section header in the file; 1 where it is written unusually."""
+    current: str | None = None
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
+        if header:
+            current = header[1].strip("\"'")
+            if key is None and current == section:
+                return number
+        elif key is not None and current == section and _assigns(line, key):
+            return number
+    return 1
+
+
+def _assigns(line: str, key: str) -> bool:
+    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line) is not None
+
+
+def _config_error(
+    error: ValidationError, stated: Mapping[str, object], path: Path, kind: type[Settings]
+) -> ConfigError:
+    """Turn pydantic's first complaint into one line that names the flag, or the file and line."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return ConfigError(message, hint=f"adaptermix {kind.section} --help")
+    key = str(first["loc"][0])
+    message = message[0].lower() + message[1:]
+    if key in stated:
+        return ConfigError(f"--{key}: {message}, not {first['input']!r}")
+    in_section = _line_of(path, kind.section, key)
+    line = in_section if in_section > 1 else _line_of(path, None, key)
+    return ConfigError(f"{path}:{line}: {key}: {message}, not {first['input']!r}")
