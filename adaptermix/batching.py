@@ -1,0 +1,148 @@
+"""From examples to batches of token ids: prompts, answers, parallel sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from adaptermix.data import ParallelPair
+from adaptermix.errors import ArtifactError, DataError
+from adaptermix.tasks import Message
+
+IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+
+
+class PromptEncoder:
+    """Turns chat messages into prompt ids, and answers into the ids that should follow them.
+
+    The prompt is the tokenizer's own chat template up to the assistant's turn, with its BOS
+    token once. A tokenizer without a template gets the messages as paragraphs. An answer is
+    tokenized by itself and ends with the template's end-of-turn token, so that training and
+    generation see the very same prompt ids.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, turn_newline: bool = False) -> None:
+        """Read the end-of-turn token off the template.
+
+        Args:
+            tokenizer: The base model's.
+            turn_newline: Put a newline after each ``<|eot_id|>``, as the authors' data has it.
+
+        Raises:
+            ArtifactError: The tokenizer knows no token that ends an answer.
+        """
+        self.tokenizer = tokenizer
+        self.turn_newline = turn_newline
+        self.end_id = self._find_end()
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of the prompt, ready for the first token of the answer."""
+        if self.tokenizer.chat_template is None:
+            text = "".join(f"{message['content']}\n\n" for message in messages)
+            return list(self.tokenizer(text)["input_ids"])
+        text = self._render(messages, add_generation_prompt=True)
+        if self.turn_newline:
+            text = text.replace("<|eot_id|>", "<|eot_id|>\n")
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Return the ids of an answer and its end token."""
+        return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
+
+    def _render(self, messages: Sequence[Message], **options: Any) -> str:
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+
+    def _find_end(self) -> int:
+        end = self.tokenizer.eos_token_id
+        if self.tokenizer.chat_template is not None:
+            question = [{"role": "user", "content": "a"}]
+            answered = [*question, {"role": "assistant", "content": "answer"}]
+            tail = self._render(answered).rpartition("answer")[2].strip()
+            ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+            end = ids[0] if ids else end
+        if end is None:
+            raise ArtifactError("the tokenizer has no end-of-sequence token")
+        return int(end)
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """A prompt and its answer as one sequence; only the answer has labels."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode_example(prompt: list[int], answer: list[int], max_length: int) -> EncodedExample | None:
+    """Join prompt and answer, cut on the right; None where no token of the answer is left."""
+    if len(prompt) >= max_length:
+        return None
+    ids = [*prompt, *answer][:max_length]
+    labels = [*[IGNORED] * len(prompt), *answer][:max_length]
+    return EncodedExample(ids, labels)
+
+
+@dataclass(frozen=True)
+class AnswerCollator:
+    """Pads encoded examples on the right: ``input_ids``, ``attention_mask`` and ``labels``."""
+
+    pad_id: int
+
+    def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
+        """Return one batch, each tensor of shape [batch, seq]."""
+        batch = _pad([example.input_ids for example in examples], self.pad_id)
+        labels = _pad([example.labels for example in examples], IGNORED)
+        return {**batch, "labels": labels["input_ids"]}
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Both sides of a parallel pair as token ids."""
+
+    source_ids: list[int]
+    target_ids: list[int]
+
+
+def encode_pairs(
+    pairs: Sequence[ParallelPair], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[EncodedPair]:
+    """Tokenize raw sentences, with the special tokens that the tokenizer adds to any text.
+
+    Raises:
+        DataError: A sentence without any token.
+    """
+    sides = [
+        tokenizer([*texts], truncation=True, max_length=max_length)["input_ids"]
+        for texts in ([pair.source for pair in pairs], [pair.target for pair in pairs])
+    ]
+    for pair, source, target in zip(pairs, *sides, strict=True):
+        if not source or not target:
+            raise DataError(f"a {pair.pair} sentence has no tokens: {pair.source!r}")
+    return [EncodedPair(source, target) for source, target in zip(*sides, strict=True)]
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Pads both sides of all pairs into one batch: all sources first, then all targets.
+
+    One forward pass then serves both sides: ``input_ids`` and ``attention_mask`` have the shape
+    [2 x batch, seq].
+    """
+
+    pad_id: int
+
+    def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
+        """Return one batch."""
+        rows = [pair.source_ids for pair in pairs] + [pair.target_ids for pair in pairs]
+        return _pad(rows, self.pad_id)
+
+
+def _pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:
+    """Pad rows on the right with a value; the mask is 1 on what was there."""
+    length = max(len(row) for row in rows)
+    padded = [row + [value] * (length - len(row)) for row in rows]
+    mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
+    return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}

@@ -1,0 +1,210 @@
+"""Base models and tokenizers: where they are, what they weigh, and the part alignment needs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from adaptermix.config import ModelSettings
+from adaptermix.data import OFFLINE_HINT, first_line
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+
+# What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+
+
+def locate_model(settings: ModelSettings) -> Path:
+    """Return the folder of the base model, fetched from the hub when it is not a local folder.
+
+    Raises:
+        ArtifactError: A folder without ``config.json`` or safetensors weights.
+        ResourceError: A hub model that cannot be had.
+    """
+    folder = Path(settings.model)
+    if not folder.is_dir():
+        folder = _fetch(settings)
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no config.json", hint="name the folder of a saved model")
+    if not any(folder.glob("*.safetensors")):
+        raise ArtifactError(f"{folder}: no .safetensors weights; other formats are not read")
+    return folder
+
+
+def _fetch(settings: ModelSettings) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                settings.model, revision=settings.revision, allow_patterns=list(_MODEL_FILES)
+            )
+        )
+    except HFValidationError as error:
+        raise ArtifactError(
+            f"{settings.model}: neither a folder nor a hub name", hint="check --model"
+        ) from error
+    except OSError as error:
+        raise ResourceError(
+            f"the model {settings.model} is no folder here and cannot be had from the hub: "
+            f"{first_line(error)}",
+            hint=OFFLINE_HINT,
+        ) from error
+
+
+def load_tokenizer(folder: Path, settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer; a missing padding token becomes the end token.
+
+    Raises:
+        ArtifactError: There is none, or it is damaged.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{folder}: no usable tokenizer: {first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(folder: Path, settings: ModelSettings) -> PreTrainedModel:
+    """Load the whole base model, for fine-tuning and generation.
+
+    Raises:
+        ArtifactError: The config or the weights cannot be read.
+    """
+    return _load(AutoModelForCausalLM, folder, settings, _load_config(folder, settings))
+
+
+def load_lower_blocks(folder: Path, settings: ModelSettings, layer: int | None) -> PreTrainedModel:
+    """Load the embeddings and the first blocks of the decoder only, for alignment.
+
+    The blocks above ``layer`` and the LM head are never read. The final norm is taken out, so the
+    last hidden state is the plain output of block ``layer``: what ``hidden_states[layer]`` of the
+    whole model holds, where index 0 is the embeddings.
+
+    Args:
+        folder: The model.
+        settings: Its precision.
+        layer: Number of blocks to keep; half of them, rounded down, by default.
+
+    Raises:
+        ConfigError: More blocks than the model has.
+        ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
+    """
+    config = _load_config(folder, settings)
+    depth = getattr(config, "num_hidden_layers", None)
+    if depth is None:
+        raise _unusual(type(config).__name__)
+    layer = layer or max(1, depth // 2)
+    if layer > depth:
+        raise ConfigError(f"--layer {layer}: {folder} has {depth} blocks")
+    config.num_hidden_layers = layer
+    if getattr(config, "layer_types", None):  # one entry a block, checked against their number
+        config.layer_types = config.layer_types[:layer]
+    model = _load(AutoModel, folder, settings, config)
+    if not isinstance(getattr(model, "layers", None), nn.ModuleList) or not hasattr(model, "norm"):
+        raise _unusual(type(model).__name__)
+    model.norm = nn.Identity()
+    return model
+
+
+def _unusual(name: str) -> ArtifactError:
+    return ArtifactError(
+        f"{name} has not the usual decoder layout (embed_tokens, layers, norm)",
+        hint="alignment works on decoders such as Llama, Qwen2, Qwen3, Mistral and Gemma",
+    )
+
+
+def _load_config(folder: Path, settings: ModelSettings) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{folder / 'config.json'}: {first_line(error)}") from error
+    return config
+
+
+def _load(
+    kind: Any, folder: Path, settings: ModelSettings, config: PreTrainedConfig
+) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=compute_dtype(settings),
+            use_safetensors=True,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArtifactError(f"{folder}: cannot be loaded: {first_line(error)}") from error
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    return model
+
+
+def compute_dtype(settings: ModelSettings) -> torch.dtype:
+    """Return the precision to hold the base model in."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    return dtype
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight of a saved model, from the files' headers alone.
+
+    Raises:
+        ArtifactError: A damaged safetensors file.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes |= {
+                    name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())
+                }
+        except SafetensorError as error:
+            raise ArtifactError(f"{path}: not a whole safetensors file: {error}") from error
+    return shapes
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash that tells base models apart without reading all of their weights.
+
+    Of the config's shape-giving part, and of each safetensors file its size, header and 64
+    evenly spaced samples of 4 KiB: fine-tuning changes them, moving the folder does not.
+    """
+    digest = hashlib.sha256()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    digest.update(json.dumps(_lasting(config), sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            digest.update(file.read(min(header, size)))
+            for sample in range(64):
+                file.seek(8 + header + (size - 8 - header) * sample // 64)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+def _lasting(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if not k.startswith("_") and "version" not in k}
