@@ -1,0 +1,265 @@
+"""The commands: gather options, build settings, call one function, show the result.
+
+Each command's options are made from the fields of its settings class. Nothing heavy is imported
+before a command runs, so that help answers at once.
+"""
+
+import inspect
+import os
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from adaptermix import __version__, console
+from adaptermix.config import (
+    EvalSettings,
+    MergeSettings,
+    Settings,
+    TrainAlignSettings,
+    TrainTaskSettings,
+    load_settings,
+)
+from adaptermix.errors import AdaptermixError
+
+app = typer.Typer(
+    name="adaptermix",
+    help="Train, merge and evaluate LoRA adapters that carry a task across languages.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that every command has and no file sets."""
+
+    force: bool
+    json: bool
+    dry_run: bool
+    quiet: bool
+
+
+_OPTIONS: dict[str, tuple[Any, object]] = {
+    "config": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Settings file.", show_default="adaptermix.toml, if there is one"),
+        ],
+        None,
+    ),
+    "force": (Annotated[bool, typer.Option("--force", help="Replace an existing output.")], False),
+    "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
+    "dry_run": (
+        Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")],
+        False,
+    ),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
+}
+_SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
+
+
+def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command whose options are the fields of its settings.
+
+    The function takes the settings, the common options, and whatever arguments it declares
+    after them.
+    """
+
+    def register(run: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(run).parameters.values())[2:]
+
+        def entry(**given: Any) -> None:
+            arguments = {parameter.name: given.pop(parameter.name) for parameter in own}
+            config = given.pop("config")
+            options = Options(**{name: given.pop(name) for name in _OPTIONS if name != "config"})
+            stated = {name: value for name, value in given.items() if value not in (None, [])}
+            run(load_settings(kind, stated, config), options, **arguments)
+
+        fields = [_option(name, field) for name, field in kind.model_fields.items()]
+        common = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=value)
+            for name, (hint, value) in _OPTIONS.items()
+        ]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        entry.__signature__ = inspect.Signature([*parameters, *fields, *common])  # type: ignore[attr-defined]
+        entry.__annotations__ = {p.name: p.annotation for p in [*parameters, *fields, *common]}
+        app.command(kind.section, help=inspect.getdoc(run))(entry)
+        return run
+
+    return register
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Describe one option by the settings field it fills."""
+    flag = "--" + name.replace("_", "-")
+    is_switch = field.annotation is bool
+    names = _SHORT.get(name, (flag,) if not is_switch else (f"{flag}/--no-{flag[2:]}",))
+    default = field.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    option = typer.Option(
+        *names,
+        help=field.description,
+        show_default=False if default in (None, ()) or is_switch else shown,
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[_option_type(name, field.annotation) | None, option],
+        default=None,
+    )
+
+
+def _option_type(name: str, annotation: Any) -> Any:
+    """Return the type Typer should read: lists are comma-separated text, or repeated flags."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is tuple:
+        return list[str] if name == "adapters" else str
+    return annotation
+
+
+@_command(TrainTaskSettings)
+def train_task(settings: TrainTaskSettings, options: Options) -> None:
+    """Fine-tune a LoRA on a task in some languages.
+
+    The loss is on the answers only. Defaults are the paper's.
+
+    Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
+    """
+    from adaptermix import training
+
+    with console.training_progress("task", options.quiet) as on_progress:
+        report = training.train_task(
+            settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
+        )
+    _show(report, console.show_training, options)
+
+
+@_command(TrainAlignSettings)
+def train_align(settings: TrainAlignSettings, options: Options) -> None:
+    """Train a LoRA that aligns languages at a middle layer.
+
+    A contrastive loss pulls each sentence to its translation. Only the embeddings and the
+    blocks up to the layer are loaded and run.
+
+    Example: adaptermix train-align --pairs cy-en,sw-en
+    """
+    from adaptermix import training
+
+    with console.training_progress("align", options.quiet) as on_progress:
+        report = training.train_align(
+            settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
+        )
+    _show(report, console.show_training, options)
+
+
+@_command(MergeSettings)
+def merge(
+    settings: MergeSettings,
+    options: Options,
+    adapters: Annotated[list[Path], typer.Argument(help="Two adapters or more, in order.")],
+) -> None:
+    """Merge adapters into one, without a base model.
+
+    The result's delta weight is the weighted sum of the adapters' delta weights, exactly.
+
+    Examples:
+        adaptermix merge task.safetensors align.safetensors --weight 0.9
+
+        adaptermix merge task align style --weights 0.8,0.1,0.1 -o merged
+    """
+    from adaptermix import merging
+
+    report = merging.merge(adapters, settings, force=options.force, dry_run=options.dry_run)
+    _show(report, console.show_merge, options)
+
+
+@_command(EvalSettings)
+def evaluate(settings: EvalSettings, options: Options) -> None:
+    """Test the base model and adapters side by side on a task.
+
+    Every answer is kept, one JSON record an example.
+
+    Examples:
+        adaptermix eval --task massive
+
+        adaptermix eval --adapter task.safetensors --adapter merged.safetensors --langs en,cy
+    """
+    if not settings.adapters:
+        console.say("only the base model is tested; add adapters with --adapter PATH")
+    from adaptermix import evaluation
+
+    if options.dry_run:
+        _show(evaluation.plan(settings, force=options.force), console.show_plan, options)
+        return
+    with console.evaluation_progress(options.quiet) as on_progress:
+        report = evaluation.evaluate(settings, force=options.force, on_progress=on_progress)
+    _show(report, console.show_evaluation, options)
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="New folder for everything it makes.")
+    ] = Path("runs/demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Run the main job on a small corpus and model that come with the tool.
+
+    Trains a task adapter and an alignment adapter, merges them and tests all of it, in a few
+    minutes on two cores, without network or GPU. The folder it leaves is a working example: an
+    adaptermix.toml, a corpus, a base model.
+    """
+    from adaptermix import demo as demo_module
+
+    demo_module.run(out, force=force, quiet=quiet)
+
+
+def _show(report: Any, show: Callable[[Any], None], options: Options) -> None:
+    if options.json:
+        console.show_json(report.as_record())
+    else:
+        show(report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Hold the options of the program itself."""
+
+
+def main() -> None:
+    """Run the command line; a known error becomes its message and exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except AdaptermixError as error:
+        console.show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

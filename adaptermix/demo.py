@@ -1,0 +1,58 @@
+"""The demo: the ordinary commands on a corpus and a base model that come with the package."""
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from adaptermix import console
+from adaptermix.adapters import check_output, whole_output
+from adaptermix.config import (
+    CONFIG_NAME,
+    EvalSettings,
+    MergeSettings,
+    TrainAlignSettings,
+    TrainTaskSettings,
+    load_settings,
+)
+from adaptermix.evaluation import EvalReport, evaluate
+from adaptermix.merging import merge
+from adaptermix.training import train_align, train_task
+
+
+def run(out: Path, *, force: bool = False, quiet: bool = False) -> EvalReport:
+    """Train, merge and evaluate in a new folder, by the settings of its ``adaptermix.toml``.
+
+    Raises:
+        ArtifactError: The folder exists and ``force`` is not set.
+    """
+    check_output(out, force)
+    with whole_output(out) as partial, as_file(files("adaptermix") / "demo_data") as data:
+        shutil.copytree(data, partial)
+    config = out / CONFIG_NAME
+    console.say(f"1/4  task adapter: slot filling in three languages (settings: {config})")
+    task = load_settings(TrainTaskSettings, {}, config)
+    with console.training_progress("task", quiet) as on_progress:
+        console.show_training(train_task(task, on_progress=on_progress))
+    console.say("2/4  alignment adapter: low-resource languages are pulled to English")
+    align = load_settings(TrainAlignSettings, {}, config)
+    with console.training_progress("align", quiet) as on_progress:
+        console.show_training(train_align(align, on_progress=on_progress))
+    console.say("3/4  merge: no base model, no training")
+    console.show_merge(merge([task.out, align.out], load_settings(MergeSettings, {}, config)))
+    console.say("4/4  evaluation of all of them on all languages")
+    with console.evaluation_progress(quiet) as progress:
+        report = evaluate(load_settings(EvalSettings, {}, config), on_progress=progress)
+    console.show_evaluation(report)
+    _say_what_next(out)
+    return report
+
+
+def _say_what_next(out: Path) -> None:
+    console.say(f"\nEverything is in {out}. Try there:")
+    for line in (
+        f"cd {out}",
+        "adaptermix merge task.safetensors align.safetensors --weight 0.7 -o other.safetensors",
+        "adaptermix eval --task massive --langs en,cy,sw --adapter other.safetensors -o other",
+        "adaptermix train-align --pairs cy-en,sw-en --temperature 1.0 -o align-1.0.safetensors",
+    ):
+        console.say(f"    {line}")
