@@ -272,8 +272,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as raw, _decompressed(raw, path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.decode("utf-8").rstrip("\r\n")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path}:{number + 1}: not readable as UTF-8 text: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number}: not readable as UTF-8 text: {error}") from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{path}:{number + 1}: not readable as gzip: {error}") from error
     if not number:
         raise DataError(f"{path}: the file is empty")
 

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+
+from adaptermix.config import (
+    EvalSettings,
+    MergeSettings,
+    TrainAlignSettings,
+    TrainTaskSettings,
+    load_settings,
+)
+from adaptermix.errors import ConfigError
+
+
+def write(folder, text):
+    path = folder / "adaptermix.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_papers():
+    task = load_settings(TrainTaskSettings, {})
+    assert (task.rank, task.alpha, task.dropout, task.lr) == (8, 16.0, 0.1, 5e-4)
+    assert (task.schedule, task.warmup_ratio, task.batch_size) == ("inverse_sqrt", 0.03, 128)
+    assert (task.epochs, task.eval_steps, task.patience) == (5.0, 200, 5)
+    assert len(task.target_modules) == 7
+    assert task.model == "meta-llama/Meta-Llama-3-8B-Instruct"
+    align = load_settings(TrainAlignSettings, {})
+    assert (align.temperature, align.contrastive_batch, align.layer) == (0.1, 32, None)
+
+
+def test_flags_override_the_file_which_overrides_defaults(tmp_path):
+    path = write(tmp_path, 'dtype = "float16"\n[train-task]\nrank = 4\nlr = 1e-3\n')
+    settings = load_settings(TrainTaskSettings, {"rank": 2}, path)
+    assert (settings.rank, settings.lr, settings.dtype, settings.alpha) == (2, 1e-3, "float16", 16)
+
+
+def test_paths_in_the_file_are_relative_to_it(tmp_path):
+    (tmp_path / "base").mkdir()
+    path = write(tmp_path, 'model = "base"\ndata-dir = "data"\n[eval]\nadapters = ["a"]\n')
+    settings = load_settings(EvalSettings, {}, path)
+    assert settings.model == str(tmp_path / "base")
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.adapters == (str(tmp_path / "a"),)
+
+
+def test_a_section_concerns_only_its_command(tmp_path):
+    path = write(tmp_path, 'model = "m"\n[train-task]\nrank = 4\n[merge]\nweight = 0.5\n')
+    assert load_settings(TrainAlignSettings, {}, path).rank == 8
+    assert load_settings(MergeSettings, {}, path).weight == 0.5
+
+
+def test_a_weight_on_the_command_line_replaces_weights_in_the_file(tmp_path):
+    path = write(tmp_path, "[merge]\nweights = [0.5, 0.5]\n")
+    assert load_settings(MergeSettings, {"weight": 0.9}, path).weights is None
+
+
+def test_commas_separate_names_and_numbers():
+    assert load_settings(TrainAlignSettings, {"pairs": "cy-en, sw-en"}).pairs == ("cy-en", "sw-en")
+    assert load_settings(MergeSettings, {"weights": "0.8,0.1,0.1"}).weights == (0.8, 0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n\n[train-task]\nrank = 4\nrnk = 4\n", r"toml:5: unknown key 'rnk' in \[train-task\]"),
+        ("model = 'm'\nseed = 3\n", r"toml:2: unknown key 'seed' at the top"),
+        ("[train]\n", r"toml:1: unknown section \[train\]"),
+        ("[eval\n", "not valid TOML.*line 1"),
+        ("\n[train-task]\nrank = 'big'\n", r"toml:3: rank: .*'big'"),
+        ("\n[train-task]\nrank = 0\n", r"toml:3: rank: .*greater than 0"),
+        ("dtype = 'int8'\n", r"toml:1: dtype"),
+    ],
+)
+def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(TrainTaskSettings, {}, write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "message"),
+    [
+        (TrainTaskSettings, {"rank": 0}, "--rank: input should be greater than 0, not 0"),
+        (TrainAlignSettings, {"pairs": ","}, "--pairs"),
+        (MergeSettings, {}, "either --weight W or --weights"),
+        (MergeSettings, {"weight": 0.5, "weights": "1,2"}, "either --weight W or --weights"),
+        (MergeSettings, {"weights": "1,x"}, "--weights"),
+        (MergeSettings, {"weight": float("nan")}, "--weight: input should be a finite number"),
+    ],
+)
+def test_mistakes_in_flags_are_named(kind, flags, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(kind, flags)
+
+
+def test_a_named_file_must_exist():
+    with pytest.raises(ConfigError, match="no such file"):
+        load_settings(TrainTaskSettings, {}, Path("nowhere.toml"))

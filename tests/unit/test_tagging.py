@@ -1,0 +1,77 @@
+import gzip
+import json
+import random
+import re
+
+import pytest
+from conftest import SHARED
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from adaptermix.tagging import Slot, parse_answer, render_answer, slots_of, without_marks
+
+VALUES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip)
+PLAIN_VALUES = VALUES.filter(lambda v: v and not re.search(r";\s*\w+\s*:", v) and v[-1] != ";")
+SLOTS = st.lists(st.builds(Slot, st.from_regex(r"[a-z_]{1,12}", fullmatch=True), PLAIN_VALUES))
+
+
+def test_slots_are_read_in_the_order_of_the_utterance():
+    annotated = "wake me up at [time : five am] [date : this week]"
+    slots = slots_of(annotated)
+    assert slots == [("time", "five am"), ("date", "this week")]
+    assert render_answer(slots) == "time: five am; date: this week"
+    assert without_marks(annotated) == "wake me up at five am this week"
+
+
+@pytest.mark.parametrize(
+    ("answer", "slots", "malformed"),
+    [
+        ("None", [], 0),
+        (" none. ", [], 0),
+        ("time: 5:30 pm", [("time", "5:30 pm")], 0),
+        ("time:five", [("time", "five")], 0),
+        ("app_name: a; b; date: today", [("app_name", "a; b"), ("date", "today")], 0),
+        ("well, time: five", [], 1),
+        ("sure; time: five", [("time", "five")], 1),
+        ("time: ; date: today", [("date", "today")], 1),
+        ("", [], 1),
+        ("\n\n", [], 1),
+    ],
+)
+def test_answers_are_read_as_documented(answer, slots, malformed):
+    assert parse_answer(answer) == (slots, malformed)
+
+
+@given(SLOTS)
+@example([Slot("time", "10:30")])
+def test_reading_a_rendered_answer_gives_the_slots_back(slots):
+    assert parse_answer(render_answer(slots)) == (slots, 0)
+
+
+@settings(max_examples=500)
+@given(st.text())
+def test_any_text_can_be_read(text):
+    slots, malformed = parse_answer(text)
+    assert all(slot.type and slot.value for slot in slots)
+    assert malformed >= 0
+
+
+def massive_files():
+    return sorted((SHARED / "data" / "massive").glob("*.jsonl.gz"))
+
+
+@pytest.mark.skipif(not massive_files(), reason="the real MASSIVE files are not on this machine")
+def test_every_row_of_massive_survives_rendering_and_reading():
+    rng = random.Random(0)
+    mutated = 0
+    for path in massive_files():
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                slots = slots_of(json.loads(line)["annot_utt"])
+                answer = render_answer(slots)
+                assert parse_answer(answer) == (slots, 0), line
+                if rng.random() < 0.05:
+                    cut = answer[: rng.randrange(len(answer))] + rng.choice("\n\t;:[]{}\0'\"")
+                    parse_answer(cut + answer[rng.randrange(len(answer)) :])
+                    mutated += 1
+    assert mutated > 10_000
