@@ -200,8 +200,8 @@ class VllmGenerator:
         if adapters:
             options = {
                 "enable_lora": True,
-                "max_loras": min(len(adapters), 8),
-                "max_cpu_loras": len(adapters),
+                "max_loras": _lora_slots(len(adapters), on_gpu),
+                "max_cpu_loras": len(adapters) + 1,
                 "max_lora_rank": rank,
             }
         try:
@@ -241,6 +241,16 @@ class VllmGenerator:
             _read_answer(list(output.outputs[0].token_ids), self.stop_ids, self.tokenizer)
             for output in outputs
         ]
+
+
+def _lora_slots(adapters: int, on_gpu: bool) -> int:
+    """Return how many adapters may share a batch.
+
+    vLLM marks a prompt without adapter by slot -1. Its CPU kernels (0.32) take that for the last
+    slot, so the base model would answer with whatever adapter lies there: on a CPU there is one
+    slot more than adapters, and the last one stays empty.
+    """
+    return min(adapters, 8) if on_gpu else adapters + 1
 
 
 def _read_answer(

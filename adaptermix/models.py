@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from adaptermix.config import ModelSettings
 from adaptermix.data import OFFLINE_HINT, first_line
@@ -145,6 +146,7 @@ def _load_config(folder: Path, settings: ModelSettings) -> PreTrainedConfig:
 def _load(
     kind: Any, folder: Path, settings: ModelSettings, config: PreTrainedConfig
 ) -> PreTrainedModel:
+    logging.disable_progress_bar()  # ours shows what takes long
     try:
         model: PreTrainedModel = kind.from_pretrained(
             folder,

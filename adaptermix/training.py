@@ -5,6 +5,7 @@ the output, from which ``resume`` goes on after a kill.
 """
 
 import json
+import math
 import random
 import shutil
 import time
@@ -42,7 +43,7 @@ from adaptermix.batching import (
 from adaptermix.config import TrainAlignSettings, TrainSettings, TrainTaskSettings
 from adaptermix.data import hold_out, read_pairs, resample_evenly
 from adaptermix.deltas import LoraUpdate
-from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
+from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models import (
     fingerprint,
     load_lower_blocks,
@@ -389,6 +390,7 @@ class _Run:
             greater_is_better=False,
             prediction_loss_only=True,
             logging_steps=min(10, steps),
+            logging_nan_inf_filter=False,  # it would log the last good loss in place of a NaN
             report_to=["tensorboard"] if settings.tensorboard else [],
             seed=settings.seed,
             bf16=on_gpu and torch.cuda.is_bf16_supported(),
@@ -447,7 +449,7 @@ def _updates(model: PeftModel, scaling: float, prefix: str) -> dict[str, LoraUpd
             module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             b = state[name.replace("lora_A", "lora_B")]
             if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-                raise AdaptermixError(f"training diverged: {module} holds NaN or infinity")
+                raise ArtifactError(f"training diverged: {module} holds NaN or infinity")
             updates[prefix + module] = LoraUpdate(a.cpu(), b.cpu(), scaling)
     return updates
 
@@ -508,7 +510,7 @@ class _RunLog(TrainerCallback):
         self.loss = numbers.get("loss", self.loss)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
-        if numbers.get("loss") != numbers.get("loss"):  # NaN differs from itself
+        if not math.isfinite(numbers.get("loss", 0.0)):
             raise ArtifactError(
                 f"the loss is not a number at step {state.global_step}",
                 hint="lower --lr; the log is " + str(self.path),

@@ -1,0 +1,176 @@
+import csv
+import json
+
+import pytest
+import torch
+from test_adapters import peft_adapter
+from transformers import AutoModelForCausalLM
+
+from adaptermix.batching import PromptEncoder
+from adaptermix.config import EvalSettings
+from adaptermix.data import read_massive
+from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.evaluation import evaluate, plan
+from adaptermix.generation import Request, TransformersGenerator
+from adaptermix.models import load_tokenizer
+
+
+def eval_settings(model_dir, corpus_dir, out, **changes):
+    return EvalSettings(
+        **{
+            "model": str(model_dir),
+            "data_dir": corpus_dir,
+            "langs": ("en", "cy"),
+            "system_prompt": "",
+            "limit": 5,
+            "engine": "transformers",
+            "max_new_tokens": 8,
+            "batch_size": 3,
+            "out": out,
+            **changes,
+        }
+    )
+
+
+def read_predictions(out, system, lang):
+    path = out / "predictions" / system / f"{lang}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def adapter(tmp_path, model_dir):
+    peft_adapter(model_dir, tmp_path / "adapter", seed=3)
+    return tmp_path / "adapter"
+
+
+def test_every_system_and_language_is_scored_and_kept(tmp_path, model_dir, corpus_dir, adapter):
+    out = tmp_path / "out"
+    settings = eval_settings(model_dir, corpus_dir, out, adapters=(str(adapter),))
+    report = evaluate(settings)
+    assert report.systems == ["base", "adapter"]
+    assert [(c.system, c.lang, c.examples) for c in report.cells] == [
+        ("base", "en", 5),
+        ("base", "cy", 5),
+        ("adapter", "en", 5),
+        ("adapter", "cy", 5),
+    ]
+    gold = read_massive("cy", "test", corpus_dir)[:5]
+    rows = read_predictions(out, "adapter", "cy")
+    assert [row["id"] for row in rows] == [example.id for example in gold]
+    assert [row["utterance"] for row in rows] == [example.utterance for example in gold]
+    assert rows != read_predictions(out, "base", "cy")
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["macro"] == report.macro
+    assert scores["settings"]["max_new_tokens"] == 8
+    with (out / "scores.csv").open() as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["lang", "base", "adapter"]
+    assert [row[0] for row in table[1:]] == ["en", "cy", "macro average"]
+
+
+def test_answers_do_not_depend_on_the_batch(tmp_path, model_dir, corpus_dir, adapter):
+    outputs = []
+    for size in (1, 4):
+        out = tmp_path / str(size)
+        settings = eval_settings(
+            model_dir, corpus_dir, out, adapters=(str(adapter),), batch_size=size
+        )
+        evaluate(settings)
+        outputs.append([read_predictions(out, s, "en") for s in ("base", "adapter")])
+    assert outputs[0] == outputs[1]
+
+
+def test_greedy_answers_are_the_arg_max_of_each_step(model_dir, corpus_dir):
+    settings = eval_settings(model_dir, corpus_dir, "unused")
+    tokenizer = load_tokenizer(model_dir, settings)
+    prompt = PromptEncoder(tokenizer).prompt_ids([{"role": "user", "content": "play jazz"}])
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    ids = list(prompt)
+    for _ in range(8):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    generator = TransformersGenerator(settings, model_dir, tokenizer, [1], [])
+    (answer,) = generator.generate([Request(prompt, None)], lambda more: None)
+    new = ids[len(prompt) :]
+    end = new.index(1) if 1 in new else None
+    assert answer.text == tokenizer.decode(new[:end], skip_special_tokens=True)
+    assert answer.is_cut == (end is None)
+
+
+def test_an_answer_stops_at_the_end_of_turn_and_is_not_cut(model_dir, corpus_dir):
+    settings = eval_settings(model_dir, corpus_dir, "unused")
+    tokenizer = load_tokenizer(model_dir, settings)
+    generator = TransformersGenerator(settings, model_dir, tokenizer, range(400), [])
+    (answer,) = generator.generate([Request([0, 20], None)], lambda more: None)
+    assert (answer.text, answer.is_cut) == ("", False)
+
+
+def test_hostile_output_stays_one_record(tmp_path, model_dir, corpus_dir, monkeypatch):
+    text = 'time: a\nb\t"\0\u202e[bold]'
+
+    class Parrot:
+        name = "parrot"
+
+        def generate(self, requests, on_done):
+            from adaptermix.generation import Generated
+
+            return [Generated(text, False) for _ in requests]
+
+    monkeypatch.setattr("adaptermix.evaluation.make_generator", lambda *args: Parrot())
+    evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out"))
+    rows = read_predictions(tmp_path / "out", "base", "en")
+    assert len(rows) == 5
+    assert {row["output"] for row in rows} == {text}
+
+
+def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
+    answers = [
+        "color_type: red; house_place: kitchen",
+        "None",
+    ]
+
+    class Oracle:
+        name = "oracle"
+
+        def generate(self, requests, on_done):
+            from adaptermix.generation import Generated
+
+            return [Generated(answers[i % 2], False) for i in range(len(requests))]
+
+    monkeypatch.setattr("adaptermix.evaluation.make_generator", lambda *args: Oracle())
+    report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", limit=1))
+    assert report.cell("base", "en").score.value == 1.0  # the first test row says just that
+    assert report.cell("base", "cy").score.value == 0.0
+    assert report.macro["base"] == 0.5
+
+
+def test_a_plan_checks_everything_and_writes_nothing(tmp_path, model_dir, corpus_dir, adapter):
+    out = tmp_path / "out"
+    settings = eval_settings(model_dir, corpus_dir, out, adapters=(str(adapter),))
+    report = plan(settings)
+    assert report.systems == ["base", "adapter"]
+    assert report.examples == {"en": 5, "cy": 5}
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"langs": ("xx",)}, DataError, "no language 'xx'"),
+        ({"langs": ("en", "en")}, ConfigError, "a language twice"),
+        ({"adapters": ("nowhere",)}, ArtifactError, "nowhere: no such file"),
+        ({"data_dir": "nowhere"}, DataError, "nowhere: no such folder"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_systems_of_one_name_are_refused(tmp_path, model_dir, corpus_dir):
+    for folder in ("a", "b"):
+        peft_adapter(model_dir, tmp_path / folder / "adapter")
+    adapters = (str(tmp_path / "a" / "adapter"), str(tmp_path / "b" / "adapter"))
+    with pytest.raises(ConfigError, match="named 'adapter' is there already"):
+        evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=adapters))

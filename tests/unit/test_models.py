@@ -1,0 +1,79 @@
+import shutil
+
+import pytest
+import torch
+from conftest import save_model
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from adaptermix.config import ModelSettings
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.models import (
+    fingerprint,
+    load_lower_blocks,
+    load_model,
+    load_tokenizer,
+    locate_model,
+    weight_shapes,
+)
+
+SETTINGS = ModelSettings()
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_lower_blocks_give_the_hidden_states_of_the_whole_model(layout_dir, layer):
+    ids = torch.tensor([[0, 20, 30, 40, 50], [0, 21, 31, 2, 2]])
+    mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    whole = AutoModelForCausalLM.from_pretrained(layout_dir, dtype=torch.float64)
+    states = whole(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    lower = load_lower_blocks(layout_dir, SETTINGS, layer).double()
+    output = lower(ids, attention_mask=mask).last_hidden_state
+    real = mask.bool()
+    torch.testing.assert_close(output[real], states[layer][real])
+    assert not torch.allclose(output[real], states[layer + 1][real])
+
+
+def test_the_middle_is_the_default_and_upper_blocks_are_not_held(model_dir):
+    lower = load_lower_blocks(model_dir, SETTINGS, None)
+    whole = load_model(model_dir, SETTINGS)
+    assert len(lower.layers) == 2
+    assert not any("lm_head" in name for name, _ in lower.named_parameters())
+    assert lower.num_parameters() < whole.num_parameters()
+
+
+def test_a_layer_beyond_the_model_is_refused(model_dir):
+    with pytest.raises(ConfigError, match="--layer 5: .* has 4 blocks"):
+        load_lower_blocks(model_dir, SETTINGS, 5)
+
+
+def test_another_layout_is_refused_by_its_class(tmp_path, model_dir):
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=400)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="GPT2Model has not the usual decoder layout"):
+        load_lower_blocks(tmp_path, SETTINGS, 1)
+
+
+def test_what_is_no_model_is_refused(tmp_path, model_dir):
+    with pytest.raises(ArtifactError, match=r"no config.json"):
+        locate_model(ModelSettings(model=str(tmp_path)))
+    shutil.copy(model_dir / "config.json", tmp_path)
+    with pytest.raises(ArtifactError, match=r"no .safetensors weights"):
+        locate_model(ModelSettings(model=str(tmp_path)))
+    (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(ArtifactError, match="not a whole safetensors file"):
+        weight_shapes(tmp_path)
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        load_model(tmp_path, SETTINGS)
+    with pytest.raises(ArtifactError, match="no usable tokenizer"):
+        load_tokenizer(tmp_path, SETTINGS)
+
+
+def test_the_fingerprint_knows_weights_and_not_places(tmp_path, model_dir):
+    moved = shutil.copytree(model_dir, tmp_path / "moved")
+    assert fingerprint(moved) == fingerprint(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(moved)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    model.save_pretrained(tmp_path / "tuned")
+    assert fingerprint(tmp_path / "tuned") != fingerprint(model_dir)
+    assert fingerprint(save_model(tmp_path / "qwen", "qwen2")) != fingerprint(model_dir)

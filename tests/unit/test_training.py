@@ -1,0 +1,305 @@
+import json
+
+import pytest
+import torch
+from conftest import write_corpus
+from peft import LoraConfig, get_peft_model
+from test_adapters import IDS, logits_through_peft
+from transformers import AutoModelForCausalLM
+
+from adaptermix import training
+from adaptermix.adapters import describe_config, layer_of, read_adapter, write_adapter
+from adaptermix.batching import PairCollator, encode_pairs
+from adaptermix.config import TrainAlignSettings, TrainTaskSettings
+from adaptermix.data import ParallelPair
+from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.models import load_lower_blocks, load_model, load_tokenizer
+from adaptermix.objectives import contrastive_loss
+from adaptermix.training import alignment_vectors, train_align, train_task
+
+PAIRS = [
+    ParallelPair("deffra fi am bump", "wake me up at five", "cy-en"),
+    ParallelPair("helo", "hello", "cy-en"),
+    ParallelPair("chwarae jazz yn y gegin nawr", "play jazz in the kitchen", "cy-en"),
+]
+
+
+def align_settings(model_dir, corpus_dir, out, **changes):
+    return TrainAlignSettings(
+        **{
+            "model": str(model_dir),
+            "data_dir": corpus_dir,
+            "pairs": ("cy-en",),
+            "batch_size": 32,
+            "contrastive_batch": 16,
+            "max_steps": 12,
+            "eval_steps": 5,
+            "lr": 1e-3,
+            "out": out,
+            **changes,
+        }
+    )
+
+
+def task_settings(model_dir, corpus_dir, out, **changes):
+    return TrainTaskSettings(
+        **{
+            "model": str(model_dir),
+            "data_dir": corpus_dir,
+            "langs": ("en",),
+            "system_prompt": "",
+            "batch_size": 16,
+            "micro_batch_size": 8,
+            "max_steps": 12,
+            "eval_steps": 5,
+            "lr": 1e-3,
+            "out": out,
+            **changes,
+        }
+    )
+
+
+def randomize(model):
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.2)
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
+    """Against stock transformers: a full forward per side, hidden_states[layer], plain sums."""
+    settings = align_settings(layout_dir, None, "x", layer=layer, dropout=0.0)
+    tokenizer = load_tokenizer(layout_dir, settings)
+    lower = training._with_lora(load_lower_blocks(layout_dir, settings, layer), settings, None)
+    randomize(lower.double())
+    batch = PairCollator(2)(encode_pairs(PAIRS, tokenizer, 64))
+    sources, targets = alignment_vectors(lower, batch)
+    contrastive_loss(sources, targets, 0.1).backward()
+
+    whole = AutoModelForCausalLM.from_pretrained(layout_dir, dtype=torch.float64)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=list(settings.target_modules))
+    whole = get_peft_model(whole, config, autocast_adapter_dtype=False)
+    factors = dict(whole.named_parameters())
+    for name, parameter in lower.named_parameters():
+        if "lora_" in name:
+            full_name = name.replace("base_model.model.", "base_model.model.model.")
+            factors[full_name].data.copy_(parameter.data)
+    sides = []
+    for texts in ([p.source for p in PAIRS], [p.target for p in PAIRS]):
+        inputs = tokenizer(texts, return_tensors="pt", padding=True)
+        states = whole(**inputs, output_hidden_states=True).hidden_states[layer]
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        sides.append((states * mask).sum(1) / mask.sum(1))
+    cosines = torch.nn.functional.cosine_similarity(sides[0][:, None], sides[1][None], dim=-1)
+    (-torch.log_softmax(cosines / 0.1, dim=1).diagonal().mean()).backward()
+
+    compared = 0
+    for name, parameter in lower.named_parameters():
+        if "lora_" in name:
+            full_name = name.replace("base_model.model.", "base_model.model.model.")
+            assert parameter.grad.abs().sum() > 0
+            torch.testing.assert_close(parameter.grad, factors[full_name].grad)
+            compared += 1
+    assert compared == 2 * 7 * layer
+    above = [p.grad for n, p in factors.items() if "lora_" in n and layer_of(n) >= layer]
+    assert above
+    assert all(grad is None or not grad.any() for grad in above)
+
+
+def test_only_lora_factors_train(model_dir):
+    settings = task_settings(model_dir, None, "x")
+    model = training._with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM")
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+
+
+def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
+    settings = task_settings(model_dir, None, "x")
+    model = training._with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
+    randomize(model)
+    expected = model(IDS).logits.detach()
+    updates = training._updates(model, 2.0, "")
+    config = describe_config(updates, str(model_dir), all_layers=True)
+    write_adapter(tmp_path / "adapter", updates, config, {})
+    torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "adapter"), expected)
+
+
+def test_an_alignment_adapter_gives_the_training_models_states(tmp_path, model_dir):
+    settings = align_settings(model_dir, None, "x")
+    lower = training._with_lora(load_lower_blocks(model_dir, settings, 2), settings, None).eval()
+    randomize(lower)
+    expected = lower(IDS).last_hidden_state.detach()
+    updates = training._updates(lower, 2.0, "model.")
+    config = describe_config(updates, str(model_dir), all_layers=False)
+    write_adapter(tmp_path / "adapter", updates, config, {})
+    from peft import PeftModel
+
+    whole = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_dir), str(tmp_path / "adapter")
+    )
+    states = whole.eval()(IDS, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(states, expected)
+    assert sum("lora_A" in name for name, _ in whole.named_parameters()) == 2 * 7
+
+
+KINDS = {"task": (train_task, task_settings), "align": (train_align, align_settings)}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def factors(path):
+    return {
+        f"{module}.{side}": getattr(update, side)
+        for module, update in read_adapter(path).updates()
+        for side in ("a", "b")
+    }
+
+
+def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    seen = []
+    report = train(
+        settings_for(model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=30),
+        on_progress=seen.append,
+    )
+    log = [json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines()]
+    losses = [row["eval_loss"] for row in log if "eval_loss" in row]
+    assert losses[-1] < losses[0]
+    assert report.dev["loss"] == min(losses)
+    assert [progress.step for progress in seen] == list(range(1, 31))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log.jsonl", "a.safetensors"]
+
+
+def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(settings_for(model_dir, corpus_dir, tmp_path / name, seed=seed))
+    a, b, c = (factors(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+def test_a_killed_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    train(settings_for(model_dir, corpus_dir, tmp_path / "whole"))
+
+    def stop(progress):
+        if progress.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings_for(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
+    assert not (tmp_path / "cut").exists()
+    seen = []
+    train(
+        settings_for(model_dir, corpus_dir, tmp_path / "cut", resume=True),
+        on_progress=seen.append,
+    )
+    assert seen[0].step == 6
+    whole, cut = factors(tmp_path / "whole"), factors(tmp_path / "cut")
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_other_settings_do_not_go_on_from_old_checkpoints(tmp_path, model_dir, corpus_dir):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
+    with pytest.raises(ConfigError, match="made with other settings"):
+        train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True, lr=1e-2))
+
+
+def test_an_alignment_adapter_trains_the_lower_blocks_only(tmp_path, model_dir, corpus_dir):
+    report = train_align(align_settings(model_dir, corpus_dir, tmp_path / "a", layer=3))
+    adapter = read_adapter(tmp_path / "a")
+    assert {layer_of(module) for module in adapter.modules} == {0, 1, 2}
+    assert adapter.config["layers_to_transform"] == [0, 1, 2]
+    assert adapter.config["base_model_name_or_path"] == str(model_dir)
+    assert adapter.record["base_fingerprint"]
+    assert all(update.b.any() for _, update in adapter.updates())
+    assert report.trainable_parameters == sum(
+        update.a.numel() + update.b.numel() for _, update in adapter.updates()
+    )
+
+
+def test_alignment_raises_dev_retrieval(tmp_path, model_dir, corpus_dir):
+    settings = align_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=60, lr=5e-3)
+    dev = train_align(settings).dev
+    assert dev["retrieval_accuracy"] > dev["retrieval_accuracy_of_base"]
+
+
+def test_early_stopping_keeps_the_best_adapter(tmp_path, model_dir, corpus_dir):
+    settings = task_settings(
+        model_dir, corpus_dir, tmp_path / "a", max_steps=400, eval_steps=2, patience=2, lr=0.5
+    )
+    report = train_task(settings)  # a learning rate at which the dev loss soon rises
+    log = [json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines()]
+    losses = [row["eval_loss"] for row in log if "eval_loss" in row]
+    assert report.steps < 400
+    assert report.dev["loss"] == min(losses) < losses[-1]
+
+
+def test_a_plan_counts_examples_and_writes_nothing(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    settings = settings_for(
+        model_dir, corpus_dir, tmp_path / "a", max_steps=None, epochs=2, batch_size=32
+    )
+    report = train(settings, dry_run=True)
+    rows = max(report.examples.values())
+    assert report.planned_steps == 2 * -(-rows // 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "settings_for", "changes", "error", "message"),
+    [
+        (train_align, align_settings, {"layer": 9}, ConfigError, "has 4 blocks"),
+        (train_align, align_settings, {"contrastive_batch": 12}, ConfigError, "does not divide"),
+        (train_align, align_settings, {"pairs": ("xx-en",)}, DataError, "no parallel text xx-en"),
+        (
+            train_align,
+            align_settings,
+            {"limit": 9},
+            DataError,
+            "9 sentence pairs, fewer than one contrastive batch of 16",
+        ),
+        (train_task, task_settings, {"langs": ("xx",)}, DataError, "no language 'xx'"),
+        (train_task, task_settings, {"langs": ("de",)}, DataError, "no MASSIVE de-DE"),
+        (train_task, task_settings, {"max_length": 5}, DataError, "longer than --max-length 5"),
+        (train_task, task_settings, {"target_modules": ("x",)}, ConfigError, "linear layer 'x'"),
+        (train_task, task_settings, {"micro_batch_size": 7}, ConfigError, "does not divide"),
+        (train_task, task_settings, {"lr": 1e30, "max_steps": 20}, ArtifactError, "not a number"),
+    ],
+)
+def test_mistakes_are_named_and_leave_no_adapter(
+    tmp_path, model_dir, corpus_dir, train, settings_for, changes, error, message
+):
+    with pytest.raises(error, match=message):
+        train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_existing_output_is_refused_before_anything_is_read(tmp_path, kind):
+    train, settings_for = kind
+    (tmp_path / "a").touch()
+    with pytest.raises(ArtifactError, match="exists"):
+        train(settings_for("no-model", tmp_path, tmp_path / "a"))
+
+
+def test_languages_are_resampled_to_the_same_share(tmp_path, model_dir):
+    corpus = write_corpus(tmp_path / "corpus")
+    path = corpus / "pairs" / "sw-en.tsv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:40]))
+    settings = align_settings(
+        model_dir, corpus, tmp_path / "a", pairs=("cy-en", "sw-en"), max_steps=None, epochs=1
+    )
+    report = train_align(settings, dry_run=True)
+    assert report.examples == {"cy-en": 108, "sw-en": 36}
+    assert report.planned_steps == -(-2 * 108 // 32)
