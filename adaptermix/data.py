@@ -331,7 +331,7 @@ def _hub_parquet(repo: str, config: str, split: str) -> list[Path]:
             hf_hub_download(repo, name, repo_type="dataset", revision=PARQUET_REVISION)
             for name in wanted
         ]
-    except OSError as error:  # huggingface_hub's errors, and those of the network below it
+    except hub_errors() as error:
         raise ResourceError(
             f"the data set {repo} cannot be had from the hub: {first_line(error)}",
             hint=OFFLINE_HINT,
@@ -339,6 +339,17 @@ def _hub_parquet(repo: str, config: str, split: str) -> list[Path]:
     if not paths:
         raise DataError(f"the hub's {repo} has no {split} part of '{config}'")
     return [Path(path) for path in paths]
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """Return what huggingface_hub raises when something cannot be had.
+
+    Its own errors are OSErrors; those of the HTTP client below it are not, and the client is
+    another one from release to release.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    return OSError, HTTPError
 
 
 def first_line(error: BaseException) -> str:

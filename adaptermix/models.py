@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from adaptermix.config import ModelSettings
-from adaptermix.data import OFFLINE_HINT, first_line
+from adaptermix.data import OFFLINE_HINT, first_line, hub_errors
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 
 # What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
@@ -59,7 +59,7 @@ def _fetch(settings: ModelSettings) -> Path:
         raise ArtifactError(
             f"{settings.model}: neither a folder nor a hub name", hint="check --model"
         ) from error
-    except OSError as error:
+    except hub_errors() as error:
         raise ResourceError(
             f"the model {settings.model} is no folder here and cannot be had from the hub: "
             f"{first_line(error)}",

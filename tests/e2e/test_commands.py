@@ -1,0 +1,195 @@
+"""The installed command: files in, files out, words, exit codes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from peft import PeftConfig
+
+COMMAND = Path(sys.executable).with_name("adaptermix")
+
+
+def run(*arguments, cwd=None, **environment):
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200", "HF_HUB_OFFLINE": "1"} | environment,
+        timeout=300,
+    )
+
+
+def check(done, code=0):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, model_dir, corpus_dir):
+    """A folder with an adaptermix.toml and a task adapter, as a user would have it."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "adaptermix.toml").write_text(
+        f"""
+model = "{model_dir}"
+data-dir = "{corpus_dir}"
+
+[train-task]
+langs = ["en"]
+system-prompt = "slots"
+batch-size = 16
+micro-batch-size = 8
+epochs = 1
+
+[train-align]
+batch-size = 32
+contrastive-batch = 16
+epochs = 1
+
+[eval]
+langs = ["en", "cy"]
+system-prompt = "slots"
+limit = 4
+engine = "transformers"
+max-new-tokens = 12
+adapters = ["task.safetensors", "align.safetensors", "merged.safetensors"]
+"""
+    )
+    check(run("train-task", cwd=folder))
+    return folder
+
+
+def test_the_three_lines_work_as_typed(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "project")
+    align = check(run(*"train-align --pairs cy-en,sw-en".split(), cwd=folder))
+    assert "cy-en 108  sw-en 108" in align.stdout
+    merge = "merge task.safetensors align.safetensors --weight 0.9"
+    merged = check(run(*merge.split(), cwd=folder))
+    assert "merged.safetensors" in merged.stdout
+    evaluated = check(run(*"eval --task massive".split(), cwd=folder))
+    header = next(line for line in evaluated.stdout.splitlines() if "language" in line)
+    assert [name for name in header.split() if name.isalpha()] == [
+        "language",
+        "base",
+        "task",
+        "align",
+        "merged",
+    ]
+    predictions = folder / "eval-massive" / "predictions"
+    for system in ("base", "task", "align", "merged"):
+        for lang in ("en", "cy"):
+            rows = (predictions / system / f"{lang}.jsonl").read_text().splitlines()
+            assert [json.loads(row)["lang"] for row in rows] == [lang] * 4
+
+
+def test_everything_can_be_said_with_flags(tmp_path, model_dir, corpus_dir):
+    common = ("--model", model_dir, "--data-dir", corpus_dir)
+    steps = ("--max-steps", 1, "--batch-size", 4, "--quiet")
+    check(run("train-task", *common, "--langs", "en", "-o", "t", *steps, cwd=tmp_path))
+    align = ("train-align", *common, "--pairs", "cy-en", "-o", "a", "--layer", 1)
+    check(run(*align, "--contrastive-batch", 4, *steps, cwd=tmp_path))
+    assert PeftConfig.from_pretrained(str(tmp_path / "t")).r == 8
+    check(run("merge", "t", "a", "--weights", "1,0.5", "-o", "m", cwd=tmp_path))
+    flags = ("--adapter", "m", "--langs", "en", "--limit", 2, "--max-new-tokens", 4)
+    done = check(run("eval", *common, *flags, "--engine", "transformers", "--json", cwd=tmp_path))
+    report = json.loads(done.stdout)
+    assert report["systems"] == ["base", "m"]
+    assert report["cells"][0]["score"]["signature"].startswith("slot_f1|")
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys; from adaptermix import cli; "
+        "heavy = {'torch', 'transformers', 'peft', 'vllm'} & set(sys.modules); "
+        "sys.exit(f'imports {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    durations = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert "train-align" in check(run("--help")).stdout
+        durations.append(time.monotonic() - started)
+    assert min(durations) < 1
+
+
+@pytest.mark.parametrize("command", ["train-task", "train-align", "merge", "eval", "demo"])
+def test_every_command_has_help_with_an_example(command):
+    done = check(run(command, "--help"))
+    assert command == "demo" or f"adaptermix {command}" in done.stdout
+
+
+def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
+    before = sorted(trained.iterdir())
+    for command in (
+        "train-task -o other",
+        "train-align --pairs cy-en -o other",
+        "merge task.safetensors task.safetensors --weight 0.9 -o other",
+        "eval --adapter task.safetensors -o other",
+    ):
+        done = check(run(*command.split(), "--dry-run", "--json", cwd=trained))
+        assert json.loads(done.stdout)["out"] == "other"
+    assert sorted(trained.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("train-task --rnk 4", 2, "No such option"),
+        ("train-task --rank 0", 3, "--rank: input should be greater than 0"),
+        ("train-task --config nowhere.toml", 3, "nowhere.toml: no such file"),
+        ("train-align --pairs cy", 4, "'cy' is not a language pair"),
+        ("train-align --pairs xx-en", 4, "no parallel text xx-en"),
+        ("train-align --pairs cy-en --layer 99", 3, "has 4 blocks"),
+        ("train-task", 5, "task.safetensors exists"),
+        ("train-task -o new --langs xx", 4, "MASSIVE has no language 'xx'"),
+        ("train-task -o new --model . ", 5, "no config.json"),
+        ("merge task.safetensors --weight 0.9", 3, "two adapters or more"),
+        ("merge task.safetensors nowhere --weight 0.9", 5, "nowhere: no such file"),
+        ("merge task.safetensors adaptermix.toml --weight 1", 5, "not a whole safetensors file"),
+        ("merge task.safetensors task.safetensors", 3, "either --weight W or --weights"),
+        ("eval --adapter nowhere.safetensors", 5, "nowhere.safetensors: no such file"),
+        ("eval --langs en,xx --adapter task.safetensors", 4, "MASSIVE has no language 'xx'"),
+        ("eval --model nobody/nothing --adapter task.safetensors", 6, "no folder here"),
+    ],
+)
+def test_a_mistake_gets_one_line_an_exit_code_and_leaves_nothing(trained, arguments, code, words):
+    before = sorted(trained.iterdir())
+    done = check(run(*arguments.split(), cwd=trained), code)
+    assert words in " ".join(done.stderr.split())
+    if code != 2:
+        assert 1 <= len(done.stderr.strip().splitlines()) <= 2
+        assert done.stderr.startswith("error: ")
+    assert done.stdout == ""
+    assert sorted(trained.iterdir()) == before
+
+
+def test_without_model_and_data_the_two_ways_on_are_named(tmp_path):
+    done = check(run("eval", cwd=tmp_path), 6)
+    assert "Meta-Llama-3-8B-Instruct" in done.stderr
+    assert "--model PATH --data-dir PATH" in done.stderr
+    assert "adaptermix demo" in done.stderr
+
+
+def test_a_killed_training_leaves_no_adapter_and_resumes(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "project")
+    arguments = ["train-task", "-o", "killed", "--max-steps", "400", "--eval-steps", "10"]
+    process = subprocess.Popen([COMMAND, *arguments], cwd=folder, stderr=subprocess.DEVNULL)
+    work = folder / ".killed.training"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("checkpoint-*/trainer_state.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (folder / "killed").exists()
+    done = check(run(*arguments, "--resume", "--json", cwd=folder))
+    assert json.loads(done.stdout)["steps"] <= 400
+    assert (folder / "killed" / "adapter_model.safetensors").is_file()
+    assert not work.exists()

@@ -1,0 +1,176 @@
+"""The hub path, against a small server that answers as the hub does."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from urllib.parse import unquote
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Serves ``files``: {(kind, repository): {path: bytes}}."""
+
+    protocol_version = "HTTP/1.1"
+    files: dict = {}
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = unquote(self.path.split("?")[0])
+        for (kind, repository), files in self.files.items():
+            if path.startswith(f"/api/{kind}/{repository}"):
+                return self.answer_api(path, repository, files)
+            prefix = "/datasets/" if kind == "datasets" else "/"
+            start = f"{prefix}{repository}/resolve/"
+            if path.startswith(start):
+                name = next((n for n in files if path.endswith("/" + n)), None)
+                if name:
+                    return self.answer(files[name], "application/octet-stream")
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def answer_api(self, path, repository, files):
+        if "/tree/" in path:
+            entries = [
+                {"type": "file", "path": n, "size": len(c), "oid": "0"} for n, c in files.items()
+            ]
+            return self.answer(json.dumps(entries).encode(), "application/json")
+        info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": n} for n in files]}
+        return self.answer(json.dumps(info).encode(), "application/json")
+
+    def answer(self, content, kind):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{abs(hash(content)):x}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
+def table(**columns):
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def massive(count):
+    return table(
+        id=[str(n) for n in range(count)],
+        partition=[1] * count,  # a class number in the hub's copy
+        utt=[f"at {n}" for n in range(count)],
+        annot_utt=[f"at [time : {n}]" for n in range(count)],
+    )
+
+
+@pytest.fixture
+def hub(model_dir):
+    Hub.files = {
+        ("datasets", "AmazonScience/massive"): {
+            "en-US/train/0000.parquet": massive(3),
+            "en-US/validation/0000.parquet": massive(2),
+            "cy-GB/massive-test.parquet": massive(4),
+        },
+        ("datasets", "sentence-transformers/parallel-sentences-tatoeba"): {
+            "en-cy/train/0000.parquet": table(english=["hello"], non_english=["helo"]),
+        },
+        ("models", "somebody/tiny"): {
+            path.name: path.read_bytes() for path in model_dir.iterdir() if path.is_file()
+        },
+    }
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def through_the_hub(code, endpoint, cache):
+    """Run code in a process of its own: huggingface_hub reads its endpoint when imported."""
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_massive_comes_from_the_hubs_parquet_copy_in_both_layouts(hub, tmp_path):
+    code = (
+        "from adaptermix.data import read_massive as read\n"
+        "print(len(read('en', 'train', None)), len(read('en', 'dev', None)), "
+        "len(read('cy', 'test', None)), read('cy', 'test', None)[3].annotated)"
+    )
+    assert through_the_hub(code, hub, tmp_path) == "3 2 4 at [time : 3]"
+
+
+def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
+    code = (
+        "from adaptermix.data import read_pairs\n"
+        "(pair,) = read_pairs('cy-en', None)\n"
+        "print(pair.source, pair.target)"
+    )
+    assert through_the_hub(code, hub, tmp_path) == "helo hello"
+
+
+def test_a_model_comes_from_the_hub(hub, tmp_path, model_dir):
+    code = (
+        "from adaptermix.config import ModelSettings as S\n"
+        "from adaptermix.models import fingerprint, locate_model\n"
+        "print(fingerprint(locate_model(S(model='somebody/tiny'))))"
+    )
+    from adaptermix.models import fingerprint
+
+    assert through_the_hub(code, hub, tmp_path) == fingerprint(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("read_massive('sw', 'test', None)", "has no test part of 'sw-KE'"),
+        ("read_pairs('de-fr', None)", "pairs with English only"),
+        ("locate_model(S(model='nobody/nothing'))", "cannot be had from the hub"),
+        ("locate_model(S(model='no such//name'))", "neither a folder nor a hub name"),
+    ],
+)
+def test_what_the_hub_lacks_is_said(hub, tmp_path, call, words):
+    code = (
+        "from adaptermix.config import ModelSettings as S\n"
+        "from adaptermix.data import read_massive, read_pairs\n"
+        "from adaptermix.errors import AdaptermixError\n"
+        "from adaptermix.models import locate_model\n"
+        f"try: {call}\n"
+        "except AdaptermixError as error: print(error.message)"
+    )
+    assert words in through_the_hub(code, hub, tmp_path)
+
+
+def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
+    code = (
+        "from adaptermix.data import read_massive\n"
+        "from adaptermix.errors import ResourceError\n"
+        "try: read_massive('cy', 'test', None)\n"
+        "except ResourceError as error: print(error.message, error.hint)"
+    )
+    said = through_the_hub(code, "http://127.0.0.1:9", tmp_path)
+    assert "AmazonScience/massive cannot be had from the hub" in said
+    assert "--model PATH --data-dir PATH" in said
