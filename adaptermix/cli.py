@@ -4,6 +4,7 @@ Each command's options are made from the fields of its settings class. Nothing h
 before a command runs, so that help answers at once.
 """
 
+import errno
 import inspect
 import os
 import sys
@@ -25,7 +26,7 @@ from adaptermix.config import (
     TrainTaskSettings,
     load_settings,
 )
-from adaptermix.errors import AdaptermixError
+from adaptermix.errors import AdaptermixError, ResourceError
 
 app = typer.Typer(
     name="adaptermix",
@@ -63,6 +64,7 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
     ),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
 }
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
 
 
@@ -261,5 +263,11 @@ def main() -> None:
     except AdaptermixError as error:
         console.show_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        lacking = ResourceError(f"{error.filename or 'disk'}: {error.strerror}")
+        console.show_error(lacking)
+        sys.exit(lacking.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

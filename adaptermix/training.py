@@ -254,14 +254,12 @@ def alignment_vectors(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tenso
 
 
 def _alignment_trainer(temperature: float) -> type[Trainer]:
-    """Return a Trainer whose loss is the contrastive one; accumulation averages micro-batches."""
+    """Return a Trainer whose loss is the contrastive one.
+
+    Without labels to count, Trainer averages the losses of accumulated micro-batches.
+    """
 
     class AlignmentTrainer(Trainer):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            # The loss is a mean over its own batch, so Trainer divides it by the accumulation.
-            self.model_accepts_loss_kwargs = False
-
         def compute_loss(
             self,
             model: nn.Module,

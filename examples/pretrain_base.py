@@ -57,7 +57,7 @@ MEASURED_ROWS, MEASURED_LENGTH = 64, 16
 # at 0.3 instead of 0.6, copying of random sequences was still absent after 1,500 steps.
 RANDOM_SHARE = (0.6, 0.25)
 RANDOM_DECAY_UNTIL = 0.6
-TRANSLATION_SHARE = 0.15
+TRANSLATION_SHARE = 0.35
 CHAT_SHARE = 0.4
 SYSTEM_SHARE = 0.25  # of the chats
 CONTINUATIONS = {"plain": 0.25, "copy": 0.25, "spans": 0.2, "keyed": 0.3}
@@ -161,7 +161,10 @@ class Rows(IterableDataset[dict[str, torch.Tensor]]):
         self.pairs = [[encode(pair) for pair in group] for group in pairs]
         self.pair_weights = [weight for _, weight in arguments.parallel]
         self.words = sorted(set(known.values()))
-        self.tokens = [(token,) for token in sorted(set(flat(self.words)))]
+        # All of them, not only those of the texts: a token that is never seen keeps its small
+        # first embedding, and a tied one could then never be produced ("_" in a slot's name).
+        special = self.tokenizer.all_special_ids
+        self.tokens = [(t,) for t in range(len(self.tokenizer)) if t not in special]
         special = self.tokenizer.convert_tokens_to_ids([BOS, END, USER, ASSISTANT, SYSTEM])
         self.bos, self.end, self.user, self.assistant, self.system = special
         # Encoded after a letter, because a text of its own would begin with a space.
@@ -329,7 +332,7 @@ def pretrain(arguments: argparse.Namespace, folder: Path) -> None:
     result = trainer.train()
     model.to(torch.bfloat16)  # measured below as others will load it
     record = {
-        "arguments": vars(arguments),
+        "arguments": {name: plain(value) for name, value in vars(arguments).items()},
         "parameters": model.num_parameters(),
         "mean_loss": result.training_loss,
         "curve": meter.curve,
@@ -337,7 +340,14 @@ def pretrain(arguments: argparse.Namespace, folder: Path) -> None:
     }
     model.save_pretrained(folder)
     rows.tokenizer.save_pretrained(folder)
-    (folder / "pretraining.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Write files by their names: where they lay says nothing about the model."""
+    if isinstance(value, list):
+        return {path.name: weight for path, weight in value}
+    return value.name if isinstance(value, Path) else value
 
 
 def source(text: str) -> tuple[Path, float]:

@@ -235,6 +235,19 @@ def test_alignment_raises_dev_retrieval(tmp_path, model_dir, corpus_dir):
     assert dev["retrieval_accuracy"] > dev["retrieval_accuracy_of_base"]
 
 
+def test_a_step_averages_its_contrastive_batches(tmp_path, model_dir, corpus_dir):
+    changes = {"dropout": 0.0, "max_steps": 1, "contrastive_batch": 4}
+    losses = []
+    for size in (4, 64):
+        settings = align_settings(
+            model_dir, corpus_dir, tmp_path / str(size), batch_size=size, **changes
+        )
+        train_align(settings)
+        log = (tmp_path / f"{size}.log.jsonl").read_text().splitlines()
+        losses.append(next(json.loads(line)["loss"] for line in log))
+    assert losses[1] == pytest.approx(losses[0], rel=0.5)  # and not 16 times as much
+
+
 def test_early_stopping_keeps_the_best_adapter(tmp_path, model_dir, corpus_dir):
     settings = task_settings(
         model_dir, corpus_dir, tmp_path / "a", max_steps=400, eval_steps=2, patience=2, lr=0.5
