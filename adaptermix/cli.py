@@ -214,6 +214,7 @@ def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="New folder for everything it makes.")
     ] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of both trainings.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
@@ -225,7 +226,7 @@ def demo(
     """
     from adaptermix import demo as demo_module
 
-    demo_module.run(out, force=force, quiet=quiet)
+    demo_module.run(out, seed=seed, force=force, quiet=quiet)
 
 
 def _show(report: Any, show: Callable[[Any], None], options: Options) -> None:

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from adaptermix.errors import ConfigError
 
@@ -29,7 +37,14 @@ def _split_commas(value: object) -> object:
     return value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+def _refuse_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = [name for at, name in enumerate(names) if name in names[:at]]
+    if repeated:
+        raise ValueError(f"'{repeated[0]}' is there twice")
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
 
 
@@ -97,6 +112,10 @@ class TrainSettings(ModelSettings):
     tensorboard: bool = Field(default=False, description="Also write TensorBoard logs.")
     resume: bool = Field(
         default=False, description="Go on from the last checkpoint of a run that was killed."
+    )
+    out: Path = Field(
+        default=Path("adapter.safetensors"),
+        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
     )
 
 

@@ -19,7 +19,7 @@ from adaptermix.merging import merge
 from adaptermix.training import train_align, train_task
 
 
-def run(out: Path, *, force: bool = False, quiet: bool = False) -> EvalReport:
+def run(out: Path, *, seed: int = 1, force: bool = False, quiet: bool = False) -> EvalReport:
     """Train, merge and evaluate in a new folder, by the settings of its ``adaptermix.toml``.
 
     Raises:
@@ -30,11 +30,11 @@ def run(out: Path, *, force: bool = False, quiet: bool = False) -> EvalReport:
         shutil.copytree(data, partial)
     config = out / CONFIG_NAME
     console.say(f"1/4  task adapter: slot filling in three languages (settings: {config})")
-    task = load_settings(TrainTaskSettings, {}, config)
+    task = load_settings(TrainTaskSettings, {"seed": seed}, config)
     with console.training_progress("task", quiet) as on_progress:
         console.show_training(train_task(task, on_progress=on_progress))
     console.say("2/4  alignment adapter: low-resource languages are pulled to English")
-    align = load_settings(TrainAlignSettings, {}, config)
+    align = load_settings(TrainAlignSettings, {"seed": seed}, config)
     with console.training_progress("align", quiet) as on_progress:
         console.show_training(train_align(align, on_progress=on_progress))
     console.say("3/4  merge: no base model, no training")

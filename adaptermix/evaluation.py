@@ -219,8 +219,6 @@ def _rank(adapter: Adapter) -> int:
 
 
 def _read_items(settings: EvalSettings, task: Task, encoder: PromptEncoder) -> list[_Item]:
-    if len(set(settings.langs)) < len(settings.langs):
-        raise ConfigError("--langs names a language twice")
     items = []
     for lang in settings.langs:
         examples = task.read(lang, settings.split, settings.data_dir)[: settings.limit]

@@ -27,6 +27,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -43,7 +44,7 @@ from adaptermix.batching import (
 from adaptermix.config import TrainAlignSettings, TrainSettings, TrainTaskSettings
 from adaptermix.data import hold_out, read_pairs, resample_evenly
 from adaptermix.deltas import LoraUpdate
-from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.models import (
     fingerprint,
     load_lower_blocks,
@@ -161,17 +162,13 @@ def train_align(
 
 def _check(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
     """Check what can be checked before anything is read; return the rows of one forward pass."""
-    check_output(_out(settings), force)
+    check_output(settings.out, force)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     micro = min(micro, settings.batch_size)
     if settings.batch_size % micro:
         raise ConfigError(f"{flag} {micro} does not divide --batch-size {settings.batch_size}")
     return micro
-
-
-def _out(settings: TrainSettings) -> Path:
-    return settings.out  # type: ignore[attr-defined, no-any-return]  # both kinds have one
 
 
 def _task_stream(settings: TrainTaskSettings, encoder: PromptEncoder) -> _Stream:
@@ -301,7 +298,7 @@ class _Run:
         self.stream = stream
         self.micro = micro
         self.on_progress = on_progress
-        self.out = _out(settings)
+        self.out = settings.out
         self.work = self.out.parent / f".{self.out.name}.training"
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
 
@@ -320,6 +317,7 @@ class _Run:
                 EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
                 _EvaluateAtTheEnd(),
                 _RunLog(self.log, self.on_progress),
+                *self._tensorboard(),
             ],
         )
         for talker in (PrinterCallback, ProgressCallback):  # ours says it all
@@ -363,6 +361,18 @@ class _Run:
         self.log.unlink(missing_ok=True)
         return None
 
+    def _tensorboard(self) -> list[TrainerCallback]:
+        if not self.settings.tensorboard:
+            return []
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ResourceError(
+                "TensorBoard is not installed", hint='pip install "adaptermix[tensorboard]"'
+            ) from error
+        folder = self.out.parent / f"{self.out.stem}.tensorboard"
+        return [TensorBoardCallback(SummaryWriter(str(folder)))]
+
     def _arguments(self) -> TrainingArguments:
         settings = self.settings
         steps = _steps(settings, len(self.stream.train))
@@ -389,7 +399,7 @@ class _Run:
             prediction_loss_only=True,
             logging_steps=min(10, steps),
             logging_nan_inf_filter=False,  # it would log the last good loss in place of a NaN
-            report_to=["tensorboard"] if settings.tensorboard else [],
+            report_to=[],
             seed=settings.seed,
             bf16=on_gpu and torch.cuda.is_bf16_supported(),
             use_cpu=not on_gpu,
@@ -416,7 +426,7 @@ class _Run:
 def _plan(settings: TrainSettings, stream: _Stream) -> TrainReport:
     steps = _steps(settings, len(stream.train))
     return TrainReport(
-        out=str(_out(settings)),
+        out=str(settings.out),
         command=settings.section,
         examples=stream.examples,
         dev_examples=stream.dev_examples,

@@ -82,6 +82,7 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
     [
         (TrainTaskSettings, {"rank": 0}, "--rank: input should be greater than 0, not 0"),
         (TrainAlignSettings, {"pairs": ","}, "--pairs"),
+        (TrainAlignSettings, {"pairs": "cy-en,cy-en"}, "--pairs: 'cy-en' is there twice"),
         (MergeSettings, {}, "either --weight W or --weights"),
         (MergeSettings, {"weight": 0.5, "weights": "1,2"}, "either --weight W or --weights"),
         (MergeSettings, {"weights": "1,x"}, "--weights"),

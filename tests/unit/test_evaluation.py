@@ -157,7 +157,6 @@ def test_a_plan_checks_everything_and_writes_nothing(tmp_path, model_dir, corpus
     ("changes", "error", "message"),
     [
         ({"langs": ("xx",)}, DataError, "no language 'xx'"),
-        ({"langs": ("en", "en")}, ConfigError, "a language twice"),
         ({"adapters": ("nowhere",)}, ArtifactError, "nowhere: no such file"),
         ({"data_dir": "nowhere"}, DataError, "nowhere: no such folder"),
     ],

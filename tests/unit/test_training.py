@@ -176,6 +176,15 @@ def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_di
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log.jsonl", "a.safetensors"]
 
 
+def test_tensorboard_logs_lie_beside_the_adapter(tmp_path, model_dir, corpus_dir):
+    settings = task_settings(
+        model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=2, tensorboard=True
+    )
+    train_task(settings)
+    (events,) = (tmp_path / "a.tensorboard").iterdir()
+    assert events.stat().st_size > 0
+
+
 def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
     train, settings_for = kind
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

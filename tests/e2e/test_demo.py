@@ -1,0 +1,36 @@
+"""The demo as a newcomer runs it: nothing given, no network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = Path(sys.executable).with_name("adaptermix")
+
+
+def test_the_demo_shows_the_whole_job(tmp_path):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    done = subprocess.run(
+        [COMMAND, "demo"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "demo"
+    scores = json.loads((folder / "eval-massive" / "scores.json").read_text())
+    assert scores["systems"] == ["base", "task", "align", "merged"]
+    f1 = {(c["system"], c["lang"]): c["score"]["value"] for c in scores["cells"]}
+    for lang in ("en", "de", "es"):
+        assert f1["task", lang] >= 0.85
+        assert f1["base", lang] < 0.1
+        assert f1["task", lang] > f1["task", "cy"]
+    align = json.loads((folder / "align.log.jsonl").read_text().splitlines()[-1])
+    assert align["step"] > 0
+    assert "adaptermix merge" in done.stderr
+    assert "macro average" in done.stdout
+    again = subprocess.run([COMMAND, "demo"], cwd=tmp_path, env=environment, capture_output=True)
+    assert again.returncode == 5
