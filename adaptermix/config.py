@@ -78,6 +78,23 @@ class ModelSettings(Settings):
     threads: int | None = Field(default=None, gt=0, description="CPU threads for torch.")
 
 
+class PromptSettings(ModelSettings):
+    """The task and how it is asked: the same in training and in evaluation."""
+
+    task: Literal["massive"] = Field(default="massive", description="Task, by name.")
+    prompt: Literal["paper", "authors-code"] = Field(
+        default="paper",
+        description="System prompt: the paper's appendix D.2, or the longer one of its code.",
+    )
+    system_prompt: str | None = Field(
+        default=None, description="A system prompt of your own; overrides --prompt."
+    )
+    turn_newline: bool = Field(
+        default=False,
+        description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
+    )
+
+
 class TrainSettings(ModelSettings):
     """What both kinds of training share."""
 
@@ -119,27 +136,15 @@ class TrainSettings(ModelSettings):
     )
 
 
-class TrainTaskSettings(TrainSettings):
+class TrainTaskSettings(TrainSettings, PromptSettings):
     """Settings of ``train-task``."""
 
     section: ClassVar[str] = "train-task"
 
-    task: Literal["massive"] = Field(default="massive", description="Task to train.")
     langs: Names = Field(
         default=("ar", "en", "es", "ru", "zh"),
         min_length=1,
         description="Languages with task data, comma-separated.",
-    )
-    prompt: Literal["paper", "authors-code"] = Field(
-        default="paper",
-        description="System prompt: the paper's appendix D.2, or the longer one of its code.",
-    )
-    system_prompt: str | None = Field(
-        default=None, description="A system prompt of your own; overrides --prompt."
-    )
-    turn_newline: bool = Field(
-        default=False,
-        description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
     )
     micro_batch_size: int = Field(
         default=32, gt=0, description="Examples in one forward pass; divides the batch size."
@@ -230,12 +235,11 @@ class MergeSettings(Settings):
         return self
 
 
-class EvalSettings(ModelSettings):
+class EvalSettings(PromptSettings):
     """Settings of ``eval``."""
 
     section: ClassVar[str] = "eval"
 
-    task: Literal["massive"] = Field(default="massive", description="Task to evaluate.")
     langs: Names = Field(
         default=(
             *("ar", "en", "es", "ru", "zh", "cy", "ja", "jv", "sw", "tl"),
@@ -250,17 +254,6 @@ class EvalSettings(ModelSettings):
     split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
     limit: int | None = Field(
         default=None, gt=0, description="Test the first N examples of each language."
-    )
-    prompt: Literal["paper", "authors-code"] = Field(
-        default="paper",
-        description="System prompt: the paper's appendix D.2, or the longer one of its code.",
-    )
-    system_prompt: str | None = Field(
-        default=None, description="A system prompt of your own; overrides --prompt."
-    )
-    turn_newline: bool = Field(
-        default=False,
-        description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
     )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         default="auto", description="auto is vLLM where it is installed, else transformers."

@@ -161,4 +161,6 @@ def show_evaluation(report: "EvalReport") -> None:
             table.add_row(name, *(f"{count:,}" for count in sums))
     results.print(table, highlight=False)
     results.print(escape(report.cells[0].score.signature), highlight=False)
+    for note in report.notes:
+        say(f"note: {note}")
     say(f"scores and predictions: {report.out}")

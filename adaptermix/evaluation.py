@@ -68,6 +68,7 @@ class EvalReport:
     langs: list[str]
     cells: list[Cell]
     macro: dict[str, float]
+    notes: list[str]
     out: str
 
     def cell(self, system: str, lang: str) -> Cell:
@@ -152,6 +153,7 @@ def evaluate(
         langs=list(settings.langs),
         cells=cells,
         macro={system: _macro(cells, system) for system in systems},
+        notes=_prompt_notes(settings, adapters),
         out=str(settings.out),
     )
     record = {
@@ -211,6 +213,17 @@ def _named(adapters: Sequence[Adapter]) -> dict[str, Adapter]:
             )
         named[name] = adapter
     return named
+
+
+def _prompt_notes(settings: EvalSettings, adapters: dict[str, Adapter]) -> list[str]:
+    """Say which adapters were trained on another prompt than they are tested with."""
+    return [
+        f"{name} was trained with another {field.replace('_', ' ')} than it is tested with"
+        for name, adapter in adapters.items()
+        for field in ("prompt", "system_prompt", "turn_newline")
+        if field in adapter.record.get("settings", {})
+        and adapter.record["settings"][field] != getattr(settings, field)
+    ]
 
 
 def _rank(adapter: Adapter) -> int:

@@ -157,37 +157,3 @@ def write_corpus(folder: Path, repeats: int = 3) -> Path:
 @pytest.fixture(scope="session")
 def corpus_dir(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("data") / "corpus")
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch, model_dir, corpus_dir) -> Path:
-    """A folder whose adaptermix.toml names the tiny model and corpus, as working directory."""
-    (tmp_path / "adaptermix.toml").write_text(
-        f"""
-model = "{model_dir}"
-data-dir = "{corpus_dir}"
-
-[train-task]
-langs = ["en"]
-system-prompt = "slots"
-batch-size = 16
-micro-batch-size = 8
-epochs = 1
-
-[train-align]
-pairs = ["cy-en"]
-batch-size = 32
-contrastive-batch = 16
-epochs = 1
-
-[eval]
-langs = ["en", "cy"]
-system-prompt = "slots"
-limit = 4
-engine = "transformers"
-max-new-tokens = 12
-""",
-        encoding="utf-8",
-    )
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

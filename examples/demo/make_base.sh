@@ -16,5 +16,7 @@ for share in "${shares[@]:1}"; do
     lang=${share%:*} weight=${share#*:}
     sources+=(--parallel "$lang-en=$raw/$lang-en.tsv:$weight")
 done
+# Keep freed memory for the next step instead of giving it back to the system each time.
+export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=4000000000
 exec python "$(dirname "$0")/../pretrain_base.py" "$out" "${sources[@]}" \
     --steps 6000 --vocab 4000 --threads 2 --seed 1

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 from test_adapters import peft_adapter
+from test_training import task_settings
 from transformers import AutoModelForCausalLM
 
 from adaptermix.batching import PromptEncoder
@@ -13,6 +14,7 @@ from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation import evaluate, plan
 from adaptermix.generation import Request, TransformersGenerator
 from adaptermix.models import load_tokenizer
+from adaptermix.training import train_task
 
 
 def eval_settings(model_dir, corpus_dir, out, **changes):
@@ -142,6 +144,16 @@ def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
     assert report.cell("base", "en").score.value == 1.0  # the first test row says just that
     assert report.cell("base", "cy").score.value == 0.0
     assert report.macro["base"] == 0.5
+
+
+def test_an_adapter_trained_on_another_prompt_is_noted(tmp_path, model_dir, corpus_dir):
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "task", max_steps=1))
+    adapters = (str(tmp_path / "task"),)
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "same", adapters=adapters)
+    assert evaluate(settings).notes == []
+    changes = {"adapters": adapters, "system_prompt": "other"}
+    (note,) = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "o", **changes)).notes
+    assert note == "task was trained with another system prompt than it is tested with"
 
 
 def test_a_plan_checks_everything_and_writes_nothing(tmp_path, model_dir, corpus_dir, adapter):
