@@ -212,8 +212,14 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="New folder for everything it makes.")
-    ] = Path("runs/demo"),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="New folder for everything it makes.",
+            show_default="runs/demo, or runs/demo-2 and so on",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of both trainings.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,

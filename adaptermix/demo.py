@@ -2,6 +2,7 @@
 
 import shutil
 from importlib.resources import as_file, files
+from itertools import count
 from pathlib import Path
 
 from adaptermix import console
@@ -19,12 +20,17 @@ from adaptermix.merging import merge
 from adaptermix.training import train_align, train_task
 
 
-def run(out: Path, *, seed: int = 1, force: bool = False, quiet: bool = False) -> EvalReport:
+def run(
+    out: Path | None = None, *, seed: int = 1, force: bool = False, quiet: bool = False
+) -> EvalReport:
     """Train, merge and evaluate in a new folder, by the settings of its ``adaptermix.toml``.
+
+    Without ``out``, that is the first free one of runs/demo, runs/demo-2 and so on.
 
     Raises:
         ArtifactError: The folder exists and ``force`` is not set.
     """
+    out = out or _free_folder(Path("runs/demo"))
     check_output(out, force)
     with whole_output(out) as partial, as_file(files("adaptermix") / "demo_data") as data:
         shutil.copytree(data, partial)
@@ -45,6 +51,11 @@ def run(out: Path, *, seed: int = 1, force: bool = False, quiet: bool = False) -
     console.show_evaluation(report)
     _say_what_next(out)
     return report
+
+
+def _free_folder(path: Path) -> Path:
+    names = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _say_what_next(out: Path) -> None:

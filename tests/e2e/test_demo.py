@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from adaptermix.demo import _free_folder
+
 COMMAND = Path(sys.executable).with_name("adaptermix")
 
 
@@ -32,5 +34,15 @@ def test_the_demo_shows_the_whole_job(tmp_path):
     assert align["step"] > 0
     assert "adaptermix merge" in done.stderr
     assert "macro average" in done.stdout
-    again = subprocess.run([COMMAND, "demo"], cwd=tmp_path, env=environment, capture_output=True)
-    assert again.returncode == 5
+    again = [COMMAND, "demo", "-o", "runs/demo"]
+    assert subprocess.run(again, cwd=tmp_path, env=environment).returncode == 5
+
+
+def test_a_second_demo_takes_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        folder = _free_folder(Path("runs/demo"))
+        folder.mkdir(parents=True)
+        names.append(folder.name)
+    assert names == ["demo", "demo-2", "demo-3"]
