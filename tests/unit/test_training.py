@@ -258,14 +258,25 @@ def test_a_step_averages_its_contrastive_batches(tmp_path, model_dir, corpus_dir
 
 
 def test_early_stopping_keeps_the_best_adapter(tmp_path, model_dir, corpus_dir):
-    settings = task_settings(
-        model_dir, corpus_dir, tmp_path / "a", max_steps=400, eval_steps=2, patience=2, lr=0.5
+    """The adapter kept is the one of a run that ends at the best step."""
+    changes = {
+        "eval_steps": 2,
+        "patience": 2,
+        "lr": 0.05,  # at which the dev loss soon rises
+        "schedule": "constant_with_warmup",  # the same steps whatever their number
+        "warmup_ratio": 0.0,
+    }
+    report = train_task(
+        task_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=400, **changes)
     )
-    report = train_task(settings)  # a learning rate at which the dev loss soon rises
     log = [json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines()]
-    losses = [row["eval_loss"] for row in log if "eval_loss" in row]
-    assert report.steps < 400
-    assert report.dev["loss"] == min(losses) < losses[-1]
+    losses = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
+    best = min(losses, key=losses.get)
+    assert best < report.steps < 400
+    assert report.dev["loss"] == losses[best]
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "b", max_steps=best, **changes))
+    kept, ended = factors(tmp_path / "a"), factors(tmp_path / "b")
+    assert all(torch.equal(kept[key], ended[key]) for key in kept)
 
 
 def test_a_plan_counts_examples_and_writes_nothing(tmp_path, model_dir, corpus_dir, kind):
