@@ -306,7 +306,7 @@ class _Run:
         self, model: PeftModel, kind: type[Trainer], collator: Any, force: bool
     ) -> TrainReport:
         started = time.monotonic()
-        checkpoint = self._prepare_work()
+        checkpoint = self._prepare_work(force)
         trainer = kind(
             model=model,
             args=self._arguments(),
@@ -342,8 +342,8 @@ class _Run:
         shutil.rmtree(self.work, ignore_errors=True)
         return report
 
-    def _prepare_work(self) -> str | None:
-        """Return the checkpoint to go on from; a run that was killed is not dropped silently."""
+    def _prepare_work(self, force: bool) -> str | None:
+        """Return the checkpoint to go on from; a run that was killed is not dropped unasked."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
         stamp = self.work / "settings.json"
         settings = self.settings.model_dump(mode="json", exclude={"resume", "out", "threads"})
@@ -355,6 +355,11 @@ class _Run:
                 )
             checkpoint: str | None = get_last_checkpoint(str(self.work))
             return checkpoint
+        if any(self.work.glob("checkpoint-*")) and not force:
+            raise ArtifactError(
+                f"{self.work} holds checkpoints of a run that did not end",
+                hint="go on with --resume, or drop them with --force",
+            )
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
         stamp.write_text(json.dumps(settings), encoding="utf-8")
