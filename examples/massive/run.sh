@@ -17,7 +17,7 @@ task=${TASK:-en,es,de}          # languages with task data
 pairs=${PAIRS:-cy-en,sw-en,tl-en}  # aligned, without task data
 other=${OTHER:-fr,af,tr}        # neither
 steps=${STEPS:-4500}            # of pretraining
-limit=${LIMIT:-300}             # test utterances of each language
+limit=${LIMIT:-150}             # test utterances of each language
 weight=${WEIGHT:-0.9}           # of the task adapter in the merge
 
 here=$(dirname "$(realpath "$0")")
@@ -65,6 +65,7 @@ dev-limit = 200
 [train-align]
 pairs = "$pairs"
 pairs-dir = "$pairs_dir"
+limit = 400
 epochs = 10
 lr = 5e-4
 eval-steps = 50
