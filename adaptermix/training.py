@@ -220,7 +220,11 @@ def _align_stream(settings: TrainAlignSettings, tokenizer: Any) -> _Stream:
 
 
 def _with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:
-    found = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if _is_linear(m)}
+    found = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     missing = [name for name in settings.target_modules if name not in found]
     if missing:
         raise ConfigError(
@@ -235,10 +239,6 @@ def _with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) 
         task_type=task_type,
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
 
 
 def alignment_vectors(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
