@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
 from adaptermix import __version__
 from adaptermix.tagging import Slot
 
@@ -22,24 +25,34 @@ class Score:
 SLOT_F1_SIGNATURE = f"slot_f1|avg:micro|match:type+value|case:fold|space:norm|version:{__version__}"
 
 
-def slot_f1(predicted: Sequence[Iterable[Slot]], expected: Sequence[Iterable[Slot]]) -> Score:
-    """Micro F1 over slots: 2 correct / (predicted + expected), over all examples together.
+def slot_statistics(
+    predicted: Sequence[Iterable[Slot]], expected: Sequence[Iterable[Slot]]
+) -> Float[np.ndarray, "examples 3"]:
+    """Count correct, predicted and expected slots, one row an example.
 
     A predicted slot is correct when its type and value equal those of an expected slot of the
     same example that no other predicted slot has taken; so a value that is not in the utterance
     and an unknown type are false positives, and gold answers score 1 in every language.
-    Values are compared case-folded with white space normalized. Without any slot on either side
-    the score is 1.
+    Values are compared case-folded with white space normalized.
     """
-    correct = n_predicted = n_expected = 0
+    rows = []
     for guesses, golds in zip(predicted, expected, strict=True):
         found, wanted = _counted(guesses), _counted(golds)
-        correct += (found & wanted).total()
-        n_predicted += found.total()
-        n_expected += wanted.total()
-    total = n_predicted + n_expected
-    value = 2 * correct / total if total else 1.0
-    return Score(value, correct, n_predicted, n_expected, SLOT_F1_SIGNATURE)
+        rows.append(((found & wanted).total(), found.total(), wanted.total()))
+    return np.array(rows, dtype=float).reshape(-1, 3)
+
+
+def f1_value(sums: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch"]:
+    """Return 2 correct / (predicted + expected) from sums of counts; 1 where both are 0."""
+    total = sums[..., 1] + sums[..., 2]
+    return np.where(total > 0, 2 * sums[..., 0] / np.maximum(total, 1), 1.0)
+
+
+def slot_f1(predicted: Sequence[Iterable[Slot]], expected: Sequence[Iterable[Slot]]) -> Score:
+    """Micro F1 over slots, over all examples together; see ``slot_statistics``."""
+    sums = slot_statistics(predicted, expected).sum(axis=0)
+    correct, n_predicted, n_expected = (int(count) for count in sums)
+    return Score(float(f1_value(sums)), correct, n_predicted, n_expected, SLOT_F1_SIGNATURE)
 
 
 def _counted(slots: Iterable[Slot]) -> Counter[tuple[str, str]]:
