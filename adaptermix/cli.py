@@ -169,20 +169,24 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
 def merge(
     settings: MergeSettings,
     options: Options,
-    adapters: Annotated[list[Path], typer.Argument(help="Two adapters or more, in order.")],
+    adapters: Annotated[list[Path], typer.Argument(help="Adapters, in the order of weights.")],
 ) -> None:
     """Merge adapters into one, without a base model.
 
-    The result's delta weight is the weighted sum of the adapters' delta weights, exactly.
+    With the default method, exact, the result's delta weight is the weighted sum of the
+    adapters' delta weights. One adapter with --weights 1 can be cut to another --rank.
 
     Examples:
         adaptermix merge task.safetensors align.safetensors --weight 0.9
 
-        adaptermix merge task align style --weights 0.8,0.1,0.1 -o merged
-    """
-    from adaptermix import merging
+        adaptermix merge task align style --weights 0.8,0.1,0.1 --method ties -o merged
 
-    report = merging.merge(adapters, settings, force=options.force, dry_run=options.dry_run)
+        adaptermix merge task align --weight 0.9 --into meta-llama/Llama-3.1-8B -o model
+    """
+    from adaptermix import folding, merging
+
+    run = folding.merge_into if settings.into else merging.merge
+    report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
     _show(report, console.show_merge, options)
 
 

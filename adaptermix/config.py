@@ -208,19 +208,59 @@ class MergeSettings(Settings):
     weights: Weights | None = Field(
         default=None, description="One weight per adapter, comma-separated."
     )
-    method: Literal["exact"] = Field(
-        default="exact", description="exact: the weighted sum of the delta weights."
+    weights_file: Path | None = Field(
+        default=None, description="TOML file with weights per layer range and module."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+    method: Literal[
+        "exact",
+        "factor-average",
+        "peft-linear",
+        "peft-cat",
+        "peft-svd",
+        "magnitude",
+        "ties",
+        "dare",
+        "dare-ties",
+        "della",
+        "knots",
+        "tsv",
+        "iso-c",
+    ] = Field(default="exact", description="exact: the weighted sum of the delta weights.")
+    rank: int | None = Field(
+        default=None, gt=0, description="Cut the result to its best approximation of this rank."
+    )
+    inactive: Literal["average", "keep"] = Field(
+        default="average",
+        description="Where an adapter does nothing: average with zero as the paper does, or keep "
+        "the others at full strength.",
+    )
+    density: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of entries kept by magnitude, ties, dare, dare-ties, della and knots.",
+    )
+    epsilon: float = Field(
+        default=0.1, ge=0, lt=1, description="della: width of the window around the density."
+    )
+    isotropic: bool = Field(
+        default=False, description="Set all singular values of the result to their mean."
+    )
+    seed: int = Field(default=1, ge=0, description="Seed of dare, dare-ties and della.")
+    out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="Precision of the result; the widest of the inputs by default."
     )
     ignore_base: bool = Field(
         default=False, description="Merge adapters of different base models whose shapes agree."
     )
-    rank: int | None = Field(
+    into: str | None = Field(
+        default=None,
+        description="Base model, folder or hub name: write it with the merge added to its weights.",
+    )
+    source_rank: int | None = Field(
         default=None, gt=0, description="Rank of bare adapter files that carry no config."
     )
-    alpha: float | None = Field(
+    source_alpha: float | None = Field(
         default=None, gt=0, description="Alpha of bare adapter files that carry no config."
     )
     out: Path = Field(
@@ -230,8 +270,17 @@ class MergeSettings(Settings):
 
     @model_validator(mode="after")
     def _one_way_to_weigh(self) -> "MergeSettings":
-        if (self.weight is None) == (self.weights is None):
-            raise ValueError("give either --weight W or --weights W1,W2,...")
+        ways = (self.weight, self.weights, self.weights_file)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("give one of --weight W, --weights W1,W2,... and --weights-file FILE")
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> "MergeSettings":
+        if self.method in ("factor-average", "peft-linear") and (self.rank or self.isotropic):
+            raise ValueError(f"--method {self.method} takes neither --rank nor --isotropic")
+        if not self.density - self.epsilon / 2 > 0 and self.method == "della":
+            raise ValueError("della needs a density of more than half its epsilon")
         return self
 
 
@@ -296,8 +345,9 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         raise ConfigError(f"{path}: no such file", hint="check --config")
     from_file = _read_section(path, kind) if path.is_file() else {}
     stated = {name.replace("_", "-"): value for name, value in flags.items()}
-    if {"weight", "weights"} & stated.keys():  # one of them on the command line replaces either
-        from_file = {k: v for k, v in from_file.items() if k not in ("weight", "weights")}
+    ways = ("weight", "weights", "weights-file")
+    if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
+        from_file = {key: value for key, value in from_file.items() if key not in ways}
     try:
         return kind.model_validate(from_file | stated)
     except ValidationError as error:
@@ -349,7 +399,7 @@ def _keys(kind: type[Settings]) -> list[str]:
 
 def _relative_to(folder: Path, key: str, value: Any) -> Any:
     """Read a path in the file as relative to the file, not to where the command is typed."""
-    if key in ("data-dir", "pairs-dir", "out") and isinstance(value, str):
+    if key in ("data-dir", "pairs-dir", "weights-file", "out") and isinstance(value, str):
         return folder / value
     if key == "model" and isinstance(value, str) and (folder / value).is_dir():
         return str(folder / value)

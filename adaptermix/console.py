@@ -125,11 +125,23 @@ def show_merge(report: "MergeReport") -> None:
     table.add_section()
     table.add_row(escape(report.out), report.method, str(report.rank), str(report.modules))
     results.print(table, highlight=False)
-    if report.modules_with_one_source:
+    for source in report.sources:
+        if source.inactive:
+            kept = (
+                "the others keep full strength"
+                if report.inactive == "keep"
+                else ("the others are scaled by their weights all the same (--inactive keep)")
+            )
+            say(
+                f"{source.path} does nothing in {source.inactive} of {report.modules} modules; "
+                f"there {kept}"
+            )
+    if report.relative_error:
         say(
-            f"{report.modules_with_one_source} of {report.modules} modules are in one adapter "
-            "only; there it is scaled by its weight, and nothing is added to it"
+            f"differs from the exact weighted sum by {100 * report.relative_error:.2f}% of its norm"
         )
+    if report.cross_term_energy:
+        say(f"cross terms carry {report.cross_term_energy:.2%} of the exact sum's energy")
 
 
 def show_plan(plan: "EvalPlan") -> None:

@@ -16,10 +16,8 @@ from adaptermix.adapters import (
     Adapter,
     adapter_hash,
     check_fits,
-    check_output,
     read_adapter,
     stage_adapter,
-    whole_output,
 )
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import EvalSettings
@@ -28,6 +26,7 @@ from adaptermix.errors import ConfigError, DataError
 from adaptermix.generation import Generated, Generator, Request, make_generator
 from adaptermix.metrics import Score
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
+from adaptermix.outputs import check_output, whole_output
 from adaptermix.tasks import Outcome, Task, make_task
 
 BASE = "base"
