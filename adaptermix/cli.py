@@ -109,7 +109,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         *names,
         help=field.description,
-        show_default=False if default in (None, ()) or is_switch else shown,
+        show_default=False if default in (None, (), {}) or is_switch else shown,
     )
     return inspect.Parameter(
         name,
@@ -127,6 +127,8 @@ def _option_type(name: str, annotation: Any) -> Any:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is tuple:
         return list[str] if name == "adapters" else str
+    if get_origin(annotation) is dict:
+        return str
     return annotation
 
 

@@ -5,6 +5,7 @@ limits and its help text. The command line is generated from the fields, and a k
 the flag without its two dashes. Flags override the file, which overrides the defaults.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -46,6 +47,34 @@ def _refuse_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
+
+
+def _read_arguments(value: object) -> object:
+    """Read ``{"seed": 1}`` or ``seed=1,quantization=fp8``; tables from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(name.strip() and sign for name, sign, _ in pairs):
+        raise ValueError("neither a JSON object nor key=value,key=value")
+    return {name.strip(): _json_or_text(text.strip()) for name, _, text in pairs}
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _python_names(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("--").replace("-", "_"): arguments[name] for name in arguments}
+
+
+EngineArgs = Annotated[
+    dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
+]
 
 
 class Settings(BaseModel):
@@ -284,7 +313,37 @@ class MergeSettings(Settings):
         return self
 
 
-class EvalSettings(PromptSettings):
+class EngineSettings(ModelSettings):
+    """How answers are decoded: wherever prompts are answered, not only in ``eval``."""
+
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto is vLLM where it is installed, else transformers."
+    )
+    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
+    batch_size: int = Field(
+        default=64, gt=0, description="Prompts in one batch of the transformers engine."
+    )
+    cache: bool = Field(
+        default=True, description="Take answers that were decoded before from the cache."
+    )
+    tensor_parallel_size: int = Field(
+        default=1, gt=0, description="GPUs that share one copy of the model (vLLM)."
+    )
+    data_parallel_size: int = Field(
+        default=1, gt=0, description="Copies of the model that share the prompts (vLLM)."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
+    )
+    max_lora_rank: int | None = Field(
+        default=None, gt=0, description="Largest rank vLLM makes room for; the adapters' own."
+    )
+    engine_args: EngineArgs = Field(
+        default={}, description="More arguments of the vLLM engine: JSON, or key=value,key=value."
+    )
+
+
+class EvalSettings(EngineSettings, PromptSettings):
     """Settings of ``eval``."""
 
     section: ClassVar[str] = "eval"
@@ -303,16 +362,6 @@ class EvalSettings(PromptSettings):
     split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
     limit: int | None = Field(
         default=None, gt=0, description="Test the first N examples of each language."
-    )
-    engine: Literal["auto", "vllm", "transformers"] = Field(
-        default="auto", description="auto is vLLM where it is installed, else transformers."
-    )
-    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
-    batch_size: int = Field(
-        default=64, gt=0, description="Prompts in one batch of the transformers engine."
-    )
-    gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
     )
     out: Path = Field(
         default=Path("eval-massive"), description="New directory for scores and predictions."

@@ -16,7 +16,8 @@ from rich.table import Table
 from adaptermix.errors import AdaptermixError
 
 if TYPE_CHECKING:
-    from adaptermix.evaluation import EvalPlan, EvalProgress, EvalReport, OnProgress
+    from adaptermix.evaluation import EvalPlan, EvalReport
+    from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.merging import MergeReport
     from adaptermix.training import OnProgress as OnTrainProgress
     from adaptermix.training import Progress as TrainProgress
@@ -78,14 +79,15 @@ def training_progress(name: str, quiet: bool) -> "Iterator[OnTrainProgress]":
 
 @contextmanager
 def evaluation_progress(quiet: bool) -> "Iterator[OnProgress]":
-    """Show how many answers are decoded."""
+    """Show how many answers are decoded, how fast, and the time left."""
     with _bar(quiet) as bar:
         task = bar.add_task("reading", total=None)
 
-        def update(progress: "EvalProgress") -> None:
+        def update(progress: "DecodeProgress") -> None:
+            speed = progress.tokens_per_second
             bar.update(
                 task,
-                description=progress.stage,
+                description=progress.stage + (f"  {speed:,.0f} tokens/s" if speed else ""),
                 completed=progress.done,
                 total=progress.total or None,
             )
@@ -175,4 +177,6 @@ def show_evaluation(report: "EvalReport") -> None:
     results.print(escape(report.cells[0].score.signature), highlight=False)
     for note in report.notes:
         say(f"note: {note}")
+    if report.reused:
+        say(f"{report.reused:,} answers were known from earlier runs, {report.decoded:,} decoded")
     say(f"scores and predictions: {report.out}")

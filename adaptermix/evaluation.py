@@ -4,12 +4,10 @@ import csv
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from transformers import GenerationConfig
 
 from adaptermix import __version__
 from adaptermix.adapters import (
@@ -19,29 +17,19 @@ from adaptermix.adapters import (
     read_adapter,
     stage_adapter,
 )
+from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import EvalSettings
 from adaptermix.data import SlotExample
+from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError, DataError
-from adaptermix.generation import Generated, Generator, Request, make_generator
+from adaptermix.generation import Decoder, OnProgress
 from adaptermix.metrics import Score
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
 from adaptermix.outputs import check_output, whole_output
 from adaptermix.tasks import Outcome, Task, make_task
 
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class EvalProgress:
-    """How far evaluation is, for a progress bar."""
-
-    stage: str
-    done: int
-    total: int
-
-
-OnProgress = Callable[[EvalProgress], None]
 
 
 @dataclass(frozen=True)
@@ -58,11 +46,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """Scores of all systems on all languages; ``macro`` is the mean over the languages."""
+    """Scores of all systems on all languages.
+
+    Attributes:
+        decoded: Prompts that the engine answered.
+        reused: Prompts whose answers were known.
+        macro: For every system, the mean over the languages.
+    """
 
     task: str
     split: str
     engine: str
+    decoded: int
+    reused: int
     systems: list[str]
     langs: list[str]
     cells: list[Cell]
@@ -121,19 +117,16 @@ def evaluate(
     """
     job = _prepare(settings, force)
     folder, adapters, items, task = job.folder, job.adapters, job.items, job.task
+    limits = Limits(
+        adapters=len(adapters),
+        rank=max((_rank(adapter) for adapter in adapters.values()), default=1),
+        prompt=max(len(item.prompt_ids) for item in items),
+    )
+    decoder = Decoder(settings, folder, job.encoder, limits)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         staged = {name: stage_adapter(a, Path(scratch)) for name, a in adapters.items()}
-        on_progress(EvalProgress("starting the engine", 0, 0))
-        generator = make_generator(
-            settings,
-            folder,
-            job.encoder.tokenizer,
-            _stop_ids(folder, job.encoder),
-            list(staged.values()),
-            max((_rank(adapter) for adapter in adapters.values()), default=1),
-            max(len(item.prompt_ids) for item in items),
-        )
-        answers = _decode(generator, items, [None, *staged.values()], on_progress)
+        decoder.names = {path: str(adapters[name].path) for name, path in staged.items()}
+        answers = _decode(decoder, items, [None, *staged.values()], on_progress)
     systems = [BASE, *adapters]
     results = {
         system: [task.outcome(item.example, a.text) for item, a in zip(items, given, strict=True)]
@@ -147,12 +140,14 @@ def evaluate(
     report = EvalReport(
         task=settings.task,
         split=settings.split,
-        engine=generator.name,
+        engine=decoder.engine,
+        decoded=decoder.decoded,
+        reused=decoder.reused,
         systems=systems,
         langs=list(settings.langs),
         cells=cells,
         macro={system: _macro(cells, system) for system in systems},
-        notes=_prompt_notes(settings, adapters),
+        notes=[*_prompt_notes(settings, adapters), *decoder.notes],
         out=str(settings.out),
     )
     record = {
@@ -241,34 +236,17 @@ def _read_items(settings: EvalSettings, task: Task, encoder: PromptEncoder) -> l
     return items
 
 
-def _stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:
-    """Return every token that ends an answer: the template's, the tokenizer's, the model's own."""
-    ids = {encoder.end_id}
-    if encoder.tokenizer.eos_token_id is not None:
-        ids.add(int(encoder.tokenizer.eos_token_id))
-    if (folder / "generation_config.json").is_file():
-        eos = GenerationConfig.from_pretrained(str(folder)).eos_token_id
-        ids.update([eos] if isinstance(eos, int) else eos or [])
-    return sorted(ids)
-
-
 def _decode(
-    generator: Generator,
+    decoder: Decoder,
     items: Sequence[_Item],
     adapters: Sequence[Path | None],
     on_progress: OnProgress,
 ) -> list[list[Generated]]:
     """Answer every item with every system; return the answers system by system."""
-    requests = [Request(item.prompt_ids, adapter) for adapter in adapters for item in items]
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        on_progress(EvalProgress("decoding", done, len(requests)))
-
-    count(0)
-    answers = generator.generate(requests, count)
+    requests = [
+        Request(item.prompt_ids, adapter, group=item.lang) for adapter in adapters for item in items
+    ]
+    answers = decoder.decode(requests, on_progress)
     return [answers[at : at + len(items)] for at in range(0, len(requests), len(items))]
 
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter, stage_adapter
 from adaptermix.config import MergeSettings
+from adaptermix.engines import Limits, VllmGenerator
 from adaptermix.errors import ArtifactError
-from adaptermix.generation import VllmGenerator
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
 
@@ -38,12 +38,12 @@ pytestmark = [
 LOG_PROBABILITIES = """
 import json, sys
 from adaptermix.config import EvalSettings
-from adaptermix.generation import VllmGenerator, _lora_request
+from adaptermix.engines import Limits, VllmGenerator, _lora_request
 from pathlib import Path
 from vllm import SamplingParams, TokensPrompt
 settings, model, prompts, adapters = json.loads(sys.argv[1])
 paths = [Path(path) for path in adapters]
-engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], paths, 16, 32)
+engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(4, 16, 32))
 systems = [None, *paths]
 outputs = engine.llm.generate(
     [TokensPrompt(prompt_token_ids=ids) for _ in systems for ids in prompts],
@@ -140,4 +140,4 @@ def test_a_rank_above_vllms_limit_is_refused_before_the_engine_starts(model_dir,
     settings = eval_settings(model_dir, corpus_dir, "unused", engine="vllm")
     tokenizer = load_tokenizer(model_dir, settings)
     with pytest.raises(ArtifactError, match="rank 600, above vLLM's limit of 512"):
-        VllmGenerator(settings, model_dir, tokenizer, [1], [], 600, 10)
+        VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, 600, 10))
