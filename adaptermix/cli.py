@@ -85,7 +85,7 @@ def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[.
             stated = {name: value for name, value in given.items() if value not in (None, [])}
             run(load_settings(kind, stated, config), options, **arguments)
 
-        fields = [_option(name, field) for name, field in kind.model_fields.items()]
+        fields = [_option(name, field, kind) for name, field in kind.model_fields.items()]
         common = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=value)
             for name, (hint, value) in _OPTIONS.items()
@@ -99,7 +99,7 @@ def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[.
     return register
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parameter:
     """Describe one option by the settings field it fills."""
     flag = "--" + name.replace("_", "-")
     is_switch = field.annotation is bool
@@ -109,6 +109,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         *names,
         help=field.description,
+        rich_help_panel=_panel(name, field, kind),
         show_default=False if default in (None, (), {}) or is_switch else shown,
     )
     return inspect.Parameter(
@@ -117,6 +118,15 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         annotation=Annotated[_option_type(name, field.annotation) | None, option],
         default=None,
     )
+
+
+def _panel(name: str, field: FieldInfo, kind: type[Settings]) -> str | None:
+    """Group options in the help by what they are about: a word before a colon, or their class."""
+    heading, colon, _ = str(field.description).partition(": ")
+    if colon and heading.split()[0] == "Search":
+        return "Search"
+    owner = next(cls for cls in kind.__mro__ if name in cls.__dict__.get("__annotations__", {}))
+    return owner.__dict__.get("panel")
 
 
 def _option_type(name: str, annotation: Any) -> Any:
@@ -183,13 +193,30 @@ def merge(
 
         adaptermix merge task align style --weights 0.8,0.1,0.1 --method ties -o merged
 
+        adaptermix merge task align --search 0.5,0.7,0.9 --task massive --langs en,cy
+
         adaptermix merge task align --weight 0.9 --into meta-llama/Llama-3.1-8B -o model
     """
+    if settings.search is not None:
+        _search(settings, options, adapters)
+        return
     from adaptermix import folding, merging
 
     run = folding.merge_into if settings.into else merging.merge
     report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
     _show(report, console.show_merge, options)
+
+
+def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> None:
+    from adaptermix import search
+
+    if options.dry_run:
+        plan = search.plan_search(adapters, settings, force=options.force)
+        _show(plan, console.show_search_plan, options)
+        return
+    with console.evaluation_progress(options.quiet) as on_progress:
+        report = search.search(adapters, settings, force=options.force, on_progress=on_progress)
+    _show(report, console.show_search, options)
 
 
 @_command(EvalSettings)

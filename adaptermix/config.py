@@ -88,10 +88,13 @@ class Settings(BaseModel):
         alias_generator=lambda name: name.replace("_", "-"),
     )
     section: ClassVar[str] = ""
+    panel: ClassVar[str | None] = None  # heading of its options in the help
 
 
 class ModelSettings(Settings):
     """The base model and the data; written at the top of ``adaptermix.toml``, for all commands."""
+
+    panel: ClassVar[str | None] = "Model and data"
 
     model: str = Field(default=PAPER_MODEL, description="Base model: a folder, or a hub name.")
     revision: str | None = Field(default=None, description="Revision of a hub model.")
@@ -109,6 +112,8 @@ class ModelSettings(Settings):
 
 class PromptSettings(ModelSettings):
     """The task and how it is asked: the same in training and in evaluation."""
+
+    panel: ClassVar[str | None] = "Task and prompt"
 
     task: Literal["massive"] = Field(default="massive", description="Task, by name.")
     prompt: Literal["paper", "authors-code"] = Field(
@@ -226,7 +231,57 @@ class TrainAlignSettings(TrainSettings):
     )
 
 
-class MergeSettings(Settings):
+class EngineSettings(ModelSettings):
+    """How answers are decoded: wherever prompts are answered, not only in ``eval``."""
+
+    panel: ClassVar[str | None] = "Engine"
+
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto is vLLM where it is installed, else transformers."
+    )
+    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
+    batch_size: int = Field(
+        default=64, gt=0, description="Prompts in one batch of the transformers engine."
+    )
+    cache: bool = Field(
+        default=True, description="Take answers that were decoded before from the cache."
+    )
+    tensor_parallel_size: int = Field(
+        default=1, gt=0, description="GPUs that share one copy of the model (vLLM)."
+    )
+    data_parallel_size: int = Field(
+        default=1, gt=0, description="Copies of the model that share the prompts (vLLM)."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
+    )
+    max_lora_rank: int | None = Field(
+        default=None, gt=0, description="Largest rank vLLM makes room for; the adapters' own."
+    )
+    engine_args: EngineArgs = Field(
+        default={}, description="More arguments of the vLLM engine: JSON, or key=value,key=value."
+    )
+
+
+class DecodingSettings(EngineSettings, PromptSettings):
+    """What is decoded, in which languages: in tests, and on dev data in a search."""
+
+    panel: ClassVar[str | None] = "Data to test"
+
+    langs: Names = Field(
+        default=(
+            *("ar", "en", "es", "ru", "zh", "cy", "ja", "jv", "sw", "tl"),
+            *("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
+        ),
+        min_length=1,
+        description="Languages to test, comma-separated.",
+    )
+    limit: int | None = Field(
+        default=None, gt=0, description="Use the first N examples of each language."
+    )
+
+
+class MergeSettings(DecodingSettings):
     """Settings of ``merge``."""
 
     section: ClassVar[str] = "merge"
@@ -238,7 +293,7 @@ class MergeSettings(Settings):
         default=None, description="One weight per adapter, comma-separated."
     )
     weights_file: Path | None = Field(
-        default=None, description="TOML file with weights per layer range and module."
+        default=None, description="TOML file with weights of layer ranges and modules."
     )
     method: Literal[
         "exact",
@@ -286,6 +341,39 @@ class MergeSettings(Settings):
         default=None,
         description="Base model, folder or hub name: write it with the merge added to its weights.",
     )
+    search: str | None = Field(
+        default=None,
+        description="Find the weights on dev data: weights of the first adapter to try "
+        "(0.5,0.7,0.9), auto, or learn.",
+    )
+    exhaustive: bool = Field(
+        default=False, description="Search: decode all dev examples with every candidate."
+    )
+    prefer: Literal["simpler", "best"] = Field(
+        default="simpler",
+        description="Search: of candidates that cannot be told apart, take the simplest, or the "
+        "one with the best score.",
+    )
+    layer_groups: int = Field(
+        default=1, gt=0, description="Search auto: groups of layers with weights of their own."
+    )
+    trials: int = Field(
+        default=30, gt=0, description="Search auto: weights to try where a grid is too large."
+    )
+    sampler: Literal["tpe", "cma"] = Field(
+        default="tpe", description="Search auto: Optuna's sampler for these trials."
+    )
+    learn_per: Literal["layer", "module"] = Field(
+        default="layer", description="Search learn: what gets a weight of its own."
+    )
+    learn_steps: int = Field(default=100, gt=0, description="Search learn: gradient steps.")
+    learn_lr: float = Field(default=0.02, gt=0, description="Search learn: learning rate.")
+    learn_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="Search learn: pull towards the best scalar weights, times the mean squared "
+        "difference.",
+    )
     source_rank: int | None = Field(
         default=None, gt=0, description="Rank of bare adapter files that carry no config."
     )
@@ -299,9 +387,11 @@ class MergeSettings(Settings):
 
     @model_validator(mode="after")
     def _one_way_to_weigh(self) -> "MergeSettings":
-        ways = (self.weight, self.weights, self.weights_file)
+        ways = (self.weight, self.weights, self.weights_file, self.search)
         if sum(way is not None for way in ways) != 1:
-            raise ValueError("give one of --weight W, --weights W1,W2,... and --weights-file FILE")
+            raise ValueError(
+                "give one of --weight W, --weights W1,W2,..., --weights-file FILE and --search GRID"
+            )
         return self
 
     @model_validator(mode="after")
@@ -313,56 +403,15 @@ class MergeSettings(Settings):
         return self
 
 
-class EngineSettings(ModelSettings):
-    """How answers are decoded: wherever prompts are answered, not only in ``eval``."""
-
-    engine: Literal["auto", "vllm", "transformers"] = Field(
-        default="auto", description="auto is vLLM where it is installed, else transformers."
-    )
-    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
-    batch_size: int = Field(
-        default=64, gt=0, description="Prompts in one batch of the transformers engine."
-    )
-    cache: bool = Field(
-        default=True, description="Take answers that were decoded before from the cache."
-    )
-    tensor_parallel_size: int = Field(
-        default=1, gt=0, description="GPUs that share one copy of the model (vLLM)."
-    )
-    data_parallel_size: int = Field(
-        default=1, gt=0, description="Copies of the model that share the prompts (vLLM)."
-    )
-    gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
-    )
-    max_lora_rank: int | None = Field(
-        default=None, gt=0, description="Largest rank vLLM makes room for; the adapters' own."
-    )
-    engine_args: EngineArgs = Field(
-        default={}, description="More arguments of the vLLM engine: JSON, or key=value,key=value."
-    )
-
-
-class EvalSettings(EngineSettings, PromptSettings):
+class EvalSettings(DecodingSettings):
     """Settings of ``eval``."""
 
     section: ClassVar[str] = "eval"
 
-    langs: Names = Field(
-        default=(
-            *("ar", "en", "es", "ru", "zh", "cy", "ja", "jv", "sw", "tl"),
-            *("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
-        ),
-        min_length=1,
-        description="Languages to test, comma-separated.",
-    )
     adapters: Names = Field(
         default=(), description="Adapters to test beside the base model; repeat the flag."
     )
     split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
-    limit: int | None = Field(
-        default=None, gt=0, description="Test the first N examples of each language."
-    )
     out: Path = Field(
         default=Path("eval-massive"), description="New directory for scores and predictions."
     )
@@ -394,7 +443,7 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         raise ConfigError(f"{path}: no such file", hint="check --config")
     from_file = _read_section(path, kind) if path.is_file() else {}
     stated = {name.replace("_", "-"): value for name, value in flags.items()}
-    ways = ("weight", "weights", "weights-file")
+    ways = ("weight", "weights", "weights-file", "search")
     if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
         from_file = {key: value for key, value in from_file.items() if key not in ways}
     try:
@@ -412,8 +461,16 @@ def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
     _refuse_unknown_keys(path, content)
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     shared = {key: value for key, value in tops.items() if key in _keys(kind)}
-    merged = shared | content.get(kind.section, {})
+    merged = shared | _tested_like_eval(content, kind) | content.get(kind.section, {})
     return {key: _relative_to(path.parent, key, value) for key, value in merged.items()}
+
+
+def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
+    """A search asks and decodes as ``eval`` does, unless its own section says otherwise."""
+    if kind is not MergeSettings:
+        return {}
+    asked = {*_keys(DecodingSettings)} - {"limit"}
+    return {key: value for key, value in content.get("eval", {}).items() if key in asked}
 
 
 def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.merging import MergeReport
+    from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.training import OnProgress as OnTrainProgress
     from adaptermix.training import Progress as TrainProgress
     from adaptermix.training import TrainReport
@@ -144,6 +145,47 @@ def show_merge(report: "MergeReport") -> None:
         )
     if report.cross_term_energy:
         say(f"cross terms carry {report.cross_term_energy:.2%} of the exact sum's energy")
+
+
+def show_search_plan(plan: "SearchPlan") -> None:
+    """Print what a search would do."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("candidates", escape(", ".join(plan.candidates)))
+    table.add_row("dev examples", "  ".join(f"{lang} {n:,}" for lang, n in plan.examples.items()))
+    table.add_row("longest prompt", f"{plan.longest_prompt:,} tokens")
+    table.add_row("would write", f"{escape(plan.out)} and {escape(plan.folder)}")
+    results.print(table, highlight=False)
+
+
+def show_search(report: "SearchReport") -> None:
+    """Print every candidate's score, and what was chosen."""
+    table = Table(title=f"{report.task} dev: macro average (%), {report.engine} engine")
+    table.add_column("candidate")
+    for name in ("score", "95% interval", "to the chosen one", "examples"):
+        table.add_column(name, justify="right")
+    for candidate in report.candidates:
+        score, difference = candidate.score, candidate.difference.interval
+        is_winner = candidate.name == report.winner
+        table.add_row(
+            ("[bold]" if is_winner else "") + escape(candidate.name),
+            f"{100 * score.value:.1f}",
+            f"{100 * score.low:.1f} to {100 * score.high:.1f}",
+            "chosen"
+            if is_winner
+            else f"{100 * difference.value:+.1f} "
+            f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f})",
+            f"{candidate.examples:,}",
+        )
+    results.print(table, highlight=False)
+    results.print(escape(report.verdict), highlight=False)
+    say(
+        f"examples decoded: {report.decoded:,} of the {report.exhaustive:,} that an exhaustive "
+        f"search of the same candidates needs; {report.reused:,} were known from before"
+    )
+    for note in report.notes:
+        say(f"note: {note}")
+    show_merge(report.merge)
+    say(f"record, weights and plot: {report.folder}")
 
 
 def show_plan(plan: "EvalPlan") -> None:
