@@ -95,7 +95,10 @@ class WeightedMerge(nn.Module):
 
     Attributes:
         weights: One row per group of modules, one column per adapter; all that is trained.
+        start: What they are pulled back to.
     """
+
+    start: Tensor
 
     def __init__(self, model: PreTrainedModel, plan: MergePlan, settings: MergeSettings) -> None:
         """Hook the updates into the model.
