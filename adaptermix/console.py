@@ -16,6 +16,7 @@ from rich.table import Table
 from adaptermix.errors import AdaptermixError
 
 if TYPE_CHECKING:
+    from adaptermix.comet import Environment
     from adaptermix.evaluation import EvalPlan, EvalProgress, EvalReport, OnProgress
     from adaptermix.merging import MergeReport
     from adaptermix.training import OnProgress as OnTrainProgress
@@ -130,6 +131,20 @@ def show_merge(report: "MergeReport") -> None:
             f"{report.modules_with_one_source} of {report.modules} modules are in one adapter "
             "only; there it is scaled by its weight, and nothing is added to it"
         )
+
+
+def show_comet(environment: "Environment") -> None:
+    """Print where COMET is installed, and which versions."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    if environment.installed:
+        table.add_row("COMET", f"installed, {environment.megabytes:,} MB")
+        table.add_row("python", escape(environment.python))
+        for name, version in environment.versions.items():
+            table.add_row(name if name != "python" else "python version", escape(version))
+    else:
+        table.add_row("COMET", "not installed; `adaptermix comet install` does it")
+        table.add_row("folder", escape(environment.path))
+    results.print(table, highlight=False)
 
 
 def show_plan(plan: "EvalPlan") -> None:
