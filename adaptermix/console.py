@@ -16,6 +16,7 @@ from rich.table import Table
 from adaptermix.errors import AdaptermixError
 
 if TYPE_CHECKING:
+    from adaptermix.comet import Environment
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.merging import MergeReport
@@ -186,6 +187,20 @@ def show_search(report: "SearchReport") -> None:
         say(f"note: {note}")
     show_merge(report.merge)
     say(f"record, weights and plot: {report.folder}")
+
+
+def show_comet(environment: "Environment") -> None:
+    """Print where COMET is installed, and which versions."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    if environment.installed:
+        table.add_row("COMET", f"installed, {environment.megabytes:,} MB")
+        table.add_row("python", escape(environment.python))
+        for name, version in environment.versions.items():
+            table.add_row(name if name != "python" else "python version", escape(version))
+    else:
+        table.add_row("COMET", "not installed; `adaptermix comet install` does it")
+        table.add_row("folder", escape(environment.path))
+    results.print(table, highlight=False)
 
 
 def show_plan(plan: "EvalPlan") -> None:
