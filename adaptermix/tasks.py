@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from adaptermix.data import SlotExample, Split, read_massive
-from adaptermix.metrics import Score, slot_f1
+from adaptermix.metrics import Score, f1_value, slot_f1, slot_statistics
 from adaptermix.tagging import Slot, parse_answer, render_answer, slots_of
 
 Message = dict[str, str]
@@ -54,6 +56,12 @@ class Task(Protocol):
     def outcome(self, example: SlotExample, output: str) -> Outcome:
         """Read one model output; accepts any text."""
 
+    def statistics(self, outcomes: Sequence[Outcome]) -> np.ndarray:
+        """Return one row of sufficient statistics an example."""
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Return the score of sums of rows: [..., stats] to [...]."""
+
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Score the outputs of one language."""
 
@@ -82,6 +90,14 @@ class Massive:
         """Read the slots out of one model output."""
         answer = parse_answer(output)
         return Outcome(answer.slots, slots_of(example.annotated), answer.malformed)
+
+    def statistics(self, outcomes: Sequence[Outcome]) -> np.ndarray:
+        """Return one row of sufficient statistics an example."""
+        return slot_statistics([o.predicted for o in outcomes], [o.expected for o in outcomes])
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Return the score of sums of rows: [..., stats] to [...]."""
+        return f1_value(sums)
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Return the micro slot F1 of one language."""
