@@ -238,6 +238,8 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
         adaptermix eval --task massive
 
         adaptermix eval --adapter task.safetensors --adapter merged.safetensors --langs en,cy
+
+        adaptermix eval --adapter task --adapter merged --baseline task --groups "aligned=cy,sw"
     """
     if not settings.adapters:
         console.say("only the base model is tested; add adapters with --adapter PATH")

@@ -28,6 +28,13 @@ CONFIG_NAME = "adaptermix.toml"
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+# The paper's: languages with task data, languages that are aligned to English, and others.
+PAPER_GROUPS = {
+    "supervised": ("ar", "en", "es", "ru", "zh"),
+    "transfer-aligned": ("cy", "ja", "jv", "sw", "tl"),
+    "transfer-other": ("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
+}
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -72,6 +79,17 @@ def _python_names(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("--").replace("-", "_"): arguments[name] for name in arguments}
 
 
+def _read_groups(value: object) -> object:
+    """Read ``supervised=ar,en;aligned=cy``; tables from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(";") if part.strip()]
+    if not all(name.strip() and langs.strip() for name, _, langs in pairs):
+        raise ValueError("groups are written name=lang,lang;name=lang")
+    return {name.strip(): langs for name, _, langs in pairs}
+
+
+Groups = Annotated[dict[str, Names], BeforeValidator(_read_groups)]
 EngineArgs = Annotated[
     dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
 ]
@@ -269,10 +287,7 @@ class DecodingSettings(EngineSettings, PromptSettings):
     panel: ClassVar[str | None] = "Data to test"
 
     langs: Names = Field(
-        default=(
-            *("ar", "en", "es", "ru", "zh", "cy", "ja", "jv", "sw", "tl"),
-            *("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
-        ),
+        default=tuple(lang for group in PAPER_GROUPS.values() for lang in group),
         min_length=1,
         description="Languages to test, comma-separated.",
     )
@@ -412,9 +427,23 @@ class EvalSettings(DecodingSettings):
         default=(), description="Adapters to test beside the base model; repeat the flag."
     )
     split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
+    exclude_base: bool = Field(default=False, description="Test the adapters only.")
+    baseline: str | None = Field(
+        default=None, description="System the others are compared with; the first by default."
+    )
+    groups: Groups | None = Field(
+        default=None,
+        description="Languages to average, as name=cy,sw;other=ja; the paper's by default.",
+    )
     out: Path = Field(
         default=Path("eval-massive"), description="New directory for scores and predictions."
     )
+
+    @model_validator(mode="after")
+    def _something_to_test(self) -> "EvalSettings":
+        if self.exclude_base and not self.adapters:
+            raise ValueError("--exclude-base leaves nothing to test; add --adapter PATH")
+        return self
 
 
 S = TypeVar("S", bound=Settings)

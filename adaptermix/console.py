@@ -4,7 +4,7 @@ Results go to standard output, everything else to standard error.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from adaptermix.errors import AdaptermixError
 
 if TYPE_CHECKING:
     from adaptermix.comet import Environment
+    from adaptermix.comparison import Comparison
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.merging import MergeReport
@@ -223,8 +224,13 @@ def show_evaluation(report: "EvalReport") -> None:
         cells = [report.cell(system, lang) for system in report.systems]
         table.add_row(escape(lang), *(f"{100 * cell.score.value:.1f}" for cell in cells))
     table.add_section()
-    table.add_row("macro average", *(f"{100 * report.macro[s]:.1f}" for s in report.systems))
-    for name, field in (("malformed answers", "malformed"), ("cut answers", "cut_answers")):
+    for name, means in [*report.group_macro.items(), ("macro average", report.macro)]:
+        table.add_row(escape(name), *(f"{100 * means[s]:.1f}" for s in report.systems))
+    for name, field in (
+        ("malformed answers", "malformed"),
+        ("cut answers", "cut_answers"),
+        ("truncated prompts", "truncated_prompts"),
+    ):
         sums = [
             sum(getattr(c, field) for c in report.cells if c.system == s) for s in report.systems
         ]
@@ -232,8 +238,37 @@ def show_evaluation(report: "EvalReport") -> None:
             table.add_row(name, *(f"{count:,}" for count in sums))
     results.print(table, highlight=False)
     results.print(escape(report.cells[0].score.signature), highlight=False)
+    if report.comparisons:
+        show_comparisons(report.comparisons)
     for note in report.notes:
         say(f"note: {note}")
     if report.reused:
         say(f"{report.reused:,} answers were known from earlier runs, {report.decoded:,} decoded")
     say(f"scores and predictions: {report.out}")
+
+
+def show_comparisons(comparisons: "Sequence[Comparison]") -> None:
+    """Print differences to the baseline, with a star where the interval excludes zero."""
+    systems = list(dict.fromkeys(comparison.system for comparison in comparisons))
+    title = f"difference to {comparisons[0].baseline}, 95% interval, p-value"
+    table = Table(title=escape(title))
+    table.add_column("")
+    for system in systems:
+        table.add_column(escape(system), justify="right")
+    rows: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        rows.setdefault(comparison.over, []).append(_difference(comparison))
+    averages = [c.over for c in comparisons if [c.over] != c.langs]
+    for over, cells in rows.items():
+        if averages and over == averages[0]:
+            table.add_section()
+        table.add_row(escape(over), *cells)
+    results.print(table, highlight=False)
+    say("* the interval excludes zero: paired bootstrap over 1,000 resamples")
+
+
+def _difference(comparison: "Comparison") -> str:
+    low, high = 100 * comparison.low, 100 * comparison.high
+    interval = escape(f"[{low:+.1f}, {high:+.1f}]")
+    text = f"{100 * comparison.difference:+.1f} {interval} {comparison.p_value:.3f}"
+    return f"[bold]{text} *[/]" if comparison.excludes_zero else f"{text}  "

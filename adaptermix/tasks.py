@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+import numpy as np
 
 from adaptermix.data import SlotExample, Split, read_massive
 from adaptermix.metrics import Score, f1_value, slot_f1, slot_statistics
@@ -54,10 +56,10 @@ class Task(Protocol):
     def outcome(self, example: SlotExample, output: str) -> Outcome:
         """Read one model output; accepts any text."""
 
-    def statistics(self, outcomes: Sequence[Outcome]) -> Any:
+    def statistics(self, outcomes: Sequence[Outcome]) -> np.ndarray:
         """Return one row of sufficient statistics an example."""
 
-    def value(self, sums: Any) -> Any:
+    def value(self, sums: np.ndarray) -> np.ndarray:
         """Return the score of sums of rows: [..., stats] to [...]."""
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
@@ -89,12 +91,12 @@ class Massive:
         answer = parse_answer(output)
         return Outcome(answer.slots, slots_of(example.annotated), answer.malformed)
 
-    def statistics(self, outcomes: Sequence[Outcome]) -> Any:
-        """Count correct, predicted and expected slots, one row an example."""
+    def statistics(self, outcomes: Sequence[Outcome]) -> np.ndarray:
+        """Return one row of sufficient statistics an example."""
         return slot_statistics([o.predicted for o in outcomes], [o.expected for o in outcomes])
 
-    def value(self, sums: Any) -> Any:
-        """Return F1 of sums of counts."""
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Return the score of sums of rows: [..., stats] to [...]."""
         return f1_value(sums)
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:

@@ -6,10 +6,13 @@ from test_adapters import peft_adapter
 from test_training import task_settings
 
 from adaptermix.answers import Generated
+from adaptermix.batching import PromptEncoder
 from adaptermix.config import EvalSettings
 from adaptermix.data import read_massive
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.evaluation import evaluate, plan
+from adaptermix.evaluation import evaluate, plan, truncate
+from adaptermix.models import load_tokenizer
+from adaptermix.tasks import Massive
 from adaptermix.training import train_task
 
 
@@ -64,7 +67,83 @@ def test_every_system_and_language_is_scored_and_kept(tmp_path, model_dir, corpu
     with (out / "scores.csv").open() as file:
         table = list(csv.reader(file))
     assert table[0] == ["lang", "base", "adapter"]
-    assert [row[0] for row in table[1:]] == ["en", "cy", "macro average"]
+    averages = ["supervised", "transfer-aligned", "macro average"]
+    assert [row[0] for row in table[1:]] == ["en", "cy", *averages]
+    assert scores["groups"] == {"supervised": ["en"], "transfer-aligned": ["cy"]}
+    assert report.group_macro["supervised"]["adapter"] == report.cell("adapter", "en").score.value
+
+
+def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir, monkeypatch):
+    """One adapter answers all right, the other nothing; the base model is left out."""
+    for name in ("good", "bad"):
+        peft_adapter(model_dir, tmp_path / name, seed=ord(name[0]))
+    gold = {lang: read_massive(lang, "test", corpus_dir) for lang in ("en", "cy")}
+    right = [Massive().answer(example) for lang in gold for example in gold[lang]]
+
+    class Uneven:
+        def generate(self, requests, on_answers):
+            texts = [*right, *("None" for _ in right)]
+            on_answers({at: Generated(text, False) for at, text in enumerate(texts)})
+
+    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Uneven())
+    settings = eval_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        adapters=(str(tmp_path / "good"), str(tmp_path / "bad")),
+        limit=None,
+        exclude_base=True,
+        baseline="bad",
+        groups={"ours": "cy,sw"},
+    )
+    report = evaluate(settings)
+    assert report.systems == ["good", "bad"]
+    assert report.groups == {"ours": ["cy"]}
+    assert [(c.system, c.over, c.difference) for c in report.comparisons] == [
+        ("good", "en", 1.0),
+        ("good", "cy", 1.0),
+        ("good", "ours", 1.0),
+        ("good", "macro average", 1.0),
+    ]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["comparisons"][1]["excludes_zero"] is True
+    with (tmp_path / "out" / "differences.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["over"], row["difference"]) for row in rows[2:]] == [
+        ("ours", "1.0"),
+        ("macro average", "1.0"),
+    ]
+
+
+def test_an_unknown_baseline_is_refused(tmp_path, model_dir, corpus_dir):
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", baseline="bsae")
+    with pytest.raises(ConfigError, match="no such system"):
+        evaluate(settings)
+
+
+def test_prompts_that_do_not_fit_are_cut_at_the_start_and_counted(tmp_path, model_dir, corpus_dir):
+    """The model reads 256 tokens; the answers leave room for the shorter half of the prompts."""
+    encoder = PromptEncoder(load_tokenizer(model_dir, eval_settings(model_dir, corpus_dir, "")))
+    lengths = {
+        lang: [
+            len(encoder.prompt_ids(Massive("").messages(example)))
+            for example in read_massive(lang, "test", corpus_dir)[:5]
+        ]
+        for lang in ("en", "cy")
+    }
+    room = sorted([*lengths["en"], *lengths["cy"]])[5]
+    changes = {"max_new_tokens": 256 - room}
+    report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
+    for lang in ("en", "cy"):
+        too_long = [length > room for length in lengths[lang]]
+        assert report.cell("base", lang).truncated_prompts == sum(too_long)
+        rows = read_predictions(tmp_path / "out", "base", lang)
+        assert [row["is_truncated"] for row in rows] == too_long
+    assert sum(cell.truncated_prompts for cell in report.cells) > 0
+    assert truncate([0, 1, 2, 3, 4], 3) == [0, 3, 4]
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "o", max_new_tokens=256)
+    with pytest.raises(ConfigError, match="the model reads 256 tokens at most"):
+        evaluate(settings)
 
 
 def test_answers_do_not_depend_on_the_batch(tmp_path, model_dir, corpus_dir, adapter):
