@@ -278,14 +278,15 @@ class Contest:
             self.show(running, 2.0 ** (number - rounds))
             running.sort(key=lambda entry: (-self.score(entry), entry.candidate.complexity))
             if number < rounds:
-                running = self._halve(running, number)
+                left = math.ceil(len(candidates) / 2**number)
+                running = self._narrow(running, max(FINALISTS, left), number)
         for entry in running:
             entry.dropped = None
         return running
 
-    def _halve(self, ranked: Sequence[_Entry], number: int) -> list[_Entry]:
-        """Keep the better half, and the best adapter alone, which the winner is compared with."""
-        kept = list(ranked[: max(FINALISTS, math.ceil(len(ranked) / 2))])
+    def _narrow(self, ranked: Sequence[_Entry], count: int, number: int) -> list[_Entry]:
+        """Keep the best, and the best adapter alone, which the winner is compared with."""
+        kept = list(ranked[:count])
         alone = next((entry for entry in ranked if entry.candidate.is_control), None)
         if alone and alone not in kept:
             kept.append(alone)

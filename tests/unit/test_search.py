@@ -1,0 +1,379 @@
+import json
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_corpus
+from test_adapters import IDS, logits_through_peft, peft_adapter
+from transformers import AutoModelForCausalLM
+
+from adaptermix.adapters import read_adapter
+from adaptermix.answers import Generated
+from adaptermix.config import MergeSettings
+from adaptermix.data import SlotExample
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
+from adaptermix.learning import WeightedMerge
+from adaptermix.merging import merge, open_adapters, plan_merge
+from adaptermix.search import (
+    Candidate,
+    Contest,
+    _as_parameters,
+    _candidate_of,
+    _Item,
+    choose,
+    first_candidates,
+    layer_groups,
+    plan_search,
+    scalar_candidate,
+    search,
+    search_folder,
+)
+from adaptermix.tasks import Massive
+from adaptermix.weighting import Rule, Weighting
+
+
+@dataclass
+class SkilledDecoder:
+    """Answers right as often as an adapter's skill says; the same every time it is asked."""
+
+    skill: dict[str, float]
+    names: dict[Path, str] = field(default_factory=dict)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    def decode(self, requests, on_progress):
+        answers = []
+        for request in requests:
+            number = request.prompt_ids[0]
+            self.asked.append((request.adapter.name, number))
+            luck = random.Random(number).random()  # hard examples are hard for all
+            is_right = luck < self.skill[request.adapter.name]
+            answers.append(Generated(f"thing: {number}" if is_right else "None", False))
+        return answers
+
+
+def make_contest(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy")):
+    monkeypatch.setattr("adaptermix.search.stage_merge", lambda plan, folder: folder / plan)
+    items = {
+        lang: [
+            _Item(SlotExample(str(n), lang, f"take {n}", f"take [thing : {n}]"), [n])
+            for n in range(at * examples, (at + 1) * examples)
+        ]
+        for at, lang in enumerate(langs)
+    }
+    names = {Weighting((w, 1 - w)): f"{w:g}" for w in (0.1, 0.3, 0.5, 0.7, 0.9, 0.0, 1.0)}
+    decoder = SkilledDecoder(skill)
+    contest = Contest(names.__getitem__, decoder, Massive(), items, tmp_path, lambda p: None)
+    candidates = [Candidate(name, weighting) for weighting, name in names.items() if name in skill]
+    return contest, decoder, candidates
+
+
+SKILL = {"0.1": 0.2, "0.3": 0.4, "0.5": 0.5, "0.7": 0.9, "0.9": 0.7, "0": 0.1, "1": 0.6}
+
+
+def test_a_race_chooses_as_an_exhaustive_search_does_with_fewer_examples(monkeypatch, tmp_path):
+    winners, asked = [], []
+    for exhaustive in (True, False):
+        contest, decoder, candidates = make_contest(monkeypatch, tmp_path, SKILL)
+        ranked = contest.race(candidates, exhaustive=exhaustive)
+        winners.append(choose(contest, ranked, "simpler")[0].candidate.name)
+        asked.append(len(decoder.asked))
+        assert contest.needed == len(decoder.asked) == len(set(decoder.asked))
+        assert all(len(o) == 200 for entry in ranked for o in entry.outcomes)
+    assert winners == ["0.7", "0.7"]
+    assert asked[0] == 7 * 400
+    assert asked[1] < 0.65 * asked[0]
+
+
+def test_a_race_halves_and_keeps_the_best_adapter_alone(monkeypatch, tmp_path):
+    contest, _, candidates = make_contest(monkeypatch, tmp_path, SKILL | {"1": 0.15})
+    ranked = contest.race(candidates, exhaustive=False)
+    assert [entry.candidate.name for entry in ranked] == ["0.7", "0.9", "1"]
+    assert [entry.dropped for entry in ranked] == [None] * 3
+    seen = {name: len(entry.outcomes[0]) for name, entry in contest.entries.items()}
+    assert seen == {"0.1": 50, "0": 50, "0.3": 100, "0.5": 100, "0.7": 200, "0.9": 200, "1": 200}
+    assert contest.entries["0"].dropped == 1
+    assert contest.entries["0.5"].dropped == contest.entries["0.3"].dropped == 2
+
+
+def test_scores_are_macro_averages_on_what_was_seen(monkeypatch, tmp_path):
+    contest, _, candidates = make_contest(monkeypatch, tmp_path, SKILL, examples=30)
+    contest.race(candidates, exhaustive=True)
+    for name, entry in contest.entries.items():
+        means = []
+        for start in (0, 30):
+            right = sum(random.Random(n).random() < SKILL[name] for n in range(start, start + 30))
+            means.append(2 * right / (right + 30))  # a wrong answer names no slot
+        assert contest.score(entry) == pytest.approx(sum(means) / 2)
+        interval = contest.score_interval(entry)
+        assert interval.low <= interval.value <= interval.high
+
+
+def test_of_what_cannot_be_told_apart_the_simpler_wins(monkeypatch, tmp_path):
+    skill = {"0.9": 0.608, "1": 0.6, "0.5": 0.2}
+    contest, _, candidates = make_contest(monkeypatch, tmp_path, skill)
+    ranked = contest.race(candidates, exhaustive=True)
+    winner, tied, verdict = choose(contest, ranked, "simpler")
+    assert winner.candidate.name == "1"
+    assert [entry.candidate.name for entry in tied] == ["1"]
+    assert "0.9 has the best score, but is not distinguishable from 1: 1, the simplest" in verdict
+    winner, _, verdict = choose(contest, ranked, "best")
+    assert winner.candidate.name == "0.9"
+    assert verdict == "0.9 is not distinguishable from 1"
+
+
+def test_a_clear_winner_wins_over_what_is_simpler(monkeypatch, tmp_path):
+    contest, _, candidates = make_contest(monkeypatch, tmp_path, {"0.9": 0.9, "1": 0.5})
+    winner, tied, verdict = choose(contest, contest.race(candidates, exhaustive=True), "simpler")
+    assert (winner.candidate.name, tied) == ("0.9", [])
+    assert verdict == "0.9 is better than every other finalist"
+
+
+def test_simplicity_counts_adapters_then_mixtures():
+    alone = Candidate("a", Weighting((1.0, 0.0)))
+    scalar = Candidate("b", Weighting((0.9, 0.1)))
+    layered = Candidate("c", Weighting((0.9, 0.1), (Rule((0.5, 0.5), frozenset({1})),)))
+    three = Candidate("d", Weighting((0.8, 0.1, 0.1)))
+    order = sorted([three, layered, scalar, alone], key=lambda c: c.complexity)
+    assert [candidate.name for candidate in order] == ["a", "b", "c", "d"]
+    assert alone.is_control and not scalar.is_control
+
+
+def settings_for(model_dir, corpus_dir, out, **changes):
+    return MergeSettings(
+        **{
+            "model": str(model_dir),
+            "data_dir": corpus_dir,
+            "langs": ("en", "cy"),
+            "system_prompt": "",
+            "limit": 6,
+            "engine": "transformers",
+            "max_new_tokens": 6,
+            "batch_size": 4,
+            "search": "0.5,0.7,0.9",
+            "out": out,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def adapters(tmp_path, model_dir):
+    paths = [tmp_path / name for name in ("task", "align", "style")]
+    for seed, path in enumerate(paths):
+        peft_adapter(model_dir, path, seed=seed)
+    return paths
+
+
+def test_controls_join_the_grid_and_nothing_is_tried_twice():
+    settings = MergeSettings(search="0.5,1,0.5")
+    names = [candidate.name for candidate in first_candidates(["task", "align"], settings)]
+    assert names == ["0.5", "task alone", "align alone"]
+    weights = [c.weighting.weights for c in first_candidates(["t", "a", "s"], settings)]
+    assert weights == [(0.5, 0.25, 0.25), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("0.5", "a grid has two points or more"),
+        ("0.5,0.5", "a grid has two points or more"),
+        ("a,b", "neither auto, learn, nor weights"),
+        ("0.5,nan", "finite"),
+        ("", "a grid has two points"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(grid, message):
+    with pytest.raises(ConfigError, match=message):
+        first_candidates(["task", "align"], MergeSettings(search=grid))
+
+
+def test_a_search_writes_the_merge_it_chose(tmp_path, model_dir, corpus_dir, adapters):
+    out = tmp_path / "merged.safetensors"
+    settings = settings_for(model_dir, corpus_dir, out, prefer="best")
+    report = search(adapters[:2], settings)
+    folder = search_folder(out)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "search.json",
+        "search.png",
+        "search.svg",
+        "weights.toml",
+    ]
+    assert report.candidates[0].name == report.winner
+    again = tmp_path / "again.safetensors"
+    merge(adapters[:2], MergeSettings(weights_file=folder / "weights.toml", out=again))
+    found, expected = read_adapter(out), read_adapter(again)
+    assert found.modules == expected.modules
+    for module, update in found.updates():
+        assert torch.equal(update.a, expected.update(module).a)
+        assert torch.equal(update.b, expected.update(module).b)
+        assert update.scaling == expected.update(module).scaling
+    record = json.loads((folder / "search.json").read_text())
+    assert {c["name"] for c in record["candidates"]} == {
+        *("0.5", "0.7", "0.9"),
+        *("task alone", "align alone"),
+    }
+    assert record["decoded"] <= record["exhaustive"] == 5 * 12
+    assert found.record["weighting"] == record["merge"]["weighting"]
+
+
+def test_a_second_search_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters, monkeypatch):
+    first = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "one"))
+    assert first.reused == 0
+
+    def refuse(*_):
+        raise AssertionError("the engine was started")
+
+    monkeypatch.setattr("adaptermix.generation.make_generator", refuse)
+    second = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "two"))
+    assert second.reused == second.decoded == first.decoded
+    assert second.candidates == first.candidates
+
+
+def test_more_adapters_are_searched_by_trials(tmp_path, model_dir, corpus_dir, adapters):
+    reports = []
+    for name in ("one", "two"):
+        settings = settings_for(
+            model_dir, corpus_dir, tmp_path / name, search="auto", trials=11, limit=4
+        )
+        reports.append(search(adapters, settings))
+    assert reports[0].candidates == reports[1].candidates
+    names = {candidate.name for candidate in reports[0].candidates}
+    assert {"task alone", "align alone", "style alone", "0.9"} <= names
+    for candidate in reports[0].candidates:
+        assert sum(candidate.weighting["weights"]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cma"])
+def test_groups_of_layers_get_weights_of_their_own(
+    tmp_path, model_dir, corpus_dir, adapters, sampler
+):
+    settings = settings_for(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        **{"search": "auto", "trials": 11, "limit": 2, "layer_groups": 2, "sampler": sampler},
+    )
+    report = search(adapters[:2], settings)
+    ruled = [c.weighting for c in report.candidates if "rules" in c.weighting]
+    assert ruled
+    assert {tuple(rule["layers"]) for w in ruled for rule in w["rules"]} == {(0, 1), (2, 3)}
+
+
+def test_proposed_numbers_become_weights_that_add_up_to_one():
+    groups = [frozenset({0, 1}), frozenset({2, 3})]
+    known = [scalar_candidate(0.5, 2)]
+    candidate = _candidate_of([[0.2, 0.6], [1.0, 0.0]], groups, 4, known)
+    assert candidate.name == "trial 5"
+    assert [rule.weights for rule in candidate.weighting.rules] == [(0.25, 0.75), (1.0, 0.0)]
+    assert _candidate_of([[0.3, 0.3], [0.1, 0.1]], groups, 4, known) is known[0]
+    assert _candidate_of([[0.0, 0.0], [0.0, 0.0]], groups, 4, known) is known[0]
+    assert _as_parameters((0.9, 0.1), 1) == {"0.0": 0.9, "1.0": 0.1}
+
+
+def test_layers_are_split_evenly(adapters):
+    settings = MergeSettings(weight=0.5)
+    plan = plan_merge(open_adapters(adapters[:2], settings), Weighting((0.5, 0.5)), settings)
+    assert layer_groups(plan, 2) == [frozenset({0, 1}), frozenset({2, 3})]
+    assert layer_groups(plan, 3) == [frozenset({0, 1}), frozenset({2}), frozenset({3})]
+    with pytest.raises(ConfigError, match="the adapters have 4 layers"):
+        layer_groups(plan, 5)
+
+
+def test_weights_in_the_model_give_the_logits_of_the_merged_adapter(tmp_path, model_dir, adapters):
+    weighting = Weighting((0.9, 0.1), (Rule((0.2, 0.6), frozenset({1, 2})),))
+    settings = MergeSettings(search="learn")
+    plan = plan_merge(open_adapters(adapters[:2], settings), weighting, settings)
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    merged = WeightedMerge(model, plan, settings).at(weighting)
+    with torch.no_grad():
+        found = merged.model(IDS).logits
+    (tmp_path / "weights.toml").write_text(merged.weighting().as_toml())
+    out = tmp_path / "merged"
+    merge(adapters[:2], MergeSettings(weights_file=tmp_path / "weights.toml", out=out))
+    torch.testing.assert_close(found, logits_through_peft(model_dir, out), rtol=1e-4, atol=1e-4)
+    plain = AutoModelForCausalLM.from_pretrained(model_dir)(IDS).logits
+    assert not torch.allclose(found, plain, atol=0.1)
+
+
+@pytest.mark.parametrize("per", ["layer", "module"])
+def test_learned_weights_lower_the_loss_they_were_trained_on(
+    tmp_path, model_dir, corpus_dir, adapters, per
+):
+    settings = settings_for(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        **{"search": "learn", "learn_steps": 15, "learn_lr": 0.1, "learn_per": per, "limit": 8},
+    )
+    report = search(adapters[:2], settings)
+    (note,) = [note for note in report.notes if note.startswith("learned from")]
+    before, after = (float(part) for part in note.rpartition("loss ")[2].split(" to "))
+    assert after < before
+    learned = next(c for c in report.candidates if c.name == "learned")
+    rules = learned.weighting["rules"]
+    assert len(rules) == (4 if per == "layer" else 8)
+    assert report.decoded <= report.exhaustive == 9 * 8  # half of the dev data learns
+
+
+def test_a_strong_pull_keeps_the_scalar_weights(tmp_path, model_dir, corpus_dir, adapters):
+    settings = settings_for(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        **{"search": "learn", "learn_steps": 10, "learn_lr": 1e-3, "learn_penalty": 1e9},
+    )
+    report = search(adapters[:2], settings)
+    learned = next(c for c in report.candidates if c.name == "learned")
+    start = next(n for n in report.notes if n.startswith("learned from")).split("(")[1].split(",")
+    for rule in learned.weighting["rules"]:
+        assert rule["weights"][0] == pytest.approx(float(start[0]), abs=0.02)
+
+
+def test_a_plan_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters):
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out")
+    plan = plan_search(adapters[:2], settings)
+    assert plan.candidates == ["0.5", "0.7", "0.9", "task alone", "align alone"]
+    assert plan.examples == {"en": 6, "cy": 6}
+    assert not (tmp_path / "out").exists()
+
+
+def test_dev_data_without_gold_answers_is_refused(tmp_path, model_dir, adapters):
+    folder = write_corpus(tmp_path / "corpus")
+    path = folder / "massive" / "cy-GB.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r | {"annot_utt": r["utt"]}) + "\n" for r in rows))
+    settings = settings_for(model_dir, folder, tmp_path / "out")
+    with pytest.raises(DataError, match="dev data of cy has no gold answers"):
+        search(adapters[:2], settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"into": "base"}, ConfigError, "--search writes an adapter"),
+        ({"langs": ("xx",)}, DataError, "no language 'xx'"),
+        ({"model": "nowhere/at/all"}, AdaptermixError, "nowhere"),
+        ({"search": "auto", "layer_groups": 9}, ConfigError, "the adapters have 4 layers"),
+    ],
+)
+def test_mistakes_are_named_and_leave_nothing(
+    tmp_path, model_dir, corpus_dir, adapters, changes, error, message
+):
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "new" / "out", **changes)
+    with pytest.raises(error, match=message):
+        search(adapters[:2], settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_existing_record_is_not_replaced_unasked(tmp_path, model_dir, corpus_dir, adapters):
+    out = tmp_path / "out"
+    search_folder(out).mkdir()
+    settings = settings_for(model_dir, corpus_dir, out)
+    with pytest.raises(ArtifactError, match=r"out\.search exists"):
+        search(adapters[:2], settings)
+    search(adapters[:2], settings, force=True)
+    assert (search_folder(out) / "search.json").is_file()
+    shutil.rmtree(search_folder(out))
