@@ -22,6 +22,8 @@ from torch import Tensor
 
 from adaptermix.deltas import LoraUpdate, widened
 
+NEGLIGIBLE = 1e-6  # a singular value of this share of the largest is rounding, no direction
+
 
 @dataclass(frozen=True)
 class CoreSpace:
@@ -65,16 +67,27 @@ def _basis(blocks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 
 def truncate(
-    core: Float[Tensor, "left right"], rank: int
+    core: Float[Tensor, "left right"], rank: int, *, isotropic: bool = False
 ) -> tuple[Float[Tensor, "left rank"], Float[Tensor, "right rank"]]:
     """Return the sides of the best approximation of the core by a product of rank ``rank``.
 
     ``core ~ left @ right.mT`` by the SVD (Eckart and Young 1936). Each side takes the root of the
     singular values, so that neither is hard to hold in half precision. Where the core has fewer
     than ``rank`` directions, the rest are zeros.
+
+    Args:
+        core: A matrix.
+        rank: Number of columns of either side.
+        isotropic: Replace the singular values that are kept by their mean (Iso-C, Marczak et al.
+            2025). Those that are zero have no direction, and stay out of the mean: in the full
+            matrix it would be taken over thousands of directions that no update has.
     """
     u, values, vt = torch.linalg.svd(core, full_matrices=False)
-    roots = values[:rank].sqrt()
+    values = values[:rank]
+    if isotropic:
+        is_there = values > values[:1] * NEGLIGIBLE
+        values = is_there * values.sum() / is_there.sum().clamp_min(1)
+    roots = values.sqrt()
     missing = rank - len(roots)
     left, right = (
         torch.nn.functional.pad(side[:, :rank] * roots, (0, missing)) for side in (u, vt.mT)

@@ -61,8 +61,7 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     sum_i w_i s_i B_i A_i = [w_1 s_1 B_1 ... w_n s_n B_n] [A_1; ...; A_n]: no product is formed,
     and the ranks add up. Weights and scalings go into ``b`` (computed in float32, then rounded
     once to the widest dtype among the inputs), so the result's scaling is 1. An update of weight
-    0 is left out; at least one weight is not 0. One update that is left alone keeps its factors
-    to the last bit, and its scaling takes the weight.
+    0 is left out; at least one weight is not 0. One update that is left alone is ``scaled``.
 
     Args:
         updates: Updates of one and the same layer; their ranks may differ.
@@ -70,8 +69,7 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     """
     kept = [(update, weight) for update, weight in zip(updates, weights, strict=True) if weight]
     if len(kept) == 1:
-        update, weight = kept[0]
-        return LoraUpdate(update.a, update.b, weight * update.scaling, update.bias)
+        return scaled(*kept[0])
     dtype = widest_dtype([update for update, _ in kept])
     return LoraUpdate(
         a=torch.cat([update.a.to(dtype) for update, _ in kept], dim=0),
@@ -79,6 +77,19 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
         scaling=1.0,
         bias=weighted_bias(updates, weights, dtype),
     )
+
+
+def scaled(update: LoraUpdate, weight: float) -> LoraUpdate:
+    """Return the update times a weight, its factors the same to the last bit.
+
+    The scaling takes the size of the weight and stays positive, as PEFT's alpha / rank is; a
+    negative sign goes into ``b``.
+    """
+    scaling = weight * update.scaling
+    if scaling >= 0:
+        return LoraUpdate(update.a, update.b, scaling, update.bias)
+    bias = None if update.bias is None else -update.bias
+    return LoraUpdate(update.a, -update.b, -scaling, bias)
 
 
 def weighted_bias(

@@ -11,19 +11,21 @@ All work on the factors or on the lossless core of ``core_space``; none forms an
 For methods that look at single entries the choice of bases matters: theirs are the singular
 vectors of the stacked factors, as in Core Space merging (Panariello et al. 2025).
 
-A weight w_i multiplies update i in every method, so that equal weights of 1 give the method as
-published with its final factor (lambda) 1.
+A weight w_i multiplies update i in every method. The methods as published have one factor lambda
+for all N updates instead: those that end in a sum are had with weights of lambda, and those that
+end in a mean over the updates that agree (ties, dare-ties, della, knots) with lambda / N.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adaptermix.core_space import CoreSpace, core_space, truncate, update_in
+from adaptermix.core_space import NEGLIGIBLE, CoreSpace, core_space, truncate, update_in
 from adaptermix.deltas import (
     LoraUpdate,
     add_factors,
@@ -31,6 +33,7 @@ from adaptermix.deltas import (
     inner_product,
     norm,
     weighted_bias,
+    widened,
     widest_dtype,
 )
 
@@ -61,7 +64,8 @@ class MethodOptions:
         rank: Rank of the result, or None for the largest the method can give.
         density: Share of entries that magnitude, ties, dare, dare-ties, della and knots keep.
         epsilon: Width of the window around ``density`` over which della spreads its shares.
-        isotropic: Replace the result's singular values by their mean.
+        isotropic: Replace the singular values of the result by their mean; with ``rank``, of
+            those that are kept.
     """
 
     rank: int | None = None
@@ -126,9 +130,8 @@ def merge_updates(
     if method == "knots":
         return _knots(space, weights, options, rank, dtype, bias)
     core = _CORE_METHODS[method](space.cores, weights, options, seed)
-    if options.isotropic and method != "iso-c":
-        core = flatten_spectrum(core)
-    left, right = truncate(core, rank)
+    isotropic = options.isotropic or method == "iso-c"
+    left, right = truncate(core, rank, isotropic=isotropic)
     # The bases are orthonormal, so energies of cores are energies of delta weights.
     lost = _energy(left @ right.mT - exact)
     return Merged(update_in(space, left, right, dtype, bias), _energy(exact), lost)
@@ -144,19 +147,23 @@ def _with_cross_terms(
     """Add factors, and measure what that adds to, and takes from, the sum of updates."""
     scales = [weight * update.scaling for update, weight in zip(updates, weights, strict=True)]
     if method == "factor-average":
-        merged = add_factors(updates, weights, scales)
+        weights_a, weights_b = list(weights), scales
     else:
-        roots = [abs(scale) ** 0.5 for scale in scales]
-        signed = [root if scale >= 0 else -root for root, scale in zip(roots, scales, strict=True)]
-        merged = add_factors(updates, signed, roots)
-    merged = LoraUpdate(
-        merged.a, merged.b, merged.scaling, weighted_bias(updates, weights, merged.a.dtype)
-    )
-    exact = concatenate(updates, weights)
+        weights_b = [abs(scale) ** 0.5 for scale in scales]
+        weights_a = [math.copysign(root, s) for root, s in zip(weights_b, scales, strict=True)]
+    merged = add_factors(updates, weights_a, weights_b)
+    bias = weighted_bias(updates, weights, merged.a.dtype)
+    wide = [replace(update, a=widened(update.a), b=widened(update.b)) for update in updates]
+    exact = concatenate(wide, weights)
     # What is left of each update in the product of sums, without its cross terms.
     own = weights if method == "peft-linear" else [weight * weight for weight in weights]
-    diagonal = concatenate(updates, own)
-    return Merged(merged, norm(exact) ** 2, _distance(merged, exact), _distance(merged, diagonal))
+    crossless = concatenate(wide, own)
+    return Merged(
+        replace(merged, bias=bias),
+        norm(exact) ** 2,
+        _distance(merged, exact),
+        _distance(merged, crossless),
+    )
 
 
 def _distance(one: LoraUpdate, other: LoraUpdate) -> float:
@@ -223,15 +230,6 @@ def elect_and_merge(
     )
 
 
-def flatten_spectrum(core: Float[Tensor, "left right"]) -> Float[Tensor, "left right"]:
-    """Replace all singular values by their mean (Iso-C, Marczak et al. 2025), in the core only.
-
-    In the full matrix the mean would be taken over thousands of directions that no update has.
-    """
-    u, values, vt = torch.linalg.svd(core, full_matrices=False)
-    return (u @ vt) * values.mean() if len(values) else core
-
-
 def _exact(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
     return _sum(cores, weights)
 
@@ -258,10 +256,6 @@ def _della(cores: Cores, weights: Sequence[float], options: MethodOptions, seed:
     return elect_and_merge(drop_and_rescale(cores, density, seed), weights)
 
 
-def _isotropic(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
-    return flatten_spectrum(_sum(cores, weights))
-
-
 def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
     """Task singular vectors, decorrelated (TSV-M, Gargiulo et al. 2025).
 
@@ -273,7 +267,7 @@ def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
     lefts, rights, values = [], [], []
     for core, weight in zip(cores, weights, strict=True):
         u, sizes, vt = torch.linalg.svd(core, full_matrices=False)
-        kept = sizes > sizes[:1] * 1e-9
+        kept = sizes > sizes[:1] * NEGLIGIBLE
         lefts.append(u[:, kept])
         rights.append(vt[kept].mT)
         values.append(sizes[kept] * weight)
@@ -283,7 +277,7 @@ def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
 
 def _polar(matrix: Float[Tensor, "side columns"]) -> Float[Tensor, "side columns"]:
     u, values, vt = torch.linalg.svd(matrix, full_matrices=False)
-    kept = values > values[:1] * 1e-6
+    kept = values > values[:1] * NEGLIGIBLE
     nearest: Tensor = u[:, kept] @ vt[kept]
     return nearest
 
@@ -298,7 +292,7 @@ _CORE_METHODS: dict[str, Callable[..., Tensor]] = {
     "dare-ties": _dare_ties,
     "della": _della,
     "tsv": _tsv,
-    "iso-c": _isotropic,
+    "iso-c": _exact,
 }
 METHODS = (*_CORE_METHODS, "knots", "factor-average", "peft-linear")
 
@@ -318,7 +312,7 @@ def _knots(
     """
     joint = torch.cat(list(space.cores), dim=1)  # [left, updates x right]
     u, values, vt = torch.linalg.svd(joint, full_matrices=False)
-    kept = values > values[:1] * 1e-9
+    kept = values > values[:1] * NEGLIGIBLE
     u, values, vt = u[:, kept], values[kept], vt[kept]
     rights = torch.stack(vt.split(space.cores.shape[2], dim=1))  # [updates, R, right]
     full = rights.to(space.right.dtype) @ space.right.mT  # [updates, R, in]
@@ -330,7 +324,7 @@ def _knots(
     energy = norm(exact) ** 2
     if rank != len(values) or options.isotropic:
         again = core_space([update])
-        core = flatten_spectrum(again.cores[0]) if options.isotropic else again.cores[0]
-        update = update_in(again, *truncate(core, rank), again.left.dtype)
+        sides = truncate(again.cores[0], rank, isotropic=options.isotropic)
+        update = update_in(again, *sides, again.left.dtype)
     lost = _distance(update, exact)
     return Merged(LoraUpdate(update.a.to(dtype), update.b.to(dtype), 1.0, bias), energy, lost)

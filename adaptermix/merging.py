@@ -430,7 +430,7 @@ def _plan_module(
     return replace(
         first,
         rank=merged_rank(settings.method, ranks, (first.out_features, first.in_features), options),
-        scaling=kept[0][1] * first.scaling if alone else 1.0,
+        scaling=abs(kept[0][1] * first.scaling) if alone else 1.0,
         dtype=getattr(torch, settings.out_dtype) if settings.out_dtype else dtype,
     )
 

@@ -15,8 +15,9 @@ One weight per adapter everywhere, or a file with rules for layers and modules:
 Of several rules that match a module, the last one decides.
 """
 
-import math
+import json
 import re
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from typing import Any
 from adaptermix.adapters import layer_of
 from adaptermix.errors import ConfigError
 
+_MOST_LAYERS = 100_000  # beyond it is a slip, and a set of them would fill the memory
+_LARGEST = sys.float_info.max
 _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
@@ -83,9 +86,14 @@ class Weighting:
                 layers = ",".join(str(layer) for layer in sorted(rule.layers))
                 parts.append(f'layers = "{layers}"\n')
             if rule.modules is not None:
-                parts.append(f"modules = '''{rule.modules}'''\n")
+                parts.append(f"modules = {_quoted(rule.modules)}\n")
             parts.append(f"weights = {list(rule.weights)}\n")
         return "".join(parts)
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML string: JSON's, but for the one control character that JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_weighting(path: Path, adapters: int) -> Weighting:
@@ -101,70 +109,89 @@ def read_weighting(path: Path, adapters: int) -> Weighting:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="check --weights-file")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    headers = [n for n, line in enumerate(text.splitlines(), 1) if line.strip() == "[[rule]]"]
-    _refuse_unknown(path, 1, content, ("weights", "rule"))
+        at = re.search(r"line (\d+)", str(error))
+        number = at[1] if at else len(text.splitlines())
+        raise ConfigError(f"{path}:{number}: not valid TOML: {error}") from error
+    lines = text.splitlines()
+    top = _Table(path, content, lines, 0)
+    top.refuse_unknown("weights", "rule")
     rules = content.get("rule", [])
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise ConfigError(f"{path}: rules are written as [[rule]]")
-    lines = headers if len(headers) == len(rules) else [1] * len(rules)
-    return Weighting(
-        _read_weights(path, 1, content, adapters),
-        tuple(_read_rule(path, at, rule, adapters) for at, rule in zip(lines, rules, strict=True)),
-    )
+        raise top.mistake("rule", "rules are written as [[rule]]")
+    headers = [n for n, line in enumerate(lines, 1) if re.match(r"\s*\[\[\s*rule\s*\]\]", line)]
+    if len(headers) != len(rules):  # written in another way, such as inline tables
+        headers = [0] * len(rules)
+    tables = (_Table(path, rule, lines, at) for at, rule in zip(headers, rules, strict=True))
+    return Weighting(top.weights(adapters), tuple(table.rule(adapters) for table in tables))
 
 
-def _read_rule(path: Path, line: int, rule: Mapping[str, Any], adapters: int) -> Rule:
-    _refuse_unknown(path, line, rule, ("weights", "layers", "modules"))
-    modules = rule.get("modules")
-    if modules is not None:
-        try:
-            re.compile(modules)
-        except (re.error, TypeError) as error:
-            raise ConfigError(f"{path}:{line}: modules: no regular expression: {error}") from error
-    layers = rule.get("layers")
-    return Rule(
-        _read_weights(path, line, rule, adapters),
-        None if layers is None else _read_layers(path, line, str(layers)),
-        modules,
-    )
+@dataclass(frozen=True)
+class _Table:
+    """A table of the file, and where it stands in it."""
 
+    path: Path
+    values: Mapping[str, Any]
+    lines: Sequence[str]
+    header: int  # number of the line with its name; 0 for the top of the file
 
-def _read_layers(path: Path, line: int, text: str) -> frozenset[int]:
-    layers: set[int] = set()
-    for part in text.split(","):
-        match = _RANGE.fullmatch(part)
-        if not match:
-            raise ConfigError(
-                f"{path}:{line}: layers: '{text}' is no range", hint='write "0-15" or "0-3,8"'
-            )
-        first = int(match[1])
-        layers.update(range(first, int(match[2] or first) + 1))
-    return frozenset(layers)
+    def mistake(self, key: str, message: str, hint: str | None = None) -> ConfigError:
+        """Return an error that names the line of a key, or that of the table without it."""
+        number = max(1, self.header)
+        for at, line in enumerate(self.lines[self.header :], self.header + 1):
+            if re.match(r"\s*\[", line):
+                break
+            if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                number = at
+        return ConfigError(f"{self.path}:{number}: {message}", hint=hint)
 
+    def refuse_unknown(self, *known: str) -> None:
+        for key in self.values:
+            if key not in known:
+                hint = "the keys are " + ", ".join(known)
+                raise self.mistake(key, f"unknown key '{key}'", hint)
 
-def _read_weights(
-    path: Path, line: int, table: Mapping[str, Any], adapters: int
-) -> tuple[float, ...]:
-    weights = table.get("weights")
-    if not isinstance(weights, list) or not all(_is_number(weight) for weight in weights):
-        raise ConfigError(f"{path}:{line}: 'weights' must be a list of numbers")
-    if len(weights) != adapters:
-        raise ConfigError(f"{path}:{line}: {len(weights)} weights for {adapters} adapters")
-    return tuple(float(weight) for weight in weights)
+    def rule(self, adapters: int) -> Rule:
+        self.refuse_unknown("weights", "layers", "modules")
+        modules = self.values.get("modules")
+        if modules is not None:
+            try:
+                re.compile(modules)
+            except (re.error, TypeError) as error:
+                message = f"modules: no regular expression: {error}"
+                raise self.mistake("modules", message) from error
+        return Rule(self.weights(adapters), self.layers(), modules)
+
+    def layers(self) -> frozenset[int] | None:
+        if "layers" not in self.values:
+            return None
+        text = str(self.values["layers"])
+        layers: set[int] = set()
+        for part in text.split(","):
+            match = _RANGE.fullmatch(part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if not first <= last <= _MOST_LAYERS:
+                raise self.mistake(
+                    "layers", f"layers: '{text}' is no range", 'write "0-15" or "0-3,8"'
+                )
+            layers.update(range(first, last + 1))
+        return frozenset(layers)
+
+    def weights(self, adapters: int) -> tuple[float, ...]:
+        weights = self.values.get("weights")
+        if not isinstance(weights, list) or not all(_is_number(weight) for weight in weights):
+            raise self.mistake("weights", "'weights' must be a list of numbers")
+        if len(weights) != adapters:
+            raise self.mistake("weights", f"{len(weights)} weights for {adapters} adapters")
+        return tuple(float(weight) for weight in weights)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _refuse_unknown(path: Path, line: int, table: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in table:
-        if key not in known:
-            raise ConfigError(
-                f"{path}:{line}: unknown key '{key}'", hint="the keys are " + ", ".join(known)
-            )
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and -_LARGEST <= value <= _LARGEST  # type: ignore[operator]
