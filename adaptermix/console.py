@@ -18,6 +18,7 @@ from adaptermix.errors import AdaptermixError
 if TYPE_CHECKING:
     from adaptermix.evaluation import EvalPlan, EvalProgress, EvalReport, OnProgress
     from adaptermix.merging import MergeReport
+    from adaptermix.scoring import ScoreReport
     from adaptermix.training import OnProgress as OnTrainProgress
     from adaptermix.training import Progress as TrainProgress
     from adaptermix.training import TrainReport
@@ -143,24 +144,50 @@ def show_plan(plan: "EvalPlan") -> None:
 
 
 def show_evaluation(report: "EvalReport") -> None:
-    """Print F1 of every system, language by language, and the mean over languages."""
-    table = Table(title=f"{report.task} {report.split}: slot F1 (%), {report.engine} engine")
+    """Print every system's score, language by language, and the mean over languages."""
+    name = report.cells[0].score.name
+    title = f"{report.task} {report.split}: {titled(name)}, {report.engine} engine"
+    table = Table(title=escape(title))
     table.add_column("language")
     for system in report.systems:
         table.add_column(escape(system), justify="right")
     for lang in report.langs:
         cells = [report.cell(system, lang) for system in report.systems]
-        table.add_row(escape(lang), *(f"{100 * cell.score.value:.1f}" for cell in cells))
+        table.add_row(escape(lang), *(shown(name, cell.score.value) for cell in cells))
     table.add_section()
-    table.add_row("macro average", *(f"{100 * report.macro[s]:.1f}" for s in report.systems))
-    for name, field in (("malformed answers", "malformed"), ("cut answers", "cut_answers")):
+    table.add_row("macro average", *(shown(name, report.macro[s]) for s in report.systems))
+    for label, field in (("malformed answers", "malformed"), ("cut answers", "cut_answers")):
         sums = [
             sum(getattr(c, field) for c in report.cells if c.system == s) for s in report.systems
         ]
         if any(sums):
-            table.add_row(name, *(f"{count:,}" for count in sums))
+            table.add_row(label, *(f"{count:,}" for count in sums))
     results.print(table, highlight=False)
-    results.print(escape(report.cells[0].score.signature), highlight=False)
+    for signature in {cell.score.signature: None for cell in report.cells}:
+        results.print(escape(signature), highlight=False)
     for note in report.notes:
         say(f"note: {note}")
     say(f"scores and predictions: {report.out}")
+
+
+def show_scores(report: "ScoreReport") -> None:
+    """Print every metric with its signature, and what was counted."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, score in report.metrics.items():
+        table.add_row(titled(name), shown(name, score.value), escape(score.signature))
+    for name, count in report.counts.items():
+        table.add_row(name, f"{count:,}")
+    results.print(table, highlight=False)
+
+
+def titled(name: str) -> str:
+    """Return the name of a metric in a table, with its unit."""
+    names = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "slot_f1": "slot F1 (%)"}
+    return names.get(name, f"{name.replace('_', ' ').replace('f1', 'F1')} (%)")
+
+
+def shown(name: str, value: float) -> str:
+    """Write a score as its field does: F1 and exact match in percent, COMET with four digits."""
+    if name == "comet":
+        return f"{value:.4f}"
+    return f"{value if name in ('bleu', 'chrf') else 100 * value:.1f}"

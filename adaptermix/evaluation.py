@@ -23,12 +23,11 @@ from adaptermix.adapters import (
 )
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import EvalSettings
-from adaptermix.data import SlotExample
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.generation import Generated, Generator, Request, make_generator
 from adaptermix.metrics import Score
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
-from adaptermix.tasks import Outcome, Task, make_task
+from adaptermix.tasks import Example, Outcome, Task, make_task
 
 BASE = "base"
 
@@ -47,7 +46,7 @@ OnProgress = Callable[[EvalProgress], None]
 
 @dataclass(frozen=True)
 class Cell:
-    """One system on one language."""
+    """One system on one language; ``score`` is the first of its ``scores``."""
 
     system: str
     lang: str
@@ -55,6 +54,7 @@ class Cell:
     examples: int
     malformed: int
     cut_answers: int
+    scores: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Item:
     """One example with its prompt."""
 
     lang: str
-    example: SlotExample
+    example: Example
     prompt_ids: list[int]
 
 
@@ -189,7 +189,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _Job:
         check_fits(adapter, shapes, settings.model)
     tokenizer = load_tokenizer(folder, settings)
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
-    task = make_task(settings.task, settings.prompt, settings.system_prompt)
+    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     return _Job(folder, adapters, task, encoder, _read_items(settings, task, encoder))
 
 
@@ -282,13 +282,15 @@ def _cell(
     outcomes: Sequence[Outcome],
 ) -> Cell:
     mine = [at for at, item in enumerate(items) if item.lang == lang]
+    scores = task.scores([outcomes[at] for at in mine])
     return Cell(
         system=system,
         lang=lang,
-        score=task.score([outcomes[at] for at in mine]),
+        score=next(iter(scores.values())),
         examples=len(mine),
         malformed=sum(outcomes[at].malformed > 0 for at in mine),
         cut_answers=sum(answers[at].is_cut for at in mine),
+        scores=scores,
     )
 
 
@@ -327,9 +329,7 @@ def _prediction(item: _Item, answer: Generated, outcome: Outcome) -> str:
             "lang": item.lang,
             "utterance": item.example.utterance,
             "output": answer.text,
-            "predicted": [slot._asdict() for slot in outcome.predicted],
-            "expected": [slot._asdict() for slot in outcome.expected],
-            "malformed": outcome.malformed,
+            **outcome.as_record(),
             "is_cut": answer.is_cut,
         },
         ensure_ascii=False,

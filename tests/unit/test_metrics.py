@@ -2,8 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.metrics import slot_f1
+from adaptermix.metrics import SLOT_F1, Outcome, score
 from adaptermix.tagging import Slot
+
+
+def slot_f1(predicted, expected):
+    return score(SLOT_F1, list(map(Outcome, predicted, expected)))
+
 
 SLOT = st.builds(Slot, st.sampled_from(["time", "date"]), st.sampled_from(["five", "Five", "six"]))
 EXAMPLES = st.lists(st.tuples(st.lists(SLOT, max_size=4), st.lists(SLOT, max_size=4)), max_size=5)
@@ -39,9 +44,9 @@ def test_counts_and_a_value_worked_out_by_hand():
     predicted = [[Slot("time", "Five  AM"), Slot("date", "today")], [Slot("time", "six")]]
     expected = [[Slot("time", "five am"), Slot("date", "monday")], [Slot("time", "six"), *[]]]
     expected[1].append(Slot("person", "ann"))
-    score = slot_f1(predicted, expected)
-    assert (score.correct, score.predicted, score.expected) == (2, 3, 4)
-    assert score.value == pytest.approx(4 / 7)
+    result = slot_f1(predicted, expected)
+    assert result.counts == {"correct": 2, "predicted": 3, "expected": 4}
+    assert result.value == pytest.approx(4 / 7)
 
 
 def test_a_value_said_twice_counts_once_where_it_is_expected_once():
