@@ -161,6 +161,12 @@ class ScorerSettings(Settings):
         default="auto",
         description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, else 13a.",
     )
+    src: Path | None = Field(
+        default=None, description="Source sentences of a translation, one a line."
+    )
+    ref: tuple[Path, ...] = Field(
+        default=(), description="Reference translations; repeat the flag for several sets."
+    )
     comet_model: str = Field(
         default="Unbabel/wmt22-comet-da", description="COMET: a hub name, or a checkpoint file."
     )
@@ -343,6 +349,14 @@ class EvalSettings(PromptSettings, ScorerSettings):
         default=Path("eval-massive"), description="New directory for scores and predictions."
     )
 
+    @model_validator(mode="after")
+    def _files_are_of_one_pair(self) -> "EvalSettings":
+        if (self.src is None) != (not self.ref):
+            raise ValueError("give --src and --ref together")
+        if self.src is not None and (len(self.langs) != 1 or self.task != "wmt23"):
+            raise ValueError("--src is of one pair: --task wmt23 --langs en-de")
+        return self
+
 
 class ScoreSettings(ScorerSettings):
     """Settings of ``score``."""
@@ -361,10 +375,6 @@ class ScoreSettings(ScorerSettings):
     lang: str | None = Field(default=None, description="Language of the gold file.")
     split: Literal["test", "dev", "train"] = Field(
         default="test", description="Part of a MASSIVE file."
-    )
-    src: Path | None = Field(default=None, description="Source sentences; COMET needs them.")
-    ref: tuple[Path, ...] = Field(
-        default=(), description="Reference translations; repeat the flag for several sets."
     )
     target_lang: str | None = Field(
         default=None, description="Language that was translated to; it decides BLEU's tokenizer."
@@ -428,7 +438,8 @@ def load_task_file(path: Path) -> TaskFile:
     content = _read_toml(path)
     for key in content:
         if key not in _keys(TaskFile):
-            line = _line_of(path, key if isinstance(content[key], dict) else None, key)
+            is_table = isinstance(content[key], dict)
+            line = _line_of(path, key, None) if is_table else _line_of(path, None, key)
             raise ConfigError(
                 f"{path}:{line}: unknown key '{key}'",
                 hint="the keys are " + ", ".join(_keys(TaskFile)),

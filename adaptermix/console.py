@@ -174,10 +174,12 @@ def show_scores(report: "ScoreReport") -> None:
     """Print every metric with its signature, and what was counted."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, score in report.metrics.items():
-        table.add_row(titled(name), shown(name, score.value), escape(score.signature))
+        table.add_row(titled(name), shown(name, score.value))
     for name, count in report.counts.items():
-        table.add_row(name, f"{count:,}")
+        table.add_row(name.replace("_", " "), f"{count:,}")
     results.print(table, highlight=False)
+    for score in report.metrics.values():
+        results.print(escape(score.signature), highlight=False)
 
 
 def titled(name: str) -> str:

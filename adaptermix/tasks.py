@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from adaptermix import metrics
 from adaptermix.config import ScorerSettings, TaskFile, load_task_file
-from adaptermix.data import SlotExample, Split, json_rows, read_massive
+from adaptermix.data import SlotExample, Split, json_rows, read_massive, split_pair
 from adaptermix.entities import EntityExample, parse_entities, read_uner, render_entities
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.metrics import Metric, Outcome, Score, Statistics
@@ -24,6 +24,7 @@ from adaptermix.translation import (
     LANGUAGE_NAMES,
     TranslationExample,
     language_code,
+    read_translations,
     read_wmt,
 )
 
@@ -35,7 +36,8 @@ _SLOT_TASK = (
     "out the command.{example} Your task is to extract the entities as words from the command if "
     "they fall under a predefined list of entity types."
 )
-# Appendix D.2 again: for a base model that was not trained on the task, with the types named.
+# Appendix D.2 again: for a base model that was not trained on the task, with the types named. The
+# paper prints two of MASSIVE's 55 types as one, "person_email_folder"; here they are two.
 _ZERO_SHOT = """\
 Given a command from the user, a voice assistant like Siri or Olly will extract entities from the \
 command that are essential for carry out the the command. For example, for a command about playing \
@@ -46,7 +48,7 @@ Your task is to extract the entities as words from the command if they fall unde
 given below according to the following description:
 
 transport_descriptor house_place music_album sport_type playlist_name movie_name song_name \
-place_name radio_name cooking_type weather_descriptor person_email_folder business_type \
+place_name radio_name cooking_type weather_descriptor person email_folder business_type \
 audiobook_author transport_type general_frequency meal_type game_name device_type transport_name \
 time_zone joke_type drink_type email_address food_type date relation currency_name ingredient \
 player_setting movie_type definition_word game_type list_name artist_name personal_info \
@@ -232,8 +234,12 @@ class Translation(_Scored):
         return metrics.chosen(_text_metrics(self.options), names, self.name)
 
     def read(self, lang: str, split: Split, data_dir: Path | None) -> list[TranslationExample]:
-        """Return the examples of one direction, in file order."""
-        return read_wmt(lang, split, data_dir)
+        """Return the examples of one direction, in file order; of the files given, if any."""
+        if self.options.src is None:
+            return read_wmt(lang, split, data_dir)
+        for code in split_pair(lang):
+            language_code(code)
+        return read_translations(self.options.src, self.options.ref, lang)
 
     def messages(self, example: TranslationExample) -> list[Message]:
         """Return the paper's system prompt and the sentence."""
