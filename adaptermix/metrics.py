@@ -4,11 +4,11 @@ Every metric counts each example by itself (``statistics``) and scores a sum of 
 (``value``), so that the score of any resample of the examples costs one sum.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -219,50 +219,51 @@ def span_statistics(
     Raises:
         ValueError: Lengths differ.
     """
-    lengths = [len(tags) for tags in expected]
-    if lengths != [len(tags) for tags in predicted]:
+    lengths = np.fromiter(map(len, expected), int, len(expected))
+    if len(predicted) != len(expected) or [*map(len, predicted)] != lengths.tolist():
         raise ValueError("predicted and expected tags differ in length")
-    sentence = np.repeat(np.arange(len(lengths)), lengths)
-    first = np.ones(len(sentence), dtype=bool)
-    first[1:] = sentence[1:] != sentence[:-1]
-    tags = {tag: code for code, tag in enumerate(set(chain(*expected, *predicted)))}
-    types = {type_: code for code, type_ in enumerate({tag[2:] for tag in tags}, start=1)}
-    type_of = np.array([0 if tag == "O" else types[tag[2:]] for tag in tags], dtype=int)
-    begins = np.array([tag.startswith("B-") for tag in tags], dtype=bool)
-    spans = []
-    for side in (predicted, expected):
-        codes = np.fromiter(map(tags.__getitem__, chain(*side)), dtype=int, count=len(sentence))
-        spans.append(_Spans.of(type_of[codes], begins[codes], first))
-    guessed, gold = spans
-    correct = guessed.starts & gold.starts & (guessed.types == gold.types)
-    correct &= guessed.ends == gold.ends
-    columns = [
-        np.bincount(sentence[where], minlength=len(lengths))
-        for where in (correct, guessed.starts, gold.starts)
+    ends = lengths.cumsum()
+    total = int(ends[-1]) if len(ends) else 0
+    first = np.zeros(total + 1, dtype=bool)
+    first[ends - lengths] = True
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)  # tags, as they come
+    codes = [
+        np.fromiter(map(numbers.__getitem__, chain.from_iterable(side)), int, total)
+        for side in (predicted, expected)
     ]
-    return np.stack(columns, axis=1).astype(float)
+    types = {type_: code for code, type_ in enumerate({tag[2:] for tag in numbers}, start=1)}
+    type_of = np.array([0 if tag == "O" else types[tag[2:]] for tag in numbers], dtype=int)
+    begins = np.array([tag.startswith("B-") for tag in numbers], dtype=bool)
+    guessed, gold = (_Spans.of(type_of[side], begins[side], first[:-1]) for side in codes)
+    at = np.flatnonzero(guessed.starts & gold.starts & (guessed.types == gold.types))
+    correct = at[guessed.ends_of(at) == gold.ends_of(at)]
+    columns = (correct, np.flatnonzero(guessed.starts), np.flatnonzero(gold.starts))
+    rows = [
+        np.bincount(np.searchsorted(ends, where, side="right"), minlength=len(lengths))
+        for where in columns
+    ]
+    return np.stack(rows, axis=1).astype(float)
 
 
 @dataclass(frozen=True)
 class _Spans:
-    """Spans in one long array of tags: where they start, their types, where the next thing is."""
+    """Spans in one long array of tags: where they start, their types, where tags change."""
 
     starts: Bool[np.ndarray, " tags"]
     types: np.ndarray
-    ends: np.ndarray
+    breaks: np.ndarray
 
     @classmethod
     def of(cls, types: np.ndarray, begins: np.ndarray, first: np.ndarray) -> "_Spans":
         """Find the spans; ``types`` is 0 outside."""
-        before = np.zeros_like(types)
-        before[1:] = types[:-1]
-        breaks = begins | first | (types != before)
-        starts = breaks & (types > 0)
-        # The position of the next break after each position, from the right.
-        places = np.where(breaks, np.arange(len(types)), len(types))
-        following = np.append(places[1:], len(types))
-        ends = np.minimum.accumulate(following[::-1])[::-1]
-        return cls(starts, types, ends)
+        breaks = begins | first
+        breaks[1:] |= types[1:] != types[:-1]
+        return cls(breaks & (types > 0), types, np.append(np.flatnonzero(breaks), len(types)))
+
+    def ends_of(self, starts: np.ndarray) -> np.ndarray:
+        """Return where the spans that start there end: at the next break."""
+        ends: np.ndarray = self.breaks[np.searchsorted(self.breaks, starts, side="right")]
+        return ends
 
 
 # Text ---------------------------------------------------------------------------------------------
