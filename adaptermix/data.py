@@ -78,8 +78,9 @@ def massive_locale(lang: str) -> str:
     Raises:
         DataError: MASSIVE has no such language.
     """
+    said = lang.replace("_", "-").casefold()
     for locale in MASSIVE_LOCALES:
-        if lang in (locale, locale.split("-")[0]):
+        if said in (locale.casefold(), locale.split("-")[0]):
             return locale
     raise DataError(f"MASSIVE has no language '{lang}'", hint="it has " + " ".join(MASSIVE_LOCALES))
 

@@ -150,10 +150,12 @@ def entity_offset_key(entity: Entity) -> tuple[str, int | None, int | None]:
     return entity.type, entity.start, entity.end
 
 
-SLOT_F1 = OverlapF1("slot_f1", "match:type+value|case:fold|space:norm", slot_key)
+SLOT_F1 = OverlapF1("slot_f1", "match:type+value|repeats:counted|case:fold|space:norm", slot_key)
 ENTITY_F1 = {
-    "text": OverlapF1("entity_f1", "match:type+text|case:mixed|space:norm", entity_text_key),
-    "offsets": OverlapF1("entity_f1", "match:type+start+end", entity_offset_key),
+    "text": OverlapF1(
+        "entity_f1", "match:type+text|repeats:counted|case:mixed|space:norm", entity_text_key
+    ),
+    "offsets": OverlapF1("entity_f1", "match:type+start+end|repeats:counted", entity_offset_key),
 }
 
 
@@ -371,7 +373,7 @@ class Comet:
             [o.predicted for o in outcomes],
             [o.expected[0] for o in outcomes],
             model=self.model,
-            python=None if self.python is None else str(self.python),
+            python=self.python,
         )
         return np.array([(value, 1) for value in scores], dtype=float).reshape(-1, 2)
 

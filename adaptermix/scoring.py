@@ -1,5 +1,6 @@
 """Score existing outputs of any system against a gold file, without a model."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ def read_predictions(path: Path, task: str) -> list[Prediction]:
     is_jsonl = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
     if not _is_record(lines[0][1]) and not (is_jsonl and task != "uner"):
         return [Prediction(f"{path}:{number}", line) for number, line in lines]
-    return [_prediction(line, f"{path}:{number}") for number, line in lines if line.strip()]
+    return [_prediction(line, f"{path}:{number}", task) for number, line in lines if line.strip()]
 
 
 def _is_record(line: str) -> bool:
@@ -142,18 +143,22 @@ def _is_record(line: str) -> bool:
     return isinstance(value, dict) and any(name in value for name in OUTPUT_FIELDS)
 
 
-def _prediction(line: str, place: str) -> Prediction:
+def _prediction(line: str, place: str, task: str) -> Prediction:
     value = json_value(line, place)
     if isinstance(value, str):
         return Prediction(place, without_lone_surrogates(value))
     names = [name for name in OUTPUT_FIELDS if isinstance(value, dict) and name in value]
-    if not names or not isinstance(value[names[0]], str):
+    output = value[names[0]] if names else None
+    if task == "uner" and isinstance(output, dict | list):
+        output = json.dumps(output, ensure_ascii=False)
+    if not isinstance(output, str):
         raise DataError(
             f"{place}: no text in a field 'output'",
             hint="a record is a JSON string, or an object with one of " + ", ".join(OUTPUT_FIELDS),
         )
-    output = without_lone_surrogates(value[names[0]])
-    return Prediction(place, output, str(value["id"]) if "id" in value else None)
+    return Prediction(
+        place, without_lone_surrogates(output), str(value["id"]) if "id" in value else None
+    )
 
 
 def _in_order(

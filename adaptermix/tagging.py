@@ -19,6 +19,8 @@ SPLIT_BY_CHARACTER = ("ja-JP", "zh-CN", "zh-TW")
 _MARKED = re.compile(r"\[\s*([^\[\]:]+?)\s*:\s*([^\[\]]*?)\s*\]")
 _ANSWER_PART = re.compile(r"(?:^|[;\n])[^\S\n]*(\w[\w -]{0,40}?)\s*:\s*")
 
+_LIST_NUMBER = re.compile(r"\A\d{1,3}[.)]\s+")
+
 
 class Slot(NamedTuple):
     """A typed piece of an utterance."""
@@ -55,9 +57,10 @@ def parse_answer(text: str) -> Answer:
     A part starts at the beginning, after a semicolon or on a new line with ``type:``, so that a
     value may hold semicolons and colons of its own. Any few words make a type, so that an unknown
     type is a wrong slot and spoils no other. What stands before the first part, and a part
-    without a value, is counted as malformed.
+    without a value, is counted as malformed. The number of a list may come first, as the
+    zero-shot prompt shows answers so.
     """
-    text = text.strip()
+    text = _LIST_NUMBER.sub("", text.strip())
     if text.rstrip(".").casefold() == NO_SLOTS.casefold():
         return Answer([], 0)
     starts = list(_ANSWER_PART.finditer(text))

@@ -144,7 +144,7 @@ def test_comet_is_asked_once_for_all_segments(monkeypatch):
     result = score(Comet("model.ckpt", Path("python")), outcomes)
     assert result.value == 0.625
     assert "model:model.ckpt" in result.signature
-    assert asked == [(["s1", "s2"], ["h1", "h2"], ["r1", "r2"], "model.ckpt", "python")]
+    assert asked == [(["s1", "s2"], ["h1", "h2"], ["r1", "r2"], "model.ckpt", Path("python"))]
 
 
 def test_exact_match_ignores_white_space_only():

@@ -150,6 +150,9 @@ def test_entities_count_as_text_or_as_offsets(tmp_path):
         assert score_files(ScoreSettings(**common)).metrics["entity_f1"].value == 1
         by_offsets = score_files(ScoreSettings(match="offsets", **common))
         assert by_offsets.metrics["entity_f1"].value == 0
+    rows = [json.dumps({"id": "0", "output": json.loads(f"{{{answer}}}")})]
+    common["predictions"] = write(tmp_path / "records.jsonl", rows)
+    assert score_files(ScoreSettings(**common)).metrics["entity_f1"].value == 1
     common["predictions"] = write(tmp_path / "empty.txt", [""])
     assert score_files(ScoreSettings(**common)).counts["malformed"] == 1
 
@@ -174,6 +177,30 @@ def test_the_command_prints_json_and_imports_no_torch(massive):
     assert record["metrics"]["slot_f1"]["score"] == 1.0
     assert "scorer:paper" in record["metrics"]["slot_f1"]["signature"]
     assert record["counts"]["examples"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "complaint"),
+    [
+        (["--lang", "en", "--predictions", "two.txt"], 4, "two.txt: 2 outputs for 3 gold rows"),
+        (["--lang", "xx", "--predictions", "two.txt"], 4, "MASSIVE has no language 'xx'"),
+        (["--lang", "en"], 3, "--predictions is missing"),
+        (["--task", "nope"], 3, "--task: it is one of massive, wmt23, uner"),
+        (["--scorer", "nope"], 2, "--scorer"),
+        (["--nope"], 2, "--nope"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(massive, flags, code, complaint):
+    write(massive / "two.txt", ["None"] * 2)
+    run = subprocess.run(
+        [sys.executable, "-m", "adaptermix", "score", "--gold", "gold.jsonl", *flags],
+        cwd=massive,
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (code, "")
+    assert complaint in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_the_command_prints_a_table(massive):

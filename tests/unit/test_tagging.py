@@ -44,6 +44,8 @@ def test_slots_are_read_in_the_order_of_the_utterance():
         ("app_name: a; b; date: today", [("app_name", "a; b"), ("date", "today")], 0),
         ("well, time: five", [], 1),
         ("sure; time: five", [("time", "five")], 1),
+        ("4. music_genre: jazz", [("music_genre", "jazz")], 0),
+        ("3. None", [], 0),
         ("song name: x; time: five", [("song name", "x"), ("time", "five")], 0),
         ("time: five; song name: x", [("time", "five"), ("song name", "x")], 0),
         ("time: five\ndate: today", [("time", "five"), ("date", "today")], 0),

@@ -28,6 +28,7 @@ def alma(rows):
         ("ja", "ja", "ja-mecab"),
         ("jpn_Jpan", "ja", "ja-mecab"),
         ("ko", "ko", "13a"),
+        ("liv", "liv", "13a"),
     ],
 )
 def test_the_tokenizer_follows_the_language(lang, code, tokenizer):
