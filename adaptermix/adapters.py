@@ -3,40 +3,70 @@
 An adapter is a PEFT directory (``adapter_config.json`` beside ``adapter_model.safetensors``), or
 one ``.safetensors`` file whose header carries the same config as JSON under the key that diffusers
 uses too, ``lora_adapter_metadata``. Both are read, and either is written, by the name of the
-output. Only safetensors are opened; tensors are read one module at a time.
+output. Only safetensors are opened; tensors are read and written one module at a time.
 """
 
-import hashlib
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from blake3 import blake3
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptermix.deltas import LoraUpdate
-from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.errors import ArtifactError
+from adaptermix.outputs import TensorSpec, check_output, whole_output, write_json, write_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "adaptermix.json"
 CONFIG_KEY = "lora_adapter_metadata"
 RECORD_KEY = "adaptermix"
+FLOAT_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+PREFIX = "base_model.model."  # of every key that PEFT saves
 
 _FACTOR = re.compile(
-    r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight"
+    r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.default)?"
+    r"(?:\.(?P<part>weight|bias))?"
 )
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
+# Initializations that change the base model's weights, so that B A is not the whole update.
+_INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
+
+
+class ModuleTensors(NamedTuple):
+    """Names of the tensors of one module's update."""
+
+    a: str
+    b: str
+    bias: str | None
+    is_embedding: bool
+
+
+@dataclass(frozen=True)
+class UpdateSpec:
+    """What an update is, before its factors are there."""
+
+    out_features: int
+    in_features: int
+    rank: int
+    scaling: float
+    dtype: torch.dtype
+    has_bias: bool = False
+    is_embedding: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,13 +77,16 @@ class Adapter:
         path: The directory or file it was read from.
         config: PEFT's LoRA config, as the dictionary that ``adapter_config.json`` holds.
         record: What adaptermix wrote about its making; empty for adapters made elsewhere.
-        factors: For every module, the tensor names of its A and B.
+        factors: For every module, the tensor names of its factors.
+        saved: Names of whole weights that it replaces in the base model (biases that were
+            trained, ``modules_to_save``, resized embeddings), with their tensor names.
     """
 
     path: Path
     config: dict[str, Any]
     record: dict[str, Any]
-    factors: dict[str, tuple[str, str]] = field(repr=False)
+    factors: dict[str, ModuleTensors] = field(repr=False)
+    saved: dict[str, str] = field(repr=False, default_factory=dict)
 
     @property
     def modules(self) -> list[str]:
@@ -64,6 +97,11 @@ class Adapter:
     def weights_path(self) -> Path:
         """The safetensors file."""
         return self.path / WEIGHTS_FILE if self.path.is_dir() else self.path
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """BLAKE3 hash of the file's bytes; SHA-256 would take longer than a merge."""
+        return blake3().update_mmap(self.weights_path).hexdigest()
 
     @property
     def base(self) -> str | None:
@@ -91,19 +129,76 @@ class Adapter:
         Raises:
             ArtifactError: Factors that do not fit each other or the config, NaN or infinity.
         """
-        name_a, name_b = self.factors[module]
-        with safe_open(self.weights_path, framework="pt") as file:
-            a, b = file.get_tensor(name_a), file.get_tensor(name_b)
-        rank = _by_pattern(self.config.get("rank_pattern"), module, self.config["r"])
+        names = self.factors[module]
+        a, b = self._tensor(names.a), self._tensor(names.b)
+        bias = self._tensor(names.bias) if names.bias else None
+        rank = self._rank(module)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
-            raise ArtifactError(
-                f"{self.weights_path}: the factors of {module} have shapes {list(a.shape)} and "
-                f"{list(b.shape)}, which do not fit rank {rank}"
-            )
-        for name, tensor in ((name_a, a), (name_b, b)):
-            if not torch.isfinite(tensor).all():
-                raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
-        return LoraUpdate(a, b, self.scaling(module))
+            raise self._misfit(module, a.shape, b.shape, rank)
+        return LoraUpdate(a, b, self.scaling(module), bias)
+
+    def spec(self, module: str) -> UpdateSpec:
+        """Return what the update of one module is, from the file's header alone.
+
+        Raises:
+            ArtifactError: Factors that do not fit each other or the config.
+        """
+        names = self.factors[module]
+        a, b = (self._shape(name) for name in (names.a, names.b))
+        rank = self._rank(module)
+        if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
+            raise self._misfit(module, a, b, rank)
+        dtypes = [self._dtype(name) for name in (names.a, names.b)]
+        return UpdateSpec(
+            out_features=b[0],
+            in_features=a[1],
+            rank=rank,
+            scaling=self.scaling(module),
+            dtype=torch.promote_types(*dtypes),
+            has_bias=names.bias is not None,
+            is_embedding=names.is_embedding,
+        )
+
+    def saved_weight(self, name: str) -> Tensor:
+        """Read one of the whole weights that the adapter brings."""
+        return self._tensor(self.saved[name])
+
+    def saved_spec(self, name: str) -> TensorSpec:
+        """Return dtype and shape of one of the whole weights that the adapter brings."""
+        tensor = self.saved[name]
+        return TensorSpec(self._dtype(tensor), self._shape(tensor))
+
+    def _rank(self, module: str) -> int:
+        return int(_by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
+
+    def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:
+        turned = len(a) == len(b) == 2 and rank in (a[1], b[0])
+        return ArtifactError(
+            f"{self.weights_path}: the factors of {module} have shapes {list(a)} and {list(b)}, "
+            f"which do not fit rank {rank}" + (": they are transposed" if turned else ""),
+            hint="A is rank x in_features, B is out_features x rank",
+        )
+
+    @cached_property
+    def _file(self) -> Any:
+        """The open file: reading hundreds of modules should not open it hundreds of times."""
+        return safe_open(self.weights_path, framework="pt")
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def _dtype(self, name: str) -> torch.dtype:
+        dtype = self._file.get_slice(name).get_dtype()
+        if dtype not in FLOAT_DTYPES:
+            raise ArtifactError(f"{self.weights_path}: {name} has the type {dtype}")
+        return FLOAT_DTYPES[dtype]
+
+    def _tensor(self, name: str) -> Tensor:
+        """Read a tensor; a sum shows cheaply that nothing in it is NaN or infinite."""
+        tensor: Tensor = self._file.get_tensor(name)
+        if not math.isfinite(tensor.sum().item()) and not tensor.isfinite().all():
+            raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
+        return tensor
 
 
 def _by_pattern(pattern: Mapping[str, float] | None, module: str, default: float) -> float:
@@ -135,8 +230,19 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     names, metadata = _read_header(weights)
     config = _read_config(weights, metadata, config_path, rank, alpha)
     _refuse_unsupported(path, config)
-    record = json.loads(metadata.get(RECORD_KEY, "{}"))
-    return Adapter(path, config, record, _pair_factors(weights, names))
+    record = _read_record(metadata)
+    factors, saved = _sort_tensors(weights, names, config)
+    return Adapter(path, config, record, factors, saved)
+
+
+def _read_record(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what adaptermix wrote of the adapter's making, if it did and it can be read."""
+    text = metadata.get(RECORD_KEY, "{}")
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _pickle_hint(path: Path) -> str | None:
@@ -175,7 +281,8 @@ def _read_config(
     else:
         raise ArtifactError(
             f"{weights}: the file carries no LoRA config, and no {CONFIG_FILE} lies beside it",
-            hint="give its rank and alpha: --rank 8 --alpha 16",
+            hint="write one with it, from its rank and alpha: adaptermix merge FILE --weights 1 "
+            "--source-rank 8 --source-alpha 16 -o DIRECTORY",
         )
     try:
         config = json.loads(text)
@@ -190,34 +297,79 @@ def _read_config(
 
 
 def _refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse by name what is more than ``scaling * b @ a`` on linear layers."""
-    if config.get("use_dora"):
-        raise ArtifactError(f"{path}: a DoRA adapter; only plain LoRA is supported")
-    if config.get("bias", "none") != "none" or config.get("lora_bias"):
-        raise ArtifactError(f"{path}: the adapter has biases; only plain LoRA is supported")
-    if config.get("modules_to_save"):
-        raise ArtifactError(
-            f"{path}: the adapter replaces whole modules (modules_to_save: "
-            f"{', '.join(config['modules_to_save'])}); only plain LoRA is supported"
-        )
-
-
-def _pair_factors(weights: Path, names: list[str]) -> dict[str, tuple[str, str]]:
-    sides: dict[str, dict[str, str]] = {}
-    for name in names:
-        match = _FACTOR.fullmatch(name)
-        if not match:
-            raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
-        sides.setdefault(match["module"], {})[match["side"]] = name
-    if not sides:
-        raise ArtifactError(f"{weights}: the file holds no LoRA factors")
-    for module, found in sides.items():
-        if len(found) == 1:
+    """Refuse by name what no sum of ``scaling * b @ a`` can express."""
+    init = str(config.get("init_lora_weights", True)).lower()
+    refused = {
+        "DoRA (use_dora): its magnitudes depend on the base model": config.get("use_dora"),
+        f"initialized by {init}, which changes the base model": init.startswith(
+            _INITS_THAT_CHANGE_THE_BASE
+        ),
+        "QALoRA (use_qalora)": config.get("use_qalora"),
+        "layer_replication": config.get("layer_replication"),
+        "trainable_token_indices": config.get("trainable_token_indices"),
+        "target_parameters": config.get("target_parameters"),
+        "activated LoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
+    }
+    for what, is_there in refused.items():
+        if is_there:
             raise ArtifactError(
-                f"{weights}: {module} has lora_{next(iter(found))}, but not the other factor"
+                f"{path}: the adapter is no plain LoRA: {what}",
+                hint="merge it into its base model with PEFT's merge_and_unload instead",
             )
-    ordered = sorted(sides, key=_layer_then_name)
-    return {module: (sides[module]["A"], sides[module]["B"]) for module in ordered}
+
+
+def _sort_tensors(
+    weights: Path, names: list[str], config: Mapping[str, Any]
+) -> tuple[dict[str, ModuleTensors], dict[str, str]]:
+    """Tell LoRA factors from whole weights, and join each module's tensors."""
+    parts: dict[str, dict[str, str]] = {}
+    embeddings, saved = set(), {}
+    for name in names:
+        short = name.removeprefix(PREFIX)
+        match = _FACTOR.fullmatch(short)
+        if match:
+            part = "bias" if match["part"] == "bias" else match["side"]
+            parts.setdefault(match["module"], {})[part] = name
+            if match["embedding"]:
+                embeddings.add(match["module"])
+        elif _is_whole_weight(short, config):
+            saved[short] = name
+        else:
+            raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
+    _check_complete(weights, parts, saved, config)
+    return {
+        module: ModuleTensors(
+            parts[module]["A"], parts[module]["B"], parts[module].get("bias"), module in embeddings
+        )
+        for module in sorted(parts, key=_layer_then_name)
+    }, saved
+
+
+def _check_complete(
+    weights: Path,
+    parts: Mapping[str, Mapping[str, str]],
+    saved: Mapping[str, str],
+    config: Mapping[str, Any],
+) -> None:
+    if not parts:
+        raise ArtifactError(f"{weights}: the file holds no LoRA factors")
+    for module in config.get("modules_to_save") or ():
+        if not any(module in name.split(".") for name in saved):
+            raise ArtifactError(
+                f"{weights}: the config has '{module}' among modules_to_save, the file has not"
+            )
+    for module, found in parts.items():
+        for side, other in (("A", "B"), ("B", "A")):
+            if side not in found:
+                raise ArtifactError(f"{weights}: {module} has lora_{other}, but not lora_{side}")
+
+
+def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether the adapter replaces this weight of the base model instead of adding to it."""
+    modules = [*(config.get("modules_to_save") or ()), "embed_tokens", "lm_head"]
+    if any(module in name.split(".") for module in modules):
+        return True
+    return config.get("bias", "none") != "none" and name.endswith(".bias")
 
 
 def _layer_then_name(module: str) -> tuple[int, str]:
@@ -232,7 +384,7 @@ def layer_of(module: str) -> int | None:
 
 
 def describe_config(
-    updates: Mapping[str, LoraUpdate], base: str | None, all_layers: bool
+    updates: Mapping[str, UpdateSpec], base: str | None, all_layers: bool
 ) -> dict[str, Any]:
     """Return a PEFT config under which these updates mean what they mean here.
 
@@ -240,17 +392,15 @@ def describe_config(
     update's alpha is its scaling times its rank.
 
     Args:
-        updates: Module names and updates.
+        updates: Module names and what their updates are.
         base: Name or path of the base model.
         all_layers: The updates cover every decoder block; otherwise the config names the blocks.
     """
-    ranks = [update.rank for update in updates.values()]
-    rank = max(set(ranks), key=ranks.count)
-    scalings = [update.scaling for update in updates.values()]
-    scaling = max(set(scalings), key=scalings.count)
+    kinds = [(update.rank, update.scaling) for update in updates.values()]
+    rank, scaling = max(set(kinds), key=kinds.count)
     odd = {
-        module: update
-        for module, update in updates.items()
+        m: update
+        for m, update in updates.items()
         if (update.rank, update.scaling) != (rank, scaling)
     }
     suffixes = sorted({module.rsplit(".", 1)[-1] for module in updates})
@@ -263,6 +413,7 @@ def describe_config(
         "r": rank,
         "lora_alpha": _whole(scaling * rank),
         "lora_dropout": 0.0,
+        "lora_bias": any(update.has_bias for update in updates.values()),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -279,19 +430,17 @@ def _whole(number: float) -> int | float:
     return int(number) if number == int(number) else number
 
 
-def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that exists, or whose name is neither a directory's nor a file's we write.
-
-    Raises:
-        ArtifactError: Something is at ``path`` and ``force`` is not set.
-        ConfigError: The name ends in another suffix of model files.
-    """
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"):
-        raise ConfigError(
-            f"--out {path}: adapters are written as a .safetensors file or as a directory"
-        )
-    if (path.exists() or path.is_symlink()) and not force:
-        raise ArtifactError(f"{path} exists", hint="choose another --out, or pass --force")
+def spec_of(update: LoraUpdate, is_embedding: bool = False) -> UpdateSpec:
+    """Describe an update that is there."""
+    return UpdateSpec(
+        update.b.shape[0],
+        update.a.shape[1],
+        update.rank,
+        update.scaling,
+        update.a.dtype,
+        update.bias is not None,
+        is_embedding,
+    )
 
 
 def write_adapter(
@@ -307,66 +456,86 @@ def write_adapter(
     Raises:
         ArtifactError: The output exists and ``force`` is not set.
     """
-    check_output(path, force)
-    tensors = {}
-    for module, update in updates.items():
-        tensors[f"base_model.model.{module}.lora_A.weight"] = update.a.contiguous()
-        tensors[f"base_model.model.{module}.lora_B.weight"] = update.b.contiguous()
-    metadata = {
-        "format": "pt",
-        CONFIG_KEY: json.dumps(config, sort_keys=True),
-        RECORD_KEY: json.dumps(record, sort_keys=True, default=str),
-    }
-    with whole_output(path) as partial:
-        if path.suffix == ".safetensors":
-            _save_tensors(tensors, partial, metadata)
-        else:
-            partial.mkdir()
-            _save_tensors(tensors, partial / WEIGHTS_FILE, metadata)
-            _write_json(partial / CONFIG_FILE, config)
-            _write_json(partial / RECORD_FILE, record)
+    specs = {module: spec_of(update) for module, update in updates.items()}
+    stream_adapter(path, specs, updates.values(), {}, config, lambda: record, force=force)
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    save_file(tensors, path, metadata)
-    mask = os.umask(0)  # safetensors makes private files; give this one the usual rights
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+def stream_adapter(
+    path: Path,
+    specs: Mapping[str, UpdateSpec],
+    updates: Iterable[LoraUpdate],
+    saved: Mapping[str, tuple[TensorSpec, Callable[[], Tensor]]],
+    config: Mapping[str, Any],
+    record: Callable[[], Mapping[str, Any]],
+    *,
+    force: bool = False,
+) -> None:
+    """Write an adapter while it is made; few modules are in memory at a time.
 
+    Args:
+        path: A ``.safetensors`` file, or else a new PEFT directory.
+        specs: What the updates will be, by module.
+        updates: The updates, in that order.
+        saved: Whole weights that the adapter brings: what each is, and how to get it.
+        config: PEFT's LoRA config.
+        record: How it was made; asked for again when everything is written.
+        force: Replace what is at ``path``.
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, default=str, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def whole_output(path: Path) -> Iterator[Path]:
-    """Give a path beside the output to write to; it takes the output's place when all went well.
-
-    What was at ``path`` is replaced, so the caller asks first. After an error nothing is left.
+    Raises:
+        ArtifactError: The output exists and ``force`` is not set.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        partial = work / path.name
-        yield partial
-        if path.is_dir() and not path.is_symlink():
-            path.rename(work / "replaced")
-        partial.replace(path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    check_output(path, force)
+    layout: dict[str, TensorSpec] = {}
+    for module, spec in specs.items():
+        layout.update(_layout(module, spec))
+    layout |= {f"{PREFIX}{name}": spec for name, (spec, _) in saved.items()}
+
+    def tensors() -> Iterator[Tensor]:
+        for update in updates:
+            yield from (update.a, update.b)
+            if update.bias is not None:
+                yield update.bias
+        for _, read in saved.values():
+            yield read()
+
+    def metadata() -> dict[str, str]:
+        return {
+            "format": "pt",
+            CONFIG_KEY: json.dumps(config, sort_keys=True),
+            RECORD_KEY: json.dumps(record(), sort_keys=True, default=str),
+        }
+
+    with whole_output(path) as unfinished:
+        if path.suffix == ".safetensors":
+            write_tensors(unfinished, layout, tensors(), metadata)
+        else:
+            unfinished.mkdir()
+            write_tensors(unfinished / WEIGHTS_FILE, layout, tensors(), metadata)
+            write_json(unfinished / CONFIG_FILE, config)
+            write_json(unfinished / RECORD_FILE, record())
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _layout(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
+    """Return the tensors of one update, under the names that PEFT gives them."""
+    a, b = (
+        f"{PREFIX}{module}.lora_embedding_{side}"
+        if spec.is_embedding
+        else f"{PREFIX}{module}.lora_{side}.weight"
+        for side in "AB"
+    )
+    layout = {
+        a: TensorSpec(spec.dtype, (spec.rank, spec.in_features)),
+        b: TensorSpec(spec.dtype, (spec.out_features, spec.rank)),
+    }
+    if spec.has_bias:
+        layout[f"{PREFIX}{module}.lora_B.bias"] = TensorSpec(spec.dtype, (spec.out_features,))
+    return layout
 
 
 def adapter_hash(adapter: Adapter) -> str:
     """Return a hash of what the adapter does: its weights file and its config."""
     config = json.dumps(adapter.config, sort_keys=True)
-    return hashlib.sha256((file_hash(adapter.weights_path) + config).encode()).hexdigest()
+    return blake3((adapter.weights_hash + config).encode()).hexdigest()
 
 
 def stage_adapter(adapter: Adapter, folder: Path) -> Path:
@@ -376,12 +545,23 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
     """
     staged = folder / adapter_hash(adapter)[:16]
     if not staged.exists():
-        updates = dict(adapter.updates())
+        specs = {module: adapter.spec(module) for module in adapter.modules}
         config = adapter.config
-        if "target_modules" not in config:  # a bare file, described by --rank and --alpha
-            config = describe_config(updates, adapter.base, all_layers=False)
-        write_adapter(staged, updates, config, adapter.record)
+        if "target_modules" not in config:  # a bare file, described by its rank and alpha
+            config = describe_config(specs, adapter.base, all_layers=False)
+        updates = (as_dtype(u, specs[module].dtype) for module, u in adapter.updates())
+        saved = {
+            name: (adapter.saved_spec(name), partial(adapter.saved_weight, name))
+            for name in adapter.saved
+        }
+        stream_adapter(staged, specs, updates, saved, config, lambda: adapter.record)
     return staged
+
+
+def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
+    """Return the update with all its tensors in one dtype."""
+    bias = None if update.bias is None else update.bias.to(dtype)
+    return replace(update, a=update.a.to(dtype), b=update.b.to(dtype), bias=bias)
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
@@ -397,11 +577,14 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
     Raises:
         ArtifactError: Naming the first module that does not fit.
     """
-    for module, update in adapter.updates():
+    for module in adapter.modules:
+        spec = adapter.spec(module)
+        shape = (spec.out_features, spec.in_features)
         expected = shapes.get(f"{module}.weight")
+        if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored the other way
+            shape = shape[::-1]
         if expected is None:
             raise ArtifactError(f"{adapter.path}: {base} has no linear layer '{module}'")
-        shape = (update.b.shape[0], update.a.shape[1])
         if shape != expected:
             raise ArtifactError(
                 f"{adapter.path}: {module} is {shape[0]} x {shape[1]}, but {base} has "

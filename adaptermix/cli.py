@@ -49,6 +49,15 @@ class Options:
     quiet: bool
 
 
+comet_app = typer.Typer(
+    name="comet",
+    help="Install COMET, in a Python environment of its own, and show what is installed.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(comet_app)
+
 _OPTIONS: dict[str, tuple[Any, object]] = {
     "config": (
         Annotated[
@@ -87,7 +96,7 @@ def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[.
             stated = {name: value for name, value in given.items() if value not in (None, [])}
             run(load_settings(kind, stated, config), options, **arguments)
 
-        fields = [_option(name, field) for name, field in kind.model_fields.items()]
+        fields = [_option(name, field, kind) for name, field in kind.model_fields.items()]
         common = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=value)
             for name, (hint, value) in _OPTIONS.items()
@@ -101,7 +110,7 @@ def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[.
     return register
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parameter:
     """Describe one option by the settings field it fills."""
     flag = "--" + name.replace("_", "-")
     is_switch = field.annotation is bool
@@ -111,7 +120,8 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         *names,
         help=field.description,
-        show_default=False if default in (None, ()) or is_switch else shown,
+        rich_help_panel=_panel(name, field, kind),
+        show_default=False if default in (None, (), {}) or is_switch else shown,
     )
     return inspect.Parameter(
         name,
@@ -119,6 +129,15 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         annotation=Annotated[_option_type(name, field.annotation) | None, option],
         default=None,
     )
+
+
+def _panel(name: str, field: FieldInfo, kind: type[Settings]) -> str | None:
+    """Group options in the help by what they are about: a word before a colon, or their class."""
+    heading, colon, _ = str(field.description).partition(": ")
+    if colon and heading.split()[0] == "Search":
+        return "Search"
+    owner = next(cls for cls in kind.__mro__ if name in cls.__dict__.get("__annotations__", {}))
+    return owner.__dict__.get("panel")
 
 
 def _option_type(name: str, annotation: Any) -> Any:
@@ -129,6 +148,8 @@ def _option_type(name: str, annotation: Any) -> Any:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is tuple:
         return list[str] if name in _REPEATED else str
+    if get_origin(annotation) is dict:
+        return str
     return annotation
 
 
@@ -171,21 +192,42 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
 def merge(
     settings: MergeSettings,
     options: Options,
-    adapters: Annotated[list[Path], typer.Argument(help="Two adapters or more, in order.")],
+    adapters: Annotated[list[Path], typer.Argument(help="Adapters, in the order of weights.")],
 ) -> None:
     """Merge adapters into one, without a base model.
 
-    The result's delta weight is the weighted sum of the adapters' delta weights, exactly.
+    With the default method, exact, the result's delta weight is the weighted sum of the
+    adapters' delta weights. One adapter with --weights 1 can be cut to another --rank.
 
     Examples:
         adaptermix merge task.safetensors align.safetensors --weight 0.9
 
-        adaptermix merge task align style --weights 0.8,0.1,0.1 -o merged
-    """
-    from adaptermix import merging
+        adaptermix merge task align style --weights 0.8,0.1,0.1 --method ties -o merged
 
-    report = merging.merge(adapters, settings, force=options.force, dry_run=options.dry_run)
+        adaptermix merge task align --search 0.5,0.7,0.9 --task massive --langs en,cy
+
+        adaptermix merge task align --weight 0.9 --into meta-llama/Llama-3.1-8B -o model
+    """
+    if settings.search is not None:
+        _search(settings, options, adapters)
+        return
+    from adaptermix import folding, merging
+
+    run = folding.merge_into if settings.into else merging.merge
+    report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
     _show(report, console.show_merge, options)
+
+
+def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> None:
+    from adaptermix import search
+
+    if options.dry_run:
+        plan = search.plan_search(adapters, settings, force=options.force)
+        _show(plan, console.show_search_plan, options)
+        return
+    with console.evaluation_progress(options.quiet) as on_progress:
+        report = search.search(adapters, settings, force=options.force, on_progress=on_progress)
+    _show(report, console.show_search, options)
 
 
 @_command(EvalSettings)
@@ -198,6 +240,8 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
         adaptermix eval --task massive
 
         adaptermix eval --adapter task.safetensors --adapter merged.safetensors --langs en,cy
+
+        adaptermix eval --adapter task --adapter merged --baseline task --groups "aligned=cy,sw"
     """
     if not settings.adapters:
         console.say("only the base model is tested; add adapters with --adapter PATH")
@@ -254,6 +298,58 @@ def demo(
     from adaptermix import demo as demo_module
 
     demo_module.run(out, seed=seed, force=force, quiet=quiet)
+
+
+CometPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--path",
+        help="Folder of the environment.",
+        show_default="comet in $ADAPTERMIX_CACHE, or in adaptermix in the user's cache folder",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@comet_app.command("install")
+def comet_install(
+    path: CometPath = None,
+    python: Annotated[
+        str | None,
+        typer.Option(help="Python to build it with.", show_default="one that suits COMET"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build it again.")] = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on the way.")] = False,
+) -> None:
+    """Install COMET in a Python environment of its own.
+
+    It cannot share one with vLLM. The environment is there whole or not at all, takes minutes and
+    about 1.4 GB on a CPU, and is left as it is when it is there. pip's own configuration applies.
+
+    Example: adaptermix comet install --python python3.12
+    """
+    from adaptermix import comet
+
+    say = (lambda text: None) if quiet else console.say
+    report = comet.install(path, python=python, force=force, say=say)
+    if json:
+        console.show_json(report.as_record())
+        return
+    console.show_comet(report)
+    console.say(f"built in {report.seconds:.0f} s" if report.built else "it was there already")
+
+
+@comet_app.command("status")
+def comet_status(path: CometPath = None, json: Json = False) -> None:
+    """Show whether COMET is installed, where, and which versions."""
+    from adaptermix import comet
+
+    found = comet.status(path)
+    if json:
+        console.show_json(found.as_record())
+    else:
+        console.show_comet(found)
 
 
 def _show(report: Any, show: Callable[[Any], None], options: Options) -> None:

@@ -5,6 +5,7 @@ limits and its help text. The command line is generated from the fields, and a k
 the flag without its two dashes. Flags override the file, which overrides the defaults.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -27,6 +28,13 @@ CONFIG_NAME = "adaptermix.toml"
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+# The paper's: languages with task data, languages that are aligned to English, and others.
+PAPER_GROUPS = {
+    "supervised": ("ar", "en", "es", "ru", "zh"),
+    "transfer-aligned": ("cy", "ja", "jv", "sw", "tl"),
+    "transfer-other": ("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
+}
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -48,6 +56,45 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidato
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
 
 
+def _read_arguments(value: object) -> object:
+    """Read ``{"seed": 1}`` or ``seed=1,quantization=fp8``; tables from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(name.strip() and sign for name, sign, _ in pairs):
+        raise ValueError("neither a JSON object nor key=value,key=value")
+    return {name.strip(): _json_or_text(text.strip()) for name, _, text in pairs}
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _python_names(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("--").replace("-", "_"): arguments[name] for name in arguments}
+
+
+def _read_groups(value: object) -> object:
+    """Read ``supervised=ar,en;aligned=cy``; tables from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(";") if part.strip()]
+    if not all(name.strip() and langs.strip() for name, _, langs in pairs):
+        raise ValueError("groups are written name=lang,lang;name=lang")
+    return {name.strip(): langs for name, _, langs in pairs}
+
+
+Groups = Annotated[dict[str, Names], BeforeValidator(_read_groups)]
+EngineArgs = Annotated[
+    dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
+]
+
+
 class Settings(BaseModel):
     """Base of every command's settings: immutable, and strict about unknown keys."""
 
@@ -59,10 +106,13 @@ class Settings(BaseModel):
         alias_generator=lambda name: name.replace("_", "-"),
     )
     section: ClassVar[str] = ""
+    panel: ClassVar[str | None] = None  # heading of its options in the help
 
 
 class ModelSettings(Settings):
     """The base model and the data; written at the top of ``adaptermix.toml``, for all commands."""
+
+    panel: ClassVar[str | None] = "Model and data"
 
     model: str = Field(default=PAPER_MODEL, description="Base model: a folder, or a hub name.")
     revision: str | None = Field(default=None, description="Revision of a hub model.")
@@ -113,6 +163,8 @@ TaskName = Annotated[str, AfterValidator(_known_task)]
 class PromptSettings(ModelSettings):
     """The task and how it is asked: the same in training and in evaluation."""
 
+    panel: ClassVar[str | None] = "Task and prompt"
+
     task: TaskName = Field(
         default="massive", description="massive, wmt23, uner, or the .toml file of your own task."
     )
@@ -144,6 +196,8 @@ class PromptSettings(ModelSettings):
 
 class ScorerSettings(Settings):
     """How outputs become scores."""
+
+    panel: ClassVar[str | None] = "Scoring"
 
     scorer: Literal["strict", "paper"] = Field(
         default="strict",
@@ -277,7 +331,54 @@ class TrainAlignSettings(TrainSettings):
     )
 
 
-class MergeSettings(Settings):
+class EngineSettings(ModelSettings):
+    """How answers are decoded: wherever prompts are answered, not only in ``eval``."""
+
+    panel: ClassVar[str | None] = "Engine"
+
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto is vLLM where it is installed, else transformers."
+    )
+    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
+    batch_size: int = Field(
+        default=64, gt=0, description="Prompts in one batch of the transformers engine."
+    )
+    cache: bool = Field(
+        default=True, description="Take answers that were decoded before from the cache."
+    )
+    tensor_parallel_size: int = Field(
+        default=1, gt=0, description="GPUs that share one copy of the model (vLLM)."
+    )
+    data_parallel_size: int = Field(
+        default=1, gt=0, description="Copies of the model that share the prompts (vLLM)."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
+    )
+    max_lora_rank: int | None = Field(
+        default=None, gt=0, description="Largest rank vLLM makes room for; the adapters' own."
+    )
+    engine_args: EngineArgs = Field(
+        default={}, description="More arguments of the vLLM engine: JSON, or key=value,key=value."
+    )
+
+
+class DecodingSettings(EngineSettings, PromptSettings):
+    """What is decoded, in which languages: in tests, and on dev data in a search."""
+
+    panel: ClassVar[str | None] = "Data to test"
+
+    langs: Names = Field(
+        default=tuple(lang for group in PAPER_GROUPS.values() for lang in group),
+        min_length=1,
+        description="Languages to test, comma-separated.",
+    )
+    limit: int | None = Field(
+        default=None, gt=0, description="Use the first N examples of each language."
+    )
+
+
+class MergeSettings(DecodingSettings):
     """Settings of ``merge``."""
 
     section: ClassVar[str] = "merge"
@@ -288,19 +389,92 @@ class MergeSettings(Settings):
     weights: Weights | None = Field(
         default=None, description="One weight per adapter, comma-separated."
     )
-    method: Literal["exact"] = Field(
-        default="exact", description="exact: the weighted sum of the delta weights."
+    weights_file: Path | None = Field(
+        default=None, description="TOML file with weights of layer ranges and modules."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+    method: Literal[
+        "exact",
+        "factor-average",
+        "peft-linear",
+        "peft-cat",
+        "peft-svd",
+        "magnitude",
+        "ties",
+        "dare",
+        "dare-ties",
+        "della",
+        "knots",
+        "tsv",
+        "iso-c",
+    ] = Field(default="exact", description="exact: the weighted sum of the delta weights.")
+    rank: int | None = Field(
+        default=None, gt=0, description="Cut the result to its best approximation of this rank."
+    )
+    inactive: Literal["average", "keep"] = Field(
+        default="average",
+        description="Where an adapter does nothing: average with zero as the paper does, or keep "
+        "the others at full strength.",
+    )
+    density: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of entries kept by magnitude, ties, dare, dare-ties, della and knots.",
+    )
+    epsilon: float = Field(
+        default=0.1, ge=0, lt=1, description="della: width of the window around the density."
+    )
+    isotropic: bool = Field(
+        default=False, description="Set all singular values of the result to their mean."
+    )
+    seed: int = Field(default=1, ge=0, description="Seed of dare, dare-ties and della.")
+    out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="Precision of the result; the widest of the inputs by default."
     )
     ignore_base: bool = Field(
         default=False, description="Merge adapters of different base models whose shapes agree."
     )
-    rank: int | None = Field(
+    into: str | None = Field(
+        default=None,
+        description="Base model, folder or hub name: write it with the merge added to its weights.",
+    )
+    search: str | None = Field(
+        default=None,
+        description="Find the weights on dev data: weights of the first adapter to try "
+        "(0.5,0.7,0.9), auto, or learn.",
+    )
+    exhaustive: bool = Field(
+        default=False, description="Search: decode all dev examples with every candidate."
+    )
+    prefer: Literal["simpler", "best"] = Field(
+        default="simpler",
+        description="Search: of candidates that cannot be told apart, take the simplest, or the "
+        "one with the best score.",
+    )
+    layer_groups: int = Field(
+        default=1, gt=0, description="Search auto: groups of layers with weights of their own."
+    )
+    trials: int = Field(
+        default=30, gt=0, description="Search auto: weights to try where a grid is too large."
+    )
+    sampler: Literal["tpe", "cma"] = Field(
+        default="tpe", description="Search auto: Optuna's sampler for these trials."
+    )
+    learn_per: Literal["layer", "module"] = Field(
+        default="layer", description="Search learn: what gets a weight of its own."
+    )
+    learn_steps: int = Field(default=100, gt=0, description="Search learn: gradient steps.")
+    learn_lr: float = Field(default=0.02, gt=0, description="Search learn: learning rate.")
+    learn_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="Search learn: pull towards the best scalar weights, times the mean squared "
+        "difference.",
+    )
+    source_rank: int | None = Field(
         default=None, gt=0, description="Rank of bare adapter files that carry no config."
     )
-    alpha: float | None = Field(
+    source_alpha: float | None = Field(
         default=None, gt=0, description="Alpha of bare adapter files that carry no config."
     )
     out: Path = Field(
@@ -310,44 +484,48 @@ class MergeSettings(Settings):
 
     @model_validator(mode="after")
     def _one_way_to_weigh(self) -> "MergeSettings":
-        if (self.weight is None) == (self.weights is None):
-            raise ValueError("give either --weight W or --weights W1,W2,...")
+        ways = (self.weight, self.weights, self.weights_file, self.search)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError(
+                "give one of --weight W, --weights W1,W2,..., --weights-file FILE and --search GRID"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> "MergeSettings":
+        if self.method in ("factor-average", "peft-linear") and (self.rank or self.isotropic):
+            raise ValueError(f"--method {self.method} takes neither --rank nor --isotropic")
+        if not self.density - self.epsilon / 2 > 0 and self.method == "della":
+            raise ValueError("della needs a density of more than half its epsilon")
         return self
 
 
-class EvalSettings(PromptSettings, ScorerSettings):
+class EvalSettings(DecodingSettings, ScorerSettings):
     """Settings of ``eval``."""
 
     section: ClassVar[str] = "eval"
 
-    langs: Names = Field(
-        default=(
-            *("ar", "en", "es", "ru", "zh", "cy", "ja", "jv", "sw", "tl"),
-            *("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
-        ),
-        min_length=1,
-        description="Languages to test, comma-separated.",
-    )
     adapters: Names = Field(
         default=(), description="Adapters to test beside the base model; repeat the flag."
     )
     split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
-    limit: int | None = Field(
-        default=None, gt=0, description="Test the first N examples of each language."
+    exclude_base: bool = Field(default=False, description="Test the adapters only.")
+    baseline: str | None = Field(
+        default=None, description="System the others are compared with; the first by default."
     )
-    engine: Literal["auto", "vllm", "transformers"] = Field(
-        default="auto", description="auto is vLLM where it is installed, else transformers."
-    )
-    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
-    batch_size: int = Field(
-        default=64, gt=0, description="Prompts in one batch of the transformers engine."
-    )
-    gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
+    groups: Groups | None = Field(
+        default=None,
+        description="Languages to average, as name=cy,sw;other=ja; the paper's by default.",
     )
     out: Path = Field(
         default=Path("eval-massive"), description="New directory for scores and predictions."
     )
+
+    @model_validator(mode="after")
+    def _something_to_test(self) -> "EvalSettings":
+        if self.exclude_base and not self.adapters:
+            raise ValueError("--exclude-base leaves nothing to test; add --adapter PATH")
+        return self
 
     @model_validator(mode="after")
     def _files_are_of_one_pair(self) -> "EvalSettings":
@@ -483,8 +661,9 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         raise ConfigError(f"{path}: no such file", hint="check --config")
     from_file = _read_section(path, kind) if path.is_file() else {}
     stated = {name.replace("_", "-"): value for name, value in flags.items()}
-    if {"weight", "weights"} & stated.keys():  # one of them on the command line replaces either
-        from_file = {k: v for k, v in from_file.items() if k not in ("weight", "weights")}
+    ways = ("weight", "weights", "weights-file", "search")
+    if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
+        from_file = {key: value for key, value in from_file.items() if key not in ways}
     try:
         return kind.model_validate(from_file | stated)
     except ValidationError as error:
@@ -497,8 +676,16 @@ def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
     _refuse_unknown_keys(path, content)
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     shared = {key: value for key, value in tops.items() if key in _keys(kind)}
-    merged = shared | content.get(kind.section, {})
+    merged = shared | _tested_like_eval(content, kind) | content.get(kind.section, {})
     return {key: _relative_to(path.parent, key, value) for key, value in merged.items()}
+
+
+def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
+    """A search asks and decodes as ``eval`` does, unless its own section says otherwise."""
+    if kind is not MergeSettings:
+        return {}
+    asked = {*_keys(DecodingSettings)} - {"limit"}
+    return {key: value for key, value in content.get("eval", {}).items() if key in asked}
 
 
 def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
@@ -533,8 +720,8 @@ def _keys(kind: type[Settings]) -> list[str]:
 
 def _relative_to(folder: Path, key: str, value: Any) -> Any:
     """Read a path in the file as relative to the file, not to where the command is typed."""
-    paths = ("data-dir", "pairs-dir", "out", "gold", "predictions", "src", "comet-python")
-    if key in paths and isinstance(value, str):
+    paths = ("data-dir", "pairs-dir", "weights-file", "out", "gold", "predictions", "src")
+    if key in (*paths, "comet-python") and isinstance(value, str):
         return folder / value
     if key == "task" and isinstance(value, str) and value.endswith(".toml"):
         return str(folder / value)

@@ -4,7 +4,7 @@ Results go to standard output, everything else to standard error.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,13 @@ from rich.table import Table
 from adaptermix.errors import AdaptermixError
 
 if TYPE_CHECKING:
-    from adaptermix.evaluation import EvalPlan, EvalProgress, EvalReport, OnProgress
+    from adaptermix.comet import Environment
+    from adaptermix.comparison import Comparison
+    from adaptermix.evaluation import EvalPlan, EvalReport
+    from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.merging import MergeReport
     from adaptermix.scoring import ScoreReport
+    from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.training import OnProgress as OnTrainProgress
     from adaptermix.training import Progress as TrainProgress
     from adaptermix.training import TrainReport
@@ -79,14 +83,15 @@ def training_progress(name: str, quiet: bool) -> "Iterator[OnTrainProgress]":
 
 @contextmanager
 def evaluation_progress(quiet: bool) -> "Iterator[OnProgress]":
-    """Show how many answers are decoded."""
+    """Show how many answers are decoded, how fast, and the time left."""
     with _bar(quiet) as bar:
         task = bar.add_task("reading", total=None)
 
-        def update(progress: "EvalProgress") -> None:
+        def update(progress: "DecodeProgress") -> None:
+            speed = progress.tokens_per_second
             bar.update(
                 task,
-                description=progress.stage,
+                description=progress.stage + (f"  {speed:,.0f} tokens/s" if speed else ""),
                 completed=progress.done,
                 total=progress.total or None,
             )
@@ -126,11 +131,80 @@ def show_merge(report: "MergeReport") -> None:
     table.add_section()
     table.add_row(escape(report.out), report.method, str(report.rank), str(report.modules))
     results.print(table, highlight=False)
-    if report.modules_with_one_source:
+    for source in report.sources:
+        if source.inactive:
+            kept = (
+                "the others keep full strength"
+                if report.inactive == "keep"
+                else ("the others are scaled by their weights all the same (--inactive keep)")
+            )
+            say(
+                f"{source.path} does nothing in {source.inactive} of {report.modules} modules; "
+                f"there {kept}"
+            )
+    if report.relative_error:
         say(
-            f"{report.modules_with_one_source} of {report.modules} modules are in one adapter "
-            "only; there it is scaled by its weight, and nothing is added to it"
+            f"differs from the exact weighted sum by {100 * report.relative_error:.2f}% of its norm"
         )
+    if report.cross_term_energy:
+        say(f"cross terms carry {report.cross_term_energy:.2%} of the exact sum's energy")
+
+
+def show_search_plan(plan: "SearchPlan") -> None:
+    """Print what a search would do."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("candidates", escape(", ".join(plan.candidates)))
+    table.add_row("dev examples", "  ".join(f"{lang} {n:,}" for lang, n in plan.examples.items()))
+    table.add_row("longest prompt", f"{plan.longest_prompt:,} tokens")
+    table.add_row("would write", f"{escape(plan.out)} and {escape(plan.folder)}")
+    results.print(table, highlight=False)
+
+
+def show_search(report: "SearchReport") -> None:
+    """Print every candidate's score, and what was chosen."""
+    metric = report.metric
+    title = f"{report.task} dev: macro average of {titled(metric)}, {report.engine} engine"
+    table = Table(title=escape(title))
+    table.add_column("candidate")
+    for name in ("score", "95% interval", "to the chosen one", "examples"):
+        table.add_column(name, justify="right")
+    for candidate in report.candidates:
+        score, difference = candidate.score, candidate.difference.interval
+        is_winner = candidate.name == report.winner
+        table.add_row(
+            ("[bold]" if is_winner else "") + escape(candidate.name),
+            shown(metric, score.value),
+            f"{shown(metric, score.low)} to {shown(metric, score.high)}",
+            "chosen"
+            if is_winner
+            else f"{shown(metric, difference.value, '+')} "
+            f"({shown(metric, difference.low, '+')} to {shown(metric, difference.high, '+')})",
+            f"{candidate.examples:,}",
+        )
+    results.print(table, highlight=False)
+    results.print(escape(report.verdict), highlight=False)
+    say(
+        f"examples decoded: {report.decoded:,} of the {report.exhaustive:,} that an exhaustive "
+        f"search of the same candidates needs; {report.reused:,} were known from before"
+    )
+    for note in report.notes:
+        say(f"note: {note}")
+    show_merge(report.merge)
+    say(f"record, weights and plot: {report.folder}")
+
+
+def show_comet(environment: "Environment") -> None:
+    """Print where COMET is installed, and which versions."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    if environment.installed:
+        table.add_row("COMET", f"installed, {environment.megabytes:,} MB")
+        table.add_row("python", escape(environment.python))
+        for name, version in environment.versions.items():
+            table.add_row(name if name != "python" else "python version", escape(version))
+    else:
+        table.add_row("COMET", "not installed; `adaptermix comet install` does it")
+        table.add_row("folder", escape(environment.path))
+    results.print(table, highlight=False)
 
 
 def show_plan(plan: "EvalPlan") -> None:
@@ -145,29 +219,43 @@ def show_plan(plan: "EvalPlan") -> None:
 
 def show_evaluation(report: "EvalReport") -> None:
     """Print every system's score, language by language, and the mean over languages."""
-    name = report.cells[0].score.name
-    title = f"{report.task} {report.split}: {titled(name)}, {report.engine} engine"
+    metric = report.cells[0].score.name
+    title = f"{report.task} {report.split}: {titled(metric)}, {report.engine} engine"
     table = Table(title=escape(title))
     table.add_column("language")
     for system in report.systems:
         table.add_column(escape(system), justify="right")
     for lang in report.langs:
         cells = [report.cell(system, lang) for system in report.systems]
-        table.add_row(escape(lang), *(shown(name, cell.score.value) for cell in cells))
+        table.add_row(escape(lang), *(shown(metric, cell.score.value) for cell in cells))
     table.add_section()
-    table.add_row("macro average", *(shown(name, report.macro[s]) for s in report.systems))
-    for label, field in (("malformed answers", "malformed"), ("cut answers", "cut_answers")):
+    for name, means in [*report.group_macro.items(), ("macro average", report.macro)]:
+        table.add_row(escape(name), *(shown(metric, means[s]) for s in report.systems))
+    _add_counts(table, report)
+    results.print(table, highlight=False)
+    for signature in {cell.score.signature: None for cell in report.cells}:
+        results.print(escape(signature), highlight=False)
+    if report.comparisons:
+        show_comparisons(report.comparisons, metric)
+    for note in report.notes:
+        say(f"note: {note}")
+    if report.reused:
+        say(f"{report.reused:,} answers were known from earlier runs, {report.decoded:,} decoded")
+    say(f"scores and predictions: {report.out}")
+
+
+def _add_counts(table: Table, report: "EvalReport") -> None:
+    """Add what happened to answers and prompts, where anything did."""
+    for label, field in (
+        ("malformed answers", "malformed"),
+        ("cut answers", "cut_answers"),
+        ("truncated prompts", "truncated_prompts"),
+    ):
         sums = [
             sum(getattr(c, field) for c in report.cells if c.system == s) for s in report.systems
         ]
         if any(sums):
             table.add_row(label, *(f"{count:,}" for count in sums))
-    results.print(table, highlight=False)
-    for signature in {cell.score.signature: None for cell in report.cells}:
-        results.print(escape(signature), highlight=False)
-    for note in report.notes:
-        say(f"note: {note}")
-    say(f"scores and predictions: {report.out}")
 
 
 def show_scores(report: "ScoreReport") -> None:
@@ -188,8 +276,37 @@ def titled(name: str) -> str:
     return names.get(name, f"{name.replace('_', ' ').replace('f1', 'F1')} (%)")
 
 
-def shown(name: str, value: float) -> str:
+def shown(name: str, value: float, sign: str = "") -> str:
     """Write a score as its field does: F1 and exact match in percent, COMET with four digits."""
     if name == "comet":
-        return f"{value:.4f}"
-    return f"{value if name in ('bleu', 'chrf') else 100 * value:.1f}"
+        return f"{value:{sign}.4f}"
+    return f"{value if name in ('bleu', 'chrf') else 100 * value:{sign}.1f}"
+
+
+def show_comparisons(comparisons: "Sequence[Comparison]", metric: str) -> None:
+    """Print differences to the baseline, with a star where the interval excludes zero."""
+    systems = list(dict.fromkeys(comparison.system for comparison in comparisons))
+    title = f"difference to {comparisons[0].baseline}, 95% interval, p-value"
+    table = Table(title=escape(title))
+    table.add_column("")
+    for system in systems:
+        table.add_column(escape(system), justify="right")
+    rows: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        rows.setdefault(comparison.over, []).append(_difference(comparison, metric))
+    averages = [c.over for c in comparisons if [c.over] != c.langs]
+    for over, cells in rows.items():
+        if averages and over == averages[0]:
+            table.add_section()
+        table.add_row(escape(over), *cells)
+    results.print(table, highlight=False)
+    say("* the interval excludes zero: paired bootstrap over 1,000 resamples")
+
+
+def _difference(comparison: "Comparison", metric: str) -> str:
+    seen, low, high = (
+        shown(metric, value, "+")
+        for value in (comparison.difference, comparison.low, comparison.high)
+    )
+    text = f"{seen} {escape(f'[{low}, {high}]')} {comparison.p_value:.3f}"
+    return f"[bold]{text} *[/]" if comparison.excludes_zero else f"{text}  "

@@ -1,5 +1,6 @@
-"""LoRA updates as values: delta weights and their weighted sum. Torch only."""
+"""LoRA updates as values: delta weights, norms, and sums that need no decomposition. Torch only."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,20 +11,48 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LoraUpdate:
-    """The update of one linear layer: ``scaling * b @ a`` is added to its weight."""
+    """The update of one layer: ``scaling * b @ a`` is added to its weight.
+
+    Attributes:
+        a: First factor.
+        b: Second factor.
+        scaling: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
+        bias: What PEFT's ``lora_bias`` adds to the output, also times ``scaling``.
+    """
 
     a: Float[Tensor, "rank in"]
     b: Float[Tensor, "out rank"]
     scaling: float
+    bias: Float[Tensor, " out"] | None = None
 
     @property
     def rank(self) -> int:
         """Number of rows of ``a``."""
         return self.a.shape[0]
 
+    @property
+    def is_active(self) -> bool:
+        """Whether it changes anything: the B of a layer that was never trained is zero."""
+        if self.b[0].any() or self.b.any():  # one row says yes most of the time
+            return True
+        return self.bias is not None and bool(self.bias.any())
+
     def delta_weight(self) -> Float[Tensor, "out in"]:
         """Return ``scaling * b @ a``, in the dtype of the factors. Costs out x in numbers."""
         return self.scaling * (self.b @ self.a)
+
+
+def widened(factor: Tensor) -> Tensor:
+    """Return the factor in float32, or unchanged where it is float64."""
+    return factor.to(torch.promote_types(factor.dtype, torch.float32))
+
+
+def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
+    """Return the dtype that holds every factor."""
+    dtype = updates[0].a.dtype
+    for update in updates:
+        dtype = torch.promote_types(dtype, torch.promote_types(update.a.dtype, update.b.dtype))
+    return dtype
 
 
 def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> LoraUpdate:
@@ -32,24 +61,76 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     sum_i w_i s_i B_i A_i = [w_1 s_1 B_1 ... w_n s_n B_n] [A_1; ...; A_n]: no product is formed,
     and the ranks add up. Weights and scalings go into ``b`` (computed in float32, then rounded
     once to the widest dtype among the inputs), so the result's scaling is 1. An update of weight
-    0 is left out; at least one weight is not 0.
+    0 is left out; at least one weight is not 0. One update that is left alone keeps its factors
+    to the last bit, and its scaling takes the weight.
 
     Args:
         updates: Updates of one and the same layer; their ranks may differ.
         weights: One weight per update; any sign.
     """
     kept = [(update, weight) for update, weight in zip(updates, weights, strict=True) if weight]
-    dtype = kept[0][0].a.dtype
-    for update, _ in kept:
-        dtype = torch.promote_types(dtype, torch.promote_types(update.a.dtype, update.b.dtype))
-    scaled = [_scaled(update.b, weight * update.scaling).to(dtype) for update, weight in kept]
+    if len(kept) == 1:
+        update, weight = kept[0]
+        return LoraUpdate(update.a, update.b, weight * update.scaling, update.bias)
+    dtype = widest_dtype([update for update, _ in kept])
     return LoraUpdate(
         a=torch.cat([update.a.to(dtype) for update, _ in kept], dim=0),
-        b=torch.cat(scaled, dim=1),
+        b=torch.cat([(widened(u.b) * (weight * u.scaling)).to(dtype) for u, weight in kept], dim=1),
         scaling=1.0,
+        bias=weighted_bias(updates, weights, dtype),
     )
 
 
-def _scaled(factor: Tensor, scale: float) -> Tensor:
-    """Multiply in float32 or wider."""
-    return factor.to(torch.promote_types(factor.dtype, torch.float32)) * scale
+def weighted_bias(
+    updates: Sequence[LoraUpdate], weights: Sequence[float], dtype: torch.dtype
+) -> Float[Tensor, " out"] | None:
+    """Return sum_i w_i s_i bias_i over the updates that have one; None where none has."""
+    terms = [
+        widened(update.bias) * (weight * update.scaling)
+        for update, weight in zip(updates, weights, strict=True)
+        if update.bias is not None and weight
+    ]
+    return torch.stack(terms).sum(dim=0).to(dtype) if terms else None
+
+
+def add_factors(
+    updates: Sequence[LoraUpdate],
+    weights_a: Sequence[float],
+    weights_b: Sequence[float],
+) -> LoraUpdate:
+    """Return (sum_i u_i B_i)(sum_i v_i A_i): factors added, not updates.
+
+    Its delta weight holds cross terms B_i A_j that no adapter was trained for. The ranks must be
+    equal. The result's scaling is 1.
+
+    Args:
+        updates: Updates of one and the same layer, of one rank.
+        weights_a: v_i.
+        weights_b: u_i; scalings, where they count, are in these or in the others.
+    """
+    dtype = widest_dtype(updates)
+    sums = [
+        torch.stack([widened(f) * weight for f, weight in zip(factors, weights, strict=True)])
+        for factors, weights in (
+            ([update.a for update in updates], weights_a),
+            ([update.b for update in updates], weights_b),
+        )
+    ]
+    a, b = (terms.sum(dim=0).to(dtype) for terms in sums)
+    return LoraUpdate(a, b, 1.0)
+
+
+def inner_product(one: LoraUpdate, other: LoraUpdate) -> float:
+    """Return the Frobenius inner product of two delta weights, without forming either.
+
+    <B A, B' A'> = sum of (B^T B') * (A A'^T), two rank x rank matrices, in float64.
+    """
+    left = one.b.double().mT @ other.b.double()
+    right = one.a.double() @ other.a.double().mT
+    product = float((left * right).sum())
+    return product * one.scaling * other.scaling
+
+
+def norm(update: LoraUpdate) -> float:
+    """Return the Frobenius norm of the delta weight, without forming it."""
+    return math.sqrt(max(0.0, inner_product(update, update)))

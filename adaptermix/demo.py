@@ -6,7 +6,6 @@ from itertools import count
 from pathlib import Path
 
 from adaptermix import console
-from adaptermix.adapters import check_output, whole_output
 from adaptermix.config import (
     CONFIG_NAME,
     EvalSettings,
@@ -17,6 +16,7 @@ from adaptermix.config import (
 )
 from adaptermix.evaluation import EvalReport, evaluate
 from adaptermix.merging import merge
+from adaptermix.outputs import check_output, whole_output
 from adaptermix.training import train_align, train_task
 
 

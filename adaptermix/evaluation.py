@@ -4,44 +4,38 @@ import csv
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-
-from transformers import GenerationConfig
 
 from adaptermix import __version__
 from adaptermix.adapters import (
     Adapter,
     adapter_hash,
     check_fits,
-    check_output,
     read_adapter,
     stage_adapter,
-    whole_output,
 )
+from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
-from adaptermix.config import EvalSettings
+from adaptermix.comparison import ALL, Comparison, compare
+from adaptermix.config import PAPER_GROUPS, EvalSettings
+from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError, DataError
-from adaptermix.generation import Generated, Generator, Request, make_generator
+from adaptermix.generation import Decoder, OnProgress
 from adaptermix.metrics import Score
-from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
+from adaptermix.models import (
+    context_length,
+    fingerprint,
+    load_tokenizer,
+    locate_model,
+    weight_shapes,
+)
+from adaptermix.outputs import check_output, whole_output
 from adaptermix.tasks import Example, Outcome, Task, make_task
 
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class EvalProgress:
-    """How far evaluation is, for a progress bar."""
-
-    stage: str
-    done: int
-    total: int
-
-
-OnProgress = Callable[[EvalProgress], None]
 
 
 @dataclass(frozen=True)
@@ -54,20 +48,35 @@ class Cell:
     examples: int
     malformed: int
     cut_answers: int
+    truncated_prompts: int
     scores: dict[str, Score]
 
 
 @dataclass(frozen=True)
 class EvalReport:
-    """Scores of all systems on all languages; ``macro`` is the mean over the languages."""
+    """Scores of all systems on all languages.
+
+    Attributes:
+        decoded: Prompts that the engine answered.
+        reused: Prompts whose answers were known.
+        macro: For every system, the mean over the languages.
+        groups: Languages by the name of their group, those that were tested.
+        group_macro: For every group, what ``macro`` is for all languages.
+        comparisons: Every system against the baseline, where there are two systems or more.
+    """
 
     task: str
     split: str
     engine: str
+    decoded: int
+    reused: int
     systems: list[str]
     langs: list[str]
     cells: list[Cell]
     macro: dict[str, float]
+    groups: dict[str, list[str]]
+    group_macro: dict[str, dict[str, float]]
+    comparisons: list[Comparison]
     notes: list[str]
     out: str
 
@@ -101,6 +110,7 @@ class _Item:
     lang: str
     example: Example
     prompt_ids: list[int]
+    is_truncated: bool
 
 
 def evaluate(
@@ -111,31 +121,30 @@ def evaluate(
 ) -> EvalReport:
     """Decode the task's examples with every system and score the answers.
 
-    Writes a new directory: ``scores.json``, ``scores.csv``, and for every system and language
-    ``predictions/SYSTEM/LANG.jsonl`` with one record an example.
+    Writes a new directory: ``scores.json``, ``scores.csv``, ``differences.csv``, and for every
+    system and language ``predictions/SYSTEM/LANG.jsonl`` with one record an example.
 
     Raises:
-        ConfigError: Two adapters of one name.
+        ConfigError: Two adapters of one name, a baseline that is not among the systems, answers
+            longer than the model's context.
         DataError: Missing or malformed data, an unknown language.
         ArtifactError: A model or adapter that cannot be used, or an output that exists.
         ResourceError: The engine asked for is not installed.
     """
     job = _prepare(settings, force)
     folder, adapters, items, task = job.folder, job.adapters, job.items, job.task
+    limits = Limits(
+        adapters=len(adapters),
+        rank=max((_rank(adapter) for adapter in adapters.values()), default=1),
+        prompt=max(len(item.prompt_ids) for item in items),
+    )
+    decoder = Decoder(settings, folder, job.encoder, limits)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         staged = {name: stage_adapter(a, Path(scratch)) for name, a in adapters.items()}
-        on_progress(EvalProgress("starting the engine", 0, 0))
-        generator = make_generator(
-            settings,
-            folder,
-            job.encoder.tokenizer,
-            _stop_ids(folder, job.encoder),
-            list(staged.values()),
-            max((_rank(adapter) for adapter in adapters.values()), default=1),
-            max(len(item.prompt_ids) for item in items),
-        )
-        answers = _decode(generator, items, [None, *staged.values()], on_progress)
-    systems = [BASE, *adapters]
+        decoder.names = {path: str(adapters[name].path) for name, path in staged.items()}
+        paths = [staged.get(system) for system in job.systems]
+        answers = _decode(decoder, items, paths, on_progress)
+    systems = job.systems
     results = {
         system: [task.outcome(item.example, a.text) for item, a in zip(items, given, strict=True)]
         for system, given in zip(systems, answers, strict=True)
@@ -145,15 +154,21 @@ def evaluate(
         for system, given in zip(systems, answers, strict=True)
         for lang in settings.langs
     ]
+    groups = _groups(settings)
     report = EvalReport(
         task=settings.task,
         split=settings.split,
-        engine=generator.name,
+        engine=decoder.engine,
+        decoded=decoder.decoded,
+        reused=decoder.reused,
         systems=systems,
         langs=list(settings.langs),
         cells=cells,
-        macro={system: _macro(cells, system) for system in systems},
-        notes=_prompt_notes(settings, adapters),
+        macro=_macro(cells, systems, settings.langs),
+        groups=groups,
+        group_macro={name: _macro(cells, systems, langs) for name, langs in groups.items()},
+        comparisons=_compare(job, results, settings, groups),
+        notes=[*_prompt_notes(settings, adapters), *decoder.notes],
         out=str(settings.out),
     )
     record = {
@@ -174,6 +189,7 @@ class _Job:
     """Everything an evaluation needs, checked before an engine is started."""
 
     folder: Path
+    systems: list[str]
     adapters: dict[str, Adapter]
     task: Task
     encoder: PromptEncoder
@@ -183,6 +199,12 @@ class _Job:
 def _prepare(settings: EvalSettings, force: bool) -> _Job:
     check_output(settings.out, force)
     adapters = _named([read_adapter(Path(path)) for path in settings.adapters])
+    systems = [*([] if settings.exclude_base else [BASE]), *adapters]
+    if settings.baseline not in (None, *systems):
+        raise ConfigError(
+            f"--baseline {settings.baseline}: no such system",
+            hint=f"the systems are {', '.join(systems)}",
+        )
     folder = locate_model(settings)
     shapes = weight_shapes(folder)
     for adapter in adapters.values():
@@ -190,7 +212,18 @@ def _prepare(settings: EvalSettings, force: bool) -> _Job:
     tokenizer = load_tokenizer(folder, settings)
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    return _Job(folder, adapters, task, encoder, _read_items(settings, task, encoder))
+    items = _read_items(settings, task, encoder, _room_for_prompt(settings, folder))
+    return _Job(folder, systems, adapters, task, encoder, items)
+
+
+def _room_for_prompt(settings: EvalSettings, folder: Path) -> int | None:
+    """Return how many tokens of the model's context the longest answer leaves to the prompt."""
+    context = context_length(folder)
+    if context is not None and context <= settings.max_new_tokens:
+        raise ConfigError(
+            f"--max-new-tokens {settings.max_new_tokens}: the model reads {context} tokens at most"
+        )
+    return None if context is None else context - settings.max_new_tokens
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
@@ -198,7 +231,7 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     job = _prepare(settings, force)
     counts = Counter(item.lang for item in job.items)
     longest = max(len(item.prompt_ids) for item in job.items)
-    return EvalPlan([BASE, *job.adapters], dict(counts), longest, str(settings.out))
+    return EvalPlan(job.systems, dict(counts), longest, str(settings.out))
 
 
 def _named(adapters: Sequence[Adapter]) -> dict[str, Adapter]:
@@ -231,45 +264,40 @@ def _rank(adapter: Adapter) -> int:
     return int(max(adapter.config["r"], *pattern.values(), 0))
 
 
-def _read_items(settings: EvalSettings, task: Task, encoder: PromptEncoder) -> list[_Item]:
+def _read_items(
+    settings: EvalSettings, task: Task, encoder: PromptEncoder, room: int | None
+) -> list[_Item]:
     items = []
     for lang in settings.langs:
         examples = task.read(lang, settings.split, settings.data_dir)[: settings.limit]
         ids = [example.id for example in examples]
         if len(set(ids)) < len(ids):
             raise DataError(f"{lang}: an id occurs twice in the {settings.split} partition")
-        items += [_Item(lang, e, encoder.prompt_ids(task.messages(e))) for e in examples]
+        for example in examples:
+            prompt = encoder.prompt_ids(task.messages(example))
+            fitting = truncate(prompt, room)
+            items.append(_Item(lang, example, fitting, len(fitting) < len(prompt)))
     return items
 
 
-def _stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:
-    """Return every token that ends an answer: the template's, the tokenizer's, the model's own."""
-    ids = {encoder.end_id}
-    if encoder.tokenizer.eos_token_id is not None:
-        ids.add(int(encoder.tokenizer.eos_token_id))
-    if (folder / "generation_config.json").is_file():
-        eos = GenerationConfig.from_pretrained(str(folder)).eos_token_id
-        ids.update([eos] if isinstance(eos, int) else eos or [])
-    return sorted(ids)
+def truncate(prompt: list[int], room: int | None) -> list[int]:
+    """Leave out tokens after the first (BOS), until the prompt fits; its end asks the question."""
+    if room is None or len(prompt) <= room:
+        return prompt
+    return [prompt[0], *prompt[len(prompt) - room + 1 :]]
 
 
 def _decode(
-    generator: Generator,
+    decoder: Decoder,
     items: Sequence[_Item],
     adapters: Sequence[Path | None],
     on_progress: OnProgress,
 ) -> list[list[Generated]]:
     """Answer every item with every system; return the answers system by system."""
-    requests = [Request(item.prompt_ids, adapter) for adapter in adapters for item in items]
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        on_progress(EvalProgress("decoding", done, len(requests)))
-
-    count(0)
-    answers = generator.generate(requests, count)
+    requests = [
+        Request(item.prompt_ids, adapter, group=item.lang) for adapter in adapters for item in items
+    ]
+    answers = decoder.decode(requests, on_progress)
     return [answers[at : at + len(items)] for at in range(0, len(requests), len(items))]
 
 
@@ -290,13 +318,46 @@ def _cell(
         examples=len(mine),
         malformed=sum(outcomes[at].malformed > 0 for at in mine),
         cut_answers=sum(answers[at].is_cut for at in mine),
+        truncated_prompts=sum(items[at].is_truncated for at in mine),
         scores=scores,
     )
 
 
-def _macro(cells: Sequence[Cell], system: str) -> float:
-    values = [cell.score.value for cell in cells if cell.system == system]
-    return sum(values) / len(values)
+def _macro(cells: Sequence[Cell], systems: Sequence[str], langs: Sequence[str]) -> dict[str, float]:
+    """Return every system's mean over languages."""
+    values = {(cell.system, cell.lang): cell.score.value for cell in cells}
+    return {system: sum(values[system, lang] for lang in langs) / len(langs) for system in systems}
+
+
+def _groups(settings: EvalSettings) -> dict[str, list[str]]:
+    """Return the groups of tested languages; one that is empty or has all of them says nothing."""
+    groups = settings.groups
+    if groups is None:
+        groups = PAPER_GROUPS if settings.task == "massive" else {}
+    tested = {name: [lang for lang in settings.langs if lang in groups[name]] for name in groups}
+    return {name: langs for name, langs in tested.items() if 0 < len(langs) < len(settings.langs)}
+
+
+def _compare(
+    job: _Job,
+    outcomes: dict[str, list[Outcome]],
+    settings: EvalSettings,
+    groups: dict[str, list[str]],
+) -> list[Comparison]:
+    if len(job.systems) < 2:
+        return []
+    members = {
+        lang: [at for at, item in enumerate(job.items) if item.lang == lang]
+        for lang in settings.langs
+    }
+    statistics = {
+        system: {
+            lang: job.task.statistics([outcomes[system][at] for at in mine])
+            for lang, mine in members.items()
+        }
+        for system in job.systems
+    }
+    return compare(statistics, job.task.value, settings.baseline or job.systems[0], groups)
 
 
 def _write(
@@ -311,6 +372,7 @@ def _write(
         text = json.dumps(record | report.as_record(), indent=2, ensure_ascii=False)
         (partial / "scores.json").write_text(text + "\n", encoding="utf-8")
         _write_csv(partial / "scores.csv", report)
+        _write_differences(partial / "differences.csv", report.comparisons)
         for system in report.systems:
             folder = partial / "predictions" / system
             folder.mkdir(parents=True)
@@ -331,6 +393,7 @@ def _prediction(item: _Item, answer: Generated, outcome: Outcome) -> str:
             "output": answer.text,
             **outcome.as_record(),
             "is_cut": answer.is_cut,
+            "is_truncated": item.is_truncated,
         },
         ensure_ascii=False,
     )
@@ -343,4 +406,14 @@ def _write_csv(path: Path, report: EvalReport) -> None:
         for lang in report.langs:
             values = [report.cell(system, lang).score.value for system in report.systems]
             writer.writerow([lang, *values])
-        writer.writerow(["macro average", *(report.macro[system] for system in report.systems)])
+        for name, means in [*report.group_macro.items(), (ALL, report.macro)]:
+            writer.writerow([name, *(means[system] for system in report.systems)])
+
+
+def _write_differences(path: Path, comparisons: Sequence[Comparison]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Comparison)])
+        writer.writeheader()
+        for comparison in comparisons:
+            langs = " ".join(comparison.langs)
+            writer.writerow(asdict(comparison) | {"langs": langs})

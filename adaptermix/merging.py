@@ -1,47 +1,86 @@
-"""Merge adapters into one, adapter to adapter: no base model is loaded."""
+"""Merge adapters into one, adapter to adapter: no base model is loaded.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+A merge is planned from the files' headers, which tells every shape of the result; then modules
+are read, merged and written one after another.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adaptermix import __version__
 from adaptermix.adapters import (
     Adapter,
-    adapter_hash,
-    check_output,
+    UpdateSpec,
+    as_dtype,
     describe_config,
+    layer_of,
     read_adapter,
-    write_adapter,
+    stream_adapter,
 )
 from adaptermix.config import MergeSettings
-from adaptermix.deltas import LoraUpdate, concatenate
+from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.merge_methods import MethodOptions, is_cut, merge_updates, merged_rank
+from adaptermix.outputs import TensorSpec, check_output
+from adaptermix.weighting import Weighting, read_weighting
 
 
 @dataclass(frozen=True)
 class MergeSource:
-    """One adapter that went into a merge."""
+    """One adapter that went into a merge.
+
+    Attributes:
+        path: Where it was.
+        blake3: Hash of its tensors' file.
+        weight: Its weight where no rule of a weights file says otherwise.
+        rank: Rank in its config.
+        modules: Number of modules it updates.
+        inactive: Modules of the result in which it does nothing: absent, or B is zero.
+    """
 
     path: str
-    sha256: str
+    blake3: str
     weight: float
     rank: int
     modules: int
+    inactive: int
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was merged into what."""
+    """What was merged into what, and what the method made of the exact weighted sum.
+
+    Attributes:
+        out: The output.
+        method: Name of the method.
+        sources: The adapters, in order.
+        weighting: Weights, rules included.
+        rank: Largest rank of the result.
+        modules: Number of modules that it updates.
+        relative_error: Frobenius norm of the difference to the exact weighted sum of delta
+            weights, over all modules, relative to that sum's norm.
+        cross_term_energy: Squared norm of the cross terms B_i A_j relative to that of the sum.
+        inactive: ``keep`` or ``average``.
+        written: False for a dry run.
+    """
 
     out: str
     method: str
     sources: list[MergeSource]
+    weighting: dict[str, Any]
     rank: int
     modules: int
-    modules_with_one_source: int
+    relative_error: float
+    cross_term_energy: float
+    inactive: str
     written: bool
 
     def as_record(self) -> dict[str, Any]:
@@ -49,74 +88,366 @@ class MergeReport:
         return asdict(self)
 
 
+@dataclass
+class Tally:
+    """What is counted while modules are merged."""
+
+    sum_energy: float = 0.0
+    lost_energy: float = 0.0
+    cross_energy: float = 0.0
+    inactive: Counter[int] = field(default_factory=Counter)
+
+    def relative(self, energy: float) -> float:
+        """Return an energy relative to that of the exact sum."""
+        return energy / self.sum_energy if self.sum_energy else 0.0
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A merge that was checked, and whose result's shapes are known; nothing is merged yet.
+
+    Attributes:
+        adapters: The sources, with one naming of modules.
+        base: The base model they share, where they say so.
+        weighting: Weights, rules included.
+        weights: For every module of the result, one weight per adapter.
+        specs: For every module of the result, what its update will be.
+        method: Name of the method.
+        options: What the method is told.
+        seed: Seed of the random methods.
+    """
+
+    adapters: list[Adapter]
+    base: str | None
+    weighting: Weighting
+    weights: dict[str, tuple[float, ...]]
+    specs: dict[str, UpdateSpec]
+    method: str
+    options: MethodOptions
+    seed: int
+
+    def updates(self, tally: Tally) -> Iterator[LoraUpdate]:
+        """Read and merge module by module, in the order of ``specs``."""
+        for module in self.specs:
+            yield self.update(module, tally)
+
+    def update(self, module: str, tally: Tally) -> LoraUpdate:
+        """Read and merge one module, and add to the counts."""
+        sources, weights = [], []
+        for at, adapter in enumerate(self.adapters):
+            update = adapter.update(module) if module in adapter.factors else None
+            if update is None or not update.is_active:
+                tally.inactive[at] += 1
+            if update is not None and self.weights[module][at]:
+                sources.append(update)
+                weights.append(self.weights[module][at])
+        seed = _module_seed(self.seed, module)
+        merged = merge_updates(self.method, sources, weights, self.options, seed)
+        tally.sum_energy += merged.sum_energy
+        tally.lost_energy += merged.lost_energy
+        tally.cross_energy += merged.cross_energy
+        spec = self.specs[module]
+        return _with_bias(as_dtype(merged.update, spec.dtype), spec)
+
+    def config(self) -> dict[str, Any]:
+        """Return the PEFT config of the result."""
+        config = describe_config(self.specs, self.base, self._covers_all_layers())
+        saving = [adapter.config for adapter in self.adapters if adapter.saved]
+        if saving:
+            config["bias"] = saving[0].get("bias", "none")
+            config["modules_to_save"] = saving[0].get("modules_to_save")
+        config["fan_in_fan_out"] = bool(self.adapters[0].config.get("fan_in_fan_out"))
+        return config
+
+    def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], Tensor]]]:
+        """Return the whole weights of the result: averages of the sources', where that is right."""
+        names = dict.fromkeys(name for adapter in self.adapters for name in adapter.saved)
+        return {name: self._saved_weight(name) for name in names}
+
+    def _saved_weight(self, name: str) -> tuple[TensorSpec, Callable[[], Tensor]]:
+        """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
+        weights = self.weighting.of(name)
+        parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
+        lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
+        if lacking or abs(sum(weights) - 1) > 1e-6:
+            holder = next(adapter for adapter in self.adapters if name in adapter.saved)
+            why = f"{lacking[0].path} has none" if lacking else "the weights do not add up to 1"
+            raise ArtifactError(
+                f"{holder.path} brings the whole weight '{name}', and {why}",
+                hint="trained biases, modules_to_save and embeddings merge when every adapter "
+                "has them and the weights add up to 1",
+            )
+        specs = {adapter.saved_spec(name) for adapter, _ in parts}
+        if len({spec.shape for spec in specs}) > 1:
+            raise ArtifactError(f"'{name}' has different shapes in the adapters")
+        dtype = parts[0][0].saved_spec(name).dtype
+        return TensorSpec(dtype, parts[0][0].saved_spec(name).shape), partial(_average, parts, name)
+
+    def _covers_all_layers(self) -> bool:
+        """An adapter that names no layers was trained on all; does one cover the result?"""
+        return any(
+            adapter.config.get("layers_to_transform") is None
+            and set(adapter.factors) >= set(self.specs)
+            for adapter in self.adapters
+        )
+
+
+def _average(parts: Sequence[tuple[Adapter, float]], name: str) -> Tensor:
+    first = parts[0][0].saved_weight(name)
+    total = sum(adapter.saved_weight(name).float() * weight for adapter, weight in parts)
+    return torch.as_tensor(total).to(first.dtype)
+
+
+def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
+    """PEFT wants a bias in all modules or in none."""
+    if not spec.has_bias or update.bias is not None:
+        return update
+    return replace(update, bias=torch.zeros(spec.out_features, dtype=spec.dtype))
+
+
+def _module_seed(seed: int, module: str) -> int:
+    """Seed each module by its name, so that the order of modules does not matter."""
+    digest = hashlib.sha256(f"{seed}:{module}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 2**63
+
+
 def merge(
     paths: Sequence[Path], settings: MergeSettings, *, force: bool = False, dry_run: bool = False
 ) -> MergeReport:
-    """Write the weighted sum of adapters as one adapter; exact, by concatenating factors.
+    """Write the merge of adapters as one adapter.
 
-    For every module, the result's delta weight is sum_i w_i delta_i, where an adapter without the
-    module counts as zero there: the reading of the paper's "averaging their weights" that adds
-    no cross terms. The rank is the sum of the ranks, module by module.
+    With the default method the result's delta weight is, for every module, sum_i w_i delta_i,
+    where an adapter without the module counts as zero there: the reading of the paper's
+    "averaging their weights" that adds no cross terms. Its literal reading is the method
+    ``factor-average``.
 
     Raises:
-        ConfigError: Fewer than two adapters, or another number of weights.
-        ArtifactError: A damaged adapter, different base models or shapes, an existing output.
+        ConfigError: Another number of weights than adapters, or options that do not go together.
+        ArtifactError: A damaged adapter, one that is no plain LoRA, different base models or
+            shapes, an existing output.
     """
-    weights = _weights(len(paths), settings)
-    check_output(settings.out, force)
-    if settings.out.resolve() in [path.resolve() for path in paths]:
-        raise ConfigError(f"--out {settings.out}: is one of the adapters to merge")
-    adapters = [read_adapter(path, rank=settings.rank, alpha=settings.alpha) for path in paths]
-    base = _common_base(adapters, settings.ignore_base)
-    merged = _merge_updates(adapters, weights, settings.dtype)
-    sources = [
-        MergeSource(
-            str(adapter.path),
-            adapter_hash(adapter),
-            weight,
-            int(adapter.config["r"]),
-            len(adapter.modules),
+    check_out(paths, settings.out, force)
+    adapters = open_adapters(paths, settings)
+    plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
+    plan.saved()  # refuse what cannot be merged, on a dry run as well
+    tally = Tally()
+    if dry_run:
+        for _ in plan.updates(tally):
+            pass
+        return merge_report(plan, settings, tally, written=False)
+    return write_merge(plan, settings, tally, force=force)
+
+
+def write_merge(
+    plan: MergePlan, settings: MergeSettings, tally: Tally, *, force: bool = False
+) -> MergeReport:
+    """Carry a plan out."""
+
+    def record() -> dict[str, Any]:
+        return merge_record(plan, merge_report(plan, settings, tally, written=True))
+
+    stream_adapter(
+        settings.out,
+        plan.specs,
+        plan.updates(tally),
+        plan.saved(),
+        plan.config(),
+        record,
+        force=force,
+    )
+    return merge_report(plan, settings, tally, written=True)
+
+
+def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
+    """Return what is kept with a result of how it was made."""
+    return {
+        "adaptermix": __version__,
+        "torch": torch.__version__,
+        "command": "merge",
+        **report.as_record(),
+        "seed": plan.seed,
+        "options": asdict(plan.options),
+        "base_fingerprint": _fingerprint(plan.adapters),
+    }
+
+
+def merge_report(
+    plan: MergePlan, settings: MergeSettings, tally: Tally, *, written: bool
+) -> MergeReport:
+    """Sum a merge up."""
+    hashes = [adapter.weights_hash for adapter in plan.adapters]
+    return MergeReport(
+        out=str(settings.out),
+        method=plan.method,
+        sources=[
+            MergeSource(
+                str(adapter.path),
+                hashes[at],
+                plan.weighting.weights[at],
+                int(adapter.config["r"]),
+                len(adapter.modules),
+                tally.inactive[at],
+            )
+            for at, adapter in enumerate(plan.adapters)
+        ],
+        weighting=plan.weighting.as_record(),
+        rank=max(spec.rank for spec in plan.specs.values()),
+        modules=len(plan.specs),
+        relative_error=tally.relative(tally.lost_energy) ** 0.5,
+        cross_term_energy=tally.relative(tally.cross_energy),
+        inactive=settings.inactive,
+        written=written,
+    )
+
+
+def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
+    """Refuse an output that exists, is one of the adapters, or lies inside one.
+
+    Raises:
+        ArtifactError: The output exists.
+        ConfigError: The output is an input, or inside one.
+    """
+    for path in paths:
+        if out.resolve() == path.resolve():
+            raise ConfigError(f"--out {out}: is one of the adapters to merge")
+        if out.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(f"--out {out}: lies inside the adapter {path}")
+    check_output(out, force)
+
+
+def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapter]:
+    """Open the adapters to merge, and give their modules the same names.
+
+    Raises:
+        ArtifactError: A damaged adapter, or different base models.
+    """
+    adapters = [
+        read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha) for path in paths
+    ]
+    _check_bases(adapters, settings.ignore_base)
+    return _with_common_names(adapters)
+
+
+def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
+    """Return the weights that the settings give to a number of adapters.
+
+    Raises:
+        ConfigError: Too few or too many weights, all of them zero, or an unreadable file.
+    """
+    if settings.weights_file is not None:
+        return read_weighting(settings.weights_file, adapters)
+    if settings.weight is not None:
+        if adapters != 2:
+            raise ConfigError(
+                f"--weight is for two adapters, not {adapters}", hint="give --weights W1,W2,..."
+            )
+        return Weighting((settings.weight, 1 - settings.weight))
+    weights = settings.weights or ()
+    if len(weights) != adapters:
+        raise ConfigError(f"--weights has {len(weights)} numbers for {adapters} adapters")
+    return Weighting(tuple(weights))
+
+
+def plan_merge(
+    adapters: Sequence[Adapter], weighting: Weighting, settings: MergeSettings
+) -> MergePlan:
+    """Work out the modules, weights and shapes of a merge from the files' headers.
+
+    Raises:
+        ConfigError: Weights that are all zero, or options that do not go together.
+        ArtifactError: Modules that differ in shape, or in rank where the method needs one rank.
+    """
+    options = MethodOptions(settings.rank, settings.density, settings.epsilon, settings.isotropic)
+    weights: dict[str, tuple[float, ...]] = {}
+    specs: dict[str, UpdateSpec] = {}
+    names = sorted(
+        {module for adapter in adapters for module in adapter.modules},
+        key=lambda module: (-1 if layer_of(module) is None else layer_of(module), module),
+    )
+    has_bias = any(tensors.bias for adapter in adapters for tensors in adapter.factors.values())
+    for module in names:
+        own = _module_weights(module, adapters, weighting, settings.inactive)
+        if any(w for adapter, w in zip(adapters, own, strict=True) if module in adapter.factors):
+            weights[module] = own
+            spec = _plan_module(module, adapters, own, settings, options)
+            specs[module] = replace(spec, has_bias=has_bias)
+    if not specs:
+        raise ConfigError("all weights are zero: nothing would be left")
+    base = next((adapter.base for adapter in adapters if adapter.base), None)
+    return MergePlan(
+        list(adapters), base, weighting, weights, specs, settings.method, options, settings.seed
+    )
+
+
+def _module_weights(
+    module: str, adapters: Sequence[Adapter], weighting: Weighting, inactive: str
+) -> tuple[float, ...]:
+    """Return the weights in one module; with ``keep``, only those that are active there share."""
+    weights = weighting.of(module)
+    if inactive == "average":
+        return weights
+    if abs(sum(weights) - 1) > 1e-6:
+        raise ConfigError(
+            f"--inactive keep: the weights {', '.join(map(str, weights))} do not add up to 1",
+            hint="it shares out the weight of adapters that do nothing in a module",
         )
+    active = [
+        weight if module in adapter.factors and adapter.update(module).is_active else 0.0
         for adapter, weight in zip(adapters, weights, strict=True)
     ]
-    report = MergeReport(
-        out=str(settings.out),
-        method=settings.method,
-        sources=sources,
-        rank=max(update.rank for update in merged.values()),
-        modules=len(merged),
-        modules_with_one_source=sum(
-            sum(module in adapter.factors for adapter in adapters) == 1 for module in merged
-        ),
-        written=not dry_run,
+    total = sum(active)
+    if total <= 0 and any(active):
+        raise ConfigError(f"--inactive keep: the weights active in {module} add up to {total:g}")
+    return tuple(weight / total for weight in active) if total else tuple(active)
+
+
+def _plan_module(
+    module: str,
+    adapters: Sequence[Adapter],
+    weights: Sequence[float],
+    settings: MergeSettings,
+    options: MethodOptions,
+) -> UpdateSpec:
+    present = [
+        (adapter.spec(module), weight)
+        for adapter, weight in zip(adapters, weights, strict=True)
+        if module in adapter.factors
+    ]
+    _check_shapes(module, adapters, [spec for spec, _ in present])
+    kept = [(spec, weight) for spec, weight in present if weight]
+    ranks = [spec.rank for spec, _ in kept]
+    if settings.method in ("factor-average", "peft-linear") and len(set(ranks)) > 1:
+        raise ArtifactError(
+            f"{module} has ranks {', '.join(map(str, ranks))}; {settings.method} adds factors of "
+            "one rank",
+            hint="use --method exact, which takes any ranks",
+        )
+    first = kept[0][0]
+    dtype = first.dtype
+    for spec, _ in kept:
+        dtype = torch.promote_types(dtype, spec.dtype)
+    alone = settings.method in ("exact", "peft-cat") and len(kept) == 1 and not is_cut(options)
+    return replace(
+        first,
+        rank=merged_rank(settings.method, ranks, (first.out_features, first.in_features), options),
+        scaling=kept[0][1] * first.scaling if alone else 1.0,
+        dtype=getattr(torch, settings.out_dtype) if settings.out_dtype else dtype,
     )
-    if not dry_run:
-        config = describe_config(merged, base, _covers_all_layers(adapters, merged))
-        record = {"adaptermix": __version__, "command": "merge", **report.as_record()}
-        record["base_fingerprint"] = _fingerprint(adapters)
-        write_adapter(settings.out, merged, config, record, force=force)
-    return report
 
 
-def _weights(count: int, settings: MergeSettings) -> list[float]:
-    if count < 2:
-        raise ConfigError("a merge takes two adapters or more", hint="adaptermix merge --help")
-    if settings.weight is not None:
-        if count != 2:
-            raise ConfigError(
-                f"--weight is for two adapters, not {count}", hint="give --weights W1,W2,..."
-            )
-        return [settings.weight, 1 - settings.weight]
-    weights = list(settings.weights or ())
-    if len(weights) != count:
-        raise ConfigError(f"--weights has {len(weights)} numbers for {count} adapters")
-    if not any(weights):
-        raise ConfigError("--weights are all zero")
-    return weights
+def _check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[UpdateSpec]) -> None:
+    shapes = {(spec.out_features, spec.in_features) for spec in specs}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes))
+        names = ", ".join(str(adapter.path) for adapter in adapters)
+        raise ArtifactError(
+            f"{module} is {sizes} in the adapters {names}",
+            hint="they belong to different base models",
+        )
 
 
-def _common_base(adapters: Sequence[Adapter], ignore: bool) -> str | None:
-    """Return the base model all adapters share; compare by fingerprint, or else by name."""
+def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
+    """Check that all adapters share a base model: by fingerprint, or else by name."""
     first = adapters[0]
     for other in adapters[1:]:
         prints = first.record.get("base_fingerprint"), other.record.get("base_fingerprint")
@@ -129,7 +460,6 @@ def _common_base(adapters: Sequence[Adapter], ignore: bool) -> str | None:
                 f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}",
                 hint="merge adapters of one base model, or pass --ignore-base if you know better",
             )
-    return next((adapter.base for adapter in adapters if adapter.base), None)
 
 
 def _model_name(name: str | None) -> str:
@@ -143,44 +473,30 @@ def _fingerprint(adapters: Sequence[Adapter]) -> str | None:
     return prints.pop() if len(prints) == 1 else None
 
 
-def _merge_updates(
-    adapters: Sequence[Adapter], weights: Sequence[float], dtype: str | None
-) -> dict[str, LoraUpdate]:
-    merged = {}
-    for module in dict.fromkeys(module for adapter in adapters for module in adapter.modules):
-        present = [
-            (adapter.update(module), weight)
-            for adapter, weight in zip(adapters, weights, strict=True)
-            if module in adapter.factors
-        ]
-        _check_shapes(module, adapters, [update for update, _ in present])
-        if any(weight for _, weight in present):
-            update = concatenate([u for u, _ in present], [w for _, w in present])
-            merged[module] = _as_dtype(update, dtype)
-    return merged
+def _with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Give all adapters the longest head of module names that one of them has.
+
+    An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with
+    the LM head names ``model.layers.0.mlp.up_proj``.
+    """
+    heads = [{_head(m) for m in a.modules if layer_of(m) is not None} for a in adapters]
+    if any(len(found) != 1 for found in heads):
+        return list(adapters)
+    own = [found.pop() for found in heads]
+    longest = max(own, key=len)
+    if not all(longest.endswith(head) for head in own):
+        return list(adapters)
+    return [
+        adapter if head == longest else _renamed(adapter, longest.removesuffix(head))
+        for adapter, head in zip(adapters, own, strict=True)
+    ]
 
 
-def _check_shapes(module: str, adapters: Sequence[Adapter], updates: Sequence[LoraUpdate]) -> None:
-    shapes = {(update.b.shape[0], update.a.shape[1]) for update in updates}
-    if len(shapes) > 1:
-        sizes = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes))
-        names = ", ".join(str(adapter.path) for adapter in adapters)
-        raise ArtifactError(
-            f"{module} is {sizes} in the adapters {names}",
-            hint="they belong to different base models",
-        )
+def _head(module: str) -> str:
+    """Return what stands before the decoder blocks: ``model.`` in ``model.layers.0.mlp``."""
+    blocks = f".{module}".partition(f".{layer_of(module)}.")[0]  # .model.layers
+    return blocks.rpartition(".")[0].lstrip(".") + "." if blocks.count(".") > 1 else ""
 
 
-def _as_dtype(update: LoraUpdate, dtype: str | None) -> LoraUpdate:
-    if dtype is None:
-        return update
-    kind = getattr(torch, dtype)
-    return LoraUpdate(update.a.to(kind), update.b.to(kind), update.scaling)
-
-
-def _covers_all_layers(adapters: Sequence[Adapter], merged: dict[str, LoraUpdate]) -> bool:
-    """An adapter that names no layers was trained on all of them; does one cover the result?"""
-    return any(
-        adapter.config.get("layers_to_transform") is None and set(adapter.factors) >= set(merged)
-        for adapter in adapters
-    )
+def _renamed(adapter: Adapter, head: str) -> Adapter:
+    return replace(adapter, factors={head + name: t for name, t in adapter.factors.items()})

@@ -7,7 +7,7 @@ Every metric counts each example by itself (``statistics``) and scores a sum of 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +16,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from adaptermix import __version__
+from adaptermix.comet import DEFAULT_MODEL, CometScores, Translations, segment_scores_many
 from adaptermix.data import without_lone_surrogates
 from adaptermix.entities import Entity
 from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.tagging import Slot
 from adaptermix.translation import bleu_tokenizer
-
-COMET_MODEL = "Unbabel/wmt22-comet-da"
 
 Statistics = Float[np.ndarray, "examples stats"]
 
@@ -360,30 +359,36 @@ def _sacrebleu(name: str, tokenizer: str) -> Any:
 class Comet:
     """COMET: the mean of segment scores of a learned metric, against the first reference."""
 
-    model: str = COMET_MODEL
+    model: str = DEFAULT_MODEL
     python: Path | None = None
     name: str = "comet"
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
         """Return every segment's score beside 1."""
-        from adaptermix import comet  # type: ignore[attr-defined, unused-ignore]
-
-        scores = comet.segment_scores(
-            [o.source for o in outcomes],
-            [o.predicted for o in outcomes],
-            [o.expected[0] for o in outcomes],
-            model=self.model,
-            python=self.python,
-        )
-        return np.array([(value, 1) for value in scores], dtype=float).reshape(-1, 2)
+        if not outcomes:
+            return np.zeros((0, 2))
+        scores = self._scored(outcomes).segments[0]
+        return np.array([(value, 1) for value in scores], dtype=float)
 
     def value(self, sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
         """Return the mean."""
         return _mean(sums)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
-        """Name the model."""
-        return f"{self.name}|model:{self.model}|version:{__version__}"
+        """Return what COMET was and ran on."""
+        return self._scored(outcomes).signature
+
+    def _scored(self, outcomes: Sequence[Outcome]) -> CometScores:
+        segments = tuple((o.source, o.predicted, o.expected[0]) for o in outcomes)
+        return _comet(segments, self.model, self.python)
+
+
+@lru_cache(maxsize=256)  # scores, signatures and comparisons ask for the same segments
+def _comet(
+    segments: tuple[tuple[str, str, str], ...], model: str, python: Path | None
+) -> CometScores:
+    sides = Translations(*zip(*segments, strict=True))
+    return segment_scores_many([sides], model=model, python=python)
 
 
 def _mean(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:

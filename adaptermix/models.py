@@ -169,6 +169,13 @@ def compute_dtype(settings: ModelSettings) -> torch.dtype:
     return dtype
 
 
+def context_length(folder: Path) -> int | None:
+    """Return how many tokens the model can read, where its config says so."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = config.get("text_config", config).get("max_position_embeddings")
+    return int(found) if found else None
+
+
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight of a saved model, from the files' headers alone.
 

@@ -32,7 +32,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from adaptermix import __version__
-from adaptermix.adapters import check_output, describe_config, write_adapter
+from adaptermix.adapters import describe_config, spec_of, write_adapter
 from adaptermix.batching import (
     AnswerCollator,
     EncodedExample,
@@ -53,6 +53,7 @@ from adaptermix.models import (
     locate_model,
 )
 from adaptermix.objectives import contrastive_loss
+from adaptermix.outputs import check_output
 from adaptermix.representations import mean_pool, retrieval_accuracy
 from adaptermix.tasks import make_task
 
@@ -417,7 +418,8 @@ class _Run:
     def _write(self, model: PeftModel, report: TrainReport, force: bool) -> None:
         prefix = "" if "CAUSAL_LM" in str(model.peft_config["default"].task_type) else "model."
         updates = _updates(model, self.settings.alpha / self.settings.rank, prefix)
-        config = describe_config(updates, self.settings.model, all_layers=not prefix)
+        specs = {module: spec_of(update) for module, update in updates.items()}
+        config = describe_config(specs, self.settings.model, all_layers=not prefix)
         config["lora_dropout"] = self.settings.dropout
         record = {
             "adaptermix": __version__,

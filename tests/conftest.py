@@ -102,6 +102,13 @@ def save_model(folder: Path, layout: str = "llama", dtype: torch.dtype = torch.f
     return folder
 
 
+@pytest.fixture(autouse=True)
+def answer_cache(tmp_path, monkeypatch) -> Path:
+    """Give every test a cache of its own, and leave the user's alone."""
+    monkeypatch.setenv("ADAPTERMIX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "llama")

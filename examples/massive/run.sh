@@ -65,8 +65,8 @@ dev-limit = 200
 [train-align]
 pairs = "$pairs"
 pairs-dir = "$pairs_dir"
-limit = 400
-epochs = 10
+limit = 1000
+epochs = 8
 lr = 5e-4
 eval-steps = 50
 

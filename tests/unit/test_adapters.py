@@ -15,13 +15,14 @@ from adaptermix.adapters import (
     describe_config,
     layer_of,
     read_adapter,
+    spec_of,
     stage_adapter,
-    whole_output,
     write_adapter,
 )
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.models import weight_shapes
+from adaptermix.outputs import whole_output
 
 IDS = torch.tensor([[0, 20, 30, 40, 50, 60]])
 
@@ -97,7 +98,8 @@ def test_a_described_config_means_the_same_to_peft(tmp_path, model_dir):
         model_dir, tmp_path / "made", rank_pattern={"q_proj": 2}, layers_to_transform=[0, 2]
     )
     updates = dict(read_adapter(tmp_path / "made").updates())
-    config = describe_config(updates, str(model_dir), all_layers=False)
+    specs = {module: spec_of(update) for module, update in updates.items()}
+    config = describe_config(specs, str(model_dir), all_layers=False)
     assert config["layers_to_transform"] == [0, 2]
     write_adapter(tmp_path / "ours", updates, config, {})
     torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "ours"), expected)
@@ -107,7 +109,8 @@ def test_irregular_updates_are_described_by_whole_names(tmp_path, model_dir):
     options = {"target_modules": ["layers.0.mlp.up_proj", "layers.1.self_attn.q_proj"]}
     expected = peft_adapter(model_dir, tmp_path / "made", **options)
     updates = dict(read_adapter(tmp_path / "made").updates())
-    config = describe_config(updates, str(model_dir), all_layers=False)
+    specs = {module: spec_of(update) for module, update in updates.items()}
+    config = describe_config(specs, str(model_dir), all_layers=False)
     write_adapter(tmp_path / "ours", updates, config, {})
     torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "ours"), expected)
 
@@ -137,7 +140,7 @@ def test_a_bare_file_wants_rank_and_alpha(tmp_path, model_dir, made_by_peft):
     save_file(load_file(made_by_peft / "adapter_model.safetensors"), bare)
     with pytest.raises(ArtifactError, match="carries no LoRA config") as caught:
         read_adapter(bare)
-    assert "--rank 8 --alpha 16" in caught.value.hint
+    assert "--source-rank 8 --source-alpha 16" in caught.value.hint
     adapter = read_adapter(bare, rank=4, alpha=8)
     assert adapter.update(adapter.modules[0]).scaling == 2.0
     expected = logits_through_peft(model_dir, made_by_peft)
@@ -166,11 +169,14 @@ FIRST_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(FIRST_A), "has lora_B, but not the other factor"),
+        (lambda t: t.pop(FIRST_A), "has lora_B, but not lora_A"),
         (lambda t: t[FIRST_A].fill_(math.nan), "lora_A.weight holds NaN or infinity"),
         (lambda t: t[FIRST_A].fill_(math.inf), "holds NaN or infinity"),
-        (lambda t: t.update({FIRST_A: t[FIRST_A].T.contiguous()}), "do not fit rank 4"),
-        (lambda t: t.update({"lm_head.weight": torch.ones(2)}), "'lm_head.weight' is not a LoRA"),
+        (
+            lambda t: t.update({FIRST_A: t[FIRST_A].T.contiguous()}),
+            "do not fit rank 4: they are transposed",
+        ),
+        (lambda t: t.update({"router.weight": torch.ones(2)}), "'router.weight' is not a LoRA"),
         (lambda t: t.clear(), "no LoRA factors"),
     ],
 )
@@ -184,9 +190,11 @@ def test_damaged_tensors_are_named(made_by_peft, change, message):
     ("change", "message"),
     [
         ({"peft_type": "IA3"}, "not the config of a LoRA adapter"),
-        ({"use_dora": True}, "a DoRA adapter"),
-        ({"bias": "all"}, "has biases"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save: lm_head"),
+        ({"use_dora": True}, r"DoRA \(use_dora\)"),
+        ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16, which changes the base model"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
+        ({"modules_to_save": ["lm_head"]}, "'lm_head' among modules_to_save"),
         ({"r": 0}, "'r' is not a positive number"),
         ({"lora_alpha": "x"}, "'lora_alpha' is not a positive number"),
     ],
@@ -244,7 +252,7 @@ def test_an_adapter_that_matches_no_layer_of_the_base_is_refused(tmp_path, model
         ),
     ):
         path = tmp_path / f"{len(message)}.safetensors"
-        config = describe_config({module: update}, None, all_layers=False)
+        config = describe_config({module: spec_of(update)}, None, all_layers=False)
         write_adapter(path, {module: update}, config, {})
         with pytest.raises(ArtifactError, match=message):
             check_fits(read_adapter(path), shapes, "base")

@@ -83,8 +83,8 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
         (TrainTaskSettings, {"rank": 0}, "--rank: input should be greater than 0, not 0"),
         (TrainAlignSettings, {"pairs": ","}, "--pairs"),
         (TrainAlignSettings, {"pairs": "cy-en,cy-en"}, "--pairs: 'cy-en' is there twice"),
-        (MergeSettings, {}, "either --weight W or --weights"),
-        (MergeSettings, {"weight": 0.5, "weights": "1,2"}, "either --weight W or --weights"),
+        (MergeSettings, {}, "give one of --weight W, --weights"),
+        (MergeSettings, {"weight": 0.5, "weights": "1,2"}, "give one of --weight W, --weights"),
         (MergeSettings, {"weights": "1,x"}, "--weights"),
         (MergeSettings, {"weight": float("nan")}, "--weight: input should be a finite number"),
     ],
@@ -97,3 +97,38 @@ def test_mistakes_in_flags_are_named(kind, flags, message):
 def test_a_named_file_must_exist():
     with pytest.raises(ConfigError, match="no such file"):
         load_settings(TrainTaskSettings, {}, Path("nowhere.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("seed=1,quantization=fp8", {"seed": 1, "quantization": "fp8"}),
+        ('{"max-num-seqs": 8}', {"max_num_seqs": 8}),
+        ("--enable-prefix-caching=false, swap=0.5", {"enable_prefix_caching": False, "swap": 0.5}),
+        ("", {}),
+    ],
+)
+def test_engine_arguments_are_json_or_pairs(text, arguments):
+    assert load_settings(EvalSettings, {"engine_args": text}).engine_args == arguments
+
+
+def test_groups_are_named_lists_of_languages(tmp_path):
+    said = load_settings(EvalSettings, {"groups": "ours=cy, sw; other=ja"})
+    path = write(tmp_path, '[eval]\ngroups = { ours = ["cy", "sw"], other = ["ja"] }\n')
+    assert said.groups == {"ours": ("cy", "sw"), "other": ("ja",)}
+    assert load_settings(EvalSettings, {}, path).groups == said.groups
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"engine_args": "seed"}, "neither a JSON object nor key=value"),
+        ({"engine_args": '{"seed": '}, "--engine-args: "),
+        ({"groups": "cy,sw"}, "name=lang,lang;name=lang"),
+        ({"groups": "a=cy,cy"}, "'cy' is there twice"),
+        ({"exclude_base": True}, "leaves nothing to test"),
+    ],
+)
+def test_engine_and_comparison_settings_are_checked(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(EvalSettings, flags)

@@ -2,18 +2,17 @@ import csv
 import json
 
 import pytest
-import torch
 from test_adapters import peft_adapter
 from test_training import task_settings
-from transformers import AutoModelForCausalLM
 
+from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import EvalSettings
 from adaptermix.data import read_massive
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.evaluation import evaluate, plan
-from adaptermix.generation import Request, TransformersGenerator
+from adaptermix.evaluation import evaluate, plan, truncate
 from adaptermix.models import load_tokenizer
+from adaptermix.tasks import Massive
 from adaptermix.training import train_task
 
 
@@ -28,6 +27,7 @@ def eval_settings(model_dir, corpus_dir, out, **changes):
             "engine": "transformers",
             "max_new_tokens": 8,
             "batch_size": 3,
+            "cache": False,
             "out": out,
             **changes,
         }
@@ -67,7 +67,83 @@ def test_every_system_and_language_is_scored_and_kept(tmp_path, model_dir, corpu
     with (out / "scores.csv").open() as file:
         table = list(csv.reader(file))
     assert table[0] == ["lang", "base", "adapter"]
-    assert [row[0] for row in table[1:]] == ["en", "cy", "macro average"]
+    averages = ["supervised", "transfer-aligned", "macro average"]
+    assert [row[0] for row in table[1:]] == ["en", "cy", *averages]
+    assert scores["groups"] == {"supervised": ["en"], "transfer-aligned": ["cy"]}
+    assert report.group_macro["supervised"]["adapter"] == report.cell("adapter", "en").score.value
+
+
+def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir, monkeypatch):
+    """One adapter answers all right, the other nothing; the base model is left out."""
+    for name in ("good", "bad"):
+        peft_adapter(model_dir, tmp_path / name, seed=ord(name[0]))
+    gold = {lang: read_massive(lang, "test", corpus_dir) for lang in ("en", "cy")}
+    right = [Massive().answer(example) for lang in gold for example in gold[lang]]
+
+    class Uneven:
+        def generate(self, requests, on_answers):
+            texts = [*right, *("None" for _ in right)]
+            on_answers({at: Generated(text, False) for at, text in enumerate(texts)})
+
+    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Uneven())
+    settings = eval_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        adapters=(str(tmp_path / "good"), str(tmp_path / "bad")),
+        limit=None,
+        exclude_base=True,
+        baseline="bad",
+        groups={"ours": "cy,sw"},
+    )
+    report = evaluate(settings)
+    assert report.systems == ["good", "bad"]
+    assert report.groups == {"ours": ["cy"]}
+    assert [(c.system, c.over, c.difference) for c in report.comparisons] == [
+        ("good", "en", 1.0),
+        ("good", "cy", 1.0),
+        ("good", "ours", 1.0),
+        ("good", "macro average", 1.0),
+    ]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["comparisons"][1]["excludes_zero"] is True
+    with (tmp_path / "out" / "differences.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["over"], row["difference"]) for row in rows[2:]] == [
+        ("ours", "1.0"),
+        ("macro average", "1.0"),
+    ]
+
+
+def test_an_unknown_baseline_is_refused(tmp_path, model_dir, corpus_dir):
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", baseline="bsae")
+    with pytest.raises(ConfigError, match="no such system"):
+        evaluate(settings)
+
+
+def test_prompts_that_do_not_fit_are_cut_at_the_start_and_counted(tmp_path, model_dir, corpus_dir):
+    """The model reads 256 tokens; the answers leave room for the shorter half of the prompts."""
+    encoder = PromptEncoder(load_tokenizer(model_dir, eval_settings(model_dir, corpus_dir, "")))
+    lengths = {
+        lang: [
+            len(encoder.prompt_ids(Massive("").messages(example)))
+            for example in read_massive(lang, "test", corpus_dir)[:5]
+        ]
+        for lang in ("en", "cy")
+    }
+    room = sorted([*lengths["en"], *lengths["cy"]])[5]
+    changes = {"max_new_tokens": 256 - room}
+    report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
+    for lang in ("en", "cy"):
+        too_long = [length > room for length in lengths[lang]]
+        assert report.cell("base", lang).truncated_prompts == sum(too_long)
+        rows = read_predictions(tmp_path / "out", "base", lang)
+        assert [row["is_truncated"] for row in rows] == too_long
+    assert sum(cell.truncated_prompts for cell in report.cells) > 0
+    assert truncate([0, 1, 2, 3, 4], 3) == [0, 3, 4]
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "o", max_new_tokens=256)
+    with pytest.raises(ConfigError, match="the model reads 256 tokens at most"):
+        evaluate(settings)
 
 
 def test_answers_do_not_depend_on_the_batch(tmp_path, model_dir, corpus_dir, adapter):
@@ -82,43 +158,14 @@ def test_answers_do_not_depend_on_the_batch(tmp_path, model_dir, corpus_dir, ada
     assert outputs[0] == outputs[1]
 
 
-def test_greedy_answers_are_the_arg_max_of_each_step(model_dir, corpus_dir):
-    settings = eval_settings(model_dir, corpus_dir, "unused")
-    tokenizer = load_tokenizer(model_dir, settings)
-    prompt = PromptEncoder(tokenizer).prompt_ids([{"role": "user", "content": "play jazz"}])
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
-    ids = list(prompt)
-    for _ in range(8):
-        with torch.no_grad():
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    generator = TransformersGenerator(settings, model_dir, tokenizer, [1], [])
-    (answer,) = generator.generate([Request(prompt, None)], lambda more: None)
-    new = ids[len(prompt) :]
-    end = new.index(1) if 1 in new else None
-    assert answer.text == tokenizer.decode(new[:end], skip_special_tokens=True)
-    assert answer.is_cut == (end is None)
-
-
-def test_an_answer_stops_at_the_end_of_turn_and_is_not_cut(model_dir, corpus_dir):
-    settings = eval_settings(model_dir, corpus_dir, "unused")
-    tokenizer = load_tokenizer(model_dir, settings)
-    generator = TransformersGenerator(settings, model_dir, tokenizer, range(400), [])
-    (answer,) = generator.generate([Request([0, 20], None)], lambda more: None)
-    assert (answer.text, answer.is_cut) == ("", False)
-
-
 def test_hostile_output_stays_one_record(tmp_path, model_dir, corpus_dir, monkeypatch):
     text = 'time: a\nb\t"\0\u202e[bold]'
 
     class Parrot:
-        name = "parrot"
+        def generate(self, requests, on_answers):
+            on_answers({index: Generated(text, False) for index in range(len(requests))})
 
-        def generate(self, requests, on_done):
-            from adaptermix.generation import Generated
-
-            return [Generated(text, False) for _ in requests]
-
-    monkeypatch.setattr("adaptermix.evaluation.make_generator", lambda *args: Parrot())
+    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Parrot())
     evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out"))
     rows = read_predictions(tmp_path / "out", "base", "en")
     assert len(rows) == 5
@@ -132,14 +179,10 @@ def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
     ]
 
     class Oracle:
-        name = "oracle"
+        def generate(self, requests, on_answers):
+            on_answers({i: Generated(answers[i % 2], False) for i in range(len(requests))})
 
-        def generate(self, requests, on_done):
-            from adaptermix.generation import Generated
-
-            return [Generated(answers[i % 2], False) for i in range(len(requests))]
-
-    monkeypatch.setattr("adaptermix.evaluation.make_generator", lambda *args: Oracle())
+    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Oracle())
     report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", limit=1))
     assert report.cell("base", "en").score.value == 1.0  # the first test row says just that
     assert report.cell("base", "cy").score.value == 0.0

@@ -1,6 +1,4 @@
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +7,8 @@ from sacrebleu.metrics import BLEU, CHRF
 from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
 
-import adaptermix
+from adaptermix import metrics
+from adaptermix.comet import CometScores
 from adaptermix.errors import ConfigError
 from adaptermix.metrics import (
     SLOT_F1,
@@ -133,18 +132,18 @@ def test_text_scores_equal_sacrebleu(segments, name):
 def test_comet_is_asked_once_for_all_segments(monkeypatch):
     asked = []
 
-    def segment_scores(sources, hypotheses, references, *, model, python=None):
-        asked.append((sources, hypotheses, references, model, python))
-        return [0.5, 0.75]
+    def segment_scores_many(systems, *, model, python):
+        asked.append((systems, model, python))
+        return CometScores([[0.5, 0.75]], "comet|model:x")
 
-    fake = SimpleNamespace(segment_scores=segment_scores)
-    monkeypatch.setattr(adaptermix, "comet", fake, raising=False)
-    monkeypatch.setitem(sys.modules, "adaptermix.comet", fake)
+    monkeypatch.setattr(metrics, "segment_scores_many", segment_scores_many)
     outcomes = [Outcome("h1", ["r1", "x"], source="s1"), Outcome("h2", ["r2"], source="s2")]
-    result = score(Comet("model.ckpt", Path("python")), outcomes)
-    assert result.value == 0.625
-    assert "model:model.ckpt" in result.signature
-    assert asked == [(["s1", "s2"], ["h1", "h2"], ["r1", "r2"], "model.ckpt", Path("python"))]
+    metric = Comet("model.ckpt", Path("python"))
+    result = score(metric, outcomes)
+    assert (result.value, result.signature) == (0.625, "comet|model:x")
+    assert metric.statistics(outcomes).tolist() == [[0.5, 1], [0.75, 1]]
+    (only,) = asked
+    assert only == ([(("s1", "s2"), ("h1", "h2"), ("r1", "r2"))], "model.ckpt", Path("python"))
 
 
 def test_exact_match_ignores_white_space_only():

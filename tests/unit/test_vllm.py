@@ -12,12 +12,14 @@ import pytest
 import torch
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from test_evaluation import eval_settings, read_predictions
+from test_generation import answers_of, make_engine
 from transformers import AutoModelForCausalLM
 
-from adaptermix.adapters import read_adapter, stage_adapter
+from adaptermix.adapters import read_adapter, stage_adapter, write_adapter
 from adaptermix.config import MergeSettings
+from adaptermix.deltas import LoraUpdate
+from adaptermix.engines import Limits, Request, VllmGenerator
 from adaptermix.errors import ArtifactError
-from adaptermix.generation import VllmGenerator
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
 
@@ -38,12 +40,12 @@ pytestmark = [
 LOG_PROBABILITIES = """
 import json, sys
 from adaptermix.config import EvalSettings
-from adaptermix.generation import VllmGenerator, _lora_request
+from adaptermix.engines import Limits, VllmGenerator, _lora_request
 from pathlib import Path
 from vllm import SamplingParams, TokensPrompt
 settings, model, prompts, adapters = json.loads(sys.argv[1])
 paths = [Path(path) for path in adapters]
-engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], paths, 16, 32)
+engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(4, 16, 32))
 systems = [None, *paths]
 outputs = engine.llm.generate(
     [TokensPrompt(prompt_token_ids=ids) for _ in systems for ids in prompts],
@@ -54,6 +56,29 @@ outputs = engine.llm.generate(
 print("RESULT", json.dumps(
     [{t: p.logprob for t, p in o.outputs[0].logprobs[0].items()} for o in outputs]
 ))
+"""
+
+
+MORE_ADAPTERS_THAN_ROOM = """
+import json, sys
+from pathlib import Path
+from adaptermix.config import EvalSettings
+from adaptermix.engines import IgnoredAdapterError, Limits, Request, VllmGenerator
+from adaptermix.models import load_tokenizer
+settings, model, prompts, adapters, ignored = json.loads(sys.argv[1])
+settings = EvalSettings(**settings)
+tokenizer = load_tokenizer(Path(model), settings)
+engine = VllmGenerator(settings, Path(model), tokenizer, [1], Limits(2, 8, 32))
+systems = [None, *map(Path, adapters)]
+found = []
+for order in (systems, systems[::-1], systems[:1]):
+    answers = {}
+    engine.generate([Request(ids, system) for system in order for ids in prompts], answers.update)
+    found.append([answers[index].text for index in range(len(answers))])
+try:
+    engine.generate([Request(ids, Path(ignored)) for ids in prompts], answers.update)
+except IgnoredAdapterError as error:
+    print("RESULT", json.dumps([found, [str(error.path), error.module]]))
 """
 
 
@@ -111,6 +136,34 @@ def test_every_system_has_its_own_log_probabilities_in_one_batch(tmp_path, model
         assert (logits - base).abs().max() > 1, f"{path} must matter for this to mean anything"
 
 
+def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(
+    tmp_path, model_dir, adapters
+):
+    """Four adapters and one of zeros in an engine with room for two; the base stays the base.
+
+    Then one whose keys have another prefix than the model's, which vLLM ignores without a word.
+    """
+    made = read_adapter(adapters[0])
+    zeros = {m: LoraUpdate(u.a, torch.zeros_like(u.b), u.scaling) for m, u in made.updates()}
+    write_adapter(tmp_path / "zeros", zeros, made.config, {})
+    astray = {f"language_model.{module}": update for module, update in made.updates()}
+    write_adapter(tmp_path / "astray", astray, made.config, {})
+    paths = [*adapters, tmp_path / "zeros", tmp_path / "astray"]
+    *staged, ignored = [stage_adapter(read_adapter(path), tmp_path / "stage") for path in paths]
+    prompts = [IDS[0, : at + 1].tolist() for at in range(IDS.shape[1])]
+    settings = {"max_new_tokens": 8, "engine": "vllm", "dtype": "float32"}
+    found, (path, module) = run_python(
+        MORE_ADAPTERS_THAN_ROOM,
+        json.dumps([settings, str(model_dir), prompts, list(map(str, staged)), str(ignored)]),
+    )
+    engine = make_engine(model_dir)
+    for texts, order in zip(found, ([None, *staged], [*staged[::-1], None], [None]), strict=True):
+        requests = [Request(ids, system) for system in order for ids in prompts]
+        assert texts == [answer.text for answer in answers_of(engine, requests)]
+    assert path == str(ignored)
+    assert module == "language_model.model.layers.0.mlp.down_proj"
+
+
 def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir, adapters):
     for engine in ("transformers", "vllm"):
         settings = eval_settings(
@@ -140,4 +193,4 @@ def test_a_rank_above_vllms_limit_is_refused_before_the_engine_starts(model_dir,
     settings = eval_settings(model_dir, corpus_dir, "unused", engine="vllm")
     tokenizer = load_tokenizer(model_dir, settings)
     with pytest.raises(ArtifactError, match="rank 600, above vLLM's limit of 512"):
-        VllmGenerator(settings, model_dir, tokenizer, [1], [], 600, 10)
+        VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, 600, 10))

@@ -1,0 +1,132 @@
+"""Answers that were decoded before, on disk: one SQLite file for all models and adapters.
+
+A key says everything an answer depends on (``generation.Decoder`` makes it), so an entry is never
+wrong, only unused. Any trouble with the file ends in a note and decoding, never in an error.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+FILE_NAME = "answers-1.sqlite3"  # another number for another table
+_TABLE = """
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB PRIMARY KEY, text TEXT NOT NULL, is_cut INTEGER NOT NULL, tokens INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+_KEYS_A_QUERY = 500
+_PATIENCE = 30.0  # seconds to wait for another process that is writing
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer.
+
+    Attributes:
+        text: The answer, without the token that ended it.
+        is_cut: It ran into the length limit.
+        tokens: How many tokens were decoded for it.
+    """
+
+    text: str
+    is_cut: bool
+    tokens: int = 0
+
+
+def cache_folder() -> Path:
+    """Return where answers are kept: $ADAPTERMIX_CACHE, or the user's cache folder."""
+    if own := os.environ.get("ADAPTERMIX_CACHE"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "adaptermix"
+
+
+class AnswerCache:
+    """Answers by key. Safe for several processes; a killed one leaves whole groups only.
+
+    The file is opened for each call and closed again, so that no connection is open when an
+    engine forks. It has a rollback journal and no write-ahead log, which network file systems
+    lack the shared memory for.
+
+    Attributes:
+        notes: What went wrong so far, for the user.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder; it is made when it is first needed."""
+        self.path = folder / FILE_NAME
+        self.notes: list[str] = []
+        self._is_on = True
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Generated]:
+        """Return the answers that are known."""
+        found = self._try(lambda connection: _select(connection, keys))
+        return found or {}
+
+    def put(self, answers: Mapping[bytes, Generated]) -> None:
+        """Keep answers whose keys are new: all or, where the process is killed, none."""
+        rows = [(key, *astuple(answer)) for key, answer in answers.items()]
+        self._try(
+            lambda connection: connection.executemany(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows
+            )
+        )
+
+    def _try(self, work: Callable[[sqlite3.Connection], R]) -> R | None:
+        """Do something with the file; after trouble go on without it."""
+        if not self._is_on:
+            return None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as connection:
+                return work(connection)
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is not None and code & 0xFF in _DAMAGED and self._set_aside():
+                return self._try(work)
+            self._give_up(str(error))
+        except OSError as error:
+            self._give_up(error.strerror or str(error))
+        return None
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as connection, connection:
+            connection.execute("PRAGMA journal_mode = TRUNCATE")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(_TABLE)
+            yield connection
+
+    def _set_aside(self) -> bool:
+        """Rename a damaged file, once; return whether a new one may take its place."""
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        if any(str(aside) in note for note in self.notes):
+            return False
+        try:
+            self.path.replace(aside)
+        except FileNotFoundError:  # another process was faster
+            return True
+        except OSError:
+            return False
+        self.notes.append(f"the answer cache was damaged and is now {aside}; a new one is begun")
+        return True
+
+    def _give_up(self, why: str) -> None:
+        self._is_on = False
+        self.notes.append(f"the answer cache {self.path} cannot be used: {why}; going on without")
+
+
+def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Generated]:
+    found: dict[bytes, Generated] = {}
+    for part in (keys[at : at + _KEYS_A_QUERY] for at in range(0, len(keys), _KEYS_A_QUERY)):
+        marks = ",".join("?" * len(part))
+        rows = connection.execute(f"SELECT * FROM answers WHERE key IN ({marks})", part)
+        found |= {key: Generated(text, bool(is_cut), tokens) for key, text, is_cut, tokens in rows}
+    return found

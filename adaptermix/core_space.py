@@ -1,0 +1,95 @@
+"""The small space in which all updates of one layer live. Torch only.
+
+The delta weights of N updates of one layer span at most R = sum of their ranks directions on
+either side. With orthonormal bases U [out R_b] of all columns of the B_i, and V [in R_a] of all
+rows of the A_i, every update is
+
+    delta_i = U core_i V^T,   core_i = U^T (s_i B_i A_i) V   [R_b R_a],
+
+without loss. What is done to full matrices by an SVD or by their norm can be done to the cores at
+the cost of R x R; no out x in matrix is ever formed. The bases are the singular vectors of
+[B_1 ... B_N] and of [A_1; ...; A_N], found by one QR per side and an SVD of the R x R triangle:
+the reference bases of Core Space merging (Panariello et al. 2025). Directions whose singular
+value is zero to working precision are left out, so that an untrained B takes no part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adaptermix.deltas import LoraUpdate, widened
+
+
+@dataclass(frozen=True)
+class CoreSpace:
+    """Bases of one layer's updates, and the updates in them.
+
+    Attributes:
+        left: Orthonormal columns, U.
+        right: Orthonormal columns, V.
+        cores: One matrix per update, its scaling included, in float64.
+    """
+
+    left: Float[Tensor, "out left"]
+    right: Float[Tensor, "in right"]
+    cores: Float[Tensor, "updates left right"]
+
+    def weighted_sum(self, weights: Sequence[float]) -> Float[Tensor, "left right"]:
+        """Return the core of sum_i w_i delta_i."""
+        return torch.einsum("n,nij->ij", torch.tensor(weights, dtype=torch.float64), self.cores)
+
+
+def core_space(updates: Sequence[LoraUpdate]) -> CoreSpace:
+    """Return the bases and cores of the updates of one layer."""
+    left, columns = _basis([widened(update.b) for update in updates])
+    right, rows = _basis([widened(update.a).mT for update in updates])
+    cores = torch.stack(
+        [update.scaling * (b @ a.mT) for update, b, a in zip(updates, columns, rows, strict=True)]
+    )
+    return CoreSpace(left, right, cores)
+
+
+def _basis(blocks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return an orthonormal basis of all blocks' columns, and each block's coordinates in it."""
+    stacked = torch.cat([block.to(blocks[0].dtype) for block in blocks], dim=1)
+    frame, triangle = torch.linalg.qr(stacked)  # [side R], [R columns]
+    rotation, values, columns = torch.linalg.svd(triangle.double(), full_matrices=False)
+    noise = 4 * len(values) * torch.finfo(stacked.dtype).eps
+    kept = int((values > values[:1] * noise).sum())
+    coordinates = values[:kept, None] * columns[:kept]  # [R columns]
+    basis = frame @ rotation[:, :kept].to(frame.dtype)
+    return basis, list(coordinates.split([block.shape[1] for block in blocks], dim=1))
+
+
+def truncate(
+    core: Float[Tensor, "left right"], rank: int
+) -> tuple[Float[Tensor, "left rank"], Float[Tensor, "right rank"]]:
+    """Return the sides of the best approximation of the core by a product of rank ``rank``.
+
+    ``core ~ left @ right.mT`` by the SVD (Eckart and Young 1936). Each side takes the root of the
+    singular values, so that neither is hard to hold in half precision. Where the core has fewer
+    than ``rank`` directions, the rest are zeros.
+    """
+    u, values, vt = torch.linalg.svd(core, full_matrices=False)
+    roots = values[:rank].sqrt()
+    missing = rank - len(roots)
+    left, right = (
+        torch.nn.functional.pad(side[:, :rank] * roots, (0, missing)) for side in (u, vt.mT)
+    )
+    return left, right
+
+
+def update_in(
+    space: CoreSpace,
+    left: Float[Tensor, "left rank"],
+    right: Float[Tensor, "right rank"],
+    dtype: torch.dtype,
+    bias: Float[Tensor, " out"] | None = None,
+) -> LoraUpdate:
+    """Return the update whose core is ``left @ right.mT``, with scaling 1."""
+    b = space.left @ left.to(space.left.dtype)
+    a = (space.right @ right.to(space.right.dtype)).mT
+    return LoraUpdate(a.to(dtype), b.to(dtype), 1.0, bias)

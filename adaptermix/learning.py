@@ -1,0 +1,220 @@
+"""Merge weights learned by gradient: one per adapter and layer (or module), factors frozen.
+
+As in LoRA Soups (Prabhakar et al. 2024) the merged update of a layer is sum_i w_i s_i B_i A_i with
+weights of its own, and only the weights are trained, on the task's loss. They start at the best
+scalar merge and are pulled back to it, because dev data is small and weights are many.
+"""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+
+from adaptermix.adapters import Adapter, layer_of
+from adaptermix.batching import AnswerCollator, EncodedExample
+from adaptermix.config import MergeSettings
+from adaptermix.errors import ArtifactError
+from adaptermix.generation import DecodeProgress, OnProgress
+from adaptermix.merging import MergePlan
+from adaptermix.models import load_model
+from adaptermix.weighting import Rule, Weighting
+
+BATCH = 16  # examples in one gradient step
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Learned weights, and where they came from.
+
+    Attributes:
+        weighting: The learned weights.
+        start: The scalar weights they started from.
+        start_loss: Mean loss of these on the learning examples.
+        loss: Mean loss of the learned weights on the same examples.
+    """
+
+    weighting: Weighting
+    start: Weighting
+    start_loss: float
+    loss: float
+
+
+def learn_weights(
+    plan: MergePlan,
+    starts: Sequence[Weighting],
+    examples: Sequence[EncodedExample],
+    folder: Path,
+    pad_id: int,
+    settings: MergeSettings,
+    on_progress: OnProgress,
+) -> Learned:
+    """Start from the scalar merge with the lowest loss, and learn weights from there.
+
+    Args:
+        plan: A merge of the adapters; its modules are what gets weights.
+        starts: Scalar weightings to start from.
+        examples: Encoded dev examples to learn on; none of them should judge the result.
+        folder: The base model.
+        pad_id: Padding token.
+        settings: Steps, learning rate, penalty, and what gets a weight of its own.
+        on_progress: Hears of the steps.
+
+    Raises:
+        ArtifactError: Adapters that the base model has no linear layers for.
+    """
+    set_seed(settings.seed)
+    merged = WeightedMerge(load_model(folder, settings), plan, settings)
+    collator = AnswerCollator(pad_id)
+    losses = [merged.at(start).mean_loss(examples, collator) for start in starts]
+    best = min(range(len(starts)), key=losses.__getitem__)
+    merged.at(starts[best])
+    with tempfile.TemporaryDirectory(prefix="adaptermix-") as work:
+        trainer = Trainer(
+            model=merged,
+            args=_arguments(settings, work),
+            train_dataset=list(examples),  # type: ignore[arg-type]
+            data_collator=collator,
+            callbacks=[_Steps(on_progress)],
+        )
+        for talker in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(talker)
+        trainer.train()
+    loss = merged.mean_loss(examples, collator)
+    return Learned(merged.weighting(), starts[best], losses[best], loss)
+
+
+class WeightedMerge(nn.Module):
+    """A frozen model whose linear layers add several LoRA updates, each times its weight.
+
+    Attributes:
+        weights: One row per group of modules, one column per adapter; all that is trained.
+        start: What they are pulled back to.
+    """
+
+    start: Tensor
+
+    def __init__(self, model: PreTrainedModel, plan: MergePlan, settings: MergeSettings) -> None:
+        """Hook the updates into the model.
+
+        Raises:
+            ArtifactError: A module that is no linear layer of the model.
+        """
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.penalty = settings.learn_penalty
+        self.groups = _groups(plan, settings.learn_per)
+        device = next(model.parameters()).device
+        self.weights = nn.Parameter(
+            torch.zeros(len(self.groups), len(plan.adapters), device=device)
+        )
+        self.register_buffer("start", torch.zeros_like(self.weights.data))
+        linear = {
+            name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)
+        }
+        for row, modules in enumerate(self.groups.values()):
+            for module in modules:
+                if module not in linear:
+                    raise ArtifactError(f"--search learn: '{module}' is no linear layer")
+                self._hook(linear[module], row, module, plan.adapters)
+
+    def _hook(self, layer: nn.Linear, row: int, module: str, adapters: Sequence[Adapter]) -> None:
+        factors = []
+        for column, adapter in enumerate(adapters):
+            if module in adapter.factors:
+                update = adapter.update(module)
+                a, b = (f.to(layer.weight) for f in (update.a, update.scaling * update.b))
+                factors.append((column, a, b))
+
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            for column, a, b in factors:
+                weight = self.weights[row, column].to(output.dtype)
+                output = output + weight * ((inputs[0] @ a.mT) @ b.mT)
+            return output
+
+        layer.register_forward_hook(add)
+
+    def at(self, weighting: Weighting) -> "WeightedMerge":
+        """Set the weights, and what they are pulled to, to those of a weighting."""
+        rows = [weighting.of(modules[0]) for modules in self.groups.values()]
+        values = torch.tensor(rows, device=self.weights.device)
+        self.weights.data.copy_(values)
+        self.start.copy_(values)
+        return self
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """Return the task's loss plus the pull to the start."""
+        drift = (self.weights - self.start).square().mean()
+        return {"loss": self.model(**batch).loss + self.penalty * drift}
+
+    def mean_loss(self, examples: Sequence[EncodedExample], collator: AnswerCollator) -> float:
+        """Return the mean over batches of the task's loss, without the pull."""
+        losses = []
+        with torch.inference_mode():
+            for at in range(0, len(examples), BATCH):
+                batch = collator(examples[at : at + BATCH])
+                batch = {name: rows.to(self.weights.device) for name, rows in batch.items()}
+                losses.append(float(self.model(**batch).loss))
+        return sum(losses) / len(losses)
+
+    def weighting(self) -> Weighting:
+        """Return the weights as they are now, as rules of a weights file."""
+        rows = [tuple(round(w, 4) for w in row) for row in self.weights.detach().tolist()]
+        mean = tuple(round(w, 4) for w in self.weights.detach().mean(dim=0).tolist())
+        rules = []
+        for weights, (name, modules) in zip(rows, self.groups.items(), strict=True):
+            layer = layer_of(modules[0])
+            if isinstance(name, int) and layer is not None:
+                rules.append(Rule(weights, layers=frozenset({layer})))
+            else:
+                rules.append(Rule(weights, modules=f"^{re.escape(modules[0])}$"))
+        return Weighting(mean, tuple(rules))
+
+
+def _groups(plan: MergePlan, per: str) -> dict[int | str, list[str]]:
+    """Gather the modules that share weights: those of a decoder block, or each by itself."""
+    groups: dict[int | str, list[str]] = {}
+    for module in plan.specs:
+        layer = layer_of(module)
+        groups.setdefault(layer if per == "layer" and layer is not None else module, []).append(
+            module
+        )
+    return groups
+
+
+def _arguments(settings: MergeSettings, work: str) -> TrainingArguments:
+    on_gpu = torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=work,
+        per_device_train_batch_size=BATCH,
+        max_steps=settings.learn_steps,
+        learning_rate=settings.learn_lr,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        save_strategy="no",
+        report_to=[],
+        seed=settings.seed,
+        bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        use_cpu=not on_gpu,
+        remove_unused_columns=False,
+        dataloader_pin_memory=on_gpu,
+        disable_tqdm=True,
+        label_names=["labels"],
+    )
+
+
+class _Steps(TrainerCallback):
+    """Tells of every step."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self.on_progress = on_progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say how far it is."""
+        self.on_progress(DecodeProgress("learning weights", state.global_step, state.max_steps))

@@ -1,0 +1,336 @@
+"""What the published merge methods do to the updates of one layer. Torch only.
+
+``exact`` adds delta weights. The others trade that sum for something they hope is better, and
+differ in what they look at:
+
+    factors     factor-average, peft-linear (cross terms appear)
+    cores       magnitude, ties, dare, dare-ties, della (entries), tsv, iso-c (singular values)
+    right side  knots (entries of the joint right singular vectors)
+
+All work on the factors or on the lossless core of ``core_space``; none forms an out x in matrix.
+For methods that look at single entries the choice of bases matters: theirs are the singular
+vectors of the stacked factors, as in Core Space merging (Panariello et al. 2025).
+
+A weight w_i multiplies update i in every method, so that equal weights of 1 give the method as
+published with its final factor (lambda) 1.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from adaptermix.core_space import CoreSpace, core_space, truncate, update_in
+from adaptermix.deltas import (
+    LoraUpdate,
+    add_factors,
+    concatenate,
+    inner_product,
+    norm,
+    weighted_bias,
+    widest_dtype,
+)
+
+Cores = Float[Tensor, "updates left right"]
+
+
+class Merged(NamedTuple):
+    """A merged update, and what the method did to the exact weighted sum.
+
+    Attributes:
+        update: The result.
+        sum_energy: Squared Frobenius norm of the exact weighted sum of delta weights.
+        lost_energy: Squared Frobenius norm of the difference between the result and that sum.
+        cross_energy: The same of the cross terms B_i A_j alone, for methods that make them.
+    """
+
+    update: LoraUpdate
+    sum_energy: float
+    lost_energy: float
+    cross_energy: float = 0.0
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What the methods may be told.
+
+    Attributes:
+        rank: Rank of the result, or None for the largest the method can give.
+        density: Share of entries that magnitude, ties, dare, dare-ties, della and knots keep.
+        epsilon: Width of the window around ``density`` over which della spreads its shares.
+        isotropic: Replace the result's singular values by their mean.
+    """
+
+    rank: int | None = None
+    density: float = 0.5
+    epsilon: float = 0.1
+    isotropic: bool = False
+
+
+def merged_rank(
+    method: str, ranks: Sequence[int], shape: tuple[int, int], options: MethodOptions
+) -> int:
+    """Return the rank of the result, known before any factor is read.
+
+    Args:
+        method: Its name.
+        ranks: Ranks of the updates that take part.
+        shape: Rows and columns of the delta weight.
+        options: The rank asked for.
+    """
+    if method in ("factor-average", "peft-linear"):
+        full = max(ranks)
+    elif method == "peft-svd":
+        full = min(max(ranks), *shape)
+    elif method in ("exact", "peft-cat") and not is_cut(options):
+        return sum(ranks)
+    else:
+        full = min(sum(ranks), *shape)
+    return full if options.rank is None else min(options.rank, full)
+
+
+def is_cut(options: MethodOptions) -> bool:
+    """Whether an exact sum must go through the core because more is asked of it."""
+    return options.rank is not None or options.isotropic
+
+
+def merge_updates(
+    method: str,
+    updates: Sequence[LoraUpdate],
+    weights: Sequence[float],
+    options: MethodOptions,
+    seed: int = 0,
+) -> Merged:
+    """Merge the updates of one layer.
+
+    Args:
+        method: Name of a method.
+        updates: One or more updates of equal shape.
+        weights: One weight per update, none of them 0.
+        options: Rank, density and the like.
+        seed: Seed of what the random methods draw.
+    """
+    if method in ("exact", "peft-cat") and not is_cut(options):
+        return Merged(concatenate(updates, weights), 0.0, 0.0)
+    if method in ("factor-average", "peft-linear"):
+        return _with_cross_terms(method, updates, weights)
+    space = core_space(updates)
+    shape = (updates[0].b.shape[0], updates[0].a.shape[1])
+    rank = merged_rank(method, [update.rank for update in updates], shape, options)
+    dtype = widest_dtype(updates)
+    bias = weighted_bias(updates, weights, dtype)
+    exact = space.weighted_sum(weights)
+    if method == "knots":
+        return _knots(space, weights, options, rank, dtype, bias)
+    core = _CORE_METHODS[method](space.cores, weights, options, seed)
+    if options.isotropic and method != "iso-c":
+        core = flatten_spectrum(core)
+    left, right = truncate(core, rank)
+    # The bases are orthonormal, so energies of cores are energies of delta weights.
+    lost = _energy(left @ right.mT - exact)
+    return Merged(update_in(space, left, right, dtype, bias), _energy(exact), lost)
+
+
+def _energy(matrix: Tensor) -> float:
+    return float(matrix.double().square().sum())
+
+
+def _with_cross_terms(
+    method: str, updates: Sequence[LoraUpdate], weights: Sequence[float]
+) -> Merged:
+    """Add factors, and measure what that adds to, and takes from, the sum of updates."""
+    scales = [weight * update.scaling for update, weight in zip(updates, weights, strict=True)]
+    if method == "factor-average":
+        merged = add_factors(updates, weights, scales)
+    else:
+        roots = [abs(scale) ** 0.5 for scale in scales]
+        signed = [root if scale >= 0 else -root for root, scale in zip(roots, scales, strict=True)]
+        merged = add_factors(updates, signed, roots)
+    merged = LoraUpdate(
+        merged.a, merged.b, merged.scaling, weighted_bias(updates, weights, merged.a.dtype)
+    )
+    exact = concatenate(updates, weights)
+    # What is left of each update in the product of sums, without its cross terms.
+    own = weights if method == "peft-linear" else [weight * weight for weight in weights]
+    diagonal = concatenate(updates, own)
+    return Merged(merged, norm(exact) ** 2, _distance(merged, exact), _distance(merged, diagonal))
+
+
+def _distance(one: LoraUpdate, other: LoraUpdate) -> float:
+    """Squared Frobenius norm of the difference of two delta weights."""
+    cross = inner_product(one, other)
+    return max(0.0, norm(one) ** 2 - 2 * cross + norm(other) ** 2)
+
+
+def _sum(cores: Cores, weights: Sequence[float]) -> Float[Tensor, "left right"]:
+    return torch.einsum("n,nij->ij", torch.tensor(weights, dtype=cores.dtype), cores)
+
+
+def keep_largest(values: Tensor, density: float) -> Tensor:
+    """Zero all but the share ``density`` of the entries that is largest in magnitude.
+
+    The count is rounded down as in PEFT, but is at least 1.
+    """
+    count = max(1, int(density * values.numel()))
+    if count >= values.numel():
+        return values
+    kept = values.abs().flatten().topk(count).indices
+    mask = torch.zeros(values.numel(), dtype=torch.bool)
+    mask[kept] = True
+    return torch.where(mask.reshape(values.shape), values, 0)
+
+
+def drop_and_rescale(values: Tensor, density: Tensor | float, seed: int) -> Tensor:
+    """Keep each entry with probability ``density`` and divide it by that (DARE, Yu et al. 2024)."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(values.shape, generator=generator, dtype=torch.float64)
+    return torch.where(drawn < density, values / density, 0)
+
+
+def magnitude_density(values: Tensor, density: float, epsilon: float) -> Tensor:
+    """Return DELLA's probability of keeping each entry (MagPrune, Deep et al. 2024).
+
+    Within each row, probabilities rise linearly with the rank of the magnitude, from
+    ``density - epsilon / 2`` for the smallest entry to ``density + epsilon / 2`` for the largest.
+    """
+    ranks = values.abs().argsort(dim=-1).argsort(dim=-1).double()  # 0 for the smallest
+    spread = ranks / max(1, values.shape[-1] - 1) - 0.5
+    return (density + epsilon * spread).clamp(1e-6, 1.0)
+
+
+def elect_and_merge(
+    values: Float[Tensor, "updates rows columns"], weights: Sequence[float]
+) -> Tensor:
+    """Average, entry by entry, the updates whose sign wins (TIES, Yadav et al. 2023).
+
+    The sign of an entry is that of the weighted sum. The result is the weighted mean of the
+    weighted updates that have that sign, times the sum of all weights' sizes: where all agree it
+    is their weighted sum, where one differs the others take its share. With equal weights of
+    lambda / N it is the paper's lambda times the disjoint mean.
+
+    Entries that are zero, cut away or never there, have no sign and take no part.
+    """
+    sizes = torch.tensor(weights, dtype=values.dtype).abs()
+    signed = values * torch.tensor(weights, dtype=values.dtype)[:, None, None]  # w_i t_i
+    agrees = (signed.sign() == signed.sum(dim=0).sign()) & (signed != 0)
+    share = (agrees * sizes[:, None, None]).sum(dim=0)
+    total = (signed * agrees).sum(dim=0)
+    return torch.where(
+        share > 0, total * sizes.sum() / share.clamp_min(torch.finfo(values.dtype).tiny), 0
+    )
+
+
+def flatten_spectrum(core: Float[Tensor, "left right"]) -> Float[Tensor, "left right"]:
+    """Replace all singular values by their mean (Iso-C, Marczak et al. 2025), in the core only.
+
+    In the full matrix the mean would be taken over thousands of directions that no update has.
+    """
+    u, values, vt = torch.linalg.svd(core, full_matrices=False)
+    return (u @ vt) * values.mean() if len(values) else core
+
+
+def _exact(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
+    return _sum(cores, weights)
+
+
+def _magnitude(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+    return _sum(torch.stack([keep_largest(core, options.density) for core in cores]), weights)
+
+
+def _ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+    trimmed = torch.stack([keep_largest(core, options.density) for core in cores])
+    return elect_and_merge(trimmed, weights)
+
+
+def _dare(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+    return _sum(drop_and_rescale(cores, options.density, seed), weights)
+
+
+def _dare_ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+    return elect_and_merge(drop_and_rescale(cores, options.density, seed), weights)
+
+
+def _della(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+    density = magnitude_density(cores, options.density, options.epsilon)
+    return elect_and_merge(drop_and_rescale(cores, density, seed), weights)
+
+
+def _isotropic(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
+    return flatten_spectrum(_sum(cores, weights))
+
+
+def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
+    """Task singular vectors, decorrelated (TSV-M, Gargiulo et al. 2025).
+
+    The singular vectors of all updates are put side by side and replaced by the nearest
+    orthonormal ones (the polar factor); each keeps its singular value times its update's weight.
+    An update has no more directions than its rank, so none is dropped. Directions that the
+    updates share have no nearest orthonormal pair; there the polar factor is taken on the span.
+    """
+    lefts, rights, values = [], [], []
+    for core, weight in zip(cores, weights, strict=True):
+        u, sizes, vt = torch.linalg.svd(core, full_matrices=False)
+        kept = sizes > sizes[:1] * 1e-9
+        lefts.append(u[:, kept])
+        rights.append(vt[kept].mT)
+        values.append(sizes[kept] * weight)
+    left, right = (_polar(torch.cat(sides, dim=1)) for sides in (lefts, rights))
+    return (left * torch.cat(values)) @ right.mT
+
+
+def _polar(matrix: Float[Tensor, "side columns"]) -> Float[Tensor, "side columns"]:
+    u, values, vt = torch.linalg.svd(matrix, full_matrices=False)
+    kept = values > values[:1] * 1e-6
+    nearest: Tensor = u[:, kept] @ vt[kept]
+    return nearest
+
+
+_CORE_METHODS: dict[str, Callable[..., Tensor]] = {
+    "exact": _exact,
+    "peft-cat": _exact,
+    "peft-svd": _exact,
+    "magnitude": _magnitude,
+    "ties": _ties,
+    "dare": _dare,
+    "dare-ties": _dare_ties,
+    "della": _della,
+    "tsv": _tsv,
+    "iso-c": _isotropic,
+}
+METHODS = (*_CORE_METHODS, "knots", "factor-average", "peft-linear")
+
+
+def _knots(
+    space: CoreSpace,
+    weights: Sequence[float],
+    options: MethodOptions,
+    rank: int,
+    dtype: torch.dtype,
+    bias: Tensor | None,
+) -> Merged:
+    """TIES on the right sides of a joint SVD (KnOTS, Stoica et al. 2025).
+
+    [delta_1 ... delta_N] = U S [V_1^T ... V_N^T] gives all updates one left basis; the V_i^T,
+    R x in, are trimmed and merged as in TIES, and U S times the result is the merged update.
+    """
+    joint = torch.cat(list(space.cores), dim=1)  # [left, updates x right]
+    u, values, vt = torch.linalg.svd(joint, full_matrices=False)
+    kept = values > values[:1] * 1e-9
+    u, values, vt = u[:, kept], values[kept], vt[kept]
+    rights = torch.stack(vt.split(space.cores.shape[2], dim=1))  # [updates, R, right]
+    full = rights.to(space.right.dtype) @ space.right.mT  # [updates, R, in]
+    trimmed = torch.stack([keep_largest(part, options.density) for part in full])
+    merged = elect_and_merge(trimmed, weights)  # [R, in]
+    b = space.left @ (u * values).to(space.left.dtype)  # [out, R]
+    exact = concatenate([LoraUpdate(part, b, 1.0) for part in full], weights)
+    update = LoraUpdate(merged, b, 1.0)
+    energy = norm(exact) ** 2
+    if rank != len(values) or options.isotropic:
+        again = core_space([update])
+        core = flatten_spectrum(again.cores[0]) if options.isotropic else again.cores[0]
+        update = update_in(again, *truncate(core, rank), again.left.dtype)
+    lost = _distance(update, exact)
+    return Merged(LoraUpdate(update.a.to(dtype), update.b.to(dtype), 1.0, bias), energy, lost)

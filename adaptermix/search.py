@@ -1,0 +1,699 @@
+"""Find the weights of a merge on dev data, and say how sure the choice is.
+
+Every candidate is a LoRA of its own in one engine. Adapters alone are always among the
+candidates, so that the answer may be that merging does not help.
+
+A race (the default) shows all candidates a part of the dev examples, keeps the better half and
+the best adapter alone, and doubles the examples, until those that are left have seen all
+(successive halving on paired scores). The winner is compared with the others on the examples
+both have seen, by paired bootstrap.
+
+Everything here is a function of the answers, and answers are kept as they come: a search that was
+killed is run again from the start, finds its answers, and ends as it would have.
+"""
+
+import math
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptermix import __version__
+from adaptermix.adapters import (
+    Adapter,
+    adapter_hash,
+    check_fits,
+    layer_of,
+    read_adapter,
+    stream_adapter,
+)
+from adaptermix.batching import PromptEncoder, encode_example
+from adaptermix.config import MergeSettings
+from adaptermix.engines import Limits, Request
+from adaptermix.errors import ConfigError, DataError, ResourceError
+from adaptermix.generation import Decoder, OnProgress
+from adaptermix.learning import learn_weights
+from adaptermix.merging import (
+    MergePlan,
+    MergeReport,
+    Tally,
+    check_out,
+    open_adapters,
+    plan_merge,
+    write_merge,
+)
+from adaptermix.models import load_tokenizer, locate_model, weight_shapes
+from adaptermix.outputs import check_output, whole_output, write_json
+from adaptermix.plots import PlottedScore, plot_scores
+from adaptermix.significance import (
+    Difference,
+    Interval,
+    interval,
+    macro_score,
+    paired_difference,
+    resample_counts,
+    resampled_scores,
+)
+from adaptermix.tasks import Task, make_task
+from adaptermix.weighting import Rule, Weighting
+
+FINALISTS = 2
+CONCURRENT = 16  # candidates that an engine has room for at a time
+AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+AUTO_STEP = 0.05
+TRIAL_SHARE = 0.25  # of the dev examples, for one trial
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A merge that may be chosen."""
+
+    name: str
+    weighting: Weighting
+
+    @property
+    def complexity(self) -> tuple[int, int]:
+        """Order by simplicity: how many adapters take part, in how many different mixtures."""
+        mixtures = {self.weighting.weights, *(rule.weights for rule in self.weighting.rules)}
+        active = max(sum(weight != 0 for weight in weights) for weights in mixtures)
+        return active, len(mixtures)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is one adapter alone."""
+        return self.complexity == (1, 1)
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """How a candidate did.
+
+    Attributes:
+        name: Its weights, or the adapter alone.
+        weighting: Its weights, rules included.
+        examples: Dev examples it was decoded on, over all languages.
+        score: Macro average over languages of the task's score on these.
+        difference: Its score minus the winner's, on the examples both have seen.
+        dropped: Round of the race after which it was left out; None for a finalist.
+    """
+
+    name: str
+    weighting: dict[str, Any]
+    examples: int
+    score: Interval
+    difference: Difference
+    dropped: int | None
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What was tried, what was chosen, and how sure that is.
+
+    Attributes:
+        winner: Name of the chosen candidate.
+        verdict: The choice in words.
+        tied: Candidates that cannot be told apart from the one with the best score.
+        candidates: All of them, best first.
+        task: Name of the task.
+        metric: Name of the metric that was searched for.
+        langs: Languages of the dev data.
+        decoded: Pairs of candidate and example that were needed.
+        exhaustive: How many an exhaustive search of the same candidates needs.
+        reused: How many of those needed were known from before.
+        merge: The merge that was written.
+        folder: Where record and plot are.
+    """
+
+    winner: str
+    verdict: str
+    tied: list[str]
+    candidates: list[CandidateResult]
+    task: str
+    metric: str
+    langs: list[str]
+    engine: str
+    decoded: int
+    exhaustive: int
+    reused: int
+    merge: MergeReport
+    notes: list[str]
+    folder: str
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search would do."""
+
+    candidates: list[str]
+    examples: dict[str, int]
+    longest_prompt: int
+    out: str
+    folder: str
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the plan as a dictionary for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One dev example with its prompt."""
+
+    example: Any
+    prompt_ids: list[int]
+
+
+@dataclass
+class _Entry:
+    """A candidate in the race: where its adapter lies, and what it has answered."""
+
+    candidate: Candidate
+    adapter: Path
+    outcomes: list[list[Any]]  # one list per language
+    dropped: int | None = None
+
+
+class Contest:
+    """Scores candidates on dev examples, as few as are asked for.
+
+    Attributes:
+        needed: Pairs of candidate and example that were asked for.
+        notes: What the user should know besides.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[Weighting], MergePlan],
+        decoder: Decoder,
+        task: Task,
+        items: Mapping[str, Sequence[_Item]],
+        scratch: Path,
+        on_progress: OnProgress,
+    ) -> None:
+        """Gather what scoring needs; nothing is decoded yet.
+
+        Args:
+            plan: Plans the merge of some weights.
+            decoder: Answers prompts.
+            task: Reads and scores answers.
+            items: Dev examples by language, in the order they are to be used.
+            scratch: Folder for the candidates' adapters.
+            on_progress: Hears of decoding.
+        """
+        self.plan = plan
+        self.decoder = decoder
+        self.task = task
+        self.items = items
+        self.scratch = scratch
+        self.on_progress = on_progress
+        self.needed = 0
+        self.notes: list[str] = []
+        self.entries: dict[str, _Entry] = {}
+
+    @property
+    def examples(self) -> int:
+        """Number of dev examples."""
+        return sum(len(items) for items in self.items.values())
+
+    def enter(self, candidate: Candidate) -> _Entry:
+        """Merge a candidate, unless it is there already."""
+        if candidate.name not in self.entries:
+            adapter = stage_merge(self.plan(candidate.weighting), self.scratch)
+            self.decoder.names[adapter] = f"candidate {candidate.name}"
+            self.entries[candidate.name] = _Entry(candidate, adapter, [[] for _ in self.items])
+        return self.entries[candidate.name]
+
+    def show(self, entries: Sequence[_Entry], share: float) -> None:
+        """Let candidates answer, together, what they have not seen of a share of each language."""
+        requests, places = [], []
+        for entry in entries:
+            for at, (lang, items) in enumerate(self.items.items()):
+                wanted = max(1, math.ceil(share * len(items) - 1e-9))
+                for item in items[len(entry.outcomes[at]) : wanted]:
+                    requests.append(Request(item.prompt_ids, entry.adapter, group=lang))
+                    places.append((entry.outcomes[at], item))
+        self.needed += len(requests)
+        answers = self.decoder.decode(requests, self.on_progress)
+        for (outcomes, item), answer in zip(places, answers, strict=True):
+            outcomes.append(self.task.outcome(item.example, answer.text))
+
+    def statistics(self, entry: _Entry, like: _Entry | None = None) -> list[Any]:
+        """Return a candidate's statistics, language by language, of what another has seen too."""
+        others = entry.outcomes if like is None else like.outcomes
+        return [
+            self.task.statistics(mine[: len(theirs)])
+            for mine, theirs in zip(entry.outcomes, others, strict=True)
+        ]
+
+    def score(self, entry: _Entry) -> float:
+        """Return the macro average over languages, on all the candidate has seen."""
+        return macro_score(self.statistics(entry), self.task.value)
+
+    def score_interval(self, entry: _Entry) -> Interval:
+        """Return the score with its bootstrap interval."""
+        statistics = self.statistics(entry)
+        counts = resample_counts([len(rows) for rows in statistics])
+        drawn = resampled_scores(statistics, self.task.value, counts)
+        return interval(macro_score(statistics, self.task.value), drawn)
+
+    def compare(self, entry: _Entry, other: _Entry) -> Difference:
+        """Compare two candidates on the examples that both have seen."""
+        return paired_difference(
+            self.statistics(entry, other), self.statistics(other, entry), self.task.value
+        )
+
+    def race(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[_Entry]:
+        """Return the candidates that have seen all examples, best first."""
+        running = [self.enter(candidate) for candidate in candidates]
+        rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
+        for number in range(1, rounds + 1):
+            self.show(running, 2.0 ** (number - rounds))
+            running.sort(key=lambda entry: (-self.score(entry), entry.candidate.complexity))
+            if number < rounds:
+                running = self._halve(running, number)
+        for entry in running:
+            entry.dropped = None
+        return running
+
+    def _halve(self, ranked: Sequence[_Entry], number: int) -> list[_Entry]:
+        """Keep the better half, and the best adapter alone, which the winner is compared with."""
+        kept = list(ranked[: max(FINALISTS, math.ceil(len(ranked) / 2))])
+        alone = next((entry for entry in ranked if entry.candidate.is_control), None)
+        if alone and alone not in kept:
+            kept.append(alone)
+        for entry in ranked:
+            if entry not in kept:
+                entry.dropped = number
+        return kept
+
+
+def stage_merge(plan: MergePlan, folder: Path) -> Path:
+    """Write a planned merge as a PEFT directory named by its content."""
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        path = Path(work) / "candidate"
+        updates = plan.updates(Tally())
+        stream_adapter(path, plan.specs, updates, plan.saved(), plan.config(), dict)
+        staged = folder / adapter_hash(read_adapter(path))[:16]
+        if not staged.exists():
+            path.rename(staged)
+    return staged
+
+
+def search(
+    paths: Sequence[Path],
+    settings: MergeSettings,
+    *,
+    force: bool = False,
+    on_progress: OnProgress = lambda progress: None,
+) -> SearchReport:
+    """Try merges on dev data, choose one and write it.
+
+    Writes the merged adapter, and beside it the folder ``NAME.search`` with the record, the
+    chosen weights as a file for ``--weights-file``, and a plot.
+
+    Raises:
+        ConfigError: A grid with fewer than two points, or settings that do not go together.
+        DataError: Missing or malformed dev data, or none with gold answers.
+        ArtifactError: As ``merge``, or a base model that the adapters do not fit.
+        ResourceError: The engine asked for is not installed, or stopped.
+    """
+    job = _prepare(paths, settings, force)
+    with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
+        contest = Contest(job.plan, job.decoder, job.task, job.items, Path(scratch), on_progress)
+        finalists = _run(contest, job, settings)
+        winner, tied, verdict = choose(contest, finalists, settings.prefer)
+        report = _finish(contest, winner, tied, verdict, job, settings, force)
+    return report
+
+
+def plan_search(
+    paths: Sequence[Path], settings: MergeSettings, *, force: bool = False
+) -> SearchPlan:
+    """Check everything ``search`` needs and say what it would do; raises what it raises."""
+    job = _prepare(paths, settings, force)
+    return SearchPlan(
+        [candidate.name for candidate in job.candidates],
+        {lang: len(items) for lang, items in job.items.items()},
+        job.decoder.limits.prompt,
+        str(settings.out),
+        str(search_folder(settings.out)),
+    )
+
+
+def search_folder(out: Path) -> Path:
+    """Return the folder for what a search leaves beside its adapter."""
+    return out.with_name(out.name.removesuffix(".safetensors") + ".search")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything a search needs, checked before an engine is started."""
+
+    adapters: list[Adapter]
+    task: Task
+    items: dict[str, list[_Item]]
+    learning: list[_Item]
+    encoder: PromptEncoder
+    decoder: Decoder
+    candidates: list[Candidate]
+    settings: MergeSettings
+
+    def plan(self, weighting: Weighting) -> MergePlan:
+        """Plan the merge of some weights."""
+        return plan_merge(self.adapters, weighting, self.settings)
+
+
+def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Job:
+    if settings.into is not None:
+        raise ConfigError(
+            "--search writes an adapter, and --into a model",
+            hint="search first, then fold: --weights-file NAME.search/weights.toml --into BASE",
+        )
+    if len(paths) < 2:
+        raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
+    for package in ("matplotlib", "optuna"):
+        if find_spec(package) is None:
+            raise ResourceError(
+                f"{package} is not installed", hint='pip install "adaptermix[search]"'
+            )
+    check_out(paths, settings.out, force)
+    check_output(search_folder(settings.out), force)
+    adapters = open_adapters(paths, settings)
+    candidates = first_candidates(_names(adapters), settings)
+    folder = locate_model(settings)
+    shapes = weight_shapes(folder)
+    for adapter in adapters:
+        check_fits(adapter, shapes, settings.model)
+    encoder = PromptEncoder(load_tokenizer(folder, settings), turn_newline=settings.turn_newline)
+    task = make_task(settings.task, settings.prompt, settings.system_prompt)
+    items = _read_items(settings, task, encoder)
+    learning = _set_apart(items) if settings.search == "learn" else []
+    plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
+    limits = Limits(
+        adapters=min(CONCURRENT, len(candidates)),
+        rank=max(spec.rank for plan in plans for spec in plan.specs.values()),
+        prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
+    )
+    decoder = Decoder(settings, folder, encoder, limits)
+    return _Job(adapters, task, items, learning, encoder, decoder, candidates, settings)
+
+
+def _names(adapters: Sequence[Adapter]) -> list[str]:
+    names = [adapter.path.resolve().name.removesuffix(".safetensors") for adapter in adapters]
+    return [
+        name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)
+    ]
+
+
+def _read_items(
+    settings: MergeSettings, task: Task, encoder: PromptEncoder
+) -> dict[str, list[_Item]]:
+    """Read dev examples by language, shuffled once, so that any first part is a fair sample."""
+    groups = {}
+    for lang in settings.langs:
+        examples = task.read(lang, "dev", settings.data_dir)[: settings.limit]
+        if not any(task.outcome(example, "").expected for example in examples):
+            raise DataError(
+                f"the dev data of {lang} has no gold answers",
+                hint="a search scores answers; give labelled dev data, or --langs with some",
+            )
+        items = [_Item(e, encoder.prompt_ids(task.messages(e))) for e in examples]
+        random.Random(f"{settings.seed}:{lang}").shuffle(items)
+        groups[lang] = items
+    return groups
+
+
+def _set_apart(items: dict[str, list[_Item]]) -> list[_Item]:
+    """Take half of each language's dev examples out, to learn on; the others judge."""
+    learning = []
+    for lang, group in items.items():
+        half = len(group) // 2
+        if not half:
+            raise DataError(f"--search learn needs two dev examples or more, {lang} has one")
+        learning += group[half:]
+        items[lang] = group[:half]
+    return learning
+
+
+def first_candidates(names: Sequence[str], settings: MergeSettings) -> list[Candidate]:
+    """Return the candidates that a search starts with, each adapter alone among them.
+
+    Raises:
+        ConfigError: A grid that is none, or has fewer than two points.
+    """
+    if settings.search in ("auto", "learn"):
+        grid: Sequence[float] = AUTO_GRID
+    else:
+        grid = _read_grid(str(settings.search))
+    candidates = [scalar_candidate(weight, len(names)) for weight in grid]
+    for at, name in enumerate(names):
+        weights = tuple(float(at == other) for other in range(len(names)))
+        candidates.append(Candidate(f"{name} alone", Weighting(weights)))
+    unique = {candidate.weighting: candidate for candidate in candidates}
+    return list(unique.values())
+
+
+def _read_grid(text: str) -> list[float]:
+    try:
+        grid = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ConfigError(
+            f"--search {text}: neither auto, learn, nor weights", hint="write --search 0.5,0.7,0.9"
+        ) from error
+    if not all(math.isfinite(weight) for weight in grid):
+        raise ConfigError(f"--search {text}: weights are finite numbers")
+    if len(set(grid)) < 2:
+        raise ConfigError(
+            f"--search {text}: a grid has two points or more",
+            hint="for one weight, merge with --weight W",
+        )
+    return grid
+
+
+def scalar_candidate(weight: float, adapters: int) -> Candidate:
+    """Give a weight to the first adapter, and equal shares of the rest to the others."""
+    rest = round((1 - weight) / (adapters - 1), 12)
+    return Candidate(f"{weight:g}", Weighting((weight, *[rest] * (adapters - 1))))
+
+
+def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[_Entry]:
+    if settings.search == "learn":
+        candidates = [*job.candidates, _learn(contest, job, settings)]
+        return contest.race(candidates, exhaustive=settings.exhaustive)
+    if settings.search != "auto":
+        return contest.race(job.candidates, exhaustive=settings.exhaustive)
+    if len(job.adapters) > 2 or settings.layer_groups > 1:
+        candidates = [*job.candidates, *_try(contest, job, settings)]
+    else:
+        ranked = contest.race(job.candidates, exhaustive=settings.exhaustive)
+        candidates = [*job.candidates, *_between(ranked)]
+    return contest.race(candidates, exhaustive=settings.exhaustive)
+
+
+def _learn(contest: Contest, job: _Job, settings: MergeSettings) -> Candidate:
+    """Learn weights on the dev examples kept for that, before any engine is started."""
+    encoder = job.encoder
+    encoded = [
+        encode_example(
+            item.prompt_ids, encoder.answer_ids(job.task.answer(item.example)), sys.maxsize
+        )
+        for item in job.learning
+    ]
+    merges = [c.weighting for c in job.candidates if not c.is_control]
+    learned = learn_weights(
+        job.plan(merges[0]),
+        merges,
+        [row for row in encoded if row is not None],
+        job.decoder.folder,
+        int(encoder.tokenizer.pad_token_id or 0),
+        settings,
+        contest.on_progress,
+    )
+    contest.notes.append(
+        f"learned from {learned.start.weights} on {len(encoded)} dev examples that judge nothing: "
+        f"loss {learned.start_loss:.4f} to {learned.loss:.4f}"
+    )
+    return Candidate("learned", learned.weighting)
+
+
+def _between(ranked: Sequence[_Entry]) -> list[Candidate]:
+    """Return the weights on either side of the best merge of a grid."""
+    best = next((entry for entry in ranked if not entry.candidate.is_control), None)
+    if best is None:
+        return []
+    weight = best.candidate.weighting.weights[0]
+    sides = (weight - AUTO_STEP, weight + AUTO_STEP)
+    return [scalar_candidate(round(side, 6), 2) for side in sides]
+
+
+def _try(contest: Contest, job: _Job, settings: MergeSettings) -> list[Candidate]:
+    """Let Optuna propose weights, and return the best of them.
+
+    The study lives in memory. With its seed and the same answers it proposes the same again, so
+    a search that was killed needs no other storage than the answers.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    samplers = {"tpe": optuna.samplers.TPESampler, "cma": optuna.samplers.CmaEsSampler}
+    sampler = samplers[settings.sampler](seed=settings.seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    groups = layer_groups(job.plan(job.candidates[0].weighting), settings.layer_groups)
+    for candidate in job.candidates:
+        study.enqueue_trial(_as_parameters(candidate.weighting.weights, len(groups)))
+    tried: dict[str, float] = {}
+    candidates = {}
+    for number in range(settings.trials):
+        trial = study.ask()
+        weights = [
+            [trial.suggest_float(f"{at}.{group}", 0, 1) for at in range(len(job.adapters))]
+            for group in range(len(groups))
+        ]
+        candidate = _candidate_of(weights, groups, number, job.candidates)
+        entry = contest.enter(candidate)
+        contest.show([entry], 1.0 if settings.exhaustive else TRIAL_SHARE)
+        tried[candidate.name] = contest.score(entry)
+        candidates[candidate.name] = candidate
+        study.tell(trial, tried[candidate.name])
+    best = sorted(tried, key=lambda name: -tried[name])
+    return [candidates[name] for name in best[: len(job.candidates)]]
+
+
+def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
+    """Split the decoder blocks of a merge into groups of neighbours, as even as can be.
+
+    Raises:
+        ConfigError: More groups than blocks.
+    """
+    layers = sorted({layer for layer in map(layer_of, plan.specs) if layer is not None})
+    if count > max(1, len(layers)):
+        raise ConfigError(f"--layer-groups {count}: the adapters have {len(layers)} layers")
+    parts = np.array_split(np.array(layers, dtype=int), count)
+    return [frozenset(int(layer) for layer in part) for part in parts]
+
+
+def _as_parameters(weights: Sequence[float], groups: int) -> dict[str, float]:
+    return {f"{at}.{group}": w for at, w in enumerate(weights) for group in range(groups)}
+
+
+def _candidate_of(
+    weights: Sequence[Sequence[float]],
+    groups: Sequence[frozenset[int]],
+    number: int,
+    known: Sequence[Candidate],
+) -> Candidate:
+    """Make weights out of proposed numbers: in every group of layers they add up to 1."""
+    mixtures = []
+    for group in weights:
+        total = sum(group)
+        mixtures.append(
+            tuple(round(weight / total if total else 1 / len(group), 4) for weight in group)
+        )
+    if len(set(mixtures)) == 1:
+        weighting = Weighting(mixtures[0])
+    else:
+        rules = [Rule(m, layers) for m, layers in zip(mixtures, groups, strict=True)]
+        weighting = Weighting(mixtures[0], tuple(rules))
+    same = next((candidate for candidate in known if candidate.weighting == weighting), None)
+    return same or Candidate(f"trial {number + 1}", weighting)
+
+
+def choose(
+    contest: Contest, finalists: Sequence[_Entry], prefer: str
+) -> tuple[_Entry, list[_Entry], str]:
+    """Choose among candidates that have seen all examples.
+
+    Returns:
+        The winner; the candidates that the best score cannot be told apart from; and a sentence.
+    """
+    ranked = sorted(finalists, key=lambda entry: -contest.score(entry))
+    best, others = ranked[0], ranked[1:]
+    tied = [e for e in others if not contest.compare(best, e).interval.excludes_zero]
+    winner = best
+    if prefer == "simpler":
+        winner = min([best, *tied], key=lambda entry: entry.candidate.complexity)
+    names = ", ".join(entry.candidate.name for entry in tied)
+    if not tied:
+        sentence = f"{best.candidate.name} is better than every other finalist"
+    elif winner is best:
+        sentence = f"{best.candidate.name} is not distinguishable from {names}"
+    else:
+        sentence = (
+            f"{best.candidate.name} has the best score, but is not distinguishable from {names}: "
+            f"{winner.candidate.name}, the simplest of them, is taken (--prefer best takes "
+            f"{best.candidate.name})"
+        )
+    return winner, tied, sentence
+
+
+def _finish(
+    contest: Contest,
+    winner: _Entry,
+    tied: Sequence[_Entry],
+    verdict: str,
+    job: _Job,
+    settings: MergeSettings,
+    force: bool,
+) -> SearchReport:
+    """Write the winner and the record of the search."""
+    entries = sorted(contest.entries.values(), key=lambda e: (e is not winner, -contest.score(e)))
+    folder = search_folder(settings.out)
+    merged = write_merge(job.plan(winner.candidate.weighting), settings, Tally(), force=force)
+    report = SearchReport(
+        winner=winner.candidate.name,
+        verdict=verdict,
+        tied=[entry.candidate.name for entry in tied],
+        candidates=[_result(contest, entry, winner) for entry in entries],
+        task=settings.task,
+        metric=job.task.metrics[0].name,
+        langs=list(job.items),
+        engine=job.decoder.engine,
+        decoded=contest.needed,
+        exhaustive=len(entries) * contest.examples,
+        reused=job.decoder.reused,
+        merge=merged,
+        notes=[*contest.notes, *job.decoder.notes],
+        folder=str(folder),
+    )
+    record = {"adaptermix": __version__, "settings": settings.model_dump(mode="json")}
+    with whole_output(folder) as partial:
+        partial.mkdir()
+        write_json(partial / "search.json", record | report.as_record())
+        toml = winner.candidate.weighting.as_toml()
+        (partial / "weights.toml").write_text(toml, encoding="utf-8")
+        label = f"{settings.task} dev score, macro average"
+        plot_scores([_point(c, report.winner) for c in report.candidates], label, partial)
+    return report
+
+
+def _point(result: CandidateResult, winner: str) -> PlottedScore:
+    weights = result.weighting["weights"]
+    is_scalar = len(weights) == 2 and "rules" not in result.weighting
+    return PlottedScore(
+        result.name,
+        result.score,
+        weights[0] if is_scalar else None,
+        is_chosen=result.name == winner,
+        is_faint=result.dropped is not None,
+    )
+
+
+def _result(contest: Contest, entry: _Entry, winner: _Entry) -> CandidateResult:
+    return CandidateResult(
+        name=entry.candidate.name,
+        weighting=entry.candidate.weighting.as_record(),
+        examples=sum(len(outcomes) for outcomes in entry.outcomes),
+        score=contest.score_interval(entry),
+        difference=contest.compare(entry, winner),
+        dropped=entry.dropped,
+    )
