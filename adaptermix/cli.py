@@ -21,6 +21,7 @@ from adaptermix import __version__, console
 from adaptermix.config import (
     EvalSettings,
     MergeSettings,
+    ScoreSettings,
     Settings,
     TrainAlignSettings,
     TrainTaskSettings,
@@ -75,6 +76,7 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
+_REPEATED = {"adapters", "ref"}
 
 
 def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -145,7 +147,7 @@ def _option_type(name: str, annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is tuple:
-        return list[str] if name == "adapters" else str
+        return list[str] if name in _REPEATED else str
     if get_origin(annotation) is dict:
         return str
     return annotation
@@ -251,6 +253,25 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
     with console.evaluation_progress(options.quiet) as on_progress:
         report = evaluation.evaluate(settings, force=options.force, on_progress=on_progress)
     _show(report, console.show_evaluation, options)
+
+
+@_command(ScoreSettings)
+def score(settings: ScoreSettings, options: Options) -> None:
+    """Score existing outputs of any system, without a model.
+
+    Outputs are one line, or one JSON record with an "output" field, for each gold row.
+
+    Examples:
+        adaptermix score --task massive --lang cy --gold cy-GB.jsonl.gz --predictions answers.txt
+
+        adaptermix score --task wmt23 --src en-de.src --ref en-de.ref --target-lang de
+        --predictions out.txt --metrics bleu,chrf,comet
+
+        adaptermix score --task uner --lang da --gold da.test.iob2 --predictions answers.jsonl
+    """
+    from adaptermix import scoring
+
+    _show(scoring.score_files(settings), console.show_scores, options)
 
 
 @app.command()

@@ -128,15 +128,50 @@ class ModelSettings(Settings):
     threads: int | None = Field(default=None, gt=0, description="CPU threads for torch.")
 
 
+TASKS = ("massive", "wmt23", "uner")
+# What a task's own defaults are where they are not those of MASSIVE; the paper's.
+_TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "train-task": {
+        "wmt23": {
+            "langs": tuple(f"{a}-en" for a in ("cs", "de", "is", "ru", "zh"))
+            + tuple(f"en-{a}" for a in ("cs", "de", "is", "ru", "zh"))
+        },
+        "uner": {"langs": ("en", "pt", "zh")},
+    },
+    "eval": {
+        "wmt23": {
+            "langs": ("he-en", "ja-en", "uk-en", "en-he", "en-ja", "en-uk"),
+            "max-new-tokens": 512,
+        },
+        "uner": {
+            "langs": ("en", "pt", "zh", "da", "hr", "sk", "sr", "sv"),
+            "max-new-tokens": 512,
+        },
+    },
+}
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS and not name.endswith(".toml"):
+        raise ValueError(f"it is one of {', '.join(TASKS)}, or a .toml file")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
+
+
 class PromptSettings(ModelSettings):
     """The task and how it is asked: the same in training and in evaluation."""
 
     panel: ClassVar[str | None] = "Task and prompt"
 
-    task: Literal["massive"] = Field(default="massive", description="Task, by name.")
-    prompt: Literal["paper", "authors-code"] = Field(
+    task: TaskName = Field(
+        default="massive", description="massive, wmt23, uner, or the .toml file of your own task."
+    )
+    prompt: Literal["paper", "authors-code", "zero-shot"] = Field(
         default="paper",
-        description="System prompt: the paper's appendix D.2, or the longer one of its code.",
+        description="System prompt of massive: the paper's appendix D.2, the longer one of its "
+        "code, or the paper's for models that were not trained on the task.",
     )
     system_prompt: str | None = Field(
         default=None, description="A system prompt of your own; overrides --prompt."
@@ -144,6 +179,53 @@ class PromptSettings(ModelSettings):
     turn_newline: bool = Field(
         default=False,
         description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        task = given.get("task", "massive")
+        defaults = _TASK_DEFAULTS.get(cls.section, {}).get(str(task), {})
+        if cls.section == "eval" and task != "massive":
+            defaults = defaults | {"out": Path(f"eval-{Path(str(task)).stem}")}
+        missing = {k: v for k, v in defaults.items() if not {k, k.replace("-", "_")} & given.keys()}
+        return missing | given
+
+
+class ScorerSettings(Settings):
+    """How outputs become scores."""
+
+    panel: ClassVar[str | None] = "Scoring"
+
+    scorer: Literal["strict", "paper"] = Field(
+        default="strict",
+        description="Slot F1 over types and values, or as the paper's own script counts.",
+    )
+    match: Literal["text", "offsets"] = Field(
+        default="text", description="Entities agree by type and text, or by type and offsets."
+    )
+    metrics: Names = Field(
+        default=(), description="Metrics, comma-separated: bleu,chrf,comet for translation."
+    )
+    tokenize: Literal[
+        "auto", "13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "flores200", "none"
+    ] = Field(
+        default="auto",
+        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, else 13a.",
+    )
+    src: Path | None = Field(
+        default=None, description="Source sentences of a translation, one a line."
+    )
+    ref: tuple[Path, ...] = Field(
+        default=(), description="Reference translations; repeat the flag for several sets."
+    )
+    comet_model: str = Field(
+        default="Unbabel/wmt22-comet-da", description="COMET: a hub name, or a checkpoint file."
+    )
+    comet_python: Path | None = Field(
+        default=None, description="Python of the environment that COMET is installed in."
     )
 
 
@@ -418,7 +500,7 @@ class MergeSettings(DecodingSettings):
         return self
 
 
-class EvalSettings(DecodingSettings):
+class EvalSettings(DecodingSettings, ScorerSettings):
     """Settings of ``eval``."""
 
     section: ClassVar[str] = "eval"
@@ -445,6 +527,72 @@ class EvalSettings(DecodingSettings):
             raise ValueError("--exclude-base leaves nothing to test; add --adapter PATH")
         return self
 
+    @model_validator(mode="after")
+    def _files_are_of_one_pair(self) -> "EvalSettings":
+        if (self.src is None) != (not self.ref):
+            raise ValueError("give --src and --ref together")
+        if self.src is not None and (len(self.langs) != 1 or self.task != "wmt23"):
+            raise ValueError("--src is of one pair: --task wmt23 --langs en-de")
+        return self
+
+
+class ScoreSettings(ScorerSettings):
+    """Settings of ``score``."""
+
+    section: ClassVar[str] = "score"
+
+    task: TaskName = Field(
+        default="massive", description="massive, wmt23, uner, or the .toml file of your own task."
+    )
+    predictions: Path | None = Field(
+        default=None, description="Outputs to score: one line, or one JSON record, for each row."
+    )
+    gold: Path | None = Field(
+        default=None, description="What is right: a MASSIVE .jsonl, a UNER .iob2, your records."
+    )
+    lang: str | None = Field(default=None, description="Language of the gold file.")
+    split: Literal["test", "dev", "train"] = Field(
+        default="test", description="Part of a MASSIVE file."
+    )
+    target_lang: str | None = Field(
+        default=None, description="Language that was translated to; it decides BLEU's tokenizer."
+    )
+
+
+class TaskFile(Settings):
+    """A task of one's own, as a ``.toml`` file.
+
+    Templates hold fields of the records in braces. ``files`` has one pattern for each part;
+    ``{lang}`` in it stands for the language, and it is relative to the file, or to --data-dir::
+
+        name = "intent"
+        metrics = ["exact-match"]
+        system = "Name the intent of the command."
+        prompt = "{utt}"
+        answer = "intent"
+        id = "id"
+
+        [files]
+        train = "{lang}.train.jsonl"
+        dev = "{lang}.dev.jsonl"
+        test = "{lang}.test.jsonl"
+    """
+
+    name: str = Field(min_length=1)
+    metrics: tuple[Literal["slots", "entities", "exact-match", "bleu", "chrf", "comet"], ...]
+    system: str = ""
+    prompt: str
+    answer: str
+    id: str = ""
+    target_lang: str = ""
+    files: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_kind_of_metric(self) -> "TaskFile":
+        if not self.metrics or (len(self.metrics) > 1 and {"slots", "entities"} & {*self.metrics}):
+            raise ValueError("metrics: slots or entities alone, or text metrics, at least one")
+        return self
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -453,7 +601,48 @@ COMMANDS: tuple[type[Settings], ...] = (
     TrainAlignSettings,
     MergeSettings,
     EvalSettings,
+    ScoreSettings,
 )
+
+
+def load_task_file(path: Path) -> TaskFile:
+    """Read the file of a task of one's own.
+
+    Raises:
+        ConfigError: No such file, an unknown or missing key, a wrong value; with file and line.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="check --task")
+    content = _read_toml(path)
+    for key in content:
+        if key not in _keys(TaskFile):
+            is_table = isinstance(content[key], dict)
+            line = _line_of(path, key, None) if is_table else _line_of(path, None, key)
+            raise ConfigError(
+                f"{path}:{line}: unknown key '{key}'",
+                hint="the keys are " + ", ".join(_keys(TaskFile)),
+            )
+    try:
+        return TaskFile.model_validate(content)
+    except ValidationError as error:
+        raise _task_file_error(error, path) from error
+
+
+def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
+    first = error.errors()[0]
+    key, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("metrics",)
+    if inner and key == "files":
+        line, key = _line_of(path, key, inner[0]), f"files.{inner[0]}"
+    else:
+        line = _line_of(path, None, key)
+    return ConfigError(f"{path}:{line}: {key}: {first['msg'].removeprefix('Value error, ')}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:
@@ -483,10 +672,7 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
 
 def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
     """Return the keys of the file that concern the command, paths made relative to the file."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    content = _read_toml(path)
     _refuse_unknown_keys(path, content)
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     shared = {key: value for key, value in tops.items() if key in _keys(kind)}
@@ -534,8 +720,13 @@ def _keys(kind: type[Settings]) -> list[str]:
 
 def _relative_to(folder: Path, key: str, value: Any) -> Any:
     """Read a path in the file as relative to the file, not to where the command is typed."""
-    if key in ("data-dir", "pairs-dir", "weights-file", "out") and isinstance(value, str):
+    paths = ("data-dir", "pairs-dir", "weights-file", "out", "gold", "predictions", "src")
+    if key in (*paths, "comet-python") and isinstance(value, str):
         return folder / value
+    if key == "task" and isinstance(value, str) and value.endswith(".toml"):
+        return str(folder / value)
+    if key == "ref" and isinstance(value, list):
+        return [folder / item for item in value if isinstance(item, str)]
     if key == "model" and isinstance(value, str) and (folder / value).is_dir():
         return str(folder / value)
     if key == "adapters" and isinstance(value, list):

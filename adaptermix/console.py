@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.merging import MergeReport
+    from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.training import OnProgress as OnTrainProgress
     from adaptermix.training import Progress as TrainProgress
@@ -161,7 +162,9 @@ def show_search_plan(plan: "SearchPlan") -> None:
 
 def show_search(report: "SearchReport") -> None:
     """Print every candidate's score, and what was chosen."""
-    table = Table(title=f"{report.task} dev: macro average (%), {report.engine} engine")
+    metric = report.metric
+    title = f"{report.task} dev: macro average of {titled(metric)}, {report.engine} engine"
+    table = Table(title=escape(title))
     table.add_column("candidate")
     for name in ("score", "95% interval", "to the chosen one", "examples"):
         table.add_column(name, justify="right")
@@ -170,12 +173,12 @@ def show_search(report: "SearchReport") -> None:
         is_winner = candidate.name == report.winner
         table.add_row(
             ("[bold]" if is_winner else "") + escape(candidate.name),
-            f"{100 * score.value:.1f}",
-            f"{100 * score.low:.1f} to {100 * score.high:.1f}",
+            shown(metric, score.value),
+            f"{shown(metric, score.low)} to {shown(metric, score.high)}",
             "chosen"
             if is_winner
-            else f"{100 * difference.value:+.1f} "
-            f"({100 * difference.low:+.1f} to {100 * difference.high:+.1f})",
+            else f"{shown(metric, difference.value, '+')} "
+            f"({shown(metric, difference.low, '+')} to {shown(metric, difference.high, '+')})",
             f"{candidate.examples:,}",
         )
     results.print(table, highlight=False)
@@ -215,18 +218,35 @@ def show_plan(plan: "EvalPlan") -> None:
 
 
 def show_evaluation(report: "EvalReport") -> None:
-    """Print F1 of every system, language by language, and the mean over languages."""
-    table = Table(title=f"{report.task} {report.split}: slot F1 (%), {report.engine} engine")
+    """Print every system's score, language by language, and the mean over languages."""
+    metric = report.cells[0].score.name
+    title = f"{report.task} {report.split}: {titled(metric)}, {report.engine} engine"
+    table = Table(title=escape(title))
     table.add_column("language")
     for system in report.systems:
         table.add_column(escape(system), justify="right")
     for lang in report.langs:
         cells = [report.cell(system, lang) for system in report.systems]
-        table.add_row(escape(lang), *(f"{100 * cell.score.value:.1f}" for cell in cells))
+        table.add_row(escape(lang), *(shown(metric, cell.score.value) for cell in cells))
     table.add_section()
     for name, means in [*report.group_macro.items(), ("macro average", report.macro)]:
-        table.add_row(escape(name), *(f"{100 * means[s]:.1f}" for s in report.systems))
-    for name, field in (
+        table.add_row(escape(name), *(shown(metric, means[s]) for s in report.systems))
+    _add_counts(table, report)
+    results.print(table, highlight=False)
+    for signature in {cell.score.signature: None for cell in report.cells}:
+        results.print(escape(signature), highlight=False)
+    if report.comparisons:
+        show_comparisons(report.comparisons, metric)
+    for note in report.notes:
+        say(f"note: {note}")
+    if report.reused:
+        say(f"{report.reused:,} answers were known from earlier runs, {report.decoded:,} decoded")
+    say(f"scores and predictions: {report.out}")
+
+
+def _add_counts(table: Table, report: "EvalReport") -> None:
+    """Add what happened to answers and prompts, where anything did."""
+    for label, field in (
         ("malformed answers", "malformed"),
         ("cut answers", "cut_answers"),
         ("truncated prompts", "truncated_prompts"),
@@ -235,19 +255,35 @@ def show_evaluation(report: "EvalReport") -> None:
             sum(getattr(c, field) for c in report.cells if c.system == s) for s in report.systems
         ]
         if any(sums):
-            table.add_row(name, *(f"{count:,}" for count in sums))
+            table.add_row(label, *(f"{count:,}" for count in sums))
+
+
+def show_scores(report: "ScoreReport") -> None:
+    """Print every metric with its signature, and what was counted."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, score in report.metrics.items():
+        table.add_row(titled(name), shown(name, score.value))
+    for name, count in report.counts.items():
+        table.add_row(name.replace("_", " "), f"{count:,}")
     results.print(table, highlight=False)
-    results.print(escape(report.cells[0].score.signature), highlight=False)
-    if report.comparisons:
-        show_comparisons(report.comparisons)
-    for note in report.notes:
-        say(f"note: {note}")
-    if report.reused:
-        say(f"{report.reused:,} answers were known from earlier runs, {report.decoded:,} decoded")
-    say(f"scores and predictions: {report.out}")
+    for score in report.metrics.values():
+        results.print(escape(score.signature), highlight=False)
 
 
-def show_comparisons(comparisons: "Sequence[Comparison]") -> None:
+def titled(name: str) -> str:
+    """Return the name of a metric in a table, with its unit."""
+    names = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "slot_f1": "slot F1 (%)"}
+    return names.get(name, f"{name.replace('_', ' ').replace('f1', 'F1')} (%)")
+
+
+def shown(name: str, value: float, sign: str = "") -> str:
+    """Write a score as its field does: F1 and exact match in percent, COMET with four digits."""
+    if name == "comet":
+        return f"{value:{sign}.4f}"
+    return f"{value if name in ('bleu', 'chrf') else 100 * value:{sign}.1f}"
+
+
+def show_comparisons(comparisons: "Sequence[Comparison]", metric: str) -> None:
     """Print differences to the baseline, with a star where the interval excludes zero."""
     systems = list(dict.fromkeys(comparison.system for comparison in comparisons))
     title = f"difference to {comparisons[0].baseline}, 95% interval, p-value"
@@ -257,7 +293,7 @@ def show_comparisons(comparisons: "Sequence[Comparison]") -> None:
         table.add_column(escape(system), justify="right")
     rows: dict[str, list[str]] = {}
     for comparison in comparisons:
-        rows.setdefault(comparison.over, []).append(_difference(comparison))
+        rows.setdefault(comparison.over, []).append(_difference(comparison, metric))
     averages = [c.over for c in comparisons if [c.over] != c.langs]
     for over, cells in rows.items():
         if averages and over == averages[0]:
@@ -267,8 +303,10 @@ def show_comparisons(comparisons: "Sequence[Comparison]") -> None:
     say("* the interval excludes zero: paired bootstrap over 1,000 resamples")
 
 
-def _difference(comparison: "Comparison") -> str:
-    low, high = 100 * comparison.low, 100 * comparison.high
-    interval = escape(f"[{low:+.1f}, {high:+.1f}]")
-    text = f"{100 * comparison.difference:+.1f} {interval} {comparison.p_value:.3f}"
+def _difference(comparison: "Comparison", metric: str) -> str:
+    seen, low, high = (
+        shown(metric, value, "+")
+        for value in (comparison.difference, comparison.low, comparison.high)
+    )
+    text = f"{seen} {escape(f'[{low}, {high}]')} {comparison.p_value:.3f}"
     return f"[bold]{text} *[/]" if comparison.excludes_zero else f"{text}  "

@@ -7,6 +7,7 @@ complaint names the file and, where there is one, the line.
 import gzip
 import json
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -53,12 +54,13 @@ FLORES_CODES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class SlotExample:
-    """One utterance of MASSIVE."""
+    """One utterance of MASSIVE; ``locale`` says how the paper's scorer cuts it into tokens."""
 
     id: str
     lang: str
     utterance: str
     annotated: str
+    locale: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def massive_locale(lang: str) -> str:
     Raises:
         DataError: MASSIVE has no such language.
     """
+    said = lang.replace("_", "-").casefold()
     for locale in MASSIVE_LOCALES:
-        if lang in (locale, locale.split("-")[0]):
+        if said in (locale.casefold(), locale.split("-")[0]):
             return locale
     raise DataError(f"MASSIVE has no language '{lang}'", hint="it has " + " ".join(MASSIVE_LOCALES))
 
@@ -113,15 +116,28 @@ def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExa
         paths = _hub_parquet(MASSIVE_REPO, locale, hub_split)
     else:
         endings = (".jsonl", ".jsonl.gz", ".parquet")
-        paths = [_find_one(data_dir, [f"{locale}{end}" for end in endings], f"MASSIVE {locale}")]
-    rows = [
-        SlotExample(str(row["id"]), lang, row["utt"], row["annot_utt"])
-        for path in paths
-        for row in _massive_rows(path)
-        if data_dir is None or row["partition"] == split
-    ]
+        paths = [find_file(data_dir, [f"{locale}{end}" for end in endings], f"MASSIVE {locale}")]
+    wanted = None if data_dir is None else split
+    rows = [row for path in paths for row in read_massive_file(path, lang, wanted)]
     if not rows:
         raise DataError(f"{paths[0]}: no rows of the {split} partition")
+    return rows
+
+
+def read_massive_file(path: Path, lang: str, split: Split | None) -> list[SlotExample]:
+    """Read the rows of one partition, or of all, from one file of MASSIVE.
+
+    Raises:
+        DataError: Unknown language, another language's file, a malformed row.
+    """
+    locale = massive_locale(lang)
+    rows = []
+    for row in _massive_rows(path):
+        said = str(row.get("locale", locale))
+        if said.split("-")[0] != locale.split("-")[0]:
+            raise DataError(f"{path}: holds {said}, not {locale}")
+        if split is None or row["partition"] == split:
+            rows.append(SlotExample(str(row["id"]), lang, row["utt"], row["annot_utt"], said))
     return rows
 
 
@@ -130,19 +146,38 @@ def _massive_rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix == ".parquet":
         yield from _parquet_rows(path, fields)
         return
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error.msg}") from error
+    for number, row in json_rows(path):
         missing = [f for f in fields if not isinstance(row, dict) or f not in row]
         if missing:
             raise DataError(f"{path}:{number}: no field '{missing[0]}'")
         if not isinstance(row["utt"], str) or not isinstance(row["annot_utt"], str):
             raise DataError(f"{path}:{number}: 'utt' and 'annot_utt' must be text")
         yield row
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the numbered JSON values of a file with one on each line; blank lines are skipped.
+
+    Raises:
+        DataError: No such file, or a line that is not JSON.
+    """
+    for number, line in numbered_lines(path):
+        if line.strip():
+            yield number, json_value(line, f"{path}:{number}")
+
+
+def json_value(text: str, place: str) -> Any:
+    """Return the JSON value a text holds; ``place`` is named when it holds none.
+
+    Raises:
+        DataError: Not JSON.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
+        raise DataError(f"{place}: not readable as JSON: {first_line(error)}") from error
 
 
 def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
@@ -179,11 +214,11 @@ def _local_pairs(folder: Path, source: str, target: str) -> tuple[list[tuple[str
     moses = [f"*{name}.{source}{end}" for name in (straight, swapped) for end in ("", ".gz")]
     codes = [FLORES_CODES.get(code) for code in (source, target)]
     flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if all(codes) else []
-    path = _find_one(folder, columns + moses + flores, f"parallel text {straight}")
+    path = find_file(folder, columns + moses + flores, f"parallel text {straight}")
     if path.suffix == ".parquet":
         return _parquet_pairs(path, source, target), path
     if ".tsv" in path.suffixes:
-        rows = [_two_columns(path, number, line) for number, line in _lines(path)]
+        rows = [_two_columns(path, number, line) for number, line in numbered_lines(path)]
         return [row if path.name.startswith(straight) else row[::-1] for row in rows], path
     if path.name in flores:
         other = path.with_name(path.name.replace(str(codes[0]), str(codes[1])))
@@ -206,8 +241,8 @@ def _two_columns(path: Path, number: int, line: str) -> tuple[str, str]:
 def _side_by_side(path: Path, other: Path) -> list[tuple[str, str]]:
     if not other.is_file():
         raise DataError(f"{other}: no such file beside {path.name}")
-    left = [line for _, line in _lines(path)]
-    right = [line for _, line in _lines(other)]
+    left = [line for _, line in numbered_lines(path)]
+    right = [line for _, line in numbered_lines(other)]
     if len(left) != len(right):
         raise DataError(f"{path}: {len(left)} lines, but {other.name} has {len(right)}")
     return list(zip(left, right, strict=True))
@@ -249,8 +284,12 @@ def resample_evenly(groups: Sequence[Sequence[T]], rng: random.Random) -> list[T
     return even
 
 
-def _find_one(folder: Path, patterns: list[str], what: str) -> Path:
-    """Find the file in the folder or up to two levels below it, where there is just one."""
+def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
+    """Find the file in the folder or up to two levels below it, where there is just one.
+
+    Raises:
+        DataError: No such folder, no such file, or several.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="check --data-dir and --pairs-dir")
     for below in ("", "*/", "*/*/"):
@@ -265,16 +304,22 @@ def _find_one(folder: Path, patterns: list[str], what: str) -> Path:
     raise DataError(f"{folder}: no {what}", hint="looked for " + ", ".join(patterns))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines of a text file, plain or gzipped; only newlines end a line."""
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines of a text file, plain or gzipped; only newlines end a line.
+
+    Raises:
+        DataError: No such file, an empty one, or one that is not UTF-8 text.
+    """
     number = 0
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     try:
         with path.open("rb") as raw, _decompressed(raw, path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not readable as UTF-8 text: {error}") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: not readable as gzip: {error}") from error
     if not number:
         raise DataError(f"{path}: the file is empty")
@@ -356,3 +401,8 @@ def first_line(error: BaseException) -> str:
     """Return the first line of a foreign error's message, or its name where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def without_lone_surrogates(text: str) -> str:
+    r"""Replace halves of characters, which JSON can hold (``\ud83d``) and no file can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

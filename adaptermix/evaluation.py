@@ -21,7 +21,6 @@ from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
 from adaptermix.comparison import ALL, Comparison, compare
 from adaptermix.config import PAPER_GROUPS, EvalSettings
-from adaptermix.data import SlotExample
 from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.generation import Decoder, OnProgress
@@ -34,14 +33,14 @@ from adaptermix.models import (
     weight_shapes,
 )
 from adaptermix.outputs import check_output, whole_output
-from adaptermix.tasks import Outcome, Task, make_task
+from adaptermix.tasks import Example, Outcome, Task, make_task
 
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One system on one language."""
+    """One system on one language; ``score`` is the first of its ``scores``."""
 
     system: str
     lang: str
@@ -50,6 +49,7 @@ class Cell:
     malformed: int
     cut_answers: int
     truncated_prompts: int
+    scores: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Item:
     """One example with its prompt."""
 
     lang: str
-    example: SlotExample
+    example: Example
     prompt_ids: list[int]
     is_truncated: bool
 
@@ -211,7 +211,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _Job:
         check_fits(adapter, shapes, settings.model)
     tokenizer = load_tokenizer(folder, settings)
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
-    task = make_task(settings.task, settings.prompt, settings.system_prompt)
+    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = _read_items(settings, task, encoder, _room_for_prompt(settings, folder))
     return _Job(folder, systems, adapters, task, encoder, items)
 
@@ -310,14 +310,16 @@ def _cell(
     outcomes: Sequence[Outcome],
 ) -> Cell:
     mine = [at for at, item in enumerate(items) if item.lang == lang]
+    scores = task.scores([outcomes[at] for at in mine])
     return Cell(
         system=system,
         lang=lang,
-        score=task.score([outcomes[at] for at in mine]),
+        score=next(iter(scores.values())),
         examples=len(mine),
         malformed=sum(outcomes[at].malformed > 0 for at in mine),
         cut_answers=sum(answers[at].is_cut for at in mine),
         truncated_prompts=sum(items[at].is_truncated for at in mine),
+        scores=scores,
     )
 
 
@@ -389,9 +391,7 @@ def _prediction(item: _Item, answer: Generated, outcome: Outcome) -> str:
             "lang": item.lang,
             "utterance": item.example.utterance,
             "output": answer.text,
-            "predicted": [slot._asdict() for slot in outcome.predicted],
-            "expected": [slot._asdict() for slot in outcome.expected],
-            "malformed": outcome.malformed,
+            **outcome.as_record(),
             "is_cut": answer.is_cut,
             "is_truncated": item.is_truncated,
         },

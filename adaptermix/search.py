@@ -121,6 +121,7 @@ class SearchReport:
         tied: Candidates that cannot be told apart from the one with the best score.
         candidates: All of them, best first.
         task: Name of the task.
+        metric: Name of the metric that was searched for.
         langs: Languages of the dev data.
         decoded: Pairs of candidate and example that were needed.
         exhaustive: How many an exhaustive search of the same candidates needs.
@@ -134,6 +135,7 @@ class SearchReport:
     tied: list[str]
     candidates: list[CandidateResult]
     task: str
+    metric: str
     langs: list[str]
     engine: str
     decoded: int
@@ -654,6 +656,7 @@ def _finish(
         tied=[entry.candidate.name for entry in tied],
         candidates=[_result(contest, entry, winner) for entry in entries],
         task=settings.task,
+        metric=job.task.metrics[0].name,
         langs=list(job.items),
         engine=job.decoder.engine,
         decoded=contest.needed,

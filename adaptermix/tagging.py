@@ -6,13 +6,20 @@ answer      time: five am; date: this week
 """
 
 import re
+import sys
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
 NO_SLOTS = "None"
+OUTSIDE = "Other"
+# The locales whose annotations are scored by character, as in MASSIVE's own scripts.
+SPLIT_BY_CHARACTER = ("ja-JP", "zh-CN", "zh-TW")
 
 _MARKED = re.compile(r"\[\s*([^\[\]:]+?)\s*:\s*([^\[\]]*?)\s*\]")
-_ANSWER_PART = re.compile(r"(?:^|;)\s*(\w+)\s*:\s*")
+_ANSWER_PART = re.compile(r"(?:^|[;\n])[^\S\n]*(\w[\w -]{0,40}?)\s*:\s*")
+
+_LIST_NUMBER = re.compile(r"\A\d{1,3}[.)]\s+")
 
 
 class Slot(NamedTuple):
@@ -47,11 +54,13 @@ def render_answer(slots: list[Slot]) -> str:
 def parse_answer(text: str) -> Answer:
     """Read a model's answer; any text is accepted and nothing is raised.
 
-    A part starts at the beginning or after a semicolon with ``type:``, so that a value may hold
-    semicolons and colons of its own. What stands before the first part, and a part without a
-    value, is counted as malformed.
+    A part starts at the beginning, after a semicolon or on a new line with ``type:``, so that a
+    value may hold semicolons and colons of its own. Any few words make a type, so that an unknown
+    type is a wrong slot and spoils no other. What stands before the first part, and a part
+    without a value, is counted as malformed. The number of a list may come first, as the
+    zero-shot prompt shows answers so.
     """
-    text = text.strip()
+    text = _LIST_NUMBER.sub("", text.strip())
     if text.rstrip(".").casefold() == NO_SLOTS.casefold():
         return Answer([], 0)
     starts = list(_ANSWER_PART.finditer(text))
@@ -65,3 +74,102 @@ def parse_answer(text: str) -> Answer:
         else:
             malformed += 1
     return Answer(slots, malformed)
+
+
+class Labelled(NamedTuple):
+    """An utterance as the paper's scorer sees it: tokens, and the slot type of each or ``Other``.
+
+    The two may differ in length, as they do there.
+    """
+
+    tokens: list[str]
+    labels: list[str]
+
+
+def label_gold(utterance: str, annotated: str, locale: str) -> Labelled:
+    """Label the tokens of an utterance by its annotation, as MASSIVE's own scripts do.
+
+    Faults included: where a locale is split by character, a run of ASCII stays whole and the
+    bracket that closes a slot after it does not end the slot.
+    """
+    if locale in SPLIT_BY_CHARACTER:
+        return _label_characters(annotated)
+    chunks = annotated.split()
+    labels: list[str] = []
+    label, at = OUTSIDE, 0
+    while at < len(chunks):
+        if chunks[at].startswith("["):
+            label = chunks[at].lstrip("[")
+            at += 2  # the colon too
+            continue
+        labels.append(label)
+        if chunks[at].endswith("]"):
+            label = OUTSIDE
+        at += 1
+    return Labelled(utterance.split(), labels)
+
+
+def _label_characters(annotated: str) -> Labelled:
+    tokens: list[str] = []
+    labels: list[str] = []
+    label, is_colon_next = OUTSIDE, False
+    for chunk in annotated.split():
+        if chunk.startswith("["):
+            label, is_colon_next = chunk.lstrip("["), True
+        elif chunk == ":" and is_colon_next:
+            is_colon_next = False
+        elif chunk.isascii():
+            tokens.append(chunk.rstrip("]"))
+            labels.append(label)
+        else:
+            for character in chunk:
+                if character == "]":
+                    label = OUTSIDE
+                else:
+                    tokens.append(character)
+                    labels.append(label)
+    return Labelled(tokens, labels)
+
+
+def label_answer(output: str, gold: Labelled, locale: str) -> tuple[list[str], int]:
+    """Label the tokens of an utterance by a model's answer, as the authors' scorer does.
+
+    Every place where a value occurs gets its label, later parts over earlier ones, whatever the
+    type; a value that is nowhere in the utterance leaves no trace. A part that is not
+    ``type: value`` with one ``: `` is left out. (The authors' scorer stops at a value of white
+    space alone; here it is left out too.)
+
+    Returns:
+        As many labels as the gold ones, and the number of parts left out.
+    """
+    labels = [OUTSIDE] * len(gold.labels)
+    malformed = 0
+    text = output.strip()
+    for part in [] if text.lower() == "none" else text.split("; "):
+        pieces = part.split(": ")
+        value = pieces[1] if len(pieces) == 2 else ""
+        pattern = list(value) if locale in SPLIT_BY_CHARACTER else value.split()
+        if len(pieces) != 2 or (value and not pattern):
+            malformed += 1
+        elif pattern:
+            for at in _occurrences(gold.tokens, pattern):
+                labels[at : at + len(pattern)] = [pieces[0]] * len(pattern)
+    labels = labels[: len(gold.labels)]
+    return labels, malformed
+
+
+def _occurrences(tokens: Sequence[str], pattern: Sequence[str]) -> list[int]:
+    lowered, wanted = [t.lower() for t in tokens], [p.lower() for p in pattern]
+    size = len(wanted)
+    return [at for at in range(len(lowered)) if lowered[at : at + size] == wanted]
+
+
+def bio_tags(labels: Sequence[str]) -> list[str]:
+    """Write labels as BIO tags; neighbours of one type are one span."""
+    tags = []
+    before = OUTSIDE
+    for label in labels:
+        tag = "O" if label == OUTSIDE else f"{'I' if label == before else 'B'}-{label}"
+        tags.append(sys.intern(tag))  # one string a tag: counting them is twice as fast
+        before = label
+    return tags

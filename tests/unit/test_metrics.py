@@ -1,9 +1,32 @@
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from pathlib import Path
 
-from adaptermix.metrics import slot_f1
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
+from seqeval.metrics import f1_score
+from seqeval.metrics.sequence_labeling import get_entities
+
+from adaptermix import metrics
+from adaptermix.comet import CometScores
+from adaptermix.errors import ConfigError
+from adaptermix.metrics import (
+    SLOT_F1,
+    Comet,
+    ExactMatch,
+    Outcome,
+    SacreMetric,
+    SpanF1,
+    chosen,
+    score,
+    span_statistics,
+)
 from adaptermix.tagging import Slot
+
+
+def slot_f1(predicted, expected):
+    return score(SLOT_F1, list(map(Outcome, predicted, expected)))
+
 
 SLOT = st.builds(Slot, st.sampled_from(["time", "date"]), st.sampled_from(["five", "Five", "six"]))
 EXAMPLES = st.lists(st.tuples(st.lists(SLOT, max_size=4), st.lists(SLOT, max_size=4)), max_size=5)
@@ -39,9 +62,9 @@ def test_counts_and_a_value_worked_out_by_hand():
     predicted = [[Slot("time", "Five  AM"), Slot("date", "today")], [Slot("time", "six")]]
     expected = [[Slot("time", "five am"), Slot("date", "monday")], [Slot("time", "six"), *[]]]
     expected[1].append(Slot("person", "ann"))
-    score = slot_f1(predicted, expected)
-    assert (score.correct, score.predicted, score.expected) == (2, 3, 4)
-    assert score.value == pytest.approx(4 / 7)
+    result = slot_f1(predicted, expected)
+    assert result.counts == {"correct": 2, "predicted": 3, "expected": 4}
+    assert result.value == pytest.approx(4 / 7)
 
 
 def test_a_value_said_twice_counts_once_where_it_is_expected_once():
@@ -51,3 +74,83 @@ def test_a_value_said_twice_counts_once_where_it_is_expected_once():
 
 def test_the_signature_says_how_slots_are_compared():
     assert "match:type+value" in slot_f1([], []).signature
+
+
+TAGS = st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y", "B-a-b", "I-a-b"])
+TAGGED = st.lists(
+    st.integers(0, 6).flatmap(
+        lambda size: st.tuples(*[st.lists(TAGS, min_size=size, max_size=size)] * 2)
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=300)
+@given(TAGGED)
+@pytest.mark.filterwarnings("ignore::seqeval.metrics.v1.UndefinedMetricWarning")
+def test_span_f1_equals_seqeval(sentences):
+    predicted, expected = [list(p) for p, _ in sentences], [list(e) for _, e in sentences]
+    result = score(SpanF1(), list(map(Outcome, predicted, expected)))
+    if any(expected) or any(predicted):
+        assert result.value == f1_score(expected, predicted)
+    for side, tags in (("predicted", predicted), ("expected", expected)):
+        assert result.counts[side] == sum(len(get_entities(row)) for row in tags)
+
+
+@given(TAGGED)
+def test_spans_are_counted_sentence_by_sentence(sentences):
+    predicted, expected = [list(p) for p, _ in sentences], [list(e) for _, e in sentences]
+    together = span_statistics(predicted, expected)
+    apart = [span_statistics([p], [e])[0] for p, e in zip(predicted, expected, strict=True)]
+    assert together.tolist() == [row.tolist() for row in apart]
+
+
+def test_tags_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="differ in length"):
+        span_statistics([["O"]], [["O", "O"]])
+
+
+TEXTS = ["the cat sat on the mat", "a", "", "the the the cat", "Ein Hund!", "one two three four"]
+SEGMENTS = st.lists(
+    st.tuples(st.sampled_from(TEXTS), st.sampled_from(TEXTS[:2]), st.sampled_from(TEXTS[3:])),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(SEGMENTS, st.sampled_from(["bleu", "chrf"]))
+def test_text_scores_equal_sacrebleu(segments, name):
+    hypotheses = [hypothesis for hypothesis, *_ in segments]
+    references = list(zip(*(refs for _, *refs in segments), strict=True))
+    own = score(SacreMetric(name), [Outcome(h, refs, lang="de") for h, *refs in segments])
+    reference = {"bleu": BLEU(), "chrf": CHRF()}[name]
+    assert own.value == reference.corpus_score(hypotheses, references).score
+    assert own.signature == reference.get_signature().format()
+
+
+def test_comet_is_asked_once_for_all_segments(monkeypatch):
+    asked = []
+
+    def segment_scores_many(systems, *, model, python):
+        asked.append((systems, model, python))
+        return CometScores([[0.5, 0.75]], "comet|model:x")
+
+    monkeypatch.setattr(metrics, "segment_scores_many", segment_scores_many)
+    outcomes = [Outcome("h1", ["r1", "x"], source="s1"), Outcome("h2", ["r2"], source="s2")]
+    metric = Comet("model.ckpt", Path("python"))
+    result = score(metric, outcomes)
+    assert (result.value, result.signature) == (0.625, "comet|model:x")
+    assert metric.statistics(outcomes).tolist() == [[0.5, 1], [0.75, 1]]
+    (only,) = asked
+    assert only == ([(("s1", "s2"), ("h1", "h2"), ("r1", "r2"))], "model.ckpt", Path("python"))
+
+
+def test_exact_match_ignores_white_space_only():
+    outcomes = [Outcome(text, ["a b"]) for text in ("a b", " a\nb ", "A b", "")]
+    assert score(ExactMatch(), outcomes).value == 0.5
+
+
+def test_a_metric_that_a_task_has_not_is_refused():
+    with pytest.raises(ConfigError, match="the task t has no metric 'rouge'"):
+        chosen([SLOT_F1], ("rouge",), "t")

@@ -8,10 +8,21 @@ from conftest import SHARED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adaptermix.tagging import Slot, parse_answer, render_answer, slots_of, without_marks
+from adaptermix.tagging import (
+    Slot,
+    bio_tags,
+    label_answer,
+    label_gold,
+    parse_answer,
+    render_answer,
+    slots_of,
+    without_marks,
+)
 
 VALUES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip)
-PLAIN_VALUES = VALUES.filter(lambda v: v and not re.search(r";\s*\w+\s*:", v) and v[-1] != ";")
+PLAIN_VALUES = VALUES.filter(
+    lambda v: v and not re.search(r"[;\n]\s*\w[\w -]*:", v) and v[-1] != ";"
+)
 SLOTS = st.lists(st.builds(Slot, st.from_regex(r"[a-z_]{1,12}", fullmatch=True), PLAIN_VALUES))
 
 
@@ -33,6 +44,11 @@ def test_slots_are_read_in_the_order_of_the_utterance():
         ("app_name: a; b; date: today", [("app_name", "a; b"), ("date", "today")], 0),
         ("well, time: five", [], 1),
         ("sure; time: five", [("time", "five")], 1),
+        ("4. music_genre: jazz", [("music_genre", "jazz")], 0),
+        ("3. None", [], 0),
+        ("song name: x; time: five", [("song name", "x"), ("time", "five")], 0),
+        ("time: five; song name: x", [("time", "five"), ("song name", "x")], 0),
+        ("time: five\ndate: today", [("time", "five"), ("date", "today")], 0),
         ("time: ; date: today", [("date", "today")], 1),
         ("", [], 1),
         ("\n\n", [], 1),
@@ -75,3 +91,51 @@ def test_every_row_of_massive_survives_rendering_and_reading():
                     parse_answer(cut + answer[rng.randrange(len(answer)) :])
                     mutated += 1
     assert mutated > 10_000
+
+
+LABELLED = [
+    # utterance, annotation, locale, labels of the tokens
+    ("at five am", "at [time : five am]", "en-US", ["Other", "time", "time"]),
+    ("a b c", "[x : a] [x : b] c", "en-US", ["x", "x", "Other"]),
+    ("十秒停止", "[time : 十秒] 停止", "ja-JP", ["time"] * 2 + ["Other"] * 2),
+    # The faults: ASCII stays whole, and the bracket after it does not end the slot.
+    ("bbc見", "[media_type : bbc] 見", "ja-JP", ["media_type", "media_type"]),
+    ("bbc見", "[media_type : bbc] 見", "zh-TW", ["media_type", "media_type"]),
+]
+
+
+@pytest.mark.parametrize(("utterance", "annotated", "locale", "labels"), LABELLED)
+def test_tokens_are_labelled_as_the_authors_script_does(utterance, annotated, locale, labels):
+    assert label_gold(utterance, annotated, locale).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels", "malformed"),
+    [
+        ("None", "O O O O", 0),
+        (" none ", "O O O O", 0),
+        ("None.", "O O O O", 1),
+        ("", "O O O O", 1),
+        ("time: FIVE", "O B-time O B-time", 0),  # wherever it is, whatever its case
+        ("x: six", "O O O O", 0),  # not in the utterance: no trace
+        ("time: five; date: five o", "O B-date I-date B-time", 0),  # later parts over earlier
+        ("time: five: five", "O O O O", 1),
+        ("time:five", "O O O O", 1),
+        ("time:  ; date: at", "B-date O O O", 1),  # the authors' script stops here
+        ("time: ; date: at", "B-date O O O", 0),
+        ("Other: five", "O O O O", 0),
+        ("a: at; a: five", "B-a I-a O B-a", 0),  # neighbours of one type are one span
+    ],
+)
+def test_answers_are_labelled_as_the_authors_script_does(answer, labels, malformed):
+    gold = label_gold("at five o five", "at five o five", "en-US")
+    found, count = label_answer(answer, gold, "en-US")
+    assert (" ".join(bio_tags(found)), count) == (labels, malformed)
+
+
+@given(st.text(), st.sampled_from(["en-US", "ja-JP"]), st.sampled_from(["a b", "[t : a] b", ""]))
+def test_any_answer_has_as_many_labels_as_the_gold_one(text, locale, annotated):
+    gold = label_gold(text, annotated, locale)
+    labels, malformed = label_answer(text, gold, locale)
+    assert len(labels) == len(gold.labels)
+    assert malformed >= 0

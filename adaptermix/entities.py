@@ -1,0 +1,265 @@
+"""Named entities as a model writes them: JSON with types, texts and offsets, in all its disrepair.
+
+The form is that of the paper's appendix D.2 (Universal NER in the Aya collection):
+
+    "Results": [{"TypeName": "LOC", "Text": "Iguazu", "Start": 22, "End": 28}]
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adaptermix.data import Split, find_file, numbered_lines, without_lone_surrogates
+from adaptermix.errors import DataError
+from adaptermix.translation import language_code
+
+ENTITY_TYPES = ("PER", "ORG", "LOC")
+
+_KEYS = {"typename": "type", "type": "type", "text": "text", "start": "start", "end": "end"}
+_RESULTS = re.compile(r"results?[\"'`]?\s*[:=]\s*", re.IGNORECASE)
+# A key, quoted or not, and a value: a quoted text that ends where the next thing begins, a number,
+# or a bare word. Quotes inside a text need no backslash, as models leave it out.
+_PAIR = re.compile(
+    r"""["'`]?\b(?P<key>TypeName|Type|Text|Start|End)["'`]?\s*:\s*
+    (?: "(?P<double>(?:\\.|[^\\]){0,999}?)"(?=\s*(?:[,}\]]|$))
+      | '(?P<single>(?:\\.|[^\\]){0,999}?)'(?=\s*(?:[,}\]]|$))
+      | (?P<bare>[^\s"',}\]]+) )""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+_SEPARATOR = re.compile(r"[{}]")
+
+
+class Entity(NamedTuple):
+    """A named entity; offsets count characters of the sentence, the end excluded."""
+
+    type: str
+    text: str
+    start: int | None = None
+    end: int | None = None
+
+
+class EntityAnswer(NamedTuple):
+    """The entities read out of a model's answer, and how many pieces of it were unreadable."""
+
+    entities: list[Entity]
+    malformed: int
+
+
+def render_entities(entities: Sequence[Entity]) -> str:
+    """Write entities as the answer a model is trained to give."""
+    rows = [
+        {"TypeName": entity.type, "Text": entity.text, "Start": entity.start, "End": entity.end}
+        for entity in entities
+    ]
+    return f'"Results": {json.dumps(rows, ensure_ascii=False)}'
+
+
+def parse_entities(text: str) -> EntityAnswer:
+    """Read a model's answer; any text is accepted and nothing is raised.
+
+    A list in JSON is read as it stands, whatever comes before and after it. Otherwise every pair
+    of a known key and a value is taken, wherever it is: code fences, single quotes, missing
+    brackets and unescaped quotes lose nothing. An entity that lacks its type or text (a cut
+    answer), and an answer without a list, count as malformed. Repeated entities are kept.
+    """
+    opening = _RESULTS.search(text)
+    body = _RESULTS.split(text, maxsplit=2)[1] if opening else text  # the first list is the answer
+    rows = _json_list(body)
+    if rows is not None:
+        return _from_rows(rows)
+    return _from_pairs(body, is_answer=opening is not None)
+
+
+def _json_list(text: str) -> list[Any] | None:
+    """Return the JSON list that begins at the first bracket, where that is one."""
+    at = text.find("[")
+    if at < 0:
+        return None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text, at)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) and all(isinstance(v, dict) for v in value) else None
+
+
+def _from_rows(rows: list[dict[str, Any]]) -> EntityAnswer:
+    entities = []
+    for row in rows:
+        fields = {_KEYS.get(str(key).casefold(), ""): value for key, value in row.items()}
+        entities.append(_entity(fields))
+    return _answer(entities)
+
+
+def _from_pairs(text: str, is_answer: bool) -> EntityAnswer:
+    """Gather pairs into entities; a brace or a key seen before begins another one."""
+    groups: list[dict[str, Any]] = []
+    last_end = 0
+    for pair in _PAIR.finditer(text):
+        key = _KEYS[pair["key"].casefold()]
+        is_new = not groups or key in groups[-1] or _SEPARATOR.search(text, last_end, pair.start())
+        if is_new:
+            groups.append({})
+        groups[-1][key] = _value(pair)
+        last_end = pair.end()
+    if not groups:
+        return EntityAnswer([], int(not (is_answer and re.match(r"\s*\[\s*\]", text))))
+    return _answer([_entity(fields) for fields in groups])
+
+
+def _value(pair: re.Match[str]) -> str:
+    quoted = pair["double"] if pair["double"] is not None else pair["single"]
+    if quoted is None:
+        return pair["bare"]
+    try:  # \u00e9 and \" mean what they mean in JSON; a text that is not JSON stays as it is
+        return str(json.loads(f'"{quoted}"', strict=False))
+    except ValueError:
+        return re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+
+
+def _entity(fields: dict[str, Any]) -> Entity | None:
+    type_, text = fields.get("type"), fields.get("text")
+    if not isinstance(type_, str) or not isinstance(text, str):
+        return None
+    if not type_.strip() or not text.strip():
+        return None
+    offsets = (_offset(fields.get("start")), _offset(fields.get("end")))
+    names = (without_lone_surrogates(type_.strip().upper()), without_lone_surrogates(text))
+    return Entity(*names, *offsets)
+
+
+def _offset(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    is_number = isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip())
+    return int(value) if is_number else None
+
+
+def _answer(entities: Sequence[Entity | None]) -> EntityAnswer:
+    found = [entity for entity in entities if entity is not None]
+    return EntityAnswer(found, len(entities) - len(found))
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EntityExample:
+    """A sentence and its named entities."""
+
+    id: str
+    lang: str
+    utterance: str
+    entities: tuple[Entity, ...]
+
+
+class _Token(NamedTuple):
+    form: str
+    tag: str
+
+
+def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExample]:
+    """Read one language and part of Universal NER, in file order.
+
+    In the folder, or up to two levels below it, ``da.test.iob2`` or the official
+    ``da_ddt-ud-test.iob2`` is looked for; it may be gzipped.
+
+    Raises:
+        DataError: An unknown language, no folder, no or several such files, a malformed one.
+    """
+    code = language_code(lang)
+    if data_dir is None:
+        raise DataError("Universal NER is not fetched from the hub", hint="give --data-dir")
+    names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2"]
+    patterns = [name + end for name in names for end in ("", ".gz")]
+    return read_iob2(find_file(data_dir, patterns, f"UNER {lang} {split}"), lang)
+
+
+def read_iob2(path: Path, lang: str) -> list[EntityExample]:
+    """Read sentences with PER, ORG and LOC entities; other types are not asked for and left out.
+
+    Offsets are those of the tokens in the ``# text`` comment; a sentence without such a comment,
+    or with another text than its tokens, is its tokens with spaces between.
+
+    Raises:
+        DataError: No such file, a malformed line, no sentences.
+    """
+    examples: dict[str, EntityExample] = {}
+    for number, comments, tokens in _sentences(path):
+        id_ = comments.get("sent_id", str(len(examples)))
+        id_ = f"{id_} (line {number})" if id_ in examples else id_
+        text, places = _placed(comments.get("text"), tokens)
+        examples[id_] = EntityExample(id_, lang, text, tuple(_entities(text, places, tokens)))
+    if not examples:
+        raise DataError(f"{path}: no sentences")
+    return list(examples.values())
+
+
+def _sentences(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Token]]]:
+    """Yield the line where each sentence ends, its comments, and its tokens."""
+    comments: dict[str, str] = {}
+    tokens: list[_Token] = []
+    number = 0
+    for number, line in numbered_lines(path):
+        if line.startswith("#"):
+            key, _, value = line[1:].partition("=")
+            comments[key.strip()] = value.strip()
+        elif line.strip():
+            tokens.append(_token(line, f"{path}:{number}"))
+        elif tokens:
+            yield number, comments, tokens
+            comments, tokens = {}, []
+    if tokens:
+        yield number, comments, tokens
+
+
+def _token(line: str, place: str) -> _Token:
+    cells = line.split("\t")
+    if len(cells) < 3 or not re.fullmatch(r"O|[BI]-[^\s-]+", cells[2]):
+        raise DataError(
+            f"{place}: not a token with a tag: {line[:80]!r}",
+            hint="a line of .iob2 is number, token, tag (O, B-PER, I-PER ...), between tabs",
+        )
+    return _Token(cells[1], cells[2])
+
+
+def _placed(text: str | None, tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text and where each token starts and ends in it."""
+    places = []
+    at = 0
+    for form, _ in tokens:
+        while text and at < len(text) and text[at].isspace():
+            at += 1
+        if text is None or not text.startswith(form, at):
+            return _joined(tokens)
+        places.append((at, at + len(form)))
+        at += len(form)
+    return text or "", places
+
+
+def _joined(tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
+    places = []
+    at = 0
+    for form, _ in tokens:
+        places.append((at, at + len(form)))
+        at += len(form) + 1
+    return " ".join(token.form for token in tokens), places
+
+
+def _entities(
+    text: str, places: Sequence[tuple[int, int]], tokens: Sequence[_Token]
+) -> Iterator[Entity]:
+    """Join B- and the I- tags of the same type that follow; I- after another tag begins one."""
+    spans: list[tuple[str, int, int]] = []
+    before = "O"
+    for (start, end), (_, tag) in zip(places, tokens, strict=True):
+        if tag.startswith("I-") and before[2:] == tag[2:]:
+            spans[-1] = (spans[-1][0], spans[-1][1], end)
+        elif tag != "O":
+            spans.append((tag[2:], start, end))
+        before = tag
+    for type_, start, end in spans:
+        if type_ in ENTITY_TYPES:
+            yield Entity(type_, text[start:end], start, end)

@@ -1,0 +1,180 @@
+"""Score existing outputs of any system against a gold file, without a model."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.config import ScoreSettings, Settings
+from adaptermix.data import json_value, numbered_lines, read_massive_file, without_lone_surrogates
+from adaptermix.entities import read_iob2
+from adaptermix.errors import ConfigError, DataError
+from adaptermix.metrics import Score
+from adaptermix.tasks import Example, OwnTask, Task, make_task
+from adaptermix.translation import language_code, read_translations
+
+# The fields of a record that may hold the output; the first one there counts.
+OUTPUT_FIELDS = ("output", "prediction", "answer", "hypothesis", "translation", "text")
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Scores by metric, and counts.
+
+    Attributes:
+        metrics: The score of every metric, by name.
+        counts: Examples, answers of which something could not be read, the pieces of them that
+            could not, and what the metrics count.
+    """
+
+    metrics: dict[str, Score]
+    counts: dict[str, int]
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        scores = {
+            name: {"score": score.value, "signature": score.signature}
+            for name, score in self.metrics.items()
+        }
+        return {"metrics": scores, "counts": self.counts}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One output, with the id of its row where the file says it."""
+
+    place: str
+    output: str
+    id: str | None = None
+
+
+def score_files(settings: ScoreSettings) -> ScoreReport:
+    """Score the outputs in a file.
+
+    Raises:
+        ConfigError: A flag that the task needs is missing, or a metric it does not have.
+        DataError: A missing or malformed file, an unknown language, outputs that are not as many
+            as the gold rows or have other ids, an empty reference.
+        ResourceError: What a metric needs is not installed.
+    """
+    task = make_task(settings.task, options=settings)
+    examples = _read_gold(task, settings)
+    path = _needed(settings, "predictions")
+    outputs = _in_order(read_predictions(path, task.name), examples, path)
+    outcomes = [
+        task.outcome(example, output) for example, output in zip(examples, outputs, strict=True)
+    ]
+    scores = task.scores(outcomes)
+    counts = {
+        "examples": len(outcomes),
+        "malformed": sum(outcome.malformed > 0 for outcome in outcomes),
+        "malformed_parts": sum(outcome.malformed for outcome in outcomes),
+    }
+    for score in scores.values():
+        counts |= score.counts
+    return ScoreReport(scores, counts)
+
+
+def _needed(settings: Settings, name: str) -> Any:
+    value = getattr(settings, name)
+    if value in (None, ()):
+        raise ConfigError(
+            f"--{name.replace('_', '-')} is missing", hint="adaptermix score --help has examples"
+        )
+    return value
+
+
+def _read_gold(task: Task, settings: ScoreSettings) -> Sequence[Example]:
+    readers: dict[str, Callable[[], Sequence[Example]]] = {
+        "massive": lambda: _read_massive(settings),
+        "wmt23": lambda: _read_translations(task, settings),
+        "uner": lambda: _read_uner(settings),
+    }
+    if isinstance(task, OwnTask):
+        lang = settings.target_lang or settings.lang or ""
+        return task.read_file(_needed(settings, "gold"), lang)
+    return readers[settings.task]()
+
+
+def _read_massive(settings: ScoreSettings) -> Sequence[Example]:
+    gold, lang = _needed(settings, "gold"), _needed(settings, "lang")
+    rows = read_massive_file(gold, lang, settings.split)
+    if not rows:
+        raise DataError(f"{gold}: no rows of the {settings.split} partition")
+    return rows
+
+
+def _read_uner(settings: ScoreSettings) -> Sequence[Example]:
+    lang = _needed(settings, "lang")
+    language_code(lang)
+    return read_iob2(_needed(settings, "gold"), lang)
+
+
+def _read_translations(task: Task, settings: ScoreSettings) -> Sequence[Example]:
+    target = language_code(_needed(settings, "target_lang"))
+    if any(metric.name == "comet" for metric in task.metrics):
+        _needed(settings, "src")
+    return read_translations(settings.src, _needed(settings, "ref"), target)
+
+
+def read_predictions(path: Path, task: str) -> list[Prediction]:
+    """Read outputs: one a line, or one JSON record a line, as the first line is.
+
+    A record is a JSON string, or an object with the output in one of ``OUTPUT_FIELDS`` and
+    perhaps an ``id``. Only a newline ends a line. Of named entities, whose answers are JSON
+    themselves, other JSON is the answer as it stands.
+
+    Raises:
+        DataError: A missing or empty file, records and other lines in one file.
+    """
+    lines = list(numbered_lines(path))
+    is_jsonl = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
+    if not _is_record(lines[0][1]) and not (is_jsonl and task != "uner"):
+        return [Prediction(f"{path}:{number}", line) for number, line in lines]
+    return [_prediction(line, f"{path}:{number}", task) for number, line in lines if line.strip()]
+
+
+def _is_record(line: str) -> bool:
+    try:
+        value = json_value(line, "")
+    except DataError:
+        return False
+    return isinstance(value, dict) and any(name in value for name in OUTPUT_FIELDS)
+
+
+def _prediction(line: str, place: str, task: str) -> Prediction:
+    value = json_value(line, place)
+    if isinstance(value, str):
+        return Prediction(place, without_lone_surrogates(value))
+    names = [name for name in OUTPUT_FIELDS if isinstance(value, dict) and name in value]
+    output = value[names[0]] if names else None
+    if task == "uner" and isinstance(output, dict | list):
+        output = json.dumps(output, ensure_ascii=False)
+    if not isinstance(output, str):
+        raise DataError(
+            f"{place}: no text in a field 'output'",
+            hint="a record is a JSON string, or an object with one of " + ", ".join(OUTPUT_FIELDS),
+        )
+    return Prediction(
+        place, without_lone_surrogates(output), str(value["id"]) if "id" in value else None
+    )
+
+
+def _in_order(
+    predictions: Sequence[Prediction], examples: Sequence[Example], path: Path
+) -> list[str]:
+    """Return the outputs in the order of the gold rows: by id where all have one."""
+    if len(predictions) != len(examples):
+        raise DataError(f"{path}: {len(predictions)} outputs for {len(examples)} gold rows")
+    if any(prediction.id is None for prediction in predictions):
+        return [prediction.output for prediction in predictions]
+    known = {example.id for example in examples}
+    outputs: dict[str, str] = {}
+    for prediction in predictions:
+        if prediction.id not in known:
+            raise DataError(f"{prediction.place}: the gold file has no id '{prediction.id}'")
+        if prediction.id in outputs:
+            raise DataError(f"{prediction.place}: the id '{prediction.id}' occurs twice")
+        outputs[prediction.id] = prediction.output
+    return [outputs[example.id] for example in examples]

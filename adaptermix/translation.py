@@ -1,0 +1,200 @@
+"""Translation: sentences, their references, and the names of languages.
+
+Test sets are plain text, one sentence a line; training data is JSON, one
+``{"translation": {"de": ..., "en": ...}}`` a line, as ALMA has it.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.data import (
+    FLORES_CODES,
+    Split,
+    find_file,
+    hold_out,
+    json_rows,
+    json_value,
+    numbered_lines,
+    split_pair,
+)
+from adaptermix.errors import DataError
+
+# Languages by their names in prompts; those the paper's released code names are named as there.
+LANGUAGE_NAMES: dict[str, str] = {
+    entry.partition("=")[0]: entry.partition("=")[2].replace("_", " ")
+    for entry in """
+    af=Afrikaans am=Amharic an=Aragonese ar=modern_standard_Arabic as=Assamese ast=Asturian
+    av=Avaric ay=Aymara az=North_Azerbaijani ba=Bashkir be=Belarusian bg=Bulgarian bho=Bhojpuri
+    bm=Bambara bn=Bengali bo=Tibetan br=Breton bs=Bosnian ca=Catalan ce=Chechen ceb=Cebuano
+    ckb=Central_Kurdish cs=Czech cv=Chuvash cy=Welsh da=Danish de=German dsb=Lower_Sorbian
+    dv=Dhivehi dz=Dzongkha ee=Ewe el=Greek en=English eo=Esperanto es=Spanish et=Estonian
+    eu=Basque fa=Farsi_(Persian) ff=Fula fi=Finnish fj=Fijian fo=Faroese fr=French
+    fy=West_Frisian ga=Irish gd=Scottish_Gaelic gl=Galician gn=Guarani gu=Gujarati ha=Hausa
+    he=Hebrew hi=Hindi hr=Croatian hsb=Upper_Sorbian ht=Haitian_Creole hu=Hungarian hy=Armenian
+    id=Indonesian ig=Igbo ilo=Ilocano is=Icelandic it=Italian iu=Inuktitut ja=Japanese
+    jv=Javanese ka=Georgian kab=Kabyle ki=Kikuyu kk=Kazakh kl=Greenlandic km=Khmer kn=Kannada
+    ko=Korean ks=Kashmiri ku=Kurdish ky=Kyrgyz la=Latin lb=Luxembourgish lg=Ganda liv=Livonian
+    ln=Lingala lo=Lao lt=Lithuanian lv=Latvian mai=Maithili mas=Maasai mg=Malagasy mi=Maori
+    mk=Macedonian ml=Malayalam mn=Mongolian mni=Manipuri mr=Marathi ms=Malay mt=Maltese
+    my=Burmese nb=Norwegian_Bokmål ne=Nepali nl=Dutch nn=Norwegian_Nynorsk no=Norwegian
+    nso=Northern_Sotho ny=Nyanja oc=Occitan om=Oromo or=Odia pa=Punjabi pl=Polish ps=Pashto
+    pt=Portuguese qu=Quechua rm=Romansh rn=Rundi ro=Romanian ru=Russian rw=Kinyarwanda
+    sa=Sanskrit sah=Sakha sat=Santali sc=Sardinian sd=Sindhi se=Northern_Sami sg=Sango
+    si=Sinhala sk=Slovak sl=Slovenian sm=Samoan sn=Shona so=Somali sq=Albanian sr=Serbian
+    ss=Swati st=Southern_Sotho su=Sundanese sv=Swedish sw=Swahili ta=Tamil te=Telugu tg=Tajik
+    th=Thai ti=Tigrinya tk=Turkmen tl=Tagalog tn=Tswana to=Tongan tr=Turkish ts=Tsonga tt=Tatar
+    tw=Twi ug=Uyghur uk=Ukrainian ur=Urdu uz=Uzbek ve=Venda vi=Vietnamese wo=Wolof xh=Xhosa
+    yi=Yiddish yo=Yoruba yue=Cantonese zh=mandarin_Chinese zu=Zulu
+    """.split()
+}
+# BLEU's tokenizers where words are not between spaces; the paper's choice.
+_TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}
+_DEV_ROWS = 1000  # held out of training data that comes without a dev part
+
+
+@dataclass(frozen=True)
+class TranslationExample:
+    """A sentence with its references; ``lang`` is the pair, such as ``en-de``."""
+
+    id: str
+    lang: str
+    source: str
+    references: tuple[str, ...]
+
+    @property
+    def utterance(self) -> str:
+        """The sentence to translate."""
+        return self.source
+
+
+def language_code(lang: str) -> str:
+    """Return the plain code of a language: ``zh`` for ``zh``, ``zh-TW``, ``zh_CN``, ``zho_Hans``.
+
+    Raises:
+        DataError: No known language.
+    """
+    code = lang.replace("_", "-").split("-")[0].lower()
+    by_flores = {flores.split("_")[0]: code for code, flores in FLORES_CODES.items()}
+    by_flores |= {"cmn": "zh", "iw": "he"}
+    code = by_flores.get(code, code)
+    if code not in LANGUAGE_NAMES:
+        raise DataError(
+            f"unknown language '{lang}'", hint="it is one of " + " ".join(LANGUAGE_NAMES)
+        )
+    return code
+
+
+def bleu_tokenizer(lang: str) -> str:
+    """Return sacreBLEU's tokenizer for a target language: zh, ja-mecab for Japanese, else 13a.
+
+    Raises:
+        DataError: No known language.
+    """
+    return _TOKENIZERS.get(language_code(lang), "13a")
+
+
+def read_translations(
+    source: Path | None, references: Sequence[Path], pair: str
+) -> list[TranslationExample]:
+    """Read sentences and their references, line by line.
+
+    Args:
+        source: Text file of the sentences; without it they are empty.
+        references: One text file for each set of references, at least one.
+        pair: What the examples are of.
+
+    Raises:
+        DataError: A missing file, files of different lengths, an empty reference.
+    """
+    files = [path for path in (source, *references) if path is not None]
+    columns = [[line for _, line in numbered_lines(path)] for path in files]
+    for path, lines in zip(files, columns, strict=True):
+        if len(lines) != len(columns[0]):
+            raise DataError(f"{path}: {len(lines)} lines, but {files[0]} has {len(columns[0])}")
+    targets = columns[len(files) - len(references) :]
+    for path, lines in zip(references, targets, strict=True):
+        empty = next((at for at, line in enumerate(lines, start=1) if not line.strip()), None)
+        if empty is not None:
+            raise DataError(f"{path}:{empty}: an empty reference")
+    sources = columns[0] if source is not None else [""] * len(targets[0])
+    rows = zip(sources, zip(*targets, strict=True), strict=True)
+    return [
+        TranslationExample(str(number), pair, text, texts)
+        for number, (text, texts) in enumerate(rows)
+    ]
+
+
+def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[TranslationExample]:
+    """Read one direction: a test set of WMT, or ALMA's training data.
+
+    In the folder, or up to two levels below it, these are looked for: ``en-de.src`` and
+    ``en-de.ref`` (or WMT's own names, ``NAME.en-de.src.en`` and ``NAME.en-de.ref.refA.de``) for
+    the test part; ``de-en.train.json`` and ``de-en.valid.json``, with the languages in either
+    order, for the others. Text may be gzipped. Without a dev file, the same rows are held out of
+    the training file whenever it is read.
+
+    Raises:
+        DataError: Not a pair of known languages, no folder, missing or malformed files.
+    """
+    source, target = split_pair(pair)
+    language_code(source), language_code(target)
+    if data_dir is None:
+        raise DataError("translation data is not fetched from the hub", hint="give --data-dir")
+    if split == "test":
+        return _read_test(pair, source, target, data_dir)
+    names = [f"{source}-{target}", f"{target}-{source}"]
+    if split == "dev" and (path := _find_optional(data_dir, [f"{n}.valid.json" for n in names])):
+        return _read_alma(path, source, target)
+    train = find_file(data_dir, _gzipped(f"{n}.train.json" for n in names), f"{pair} training data")
+    rows = _read_alma(train, source, target)
+    if _find_optional(data_dir, [f"{n}.valid.json" for n in names]):
+        return rows
+    kept, held = hold_out(rows, _DEV_ROWS, random.Random(0))
+    return held if split == "dev" else kept
+
+
+def _read_test(pair: str, source: str, target: str, folder: Path) -> list[TranslationExample]:
+    patterns = _gzipped((f"{pair}.src", f"*.{pair}.src.{source}"))
+    path = find_file(folder, patterns, f"{pair} source sentences")
+    patterns = _gzipped((f"{pair}.ref", f"*.{pair}.ref.refA.{target}", f"*.{pair}.ref.{target}"))
+    return read_translations(path, [find_file(folder, patterns, f"{pair} references")], pair)
+
+
+def _gzipped(names: Any) -> list[str]:
+    return [name + end for name in names for end in ("", ".gz")]
+
+
+def _find_optional(folder: Path, names: list[str]) -> Path | None:
+    patterns = _gzipped(names)
+    found = any(next(folder.glob(f"{b}{p}"), None) for b in ("", "*/", "*/*/") for p in patterns)
+    return find_file(folder, patterns, "dev data") if found else None
+
+
+def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]:
+    """Read ALMA's JSON: one object a line, or one array of them; rows with an empty side go."""
+    rows = _array_rows(path) if _begins_array(path) else list(json_rows(path))
+    examples = []
+    for number, row in rows:
+        texts = row.get("translation") if isinstance(row, dict) else None
+        sides = [texts.get(code) if isinstance(texts, dict) else None for code in (source, target)]
+        if not all(isinstance(side, str) for side in sides):
+            raise DataError(f"{path}:{number}: no 'translation' of {source} and {target}")
+        text, reference = (side.strip() for side in sides if side is not None)
+        if text and reference:
+            pair = f"{source}-{target}"
+            examples.append(TranslationExample(str(number), pair, text, (reference,)))
+    if not examples:
+        raise DataError(f"{path}: no {source}-{target} sentence pairs")
+    return examples
+
+
+def _begins_array(path: Path) -> bool:
+    return next((line for _, line in numbered_lines(path))).lstrip().startswith("[")
+
+
+def _array_rows(path: Path) -> list[tuple[int, Any]]:
+    text = "\n".join(line for _, line in numbered_lines(path))
+    return list(enumerate(json_value(text, str(path)), start=1))

@@ -1,0 +1,196 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptermix.config import ScorerSettings, load_task_file
+from adaptermix.data import SlotExample
+from adaptermix.entities import Entity, EntityExample
+from adaptermix.errors import ConfigError, DataError
+from adaptermix.tasks import make_task
+from adaptermix.translation import TranslationExample
+
+SLOTS = SlotExample("1", "en", "wake me at five", "wake me at [time : five]", "en-US")
+SENTENCE = TranslationExample("1", "en-zh", "Hello there!", ("你好！",))
+JAPANESE = TranslationExample("1", "en-ja", "The cat is here.", ("猫はここにいます。",))
+ENTITIES = EntityExample("1", "da", "I Rom", (Entity("LOC", "Rom", 2, 5),))
+OWN = """
+name = "intent"
+metrics = ["exact-match"]
+system = "Name the intent of this {scenario} command."
+prompt = "{utt} ({not a field})"
+answer = "intent"
+id = "id"
+
+[files]
+test = "{lang}.test.jsonl"
+"""
+RECORD = {"id": 7, "utt": "wake me {up}", "scenario": "alarm", "intent": "alarm_set"}
+
+
+def own_task(folder, content=OWN, records=(RECORD,), **options):
+    (folder / "intent.toml").write_text(content, encoding="utf-8")
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "en.test.jsonl").write_text(lines, encoding="utf-8")
+    return make_task(str(folder / "intent.toml"), options=ScorerSettings(**options))
+
+
+CASES = [
+    ("massive", {}, SLOTS, "time: six; date: today"),
+    ("massive", {"scorer": "paper"}, SLOTS, "time: at five"),
+    ("wmt23", {"metrics": ("bleu",)}, SENTENCE, "你好 吗"),
+    ("wmt23", {"metrics": ("chrf",)}, SENTENCE, "你好"),
+    ("wmt23", {"metrics": ("bleu",)}, JAPANESE, "猫はここです。"),
+    ("uner", {}, ENTITIES, '"Results": [{"TypeName": "LOC", "Text": "I"}]'),
+    ("uner", {"match": "offsets"}, ENTITIES, '"Results": [{"TypeName": "LOC", "Text": "Rom"}]'),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "example", "wrong"), CASES)
+def test_the_score_is_the_value_of_the_sum(name, options, example, wrong):
+    task = make_task(name, options=ScorerSettings(**options))
+    right = task.outcome(example, task.answer(example))
+    outcomes = [right, task.outcome(example, wrong), right]
+    rows = task.statistics(outcomes)
+    assert task.value(rows.sum(axis=0)) == task.score(outcomes).value
+    resamples = np.array([[1, 1, 1], [3, 0, 0], [0, 3, 0]])
+    values = task.value(resamples @ rows)
+    assert values.shape == (3,)
+    full = 1 if name != "wmt23" else task.score([right]).value
+    assert values[1] == pytest.approx(full)
+    assert values[1] > values[0] > values[2] or values[2] == 0
+    assert task.statistics([]).shape == (0, rows.shape[1])
+
+
+@pytest.mark.parametrize(("name", "options", "example", "wrong"), CASES)
+def test_the_answers_models_are_trained_on_are_right(name, options, example, wrong):
+    task = make_task(name, options=ScorerSettings(**options))
+    outcome = task.outcome(example, task.answer(example))
+    assert outcome.malformed == 0
+    assert task.score([outcome]).value >= task.score([task.outcome(example, wrong)]).value
+    json.dumps(outcome.as_record(), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(("name", "options", "example", "wrong"), CASES)
+@given(output=st.text())
+def test_any_output_can_be_scored(name, options, example, wrong, output):
+    task = make_task(name, options=ScorerSettings(**options))
+    outcome = task.outcome(example, output)
+    assert 0 <= task.score([outcome]).value <= 100 + 1e-9
+
+
+def test_half_a_character_in_an_output_is_scored_too():
+    for name, options, example, _ in CASES:
+        task = make_task(name, options=ScorerSettings(**options))
+        assert task.score([task.outcome(example, "\ud83d\0 a")]).value < 50
+
+
+def test_the_prompts_are_those_of_the_paper():
+    (system, user) = make_task("wmt23").messages(SENTENCE)
+    assert system["content"] == (
+        "Translate the following sentences from English to mandarin Chinese."
+    )
+    assert user["content"] == "Hello there!"
+    (user,) = make_task("uner").messages(ENTITIES)
+    assert user["content"].endswith(
+        'Where in the world is Iguazu? "Results": [{"TypeName": "LOC", "Text": "Iguazu", '
+        '"Start": 22, "End": 28}] Considering the input sentence below, what is the output '
+        "result? I Rom"
+    )
+    (system, user) = make_task("massive", "zero-shot").messages(SLOTS)
+    assert "any of the types given below" in system["content"]
+    types = system["content"].split("description:")[1].split("Please")[0].split()
+    assert len(set(types)) == 55  # as many as MASSIVE has
+    assert user["content"] == "wake me at five"
+
+
+def test_several_metrics_come_in_the_order_asked_for():
+    task = make_task("wmt23", options=ScorerSettings(metrics=("chrf", "bleu")))
+    scores = task.scores([task.outcome(JAPANESE, "猫はここにいます。")])
+    assert list(scores) == ["chrf", "bleu"]
+    assert "tok:ja-mecab" in scores["bleu"].signature
+    fixed = make_task("wmt23", options=ScorerSettings(metrics=("bleu",), tokenize="char"))
+    assert "tok:char" in fixed.score([fixed.outcome(JAPANESE, "猫")]).signature
+
+
+def test_a_task_of_ones_own_is_filled_in_from_records(tmp_path):
+    task = own_task(tmp_path)
+    (example,) = task.read("en", "test", None)
+    assert (task.name, example.id) == ("intent", "7")
+    system, user = task.messages(example)
+    assert system["content"] == "Name the intent of this alarm command."
+    assert user["content"] == "wake me {up} ({not a field})"
+    assert task.answer(example) == "alarm_set"
+    outcomes = [task.outcome(example, output) for output in ("alarm_set\n", "alarm set", "")]
+    assert task.score(outcomes).value == pytest.approx(1 / 3)
+    assert sum(outcome.malformed for outcome in outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "wrong"),
+    [
+        ("slots", "time: five", "time: six"),
+        ("entities", '[{"TypeName": "LOC", "Text": "Rom"}]', "[]"),
+        ("bleu", "one two three four five", "one"),
+        ("chrf", "one two three", "four"),
+    ],
+)
+def test_a_task_of_ones_own_has_any_metric(tmp_path, metric, answer, wrong):
+    task = own_task(tmp_path, OWN.replace("exact-match", metric), [RECORD | {"intent": answer}])
+    (example,) = task.read("en", "test", None)
+    right = task.score([task.outcome(example, answer)]).value
+    assert right == pytest.approx(100 if metric in ("bleu", "chrf") else 1)
+    assert task.score([task.outcome(example, wrong)]).value < right / 2
+
+
+def test_its_files_may_be_in_the_data_folder(tmp_path):
+    task = own_task(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="data/en.test.jsonl: no such file"):
+        task.read("en", "test", tmp_path / "data")
+    with pytest.raises(DataError, match="no file for the dev part"):
+        task.read("en", "dev", None)
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        ({"id": 1, "utt": "a", "intent": "b"}, "jsonl:1: no field 'scenario'"),
+        ({"id": 1, "utt": "a", "scenario": "c"}, "jsonl:1: no field 'intent'"),
+        (RECORD | {"utt": ["a"]}, "jsonl:1: 'utt' must be text"),
+        (["a"], "jsonl:1: not a JSON object"),
+    ],
+)
+def test_records_that_lack_something_are_named(tmp_path, record, complaint):
+    with pytest.raises(DataError, match=complaint):
+        own_task(tmp_path, records=[record]).read("en", "test", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (OWN + 'tset = "x"\n', "toml:11: files.tset"),
+        (OWN.replace("answer", "anser"), "toml:6: unknown key 'anser'"),
+        (OWN + "[fils]\n", r"toml:11: unknown key 'fils'"),
+        (OWN.replace('"exact-match"', '"rouge"'), "toml:3: metrics: .*rouge|toml:3: metrics"),
+        (OWN.replace('"exact-match"', '"slots", "bleu"'), "metrics: slots or entities alone"),
+        (OWN.replace('["exact-match"]', "[]"), "metrics: slots or entities alone"),
+        (OWN.replace('prompt = "{utt} ({not a field})"', ""), "prompt: Field required"),
+        (OWN.replace('"intent"', "3", 1), "toml:2: name"),
+        ("name = [", "not valid TOML"),
+    ],
+)
+def test_a_malformed_task_file_is_named_with_its_line(tmp_path, content, complaint):
+    path = tmp_path / "my.toml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint):
+        load_task_file(path)
+
+
+def test_a_task_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no task 'nope'"):
+        make_task("nope")
+    with pytest.raises(ConfigError, match="no such file"):
+        make_task(str(tmp_path / "nope.toml"))
