@@ -28,7 +28,15 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e8m0fnu: "F8_E8M0",
 }
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written
 
 
@@ -60,7 +68,8 @@ def write_tensors(
         path: New file.
         specs: All tensors, in the order they will come in.
         tensors: The tensors.
-        metadata: Called before and after; the second answer is kept.
+        metadata: Called before and after; the second answer is kept. It may be a few thousand
+            bytes longer than the first.
     """
     entries: dict[str, Any] = {}
     offset = 0
@@ -84,6 +93,8 @@ def write_tensors(
         if writing:
             writing.result()
         header = _header(metadata(), entries)
+        if len(header) > room:
+            raise AssertionError(f"metadata grew by more than {_SLACK} bytes")
         file.seek(0)
         file.write(struct.pack("<Q", room) + header.ljust(room))
 
@@ -106,11 +117,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that exists, or whose name is neither a directory's nor a file's we write.
+    """Refuse an output that exists, or whose name can be no directory's nor file's we write.
 
     Raises:
         ArtifactError: Something is at ``path`` and ``force`` is not set.
-        ConfigError: The name ends in another suffix of model files.
+        ConfigError: The name ends in another suffix of model files, lies inside a file, or is
+            the current folder or one above it.
     """
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"):
         raise ConfigError(
@@ -118,21 +130,32 @@ def check_output(path: Path, force: bool) -> None:
         )
     if (path.exists() or path.is_symlink()) and not force:
         raise ArtifactError(f"{path} exists", hint="choose another --out, or pass --force")
+    if not path.name or Path.cwd().is_relative_to(path.resolve()):
+        raise ConfigError(f"--out {path}: holds the folder you are in")
+    for parent in path.parents:
+        if (parent.exists() or parent.is_symlink()) and not parent.is_dir():
+            raise ConfigError(f"--out {path}: {parent} is no folder")
 
 
 @contextmanager
 def whole_output(path: Path) -> Iterator[Path]:
     """Give a path beside the output to write to; it takes the output's place when all went well.
 
-    What was at ``path`` is replaced, so the caller asks first. After an error nothing is left.
+    What was at ``path`` is replaced, so the caller asks first. After an error nothing is left,
+    and what was there is there again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial, replaced = work / path.name, work / "replaced"
     try:
-        partial = work / path.name
         yield partial
-        if path.is_dir() and not path.is_symlink():
-            path.rename(work / "replaced")
+        is_folder = path.is_dir() and not path.is_symlink()
+        if is_folder or (partial.is_dir() and (path.exists() or path.is_symlink())):
+            path.rename(replaced)  # a folder neither replaces nor is replaced in one step
         partial.replace(path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,244 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from adaptermix import outputs
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.outputs import (
+    DTYPE_NAMES,
+    TensorSpec,
+    check_output,
+    whole_output,
+    write_json,
+    write_tensors,
+)
+
+SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda name: name != "__metadata__"
+)
+
+
+@st.composite
+def tensors(draw):
+    """Named tensors of random bytes: any dtype, any shape, sizes of zero and scalars as well."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    found = {}
+    for name in draw(st.lists(NAMES, unique=True, max_size=6)):
+        spec = TensorSpec(draw(st.sampled_from(sorted(DTYPE_NAMES, key=str))), draw(SHAPES))
+        data = torch.randint(0, 256, (spec.size,), dtype=torch.uint8, generator=generator)
+        if spec.dtype == torch.bool:
+            data %= 2
+        if spec.size:
+            found[name] = data.view(spec.dtype).reshape(spec.shape)
+        else:
+            found[name] = torch.empty(spec.shape, dtype=spec.dtype)
+    return found
+
+
+def specs_of(tensors):
+    return {name: TensorSpec(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+
+
+def in_bytes(tensor):
+    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
+
+
+@given(tensors=tensors(), metadata=st.dictionaries(NAMES, st.text(max_size=20), max_size=3))
+def test_safetensors_reads_back_what_was_streamed(tmp_path_factory, tensors, metadata):
+    metadata = {k: v.encode("utf-8", "ignore").decode() for k, v in metadata.items()}
+    path = tmp_path_factory.getbasetemp() / "streamed.safetensors"
+    write_tensors(path, specs_of(tensors), tensors.values(), lambda: metadata)
+    found = load_file(path)
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert found[name].shape == tensor.shape
+        assert in_bytes(found[name]) == in_bytes(tensor)
+    with safe_open(path, framework="pt") as file:
+        assert (file.metadata() or {}) == metadata
+
+
+def test_tensors_that_are_not_contiguous_are_written_in_order(tmp_path):
+    tensor = torch.arange(12.0).reshape(3, 4).mT
+    write_tensors(tmp_path / "x", specs_of({"t": tensor}), [tensor], dict)
+    assert torch.equal(load_file(tmp_path / "x")["t"], tensor)
+
+
+def test_only_two_tensors_are_made_ahead_of_the_file(tmp_path):
+    """The third is asked for only when the first is on disk."""
+    spec = TensorSpec(torch.float32, (1000,))
+
+    def made():
+        for number in range(6):
+            if number >= 2:
+                written = (tmp_path / "x").stat().st_size - header
+                assert written >= (number - 1) * spec.size
+            yield torch.full((1000,), float(number))
+
+    header = 4096  # at least
+    write_tensors(tmp_path / "x", {str(n): spec for n in range(6)}, made(), dict)
+    assert load_file(tmp_path / "x")["5"][0] == 5
+
+
+def test_metadata_may_grow_while_tensors_are_written(tmp_path):
+    answers = iter(["0", "1" * 4000])
+    tensor = torch.arange(5.0)
+    write_tensors(
+        tmp_path / "x", specs_of({"t": tensor}), [tensor], lambda: {"record": next(answers)}
+    )
+    assert torch.equal(load_file(tmp_path / "x")["t"], tensor)
+    with safe_open(tmp_path / "x", framework="pt") as file:
+        assert file.metadata() == {"record": "1" * 4000}
+
+
+def test_metadata_that_outgrows_its_room_never_runs_over_the_tensors(tmp_path):
+    answers = iter(["", "x" * 6000])
+    tensor = torch.arange(5.0)
+    with pytest.raises(AssertionError, match="metadata grew"), whole_output(tmp_path / "x") as out:
+        write_tensors(out, specs_of({"t": tensor}), [tensor], lambda: {"r": next(answers)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [[], [torch.ones(2)] * 2, [torch.ones(3)], [torch.ones(2, dtype=torch.float64)]],
+)
+def test_other_tensors_than_announced_are_a_bug(tmp_path, tensors):
+    specs = {"t": TensorSpec(torch.float32, (2,))}
+    with pytest.raises(ValueError, match="expected|zip"):
+        write_tensors(tmp_path / "x", specs, tensors, dict)
+
+
+def test_the_header_is_padded_as_the_format_wants(tmp_path):
+    write_tensors(tmp_path / "x", specs_of({"t": torch.ones(1)}), [torch.ones(1)], dict)
+    data = (tmp_path / "x").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    assert length % 8 == 0
+    assert data[8:9] == b"{"
+    assert json.loads(data[8 : 8 + length])["t"]["data_offsets"] == [0, 4]
+
+
+def test_a_full_disk_stops_the_writing_and_leaves_nothing(tmp_path, monkeypatch):
+    """A fake of the one call that meets the disk: it takes two tensors, then it is full."""
+    calls = []
+
+    def full(file, tensor):
+        calls.append(tensor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(outputs, "_write", full)
+    specs = {str(n): TensorSpec(torch.float32, (2,)) for n in range(9)}
+    with pytest.raises(OSError, match="No space left"), whole_output(tmp_path / "x") as out:
+        write_tensors(out, specs, (torch.ones(2) for _ in range(9)), dict)
+    assert len(calls) < 5
+    assert not list(tmp_path.iterdir())
+
+
+def make(path, kind):
+    if kind == "file":
+        path.write_text("old")
+    elif kind == "folder":
+        path.mkdir()
+        (path / "old").touch()
+    elif kind == "link to a folder":
+        (path.parent / "elsewhere").mkdir()
+        (path.parent / "elsewhere" / "kept").touch()
+        path.symlink_to(path.parent / "elsewhere")
+    elif kind == "broken link":
+        path.symlink_to(path.parent / "nowhere")
+
+
+KINDS = ["nothing", "file", "folder", "link to a folder", "broken link"]
+
+
+@pytest.mark.parametrize("old", KINDS)
+@pytest.mark.parametrize("new", ["file", "folder"])
+def test_an_output_takes_the_place_of_anything(tmp_path, old, new):
+    path = tmp_path / "out"
+    make(path, old)
+    with whole_output(path) as partial:
+        if new == "file":
+            partial.write_text("new")
+        else:
+            partial.mkdir()
+            (partial / "new").touch()
+    assert (
+        path.read_text() == "new" if new == "file" else [p.name for p in path.iterdir()] == ["new"]
+    )
+    assert not path.is_symlink()
+    assert {p.name for p in tmp_path.iterdir()} <= {"out", "elsewhere"}
+    if old == "link to a folder":
+        assert (tmp_path / "elsewhere" / "kept").exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("old", KINDS)
+def test_after_an_error_everything_is_as_it_was(tmp_path, old, error):
+    path = tmp_path / "out"
+    make(path, old)
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    with pytest.raises(error), whole_output(path) as partial:
+        partial.mkdir()
+        (partial / "half").touch()
+        raise error
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_a_failed_last_step_puts_the_old_folder_back(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    make(path, "folder")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="no"), whole_output(path) as partial:
+        partial.mkdir()
+    assert (path / "old").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("old", KINDS[1:])
+def test_what_exists_is_refused_without_force(tmp_path, old):
+    path = tmp_path / "out"
+    make(path, old)
+    with pytest.raises(ArtifactError, match="out exists") as caught:
+        check_output(path, force=False)
+    assert "--force" in caught.value.hint
+    check_output(path, force=True)
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.pth", "x.ckpt", "x.gguf"])
+def test_names_of_other_formats_are_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="as a .safetensors file or as a directory"):
+        check_output(tmp_path / name, force=False)
+
+
+def test_force_never_takes_the_current_folder_nor_one_above(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (Path(), Path(".."), tmp_path, tmp_path / "here", Path("/")):
+        with pytest.raises(AdaptermixError):
+            check_output(path, force=False)
+        with pytest.raises(ConfigError, match="holds the folder you are in"):
+            check_output(path, force=True)
+
+
+def test_a_file_is_no_folder_to_write_into(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is no folder"):
+        check_output(tmp_path / "file" / "new" / "out", force=False)
+
+
+def test_json_is_for_people_too(tmp_path):
+    write_json(tmp_path / "x.json", {"b": Path("p"), "a": "ŵy"})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": "ŵy",\n  "b": "p"\n}\n'
