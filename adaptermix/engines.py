@@ -480,6 +480,7 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
         "enforce_eager": not on_gpu,
         "seed": 0,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if limits.adapters:
         options |= {

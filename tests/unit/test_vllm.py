@@ -19,7 +19,7 @@ from adaptermix.adapters import read_adapter, stage_adapter, write_adapter
 from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.engines import Limits, Request, VllmGenerator
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
 
@@ -190,3 +190,12 @@ def test_a_rank_above_vllms_limit_is_refused_before_the_engine_starts(model_dir,
     tokenizer = load_tokenizer(model_dir, settings)
     with pytest.raises(ArtifactError, match="rank 600, above vLLM's limit of 512"):
         VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, 600, 10))
+
+
+def test_an_unknown_engine_argument_is_refused_before_the_engine_starts(model_dir, corpus_dir):
+    settings = eval_settings(
+        model_dir, corpus_dir, "unused", engine="vllm", engine_args="max_num_sqs=4"
+    )
+    tokenizer = load_tokenizer(model_dir, settings)
+    with pytest.raises(ConfigError, match="--engine-args: .*max_num_sqs"):
+        VllmGenerator(settings, model_dir, tokenizer, [1], Limits(0, 1, 10))
