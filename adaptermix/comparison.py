@@ -7,6 +7,7 @@ import numpy as np
 
 from adaptermix.significance import (
     SEED,
+    Interval,
     Statistics,
     Value,
     macro_score,
@@ -96,12 +97,12 @@ def compare(
                         low=seen.interval.low,
                         high=seen.interval.high,
                         # Of no difference at all the procedure would say 1 / (samples + 1).
-                        p_value=seen.p_value if _differ(rows, reference) else 1.0,
+                        p_value=1.0 if _is_zero(seen.interval) else seen.p_value,
                         excludes_zero=seen.interval.excludes_zero,
                     )
                 )
     return found
 
 
-def _differ(some: Sequence[Statistics], others: Sequence[Statistics]) -> bool:
-    return any((a != b).any() for a, b in zip(some, others, strict=True))
+def _is_zero(interval: Interval) -> bool:
+    return interval.value == interval.low == interval.high == 0

@@ -5,10 +5,12 @@ adapters in one engine and all prompts in one queue; transformers does one syste
 batches.
 """
 
+import asyncio
+import atexit
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -249,6 +251,85 @@ class IgnoredAdapterError(ArtifactError):
         self.module = module
 
 
+Prompt = tuple[list[int], Path | None]  # token ids, and an adapter
+
+
+class _OneCopy:
+    """vLLM with one copy of the model, on one GPU or several."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from vllm import LLM
+
+        self.llm = LLM(**options)
+
+    def answer(self, prompts: Sequence[Prompt], sampling: Any) -> Iterator[tuple[int, Any]]:
+        """Queue all prompts, then yield the place and the output of each as they are done."""
+        from vllm import TokensPrompt
+
+        names = self.llm.enqueue(
+            [TokensPrompt(prompt_token_ids=ids) for ids, _ in prompts],
+            sampling,
+            lora_request=[_lora_request(adapter) for _, adapter in prompts],
+            use_tqdm=False,
+        )
+        # vLLM adds a random tail to the names it gives, and reports them without it.
+        place_of = {name.partition("-")[0]: place for place, name in enumerate(names)}
+        engine = self.llm.llm_engine
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                yield place_of[output.request_id], output.outputs[0]  # type: ignore[index]
+
+    def forget(self, adapter: Path) -> None:
+        """Take an adapter out."""
+        self.llm.llm_engine.remove_lora(_lora_request(adapter).lora_int_id)
+
+
+class _Copies:
+    """vLLM with several copies of the model, among which it balances the prompts itself.
+
+    Its synchronous engine cannot do that.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        async def start() -> Any:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
+
+        self.asked = 0
+        self.loop = asyncio.new_event_loop()
+        self.engine = self.loop.run_until_complete(start())
+        atexit.register(self.engine.shutdown, timeout=5)
+
+    def answer(self, prompts: Sequence[Prompt], sampling: Any) -> Iterator[tuple[int, Any]]:
+        """Queue all prompts, then yield the place and the output of each as they are done."""
+        from vllm import TokensPrompt
+
+        async def one(place: int, name: str, ids: list[int], adapter: Path | None) -> Any:
+            stream = self.engine.generate(
+                TokensPrompt(prompt_token_ids=ids),
+                sampling,
+                name,
+                lora_request=_lora_request(adapter),
+            )
+            outputs = [output async for output in stream]
+            return place, outputs[-1].outputs[0]
+
+        done: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
+        for place, (ids, adapter) in enumerate(prompts):
+            self.asked += 1
+            task = self.loop.create_task(one(place, str(self.asked), ids, adapter))
+            task.add_done_callback(done.put_nowait)
+        for _ in prompts:
+            yield self.loop.run_until_complete(done.get()).result()
+
+    def forget(self, adapter: Path) -> None:
+        """Take an adapter out of every copy."""
+        number = _lora_request(adapter).lora_int_id
+        self.loop.run_until_complete(self.engine.remove_lora(number))
+
+
 class VllmGenerator:
     """All adapters in one vLLM engine, all prompts in one queue."""
 
@@ -271,10 +352,12 @@ class VllmGenerator:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        from vllm import LLM, SamplingParams
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         try:
-            self.llm = LLM(**options)
+            has_copies = options["data_parallel_size"] > 1
+            self.copies = _Copies(options) if has_copies else _OneCopy(options)
         except TypeError as error:
             raise ConfigError(
                 f"--engine-args: {first_line(error)}",
@@ -286,6 +369,7 @@ class VllmGenerator:
             temperature=0.0,
             max_tokens=settings.max_new_tokens,
             stop_token_ids=self.stop_ids,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             detokenize=False,  # done once an answer is whole
         )
 
@@ -322,7 +406,7 @@ class VllmGenerator:
         """
         others = [adapter for adapter in self.loaded if adapter not in queue]
         while others and len(others) + len(queue) > self.capacity:
-            self.llm.llm_engine.remove_lora(_lora_request(others.pop(0)).lora_int_id)
+            self.copies.forget(others.pop(0))
         self.loaded = [*others, *(adapter for adapter in self.loaded if adapter in queue)]
 
     def _check_effect(self, queue: Sequence[Path], requests: Sequence[Request]) -> None:
@@ -347,47 +431,29 @@ class VllmGenerator:
         self, systems: Sequence[Path | None], prompts: Sequence[list[int]]
     ) -> list[list[dict[int, float]]]:
         """Return log probabilities of the likeliest first tokens: [system][prompt][token]."""
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
 
         # Kept out of the prefix cache, so that all prompts take the same way.
         sampling = SamplingParams(
             temperature=0.0, max_tokens=1, logprobs=5, skip_reading_prefix_cache=True
         )
-        outputs = self.llm.generate(
-            [TokensPrompt(prompt_token_ids=ids) for _ in systems for ids in prompts],
-            sampling,
-            lora_request=[_lora_request(system) for system in systems for _ in prompts],
-            use_tqdm=False,
-        )
-        likely: list[dict[int, float]] = [
-            {token: entry.logprob for token, entry in output.outputs[0].logprobs[0].items()}  # type: ignore[index]
-            for output in outputs
-        ]
+        asked = [(ids, system) for system in systems for ids in prompts]
+        likely: list[dict[int, float]] = [{} for _ in asked]
+        for place, output in self.copies.answer(asked, sampling):
+            likely[place] = {token: entry.logprob for token, entry in output.logprobs[0].items()}
         return [likely[at : at + len(prompts)] for at in range(0, len(likely), len(prompts))]
 
     def _answer(
         self, requests: Sequence[Request], order: Sequence[int], on_answers: OnAnswers
     ) -> None:
-        from vllm import TokensPrompt
-
-        names = self.llm.enqueue(
-            [TokensPrompt(prompt_token_ids=requests[index].prompt_ids) for index in order],
-            self.sampling,
-            lora_request=[_lora_request(requests[index].adapter) for index in order],
-            use_tqdm=False,
-        )
-        # vLLM adds a random tail to the names it gives, and reports them without it.
-        index_of = {name.partition("-")[0]: index for name, index in zip(names, order, strict=True)}
-        engine = self.llm.llm_engine
+        asked = [(requests[index].prompt_ids, requests[index].adapter) for index in order]
         answers: dict[int, Generated] = {}
         told = time.monotonic()
         try:
-            while engine.has_unfinished_requests():
-                for output in engine.step():
-                    ids = list(output.outputs[0].token_ids)  # type: ignore[index]
-                    index = index_of[output.request_id]
-                    answers[index] = _read_answer(ids, self.stop_ids, self.tokenizer)
-                if answers and time.monotonic() - told > 0.5:
+            for place, output in self.copies.answer(asked, self.sampling):
+                ids = list(output.token_ids)
+                answers[order[place]] = _read_answer(ids, self.stop_ids, self.tokenizer)
+                if time.monotonic() - told > 0.5:
                     on_answers(answers)
                     answers, told = {}, time.monotonic()
         finally:
@@ -408,11 +474,13 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
         "dtype": str(compute_dtype(settings)).removeprefix("torch."),
         "trust_remote_code": settings.trust_remote_code,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "data_parallel_size": settings.data_parallel_size,
         "gpu_memory_utilization": settings.gpu_memory_utilization if on_gpu else 0.5,
         "max_model_len": limits.prompt + settings.max_new_tokens,
         "enforce_eager": not on_gpu,
         "seed": 0,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if limits.adapters:
         options |= {

@@ -75,6 +75,7 @@ weight = $weight
 
 [eval]
 langs = "$task,$aligned,$other"
+groups = "trained=$task;aligned=$aligned;other=$other"
 adapters = ["task.safetensors", "align.safetensors", "merged.safetensors"]
 system-prompt = ""
 max-new-tokens = 48

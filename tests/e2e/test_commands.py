@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,7 @@ def test_the_three_lines_work_as_typed(trained, tmp_path):
         "align",
         "merged",
     ]
+    assert "difference to base, 95% interval, p-value" in evaluated.stdout
     predictions = folder / "eval-massive" / "predictions"
     for system in ("base", "task", "align", "merged"):
         for lang in ("en", "cy"):
@@ -101,6 +104,7 @@ def test_everything_can_be_said_with_flags(tmp_path, model_dir, corpus_dir):
     report = json.loads(done.stdout)
     assert report["systems"] == ["base", "m"]
     assert report["cells"][0]["score"]["signature"].startswith("slot_f1|")
+    assert [(c["system"], c["baseline"]) for c in report["comparisons"]] == [("m", "base")] * 2
 
 
 def test_help_is_quick_and_imports_no_torch():
@@ -155,6 +159,7 @@ def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
         ("merge task.safetensors task.safetensors", 3, "either --weight W or --weights"),
         ("eval --adapter nowhere.safetensors", 5, "nowhere.safetensors: no such file"),
         ("eval --langs en,xx --adapter task.safetensors", 4, "MASSIVE has no language 'xx'"),
+        ("eval --baseline bsae --adapter task.safetensors", 3, "the systems are base, task"),
         ("eval --model nobody/nothing --adapter task.safetensors", 6, "no folder here"),
     ],
 )
@@ -174,6 +179,46 @@ def test_without_model_and_data_the_two_ways_on_are_named(tmp_path):
     assert "Meta-Llama-3-8B-Instruct" in done.stderr
     assert "--model PATH --data-dir PATH" in done.stderr
     assert "adaptermix demo" in done.stderr
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(trained, tmp_path, answer_cache):
+    """What it had decoded is not decoded again, and its answers are those of an unbroken run."""
+    folder = shutil.copytree(trained, tmp_path / "project")
+    flags = "--adapter task.safetensors --limit 10 --batch-size 1 --max-new-tokens 100 -q".split()
+    process = subprocess.Popen([COMMAND, "eval", "-o", "killed", *flags], cwd=folder)
+    deadline = time.monotonic() + 120
+    while len(known := kept(answer_cache)) < 5:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (folder / "killed").exists()
+    known = kept(answer_cache)
+    assert len(known) < 40  # or it was killed too late
+    report = json.loads(check(run("eval", "-o", "again", *flags, "--json", cwd=folder)).stdout)
+    assert (report["decoded"], report["reused"]) == (40 - len(known), len(known))
+    assert known.items() <= kept(answer_cache).items()
+    check(run("eval", "-o", "unbroken", *flags, "--no-cache", cwd=folder))
+    predictions = [
+        {path.name: path.read_bytes() for path in (folder / out / "predictions").rglob("*.jsonl")}
+        for out in ("again", "unbroken")
+    ]
+    assert predictions[0] == predictions[1]
+    quick = json.loads(check(run("eval", "-o", "quick", *flags, "--json", cwd=folder)).stdout)
+    assert (quick["decoded"], quick["reused"]) == (0, 40)
+
+
+def kept(folder):
+    """Return the answers in the cache, by key."""
+    (path,) = folder.glob("*.sqlite3") if folder.is_dir() else [None]
+    if path is None:
+        return {}
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            return {key: row for key, *row in connection.execute("SELECT * FROM answers")}
+    except sqlite3.OperationalError:  # not made yet
+        return {}
 
 
 def test_a_killed_training_leaves_no_adapter_and_resumes(trained, tmp_path):

@@ -92,6 +92,14 @@ def test_a_large_difference_is_sure_and_no_difference_is_not(statistics):
         assert not same.excludes_zero
 
 
+def test_other_answers_of_the_same_score_are_no_difference(statistics):
+    """Both systems have nothing right, in different ways."""
+    wrong = {lang: rows * [0, 1] for lang, rows in statistics["base"].items()}
+    more = {lang: rows * [1, 2] for lang, rows in wrong.items()}
+    for row in found({"base": wrong, "other": more}).values():
+        assert (row.difference, row.p_value) == (0, 1)
+
+
 def test_another_baseline_turns_the_difference_around(statistics):
     there, back = found(statistics)["good", ALL], found(statistics, "good")["base", ALL]
     assert back.difference == pytest.approx(-there.difference)

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from adaptermix.config import ModelSettings
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.models import (
+    context_length,
     fingerprint,
     load_lower_blocks,
     load_model,
@@ -77,3 +79,16 @@ def test_the_fingerprint_knows_weights_and_not_places(tmp_path, model_dir):
     model.save_pretrained(tmp_path / "tuned")
     assert fingerprint(tmp_path / "tuned") != fingerprint(model_dir)
     assert fingerprint(save_model(tmp_path / "qwen", "qwen2")) != fingerprint(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 256}, 256),
+        ({"text_config": {"max_position_embeddings": 128}}, 128),  # a model of several modes
+        ({"model_type": "mamba"}, None),
+    ],
+)
+def test_the_context_is_what_the_config_says(tmp_path, config, expected):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert context_length(tmp_path) == expected

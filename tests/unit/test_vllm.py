@@ -19,7 +19,7 @@ from adaptermix.adapters import read_adapter, stage_adapter, write_adapter
 from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.engines import Limits, Request, VllmGenerator
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
 
@@ -39,23 +39,13 @@ pytestmark = [
 # One engine a process: it keeps its memory as long as the process lives.
 LOG_PROBABILITIES = """
 import json, sys
-from adaptermix.config import EvalSettings
-from adaptermix.engines import Limits, VllmGenerator, _lora_request
 from pathlib import Path
-from vllm import SamplingParams, TokensPrompt
+from adaptermix.config import EvalSettings
+from adaptermix.engines import Limits, VllmGenerator
 settings, model, prompts, adapters = json.loads(sys.argv[1])
-paths = [Path(path) for path in adapters]
 engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(4, 16, 32))
-systems = [None, *paths]
-outputs = engine.llm.generate(
-    [TokensPrompt(prompt_token_ids=ids) for _ in systems for ids in prompts],
-    SamplingParams(temperature=0.0, max_tokens=1, logprobs=5),
-    lora_request=[_lora_request(path) for path in systems for _ in prompts],
-    use_tqdm=False,
-)
-print("RESULT", json.dumps(
-    [{t: p.logprob for t, p in o.outputs[0].logprobs[0].items()} for o in outputs]
-))
+systems = [None, *(Path(path) for path in adapters)]
+print("RESULT", json.dumps(engine._first_tokens(systems, prompts)))
 """
 
 
@@ -111,7 +101,8 @@ def adapters(tmp_path, model_dir):
     return [tmp_path / name for name in names]
 
 
-def test_every_system_has_its_own_log_probabilities_in_one_batch(tmp_path, model_dir, adapters):
+@pytest.mark.parametrize("copies", [1, 2])
+def test_every_system_has_its_own_log_probabilities(tmp_path, model_dir, adapters, copies):
     """Base and adapters decoded together equal PEFT, one by one.
 
     The base is among them because vLLM 0.32 gave it an adapter's answers on a CPU.
@@ -120,7 +111,12 @@ def test_every_system_has_its_own_log_probabilities_in_one_batch(tmp_path, model
     prompts = [IDS[0, : at + 1].tolist() for at in range(IDS.shape[1])]
     base = AutoModelForCausalLM.from_pretrained(model_dir)(IDS).logits.detach()
     expected = [base, *(logits_through_peft(model_dir, path) for path in staged)]
-    settings = {"max_new_tokens": 1, "engine": "vllm", "dtype": "float32"}
+    settings = {
+        "max_new_tokens": 1,
+        "engine": "vllm",
+        "dtype": "float32",
+        "data_parallel_size": copies,
+    }
     found = run_python(
         LOG_PROBABILITIES,
         json.dumps([settings, str(model_dir), prompts, list(map(str, staged))]),
@@ -128,7 +124,7 @@ def test_every_system_has_its_own_log_probabilities_in_one_batch(tmp_path, model
     for system, logits in enumerate(expected):
         wanted = torch.log_softmax(logits[0], dim=-1)
         for at in range(len(prompts)):
-            tokens = found[system * len(prompts) + at]
+            tokens = found[system][at]
             assert len(tokens) == 5
             for token, value in tokens.items():
                 assert math.isclose(value, wanted[at, int(token)].item(), abs_tol=2e-3)
@@ -194,3 +190,12 @@ def test_a_rank_above_vllms_limit_is_refused_before_the_engine_starts(model_dir,
     tokenizer = load_tokenizer(model_dir, settings)
     with pytest.raises(ArtifactError, match="rank 600, above vLLM's limit of 512"):
         VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, 600, 10))
+
+
+def test_an_unknown_engine_argument_is_refused_before_the_engine_starts(model_dir, corpus_dir):
+    settings = eval_settings(
+        model_dir, corpus_dir, "unused", engine="vllm", engine_args="max_num_sqs=4"
+    )
+    tokenizer = load_tokenizer(model_dir, settings)
+    with pytest.raises(ConfigError, match="--engine-args: .*max_num_sqs"):
+        VllmGenerator(settings, model_dir, tokenizer, [1], Limits(0, 1, 10))
