@@ -3,11 +3,6 @@
 Every candidate is a LoRA of its own in one engine. Adapters alone are always among the
 candidates, so that the answer may be that merging does not help.
 
-A race (the default) shows all candidates a part of the dev examples, keeps the better half and
-the best adapter alone, and doubles the examples, until those that are left have seen all
-(successive halving on paired scores). The winner is compared with the others on the examples
-both have seen, by paired bootstrap.
-
 Everything here is a function of the answers, and answers are kept as they come: a search that was
 killed is run again from the start, finds its answers, and ends as it would have.
 """
@@ -16,7 +11,7 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,17 +20,11 @@ from typing import Any
 import numpy as np
 
 from adaptermix import __version__
-from adaptermix.adapters import (
-    Adapter,
-    adapter_hash,
-    check_fits,
-    layer_of,
-    read_adapter,
-    stream_adapter,
-)
+from adaptermix.adapters import Adapter, check_fits, layer_of
 from adaptermix.batching import PromptEncoder, encode_example
 from adaptermix.config import MergeSettings
-from adaptermix.engines import Limits, Request
+from adaptermix.contest import Candidate, Contest, DevExample, Entry, choose
+from adaptermix.engines import Limits
 from adaptermix.errors import ConfigError, DataError, ResourceError
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.learning import learn_weights
@@ -51,43 +40,14 @@ from adaptermix.merging import (
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.plots import PlottedScore, plot_scores
-from adaptermix.significance import (
-    Difference,
-    Interval,
-    interval,
-    macro_score,
-    paired_difference,
-    resample_counts,
-    resampled_scores,
-)
+from adaptermix.significance import Difference, Interval
 from adaptermix.tasks import Task, make_task
 from adaptermix.weighting import Rule, Weighting
 
-FINALISTS = 2
 CONCURRENT = 16  # candidates that an engine has room for at a time
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 AUTO_STEP = 0.05
 TRIAL_SHARE = 0.25  # of the dev examples, for one trial
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A merge that may be chosen."""
-
-    name: str
-    weighting: Weighting
-
-    @property
-    def complexity(self) -> tuple[int, int]:
-        """Order by simplicity: how many adapters take part, in how many different mixtures."""
-        mixtures = {self.weighting.weights, *(rule.weights for rule in self.weighting.rules)}
-        active = max(sum(weight != 0 for weight in weights) for weights in mixtures)
-        return active, len(mixtures)
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is one adapter alone."""
-        return self.complexity == (1, 1)
 
 
 @dataclass(frozen=True)
@@ -165,151 +125,6 @@ class SearchPlan:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One dev example with its prompt."""
-
-    example: Any
-    prompt_ids: list[int]
-
-
-@dataclass
-class _Entry:
-    """A candidate in the race: where its adapter lies, and what it has answered."""
-
-    candidate: Candidate
-    adapter: Path
-    outcomes: list[list[Any]]  # one list per language
-    dropped: int | None = None
-
-
-class Contest:
-    """Scores candidates on dev examples, as few as are asked for.
-
-    Attributes:
-        needed: Pairs of candidate and example that were asked for.
-        notes: What the user should know besides.
-    """
-
-    def __init__(
-        self,
-        plan: Callable[[Weighting], MergePlan],
-        decoder: Decoder,
-        task: Task,
-        items: Mapping[str, Sequence[_Item]],
-        scratch: Path,
-        on_progress: OnProgress,
-    ) -> None:
-        """Gather what scoring needs; nothing is decoded yet.
-
-        Args:
-            plan: Plans the merge of some weights.
-            decoder: Answers prompts.
-            task: Reads and scores answers.
-            items: Dev examples by language, in the order they are to be used.
-            scratch: Folder for the candidates' adapters.
-            on_progress: Hears of decoding.
-        """
-        self.plan = plan
-        self.decoder = decoder
-        self.task = task
-        self.items = items
-        self.scratch = scratch
-        self.on_progress = on_progress
-        self.needed = 0
-        self.notes: list[str] = []
-        self.entries: dict[str, _Entry] = {}
-
-    @property
-    def examples(self) -> int:
-        """Number of dev examples."""
-        return sum(len(items) for items in self.items.values())
-
-    def enter(self, candidate: Candidate) -> _Entry:
-        """Merge a candidate, unless it is there already."""
-        if candidate.name not in self.entries:
-            adapter = stage_merge(self.plan(candidate.weighting), self.scratch)
-            self.decoder.names[adapter] = f"candidate {candidate.name}"
-            self.entries[candidate.name] = _Entry(candidate, adapter, [[] for _ in self.items])
-        return self.entries[candidate.name]
-
-    def show(self, entries: Sequence[_Entry], share: float) -> None:
-        """Let candidates answer, together, what they have not seen of a share of each language."""
-        requests, places = [], []
-        for entry in entries:
-            for at, (lang, items) in enumerate(self.items.items()):
-                wanted = max(1, math.ceil(share * len(items) - 1e-9))
-                for item in items[len(entry.outcomes[at]) : wanted]:
-                    requests.append(Request(item.prompt_ids, entry.adapter, group=lang))
-                    places.append((entry.outcomes[at], item))
-        self.needed += len(requests)
-        answers = self.decoder.decode(requests, self.on_progress)
-        for (outcomes, item), answer in zip(places, answers, strict=True):
-            outcomes.append(self.task.outcome(item.example, answer.text))
-
-    def statistics(self, entry: _Entry, like: _Entry | None = None) -> list[Any]:
-        """Return a candidate's statistics, language by language, of what another has seen too."""
-        others = entry.outcomes if like is None else like.outcomes
-        return [
-            self.task.statistics(mine[: len(theirs)])
-            for mine, theirs in zip(entry.outcomes, others, strict=True)
-        ]
-
-    def score(self, entry: _Entry) -> float:
-        """Return the macro average over languages, on all the candidate has seen."""
-        return macro_score(self.statistics(entry), self.task.value)
-
-    def score_interval(self, entry: _Entry) -> Interval:
-        """Return the score with its bootstrap interval."""
-        statistics = self.statistics(entry)
-        counts = resample_counts([len(rows) for rows in statistics])
-        drawn = resampled_scores(statistics, self.task.value, counts)
-        return interval(macro_score(statistics, self.task.value), drawn)
-
-    def compare(self, entry: _Entry, other: _Entry) -> Difference:
-        """Compare two candidates on the examples that both have seen."""
-        return paired_difference(
-            self.statistics(entry, other), self.statistics(other, entry), self.task.value
-        )
-
-    def race(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[_Entry]:
-        """Return the candidates that have seen all examples, best first."""
-        running = [self.enter(candidate) for candidate in candidates]
-        rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
-        for number in range(1, rounds + 1):
-            self.show(running, 2.0 ** (number - rounds))
-            running.sort(key=lambda entry: (-self.score(entry), entry.candidate.complexity))
-            if number < rounds:
-                left = math.ceil(len(candidates) / 2**number)
-                running = self._narrow(running, max(FINALISTS, left), number)
-        for entry in running:
-            entry.dropped = None
-        return running
-
-    def _narrow(self, ranked: Sequence[_Entry], count: int, number: int) -> list[_Entry]:
-        """Keep the best, and the best adapter alone, which the winner is compared with."""
-        kept = list(ranked[:count])
-        alone = next((entry for entry in ranked if entry.candidate.is_control), None)
-        if alone and alone not in kept:
-            kept.append(alone)
-        for entry in ranked:
-            if entry not in kept:
-                entry.dropped = number
-        return kept
-
-
-def stage_merge(plan: MergePlan, folder: Path) -> Path:
-    """Write a planned merge as a PEFT directory named by its content."""
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        path = Path(work) / "candidate"
-        updates = plan.updates(Tally())
-        stream_adapter(path, plan.specs, updates, plan.saved(), plan.config(), dict)
-        staged = folder / adapter_hash(read_adapter(path))[:16]
-        if not staged.exists():
-            path.rename(staged)
-    return staged
-
-
 def search(
     paths: Sequence[Path],
     settings: MergeSettings,
@@ -362,8 +177,8 @@ class _Job:
 
     adapters: list[Adapter]
     task: Task
-    items: dict[str, list[_Item]]
-    learning: list[_Item]
+    items: dict[str, list[DevExample]]
+    learning: list[DevExample]
     encoder: PromptEncoder
     decoder: Decoder
     candidates: list[Candidate]
@@ -418,7 +233,7 @@ def _names(adapters: Sequence[Adapter]) -> list[str]:
 
 def _read_items(
     settings: MergeSettings, task: Task, encoder: PromptEncoder
-) -> dict[str, list[_Item]]:
+) -> dict[str, list[DevExample]]:
     """Read dev examples by language, shuffled once, so that any first part is a fair sample."""
     groups = {}
     for lang in settings.langs:
@@ -428,13 +243,13 @@ def _read_items(
                 f"the dev data of {lang} has no gold answers",
                 hint="a search scores answers; give labelled dev data, or --langs with some",
             )
-        items = [_Item(e, encoder.prompt_ids(task.messages(e))) for e in examples]
+        items = [DevExample(e, encoder.prompt_ids(task.messages(e))) for e in examples]
         random.Random(f"{settings.seed}:{lang}").shuffle(items)
         groups[lang] = items
     return groups
 
 
-def _set_apart(items: dict[str, list[_Item]]) -> list[_Item]:
+def _set_apart(items: dict[str, list[DevExample]]) -> list[DevExample]:
     """Take half of each language's dev examples out, to learn on; the others judge."""
     learning = []
     for lang, group in items.items():
@@ -487,7 +302,7 @@ def scalar_candidate(weight: float, adapters: int) -> Candidate:
     return Candidate(f"{weight:g}", Weighting((weight, *[rest] * (adapters - 1))))
 
 
-def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[_Entry]:
+def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[Entry]:
     if settings.search == "learn":
         candidates = [*job.candidates, _learn(contest, job, settings)]
         return contest.race(candidates, exhaustive=settings.exhaustive)
@@ -527,7 +342,7 @@ def _learn(contest: Contest, job: _Job, settings: MergeSettings) -> Candidate:
     return Candidate("learned", learned.weighting)
 
 
-def _between(ranked: Sequence[_Entry]) -> list[Candidate]:
+def _between(ranked: Sequence[Entry]) -> list[Candidate]:
     """Return the weights on either side of the best merge of a grid."""
     best = next((entry for entry in ranked if not entry.candidate.is_control), None)
     if best is None:
@@ -609,38 +424,10 @@ def _candidate_of(
     return same or Candidate(f"trial {number + 1}", weighting)
 
 
-def choose(
-    contest: Contest, finalists: Sequence[_Entry], prefer: str
-) -> tuple[_Entry, list[_Entry], str]:
-    """Choose among candidates that have seen all examples.
-
-    Returns:
-        The winner; the candidates that the best score cannot be told apart from; and a sentence.
-    """
-    ranked = sorted(finalists, key=lambda entry: -contest.score(entry))
-    best, others = ranked[0], ranked[1:]
-    tied = [e for e in others if not contest.compare(best, e).interval.excludes_zero]
-    winner = best
-    if prefer == "simpler":
-        winner = min([best, *tied], key=lambda entry: entry.candidate.complexity)
-    names = ", ".join(entry.candidate.name for entry in tied)
-    if not tied:
-        sentence = f"{best.candidate.name} is better than every other finalist"
-    elif winner is best:
-        sentence = f"{best.candidate.name} is not distinguishable from {names}"
-    else:
-        sentence = (
-            f"{best.candidate.name} has the best score, but is not distinguishable from {names}: "
-            f"{winner.candidate.name}, the simplest of them, is taken (--prefer best takes "
-            f"{best.candidate.name})"
-        )
-    return winner, tied, sentence
-
-
 def _finish(
     contest: Contest,
-    winner: _Entry,
-    tied: Sequence[_Entry],
+    winner: Entry,
+    tied: Sequence[Entry],
     verdict: str,
     job: _Job,
     settings: MergeSettings,
@@ -689,7 +476,7 @@ def _point(result: CandidateResult, winner: str) -> PlottedScore:
     )
 
 
-def _result(contest: Contest, entry: _Entry, winner: _Entry) -> CandidateResult:
+def _result(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:
     return CandidateResult(
         name=entry.candidate.name,
         weighting=entry.candidate.weighting.as_record(),

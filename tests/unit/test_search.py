@@ -13,17 +13,14 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
 from adaptermix.config import MergeSettings
+from adaptermix.contest import Candidate, Contest, DevExample, choose
 from adaptermix.data import SlotExample
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.learning import WeightedMerge
 from adaptermix.merging import merge, open_adapters, plan_merge
 from adaptermix.search import (
-    Candidate,
-    Contest,
     _as_parameters,
     _candidate_of,
-    _Item,
-    choose,
     first_candidates,
     layer_groups,
     plan_search,
@@ -55,10 +52,10 @@ class SkilledDecoder:
 
 
 def make_contest(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy")):
-    monkeypatch.setattr("adaptermix.search.stage_merge", lambda plan, folder: folder / plan)
+    monkeypatch.setattr("adaptermix.contest.stage_merge", lambda plan, folder: folder / plan)
     items = {
         lang: [
-            _Item(SlotExample(str(n), lang, f"take {n}", f"take [thing : {n}]"), [n])
+            DevExample(SlotExample(str(n), lang, f"take {n}", f"take [thing : {n}]"), [n])
             for n in range(at * examples, (at + 1) * examples)
         ]
         for at, lang in enumerate(langs)

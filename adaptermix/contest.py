@@ -1,0 +1,224 @@
+"""A contest of merges on dev examples: who has seen how many, and who is better.
+
+A race shows all candidates a part of the dev examples, keeps the best and the best adapter alone,
+and doubles the examples, until those that are left have seen all (successive halving on paired
+scores). Candidates are compared on the examples that both have seen, by paired bootstrap.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.adapters import adapter_hash, read_adapter, stream_adapter
+from adaptermix.engines import Request
+from adaptermix.generation import Decoder, OnProgress
+from adaptermix.merging import MergePlan, Tally
+from adaptermix.significance import (
+    Difference,
+    Interval,
+    interval,
+    macro_score,
+    paired_difference,
+    resample_counts,
+    resampled_scores,
+)
+from adaptermix.tasks import Task
+from adaptermix.weighting import Weighting
+
+FINALISTS = 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A merge that may be chosen."""
+
+    name: str
+    weighting: Weighting
+
+    @property
+    def complexity(self) -> tuple[int, int]:
+        """Order by simplicity: how many adapters take part, in how many different mixtures."""
+        mixtures = {self.weighting.weights, *(rule.weights for rule in self.weighting.rules)}
+        active = max(sum(weight != 0 for weight in weights) for weights in mixtures)
+        return active, len(mixtures)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is one adapter alone."""
+        return self.complexity == (1, 1)
+
+
+@dataclass(frozen=True)
+class DevExample:
+    """One dev example with its prompt."""
+
+    example: Any
+    prompt_ids: list[int]
+
+
+@dataclass
+class Entry:
+    """A candidate in the race: where its adapter lies, and what it has answered."""
+
+    candidate: Candidate
+    adapter: Path
+    outcomes: list[list[Any]]  # one list per language
+    dropped: int | None = None
+
+
+class Contest:
+    """Scores candidates on dev examples, as few as are asked for.
+
+    Attributes:
+        needed: Pairs of candidate and example that were asked for.
+        notes: What the user should know besides.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[Weighting], MergePlan],
+        decoder: Decoder,
+        task: Task,
+        items: Mapping[str, Sequence[DevExample]],
+        scratch: Path,
+        on_progress: OnProgress,
+    ) -> None:
+        """Gather what scoring needs; nothing is decoded yet.
+
+        Args:
+            plan: Plans the merge of some weights.
+            decoder: Answers prompts.
+            task: Reads and scores answers.
+            items: Dev examples by language, in the order they are to be used.
+            scratch: Folder for the candidates' adapters.
+            on_progress: Hears of decoding.
+        """
+        self.plan = plan
+        self.decoder = decoder
+        self.task = task
+        self.items = items
+        self.scratch = scratch
+        self.on_progress = on_progress
+        self.needed = 0
+        self.notes: list[str] = []
+        self.entries: dict[str, Entry] = {}
+
+    @property
+    def examples(self) -> int:
+        """Number of dev examples."""
+        return sum(len(items) for items in self.items.values())
+
+    def enter(self, candidate: Candidate) -> Entry:
+        """Merge a candidate, unless it is there already."""
+        if candidate.name not in self.entries:
+            adapter = stage_merge(self.plan(candidate.weighting), self.scratch)
+            self.decoder.names[adapter] = f"candidate {candidate.name}"
+            self.entries[candidate.name] = Entry(candidate, adapter, [[] for _ in self.items])
+        return self.entries[candidate.name]
+
+    def show(self, entries: Sequence[Entry], share: float) -> None:
+        """Let candidates answer, together, what they have not seen of a share of each language."""
+        requests, places = [], []
+        for entry in entries:
+            for at, (lang, items) in enumerate(self.items.items()):
+                wanted = max(1, math.ceil(share * len(items) - 1e-9))
+                for item in items[len(entry.outcomes[at]) : wanted]:
+                    requests.append(Request(item.prompt_ids, entry.adapter, group=lang))
+                    places.append((entry.outcomes[at], item))
+        self.needed += len(requests)
+        answers = self.decoder.decode(requests, self.on_progress)
+        for (outcomes, item), answer in zip(places, answers, strict=True):
+            outcomes.append(self.task.outcome(item.example, answer.text))
+
+    def statistics(self, entry: Entry, like: Entry | None = None) -> list[Any]:
+        """Return a candidate's statistics, language by language, of what another has seen too."""
+        others = entry.outcomes if like is None else like.outcomes
+        return [
+            self.task.statistics(mine[: len(theirs)])
+            for mine, theirs in zip(entry.outcomes, others, strict=True)
+        ]
+
+    def score(self, entry: Entry) -> float:
+        """Return the macro average over languages, on all the candidate has seen."""
+        return macro_score(self.statistics(entry), self.task.value)
+
+    def score_interval(self, entry: Entry) -> Interval:
+        """Return the score with its bootstrap interval."""
+        statistics = self.statistics(entry)
+        counts = resample_counts([len(rows) for rows in statistics])
+        drawn = resampled_scores(statistics, self.task.value, counts)
+        return interval(macro_score(statistics, self.task.value), drawn)
+
+    def compare(self, entry: Entry, other: Entry) -> Difference:
+        """Compare two candidates on the examples that both have seen."""
+        return paired_difference(
+            self.statistics(entry, other), self.statistics(other, entry), self.task.value
+        )
+
+    def race(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[Entry]:
+        """Return the candidates that have seen all examples, best first."""
+        running = [self.enter(candidate) for candidate in candidates]
+        rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
+        for number in range(1, rounds + 1):
+            self.show(running, 2.0 ** (number - rounds))
+            running.sort(key=lambda entry: (-self.score(entry), entry.candidate.complexity))
+            if number < rounds:
+                left = math.ceil(len(candidates) / 2**number)
+                running = self._narrow(running, max(FINALISTS, left), number)
+        for entry in running:
+            entry.dropped = None
+        return running
+
+    def _narrow(self, ranked: Sequence[Entry], count: int, number: int) -> list[Entry]:
+        """Keep the best, and the best adapter alone, which the winner is compared with."""
+        kept = list(ranked[:count])
+        alone = next((entry for entry in ranked if entry.candidate.is_control), None)
+        if alone and alone not in kept:
+            kept.append(alone)
+        for entry in ranked:
+            if entry not in kept:
+                entry.dropped = number
+        return kept
+
+
+def stage_merge(plan: MergePlan, folder: Path) -> Path:
+    """Write a planned merge as a PEFT directory named by its content."""
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        path = Path(work) / "candidate"
+        updates = plan.updates(Tally())
+        stream_adapter(path, plan.specs, updates, plan.saved(), plan.config(), dict)
+        staged = folder / adapter_hash(read_adapter(path))[:16]
+        if not staged.exists():
+            path.rename(staged)
+    return staged
+
+
+def choose(
+    contest: Contest, finalists: Sequence[Entry], prefer: str
+) -> tuple[Entry, list[Entry], str]:
+    """Choose among candidates that have seen all examples.
+
+    Returns:
+        The winner; the candidates that the best score cannot be told apart from; and a sentence.
+    """
+    ranked = sorted(finalists, key=lambda entry: -contest.score(entry))
+    best, others = ranked[0], ranked[1:]
+    tied = [e for e in others if not contest.compare(best, e).interval.excludes_zero]
+    winner = best
+    if prefer == "simpler":
+        winner = min([best, *tied], key=lambda entry: entry.candidate.complexity)
+    names = ", ".join(entry.candidate.name for entry in tied)
+    if not tied:
+        sentence = f"{best.candidate.name} is better than every other finalist"
+    elif winner is best:
+        sentence = f"{best.candidate.name} is not distinguishable from {names}"
+    else:
+        sentence = (
+            f"{best.candidate.name} has the best score, but is not distinguishable from {names}: "
+            f"{winner.candidate.name}, the simplest of them, is taken (--prefer best takes "
+            f"{best.candidate.name})"
+        )
+    return winner, tied, sentence
