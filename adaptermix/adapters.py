@@ -9,7 +9,7 @@ output. Only safetensors are opened; tensors are read and written one module at 
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from blake3 import blake3
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptermix.deltas import LoraUpdate
+from adaptermix.deltas import LoraUpdate, is_finite
 from adaptermix.errors import ArtifactError
 from adaptermix.outputs import TensorSpec, check_output, whole_output, write_json, write_tensors
 
@@ -37,12 +37,16 @@ FLOAT_DTYPES = {
 }
 
 PREFIX = "base_model.model."  # of every key that PEFT saves
+EMBEDDINGS = ("embed_tokens", "wte", "lm_head")  # what PEFT saves whole when it was resized
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_PICKLE_HINT = "pickles are never opened here; load it with PEFT and save it as safetensors"
 
 _FACTOR = re.compile(
     r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.default)?"
     r"(?:\.(?P<part>weight|bias))?"
 )
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
+_BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
 # Initializations that change the base model's weights, so that B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
@@ -79,7 +83,7 @@ class Adapter:
         record: What adaptermix wrote about its making; empty for adapters made elsewhere.
         factors: For every module, the tensor names of its factors.
         saved: Names of whole weights that it replaces in the base model (biases that were
-            trained, ``modules_to_save``, resized embeddings), with their tensor names.
+            trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
     """
 
     path: Path
@@ -148,6 +152,10 @@ class Adapter:
         rank = self._rank(module)
         if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
             raise self._misfit(module, a, b, rank)
+        if names.bias and self._shape(names.bias) != b[:1]:
+            raise ArtifactError(
+                f"{self.weights_path}: {names.bias} has not the {b[0]} rows of its module"
+            )
         dtypes = [self._dtype(name) for name in (names.a, names.b)]
         return UpdateSpec(
             out_features=b[0],
@@ -172,10 +180,14 @@ class Adapter:
         return int(_by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
 
     def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:
-        turned = len(a) == len(b) == 2 and rank in (a[1], b[0])
+        why = ""
+        if len(a) != 2 or len(b) != 2:
+            why = ": only updates of linear layers and embeddings are read, no convolutions"
+        elif rank in (a[1], b[0]):
+            why = ": they are transposed"
         return ArtifactError(
             f"{self.weights_path}: the factors of {module} have shapes {list(a)} and {list(b)}, "
-            f"which do not fit rank {rank}" + (": they are transposed" if turned else ""),
+            f"which do not fit rank {rank}{why}",
             hint="A is rank x in_features, B is out_features x rank",
         )
 
@@ -194,9 +206,8 @@ class Adapter:
         return FLOAT_DTYPES[dtype]
 
     def _tensor(self, name: str) -> Tensor:
-        """Read a tensor; a sum shows cheaply that nothing in it is NaN or infinite."""
         tensor: Tensor = self._file.get_tensor(name)
-        if not math.isfinite(tensor.sum().item()) and not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
         return tensor
 
@@ -204,9 +215,13 @@ class Adapter:
 def _by_pattern(pattern: Mapping[str, float] | None, module: str, default: float) -> float:
     """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
     for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if re.match(_as_suffix(key), module):
             return value
     return default
+
+
+def _as_suffix(key: str) -> str:
+    return rf"(.*\.)?({key})$"
 
 
 def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = None) -> Adapter:
@@ -227,6 +242,8 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
         weights, config_path = path, path.with_name(CONFIG_FILE)
     if not weights.is_file():
         raise ArtifactError(f"{weights}: no such file", hint=_pickle_hint(path))
+    if weights.suffix in PICKLES:
+        raise ArtifactError(f"{weights}: not a safetensors file", hint=_PICKLE_HINT)
     names, metadata = _read_header(weights)
     config = _read_config(weights, metadata, config_path, rank, alpha)
     _refuse_unsupported(path, config)
@@ -246,12 +263,7 @@ def _read_record(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _pickle_hint(path: Path) -> str | None:
-    if (path / "adapter_model.bin").is_file():
-        return (
-            "adapter_model.bin is a pickle, which is never opened here; load it with PEFT and "
-            "save it again as safetensors"
-        )
-    return None
+    return _PICKLE_HINT if (path / "adapter_model.bin").is_file() else None
 
 
 def _read_header(weights: Path) -> tuple[list[str], dict[str, str]]:
@@ -275,7 +287,7 @@ def _read_config(
     if CONFIG_KEY in metadata:
         text, origin = metadata[CONFIG_KEY], weights
     elif config_path.is_file():
-        text, origin = config_path.read_text(encoding="utf-8"), config_path
+        text, origin = config_path.read_text(encoding="utf-8", errors="replace"), config_path
     elif rank is not None and alpha is not None:
         return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}
     else:
@@ -290,10 +302,29 @@ def _read_config(
         raise ArtifactError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from error
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise ArtifactError(f"{origin}: not the config of a LoRA adapter")
-    for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), int | float) or config[key] <= 0:
-            raise ArtifactError(f"{origin}: '{key}' is not a positive number")
+    _check_numbers(origin, config)
     return config
+
+
+def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
+    """Check every number that a scaling is made of."""
+    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        kinds = int if key == "r" else (int, float)
+        overrides = config.get(pattern) or {}
+        if not isinstance(overrides, dict):
+            raise ArtifactError(f"{origin}: '{pattern}' is not a table")
+        for name, value in ((key, config.get(key)), *overrides.items()):
+            if not isinstance(value, kinds) or not 0 < value < math.inf:
+                number = "whole number" if key == "r" else "number"
+                where = f"'{name}'" if name == key else f"'{name}' in {pattern}"
+                raise ArtifactError(f"{origin}: {where} is not a positive {number}")
+        for name in overrides:
+            try:
+                re.compile(_as_suffix(name))
+            except re.error as error:
+                raise ArtifactError(
+                    f"{origin}: '{name}' in {pattern} is no regular expression: {error}"
+                ) from error
 
 
 def _refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
@@ -329,11 +360,14 @@ def _sort_tensors(
         match = _FACTOR.fullmatch(short)
         if match:
             part = "bias" if match["part"] == "bias" else match["side"]
-            parts.setdefault(match["module"], {})[part] = name
+            found = parts.setdefault(match["module"], {})
+            if part in found:
+                raise ArtifactError(f"{weights}: '{name}' and '{found[part]}' are the same factor")
+            found[part] = name
             if match["embedding"]:
                 embeddings.add(match["module"])
         elif _is_whole_weight(short, config):
-            saved[short] = name
+            saved[short.replace(_BASE_LAYER, ".")] = name
         else:
             raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
     _check_complete(weights, parts, saved, config)
@@ -341,7 +375,7 @@ def _sort_tensors(
         module: ModuleTensors(
             parts[module]["A"], parts[module]["B"], parts[module].get("bias"), module in embeddings
         )
-        for module in sorted(parts, key=_layer_then_name)
+        for module in sorted(parts, key=layer_then_name)
     }, saved
 
 
@@ -366,13 +400,14 @@ def _check_complete(
 
 def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:
     """Whether the adapter replaces this weight of the base model instead of adding to it."""
-    modules = [*(config.get("modules_to_save") or ()), "embed_tokens", "lm_head"]
+    modules = [*(config.get("modules_to_save") or ()), *EMBEDDINGS]
     if any(module in name.split(".") for module in modules):
         return True
     return config.get("bias", "none") != "none" and name.endswith(".bias")
 
 
-def _layer_then_name(module: str) -> tuple[int, str]:
+def layer_then_name(module: str) -> tuple[int, str]:
+    """Return the key that sorts modules as the model runs them, block by block."""
     layer = layer_of(module)
     return (-1 if layer is None else layer, module)
 
@@ -394,7 +429,8 @@ def describe_config(
     Args:
         updates: Module names and what their updates are.
         base: Name or path of the base model.
-        all_layers: The updates cover every decoder block; otherwise the config names the blocks.
+        all_layers: The updates cover every decoder block; otherwise the config names the blocks,
+            or else all modules.
     """
     kinds = [(update.rank, update.scaling) for update in updates.values()]
     rank, scaling = max(set(kinds), key=kinds.count)
@@ -406,12 +442,14 @@ def describe_config(
     suffixes = sorted({module.rsplit(".", 1)[-1] for module in updates})
     layers = sorted({layer for layer in map(layer_of, updates) if layer is not None})
     is_regular = len(suffixes) * max(1, len(layers)) == len(updates)
+    if layers and not all_layers:  # PEFT reads a block's index only behind "NAME.layers."
+        is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in updates)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": rank,
-        "lora_alpha": _whole(scaling * rank),
+        "lora_alpha": _alpha(scaling, rank),
         "lora_dropout": 0.0,
         "lora_bias": any(update.has_bias for update in updates.values()),
         "bias": "none",
@@ -421,13 +459,16 @@ def describe_config(
         "target_modules": suffixes if is_regular else sorted(updates),
         "layers_to_transform": layers if is_regular and layers and not all_layers else None,
         "rank_pattern": {module: update.rank for module, update in odd.items()},
-        "alpha_pattern": {key: _whole(u.scaling * u.rank) for key, u in odd.items()},
+        "alpha_pattern": {module: _alpha(u.scaling, u.rank) for module, u in odd.items()},
         "use_rslora": False,
     }
 
 
-def _whole(number: float) -> int | float:
-    return int(number) if number == int(number) else number
+def _alpha(scaling: float, rank: int) -> int | float:
+    """Return the alpha that gives this scaling, to the last bit, when divided by the rank."""
+    alpha = scaling * rank
+    near = (round(alpha), alpha, math.nextafter(alpha, 0), math.nextafter(alpha, math.inf))
+    return next((number for number in near if number / rank == scaling), alpha)
 
 
 def spec_of(update: LoraUpdate, is_embedding: bool = False) -> UpdateSpec:
@@ -476,7 +517,8 @@ def stream_adapter(
         path: A ``.safetensors`` file, or else a new PEFT directory.
         specs: What the updates will be, by module.
         updates: The updates, in that order.
-        saved: Whole weights that the adapter brings: what each is, and how to get it.
+        saved: Whole weights that the adapter brings, by their names in the base model: what
+            each is, and how to get it.
         config: PEFT's LoRA config.
         record: How it was made; asked for again when everything is written.
         force: Replace what is at ``path``.
@@ -488,7 +530,7 @@ def stream_adapter(
     layout: dict[str, TensorSpec] = {}
     for module, spec in specs.items():
         layout.update(_layout(module, spec))
-    layout |= {f"{PREFIX}{name}": spec for name, (spec, _) in saved.items()}
+    layout |= {_saved_name(name, specs): spec for name, (spec, _) in saved.items()}
 
     def tensors() -> Iterator[Tensor]:
         for update in updates:
@@ -530,6 +572,12 @@ def _layout(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
     if spec.has_bias:
         layout[f"{PREFIX}{module}.lora_B.bias"] = TensorSpec(spec.dtype, (spec.out_features,))
     return layout
+
+
+def _saved_name(name: str, updated: Collection[str]) -> str:
+    """Return PEFT's name of a whole weight; it wraps the modules that have an update as well."""
+    module, _, kind = name.rpartition(".")
+    return f"{PREFIX}{module}{_BASE_LAYER if module in updated else '.'}{kind}"
 
 
 def adapter_hash(adapter: Adapter) -> str:

@@ -47,6 +47,11 @@ def widened(factor: Tensor) -> Tensor:
     return factor.to(torch.promote_types(factor.dtype, torch.float32))
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; a sum shows that cheaply, unless it overflows itself."""
+    return math.isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())
+
+
 def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
     """Return the dtype that holds every factor."""
     dtype = updates[0].a.dtype

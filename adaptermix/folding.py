@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from adaptermix.adapters import FLOAT_DTYPES, RECORD_FILE, RECORD_KEY, check_fits
+from adaptermix.adapters import EMBEDDINGS, FLOAT_DTYPES, RECORD_FILE, RECORD_KEY, check_fits
 from adaptermix.config import MergeSettings, ModelSettings
-from adaptermix.deltas import LoraUpdate, widened
-from adaptermix.errors import ArtifactError
+from adaptermix.deltas import LoraUpdate, is_finite, widened
+from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merging import (
     MergePlan,
     MergeReport,
@@ -26,11 +26,14 @@ from adaptermix.merging import (
     plan_merge,
     read_weights,
 )
-from adaptermix.models import locate_model, weight_shapes
-from adaptermix.outputs import TensorSpec, whole_output, write_json, write_tensors
+from adaptermix.models import is_tied, locate_model, weight_files, weight_shapes
+from adaptermix.outputs import DTYPES, TensorSpec, whole_output, write_json, write_tensors
 
 _ROWS = 1024  # rows of a weight that are in float32 at a time
-_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
+_OTHER_WEIGHTS = (
+    *(".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".h5"),
+    ".msgpack",
+)
 
 
 def merge_into(
@@ -38,7 +41,7 @@ def merge_into(
 ) -> MergeReport:
     """Write the base model with the merge of adapters added to its weights, as a model folder.
 
-    Every weight W becomes W + scaling B A, computed in float32 and rounded once to the dtype of
+    Every weight W becomes W + scaling B A, computed in float32 and rounded once, to the dtype of
     the base; weights without an update are copied bit by bit.
 
     Raises:
@@ -47,59 +50,99 @@ def merge_into(
     """
     check_out([*paths, Path(str(settings.into))], settings.out, force)
     if settings.out.suffix == ".safetensors":
-        raise ArtifactError(f"--out {settings.out}: a full model is a folder, not one file")
+        raise ConfigError(
+            f"--out {settings.out}: a full model is a folder, not one file",
+            hint="name a new folder with -o",
+        )
     adapters = open_adapters(paths, settings)
     folder = locate_model(ModelSettings(model=str(settings.into)))
     shapes = weight_shapes(folder)
     for adapter in adapters:
         check_fits(adapter, shapes, str(settings.into))
-    plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
-    _check_whole(plan, shapes, str(settings.into))
+    plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
+    _check_whole_weights(plan, shapes, str(settings.into))
+    if is_tied(folder):
+        _refuse_tied(plan, str(settings.into))
     tally = Tally()
     if dry_run:
+        for _ in plan.updates(tally):
+            pass
         return merge_report(plan, settings, tally, written=False)
     with whole_output(settings.out) as out:
         out.mkdir()
         for path in sorted(folder.iterdir()):
             if path.is_file() and not path.name.endswith(_OTHER_WEIGHTS):
                 shutil.copyfile(path, out / path.name)
-        for shard in sorted(folder.glob("*.safetensors")):
+        for shard in weight_files(folder):
             _fold_shard(shard, out / shard.name, plan, tally)
         report = merge_report(plan, settings, tally, written=True)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
 
 
-def _check_whole(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
-    wanted = [_base_name(name) for name in plan.saved()]
-    wanted += [f"{module}.bias" for module, spec in plan.specs.items() if spec.has_bias]
-    for name in wanted:
+def _in_float32(settings: MergeSettings) -> MergeSettings:
+    """The merge is not rounded before it is added; the result has the dtype of the base."""
+    if settings.out_dtype:
+        raise ConfigError("--out-dtype has no meaning with --into: the base's dtype is kept")
+    return settings.model_copy(update={"out_dtype": "float32"})
+
+
+def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
+    """Check that the base has the weights that are replaced, and the biases that are added to."""
+    wanted = {name: spec.shape for name, (spec, _) in plan.saved().items()}
+    wanted |= {f"{m}.bias": (spec.out_features,) for m, spec in plan.specs.items() if spec.has_bias}
+    for name, shape in wanted.items():
         if name not in shapes:
             raise ArtifactError(f"{base} has no weight '{name}' for the adapters to change")
+        if shapes[name] != shape:
+            raise ArtifactError(
+                f"'{name}' is {_by(shape)} in the adapters, but {base} has {_by(shapes[name])}",
+                hint="a model whose vocabulary was resized is merged with PEFT's merge_and_unload",
+            )
 
 
-def _base_name(name: str) -> str:
-    """Return the base model's name of a whole weight that PEFT saved."""
-    return name.replace(".base_layer.", ".")
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _refuse_tied(plan: MergePlan, base: str) -> None:
+    """An adapter changes the input embeddings alone; folded into tied ones it changes both ends."""
+    saved = [name.rpartition(".")[0] for name in plan.saved()]
+    for module in (*plan.specs, *saved):
+        is_embedding = module in plan.specs and plan.specs[module].is_embedding
+        if is_embedding or module.rpartition(".")[2] in EMBEDDINGS:
+            raise ArtifactError(
+                f"{base} ties its input and output embeddings, and the adapters change '{module}'",
+                hint="write an adapter instead, without --into",
+            )
 
 
 def _fold_shard(shard: Path, out: Path, plan: MergePlan, tally: Tally) -> None:
     with safe_open(shard, framework="pt") as file:
-        names = sorted(file.keys(), key=lambda name: name)
-        specs = {}
-        for name in names:
-            part = file.get_slice(name)
-            kind = FLOAT_DTYPES.get(part.get_dtype())
-            dtype = file.get_tensor(name).dtype if kind is None else kind
-            specs[name] = TensorSpec(dtype, tuple(part.get_shape()))
+        names = sorted(file.keys())
+        parts = {name: file.get_slice(name) for name in names}
+        specs = {
+            name: TensorSpec(_dtype(part.get_dtype(), shard), tuple(part.get_shape()))
+            for name, part in parts.items()
+        }
         metadata = {**(file.metadata() or {}), "format": "pt"}
         metadata[RECORD_KEY] = json.dumps({"folded": [str(a.path) for a in plan.adapters]})
         write_tensors(out, specs, _folded(file, names, plan, tally), lambda: metadata)
 
 
+def _dtype(name: str, shard: Path) -> torch.dtype:
+    try:
+        return DTYPES[name]
+    except KeyError:
+        raise ArtifactError(
+            f"{shard}: weights of the type {name} cannot be copied",
+            hint="fold into the model before it was quantized",
+        ) from None
+
+
 def _folded(file: Any, names: Sequence[str], plan: MergePlan, tally: Tally) -> Iterator[Tensor]:
     saved: dict[str, Callable[[], Tensor]] = {
-        _base_name(name): read for name, (_, read) in plan.saved().items()
+        name: read for name, (_, read) in plan.saved().items()
     }
     for name in names:
         weight: Tensor = file.get_tensor(name)
@@ -120,10 +163,15 @@ def _add(weight: Tensor, name: str, plan: MergePlan, tally: Tally) -> Tensor:
     module, _, kind = name.rpartition(".")
     update = plan.update(module, tally if kind == "weight" else Tally())
     if kind == "bias":
-        return weight if update.bias is None else fold_bias(weight, update)
-    if plan.specs[module].is_embedding or plan.config()["fan_in_fan_out"]:
+        return fold_bias(weight, update)
+    if plan.specs[module].is_embedding or plan.is_transposed:
         update = replace(update, a=update.b.mT, b=update.a.mT)
-    return fold(weight, update)
+    folded = fold(weight, update)
+    if not is_finite(folded):
+        raise ArtifactError(
+            f"{name}: the sum is too large for {weight.dtype}, or the base is not finite"
+        )
+    return folded
 
 
 def fold(weight: Tensor, update: LoraUpdate) -> Tensor:
@@ -142,6 +190,7 @@ def fold(weight: Tensor, update: LoraUpdate) -> Tensor:
 
 
 def fold_bias(bias: Tensor, update: LoraUpdate) -> Tensor:
-    """Return the bias plus scaling times that of the update, in the bias' dtype."""
-    added = torch.zeros_like(bias) if update.bias is None else update.bias
-    return (widened(bias) + update.scaling * widened(added)).to(bias.dtype)
+    """Return the bias plus scaling times that of the update, if it has one, in the bias' dtype."""
+    if update.bias is None:
+        return bias
+    return (widened(bias) + update.scaling * widened(update.bias)).to(bias.dtype)

@@ -5,8 +5,9 @@ are read, merged and written one after another.
 """
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,12 @@ from adaptermix.adapters import (
     as_dtype,
     describe_config,
     layer_of,
+    layer_then_name,
     read_adapter,
     stream_adapter,
 )
 from adaptermix.config import MergeSettings
-from adaptermix.deltas import LoraUpdate
+from adaptermix.deltas import LoraUpdate, is_finite, widened, widest_dtype
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merge_methods import MethodOptions, is_cut, merge_updates, merged_rank
 from adaptermix.outputs import TensorSpec, check_output
@@ -133,69 +135,112 @@ class MergePlan:
 
     def update(self, module: str, tally: Tally) -> LoraUpdate:
         """Read and merge one module, and add to the counts."""
+        spec = self.specs[module]
         sources, weights = [], []
         for at, adapter in enumerate(self.adapters):
             update = adapter.update(module) if module in adapter.factors else None
             if update is None or not update.is_active:
                 tally.inactive[at] += 1
             if update is not None and self.weights[module][at]:
-                sources.append(update)
+                wide = torch.promote_types(widest_dtype([update]), spec.dtype)
+                sources.append(as_dtype(update, wide))
                 weights.append(self.weights[module][at])
         seed = _module_seed(self.seed, module)
         merged = merge_updates(self.method, sources, weights, self.options, seed)
         tally.sum_energy += merged.sum_energy
         tally.lost_energy += merged.lost_energy
         tally.cross_energy += merged.cross_energy
-        spec = self.specs[module]
-        return _with_bias(as_dtype(merged.update, spec.dtype), spec)
+        update = as_dtype(merged.update, spec.dtype)
+        if not (is_finite(update.a) and is_finite(update.b)):
+            raise ArtifactError(
+                f"{module}: the merge is too large for {_name_of(spec.dtype)}",
+                hint="use smaller weights, or --out-dtype float32",
+            )
+        return _with_bias(update, spec)
 
     def config(self) -> dict[str, Any]:
         """Return the PEFT config of the result."""
         config = describe_config(self.specs, self.base, self._covers_all_layers())
-        saving = [adapter.config for adapter in self.adapters if adapter.saved]
-        if saving:
-            config["bias"] = saving[0].get("bias", "none")
-            config["modules_to_save"] = saving[0].get("modules_to_save")
-        config["fan_in_fan_out"] = bool(self.adapters[0].config.get("fan_in_fan_out"))
+        saved = self.saved()
+        holders = [a.config for a in self.adapters if a.saved.keys() & saved.keys()]
+        biases = [holder.get("bias", "none") for holder in holders]
+        config["bias"] = next((bias for bias in biases if bias != "none"), "none")
+        modules = {module for holder in holders for module in holder.get("modules_to_save") or ()}
+        parts = {part for name in saved for part in name.split(".")}
+        config["modules_to_save"] = sorted(modules & parts) or None
+        config["fan_in_fan_out"] = self.is_transposed
+        tasks = {a.config.get("task_type", config["task_type"]) for a in self.adapters}
+        if len(tasks) == 1:  # one of the bare decoder is loaded onto it, not onto an LM head
+            config["task_type"] = tasks.pop()
         return config
 
-    def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], Tensor]]]:
-        """Return the whole weights of the result: averages of the sources', where that is right."""
-        names = dict.fromkeys(name for adapter in self.adapters for name in adapter.saved)
-        return {name: self._saved_weight(name) for name in names}
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the base stores its weights as in x out (``fan_in_fan_out``), as GPT-2 does."""
+        return any(adapter.config.get("fan_in_fan_out") for adapter in self.adapters)
 
-    def _saved_weight(self, name: str) -> tuple[TensorSpec, Callable[[], Tensor]]:
-        """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
-        weights = self.weighting.of(name)
-        parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
-        lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
-        if lacking or abs(sum(weights) - 1) > 1e-6:
-            holder = next(adapter for adapter in self.adapters if name in adapter.saved)
-            why = f"{lacking[0].path} has none" if lacking else "the weights do not add up to 1"
-            raise ArtifactError(
-                f"{holder.path} brings the whole weight '{name}', and {why}",
-                hint="trained biases, modules_to_save and embeddings merge when every adapter "
-                "has them and the weights add up to 1",
-            )
-        specs = {adapter.saved_spec(name) for adapter, _ in parts}
-        if len({spec.shape for spec in specs}) > 1:
-            raise ArtifactError(f"'{name}' has different shapes in the adapters")
-        dtype = parts[0][0].saved_spec(name).dtype
-        return TensorSpec(dtype, parts[0][0].saved_spec(name).shape), partial(_average, parts, name)
+    def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], Tensor]]]:
+        """Return the whole weights of the result: averages of the sources', where that is right.
+
+        Raises:
+            ArtifactError: Naming the first weight for which it is not.
+        """
+        saved = {}
+        for name in dict.fromkeys(name for adapter in self.adapters for name in adapter.saved):
+            weights = self.weighting.of(name.rpartition(".")[0])
+            parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
+            if any(name in adapter.saved for adapter, _ in parts):
+                saved[name] = _saved_weight(name, parts)
+        return saved
 
     def _covers_all_layers(self) -> bool:
-        """An adapter that names no layers was trained on all; does one cover the result?"""
+        """Whether the result has the modules of one adapter whose config means all layers."""
         return any(
-            adapter.config.get("layers_to_transform") is None
-            and set(adapter.factors) >= set(self.specs)
+            _means_all_layers(adapter.config) and set(adapter.factors) == set(self.specs)
             for adapter in self.adapters
         )
 
 
-def _average(parts: Sequence[tuple[Adapter, float]], name: str) -> Tensor:
-    first = parts[0][0].saved_weight(name)
-    total = sum(adapter.saved_weight(name).float() * weight for adapter, weight in parts)
-    return torch.as_tensor(total).to(first.dtype)
+def _means_all_layers(config: Mapping[str, Any]) -> bool:
+    """Whether the targets are bare names such as ``q_proj``, in no layer more than in another."""
+    targets = config.get("target_modules")
+    names_none = isinstance(targets, list) and all(layer_of(target) is None for target in targets)
+    chosen = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    return names_none and not chosen
+
+
+def _saved_weight(
+    name: str, parts: Sequence[tuple[Adapter, float]]
+) -> tuple[TensorSpec, Callable[[], Tensor]]:
+    """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
+    total = sum(weight for _, weight in parts)
+    lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
+    if lacking or abs(total - 1) > 1e-6:
+        holder = next(adapter for adapter, _ in parts if name in adapter.saved)
+        why = f"{lacking[0].path} has none" if lacking else f"the weights add up to {total:g}"
+        raise ArtifactError(
+            f"{holder.path} brings the whole weight '{name}', and {why}",
+            hint="trained biases, modules_to_save and embeddings merge when every adapter has "
+            "them and the weights add up to 1",
+        )
+    specs = [adapter.saved_spec(name) for adapter, _ in parts]
+    if len({spec.shape for spec in specs}) > 1:
+        raise ArtifactError(f"'{name}' has different shapes in the adapters")
+    dtype = specs[0].dtype
+    for spec in specs:
+        dtype = torch.promote_types(dtype, spec.dtype)
+    return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
+
+
+def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: torch.dtype) -> Tensor:
+    if len(parts) == 1:
+        return parts[0][0].saved_weight(name).to(dtype)
+    terms = [widened(adapter.saved_weight(name)) * weight for adapter, weight in parts]
+    return torch.stack(terms).sum(dim=0).to(dtype)
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
@@ -301,17 +346,19 @@ def merge_report(
 
 
 def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
-    """Refuse an output that exists, is one of the adapters, or lies inside one.
+    """Refuse an output that exists, or that is, holds, or lies inside one of the inputs.
 
     Raises:
         ArtifactError: The output exists.
-        ConfigError: The output is an input, or inside one.
+        ConfigError: The output and an input overlap.
     """
     for path in paths:
         if out.resolve() == path.resolve():
             raise ConfigError(f"--out {out}: is one of the adapters to merge")
         if out.resolve().is_relative_to(path.resolve()):
-            raise ConfigError(f"--out {out}: lies inside the adapter {path}")
+            raise ConfigError(f"--out {out}: lies inside {path}, which is read")
+        if path.resolve().is_relative_to(out.resolve()):  # --force would take it along
+            raise ConfigError(f"--out {out}: holds {path}, which is read")
     check_output(out, force)
 
 
@@ -362,7 +409,7 @@ def plan_merge(
     specs: dict[str, UpdateSpec] = {}
     names = sorted(
         {module for adapter in adapters for module in adapter.modules},
-        key=lambda module: (-1 if layer_of(module) is None else layer_of(module), module),
+        key=layer_then_name,
     )
     has_bias = any(tensors.bias for adapter in adapters for tensors in adapter.factors.values())
     for module in names:
@@ -427,10 +474,13 @@ def _plan_module(
     for spec, _ in kept:
         dtype = torch.promote_types(dtype, spec.dtype)
     alone = settings.method in ("exact", "peft-cat") and len(kept) == 1 and not is_cut(options)
+    scaling = abs(kept[0][1] * first.scaling) if alone else 1.0
+    if not 0 < scaling < math.inf:
+        raise ConfigError(f"the weight {kept[0][1]:g} is too small or too large for {module}")
     return replace(
         first,
         rank=merged_rank(settings.method, ranks, (first.out_features, first.in_features), options),
-        scaling=abs(kept[0][1] * first.scaling) if alone else 1.0,
+        scaling=scaling,
         dtype=getattr(torch, settings.out_dtype) if settings.out_dtype else dtype,
     )
 
@@ -499,4 +549,8 @@ def _head(module: str) -> str:
 
 
 def _renamed(adapter: Adapter, head: str) -> Adapter:
-    return replace(adapter, factors={head + name: t for name, t in adapter.factors.items()})
+    return replace(
+        adapter,
+        factors={head + module: tensors for module, tensors in adapter.factors.items()},
+        saved={head + name: tensor for name, tensor in adapter.saved.items()},
+    )

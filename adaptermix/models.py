@@ -176,6 +176,33 @@ def context_length(folder: Path) -> int | None:
     return int(found) if found else None
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers loads: those the index names, or one.
+
+    A hub folder may hold the same weights again, under other names, for other software.
+
+    Raises:
+        ArtifactError: A damaged index, or a file that it names is not there.
+    """
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.is_file() or not index.is_file():
+        return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"{index}: not an index of weights") from error
+    for name in sorted(names):
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder / name}: no such file, but the index names it")
+    return [folder / name for name in sorted(names)]
+
+
+def is_tied(folder: Path) -> bool:
+    """Whether the model's output embeddings are its input embeddings."""
+    config = _load_config(folder, ModelSettings(model=str(folder)))
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+
+
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight of a saved model, from the files' headers alone.
 
@@ -183,7 +210,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         ArtifactError: A damaged safetensors file.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 shapes |= {

@@ -195,7 +195,7 @@ def test_damaged_tensors_are_named(made_by_peft, change, message):
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
         ({"modules_to_save": ["lm_head"]}, "'lm_head' among modules_to_save"),
-        ({"r": 0}, "'r' is not a positive number"),
+        ({"r": 0}, "'r' is not a positive whole number"),
         ({"lora_alpha": "x"}, "'lora_alpha' is not a positive number"),
     ],
 )
