@@ -13,6 +13,7 @@ from test_evaluation import eval_settings
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter, stage_adapter
+from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
 from adaptermix.engines import LOADED, Limits, Request, TransformersGenerator, compose_batches
 from adaptermix.errors import ResourceError
@@ -116,6 +117,7 @@ def test_adapters_come_and_go_without_reloading_the_base(model_dir, staged, monk
     monkeypatch.setattr("adaptermix.engines.load_model", None)
     assert answers_of(engine, requests) == alone
     assert answers_of(engine, requests[::-1]) == alone[::-1]
+    assert answers_of(engine, requests) == alone  # adapters once more, after the base
     assert len(engine.loaded) == LOADED
     assert sorted(engine.model.peft_config) == sorted(engine.loaded)
 
@@ -212,15 +214,25 @@ def test_equal_prompts_are_decoded_once(make_decoder):
     assert decoder.decoded == 1
 
 
-def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_decoder, no_engine):
+def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_decoder, monkeypatch):
+    class Fickle:
+        """Never says the same again."""
+
+        said = 0
+
+        def generate(self, requests, on_answers):
+            Fickle.said += 1
+            on_answers({at: Generated(str(Fickle.said), False) for at in range(len(requests))})
+
+    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Fickle())
     requests = [Request(prompt, None) for prompt in PROMPTS]  # longest is last: 6 5 4 | 3 2 1 | 0
-    some = make_decoder(batch_size=3).decode([requests[6], requests[1]])
+    make_decoder(batch_size=3).decode([requests[6], requests[1]])
     decoder = make_decoder(batch_size=3)
     answers = decoder.decode(requests[1:])
     assert (decoder.decoded, decoder.reused) == (6, 0)
-    assert [answers[5], answers[0]] == some
+    assert [answer.text for answer in answers] == ["1", "2", "2", "2", "2", "1"]
     other = make_decoder(batch_size=3)
-    other.decode(requests)
+    assert other.decode(requests)[1:] == answers
     assert (other.decoded, other.reused) == (1, 6)
 
 
