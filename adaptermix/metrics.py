@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 
 from adaptermix import __version__
 from adaptermix.comet import DEFAULT_MODEL, CometScores, Translations, segment_scores_many
-from adaptermix.data import without_lone_surrogates
 from adaptermix.entities import Entity
 from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.tagging import Slot
@@ -323,7 +322,7 @@ class SacreMetric:
         if not outcomes:
             return np.zeros((0, width))
         references = list(zip(*(o.expected for o in outcomes), strict=True))
-        hypotheses = [without_lone_surrogates(o.predicted) for o in outcomes]
+        hypotheses = [o.predicted for o in outcomes]
         return np.array(scorer._extract_corpus_statistics(hypotheses, references), dtype=float)
 
     def value(self, sums: Float[np.ndarray, "*batch stats"]) -> Float[np.ndarray, "*batch"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.config import ScoreSettings, Settings
-from adaptermix.data import json_value, numbered_lines, read_massive_file, without_lone_surrogates
+from adaptermix.data import json_value, numbered_lines, read_massive_file
 from adaptermix.entities import read_iob2
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.metrics import Score
@@ -146,7 +146,7 @@ def _is_record(line: str) -> bool:
 def _prediction(line: str, place: str, task: str) -> Prediction:
     value = json_value(line, place)
     if isinstance(value, str):
-        return Prediction(place, without_lone_surrogates(value))
+        return Prediction(place, value)
     names = [name for name in OUTPUT_FIELDS if isinstance(value, dict) and name in value]
     output = value[names[0]] if names else None
     if task == "uner" and isinstance(output, dict | list):
@@ -156,9 +156,7 @@ def _prediction(line: str, place: str, task: str) -> Prediction:
             f"{place}: no text in a field 'output'",
             hint="a record is a JSON string, or an object with one of " + ", ".join(OUTPUT_FIELDS),
         )
-    return Prediction(
-        place, without_lone_surrogates(output), str(value["id"]) if "id" in value else None
-    )
+    return Prediction(place, output, str(value["id"]) if "id" in value else None)
 
 
 def _in_order(
@@ -173,7 +171,10 @@ def _in_order(
     outputs: dict[str, str] = {}
     for prediction in predictions:
         if prediction.id not in known:
-            raise DataError(f"{prediction.place}: the gold file has no id '{prediction.id}'")
+            raise DataError(
+                f"{prediction.place}: the gold file has no id '{prediction.id}'",
+                hint="without ids, outputs are taken in order; lines of plain text count from 0",
+            )
         if prediction.id in outputs:
             raise DataError(f"{prediction.place}: the id '{prediction.id}' occurs twice")
         outputs[prediction.id] = prediction.output

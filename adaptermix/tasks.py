@@ -8,7 +8,14 @@ from typing import Any, Protocol, TypeVar
 
 from adaptermix import metrics
 from adaptermix.config import ScorerSettings, TaskFile, load_task_file
-from adaptermix.data import SlotExample, Split, json_rows, read_massive, split_pair
+from adaptermix.data import (
+    SlotExample,
+    Split,
+    json_rows,
+    read_massive,
+    split_pair,
+    without_lone_surrogates,
+)
 from adaptermix.entities import EntityExample, parse_entities, read_uner, render_entities
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.metrics import Metric, Outcome, Score, Statistics
@@ -413,7 +420,8 @@ def _text_metrics(options: ScorerSettings) -> list[Metric]:
 
 
 def _text_outcome(output: str, references: Sequence[str], source: str, *, lang: str) -> Outcome:
-    return Outcome(output, list(references), int(not output.strip()), source, lang)
+    text = without_lone_surrogates(output)  # MeCab and COMET would stop at one
+    return Outcome(text, list(references), int(not text.strip()), source, lang)
 
 
 def make_task(

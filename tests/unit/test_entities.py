@@ -85,6 +85,7 @@ ANN_ROW = '{"TypeName": "PER", "Text": "Ann O\'Hara", "Start": 0, "End": 10}'
         (f'```json\n{{"Results": [{ROW}]}}\n```', [IGUAZU], 0),
         (f'Here you are:\n"Results": [{ROW}]\nLet me know if', [IGUAZU], 0),
         (f'"Results": [{ROW}] Example: "Results": [{ANN_ROW}]', [IGUAZU], 0),
+        (f'"Results": [{BARE}] Example: "Results": [{ANN_ROW}]', [IGUAZU], 0),
         (f"'Results': [{ROW}]".replace('"', "'"), [IGUAZU], 0),
         (
             "'Results': [{'TypeName': 'PER', 'Text': 'Ann O'Hara', 'Start': 0, 'End': 10}]",
