@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import torch
 from blake3 import blake3
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adaptermix.deltas import LoraUpdate, is_finite
 from adaptermix.errors import ArtifactError
-from adaptermix.outputs import TensorSpec, check_output, whole_output, write_json, write_tensors
+from adaptermix.outputs import check_output, whole_output, write_json
+from adaptermix.tensor_files import TensorFile, TensorSpec, write_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -90,7 +90,8 @@ class Adapter:
     config: dict[str, Any]
     record: dict[str, Any]
     factors: dict[str, ModuleTensors] = field(repr=False)
-    saved: dict[str, str] = field(repr=False, default_factory=dict)
+    saved: dict[str, str] = field(repr=False)
+    file: TensorFile = field(repr=False, compare=False)
 
     @property
     def modules(self) -> list[str]:
@@ -127,15 +128,20 @@ class Adapter:
         for module in self.factors:
             yield module, self.update(module)
 
-    def update(self, module: str) -> LoraUpdate:
+    def update(self, module: str, *, is_checked: bool = True) -> LoraUpdate:
         """Read the update of one module.
+
+        Args:
+            module: Its name.
+            is_checked: Look for NaN and infinity; a caller that looks at what it makes of the
+                update need not.
 
         Raises:
             ArtifactError: Factors that do not fit each other or the config, NaN or infinity.
         """
         names = self.factors[module]
-        a, b = self._tensor(names.a), self._tensor(names.b)
-        bias = self._tensor(names.bias) if names.bias else None
+        a, b = (self._tensor(name, is_checked) for name in (names.a, names.b))
+        bias = self._tensor(names.bias, is_checked) if names.bias else None
         rank = self._rank(module)
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise self._misfit(module, a.shape, b.shape, rank)
@@ -191,23 +197,18 @@ class Adapter:
             hint="A is rank x in_features, B is out_features x rank",
         )
 
-    @cached_property
-    def _file(self) -> Any:
-        """The open file: reading hundreds of modules should not open it hundreds of times."""
-        return safe_open(self.weights_path, framework="pt")
-
     def _shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
+        return self.file.specs[name].shape
 
     def _dtype(self, name: str) -> torch.dtype:
-        dtype = self._file.get_slice(name).get_dtype()
-        if dtype not in FLOAT_DTYPES:
+        dtype = self.file.specs[name].dtype
+        if dtype not in FLOAT_DTYPES.values():
             raise ArtifactError(f"{self.weights_path}: {name} has the type {dtype}")
-        return FLOAT_DTYPES[dtype]
+        return dtype
 
-    def _tensor(self, name: str) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(name)
-        if not is_finite(tensor):
+    def _tensor(self, name: str, is_checked: bool = True) -> Tensor:
+        tensor = self.file.tensor(name)
+        if is_checked and not is_finite(tensor):
             raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
         return tensor
 
@@ -244,12 +245,13 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
         raise ArtifactError(f"{weights}: no such file", hint=_pickle_hint(path))
     if weights.suffix in PICKLES:
         raise ArtifactError(f"{weights}: not a safetensors file", hint=_PICKLE_HINT)
-    names, metadata = _read_header(weights)
+    file = TensorFile(weights)
+    names, metadata = list(file.specs), file.metadata
     config = _read_config(weights, metadata, config_path, rank, alpha)
     _refuse_unsupported(path, config)
     record = _read_record(metadata)
     factors, saved = _sort_tensors(weights, names, config)
-    return Adapter(path, config, record, factors, saved)
+    return Adapter(path, config, record, factors, saved, file)
 
 
 def _read_record(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -264,17 +266,6 @@ def _read_record(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _pickle_hint(path: Path) -> str | None:
     return _PICKLE_HINT if (path / "adapter_model.bin").is_file() else None
-
-
-def _read_header(weights: Path) -> tuple[list[str], dict[str, str]]:
-    try:
-        with safe_open(weights, framework="pt") as file:
-            return list(file.keys()), file.metadata() or {}
-    except SafetensorError as error:
-        raise ArtifactError(
-            f"{weights}: not a whole safetensors file: {error}",
-            hint="copy or download it again; other formats are not read",
-        ) from error
 
 
 def _read_config(

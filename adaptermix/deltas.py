@@ -78,7 +78,7 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     dtype = widest_dtype([update for update, _ in kept])
     return LoraUpdate(
         a=torch.cat([update.a.to(dtype) for update, _ in kept], dim=0),
-        b=torch.cat([(widened(u.b) * (weight * u.scaling)).to(dtype) for u, weight in kept], dim=1),
+        b=torch.cat([u.b.to(dtype) * (weight * u.scaling) for u, weight in kept], dim=1),
         scaling=1.0,
         bias=weighted_bias(updates, weights, dtype),
     )

@@ -5,10 +5,8 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from adaptermix.adapters import EMBEDDINGS, FLOAT_DTYPES, RECORD_FILE, RECORD_KEY, check_fits
@@ -27,7 +25,8 @@ from adaptermix.merging import (
     read_weights,
 )
 from adaptermix.models import is_tied, locate_model, weight_files, weight_shapes
-from adaptermix.outputs import DTYPES, TensorSpec, whole_output, write_json, write_tensors
+from adaptermix.outputs import whole_output, write_json
+from adaptermix.tensor_files import TensorFile, write_tensors
 
 _ROWS = 1024  # rows of a weight that are in float32 at a time
 _OTHER_WEIGHTS = (
@@ -63,11 +62,11 @@ def merge_into(
     _check_whole_weights(plan, shapes, str(settings.into))
     if is_tied(folder):
         _refuse_tied(plan, str(settings.into))
-    tally = Tally()
+    tally, hashes = Tally(), [adapter.weights_hash for adapter in adapters]
     if dry_run:
         for _ in plan.updates(tally):
             pass
-        return merge_report(plan, settings, tally, written=False)
+        return merge_report(plan, settings, tally, hashes, written=False)
     with whole_output(settings.out) as out:
         out.mkdir()
         for path in sorted(folder.iterdir()):
@@ -75,7 +74,7 @@ def merge_into(
                 shutil.copyfile(path, out / path.name)
         for shard in weight_files(folder):
             _fold_shard(shard, out / shard.name, plan, tally)
-        report = merge_report(plan, settings, tally, written=True)
+        report = merge_report(plan, settings, tally, hashes, written=True)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
 
@@ -118,34 +117,18 @@ def _refuse_tied(plan: MergePlan, base: str) -> None:
 
 
 def _fold_shard(shard: Path, out: Path, plan: MergePlan, tally: Tally) -> None:
-    with safe_open(shard, framework="pt") as file:
-        names = sorted(file.keys())
-        parts = {name: file.get_slice(name) for name in names}
-        specs = {
-            name: TensorSpec(_dtype(part.get_dtype(), shard), tuple(part.get_shape()))
-            for name, part in parts.items()
-        }
-        metadata = {**(file.metadata() or {}), "format": "pt"}
-        metadata[RECORD_KEY] = json.dumps({"folded": [str(a.path) for a in plan.adapters]})
-        write_tensors(out, specs, _folded(file, names, plan, tally), lambda: metadata)
+    file = TensorFile(shard)
+    metadata = {**file.metadata, "format": "pt"}
+    metadata[RECORD_KEY] = json.dumps({"folded": [str(a.path) for a in plan.adapters]})
+    write_tensors(out, file.specs, _folded(file, plan, tally), lambda: metadata)
 
 
-def _dtype(name: str, shard: Path) -> torch.dtype:
-    try:
-        return DTYPES[name]
-    except KeyError:
-        raise ArtifactError(
-            f"{shard}: weights of the type {name} cannot be copied",
-            hint="fold into the model before it was quantized",
-        ) from None
-
-
-def _folded(file: Any, names: Sequence[str], plan: MergePlan, tally: Tally) -> Iterator[Tensor]:
+def _folded(file: TensorFile, plan: MergePlan, tally: Tally) -> Iterator[Tensor]:
     saved: dict[str, Callable[[], Tensor]] = {
         name: read for name, (_, read) in plan.saved().items()
     }
-    for name in names:
-        weight: Tensor = file.get_tensor(name)
+    for name in file.specs:
+        weight = file.tensor(name)
         if name in saved:
             weight = saved[name]().to(weight.dtype)
         module, _, kind = name.rpartition(".")

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate, is_finite, widened, widest_dtype
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merge_methods import MethodOptions, is_cut, merge_updates, merged_rank
-from adaptermix.outputs import TensorSpec, check_output
+from adaptermix.outputs import check_output
+from adaptermix.tensor_files import TensorSpec
 from adaptermix.weighting import Weighting, read_weighting
 
 
@@ -136,9 +138,12 @@ class MergePlan:
     def update(self, module: str, tally: Tally) -> LoraUpdate:
         """Read and merge one module, and add to the counts."""
         spec = self.specs[module]
+        # A sum passes NaN and infinity on; a decomposition stumbles over them.
+        is_sum = self.method in ("exact", "peft-cat") and not is_cut(self.options)
         sources, weights = [], []
         for at, adapter in enumerate(self.adapters):
-            update = adapter.update(module) if module in adapter.factors else None
+            is_there = module in adapter.factors
+            update = adapter.update(module, is_checked=not is_sum) if is_there else None
             if update is None or not update.is_active:
                 tally.inactive[at] += 1
             if update is not None and self.weights[module][at]:
@@ -152,6 +157,9 @@ class MergePlan:
         tally.cross_energy += merged.cross_energy
         update = as_dtype(merged.update, spec.dtype)
         if not (is_finite(update.a) and is_finite(update.b)):
+            for adapter in self.adapters:
+                if module in adapter.factors:
+                    adapter.update(module)  # says so if this one is to blame
             raise ArtifactError(
                 f"{module}: the merge is too large for {_name_of(spec.dtype)}",
                 hint="use smaller weights, or --out-dtype float32",
@@ -279,28 +287,40 @@ def merge(
     if dry_run:
         for _ in plan.updates(tally):
             pass
-        return merge_report(plan, settings, tally, written=False)
+        return merge_report(plan, settings, tally, _hashes(adapters), written=False)
     return write_merge(plan, settings, tally, force=force)
 
 
 def write_merge(
     plan: MergePlan, settings: MergeSettings, tally: Tally, *, force: bool = False
 ) -> MergeReport:
-    """Carry a plan out."""
+    """Carry a plan out; the sources are hashed meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(_hashes, plan.adapters)
 
-    def record() -> dict[str, Any]:
-        return merge_record(plan, merge_report(plan, settings, tally, written=True))
+        def updates() -> Iterator[LoraUpdate]:
+            yield from plan.updates(tally)
+            hashing.result()
 
-    stream_adapter(
-        settings.out,
-        plan.specs,
-        plan.updates(tally),
-        plan.saved(),
-        plan.config(),
-        record,
-        force=force,
-    )
-    return merge_report(plan, settings, tally, written=True)
+        def report() -> MergeReport:
+            """Sum up; while modules are still written, hashes of the right length stand in."""
+            hashes = hashing.result() if hashing.done() else ["0" * 64] * len(plan.adapters)
+            return merge_report(plan, settings, tally, hashes, written=True)
+
+        stream_adapter(
+            settings.out,
+            plan.specs,
+            updates(),
+            plan.saved(),
+            plan.config(),
+            lambda: merge_record(plan, report()),
+            force=force,
+        )
+        return report()
+
+
+def _hashes(adapters: Sequence[Adapter]) -> list[str]:
+    return [adapter.weights_hash for adapter in adapters]
 
 
 def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
@@ -317,10 +337,14 @@ def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
 
 
 def merge_report(
-    plan: MergePlan, settings: MergeSettings, tally: Tally, *, written: bool
+    plan: MergePlan,
+    settings: MergeSettings,
+    tally: Tally,
+    hashes: Sequence[str],
+    *,
+    written: bool,
 ) -> MergeReport:
     """Sum a merge up."""
-    hashes = [adapter.weights_hash for adapter in plan.adapters]
     return MergeReport(
         out=str(settings.out),
         method=plan.method,

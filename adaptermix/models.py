@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,6 +23,7 @@ from transformers.utils import logging
 from adaptermix.config import ModelSettings
 from adaptermix.data import OFFLINE_HINT, first_line, hub_errors
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.tensor_files import TensorFile
 
 # What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
@@ -209,16 +210,11 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ArtifactError: A damaged safetensors file.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                shapes |= {
-                    name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())
-                }
-        except SafetensorError as error:
-            raise ArtifactError(f"{path}: not a whole safetensors file: {error}") from error
-    return shapes
+    return {
+        name: spec.shape
+        for path in weight_files(folder)
+        for name, spec in TensorFile(path).specs.items()
+    }
 
 
 def fingerprint(folder: Path) -> str:

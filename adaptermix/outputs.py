@@ -1,113 +1,14 @@
-"""Files and folders that appear whole or not at all, and safetensors written tensor by tensor."""
+"""Files and folders that appear whole or not at all."""
 
 import json
 import shutil
-import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from adaptermix.errors import ArtifactError, ConfigError
-
-# The names that the safetensors format has for them.
-DTYPE_NAMES: dict[torch.dtype, str] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.complex64: "C64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e8m0fnu: "F8_E8M0",
-}
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-_SLACK = 4096  # bytes that metadata may grow by while tensors are written
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a tensor will be, before it is there."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self.dtype.itemsize * int(torch.Size(self.shape).numel())
-
-
-def write_tensors(
-    path: Path,
-    specs: Mapping[str, TensorSpec],
-    tensors: Iterable[Tensor],
-    metadata: Callable[[], Mapping[str, str]],
-) -> None:
-    """Write a safetensors file while its tensors are being made; few are in memory at a time.
-
-    One tensor is written in a second thread while the next is made. The header comes last, into
-    room left for it, so that the metadata may tell of what was written.
-
-    Args:
-        path: New file.
-        specs: All tensors, in the order they will come in.
-        tensors: The tensors.
-        metadata: Called before and after; the second answer is kept. It may be a few thousand
-            bytes longer than the first.
-    """
-    entries: dict[str, Any] = {}
-    offset = 0
-    for name, spec in specs.items():
-        entries[name] = {
-            "dtype": DTYPE_NAMES[spec.dtype],
-            "shape": list(spec.shape),
-            "data_offsets": [offset, offset + spec.size],
-        }
-        offset += spec.size
-    room = (len(_header(metadata(), entries)) + _SLACK) // 8 * 8
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
-        file.seek(8 + room)
-        writing: Future[None] | None = None
-        for spec, tensor in zip(specs.values(), tensors, strict=True):
-            if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
-                raise ValueError(f"expected {spec}, got {tensor.dtype} {list(tensor.shape)}")
-            if writing:
-                writing.result()
-            writing = pool.submit(_write, file, tensor)
-        if writing:
-            writing.result()
-        header = _header(metadata(), entries)
-        if len(header) > room:
-            raise AssertionError(f"metadata grew by more than {_SLACK} bytes")
-        file.seek(0)
-        file.write(struct.pack("<Q", room) + header.ljust(room))
-
-
-def _header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
-    header = {"__metadata__": dict(metadata), **entries}
-    return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _write(file: Any, tensor: Tensor) -> None:
-    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-    while data:  # an unbuffered file may take a part only
-        data = data[file.write(data) :]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

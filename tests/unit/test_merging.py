@@ -753,7 +753,7 @@ def without(name):
         (without(LAST_B), "layers.3.self_attn.q_proj has lora_A, but not lora_B"),
         (lambda t: t | {"extra": torch.ones(1)}, "tensor 'extra' is not a LoRA factor"),
         (lambda t: t | {LAST_B: t[LAST_B].mT.contiguous()}, "they are transposed"),
-        (lambda t: t | {LAST_B: t[LAST_B].int()}, "has the type I32"),
+        (lambda t: t | {LAST_B: t[LAST_B].int()}, "has the type torch.int32"),
         (lambda t: t | {LAST_B: t[LAST_B][0]}, "do not fit rank 4"),
         (
             lambda t: t | {LAST_B.replace("B.weight", "B.default.weight"): t[LAST_B] * 2},

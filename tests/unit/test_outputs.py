@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and safetensors files read and written by hand."""
 
 import errno
 import json
@@ -11,18 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from adaptermix import outputs
+from adaptermix import tensor_files
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
-from adaptermix.outputs import (
-    DTYPE_NAMES,
-    TensorSpec,
-    check_output,
-    whole_output,
-    write_json,
-    write_tensors,
-)
+from adaptermix.outputs import check_output, whole_output, write_json
+from adaptermix.tensor_files import DTYPE_NAMES, TensorFile, TensorSpec, write_tensors
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=12).filter(
@@ -76,9 +70,10 @@ def test_tensors_that_are_not_contiguous_are_written_in_order(tmp_path):
     assert torch.equal(load_file(tmp_path / "x")["t"], tensor)
 
 
-def test_only_two_tensors_are_made_ahead_of_the_file(tmp_path):
+def test_only_two_batches_are_made_ahead_of_the_file(tmp_path, monkeypatch):
     """The third is asked for only when the first is on disk."""
     spec = TensorSpec(torch.float32, (1000,))
+    monkeypatch.setattr(tensor_files, "_BATCH", spec.size)
 
     def made():
         for number in range(6):
@@ -134,12 +129,13 @@ def test_a_full_disk_stops_the_writing_and_leaves_nothing(tmp_path, monkeypatch)
     """A fake of the one call that meets the disk: it takes two tensors, then it is full."""
     calls = []
 
-    def full(file, tensor):
-        calls.append(tensor)
+    def full(file, tensors):
+        calls.append(tensors)
         if len(calls) > 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(outputs, "_write", full)
+    monkeypatch.setattr(tensor_files, "_write", full)
+    monkeypatch.setattr(tensor_files, "_BATCH", 8)
     specs = {str(n): TensorSpec(torch.float32, (2,)) for n in range(9)}
     with pytest.raises(OSError, match="No space left"), whole_output(tmp_path / "x") as out:
         write_tensors(out, specs, (torch.ones(2) for _ in range(9)), dict)
@@ -242,3 +238,30 @@ def test_a_file_is_no_folder_to_write_into(tmp_path):
 def test_json_is_for_people_too(tmp_path):
     write_json(tmp_path / "x.json", {"b": Path("p"), "a": "ŵy"})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": "ŵy",\n  "b": "p"\n}\n'
+
+
+def test_a_file_is_read_as_the_library_reads_it(tmp_path):
+    tensors = {
+        "a": torch.randn(3, 4),
+        "b": torch.randn(5).to(torch.bfloat16),
+        "none": torch.zeros(0, 2),
+        "one": torch.tensor(7),
+    }
+    save_file(tensors, tmp_path / "x", {"said": "so"})
+    file = TensorFile(tmp_path / "x")
+    assert file.metadata == {"said": "so"}
+    assert set(file.specs) == set(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(file.tensor(name), tensor)
+        assert file.specs[name] == TensorSpec(tensor.dtype, tuple(tensor.shape))
+
+
+def test_an_odd_header_shifts_nothing(tmp_path):
+    """Files of other writers may have headers of any length."""
+    values = torch.arange(6, dtype=torch.float32)
+    header = b'{"t":{"dtype":"F32","shape":[6],"data_offsets":[0,24]}}'
+    header = header.ljust(len(header) + (3 - len(header)) % 4)  # the data starts at an odd place
+    data = struct.pack("<Q", len(header)) + header + values.numpy().tobytes()
+    (tmp_path / "x").write_bytes(data)
+    assert torch.equal(load_file(tmp_path / "x")["t"], values)
+    assert torch.equal(TensorFile(tmp_path / "x").tensor("t"), values)

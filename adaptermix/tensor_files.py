@@ -1,0 +1,178 @@
+"""Safetensors files: mapped into memory for reading, written tensor by tensor."""
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adaptermix.errors import ArtifactError
+
+# The names that the safetensors format has for them.
+DTYPE_NAMES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e8m0fnu: "F8_E8M0",
+}
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_BATCH = 4 << 20  # bytes that are handed to the writing thread at a time
+_SLACK = 4096  # bytes that metadata may grow by while tensors are written
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor will be, before it is there."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+class TensorFile:
+    """A safetensors file whose tensors are views of the mapped file: nothing is copied.
+
+    The file is checked by the safetensors library. Its own tensors cost 30 microseconds each,
+    half of the time of a merge of hundreds of small ones.
+
+    Attributes:
+        path: The file.
+        specs: Its tensors.
+        metadata: Strings in its header.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open, check and map the file.
+
+        Raises:
+            ArtifactError: Not a whole safetensors file, or one with types that torch lacks.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                self.metadata: dict[str, str] = file.metadata() or {}
+        except SafetensorError as error:
+            raise ArtifactError(
+                f"{path}: not a whole safetensors file: {error}",
+                hint="copy or download it again; other formats are not read",
+            ) from error
+        with path.open("rb") as raw:
+            self._bytes = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY)
+        length = struct.unpack("<Q", self._bytes[:8])[0]
+        entries = json.loads(self._bytes[8 : 8 + length])
+        entries.pop("__metadata__", None)
+        self.path = path
+        self.specs: dict[str, TensorSpec] = {}
+        self._starts: dict[str, int] = {}
+        for name, entry in entries.items():
+            if entry["dtype"] not in DTYPES:
+                raise ArtifactError(f"{path}: {name} has the type {entry['dtype']}")
+            self.specs[name] = TensorSpec(DTYPES[entry["dtype"]], tuple(entry["shape"]))
+            self._starts[name] = 8 + length + entry["data_offsets"][0]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor; it must not be changed in place."""
+        spec = self.specs[name]
+        if not spec.size:
+            return torch.empty(spec.shape, dtype=spec.dtype)
+        start, width = self._starts[name], spec.dtype.itemsize
+        source: Any = self._bytes
+        if start % width:  # an odd header; such numbers cannot be used where they lie
+            source, start = bytearray(self._bytes[start : start + spec.size]), 0
+        flat = torch.frombuffer(source, dtype=spec.dtype, count=spec.size // width, offset=start)
+        return flat.reshape(spec.shape)
+
+
+def write_tensors(
+    path: Path,
+    specs: Mapping[str, TensorSpec],
+    tensors: Iterable[Tensor],
+    metadata: Callable[[], Mapping[str, str]],
+) -> None:
+    """Write a safetensors file while its tensors are being made; few are in memory at a time.
+
+    One tensor is written in a second thread while the next is made. The header comes last, into
+    room left for it, so that the metadata may tell of what was written.
+
+    Args:
+        path: New file.
+        specs: All tensors, in the order they will come in.
+        tensors: The tensors.
+        metadata: Called before and after; the second answer is kept. It may be a few thousand
+            bytes longer than the first.
+    """
+    entries: dict[str, Any] = {}
+    offset = 0
+    for name, spec in specs.items():
+        entries[name] = {
+            "dtype": DTYPE_NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.size],
+        }
+        offset += spec.size
+    room = (len(_header(metadata(), entries)) + _SLACK) // 8 * 8
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+        file.seek(8 + room)
+        writing: Future[None] | None = None
+        for batch in _batches(specs.values(), tensors):
+            if writing:
+                writing.result()
+            writing = pool.submit(_write, file, batch)
+        if writing:
+            writing.result()
+        header = _header(metadata(), entries)
+        if len(header) > room:
+            raise AssertionError(f"metadata grew by more than {_SLACK} bytes")
+        file.seek(0)
+        file.write(struct.pack("<Q", room) + header.ljust(room))
+
+
+def _batches(specs: Iterable[TensorSpec], tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Gather tensors up to some megabytes, so that handing them over costs little beside them."""
+    batch: list[Tensor] = []
+    size = 0
+    for spec, tensor in zip(specs, tensors, strict=True):
+        if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
+            raise ValueError(f"expected {spec}, got {tensor.dtype} {list(tensor.shape)}")
+        batch.append(tensor)
+        size += spec.size
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
+    header = {"__metadata__": dict(metadata), **entries}
+    return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _write(file: Any, tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        while data:  # an unbuffered file may take a part only
+            data = data[file.write(data) :]
