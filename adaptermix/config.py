@@ -27,6 +27,7 @@ from adaptermix.errors import ConfigError
 CONFIG_NAME = "adaptermix.toml"
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -510,8 +511,13 @@ def _relative_to(folder: Path, key: str, value: Any) -> Any:
     if key == "model" and isinstance(value, str) and (folder / value).is_dir():
         return str(folder / value)
     if key == "adapters" and isinstance(value, list):
-        return [str(folder / item) for item in value if isinstance(item, str)]
+        return [_adapter_beside(folder, item) for item in value if isinstance(item, str)]
     return value
+
+
+def _adapter_beside(folder: Path, name: str) -> str:
+    is_hubs = HUB_NAME.fullmatch(name) and not (folder / name).exists()
+    return name if is_hubs else str(folder / name)
 
 
 def _line_of(path: Path, section: str | None, key: str | None) -> int:
