@@ -326,9 +326,12 @@ def _read_config(
         raise ArtifactError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from error
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise ArtifactError(f"{origin}: not the config of a LoRA adapter")
-    for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), int | float) or config[key] <= 0:
-            raise ArtifactError(f"{origin}: '{key}' is not a positive number")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int | float) or not rank > 0:
+        raise ArtifactError(f"{origin}: 'r' is not a positive number")
+    # Below zero in a merge that takes one adapter's update away.
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
+        raise ArtifactError(f"{origin}: 'lora_alpha' is not a number other than 0")
     return config
 
 

@@ -196,7 +196,9 @@ def test_damaged_tensors_are_named(made_by_peft, change, message):
         ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
         ({"modules_to_save": ["lm_head"]}, "'lm_head' among modules_to_save"),
         ({"r": 0}, "'r' is not a positive number"),
-        ({"lora_alpha": "x"}, "'lora_alpha' is not a positive number"),
+        ({"lora_alpha": "x"}, "'lora_alpha' is not a number other than 0"),
+        ({"lora_alpha": 0}, "'lora_alpha' is not a number other than 0"),
+        ({"lora_alpha": math.nan}, "'lora_alpha' is not a number other than 0"),
     ],
 )
 def test_configs_that_are_not_plain_lora_are_refused_by_name(made_by_peft, change, message):
