@@ -418,6 +418,23 @@ class EvalSettings(DecodingSettings):
     )
 
 
+class InspectSettings(Settings):
+    """Settings of ``inspect``."""
+
+    section: ClassVar[str] = "inspect"
+
+    by: Literal["layer", "module", "kind"] = Field(
+        default="layer",
+        description="Rows of the tables: decoder blocks, single modules, or kinds (q_proj ...).",
+    )
+    source_rank: int | None = Field(
+        default=None, gt=0, description="Rank of bare adapter files that carry no config."
+    )
+    source_alpha: float | None = Field(
+        default=None, gt=0, description="Alpha of bare adapter files that carry no config."
+    )
+
+
 S = TypeVar("S", bound=Settings)
 
 COMMANDS: tuple[type[Settings], ...] = (
@@ -425,6 +442,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     TrainAlignSettings,
     MergeSettings,
     EvalSettings,
+    InspectSettings,
 )
 
 

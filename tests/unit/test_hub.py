@@ -218,6 +218,28 @@ def test_an_adapter_comes_from_the_hub_without_its_pickles(hub, tmp_path):
     assert "somebody/lora" in through_the_hub(code, "http://127.0.0.1:9", tmp_path)
 
 
+def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tmp_path):
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "from adaptermix.adapters import read_adapter\n"
+        "from adaptermix.config import InspectSettings, MergeSettings\n"
+        "from adaptermix.evaluation import _named\n"
+        "from adaptermix.inspection import inspect\n"
+        "from adaptermix.merging import merge\n"
+        "lora = Path('somebody/lora')\n"
+        "merge([lora, lora], MergeSettings(weights=(1, 1), out=Path('merged')))\n"
+        "report = inspect([lora, Path('merged')], InspectSettings())\n"
+        "print(report.adapters[0].path, report.total.norms, *_named([read_adapter(lora)]))\n"
+        "print(report.adapters[1].record['sources'][0]['path'])"
+    )
+    norm = 24**0.5  # 4 x 6 ones
+    first, second = through_the_hub(code, hub, tmp_path).splitlines()
+    assert first == f"somebody/lora [{norm}, {2 * norm}] lora"
+    assert second == "somebody/lora"
+
+
 def test_what_is_neither_here_nor_on_the_hub_is_said(hub, tmp_path):
     expected = {
         "nobody/nothing": "no such file or folder, and no adapter of that name can be had",
