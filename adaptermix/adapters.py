@@ -3,7 +3,8 @@
 An adapter is a PEFT directory (``adapter_config.json`` beside ``adapter_model.safetensors``), or
 one ``.safetensors`` file whose header carries the same config as JSON under the key that diffusers
 uses too, ``lora_adapter_metadata``. Both are read, and either is written, by the name of the
-output. Only safetensors are opened; tensors are read and written one module at a time.
+output; a directory may also be a repository on the hub. Only safetensors are opened; tensors are
+read and written one module at a time.
 """
 
 import json
@@ -19,8 +20,10 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
+from adaptermix.config import HUB_NAME
+from adaptermix.data import first_line, hub_errors
 from adaptermix.deltas import LoraUpdate, is_finite
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.tensor_files import TensorFile, TensorSpec, write_tensors
 
@@ -78,7 +81,8 @@ class Adapter:
     """A LoRA adapter on disk: its config and the names of its tensors, checked; no tensors yet.
 
     Attributes:
-        path: The directory or file it was read from.
+        path: The directory or file it was read from, or its name on the hub.
+        weights_path: The safetensors file.
         config: PEFT's LoRA config, as the dictionary that ``adapter_config.json`` holds.
         record: What adaptermix wrote about its making; empty for adapters made elsewhere.
         factors: For every module, the tensor names of its factors.
@@ -87,6 +91,7 @@ class Adapter:
     """
 
     path: Path
+    weights_path: Path
     config: dict[str, Any]
     record: dict[str, Any]
     factors: dict[str, ModuleTensors] = field(repr=False)
@@ -97,11 +102,6 @@ class Adapter:
     def modules(self) -> list[str]:
         """Names of the linear layers that have an update, as in the base model."""
         return list(self.factors)
-
-    @property
-    def weights_path(self) -> Path:
-        """The safetensors file."""
-        return self.path / WEIGHTS_FILE if self.path.is_dir() else self.path
 
     @cached_property
     def weights_hash(self) -> str:
@@ -226,7 +226,7 @@ def _as_suffix(key: str) -> str:
 
 
 def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = None) -> Adapter:
-    """Open an adapter: a PEFT directory, or one ``.safetensors`` file.
+    """Open an adapter: a PEFT directory, one ``.safetensors`` file, or a repository on the hub.
 
     A file finds its config in its header, else in an ``adapter_config.json`` beside it, else in
     ``rank`` and ``alpha``.
@@ -234,13 +234,15 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     Raises:
         ArtifactError: No such adapter, a damaged file, a config that is not LoRA's, tensors
             that are not LoRA factors, a factor without its partner.
+        ResourceError: A hub repository that cannot be had.
     """
-    if path.is_dir():
-        weights, config_path = path / WEIGHTS_FILE, path / CONFIG_FILE
+    place = locate_adapter(path)
+    if place.is_dir():
+        weights, config_path = place / WEIGHTS_FILE, place / CONFIG_FILE
         if not config_path.is_file():
             raise ArtifactError(f"{path}: no {CONFIG_FILE}", hint="name a PEFT adapter directory")
     else:
-        weights, config_path = path, path.with_name(CONFIG_FILE)
+        weights, config_path = place, place.with_name(CONFIG_FILE)
     if not weights.is_file():
         raise ArtifactError(f"{weights}: no such file", hint=_pickle_hint(path))
     if weights.suffix in PICKLES:
@@ -251,7 +253,41 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     _refuse_unsupported(path, config)
     record = _read_record(metadata)
     factors, saved = _sort_tensors(weights, names, config)
-    return Adapter(path, config, record, factors, saved, file)
+    return Adapter(path, weights, config, record, factors, saved, file)
+
+
+def locate_adapter(path: Path) -> Path:
+    """Return where an adapter is: the path itself, or the folder that the hub's copy is kept in.
+
+    The hub is asked for nothing but what is not here and reads ``owner/name``. Only the config
+    and the safetensors file are fetched.
+
+    Raises:
+        ResourceError: A repository that cannot be had.
+        ArtifactError: A repository that lacks one of the two files.
+    """
+    if path.exists() or not HUB_NAME.fullmatch(path.as_posix()):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = Path(snapshot_download(str(path), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except HFValidationError:
+        return path
+    except hub_errors() as error:
+        raise ResourceError(
+            f"{path}: no such file or folder, and no adapter of that name can be had from the "
+            f"hub: {first_line(error)}",
+            hint="name a file or folder that is here, or a repository on the hub, OWNER/NAME",
+        ) from error
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ArtifactError(
+                f"{path}: no such file or folder, and the hub's repository has no {name}",
+                hint="only LoRA adapters saved as safetensors are read; pickles are never opened",
+            )
+    return folder
 
 
 def _read_record(metadata: Mapping[str, str]) -> dict[str, Any]:

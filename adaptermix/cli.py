@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from adaptermix import __version__, console
 from adaptermix.config import (
     EvalSettings,
+    InspectSettings,
     MergeSettings,
     ScoreSettings,
     Settings,
@@ -79,12 +80,15 @@ _SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
 _REPEATED = {"adapters", "ref"}
 
 
-def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _command(
+    kind: type[Settings], *, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings.
 
     The function takes the settings, the common options, and whatever arguments it declares
-    after them.
+    after them. Common options that mean nothing to the command are left out by ``without``.
     """
+    offered = {name: option for name, option in _OPTIONS.items() if name not in without}
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(run).parameters.values())[2:]
@@ -92,14 +96,14 @@ def _command(kind: type[Settings]) -> Callable[[Callable[..., None]], Callable[.
         def entry(**given: Any) -> None:
             arguments = {parameter.name: given.pop(parameter.name) for parameter in own}
             config = given.pop("config")
-            options = Options(**{name: given.pop(name) for name in _OPTIONS if name != "config"})
+            options = Options(**{n: given.pop(n, False) for n in _OPTIONS if n != "config"})
             stated = {name: value for name, value in given.items() if value not in (None, [])}
             run(load_settings(kind, stated, config), options, **arguments)
 
         fields = [_option(name, field, kind) for name, field in kind.model_fields.items()]
         common = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=value)
-            for name, (hint, value) in _OPTIONS.items()
+            for name, (hint, value) in offered.items()
         ]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         entry.__signature__ = inspect.Signature([*parameters, *fields, *common])  # type: ignore[attr-defined]
@@ -272,6 +276,30 @@ def score(settings: ScoreSettings, options: Options) -> None:
     from adaptermix import scoring
 
     _show(scoring.score_files(settings), console.show_scores, options)
+
+
+@_command(InspectSettings, without=("force", "dry_run", "quiet"))
+def inspect_adapters(
+    settings: InspectSettings,
+    options: Options,
+    adapters: Annotated[
+        list[Path], typer.Argument(help="Adapters: files, folders, or hub names (OWNER/NAME).")
+    ],
+) -> None:
+    """Tell what adapters are, and where two or more of them interfere.
+
+    Rank, modules, norms of the delta weights, base and origin; for every two adapters, layer by
+    layer, the cosine of their delta weights and the overlap of their subspaces. No base model is
+    needed.
+
+    Examples:
+        adaptermix inspect task.safetensors
+
+        adaptermix inspect task.safetensors align.safetensors --by kind
+    """
+    from adaptermix import inspection
+
+    _show(inspection.inspect(adapters, settings), console.show_inspection, options)
 
 
 @app.command()

@@ -27,6 +27,7 @@ from adaptermix.errors import ConfigError
 CONFIG_NAME = "adaptermix.toml"
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 
 # The paper's: languages with task data, languages that are aligned to English, and others.
 PAPER_GROUPS = {
@@ -594,6 +595,23 @@ class TaskFile(Settings):
         return self
 
 
+class InspectSettings(Settings):
+    """Settings of ``inspect``."""
+
+    section: ClassVar[str] = "inspect"
+
+    by: Literal["layer", "module", "kind"] = Field(
+        default="layer",
+        description="Rows of the tables: decoder blocks, single modules, or kinds (q_proj ...).",
+    )
+    source_rank: int | None = Field(
+        default=None, gt=0, description="Rank of bare adapter files that carry no config."
+    )
+    source_alpha: float | None = Field(
+        default=None, gt=0, description="Alpha of bare adapter files that carry no config."
+    )
+
+
 S = TypeVar("S", bound=Settings)
 
 COMMANDS: tuple[type[Settings], ...] = (
@@ -602,6 +620,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     MergeSettings,
     EvalSettings,
     ScoreSettings,
+    InspectSettings,
 )
 
 
@@ -730,8 +749,13 @@ def _relative_to(folder: Path, key: str, value: Any) -> Any:
     if key == "model" and isinstance(value, str) and (folder / value).is_dir():
         return str(folder / value)
     if key == "adapters" and isinstance(value, list):
-        return [str(folder / item) for item in value if isinstance(item, str)]
+        return [_adapter_beside(folder, item) for item in value if isinstance(item, str)]
     return value
+
+
+def _adapter_beside(folder: Path, name: str) -> str:
+    is_hubs = HUB_NAME.fullmatch(name) and not (folder / name).exists()
+    return name if is_hubs else str(folder / name)
 
 
 def _line_of(path: Path, section: str | None, key: str | None) -> int:

@@ -54,6 +54,42 @@ def core_space(updates: Sequence[LoraUpdate]) -> CoreSpace:
     return CoreSpace(left, right, cores)
 
 
+def subspaces(
+    update: LoraUpdate,
+) -> tuple[Float[Tensor, "out directions"], Float[Tensor, "in directions"]]:
+    """Return orthonormal bases of a delta weight's column space and row space.
+
+    They are its singular vectors, largest singular value first; those whose value is zero to
+    working precision are left out, so that a rank that is not used does not count.
+    """
+    space = core_space([update])
+    u, values, vt = torch.linalg.svd(space.cores[0], full_matrices=False)
+    noise = 4 * len(values) * torch.finfo(space.left.dtype).eps
+    kept = values > values[:1] * noise
+    left = space.left @ u[:, kept].to(space.left.dtype)
+    right = space.right @ vt[kept].mT.to(space.right.dtype)
+    return left, right
+
+
+def subspace_overlap(one: Float[Tensor, "side m"], other: Float[Tensor, "side n"]) -> float:
+    """Return the mean squared cosine of the principal angles between two subspaces.
+
+    ||U^T V||_F^2 / min(m, n) for orthonormal bases U and V: the similarity by which Hu et al.
+    (2021, section 7.2) compare LoRA factors. At 1 the smaller subspace lies in the larger, at 0
+    they are orthogonal.
+    """
+    return float((one.mT @ other).square().sum()) / min(one.shape[1], other.shape[1])
+
+
+def random_overlap(one: Float[Tensor, "side m"], other: Float[Tensor, "side n"]) -> float:
+    """Return the overlap to expect of random subspaces: max(m, n) / side.
+
+    Every squared cosine of a random direction with a given one has the mean 1 / side, and there
+    are m n of them in ||U^T V||_F^2.
+    """
+    return max(one.shape[1], other.shape[1]) / one.shape[0]
+
+
 def _basis(blocks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Return an orthonormal basis of all blocks' columns, and each block's coordinates in it."""
     stacked = torch.cat([block.to(blocks[0].dtype) for block in blocks], dim=1)

@@ -396,7 +396,7 @@ def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapte
         read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha) for path in paths
     ]
     _check_bases(adapters, settings.ignore_base)
-    return _with_common_names(adapters)
+    return with_common_names(adapters)
 
 
 def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
@@ -484,7 +484,7 @@ def _plan_module(
         for adapter, weight in zip(adapters, weights, strict=True)
         if module in adapter.factors
     ]
-    _check_shapes(module, adapters, [spec for spec, _ in present])
+    check_shapes(module, adapters, [spec for spec, _ in present])
     kept = [(spec, weight) for spec, weight in present if weight]
     ranks = [spec.rank for spec, _ in kept]
     if settings.method in ("factor-average", "peft-linear") and len(set(ranks)) > 1:
@@ -509,7 +509,12 @@ def _plan_module(
     )
 
 
-def _check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[UpdateSpec]) -> None:
+def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[UpdateSpec]) -> None:
+    """Check that the updates of one module have one shape.
+
+    Raises:
+        ArtifactError: They have not.
+    """
     shapes = {(spec.out_features, spec.in_features) for spec in specs}
     if len(shapes) > 1:
         sizes = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes))
@@ -521,19 +526,22 @@ def _check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[Upda
 
 
 def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
-    """Check that all adapters share a base model: by fingerprint, or else by name."""
     first = adapters[0]
     for other in adapters[1:]:
-        prints = first.record.get("base_fingerprint"), other.record.get("base_fingerprint")
-        names = first.base, other.base
-        known, same = all(prints), prints[0] == prints[1]
-        if not known:
-            known, same = all(names), _model_name(names[0]) == _model_name(names[1])
-        if known and not same and not ignore:
+        if not ignore and not share_a_base(first, other):
             raise ArtifactError(
                 f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}",
                 hint="merge adapters of one base model, or pass --ignore-base if you know better",
             )
+
+
+def share_a_base(one: Adapter, other: Adapter) -> bool:
+    """Tell by fingerprint, or else by name; True where neither is known of both."""
+    prints = one.record.get("base_fingerprint"), other.record.get("base_fingerprint")
+    if all(prints):
+        return bool(prints[0] == prints[1])
+    names = one.base, other.base
+    return not all(names) or _model_name(names[0]) == _model_name(names[1])
 
 
 def _model_name(name: str | None) -> str:
@@ -547,7 +555,7 @@ def _fingerprint(adapters: Sequence[Adapter]) -> str | None:
     return prints.pop() if len(prints) == 1 else None
 
 
-def _with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
+def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
     """Give all adapters the longest head of module names that one of them has.
 
     An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with

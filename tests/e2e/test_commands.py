@@ -122,7 +122,9 @@ def test_help_is_quick_and_imports_no_torch():
     assert min(durations) < 1
 
 
-@pytest.mark.parametrize("command", ["train-task", "train-align", "merge", "eval", "demo"])
+@pytest.mark.parametrize(
+    "command", ["train-task", "train-align", "merge", "inspect", "eval", "demo"]
+)
 def test_every_command_has_help_with_an_example(command):
     done = check(run(command, "--help"))
     assert command == "demo" or f"adaptermix {command}" in done.stdout

@@ -44,6 +44,15 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path):
     assert settings.adapters == (str(tmp_path / "a"),)
 
 
+def test_hub_names_of_adapters_are_not_relative_to_the_file(tmp_path):
+    (tmp_path / "runs" / "task").mkdir(parents=True)
+    names = ["runs/task", "somebody/lora", "runs/new.safetensors", "../task"]
+    path = write(tmp_path, f"[eval]\nadapters = {names}\n")
+    found = load_settings(EvalSettings, {}, path).adapters
+    here = [str(tmp_path / name) for name in names]
+    assert found == (here[0], "somebody/lora", here[2], here[3])
+
+
 def test_a_section_concerns_only_its_command(tmp_path):
     path = write(tmp_path, 'model = "m"\n[train-task]\nrank = 4\n[merge]\nweight = 0.5\n')
     assert load_settings(TrainAlignSettings, {}, path).rank == 8

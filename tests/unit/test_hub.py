@@ -6,11 +6,23 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow
 import pytest
+import torch
 from pyarrow import parquet
+
+from adaptermix.adapters import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    describe_config,
+    locate_adapter,
+    spec_of,
+    write_adapter,
+)
+from adaptermix.deltas import LoraUpdate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -78,8 +90,18 @@ def massive(count):
     )
 
 
+def adapter_files(folder):
+    update = LoraUpdate(torch.ones(2, 6), torch.ones(4, 2), 0.5)
+    updates = {"model.layers.0.self_attn.q_proj": update}
+    specs = {module: spec_of(u) for module, u in updates.items()}
+    write_adapter(folder, updates, describe_config(specs, "somebody/tiny", True), {})
+    return {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+
+
 @pytest.fixture
-def hub(model_dir):
+def hub(model_dir, tmp_path):
+    adapter = adapter_files(tmp_path / "for-the-hub")
+    pickle = {"adapter_model.bin": b"a pickle", "optimizer.pt": b"another"}
     Hub.files = {
         ("datasets", "AmazonScience/massive"): {
             "en-US/train/0000.parquet": massive(3),
@@ -92,6 +114,8 @@ def hub(model_dir):
         ("models", "somebody/tiny"): {
             path.name: path.read_bytes() for path in model_dir.iterdir() if path.is_file()
         },
+        ("models", "somebody/lora"): adapter | pickle,
+        ("models", "somebody/pickle"): pickle | {CONFIG_FILE: adapter[CONFIG_FILE]},
     }
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -174,3 +198,74 @@ def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
     said = through_the_hub(code, "http://127.0.0.1:9", tmp_path)
     assert "AmazonScience/massive cannot be had from the hub" in said
     assert "--model PATH --data-dir PATH" in said
+
+
+def test_an_adapter_comes_from_the_hub_without_its_pickles(hub, tmp_path):
+    code = (
+        "from pathlib import Path\n"
+        "from adaptermix.adapters import locate_adapter, read_adapter\n"
+        "adapter = read_adapter(Path('somebody/lora'))\n"
+        "print(adapter.path, *adapter.modules, *sorted(p.name for p in "
+        "locate_adapter(adapter.path).iterdir()))"
+    )
+    assert through_the_hub(code, hub, tmp_path).split() == [
+        "somebody/lora",
+        "model.layers.0.self_attn.q_proj",
+        CONFIG_FILE,
+        WEIGHTS_FILE,
+    ]
+    # Once there, it is found without the hub.
+    assert "somebody/lora" in through_the_hub(code, "http://127.0.0.1:9", tmp_path)
+
+
+def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tmp_path):
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "from adaptermix.adapters import read_adapter\n"
+        "from adaptermix.config import InspectSettings, MergeSettings\n"
+        "from adaptermix.evaluation import _named\n"
+        "from adaptermix.inspection import inspect\n"
+        "from adaptermix.merging import merge\n"
+        "lora = Path('somebody/lora')\n"
+        "merge([lora, lora], MergeSettings(weights=(1, 1), out=Path('merged')))\n"
+        "report = inspect([lora, Path('merged')], InspectSettings())\n"
+        "print(report.adapters[0].path, report.total.norms, *_named([read_adapter(lora)]))\n"
+        "print(report.adapters[1].record['sources'][0]['path'])"
+    )
+    norm = 24**0.5  # 4 x 6 ones
+    first, second = through_the_hub(code, hub, tmp_path).splitlines()
+    assert first == f"somebody/lora [{norm}, {2 * norm}] lora"
+    assert second == "somebody/lora"
+
+
+def test_what_is_neither_here_nor_on_the_hub_is_said(hub, tmp_path):
+    expected = {
+        "nobody/nothing": "no such file or folder, and no adapter of that name can be had",
+        "somebody/pickle": "the hub's repository has no adapter_model.safetensors",
+        "somebody/tiny": "the hub's repository has no adapter_config.json",
+        "runs/task.safetensors": "runs/task.safetensors: no such file",
+        "../task": "../task: no such file",
+        "a/b/c": "a/b/c: no such file",
+        "task": "task: no such file",
+        "no/na--me": "no/na--me: no such file",
+    }
+    code = (
+        "from pathlib import Path\n"
+        "from adaptermix.adapters import read_adapter\n"
+        "from adaptermix.errors import AdaptermixError\n"
+        f"for name in {list(expected)}:\n"
+        "    try: read_adapter(Path(name))\n"
+        "    except AdaptermixError as error: print(error.message)"
+    )
+    messages = through_the_hub(code, hub, tmp_path).splitlines()
+    for message, words in zip(messages, expected.values(), strict=True):
+        assert words in message
+
+
+def test_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    adapter_files(tmp_path / "somebody" / "lora")
+    monkeypatch.chdir(tmp_path)
+    assert locate_adapter(Path("somebody/lora")) == Path("somebody/lora")

@@ -51,6 +51,13 @@ def adapters(tmp_path, model_dir):
     return paths
 
 
+def test_an_adapter_taken_away_alone_can_be_read_again(tmp_path, adapters):
+    merge(adapters[:1], MergeSettings(weights=(-0.5,), out=tmp_path / "half"))
+    negated = dict(read_adapter(tmp_path / "half").updates())
+    for module, update in read_adapter(adapters[0]).updates():
+        torch.testing.assert_close(negated[module].delta_weight(), -0.5 * update.delta_weight())
+
+
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("name", ["merged", "merged.safetensors"])
 def test_a_merge_gives_the_logits_of_the_weighted_sum(tmp_path, model_dir, adapters, count, name):

@@ -1,0 +1,368 @@
+"""What adapters are and where they interfere, from their factors alone: no base model is loaded.
+
+Three numbers say how two delta weights d_1 and d_2 meet. They are taken over the modules in which
+both are active.
+
+Cosine: <d_1, d_2> / (||d_1|| ||d_2||), with Frobenius inner products and norms, both summed over
+the modules of a row. The energy of a merge follows from it:
+||w_1 d_1 + w_2 d_2||^2 = w_1^2 ||d_1||^2 + w_2^2 ||d_2||^2 + 2 w_1 w_2 <d_1, d_2>.
+
+Overlap, on the out side and on the in side: the mean squared cosine of the principal angles
+between the column spaces, and between the row spaces (Hu et al. 2021, section 7.2). Updates with a
+small cosine may still write to the same directions (out) or read from the same (in). In a row of
+several modules, each counts as it does in the cosine: by ||d_1|| ||d_2||.
+
+Random overlap: what random subspaces of these ranks and widths overlap by on average, the larger
+rank / width. An overlap means something where it is well above this.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from adaptermix.adapters import Adapter, UpdateSpec, layer_of, layer_then_name, read_adapter
+from adaptermix.config import InspectSettings
+from adaptermix.core_space import random_overlap, subspace_overlap, subspaces
+from adaptermix.deltas import inner_product, norm
+from adaptermix.merging import check_shapes, share_a_base, with_common_names
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What one adapter is, by its files.
+
+    Attributes:
+        path: Where it is, or its name on the hub.
+        base: Base model it was trained on, where it says so.
+        base_fingerprint: Hash of that base, where adaptermix made the adapter.
+        ranks: Ranks of its modules, each once.
+        alpha: LoRA alpha in its config.
+        rslora: Whether the scaling is alpha / sqrt(rank).
+        scalings: What products of factors are multiplied by, each once.
+        kinds: Kinds of its modules, as ``q_proj``.
+        modules: Number of modules it updates.
+        inactive_modules: Those in which it changes nothing: B is zero.
+        layers: Indices of the decoder blocks with an update.
+        active_layers: Those in which it changes something.
+        whole_weights: Names of weights that it replaces; they take no part in any other number.
+        parameters: Numbers in all its tensors.
+        dtypes: Precisions of its factors, each once.
+        bytes: Size of its tensors' file.
+        blake3: Hash of that file.
+        norm: Frobenius norm of its delta weights, over all modules.
+        config: PEFT's LoRA config.
+        record: What adaptermix wrote of its making; empty for adapters made elsewhere.
+    """
+
+    path: str
+    base: str | None
+    base_fingerprint: str | None
+    ranks: list[int]
+    alpha: float
+    rslora: bool
+    scalings: list[float]
+    kinds: list[str]
+    modules: int
+    inactive_modules: list[str]
+    layers: list[int]
+    active_layers: list[int]
+    whole_weights: list[str]
+    parameters: int
+    dtypes: list[str]
+    bytes: int
+    blake3: str
+    norm: float
+    config: dict[str, Any]
+    record: dict[str, Any]
+
+    @property
+    def origin(self) -> str:
+        """What is known of its making, in one line."""
+        if "adaptermix" not in self.record:
+            version = self.config.get("peft_version")
+            return f"PEFT {version}" if version else "not recorded"
+        made = f"adaptermix {self.record['adaptermix']}, {self.record.get('command', 'unknown')}"
+        details = [_sources(self.record), _scores(self.record)]
+        return ": ".join([made, *filter(None, details)])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two adapters meet, over the modules in which both are active.
+
+    Attributes:
+        adapters: Which two, counted from 0.
+        modules: Number of these modules.
+        inner_product: Of the delta weights.
+        cosine: Of the delta weights.
+        overlap_out: Mean squared cosine of the principal angles of the column spaces.
+        overlap_in: The same of the row spaces.
+        random_out: What ``overlap_out`` is of random subspaces, on average.
+        random_in: The same for ``overlap_in``.
+    """
+
+    adapters: tuple[int, int]
+    modules: int
+    inner_product: float
+    cosine: float
+    overlap_out: float
+    overlap_in: float
+    random_out: float
+    random_in: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """Some modules together: a decoder block, a kind, a single module, or all of them.
+
+    Attributes:
+        name: What they are.
+        norms: Norm of each adapter's delta weights; None where it has no module here.
+        comparisons: Every two adapters that are both active in one of the modules.
+    """
+
+    name: str
+    norms: list[float | None]
+    comparisons: list[Comparison]
+
+    def comparison(self, pair: tuple[int, int]) -> Comparison | None:
+        """Return how two adapters meet here, if they do."""
+        return next((c for c in self.comparisons if c.adapters == pair), None)
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What adapters are and where they interfere.
+
+    Attributes:
+        adapters: The adapters, in order.
+        total: All modules together.
+        layers: By decoder block; modules outside of blocks have rows of their own.
+        kinds: By kind of module.
+        modules: By module.
+        by: Which of the three to show.
+        notes: What to mind.
+    """
+
+    adapters: list[AdapterReport]
+    total: Row
+    layers: list[Row]
+    kinds: list[Row]
+    modules: list[Row]
+    by: str
+    notes: list[str]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every two adapters."""
+        return list(combinations(range(len(self.adapters)), 2))
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows to show."""
+        return {"layer": self.layers, "kind": self.kinds, "module": self.modules}[self.by]
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        record = asdict(self)
+        del record["by"]
+        return record
+
+
+class Meeting(NamedTuple):
+    """Two updates of one module, both active."""
+
+    inner_product: float
+    norms: tuple[float, float]
+    overlaps: tuple[float, float, float, float]  # out, in, random out, random in
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One module in all adapters."""
+
+    name: str
+    norms: list[float | None]
+    is_active: list[bool]
+    meetings: dict[tuple[int, int], Meeting]
+
+
+def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
+    """Read adapters module by module, measure their delta weights and compare every two.
+
+    No out x in matrix is formed: the cost is that of reading the files and of products of factors.
+
+    Raises:
+        ArtifactError: A damaged adapter, one that is no plain LoRA, or modules that differ in
+            shape.
+        ResourceError: A hub repository that cannot be had.
+    """
+    adapters = with_common_names(
+        [read_adapter(p, rank=settings.source_rank, alpha=settings.source_alpha) for p in paths]
+    )
+    names = {module for adapter in adapters for module in adapter.modules}
+    measured = [_measure(module, adapters) for module in sorted(names, key=layer_then_name)]
+    return InspectReport(
+        adapters=[_describe(adapter, at, measured) for at, adapter in enumerate(adapters)],
+        total=_row("all", measured),
+        layers=_grouped(measured, _block),
+        kinds=_grouped(measured, _kind),
+        modules=_grouped(measured, str),
+        by=settings.by,
+        notes=list(_notes(adapters)),
+    )
+
+
+def _measure(module: str, adapters: Sequence[Adapter]) -> Measured:
+    present = {at: a for at, a in enumerate(adapters) if module in a.factors}
+    check_shapes(module, list(present.values()), [a.spec(module) for a in present.values()])
+    updates = {at: adapter.update(module) for at, adapter in present.items()}
+    norms = {at: norm(update) for at, update in updates.items()}
+    spaces = {at: subspaces(updates[at]) for at in updates if norms[at] and len(adapters) > 1}
+    met = combinations((at for at, space in spaces.items() if space[0].shape[1]), 2)
+    return Measured(
+        module,
+        [norms.get(at) for at in range(len(adapters))],
+        [at in updates and updates[at].is_active for at in range(len(adapters))],
+        {
+            (one, other): Meeting(
+                inner_product(updates[one], updates[other]),
+                (norms[one], norms[other]),
+                _overlaps(spaces[one], spaces[other]),
+            )
+            for one, other in met
+        },
+    )
+
+
+def _overlaps(
+    one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]
+) -> tuple[float, float, float, float]:
+    dtype = torch.promote_types(one[0].dtype, other[0].dtype)
+    sides = [(u.to(dtype), v.to(dtype)) for u, v in zip(one, other, strict=True)]
+    out_side, in_side = sides
+    return (
+        subspace_overlap(*out_side),
+        subspace_overlap(*in_side),
+        random_overlap(*out_side),
+        random_overlap(*in_side),
+    )
+
+
+def _grouped(measured: Iterable[Measured], group: Callable[[str], str]) -> list[Row]:
+    groups: dict[str, list[Measured]] = {}
+    for module in measured:
+        groups.setdefault(group(module.name), []).append(module)
+    return [_row(name, members) for name, members in groups.items()]
+
+
+def _row(name: str, measured: Sequence[Measured]) -> Row:
+    """Join modules: squared norms and inner products add up."""
+    norms = []
+    for of_adapter in zip(*(module.norms for module in measured), strict=True):
+        known = [value for value in of_adapter if value is not None]
+        norms.append(math.hypot(*known) if known else None)
+    pairs = sorted({pair for module in measured for pair in module.meetings})
+    return Row(
+        name,
+        norms,
+        [_compare(p, [m.meetings[p] for m in measured if p in m.meetings]) for p in pairs],
+    )
+
+
+def _compare(pair: tuple[int, int], meetings: Sequence[Meeting]) -> Comparison:
+    inner = math.fsum(meeting.inner_product for meeting in meetings)
+    one, other = (math.hypot(*(meeting.norms[side] for meeting in meetings)) for side in (0, 1))
+    weights = [math.prod(meeting.norms) for meeting in meetings]
+    overlaps = [
+        sum(w * meeting.overlaps[at] for w, meeting in zip(weights, meetings, strict=True))
+        / sum(weights)
+        for at in range(4)
+    ]
+    return Comparison(pair, len(meetings), inner, inner / (one * other), *overlaps)
+
+
+def _describe(adapter: Adapter, at: int, measured: Sequence[Measured]) -> AdapterReport:
+    specs = {module: adapter.spec(module) for module in adapter.modules}
+    active = {module.name for module in measured if module.is_active[at]}
+    saved = [adapter.saved_spec(name).shape for name in adapter.saved]
+    return AdapterReport(
+        path=str(adapter.path),
+        base=adapter.base,
+        base_fingerprint=adapter.record.get("base_fingerprint"),
+        ranks=sorted({spec.rank for spec in specs.values()}),
+        alpha=adapter.config["lora_alpha"],
+        rslora=bool(adapter.config.get("use_rslora")),
+        scalings=sorted({spec.scaling for spec in specs.values()}),
+        kinds=sorted(set(map(_kind, specs))),
+        modules=len(specs),
+        inactive_modules=[module for module in specs if module not in active],
+        layers=_layers(specs),
+        active_layers=_layers(active),
+        whole_weights=list(adapter.saved),
+        parameters=sum(map(_parameters, specs.values())) + sum(map(math.prod, saved)),
+        dtypes=sorted({str(spec.dtype).removeprefix("torch.") for spec in specs.values()}),
+        bytes=adapter.weights_path.stat().st_size,
+        blake3=adapter.weights_hash,
+        norm=math.hypot(*(module.norms[at] or 0.0 for module in measured)),
+        config=adapter.config,
+        record=adapter.record,
+    )
+
+
+def _sources(record: dict[str, Any]) -> str:
+    """Tell a merge's method and sources; records of other hands may hold anything."""
+    sources = record.get("sources")
+    if not isinstance(sources, list):
+        return ""
+    terms = [f"{s.get('weight')} x {s.get('path')}" for s in sources if isinstance(s, dict)]
+    return f"{record.get('method')}, {' + '.join(terms)}"
+
+
+def _scores(record: dict[str, Any]) -> str:
+    scores = record.get("dev")
+    if not isinstance(scores, dict):
+        return ""
+    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+    return ", ".join(f"dev {name} {value:.4g}" for name, value in numbers.items())
+
+
+def _parameters(spec: UpdateSpec) -> int:
+    bias = spec.out_features if spec.has_bias else 0
+    return spec.rank * (spec.in_features + spec.out_features) + bias
+
+
+def _layers(modules: Iterable[str]) -> list[int]:
+    return sorted({layer for layer in map(layer_of, modules) if layer is not None})
+
+
+def _block(module: str) -> str:
+    """Return ``model.layers.3`` for a module in it, and other modules' own names."""
+    layer = layer_of(module)
+    return module if layer is None else f"{module}.".partition(f".{layer}.")[0] + f".{layer}"
+
+
+def _kind(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
+    first = adapters[0]
+    for other in adapters[1:]:
+        if not share_a_base(first, other):
+            yield (
+                f"{other.path} was trained on {other.base}, {first.path} on {first.base}: where "
+                "their delta weights meet says little"
+            )
+    for adapter in adapters:
+        if adapter.saved:
+            yield (
+                f"{adapter.path} also replaces {len(adapter.saved)} whole weights, which only a "
+                "comparison with the base model could measure"
+            )

@@ -1,0 +1,328 @@
+import json
+import math
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from adaptermix import console
+from adaptermix.adapters import CONFIG_KEY, describe_config, spec_of, write_adapter
+from adaptermix.config import InspectSettings, MergeSettings
+from adaptermix.deltas import LoraUpdate
+from adaptermix.errors import ArtifactError
+from adaptermix.inspection import inspect
+from adaptermix.merging import merge
+
+SHAPES = {"self_attn.q_proj": (12, 16), "self_attn.v_proj": (6, 16), "mlp.down_proj": (16, 20)}
+
+
+def random_updates(seed, rank=3, scaling=2.0, layers=(0, 1), shapes=SHAPES):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        f"model.layers.{layer}.{name}": LoraUpdate(normal(rank, cols), normal(rows, rank), scaling)
+        for layer in layers
+        for name, (rows, cols) in shapes.items()
+    }
+
+
+def save(folder, name, updates, base="meta/base", record=None):
+    specs = {module: spec_of(update) for module, update in updates.items()}
+    path = folder / name
+    write_adapter(path, updates, describe_config(specs, base, True), record or {}, force=True)
+    return path
+
+
+def look(*paths, **settings):
+    return inspect(paths, InspectSettings(**settings))
+
+
+def dense(updates):
+    return {m: u.scaling * (u.b.double() @ u.a.double()) for m, u in updates.items()}
+
+
+def dense_overlap(one, other):
+    """Overlaps of column and row spaces by the SVD of the whole matrices."""
+    overlaps = []
+    for x, y in ((one, other), (one.mT, other.mT)):
+        bases = []
+        for matrix in (x, y):
+            u, values, _ = torch.linalg.svd(matrix)
+            bases.append(u[:, : int((values > 1e-6 * values[0]).sum())])
+        cosines = torch.linalg.svdvals(bases[0].mT @ bases[1])
+        overlaps.append(float(cosines.square().mean()))
+    return overlaps
+
+
+def expected(one, other, modules):
+    """Cosine and weighted overlaps over some modules, from dense delta weights."""
+    inner = sum(float((one[m] * other[m]).sum()) for m in modules)
+    norms = [math.sqrt(sum(float(d[m].square().sum()) for m in modules)) for d in (one, other)]
+    weights = [float(one[m].norm() * other[m].norm()) for m in modules]
+    overlaps = [dense_overlap(one[m], other[m]) for m in modules]
+    means = [
+        sum(w * overlap[side] for w, overlap in zip(weights, overlaps, strict=True)) / sum(weights)
+        for side in (0, 1)
+    ]
+    return inner, inner / math.prod(norms), *means
+
+
+def test_every_number_is_that_of_the_dense_delta_weights(tmp_path):
+    first = random_updates(1, rank=3, scaling=2.0, layers=(0, 1))
+    second = random_updates(2, rank=5, scaling=0.7, layers=(1, 2))
+    del second["model.layers.1.mlp.down_proj"]
+    report = look(save(tmp_path, "a", first), save(tmp_path, "b.safetensors", second))
+    one, other = dense(first), dense(second)
+    groups = [(report.total, "")]
+    groups += [(row, row.name + ".") for row in report.layers]
+    groups += [(row, "." + row.name) for row in report.kinds]
+    groups += [(row, row.name) for row in report.modules]
+    assert len(groups) == 1 + 3 + 3 + 9
+    for row, part in groups:
+        for norm, deltas in zip(row.norms, (one, other), strict=True):
+            own = [delta.square().sum() for module, delta in deltas.items() if part in module]
+            assert (norm is None) == (not own)
+            assert norm is None or norm == pytest.approx(math.sqrt(sum(own)), rel=1e-6)
+        shared = [module for module in one if module in other and part in module]
+        met = row.comparison((0, 1))
+        assert (met is None) == (not shared)
+        if met:
+            found = met.inner_product, met.cosine, met.overlap_out, met.overlap_in
+            assert found == pytest.approx(expected(one, other, shared), rel=1e-5, abs=1e-6)
+            assert met.modules == len(shared)
+
+
+def test_the_same_the_opposite_and_the_orthogonal(tmp_path):
+    updates = random_updates(1)
+    paths = [save(tmp_path, "same", updates)]
+    opposite = {m: LoraUpdate(u.a * 0.5, u.b * -3, 1.0) for m, u in updates.items()}
+    paths.append(save(tmp_path, "opposite", opposite))
+    orthogonal = {}
+    for module, update in updates.items():
+        columns, rows = (torch.linalg.svd(x.double())[0] for x in (update.b, update.a.mT))
+        b, a = columns[:, update.rank :][:, :3], rows[:, update.rank :][:, :3].mT
+        orthogonal[module] = LoraUpdate(a.float(), b.float(), 1.0)
+    paths.append(save(tmp_path, "orthogonal", orthogonal))
+    report = look(paths[0], *paths)
+    for pair, cosine, overlap in [((0, 1), 1, 1), ((0, 2), -1, 1), ((0, 3), 0, 0)]:
+        for row in (report.total, *report.layers, *report.modules):
+            met = row.comparison(pair)
+            assert met.cosine == pytest.approx(cosine, abs=1e-6)
+            assert (met.overlap_out, met.overlap_in) == pytest.approx((overlap,) * 2, abs=1e-6)
+
+
+def test_a_smaller_subspace_in_a_larger_one_overlaps_fully(tmp_path):
+    updates = random_updates(1, rank=5)
+    part = {m: LoraUpdate(u.a[:2], u.b[:, :2], 1.0) for m, u in updates.items()}
+    met = look(save(tmp_path, "a", updates), save(tmp_path, "b", part)).total.comparison((0, 1))
+    assert (met.overlap_out, met.overlap_in) == pytest.approx((1, 1), abs=1e-6)
+    assert 0 < met.cosine < 1
+
+
+def test_directions_that_the_product_does_not_use_do_not_count(tmp_path):
+    """B has three columns, but A sends nothing to the last one."""
+    updates = random_updates(1)
+    for update in updates.values():
+        update.a[2] = 0
+    cut = {m: LoraUpdate(u.a[:2], u.b[:, :2], 1.0) for m, u in updates.items()}
+    other = save(tmp_path, "other", random_updates(2))
+    mets = [
+        look(save(tmp_path, "x", some), other).total.comparison((0, 1)) for some in (updates, cut)
+    ]
+    assert mets[0].overlap_out == pytest.approx(mets[1].overlap_out, rel=1e-5)
+    assert mets[0].overlap_in == pytest.approx(mets[1].overlap_in, rel=1e-5)
+
+
+def test_random_subspaces_overlap_as_announced(tmp_path):
+    shapes = {"self_attn.q_proj": (64, 48)}
+    layers = range(60)
+    first = save(tmp_path, "a", random_updates(1, rank=2, layers=layers, shapes=shapes))
+    second = save(tmp_path, "b", random_updates(2, rank=6, layers=layers, shapes=shapes))
+    met = look(first, second).total.comparison((0, 1))
+    assert (met.random_out, met.random_in) == pytest.approx((6 / 64, 6 / 48))
+    assert met.overlap_out == pytest.approx(met.random_out, rel=0.15)
+    assert met.overlap_in == pytest.approx(met.random_in, rel=0.15)
+
+
+def test_the_energy_of_a_merge_follows_from_the_inner_product(tmp_path):
+    paths = [save(tmp_path, f"{seed}.safetensors", random_updates(seed)) for seed in (1, 2)]
+    weights = (0.9, -0.4)
+    merge(paths, MergeSettings(weights=weights, out=tmp_path / "merged"))
+    both = look(*paths)
+    energy = 2 * math.prod(weights) * both.total.comparison((0, 1)).inner_product
+    energy += sum((w * n) ** 2 for w, n in zip(weights, both.total.norms, strict=True))
+    assert look(tmp_path / "merged").total.norms[0] == pytest.approx(math.sqrt(energy), rel=1e-6)
+
+
+def test_an_untrained_layer_is_inactive_and_meets_nobody(tmp_path):
+    updates = random_updates(1)
+    for module, update in updates.items():
+        if ".1." in module:
+            update.b.zero_()
+    report = look(save(tmp_path, "a", updates), save(tmp_path, "b", random_updates(2)))
+    first, second = report.adapters
+    assert (first.layers, first.active_layers, second.active_layers) == ([0, 1], [0], [0, 1])
+    assert first.inactive_modules == sorted(module for module in updates if ".1." in module)
+    row = report.layers[1]
+    assert (row.name, row.norms[0], row.comparisons) == ("model.layers.1", 0.0, [])
+    assert report.total.comparison((0, 1)).modules == 3
+
+
+def test_an_adapter_that_does_nothing_at_all(tmp_path):
+    updates = {m: LoraUpdate(u.a, u.b * 0, 1.0) for m, u in random_updates(1).items()}
+    report = look(save(tmp_path, "a", updates), save(tmp_path, "b", random_updates(2)))
+    assert report.adapters[0].norm == 0
+    assert report.adapters[0].active_layers == []
+    assert report.total.comparisons == []
+
+
+def test_a_delta_weight_that_cancels_meets_nobody(tmp_path):
+    updates = {
+        module: LoraUpdate(torch.cat([u.a, u.a]), torch.cat([u.b, -u.b], dim=1), 1.0)
+        for module, u in random_updates(1).items()
+    }
+    report = look(save(tmp_path, "a", updates), save(tmp_path, "b", random_updates(2)))
+    assert report.adapters[0].norm < 1e-6 * report.adapters[1].norm
+
+
+def test_rank_alpha_and_rslora_are_read_as_peft_reads_them(tmp_path):
+    updates = random_updates(1, rank=4)
+    path = save(tmp_path, "plain", updates)
+    config = json.loads((path / "adapter_config.json").read_text())
+    tensors = {
+        f"base_model.model.{module}.lora_{side}.weight": factor
+        for module, u in updates.items()
+        for side, factor in (("A", u.a), ("B", u.b))
+    }
+    config |= {"lora_alpha": 6, "use_rslora": True, "r": 4}
+    config |= {"alpha_pattern": {"v_proj": 1}}
+    path = tmp_path / "rslora.safetensors"
+    save_file(tensors, path, {CONFIG_KEY: json.dumps(config)})
+    report = look(path)
+    (adapter,) = report.adapters
+    assert (adapter.ranks, adapter.alpha, adapter.rslora) == ([4], 6, True)
+    assert adapter.scalings == [0.5, 3.0]
+    kinds = {row.name: row.norms[0] for row in report.kinds}
+    for name, scaling in (("v_proj", 0.5), ("q_proj", 3.0)):
+        own = [scaling * (u.b @ u.a) for module, u in updates.items() if name in module]
+        assert kinds[name] == pytest.approx(math.sqrt(sum(d.square().sum() for d in own)), rel=1e-5)
+
+
+def test_modules_outside_blocks_have_rows_of_their_own(tmp_path):
+    updates = random_updates(1, layers=(0,))
+    updates["lm_head"] = LoraUpdate(torch.randn(2, 16), torch.randn(30, 2), 1.0)
+    report = look(save(tmp_path, "a", updates))
+    assert [row.name for row in report.layers] == ["lm_head", "model.layers.0"]
+    assert report.adapters[0].ranks == [2, 3]
+
+
+def test_adapters_of_the_bare_decoder_meet_those_of_the_whole_model(tmp_path):
+    updates = random_updates(1)
+    bare = {module.removeprefix("model."): update for module, update in updates.items()}
+    report = look(save(tmp_path, "a", updates), save(tmp_path, "b", bare))
+    assert report.total.comparison((0, 1)).cosine == pytest.approx(1)
+    assert [row.name for row in report.layers] == ["model.layers.0", "model.layers.1"]
+
+
+def test_what_is_known_of_an_adapter(tmp_path):
+    record = {"adaptermix": "0.1.0", "command": "train-task", "base_fingerprint": "f00"}
+    updates = {m: LoraUpdate(u.a.half(), u.b.half(), 1.0) for m, u in random_updates(1).items()}
+    path = save(tmp_path, "a.safetensors", updates, record=record | {"dev": {"loss": 0.1234}})
+    (adapter,) = look(path).adapters
+    assert adapter.origin == "adaptermix 0.1.0, train-task: dev loss 0.1234"
+    assert (adapter.base, adapter.base_fingerprint) == ("meta/base", "f00")
+    assert adapter.parameters == sum(u.a.numel() + u.b.numel() for u in updates.values())
+    assert adapter.dtypes == ["float16"]
+    assert adapter.bytes == path.stat().st_size
+    merge([path, path], MergeSettings(weights=(0.5, 0.25), out=tmp_path / "m"))
+    merged = look(tmp_path / "m").adapters[0]
+    assert merged.origin.endswith(f", merge: exact, 0.5 x {path} + 0.25 x {path}")
+    assert merged.record["sources"][0]["blake3"] == adapter.blake3
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"adaptermix": 3, "sources": ["x", 1, None], "dev": []},
+        {"adaptermix": None, "sources": {}, "dev": {"loss": "low"}, "command": ["x"]},
+        {"adaptermix": [], "base_fingerprint": {"x": 1}},
+    ],
+)
+def test_a_record_of_another_hand_may_hold_anything(tmp_path, record, capsys):
+    report = look(save(tmp_path, "a.safetensors", random_updates(1), record=record))
+    console.show_inspection(report)
+    assert report.adapters[0].origin.startswith("adaptermix")
+
+
+def test_different_bases_are_noted_and_different_shapes_refused(tmp_path):
+    first = save(tmp_path, "a", random_updates(1))
+    second = save(tmp_path, "b", random_updates(2), base="other/base")
+    assert any("other/base" in note for note in look(first, second).notes)
+    wide = save(tmp_path, "c", random_updates(2, shapes={"self_attn.q_proj": (12, 20)}))
+    with pytest.raises(ArtifactError, match="q_proj is 12 x 16 and 12 x 20 in the adapters"):
+        look(first, wide)
+
+
+def test_a_bare_file_needs_rank_and_alpha(tmp_path):
+    updates = random_updates(1, layers=(0,))
+    tensors = {
+        f"{module}.lora_{side}.weight": factor
+        for module, u in updates.items()
+        for side, factor in (("A", u.a), ("B", u.b))
+    }
+    save_file(tensors, tmp_path / "bare.safetensors")
+    with pytest.raises(ArtifactError, match="carries no LoRA config"):
+        look(tmp_path / "bare.safetensors")
+    report = look(tmp_path / "bare.safetensors", source_rank=3, source_alpha=6)
+    assert report.adapters[0].scalings == [2.0]
+    assert report.adapters[0].base is None
+
+
+@pytest.mark.parametrize("by", ["layer", "module", "kind"])
+def test_tables_fit_100_columns_and_escape_names(tmp_path, by, capsys, monkeypatch):
+    monkeypatch.setattr(console.results, "_width", 100)
+    shapes = {"self_attn.q_proj": (12, 16), "mlp.gate_proj": (20, 16)}
+    paths = [
+        save(tmp_path, name, random_updates(seed, layers=(0, 31), shapes=shapes))
+        for seed, name in enumerate(["[red]a[bold]", "b [bold", "c"])
+    ]
+    monkeypatch.chdir(tmp_path)
+    console.show_inspection(look(*[p.relative_to(tmp_path) for p in paths], by=by))
+    shown = capsys.readouterr()
+    assert max(map(len, shown.out.splitlines())) <= 100
+    assert "[red]a[bold]" in shown.out
+    assert "b [bold" in shown.out
+    row = {"layer": "model.layers.31 ", "module": "31.mlp.gate_proj ", "kind": "\ngate_proj "}[by]
+    assert shown.out.count(row) == 3
+    assert "norm 3" in shown.out
+    assert "cosine: above 0 they add up" in shown.err
+
+
+def test_json_holds_everything(tmp_path):
+    paths = [save(tmp_path, f"{seed}", random_updates(seed)) for seed in (1, 2)]
+    record = json.loads(json.dumps(look(*paths).as_record()))
+    assert set(record) == {"adapters", "total", "layers", "kinds", "modules", "notes"}
+    assert len(record["modules"]) == 6
+    assert record["total"]["comparisons"][0]["adapters"] == [0, 1]
+
+
+def test_adapters_of_an_8b_models_shape_take_seconds(tmp_path):
+    hidden, wide, narrow = 4096, 14336, 1024
+    shapes = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (narrow, hidden),
+        "mlp.up_proj": (wide, hidden),
+        "mlp.down_proj": (hidden, wide),
+    }
+    paths = [
+        save(tmp_path, f"{seed}.safetensors", random_updates(seed, 8, layers=[0], shapes=shapes))
+        for seed in (1, 2)
+    ]
+    look(*paths)
+    started = time.process_time()
+    look(*paths)
+    assert time.process_time() - started < 1  # measured: 0.03; forming a delta weight takes 0.5
