@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 
 # The names that the safetensors format has for them.
 DTYPE_NAMES: dict[torch.dtype, str] = {
@@ -143,9 +143,15 @@ def whole_output(path: Path) -> Iterator[Path]:
 
     What was at ``path`` is replaced, so the caller asks first. After an error nothing is left,
     and what was there is there again.
+
+    Raises:
+        ResourceError: The folder cannot be made or written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise ResourceError(f"{path.parent}: cannot be written to: {error.strerror}") from error
     partial, replaced = work / path.name, work / "replaced"
     try:
         yield partial

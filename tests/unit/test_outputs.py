@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from adaptermix import outputs
-from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
 from adaptermix.outputs import (
     DTYPE_NAMES,
     TensorSpec,
@@ -242,3 +242,8 @@ def test_a_file_is_no_folder_to_write_into(tmp_path):
 def test_json_is_for_people_too(tmp_path):
     write_json(tmp_path / "x.json", {"b": Path("p"), "a": "ŵy"})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": "ŵy",\n  "b": "p"\n}\n'
+
+
+def test_a_place_that_takes_no_files_is_told(tmp_path):
+    with pytest.raises(ResourceError, match="proc: cannot be written to"):
+        whole_output(Path("/proc/out")).__enter__()
