@@ -129,19 +129,25 @@ def show_merge(report: "MergeReport") -> None:
     for source in report.sources:
         weight = f"{source.weight:.6g}"
         table.add_row(escape(source.path), weight, str(source.rank), str(source.modules))
-    table.add_section()
-    table.add_row(escape(report.out), report.method, str(report.rank), str(report.modules))
     results.print(table, highlight=False)
+    results.print(
+        f"{report.method} merge of rank {report.rank} in {report.modules} modules: "
+        + ("" if report.written else "would write ")
+        + escape(report.out),
+        highlight=False,
+    )
+    if rules := report.weighting.get("rules"):
+        say(f"modules that a rule matches have other weights ({len(rules)} in the weights file)")
     for source in report.sources:
         if source.inactive:
-            kept = (
+            effect = (
                 "the others keep full strength"
                 if report.inactive == "keep"
-                else ("the others are scaled by their weights all the same (--inactive keep)")
+                else "the others have their weights all the same (--inactive keep changes that)"
             )
             say(
                 f"{source.path} does nothing in {source.inactive} of {report.modules} modules; "
-                f"there {kept}"
+                f"there {effect}"
             )
     if report.relative_error:
         say(

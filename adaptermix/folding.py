@@ -47,12 +47,12 @@ def merge_into(
         ConfigError: As ``merge``.
         ArtifactError: As ``merge``, or a base model that the adapters do not fit.
     """
-    check_out([*paths, Path(str(settings.into))], settings.out, force)
     if settings.out.suffix == ".safetensors":
         raise ConfigError(
             f"--out {settings.out}: a full model is a folder, not one file",
             hint="name a new folder with -o",
         )
+    check_out([*paths, Path(str(settings.into))], settings.out, force)
     adapters = open_adapters(paths, settings)
     folder = locate_model(ModelSettings(model=str(settings.into)))
     shapes = weight_shapes(folder)

@@ -378,7 +378,7 @@ def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
     """
     for path in paths:
         if out.resolve() == path.resolve():
-            raise ConfigError(f"--out {out}: is one of the adapters to merge")
+            raise ConfigError(f"--out {out}: is one of the inputs")
         if out.resolve().is_relative_to(path.resolve()):
             raise ConfigError(f"--out {out}: lies inside {path}, which is read")
         if path.resolve().is_relative_to(out.resolve()):  # --force would take it along

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -44,9 +44,15 @@ def whole_output(path: Path) -> Iterator[Path]:
 
     What was at ``path`` is replaced, so the caller asks first. After an error nothing is left,
     and what was there is there again.
+
+    Raises:
+        ResourceError: The folder cannot be made or written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise ResourceError(f"{path.parent}: cannot be written to: {error.strerror}") from error
     partial, replaced = work / path.name, work / "replaced"
     try:
         yield partial

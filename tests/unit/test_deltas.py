@@ -1,9 +1,19 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.deltas import LoraUpdate, concatenate
+from adaptermix.deltas import (
+    LoraUpdate,
+    concatenate,
+    inner_product,
+    is_finite,
+    norm,
+    scaled,
+    weighted_bias,
+)
 
 WEIGHTS = st.floats(-2, 2).map(lambda number: round(number, 3))
 
@@ -66,3 +76,63 @@ def test_half_precision_is_rounded_once(dtype):
 def test_mixed_dtypes_give_the_widest():
     half, single = random_update(2, dtype=torch.bfloat16), random_update(2, dtype=torch.float32)
     assert concatenate([half, single], [0.5, 0.5]).a.dtype == torch.float32
+
+
+def test_a_lone_update_keeps_its_factors_to_the_last_bit():
+    update, other = random_update(2, seed=1, scaling=0.3), random_update(3, seed=2)
+    for weight in (1.0, 0.7):
+        kept = concatenate([other, update], [0.0, weight])
+        assert torch.equal(kept.a, update.a)
+        assert torch.equal(kept.b, update.b)
+        assert kept.scaling == weight * update.scaling
+
+
+def test_a_negative_weight_turns_the_factor_and_leaves_the_scaling_positive():
+    update = replace(random_update(2), bias=torch.arange(6.0, dtype=torch.float64))
+    turned = scaled(update, -0.5)
+    assert turned.scaling == 1.0
+    torch.testing.assert_close(turned.delta_weight(), -0.5 * update.delta_weight())
+    torch.testing.assert_close(turned.scaling * turned.bias, -0.5 * update.scaling * update.bias)
+
+
+@given(weighted_updates())
+def test_norms_and_inner_products_need_no_delta_weight(case):
+    updates, _ = case
+    first, last = updates[0], updates[-1]
+    products = float((first.delta_weight() * last.delta_weight()).sum())
+    assert inner_product(first, last) == pytest.approx(products, rel=1e-9, abs=1e-9)
+    assert norm(first) == pytest.approx(float(first.delta_weight().norm()), rel=1e-9, abs=1e-6)
+
+
+def test_biases_are_added_with_weight_and_scaling():
+    first, second = (
+        replace(random_update(2, seed=seed, scaling=seed), bias=torch.full((6,), 10.0**seed))
+        for seed in (1, 2)
+    )
+    bias = weighted_bias([first, second, random_update(1)], [0.5, -1.0, 3.0], torch.float32)
+    assert bias.tolist() == [0.5 * 1 * 10 - 1 * 2 * 100] * 6
+    assert weighted_bias([first, second], [0.0, 0.0], torch.float32) is None
+    assert weighted_bias([random_update(1)], [1.0], torch.float32) is None
+
+
+@pytest.mark.parametrize(
+    ("at", "active"), [(None, False), ((0, 0), True), ((5, 1), True), ("bias", True)]
+)
+def test_an_update_is_active_when_anything_is_added(at, active):
+    bias = torch.zeros(6)
+    update = LoraUpdate(torch.ones(2, 5), torch.zeros(6, 2), 1.0, bias)
+    if at == "bias":
+        bias[3] = 1
+    elif at:
+        update.b[at] = 1e-20
+    assert update.is_active is active
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_finite_is_told_from_a_sum_that_overflows(dtype):
+    largest = torch.full((3,), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(largest)
+    assert is_finite(torch.empty(0, dtype=dtype))
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        largest[1] = wrong
+        assert not is_finite(largest)

@@ -168,7 +168,7 @@ def test_weights_must_fit_the_adapters(tmp_path, adapters, count, settings, mess
 
 
 def test_an_input_is_never_the_output(adapters):
-    with pytest.raises(AdaptermixError, match="one of the adapters"):
+    with pytest.raises(AdaptermixError, match="one of the inputs"):
         merge(adapters[:2], MergeSettings(weight=0.9, out=adapters[0]), force=True)
 
 
@@ -826,8 +826,8 @@ def test_an_output_never_takes_an_input_along(tmp_path, two, monkeypatch):
     (tmp_path / "link").symlink_to(two[0])
     monkeypatch.chdir(two[0])
     for out, words in (
-        (two[0], "one of the adapters"),
-        (tmp_path / "link", "one of the adapters"),
+        (two[0], "one of the inputs"),
+        (tmp_path / "link", "one of the inputs"),
         (two[0] / "new" / "m", "lies inside"),
         (tmp_path, "holds"),
         (Path(".."), "holds"),

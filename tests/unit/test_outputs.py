@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from adaptermix import tensor_files
-from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.tensor_files import DTYPE_NAMES, TensorFile, TensorSpec, write_tensors
 
@@ -265,3 +265,8 @@ def test_an_odd_header_shifts_nothing(tmp_path):
     (tmp_path / "x").write_bytes(data)
     assert torch.equal(load_file(tmp_path / "x")["t"], values)
     assert torch.equal(TensorFile(tmp_path / "x").tensor("t"), values)
+
+
+def test_a_place_that_takes_no_files_is_told(tmp_path):
+    with pytest.raises(ResourceError, match="proc: cannot be written to"):
+        whole_output(Path("/proc/out")).__enter__()

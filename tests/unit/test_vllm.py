@@ -97,7 +97,15 @@ def adapters(tmp_path, model_dir):
         MergeSettings(weight=0.6, out=tmp_path / "merged.safetensors"),
     )
     peft_adapter(model_dir, tmp_path / "rslora", seed=3, use_rslora=True, r=8)
-    names = ("task", "align", "merged.safetensors", "rslora")
+    # Module by module another rank and another alpha: kept alone, or beside "align".
+    merge(
+        [tmp_path / "rslora", tmp_path / "align"],
+        MergeSettings(weights=(0.7, 0.5), out=tmp_path / "patterns"),
+    )
+    config = read_adapter(tmp_path / "patterns").config
+    assert config["rank_pattern"]
+    assert config["alpha_pattern"]
+    names = ("task", "align", "merged.safetensors", "rslora", "patterns")
     return [tmp_path / name for name in names]
 
 
@@ -176,7 +184,7 @@ def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir,
             "print('RESULT', __import__('json').dumps(report.engine))"
         )
         assert run_python(code, settings.model_dump_json()) == engine
-    for system in ("base", "task", "align", "merged", "rslora"):
+    for system in ("base", "task", "align", "merged", "rslora", "patterns"):
         for lang in ("en", "cy"):
             ours, theirs = (
                 read_predictions(tmp_path / engine, system, lang)

@@ -1,0 +1,336 @@
+"""A full model with a merge folded into it, against the base with the adapter through PEFT."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import save_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_adapters import IDS, logits_through_peft
+from test_merging import (  # noqa: F401  (fixtures)
+    ATTENTION,
+    CONV1D,
+    gpt2_dir,
+    qwen_dir,
+    sum_of_folded_models,
+    trained,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from adaptermix import folding
+from adaptermix.adapters import describe_config, spec_of, write_adapter
+from adaptermix.config import MergeSettings
+from adaptermix.deltas import LoraUpdate
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.folding import fold, merge_into
+from adaptermix.merging import merge
+
+
+def logits(model_dir, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)(IDS).logits.detach().float()
+
+
+def check_fold(tmp_path, model_dir, paths, weights, **options):
+    """Fold, and compare with the sum of models and with the merged adapter through PEFT."""
+    report = merge_into(
+        paths,
+        MergeSettings(weights=weights, into=str(model_dir), out=tmp_path / "model", **options),
+    )
+    assert report.written
+    found = logits(tmp_path / "model")
+    merge(paths, MergeSettings(weights=weights, out=tmp_path / "merged", **options))
+    through_peft = logits_through_peft(model_dir, tmp_path / "merged")
+    torch.testing.assert_close(found, through_peft, rtol=2e-4, atol=2e-3)
+    if not options:
+        expected = sum_of_folded_models(model_dir, paths, weights)
+        torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
+    assert (found - logits(model_dir)).abs().max() > 0.1
+    return report
+
+
+def test_a_folded_model_is_the_base_with_the_merged_adapter(tmp_path, model_dir):
+    paths = [
+        trained(model_dir, tmp_path / "task", 1),
+        trained(model_dir, tmp_path / "align", 2, r=2, target_modules=["up_proj"]),
+    ]
+    check_fold(tmp_path, model_dir, paths, (0.9, -0.4))
+    AutoTokenizer.from_pretrained(tmp_path / "model")
+    record = json.loads((tmp_path / "model" / "adaptermix.json").read_text())
+    assert [source["weight"] for source in record["sources"]] == [0.9, -0.4]
+    before, after = (load_file(p / "model.safetensors") for p in (model_dir, tmp_path / "model"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    kinds = {name.split(".")[-2] for name in changed}
+    assert kinds == {"q_proj", "down_proj", "up_proj"}
+    assert set(before) == set(after)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "tsv", "knots", "factor-average"])
+def test_every_method_folds_to_what_it_merges_to(tmp_path, model_dir, method):
+    paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in (1, 2)]
+    check_fold(tmp_path, model_dir, paths, (0.7, 0.3), method=method, inactive="keep")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lora_bias": True, **ATTENTION},
+        {"bias": "all", **ATTENTION},
+        {"modules_to_save": ["lm_head"], **ATTENTION},
+        {"target_modules": ["embed_tokens", "lm_head"]},
+    ],
+)
+def test_biases_embeddings_and_whole_weights_are_folded(tmp_path, qwen_dir, options):  # noqa: F811
+    paths = [trained(qwen_dir, tmp_path / str(seed), seed, **options) for seed in (1, 2)]
+    check_fold(tmp_path, qwen_dir, paths, (0.7, 0.3))
+
+
+def test_transposed_layers_are_folded(tmp_path, gpt2_dir):  # noqa: F811
+    paths = [trained(gpt2_dir, tmp_path / str(seed), seed, **CONV1D) for seed in (1, 2)]
+    check_fold(tmp_path, gpt2_dir, paths, (0.7, 0.5))
+
+
+def test_a_bias_that_the_base_has_not_is_refused(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1, lora_bias=True)
+    settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "model")
+    with pytest.raises(ArtifactError, match=r"has no weight '.*down_proj\.bias'"):
+        merge_into([path], settings)
+    assert not (tmp_path / "model").exists()
+
+
+def test_tied_embeddings_are_kept_and_never_changed_at_both_ends(tmp_path, gpt2_dir):  # noqa: F811
+    """An adapter on the input embeddings leaves the output as it is; a folded weight cannot."""
+    check_fold(tmp_path, gpt2_dir, [trained(gpt2_dir, tmp_path / "a", 1, **CONV1D)], (1.0,))
+    with safe_open(tmp_path / "model" / "model.safetensors", framework="pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
+    both = trained(gpt2_dir, tmp_path / "b", 2, target_modules=["wte"])
+    settings = MergeSettings(weights=(1,), into=str(gpt2_dir), out=tmp_path / "other")
+    with pytest.raises(ArtifactError, match=r"ties its .* adapters change 'transformer\.wte'"):
+        merge_into([both], settings)
+    assert not (tmp_path / "other").exists()
+
+
+def in_shards(model_dir, folder, dtype=None, size="40KB"):
+    """The same model in several files with an index, and files that must not be copied."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype or torch.float32)
+    model.save_pretrained(folder, max_shard_size=size)
+    AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder)
+    (folder / "README.md").write_text("mine")
+    (folder / "chat.jinja").write_text("{{ x }}")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    save_file({"layers.0.wq": torch.ones(2)}, folder / "consolidated.safetensors")
+    return folder
+
+
+def test_shards_stay_shards_and_other_files_are_copied(tmp_path, model_dir):
+    base = in_shards(model_dir, tmp_path / "base")
+    shards = sorted(path.name for path in base.glob("model-*.safetensors"))
+    assert len(shards) > 3
+    path = trained(model_dir, tmp_path / "a", 1)
+    check_fold(tmp_path, base, [path], (0.8,))
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    own = {path.name for path in base.iterdir()}
+    left = {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"}
+    assert names == own - left | {"adaptermix.json"}
+    for name in own - left - set(shards):
+        assert (tmp_path / "model" / name).read_bytes() == (base / name).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("adapter_dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_is_rounded_once(tmp_path, model_dir, dtype, adapter_dtype):
+    base = in_shards(model_dir, tmp_path / "base", dtype)
+    paths = [trained(model_dir, tmp_path / str(seed), seed, adapter_dtype) for seed in (1, 2)]
+    merge_into(paths, MergeSettings(weights=(0.9, 0.1), into=str(base), out=tmp_path / "model"))
+    before, after = ({}, {})
+    for folder, weights in ((base, before), (tmp_path / "model", after)):
+        for shard in folder.glob("model-*.safetensors"):
+            weights.update(load_file(shard))
+    assert {weight.dtype for weight in after.values()} == {dtype}
+    assert set(before) == set(after)
+    for name, weight in after.items():
+        wanted = before[name].double()
+        module = name.removesuffix(".weight")
+        for path, share in zip(paths, (0.9, 0.1), strict=True):
+            factors = load_file(path / "adapter_model.safetensors")
+            key = f"base_model.model.{module}.lora_"
+            if f"{key}A.weight" in factors:
+                a, b = (factors[f"{key}{side}.weight"].double() for side in "AB")
+                wanted = wanted + share * 2 * b @ a
+        # Off by the last place where float32 and float64 fall on two sides of a tie.
+        wrong = (weight != wanted.to(dtype)).double().mean()
+        assert wrong < 2e-3
+        torch.testing.assert_close(weight.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_rows_are_folded_in_blocks(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    weight, a, b = (
+        torch.randn(*shape, generator=generator) for shape in ((33, 20), (4, 20), (33, 4))
+    )
+    monkeypatch.setattr(folding, "_ROWS", 8)
+    found = fold(weight, LoraUpdate(a, b, 1.5))
+    torch.testing.assert_close(found, weight + 1.5 * b @ a)
+
+
+def test_a_base_that_does_not_fit_is_refused(tmp_path, model_dir, qwen_dir):  # noqa: F811
+    path = trained(model_dir, tmp_path / "a", 1, target_modules=["k_proj", "down_proj"])
+    config = AutoModelForCausalLM.from_pretrained(model_dir).config.to_dict()
+    narrow = LlamaConfig(**{**config, "intermediate_size": 32})
+    AutoModelForCausalLM.from_config(narrow).save_pretrained(tmp_path / "narrow")
+    out = tmp_path / "model"
+    for into, words in (
+        (tmp_path / "narrow", r"is 64 x 96, but .* has 64 x 32"),
+        (path, "no config.json"),
+    ):
+        with pytest.raises(ArtifactError, match=words):
+            merge_into([path], MergeSettings(weights=(1,), into=str(into), out=out))
+    headless = trained(qwen_dir, tmp_path / "b", 1, modules_to_save=["lm_head"], **ATTENTION)
+    factors = load_file(headless / "adapter_model.safetensors")
+    factors = {k: t[:-3] if "lm_head" in k else t for k, t in factors.items()}
+    save_file(
+        {k: t.contiguous() for k, t in factors.items()}, headless / "adapter_model.safetensors"
+    )
+    with pytest.raises(ArtifactError, match=r"'lm_head.weight' is \d+ x 64 in the adapters"):
+        merge_into([headless], MergeSettings(weights=(1,), into=str(qwen_dir), out=out))
+    assert not out.exists()
+
+
+def test_outputs_that_cannot_be_are_refused(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1)
+    for options, words in (
+        ({}, "a full model is a folder"),
+        ({"out": tmp_path / "m.safetensors"}, "a full model is a folder"),
+        ({"out": model_dir}, "is one of the inputs"),
+        ({"out": model_dir / "new"}, "lies inside"),
+        ({"out": tmp_path / "m", "out_dtype": "float16"}, "--out-dtype"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            merge_into(
+                [path], MergeSettings(weights=(1,), into=str(model_dir), **options), force=True
+            )
+
+
+def test_a_dry_run_finds_what_is_damaged_and_writes_nothing(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1)
+    settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "m")
+    report = merge_into([path], settings, dry_run=True)
+    assert not report.written
+    assert not (tmp_path / "m").exists()
+    factors = load_file(path / "adapter_model.safetensors")
+    next(iter(factors.values()))[0, 0] = torch.nan
+    save_file(factors, path / "adapter_model.safetensors")
+    with pytest.raises(ArtifactError, match="holds NaN"):
+        merge_into([path], settings, dry_run=True)
+
+
+def test_a_quantized_layer_is_refused_and_others_are_copied(tmp_path, model_dir):
+    base = save_model(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    into = {"weights": (1,), "into": str(base), "out": tmp_path / "m"}
+    with pytest.raises(ArtifactError, match="a quantized model cannot take an update"):
+        merge_into([trained(model_dir, tmp_path / "a", 1)], MergeSettings(**into))
+    assert not (tmp_path / "m").exists()
+    merge_into(
+        [trained(model_dir, tmp_path / "b", 1, target_modules=["q_proj"])], MergeSettings(**into)
+    )
+    copied = load_file(tmp_path / "m" / "model.safetensors")[name]
+    assert copied.dtype == torch.float8_e4m3fn
+    assert torch.equal(copied.view(torch.uint8), weights[name].view(torch.uint8))
+
+
+def test_a_failure_midway_leaves_nothing(tmp_path, model_dir):
+    base = in_shards(model_dir, tmp_path / "base")
+    path = trained(model_dir, tmp_path / "a", 1)
+    factors = load_file(path / "adapter_model.safetensors")
+    factors["base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"][0, 0] = torch.nan
+    save_file(factors, path / "adapter_model.safetensors")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ArtifactError, match="holds NaN"):
+        merge_into([path], MergeSettings(weights=(1,), into=str(base), out=tmp_path / "model"))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# --- memory and kills, in processes of their own, on a model of 300 MB in shards
+
+HIDDEN, LAYERS = 1024, 36
+
+FOLD = """
+import resource, sys
+from pathlib import Path
+from adaptermix.config import MergeSettings
+from adaptermix.folding import merge_into
+base, adapter, out = sys.argv[1:]
+settings = lambda name: MergeSettings(weights=(1,), into=base, out=Path(name))
+merge_into([Path(adapter)], settings(out), dry_run=True)  # everything is imported and warm
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+print("READY", flush=True)
+merge_into([Path(adapter)], settings(out))
+print(peak() - before)
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Weights of 300 MB in bfloat16 in nine files, and an adapter on every second matrix."""
+    folder = tmp_path_factory.mktemp("large")
+    base = folder / "base"
+    base.mkdir()
+    LlamaConfig(hidden_size=HIDDEN, num_hidden_layers=LAYERS).save_pretrained(base)
+    index = {}
+    for shard in range(9):
+        names = [
+            f"model.layers.{layer}.mlp.{kind}_proj.weight"
+            for layer in range(shard * LAYERS // 9, (shard + 1) * LAYERS // 9)
+            for kind in ("up", "down")
+        ]
+        file = f"model-{shard + 1:05}-of-00009.safetensors"
+        save_file(
+            {n: torch.ones(2 * HIDDEN, HIDDEN, dtype=torch.bfloat16) for n in names}, base / file
+        )
+        index |= dict.fromkeys(names, file)
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    update = LoraUpdate(torch.ones(2, HIDDEN), torch.ones(2 * HIDDEN, 2), 0.5)
+    updates = {n.removesuffix(".weight"): update for n in index if "up_proj" in n}
+    specs = {name: spec_of(update) for name in updates}
+    write_adapter(folder / "adapter", updates, describe_config(specs, None, all_layers=True), {})
+    yield folder
+    for path in folder.rglob("*.safetensors"):  # pytest keeps the folders of three runs
+        path.unlink()
+
+
+def start(large, out):
+    code = [sys.executable, "-c", FOLD, str(large / "base"), str(large / "adapter"), str(out)]
+    return subprocess.Popen(code, stdout=subprocess.PIPE, text=True, env=os.environ)
+
+
+def test_memory_does_not_grow_with_the_model(large):
+    process = start(large, large / "model")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    size = sum(path.stat().st_size for path in (large / "base").glob("*.safetensors"))
+    assert size > 300e6
+    grown = int(said.split()[-1]) * 1024
+    assert grown < size / 3
+    for shard in sorted((large / "base").glob("*.safetensors")):
+        folded = load_file(large / "model" / shard.name)
+        for name, weight in folded.items():
+            assert (weight == (2.0 if "up_proj" in name else 1.0)).all()
+
+
+def test_a_killed_fold_never_shows_a_model(large):
+    process = start(large, large / "killed")
+    assert process.stdout.readline() == "READY\n"
+    while not list(large.glob(".killed.*/killed/*.safetensors")):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert not (large / "killed").exists()
