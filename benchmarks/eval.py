@@ -1,0 +1,143 @@
+"""What `eval` costs over bare vLLM, and what one run with three adapters saves over three runs.
+
+    python benchmarks/eval.py [examples of each language] [rounds]
+
+It needs vLLM; model, adapter and prompts come with the repository. In one engine, the same prompts
+are answered in turns by `LLM.generate` and by `Decoder.decode`, which is all of `eval` between
+prompts and answers: queue, progress, and a cache file that starts empty. Then `adaptermix eval`
+runs as a user runs it, for three adapters at once and one by one.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vllm import SamplingParams, TokensPrompt
+
+from adaptermix.adapters import read_adapter, stage_adapter
+from adaptermix.batching import PromptEncoder
+from adaptermix.config import EvalSettings, MergeSettings, load_settings
+from adaptermix.data import read_massive
+from adaptermix.engines import Limits, Request, _lora_request
+from adaptermix.generation import Decoder
+from adaptermix.merging import merge
+from adaptermix.models import load_tokenizer
+from adaptermix.tasks import Massive
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "adaptermix" / "demo_data"
+ADAPTER = ROOT / "examples" / "voice" / "task.safetensors"
+
+
+def main(limit: int, rounds: int) -> None:
+    """Measure both and print a table of each."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        compare_with_bare_engine(folder, limit, rounds)
+        compare_with_single_runs(folder, limit)
+
+
+def compare_with_bare_engine(folder: Path, limit: int, rounds: int) -> None:
+    """Answer the same prompts in turns; the prefix cache is emptied before each."""
+    settings = eval_settings()
+    base = Path(settings.model)
+    encoder = PromptEncoder(load_tokenizer(base, settings))
+    task = Massive("")
+    found = [
+        encoder.prompt_ids(task.messages(example))
+        for lang in settings.langs
+        for example in read_massive(lang, "test", settings.data_dir)[:limit]
+    ]
+    prompts = [list(ids) for ids in dict.fromkeys(map(tuple, found))]  # each is decoded once
+    adapter = stage_adapter(read_adapter(ADAPTER), folder / "staged")
+    requests = [Request(ids, adapter) for ids in prompts]
+    limits = Limits(adapters=1, rank=8, prompt=max(map(len, prompts)))
+    decoder = Decoder(settings, base, encoder, limits)
+    decoder.decode(requests[:64])  # starts the engine
+    llm = decoder._generator.copies.llm
+    sampling = SamplingParams(
+        temperature=0.0, max_tokens=settings.max_new_tokens, stop_token_ids=decoder.stop_ids
+    )
+
+    def bare() -> int:
+        outputs = llm.generate(
+            [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
+            sampling,
+            lora_request=_lora_request(adapter),
+            use_tqdm=False,
+        )
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+    def ours() -> int:
+        os.environ["ADAPTERMIX_CACHE"] = tempfile.mkdtemp(dir=folder)
+        fresh = Decoder(settings, base, encoder, limits)
+        fresh._generator = decoder._generator
+        return sum(answer.tokens for answer in fresh.decode(requests))
+
+    seconds: dict[str, list[float]] = {"LLM.generate": [], "adaptermix": []}
+    for number in range(rounds):
+        turns: list[tuple[str, Callable[[], int]]] = [("LLM.generate", bare), ("adaptermix", ours)]
+        for name, run in turns[:: 1 if number % 2 else -1]:
+            llm.reset_prefix_cache()
+            started = time.perf_counter()
+            tokens = run()
+            seconds[name].append(time.perf_counter() - started)
+    print(f"\n{len(prompts):,} prompts, {tokens:,} tokens, one adapter, {rounds} rounds\n")
+    print("| | median s | lowest | highest | tokens/s |")
+    print("|---|---|---|---|---|")
+    for name, times in seconds.items():
+        middle = statistics.median(times)
+        print(
+            f"| {name} | {middle:.2f} | {min(times):.2f} | {max(times):.2f} "
+            f"| {tokens / middle:,.0f} |"
+        )
+    ratio = statistics.median(seconds["adaptermix"]) / statistics.median(seconds["LLM.generate"])
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    print(f"\nratio of medians: {ratio:.3f}; median of the rounds' ratios ", end="")
+    print(f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def compare_with_single_runs(folder: Path, limit: int) -> None:
+    """Run the command for three adapters at once, then for each of them."""
+    adapters = [str(ADAPTER)]
+    for share in (0.9, 0.8):
+        out = folder / f"task-{share}.safetensors"
+        merge([ADAPTER, ADAPTER], MergeSettings(weights=(share, 0), out=out))
+        adapters.append(str(out))
+    together = run_eval(folder / "together", adapters, limit)
+    apart = [run_eval(folder / f"apart-{n}", [path], limit) for n, path in enumerate(adapters)]
+    print("\n| `adaptermix eval --exclude-base`, engine start included | wall s |")
+    print("|---|---|")
+    print(f"| three adapters, one run | {together:.1f} |")
+    print(f"| three adapters, three runs | {sum(apart):.1f} |")
+    print(f"\nratio: {sum(apart) / together:.2f}")
+
+
+def run_eval(out: Path, adapters: list[str], limit: int) -> float:
+    """Return how long the command takes."""
+    flags = [flag for path in adapters for flag in ("--adapter", path)]
+    started = time.perf_counter()
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "adaptermix", "eval", "--config", DEMO / "adaptermix.toml"),
+            *("--engine", "vllm", "--no-cache", "--exclude-base", "--json", "--limit", str(limit)),
+            *("--out", out, *flags),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - started
+
+
+def eval_settings() -> EvalSettings:
+    """Return the demo's settings, with vLLM."""
+    return load_settings(EvalSettings, {"engine": "vllm"}, DEMO / "adaptermix.toml")
+
+
+if __name__ == "__main__":
+    main(*(int(text) for text in (*sys.argv[1:], "120", "7")[:2]))
