@@ -259,7 +259,7 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
     _show(report, console.show_evaluation, options)
 
 
-@_command(ScoreSettings)
+@_command(ScoreSettings, without=("force", "dry_run", "quiet"))
 def score(settings: ScoreSettings, options: Options) -> None:
     """Score existing outputs of any system, without a model.
 
