@@ -13,6 +13,7 @@ the reference bases of Core Space merging (Panariello et al. 2025). Directions w
 value is zero to working precision are left out, so that an untrained B takes no part.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,12 +61,14 @@ def subspaces(
     """Return orthonormal bases of a delta weight's column space and row space.
 
     They are its singular vectors, largest singular value first; those whose value is zero to
-    working precision are left out, so that a rank that is not used does not count.
+    working precision are left out, so that neither a rank that is not used nor terms that cancel
+    count. Nothing is left of a delta weight of zero.
     """
     space = core_space([update])
     u, values, vt = torch.linalg.svd(space.cores[0], full_matrices=False)
-    noise = 4 * len(values) * torch.finfo(space.left.dtype).eps
-    kept = values > values[:1] * noise
+    factors = (widened(factor).norm().item() for factor in (update.a, update.b))
+    size = abs(update.scaling) * math.prod(factors)  # what rounding errors are relative to
+    kept = values > 4 * torch.finfo(space.left.dtype).eps * size
     left = space.left @ u[:, kept].to(space.left.dtype)
     right = space.right @ vt[kept].mT.to(space.right.dtype)
     return left, right

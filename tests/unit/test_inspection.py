@@ -180,13 +180,25 @@ def test_an_adapter_that_does_nothing_at_all(tmp_path):
     assert report.total.comparisons == []
 
 
-def test_a_delta_weight_that_cancels_meets_nobody(tmp_path):
-    updates = {
-        module: LoraUpdate(torch.cat([u.a, u.a]), torch.cat([u.b, -u.b], dim=1), 1.0)
-        for module, u in random_updates(1).items()
+def test_terms_that_cancel_meet_nobody(tmp_path):
+    other = save(tmp_path, "other", random_updates(2))
+    updates = random_updates(1, rank=2)
+    kept = {m: LoraUpdate(u.a[:1], u.b[:, :1], 1.0) for m, u in updates.items()}
+    partly = {
+        m: LoraUpdate(torch.cat([u.a, u.a[1:]]), torch.cat([u.b, -u.b[:, 1:]], dim=1), 1.0)
+        for m, u in updates.items()
     }
-    report = look(save(tmp_path, "a", updates), save(tmp_path, "b", random_updates(2)))
-    assert report.adapters[0].norm < 1e-6 * report.adapters[1].norm
+    wholly = {
+        m: LoraUpdate(torch.cat([u.a, u.a * 3]), torch.cat([u.b, -u.b / 3], dim=1), 1.0)
+        for m, u in updates.items()
+    }
+    names = {"kept": kept, "partly": partly, "wholly": wholly}
+    totals = {name: look(save(tmp_path, name, some), other).total for name, some in names.items()}
+    assert 0 < totals["wholly"].norms[0] < 1e-6 * totals["kept"].norms[0]
+    assert totals["wholly"].comparisons == []
+    one, same = (totals[name].comparison((0, 1)) for name in ("kept", "partly"))
+    for field in ("cosine", "overlap_out", "overlap_in", "random_out", "random_in"):
+        assert getattr(same, field) == pytest.approx(getattr(one, field), rel=1e-4)
 
 
 def test_rank_alpha_and_rslora_are_read_as_peft_reads_them(tmp_path):
