@@ -13,6 +13,7 @@ import torch
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from test_evaluation import eval_settings, read_predictions
 from test_generation import answers_of, make_engine
+from test_search import settings_for
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter, stage_adapter, write_adapter
@@ -191,6 +192,38 @@ def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir,
                 for engine in ("transformers", "vllm")
             )
             assert ours == theirs
+
+
+def test_a_search_has_all_candidates_in_one_engine(tmp_path, model_dir, corpus_dir, adapters):
+    """One start serves six weights and both adapters alone; the transformers engine agrees."""
+    code = """
+import json, sys
+from pathlib import Path
+from adaptermix import generation
+from adaptermix.config import MergeSettings
+from adaptermix.search import search
+if __name__ == "__main__":
+    started = []
+    make = generation.make_generator
+    generation.make_generator = lambda *given: started.append(given) or make(*given)
+    settings = MergeSettings.model_validate_json(sys.argv[1])
+    report = search([Path(path) for path in sys.argv[2:]], settings)
+    print("RESULT", json.dumps([len(started), report.as_record()["candidates"]]))
+"""
+    found = {}
+    for engine in ("transformers", "vllm"):
+        settings = settings_for(
+            model_dir,
+            corpus_dir,
+            tmp_path / f"by-{engine}",
+            **{"engine": engine, "dtype": "float32", "search": "0.4,0.5,0.6,0.7,0.8,0.9"},
+        )
+        starts, found[engine] = run_python(
+            code, settings.model_dump_json(exclude_none=True), *map(str, adapters[:2])
+        )
+        assert starts == 1
+    assert len(found["vllm"]) == 8
+    assert found["vllm"] == found["transformers"]
 
 
 def test_a_rank_above_vllms_limit_is_refused_before_the_engine_starts(model_dir, corpus_dir):
