@@ -379,7 +379,7 @@ class DecodingSettings(EngineSettings, PromptSettings):
     )
 
 
-class MergeSettings(DecodingSettings):
+class MergeSettings(DecodingSettings, ScorerSettings):
     """Settings of ``merge``."""
 
     section: ClassVar[str] = "merge"
@@ -703,7 +703,7 @@ def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[
     """A search asks and decodes as ``eval`` does, unless its own section says otherwise."""
     if kind is not MergeSettings:
         return {}
-    asked = {*_keys(DecodingSettings)} - {"limit"}
+    asked = {*_keys(DecodingSettings), *_keys(ScorerSettings)} - {"limit"}
     return {key: value for key, value in content.get("eval", {}).items() if key in asked}
 
 

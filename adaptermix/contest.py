@@ -16,6 +16,7 @@ from adaptermix.adapters import adapter_hash, read_adapter, stream_adapter
 from adaptermix.engines import Request
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.merging import MergePlan, Tally
+from adaptermix.prompts import PromptedExample
 from adaptermix.significance import (
     Difference,
     Interval,
@@ -51,14 +52,6 @@ class Candidate:
         return self.complexity == (1, 1)
 
 
-@dataclass(frozen=True)
-class DevExample:
-    """One dev example with its prompt."""
-
-    example: Any
-    prompt_ids: list[int]
-
-
 @dataclass
 class Entry:
     """A candidate in the race: where its adapter lies, and what it has answered."""
@@ -82,7 +75,7 @@ class Contest:
         plan: Callable[[Weighting], MergePlan],
         decoder: Decoder,
         task: Task,
-        items: Mapping[str, Sequence[DevExample]],
+        items: Mapping[str, Sequence[PromptedExample]],
         scratch: Path,
         on_progress: OnProgress,
     ) -> None:

@@ -22,18 +22,18 @@ from adaptermix.batching import PromptEncoder
 from adaptermix.comparison import ALL, Comparison, compare
 from adaptermix.config import PAPER_GROUPS, EvalSettings
 from adaptermix.engines import Limits, Request
-from adaptermix.errors import ConfigError, DataError
+from adaptermix.errors import ConfigError
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.metrics import Score
 from adaptermix.models import (
-    context_length,
     fingerprint,
     load_tokenizer,
     locate_model,
     weight_shapes,
 )
 from adaptermix.outputs import check_output, whole_output
-from adaptermix.tasks import Example, Outcome, Task, make_task
+from adaptermix.prompts import PromptedExample, read_prompts
+from adaptermix.tasks import Outcome, Task, make_task
 
 BASE = "base"
 
@@ -101,16 +101,6 @@ class EvalPlan:
     def as_record(self) -> dict[str, Any]:
         """Return the plan as a dictionary for JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One example with its prompt."""
-
-    lang: str
-    example: Example
-    prompt_ids: list[int]
-    is_truncated: bool
 
 
 def evaluate(
@@ -193,7 +183,7 @@ class _Job:
     adapters: dict[str, Adapter]
     task: Task
     encoder: PromptEncoder
-    items: list[_Item]
+    items: list[PromptedExample]
 
 
 def _prepare(settings: EvalSettings, force: bool) -> _Job:
@@ -212,18 +202,8 @@ def _prepare(settings: EvalSettings, force: bool) -> _Job:
     tokenizer = load_tokenizer(folder, settings)
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    items = _read_items(settings, task, encoder, _room_for_prompt(settings, folder))
+    items = read_prompts(settings, settings.split, task, encoder, folder)
     return _Job(folder, systems, adapters, task, encoder, items)
-
-
-def _room_for_prompt(settings: EvalSettings, folder: Path) -> int | None:
-    """Return how many tokens of the model's context the longest answer leaves to the prompt."""
-    context = context_length(folder)
-    if context is not None and context <= settings.max_new_tokens:
-        raise ConfigError(
-            f"--max-new-tokens {settings.max_new_tokens}: the model reads {context} tokens at most"
-        )
-    return None if context is None else context - settings.max_new_tokens
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
@@ -264,32 +244,9 @@ def _rank(adapter: Adapter) -> int:
     return int(max(adapter.config["r"], *pattern.values(), 0))
 
 
-def _read_items(
-    settings: EvalSettings, task: Task, encoder: PromptEncoder, room: int | None
-) -> list[_Item]:
-    items = []
-    for lang in settings.langs:
-        examples = task.read(lang, settings.split, settings.data_dir)[: settings.limit]
-        ids = [example.id for example in examples]
-        if len(set(ids)) < len(ids):
-            raise DataError(f"{lang}: an id occurs twice in the {settings.split} partition")
-        for example in examples:
-            prompt = encoder.prompt_ids(task.messages(example))
-            fitting = truncate(prompt, room)
-            items.append(_Item(lang, example, fitting, len(fitting) < len(prompt)))
-    return items
-
-
-def truncate(prompt: list[int], room: int | None) -> list[int]:
-    """Leave out tokens after the first (BOS), until the prompt fits; its end asks the question."""
-    if room is None or len(prompt) <= room:
-        return prompt
-    return [prompt[0], *prompt[len(prompt) - room + 1 :]]
-
-
 def _decode(
     decoder: Decoder,
-    items: Sequence[_Item],
+    items: Sequence[PromptedExample],
     adapters: Sequence[Path | None],
     on_progress: OnProgress,
 ) -> list[list[Generated]]:
@@ -305,7 +262,7 @@ def _cell(
     task: Task,
     system: str,
     lang: str,
-    items: Sequence[_Item],
+    items: Sequence[PromptedExample],
     answers: Sequence[Generated],
     outcomes: Sequence[Outcome],
 ) -> Cell:
@@ -363,7 +320,7 @@ def _compare(
 def _write(
     report: EvalReport,
     record: dict[str, Any],
-    items: Sequence[_Item],
+    items: Sequence[PromptedExample],
     answers: dict[str, list[Generated]],
     outcomes: dict[str, list[Outcome]],
 ) -> None:
@@ -384,7 +341,7 @@ def _write(
                             file.write(_prediction(item, answer, outcome) + "\n")
 
 
-def _prediction(item: _Item, answer: Generated, outcome: Outcome) -> str:
+def _prediction(item: PromptedExample, answer: Generated, outcome: Outcome) -> str:
     return json.dumps(
         {
             "id": item.example.id,

@@ -23,7 +23,7 @@ from adaptermix import __version__
 from adaptermix.adapters import Adapter, check_fits, layer_of
 from adaptermix.batching import PromptEncoder, encode_example
 from adaptermix.config import MergeSettings
-from adaptermix.contest import Candidate, Contest, DevExample, Entry, choose
+from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
 from adaptermix.errors import ConfigError, DataError, ResourceError
 from adaptermix.generation import Decoder, OnProgress
@@ -40,6 +40,7 @@ from adaptermix.merging import (
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.plots import PlottedScore, plot_scores
+from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.significance import Difference, Interval
 from adaptermix.tasks import Task, make_task
 from adaptermix.weighting import Rule, Weighting
@@ -177,8 +178,8 @@ class _Job:
 
     adapters: list[Adapter]
     task: Task
-    items: dict[str, list[DevExample]]
-    learning: list[DevExample]
+    items: dict[str, list[PromptedExample]]
+    learning: list[PromptedExample]
     encoder: PromptEncoder
     decoder: Decoder
     candidates: list[Candidate]
@@ -211,8 +212,9 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
     for adapter in adapters:
         check_fits(adapter, shapes, settings.model)
     encoder = PromptEncoder(load_tokenizer(folder, settings), turn_newline=settings.turn_newline)
-    task = make_task(settings.task, settings.prompt, settings.system_prompt)
-    items = _read_items(settings, task, encoder)
+    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
+    examples = read_prompts(settings, "dev", task, encoder, folder)
+    items = _by_language(examples, task, settings.seed)
     learning = _set_apart(items) if settings.search == "learn" else []
     plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
     limits = Limits(
@@ -231,25 +233,24 @@ def _names(adapters: Sequence[Adapter]) -> list[str]:
     ]
 
 
-def _read_items(
-    settings: MergeSettings, task: Task, encoder: PromptEncoder
-) -> dict[str, list[DevExample]]:
-    """Read dev examples by language, shuffled once, so that any first part is a fair sample."""
-    groups = {}
-    for lang in settings.langs:
-        examples = task.read(lang, "dev", settings.data_dir)[: settings.limit]
-        if not any(task.outcome(example, "").expected for example in examples):
+def _by_language(
+    examples: Sequence[PromptedExample], task: Task, seed: int
+) -> dict[str, list[PromptedExample]]:
+    """Group dev examples by language, shuffled once: any first part of one is a fair sample."""
+    groups: dict[str, list[PromptedExample]] = {}
+    for prompted in examples:
+        groups.setdefault(prompted.lang, []).append(prompted)
+    for lang, group in groups.items():
+        if not any(task.outcome(prompted.example, "").expected for prompted in group):
             raise DataError(
                 f"the dev data of {lang} has no gold answers",
                 hint="a search scores answers; give labelled dev data, or --langs with some",
             )
-        items = [DevExample(e, encoder.prompt_ids(task.messages(e))) for e in examples]
-        random.Random(f"{settings.seed}:{lang}").shuffle(items)
-        groups[lang] = items
+        random.Random(f"{seed}:{lang}").shuffle(group)
     return groups
 
 
-def _set_apart(items: dict[str, list[DevExample]]) -> list[DevExample]:
+def _set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]:
     """Take half of each language's dev examples out, to learn on; the others judge."""
     learning = []
     for lang, group in items.items():

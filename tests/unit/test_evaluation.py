@@ -10,8 +10,9 @@ from adaptermix.batching import PromptEncoder
 from adaptermix.config import EvalSettings
 from adaptermix.data import read_massive
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.evaluation import evaluate, plan, truncate
+from adaptermix.evaluation import evaluate, plan
 from adaptermix.models import load_tokenizer
+from adaptermix.prompts import truncate
 from adaptermix.tasks import Massive
 from adaptermix.training import train_task
 

@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
 from adaptermix.config import MergeSettings
-from adaptermix.contest import Candidate, Contest, DevExample, choose
+from adaptermix.contest import Candidate, Contest, choose
 from adaptermix.data import SlotExample
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.learning import WeightedMerge
 from adaptermix.merging import merge, open_adapters, plan_merge
+from adaptermix.prompts import PromptedExample
 from adaptermix.search import (
     _as_parameters,
     _candidate_of,
@@ -55,7 +56,9 @@ def make_contest(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy"))
     monkeypatch.setattr("adaptermix.contest.stage_merge", lambda plan, folder: folder / plan)
     items = {
         lang: [
-            DevExample(SlotExample(str(n), lang, f"take {n}", f"take [thing : {n}]"), [n])
+            PromptedExample(
+                lang, SlotExample(str(n), lang, f"take {n}", f"take [thing : {n}]"), [n], False
+            )
             for n in range(at * examples, (at + 1) * examples)
         ]
         for at, lang in enumerate(langs)
