@@ -15,7 +15,7 @@ from typing import Any
 from adaptermix.adapters import adapter_hash, read_adapter, stream_adapter
 from adaptermix.engines import Request
 from adaptermix.generation import Decoder, OnProgress
-from adaptermix.merging import MergePlan, Tally
+from adaptermix.merge_plan import MergePlan, Tally
 from adaptermix.prompts import PromptedExample
 from adaptermix.significance import (
     Difference,

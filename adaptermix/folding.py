@@ -9,22 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptermix.adapters import EMBEDDINGS, FLOAT_DTYPES, RECORD_FILE, RECORD_KEY, check_fits
+from adaptermix.adapters import (
+    EMBEDDINGS,
+    FLOAT_DTYPES,
+    RECORD_FILE,
+    RECORD_KEY,
+    Adapter,
+    check_fits,
+)
 from adaptermix.config import MergeSettings, ModelSettings
 from adaptermix.deltas import LoraUpdate, is_finite, widened
 from adaptermix.errors import ArtifactError, ConfigError
-from adaptermix.merging import (
-    MergePlan,
-    MergeReport,
-    Tally,
-    check_out,
-    merge_record,
-    merge_report,
-    open_adapters,
-    plan_merge,
-    read_weights,
-)
-from adaptermix.models import is_tied, locate_model, weight_files, weight_shapes
+from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
+from adaptermix.merging import MergeReport, check_out, merge_record, merge_report
+from adaptermix.models import fingerprint, is_tied, locate_model, weight_files, weight_shapes
 from adaptermix.outputs import whole_output, write_json
 from adaptermix.tensor_files import TensorFile, write_tensors
 
@@ -58,6 +56,7 @@ def merge_into(
     shapes = weight_shapes(folder)
     for adapter in adapters:
         check_fits(adapter, shapes, str(settings.into))
+        _check_base(adapter, folder, settings)
     plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
     _check_whole_weights(plan, shapes, str(settings.into))
     if is_tied(folder):
@@ -84,6 +83,17 @@ def _in_float32(settings: MergeSettings) -> MergeSettings:
     if settings.out_dtype:
         raise ConfigError("--out-dtype has no meaning with --into: the base's dtype is kept")
     return settings.model_copy(update={"out_dtype": "float32"})
+
+
+def _check_base(adapter: Adapter, folder: Path, settings: MergeSettings) -> None:
+    """Refuse a base of the right shapes that the adapter was not trained on, where it says so."""
+    trained_on = adapter.record.get("base_fingerprint")
+    if trained_on and trained_on != fingerprint(folder) and not settings.ignore_base:
+        raise ArtifactError(
+            f"{adapter.path} was trained on {adapter.base}, whose weights are not those of "
+            f"{settings.into}",
+            hint="fold into the model it was trained on, or pass --ignore-base if you know better",
+        )
 
 
 def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:

@@ -30,7 +30,7 @@ from adaptermix.adapters import Adapter, UpdateSpec, layer_of, layer_then_name, 
 from adaptermix.config import InspectSettings
 from adaptermix.core_space import random_overlap, subspace_overlap, subspaces
 from adaptermix.deltas import inner_product, norm
-from adaptermix.merging import check_shapes, share_a_base, with_common_names
+from adaptermix.merge_plan import check_shapes, share_a_base, with_common_names
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from adaptermix.batching import AnswerCollator, EncodedExample
 from adaptermix.config import MergeSettings
 from adaptermix.errors import ArtifactError
 from adaptermix.generation import DecodeProgress, OnProgress
-from adaptermix.merging import MergePlan
+from adaptermix.merge_plan import MergePlan
 from adaptermix.models import load_model
 from adaptermix.weighting import Rule, Weighting
 

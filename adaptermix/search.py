@@ -28,15 +28,8 @@ from adaptermix.engines import Limits
 from adaptermix.errors import ConfigError, DataError, ResourceError
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.learning import learn_weights
-from adaptermix.merging import (
-    MergePlan,
-    MergeReport,
-    Tally,
-    check_out,
-    open_adapters,
-    plan_merge,
-    write_merge,
-)
+from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
+from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.plots import PlottedScore, plot_scores

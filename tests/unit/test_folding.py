@@ -22,12 +22,13 @@ from test_merging import (  # noqa: F401  (fixtures)
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from adaptermix import folding
-from adaptermix.adapters import describe_config, spec_of, write_adapter
+from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
 from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.folding import fold, merge_into
 from adaptermix.merging import merge
+from adaptermix.models import fingerprint
 
 
 def logits(model_dir, dtype=torch.float32):
@@ -198,6 +199,24 @@ def test_a_base_that_does_not_fit_is_refused(tmp_path, model_dir, qwen_dir):  # 
     with pytest.raises(ArtifactError, match=r"'lm_head.weight' is \d+ x 64 in the adapters"):
         merge_into([headless], MergeSettings(weights=(1,), into=str(qwen_dir), out=out))
     assert not out.exists()
+
+
+def test_another_model_of_the_same_shape_is_refused(tmp_path, model_dir):
+    """An adapter made here says which weights it was trained on."""
+    made = dict(read_adapter(trained(model_dir, tmp_path / "a", 1)).updates())
+    config = describe_config({m: spec_of(u) for m, u in made.items()}, "base", all_layers=True)
+    record = {"base_fingerprint": fingerprint(model_dir)}
+    write_adapter(tmp_path / "ours", made, config, record)
+    other = AutoModelForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        other.model.embed_tokens.weight.mul_(1.01)
+    other.save_pretrained(tmp_path / "other")
+    settings = MergeSettings(weights=(1,), into=str(tmp_path / "other"), out=tmp_path / "model")
+    with pytest.raises(ArtifactError, match="whose weights are not those of"):
+        merge_into([tmp_path / "ours"], settings)
+    assert not (tmp_path / "model").exists()
+    for change in ({"ignore_base": True}, {"into": str(model_dir), "out": tmp_path / "right"}):
+        assert merge_into([tmp_path / "ours"], settings.model_copy(update=change)).written
 
 
 def test_outputs_that_cannot_be_are_refused(tmp_path, model_dir):

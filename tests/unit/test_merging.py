@@ -882,3 +882,10 @@ def test_weights_that_are_no_numbers_are_refused(weights):
 def test_weights_that_are_too_few_are_refused(tmp_path, two, weights):
     with pytest.raises(ConfigError, match="numbers for 2 adapters"):
         merge(two, MergeSettings(weights=weights, out=tmp_path / "m"))
+
+
+def test_a_rule_that_matches_nothing_is_a_slip(tmp_path, adapters):
+    path = tmp_path / "weights.toml"
+    path.write_text('weights = [0.9, 0.1]\n[[rule]]\nlayers = "40-50"\nweights = [1, 0]\n')
+    with pytest.raises(ConfigError, match="rule 1 matches no module"):
+        merge(adapters[:2], MergeSettings(weights_file=path, out=tmp_path / "m"))

@@ -17,7 +17,8 @@ from adaptermix.contest import Candidate, Contest, choose
 from adaptermix.data import SlotExample
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.learning import WeightedMerge
-from adaptermix.merging import merge, open_adapters, plan_merge
+from adaptermix.merge_plan import open_adapters, plan_merge
+from adaptermix.merging import merge
 from adaptermix.prompts import PromptedExample
 from adaptermix.search import (
     _as_parameters,

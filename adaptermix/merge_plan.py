@@ -1,0 +1,414 @@
+"""A merge before it is made: its sources, its weights, and the shape of its result.
+
+A merge is planned from the files' headers, which tells every shape of the result; then modules
+are read and merged one after another.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptermix.adapters import (
+    Adapter,
+    UpdateSpec,
+    as_dtype,
+    describe_config,
+    layer_of,
+    layer_then_name,
+    read_adapter,
+)
+from adaptermix.config import MergeSettings
+from adaptermix.deltas import LoraUpdate, is_finite, widened, widest_dtype
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.merge_methods import MethodOptions, is_cut, merge_updates, merged_rank
+from adaptermix.tensor_files import TensorSpec
+from adaptermix.weighting import Weighting, read_weighting
+
+
+@dataclass
+class Tally:
+    """What is counted while modules are merged."""
+
+    sum_energy: float = 0.0
+    lost_energy: float = 0.0
+    cross_energy: float = 0.0
+    inactive: Counter[int] = field(default_factory=Counter)
+
+    def relative(self, energy: float) -> float:
+        """Return an energy relative to that of the exact sum."""
+        return energy / self.sum_energy if self.sum_energy else 0.0
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A merge that was checked, and whose result's shapes are known; nothing is merged yet.
+
+    Attributes:
+        adapters: The sources, with one naming of modules.
+        base: The base model they share, where they say so.
+        weighting: Weights, rules included.
+        weights: For every module of the result, one weight per adapter.
+        specs: For every module of the result, what its update will be.
+        method: Name of the method.
+        options: What the method is told.
+        seed: Seed of the random methods.
+    """
+
+    adapters: list[Adapter]
+    base: str | None
+    weighting: Weighting
+    weights: dict[str, tuple[float, ...]]
+    specs: dict[str, UpdateSpec]
+    method: str
+    options: MethodOptions
+    seed: int
+
+    def updates(self, tally: Tally) -> Iterator[LoraUpdate]:
+        """Read and merge module by module, in the order of ``specs``."""
+        for module in self.specs:
+            yield self.update(module, tally)
+
+    def update(self, module: str, tally: Tally) -> LoraUpdate:
+        """Read and merge one module, and add to the counts."""
+        spec = self.specs[module]
+        # A sum passes NaN and infinity on; a decomposition stumbles over them.
+        is_sum = self.method in ("exact", "peft-cat") and not is_cut(self.options)
+        sources, weights = [], []
+        for at, adapter in enumerate(self.adapters):
+            is_there = module in adapter.factors
+            update = adapter.update(module, is_checked=not is_sum) if is_there else None
+            if update is None or not update.is_active:
+                tally.inactive[at] += 1
+            if update is not None and self.weights[module][at]:
+                wide = torch.promote_types(widest_dtype([update]), spec.dtype)
+                sources.append(as_dtype(update, wide))
+                weights.append(self.weights[module][at])
+        seed = _module_seed(self.seed, module)
+        merged = merge_updates(self.method, sources, weights, self.options, seed)
+        tally.sum_energy += merged.sum_energy
+        tally.lost_energy += merged.lost_energy
+        tally.cross_energy += merged.cross_energy
+        update = as_dtype(merged.update, spec.dtype)
+        if not (is_finite(update.a) and is_finite(update.b)):
+            for adapter in self.adapters:
+                if module in adapter.factors:
+                    adapter.update(module)  # says so if this one is to blame
+            raise ArtifactError(
+                f"{module}: the merge is too large for {_name_of(spec.dtype)}",
+                hint="use smaller weights, or --out-dtype float32",
+            )
+        return _with_bias(update, spec)
+
+    def config(self) -> dict[str, Any]:
+        """Return the PEFT config of the result."""
+        config = describe_config(self.specs, self.base, self._covers_all_layers())
+        saved = self.saved()
+        holders = [a.config for a in self.adapters if a.saved.keys() & saved.keys()]
+        biases = [holder.get("bias", "none") for holder in holders]
+        config["bias"] = next((bias for bias in biases if bias != "none"), "none")
+        modules = {module for holder in holders for module in holder.get("modules_to_save") or ()}
+        parts = {part for name in saved for part in name.split(".")}
+        config["modules_to_save"] = sorted(modules & parts) or None
+        config["fan_in_fan_out"] = self.is_transposed
+        tasks = {a.config.get("task_type", config["task_type"]) for a in self.adapters}
+        if len(tasks) == 1:  # one of the bare decoder is loaded onto it, not onto an LM head
+            config["task_type"] = tasks.pop()
+        return config
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the base stores its weights as in x out (``fan_in_fan_out``), as GPT-2 does."""
+        return any(adapter.config.get("fan_in_fan_out") for adapter in self.adapters)
+
+    def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], Tensor]]]:
+        """Return the whole weights of the result: averages of the sources', where that is right.
+
+        Raises:
+            ArtifactError: Naming the first weight for which it is not.
+        """
+        saved = {}
+        for name in dict.fromkeys(name for adapter in self.adapters for name in adapter.saved):
+            weights = self.weighting.of(name.rpartition(".")[0])
+            parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
+            if any(name in adapter.saved for adapter, _ in parts):
+                saved[name] = _saved_weight(name, parts)
+        return saved
+
+    def _covers_all_layers(self) -> bool:
+        """Whether the result has the modules of one adapter whose config means all layers."""
+        return any(
+            _means_all_layers(adapter.config) and set(adapter.factors) == set(self.specs)
+            for adapter in self.adapters
+        )
+
+
+def _means_all_layers(config: Mapping[str, Any]) -> bool:
+    """Whether the targets are bare names such as ``q_proj``, in no layer more than in another."""
+    targets = config.get("target_modules")
+    names_none = isinstance(targets, list) and all(layer_of(target) is None for target in targets)
+    chosen = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    return names_none and not chosen
+
+
+def _saved_weight(
+    name: str, parts: Sequence[tuple[Adapter, float]]
+) -> tuple[TensorSpec, Callable[[], Tensor]]:
+    """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
+    total = sum(weight for _, weight in parts)
+    lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
+    if lacking or abs(total - 1) > 1e-6:
+        holder = next(adapter for adapter, _ in parts if name in adapter.saved)
+        why = f"{lacking[0].path} has none" if lacking else f"the weights add up to {total:g}"
+        raise ArtifactError(
+            f"{holder.path} brings the whole weight '{name}', and {why}",
+            hint="trained biases, modules_to_save and embeddings merge when every adapter has "
+            "them and the weights add up to 1",
+        )
+    specs = [adapter.saved_spec(name) for adapter, _ in parts]
+    if len({spec.shape for spec in specs}) > 1:
+        raise ArtifactError(f"'{name}' has different shapes in the adapters")
+    dtype = specs[0].dtype
+    for spec in specs:
+        dtype = torch.promote_types(dtype, spec.dtype)
+    return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
+
+
+def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: torch.dtype) -> Tensor:
+    if len(parts) == 1:
+        return parts[0][0].saved_weight(name).to(dtype)
+    terms = [widened(adapter.saved_weight(name)) * weight for adapter, weight in parts]
+    return torch.stack(terms).sum(dim=0).to(dtype)
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
+    """PEFT wants a bias in all modules or in none."""
+    if not spec.has_bias or update.bias is not None:
+        return update
+    return replace(update, bias=torch.zeros(spec.out_features, dtype=spec.dtype))
+
+
+def _module_seed(seed: int, module: str) -> int:
+    """Seed each module by its name, so that the order of modules does not matter."""
+    digest = hashlib.sha256(f"{seed}:{module}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 2**63
+
+
+def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapter]:
+    """Open the adapters to merge, and give their modules the same names.
+
+    Raises:
+        ArtifactError: A damaged adapter, or different base models.
+    """
+    adapters = [
+        read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha) for path in paths
+    ]
+    _check_bases(adapters, settings.ignore_base)
+    return with_common_names(adapters)
+
+
+def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
+    """Return the weights that the settings give to a number of adapters.
+
+    Raises:
+        ConfigError: Too few or too many weights, all of them zero, or an unreadable file.
+    """
+    if settings.weights_file is not None:
+        return read_weighting(settings.weights_file, adapters)
+    if settings.weight is not None:
+        if adapters != 2:
+            raise ConfigError(
+                f"--weight is for two adapters, not {adapters}", hint="give --weights W1,W2,..."
+            )
+        return Weighting((settings.weight, 1 - settings.weight))
+    weights = settings.weights or ()
+    if len(weights) != adapters:
+        raise ConfigError(f"--weights has {len(weights)} numbers for {adapters} adapters")
+    return Weighting(tuple(weights))
+
+
+def plan_merge(
+    adapters: Sequence[Adapter], weighting: Weighting, settings: MergeSettings
+) -> MergePlan:
+    """Work out the modules, weights and shapes of a merge from the files' headers.
+
+    Raises:
+        ConfigError: Weights that are all zero, a rule that matches nothing, or options that do
+            not go together.
+        ArtifactError: Modules that differ in shape, or in rank where the method needs one rank.
+    """
+    options = MethodOptions(settings.rank, settings.density, settings.epsilon, settings.isotropic)
+    weights: dict[str, tuple[float, ...]] = {}
+    specs: dict[str, UpdateSpec] = {}
+    names = sorted(
+        {module for adapter in adapters for module in adapter.modules},
+        key=layer_then_name,
+    )
+    _refuse_idle_rules(weighting, names)
+    has_bias = any(tensors.bias for adapter in adapters for tensors in adapter.factors.values())
+    for module in names:
+        own = _module_weights(module, adapters, weighting, settings.inactive)
+        if any(w for adapter, w in zip(adapters, own, strict=True) if module in adapter.factors):
+            weights[module] = own
+            spec = _plan_module(module, adapters, own, settings, options)
+            specs[module] = replace(spec, has_bias=has_bias)
+    if not specs:
+        raise ConfigError("all weights are zero: nothing would be left")
+    base = next((adapter.base for adapter in adapters if adapter.base), None)
+    return MergePlan(
+        list(adapters), base, weighting, weights, specs, settings.method, options, settings.seed
+    )
+
+
+def _refuse_idle_rules(weighting: Weighting, modules: Sequence[str]) -> None:
+    """A rule that speaks of no module is a slip, and would be silent."""
+    for number, rule in enumerate(weighting.rules, start=1):
+        if not any(rule.matches(module) for module in modules):
+            raise ConfigError(
+                f"--weights-file: rule {number} matches no module of the adapters",
+                hint=f"they have {modules[0]} to {modules[-1]}",
+            )
+
+
+def _module_weights(
+    module: str, adapters: Sequence[Adapter], weighting: Weighting, inactive: str
+) -> tuple[float, ...]:
+    """Return the weights in one module; with ``keep``, only those that are active there share."""
+    weights = weighting.of(module)
+    if inactive == "average":
+        return weights
+    if abs(sum(weights) - 1) > 1e-6:
+        raise ConfigError(
+            f"--inactive keep: the weights {', '.join(map(str, weights))} do not add up to 1",
+            hint="it shares out the weight of adapters that do nothing in a module",
+        )
+    active = [
+        weight if module in adapter.factors and adapter.update(module).is_active else 0.0
+        for adapter, weight in zip(adapters, weights, strict=True)
+    ]
+    total = sum(active)
+    if total <= 0 and any(active):
+        raise ConfigError(f"--inactive keep: the weights active in {module} add up to {total:g}")
+    return tuple(weight / total for weight in active) if total else tuple(active)
+
+
+def _plan_module(
+    module: str,
+    adapters: Sequence[Adapter],
+    weights: Sequence[float],
+    settings: MergeSettings,
+    options: MethodOptions,
+) -> UpdateSpec:
+    present = [
+        (adapter.spec(module), weight)
+        for adapter, weight in zip(adapters, weights, strict=True)
+        if module in adapter.factors
+    ]
+    check_shapes(module, adapters, [spec for spec, _ in present])
+    kept = [(spec, weight) for spec, weight in present if weight]
+    ranks = [spec.rank for spec, _ in kept]
+    if settings.method in ("factor-average", "peft-linear") and len(set(ranks)) > 1:
+        raise ArtifactError(
+            f"{module} has ranks {', '.join(map(str, ranks))}; {settings.method} adds factors of "
+            "one rank",
+            hint="use --method exact, which takes any ranks",
+        )
+    first = kept[0][0]
+    dtype = first.dtype
+    for spec, _ in kept:
+        dtype = torch.promote_types(dtype, spec.dtype)
+    alone = settings.method in ("exact", "peft-cat") and len(kept) == 1 and not is_cut(options)
+    scaling = abs(kept[0][1] * first.scaling) if alone else 1.0
+    if not 0 < scaling < math.inf:
+        raise ConfigError(f"the weight {kept[0][1]:g} is too small or too large for {module}")
+    return replace(
+        first,
+        rank=merged_rank(settings.method, ranks, (first.out_features, first.in_features), options),
+        scaling=scaling,
+        dtype=getattr(torch, settings.out_dtype) if settings.out_dtype else dtype,
+    )
+
+
+def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[UpdateSpec]) -> None:
+    """Check that the updates of one module have one shape.
+
+    Raises:
+        ArtifactError: They have not.
+    """
+    shapes = {(spec.out_features, spec.in_features) for spec in specs}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes))
+        names = ", ".join(str(adapter.path) for adapter in adapters)
+        raise ArtifactError(
+            f"{module} is {sizes} in the adapters {names}",
+            hint="they belong to different base models",
+        )
+
+
+def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
+    first = adapters[0]
+    for other in adapters[1:]:
+        if not ignore and not share_a_base(first, other):
+            raise ArtifactError(
+                f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}",
+                hint="merge adapters of one base model, or pass --ignore-base if you know better",
+            )
+
+
+def share_a_base(one: Adapter, other: Adapter) -> bool:
+    """Tell by fingerprint, or else by name; True where neither is known of both."""
+    prints = one.record.get("base_fingerprint"), other.record.get("base_fingerprint")
+    if all(prints):
+        return bool(prints[0] == prints[1])
+    names = one.base, other.base
+    return not all(names) or _model_name(names[0]) == _model_name(names[1])
+
+
+def _model_name(name: str | None) -> str:
+    """Compare hub names whole and local paths by their folder, wherever it was mounted."""
+    path = Path(name or "")
+    return path.name if path.is_absolute() or len(path.parts) != 2 else str(path)
+
+
+def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Give all adapters the longest head of module names that one of them has.
+
+    An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with
+    the LM head names ``model.layers.0.mlp.up_proj``.
+    """
+    heads = [{_head(m) for m in a.modules if layer_of(m) is not None} for a in adapters]
+    if any(len(found) != 1 for found in heads):
+        return list(adapters)
+    own = [found.pop() for found in heads]
+    longest = max(own, key=len)
+    if not all(longest.endswith(head) for head in own):
+        return list(adapters)
+    return [
+        adapter if head == longest else _renamed(adapter, longest.removesuffix(head))
+        for adapter, head in zip(adapters, own, strict=True)
+    ]
+
+
+def _head(module: str) -> str:
+    """Return what stands before the decoder blocks: ``model.`` in ``model.layers.0.mlp``."""
+    blocks = f".{module}".partition(f".{layer_of(module)}.")[0]  # .model.layers
+    return blocks.rpartition(".")[0].lstrip(".") + "." if blocks.count(".") > 1 else ""
+
+
+def _renamed(adapter: Adapter, head: str) -> Adapter:
+    return replace(
+        adapter,
+        factors={head + module: tensors for module, tensors in adapter.factors.items()},
+        saved={head + name: tensor for name, tensor in adapter.saved.items()},
+    )
