@@ -1,4 +1,3 @@
-import os
 import resource
 import sqlite3
 import subprocess
@@ -101,10 +100,8 @@ def test_a_full_disk_is_noted(tmp_path):
     assert AnswerCache(tmp_path).get(list(ANSWERS)) == ANSWERS
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_noted(tmp_path):
-    tmp_path.chmod(0o500)
-    cache = AnswerCache(tmp_path / "cache")
+def test_a_folder_that_takes_no_files_is_noted():
+    cache = AnswerCache(Path("/proc/cache"))  # not even root may write there
     cache.put(ANSWERS)
     assert "going on without" in cache.notes[0]
 
