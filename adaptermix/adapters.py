@@ -635,6 +635,8 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
 
 def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
     """Return the update with all its tensors in one dtype."""
+    if update.bias is None and update.a.dtype == update.b.dtype == dtype:
+        return update
     bias = None if update.bias is None else update.bias.to(dtype)
     return replace(update, a=update.a.to(dtype), b=update.b.to(dtype), bias=bias)
 

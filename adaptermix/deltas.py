@@ -33,7 +33,7 @@ class LoraUpdate:
     @property
     def is_active(self) -> bool:
         """Whether it changes anything: the B of a layer that was never trained is zero."""
-        if self.b[0].any() or self.b.any():  # one row says yes most of the time
+        if self.b.numel() and self.b[0, 0].item() or self.b.any():  # the first says yes mostly
             return True
         return self.bias is not None and bool(self.bias.any())
 
@@ -76,9 +76,14 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     if len(kept) == 1:
         return scaled(*kept[0])
     dtype = widest_dtype([update for update, _ in kept])
+    a = torch.cat([update.a.to(dtype) for update, _ in kept], dim=0)
+    b = torch.empty((kept[0][0].b.shape[0], a.shape[0]), dtype=dtype)
+    columns = b.split([update.rank for update, _ in kept], dim=1)
+    for place, (update, weight) in zip(columns, kept, strict=True):
+        torch.mul(update.b.to(dtype), weight * update.scaling, out=place)
     return LoraUpdate(
-        a=torch.cat([update.a.to(dtype) for update, _ in kept], dim=0),
-        b=torch.cat([u.b.to(dtype) * (weight * u.scaling) for u, weight in kept], dim=1),
+        a=a,
+        b=b,
         scaling=1.0,
         bias=weighted_bias(updates, weights, dtype),
     )
