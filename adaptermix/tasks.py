@@ -1,6 +1,7 @@
 """What a task is: how an example becomes a prompt and an answer, and outputs become scores."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,13 +154,13 @@ class Task(Protocol):
         """Score the outputs of one language by every metric, by name."""
 
 
-class _Scored:
+class _Scored(ABC):
     """The part of a task that follows from its metrics."""
 
     @property
+    @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that were asked for; the first one is the task's score."""
-        raise NotImplementedError
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
         """Return one row of sufficient statistics an example, of the first metric."""
