@@ -25,7 +25,7 @@ from adaptermix.data import first_line, hub_errors
 from adaptermix.deltas import LoraUpdate, is_finite
 from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.outputs import check_output, whole_output, write_json
-from adaptermix.tensor_files import TensorFile, TensorSpec, write_tensors
+from adaptermix.tensor_files import TensorFile, TensorSpec, one_thread, write_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -106,7 +106,7 @@ class Adapter:
     @cached_property
     def weights_hash(self) -> str:
         """BLAKE3 hash of the file's bytes; SHA-256 would take longer than a merge."""
-        return blake3().update_mmap(self.weights_path).hexdigest()
+        return self.file.hash()
 
     @property
     def base(self) -> str | None:
@@ -574,7 +574,7 @@ def stream_adapter(
             RECORD_KEY: json.dumps(record(), sort_keys=True, default=str),
         }
 
-    with whole_output(path) as unfinished:
+    with one_thread(), whole_output(path) as unfinished:
         if path.suffix == ".safetensors":
             write_tensors(unfinished, layout, tensors(), metadata)
         else:

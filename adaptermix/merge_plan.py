@@ -91,7 +91,7 @@ class MergePlan:
                 wide = torch.promote_types(widest_dtype([update]), spec.dtype)
                 sources.append(as_dtype(update, wide))
                 weights.append(self.weights[module][at])
-        seed = _module_seed(self.seed, module)
+        seed = 0 if is_sum else _module_seed(self.seed, module)
         merged = merge_updates(self.method, sources, weights, self.options, seed)
         tally.sum_energy += merged.sum_energy
         tally.lost_energy += merged.lost_energy

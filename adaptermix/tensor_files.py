@@ -3,14 +3,17 @@
 import json
 import math
 import mmap
+import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from blake3 import blake3
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -37,7 +40,8 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float8_e8m0fnu: "F8_E8M0",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-_BATCH = 4 << 20  # bytes that are handed to the writing thread at a time
+_BATCH = 1 << 23  # bytes that are handed to the writing thread at a time
+_BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written
 
 
@@ -93,6 +97,10 @@ class TensorFile:
                 raise ArtifactError(f"{path}: {name} has the type {entry['dtype']}")
             self.specs[name] = TensorSpec(DTYPES[entry["dtype"]], tuple(entry["shape"]))
             self._starts[name] = 8 + length + entry["data_offsets"][0]
+
+    def hash(self) -> str:
+        """Return the BLAKE3 hash of the file's bytes."""
+        return blake3(self._bytes).hexdigest()
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor; it must not be changed in place."""
@@ -151,19 +159,32 @@ def write_tensors(
         file.write(struct.pack("<Q", room) + header.ljust(room))
 
 
-def _batches(specs: Iterable[TensorSpec], tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Gather tensors up to some megabytes, so that handing them over costs little beside them."""
-    batch: list[Tensor] = []
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread for a while: on small factors more of them cost time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _batches(specs: Iterable[TensorSpec], tensors: Iterable[Tensor]) -> Iterator[list[memoryview]]:
+    """Gather the bytes of tensors up to some megabytes, so that handing them over costs little."""
+    batch: list[memoryview] = []
     size = 0
     for spec, tensor in zip(specs, tensors, strict=True):
         if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
             raise ValueError(f"expected {spec}, got {tensor.dtype} {list(tensor.shape)}")
-        batch.append(tensor)
+        if spec.size:
+            batch.append(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         size += spec.size
-        if size >= _BATCH:
+        if size >= _BATCH or len(batch) == _BUFFERS:
             yield batch
             batch, size = [], 0
-    yield batch
+    if batch:
+        yield batch
 
 
 def _header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
@@ -171,8 +192,11 @@ def _header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
     return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _write(file: Any, tensors: Sequence[Tensor]) -> None:
-    for tensor in tensors:
-        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        while data:  # an unbuffered file may take a part only
-            data = data[file.write(data) :]
+def _write(file: Any, buffers: list[memoryview]) -> None:
+    """Write all bytes, in one call unless the system takes a part only."""
+    while buffers:
+        written = os.writev(file.fileno(), buffers)
+        while buffers and written >= len(buffers[0]):
+            written -= len(buffers.pop(0))
+        if written:
+            buffers[0] = buffers[0][written:]

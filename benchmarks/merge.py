@@ -106,21 +106,25 @@ def merge_once(paths: list[Path], folder: Path, method: str, rank: int | None) -
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from adaptermix.config import MergeSettings
 from adaptermix.merging import merge
+from adaptermix.merge_methods import METHODS
 first, second, out, method, rank = sys.argv[1:]
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before = peak()
+def resident(which):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(which)).split()[1]) / 1024
+before = resident("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
 settings = MergeSettings(weight=0.9, method=method, rank=int(rank) or None, out=Path(out))
 merge([Path(first), Path(second)], settings)
-print(peak() - before)
+print(resident("VmHWM") - before)
 """
 
 
 def memory_of(paths: list[Path], folder: Path, method: str, rank: int | None) -> float:
-    """Return the peak memory of a merge above the imports, in MB."""
+    """Return the peak memory of a merge above the imports, in MB; mapped files count."""
     out = folder / "memory.safetensors"
     out.unlink(missing_ok=True)
     arguments = [*map(str, paths), str(out), method, str(rank or 0)]
@@ -176,7 +180,7 @@ def main() -> None:
     """Measure and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT's SVD out (a minute)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="adaptermix-benchmark-"))
