@@ -40,7 +40,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float8_e8m0fnu: "F8_E8M0",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-_BATCH = 1 << 23  # bytes that are handed to the writing thread at a time
+_BATCH = 8 << 20  # bytes that are handed to the writing thread at a time
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written
 
