@@ -275,7 +275,9 @@ def score(settings: ScoreSettings, options: Options) -> None:
     """
     from adaptermix import scoring
 
-    _show(scoring.score_files(settings), console.show_scores, options)
+    report = scoring.score_files(settings)
+    _show(report, console.show_scores, options)
+    console.say_notes(report.notes)
 
 
 @_command(InspectSettings, without=("force", "dry_run", "quiet"))

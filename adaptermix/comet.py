@@ -44,7 +44,7 @@ _PYTHONS = ("3.12", "3.11", "3.10")
 _REPORTED = ("unbabel-comet", "torch", "transformers", "pytorch-lightning", "numpy")
 _RECORD = "adaptermix-comet.json"  # written last: where it is, the environment is whole
 _LOCK = "adaptermix-comet.lock"  # made first: where it is, the folder is ours
-_INSTALL_HINT = "run `adaptermix comet install`, or name a Python that has COMET: --comet-python"
+INSTALL_HINT = "run `adaptermix comet install`, or name a Python that has COMET: --comet-python"
 _HUB_HINT = (
     "run once with network access, which fills the hub's cache, or name a checkpoint on disk: "
     "its .ckpt file or folder"
@@ -364,11 +364,11 @@ def _interpreter(python: Path | None) -> Path:
     """Return COMET's interpreter; not resolved, since a venv is known by the link's place."""
     if python is not None:
         if not python.is_file():
-            raise ResourceError(f"{python}: there is no Python", hint=_INSTALL_HINT)
+            raise ResourceError(f"{python}: there is no Python", hint=INSTALL_HINT)
         return python.absolute()
     found = status()
     if not found.installed:
-        raise ResourceError("COMET is not installed", hint=_INSTALL_HINT)
+        raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
     return Path(found.python)
 
 
@@ -398,7 +398,7 @@ def _ask(
             raise ResourceError(f"COMET gave no answer in {timeout_seconds:g} s") from error
         except OSError as error:
             raise ResourceError(
-                f"{python}: cannot be run: {error.strerror}", hint=_INSTALL_HINT
+                f"{python}: cannot be run: {error.strerror}", hint=INSTALL_HINT
             ) from error
     line = _last_line(said.read_text(encoding="utf-8", errors="replace"))
     try:
@@ -416,7 +416,7 @@ def _failure(
     stage, error = answer.get("stage"), answer.get("error")
     why = error or ended
     if stage == "import":
-        return ResourceError(f"{python} cannot import COMET: {why}", hint=_INSTALL_HINT)
+        return ResourceError(f"{python} cannot import COMET: {why}", hint=INSTALL_HINT)
     if stage == "fetch":
         return ResourceError(
             f"the COMET model {model} cannot be had from the hub: {why}", hint=_HUB_HINT

@@ -372,6 +372,12 @@ def show_scores(report: "ScoreReport") -> None:
         results.print(escape(score.signature), highlight=False)
 
 
+def say_notes(notes: "Sequence[str]") -> None:
+    """Tell what the user should know besides; also when the result is printed as JSON."""
+    for note in notes:
+        say(f"note: {note}")
+
+
 def titled(name: str) -> str:
     """Return the name of a metric in a table, with its unit."""
     names = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "slot_f1": "slot F1 (%)"}

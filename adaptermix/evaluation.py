@@ -24,7 +24,7 @@ from adaptermix.config import PAPER_GROUPS, EvalSettings
 from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError
 from adaptermix.generation import Decoder, OnProgress
-from adaptermix.metrics import Score
+from adaptermix.metrics import Score, without_missing_comet
 from adaptermix.models import (
     fingerprint,
     load_tokenizer,
@@ -121,6 +121,7 @@ def evaluate(
         ArtifactError: A model or adapter that cannot be used, or an output that exists.
         ResourceError: The engine asked for is not installed.
     """
+    settings, missing = without_missing_comet(settings)
     job = _prepare(settings, force)
     folder, adapters, items, task = job.folder, job.adapters, job.items, job.task
     limits = Limits(
@@ -158,7 +159,7 @@ def evaluate(
         groups=groups,
         group_macro={name: _macro(cells, systems, langs) for name, langs in groups.items()},
         comparisons=_compare(job, results, settings, groups),
-        notes=[*_prompt_notes(settings, adapters), *decoder.notes],
+        notes=[*missing, *_prompt_notes(settings, adapters), *decoder.notes],
         out=str(settings.out),
     )
     record = {

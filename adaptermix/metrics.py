@@ -10,19 +10,28 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from adaptermix import __version__
-from adaptermix.comet import DEFAULT_MODEL, CometScores, Translations, segment_scores_many
+from adaptermix.comet import (
+    DEFAULT_MODEL,
+    INSTALL_HINT,
+    CometScores,
+    Translations,
+    segment_scores_many,
+    status,
+)
+from adaptermix.config import ScorerSettings
 from adaptermix.entities import Entity
 from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.tagging import Slot
 from adaptermix.translation import bleu_tokenizer
 
 Statistics = Float[np.ndarray, "examples stats"]
+S = TypeVar("S", bound=ScorerSettings)
 
 
 @dataclass(frozen=True)
@@ -380,6 +389,24 @@ class Comet:
     def _scored(self, outcomes: Sequence[Outcome]) -> CometScores:
         segments = tuple((o.source, o.predicted, o.expected[0]) for o in outcomes)
         return _comet(segments, self.model, self.python)
+
+
+def without_missing_comet(settings: S) -> tuple[S, list[str]]:
+    """Leave COMET out where it is not installed and other metrics are asked for as well.
+
+    Returns:
+        The settings, and what to tell the user.
+
+    Raises:
+        ResourceError: COMET is all that is asked for, and is not installed.
+    """
+    others = tuple(metric for metric in settings.metrics if metric != "comet")
+    if others == settings.metrics or settings.comet_python or status().installed:
+        return settings, []
+    if not others:
+        raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
+    note = f"COMET is not installed and is left out: {INSTALL_HINT}"
+    return settings.model_copy(update={"metrics": others}), [note]
 
 
 @lru_cache(maxsize=256)  # scores, signatures and comparisons ask for the same segments

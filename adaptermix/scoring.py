@@ -10,7 +10,7 @@ from adaptermix.config import ScoreSettings, Settings
 from adaptermix.data import json_value, numbered_lines, read_massive_file
 from adaptermix.entities import read_iob2
 from adaptermix.errors import ConfigError, DataError
-from adaptermix.metrics import Score
+from adaptermix.metrics import Score, without_missing_comet
 from adaptermix.tasks import Example, OwnTask, Task, make_task
 from adaptermix.translation import language_code, read_translations
 
@@ -26,10 +26,12 @@ class ScoreReport:
         metrics: The score of every metric, by name.
         counts: Examples, answers of which something could not be read, the pieces of them that
             could not, and what the metrics count.
+        notes: What the user should know besides.
     """
 
     metrics: dict[str, Score]
     counts: dict[str, int]
+    notes: list[str]
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
@@ -58,6 +60,7 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
             as the gold rows or have other ids, an empty reference.
         ResourceError: What a metric needs is not installed.
     """
+    settings, notes = without_missing_comet(settings)
     task = make_task(settings.task, options=settings)
     examples = _read_gold(task, settings)
     path = _needed(settings, "predictions")
@@ -73,7 +76,7 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
     }
     for score in scores.values():
         counts |= score.counts
-    return ScoreReport(scores, counts)
+    return ScoreReport(scores, counts, notes)
 
 
 def _needed(settings: Settings, name: str) -> Any:

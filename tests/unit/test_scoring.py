@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from adaptermix.cli import app
 from adaptermix.config import ScoreSettings
 from adaptermix.data import massive_locale
-from adaptermix.errors import AdaptermixError, ConfigError, DataError
+from adaptermix.errors import AdaptermixError, ConfigError, DataError, ResourceError
 from adaptermix.scoring import OUTPUT_FIELDS, score_files
 from adaptermix.tagging import render_answer, slots_of
 
@@ -115,7 +115,15 @@ def test_inputs_that_do_not_fit_are_refused(massive, lines, name, settings, comp
         ({"metrics": ("bleu",)}, "the task massive has no metric 'bleu'"),
         ({"task": "wmt23"}, "--target-lang is missing"),
         ({"task": "wmt23", "target_lang": "de"}, "--ref is missing"),
-        ({"task": "wmt23", "target_lang": "de", "metrics": ("comet",)}, "--src is missing"),
+        (
+            {
+                "task": "wmt23",
+                "target_lang": "de",
+                "metrics": ("bleu", "comet"),
+                "comet_python": "p",
+            },
+            "--src is missing",
+        ),
     ],
 )
 def test_missing_flags_are_named(massive, settings, complaint):
@@ -138,6 +146,25 @@ def test_translations_are_scored_against_several_references(tmp_path):
     assert both.metrics["bleu"].signature.startswith("nrefs:2|case:mixed|eff:no|tok:13a|smooth:exp")
     first = score_files(ScoreSettings(ref=refs[:1], **common))
     assert first.metrics["bleu"].value == 0
+
+
+def test_without_comet_the_other_metrics_are_still_given(tmp_path):
+    """The cache folder is the test's own, and empty: COMET is not installed there."""
+    for name in ("src", "ref", "out"):
+        write(tmp_path / name, ["a small house", "it rains"])
+    settings = ScoreSettings(
+        task="wmt23",
+        target_lang="de",
+        src=tmp_path / "src",
+        ref=(tmp_path / "ref",),
+        predictions=tmp_path / "out",
+        metrics=("bleu", "chrf", "comet"),
+    )
+    report = score_files(settings)
+    assert list(report.metrics) == ["bleu", "chrf"]
+    assert "adaptermix comet install" in report.notes[0]
+    with pytest.raises(ResourceError, match="COMET is not installed"):
+        score_files(settings.model_copy(update={"metrics": ("comet",)}))
 
 
 def test_entities_count_as_text_or_as_offsets(tmp_path):
