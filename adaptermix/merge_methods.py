@@ -38,6 +38,8 @@ from adaptermix.deltas import (
     widest_dtype,
 )
 
+SAME = 1e-6  # relative difference of sizes that rounding can explain
+
 Cores = Float[Tensor, "updates left right"]
 
 
@@ -181,7 +183,7 @@ def keep_largest(values: Tensor, density: float) -> Tensor:
     """Zero all but the share ``density`` of the entries that is largest in magnitude.
 
     The count is rounded down as in PEFT, but is at least 1; entries equal to the smallest one
-    kept are all kept.
+    kept, up to rounding, are all kept: rows of an orthogonal matrix often have such twins.
     """
     sizes = values.abs()
     left_out = values.numel() - max(1, int(density * values.numel()))
@@ -189,7 +191,7 @@ def keep_largest(values: Tensor, density: float) -> Tensor:
         return values
     # NumPy's selection is many times as fast as a top-k of half of everything.
     smallest_kept = np.partition(sizes.flatten().numpy(), left_out)[left_out]
-    return torch.where(sizes >= smallest_kept, values, 0)
+    return torch.where(sizes >= smallest_kept * (1 - SAME), values, 0)
 
 
 def drop_and_rescale(values: Tensor, density: Tensor | float, seed: int) -> Tensor:

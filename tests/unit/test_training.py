@@ -8,7 +8,13 @@ from test_adapters import IDS, logits_through_peft
 from transformers import AutoModelForCausalLM
 
 from adaptermix import training
-from adaptermix.adapters import describe_config, layer_of, read_adapter, write_adapter
+from adaptermix.adapters import (
+    describe_config,
+    layer_of,
+    read_adapter,
+    spec_of,
+    write_adapter,
+)
 from adaptermix.batching import PairCollator, encode_pairs
 from adaptermix.config import TrainAlignSettings, TrainTaskSettings
 from adaptermix.data import ParallelPair
@@ -116,13 +122,17 @@ def test_only_lora_factors_train(model_dir):
     assert all("lora_" in name for name in trainable)
 
 
+def specs_of(updates):
+    return {module: spec_of(update) for module, update in updates.items()}
+
+
 def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
     settings = task_settings(model_dir, None, "x")
     model = training._with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
     randomize(model)
     expected = model(IDS).logits.detach()
     updates = training._updates(model, 2.0, "")
-    config = describe_config(updates, str(model_dir), all_layers=True)
+    config = describe_config(specs_of(updates), str(model_dir), all_layers=True)
     write_adapter(tmp_path / "adapter", updates, config, {})
     torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "adapter"), expected)
 
@@ -133,7 +143,7 @@ def test_an_alignment_adapter_gives_the_training_models_states(tmp_path, model_d
     randomize(lower)
     expected = lower(IDS).last_hidden_state.detach()
     updates = training._updates(lower, 2.0, "model.")
-    config = describe_config(updates, str(model_dir), all_layers=False)
+    config = describe_config(specs_of(updates), str(model_dir), all_layers=False)
     write_adapter(tmp_path / "adapter", updates, config, {})
     from peft import PeftModel
 

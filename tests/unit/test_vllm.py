@@ -44,7 +44,7 @@ from pathlib import Path
 from adaptermix.config import EvalSettings
 from adaptermix.engines import Limits, VllmGenerator
 settings, model, prompts, adapters = json.loads(sys.argv[1])
-engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(4, 16, 32))
+engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(5, 16, 32))
 systems = [None, *(Path(path) for path in adapters)]
 print("RESULT", json.dumps(engine._first_tokens(systems, prompts)))
 """
@@ -59,7 +59,7 @@ from adaptermix.models import load_tokenizer
 settings, model, prompts, adapters, ignored = json.loads(sys.argv[1])
 settings = EvalSettings(**settings)
 tokenizer = load_tokenizer(Path(model), settings)
-engine = VllmGenerator(settings, Path(model), tokenizer, [1], Limits(2, 8, 32))
+engine = VllmGenerator(settings, Path(model), tokenizer, [1], Limits(2, 16, 32))
 systems = [None, *map(Path, adapters)]
 found = []
 for order in (systems, systems[::-1], systems[:1]):
@@ -144,7 +144,7 @@ def test_every_system_has_its_own_log_probabilities(tmp_path, model_dir, adapter
 def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(
     tmp_path, model_dir, adapters
 ):
-    """Four adapters and one of zeros in an engine with room for two; the base stays the base.
+    """Five adapters and one of zeros in an engine with room for two; the base stays the base.
 
     Then one whose keys have another prefix than the model's, which vLLM ignores without a word.
     """
