@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,13 +139,10 @@ class Adapter:
         Raises:
             ArtifactError: Factors that do not fit each other or the config, NaN or infinity.
         """
-        names = self.factors[module]
-        a, b = (self._tensor(name, is_checked) for name in (names.a, names.b))
+        names, scaling = self.factors[module], self.spec(module).scaling
+        a, b = self._tensor(names.a, is_checked), self._tensor(names.b, is_checked)
         bias = self._tensor(names.bias, is_checked) if names.bias else None
-        rank = self._rank(module)
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
-            raise self._misfit(module, a.shape, b.shape, rank)
-        return LoraUpdate(a, b, self.scaling(module), bias)
+        return LoraUpdate(a, b, scaling, bias)
 
     def spec(self, module: str) -> UpdateSpec:
         """Return what the update of one module is, from the file's header alone.
@@ -153,6 +150,15 @@ class Adapter:
         Raises:
             ArtifactError: Factors that do not fit each other or the config.
         """
+        if module not in self._specs:
+            self._specs[module] = self._read_spec(module)
+        return self._specs[module]
+
+    @cached_property
+    def _specs(self) -> dict[str, UpdateSpec]:
+        return {}
+
+    def _read_spec(self, module: str) -> UpdateSpec:
         names = self.factors[module]
         a, b = (self._shape(name) for name in (names.a, names.b))
         rank = self._rank(module)
@@ -439,6 +445,7 @@ def layer_then_name(module: str) -> tuple[int, str]:
     return (-1 if layer is None else layer, module)
 
 
+@cache
 def layer_of(module: str) -> int | None:
     """Return the index of the decoder block a module belongs to: 3 in ``layers.3.mlp``."""
     match = _LAYER.search(f".{module}.")

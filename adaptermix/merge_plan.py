@@ -26,7 +26,7 @@ from adaptermix.adapters import (
     read_adapter,
 )
 from adaptermix.config import MergeSettings
-from adaptermix.deltas import LoraUpdate, is_finite, widened, widest_dtype
+from adaptermix.deltas import LoraUpdate, is_finite, widened
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merge_methods import MethodOptions, is_cut, merge_updates, merged_rank
 from adaptermix.tensor_files import TensorSpec
@@ -82,15 +82,19 @@ class MergePlan:
         # A sum passes NaN and infinity on; a decomposition stumbles over them.
         is_sum = self.method in ("exact", "peft-cat") and not is_cut(self.options)
         sources, weights = [], []
-        for at, adapter in enumerate(self.adapters):
-            is_there = module in adapter.factors
-            update = adapter.update(module, is_checked=not is_sum) if is_there else None
-            if update is None or not update.is_active:
+        for at, (adapter, weight) in enumerate(
+            zip(self.adapters, self.weights[module], strict=True)
+        ):
+            if module not in adapter.factors:
                 tally.inactive[at] += 1
-            if update is not None and self.weights[module][at]:
-                wide = torch.promote_types(widest_dtype([update]), spec.dtype)
+                continue
+            update = adapter.update(module, is_checked=not is_sum)
+            if not update.is_active:
+                tally.inactive[at] += 1
+            if weight:
+                wide = torch.promote_types(adapter.spec(module).dtype, spec.dtype)
                 sources.append(as_dtype(update, wide))
-                weights.append(self.weights[module][at])
+                weights.append(weight)
         seed = 0 if is_sum else _module_seed(self.seed, module)
         merged = merge_updates(self.method, sources, weights, self.options, seed)
         tally.sum_energy += merged.sum_energy

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class TensorSpec:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of bytes."""
         return self.dtype.itemsize * math.prod(self.shape)
@@ -142,7 +143,8 @@ def write_tensors(
             "data_offsets": [offset, offset + spec.size],
         }
         offset += spec.size
-    room = (len(_header(metadata(), entries)) + _SLACK) // 8 * 8
+    listed = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+    room = (len(_header(metadata(), listed)) + _SLACK) // 8 * 8
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
         file.seek(8 + room)
         writing: Future[None] | None = None
@@ -152,7 +154,7 @@ def write_tensors(
             writing = pool.submit(_write, file, batch)
         if writing:
             writing.result()
-        header = _header(metadata(), entries)
+        header = _header(metadata(), listed)
         if len(header) > room:
             raise AssertionError(f"metadata grew by more than {_SLACK} bytes")
         file.seek(0)
@@ -187,9 +189,10 @@ def _batches(specs: Iterable[TensorSpec], tensors: Iterable[Tensor]) -> Iterator
         yield batch
 
 
-def _header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
-    header = {"__metadata__": dict(metadata), **entries}
-    return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+def _header(metadata: Mapping[str, str], listed: str) -> bytes:
+    """Put the metadata before the list of tensors, which is JSON already."""
+    told = json.dumps({"__metadata__": dict(metadata)}, ensure_ascii=False)
+    return (told if listed == "{}" else f"{told[:-1]},{listed[1:]}").encode()
 
 
 def _write(file: Any, buffers: list[memoryview]) -> None:
