@@ -32,12 +32,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "adaptermix.json"
 CONFIG_KEY = "lora_adapter_metadata"
 RECORD_KEY = "adaptermix"
-FLOAT_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 PREFIX = "base_model.model."  # of every key that PEFT saves
 EMBEDDINGS = ("embed_tokens", "wte", "lm_head")  # what PEFT saves whole when it was resized
@@ -208,7 +203,7 @@ class Adapter:
 
     def _dtype(self, name: str) -> torch.dtype:
         dtype = self.file.specs[name].dtype
-        if dtype not in FLOAT_DTYPES.values():
+        if dtype not in FLOAT_DTYPES:
             raise ArtifactError(f"{self.weights_path}: {name} has the type {dtype}")
         return dtype
 

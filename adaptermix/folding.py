@@ -54,9 +54,10 @@ def merge_into(
     adapters = open_adapters(paths, settings)
     folder = locate_model(ModelSettings(model=str(settings.into)))
     shapes = weight_shapes(folder)
+    own = fingerprint(folder)
     for adapter in adapters:
         check_fits(adapter, shapes, str(settings.into))
-        _check_base(adapter, folder, settings)
+        _check_base(adapter, own, settings)
     plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
     _check_whole_weights(plan, shapes, str(settings.into))
     if is_tied(folder):
@@ -85,10 +86,10 @@ def _in_float32(settings: MergeSettings) -> MergeSettings:
     return settings.model_copy(update={"out_dtype": "float32"})
 
 
-def _check_base(adapter: Adapter, folder: Path, settings: MergeSettings) -> None:
+def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
     """Refuse a base of the right shapes that the adapter was not trained on, where it says so."""
     trained_on = adapter.record.get("base_fingerprint")
-    if trained_on and trained_on != fingerprint(folder) and not settings.ignore_base:
+    if trained_on and trained_on != own and not settings.ignore_base:
         raise ArtifactError(
             f"{adapter.path} was trained on {adapter.base}, whose weights are not those of "
             f"{settings.into}",
@@ -148,7 +149,7 @@ def _folded(file: TensorFile, plan: MergePlan, tally: Tally) -> Iterator[Tensor]
 
 
 def _add(weight: Tensor, name: str, plan: MergePlan, tally: Tally) -> Tensor:
-    if weight.dtype not in FLOAT_DTYPES.values():
+    if weight.dtype not in FLOAT_DTYPES:
         raise ArtifactError(
             f"{name} has the type {weight.dtype}: a quantized model cannot take an update",
             hint="fold into the model before it was quantized",

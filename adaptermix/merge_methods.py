@@ -38,6 +38,7 @@ from adaptermix.deltas import (
     widest_dtype,
 )
 
+FACTOR_METHODS = ("factor-average", "peft-linear")  # they add factors of one rank
 SAME = 1e-6  # relative difference of sizes that rounding can explain
 
 Cores = Float[Tensor, "updates left right"]
@@ -88,20 +89,20 @@ def merged_rank(
         shape: Rows and columns of the delta weight.
         options: The rank asked for.
     """
-    if method in ("factor-average", "peft-linear"):
+    if method in FACTOR_METHODS:
         full = max(ranks)
     elif method == "peft-svd":
         full = min(max(ranks), *shape)
-    elif method in ("exact", "peft-cat") and not is_cut(options):
+    elif is_plain_sum(method, options):
         return sum(ranks)
     else:
         full = min(sum(ranks), *shape)
     return full if options.rank is None else min(options.rank, full)
 
 
-def is_cut(options: MethodOptions) -> bool:
-    """Whether an exact sum must go through the core because more is asked of it."""
-    return options.rank is not None or options.isotropic
+def is_plain_sum(method: str, options: MethodOptions) -> bool:
+    """Whether factors are only put side by side: an exact sum of which nothing more is asked."""
+    return method in ("exact", "peft-cat") and options.rank is None and not options.isotropic
 
 
 def merge_updates(
@@ -120,9 +121,9 @@ def merge_updates(
         options: Rank, density and the like.
         seed: Seed of what the random methods draw.
     """
-    if method in ("exact", "peft-cat") and not is_cut(options):
+    if is_plain_sum(method, options):
         return Merged(concatenate(updates, weights), 0.0, 0.0)
-    if method in ("factor-average", "peft-linear"):
+    if method in FACTOR_METHODS:
         return _with_cross_terms(method, updates, weights)
     space = core_space(updates)
     shape = (updates[0].b.shape[0], updates[0].a.shape[1])
@@ -298,7 +299,7 @@ _CORE_METHODS: dict[str, Callable[..., Tensor]] = {
     "tsv": _tsv,
     "iso-c": _exact,
 }
-METHODS = (*_CORE_METHODS, "knots", "factor-average", "peft-linear")
+METHODS = (*_CORE_METHODS, "knots", *FACTOR_METHODS)
 
 
 def _knots(

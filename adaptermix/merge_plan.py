@@ -28,7 +28,13 @@ from adaptermix.adapters import (
 from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate, is_finite, widened
 from adaptermix.errors import ArtifactError, ConfigError
-from adaptermix.merge_methods import MethodOptions, is_cut, merge_updates, merged_rank
+from adaptermix.merge_methods import (
+    FACTOR_METHODS,
+    MethodOptions,
+    is_plain_sum,
+    merge_updates,
+    merged_rank,
+)
 from adaptermix.tensor_files import TensorSpec
 from adaptermix.weighting import Weighting, read_weighting
 
@@ -80,7 +86,7 @@ class MergePlan:
         """Read and merge one module, and add to the counts."""
         spec = self.specs[module]
         # A sum passes NaN and infinity on; a decomposition stumbles over them.
-        is_sum = self.method in ("exact", "peft-cat") and not is_cut(self.options)
+        is_sum = is_plain_sum(self.method, self.options)
         sources, weights = [], []
         for at, (adapter, weight) in enumerate(
             zip(self.adapters, self.weights[module], strict=True)
@@ -322,7 +328,7 @@ def _plan_module(
     check_shapes(module, adapters, [spec for spec, _ in present])
     kept = [(spec, weight) for spec, weight in present if weight]
     ranks = [spec.rank for spec, _ in kept]
-    if settings.method in ("factor-average", "peft-linear") and len(set(ranks)) > 1:
+    if settings.method in FACTOR_METHODS and len(set(ranks)) > 1:
         raise ArtifactError(
             f"{module} has ranks {', '.join(map(str, ranks))}; {settings.method} adds factors of "
             "one rank",
@@ -332,7 +338,7 @@ def _plan_module(
     dtype = first.dtype
     for spec, _ in kept:
         dtype = torch.promote_types(dtype, spec.dtype)
-    alone = settings.method in ("exact", "peft-cat") and len(kept) == 1 and not is_cut(options)
+    alone = len(kept) == 1 and is_plain_sum(settings.method, options)
     scaling = abs(kept[0][1] * first.scaling) if alone else 1.0
     if not 0 < scaling < math.inf:
         raise ConfigError(f"the weight {kept[0][1]:g} is too small or too large for {module}")

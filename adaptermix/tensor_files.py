@@ -124,7 +124,7 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file while its tensors are being made; few are in memory at a time.
 
-    One tensor is written in a second thread while the next is made. The header comes last, into
+    One batch is written in a second thread while the next is made. The header comes last, into
     room left for it, so that the metadata may tell of what was written.
 
     Args:
