@@ -24,6 +24,7 @@ from adaptermix.errors import ArtifactError
 from adaptermix.generation import DecodeProgress, OnProgress
 from adaptermix.merge_plan import MergePlan
 from adaptermix.models import load_model
+from adaptermix.training import common_arguments
 from adaptermix.weighting import Rule, Weighting
 
 BATCH = 16  # examples in one gradient step
@@ -189,7 +190,6 @@ def _groups(plan: MergePlan, per: str) -> dict[int | str, list[str]]:
 
 
 def _arguments(settings: MergeSettings, work: str) -> TrainingArguments:
-    on_gpu = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=work,
         per_device_train_batch_size=BATCH,
@@ -198,14 +198,7 @@ def _arguments(settings: MergeSettings, work: str) -> TrainingArguments:
         lr_scheduler_type="constant",
         weight_decay=0.0,
         save_strategy="no",
-        report_to=[],
-        seed=settings.seed,
-        bf16=on_gpu and torch.cuda.is_bf16_supported(),
-        use_cpu=not on_gpu,
-        remove_unused_columns=False,
-        dataloader_pin_memory=on_gpu,
-        disable_tqdm=True,
-        label_names=["labels"],
+        **common_arguments(settings.seed),
     )
 
 

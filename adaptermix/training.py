@@ -383,7 +383,6 @@ class _Run:
         settings = self.settings
         steps = _steps(settings, len(self.stream.train))
         every = min(settings.eval_steps, steps)
-        on_gpu = torch.cuda.is_available()
         return TrainingArguments(
             output_dir=str(self.work),
             per_device_train_batch_size=self.micro,
@@ -405,14 +404,7 @@ class _Run:
             prediction_loss_only=True,
             logging_steps=min(10, steps),
             logging_nan_inf_filter=False,  # it would log the last good loss in place of a NaN
-            report_to=[],
-            seed=settings.seed,
-            bf16=on_gpu and torch.cuda.is_bf16_supported(),
-            use_cpu=not on_gpu,
-            remove_unused_columns=False,
-            dataloader_pin_memory=on_gpu,
-            disable_tqdm=True,
-            label_names=["labels"],
+            **common_arguments(settings.seed),
         )
 
     def _write(self, model: PeftModel, report: TrainReport, force: bool) -> None:
@@ -428,6 +420,21 @@ class _Run:
             "base_fingerprint": fingerprint(self.base),
         }
         write_adapter(self.out, updates, config, record, force=force)
+
+
+def common_arguments(seed: int) -> dict[str, Any]:
+    """Return the arguments of transformers' Trainer that are the same in every training here."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "report_to": [],
+        "seed": seed,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "use_cpu": not on_gpu,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": on_gpu,
+        "disable_tqdm": True,
+        "label_names": ["labels"],
+    }
 
 
 def _plan(settings: TrainSettings, stream: _Stream) -> TrainReport:
