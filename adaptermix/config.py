@@ -779,7 +779,7 @@ def line_of(path: Path, section: str | None, key: str | None) -> int:
 
 
 def _assigns(line: str, key: str) -> bool:
-    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line) is not None
+    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line) is not None
 
 
 def _config_error(

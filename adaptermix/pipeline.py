@@ -34,7 +34,7 @@ FORMAT = 1  # of what goes into keys; another number runs all steps again
 # What a record holds of how a run went, and not of what came out.
 _VOLATILE = ("seconds", "decoded", "reused", "extracted")
 # Settings that change how a step runs, and not what comes out.
-_IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python"}
+_IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python", "export"}
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 
 Status = Literal["finished", "to do", "to do if its inputs change"]
@@ -473,8 +473,18 @@ def step_key(step: Step, out: Path) -> str:
         "command": step.command,
         "settings": settings,
         "inputs": [_named_content(path) for path in step.inputs],
+        "comet": _is_comet_there(step.settings),
     }
     return blake3(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _is_comet_there(settings: Any) -> bool:
+    """Whether a step scores with COMET; where it is not installed, other metrics do without."""
+    if "comet" not in getattr(settings, "metrics", ()):
+        return False
+    from adaptermix import comet
+
+    return settings.comet_python is not None or comet.status().installed
 
 
 def _content_of(settings: BaseModel, name: str, value: Any, out: Path) -> Any:

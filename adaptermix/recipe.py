@@ -130,13 +130,20 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A step as it is written, before its settings are made."""
+    """A step as it is written, before its settings are made; checked when it is needed."""
 
     name: str
     path: Path
-    kind: type[Settings]
-    table: Mapping[str, Any]
+    written: Mapping[str, Any]
     shared: Mapping[str, tuple[Path, Any]]
+
+    @property
+    def kind(self) -> type[Settings]:
+        return _kinds()[self.written["command"]]
+
+    @property
+    def table(self) -> dict[str, Any]:
+        return {key: value for key, value in self.written.items() if key != "command"}
 
     def fail(self, message: str, *keys: str, hint: str | None = None) -> ConfigError:
         line = line_of(self.path, self.name, keys[0] if keys else None)
@@ -161,9 +168,9 @@ def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None
     """
     overrides = overrides or Overrides()
     drafts, tops, own = _read_files(path)
-    _check_overrides(overrides, drafts)
     folder = out or _out_folder(path, tops)
     order = _in_order(drafts, own)
+    _check_overrides(overrides, [drafts[name] for name in order])
     outs = {name: _output(folder, drafts[name]) for name in order}
     steps = tuple(_make_step(drafts[name], drafts, outs, folder, overrides) for name in order)
     return Recipe(path, folder, steps)
@@ -194,7 +201,7 @@ def _read_files(path: Path) -> tuple[dict[str, _Draft], dict[str, tuple[Path, An
             if name in drafts:
                 line, there = line_of(file, name, None), drafts[name].path
                 raise ConfigError(f"{file}:{line}: {there} has a step [{name}] already")
-            drafts[name] = _draft(file, name, table[name], tops)
+            drafts[name] = _Draft(name, file, table[name], tops)
     own = _tables(contents[-1][1])
     if not own:
         raise ConfigError(f"{path}: no steps", hint="a step is a table: [NAME] with a command")
@@ -236,28 +243,23 @@ def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     return tops
 
 
-def _draft(path: Path, name: str, table: dict[str, Any], tops: Mapping[str, Any]) -> _Draft:
-    line = line_of(path, name, None)
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"{path}:{line}: '{name}' is no name of a step: letters, digits, - and _")
-    kinds = _kinds()
-    command = table.get("command")
+def _check_step(draft: _Draft) -> None:
+    """Check the name, the command and the keys of a step."""
+    if not _NAME.fullmatch(draft.name):
+        raise draft.fail("is no name of a step: letters, digits, - and _")
+    command, kinds = draft.written.get("command"), _kinds()
     if command not in kinds:
-        at = line_of(path, name, "command") if "command" in table else line
-        said = f"unknown command '{command}'" if "command" in table else "no command"
-        raise ConfigError(
-            f"{path}:{at}: [{name}] {said}", hint=f"the commands are {_listed(list(kinds))}"
-        )
-    own = {key: value for key, value in table.items() if key != "command"}
-    draft = _Draft(name, path, kinds[command], own, tops)
-    for key in own:
+        hint = f"the commands are {_listed(kinds)}"
+        if command is None:
+            raise draft.fail("no command", hint=hint)
+        raise draft.fail(f"unknown command '{command}'", "command", hint=hint)
+    for key in draft.table:
         if key in _MANAGED:
             raise draft.fail(f"'{key}' is no key of a step: {_MANAGED[key]}", key)
         if key not in _keys_of_step(draft.kind):
             keys = [k for k in _keys_of_step(draft.kind) if k not in _MANAGED]
             hint = f"the keys of {command} are {_listed(keys)}"
             raise draft.fail(f"unknown key '{key}'", key, hint=hint)
-    return draft
 
 
 def _kinds() -> dict[str, type[Settings]]:
@@ -278,8 +280,8 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
     return file.parent / value
 
 
-def _check_overrides(overrides: Overrides, drafts: Mapping[str, _Draft]) -> None:
-    known = {key for draft in drafts.values() for key in keys_of(draft.kind)} - _MANAGED.keys()
+def _check_overrides(overrides: Overrides, drafts: Sequence[_Draft]) -> None:
+    known = {key for draft in drafts for key in keys_of(draft.kind)} - _MANAGED.keys()
     for key in overrides.values:
         if key not in known:
             near = get_close_matches(key, known, 1)
@@ -317,6 +319,7 @@ def _in_order(drafts: Mapping[str, _Draft], wanted: Sequence[str]) -> list[str]:
     def visit(name: str, above: tuple[str, ...]) -> None:
         if name in order:
             return
+        _check_step(drafts[name])
         for need, key in _needs(drafts[name]).items():
             if need not in drafts:
                 near = get_close_matches(need, drafts, 1)
@@ -358,10 +361,9 @@ def _make_step(
         _check_there(draft, origin, key, value, read)
         keys[key] = read
     inputs = keys.pop(argument, []) if argument else []
-    if argument and (not isinstance(inputs, list) or not all(isinstance(i, str) for i in inputs)):
-        raise draft.fail(f"{argument}: a list of steps or paths", argument)
-    if argument and not inputs:
-        raise draft.fail(f"no {argument}", hint=f'such as {argument} = ["@NAME", "PATH"]')
+    if argument and (not inputs or not isinstance(inputs, list)):
+        hint = f'such as {argument} = ["@NAME", "PATH"]'
+        raise draft.fail(f"{argument}: a list of steps and paths is wanted", hint=hint)
     keys |= _overridden(draft, overrides)
     if overrides.limit is not None:
         keys |= _trial(draft.kind, keys, overrides.limit)
@@ -375,7 +377,7 @@ def _make_step(
         name=draft.name,
         command=draft.kind.section,
         settings=settings,
-        inputs=tuple(inputs),
+        inputs=tuple(map(str, inputs)),
         out=outs[draft.name],
         needs=tuple(_needs(draft)),
         path=draft.path,
@@ -399,8 +401,8 @@ def _resolved_item(
         return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
     if key in ("adapters", "ref") and isinstance(item, str):
         return str(relative_to_file(parent, key, [item])[0])
-    if key == "runs" and isinstance(item, str):
-        return str(parent / item)
+    if key in ("runs", "scores", "export") and isinstance(item, str):
+        return parent / item
     if key == "into":
         return relative_to_file(parent, "model", item)
     return relative_to_file(parent, key, item)
@@ -430,8 +432,8 @@ def _check_there(draft: _Draft, origin: Path, key: str, value: Any, read: Any) -
 def _is_missing(key: str, path: Any) -> bool:
     if key in ("adapters", "model", "into"):
         return not Path(path).exists() and not HUB_NAME.fullmatch(str(path))
-    is_path = isinstance(path, Path) or key == "runs" or str(path).endswith(".toml")
-    return is_path and key not in ("out", "comet-python") and not Path(path).exists()
+    is_path = isinstance(path, Path) or str(path).endswith(".toml")
+    return is_path and key not in ("out", "export", "comet-python") and not Path(path).exists()
 
 
 def _overridden(draft: _Draft, overrides: Overrides) -> dict[str, Any]:
