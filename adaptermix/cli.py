@@ -359,7 +359,9 @@ def run_recipe(
     values: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="A setting, for all steps that have it; repeat it."
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting, for all steps that have it, or STEP.KEY=VALUE; repeat it.",
         ),
     ] = None,
     out: Annotated[

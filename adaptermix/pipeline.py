@@ -156,16 +156,17 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
     state = _State(recipe.out)
     chosen = _chosen(recipe, only)
     statuses = _statuses(chosen, state, _forced(chosen, only, force))
-    steps, problems = [], []
+    steps: list[StepPlan] = []
+    problems: list[AdaptermixError] = []
     for step in chosen.steps:
         cost: dict[str, Any] = {}
-        problem = None
-        if statuses[step.name] != "finished":
+        problem = step.missing if statuses[step.name] != "finished" else None
+        if statuses[step.name] != "finished" and not problem:
             try:
-                cost = costs(step, chosen, is_ready=_is_ready(step, statuses))
+                cost = costs(step, is_ready=_is_ready(step, statuses))
             except AdaptermixError as error:
                 problem = step.blame(error)
-                problems.append(problem)
+        problems += [problem] if problem else []
         steps.append(
             StepPlan(
                 name=step.name,
@@ -357,16 +358,19 @@ def _is_ready(step: Step, statuses: Mapping[str, Status]) -> bool:
 
 
 def _check_data(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
-    """Read the data of all steps to come, so that a gap in it is seen before the first hour."""
+    """Read the data of all steps to come: a gap in it is seen before the first hour, not after."""
     for step in recipe.steps:
-        if statuses[step.name] != "finished":
-            try:
-                count_examples(step.settings)
-            except AdaptermixError as error:
-                raise step.blame(error) from error
+        if statuses[step.name] == "finished":
+            continue
+        if step.missing:
+            raise step.missing
+        try:
+            count_examples(step.settings)
+        except AdaptermixError as error:
+            raise step.blame(error) from error
 
 
-def costs(step: Step, recipe: Recipe, *, is_ready: bool) -> dict[str, Any]:
+def costs(step: Step, *, is_ready: bool) -> dict[str, Any]:
     """Return what is known of a step's size before it runs.
 
     Raises:

@@ -53,7 +53,8 @@ class Overrides:
     """What the command line says over the heads of all steps.
 
     Attributes:
-        values: Settings by key, for every step that has the key.
+        values: Settings by key, for every step that has the key; or by step and key, as
+            ``test.limit``.
         limit: Examples of each language, and steps of each training, of a trial.
     """
 
@@ -74,6 +75,7 @@ class Step:
         needs: The steps whose outputs it reads.
         path: The file it is written in.
         table: What the file says of it.
+        missing: The first of its files that is not there, as an error with file and line.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Step:
     needs: tuple[str, ...]
     path: Path
     table: Mapping[str, Any]
+    missing: AdaptermixError | None = None
 
     def line(self, key: str | None = None) -> int:
         """Return the line of one of its keys, or of its header."""
@@ -162,9 +165,7 @@ def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None
 
     Raises:
         ConfigError: Not a recipe: an unknown key, command or step, a wrong value, a cycle; with
-            file and line.
-        ArtifactError: A model or adapter that is not there.
-        DataError: A file or folder that is not there.
+            file and line. Files that are not there are told by ``Step.missing``.
     """
     overrides = overrides or Overrides()
     drafts, tops, own = _read_files(path)
@@ -182,6 +183,8 @@ def write_template(path: Path, *, force: bool = False) -> None:
     Raises:
         ArtifactError: The file exists and ``force`` is not set.
     """
+    if path.exists() and not force:
+        raise ArtifactError(f"{path} exists", hint="name another file, or pass --force")
     check_output(path, force)
     text = (files("adaptermix") / "recipe_template.toml").read_text(encoding="utf-8")
     with whole_output(path) as partial:
@@ -281,11 +284,14 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
 
 
 def _check_overrides(overrides: Overrides, drafts: Sequence[_Draft]) -> None:
-    known = {key for draft in drafts for key in keys_of(draft.kind)} - _MANAGED.keys()
+    """Refuse keys that no command has; one that no step of this recipe has changes nothing."""
+    known = {key for kind in _kinds().values() for key in keys_of(kind)} - _MANAGED.keys()
+    for draft in drafts:
+        known |= {f"{draft.name}.{key}" for key in {*keys_of(draft.kind)} - _MANAGED.keys()}
     for key in overrides.values:
         if key not in known:
             near = get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "it is one of the keys of the steps"
+            hint = f"did you mean {near[0]}?" if near else "write KEY=VALUE or STEP.KEY=VALUE"
             raise ConfigError(f"--set {key}: no step has this key", hint=hint)
 
 
@@ -354,19 +360,22 @@ def _make_step(
 ) -> Step:
     argument = ARGUMENTS.get(draft.kind.section)
     keys = {}
+    missing: list[AdaptermixError] = []
+    overridden = _overridden(draft, overrides)
     for key, value in _stated(draft).items():
         origin = draft.path if key in draft.table else draft.shared[key][0]
         _check_referred(draft, drafts, key, value)
         read = _resolved(value, key, origin.parent, outs, folder)
-        _check_there(draft, origin, key, value, read)
+        if key not in overridden:
+            missing += _missing(draft, origin, key, value, read)
         keys[key] = read
     inputs = keys.pop(argument, []) if argument else []
     if argument and (not inputs or not isinstance(inputs, list)):
         hint = f'such as {argument} = ["@NAME", "PATH"]'
         raise draft.fail(f"{argument}: a list of steps and paths is wanted", hint=hint)
-    keys |= _overridden(draft, overrides)
+    keys |= overridden
     if overrides.limit is not None:
-        keys |= _trial(draft.kind, keys, overrides.limit)
+        keys = _trial(draft.kind, keys, overrides.limit) | overridden
     if "out" in keys_of(draft.kind):
         keys["out"] = outs[draft.name]
     try:
@@ -382,6 +391,7 @@ def _make_step(
         needs=tuple(_needs(draft)),
         path=draft.path,
         table=draft.table,
+        missing=next(iter(missing), None),
     )
 
 
@@ -418,15 +428,16 @@ def _check_referred(draft: _Draft, drafts: Mapping[str, _Draft], key: str, value
             raise draft.fail(f"{key}: @{found[1]} is no adapter but an {other.kind.section}", key)
 
 
-def _check_there(draft: _Draft, origin: Path, key: str, value: Any, read: Any) -> None:
-    """Refuse paths that lead nowhere, with file and line; outputs of steps come later."""
+def _missing(
+    draft: _Draft, origin: Path, key: str, value: Any, read: Any
+) -> Iterator[AdaptermixError]:
+    """Yield an error for each path that leads nowhere; outputs of steps come later."""
     written = value if isinstance(value, list) else [value]
     for item, path in zip(written, read if isinstance(read, list) else [read], strict=True):
         if isinstance(item, str) and not _REFERENCE.fullmatch(item) and _is_missing(key, path):
-            own = key in draft.table
-            line = line_of(origin, draft.name if own else None, key)
+            line = line_of(origin, draft.name if key in draft.table else None, key)
             kind = ArtifactError if key in ("adapters", "model", "into") else DataError
-            raise kind(f"{origin}:{line}: {key}: no such file or folder: {path}")
+            yield kind(f"{origin}:{line}: {key}: no such file or folder: {path}")
 
 
 def _is_missing(key: str, path: Any) -> bool:
@@ -438,7 +449,9 @@ def _is_missing(key: str, path: Any) -> bool:
 
 def _overridden(draft: _Draft, overrides: Overrides) -> dict[str, Any]:
     """Return the overrides that concern a step; a model that another step makes stays."""
-    keys = {k: v for k, v in overrides.values.items() if k in keys_of(draft.kind)}
+    own = f"{draft.name}."
+    named = {k.removeprefix(own): v for k, v in overrides.values.items() if k.startswith(own)}
+    keys = {k: v for k, v in overrides.values.items() if k in keys_of(draft.kind)} | named
     if any(_references(_stated(draft).get("model"))):
         keys.pop("model", None)
     if draft.kind is MergeSettings and "into" in draft.table and "model" in overrides.values:
@@ -447,7 +460,7 @@ def _overridden(draft: _Draft, overrides: Overrides) -> dict[str, Any]:
 
 
 def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """Return the settings of a trial: small slices of data, few steps, short answers."""
+    """Make a trial of a step: small slices of data, few steps, short answers."""
     most = {
         "limit": limit,
         "dev-limit": limit,
@@ -455,21 +468,20 @@ def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[st
         "learn-steps": limit,
         "max-new-tokens": _TRIAL_TOKENS,
     }
-    fields = {name.replace("_", "-"): info for name, info in kind.model_fields.items()}
-
-    def stated(key: str) -> Any:
-        return keys.get(key, fields[key].default)
-
-    smaller = {
-        key: min(value, stated(key)) if isinstance(stated(key), int) else value
-        for key, value in most.items()
-        if key in fields
-    }
-    if "contrastive-batch" in fields:
-        batch, contrasted = stated("batch-size"), stated("contrastive-batch")
-        sizes = range(1, min(limit, contrasted) + 1)
+    known = {name.replace("_", "-"): field.default for name, field in kind.model_fields.items()}
+    stated = known | dict(keys)
+    smaller = {key: _least(stated[key], value) for key, value in most.items() if key in known}
+    if "contrastive-batch" in known:
+        batch = _least(stated["batch-size"])
+        sizes = range(1, _least(stated["contrastive-batch"], limit) + 1)
         smaller["contrastive-batch"] = max(size for size in sizes if batch % size == 0)
-    return smaller
+    return dict(keys) | smaller
+
+
+def _least(stated: Any, *others: int) -> int:
+    """Return the least of numbers; what is stated may be text from the command line, or nothing."""
+    number = int(stated) if re.fullmatch(r"\d+", str(stated)) else None
+    return min(value for value in (number, *others, 2**31) if value is not None)
 
 
 def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> ConfigError:
@@ -480,7 +492,7 @@ def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> Con
         return draft.fail(message)
     key = str(first["loc"][0])
     message = f"{key}: {message[0].lower()}{message[1:]}, not {first['input']!r}"
-    if key in overrides.values:
+    if {key, f"{draft.name}.{key}"} & overrides.values.keys():
         return ConfigError(f"--set {message}")
     if key in draft.table or key not in draft.shared:
         return draft.fail(message, *([key] if key in draft.table else []))

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
+from adaptermix.pipeline import run
 from adaptermix.recipe import Overrides, read_recipe
 
 INSPECT = 'command = "inspect"\nadapters = ["@a"]\n'
@@ -67,6 +68,17 @@ def test_the_command_line_overrides_all_steps(tmp_path):
     assert (a.limit, a.dev_limit, a.max_steps) == (6, 6, 6)
     assert (t.limit, t.max_new_tokens, u.max_new_tokens) == (3, 8, 32)
     assert (al.limit, al.contrastive_batch) == (6, 4)  # 4 divides the batch of 128
+    path = tmp_path / "recipe.toml"
+    values = {
+        "max-new-tokens": "40",
+        "t.max-new-tokens": "50",
+        "batch-size": "6",
+        "contrastive-batch": "3",
+    }
+    steps = read_recipe(path, overrides=Overrides(values, limit=6)).steps
+    # Who says it, means it.
+    assert [steps[at].settings.max_new_tokens for at in (1, 4)] == [50, 40]
+    assert (steps[2].settings.batch_size, steps[2].settings.contrastive_batch) == (6, 3)
 
 
 def test_of_a_base_the_needed_steps_are_taken(tmp_path):
@@ -141,7 +153,7 @@ def test_a_mistake_is_told_with_file_and_line(tmp_path, name):
     text, line, words = MISTAKES[name]
     path = write(tmp_path, text)
     with pytest.raises(AdaptermixError) as caught:
-        read_recipe(path)
+        run(read_recipe(path, tmp_path / "o"))
     assert words in caught.value.message
     assert caught.value.message.startswith(f"{path}:{line}: " if line else f"{path}: ")
     assert "\n" not in caught.value.message

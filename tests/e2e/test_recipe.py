@@ -1,0 +1,152 @@
+"""A recipe as a user runs it: written, filled in, run, killed, run again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from adaptermix.adapters import read_adapter
+from adaptermix.pipeline import content_hash
+
+COMMAND = Path(sys.executable).with_name("adaptermix")
+TRIAL = ("--limit", 4, "--set", "engine=transformers", "--set", "max-new-tokens=4")
+
+
+def run(*arguments, cwd, **environment):
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+        timeout=300,
+    )
+
+
+def check(done, code=0):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, model_dir, corpus_dir):
+    """A folder with the recipe that the tool writes, and data where it says."""
+    folder = tmp_path_factory.mktemp("project")
+    check(run("recipe", "new", "recipe.toml", cwd=folder))
+    (folder / "data").mkdir()
+    shutil.copytree(corpus_dir / "massive", folder / "data" / "massive")
+    shutil.copytree(corpus_dir / "pairs", folder / "data" / "tatoeba")
+    for locale in ("de-DE", "es-ES"):
+        text = (folder / "data" / "massive" / "en-US.jsonl").read_text()
+        (folder / "data" / "massive" / f"{locale}.jsonl").write_text(text.replace("en-US", locale))
+    return folder
+
+
+def test_the_written_recipe_runs_as_it_is(project, model_dir):
+    command = ("run", "recipe.toml", "--model", model_dir, *TRIAL)
+    planned = json.loads(check(run(*command, "--dry-run", "--json", cwd=project)).stdout)
+    assert [step["status"] for step in planned["steps"]] == ["to do"] * 5
+    assert planned["steps"][0]["cost"]["planned_steps"] == 4
+    assert planned["steps"][2]["cost"]["candidates"][:3] == ["0.5", "0.7", "0.9"]
+    assert not (project / "runs").exists()
+    shown = check(run(*command, "--dry-run", cwd=project)).stdout
+    assert "12 examples in 3 languages, at most 4 steps" in shown
+    done = check(run(*command, cwd=project))
+    assert "3/5  merged: merge" in done.stderr
+    assert "slot F1" in done.stdout
+    out = project / "runs" / "recipe"
+    for name in ("task.safetensors", "merged.search/plot.svg", "interference.json", "test"):
+        assert (out / name).exists() or name.endswith("plot.svg")
+    again = json.loads(check(run(*command, "--json", cwd=project)).stdout)
+    assert {step["status"] for step in again["steps"]} == {"done before"}
+    assert again["steps"][-1]["record"]["systems"] == ["base", "task", "merged"]
+    check(run("recipe", "new", "recipe.toml", cwd=project), 5)
+
+
+def test_a_recipe_killed_again_and_again_ends_as_one_that_was_not(project, model_dir, tmp_path):
+    """Kills fall into training, search and evaluation, wherever the run is by then."""
+    folder = shutil.copytree(project, tmp_path / "project", ignore=lambda *_: ["runs"])
+    text = (folder / "recipe.toml").read_text()
+    slow = 'command = "train-task"\neval-steps = 2\nepochs = 10\nbatch-size = 8\n'
+    (folder / "recipe.toml").write_text(text.replace('command = "train-task"\n', slow))
+    sets = ("--set", "engine=transformers", "--set", "batch-size=8", "--set", "max-new-tokens=8")
+    command = ["run", "recipe.toml", "--model", model_dir, "--limit", "16", *sets, "--quiet"]
+    out = folder / "runs" / "recipe"
+    kills = 0
+    for sign in (
+        ".task.safetensors.training/checkpoint-*/trainer_state.json",
+        ".align.safetensors.training/settings.json",
+        "align.safetensors",
+        "merged.safetensors",
+        "interference.json",
+    ):
+        process = subprocess.Popen([COMMAND, *map(str, command)], cwd=folder)
+        deadline = time.monotonic() + 120
+        while not list(out.glob(sign)) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.05)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 3
+    check(run(*command, cwd=folder))
+    first = snapshot(out)
+    shutil.rmtree(out)
+    check(run(*command, cwd=folder, ADAPTERMIX_CACHE=str(tmp_path / "fresh")))
+    assert snapshot(out) == first
+    assert not read_adapter(out / "task.safetensors").record["settings"].get("resume")
+
+
+def snapshot(out):
+    """Return what a run leaves, without times: outputs byte for byte, and the record of steps."""
+    state = json.loads((out / "steps.json").read_text())
+    for step in state["steps"].values():
+        del step["seconds"]
+    names = [f"{name}{end}" for name in ("task", "align", "merged") for end in (".safetensors",)]
+    files = {name: (out / name).read_bytes() for name in (*names, "interference.json")}
+    predictions = {p: p.read_bytes() for p in sorted((out / "test").rglob("*.jsonl"))}
+    return (
+        state,
+        files,
+        predictions,
+        content_hash(out / "test"),
+        content_hash(out / "merged.search"),
+    )
+
+
+def test_help_has_examples(tmp_path):
+    text = check(run("run", "--help", cwd=tmp_path)).stdout
+    assert "adaptermix run recipe.toml --dry-run" in text
+    assert "--only" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("langs = [", "lngs = ["), 3, "recipe.toml:17: [task] unknown key 'lngs'"),
+        (('["@task", "@align"]', '["@task", "@merged"]'), 3, "cycle: merged -> merged"),
+        (("data/tatoeba", "data/none"), 4, "recipe.toml:22: pairs-dir: no such file or folder"),
+        (
+            ('"de", "es"]     #', '"de", "ja"]     #'),
+            4,
+            "recipe.toml:17: [task] data/massive: no M",
+        ),
+    ],
+)
+def test_a_mistake_gets_one_line_with_its_place(project, tmp_path, model_dir, change, code, words):
+    folder = shutil.copytree(project, tmp_path / "project", ignore=lambda *_: ["runs"])
+    text = (folder / "recipe.toml").read_text()
+    assert change[0] in text
+    (folder / "recipe.toml").write_text(text.replace(*change, 1))
+    for flags in ((), ("--dry-run",)):
+        done = check(run("run", "recipe.toml", "--model", model_dir, *flags, cwd=folder), code)
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) <= (2 if not flags else 6)
+    assert check(run("run", "no.toml", cwd=folder), 3).stderr.startswith("error: no.toml: no such")
