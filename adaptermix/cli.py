@@ -165,10 +165,10 @@ def train_task(settings: TrainTaskSettings, options: Options) -> None:
 
     Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
     """
-    from adaptermix import training
+    from adaptermix import task_training
 
     with console.training_progress("task", options.quiet) as on_progress:
-        report = training.train_task(
+        report = task_training.train_task(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
     _show(report, console.show_training, options)
@@ -183,10 +183,10 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
 
     Example: adaptermix train-align --pairs cy-en,sw-en
     """
-    from adaptermix import training
+    from adaptermix import align_training
 
     with console.training_progress("align", options.quiet) as on_progress:
-        report = training.train_align(
+        report = align_training.train_align(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
     _show(report, console.show_training, options)

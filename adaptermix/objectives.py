@@ -7,6 +7,8 @@ Axis names, used in every annotation of the package:
     out, in rows and columns of a weight    rank   LoRA rank
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,3 +43,16 @@ def contrastive_loss(
     logits = cosine_similarities(sources, targets) / temperature  # [src tgt]
     labels = torch.arange(len(logits), device=logits.device)
     return functional.cross_entropy(logits, labels)
+
+
+@dataclass(frozen=True)
+class AlignmentLoss:
+    """The alignment objective as settings describe it, ready to be called on pooled vectors."""
+
+    temperature: float
+
+    def __call__(
+        self, sources: Float[Tensor, "batch hidden"], targets: Float[Tensor, "batch hidden"]
+    ) -> Float[Tensor, ""]:
+        """Return the loss of one contrastive batch."""
+        return contrastive_loss(sources, targets, self.temperature)

@@ -13,8 +13,8 @@ from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation import evaluate, plan
 from adaptermix.models import load_tokenizer
 from adaptermix.prompts import truncate
+from adaptermix.task_training import train_task
 from adaptermix.tasks import Massive
-from adaptermix.training import train_task
 
 
 def eval_settings(model_dir, corpus_dir, out, **changes):
