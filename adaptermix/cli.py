@@ -28,7 +28,7 @@ from adaptermix.config import (
     TrainTaskSettings,
     load_settings,
 )
-from adaptermix.errors import AdaptermixError, ResourceError
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
 
 app = typer.Typer(
     name="adaptermix",
@@ -328,6 +328,128 @@ def demo(
     from adaptermix import demo as demo_module
 
     demo_module.run(out, seed=seed, force=force, quiet=quiet)
+
+
+recipe_app = typer.Typer(
+    name="recipe",
+    help="Write a recipe for `adaptermix run`.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(recipe_app)
+
+
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a .toml file.")],
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="STEP", help="Run this step, and what it needs and is not done."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model, for all steps.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Try the recipe on small slices: N examples of each language in every step, N "
+            "steps a training, answers of at most 32 tokens.",
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting, for all steps that have it; repeat it."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the outputs.",
+            show_default="what the recipe says, or runs/NAME beside it",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run finished steps again; replace what is there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan with its costs, write nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, and no results of single steps.")
+    ] = False,
+) -> None:
+    """Run the steps of a recipe: training, merging, evaluation, in one file.
+
+    A finished step is not run again until its settings, its data or its inputs change. A run that
+    was killed goes on where it was with the same line.
+
+    Examples:
+        adaptermix recipe new recipe.toml
+
+        adaptermix run recipe.toml --dry-run
+
+        adaptermix run recipe.toml
+
+        adaptermix run recipe.toml --only test
+
+        adaptermix run recipe.toml --model runs/demo/base --limit 8 -o trial
+
+        adaptermix run recipe.toml --set seed=2 --set engine=transformers -o seed-2
+    """
+    from adaptermix import pipeline
+    from adaptermix.recipe import Overrides, read_recipe
+
+    settings = _read_values(values or []) | ({"model": model} if model is not None else {})
+    read = read_recipe(recipe, out, Overrides(settings, limit))
+    if dry_run:
+        plan = pipeline.plan(read, only=only, force=force)
+        if json:
+            console.show_json(plan.as_record())
+        else:
+            console.show_recipe_plan(plan)
+        _report_problems(plan.problems)
+        return
+    watcher = console.RecipeWatcher(quiet=quiet, json=json)
+    report = pipeline.run(read, only=only, force=force, watcher=watcher)
+    if json:
+        console.show_json(report.as_record())
+    else:
+        console.show_recipe(report)
+
+
+def _read_values(pairs: list[str]) -> dict[str, object]:
+    parts = [pair.partition("=") for pair in pairs]
+    for key, sign, _ in parts:
+        if not key or not sign:
+            raise ConfigError(f"--set {key}: no value", hint="write --set KEY=VALUE")
+    return {key: value for key, _, value in parts}
+
+
+def _report_problems(problems: list[AdaptermixError]) -> None:
+    """Print all that would stop a run, and exit as the first of it would."""
+    for problem in problems:
+        console.show_error(problem)
+    if problems:
+        raise typer.Exit(problems[0].exit_code)
+
+
+@recipe_app.command("new")
+def recipe_new(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a recipe with a comment on every line, to fill in and run.
+
+    Example: adaptermix recipe new recipe.toml
+    """
+    from adaptermix.recipe import write_template
+
+    write_template(file, force=force)
+    console.say(f"wrote {file}; fill in the model and the data, then: adaptermix run {file}")
 
 
 CometPath = Annotated[

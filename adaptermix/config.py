@@ -632,14 +632,14 @@ def load_task_file(path: Path) -> TaskFile:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="check --task")
-    content = _read_toml(path)
+    content = read_toml(path)
     for key in content:
-        if key not in _keys(TaskFile):
+        if key not in keys_of(TaskFile):
             is_table = isinstance(content[key], dict)
-            line = _line_of(path, key, None) if is_table else _line_of(path, None, key)
+            line = line_of(path, key, None) if is_table else line_of(path, None, key)
             raise ConfigError(
                 f"{path}:{line}: unknown key '{key}'",
-                hint="the keys are " + ", ".join(_keys(TaskFile)),
+                hint="the keys are " + ", ".join(keys_of(TaskFile)),
             )
     try:
         return TaskFile.model_validate(content)
@@ -651,13 +651,18 @@ def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
     first = error.errors()[0]
     key, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("metrics",)
     if inner and key == "files":
-        line, key = _line_of(path, key, inner[0]), f"files.{inner[0]}"
+        line, key = line_of(path, key, inner[0]), f"files.{inner[0]}"
     else:
-        line = _line_of(path, None, key)
+        line = line_of(path, None, key)
     return ConfigError(f"{path}:{line}: {key}: {first['msg'].removeprefix('Value error, ')}")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: It is not valid TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -691,29 +696,29 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
 
 def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
     """Return the keys of the file that concern the command, paths made relative to the file."""
-    content = _read_toml(path)
+    content = read_toml(path)
     _refuse_unknown_keys(path, content)
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    shared = {key: value for key, value in tops.items() if key in _keys(kind)}
+    shared = {key: value for key, value in tops.items() if key in keys_of(kind)}
     merged = shared | _tested_like_eval(content, kind) | content.get(kind.section, {})
-    return {key: _relative_to(path.parent, key, value) for key, value in merged.items()}
+    return {key: relative_to_file(path.parent, key, value) for key, value in merged.items()}
 
 
 def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
     """A search asks and decodes as ``eval`` does, unless its own section says otherwise."""
     if kind is not MergeSettings:
         return {}
-    asked = {*_keys(DecodingSettings), *_keys(ScorerSettings)} - {"limit"}
+    asked = {*keys_of(DecodingSettings), *keys_of(ScorerSettings)} - {"limit"}
     return {key: value for key, value in content.get("eval", {}).items() if key in asked}
 
 
 def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
     """Check every section, so that a slip is seen by whichever command runs first."""
-    sections = {kind.section: _keys(kind) for kind in COMMANDS}
+    sections = {kind.section: keys_of(kind) for kind in COMMANDS}
     for key, value in content.items():
         if isinstance(value, dict):
             if key not in sections:
-                line = _line_of(path, key, None)
+                line = line_of(path, key, None)
                 raise ConfigError(
                     f"{path}:{line}: unknown section [{key}]",
                     hint="the sections are " + ", ".join(f"[{name}]" for name in sections),
@@ -721,23 +726,24 @@ def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
             for inner in value:
                 if inner not in sections[key]:
                     raise _unknown_key(path, key, inner, sections[key])
-        elif key not in _keys(ModelSettings):
-            raise _unknown_key(path, None, key, _keys(ModelSettings))
+        elif key not in keys_of(ModelSettings):
+            raise _unknown_key(path, None, key, keys_of(ModelSettings))
 
 
 def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) -> ConfigError:
     where = f" in [{section}]" if section else " at the top"
     return ConfigError(
-        f"{path}:{_line_of(path, section, key)}: unknown key '{key}'{where}",
+        f"{path}:{line_of(path, section, key)}: unknown key '{key}'{where}",
         hint="the keys are " + ", ".join(known),
     )
 
 
-def _keys(kind: type[Settings]) -> list[str]:
+def keys_of(kind: type[Settings]) -> list[str]:
+    """Return the keys that a command's section in a file may have."""
     return [name.replace("_", "-") for name in kind.model_fields]
 
 
-def _relative_to(folder: Path, key: str, value: Any) -> Any:
+def relative_to_file(folder: Path, key: str, value: Any) -> Any:
     """Read a path in the file as relative to the file, not to where the command is typed."""
     paths = ("data-dir", "pairs-dir", "weights-file", "out", "gold", "predictions", "src")
     if key in (*paths, "comet-python") and isinstance(value, str):
@@ -758,7 +764,7 @@ def _adapter_beside(folder: Path, name: str) -> str:
     return name if is_hubs else str(folder / name)
 
 
-def _line_of(path: Path, section: str | None, key: str | None) -> int:
+def line_of(path: Path, section: str | None, key: str | None) -> int:
     """Find the line of a key or section header in the file; 1 where it is written unusually."""
     current: str | None = None
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -773,7 +779,7 @@ def _line_of(path: Path, section: str | None, key: str | None) -> int:
 
 
 def _assigns(line: str, key: str) -> bool:
-    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line) is not None
+    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line) is not None
 
 
 def _config_error(
@@ -788,6 +794,6 @@ def _config_error(
     message = message[0].lower() + message[1:]
     if key in stated:
         return ConfigError(f"--{key}: {message}, not {first['input']!r}")
-    in_section = _line_of(path, kind.section, key)
-    line = in_section if in_section > 1 else _line_of(path, None, key)
+    in_section = line_of(path, kind.section, key)
+    line = in_section if in_section > 1 else line_of(path, None, key)
     return ConfigError(f"{path}:{line}: {key}: {message}, not {first['input']!r}")

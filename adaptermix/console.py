@@ -4,8 +4,8 @@ Results go to standard output, everything else to standard error.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.inspection import AdapterReport, InspectReport, Row
     from adaptermix.merging import MergeReport
+    from adaptermix.pipeline import OnProgress as OnStepProgress
+    from adaptermix.pipeline import RecipePlan, RecipeReport
+    from adaptermix.recipe import Step
     from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.training import OnProgress as OnTrainProgress
@@ -98,6 +101,72 @@ def evaluation_progress(quiet: bool) -> "Iterator[OnProgress]":
             )
 
         yield update
+
+
+class RecipeWatcher:
+    """Shows the steps of a recipe while they run: which of how many, its bar, its result."""
+
+    def __init__(self, *, quiet: bool, json: bool) -> None:
+        """Leave out the bars where ``quiet``, and the results of single steps where ``json``."""
+        self.quiet = quiet
+        self.json = json
+
+    def begin(self, number: int, total: int, step: "Step", *, is_finished: bool) -> None:
+        """Say which step it is."""
+        if not self.quiet:
+            done = ": done before" if is_finished else f": {step.command}"
+            say(f"{number}/{total}  {step.name}{done}")
+
+    def progress(self, step: "Step") -> "AbstractContextManager[OnStepProgress]":
+        """Show the bar of the step's command."""
+        if step.command.startswith("train-"):
+            return training_progress(step.name, self.quiet)
+        return evaluation_progress(self.quiet)
+
+    def end(self, step: "Step", report: Any) -> None:
+        """Print what the step's command reports."""
+        if not (self.quiet or self.json):
+            _SHOWN[type(report).__name__](report)
+
+
+def show_recipe(report: "RecipeReport") -> None:
+    """Print what became of every step."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("step", "command", "", "time", "output"):
+        table.add_column(name, justify="right" if name == "time" else "left")
+    for step in report.steps:
+        time = f"{step.seconds:,.0f} s" if step.status == "done" else ""
+        table.add_row(step.name, step.command, step.status, time, escape(step.out))
+    results.print(table, highlight=False)
+
+
+def show_recipe_plan(plan: "RecipePlan") -> None:
+    """Print what a run of a recipe would do with every step."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("step", "command", "", "after", "size"):
+        table.add_column(name, overflow="fold")
+    for step in plan.steps:
+        size = "cannot run, see below" if step.problem else _size(step.cost)
+        table.add_row(step.name, step.command, step.status, ", ".join(step.needs), escape(size))
+    results.print(table, highlight=False)
+    results.print(f"would write to {escape(plan.out)}", highlight=False)
+
+
+def _size(cost: dict[str, Any]) -> str:
+    """Write what is known of a step's size in a few words."""
+    parts = []
+    if examples := cost.get("examples"):
+        langs = f"{len(examples)} languages" if len(examples) > 1 else next(iter(examples))
+        parts.append(f"{sum(examples.values()):,} examples in {langs}")
+    if steps := cost.get("planned_steps"):
+        parts.append(f"at most {steps:,} steps")
+    if candidates := cost.get("candidates"):
+        parts.append(f"{len(candidates)} candidates")
+    if answers := cost.get("answers"):
+        parts.append(f"at most {answers:,} answers")
+    if modules := cost.get("modules"):
+        parts.append(f"rank {cost['rank']} in {modules} modules")
+    return ", ".join(parts)
 
 
 def show_training(report: "TrainReport") -> None:
@@ -418,3 +487,14 @@ def _difference(comparison: "Comparison", metric: str) -> str:
     )
     text = f"{seen} {escape(f'[{low}, {high}]')} {comparison.p_value:.3f}"
     return f"[bold]{text} *[/]" if comparison.excludes_zero else f"{text}  "
+
+
+# How the result of a step is shown, by the class that its command returns.
+_SHOWN: dict[str, Callable[[Any], None]] = {
+    "TrainReport": show_training,
+    "MergeReport": show_merge,
+    "SearchReport": show_search,
+    "EvalReport": show_evaluation,
+    "ScoreReport": show_scores,
+    "InspectReport": show_inspection,
+}

@@ -185,8 +185,9 @@ def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
 
     In the folder, itself or one below it, these are looked for, with the languages in either
     order: ``cy-en.tsv`` (two tab-separated columns), ``NAME.cy-en.cy`` and ``NAME.cy-en.en``
-    (Moses), ``cym_Latn.dev`` and ``eng_Latn.dev`` (FLORES-200), and ``cy-en.parquet``; text files
-    may be gzipped. Without a folder, the hub's copy of Tatoeba is read.
+    (Moses), ``cym_Latn.dev`` and ``eng_Latn.dev`` (FLORES-200), and ``cy-en.parquet``; where there
+    is none of them, ``cy-en.train.json`` (ALMA). Text files may be gzipped. Without a folder, the
+    hub's copy of Tatoeba is read.
 
     Raises:
         DataError: Not a pair, no or several such files, a malformed line, no pairs.
@@ -214,7 +215,12 @@ def _local_pairs(folder: Path, source: str, target: str) -> tuple[list[tuple[str
     moses = [f"*{name}.{source}{end}" for name in (straight, swapped) for end in ("", ".gz")]
     codes = [FLORES_CODES.get(code) for code in (source, target)]
     flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if all(codes) else []
-    path = find_file(folder, columns + moses + flores, f"parallel text {straight}")
+    names = columns + moses + flores
+    alma = [f"{name}.train.json{end}" for name in (straight, swapped) for end in ("", ".gz")]
+    if not has_file(folder, names) and has_file(folder, alma):
+        path = find_file(folder, alma, f"parallel text {straight}")
+        return [_translation(path, *row, source, target) for row in json_rows(path)], path
+    path = find_file(folder, names, f"parallel text {straight}")
     if path.suffix == ".parquet":
         return _parquet_pairs(path, source, target), path
     if ".tsv" in path.suffixes:
@@ -236,6 +242,14 @@ def _two_columns(path: Path, number: int, line: str) -> tuple[str, str]:
             hint="one pair a line: sentence, tab, translation",
         )
     return cells[0], cells[1]
+
+
+def _translation(path: Path, number: int, row: Any, source: str, target: str) -> tuple[str, str]:
+    texts = row.get("translation") if isinstance(row, dict) else None
+    sides = [texts.get(code) if isinstance(texts, dict) else None for code in (source, target)]
+    if not all(isinstance(side, str) for side in sides):
+        raise DataError(f"{path}:{number}: no 'translation' of {source} and {target}")
+    return str(sides[0]), str(sides[1])
 
 
 def _side_by_side(path: Path, other: Path) -> list[tuple[str, str]]:
@@ -302,6 +316,12 @@ def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
         if found:
             return found[0]
     raise DataError(f"{folder}: no {what}", hint="looked for " + ", ".join(patterns))
+
+
+def has_file(folder: Path, patterns: Sequence[str]) -> bool:
+    """Whether one such file is in the folder or up to two levels below it."""
+    below = ("", "*/", "*/*/")
+    return any(next(folder.glob(b + name), None) for b in below for name in patterns)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -6,10 +6,10 @@ batches.
 """
 
 import asyncio
-import atexit
 import hashlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import packages_distributions, version
@@ -300,7 +300,8 @@ class _Copies:
         self.asked = 0
         self.loop = asyncio.new_event_loop()
         self.engine = self.loop.run_until_complete(start())
-        atexit.register(self.engine.shutdown, timeout=5)
+        # At the latest at exit; before, when nobody holds these copies any more.
+        weakref.finalize(self, self.engine.shutdown, timeout=5)
 
     def answer(self, prompts: Sequence[Prompt], sampling: Any) -> Iterator[tuple[int, Any]]:
         """Queue all prompts, then yield the place and the output of each as they are done."""

@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -37,7 +38,7 @@ from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models import (
     fingerprint,
 )
-from adaptermix.outputs import check_output
+from adaptermix.outputs import check_output, whole_output, write_json
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,9 @@ class TrainingRun:
                     f"--resume: the checkpoints in {self.work} were made with other settings",
                     hint="repeat the settings of that run, or start anew without --resume",
                 )
+            for found in self.work.glob("checkpoint-*"):
+                if not _is_whole(found):
+                    shutil.rmtree(found)
             checkpoint: str | None = get_last_checkpoint(str(self.work))
             return checkpoint
         if any(self.work.glob("checkpoint-*")) and not force:
@@ -223,7 +227,8 @@ class TrainingRun:
             )
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
-        stamp.write_text(json.dumps(settings), encoding="utf-8")
+        with whole_output(stamp) as partial:
+            write_json(partial, settings)
         self.log.unlink(missing_ok=True)
         return None
 
@@ -273,13 +278,23 @@ class TrainingRun:
         specs = {module: spec_of(update) for module, update in updates.items()}
         config = describe_config(specs, self.settings.model, all_layers=not prefix)
         config["lora_dropout"] = self.settings.dropout
+        # Nothing of how long it took, or of a kill in between: the same run gives the same file.
         record = {
             "adaptermix": __version__,
-            **report.as_record(),
-            "settings": self.settings.model_dump(mode="json"),
+            **{name: value for name, value in report.as_record().items() if name != "seconds"},
+            "settings": self.settings.model_dump(mode="json", exclude={"resume", "threads"}),
             "base_fingerprint": fingerprint(self.base),
         }
         write_adapter(self.out, updates, config, record, force=force)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer's state comes last."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def common_arguments(seed: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from adaptermix.data import (
     FLORES_CODES,
     Split,
     find_file,
+    has_file,
     hold_out,
     json_rows,
     json_value,
@@ -169,8 +170,7 @@ def _gzipped(names: Any) -> list[str]:
 
 def _find_optional(folder: Path, names: list[str]) -> Path | None:
     patterns = _gzipped(names)
-    found = any(next(folder.glob(f"{b}{p}"), None) for b in ("", "*/", "*/*/") for p in patterns)
-    return find_file(folder, patterns, "dev data") if found else None
+    return find_file(folder, patterns, "dev data") if has_file(folder, patterns) else None
 
 
 def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]:

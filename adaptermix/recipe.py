@@ -1,0 +1,499 @@
+"""A recipe: named steps in a TOML file, the graph that they form, and the settings of each.
+
+A step is a table that names a command and has the command's own settings as keys. Keys at the top
+are for every step that knows them. ``@NAME`` stands for the output of another step::
+
+    model = "meta-llama/Meta-Llama-3-8B-Instruct"
+
+    [task]
+    command = "train-task"
+    langs = ["en", "de"]
+
+    [test]
+    command = "eval"
+    adapters = ["@task"]
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from adaptermix import config
+from adaptermix.config import (
+    HUB_NAME,
+    MergeSettings,
+    Settings,
+    keys_of,
+    line_of,
+    read_toml,
+    relative_to_file,
+)
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
+from adaptermix.outputs import check_output, whole_output
+
+# What commands take beside their settings: the arguments of their command lines.
+ARGUMENTS = {"merge": "adapters", "inspect": "adapters", "report": "runs"}
+# What the recipe itself decides for a step.
+_MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
+_OWN_KEYS = ("base", "out")
+_SUFFIXES = {"eval": "", "retrieval": "", "report": ".html", "score": ".json", "inspect": ".json"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
+_TRIAL_TOKENS = 32  # longest answer of a trial
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says over the heads of all steps.
+
+    Attributes:
+        values: Settings by key, for every step that has the key.
+        limit: Examples of each language, and steps of each training, of a trial.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, ready to run.
+
+    Attributes:
+        name: Its name.
+        command: The command it runs.
+        settings: The command's settings; the output lies in the recipe's folder.
+        inputs: What the command takes beside its settings, such as the adapters of a merge.
+        out: Its output.
+        needs: The steps whose outputs it reads.
+        path: The file it is written in.
+        table: What the file says of it.
+    """
+
+    name: str
+    command: str
+    settings: Settings
+    inputs: tuple[str, ...]
+    out: Path
+    needs: tuple[str, ...]
+    path: Path
+    table: Mapping[str, Any]
+
+    def line(self, key: str | None = None) -> int:
+        """Return the line of one of its keys, or of its header."""
+        return line_of(self.path, self.name, key if key in self.table else None)
+
+    def blame(self, error: AdaptermixError) -> AdaptermixError:
+        """Say where in the recipe the cause of an error stands, as far as its words tell."""
+        text = f"{error.message} {error.hint or ''}"
+        keys = sorted(self.table, key=lambda key: key not in ("langs", "pairs", "lang"))
+        named = (key for key in keys if f"--{key} " in f"{text} ")
+        valued = (key for key in keys if _is_named(self.table[key], error.message))
+        line = self.line(next(named, None) or next(valued, None))
+        return type(error)(f"{self.path}:{line}: [{self.name}] {error.message}", hint=error.hint)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The steps of a recipe in an order in which they can run, and where their outputs go."""
+
+    path: Path
+    out: Path
+    steps: tuple[Step, ...]
+
+    def step(self, name: str) -> Step:
+        """Return a step by name.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        names = [step.name for step in self.steps]
+        raise ConfigError(f"{self.path}: no step '{name}'", hint=f"the steps are {_listed(names)}")
+
+    def with_needs(self, name: str) -> "Recipe":
+        """Return the recipe of one step and of all that it needs."""
+        wanted = {self.step(name).name}
+        for step in reversed(self.steps):
+            if step.name in wanted:
+                wanted.update(step.needs)
+        return Recipe(self.path, self.out, tuple(s for s in self.steps if s.name in wanted))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A step as it is written, before its settings are made; checked when it is needed."""
+
+    name: str
+    path: Path
+    written: Mapping[str, Any]
+    shared: Mapping[str, tuple[Path, Any]]
+
+    @property
+    def kind(self) -> type[Settings]:
+        return _kinds()[self.written["command"]]
+
+    @property
+    def table(self) -> dict[str, Any]:
+        return {key: value for key, value in self.written.items() if key != "command"}
+
+    def fail(self, message: str, *keys: str, hint: str | None = None) -> ConfigError:
+        line = line_of(self.path, self.name, keys[0] if keys else None)
+        return ConfigError(f"{self.path}:{line}: [{self.name}] {message}", hint=hint)
+
+
+def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None = None) -> Recipe:
+    """Read a recipe, and check all that can be checked without running anything.
+
+    Of the steps in the file that ``base`` names, those that the recipe's own steps need are taken.
+
+    Args:
+        path: The file.
+        out: Folder of the outputs; by default what the recipe says, or ``runs/NAME`` beside it.
+        overrides: Settings of the command line.
+
+    Raises:
+        ConfigError: Not a recipe: an unknown key, command or step, a wrong value, a cycle; with
+            file and line.
+        ArtifactError: A model or adapter that is not there.
+        DataError: A file or folder that is not there.
+    """
+    overrides = overrides or Overrides()
+    drafts, tops, own = _read_files(path)
+    folder = out or _out_folder(path, tops)
+    order = _in_order(drafts, own)
+    _check_overrides(overrides, [drafts[name] for name in order])
+    outs = {name: _output(folder, drafts[name]) for name in order}
+    steps = tuple(_make_step(drafts[name], drafts, outs, folder, overrides) for name in order)
+    return Recipe(path, folder, steps)
+
+
+def write_template(path: Path, *, force: bool = False) -> None:
+    """Write a recipe with comments, to be filled in.
+
+    Raises:
+        ArtifactError: The file exists and ``force`` is not set.
+    """
+    check_output(path, force)
+    text = (files("adaptermix") / "recipe_template.toml").read_text(encoding="utf-8")
+    with whole_output(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+# The files ----------------------------------------------------------------------------------------
+
+
+def _read_files(path: Path) -> tuple[dict[str, _Draft], dict[str, tuple[Path, Any]], list[str]]:
+    """Return all steps, the keys at the top with their files, and the names of the own steps."""
+    contents = _with_base(path)
+    tops = {key: (file, v) for file, table in contents for key, v in _top_keys(file, table).items()}
+    drafts: dict[str, _Draft] = {}
+    for file, table in contents:
+        for name in _tables(table):
+            if name in drafts:
+                line, there = line_of(file, name, None), drafts[name].path
+                raise ConfigError(f"{file}:{line}: {there} has a step [{name}] already")
+            drafts[name] = _Draft(name, file, table[name], tops)
+    own = _tables(contents[-1][1])
+    if not own:
+        raise ConfigError(f"{path}: no steps", hint="a step is a table: [NAME] with a command")
+    return drafts, tops, own
+
+
+def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Read the file that a recipe names as its base, if it does, and the recipe."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="adaptermix recipe new writes a recipe")
+    content = read_toml(path)
+    if "base" not in content:
+        return [(path, content)]
+    line, name = line_of(path, None, "base"), content["base"]
+    if not isinstance(name, str) or not (path.parent / name).is_file():
+        raise ConfigError(f"{path}:{line}: base: no such file: {name}")
+    base = path.parent / name
+    shared = read_toml(base)
+    if "base" in shared:
+        line = line_of(base, None, "base")
+        raise ConfigError(f"{base}:{line}: the base of a recipe has no base itself")
+    return [(base, shared), (path, content)]
+
+
+def _tables(content: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in content.items() if isinstance(value, dict)]
+
+
+def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    known = {key for kind in _kinds().values() for key in keys_of(kind)} - _MANAGED.keys()
+    tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    for key in tops:
+        if key not in known and key not in _OWN_KEYS:
+            near = get_close_matches(key, [*known, *_OWN_KEYS], 1)
+            raise ConfigError(
+                f"{path}:{line_of(path, None, key)}: unknown key '{key}' at the top",
+                hint=f"did you mean {near[0]}?" if near else "the top has settings of the steps",
+            )
+    return tops
+
+
+def _check_step(draft: _Draft) -> None:
+    """Check the name, the command and the keys of a step."""
+    if not _NAME.fullmatch(draft.name):
+        raise draft.fail("is no name of a step: letters, digits, - and _")
+    command, kinds = draft.written.get("command"), _kinds()
+    if command not in kinds:
+        hint = f"the commands are {_listed(kinds)}"
+        if command is None:
+            raise draft.fail("no command", hint=hint)
+        raise draft.fail(f"unknown command '{command}'", "command", hint=hint)
+    for key in draft.table:
+        if key in _MANAGED:
+            raise draft.fail(f"'{key}' is no key of a step: {_MANAGED[key]}", key)
+        if key not in _keys_of_step(draft.kind):
+            keys = [k for k in _keys_of_step(draft.kind) if k not in _MANAGED]
+            hint = f"the keys of {command} are {_listed(keys)}"
+            raise draft.fail(f"unknown key '{key}'", key, hint=hint)
+
+
+def _kinds() -> dict[str, type[Settings]]:
+    return {kind.section: kind for kind in config.COMMANDS}
+
+
+def _keys_of_step(kind: type[Settings]) -> list[str]:
+    argument = ARGUMENTS.get(kind.section)
+    return [*([argument] if argument else []), *keys_of(kind)]
+
+
+def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
+    if "out" not in tops:
+        return path.parent / "runs" / path.stem
+    file, value = tops["out"]
+    if not isinstance(value, str):
+        raise ConfigError(f"{file}:{line_of(file, None, 'out')}: out: a folder, not {value!r}")
+    return file.parent / value
+
+
+def _check_overrides(overrides: Overrides, drafts: Sequence[_Draft]) -> None:
+    known = {key for draft in drafts for key in keys_of(draft.kind)} - _MANAGED.keys()
+    for key in overrides.values:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "it is one of the keys of the steps"
+            raise ConfigError(f"--set {key}: no step has this key", hint=hint)
+
+
+# The graph ----------------------------------------------------------------------------------------
+
+
+def _references(value: Any) -> Iterator[re.Match[str]]:
+    """Yield the references in a value or in the list that it is."""
+    for item in value if isinstance(value, list) else [value]:
+        found = _REFERENCE.fullmatch(item) if isinstance(item, str) else None
+        if found:
+            yield found
+
+
+def _needs(draft: _Draft) -> dict[str, str]:
+    """Return the steps a draft refers to, with the keys that do so."""
+    return {found[1]: key for key, value in _stated(draft).items() for found in _references(value)}
+
+
+def _stated(draft: _Draft) -> dict[str, Any]:
+    """Return what the files say of a step, keys at the top included; paths as they are written."""
+    known = keys_of(draft.kind)
+    shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
+    return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)
+
+
+def _in_order(drafts: Mapping[str, _Draft], wanted: Sequence[str]) -> list[str]:
+    """Return the wanted steps and all they need, each after its needs, else as in the file."""
+    order: list[str] = []
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in order:
+            return
+        _check_step(drafts[name])
+        for need, key in _needs(drafts[name]).items():
+            if need not in drafts:
+                near = get_close_matches(need, drafts, 1)
+                hint = f"did you mean @{near[0]}?" if near else f"the steps are {_listed(drafts)}"
+                raise drafts[name].fail(f"{key}: no step '{need}'", key, hint=hint)
+            if need in (*above, name):
+                chain = (*above, name)[(*above, name).index(need) :]
+                ring = " -> ".join((*chain, need))
+                raise drafts[name].fail(f"{key}: the steps form a cycle: {ring}", key)
+            visit(need, (*above, name))
+        order.append(name)
+
+    for name in wanted:
+        visit(name, ())
+    return order
+
+
+# The settings of a step ---------------------------------------------------------------------------
+
+
+def _output(folder: Path, draft: _Draft) -> Path:
+    suffix = _SUFFIXES.get(draft.kind.section, ".safetensors")
+    return folder / (draft.name + ("" if "into" in draft.table else suffix))
+
+
+def _make_step(
+    draft: _Draft,
+    drafts: Mapping[str, _Draft],
+    outs: Mapping[str, Path],
+    folder: Path,
+    overrides: Overrides,
+) -> Step:
+    argument = ARGUMENTS.get(draft.kind.section)
+    keys = {}
+    for key, value in _stated(draft).items():
+        origin = draft.path if key in draft.table else draft.shared[key][0]
+        _check_referred(draft, drafts, key, value)
+        read = _resolved(value, key, origin.parent, outs, folder)
+        _check_there(draft, origin, key, value, read)
+        keys[key] = read
+    inputs = keys.pop(argument, []) if argument else []
+    if argument and (not inputs or not isinstance(inputs, list)):
+        hint = f'such as {argument} = ["@NAME", "PATH"]'
+        raise draft.fail(f"{argument}: a list of steps and paths is wanted", hint=hint)
+    keys |= _overridden(draft, overrides)
+    if overrides.limit is not None:
+        keys |= _trial(draft.kind, keys, overrides.limit)
+    if "out" in keys_of(draft.kind):
+        keys["out"] = outs[draft.name]
+    try:
+        settings = draft.kind.model_validate(keys)
+    except ValidationError as error:
+        raise _invalid(error, draft, overrides) from error
+    return Step(
+        name=draft.name,
+        command=draft.kind.section,
+        settings=settings,
+        inputs=tuple(map(str, inputs)),
+        out=outs[draft.name],
+        needs=tuple(_needs(draft)),
+        path=draft.path,
+        table=draft.table,
+    )
+
+
+def _resolved(value: Any, key: str, parent: Path, outs: Mapping[str, Path], folder: Path) -> Any:
+    """Turn references into paths of outputs, and paths in a file into paths from here."""
+    if isinstance(value, list):
+        return [_resolved_item(item, key, parent, outs, folder) for item in value]
+    read = _resolved_item(value, key, parent, outs, folder)
+    return read[0] if isinstance(read, list) else read
+
+
+def _resolved_item(
+    item: Any, key: str, parent: Path, outs: Mapping[str, Path], folder: Path
+) -> Any:
+    found = next(_references(item), None)
+    if found:
+        return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
+    if key in ("adapters", "ref") and isinstance(item, str):
+        return str(relative_to_file(parent, key, [item])[0])
+    if key in ("runs", "scores", "export") and isinstance(item, str):
+        return parent / item
+    if key == "into":
+        return relative_to_file(parent, "model", item)
+    return relative_to_file(parent, key, item)
+
+
+def _check_referred(draft: _Draft, drafts: Mapping[str, _Draft], key: str, value: Any) -> None:
+    """Refuse a test where an adapter is wanted."""
+    if key != "adapters":
+        return
+    for found in _references(value):
+        other = drafts[found[1]]
+        if not found[2] and other.kind.section in _SUFFIXES:
+            raise draft.fail(f"{key}: @{found[1]} is no adapter but an {other.kind.section}", key)
+
+
+def _check_there(draft: _Draft, origin: Path, key: str, value: Any, read: Any) -> None:
+    """Refuse paths that lead nowhere, with file and line; outputs of steps come later."""
+    written = value if isinstance(value, list) else [value]
+    for item, path in zip(written, read if isinstance(read, list) else [read], strict=True):
+        if isinstance(item, str) and not _REFERENCE.fullmatch(item) and _is_missing(key, path):
+            own = key in draft.table
+            line = line_of(origin, draft.name if own else None, key)
+            kind = ArtifactError if key in ("adapters", "model", "into") else DataError
+            raise kind(f"{origin}:{line}: {key}: no such file or folder: {path}")
+
+
+def _is_missing(key: str, path: Any) -> bool:
+    if key in ("adapters", "model", "into"):
+        return not Path(path).exists() and not HUB_NAME.fullmatch(str(path))
+    is_path = isinstance(path, Path) or str(path).endswith(".toml")
+    return is_path and key not in ("out", "export", "comet-python") and not Path(path).exists()
+
+
+def _overridden(draft: _Draft, overrides: Overrides) -> dict[str, Any]:
+    """Return the overrides that concern a step; a model that another step makes stays."""
+    keys = {k: v for k, v in overrides.values.items() if k in keys_of(draft.kind)}
+    if any(_references(_stated(draft).get("model"))):
+        keys.pop("model", None)
+    if draft.kind is MergeSettings and "into" in draft.table and "model" in overrides.values:
+        keys["into"] = overrides.values["model"]
+    return keys
+
+
+def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """Return the settings of a trial: small slices of data, few steps, short answers."""
+    most = {
+        "limit": limit,
+        "dev-limit": limit,
+        "max-steps": limit,
+        "learn-steps": limit,
+        "max-new-tokens": _TRIAL_TOKENS,
+    }
+    fields = {name.replace("_", "-"): info for name, info in kind.model_fields.items()}
+
+    def stated(key: str) -> Any:
+        return keys.get(key, fields[key].default)
+
+    smaller = {
+        key: min(value, stated(key)) if isinstance(stated(key), int) else value
+        for key, value in most.items()
+        if key in fields
+    }
+    if "contrastive-batch" in fields:
+        batch, contrasted = stated("batch-size"), stated("contrastive-batch")
+        sizes = range(1, min(limit, contrasted) + 1)
+        smaller["contrastive-batch"] = max(size for size in sizes if batch % size == 0)
+    return smaller
+
+
+def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> ConfigError:
+    """Turn pydantic's first complaint into one line that names file and line, or the flag."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return draft.fail(message)
+    key = str(first["loc"][0])
+    message = f"{key}: {message[0].lower()}{message[1:]}, not {first['input']!r}"
+    if key in overrides.values:
+        return ConfigError(f"--set {message}")
+    if key in draft.table or key not in draft.shared:
+        return draft.fail(message, *([key] if key in draft.table else []))
+    file = draft.shared[key][0]
+    return ConfigError(f"{file}:{line_of(file, None, key)}: {message}")
+
+
+def _is_named(value: Any, message: str) -> bool:
+    """Whether a message speaks of a value, or of an item of the list that it is."""
+    items = value if isinstance(value, list) else [value]
+    words = [item for item in items if isinstance(item, str) and item]
+    return any(re.search(rf"(?<![\w-]){re.escape(word)}(?!\w)", message) for word in words)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names)

@@ -1,0 +1,226 @@
+"""What of a recipe is run, and what is known from before: real merges of tiny adapters."""
+
+import json
+import shutil
+
+import pytest
+from test_adapters import peft_adapter
+
+from adaptermix import pipeline
+from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
+from adaptermix.pipeline import content_hash, data_hash, plan, run
+from adaptermix.recipe import read_recipe
+
+CHAIN = """
+out = "o"
+
+[half]
+command = "merge"
+adapters = ["one", "two"]
+weight = 0.5
+
+[again]
+command = "merge"
+adapters = ["@half", "two"]
+weights = [1, 0.25]
+
+[small]
+command = "merge"
+adapters = ["@half"]
+weights = [1]
+rank = 2
+
+[look]
+command = "inspect"
+adapters = ["@again", "one"]
+"""
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, model_dir):
+    folder = tmp_path_factory.mktemp("sources")
+    for seed, name in enumerate(("one", "two", "other")):
+        peft_adapter(model_dir, folder / name, seed=seed)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, sources):
+    shutil.copytree(sources, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "recipe.toml").write_text(CHAIN)
+    return tmp_path
+
+
+def ran(folder, old="", new="", **options):
+    """Change the recipe, run it, and return the names of the steps that were run."""
+    path = folder / "recipe.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) if old else text)
+    report = run(read_recipe(path), **options)
+    assert len(report.steps) == len(json.loads((folder / "o" / "steps.json").read_text())["steps"])
+    return {step.name for step in report.steps if step.status == "done"}
+
+
+def test_a_change_runs_a_step_again_and_those_whose_inputs_change(folder):
+    assert ran(folder) == {"half", "again", "small", "look"}
+    assert ran(folder) == set()
+    assert ran(folder, "0.25", "0.5") == {"again", "look"}
+    assert ran(folder, "weight = 0.5", "weight = 0.6") == {"half", "again", "small", "look"}
+    assert ran(folder, "rank = 2", "rank = 3") == {"small"}
+    assert ran(folder, "[look]", "[look]\nby = 'kind'") == {"look"}
+    assert ran(folder, "[half]", "# a comment\n[half]") == set()
+    # Another way to write the same weights: the merge is made again, and comes out the same.
+    assert ran(folder, "weight = 0.6", "weights = [0.6, 0.4]") == {"half"}
+
+
+def test_a_changed_file_runs_what_reads_it(folder):
+    ran(folder)
+    shutil.rmtree(folder / "one")
+    shutil.copytree(folder / "other", folder / "one")
+    assert ran(folder) == {"half", "again", "small", "look"}
+    (folder / "o" / "look.json").write_text("{}")
+    assert ran(folder) == {"look"}
+    (folder / "o" / "small.safetensors").unlink()
+    assert ran(folder) == {"small"}
+    (folder / "weights.toml").write_text("weights = [1, 0.25]\n")
+    ran(folder, "weights = [1, 0.25]", 'weights-file = "weights.toml"')
+    assert ran(folder) == set()
+    (folder / "weights.toml").write_text("weights = [1, 0.5]\n")
+    assert ran(folder) == {"again", "look"}
+
+
+def test_another_version_runs_all_again(folder, monkeypatch):
+    ran(folder)
+    monkeypatch.setattr(pipeline, "__version__", "0.0.0")
+    assert ran(folder) == {"half", "again", "small", "look"}
+
+
+def test_one_step_runs_with_what_it_needs(folder):
+    assert {s.name for s in run(read_recipe(folder / "recipe.toml"), only="again").steps} == {
+        "half",
+        "again",
+    }
+    report = run(read_recipe(folder / "recipe.toml"), only="look")
+    assert [(s.name, s.status) for s in report.steps] == [
+        ("half", "done before"),
+        ("again", "done before"),
+        ("look", "done"),
+    ]
+    report = run(read_recipe(folder / "recipe.toml"), only="again", force=True)
+    assert [s.status for s in report.steps] == ["done before", "done"]
+    assert ran(folder, force=True) == {"half", "again", "small", "look"}
+    with pytest.raises(ConfigError, match="no step 'agian'"):
+        run(read_recipe(folder / "recipe.toml"), only="agian")
+
+
+def test_a_plan_says_what_would_run_and_writes_nothing(folder):
+    recipe = read_recipe(folder / "recipe.toml")
+    statuses = [(step.name, step.status) for step in plan(recipe).steps]
+    assert statuses == [(name, "to do") for name in ("half", "again", "small", "look")]
+    assert plan(recipe).steps[0].cost == {"rank": 8, "modules": 8}
+    assert not recipe.out.exists()
+    run(recipe)
+    assert {step.status for step in plan(recipe).steps} == {"finished"}
+    text = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(text.replace("weight = 0.5", "weight = 0.6"))
+    assert [step.status for step in plan(read_recipe(folder / "recipe.toml")).steps] == [
+        "to do",
+        *["to do if its inputs change"] * 3,
+    ]
+    assert json.dumps(plan(recipe).as_record())
+
+
+def test_a_step_that_stops_keeps_what_was_done(folder, monkeypatch):
+    def stop(work):
+        raise DataError("no more")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(pipeline.RUNNERS, "inspect", stop)
+        with pytest.raises(DataError, match=r"recipe.toml:20: \[look\] no more"):
+            ran(folder)
+    assert ran(folder) == {"look"}
+
+
+def test_what_others_made_is_not_replaced(folder):
+    (folder / "o").mkdir()
+    (folder / "o" / "half.safetensors").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"recipe.toml:4: .*exists, and no run of a recipe"):
+        run(read_recipe(folder / "recipe.toml"))
+    assert (folder / "o" / "half.safetensors").read_text() == "mine"
+    assert ran(folder, force=True) == {"half", "again", "small", "look"}
+
+
+def test_two_runs_do_not_share_a_folder(folder, monkeypatch):
+    inside = []
+
+    def again(work):
+        with pytest.raises(ResourceError, match="another run works here"):
+            run(read_recipe(folder / "recipe.toml"))
+        inside.append(work)
+        raise DataError("enough")
+
+    monkeypatch.setitem(pipeline.RUNNERS, "merge", again)
+    with pytest.raises(DataError, match="enough"):
+        run(read_recipe(folder / "recipe.toml"))
+    assert inside
+
+
+def test_a_damaged_record_of_steps_is_told(folder):
+    ran(folder)
+    (folder / "o" / "steps.json").write_text("{")
+    with pytest.raises(ArtifactError, match="steps.json: not the record"):
+        ran(folder)
+
+
+def test_leftovers_of_a_killed_run_are_swept(folder):
+    (folder / "o" / ".half.safetensors.abc").mkdir(parents=True)
+    (folder / "o" / ".half.safetensors.training").mkdir()
+    ran(folder)
+    assert [path.name for path in (folder / "o").glob(".*")] == [".lock"]
+
+
+def test_gaps_in_the_data_are_seen_before_the_first_step(tmp_path, model_dir, corpus_dir):
+    head = f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n'
+    first = '[first]\ncommand = "train-task"\nlangs = ["en"]\n'
+    test = '[test]\ncommand = "eval"\nadapters = ["@first"]\nlangs = ["en", "de"]\n'
+    align = '[align]\ncommand = "train-align"\npairs = ["cy-en",\n"de-en"]\n'
+    for step, line, words in ((test, 9, "no MASSIVE de-DE"), (align, 8, "no parallel text de-en")):
+        path = tmp_path / "recipe.toml"
+        path.write_text(head + first + step)
+        recipe = read_recipe(path, tmp_path / "o")
+        with pytest.raises(DataError) as caught:
+            run(recipe)
+        assert caught.value.message.startswith(f"{path}:{line}: [")
+        assert words in caught.value.message
+        assert list(recipe.out.iterdir()) == [recipe.out / ".lock"]
+        (problem,) = plan(recipe).problems
+        assert problem.message == caught.value.message
+
+
+def test_times_and_counts_of_a_run_are_no_content(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, seconds in ((one, 1), (two, 2)):
+        (folder / "deep").mkdir(parents=True)
+        record = {"score": 0.5, "decoded": seconds, "seconds": seconds}
+        (folder / "deep" / "scores.json").write_text(json.dumps(record))
+        (folder / "table.csv").write_text("a,b\n")
+    assert content_hash(one) == content_hash(two)
+    (two / "deep" / "scores.json").write_text('{"score": 0.6}')
+    assert content_hash(one) != content_hash(two)
+    assert content_hash(tmp_path / "no") == content_hash(tmp_path / "none")
+
+
+def test_data_is_what_commands_find_in_a_folder(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "data" / "runs"
+    for folder in (data / "a" / "b" / "c", out):
+        folder.mkdir(parents=True)
+    (data / "a" / "b" / "cy-en.tsv").write_text("x\ty\n")
+    before = data_hash(data, out)
+    (out / "score.json").write_text("{}")
+    (data / ".hidden").write_text("x")
+    (data / "a" / "b" / "c" / "too-deep.tsv").write_text("x")
+    (data / "model.safetensors").write_text("x")
+    assert data_hash(data, out) == before
+    (data / "sw-en.tsv").write_text("x\ty\n")
+    assert data_hash(data, out) != before

@@ -1,0 +1,191 @@
+"""Recipes as they are written: what is read out of the file, and what is refused, and where."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptermix.errors import AdaptermixError, ConfigError, DataError
+from adaptermix.recipe import Overrides, read_recipe
+
+INSPECT = 'command = "inspect"\nadapters = ["@a"]\n'
+
+
+def write(folder, text, name="recipe.toml"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def train(name="a", more=""):
+    return f'[{name}]\ncommand = "train-task"\nlangs = ["en"]\n{more}'
+
+
+def test_steps_take_keys_at_the_top_and_outputs_of_others(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "bought.safetensors").touch()
+    path = write(
+        tmp_path,
+        'model = "x/y"\ndata-dir = "data"\nseed = 3\nout = "o"\nmax-new-tokens = 9\n'
+        + '[test]\ncommand = "eval"\nmodel = "@whole"\nadapters = ["@m", "bought.safetensors"]\n'
+        + '[whole]\ncommand = "merge"\nadapters = ["@a"]\nweights = [1]\ninto = "x/y"\n'
+        + '[m]\ncommand = "merge"\nadapters = ["@a", "them/theirs"]\n'
+        + 'weights-file = "@a.search/weights.toml"\n'
+        + train(more='dtype = "float32"\nseed = 4\n'),
+    )
+    recipe = read_recipe(path)
+    assert [step.name for step in recipe.steps] == ["a", "whole", "m", "test"]
+    a, whole, m, test = recipe.steps
+    out = tmp_path / "o"
+    assert (a.settings.model, a.settings.seed, a.settings.dtype) == ("x/y", 4, "float32")
+    assert (a.out, a.settings.out, a.settings.data_dir) == (
+        *[out / "a.safetensors"] * 2,
+        tmp_path / "data",
+    )
+    assert (m.settings.seed, m.needs) == (3, ("a",))
+    assert m.inputs == (str(out / "a.safetensors"), "them/theirs")
+    assert m.settings.weights_file == out / "a.search" / "weights.toml"
+    assert whole.out == out / "whole"
+    assert test.settings.model == str(out / "whole")
+    assert test.settings.adapters == (
+        str(out / "m.safetensors"),
+        str(tmp_path / "bought.safetensors"),
+    )
+    assert (test.out, test.settings.max_new_tokens) == (out / "test", 9)
+    assert read_recipe(path, tmp_path / "p").steps[0].out == tmp_path / "p" / "a.safetensors"
+
+
+def test_the_command_line_overrides_all_steps(tmp_path):
+    steps = train() + '[t]\ncommand = "eval"\nadapters = ["@a"]\nmax-new-tokens = 8\nlimit = 3\n'
+    steps += '[al]\ncommand = "train-align"\n[f]\ncommand = "merge"\nadapters = ["@a"]\n'
+    steps += 'weight = 1\ninto = "x/y"\n[u]\ncommand = "eval"\nmodel = "@f"\n'
+    overrides = Overrides({"model": "o/p", "seed": "7"}, limit=6)
+    steps = read_recipe(write(tmp_path, steps), overrides=overrides).steps
+    a, t, al, f, u = (step.settings for step in steps)
+    assert [s.model for s in (a, t, al)] == ["o/p"] * 3
+    assert (f.into, u.model) == ("o/p", str(tmp_path / "runs" / "recipe" / "f"))
+    assert (a.seed, f.seed) == (7, 7)
+    assert (a.limit, a.dev_limit, a.max_steps) == (6, 6, 6)
+    assert (t.limit, t.max_new_tokens, u.max_new_tokens) == (3, 8, 32)
+    assert (al.limit, al.contrastive_batch) == (6, 4)  # 4 divides the batch of 128
+
+
+def test_of_a_base_the_needed_steps_are_taken(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "data").mkdir()
+    base = 'data-dir = "data"\nseed = 5\nout = "o"\n' + train() + train("unused", "rank = 4\n")
+    write(tmp_path / "shared", base, "base.toml")
+    recipe = read_recipe(write(tmp_path, 'base = "shared/base.toml"\nseed = 6\n[b]\n' + INSPECT))
+    assert [step.name for step in recipe.steps] == ["a", "b"]
+    settings = recipe.steps[0].settings
+    assert (settings.seed, settings.data_dir) == (6, tmp_path / "shared" / "data")
+    assert recipe.out == tmp_path / "shared" / "o"
+
+
+@given(st.data())
+def test_every_step_comes_after_what_it_needs(tmp_path_factory, data):
+    """Any graph without a cycle is put in order, whatever the order in the file."""
+    count = data.draw(st.integers(1, 8))
+    needs = [
+        sorted(data.draw(st.sets(st.integers(0, at - 1)))) if at else [] for at in range(count)
+    ]
+    text = ""
+    for at in data.draw(st.permutations(range(count))):
+        inputs = [f"@s{need}" for need in needs[at]] or ["x/y"]
+        text += f'[s{at}]\ncommand = "merge"\nadapters = {inputs}\nweights = {[1] * len(inputs)}\n'
+    recipe = read_recipe(write(tmp_path_factory.mktemp("graph"), text))
+    order = [step.name for step in recipe.steps]
+    assert sorted(order) == sorted(f"s{at}" for at in range(count))
+    for at, below in enumerate(needs):
+        assert all(order.index(f"s{need}") < order.index(f"s{at}") for need in below)
+    wanted = data.draw(st.integers(0, count - 1))
+    reached = {wanted}
+    for at in range(wanted, -1, -1):
+        reached |= set(needs[at]) if at in reached else set()
+    chosen = recipe.with_needs(f"s{wanted}").steps
+    assert {step.name for step in chosen} == {f"s{at}" for at in reached}
+
+
+MISTAKES = {
+    "no steps": ('model = "x/y"\n', 0, "no steps"),
+    "unknown top key": ('modle = "x"\n' + train(), 1, "unknown key 'modle' at the top"),
+    "no command": ("[a]\nlangs = ['en']\n", 1, "[a] no command"),
+    "unknown command": (f'{train()}[b]\ncommand = "train"\n', 5, "unknown command 'train'"),
+    "unknown key": (train(more="rnk = 3\n"), 4, "[a] unknown key 'rnk'"),
+    "managed key": (train(more='out = "x"\n'), 4, "the output of a step has its name"),
+    "wrong value": (train(more="rank = 0\n"), 4, "rank: input should be greater than 0, not 0"),
+    "wrong value at the top": ("rank = 0\n" + train(), 1, "rank: input should be greater"),
+    "unknown step": (train() + "[b]\n" + INSPECT.replace("@a", "@A"), 6, "no step 'A'"),
+    "itself": (f"[a]\n{INSPECT}", 3, "cycle: a -> a"),
+    "no adapter": (
+        f'{train()}[t]\ncommand = "eval"\n[i]\n{INSPECT.replace("@a", "@t")}',
+        8,
+        "@t is",
+    ),
+    "missing adapter": ('[t]\ncommand = "eval"\nadapters = ["no"]\n', 3, "no such file or folder"),
+    "missing data": (train(more='data-dir = "nowhere"\n'), 4, "data-dir: no such file or folder"),
+    "missing data at the top": ('data-dir = "nowhere"\n' + train(), 1, "data-dir: no such file"),
+    "missing base": ('base = "nowhere.toml"\n' + train(), 1, "base: no such file: nowhere.toml"),
+    "bad name": ('["a b"]\ncommand = "eval"\n', 1, "no name of a step"),
+    "no adapters": ('[m]\ncommand = "merge"\nweight = 0.5\n', 1, "adapters: a list of steps"),
+    "two ways": (
+        f'{train()}[m]\ncommand = "merge"\nadapters = ["@a"]\nweight = 1\nsearch = "auto"\n',
+        4,
+        "[m] give one of --weight W",
+    ),
+    "table": (train(more="groups.x = ['en']\n"), 4, "unknown key 'groups'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_with_file_and_line(tmp_path, name):
+    text, line, words = MISTAKES[name]
+    path = write(tmp_path, text)
+    with pytest.raises(AdaptermixError) as caught:
+        read_recipe(path)
+    assert words in caught.value.message
+    assert caught.value.message.startswith(f"{path}:{line}: " if line else f"{path}: ")
+    assert "\n" not in caught.value.message
+
+
+def test_a_cycle_is_named_whole(tmp_path):
+    merges = [
+        f'[{name}]\ncommand = "merge"\nweight = 1\nadapters = ["@{need}"]\n'
+        for name, need in (("x", "a"), ("a", "b"), ("b", "c"), ("c", "a"))
+    ]
+    with pytest.raises(ConfigError, match=r"recipe.toml:16: .*cycle: a -> b -> c -> a"):
+        read_recipe(write(tmp_path, "".join(merges)))
+
+
+def test_what_is_wrong_in_the_base_is_told_there(tmp_path):
+    write(tmp_path, train(more="rnk = 1\n"), "base.toml")
+    path = write(tmp_path, f'base = "base.toml"\n[b]\n{INSPECT}')
+    with pytest.raises(ConfigError, match=r"base.toml:4: \[a\] unknown key 'rnk'"):
+        read_recipe(path)
+    write(tmp_path, train(), "base.toml")
+    with pytest.raises(ConfigError, match=r"recipe.toml:2: .*has a step \[a\] already"):
+        read_recipe(write(tmp_path, 'base = "base.toml"\n' + train()))
+    write(tmp_path, 'base = "x.toml"\n' + train(), "base.toml")
+    with pytest.raises(ConfigError, match=r"base.toml:1: .*has no base itself"):
+        read_recipe(path)
+
+
+def test_overrides_are_checked(tmp_path):
+    path = write(tmp_path, train())
+    with pytest.raises(ConfigError, match="--set sede: no step has this key"):
+        read_recipe(path, overrides=Overrides({"sede": "1"}))
+    with pytest.raises(ConfigError, match="--set rank: input should be"):
+        read_recipe(path, overrides=Overrides({"rank": "0"}))
+
+
+def test_an_error_of_a_command_is_told_with_the_line_of_its_cause(tmp_path):
+    text = train(more="pairs = 1\n").replace("pairs = 1\n", "rank = 2\n") + "[b]\n" + INSPECT
+    a, b = read_recipe(write(tmp_path, text.replace('["en"]', '["en", "xx"]'))).steps
+    told = a.blame(DataError("MASSIVE has no language 'xx'", hint="it has others"))
+    assert (told.message, told.hint) == (
+        f"{tmp_path}/recipe.toml:3: [a] MASSIVE has no language 'xx'",
+        "it has others",
+    )
+    assert isinstance(told, DataError)
+    assert ":4: [a] --rank 2 is" in a.blame(ConfigError("--rank 2 is too much")).message
+    assert ":1: [a] out of memory" in a.blame(ConfigError("out of memory")).message
+    assert ":5: [b] no" in b.blame(ConfigError("no")).message
