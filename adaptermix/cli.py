@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -22,6 +23,7 @@ from adaptermix.config import (
     EvalSettings,
     InspectSettings,
     MergeSettings,
+    ReportSettings,
     ScoreSettings,
     Settings,
     TrainAlignSettings,
@@ -302,6 +304,36 @@ def inspect_adapters(
     from adaptermix import inspection
 
     _show(inspection.inspect(adapters, settings), console.show_inspection, options)
+
+
+@_command(ReportSettings, without=("quiet",))
+def report(
+    settings: ReportSettings,
+    options: Options,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of eval, merge --search, retrieval; adapters; or all in one."),
+    ],
+) -> None:
+    """Write one HTML page about runs: what was merged, how it did, and every answer.
+
+    It needs no network: scores with intervals, before and after by language, retrieval by layer,
+    weights that were tried, norms and interference of the adapters, and single examples to browse.
+
+    Examples:
+        adaptermix report eval-massive merged.search task.safetensors align.safetensors
+
+        adaptermix report runs/demo -o demo.html --export figures
+    """
+    for package in ("altair", "vl_convert"):
+        if find_spec(package) is None:
+            raise ResourceError(
+                f"{package} is not installed", hint='pip install "adaptermix[report]"'
+            )
+    from adaptermix import report as reporting
+
+    summary = reporting.report(runs, settings, force=options.force, dry_run=options.dry_run)
+    _show(summary, console.show_report, options)
 
 
 @app.command()

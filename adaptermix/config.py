@@ -612,6 +612,23 @@ class InspectSettings(Settings):
     )
 
 
+class ReportSettings(Settings):
+    """Settings of ``report``."""
+
+    section: ClassVar[str] = "report"
+
+    title: str = Field(default="adaptermix report", description="Heading of the page.")
+    examples: bool = Field(
+        default=True,
+        description="Single examples, to be browsed in the page; they fill most of it.",
+    )
+    export: Path | None = Field(
+        default=None,
+        description="New folder for every plot as SVG and PNG, every table as Markdown and LaTeX.",
+    )
+    out: Path = Field(default=Path("report.html"), description="Page to write.")
+
+
 S = TypeVar("S", bound=Settings)
 
 COMMANDS: tuple[type[Settings], ...] = (
@@ -621,6 +638,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     EvalSettings,
     ScoreSettings,
     InspectSettings,
+    ReportSettings,
 )
 
 
@@ -745,7 +763,7 @@ def keys_of(kind: type[Settings]) -> list[str]:
 
 def relative_to_file(folder: Path, key: str, value: Any) -> Any:
     """Read a path in the file as relative to the file, not to where the command is typed."""
-    paths = ("data-dir", "pairs-dir", "weights-file", "out", "gold", "predictions", "src")
+    paths = ("data-dir", "pairs-dir", "weights-file", "out", "export", "gold", "predictions", "src")
     if key in (*paths, "comet-python") and isinstance(value, str):
         return folder / value
     if key == "task" and isinstance(value, str) and value.endswith(".toml"):
