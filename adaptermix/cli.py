@@ -536,6 +536,30 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
         console.show_comet(found)
 
 
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look at what works here, and say how to mend what does not.
+
+    Packages and their versions, the device, vLLM, COMET, the hub, disk and memory, in seconds.
+    Nothing is changed, and the token for the hub is never shown. Optional parts may be missing;
+    the exit code is 6 if something is amiss that every command needs.
+
+    Examples:
+        adaptermix doctor
+
+        adaptermix doctor --json
+    """
+    from adaptermix import doctor as doctor_module
+
+    report = doctor_module.examine()
+    if json:
+        console.show_json(report.as_record())
+    else:
+        console.show_checkup(report)
+    if not report.is_fit:
+        raise typer.Exit(ResourceError.exit_code)
+
+
 def _show(report: Any, show: Callable[[Any], None], options: Options) -> None:
     if options.json:
         console.show_json(report.as_record())

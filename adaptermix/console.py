@@ -19,6 +19,7 @@ from adaptermix.tables import ranges, shown, titled
 if TYPE_CHECKING:
     from adaptermix.comet import Environment
     from adaptermix.comparison import Comparison
+    from adaptermix.doctor import DoctorReport
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.inspection import AdapterReport, InspectReport, Row
@@ -366,6 +367,18 @@ def _pair_table(rows: "list[Row]", total: "Row", pair: tuple[int, int]) -> Table
 
 def _norm(value: float | None) -> str:
     return "-" if value is None else f"{value:#.4g}"
+
+
+def show_checkup(report: "DoctorReport") -> None:
+    """Print what was looked at, with the line that mends it below what is amiss."""
+    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:  # no table: it would break lines that are there to be copied
+        state = f"[{colours[check.state]}]{check.state:<7}[/]"
+        found = escape(_on_one_line(check.found))
+        results.print(f"{check.name:<{width}}  {state}  {found}", highlight=False)
+        if check.fix:
+            results.print(f"{'':<{width}}  fix:     {escape(check.fix)}", highlight=False)
 
 
 def show_plan(plan: "EvalPlan") -> None:
