@@ -79,7 +79,7 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
-_REPEATED = {"adapters", "ref"}
+_REPEATED = {"adapters", "ref", "preserve_text"}
 
 
 def _command(

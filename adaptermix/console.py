@@ -184,6 +184,9 @@ def show_training(report: "TrainReport") -> None:
         table.add_row("trained", f"{report.trainable_parameters:,} parameters")
         for name, value in report.dev.items():
             table.add_row(f"dev {name.replace('_', ' ')}", f"{value:.4f}")
+        for name, dev in report.candidates.items():
+            scores = "  ".join(f"{score.replace('_', ' ')} {v:.4f}" for score, v in dev.items())
+            table.add_row(f"{'* ' if name == report.kept else ''}temperature {name}", scores)
         table.add_row("time", f"{report.seconds:.0f} s")
         table.add_row("log", escape(str(report.log)))
         table.add_row("adapter", escape(report.out))

@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,11 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What was trained, on what, and how it ended."""
+    """What was trained, on what, and how it ended.
+
+    Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
+    their names, and ``kept`` is the name of the one that the rest is about.
+    """
 
     out: str
     command: str
@@ -69,6 +73,8 @@ class TrainReport:
     seconds: float
     log: str | None
     written: bool
+    kept: str | None = None
+    candidates: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
@@ -122,6 +128,11 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
         task_type=task_type,
     )
     return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def comparable(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that must be the same for a run to go on from its checkpoints."""
+    return settings.model_dump(mode="json", exclude={"resume", "out", "threads"})
 
 
 class TrainingRun:
@@ -208,7 +219,7 @@ class TrainingRun:
         """Return the checkpoint to go on from; a run that was killed is not dropped unasked."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
         stamp = self.work / "settings.json"
-        settings = self.settings.model_dump(mode="json", exclude={"resume", "out", "threads"})
+        settings = comparable(self.settings)
         if self.settings.resume and stamp.is_file():
             if json.loads(stamp.read_text(encoding="utf-8")) != settings:
                 raise ConfigError(
