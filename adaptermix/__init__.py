@@ -2,7 +2,8 @@
 
 The commands of the tool are functions of the same names in these modules:
 
-    adaptermix.training     ``train_task``, ``train_align``
+    adaptermix.task_training  ``train_task``
+    adaptermix.align_training ``train_align``
     adaptermix.merging      ``merge``
     adaptermix.evaluation   ``evaluate``
 

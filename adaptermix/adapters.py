@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -561,9 +561,10 @@ def stream_adapter(
         layout.update(_layout(module, spec))
     layout |= {_saved_name(name, specs): spec for name, (spec, _) in saved.items()}
 
-    def tensors() -> Iterator[Tensor]:
+    def tensors() -> Iterator[Tensor | tuple[Tensor, ...]]:
         for update in updates:
-            yield from (update.a, update.b)
+            yield update.rows
+            yield update.b
             if update.bias is not None:
                 yield update.bias
         for _, read in saved.values():
@@ -637,10 +638,10 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
 
 def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
     """Return the update with all its tensors in one dtype."""
-    if update.bias is None and update.a.dtype == update.b.dtype == dtype:
+    if update.bias is None and update.rows[0].dtype == update.b.dtype == dtype:
         return update
     bias = None if update.bias is None else update.bias.to(dtype)
-    return replace(update, a=update.a.to(dtype), b=update.b.to(dtype), bias=bias)
+    return LoraUpdate(update.a.to(dtype), update.b.to(dtype), update.scaling, bias)
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:

@@ -1,7 +1,7 @@
 """From examples to batches of token ids: prompts, answers, parallel sentences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -100,10 +100,15 @@ class AnswerCollator:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Both sides of a parallel pair as token ids."""
+    """Both sides of a parallel pair as token ids.
+
+    ``held_ids`` is a sentence that has nothing to do with the pair and goes through the model
+    with it, so that its hidden states can be held in place; empty where none are.
+    """
 
     source_ids: list[int]
     target_ids: list[int]
+    held_ids: list[int] = field(default_factory=list)
 
 
 def encode_pairs(
@@ -124,20 +129,41 @@ def encode_pairs(
     return [EncodedPair(source, target) for source, target in zip(*sides, strict=True)]
 
 
+def with_held_text(
+    pairs: Sequence[EncodedPair],
+    lines: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> list[EncodedPair]:
+    """Give every pair a line to hold, in the order of the lines, which are repeated as needed."""
+    ids = tokenizer([*lines], truncation=True, max_length=max_length)["input_ids"]
+    return [replace(pair, held_ids=ids[at % len(ids)]) for at, pair in enumerate(pairs)]
+
+
 @dataclass(frozen=True)
 class PairCollator:
     """Pads both sides of all pairs into one batch: all sources first, then all targets.
 
     One forward pass then serves both sides: ``input_ids`` and ``attention_mask`` have the shape
-    [2 x batch, seq].
+    [2 x batch, seq], or more rows where sentences are to be held, which come last. The keys
+    ([batch] each) are numbers that are equal where a side's texts are.
     """
 
     pad_id: int
 
     def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
         """Return one batch."""
-        rows = [pair.source_ids for pair in pairs] + [pair.target_ids for pair in pairs]
-        return _pad(rows, self.pad_id)
+        sources, targets = [p.source_ids for p in pairs], [p.target_ids for p in pairs]
+        held = [p.held_ids for p in pairs if p.held_ids]
+        return {
+            **_pad([*sources, *targets, *held], self.pad_id),
+            "source_keys": _keys(sources),
+            "target_keys": _keys(targets),
+        }
+
+
+def _keys(rows: Sequence[list[int]]) -> Tensor:
+    return torch.tensor([hash(tuple(row)) for row in rows])  # of numbers, so the same every time
 
 
 def _pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:

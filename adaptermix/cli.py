@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -22,6 +23,7 @@ from adaptermix.config import (
     EvalSettings,
     InspectSettings,
     MergeSettings,
+    ReportSettings,
     ScoreSettings,
     Settings,
     TrainAlignSettings,
@@ -77,7 +79,7 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
-_REPEATED = {"adapters", "ref"}
+_REPEATED = {"adapters", "ref", "preserve_text"}
 
 
 def _command(
@@ -165,10 +167,10 @@ def train_task(settings: TrainTaskSettings, options: Options) -> None:
 
     Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
     """
-    from adaptermix import training
+    from adaptermix import task_training
 
     with console.training_progress("task", options.quiet) as on_progress:
-        report = training.train_task(
+        report = task_training.train_task(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
     _show(report, console.show_training, options)
@@ -183,10 +185,10 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
 
     Example: adaptermix train-align --pairs cy-en,sw-en
     """
-    from adaptermix import training
+    from adaptermix import align_training
 
     with console.training_progress("align", options.quiet) as on_progress:
-        report = training.train_align(
+        report = align_training.train_align(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
     _show(report, console.show_training, options)
@@ -302,6 +304,36 @@ def inspect_adapters(
     from adaptermix import inspection
 
     _show(inspection.inspect(adapters, settings), console.show_inspection, options)
+
+
+@_command(ReportSettings, without=("quiet",))
+def report(
+    settings: ReportSettings,
+    options: Options,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of eval, merge --search, retrieval; adapters; or all in one."),
+    ],
+) -> None:
+    """Write one HTML page about runs: what was merged, how it did, and every answer.
+
+    It needs no network: scores with intervals, before and after by language, retrieval by layer,
+    weights that were tried, norms and interference of the adapters, and single examples to browse.
+
+    Examples:
+        adaptermix report eval-massive merged.search task.safetensors align.safetensors
+
+        adaptermix report runs/demo -o demo.html --export figures
+    """
+    for package in ("altair", "vl_convert"):
+        if find_spec(package) is None:
+            raise ResourceError(
+                f"{package} is not installed", hint='pip install "adaptermix[report]"'
+            )
+    from adaptermix import report as reporting
+
+    summary = reporting.report(runs, settings, force=options.force, dry_run=options.dry_run)
+    _show(summary, console.show_report, options)
 
 
 @app.command()
@@ -504,6 +536,30 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
         console.show_json(found.as_record())
     else:
         console.show_comet(found)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look at what works here, and say how to mend what does not.
+
+    Packages and their versions, the device, vLLM, COMET, the hub, disk and memory, in seconds.
+    Nothing is changed, and the token for the hub is never shown. Optional parts may be missing;
+    the exit code is 6 if something is amiss that every command needs.
+
+    Examples:
+        adaptermix doctor
+
+        adaptermix doctor --json
+    """
+    from adaptermix import doctor as doctor_module
+
+    report = doctor_module.examine()
+    if json:
+        console.show_json(report.as_record())
+    else:
+        console.show_checkup(report)
+    if not report.is_fit:
+        raise typer.Exit(ResourceError.exit_code)
 
 
 def _show(report: Any, show: Callable[[Any], None], options: Options) -> None:

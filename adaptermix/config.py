@@ -39,6 +39,9 @@ PAPER_GROUPS = {
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+R = TypeVar("R")
+
+
 def _split_commas(value: object) -> object:
     """Read ``cy-en,sw-en`` as a list; lists from the file pass unchanged."""
     if isinstance(value, str):
@@ -46,7 +49,7 @@ def _split_commas(value: object) -> object:
     return value
 
 
-def _refuse_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
     repeated = [name for at, name in enumerate(names) if name in names[:at]]
     if repeated:
         raise ValueError(f"'{repeated[0]}' is there twice")
@@ -55,6 +58,31 @@ def _refuse_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
+
+
+def _several(value: object) -> object:
+    """Read ``0.1,1.0`` as a list, and a single number as a list of one."""
+    return [value] if isinstance(value, int | float) else _split_commas(value)
+
+
+def _read_layer(value: object) -> object:
+    """Check a block's number, a name or a fraction; numbers from the file become text."""
+    text = str(value)
+    if text in ("bottom", "middle", "top", "top-normed") or re.fullmatch(r"0*[1-9]\d*", text):
+        return text
+    if re.fullmatch(r"\d*\.\d+", text) and 0 < float(text) <= 1:
+        return text
+    raise ValueError(
+        "it is the number of a block from 1, bottom, middle, top, top-normed, or a fraction of "
+        "the depth such as 0.5"
+    )
+
+
+Positive = Annotated[float, Field(gt=0)]
+Temperatures = Annotated[
+    tuple[Positive, ...], BeforeValidator(_several), AfterValidator(_refuse_repeats)
+]
+Layer = Annotated[str, BeforeValidator(_read_layer)]
 
 
 def _read_arguments(value: object) -> object:
@@ -309,13 +337,44 @@ class TrainAlignSettings(TrainSettings):
     pairs_dir: Path | None = Field(
         default=None, description="Folder of the parallel text; the data folder by default."
     )
-    layer: int | None = Field(
-        default=None,
-        gt=0,
-        description="Align hidden states after this block; the middle one by default.",
+    layer: Layer = Field(
+        default="middle",
+        description="Align hidden states after this block: its number, bottom, middle or top, a "
+        "fraction of the depth (0.5), or top-normed: after the final norm.",
     )
-    temperature: float = Field(
-        default=0.1, gt=0, description="Divides the cosines; the paper has 0.1 for Llama 3."
+    pooling: Literal["mean", "weighted", "last"] = Field(
+        default="mean",
+        description="A sentence's vector: mean of its tokens, mean weighted by position, or its "
+        "last token.",
+    )
+    pool_skip: int = Field(
+        default=0, ge=0, description="Leave out the first N tokens of a sentence (BOS is one)."
+    )
+    temperature: Temperatures = Field(
+        default=(0.1,),
+        min_length=1,
+        description="Divides the cosines; the paper has 0.1 for Llama 3. Several, "
+        "comma-separated, are all tried; the best by dev retrieval accuracy is kept.",
+    )
+    directions: Literal["one", "both"] = Field(
+        default="one", description="Contrast left with right sides, or both ways."
+    )
+    stop_gradient: bool = Field(
+        default=False, description="No gradient to the right (English) sides."
+    )
+    mask_duplicates: bool = Field(
+        default=False, description="Pairs that share a text are not each other's negatives."
+    )
+    preserve: float = Field(
+        default=0.0,
+        ge=0,
+        description="Pull to the base's own English, and hold hidden states where the base has "
+        "them, with this weight; 0 is off.",
+    )
+    preserve_text: tuple[Path, ...] = Field(
+        default=(),
+        description="Text to hold beside the right sides of the pairs, one sentence a line; "
+        "repeat the flag, one file a language of the task.",
     )
     contrastive_batch: int = Field(
         default=32, gt=1, description="Pairs contrasted with each other; divides the batch size."
@@ -330,6 +389,12 @@ class TrainAlignSettings(TrainSettings):
         default=Path("align.safetensors"),
         description="Adapter to write: one .safetensors file, or a new PEFT directory.",
     )
+
+    @model_validator(mode="after")
+    def _held_text_has_a_weight(self) -> "TrainAlignSettings":
+        if self.preserve_text and not self.preserve:
+            raise ValueError("--preserve-text does nothing without --preserve WEIGHT")
+        return self
 
 
 class EngineSettings(ModelSettings):
@@ -612,6 +677,23 @@ class InspectSettings(Settings):
     )
 
 
+class ReportSettings(Settings):
+    """Settings of ``report``."""
+
+    section: ClassVar[str] = "report"
+
+    title: str = Field(default="adaptermix report", description="Heading of the page.")
+    examples: bool = Field(
+        default=True,
+        description="Single examples, to be browsed in the page; they fill most of it.",
+    )
+    export: Path | None = Field(
+        default=None,
+        description="New folder for every plot as SVG and PNG, every table as Markdown and LaTeX.",
+    )
+    out: Path = Field(default=Path("report.html"), description="Page to write.")
+
+
 S = TypeVar("S", bound=Settings)
 
 COMMANDS: tuple[type[Settings], ...] = (
@@ -621,6 +703,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     EvalSettings,
     ScoreSettings,
     InspectSettings,
+    ReportSettings,
 )
 
 
@@ -745,12 +828,12 @@ def keys_of(kind: type[Settings]) -> list[str]:
 
 def relative_to_file(folder: Path, key: str, value: Any) -> Any:
     """Read a path in the file as relative to the file, not to where the command is typed."""
-    paths = ("data-dir", "pairs-dir", "weights-file", "out", "gold", "predictions", "src")
+    paths = ("data-dir", "pairs-dir", "weights-file", "out", "export", "gold", "predictions", "src")
     if key in (*paths, "comet-python") and isinstance(value, str):
         return folder / value
     if key == "task" and isinstance(value, str) and value.endswith(".toml"):
         return str(folder / value)
-    if key == "ref" and isinstance(value, list):
+    if key in ("ref", "preserve-text") and isinstance(value, list):
         return [folder / item for item in value if isinstance(item, str)]
     if key == "model" and isinstance(value, str) and (folder / value).is_dir():
         return str(folder / value)

@@ -14,10 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from adaptermix.errors import AdaptermixError
+from adaptermix.tables import ranges, shown, titled
 
 if TYPE_CHECKING:
     from adaptermix.comet import Environment
     from adaptermix.comparison import Comparison
+    from adaptermix.doctor import DoctorReport
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.inspection import AdapterReport, InspectReport, Row
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from adaptermix.pipeline import OnProgress as OnStepProgress
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step
+    from adaptermix.report import ReportSummary
     from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.training import OnProgress as OnTrainProgress
@@ -181,6 +184,9 @@ def show_training(report: "TrainReport") -> None:
         table.add_row("trained", f"{report.trainable_parameters:,} parameters")
         for name, value in report.dev.items():
             table.add_row(f"dev {name.replace('_', ' ')}", f"{value:.4f}")
+        for name, dev in report.candidates.items():
+            scores = "  ".join(f"{score.replace('_', ' ')} {v:.4f}" for score, v in dev.items())
+            table.add_row(f"{'* ' if name == report.kept else ''}temperature {name}", scores)
         table.add_row("time", f"{report.seconds:.0f} s")
         table.add_row("log", escape(str(report.log)))
         table.add_row("adapter", escape(report.out))
@@ -317,8 +323,8 @@ def _adapter_table(adapter: "AdapterReport") -> Table:
         "alpha": f"{adapter.alpha:g}",
         "scaling": scaling + (" (rsLoRA)" if adapter.rslora else ""),
         "modules": f"{adapter.modules}: {' '.join(adapter.kinds)}",
-        "layers": _ranges(adapter.layers),
-        "active in": f"{_ranges(adapter.active_layers)}; {inactive} modules do nothing"
+        "layers": ranges(adapter.layers),
+        "active in": f"{ranges(adapter.active_layers)}; {inactive} modules do nothing"
         if inactive
         else None,
         "norm": _norm(adapter.norm),
@@ -330,18 +336,6 @@ def _adapter_table(adapter: "AdapterReport") -> Table:
         if value:
             table.add_row(name, escape(str(value)))
     return table
-
-
-def _ranges(numbers: "list[int]") -> str:
-    """Write 0, 1, 2, 5 as ``0-2, 5``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return ", ".join(texts) or "none"
 
 
 def _norm_table(rows: "list[Row]", total: "Row") -> Table:
@@ -376,6 +370,18 @@ def _pair_table(rows: "list[Row]", total: "Row", pair: tuple[int, int]) -> Table
 
 def _norm(value: float | None) -> str:
     return "-" if value is None else f"{value:#.4g}"
+
+
+def show_checkup(report: "DoctorReport") -> None:
+    """Print what was looked at, with the line that mends it below what is amiss."""
+    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:  # no table: it would break lines that are there to be copied
+        state = f"[{colours[check.state]}]{check.state:<7}[/]"
+        found = escape(_on_one_line(check.found))
+        results.print(f"{check.name:<{width}}  {state}  {found}", highlight=False)
+        if check.fix:
+            results.print(f"{'':<{width}}  fix:     {escape(check.fix)}", highlight=False)
 
 
 def show_plan(plan: "EvalPlan") -> None:
@@ -447,19 +453,6 @@ def say_notes(notes: "Sequence[str]") -> None:
         say(f"note: {note}")
 
 
-def titled(name: str) -> str:
-    """Return the name of a metric in a table, with its unit."""
-    names = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "slot_f1": "slot F1 (%)"}
-    return names.get(name, f"{name.replace('_', ' ').replace('f1', 'F1')} (%)")
-
-
-def shown(name: str, value: float, sign: str = "") -> str:
-    """Write a score as its field does: F1 and exact match in percent, COMET with four digits."""
-    if name == "comet":
-        return f"{value:{sign}.4f}"
-    return f"{value if name in ('bleu', 'chrf') else 100 * value:{sign}.1f}"
-
-
 def show_comparisons(comparisons: "Sequence[Comparison]", metric: str) -> None:
     """Print differences to the baseline, with a star where the interval excludes zero."""
     systems = list(dict.fromkeys(comparison.system for comparison in comparisons))
@@ -489,6 +482,23 @@ def _difference(comparison: "Comparison", metric: str) -> str:
     return f"[bold]{text} *[/]" if comparison.excludes_zero else f"{text}  "
 
 
+def show_report(summary: "ReportSummary") -> None:
+    """Print what a report was made of, and where it is."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for run in summary.runs:
+        table.add_row("run", escape(run))
+    for adapter in summary.adapters:
+        table.add_row("adapter", escape(adapter))
+    table.add_row("plots", str(len(summary.plots)))
+    table.add_row("tables", str(len(summary.tables)))
+    table.add_row("examples", f"{summary.examples:,}")
+    done = "report" if summary.written else "would write"
+    table.add_row(done, escape(f"{summary.out}, {summary.bytes / 1e6:.1f} MB"))
+    if summary.export:
+        table.add_row("plots and tables" if summary.written else done, escape(summary.export))
+    results.print(table, highlight=False)
+
+
 # How the result of a step is shown, by the class that its command returns.
 _SHOWN: dict[str, Callable[[Any], None]] = {
     "TrainReport": show_training,
@@ -497,4 +507,5 @@ _SHOWN: dict[str, Callable[[Any], None]] = {
     "EvalReport": show_evaluation,
     "ScoreReport": show_scores,
     "InspectReport": show_inspection,
+    "ReportSummary": show_report,
 }

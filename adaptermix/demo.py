@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from adaptermix import console
+from adaptermix.align_training import train_align
 from adaptermix.config import (
     CONFIG_NAME,
     EvalSettings,
@@ -17,7 +18,7 @@ from adaptermix.config import (
 from adaptermix.evaluation import EvalReport, evaluate
 from adaptermix.merging import merge
 from adaptermix.outputs import check_output, whole_output
-from adaptermix.training import train_align, train_task
+from adaptermix.task_training import train_task
 
 
 def run(

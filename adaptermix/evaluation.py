@@ -85,8 +85,12 @@ class EvalReport:
         return next(c for c in self.cells if (c.system, c.lang) == (system, lang))
 
     def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON."""
-        return asdict(self)
+        """Return the report as a dictionary for JSON; examples' scores are in the predictions."""
+        record = asdict(self)
+        for cell in record["cells"]:
+            for score in (cell["score"], *cell["scores"].values()):
+                del score["segments"]
+        return record
 
 
 @dataclass(frozen=True)
@@ -335,14 +339,18 @@ def _write(
             folder = partial / "predictions" / system
             folder.mkdir(parents=True)
             for lang in report.langs:
+                rows = zip(items, answers[system], outcomes[system], strict=True)
+                mine = [row for row in rows if row[0].lang == lang]
+                segments = {n: s.segments for n, s in report.cell(system, lang).scores.items()}
                 with (folder / f"{lang}.jsonl").open("w", encoding="utf-8") as file:
-                    rows = zip(items, answers[system], outcomes[system], strict=True)
-                    for item, answer, outcome in rows:
-                        if item.lang == lang:
-                            file.write(_prediction(item, answer, outcome) + "\n")
+                    for at, row in enumerate(mine):
+                        own = {name: values[at] for name, values in segments.items()}
+                        file.write(_prediction(*row, own) + "\n")
 
 
-def _prediction(item: PromptedExample, answer: Generated, outcome: Outcome) -> str:
+def _prediction(
+    item: PromptedExample, answer: Generated, outcome: Outcome, scores: dict[str, float]
+) -> str:
     return json.dumps(
         {
             "id": item.example.id,
@@ -350,6 +358,7 @@ def _prediction(item: PromptedExample, answer: Generated, outcome: Outcome) -> s
             "utterance": item.example.utterance,
             "output": answer.text,
             **outcome.as_record(),
+            "scores": scores,
             "is_cut": answer.is_cut,
             "is_truncated": item.is_truncated,
         },

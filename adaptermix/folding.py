@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -159,7 +158,7 @@ def _add(weight: Tensor, name: str, plan: MergePlan, tally: Tally) -> Tensor:
     if kind == "bias":
         return fold_bias(weight, update)
     if plan.specs[module].is_embedding or plan.is_transposed:
-        update = replace(update, a=update.b.mT, b=update.a.mT)
+        update = LoraUpdate(update.b.mT, update.a.mT, update.scaling, update.bias)
     folded = fold(weight, update)
     if not is_finite(folded):
         raise ArtifactError(

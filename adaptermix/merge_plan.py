@@ -107,7 +107,7 @@ class MergePlan:
         tally.lost_energy += merged.lost_energy
         tally.cross_energy += merged.cross_energy
         update = as_dtype(merged.update, spec.dtype)
-        if not (is_finite(update.a) and is_finite(update.b)):
+        if not all(is_finite(part) for part in (*update.rows, update.b)):
             for adapter in self.adapters:
                 if module in adapter.factors:
                     adapter.update(module)  # says so if this one is to blame
@@ -206,7 +206,8 @@ def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
     """PEFT wants a bias in all modules or in none."""
     if not spec.has_bias or update.bias is not None:
         return update
-    return replace(update, bias=torch.zeros(spec.out_features, dtype=spec.dtype))
+    bias = torch.zeros(spec.out_features, dtype=spec.dtype)
+    return LoraUpdate(update.a, update.b, update.scaling, bias)
 
 
 def _module_seed(seed: int, module: str) -> int:
@@ -271,8 +272,7 @@ def plan_merge(
         own = _module_weights(module, adapters, weighting, settings.inactive)
         if any(w for adapter, w in zip(adapters, own, strict=True) if module in adapter.factors):
             weights[module] = own
-            spec = _plan_module(module, adapters, own, settings, options)
-            specs[module] = replace(spec, has_bias=has_bias)
+            specs[module] = _plan_module(module, adapters, own, settings, options, has_bias)
     if not specs:
         raise ConfigError("all weights are zero: nothing would be left")
     base = next((adapter.base for adapter in adapters if adapter.base), None)
@@ -319,6 +319,7 @@ def _plan_module(
     weights: Sequence[float],
     settings: MergeSettings,
     options: MethodOptions,
+    has_bias: bool,
 ) -> UpdateSpec:
     present = [
         (adapter.spec(module), weight)
@@ -342,11 +343,14 @@ def _plan_module(
     scaling = abs(kept[0][1] * first.scaling) if alone else 1.0
     if not 0 < scaling < math.inf:
         raise ConfigError(f"the weight {kept[0][1]:g} is too small or too large for {module}")
-    return replace(
-        first,
+    return UpdateSpec(
+        out_features=first.out_features,
+        in_features=first.in_features,
         rank=merged_rank(settings.method, ranks, (first.out_features, first.in_features), options),
         scaling=scaling,
         dtype=getattr(torch, settings.out_dtype) if settings.out_dtype else dtype,
+        has_bias=has_bias,
+        is_embedding=first.is_embedding,
     )
 
 

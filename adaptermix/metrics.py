@@ -76,12 +76,14 @@ class Score:
         signature: How to compute it again.
         name: Name of the metric.
         counts: What was counted, where the metric counts something by name.
+        segments: Every example's own score, in the order of the examples.
     """
 
     value: float
     signature: str
     name: str = "slot_f1"
     counts: Mapping[str, int] = field(default_factory=dict)
+    segments: tuple[float, ...] = field(default=(), repr=False)
 
 
 class Metric(Protocol):
@@ -103,10 +105,14 @@ class Metric(Protocol):
 
 def score(metric: Metric, outcomes: Sequence[Outcome]) -> Score:
     """Return the metric's score of all outcomes together."""
-    sums = metric.statistics(outcomes).sum(axis=0)
+    rows = metric.statistics(outcomes)
+    sums = rows.sum(axis=0)
     names = getattr(metric, "counted", ())
     counts = {name: int(count) for name, count in zip(names, sums, strict=bool(names))}
-    return Score(float(metric.value(sums)), metric.signature(outcomes), metric.name, counts)
+    segments = tuple(getattr(metric, "segments", metric.value)(rows).tolist())
+    return Score(
+        float(metric.value(sums)), metric.signature(outcomes), metric.name, counts, segments
+    )
 
 
 # F1 -----------------------------------------------------------------------------------------------
@@ -336,10 +342,11 @@ class SacreMetric:
 
     def value(self, sums: Float[np.ndarray, "*batch stats"]) -> Float[np.ndarray, "*batch"]:
         """Return sacreBLEU's score of every sum, 0 to 100."""
-        scorer = _sacrebleu(self.name, "none")
-        rows = sums.reshape(-1, sums.shape[-1]).tolist()
-        scores = [scorer._compute_score_from_stats(row).score for row in rows]
-        return np.array(scores).reshape(sums.shape[:-1])
+        return _sacre_values(_sacrebleu(self.name, "none"), sums)
+
+    def segments(self, rows: Statistics) -> Float[np.ndarray, " examples"]:
+        """Return sacreBLEU's sentence scores; BLEU's have the effective order, as its own do."""
+        return _sacre_values(_sacrebleu(self.name, "none", effective_order=True), rows)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
         """Return sacreBLEU's own signature."""
@@ -348,14 +355,22 @@ class SacreMetric:
         return str(scorer.get_signature().format())
 
 
+def _sacre_values(
+    scorer: Any, sums: Float[np.ndarray, "*batch stats"]
+) -> Float[np.ndarray, "*batch"]:
+    rows = sums.reshape(-1, sums.shape[-1]).tolist()
+    scores = [scorer._compute_score_from_stats(row).score for row in rows]
+    return np.array(scores).reshape(sums.shape[:-1])
+
+
 @cache
-def _sacrebleu(name: str, tokenizer: str) -> Any:
+def _sacrebleu(name: str, tokenizer: str, *, effective_order: bool = False) -> Any:
     from sacrebleu.metrics import BLEU, CHRF
 
     if name == "chrf":
         return CHRF()
     try:  # some tokenizers come with packages of their own
-        return BLEU(tokenize=tokenizer, force=True)
+        return BLEU(tokenize=tokenizer, force=True, effective_order=effective_order)
     except (ImportError, RuntimeError) as error:
         raise ResourceError(
             f"BLEU's tokenizer {tokenizer} is not installed",

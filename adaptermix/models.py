@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +95,43 @@ def load_model(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, folder, settings, _load_config(folder, settings))
 
 
-def load_lower_blocks(folder: Path, settings: ModelSettings, layer: int | None) -> PreTrainedModel:
+def layer_index(layer: str | int, depth: int) -> int:
+    """Return the number of the block whose output is meant, counted from 1.
+
+    The names are those of the paper's figure 4: ``bottom`` is a quarter of the depth (block 8 of
+    Llama's 32), ``middle`` half of it, ``top`` the last block; ``top-normed`` is the last block
+    as well. A fraction is taken of the depth. All are rounded down, to 1 at least.
+
+    Args:
+        layer: A block's number, a name, or a fraction written with a point (``0.5``).
+        depth: Blocks of the model.
+
+    Raises:
+        ConfigError: A block that the model does not have.
+    """
+    shares = {"bottom": "0.25", "middle": "0.5", "top": "1.0", "top-normed": "1.0"}
+    text = shares.get(str(layer), str(layer))
+    if "." in text:
+        return max(1, int(Fraction(text) * depth))
+    if int(text) > depth:
+        raise ConfigError(f"--layer {layer}: the model has {depth} blocks")
+    return int(text)
+
+
+def load_lower_blocks(
+    folder: Path, settings: ModelSettings, layer: str | int = "middle"
+) -> PreTrainedModel:
     """Load the embeddings and the first blocks of the decoder only, for alignment.
 
     The blocks above ``layer`` and the LM head are never read. The final norm is taken out, so the
     last hidden state is the plain output of block ``layer``: what ``hidden_states[layer]`` of the
-    whole model holds, where index 0 is the embeddings.
+    whole model holds, where index 0 is the embeddings. The last one of those is normed in
+    transformers, and ``top`` is not, as in the authors' code; ``top-normed`` is.
 
     Args:
         folder: The model.
         settings: Its precision.
-        layer: Number of blocks to keep; half of them, rounded down, by default.
+        layer: The last block to keep, as ``layer_index`` reads it.
 
     Raises:
         ConfigError: More blocks than the model has.
@@ -114,16 +141,15 @@ def load_lower_blocks(folder: Path, settings: ModelSettings, layer: int | None) 
     depth = getattr(config, "num_hidden_layers", None)
     if depth is None:
         raise _unusual(type(config).__name__)
-    layer = layer or max(1, depth // 2)
-    if layer > depth:
-        raise ConfigError(f"--layer {layer}: {folder} has {depth} blocks")
-    config.num_hidden_layers = layer
+    blocks = layer_index(layer, depth)
+    config.num_hidden_layers = blocks
     if getattr(config, "layer_types", None):  # one entry a block, checked against their number
-        config.layer_types = config.layer_types[:layer]
+        config.layer_types = config.layer_types[:blocks]
     model = _load(AutoModel, folder, settings, config)
     if not isinstance(getattr(model, "layers", None), nn.ModuleList) or not hasattr(model, "norm"):
         raise _unusual(type(model).__name__)
-    model.norm = nn.Identity()
+    if layer != "top-normed":
+        model.norm = nn.Identity()
     return model
 
 

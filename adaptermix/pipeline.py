@@ -271,13 +271,13 @@ def _sweep(step: Step, is_resumed: bool) -> None:
 
 
 def _train_task(work: Work) -> Any:
-    from adaptermix.training import train_task
+    from adaptermix.task_training import train_task
 
     return train_task(work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress)
 
 
 def _train_align(work: Work) -> Any:
-    from adaptermix.training import train_align
+    from adaptermix.align_training import train_align
 
     return train_align(
         work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress

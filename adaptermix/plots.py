@@ -1,11 +1,92 @@
-"""Plots, as SVG and PNG files."""
+"""Plots: Vega-Lite specifications made with Altair, drawn as SVG and PNG without a browser.
 
-from collections.abc import Sequence
+Text and lines have the color of the page around them (``currentColor``), and marks have colors that
+stand out on white and on near-black, so that one drawing serves light and dark pages. Names come
+from files and may hold anything: they reach a plot as data only, and are escaped where it is drawn.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+import vl_convert
+
 from adaptermix.significance import Interval
+
+# Contrast of 3:1 and more to white and to #16181d. The first one is the baseline's.
+PALETTE = ("#7d838c", "#3b82c4", "#d9731f", "#3a9a57", "#c65b9a", "#8b6fd1", "#a98718", "#2f97a3")
+_WIDTH = 380  # of the plotted area; a phone shows it without shrinking the letters much
+_CONFIG: dict[str, Any] = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "currentColor",
+        "titleColor": "currentColor",
+        "domainColor": "currentColor",
+        "tickColor": "currentColor",
+        "gridColor": "currentColor",
+        "gridOpacity": 0.15,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 220,
+    },
+    "legend": {
+        "labelColor": "currentColor",
+        "titleColor": "currentColor",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "orient": "top",
+        "columns": 3,
+        "labelLimit": 150,
+    },
+    "point": {"opacity": 1},
+    "header": {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12},
+}
+_ID = re.compile(r'\bid="([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot that can be drawn.
+
+    Attributes:
+        name: Stem of its files.
+        title: What it shows, as a heading.
+        caption: How to read it.
+        spec: A Vega-Lite specification, data included.
+    """
+
+    name: str
+    title: str
+    caption: str
+    spec: Mapping[str, Any]
+
+    def svg(self) -> str:
+        """Draw it as SVG whose ids are unlike those of other plots on the same page."""
+        drawn = str(vl_convert.vegalite_to_svg(json.dumps(self.spec)))
+        for number, found in enumerate(_ID.findall(drawn)):
+            own = f"{self.name}-{number}"  # Vega counts on from plot to plot
+            drawn = drawn.replace(f'id="{found}"', f'id="{own}"')
+            drawn = drawn.replace(f"url(#{found})", f"url(#{own})")
+        return drawn
+
+    def png(self) -> bytes:
+        """Draw it in black on white."""
+        spec = json.dumps({**self.spec, "background": "white"})
+        return bytes(vl_convert.vegalite_to_png(spec.replace("currentColor", "black"), scale=2))
+
+    def write(self, folder: Path) -> None:
+        """Write ``NAME.svg`` and ``NAME.png``."""
+        (folder / f"{self.name}.svg").write_text(self.svg(), encoding="utf-8")
+        (folder / f"{self.name}.png").write_bytes(self.png())
 
 
 @dataclass(frozen=True)
@@ -27,41 +108,234 @@ class PlottedScore:
     is_faint: bool
 
 
-def plot_scores(points: Sequence[PlottedScore], label: str, folder: Path) -> None:
-    """Plot scores with error bars, as ``search.svg`` and ``search.png``.
+def search_plot(points: Sequence[PlottedScore], label: str, name: str = "search") -> Plot:
+    """Plot the scores of a search with their intervals.
 
     Against weights where all have one; otherwise one below the other.
 
     Args:
         points: The scores.
         label: What the scores are.
-        folder: Where to write.
+        name: Stem of its files.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5))
-    axes = figure.add_subplot()
-    is_scalar = all(point.weight is not None for point in points)
-    for at, point in enumerate(points):
-        score = point.score
-        bars = [[max(0.0, score.value - score.low)], [max(0.0, score.high - score.value)]]
-        look: dict[str, Any] = {
-            "fmt": "o",
-            "capsize": 3,
-            "color": "C1" if point.is_chosen else "C0",
-            "alpha": 0.4 if point.is_faint else 1.0,
+    states = ("chosen", "tried on all examples", "left the race early")
+    rows = [
+        {
+            "name": point.name,
+            "weight": point.weight,
+            "score": point.score.value,
+            "low": point.score.low,
+            "high": point.score.high,
+            "state": states[0 if point.is_chosen else 2 if point.is_faint else 1],
         }
-        if is_scalar:
-            axes.errorbar([point.weight or 0.0], [score.value], yerr=bars, **look)
-        else:
-            axes.errorbar([score.value], [-at], xerr=bars, **look)
-    if is_scalar:
-        axes.set_xlabel("weight of the first adapter")
-        axes.set_ylabel(label)
+        for point in points
+    ]
+    color = alt.Color(
+        "state:N", title=None, scale=alt.Scale(domain=states, range=[PALETTE[2], *PALETTE[1::-1]])
+    )
+    score: dict[str, Any] = {"title": label, "scale": alt.Scale(zero=False)}
+    if all(point.weight is not None for point in points):
+        place = alt.X("weight:Q", title="weight of the first adapter", scale=alt.Scale(padding=12))
+        marks = (
+            _base(rows).mark_rule().encode(x=place, y=alt.Y("low:Q", **score), y2="high:Q"),
+            _base(rows).mark_point(filled=True, size=70).encode(x=place, y=alt.Y("score:Q")),
+        )
+        height: Any = 260
     else:
-        axes.set_yticks([-at for at in range(len(points))], [point.name for point in points])
-        axes.set_xlabel(label)
-    chosen = next(point.name for point in points if point.is_chosen)
-    axes.set_title(f"chosen: {chosen} (orange); faint: left the race early", fontsize="medium")
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"search.{suffix}", bbox_inches="tight", dpi=150)
+        row = alt.Y("name:N", sort=None, title=None)
+        marks = (
+            _base(rows).mark_rule().encode(y=row, x=alt.X("low:Q", **score), x2="high:Q"),
+            _base(rows).mark_point(filled=True, size=70).encode(y=row, x=alt.X("score:Q")),
+        )
+        height = alt.Step(22)
+    chart = alt.layer(*(mark.encode(color=color) for mark in marks)).properties(
+        width=_WIDTH, height=height
+    )
+    return _plot(name, "Dev score against weight", "Bars are 95% intervals.", chart)
+
+
+def score_bars(
+    rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str], label: str, name: str
+) -> Plot:
+    """Plot every system's score, language by language.
+
+    Args:
+        rows: ``lang``, ``system`` and ``score``, in the order to show.
+        colors: Color of every system, in the order of the bars.
+        label: Name and unit of the score.
+        name: Stem of its files.
+    """
+    chart = (
+        _base(rows)
+        .mark_bar()
+        .encode(
+            y=alt.Y("lang:N", sort=None, title=None),
+            yOffset=alt.YOffset("system:N", sort=list(colors)),
+            x=alt.X("score:Q", title=label),
+            color=_color("system", colors),
+        )
+        .properties(width=_WIDTH, height=alt.Step(11))
+    )
+    return _plot(name, "Scores by language", "", chart)
+
+
+def difference_intervals(
+    rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str], label: str, name: str
+) -> Plot:
+    """Plot differences to the baseline with their intervals, and a line at zero.
+
+    Args:
+        rows: ``over`` (a language or group), ``system``, ``difference``, ``low``, ``high``.
+        colors: Color of every system.
+        label: What is subtracted from what, and the unit.
+        name: Stem of its files.
+    """
+    offset = alt.YOffset("system:N", sort=list(colors))
+    place = {"y": alt.Y("over:N", sort=None, title=None), "yOffset": offset}
+    color = _color("system", colors)
+    zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(
+        color="currentColor", opacity=0.6, strokeDash=[4, 3]
+    )
+    bars = _base(rows).mark_rule(strokeWidth=2)
+    points = _base(rows).mark_point(filled=True, size=45)
+    chart = alt.layer(
+        zero.encode(x=alt.X("zero:Q", title=label)),
+        bars.encode(x=alt.X("low:Q", title=label), x2="high:Q", color=color, **place),
+        points.encode(x="difference:Q", color=color, **place),
+    ).properties(width=_WIDTH, height=alt.Step(11))
+    caption = (
+        "Points right of the dashed line are better than the baseline. Bars are 95% intervals of "
+        "the paired bootstrap."
+    )
+    return _plot(name, "Before and after", caption, chart)
+
+
+def lines(
+    rows: Sequence[Mapping[str, Any]],
+    colors: Mapping[str, str],
+    axes: tuple[str, str],
+    name: str,
+    texts: tuple[str, str],
+) -> Plot:
+    """Plot lines over layers.
+
+    Args:
+        rows: ``layer``, ``value``, ``line`` (which color), and perhaps ``kind`` (which dashes) and
+            ``part`` (which of several panels).
+        colors: Color of every line.
+        axes: Titles of the two axes.
+        name: Stem of its files.
+        texts: Title and caption.
+    """
+    encoding: dict[str, Any] = {
+        "x": alt.X("layer:Q", title=axes[0], axis=alt.Axis(tickMinStep=1, format="d")),
+        "y": alt.Y("value:Q", title=axes[1]),
+        "color": _color("line", colors),
+    }
+    kinds = list(dict.fromkeys(row["kind"] for row in rows if "kind" in row))
+    if kinds:
+        dashes = alt.Scale(domain=kinds, range=[[1, 0], [5, 4], [2, 2]][: len(kinds)])
+        encoding["strokeDash"] = alt.StrokeDash(
+            "kind:N",
+            title=None,
+            scale=dashes,
+            legend=alt.Legend(symbolType="stroke", symbolSize=300),
+        )
+    panels = list(dict.fromkeys(row["part"] for row in rows if "part" in row))
+    width = _WIDTH // 2 - 20 if panels else _WIDTH
+    chart: Any = (
+        _base(rows)
+        .mark_line(point={"size": 26, "filled": True}, strokeWidth=2)
+        .encode(**encoding)
+        .properties(width=width, height=230)
+    )
+    if panels:
+        chart = chart.facet(column=alt.Column("part:N", title=None, sort=panels))
+    return _plot(name, *texts, chart)
+
+
+def heat_map(
+    rows: Sequence[Mapping[str, Any]], axes: tuple[str, str], name: str, texts: tuple[str, str]
+) -> Plot:
+    """Plot a share for every ordered pair of languages.
+
+    Args:
+        rows: ``source``, ``target`` and ``value`` between 0 and 1, in the order to show.
+        axes: Titles of the vertical axis and of the colors.
+        name: Stem of its files.
+        texts: Title and caption.
+    """
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    scale = alt.Scale(scheme="viridis", domain=[0, 1])
+    chart = (
+        _base(rows)
+        .mark_rect()
+        .encode(
+            x=alt.X("target:N", sort=sources, title=None, axis=alt.Axis(orient="top")),
+            y=alt.Y("source:N", sort=sources, title=axes[0]),
+            color=alt.Color("value:Q", title=axes[1], scale=scale),
+        )
+        .properties(width=_side(len(sources)), height=_side(len(sources)))
+    )
+    return _plot(name, *texts, chart)
+
+
+def scatter(
+    rows: Sequence[Mapping[str, Any]],
+    axes: tuple[str, str],
+    name: str,
+    texts: tuple[str, str],
+) -> Plot:
+    """Plot named points and the least-squares line through them.
+
+    Args:
+        rows: ``x``, ``y``, ``name``, and ``group`` (which color).
+        axes: Titles of the two axes.
+        name: Stem of its files.
+        texts: Title and caption.
+    """
+    x = alt.X("x:Q", title=axes[0], scale=alt.Scale(zero=False))
+    y = alt.Y("y:Q", title=axes[1], scale=alt.Scale(zero=False))
+    groups = dict(zip(dict.fromkeys(row["group"] for row in rows), PALETTE[1:], strict=False))
+    points = _base(rows).mark_point(filled=True, size=55).encode(x, y, _color("group", groups))
+    names = (
+        _base(rows)
+        .mark_text(align="left", dx=6, dy=-5, color="currentColor")
+        .encode(x, y, text="name:N")
+    )
+    trend = (
+        _base(rows)
+        .transform_regression("x", "y")
+        .mark_line(color="currentColor", opacity=0.5, strokeDash=[4, 3])
+    )
+    chart = alt.layer(trend.encode(x, y), points, names).properties(width=_WIDTH, height=280)
+    return _plot(name, *texts, chart)
+
+
+def colors_of(names: Sequence[str]) -> dict[str, str]:
+    """Return a color for every name, in their order; the first is the baseline's."""
+    return dict(zip(names, cycle(PALETTE), strict=False))
+
+
+def _side(cells: int) -> int:
+    return max(160, min(440, 24 * cells))
+
+
+def _color(field: str, colors: Mapping[str, str]) -> alt.Color:
+    scale = alt.Scale(domain=list(colors), range=list(colors.values()))
+    return alt.Color(f"{field}:N", title=None, scale=scale)
+
+
+def _base(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
+    """Start a chart of some rows, without those that hold no number where one should be."""
+    whole = [
+        dict(row)
+        for row in rows
+        if not any(isinstance(v, float) and not math.isfinite(v) for v in row.values())
+    ]
+    return alt.Chart(alt.InlineData(values=whole))
+
+
+def _plot(name: str, title: str, caption: str, chart: Any) -> Plot:
+    spec = chart.to_dict(validate=False) | {"config": _CONFIG}
+    return Plot(name, title, caption, spec)

@@ -1,14 +1,60 @@
 """Sentence representations from hidden states, and the similarities between them. Torch only."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+Pooling = Literal["mean", "weighted", "last"]
+
 
 def widened(values: Tensor) -> Tensor:
     """Return the values in float32, or unchanged where they are float64."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def pooling_weights(
+    attention_mask: Int[Tensor, "batch seq"], pooling: Pooling = "mean", skip: int = 0
+) -> Float[Tensor, "batch seq"]:
+    """Return how much each token counts in its sentence's vector; they sum to 1 per sentence.
+
+    - ``mean``: all alike, the BOS token included. Liu & Niehues (2025).
+    - ``weighted``: the i-th token counts i times, for later tokens of a decoder have seen more
+      of the sentence. Muennighoff (2022), SGPT, equation 2.
+    - ``last``: the last token alone.
+
+    Args:
+        attention_mask: 1 for real tokens, 0 for padding on either side; every row has a 1.
+        pooling: One of the above.
+        skip: Tokens at the start of each sentence that count nothing, for the first ones take
+            states of huge norm that say nothing of the sentence (attention sinks). Counting
+            starts after them. A sentence that is no longer than this keeps its last token.
+
+    Returns:
+        Weights in float64, so that a rounding of them is no matter.
+    """
+    real = attention_mask.long()
+    length = real.sum(dim=1, keepdim=True)  # [batch 1]
+    place = real.cumsum(dim=1)  # [batch seq], from 1
+    first = length.clamp(max=skip + 1)  # [batch 1]
+    counted = (place >= first) & real.bool()
+    if pooling == "last":
+        weights = (counted & (place == length)).double()
+    elif pooling == "weighted":
+        weights = counted * (place - first + 1).double()
+    else:
+        weights = counted.double()
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def pool(
+    hidden_states: Float[Tensor, "batch seq hidden"], weights: Float[Tensor, "batch seq"]
+) -> Float[Tensor, "batch hidden"]:
+    """Sum each sentence's hidden states by the weights of its tokens, in float32 or wider."""
+    states = widened(hidden_states)
+    return (states * weights.to(states.dtype).unsqueeze(-1)).sum(dim=1)
 
 
 def mean_pool(
@@ -24,9 +70,7 @@ def mean_pool(
     Returns:
         One vector per sentence, in float32 (float64 stays float64).
     """
-    mask = attention_mask.unsqueeze(-1)  # [batch seq 1]
-    kept = widened(hidden_states) * mask  # [batch seq hidden]
-    return kept.sum(dim=1) / mask.sum(dim=1)
+    return pool(hidden_states, pooling_weights(attention_mask))
 
 
 def cosine_similarities(
@@ -45,3 +89,21 @@ def retrieval_accuracy(
     """Share of sources whose most similar target by cosine is their own translation."""
     nearest = cosine_similarities(sources, targets).argmax(dim=1)  # [src]
     return (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean().item()
+
+
+def random_pair_cosine(
+    sources: Float[Tensor, "batch hidden"], targets: Float[Tensor, "batch hidden"]
+) -> float:
+    """Mean cosine of sources with the targets that are not their translation.
+
+    Near 1, all sentences point the same way: the representations have collapsed, or one
+    component that they share (an attention sink in the mean) hides what tells them apart.
+
+    Returns:
+        A value from -1 to 1; 0 for a single pair, which has no other.
+    """
+    cosines = cosine_similarities(sources, targets).double()
+    if len(cosines) < 2:
+        return 0.0
+    others = cosines.sum() - cosines.diagonal().sum()
+    return others.item() / (len(cosines) * (len(cosines) - 1))

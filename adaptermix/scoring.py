@@ -36,7 +36,11 @@ class ScoreReport:
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
         scores = {
-            name: {"score": score.value, "signature": score.signature}
+            name: {
+                "score": score.value,
+                "signature": score.signature,
+                "segments": list(score.segments),
+            }
             for name, score in self.metrics.items()
         }
         return {"metrics": scores, "counts": self.counts}

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,11 +32,13 @@ from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
 from adaptermix.outputs import check_output, whole_output, write_json
-from adaptermix.plots import PlottedScore, plot_scores
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.significance import Difference, Interval
 from adaptermix.tasks import Task, make_task
 from adaptermix.weighting import Rule, Weighting
+
+if TYPE_CHECKING:
+    from adaptermix.plots import Plot
 
 CONCURRENT = 16  # candidates that an engine has room for at a time
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -191,7 +193,7 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
         )
     if len(paths) < 2:
         raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
-    for package in ("matplotlib", "optuna"):
+    for package in ("altair", "vl_convert", "optuna"):
         if find_spec(package) is None:
             raise ResourceError(
                 f"{package} is not installed", hint='pip install "adaptermix[search]"'
@@ -453,21 +455,28 @@ def _finish(
         write_json(partial / "search.json", record | report.as_record())
         toml = winner.candidate.weighting.as_toml()
         (partial / "weights.toml").write_text(toml, encoding="utf-8")
-        label = f"{settings.task} dev score, macro average"
-        plot_scores([_point(c, report.winner) for c in report.candidates], label, partial)
+        plot_of(report).write(partial)
     return report
 
 
-def _point(result: CandidateResult, winner: str) -> PlottedScore:
-    weights = result.weighting["weights"]
-    is_scalar = len(weights) == 2 and "rules" not in result.weighting
-    return PlottedScore(
-        result.name,
-        result.score,
-        weights[0] if is_scalar else None,
-        is_chosen=result.name == winner,
-        is_faint=result.dropped is not None,
-    )
+def plot_of(report: SearchReport, name: str = "search") -> "Plot":
+    """Plot the scores of a search; ``name`` is the stem of the plot's files."""
+    from adaptermix.plots import PlottedScore, search_plot
+
+    points = []
+    for candidate in report.candidates:
+        weights = candidate.weighting["weights"]
+        is_scalar = len(weights) == 2 and "rules" not in candidate.weighting
+        points.append(
+            PlottedScore(
+                candidate.name,
+                candidate.score,
+                weights[0] if is_scalar else None,
+                is_chosen=candidate.name == report.winner,
+                is_faint=candidate.dropped is not None,
+            )
+        )
+    return search_plot(points, f"{report.task} dev score, macro average", name)
 
 
 def _result(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:

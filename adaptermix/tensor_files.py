@@ -119,7 +119,7 @@ class TensorFile:
 def write_tensors(
     path: Path,
     specs: Mapping[str, TensorSpec],
-    tensors: Iterable[Tensor],
+    tensors: Iterable[Tensor | tuple[Tensor, ...]],
     metadata: Callable[[], Mapping[str, str]],
 ) -> None:
     """Write a safetensors file while its tensors are being made; few are in memory at a time.
@@ -130,7 +130,8 @@ def write_tensors(
     Args:
         path: New file.
         specs: All tensors, in the order they will come in.
-        tensors: The tensors.
+        tensors: The tensors. One whose rows lie in several places need not be joined: a tuple is
+            written part after part.
         metadata: Called before and after; the second answer is kept. It may be a few thousand
             bytes longer than the first.
     """
@@ -172,21 +173,36 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _batches(specs: Iterable[TensorSpec], tensors: Iterable[Tensor]) -> Iterator[list[memoryview]]:
+def _batches(
+    specs: Iterable[TensorSpec], tensors: Iterable[Tensor | tuple[Tensor, ...]]
+) -> Iterator[list[memoryview]]:
     """Gather the bytes of tensors up to some megabytes, so that handing them over costs little."""
     batch: list[memoryview] = []
     size = 0
     for spec, tensor in zip(specs, tensors, strict=True):
-        if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
-            raise ValueError(f"expected {spec}, got {tensor.dtype} {list(tensor.shape)}")
-        if spec.size:
-            batch.append(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        parts = tensor if isinstance(tensor, tuple) else (tensor,)
+        _check_parts(spec, parts)
+        batch += [
+            part.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            for part in parts
+            if part.numel()
+        ]
         size += spec.size
-        if size >= _BATCH or len(batch) == _BUFFERS:
+        if size >= _BATCH or len(batch) >= _BUFFERS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _check_parts(spec: TensorSpec, parts: tuple[Tensor, ...]) -> None:
+    shapes = [tuple(part.shape) for part in parts]
+    if len(parts) > 1:
+        rows = sum(shape[0] for shape in shapes)
+        shapes = [(rows, *shape[1:]) for shape in shapes]
+    for part, shape in zip(parts, shapes, strict=True):
+        if (part.dtype, shape) != (spec.dtype, spec.shape):
+            raise ValueError(f"expected {spec}, got {part.dtype} {list(shape)}")
 
 
 def _header(metadata: Mapping[str, str], listed: str) -> bytes:

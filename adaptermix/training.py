@@ -1,4 +1,4 @@
-"""Train adapters: on a task, or to align languages. Both stand on transformers' Trainer.
+"""What every training of an adapter shares, whatever its loss. It stands on transformers' Trainer.
 
 An adapter is written when training ends. Until then, checkpoints lie in a hidden folder beside
 the output, from which ``resume`` goes on after a kill.
@@ -6,17 +6,16 @@ the output, from which ``resume`` goes on after a kill.
 
 import json
 import math
-import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -25,7 +24,6 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    set_seed,
 )
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -34,29 +32,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from adaptermix import __version__
 from adaptermix.adapters import describe_config, spec_of, write_adapter
-from adaptermix.batching import (
-    AnswerCollator,
-    EncodedExample,
-    PairCollator,
-    PromptEncoder,
-    encode_example,
-    encode_pairs,
-)
-from adaptermix.config import TrainAlignSettings, TrainSettings, TrainTaskSettings
-from adaptermix.data import hold_out, read_pairs, resample_evenly
+from adaptermix.config import TrainSettings
 from adaptermix.deltas import LoraUpdate
-from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models import (
     fingerprint,
-    load_lower_blocks,
-    load_model,
-    load_tokenizer,
-    locate_model,
 )
-from adaptermix.objectives import contrastive_loss
 from adaptermix.outputs import check_output, whole_output, write_json
-from adaptermix.representations import mean_pool, retrieval_accuracy
-from adaptermix.tasks import make_task
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,11 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What was trained, on what, and how it ended."""
+    """What was trained, on what, and how it ended.
+
+    Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
+    their names, and ``kept`` is the name of the one that the rest is about.
+    """
 
     out: str
     command: str
@@ -87,6 +73,8 @@ class TrainReport:
     seconds: float
     log: str | None
     written: bool
+    kept: str | None = None
+    candidates: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
@@ -94,7 +82,7 @@ class TrainReport:
 
 
 @dataclass(frozen=True)
-class _Stream:
+class Stream:
     """The encoded training and dev rows, and how many there were of each language."""
 
     train: Sequence[Any]
@@ -104,65 +92,7 @@ class _Stream:
     truncated: int = 0
 
 
-def train_task(
-    settings: TrainTaskSettings,
-    *,
-    force: bool = False,
-    dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
-) -> TrainReport:
-    """Fine-tune a LoRA on the task data of some languages; loss on the answers only.
-
-    Raises:
-        ConfigError: Settings that contradict each other.
-        DataError: Missing or malformed data.
-        ArtifactError: A model that cannot be used, or an output that exists.
-    """
-    micro = _check(settings, settings.micro_batch_size, "--micro-batch-size", force)
-    folder = locate_model(settings)
-    tokenizer = load_tokenizer(folder, settings)
-    stream = _task_stream(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
-    if dry_run:
-        return _plan(settings, stream)
-    set_seed(settings.seed)
-    model = _with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
-    run = _Run(settings, folder, stream, micro, on_progress)
-    return run.train(model, Trainer, AnswerCollator(int(tokenizer.pad_token_id or 0)), force)
-
-
-def train_align(
-    settings: TrainAlignSettings,
-    *,
-    force: bool = False,
-    dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
-) -> TrainReport:
-    """Train a LoRA that pulls translations together at one layer, and nothing else.
-
-    Raises:
-        ConfigError: Settings that contradict each other, or a layer the model does not have.
-        DataError: Missing or malformed data, fewer pairs than one contrastive batch.
-        ArtifactError: A model that cannot be used, or an output that exists.
-    """
-    micro = _check(settings, settings.contrastive_batch, "--contrastive-batch", force)
-    folder = locate_model(settings)
-    tokenizer = load_tokenizer(folder, settings)
-    stream = _align_stream(settings, tokenizer)
-    if dry_run:
-        return _plan(settings, stream)
-    set_seed(settings.seed)
-    lower = load_lower_blocks(folder, settings, settings.layer)
-    model = _with_lora(lower, settings, "FEATURE_EXTRACTION")
-    run = _Run(settings, folder, stream, micro, on_progress)
-    return run.train(
-        model,
-        _alignment_trainer(settings.temperature),
-        PairCollator(int(tokenizer.pad_token_id or 0)),
-        force,
-    )
-
-
-def _check(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
+def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
     """Check what can be checked before anything is read; return the rows of one forward pass."""
     check_output(settings.out, force)
     if settings.threads:
@@ -173,55 +103,12 @@ def _check(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
     return micro
 
 
-def _task_stream(settings: TrainTaskSettings, encoder: PromptEncoder) -> _Stream:
-    task = make_task(settings.task, settings.prompt, settings.system_prompt)
-    rows: dict[str, list[EncodedExample]] = {"train": [], "dev": []}
-    counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}}
-    lost = 0
-    for lang in settings.langs:
-        for split, limit in (("train", settings.limit), ("dev", settings.dev_limit)):
-            examples = task.read(lang, split, settings.data_dir)[:limit]  # type: ignore[arg-type]
-            encoded = [
-                encode_example(
-                    encoder.prompt_ids(task.messages(example)),
-                    encoder.answer_ids(task.answer(example)),
-                    settings.max_length,
-                )
-                for example in examples
-            ]
-            kept = [row for row in encoded if row is not None]
-            lost += len(encoded) - len(kept)
-            counts[split][lang] = len(kept)
-            rows[split].extend(kept)
-    if not rows["train"] or not rows["dev"]:
-        raise DataError(f"every prompt is longer than --max-length {settings.max_length}")
-    return _Stream(rows["train"], rows["dev"], counts["train"], counts["dev"], lost)
+def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:
+    """Put a fresh LoRA of the settings' shape on a model.
 
-
-def _align_stream(settings: TrainAlignSettings, tokenizer: Any) -> _Stream:
-    rng = random.Random(settings.seed)
-    folder = settings.pairs_dir or settings.data_dir
-    groups, held = {}, {}
-    for pair in settings.pairs:
-        rows = read_pairs(pair, folder)[: settings.limit]
-        if len(rows) < settings.contrastive_batch:
-            raise DataError(
-                f"{pair} has {len(rows)} sentence pairs, fewer than one contrastive batch of "
-                f"{settings.contrastive_batch}",
-                hint="find more, or lower --contrastive-batch",
-            )
-        groups[pair], held[pair] = hold_out(rows, settings.dev_pairs, rng)
-    even = resample_evenly(list(groups.values()), rng)
-    dev = [row for rows in held.values() for row in rows]
-    return _Stream(
-        encode_pairs(even, tokenizer, settings.max_length),
-        encode_pairs(dev, tokenizer, settings.max_length),
-        {pair: len(rows) for pair, rows in groups.items()},
-        {pair: len(rows) for pair, rows in held.items()},
-    )
-
-
-def _with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:
+    Raises:
+        ConfigError: A target module that the model does not have.
+    """
     found = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
@@ -243,70 +130,50 @@ def _with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) 
     return get_peft_model(model, config)  # type: ignore[return-value]
 
 
-def alignment_vectors(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the mean-pooled last hidden states of sources and targets, [batch hidden] each."""
-    output = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    )
-    sources, targets = mean_pool(output.last_hidden_state, batch["attention_mask"]).chunk(2)
-    return sources, targets
+def comparable(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that must be the same for a run to go on from its checkpoints."""
+    return settings.model_dump(mode="json", exclude={"resume", "out", "threads"})
 
 
-def _alignment_trainer(temperature: float) -> type[Trainer]:
-    """Return a Trainer whose loss is the contrastive one.
-
-    Without labels to count, Trainer averages the losses of accumulated micro-batches.
-    """
-
-    class AlignmentTrainer(Trainer):
-        def compute_loss(
-            self,
-            model: nn.Module,
-            inputs: dict[str, Any],
-            return_outputs: bool = False,
-            num_items_in_batch: Tensor | int | None = None,
-        ) -> Any:
-            sources, targets = alignment_vectors(model, inputs)
-            loss = contrastive_loss(sources, targets, temperature)
-            return (loss, {"sources": sources, "targets": targets}) if return_outputs else loss
-
-        def prediction_step(
-            self,
-            model: nn.Module,
-            inputs: dict[str, Any],
-            prediction_loss_only: bool,
-            ignore_keys: list[str] | None = None,
-        ) -> tuple[Tensor, None, None]:
-            with torch.no_grad():
-                loss = self.compute_loss(model, self._prepare_inputs(inputs))
-            return loss.detach(), None, None
-
-    return AlignmentTrainer
-
-
-class _Run:
+class TrainingRun:
     """One training run: its folders, its log, and the writing of its adapter."""
 
     def __init__(
         self,
         settings: TrainSettings,
         base: Path,
-        stream: _Stream,
+        stream: Stream,
         micro: int,
+        collator: Any,
         on_progress: OnProgress,
     ) -> None:
+        """Take what the run works on.
+
+        Args:
+            settings: Of the command.
+            base: Folder of the base model.
+            stream: Training and dev rows.
+            micro: Rows of one forward pass; divides the batch size.
+            collator: Makes a batch of rows.
+            on_progress: Told after every optimizer step.
+        """
         self.settings = settings
         self.base = base
         self.stream = stream
         self.micro = micro
+        self.collator = collator
         self.on_progress = on_progress
         self.out = settings.out
         self.work = self.out.parent / f".{self.out.name}.training"
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
 
-    def train(
-        self, model: PeftModel, kind: type[Trainer], collator: Any, force: bool
-    ) -> TrainReport:
+    def train(self, model: PeftModel, kind: type[Trainer], force: bool) -> TrainReport:
+        """Train with this kind of Trainer, keep the best adapter, and write it.
+
+        Raises:
+            ConfigError: ``resume`` with other settings than the run that was killed.
+            ArtifactError: A run that did not end is in the way, or the loss is not a number.
+        """
         started = time.monotonic()
         checkpoint = self._prepare_work(force)
         trainer = kind(
@@ -314,7 +181,7 @@ class _Run:
             args=self._arguments(),
             train_dataset=self.stream.train,  # type: ignore[arg-type]
             eval_dataset=self.stream.dev,  # type: ignore[arg-type]
-            data_collator=collator,
+            data_collator=self.collator,
             callbacks=[
                 EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
                 _EvaluateAtTheEnd(),
@@ -325,7 +192,6 @@ class _Run:
         for talker in (PrinterCallback, ProgressCallback):  # ours says it all
             trainer.remove_callback(talker)
         trainer.train(resume_from_checkpoint=checkpoint)
-        dev = _dev_scores(trainer, model, collator, self.stream.dev)
         report = TrainReport(
             out=str(self.out),
             command=self.settings.section,
@@ -335,7 +201,7 @@ class _Run:
             steps=trainer.state.global_step,
             planned_steps=_steps(self.settings, len(self.stream.train)),
             trainable_parameters=model.get_nb_trainable_parameters()[0],
-            dev=dev,
+            dev=self.dev_scores(trainer, model),
             seconds=round(time.monotonic() - started, 1),
             log=str(self.log),
             written=True,
@@ -344,11 +210,16 @@ class _Run:
         shutil.rmtree(self.work, ignore_errors=True)
         return report
 
+    def dev_scores(self, trainer: Trainer, model: PeftModel) -> dict[str, float]:
+        """Return what the adapter that is kept scores on the dev rows."""
+        best = trainer.state.best_metric
+        return {"loss": float(best)} if best is not None else {}
+
     def _prepare_work(self, force: bool) -> str | None:
         """Return the checkpoint to go on from; a run that was killed is not dropped unasked."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
         stamp = self.work / "settings.json"
-        settings = self.settings.model_dump(mode="json", exclude={"resume", "out", "threads"})
+        settings = comparable(self.settings)
         if self.settings.resume and stamp.is_file():
             if json.loads(stamp.read_text(encoding="utf-8")) != settings:
                 raise ConfigError(
@@ -452,7 +323,8 @@ def common_arguments(seed: int) -> dict[str, Any]:
     }
 
 
-def _plan(settings: TrainSettings, stream: _Stream) -> TrainReport:
+def plan_training(settings: TrainSettings, stream: Stream) -> TrainReport:
+    """Return the report of a dry run: what would be trained on, and for how many steps."""
     steps = _steps(settings, len(stream.train))
     return TrainReport(
         out=str(settings.out),
@@ -489,31 +361,6 @@ def _updates(model: PeftModel, scaling: float, prefix: str) -> dict[str, LoraUpd
                 raise ArtifactError(f"training diverged: {module} holds NaN or infinity")
             updates[prefix + module] = LoraUpdate(a.cpu(), b.cpu(), scaling)
     return updates
-
-
-def _dev_scores(
-    trainer: Trainer, model: PeftModel, collator: Any, dev: Sequence[Any]
-) -> dict[str, float]:
-    """Return the dev loss of the adapter that is kept, and for alignment its dev retrieval."""
-    best = trainer.state.best_metric
-    scores = {"loss": float(best)} if best is not None else {}
-    if isinstance(collator, PairCollator):
-        model.eval()
-        scores["retrieval_accuracy"] = _dev_retrieval(model, collator, dev)
-        with model.disable_adapter():
-            scores["retrieval_accuracy_of_base"] = _dev_retrieval(model, collator, dev)
-    return scores
-
-
-def _dev_retrieval(model: PeftModel, collator: PairCollator, dev: Sequence[Any]) -> float:
-    """Return how often a dev source finds its own translation among all dev targets."""
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    with torch.no_grad():
-        for start in range(0, len(dev), 32):
-            batch = {k: v.to(model.device) for k, v in collator(dev[start : start + 32]).items()}
-            for side, vectors in zip(sides, alignment_vectors(model, batch), strict=True):
-                side.append(vectors)
-    return retrieval_accuracy(torch.cat(sides[0]), torch.cat(sides[1]))
 
 
 class _EvaluateAtTheEnd(TrainerCallback):

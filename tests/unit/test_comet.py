@@ -13,7 +13,9 @@ import pytest
 
 from adaptermix import comet
 from adaptermix.comet import Translations, segment_scores, segment_scores_many
+from adaptermix.config import ScoreSettings
 from adaptermix.errors import ArtifactError, DataError, ResourceError
+from adaptermix.scoring import score_files
 
 VENV = Path(__file__).parents[2] / ".venv"
 REAL = VENV / "comet" / "bin" / "python"
@@ -123,6 +125,29 @@ def test_scores_equal_those_of_comets_own_predict(metric):
     assert max(expected[0]) - min(expected[0]) > 0.1, "equal scores would prove nothing"
     assert expected[0][:7] != expected[1]
     assert f"comet|model:{model}|dtype:float32|unbabel-comet:2.2.7|" in scores.signature
+
+
+@needs_comet
+def test_segment_scores_are_kept_beside_the_corpus_score(metric, tmp_path):
+    for name, lines in zip(("src", "out", "ref"), SYSTEMS[1], strict=True):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    report = score_files(
+        ScoreSettings(
+            task="wmt23",
+            target_lang="de",
+            src=tmp_path / "src",
+            ref=(tmp_path / "ref",),
+            predictions=tmp_path / "out",
+            metrics=("chrf", "comet"),
+            comet_model=str(metric / "metric"),
+            comet_python=REAL,
+        )
+    )
+    record = json.loads(json.dumps(report.as_record()))["metrics"]
+    expected = json.loads((metric / "expected.json").read_text())[1]
+    assert record["comet"]["segments"] == expected
+    assert record["comet"]["score"] == pytest.approx(sum(expected) / len(expected))
+    assert len(record["chrf"]["segments"]) == len(expected)
 
 
 @needs_comet

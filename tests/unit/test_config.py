@@ -26,7 +26,7 @@ def test_defaults_are_the_papers():
     assert len(task.target_modules) == 7
     assert task.model == "meta-llama/Meta-Llama-3-8B-Instruct"
     align = load_settings(TrainAlignSettings, {})
-    assert (align.temperature, align.contrastive_batch, align.layer) == (0.1, 32, None)
+    assert (align.temperature, align.contrastive_batch, align.layer) == ((0.1,), 32, "middle")
 
 
 def test_flags_override_the_file_which_overrides_defaults(tmp_path):

@@ -13,8 +13,8 @@ from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation import evaluate, plan
 from adaptermix.models import load_tokenizer
 from adaptermix.prompts import truncate
+from adaptermix.task_training import train_task
 from adaptermix.tasks import Massive
-from adaptermix.training import train_task
 
 
 def eval_settings(model_dir, corpus_dir, out, **changes):
@@ -64,6 +64,9 @@ def test_every_system_and_language_is_scored_and_kept(tmp_path, model_dir, corpu
     assert rows != read_predictions(out, "base", "cy")
     scores = json.loads((out / "scores.json").read_text())
     assert scores["macro"] == report.macro
+    kept = report.cell("adapter", "cy").score.segments
+    assert [row["scores"] for row in rows] == [{"slot_f1": value} for value in kept]
+    assert "segments" not in json.dumps(scores), "they are with the predictions"
     assert scores["settings"]["max_new_tokens"] == 8
     with (out / "scores.csv").open() as file:
         table = list(csv.reader(file))

@@ -65,6 +65,7 @@ def test_counts_and_a_value_worked_out_by_hand():
     result = slot_f1(predicted, expected)
     assert result.counts == {"correct": 2, "predicted": 3, "expected": 4}
     assert result.value == pytest.approx(4 / 7)
+    assert result.segments == pytest.approx((2 / 4, 2 / 3))
 
 
 def test_a_value_said_twice_counts_once_where_it_is_expected_once():
@@ -127,6 +128,9 @@ def test_text_scores_equal_sacrebleu(segments, name):
     reference = {"bleu": BLEU(), "chrf": CHRF()}[name]
     assert own.value == reference.corpus_score(hypotheses, references).score
     assert own.signature == reference.get_signature().format()
+    sentences = {"bleu": BLEU(effective_order=True), "chrf": CHRF()}[name]
+    alone = [sentences.sentence_score(h, refs).score for h, *refs in segments]
+    assert own.segments == pytest.approx(alone)
 
 
 def test_comet_is_asked_once_for_all_segments(monkeypatch):
@@ -141,6 +145,7 @@ def test_comet_is_asked_once_for_all_segments(monkeypatch):
     metric = Comet("model.ckpt", Path("python"))
     result = score(metric, outcomes)
     assert (result.value, result.signature) == (0.625, "comet|model:x")
+    assert result.segments == (0.5, 0.75)
     assert metric.statistics(outcomes).tolist() == [[0.5, 1], [0.75, 1]]
     (only,) = asked
     assert only == ([(("s1", "s2"), ("h1", "h2"), ("r1", "r2"))], "model.ckpt", Path("python"))

@@ -11,6 +11,7 @@ from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.models import (
     context_length,
     fingerprint,
+    layer_index,
     load_lower_blocks,
     load_model,
     load_tokenizer,
@@ -35,7 +36,7 @@ def test_lower_blocks_give_the_hidden_states_of_the_whole_model(layout_dir, laye
 
 
 def test_the_middle_is_the_default_and_upper_blocks_are_not_held(model_dir):
-    lower = load_lower_blocks(model_dir, SETTINGS, None)
+    lower = load_lower_blocks(model_dir, SETTINGS)
     whole = load_model(model_dir, SETTINGS)
     assert len(lower.layers) == 2
     assert not any("lm_head" in name for name, _ in lower.named_parameters())
@@ -43,8 +44,45 @@ def test_the_middle_is_the_default_and_upper_blocks_are_not_held(model_dir):
 
 
 def test_a_layer_beyond_the_model_is_refused(model_dir):
-    with pytest.raises(ConfigError, match="--layer 5: .* has 4 blocks"):
+    with pytest.raises(ConfigError, match="--layer 5: the model has 4 blocks"):
         load_lower_blocks(model_dir, SETTINGS, 5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "depth", "expected"),
+    [
+        ("bottom", 32, 8),  # Llama's in the paper's table 3, as are the next two
+        ("middle", 32, 16),
+        ("top", 32, 32),
+        ("top-normed", 28, 28),
+        ("middle", 7, 3),
+        ("bottom", 3, 1),
+        ("0.5", 28, 14),
+        ("0.29", 100, 29),  # 0.29 * 100 is below 29 in floating point
+        ("0.01", 4, 1),
+        ("1.0", 4, 4),
+        ("1", 4, 1),
+        (3, 4, 3),
+    ],
+)
+def test_a_layer_is_a_number_a_name_or_a_share(layer, depth, expected):
+    assert layer_index(layer, depth) == expected
+
+
+def test_the_top_is_before_the_final_norm_unless_it_is_asked_for(model_dir):
+    ids = torch.tensor([[0, 20, 30, 40]])
+    whole = AutoModelForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        whole.model.norm.weight.uniform_(0.5, 2)
+    raw = []
+    whole.model.layers[-1].register_forward_hook(lambda *call: raw.append(call[-1]))
+    normed = whole(ids, output_hidden_states=True).hidden_states[-1]
+    top = load_lower_blocks(model_dir, SETTINGS, "top")
+    torch.testing.assert_close(top(ids).last_hidden_state, raw[0])
+    other = load_lower_blocks(model_dir, SETTINGS, "top-normed")
+    other.norm.load_state_dict(whole.model.norm.state_dict())
+    torch.testing.assert_close(other(ids).last_hidden_state, normed)
+    assert not torch.allclose(raw[0], normed)
 
 
 def test_another_layout_is_refused_by_its_class(tmp_path, model_dir):

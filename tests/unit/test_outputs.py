@@ -70,6 +70,15 @@ def test_tensors_that_are_not_contiguous_are_written_in_order(tmp_path):
     assert torch.equal(load_file(tmp_path / "x")["t"], tensor)
 
 
+def test_rows_from_several_places_are_written_as_one_tensor(tmp_path):
+    whole = torch.arange(20.0).reshape(5, 4)
+    parts = (whole[:2], whole[2:3], whole[3:3], whole[3:])
+    write_tensors(tmp_path / "x", specs_of({"t": whole}), [parts], dict)
+    assert torch.equal(load_file(tmp_path / "x")["t"], whole)
+    with pytest.raises(ValueError, match="expected"):
+        write_tensors(tmp_path / "y", specs_of({"t": whole}), [parts[:2]], dict)
+
+
 def test_only_two_batches_are_made_ahead_of_the_file(tmp_path, monkeypatch):
     """The third is asked for only when the first is on disk."""
     spec = TensorSpec(torch.float32, (1000,))

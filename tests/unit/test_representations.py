@@ -1,8 +1,16 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.representations import cosine_similarities, mean_pool, retrieval_accuracy
+from adaptermix.representations import (
+    cosine_similarities,
+    mean_pool,
+    pool,
+    pooling_weights,
+    random_pair_cosine,
+    retrieval_accuracy,
+)
 
 
 @given(left=st.integers(0, 3), right=st.integers(0, 3), seed=st.integers(0, 100))
@@ -35,3 +43,59 @@ def test_identical_sides_are_retrieved_and_shifted_ones_are_not():
     vectors = torch.eye(5)
     assert retrieval_accuracy(vectors, vectors) == 1.0
     assert retrieval_accuracy(vectors, vectors.roll(1, dims=0)) == 0.0
+
+
+def plain_pool(tokens, pooling, skip):
+    """Pool one sentence token by token; the weights of SGPT's equation 2 are 1, 2, 3 ..."""
+    kept = tokens[skip:] or tokens[-1:]
+    if pooling == "last":
+        return kept[-1]
+    counts = [at if pooling == "weighted" else 1 for at in range(1, len(kept) + 1)]
+    return sum(count * token for count, token in zip(counts, kept, strict=True)) / sum(counts)
+
+
+@given(
+    length=st.integers(1, 6),
+    left=st.integers(0, 2),
+    right=st.integers(0, 2),
+    pooling=st.sampled_from(["mean", "weighted", "last"]),
+    skip=st.integers(0, 7),
+)
+def test_every_pooling_is_the_plain_one_wherever_the_padding_is(length, left, right, pooling, skip):
+    torch.manual_seed(length)
+    tokens = torch.randn(left + length + right, 4, dtype=torch.float64)
+    mask = torch.tensor([[0] * left + [1] * length + [0] * right])
+    weights = pooling_weights(mask, pooling, skip)
+    assert weights.sum().item() == pytest.approx(1)
+    assert not weights[mask == 0].any()
+    expected = plain_pool([*tokens[left : left + length]], pooling, skip)
+    torch.testing.assert_close(pool(tokens[None], weights)[0], expected)
+
+
+def test_known_weights():
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    weighted = pooling_weights(mask, "weighted", skip=1)
+    assert weighted.tolist() == [[0, 1 / 6, 2 / 6, 3 / 6], [0, 0, 0, 1]]
+    assert pooling_weights(mask).tolist() == [[0.25] * 4, [0, 0, 0.5, 0.5]]
+    assert pooling_weights(mask, "last").tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
+
+
+def test_the_random_cosine_leaves_translations_out():
+    torch.manual_seed(0)
+    sources, targets = torch.randn(2, 5, 3, dtype=torch.float64)
+    cosines = [
+        torch.nn.functional.cosine_similarity(sources[i], targets[j], dim=0).item()
+        for i in range(5)
+        for j in range(5)
+        if i != j
+    ]
+    assert random_pair_cosine(sources, targets) == pytest.approx(sum(cosines) / 20)
+    assert random_pair_cosine(torch.eye(4), torch.eye(4)) == 0
+    assert random_pair_cosine(sources[:1], targets[:1]) == 0
+
+
+def test_a_shared_component_shows_as_collapse():
+    torch.manual_seed(0)
+    sources, targets = torch.randn(2, 20, 16)
+    assert abs(random_pair_cosine(sources, targets)) < 0.1
+    assert random_pair_cosine(sources + 30, targets + 30) > 0.99

@@ -9,7 +9,7 @@ from test_training import task_settings
 
 from adaptermix.config import EvalSettings, TrainTaskSettings
 from adaptermix.evaluation import evaluate
-from adaptermix.training import train_task
+from adaptermix.task_training import train_task
 
 COLORS = {"red": "rot", "blue": "blau", "green": "grün", "white": "weiß"}
 

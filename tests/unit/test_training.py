@@ -15,13 +15,14 @@ from adaptermix.adapters import (
     spec_of,
     write_adapter,
 )
+from adaptermix.align_training import alignment_vectors, train_align
 from adaptermix.batching import PairCollator, encode_pairs
 from adaptermix.config import TrainAlignSettings, TrainTaskSettings
 from adaptermix.data import ParallelPair
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models import load_lower_blocks, load_model, load_tokenizer
 from adaptermix.objectives import contrastive_loss
-from adaptermix.training import alignment_vectors, train_align, train_task
+from adaptermix.task_training import train_task
 
 PAIRS = [
     ParallelPair("deffra fi am bump", "wake me up at five", "cy-en"),
@@ -78,7 +79,7 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
     """Against stock transformers: a full forward per side, hidden_states[layer], plain sums."""
     settings = align_settings(layout_dir, None, "x", layer=layer, dropout=0.0)
     tokenizer = load_tokenizer(layout_dir, settings)
-    lower = training._with_lora(load_lower_blocks(layout_dir, settings, layer), settings, None)
+    lower = training.with_lora(load_lower_blocks(layout_dir, settings, layer), settings, None)
     randomize(lower.double())
     batch = PairCollator(2)(encode_pairs(PAIRS, tokenizer, 64))
     sources, targets = alignment_vectors(lower, batch)
@@ -116,7 +117,7 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
 
 def test_only_lora_factors_train(model_dir):
     settings = task_settings(model_dir, None, "x")
-    model = training._with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM")
+    model = training.with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM")
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
@@ -128,7 +129,7 @@ def specs_of(updates):
 
 def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
     settings = task_settings(model_dir, None, "x")
-    model = training._with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
+    model = training.with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
     randomize(model)
     expected = model(IDS).logits.detach()
     updates = training._updates(model, 2.0, "")
@@ -139,7 +140,7 @@ def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
 
 def test_an_alignment_adapter_gives_the_training_models_states(tmp_path, model_dir):
     settings = align_settings(model_dir, None, "x")
-    lower = training._with_lora(load_lower_blocks(model_dir, settings, 2), settings, None).eval()
+    lower = training.with_lora(load_lower_blocks(model_dir, settings, 2), settings, None).eval()
     randomize(lower)
     expected = lower(IDS).last_hidden_state.detach()
     updates = training._updates(lower, 2.0, "model.")

@@ -1,0 +1,89 @@
+"""Train one adapter for each value of a setting, and keep the best by its dev scores."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from adaptermix.adapters import read_adapter, write_adapter
+from adaptermix.config import TrainSettings
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.outputs import check_output
+from adaptermix.training import TrainReport, comparable
+
+S = TypeVar("S", bound=TrainSettings)
+
+
+def train_best(
+    settings: S,
+    candidates: Mapping[str, S],
+    train: Callable[[S, bool], TrainReport],
+    score: str,
+    *,
+    force: bool = False,
+) -> TrainReport:
+    """Train every candidate and write the one of the highest score as the output.
+
+    Candidates are trained one after the other, each in files of its own in a hidden folder
+    beside the output. With ``resume``, those that are finished are not trained again, and one
+    that was killed goes on from its last checkpoint.
+
+    Args:
+        settings: Of the whole run: where the result goes.
+        candidates: Settings by a name that can be part of a file name.
+        train: Trains one, replacing what is in its place if told so.
+        score: Name of the dev score that decides; of equals, the first candidate is kept.
+        force: Replace the output, and drop what an earlier run left behind.
+
+    Raises:
+        ConfigError: ``resume`` with other settings than those of a finished candidate.
+        ArtifactError: The output exists, or a search that did not end is in the way.
+    """
+    check_output(settings.out, force)
+    work = settings.out.parent / f".{settings.out.name}.candidates"
+    _prepare(work, settings.resume, force)
+    reports = {}
+    for name, candidate in candidates.items():
+        out = work / f"{name}.safetensors"
+        placed = candidate.model_copy(update={"out": out})
+        reports[name] = _finished(out, placed) if out.is_file() else train(placed, False)
+    best = max(reports, key=lambda name: reports[name].dev[score])  # the first of equals
+    log = settings.out.parent / f"{settings.out.stem}.log.jsonl"
+    report = replace(
+        reports[best],
+        out=str(settings.out),
+        log=str(log),
+        seconds=round(sum(report.seconds for report in reports.values()), 1),
+        kept=best,
+        candidates={name: report.dev for name, report in reports.items()},
+    )
+    adapter = read_adapter(work / f"{best}.safetensors")
+    shutil.copyfile(work / f"{best}.log.jsonl", log)
+    record = {**adapter.record, **report.as_record(), "settings": settings.model_dump(mode="json")}
+    write_adapter(settings.out, dict(adapter.updates()), adapter.config, record, force=force)
+    shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _prepare(work: Path, resume: bool, force: bool) -> None:
+    if work.exists() and not resume:
+        if not force:
+            raise ArtifactError(
+                f"{work} holds candidates of a run that did not end",
+                hint="go on with --resume, or drop them with --force",
+            )
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+
+
+def _finished(out: Path, settings: TrainSettings) -> TrainReport:
+    """Return the report that a finished candidate's adapter carries."""
+    record: Mapping[str, Any] = read_adapter(out).record
+    made = settings.model_validate(record["settings"])
+    if comparable(made) != comparable(settings):
+        raise ConfigError(
+            f"--resume: {out} was made with other settings",
+            hint="repeat the settings of that run, or start anew without --resume",
+        )
+    return TrainReport(**{field.name: record[field.name] for field in fields(TrainReport)})

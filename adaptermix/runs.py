@@ -1,0 +1,349 @@
+"""What earlier commands left on disk: evaluations, searches, retrieval analyses, adapters."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from adaptermix.adapters import CONFIG_FILE, CONFIG_KEY, RECORD_KEY, adapter_hash, read_adapter
+from adaptermix.data import json_rows, json_value
+from adaptermix.errors import AdaptermixError, DataError
+from adaptermix.evaluation import EvalReport
+from adaptermix.search import SearchReport
+from adaptermix.tables import printable
+from adaptermix.tensor_files import TensorFile
+
+EVAL_RECORD = "scores.json"
+SEARCH_RECORD = "search.json"
+RETRIEVAL_RECORD = "retrieval.json"
+_RECORDS = (EVAL_RECORD, SEARCH_RECORD, RETRIEVAL_RECORD)
+_DEPTH = 4  # folders below the one that was named
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PairAccuracy:
+    """Retrieval from one language to another; lists run over the record's layers."""
+
+    system: str
+    source: str
+    target: str
+    accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class LayerAccuracy:
+    """Retrieval over all languages or a group of them, layer by layer."""
+
+    system: str
+    over: str
+    accuracy: list[float]
+    mexa: list[float]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Retrieval averaged over layers, by one reading of which."""
+
+    system: str
+    over: str
+    reading: str
+    accuracy: float
+    mexa: float
+
+
+@dataclass(frozen=True)
+class CorrelationPoint:
+    """One language: its retrieval accuracy and its task score."""
+
+    lang: str
+    accuracy: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A correlation; None where one side does not vary."""
+
+    r: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How the retrieval accuracy of languages goes with their task scores."""
+
+    system: str
+    scored: str
+    metric: str
+    over: str
+    reading: str
+    points: list[CorrelationPoint]
+    pearson: Coefficient
+    spearman: Coefficient
+
+
+@dataclass(frozen=True)
+class RetrievalReport:
+    """The parts of a retrieval record that a report shows."""
+
+    systems: list[str]
+    langs: list[str]
+    split: str
+    sentences: int
+    neighbors: int
+    pivot: str
+    depth: int
+    layers: list[int]
+    groups: dict[str, list[str]]
+    pairs: list[PairAccuracy]
+    by_layer: list[LayerAccuracy]
+    aggregates: list[Aggregate]
+    correlations: list[Correlation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record that was read.
+
+    Attributes:
+        path: The record's file.
+        content: The record, as it is.
+        report: What its command reported.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    report: Any
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return printable(self.path.resolve().parent.name)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What every system said to the examples of one language, in the order of the data.
+
+    Attributes:
+        lang: The language.
+        rows: By system, its prediction records.
+    """
+
+    lang: str
+    rows: dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Everything that was found, in the order in which it was named."""
+
+    evaluations: list[Run]
+    searches: list[Run]
+    retrievals: list[Run]
+    adapters: list[Path]
+
+    @property
+    def task(self) -> str | None:
+        """The task that the evaluations and searches are of."""
+        runs = [*self.evaluations, *self.searches]
+        return runs[0].report.task if runs else None
+
+
+def find_runs(paths: Sequence[Path]) -> Runs:
+    """Read the records of runs, and find the adapters beside them.
+
+    A folder of runs is searched, models and hidden folders left out. Adapters that an evaluation
+    tested are found by the paths in its record, if they are still what it tested.
+
+    Raises:
+        DataError: No such path, one that is no run, a damaged record, runs of different tasks.
+        ArtifactError: A damaged adapter.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        here = list(_places(path))
+        if not here:
+            raise DataError(
+                f"{path}: no run",
+                hint="name what eval, merge --search or retrieval wrote, an adapter, or a folder "
+                "of these",
+            )
+        found.update({place.resolve(): place for place in here})
+    records: dict[str, list[Run]] = {name: [] for name in _RECORDS}
+    adapters: dict[Path, Path] = {}
+    for place in found.values():
+        if place.name in _RECORDS:
+            records[place.name].append(_read(place))
+        else:
+            adapters[place.resolve()] = place
+    for run in records[EVAL_RECORD]:
+        adapters |= {a.resolve(): a for a in _tested(run) if a.resolve() not in adapters}
+    evaluations, searches, retrievals = records.values()
+    runs = Runs(evaluations, searches, retrievals, list(adapters.values()))
+    _refuse_other_tasks([*runs.evaluations, *runs.searches])
+    return runs
+
+
+def _places(path: Path) -> Iterator[Path]:
+    """Yield record files and adapters at or below a path."""
+    if path.is_dir():
+        yield from _in_folder(path, _DEPTH)
+    elif not path.is_file():
+        raise DataError(f"{path}: no such file or folder", hint="name a run, or a folder of runs")
+    elif path.name in _RECORDS or path.suffix == ".safetensors":
+        yield path
+
+
+def _in_folder(folder: Path, depth: int) -> Iterator[Path]:
+    records = [folder / name for name in _RECORDS if (folder / name).is_file()]
+    if records:
+        yield from records
+    elif (folder / CONFIG_FILE).is_file():
+        yield folder
+    elif depth and not (folder / "config.json").is_file():  # that of a model
+        for child in sorted(folder.iterdir()):
+            if child.is_dir() and not child.name.startswith("."):
+                yield from _in_folder(child, depth - 1)
+            elif child.suffix == ".safetensors" and _is_adapter(child):
+                yield child
+
+
+def _is_adapter(path: Path) -> bool:
+    return bool({CONFIG_KEY, RECORD_KEY} & TensorFile(path).metadata.keys())
+
+
+def _read(path: Path) -> Run:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not readable as UTF-8 text: {error}") from error
+    content = json_value(text, str(path))
+    kinds: dict[str, type] = {
+        EVAL_RECORD: EvalReport,
+        SEARCH_RECORD: SearchReport,
+        RETRIEVAL_RECORD: RetrievalReport,
+    }
+    report: Any = _validated(kinds[path.name], _printable(content), path)
+    if isinstance(report, EvalReport):
+        _check_cells(report, path)
+    if isinstance(report, RetrievalReport):
+        _check_layers(report, path)
+    return Run(path, content, report)
+
+
+def _validated(kind: type[T], content: Any, path: Path) -> T:
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path}: damaged record: {where or 'the whole'}: {first['msg']}",
+            hint="run the command that wrote it again",
+        ) from error
+
+
+def _printable(value: Any) -> Any:
+    """Clean every text in a record, so that what is shown of it can be written anywhere."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): _printable(item) for key, item in value.items()}
+    return value
+
+
+def _check_cells(report: EvalReport, path: Path) -> None:
+    there = {(cell.system, cell.lang) for cell in report.cells}
+    for system in report.systems:
+        for lang in report.langs:
+            if (system, lang) not in there:
+                raise DataError(f"{path}: damaged record: no scores of {system} on {lang}")
+    averages = {"all languages": report.macro, **report.group_macro}
+    for name, means in averages.items():
+        missing = [system for system in report.systems if system not in means]
+        if missing:
+            raise DataError(f"{path}: damaged record: no average of {missing[0]} over {name}")
+    if not report.cells:
+        raise DataError(f"{path}: damaged record: it holds no scores")
+
+
+def _check_layers(report: RetrievalReport, path: Path) -> None:
+    for accuracies in [row.accuracy for row in report.pairs] + [
+        r.accuracy for r in report.by_layer
+    ]:
+        if len(accuracies) != len(report.layers):
+            raise DataError(
+                f"{path}: damaged record: {len(accuracies)} accuracies for "
+                f"{len(report.layers)} layers"
+            )
+
+
+def _tested(run: Run) -> Iterator[Path]:
+    """Yield the adapters of an evaluation that are still what was tested."""
+    entries = run.content.get("adapters")
+    for entry in entries.values() if isinstance(entries, dict) else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            continue
+        path = Path(entry["path"])
+        try:
+            if path.exists() and adapter_hash(read_adapter(path)) == entry.get("sha256"):
+                yield path
+        except (AdaptermixError, OSError):  # gone or replaced since: no matter of this report
+            continue
+
+
+def _refuse_other_tasks(runs: Sequence[Run]) -> None:
+    for run in runs[1:]:
+        if run.report.task != runs[0].report.task:
+            raise DataError(
+                f"{run.path}:{_line_of_task(run.path)}: a run of the task '{run.report.task}', "
+                f"but {runs[0].path} is of '{runs[0].report.task}'",
+                hint="a report is of one task: make one for each",
+            )
+
+
+def _line_of_task(path: Path) -> int:
+    """Return the line of the task at the top of a record, which is indented by two."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((at for at, line in enumerate(lines, 1) if line.startswith('  "task":')), 1)
+
+
+def read_answers(run: Run) -> Iterator[Answers]:
+    """Yield the predictions of an evaluation, language by language; none where they were deleted.
+
+    Raises:
+        DataError: A file that is missing or damaged, or systems with other examples.
+    """
+    folder = run.path.parent / "predictions"
+    if not folder.is_dir():
+        return
+    systems = dict(zip(run.content["systems"], run.report.systems, strict=True))
+    for lang in run.content["langs"]:
+        rows = {
+            shown: _predictions(folder / name / f"{lang}.jsonl") for name, shown in systems.items()
+        }
+        first, *others = rows.values()
+        for (name, _), other in zip(list(systems.items())[1:], others, strict=True):
+            if [row["id"] for row in other] != [row["id"] for row in first]:
+                raise DataError(
+                    f"{folder / name / lang}.jsonl: other examples than those of "
+                    f"{next(iter(systems))}"
+                )
+        yield Answers(printable(lang), rows)
+
+
+def _predictions(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, row in json_rows(path):
+        fields = ("id", "utterance", "output")
+        if not isinstance(row, dict) or not all(isinstance(row.get(f), str) for f in fields):
+            raise DataError(f"{path}:{number}: damaged record: no id, utterance or output")
+        rows.append(row)
+    return rows
