@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -315,6 +316,17 @@ def _inspect(work: Work) -> Any:
     return inspect(work.inputs, work.settings)
 
 
+def _report(work: Work) -> Any:
+    for package in ("altair", "vl_convert"):
+        if find_spec(package) is None:
+            raise ResourceError(
+                f"{package} is not installed", hint='pip install "adaptermix[report]"'
+            )
+    from adaptermix.report import report
+
+    return report(work.inputs, work.settings, force=True, dry_run=work.dry_run)
+
+
 RUNNERS: dict[str, Callable[[Work], Any]] = {
     "train-task": _train_task,
     "train-align": _train_align,
@@ -322,6 +334,7 @@ RUNNERS: dict[str, Callable[[Work], Any]] = {
     "eval": _evaluate,
     "score": _score,
     "inspect": _inspect,
+    "report": _report,
 }
 
 

@@ -51,21 +51,21 @@ def project(tmp_path_factory, model_dir, corpus_dir):
 def test_the_written_recipe_runs_as_it_is(project, model_dir):
     command = ("run", "recipe.toml", "--model", model_dir, *TRIAL)
     planned = json.loads(check(run(*command, "--dry-run", "--json", cwd=project)).stdout)
-    assert [step["status"] for step in planned["steps"]] == ["to do"] * 5
+    assert [step["status"] for step in planned["steps"]] == ["to do"] * 6
     assert planned["steps"][0]["cost"]["planned_steps"] == 4
     assert planned["steps"][2]["cost"]["candidates"][:3] == ["0.5", "0.7", "0.9"]
     assert not (project / "runs").exists()
     shown = check(run(*command, "--dry-run", cwd=project)).stdout
     assert "12 examples in 3 languages, at most 4 steps" in shown
     done = check(run(*command, cwd=project))
-    assert "3/5  merged: merge" in done.stderr
+    assert "3/6  merged: merge" in done.stderr
     assert "slot F1" in done.stdout
     out = project / "runs" / "recipe"
-    for name in ("task.safetensors", "merged.search/plot.svg", "interference.json", "test"):
-        assert (out / name).exists() or name.endswith("plot.svg")
+    for name in ("task.safetensors", "merged.search", "interference.json", "test", "report.html"):
+        assert (out / name).exists()
     again = json.loads(check(run(*command, "--json", cwd=project)).stdout)
     assert {step["status"] for step in again["steps"]} == {"done before"}
-    assert again["steps"][-1]["record"]["systems"] == ["base", "task", "merged"]
+    assert again["steps"][-2]["record"]["systems"] == ["base", "task", "merged"]
     check(run("recipe", "new", "recipe.toml", cwd=project), 5)
 
 
@@ -109,8 +109,10 @@ def snapshot(out):
     state = json.loads((out / "steps.json").read_text())
     for step in state["steps"].values():
         del step["seconds"]
-    names = [f"{name}{end}" for name in ("task", "align", "merged") for end in (".safetensors",)]
-    files = {name: (out / name).read_bytes() for name in (*names, "interference.json")}
+    names = [f"{name}.safetensors" for name in ("task", "align", "merged")]
+    files = {
+        name: (out / name).read_bytes() for name in (*names, "interference.json", "report.html")
+    }
     predictions = {p: p.read_bytes() for p in sorted((out / "test").rglob("*.jsonl"))}
     return (
         state,
