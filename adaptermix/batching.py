@@ -93,8 +93,8 @@ class AnswerCollator:
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
         """Return one batch, each tensor of shape [batch, seq]."""
-        batch = _pad([example.input_ids for example in examples], self.pad_id)
-        labels = _pad([example.labels for example in examples], IGNORED)
+        batch = pad([example.input_ids for example in examples], self.pad_id)
+        labels = pad([example.labels for example in examples], IGNORED)
         return {**batch, "labels": labels["input_ids"]}
 
 
@@ -137,10 +137,10 @@ class PairCollator:
     def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
         """Return one batch."""
         rows = [pair.source_ids for pair in pairs] + [pair.target_ids for pair in pairs]
-        return _pad(rows, self.pad_id)
+        return pad(rows, self.pad_id)
 
 
-def _pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:
+def pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:
     """Pad rows on the right with a value; the mask is 1 on what was there."""
     length = max(len(row) for row in rows)
     padded = [row + [value] * (length - len(row)) for row in rows]
