@@ -22,6 +22,7 @@ from adaptermix.config import (
     EvalSettings,
     InspectSettings,
     MergeSettings,
+    RetrievalSettings,
     ScoreSettings,
     Settings,
     TrainAlignSettings,
@@ -76,7 +77,11 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-_SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
+_SHORT = {
+    "out": ("--out", "-o"),
+    "adapters": ("--adapter",),
+    "data_dir": ("--data-dir", "--data"),
+}
 _REPEATED = {"adapters", "ref"}
 
 
@@ -302,6 +307,30 @@ def inspect_adapters(
     from adaptermix import inspection
 
     _show(inspection.inspect(adapters, settings), console.show_inspection, options)
+
+
+@_command(RetrievalSettings)
+def retrieval(settings: RetrievalSettings, options: Options) -> None:
+    """See where languages are aligned: translation retrieval at every layer.
+
+    Every sentence's hidden states are averaged, and its translation is looked for among all
+    sentences of another language, by LASER's margin score. For the base model and adapters.
+
+    Examples:
+        adaptermix retrieval --data flores200 --langs en,de,cy,sw
+
+        adaptermix retrieval --adapter task.safetensors --adapter merged.safetensors
+        --data flores200 --scores eval-massive
+    """
+    from adaptermix import retrieval as analysis
+
+    if options.dry_run:
+        plan = analysis.plan(settings, force=options.force)
+        _show(plan, console.show_retrieval_plan, options)
+        return
+    with console.stage_progress(options.quiet) as on_progress:
+        report = analysis.analyze(settings, force=options.force, on_progress=on_progress)
+    _show(report, console.show_retrieval, options)
 
 
 @app.command()
