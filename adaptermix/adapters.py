@@ -10,7 +10,7 @@ read and written one module at a time.
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from torch import Tensor
 from adaptermix.config import HUB_NAME
 from adaptermix.data import first_line, hub_errors
 from adaptermix.deltas import LoraUpdate, is_finite
-from adaptermix.errors import ArtifactError, ResourceError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.tensor_files import TensorFile, TensorSpec, one_thread, write_tensors
 
+BASE = "base"  # the base model's name where systems are side by side
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "adaptermix.json"
@@ -445,6 +446,24 @@ def layer_of(module: str) -> int | None:
     """Return the index of the decoder block a module belongs to: 3 in ``layers.3.mlp``."""
     match = _LAYER.search(f".{module}.")
     return int(match["layer"]) if match else None
+
+
+def named_adapters(adapters: Sequence[Adapter]) -> dict[str, Adapter]:
+    """Name every adapter by its file or folder, as a system beside the base model.
+
+    Raises:
+        ConfigError: Two of one name.
+    """
+    named: dict[str, Adapter] = {}
+    for adapter in adapters:
+        name = adapter.path.resolve().name.removesuffix(".safetensors")
+        if name in named or name == BASE:
+            raise ConfigError(
+                f"--adapter {adapter.path}: a system named '{name}' is there already",
+                hint="rename the file, so that the table can tell them apart",
+            )
+        named[name] = adapter
+    return named
 
 
 def describe_config(

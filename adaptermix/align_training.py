@@ -1,6 +1,7 @@
 """Train a LoRA that pulls translations together at one layer, and nothing else."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ def train_align(
         for temperature in settings.temperature
     }
 
-    def train(candidate: TrainAlignSettings, replace: bool) -> TrainReport:
-        return _train_one(candidate, replace, False, on_progress)
+    def train(candidate: TrainAlignSettings) -> TrainReport:
+        return _train_one(candidate, False, False, on_progress)
 
     return train_best(settings, candidates, train, "retrieval_accuracy", force=force)
 
@@ -71,7 +72,8 @@ def _train_one(
     tokenizer = load_tokenizer(folder, settings)
     stream = _align_stream(settings, tokenizer)
     if dry_run:
-        return plan_training(settings, stream)
+        plan = plan_training(settings, stream)
+        return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
     set_seed(settings.seed)
     lower = load_lower_blocks(folder, settings, settings.layer)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")

@@ -93,8 +93,8 @@ class AnswerCollator:
 
     def __call__(self, examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
         """Return one batch, each tensor of shape [batch, seq]."""
-        batch = _pad([example.input_ids for example in examples], self.pad_id)
-        labels = _pad([example.labels for example in examples], IGNORED)
+        batch = pad([example.input_ids for example in examples], self.pad_id)
+        labels = pad([example.labels for example in examples], IGNORED)
         return {**batch, "labels": labels["input_ids"]}
 
 
@@ -156,7 +156,7 @@ class PairCollator:
         sources, targets = [p.source_ids for p in pairs], [p.target_ids for p in pairs]
         held = [p.held_ids for p in pairs if p.held_ids]
         return {
-            **_pad([*sources, *targets, *held], self.pad_id),
+            **pad([*sources, *targets, *held], self.pad_id),
             "source_keys": _keys(sources),
             "target_keys": _keys(targets),
         }
@@ -166,7 +166,7 @@ def _keys(rows: Sequence[list[int]]) -> Tensor:
     return torch.tensor([hash(tuple(row)) for row in rows])  # of numbers, so the same every time
 
 
-def _pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:
+def pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:
     """Pad rows on the right with a value; the mask is 1 on what was there."""
     length = max(len(row) for row in rows)
     padded = [row + [value] * (length - len(row)) for row in rows]

@@ -18,7 +18,7 @@ S = TypeVar("S", bound=TrainSettings)
 def train_best(
     settings: S,
     candidates: Mapping[str, S],
-    train: Callable[[S, bool], TrainReport],
+    train: Callable[[S], TrainReport],
     score: str,
     *,
     force: bool = False,
@@ -32,7 +32,7 @@ def train_best(
     Args:
         settings: Of the whole run: where the result goes.
         candidates: Settings by a name that can be part of a file name.
-        train: Trains one, replacing what is in its place if told so.
+        train: Trains one.
         score: Name of the dev score that decides; of equals, the first candidate is kept.
         force: Replace the output, and drop what an earlier run left behind.
 
@@ -47,7 +47,7 @@ def train_best(
     for name, candidate in candidates.items():
         out = work / f"{name}.safetensors"
         placed = candidate.model_copy(update={"out": out})
-        reports[name] = _finished(out, placed) if out.is_file() else train(placed, False)
+        reports[name] = _finished(out, placed) if out.is_file() else train(placed)
     best = max(reports, key=lambda name: reports[name].dev[score])  # the first of equals
     log = settings.out.parent / f"{settings.out.stem}.log.jsonl"
     report = replace(

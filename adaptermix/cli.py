@@ -24,6 +24,7 @@ from adaptermix.config import (
     InspectSettings,
     MergeSettings,
     ReportSettings,
+    RetrievalSettings,
     ScoreSettings,
     Settings,
     TrainAlignSettings,
@@ -78,7 +79,11 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-_SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
+_SHORT = {
+    "out": ("--out", "-o"),
+    "adapters": ("--adapter",),
+    "data_dir": ("--data-dir", "--data"),
+}
 _REPEATED = {"adapters", "ref", "preserve_text"}
 
 
@@ -334,6 +339,30 @@ def report(
 
     summary = reporting.report(runs, settings, force=options.force, dry_run=options.dry_run)
     _show(summary, console.show_report, options)
+
+
+@_command(RetrievalSettings)
+def retrieval(settings: RetrievalSettings, options: Options) -> None:
+    """See where languages are aligned: translation retrieval at every layer.
+
+    Every sentence's hidden states are averaged, and its translation is looked for among all
+    sentences of another language, by LASER's margin score. For the base model and adapters.
+
+    Examples:
+        adaptermix retrieval --data flores200 --langs en,de,cy,sw
+
+        adaptermix retrieval --adapter task.safetensors --adapter merged.safetensors
+        --data flores200 --scores eval-massive
+    """
+    from adaptermix import retrieval as analysis
+
+    if options.dry_run:
+        plan = analysis.plan(settings, force=options.force)
+        _show(plan, console.show_retrieval_plan, options)
+        return
+    with console.stage_progress(options.quiet) as on_progress:
+        report = analysis.analyze(settings, force=options.force, on_progress=on_progress)
+    _show(report, console.show_retrieval, options)
 
 
 @app.command()

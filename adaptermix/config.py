@@ -30,11 +30,18 @@ ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 
 # The paper's: languages with task data, languages that are aligned to English, and others.
-PAPER_GROUPS = {
+PAPER_GROUPS: dict[str, tuple[str, ...]] = {
     "supervised": ("ar", "en", "es", "ru", "zh"),
     "transfer-aligned": ("cy", "ja", "jv", "sw", "tl"),
     "transfer-other": ("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
 }
+# The 35 languages of its initial analysis (section 2, appendix C), and those of them that are
+# low-resource by NLLB (2022).
+PAPER_LANGS = (
+    *(lang for group in PAPER_GROUPS.values() for lang in group),
+    *"cs he uk am bn it hu hy id kn ka mn km ko lv".split(),
+)
+LOW_RESOURCE = ("am", "az", "cy", "hy", "jv", "ka", "km", "kn", "mn", "ur")
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -58,6 +65,9 @@ def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
+Layers = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split_commas), Field(min_length=1)
+]
 
 
 def _several(value: object) -> object:
@@ -602,6 +612,65 @@ class EvalSettings(DecodingSettings, ScorerSettings):
         return self
 
 
+class RetrievalSettings(ModelSettings):
+    """Settings of ``retrieval``."""
+
+    section: ClassVar[str] = "retrieval"
+
+    adapters: Names = Field(
+        default=(), description="Adapters to analyze beside the base model; repeat the flag."
+    )
+    exclude_base: bool = Field(default=False, description="Analyze the adapters only.")
+    langs: Names = Field(
+        default=PAPER_LANGS,
+        min_length=2,
+        description="Languages, comma-separated: short codes, or FLORES-200's.",
+    )
+    split: str = Field(
+        default="dev",
+        pattern=r"^[\w-]+$",
+        description="Part of the data: the ending of its files, dev or devtest in FLORES-200.",
+    )
+    pivot: str = Field(
+        default="all", description="All pairs of languages, or only those with this language."
+    )
+    layers: Layers | None = Field(
+        default=None, description="Layers, comma-separated; 0 is the embeddings. All by default."
+    )
+    limit: int | None = Field(
+        default=None, gt=1, description="Use the first N sentences of each language."
+    )
+    groups: Groups | None = Field(
+        default=None,
+        description="Languages to average, as name=cy,sw;other=ja; the paper's by default.",
+    )
+    scores: Path | None = Field(
+        default=None,
+        description="Folder, or scores.json, of an eval: correlate the base model's retrieval "
+        "with its task scores over languages.",
+    )
+    pooling: Literal["mean", "weighted"] = Field(
+        default="mean",
+        description="Mean over the tokens, or with weights 1, 2, 3, ... as MEXA has it.",
+    )
+    neighbors: int = Field(default=4, gt=0, description="Neighbors of the margin score; xsim's.")
+    batch_size: int = Field(default=32, gt=0, description="Sentences in one forward pass.")
+    cache: bool = Field(
+        default=True, description="Keep representations, and take those kept before."
+    )
+    out: Path = Field(
+        default=Path("retrieval"), description="New directory for the record and the tables."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_analyze(self) -> "RetrievalSettings":
+        if self.exclude_base and not self.adapters:
+            raise ValueError("--exclude-base leaves nothing to analyze; add --adapter PATH")
+        if self.exclude_base and self.scores:
+            raise ValueError("--scores is about the base model; leave --exclude-base out")
+        return self
+
+
 class ScoreSettings(ScorerSettings):
     """Settings of ``score``."""
 
@@ -703,6 +772,7 @@ COMMANDS: tuple[type[Settings], ...] = (
     EvalSettings,
     ScoreSettings,
     InspectSettings,
+    RetrievalSettings,
     ReportSettings,
 )
 
@@ -826,10 +896,14 @@ def keys_of(kind: type[Settings]) -> list[str]:
     return [name.replace("_", "-") for name in kind.model_fields]
 
 
+_PATH_KEYS = frozenset(
+    "data-dir pairs-dir weights-file out export gold predictions src scores comet-python".split()
+)
+
+
 def relative_to_file(folder: Path, key: str, value: Any) -> Any:
     """Read a path in the file as relative to the file, not to where the command is typed."""
-    paths = ("data-dir", "pairs-dir", "weights-file", "out", "export", "gold", "predictions", "src")
-    if key in (*paths, "comet-python") and isinstance(value, str):
+    if key in _PATH_KEYS and isinstance(value, str):
         return folder / value
     if key == "task" and isinstance(value, str) and value.endswith(".toml"):
         return str(folder / value)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adaptermix.comparison import Comparison
     from adaptermix.doctor import DoctorReport
     from adaptermix.evaluation import EvalPlan, EvalReport
+    from adaptermix.extraction import OnProgress as OnStage
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.inspection import AdapterReport, InspectReport, Row
     from adaptermix.merging import MergeReport
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step
     from adaptermix.report import ReportSummary
+    from adaptermix.retrieval import RetrievalPlan, RetrievalReport, ScoreCorrelation
     from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.training import OnProgress as OnTrainProgress
@@ -170,6 +172,22 @@ def _size(cost: dict[str, Any]) -> str:
     if modules := cost.get("modules"):
         parts.append(f"rank {cost['rank']} in {modules} modules")
     return ", ".join(parts)
+
+
+@contextmanager
+def stage_progress(quiet: bool) -> "Iterator[OnStage]":
+    """Show the stage a long job is at, how far, and the time left."""
+    with _bar(quiet) as bar:
+        task = bar.add_task("reading", total=None)
+        seen: list[int] = []
+
+        def update(stage: str, done: int, total: int) -> None:
+            if seen != [total]:  # other work, with a speed of its own
+                seen[:] = [total]
+                bar.reset(task, total=total)
+            bar.update(task, description=stage, completed=done)
+
+        yield update
 
 
 def show_training(report: "TrainReport") -> None:
@@ -433,6 +451,106 @@ def _add_counts(table: Table, report: "EvalReport") -> None:
         ]
         if any(sums):
             table.add_row(label, *(f"{count:,}" for count in sums))
+
+
+def show_retrieval_plan(plan: "RetrievalPlan") -> None:
+    """Print what an analysis would do."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("systems", escape(" ".join(plan.systems)))
+    table.add_row("languages", escape(" ".join(plan.langs)))
+    table.add_row("sentences", f"{plan.sentences:,}")
+    table.add_row("layers", " ".join(map(str, plan.layers)))
+    table.add_row("pairs", f"{plan.pairs:,}, both directions")
+    table.add_row("to extract", f"{plan.missing:,} of {plan.missing + plan.known:,} languages")
+    table.add_row("disk", f"{plan.missing_bytes / 1e6:,.1f} MB")
+    table.add_row("would write", escape(plan.out))
+    results.print(table, highlight=False)
+
+
+def show_retrieval(report: "RetrievalReport") -> None:
+    """Print retrieval accuracy by layer, by language and by group, and what it goes with."""
+    over = "all pairs" if report.pivot == "all" else f"pairs with {report.pivot}"
+    sized = f"{report.split}, {report.sentences:,} sentences, {len(report.langs)} languages"
+    results.print(_retrieval_by_layer(report, f"retrieval accuracy (%), {over}: {sized}", "all"))
+    if "low-resource" in report.groups:
+        title = "retrieval accuracy (%), low-resource languages"
+        results.print(_retrieval_by_layer(report, title, "low-resource"))
+    results.print(_retrieval_by_layer(report, f"MEXA score (%), {over}", "all", "mexa"))
+    results.print(_retrieval_by_language(report))
+    if report.correlations:
+        results.print(_correlation_table(report.correlations))
+    for note in report.notes:
+        say(f"note: {note}")
+    if report.reused:
+        say(f"representations: {report.reused:,} from the cache, {report.extracted:,} extracted")
+    say(f"record and tables: {report.out}")
+
+
+def _retrieval_by_layer(
+    report: "RetrievalReport", title: str, over: str, value: str = "accuracy"
+) -> Table:
+    table = Table(title=escape(title))
+    table.add_column("layer", justify="right")
+    curves = [getattr(scores, value) for scores in report.by_layer if scores.over == over]
+    for system in report.systems:
+        table.add_column(escape(system), justify="right")
+    for at, layer in enumerate(report.layers):
+        table.add_row(str(layer), *(f"{100 * curve[at]:.1f}" for curve in curves))
+    table.add_section()
+    means = [aggregate for aggregate in report.aggregates if aggregate.over == over]
+    for reading in dict.fromkeys(mean.reading for mean in means):
+        cells = [getattr(mean, value) for mean in means if mean.reading == reading]
+        table.add_row(reading, *(f"{100 * cell:.1f}" for cell in cells))
+    return table
+
+
+def _retrieval_by_language(report: "RetrievalReport") -> Table:
+    """Show each language and group by the first reading there is, the paper's by default."""
+    reading = report.aggregates[0].reading if report.aggregates else "layers"
+    chosen = report.aggregates[0].layers if report.aggregates else report.layers
+    places = [report.layers.index(layer) for layer in chosen]
+    table = Table(title=f"retrieval accuracy (%), {reading}")
+    table.add_column("language")
+    for system in report.systems:
+        table.add_column(escape(system), justify="right")
+
+    def add(name: str, rows: "Sequence[Sequence[float]]") -> None:
+        means = [sum(row[place] for place in places) / len(places) for row in rows]
+        table.add_row(escape(name), *(f"{100 * mean:.1f}" for mean in means))
+
+    for lang in report.langs:
+        add(lang, [s.accuracy for s in report.by_language if s.lang == lang])
+    table.add_section()
+    for name in [*report.groups, "all"]:
+        add(name, [s.accuracy for s in report.by_layer if s.over == name])
+    return table
+
+
+def _correlation_table(correlations: "Sequence[ScoreCorrelation]") -> Table:
+    first = correlations[0]
+    table = Table(title=escape(f"{first.system} retrieval and {titled(first.metric)}"))
+    for heading in ("scores of", "over", "reading"):
+        table.add_column(heading)
+    for heading in ("languages", "Pearson", "p", "Spearman", "p"):
+        table.add_column(heading, justify="right")
+    for found in correlations:
+        numbers = [
+            "-" if value is None else f"{value:.3f}"
+            for value in (
+                found.pearson.r,
+                found.pearson.p_value,
+                found.spearman.r,
+                found.spearman.p_value,
+            )
+        ]
+        table.add_row(
+            escape(found.scored),
+            escape(found.over),
+            found.reading,
+            str(len(found.points)),
+            *numbers,
+        )
+    return table
 
 
 def show_scores(report: "ScoreReport") -> None:

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from adaptermix.adapters import read_adapter
@@ -27,14 +26,12 @@ from adaptermix.answers import Generated
 from adaptermix.config import EngineSettings
 from adaptermix.data import first_line
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.models import compute_dtype, load_model
+from adaptermix.models import AdaptedModel, compute_dtype, load_model
 
 # The sizes of LoRA slot that vLLM has kernels for.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Adapters that vLLM computes in one batch on a GPU, at most; each slot takes memory there.
 GPU_SLOTS = 8
-# Adapters that the transformers engine holds, at most.
-LOADED = 8
 # Real prompts on which an adapter must differ from the base model.
 CANARIES = 4
 
@@ -167,36 +164,15 @@ class TransformersGenerator:
         self.stop_ids = list(stop_ids)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.model: Any = load_model(folder, settings)
-        self.model.eval()
-        self.loaded: list[str] = []  # names of adapters, least recently used first
+        self.adapted = AdaptedModel(load_model(folder, settings))
         self.fitting = settings.batch_size  # prompts that fit into memory together
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
         """Answer one batch after another; each is one group of answers."""
         for batch in compose_batches(requests, self.settings.batch_size):
-            self._switch_to(requests[batch[0]].adapter)
+            self.adapted.switch_to(requests[batch[0]].adapter)
             prompts = [requests[index].prompt_ids for index in batch]
             on_answers(dict(zip(batch, self._answer(prompts), strict=True)))
-
-    def _switch_to(self, adapter: Path | None) -> None:
-        if adapter is None:
-            if self.loaded:
-                self.model.base_model.disable_adapter_layers()
-            return
-        if adapter.name in self.loaded:
-            self.loaded.remove(adapter.name)
-        elif self.loaded:
-            self.model.load_adapter(str(adapter), adapter_name=adapter.name)
-        else:
-            self.model = PeftModel.from_pretrained(
-                self.model, str(adapter), adapter_name=adapter.name
-            )
-        self.loaded.append(adapter.name)
-        self.model.base_model.enable_adapter_layers()
-        self.model.set_adapter(adapter.name)
-        while len(self.loaded) > LOADED:
-            self.model.delete_adapter(self.loaded.pop(0))
 
     def _answer(self, prompts: list[list[int]]) -> list[Generated]:
         """Answer prompts together, or in halves where memory is too small for all of them."""
@@ -222,9 +198,10 @@ class TransformersGenerator:
         width = max(len(prompt) for prompt in prompts)
         ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        device = self.model.device
+        model = self.adapted.model
+        device = model.device
         with torch.inference_mode():
-            output = self.model.generate(
+            output = model.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=self.settings.max_new_tokens,

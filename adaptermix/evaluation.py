@@ -11,9 +11,11 @@ from typing import Any
 
 from adaptermix import __version__
 from adaptermix.adapters import (
+    BASE,
     Adapter,
     adapter_hash,
     check_fits,
+    named_adapters,
     read_adapter,
     stage_adapter,
 )
@@ -34,8 +36,6 @@ from adaptermix.models import (
 from adaptermix.outputs import check_output, whole_output
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.tasks import Outcome, Task, make_task
-
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class _Job:
 
 def _prepare(settings: EvalSettings, force: bool) -> _Job:
     check_output(settings.out, force)
-    adapters = _named([read_adapter(Path(path)) for path in settings.adapters])
+    adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
     systems = [*([] if settings.exclude_base else [BASE]), *adapters]
     if settings.baseline not in (None, *systems):
         raise ConfigError(
@@ -217,20 +217,6 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     counts = Counter(item.lang for item in job.items)
     longest = max(len(item.prompt_ids) for item in job.items)
     return EvalPlan(job.systems, dict(counts), longest, str(settings.out))
-
-
-def _named(adapters: Sequence[Adapter]) -> dict[str, Adapter]:
-    """Name every adapter by its file or folder."""
-    named: dict[str, Adapter] = {}
-    for adapter in adapters:
-        name = adapter.path.resolve().name.removesuffix(".safetensors")
-        if name in named or name == BASE:
-            raise ConfigError(
-                f"--adapter {adapter.path}: a system named '{name}' is there already",
-                hint="rename the file, so that the table can tell them apart",
-            )
-        named[name] = adapter
-    return named
 
 
 def _prompt_notes(settings: EvalSettings, adapters: dict[str, Adapter]) -> list[str]:

@@ -28,6 +28,7 @@ from adaptermix.tensor_files import TensorFile
 
 # What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+LOADED = 8  # adapters that one base model holds, at most
 
 
 def locate_model(settings: ModelSettings) -> Path:
@@ -92,7 +93,48 @@ def load_model(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     Raises:
         ArtifactError: The config or the weights cannot be read.
     """
-    return _load(AutoModelForCausalLM, folder, settings, _load_config(folder, settings))
+    return _load(AutoModelForCausalLM, folder, settings, load_config(folder, settings))
+
+
+class AdaptedModel:
+    """A base model that is loaded once, and adapters that are switched on and off in it.
+
+    Attributes:
+        model: The base model, or PEFT's wrapper of it once there was an adapter.
+        loaded: Names of the adapters it holds, least recently used first.
+    """
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        """Take a base model, as ``load_model`` gives it, without any adapter."""
+        self.model: Any = base.eval()
+        self.loaded: list[str] = []
+
+    def switch_to(self, adapter: Path | None) -> None:
+        """Switch to one adapter, loaded where it is new, or to the base model.
+
+        Args:
+            adapter: None, or a PEFT directory named by its content's hash (``stage_adapter`` makes
+                them).
+        """
+        from peft import PeftModel
+
+        if adapter is None:
+            if self.loaded:
+                self.model.base_model.disable_adapter_layers()
+            return
+        if adapter.name in self.loaded:
+            self.loaded.remove(adapter.name)
+        elif self.loaded:
+            self.model.load_adapter(str(adapter), adapter_name=adapter.name)
+        else:
+            self.model = PeftModel.from_pretrained(
+                self.model, str(adapter), adapter_name=adapter.name
+            )
+        self.loaded.append(adapter.name)
+        self.model.base_model.enable_adapter_layers()
+        self.model.set_adapter(adapter.name)
+        while len(self.loaded) > LOADED:
+            self.model.delete_adapter(self.loaded.pop(0))
 
 
 def layer_index(layer: str | int, depth: int) -> int:
@@ -137,7 +179,7 @@ def load_lower_blocks(
         ConfigError: More blocks than the model has.
         ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
     """
-    config = _load_config(folder, settings)
+    config = load_config(folder, settings)
     depth = getattr(config, "num_hidden_layers", None)
     if depth is None:
         raise _unusual(type(config).__name__)
@@ -160,7 +202,12 @@ def _unusual(name: str) -> ArtifactError:
     )
 
 
-def _load_config(folder: Path, settings: ModelSettings) -> PreTrainedConfig:
+def load_config(folder: Path, settings: ModelSettings) -> PreTrainedConfig:
+    """Read the model's config.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
@@ -226,7 +273,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def is_tied(folder: Path) -> bool:
     """Whether the model's output embeddings are its input embeddings."""
-    config = _load_config(folder, ModelSettings(model=str(folder)))
+    config = load_config(folder, ModelSettings(model=str(folder)))
     return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
 
 

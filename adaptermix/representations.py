@@ -73,6 +73,27 @@ def mean_pool(
     return pool(hidden_states, pooling_weights(attention_mask))
 
 
+def position_weighted_pool(
+    hidden_states: Float[Tensor, "batch seq hidden"],
+    attention_mask: Int[Tensor, "batch seq"],
+) -> Float[Tensor, "batch hidden"]:
+    """Average each sentence's hidden states with weights 1, 2, 3, ... over its real tokens.
+
+    In a causal model later tokens have seen more of the sentence; MEXA (2024) pools so, after
+    SGPT (2022).
+
+    Args:
+        hidden_states: Output of one decoder block.
+        attention_mask: 1 for real tokens, 0 for padding on either side; every row has a 1.
+
+    Returns:
+        One vector per sentence, in float32 (float64 stays float64).
+    """
+    weights = (attention_mask.cumsum(dim=1) * attention_mask).unsqueeze(-1)  # [batch seq 1]
+    kept = widened(hidden_states) * weights  # [batch seq hidden]
+    return kept.sum(dim=1) / weights.sum(dim=1)
+
+
 def cosine_similarities(
     sources: Float[Tensor, "src hidden"], targets: Float[Tensor, "tgt hidden"]
 ) -> Float[Tensor, "src tgt"]:

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters import read_adapter, stage_adapter
 from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
-from adaptermix.engines import LOADED, Limits, Request, TransformersGenerator, compose_batches
+from adaptermix.engines import Limits, Request, TransformersGenerator, compose_batches
 from adaptermix.errors import ResourceError
 from adaptermix.generation import Decoder
-from adaptermix.models import load_tokenizer
+from adaptermix.models import LOADED, load_tokenizer
 
 LIMITS = Limits(adapters=2, rank=8, prompt=40)
 PROMPTS = [[0, *range(10 + n, 16 + 2 * n)] for n in range(7)]
@@ -118,8 +118,8 @@ def test_adapters_come_and_go_without_reloading_the_base(model_dir, staged, monk
     assert answers_of(engine, requests) == alone
     assert answers_of(engine, requests[::-1]) == alone[::-1]
     assert answers_of(engine, requests) == alone  # adapters once more, after the base
-    assert len(engine.loaded) == LOADED
-    assert sorted(engine.model.peft_config) == sorted(engine.loaded)
+    assert len(engine.adapted.loaded) == LOADED
+    assert sorted(engine.adapted.model.peft_config) == sorted(engine.adapted.loaded)
 
 
 def test_out_of_memory_halves_the_batch(model_dir, monkeypatch):

@@ -225,13 +225,14 @@ def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tm
         f"os.chdir({str(tmp_path)!r})\n"
         "from adaptermix.adapters import read_adapter\n"
         "from adaptermix.config import InspectSettings, MergeSettings\n"
-        "from adaptermix.evaluation import _named\n"
+        "from adaptermix.adapters import named_adapters\n"
         "from adaptermix.inspection import inspect\n"
         "from adaptermix.merging import merge\n"
         "lora = Path('somebody/lora')\n"
         "merge([lora, lora], MergeSettings(weights=(1, 1), out=Path('merged')))\n"
         "report = inspect([lora, Path('merged')], InspectSettings())\n"
-        "print(report.adapters[0].path, report.total.norms, *_named([read_adapter(lora)]))\n"
+        "names = named_adapters([read_adapter(lora)])\n"
+        "print(report.adapters[0].path, report.total.norms, *names)\n"
         "print(report.adapters[1].record['sources'][0]['path'])"
     )
     norm = 24**0.5  # 4 x 6 ones

@@ -1,0 +1,286 @@
+"""Sentence representations of every layer, extracted once and kept on disk.
+
+A file holds one system's representations of one language's sentences, all layers of them: the
+hidden states as transformers gives them, layer 0 the embeddings and the last one after the final
+norm, pooled over the tokens in float32. Its name says everything they depend on, so a file is
+never wrong, only unused.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from adaptermix.adapters import BASE, Adapter, adapter_hash, stage_adapter
+from adaptermix.answers import cache_folder
+from adaptermix.batching import pad
+from adaptermix.config import RetrievalSettings
+from adaptermix.data import first_line
+from adaptermix.errors import ArtifactError, DataError, ResourceError
+from adaptermix.models import (
+    AdaptedModel,
+    compute_dtype,
+    context_length,
+    fingerprint,
+    load_config,
+    load_model,
+)
+from adaptermix.outputs import whole_output
+from adaptermix.representations import mean_pool, position_weighted_pool
+from adaptermix.tensor_files import TensorFile, TensorSpec, write_tensors
+
+FOLDER = "representations-1"  # in the cache; another number for another layout
+TENSOR = "representations"  # [layers sentences hidden]
+_POOLS = {"mean": mean_pool, "weighted": position_weighted_pool}
+
+OnProgress = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass(frozen=True)
+class Text:
+    """One language's sentences as token ids, BOS and other special tokens included."""
+
+    lang: str
+    ids: list[list[int]]
+    truncated: int
+
+
+def encode_texts(
+    texts: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> list[Text]:
+    """Tokenize sentences as they are, with the special tokens the tokenizer adds to any text.
+
+    Sentences longer than the model's context are cut.
+
+    Raises:
+        DataError: A sentence without any token.
+    """
+    limit = context_length(folder)
+    encoded = []
+    for lang, sentences in texts.items():
+        whole = tokenizer([*sentences])["input_ids"]
+        if empty := [at for at, ids in enumerate(whole, start=1) if not ids]:
+            raise DataError(f"sentence {empty[0]} in '{lang}' has no tokens")
+        cut = sum(limit is not None and len(ids) > limit for ids in whole)
+        encoded.append(Text(lang, [list(ids[:limit]) for ids in whole], cut))
+    return encoded
+
+
+def layers_and_width(folder: Path, settings: RetrievalSettings) -> tuple[int, int]:
+    """Return how many layers of hidden states the model has, the embeddings too, and their width.
+
+    Raises:
+        ArtifactError: Its config does not say.
+    """
+    config = load_config(folder, settings).get_text_config()
+    depth, width = (getattr(config, n, None) for n in ("num_hidden_layers", "hidden_size"))
+    if not depth or not width:
+        raise ArtifactError(f"{folder / 'config.json'}: no num_hidden_layers and hidden_size")
+    return depth + 1, width
+
+
+class Extractor:
+    """Gives representations by system and language: from the cache, else from the model.
+
+    The model is loaded when the first ones are missing.
+
+    Attributes:
+        extracted: How many (system, language) were computed.
+        reused: How many were known.
+    """
+
+    def __init__(
+        self,
+        settings: RetrievalSettings,
+        folder: Path,
+        pad_id: int,
+        adapters: Mapping[str, Adapter],
+        scratch: Path,
+    ) -> None:
+        """Set up; nothing is loaded yet.
+
+        Args:
+            settings: Precision, pooling, batch size, and whether the cache is used.
+            folder: The base model.
+            pad_id: Token id to pad with.
+            adapters: By the names of their systems.
+            scratch: Folder for what is not kept, such as all files without the cache.
+        """
+        self.settings = settings
+        self.folder = folder
+        self.pad_id = pad_id
+        self.adapters = adapters
+        self.scratch = scratch
+        self.layers, self.width = layers_and_width(folder, settings)
+        self.extracted = 0
+        self.reused = 0
+        self._context = self._hash_context()
+        self._fitting = settings.batch_size  # sentences that fit into memory together
+        self._model: AdaptedModel | None = None
+
+    def missing(self, systems: Sequence[str], texts: Sequence[Text]) -> list[tuple[str, Text]]:
+        """Return what is not in the cache."""
+        return [(s, t) for s in systems for t in texts if not self._path(s, t).is_file()]
+
+    def extract(
+        self,
+        systems: Sequence[str],
+        texts: Sequence[Text],
+        on_progress: OnProgress = lambda stage, done, total: None,
+    ) -> dict[tuple[str, str], Path]:
+        """Return the file of every system and language; what is missing is computed first.
+
+        A file is there whole or not at all, so a killed run goes on with the language it was at.
+
+        Raises:
+            ArtifactError: The model, or the model with an adapter, gives numbers that are not
+                finite.
+            ResourceError: Not enough memory, or not enough room on the disk.
+        """
+        missing = self.missing(systems, texts)
+        self.reused += len(systems) * len(texts) - len(missing)
+        self._check_room(missing)
+        total = sum(len(text.ids) for _, text in missing)
+        done = 0
+        for system, text in missing:
+            tell = partial(on_progress, f"{system} {text.lang}")
+            tell(done, total)
+            model = self._switched_to(system)
+            with whole_output(self._path(system, text)) as whole:
+                for rows in self._write(whole, model, system, text):
+                    done += rows
+                    tell(done, total)
+            self.extracted += 1
+        return {(s, t.lang): self._path(s, t) for s in systems for t in texts}
+
+    def size(self, text: Text) -> int:
+        """Return how many bytes one system's representations of a text take."""
+        return 4 * self.layers * len(text.ids) * self.width
+
+    def _check_room(self, missing: Sequence[tuple[str, Text]]) -> None:
+        if not missing:
+            return
+        folder = self._store()
+        folder.mkdir(parents=True, exist_ok=True)
+        # One file more: a text's representations are gathered beside the file they end up in.
+        needed = sum(self.size(text) for _, text in missing)
+        needed += max(self.size(text) for _, text in missing)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise ResourceError(
+                f"{folder}: representations take {needed / 1e9:,.1f} GB, "
+                f"{free / 1e9:,.1f} GB are free",
+                hint="set $ADAPTERMIX_CACHE to a folder on a larger disk, or use fewer --langs",
+            )
+
+    def _store(self) -> Path:
+        return cache_folder() / FOLDER if self.settings.cache else self.scratch / FOLDER
+
+    def _hash_context(self) -> bytes:
+        context = {
+            "base": fingerprint(self.folder),
+            "transformers": transformers.__version__,
+            "dtype": str(compute_dtype(self.settings)),
+            "pooling": self.settings.pooling,
+        }
+        return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
+
+    def _path(self, system: str, text: Text) -> Path:
+        """Name a file by the model, the adapter and the token ids it was made of."""
+        digest = hashlib.sha256(self._context)
+        adapter = "" if system == BASE else adapter_hash(self.adapters[system])
+        digest.update(f"{adapter}\0{len(text.ids)}".encode())
+        for ids in text.ids:
+            digest.update(array("q", [len(ids), *ids]).tobytes())
+        return self._store() / f"{digest.hexdigest()}.safetensors"
+
+    def _switched_to(self, system: str) -> Any:
+        """Return the model with the system's adapter, or with none."""
+        if self._model is None:
+            self._model = AdaptedModel(load_model(self.folder, self.settings))
+        adapter = self.adapters.get(system)
+        self._model.switch_to(None if adapter is None else stage_adapter(adapter, self.scratch))
+        return self._model.model
+
+    def _write(self, path: Path, model: Any, system: str, text: Text) -> Iterator[int]:
+        """Write a text's representations; yield the number of rows whenever some are there.
+
+        They come sorted by length, and are gathered in a file, not in memory.
+        """
+        shape = (self.layers, len(text.ids), self.width)
+        with tempfile.TemporaryFile(dir=path.parent) as scratch:
+            scratch.truncate(self.size(text))
+            gathered = np.memmap(scratch, np.float32, "r+", shape=shape)
+            for rows, pooled in self._batches(model, text):
+                gathered[:, rows] = pooled.cpu().numpy()
+                yield len(rows)
+            _check_finite(gathered, system, text)
+            spec = TensorSpec(torch.float32, shape)
+            write_tensors(path, {TENSOR: spec}, [torch.from_numpy(gathered)], dict)
+
+    def _batches(self, model: Any, text: Text) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield rows and their representations [layers rows hidden], longest sentences first.
+
+        Where memory is too small for a batch, it is halved.
+        """
+        order = sorted(range(len(text.ids)), key=lambda row: -len(text.ids[row]))
+        while order:
+            rows = order[: self._fitting]
+            try:
+                pooled = self._pooled(model, [text.ids[row] for row in rows])
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if len(rows) == 1:
+                    raise ResourceError(
+                        f"not enough memory for one sentence: {first_line(error)}",
+                        hint="--dtype bfloat16 needs less",
+                    ) from error
+                self._fitting = len(rows) // 2
+                clear_device_cache(garbage_collection=True)
+                continue
+            yield rows, pooled
+            order = order[len(rows) :]
+
+    def _pooled(self, model: Any, rows: list[list[int]]) -> Float[Tensor, "layers rows hidden"]:
+        """Run one batch through all blocks, without the LM head, and pool every layer."""
+        batch = {name: ids.to(model.device) for name, ids in pad(rows, self.pad_id).items()}
+        pool = _POOLS[self.settings.pooling]
+        with torch.inference_mode():
+            output = model.get_decoder()(**batch, output_hidden_states=True, use_cache=False)
+            return torch.stack([pool(h, batch["attention_mask"]) for h in output.hidden_states])
+
+
+def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:
+    for layer, values in enumerate(gathered):
+        if not np.isfinite(values).all():
+            raise ArtifactError(
+                f"{system}: layer {layer} has numbers that are not finite, on '{text.lang}'",
+                hint="--dtype bfloat16 or float32 holds larger numbers than float16",
+            )
+
+
+class LayerReader:
+    """Reads one layer of one language at a time, from mapped files."""
+
+    def __init__(self, paths: Mapping[tuple[str, str], Path]) -> None:
+        """Map all files; nothing is read yet."""
+        self._files = {key: TensorFile(path) for key, path in paths.items()}
+
+    def layer(self, system: str, lang: str, layer: int) -> Float[Tensor, "sentences hidden"]:
+        """Return one layer's representations, a view of the file."""
+        return self._files[system, lang].tensor(TENSOR)[layer]

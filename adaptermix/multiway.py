@@ -1,0 +1,128 @@
+"""Multi-way parallel text: the same sentences in many languages, one file each, as FLORES-200 has.
+
+Line n of every file is the same sentence. Files are named by their language, and a language may be
+written by its FLORES-200 code (``cym_Latn``) or a short one (``cy``).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaptermix.data import FLORES_CODES, find_file, numbered_lines
+from adaptermix.errors import DataError
+
+# FLORES-200's three letters for other two-letter codes; the file that is there has the script.
+_THREE_LETTERS: dict[str, str] = {
+    code.split("=")[0]: code.split("=")[1]
+    for code in """
+    ak=aka as=asm ay=ayr ba=bak be=bel bg=bul bm=bam bo=bod bs=bos ca=cat dz=dzo ee=ewe eo=epo
+    et=est eu=eus fa=pes fi=fin fj=fij fo=fao ga=gle gd=gla gl=glg gn=grn gu=guj ha=hau ht=hat
+    ig=ibo ki=kik kk=kaz ko=kor ku=kmr ky=kir lb=ltz lg=lug li=lim ln=lin lo=lao lt=lit mg=plt
+    mi=mri mk=mkd ml=mal mr=mar ms=zsm mt=mlt my=mya nb=nob ne=npi nl=nld nn=nno no=nob ny=nya
+    oc=oci om=gaz or=ory pa=pan pl=pol ps=pbt qu=quy rn=run ro=ron rw=kin sa=san sc=srd sd=snd
+    sg=sag si=sin sl=slv sm=smo sn=sna so=som sq=als ss=ssw st=sot su=sun ta=tam te=tel tg=tgk
+    ti=tir tk=tuk tn=tsn ts=tso tt=tat ug=uig uz=uzn vi=vie wo=wol xh=xho yi=ydd yo=yor zu=zul
+    """.split()
+}
+_ENDINGS = ("", ".gz")
+
+
+def flores_code(lang: str) -> str:
+    """Return the FLORES-200 code of a language, by which two spellings are compared.
+
+    Codes that are not in the tables are returned as they are.
+    """
+    return FLORES_CODES.get(lang, lang)
+
+
+def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, list[str]]:
+    """Read the same sentences in every language.
+
+    For each language these are looked for, in the folder or up to two levels below: ``LANG.dev``,
+    with the name of the split for ``dev``, and ``LANG.txt``, either also with ``.gz``.
+
+    Args:
+        langs: Languages, by FLORES-200 or short codes, or any other stems of files.
+        split: Part of the data: ``dev`` or ``devtest`` in FLORES-200.
+        folder: Where the files are.
+
+    Returns:
+        Sentences by language, without surrounding spaces, in the order of ``langs``.
+
+    Raises:
+        DataError: A language without a file or named twice, an empty line, files of different
+            numbers of lines, too few lines to choose among.
+    """
+    twice: dict[str, str] = {}
+    for lang in langs:
+        if (other := twice.setdefault(flores_code(lang), lang)) != lang:
+            raise DataError(f"'{other}' and '{lang}' are the same language")
+    paths = {lang: _find(lang, split, folder) for lang in langs}
+    texts = {lang: _sentences(path) for lang, path in paths.items()}
+    first = next(iter(langs))
+    for lang, sentences in texts.items():
+        _check_count(paths[lang], len(sentences), paths[first], len(texts[first]))
+    if len(texts[first]) < 2:
+        raise DataError(f"{paths[first]}: one sentence leaves nothing to choose among")
+    return texts
+
+
+def _find(lang: str, split: str, folder: Path) -> Path:
+    names = _spellings(lang)
+    patterns = [
+        f"{n}.{suffix}{end}" for n in names for suffix in (split, "txt") for end in _ENDINGS
+    ]
+    try:
+        return find_file(folder, patterns, f"{split} text in '{lang}'")
+    except DataError as error:
+        if not folder.is_dir() or "several files" in error.message:
+            raise
+        there = _languages_there(split, folder)
+        told = "it has " + " ".join(there) if there else f"files are named LANG.{split} or LANG.txt"
+        raise DataError(f"{folder}: no {split} text in '{lang}'", hint=told) from error
+
+
+def _spellings(lang: str) -> list[str]:
+    """Return the names a language's file may have, as patterns."""
+    others = [short for short, code in FLORES_CODES.items() if code == lang]
+    if code := FLORES_CODES.get(lang):
+        others.append(code)
+    elif letters := _THREE_LETTERS.get(lang):
+        others.append(f"{letters}_*")
+    others += [s for s, letters in _THREE_LETTERS.items() if lang.startswith(f"{letters}_")]
+    return [lang, *others]
+
+
+def _languages_there(split: str, folder: Path) -> list[str]:
+    suffixes = [f".{suffix}{end}" for suffix in (split, "txt") for end in _ENDINGS]
+    found = [
+        path.name.removesuffix(suffix)
+        for below in ("", "*/", "*/*/")
+        for suffix in suffixes
+        for path in folder.glob(f"{below}*{suffix}")
+    ]
+    return sorted(set(found))
+
+
+def _sentences(path: Path) -> list[str]:
+    sentences = []
+    for number, line in numbered_lines(path):
+        text = line.strip("\ufeff \t")
+        if not text.strip():
+            raise DataError(
+                f"{path}:{number}: the line is empty",
+                hint="line n is the same sentence in every file; take it out of all of them",
+            )
+        sentences.append(text)
+    return sentences
+
+
+def _check_count(path: Path, count: int, other: Path, expected: int) -> None:
+    if count == expected:
+        return
+    longer, shorter = (path, other) if count > expected else (other, path)
+    least = min(count, expected)
+    raise DataError(
+        f"{longer}:{least + 1}: {longer.name} goes on here to line {max(count, expected)}, "
+        f"but {shorter} ends with line {least}",
+        hint="line n must be the same sentence in every file",
+    )

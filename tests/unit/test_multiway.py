@@ -1,0 +1,87 @@
+import gzip
+
+import pytest
+
+from adaptermix.errors import DataError
+from adaptermix.multiway import read_multiway
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def flores(tmp_path):
+    """FLORES-200 as it is unpacked: one folder for each split."""
+    for split in ("dev", "devtest"):
+        for lang in ("eng_Latn", "cym_Latn", "bul_Cyrl"):
+            lines = "".join(f"{lang} {split} {number}\n" for number in range(3))
+            write(tmp_path / "flores200_dataset" / split, **{f"{lang}__{split}": lines})
+    return tmp_path
+
+
+@pytest.mark.parametrize("langs", [("en", "cy", "bg"), ("eng_Latn", "cym_Latn", "bul_Cyrl")])
+def test_short_and_flores_codes_find_the_same_files(flores, langs):
+    texts = read_multiway(langs, "devtest", flores)
+    assert [text[2] for text in texts.values()] == [
+        f"{code} devtest 2" for code in ("eng_Latn", "cym_Latn", "bul_Cyrl")
+    ]
+    assert tuple(texts) == langs
+
+
+def test_other_text_is_found_by_its_stem_and_with_gzip(tmp_path):
+    write(tmp_path, en__txt="hello\nbye\n", tlh__dev="nuqneH\nQapla'\n")
+    (tmp_path / "cy.txt.gz").write_bytes(gzip.compress(b"helo\nhwyl\n"))
+    texts = read_multiway(("eng_Latn", "tlh", "cy"), "dev", tmp_path)
+    assert texts == {
+        "eng_Latn": ["hello", "bye"],
+        "tlh": ["nuqneH", "Qapla'"],
+        "cy": ["helo", "hwyl"],
+    }
+
+
+def test_only_newlines_end_a_line(tmp_path):
+    write(tmp_path, en__txt="one\u2028still one\ntwo\x0b\n", cy__txt="\ufeffun\r\ndau\r\n")
+    texts = read_multiway(("en", "cy"), "dev", tmp_path)
+    assert texts == {"en": ["one\u2028still one", "two\x0b"], "cy": ["un", "dau"]}
+
+
+@pytest.mark.parametrize(
+    ("files", "langs", "words"),
+    [
+        ({}, ("en", "xx"), "no dev text in 'xx'"),
+        ({}, ("en", "eng_Latn"), "'en' and 'eng_Latn' are the same language"),
+        ({"de__dev": "ein\nzwei\n"}, ("en", "de"), "en.dev:3: en.dev goes on here to line 3, but"),
+        ({"de__dev": "1\n2\n3\n4\n5\n"}, ("en", "de"), "de.dev:4: de.dev goes on here to line 5"),
+        ({"de__dev": "ein\n \t\ndrei\n"}, ("en", "de"), "de.dev:2: the line is empty"),
+        ({"de__dev": ""}, ("en", "de"), "de.dev: the file is empty"),
+        ({"deu_Latn__dev": "a\nb\nc\n", "de__dev": "a\nb\nc\n"}, ("en", "de"), "several files"),
+        (
+            {"urd_Arab__dev": "a\n", "zho_Hans__dev": "a\n"},
+            ("ur", "zh"),
+            "leaves nothing to choose",
+        ),
+    ],
+)
+def test_mistakes_are_named_with_file_and_line(tmp_path, files, langs, words):
+    write(tmp_path, en__dev="one\ntwo\nthree\n", **files)
+    with pytest.raises(DataError) as caught:
+        read_multiway(langs, "dev", tmp_path)
+    assert words in caught.value.message
+
+
+def test_an_unknown_language_is_told_what_is_there(flores):
+    with pytest.raises(DataError, match="no devtest text in 'klingon'") as caught:
+        read_multiway(("en", "klingon"), "devtest", flores)
+    assert caught.value.hint == "it has bul_Cyrl cym_Latn eng_Latn"
+
+
+def test_a_folder_without_the_split_or_no_folder(flores, tmp_path):
+    with pytest.raises(DataError, match="no test text in 'en'") as caught:
+        read_multiway(("en", "cy"), "test", flores)
+    assert "LANG.test" in caught.value.hint
+    with pytest.raises(DataError, match="no such folder"):
+        read_multiway(("en", "cy"), "dev", tmp_path / "nowhere")
