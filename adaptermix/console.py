@@ -126,6 +126,8 @@ class RecipeWatcher:
         """Show the bar of the step's command."""
         if step.command.startswith("train-"):
             return training_progress(step.name, self.quiet)
+        if step.command == "retrieval":
+            return stage_progress(self.quiet)
         return evaluation_progress(self.quiet)
 
     def end(self, step: "Step", report: Any) -> None:
@@ -625,5 +627,6 @@ _SHOWN: dict[str, Callable[[Any], None]] = {
     "EvalReport": show_evaluation,
     "ScoreReport": show_scores,
     "InspectReport": show_inspection,
+    "RetrievalReport": show_retrieval,
     "ReportSummary": show_report,
 }

@@ -39,7 +39,7 @@ _IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 
 Status = Literal["finished", "to do", "to do if its inputs change"]
-OnProgress = Callable[[Any], None]
+OnProgress = Callable[..., None]  # what each command tells of its progress
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Work:
     inputs: list[Path]
     out: Path
     dry_run: bool = False
-    on_progress: OnProgress = lambda progress: None
+    on_progress: OnProgress = lambda *progress: None
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Unwatched:
 
     def progress(self, step: Step) -> AbstractContextManager[OnProgress]:
         """Show nothing."""
-        return nullcontext(lambda progress: None)
+        return nullcontext(lambda *progress: None)
 
     def end(self, step: Step, report: Any) -> None:
         """Say nothing."""
@@ -316,6 +316,14 @@ def _inspect(work: Work) -> Any:
     return inspect(work.inputs, work.settings)
 
 
+def _retrieve(work: Work) -> Any:
+    from adaptermix import retrieval
+
+    if work.dry_run:
+        return retrieval.plan(work.settings, force=True)
+    return retrieval.analyze(work.settings, force=True, on_progress=work.on_progress)
+
+
 def _report(work: Work) -> Any:
     for package in ("altair", "vl_convert"):
         if find_spec(package) is None:
@@ -334,6 +342,7 @@ RUNNERS: dict[str, Callable[[Work], Any]] = {
     "eval": _evaluate,
     "score": _score,
     "inspect": _inspect,
+    "retrieval": _retrieve,
     "report": _report,
 }
 
@@ -434,6 +443,8 @@ def count_examples(settings: Any) -> dict[str, int]:
     if "pairs" in fields:
         folder = settings.pairs_dir or settings.data_dir
         counts |= {pair: _count_pairs(pair, folder) for pair in settings.pairs}
+    if "pivot" in fields and settings.data_dir is not None:
+        counts |= _count_sentences(settings.langs, settings.split, settings.data_dir)
     if "langs" in fields and "task" in fields and _asks_data(settings):
         for split in reversed(_splits(settings)):
             for lang in settings.langs:
@@ -465,6 +476,13 @@ def _count_task(settings: Any, lang: str, split: str) -> int:
 
         return len(read_translations(settings.src, settings.ref, lang))
     return _count_records(settings.task, lang, split, settings.data_dir)
+
+
+@cache
+def _count_sentences(langs: tuple[str, ...], split: str, folder: Path) -> dict[str, int]:
+    from adaptermix.multiway import read_multiway
+
+    return {lang: len(texts) for lang, texts in read_multiway(langs, split, folder).items()}
 
 
 @cache

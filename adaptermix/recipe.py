@@ -409,8 +409,8 @@ def _resolved_item(
     found = next(_references(item), None)
     if found:
         return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
-    if key in ("adapters", "ref") and isinstance(item, str):
-        return str(relative_to_file(parent, key, [item])[0])
+    if key in ("adapters", "ref", "preserve-text") and isinstance(item, str):
+        return relative_to_file(parent, key, [item])[0]
     if key in ("runs", "scores", "export") and isinstance(item, str):
         return parent / item
     if key == "into":
