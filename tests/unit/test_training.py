@@ -184,7 +184,8 @@ def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_di
     assert losses[-1] < losses[0]
     assert report.dev["loss"] == min(losses)
     assert [progress.step for progress in seen] == list(range(1, 31))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log.jsonl", "a.safetensors"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.README.md", "a.log.jsonl", "a.safetensors"]
 
 
 def test_tensorboard_logs_lie_beside_the_adapter(tmp_path, model_dir, corpus_dir):
