@@ -10,11 +10,12 @@ from transformers import Trainer, set_seed
 
 from adaptermix.batching import PairCollator, encode_pairs
 from adaptermix.config import TrainAlignSettings
+from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.data import hold_out, read_pairs, resample_evenly
 from adaptermix.errors import DataError
 from adaptermix.models import load_lower_blocks, load_tokenizer, locate_model
 from adaptermix.objectives import AlignmentLoss
-from adaptermix.representations import mean_pool, retrieval_accuracy
+from adaptermix.representations import retrieval_accuracy
 from adaptermix.training import (
     OnProgress,
     Stream,
@@ -49,9 +50,13 @@ def train_align(
     set_seed(settings.seed)
     lower = load_lower_blocks(folder, settings, settings.layer)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
+    pairs = settings.micro_batch_size or settings.contrastive_batch
+    step = ContrastiveStep(model, 2 * pairs, settings.packing)
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
     run = _AlignmentRun(settings, folder, stream, micro, collator, on_progress)
-    return run.train(model, _alignment_trainer(AlignmentLoss(settings.temperature)), force)
+    run.step = step
+    objective = AlignmentLoss(settings.temperature)
+    return run.train(model, _alignment_trainer(objective, step), force)
 
 
 def _align_stream(settings: TrainAlignSettings, tokenizer: Any) -> Stream:
@@ -77,32 +82,38 @@ def _align_stream(settings: TrainAlignSettings, tokenizer: Any) -> Stream:
     )
 
 
-def alignment_vectors(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the mean-pooled last hidden states of sources and targets, [batch hidden] each."""
-    output = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    )
-    sources, targets = mean_pool(output.last_hidden_state, batch["attention_mask"]).chunk(2)
+def alignment_vectors(
+    model: nn.Module, step: ContrastiveStep, batch: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the pooled last hidden states of sources and targets, [batch hidden] each."""
+    sources, targets = step.vectors(model, Sentences.of(batch)).chunk(2)
     return sources, targets
 
 
-def _alignment_trainer(objective: AlignmentLoss) -> type[Trainer]:
+def _alignment_trainer(objective: AlignmentLoss, step: ContrastiveStep) -> type[Trainer]:
     """Return a Trainer that minimises the objective on pooled pairs.
 
-    Without labels to count, Trainer averages the losses of accumulated micro-batches.
+    The losses of accumulated contrastive batches are averaged.
     """
 
     class AlignmentTrainer(Trainer):
-        def compute_loss(
+        def training_step(
             self,
             model: nn.Module,
             inputs: dict[str, Any],
-            return_outputs: bool = False,
             num_items_in_batch: Tensor | int | None = None,
-        ) -> Any:
-            sources, targets = alignment_vectors(model, inputs)
-            loss = objective(sources, targets)
-            return (loss, {"sources": sources, "targets": targets}) if return_outputs else loss
+        ) -> Tensor:
+            model.train()
+            seed = int(torch.randint(2**31, ()))
+            share = 1 / self.current_gradient_accumulation_steps
+            loss = step.backpropagate(
+                model,
+                Sentences.of(self._prepare_inputs(inputs), seed),
+                objective,
+                lambda part: self.accelerator.backward(part * share),
+                no_sync=lambda: self.accelerator.no_sync(model),
+            )
+            return loss * share
 
         def prediction_step(
             self,
@@ -112,14 +123,16 @@ def _alignment_trainer(objective: AlignmentLoss) -> type[Trainer]:
             ignore_keys: list[str] | None = None,
         ) -> tuple[Tensor, None, None]:
             with torch.no_grad():
-                loss = self.compute_loss(model, self._prepare_inputs(inputs))
-            return loss.detach(), None, None
+                batch = self._prepare_inputs(inputs)
+                return objective(*alignment_vectors(model, step, batch)), None, None
 
     return AlignmentTrainer
 
 
 class _AlignmentRun(TrainingRun):
     """A run whose adapter is also judged by how well its dev pairs find each other."""
+
+    step: ContrastiveStep
 
     def dev_scores(self, trainer: Trainer, model: PeftModel) -> dict[str, float]:
         """Return the dev loss, and the dev retrieval accuracy of the adapter and of the base."""
@@ -138,6 +151,7 @@ class _AlignmentRun(TrainingRun):
             for start in range(0, len(dev), 32):
                 rows = self.collator(dev[start : start + 32])
                 batch = {name: tensor.to(model.device) for name, tensor in rows.items()}
-                for side, vectors in zip(sides, alignment_vectors(model, batch), strict=True):
-                    side.append(vectors)
+                vectors = alignment_vectors(model, self.step, batch)
+                for side, pooled in zip(sides, vectors, strict=True):
+                    side.append(pooled)
         return retrieval_accuracy(torch.cat(sides[0]), torch.cat(sides[1]))

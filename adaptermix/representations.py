@@ -11,6 +11,14 @@ def widened(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def pooling_weights(
+    attention_mask: Int[Tensor, "rows seq"],
+) -> Float[Tensor, "rows seq"]:
+    """Return the share of each token in its sentence's vector: the same for all real tokens."""
+    mask = attention_mask.double()
+    return mask / mask.sum(dim=1, keepdim=True)
+
+
 def mean_pool(
     hidden_states: Float[Tensor, "batch seq hidden"],
     attention_mask: Int[Tensor, "batch seq"],
