@@ -124,7 +124,7 @@ def _command(
 def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parameter:
     """Describe one option by the settings field it fills."""
     flag = "--" + name.replace("_", "-")
-    is_switch = field.annotation is bool
+    is_switch = bool in (field.annotation, *get_args(field.annotation))
     names = _SHORT.get(name, (flag,) if not is_switch else (f"{flag}/--no-{flag[2:]}",))
     default = field.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
