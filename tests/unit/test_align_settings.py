@@ -249,7 +249,8 @@ def test_the_temperature_of_the_best_retrieval_is_kept(
     assert list(accuracies) == ["0.05", "5"]
     assert report.kept == max(accuracies, key=accuracies.get)
     assert report.dev == report.candidates[report.kept]
-    assert sorted(path.name for path in out.parent.iterdir()) == ["a.log.jsonl", "a.safetensors"]
+    left = sorted(path.name for path in out.parent.iterdir())
+    assert left == ["a.README.md", "a.log.jsonl", "a.safetensors"]
     record = read_adapter(out).record
     assert record["kept"] == report.kept
     assert record["candidates"] == report.candidates
