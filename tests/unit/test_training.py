@@ -111,7 +111,10 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
         if "lora_" in name:
             full_name = name.replace("base_model.model.", "base_model.model.model.")
             assert parameter.grad.abs().sum() > 0
-            torch.testing.assert_close(parameter.grad, factors[full_name].grad)
+            # transformers' norms and rotations are float32 whatever the weights are
+            torch.testing.assert_close(
+                parameter.grad, factors[full_name].grad, rtol=1e-5, atol=1e-6
+            )
             compared += 1
     assert compared == 2 * 7 * layer
     above = [p.grad for n, p in factors.items() if "lora_" in n and layer_of(n) >= layer]
