@@ -104,6 +104,7 @@ def _tables(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[Table]
         "base model": model_name(config.get("base_model_name_or_path")),
         "base fingerprint": record.get("base_fingerprint"),
         "made by": f"adaptermix {record.get('adaptermix')}, {record.get('command')}",
+        "method": record.get("method"),
         "training examples": data_of(record),
         "steps": record.get("steps"),
         "rank": record.get("rank") or config.get("r"),

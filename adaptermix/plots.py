@@ -48,7 +48,6 @@ _CONFIG: dict[str, Any] = {
         "orient": "top",
         "columns": 3,
         "columnPadding": 18,
-        "symbolStrokeColor": "currentColor",
         "labelLimit": 150,
     },
     "point": {"opacity": 1},
@@ -250,7 +249,7 @@ def lines(
             "kind:N",
             title=None,
             scale=dashes,
-            legend=alt.Legend(symbolType="stroke", symbolSize=300),
+            legend=None,  # Vega draws no line in it beside points; the caption tells
         )
     panels = list(dict.fromkeys(row["part"] for row in rows if "part" in row))
     width = _WIDTH // 2 - 20 if panels else _WIDTH

@@ -494,7 +494,7 @@ def _adapters(name: str, inspected: InspectReport, colors: Mapping[str, str]) ->
     own = {adapter: colors[adapter] for adapter in names}
     plots = [lines(norms, own, ("layer", "norm"), f"{name}-norms", texts)]
     tables = []
-    pairs = [pair for pair in inspected.pairs if not _is_made_from(inspected, pair)]
+    pairs = [pair for pair in inspected.pairs if not _share_an_origin(inspected, pair)]
     met = [
         (f"{names[pair[0]]} and {names[pair[1]]}", layer, comparison)
         for pair in pairs
@@ -532,14 +532,13 @@ def _adapters(name: str, inspected: InspectReport, colors: Mapping[str, str]) ->
     return Section(name, "Adapters", [], plots, tables, inspected.notes)
 
 
-def _is_made_from(inspected: InspectReport, pair: tuple[int, int]) -> bool:
-    """Whether one of two adapters is a merge of the other: that they meet is no news."""
-    one, other = (inspected.adapters[at] for at in pair)
-    return any(
-        source.get("blake3") == part.blake3
-        for whole, part in ((one, other), (other, one))
-        for source in sources_of(whole.record)
+def _share_an_origin(inspected: InspectReport, pair: tuple[int, int]) -> bool:
+    """Whether two adapters are merges of the same, or one of the other: they meet anyway."""
+    one, other = (
+        {adapter.blake3, *(source.get("blake3") for source in sources_of(adapter.record))}
+        for adapter in (inspected.adapters[at] for at in pair)
     )
+    return bool(one & other)
 
 
 def _interference_table(met: Iterable[tuple[str, int, Any]], name: str) -> Table:
