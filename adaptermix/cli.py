@@ -9,7 +9,8 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -28,7 +29,7 @@ from adaptermix.config import (
     TrainTaskSettings,
     load_settings,
 )
-from adaptermix.errors import AdaptermixError, ResourceError
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
 
 app = typer.Typer(
     name="adaptermix",
@@ -48,6 +49,8 @@ class Options:
     json: bool
     dry_run: bool
     quiet: bool
+    push_to_hub: str | None
+    private: bool
 
 
 comet_app = typer.Typer(
@@ -74,21 +77,35 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         False,
     ),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
+    "push_to_hub": (
+        Annotated[
+            str | None,
+            typer.Option(metavar="OWNER/NAME", help="Upload the output to the hub as well."),
+        ],
+        None,
+    ),
+    "private": (
+        Annotated[bool, typer.Option("--private", help="Make a new repository private.")],
+        False,
+    ),
 }
+_OF_ADAPTERS = {"push_to_hub", "private"}  # options of commands that write one
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORT = {"out": ("--out", "-o"), "adapters": ("--adapter",)}
 _REPEATED = {"adapters", "ref"}
 
 
 def _command(
-    kind: type[Settings], *, without: Collection[str] = ()
+    kind: type[Settings], *, without: Collection[str] = (), pushes: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings.
 
     The function takes the settings, the common options, and whatever arguments it declares
-    after them. Common options that mean nothing to the command are left out by ``without``.
+    after them. Common options that mean nothing to the command are left out by ``without``;
+    ``pushes`` says that it writes an adapter to ``out``, which can go to the hub.
     """
-    offered = {name: option for name, option in _OPTIONS.items() if name not in without}
+    left_out = {*without, *(() if pushes else _OF_ADAPTERS)}
+    offered = {name: option for name, option in _OPTIONS.items() if name not in left_out}
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(run).parameters.values())[2:]
@@ -98,7 +115,9 @@ def _command(
             config = given.pop("config")
             options = Options(**{n: given.pop(n, False) for n in _OPTIONS if n != "config"})
             stated = {name: value for name, value in given.items() if value not in (None, [])}
-            run(load_settings(kind, stated, config), options, **arguments)
+            settings = load_settings(kind, stated, config)
+            with _pushed(options, settings):
+                run(settings, options, **arguments)
 
         fields = [_option(name, field, kind) for name, field in kind.model_fields.items()]
         common = [
@@ -112,6 +131,24 @@ def _command(
         return run
 
     return register
+
+
+@contextmanager
+def _pushed(options: Options, settings: Any) -> Iterator[None]:
+    """Upload a command's output when it is there, where that was asked for."""
+    if options.private and not options.push_to_hub:
+        raise ConfigError("--private goes with --push-to-hub OWNER/NAME")
+    if not options.push_to_hub:
+        yield
+        return
+    from adaptermix import hub
+
+    hub.check_push(options.push_to_hub)
+    yield
+    if not options.dry_run:
+        console.say(f"uploading {settings.out} to {options.push_to_hub}")
+        url = hub.push(settings.out, options.push_to_hub, private=options.private)
+        console.say(f"uploaded: {url}")
 
 
 def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parameter:
@@ -157,7 +194,7 @@ def _option_type(name: str, annotation: Any) -> Any:
     return annotation
 
 
-@_command(TrainTaskSettings)
+@_command(TrainTaskSettings, pushes=True)
 def train_task(settings: TrainTaskSettings, options: Options) -> None:
     """Fine-tune a LoRA on a task in some languages.
 
@@ -174,7 +211,7 @@ def train_task(settings: TrainTaskSettings, options: Options) -> None:
     _show(report, console.show_training, options)
 
 
-@_command(TrainAlignSettings)
+@_command(TrainAlignSettings, pushes=True)
 def train_align(settings: TrainAlignSettings, options: Options) -> None:
     """Train a LoRA that aligns languages at a middle layer.
 
@@ -192,7 +229,7 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
     _show(report, console.show_training, options)
 
 
-@_command(MergeSettings)
+@_command(MergeSettings, pushes=True)
 def merge(
     settings: MergeSettings,
     options: Options,
