@@ -6,6 +6,7 @@ before a command runs, so that help answers at once.
 
 import errno
 import inspect
+import logging
 import os
 import sys
 import types
@@ -49,6 +50,7 @@ class Options:
     json: bool
     dry_run: bool
     quiet: bool
+    verbose: bool
     push_to_hub: str | None
     private: bool
 
@@ -77,6 +79,13 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         False,
     ),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
+    "verbose": (
+        Annotated[
+            bool,
+            typer.Option("--verbose", "-v", help="Versions, and what the libraries have to say."),
+        ],
+        False,
+    ),
     "push_to_hub": (
         Annotated[
             str | None,
@@ -115,6 +124,8 @@ def _command(
             config = given.pop("config")
             options = Options(**{n: given.pop(n, False) for n in _OPTIONS if n != "config"})
             stated = {name: value for name, value in given.items() if value not in (None, [])}
+            if options.verbose:
+                _let_libraries_talk()
             settings = load_settings(kind, stated, config)
             with _pushed(options, settings):
                 run(settings, options, **arguments)
@@ -131,6 +142,13 @@ def _command(
         return run
 
     return register
+
+
+def _let_libraries_talk() -> None:
+    """Say which versions are at work, and let libraries log; before they are imported."""
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "info", "VLLM_LOGGING_LEVEL": "INFO"}
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    console.say_versions()
 
 
 @contextmanager
@@ -341,6 +359,9 @@ def inspect_adapters(
     _show(inspection.inspect(adapters, settings), console.show_inspection, options)
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
 @app.command()
 def demo(
     out: Annotated[
@@ -354,6 +375,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of both trainings.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Run the main job on a small corpus and model that come with the tool.
@@ -361,10 +383,14 @@ def demo(
     Trains a task adapter and an alignment adapter, merges them and tests all of it, in a few
     minutes on two cores, without network or GPU. The folder it leaves is a working example: an
     adaptermix.toml, a corpus, a base model.
+
+    Example: adaptermix demo -o runs/mine --seed 2
     """
     from adaptermix import demo as demo_module
 
-    demo_module.run(out, seed=seed, force=force, quiet=quiet)
+    report = demo_module.run(out, seed=seed, force=force, quiet=quiet, show=not json)
+    if json:
+        console.show_json(report.as_record())
 
 
 CometPath = Annotated[
@@ -375,7 +401,6 @@ CometPath = Annotated[
         show_default="comet in $ADAPTERMIX_CACHE, or in adaptermix in the user's cache folder",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @comet_app.command("install")
@@ -409,7 +434,10 @@ def comet_install(
 
 @comet_app.command("status")
 def comet_status(path: CometPath = None, json: Json = False) -> None:
-    """Show whether COMET is installed, where, and which versions."""
+    """Show whether COMET is installed, where, and which versions.
+
+    Example: adaptermix comet status --json
+    """
     from adaptermix import comet
 
     found = comet.status(path)
