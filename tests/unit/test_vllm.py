@@ -40,14 +40,13 @@ pytestmark = [
 ]
 
 # One engine a process: it keeps its memory as long as the process lives.
-LOG_PROBABILITIES_OF_TWO_COPIES = """
+LOG_PROBABILITIES = """
 import json, sys
 from pathlib import Path
 from adaptermix.config import EvalSettings
 from adaptermix.engines import Limits, VllmGenerator
 settings, model, prompts, adapters = json.loads(sys.argv[1])
-settings = EvalSettings(**settings, data_parallel_size=2)
-engine = VllmGenerator(settings, Path(model), None, [1], Limits(5, 16, 32))
+engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(5, 16, 32))
 systems = [None, *(Path(path) for path in adapters)]
 print("RESULT", json.dumps(engine._first_tokens(systems, prompts)))
 """
@@ -64,7 +63,6 @@ settings = EvalSettings(**settings)
 tokenizer = load_tokenizer(Path(model), settings)
 engine = VllmGenerator(settings, Path(model), tokenizer, [1], Limits(2, 16, 32))
 systems = [None, *map(Path, adapters)]
-first_tokens = engine._first_tokens(systems[:-1], prompts)
 found = []
 for order in (systems, systems[::-1], systems[:1]):
     answers = {}
@@ -73,7 +71,7 @@ for order in (systems, systems[::-1], systems[:1]):
 try:
     engine.generate([Request(ids, Path(ignored)) for ids in prompts], answers.update)
 except IgnoredAdapterError as error:
-    print("RESULT", json.dumps([first_tokens, found, [str(error.path), error.module]]))
+    print("RESULT", json.dumps([found, [str(error.path), error.module]]))
 """
 
 
@@ -131,18 +129,8 @@ def staged(tmp_path_factory, adapters):
     return [stage_adapter(read_adapter(path), folder / "stage") for path in paths]
 
 
-@pytest.fixture(scope="module")
-def one_engine(model_dir, staged):
-    """What an engine with room for two adapters said of all of them."""
-    *there, ignored = map(str, staged)
-    settings = {"max_new_tokens": 8, "engine": "vllm", "dtype": "float32"}
-    return run_python(
-        MORE_ADAPTERS_THAN_ROOM, json.dumps([settings, str(model_dir), PROMPTS, there, ignored])
-    )
-
-
 @pytest.mark.parametrize("copies", [1, 2])
-def test_every_system_has_its_own_log_probabilities(request, model_dir, staged, copies):
+def test_every_system_has_its_own_log_probabilities(model_dir, staged, copies):
     """Base and adapters decoded together equal PEFT, one by one.
 
     The base is among them because vLLM 0.32 gave it an adapter's answers on a CPU.
@@ -150,14 +138,16 @@ def test_every_system_has_its_own_log_probabilities(request, model_dir, staged, 
     prompts, staged = PROMPTS, staged[:5]
     base = AutoModelForCausalLM.from_pretrained(model_dir)(IDS).logits.detach()
     expected = [base, *(logits_through_peft(model_dir, path) for path in staged)]
-    if copies == 1:
-        found, _, _ = request.getfixturevalue("one_engine")
-    else:
-        settings = {"max_new_tokens": 1, "engine": "vllm", "dtype": "float32"}
-        found = run_python(
-            LOG_PROBABILITIES_OF_TWO_COPIES,
-            json.dumps([settings, str(model_dir), prompts, list(map(str, staged))]),
-        )
+    settings = {
+        "max_new_tokens": 1,
+        "engine": "vllm",
+        "dtype": "float32",
+        "data_parallel_size": copies,
+    }
+    found = run_python(
+        LOG_PROBABILITIES,
+        json.dumps([settings, str(model_dir), prompts, list(map(str, staged))]),
+    )
     for system, logits in enumerate(expected):
         wanted = torch.log_softmax(logits[0], dim=-1)
         for at in range(len(prompts)):
@@ -169,16 +159,18 @@ def test_every_system_has_its_own_log_probabilities(request, model_dir, staged, 
         assert (logits - base).abs().max() > 1, f"{path} must matter for this to mean anything"
 
 
-def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(
-    model_dir, staged, one_engine
-):
+def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(model_dir, staged):
     """Five adapters and one of zeros in an engine with room for two; the base stays the base.
 
     Then one whose keys have another prefix than the model's, which vLLM ignores without a word.
     """
     *staged, ignored = staged
     prompts = PROMPTS
-    _, found, (path, module) = one_engine
+    settings = {"max_new_tokens": 8, "engine": "vllm", "dtype": "float32"}
+    found, (path, module) = run_python(
+        MORE_ADAPTERS_THAN_ROOM,
+        json.dumps([settings, str(model_dir), prompts, list(map(str, staged)), str(ignored)]),
+    )
     engine = make_engine(model_dir)
     for texts, order in zip(found, ([None, *staged], [*staged[::-1], None], [None]), strict=True):
         requests = [Request(ids, system) for system in order for ids in prompts]
