@@ -453,7 +453,9 @@ def count_examples(settings: Any) -> dict[str, int]:
 
 
 def _asks_data(settings: Any) -> bool:
-    return getattr(settings, "search", "none") is not None
+    """Whether a command that can read a task's data does: a merge only when it searches."""
+    is_chat = getattr(settings, "chat", None) is not None
+    return not is_chat and getattr(settings, "search", "none") is not None
 
 
 def _splits(settings: Any) -> tuple[str, ...]:
