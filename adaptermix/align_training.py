@@ -6,24 +6,36 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Trainer, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
-from adaptermix.batching import PairCollator, encode_pairs
-from adaptermix.config import TrainAlignSettings
-from adaptermix.data import hold_out, read_pairs, resample_evenly
+from adaptermix.batching import EncodedPair, PairCollator, encode_pairs, padded_length
+from adaptermix.config import TrainAlignSettings, TrainJointSettings
+from adaptermix.data import hold_out, resample
 from adaptermix.errors import DataError
-from adaptermix.models import load_lower_blocks, load_tokenizer, locate_model
+from adaptermix.footprint import Pass, footprint
+from adaptermix.lora import with_lora
+from adaptermix.models import (
+    choose_layer,
+    empty_model,
+    load_lower_blocks,
+    load_tokenizer,
+    locate_model,
+)
 from adaptermix.objectives import AlignmentLoss
+from adaptermix.pairs import read_clean_pairs
 from adaptermix.representations import mean_pool, retrieval_accuracy
+from adaptermix.trainer import AdapterTrainer
 from adaptermix.training import (
     OnProgress,
     Stream,
     TrainingRun,
     TrainReport,
     check_training,
+    ended_run,
     plan_training,
-    with_lora,
 )
+
+AlignSettings = TrainAlignSettings | TrainJointSettings
 
 
 def train_align(
@@ -40,12 +52,17 @@ def train_align(
         DataError: Missing or malformed data, fewer pairs than one contrastive batch.
         ArtifactError: A model that cannot be used, or an output that exists.
     """
+    if (ended := ended_run(settings, force)) is not None:
+        return ended
     micro = check_training(settings, settings.contrastive_batch, "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
-    stream = _align_stream(settings, tokenizer)
+    stream = align_stream(settings, tokenizer)
     if dry_run:
-        return plan_training(settings, stream)
+        layer = choose_layer(folder, settings, settings.layer)
+        empty = with_lora(empty_model(folder, settings, layer), settings, "FEATURE_EXTRACTION")
+        both_sides = Pass(2 * micro, max(map(padded_length, stream.train)))
+        return plan_training(settings, stream, footprint(empty, [both_sides]))
     set_seed(settings.seed)
     lower = load_lower_blocks(folder, settings, settings.layer)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
@@ -54,27 +71,50 @@ def train_align(
     return run.train(model, _alignment_trainer(AlignmentLoss(settings.temperature)), force)
 
 
-def _align_stream(settings: TrainAlignSettings, tokenizer: Any) -> Stream:
+def align_stream(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> Stream:
+    """Read, clean, encode, split and resample the pairs of all languages; one seed decides.
+
+    Raises:
+        DataError: Missing or malformed data, fewer pairs than one contrastive batch.
+    """
     rng = random.Random(settings.seed)
-    folder = settings.pairs_dir or settings.data_dir
-    groups, held = {}, {}
+    groups, held, dropped = {}, {}, {}
     for pair in settings.pairs:
-        rows = read_pairs(pair, folder)[: settings.limit]
-        if len(rows) < settings.contrastive_batch:
-            raise DataError(
-                f"{pair} has {len(rows)} sentence pairs, fewer than one contrastive batch of "
-                f"{settings.contrastive_batch}",
-                hint="find more, or lower --contrastive-batch",
-            )
+        rows, dropped[pair] = _encoded_pairs(pair, settings, tokenizer)
         groups[pair], held[pair] = hold_out(rows, settings.dev_pairs, rng)
-    even = resample_evenly(list(groups.values()), rng)
-    dev = [row for rows in held.values() for row in rows]
     return Stream(
-        encode_pairs(even, tokenizer, settings.max_length),
-        encode_pairs(dev, tokenizer, settings.max_length),
+        resample(list(groups.values()), settings.resample, rng),
+        [row for rows in held.values() for row in rows],
         {pair: len(rows) for pair, rows in groups.items()},
         {pair: len(rows) for pair, rows in held.items()},
+        dropped=dropped,
     )
+
+
+def _encoded_pairs(
+    pair: str, settings: AlignSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[EncodedPair], dict[str, int]]:
+    """Return the usable pairs of one language, and how many were dropped, by reason."""
+    clean = read_clean_pairs(
+        pair,
+        settings.pairs_dir or settings.data_dir,
+        several_sentences=settings.several_sentences,
+        check_script=settings.check_script,
+    )
+    longest = settings.max_length
+    encoded = encode_pairs(clean.kept, tokenizer, longest + 1) if clean.kept else []
+    fitting = [row for row in encoded if max(len(row.source_ids), len(row.target_ids)) <= longest]
+    too_long = len(encoded) - len(fitting)
+    dropped = clean.dropped | ({"too long": too_long} if too_long else {})
+    rows = fitting[: settings.limit]
+    if len(rows) < settings.contrastive_batch:
+        faults = ", ".join(f"{count} for: {reason}" for reason, count in dropped.items())
+        raise DataError(
+            f"{clean.origin}: {pair} has {len(rows)} sentence pairs, fewer than one contrastive "
+            f"batch of {settings.contrastive_batch}" + (f" (dropped {faults})" if faults else ""),
+            hint="find more, or lower --contrastive-batch",
+        )
+    return rows, dropped
 
 
 def alignment_vectors(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -86,13 +126,15 @@ def alignment_vectors(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tenso
     return sources, targets
 
 
-def _alignment_trainer(objective: AlignmentLoss) -> type[Trainer]:
+def _alignment_trainer(objective: AlignmentLoss) -> type[AdapterTrainer]:
     """Return a Trainer that minimises the objective on pooled pairs.
 
     Without labels to count, Trainer averages the losses of accumulated micro-batches.
     """
 
-    class AlignmentTrainer(Trainer):
+    class AlignmentTrainer(AdapterTrainer):
+        can_split = False  # every pair is contrasted with all of its batch
+
         def compute_loss(
             self,
             model: nn.Module,
@@ -121,7 +163,7 @@ def _alignment_trainer(objective: AlignmentLoss) -> type[Trainer]:
 class _AlignmentRun(TrainingRun):
     """A run whose adapter is also judged by how well its dev pairs find each other."""
 
-    def dev_scores(self, trainer: Trainer, model: PeftModel) -> dict[str, float]:
+    def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
         """Return the dev loss, and the dev retrieval accuracy of the adapter and of the base."""
         model.eval()
         scores = super().dev_scores(trainer, model)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +112,74 @@ def load_lower_blocks(folder: Path, settings: ModelSettings, layer: int | None) 
         ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
     """
     config = _load_config(folder, settings)
-    depth = getattr(config, "num_hidden_layers", None)
+    _keep_blocks(config, choose_layer(folder, settings, layer))
+    model = _load(AutoModel, folder, settings, config)
+    if not isinstance(getattr(model, "layers", None), nn.ModuleList) or not hasattr(model, "norm"):
+        raise _unusual(type(model).__name__)
+    model.norm = nn.Identity()
+    return model
+
+
+@contextmanager
+def lower_blocks_only(model: PreTrainedModel, layer: int) -> Iterator[None]:
+    """Let a whole model run its embeddings and first blocks only, without the final norm.
+
+    Its last hidden state is then the plain output of block ``layer``. The LM head still runs, on
+    whatever positions it is asked for; none, with ``logits_to_keep`` an empty tensor.
+
+    Raises:
+        ArtifactError: A model without the usual layout, by its class.
+    """
+    decoder = model.get_decoder()
+    blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
+    if not isinstance(blocks, nn.ModuleList) or norm is None:
+        raise _unusual(type(decoder).__name__)
+    decoder.layers, decoder.norm = blocks[:layer], nn.Identity()
+    try:
+        yield
+    finally:
+        decoder.layers, decoder.norm = blocks, norm
+
+
+def choose_layer(folder: Path, settings: ModelSettings, layer: int | None) -> int:
+    """Return the block to align after: the one asked for, or the middle one.
+
+    Raises:
+        ConfigError: More blocks than the model has.
+        ArtifactError: A model whose config says no number of blocks.
+    """
+    config = _load_config(folder, settings)
+    depth: int | None = getattr(config, "num_hidden_layers", None)
     if depth is None:
         raise _unusual(type(config).__name__)
     layer = layer or max(1, depth // 2)
     if layer > depth:
         raise ConfigError(f"--layer {layer}: {folder} has {depth} blocks")
+    return layer
+
+
+def _keep_blocks(config: PreTrainedConfig, layer: int) -> None:
     config.num_hidden_layers = layer
     if getattr(config, "layer_types", None):  # one entry a block, checked against their number
         config.layer_types = config.layer_types[:layer]
-    model = _load(AutoModel, folder, settings, config)
-    if not isinstance(getattr(model, "layers", None), nn.ModuleList) or not hasattr(model, "norm"):
-        raise _unusual(type(model).__name__)
-    model.norm = nn.Identity()
+
+
+def empty_model(folder: Path, settings: ModelSettings, layer: int | None = None) -> PreTrainedModel:
+    """Return a model of the same shapes without any weights, on torch's meta device.
+
+    Args:
+        folder: The model.
+        settings: Its precision.
+        layer: Number of blocks, without an LM head; the whole model by default.
+    """
+    config = _load_config(folder, settings)
+    if layer is not None:
+        _keep_blocks(config, layer)
+    kind = AutoModelForCausalLM if layer is None else AutoModel
+    with torch.device("meta"):
+        model: PreTrainedModel = kind.from_config(
+            config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
+        )
     return model
 
 
