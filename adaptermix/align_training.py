@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from adaptermix.batching import EncodedPair, PairCollator, encode_pairs, padded_length
@@ -145,6 +146,10 @@ def _alignment_trainer(objective: AlignmentLoss) -> type[AdapterTrainer]:
             sources, targets = alignment_vectors(model, inputs)
             loss = objective(sources, targets)
             return (loss, {"sources": sources, "targets": targets}) if return_outputs else loss
+
+        def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+            rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+            return self.whole_loader(rows)
 
         def prediction_step(
             self,

@@ -207,7 +207,7 @@ class DevScore:
             for lang, examples in self.examples.items()
         }
 
-    def __call__(self, model: PreTrainedModel) -> float:
+    def __call__(self, model: PeftModel) -> float:
         """Return the macro average over languages of the task's first metric."""
         scores = []
         for lang, examples in self.examples.items():
@@ -219,7 +219,7 @@ class DevScore:
             scores.append(self.task.score(outcomes).value)
         return sum(scores) / len(scores)
 
-    def _answers(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> list[str]:
+    def _answers(self, model: PeftModel, prompts: Sequence[list[int]]) -> list[str]:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, str] = {}
         size = self.settings.contrastive_batch
@@ -321,7 +321,8 @@ class JointTrainer(AdapterTrainer):
     def _vectors(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the pooled hidden states of sources and targets, [batch hidden] each."""
         adapted: PeftModel = self.accelerator.unwrap_model(model)
-        with lower_blocks_only(adapted.get_base_model(), self.plan.layer):
+        base: PreTrainedModel = adapted.get_base_model()  # type: ignore[assignment]
+        with lower_blocks_only(base, self.plan.layer):
             output = model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
@@ -355,28 +356,33 @@ class JointTrainer(AdapterTrainer):
 
     def dev_scores(self) -> dict[str, float]:
         """Return both dev losses, their sum, the retrieval accuracy, and the score if asked for."""
-        losses = {}
-        for name, rows in (("task", self.plan.task_dev), ("align", self.plan.pair_dev)):
-            loader = self.get_eval_dataloader(rows)  # type: ignore[arg-type]
+        loaders = {
+            "task_loss": self.get_eval_dataloader(self.plan.task_dev),  # type: ignore[arg-type]
+            "align_loss": self.whole_loader(self.plan.pair_dev),
+        }
+        scores = {}
+        for name, loader in loaders.items():
             output = self.evaluation_loop(loader, name, prediction_loss_only=True)
-            losses[name] = (output.metrics or {})["eval_loss"]
-        scores = {f"{name}_loss": loss for name, loss in losses.items()}
-        scores["sum"] = losses["task"] + self.plan.weight * losses["align"]
-        self.model.eval()
+            scores[name] = (output.metrics or {})["eval_loss"]
+        scores["sum"] = scores["task_loss"] + self.plan.weight * scores["align_loss"]
         scores["retrieval_accuracy"] = self.dev_retrieval()
         if self.plan.judge is not None:
-            scores["score"] = self.plan.judge(self.accelerator.unwrap_model(self.model))
+            scores["score"] = self.plan.judge(self.plain_model())
         return scores
+
+    def plain_model(self) -> PeftModel:
+        """Return the model without what wraps it to train in several processes; not training."""
+        model: PeftModel = self.accelerator.unwrap_model(self.model)
+        return model.eval()
 
     def dev_retrieval(self) -> float:
         """Return how often a dev source finds its own translation among all dev targets."""
         sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-        size = self.args.per_device_eval_batch_size
+        model = self.plain_model()
         with torch.no_grad():
-            for start in range(0, len(self.plan.pair_dev), size):
-                rows = self.data_collator(self.plan.pair_dev[start : start + size])  # type: ignore[arg-type]
-                batch = self._prepare_inputs(rows)
-                for side, vectors in zip(sides, self._vectors(self.model, batch), strict=True):
+            for rows in self.whole_loader(self.plan.pair_dev):
+                pooled = self._vectors(model, self._prepare_inputs(rows))
+                for side, vectors in zip(sides, pooled, strict=True):
                     side.append(vectors)
         return retrieval_accuracy(torch.cat(sides[0]), torch.cat(sides[1]))
 

@@ -180,6 +180,8 @@ def empty_model(folder: Path, settings: ModelSettings, layer: int | None = None)
         model: PreTrainedModel = kind.from_config(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )
+    if layer is not None:
+        model.norm = nn.Identity()
     return model
 
 

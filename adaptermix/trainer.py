@@ -20,6 +20,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -35,6 +36,7 @@ from adaptermix.tensor_files import TensorFile
 STATE_FILE = "trainer_state.json"
 _STAGING = ".staging"
 _CHECKPOINT = "checkpoint-"
+_LESS_MEMORY = "lower --micro-batch-size, --contrastive-batch or --max-length"
 _KEPT = 2  # checkpoints: the newest, and the best or the one before
 
 
@@ -94,13 +96,23 @@ class AdapterTrainer(Trainer):
             StoppedError: SIGINT or SIGTERM came; a checkpoint was made.
         """
         if checkpoint is None or not has_ended(checkpoint):
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            self._train_to_the_end(checkpoint)
             return
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
         self._find_best()
         if self.state.best_model_checkpoint is not None:
             self._load_best_model()
+
+    def _train_to_the_end(self, checkpoint: Path | None) -> None:
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except RuntimeError as error:  # outside of a step, where nothing can be cut
+            if not should_reduce_batch_size(error):
+                raise
+            raise ResourceError(
+                f"not enough memory: {first_line(error)}", hint=_LESS_MEMORY
+            ) from error
 
     # Checkpoints ----------------------------------------------------------------------------------
 
@@ -156,6 +168,17 @@ class AdapterTrainer(Trainer):
         started = super()._init_training_state(*args, **options)
         self._find_best()
         return started
+
+    def whole_loader(self, rows: Sequence[Any]) -> DataLoader[Any]:
+        """Return batches of rows in order, the same for every process.
+
+        Shared among processes, the batches of a contrastive loss would be others, and so its value.
+        """
+        return DataLoader(
+            rows,  # type: ignore[arg-type]
+            batch_size=self.args.per_device_eval_batch_size,
+            collate_fn=self.data_collator,
+        )
 
     # Batches --------------------------------------------------------------------------------------
 
@@ -229,7 +252,7 @@ class AdapterTrainer(Trainer):
         if size == 1 or not self.can_split or self.args.world_size > 1:
             raise ResourceError(
                 f"not enough memory for {size} of the {rows} rows of a batch: {first_line(error)}",
-                hint="lower --micro-batch-size, --contrastive-batch or --max-length",
+                hint=_LESS_MEMORY,
             ) from error
         self.pieces *= 2
 

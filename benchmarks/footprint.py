@@ -2,7 +2,7 @@
 
 python benchmarks/footprint.py FOLDER [task|align|joint]
 
-A random Llama of 16 blocks of width 512 is saved in FOLDER once; the training runs two steps of
+A random Llama of 8 blocks of width 256 is saved in FOLDER once; the training runs two steps of
 one micro-batch each. The peak is the process's own (``ru_maxrss``) less what it had before the
 training began, so it is above the bare imports.
 """
@@ -23,13 +23,14 @@ from adaptermix.config import TrainAlignSettings, TrainJointSettings, TrainTaskS
 from adaptermix.joint_training import train_joint
 from adaptermix.task_training import train_task
 
+ENGLISH = {"langs": "en", "system_prompt": ""}
 KINDS = {
-    "task": (train_task, TrainTaskSettings, {"langs": "en", "micro_batch_size": 32}),
+    "task": (train_task, TrainTaskSettings, {**ENGLISH, "micro_batch_size": 32}),
     "align": (train_align, TrainAlignSettings, {"pairs": "cy-en", "contrastive_batch": 32}),
     "joint": (
         train_joint,
         TrainJointSettings,
-        {"langs": "en", "pairs": "cy-en", "contrastive_batch": 32},
+        {**ENGLISH, "pairs": "cy-en", "contrastive_batch": 32},
     ),
 }
 
@@ -45,12 +46,12 @@ def main(folder: Path, kind: str) -> None:
     base = folder / "base"
     if not base.exists():
         config = LlamaConfig(
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=16,
+            hidden_size=256,
+            intermediate_size=704,
+            num_hidden_layers=8,
             num_attention_heads=8,
             num_key_value_heads=4,
-            vocab_size=32000,
+            vocab_size=8000,
         )
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(base)
         make_tokenizer().save_pretrained(base)

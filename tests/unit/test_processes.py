@@ -63,9 +63,12 @@ def test_only_the_first_process_writes(runs, name):
     ]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
     for one, two in zip(*logs, strict=True):
-        for key in ("loss", "task_loss", "align_loss", "eval_loss", "eval_sum"):
-            if key in one:
-                assert two[key] == pytest.approx(one[key], rel=1e-3)
+        for key in ("loss", "task_loss", "align_loss", "eval_align_loss", "eval_sum"):
+            if key in one:  # of task examples, the last dev batch is filled up among processes
+                assert two[key] == pytest.approx(one[key], rel=5e-3 if "sum" in key else 1e-4)
+        if "eval_loss" in one:
+            rel = 1e-4 if name == "align" else 5e-3
+            assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=rel)
     names = {path.name for path in (runs / "two").iterdir()}
     assert names == {*TRAININGS, *(f"{name}.log.jsonl" for name in TRAININGS)}
 
