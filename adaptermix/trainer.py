@@ -55,11 +55,13 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether a run can go on from a checkpoint: it came from elsewhere, or a disk failed."""
     try:
         json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        weights = TensorFile(checkpoint / "adapter_model.safetensors")
+        has_weights = any(checkpoint.glob("pytorch_model_fsdp*")) or bool(
+            TensorFile(checkpoint / "adapter_model.safetensors").specs
+        )
     except (OSError, ValueError, AdaptermixError):
         return False
     has_states = (checkpoint / "scheduler.pt").is_file() and any(checkpoint.glob("optimizer*"))
-    return bool(weights.specs) and has_states
+    return has_weights and has_states
 
 
 def has_ended(checkpoint: Path) -> bool:

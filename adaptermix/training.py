@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from torch import Tensor
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -52,6 +53,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,11 @@ class TrainingRun:
             written=True,
             dropped=self.stream.dropped,
         )
+        state = None
+        if trainer.is_fsdp_enabled:  # every process has a shard
+            state = trainer.accelerator.get_state_dict(trainer.model)
         if is_main_process():
-            self._write(model, report, force)
+            self._write(model, report, force, state)
             shutil.rmtree(self.work, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
         return report
@@ -299,10 +304,12 @@ class TrainingRun:
             **common_arguments(settings.seed),
         )
 
-    def _write(self, model: PeftModel, report: TrainReport, force: bool) -> None:
+    def _write(
+        self, model: PeftModel, report: TrainReport, force: bool, state: State | None = None
+    ) -> None:
         prefix = "" if "CAUSAL_LM" in str(model.peft_config["default"].task_type) else "model."
         settings = self.settings
-        updates = _updates(model, prefix)
+        updates = _updates(model, prefix, state)
         specs = {module: spec_of(update) for module, update in updates.items()}
         all_layers = not prefix and not settings.layers_to_transform
         config = describe_config(specs, settings.model, all_layers=all_layers) | {
@@ -370,9 +377,15 @@ def planned_steps(settings: TrainSettings, stream: Stream) -> int:
     return math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
 
 
-def _updates(model: PeftModel, prefix: str) -> dict[str, LoraUpdate]:
-    """Collect the trained factors under the module names of the full model."""
-    state = get_peft_model_state_dict(model)
+def _updates(model: PeftModel, prefix: str, state: State | None = None) -> dict[str, LoraUpdate]:
+    """Collect the trained factors under the module names of the full model.
+
+    Args:
+        model: What was trained.
+        prefix: What the names lack where only a part of the model was loaded.
+        state: All weights, where the model has only a shard of them.
+    """
+    state = get_peft_model_state_dict(model, state_dict=state)
     updates = {}
     for name, a in state.items():
         if name.endswith(".lora_A.weight"):

@@ -123,7 +123,7 @@ def test_help_is_quick_and_imports_no_torch():
 
 
 @pytest.mark.parametrize(
-    "command", ["train-task", "train-align", "merge", "inspect", "eval", "demo"]
+    "command", ["train-task", "train-align", "train-joint", "merge", "inspect", "eval", "demo"]
 )
 def test_every_command_has_help_with_an_example(command):
     done = check(run(command, "--help"))

@@ -22,9 +22,13 @@ from adaptermix.trainer import last_checkpoint
 STEPS = 12
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model_dir, corpus_dir):
+    """Adapters of runs that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name, (train, settings_for) in KINDS.items():
+        train(settings_for(model_dir, corpus_dir, folder / name))
+    return folder
 
 
 def assert_same(one, other):
@@ -54,15 +58,14 @@ train, settings_for = test_training.KINDS[{kind!r}]
 def told(progress):
     print(progress.step, flush=True)
     time.sleep(0.05)
-train(settings_for({model!r}, {corpus!r}, {out!r}, resume=True, eval_steps=3), on_progress=told)
+train(settings_for({model!r}, {corpus!r}, {out!r}, resume=True), on_progress=told)
 """
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sigkill_at_random_moments(tmp_path, model_dir, corpus_dir, kind):
+def test_sigkill_at_random_moments(tmp_path, model_dir, corpus_dir, whole, kind):
     """Killed twice within a few steps, wherever that falls; the same command goes on each time."""
     train, settings_for = KINDS[kind]
-    train(settings_for(model_dir, corpus_dir, tmp_path / "whole", eval_steps=3))
     out = tmp_path / "killed"
     places = {"model": str(model_dir), "corpus": corpus_dir, "out": out}
     paths = [path for path in sys.path if path]
@@ -82,13 +85,12 @@ def test_sigkill_at_random_moments(tmp_path, model_dir, corpus_dir, kind):
             child.kill()
         assert child.returncode == -signal.SIGKILL, child.stderr
         assert not out.exists()
-    train(settings_for(model_dir, corpus_dir, out, resume=True, eval_steps=3))
-    assert_same(tmp_path / "whole", out)
+    train(settings_for(model_dir, corpus_dir, out, resume=True))
+    assert_same(whole / kind, out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_makes_a_checkpoint_at_once(tmp_path, model_dir, corpus_dir, number):
-    train_task(task_settings(model_dir, corpus_dir, tmp_path / "whole"))
+def test_a_signal_makes_a_checkpoint_at_once(tmp_path, model_dir, corpus_dir, whole, number):
     before = signal.getsignal(number)
     with pytest.raises(StoppedError, match=f"{number.name} after step 7") as stopped:
         train_task(
@@ -102,14 +104,12 @@ def test_a_signal_makes_a_checkpoint_at_once(tmp_path, model_dir, corpus_dir, nu
     settings = task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True)
     train_task(settings, on_progress=seen.append)
     assert seen[0].step == 8
-    assert_same(tmp_path / "whole", tmp_path / "cut")
+    assert_same(whole / "task", tmp_path / "cut")
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
-    tmp_path, model_dir, corpus_dir, monkeypatch, kind
+    tmp_path, model_dir, corpus_dir, whole, monkeypatch
 ):
-    train, settings_for = kind
-    train(settings_for(model_dir, corpus_dir, tmp_path / "whole"))
     save = torch.save
 
     def killed(content, path, *args):
@@ -120,12 +120,12 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(settings_for(model_dir, corpus_dir, tmp_path / "cut"))
+            train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut"))
     work = tmp_path / ".cut.training"
     assert (work / ".staging" / "checkpoint-10").is_dir()  # half of it
     assert last_checkpoint(work) == work / "checkpoint-5"
-    train(settings_for(model_dir, corpus_dir, tmp_path / "cut", resume=True))
-    assert_same(tmp_path / "whole", tmp_path / "cut")
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True))
+    assert_same(whole / "task", tmp_path / "cut")
 
 
 def cut_run(tmp_path, model_dir, corpus_dir, step=12):
@@ -174,8 +174,9 @@ def test_checkpoints_hold_no_pickle_that_is_opened_as_one(tmp_path, model_dir, c
         assert not (tmp_path / "was-run").exists()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, model_dir, corpus_dir, monkeypatch):
-    train_task(task_settings(model_dir, corpus_dir, tmp_path / "whole"))
+def test_a_full_disk_leaves_the_last_checkpoint(
+    tmp_path, model_dir, corpus_dir, whole, monkeypatch
+):
     save = torch.save
 
     def full(content, path, *args):
@@ -190,7 +191,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, model_dir, corpus_dir,
     assert "from step 5" in lacking.value.hint
     assert list((tmp_path / ".cut.training" / ".staging").iterdir()) == []
     train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True))
-    assert_same(tmp_path / "whole", tmp_path / "cut")
+    assert_same(whole / "task", tmp_path / "cut")
 
 
 def test_patience_is_counted_on_after_a_kill(tmp_path, model_dir, corpus_dir):
@@ -212,10 +213,8 @@ def test_patience_is_counted_on_after_a_kill(tmp_path, model_dir, corpus_dir):
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_steps": 11, "eval_steps": 50}])
-def test_a_kill_after_the_last_step_trains_no_more(
-    tmp_path, model_dir, corpus_dir, monkeypatch, changes
-):
+def test_a_kill_after_the_last_step_trains_no_more(tmp_path, model_dir, corpus_dir, monkeypatch):
+    changes = {"max_steps": 6, "eval_steps": 50}  # within an epoch of four steps
     train_task(task_settings(model_dir, corpus_dir, tmp_path / "whole", **changes))
     with monkeypatch.context() as patch:
         patch.setattr("adaptermix.training.write_adapter", lambda *a, **o: interrupt())
