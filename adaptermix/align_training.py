@@ -7,27 +7,46 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Trainer, set_seed
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, set_seed
 
-from adaptermix.batching import PairCollator, encode_pairs, with_held_text
+from adaptermix.batching import (
+    EncodedPair,
+    PairCollator,
+    encode_pairs,
+    padded_length,
+    with_held_text,
+)
 from adaptermix.candidates import train_best
-from adaptermix.config import TrainAlignSettings
+from adaptermix.config import TrainAlignSettings, TrainJointSettings
 from adaptermix.contrastive_step import ContrastiveStep, Sentences, TokenLoss, gathered
-from adaptermix.data import hold_out, numbered_lines, read_pairs, resample_evenly
+from adaptermix.data import hold_out, numbered_lines, resample, resample_evenly
 from adaptermix.errors import DataError
-from adaptermix.models import load_lower_blocks, load_tokenizer, locate_model
+from adaptermix.footprint import Pass, footprint
+from adaptermix.lora import with_lora
+from adaptermix.models import (
+    choose_layer,
+    empty_model,
+    load_lower_blocks,
+    load_tokenizer,
+    locate_model,
+)
 from adaptermix.objectives import AlignmentLoss, preservation_loss
 from adaptermix.packing import PackedRow
+from adaptermix.pairs import read_clean_pairs
 from adaptermix.representations import random_pair_cosine, retrieval_accuracy
+from adaptermix.trainer import AdapterTrainer
 from adaptermix.training import (
     OnProgress,
     Stream,
     TrainingRun,
     TrainReport,
     check_training,
+    ended_run,
     plan_training,
-    with_lora,
 )
+
+AlignSettings = TrainAlignSettings | TrainJointSettings
 
 
 def train_align(
@@ -47,6 +66,8 @@ def train_align(
         DataError: Missing or malformed data, fewer pairs than one contrastive batch.
         ArtifactError: A model that cannot be used, or an output that exists.
     """
+    if (ended := ended_run(settings, force)) is not None:
+        return ended
     if len(settings.temperature) == 1 or dry_run:
         return _train_one(settings, force, dry_run, on_progress)
     candidates = {
@@ -66,51 +87,76 @@ def _train_one(
     micro = check_training(settings, settings.contrastive_batch, "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
-    stream = _align_stream(settings, tokenizer)
+    stream = align_stream(settings, tokenizer)
+    if settings.preserve_text:
+        stream = _with_held_text(stream, settings, tokenizer)
+    pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
-        plan = plan_training(settings, stream)
+        layer = choose_layer(folder, settings, settings.layer)
+        empty = with_lora(empty_model(folder, settings, layer), settings, "FEATURE_EXTRACTION")
+        both_sides = Pass(2 * pairs, max(map(padded_length, stream.train)))
+        plan = plan_training(settings, stream, footprint(empty, [both_sides]))
         return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
     set_seed(settings.seed)
     lower = load_lower_blocks(folder, settings, settings.layer)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
-    pairs = settings.micro_batch_size or settings.contrastive_batch
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
     run = _AlignmentRun(settings, folder, stream, micro, collator, on_progress)
     run.step = ContrastiveStep(model, 2 * pairs, settings.packing)
     return run.train(model, _alignment_trainer(settings, model, run.step), force)
 
 
-def _align_stream(settings: TrainAlignSettings, tokenizer: Any) -> Stream:
+def align_stream(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> Stream:
+    """Read, clean, encode, split and resample the pairs of all languages; one seed decides.
+
+    Raises:
+        DataError: Missing or malformed data, fewer pairs than one contrastive batch.
+    """
     rng = random.Random(settings.seed)
-    folder = settings.pairs_dir or settings.data_dir
-    groups, held = {}, {}
+    groups, held, dropped = {}, {}, {}
     for pair in settings.pairs:
-        rows = read_pairs(pair, folder)[: settings.limit]
-        if len(rows) < settings.contrastive_batch:
-            raise DataError(
-                f"{pair} has {len(rows)} sentence pairs, fewer than one contrastive batch of "
-                f"{settings.contrastive_batch}",
-                hint="find more, or lower --contrastive-batch",
-            )
+        rows, dropped[pair] = _encoded_pairs(pair, settings, tokenizer)
         groups[pair], held[pair] = hold_out(rows, settings.dev_pairs, rng)
-    even = resample_evenly(list(groups.values()), rng)
-    dev = [row for rows in held.values() for row in rows]
-    train_rows = encode_pairs(even, tokenizer, settings.max_length)
-    dev_rows = encode_pairs(dev, tokenizer, settings.max_length)
-    if settings.preserve_text:
-        lines, dev_lines = _held_text(settings, rng)
-        train_rows = with_held_text(train_rows, lines, tokenizer, settings.max_length)
-        dev_rows = with_held_text(dev_rows, dev_lines, tokenizer, settings.max_length)
     return Stream(
-        train_rows,
-        dev_rows,
+        resample(list(groups.values()), settings.resample, rng),
+        [row for rows in held.values() for row in rows],
         {pair: len(rows) for pair, rows in groups.items()},
         {pair: len(rows) for pair, rows in held.items()},
+        dropped=dropped,
     )
 
 
-def _held_text(settings: TrainAlignSettings, rng: random.Random) -> tuple[list[str], list[str]]:
-    """Return the lines to hold in training and those for dev, every file with the same share."""
+def _encoded_pairs(
+    pair: str, settings: AlignSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[EncodedPair], dict[str, int]]:
+    """Return the usable pairs of one language, and how many were dropped, by reason."""
+    clean = read_clean_pairs(
+        pair,
+        settings.pairs_dir or settings.data_dir,
+        several_sentences=settings.several_sentences,
+        check_script=settings.check_script,
+    )
+    longest = settings.max_length
+    encoded = encode_pairs(clean.kept, tokenizer, longest + 1) if clean.kept else []
+    fitting = [row for row in encoded if max(len(row.source_ids), len(row.target_ids)) <= longest]
+    too_long = len(encoded) - len(fitting)
+    dropped = clean.dropped | ({"too long": too_long} if too_long else {})
+    rows = fitting[: settings.limit]
+    if len(rows) < settings.contrastive_batch:
+        faults = ", ".join(f"{count} for: {reason}" for reason, count in dropped.items())
+        raise DataError(
+            f"{clean.origin}: {pair} has {len(rows)} sentence pairs, fewer than one contrastive "
+            f"batch of {settings.contrastive_batch}" + (f" (dropped {faults})" if faults else ""),
+            hint="find more, or lower --contrastive-batch",
+        )
+    return rows, dropped
+
+
+def _with_held_text(
+    stream: Stream, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
+) -> Stream:
+    """Give every pair a line of the text that is to be held; every file has the same share."""
+    rng = random.Random(settings.seed)
     kept, held = [], []
     for path in settings.preserve_text:
         lines = [line for _, line in numbered_lines(path) if line.strip()]
@@ -119,7 +165,19 @@ def _held_text(settings: TrainAlignSettings, rng: random.Random) -> tuple[list[s
         split = hold_out(lines, settings.dev_pairs, rng)
         kept.append(split[0])
         held.append(split[1])
-    return resample_evenly(kept, rng), resample_evenly(held, rng)
+    train, dev = (
+        with_held_text(rows, resample_evenly(lines, rng), tokenizer, settings.max_length)
+        for rows, lines in ((stream.train, kept), (stream.dev, held))
+    )
+    return replace(stream, train=train, dev=dev)
+
+
+def loss_of(settings: AlignSettings) -> AlignmentLoss:
+    """Return the loss of pooled sources and targets that the settings describe."""
+    (temperature,) = settings.temperature
+    return AlignmentLoss(
+        temperature, settings.directions, settings.stop_gradient, settings.mask_duplicates
+    )
 
 
 class AlignmentObjective:
@@ -146,10 +204,7 @@ class AlignmentObjective:
             batch: Of ``PairCollator``.
             seed: Decides which elements dropout takes.
         """
-        (temperature,) = settings.temperature
-        self.loss = AlignmentLoss(
-            temperature, settings.directions, settings.stop_gradient, settings.mask_duplicates
-        )
+        self.loss = loss_of(settings)
         self.preserve = settings.preserve
         self.sentences = Sentences.of(batch, settings.pooling, settings.pool_skip, seed)
         self.keys = torch.cat([batch["source_keys"], batch["target_keys"]])
@@ -198,18 +253,20 @@ class AlignmentObjective:
 
 def _alignment_trainer(
     settings: TrainAlignSettings, adapted: PeftModel, step: ContrastiveStep
-) -> type[Trainer]:
+) -> type[AdapterTrainer]:
     """Return a Trainer that minimises the objective on pooled pairs.
 
     The losses of accumulated contrastive batches are averaged.
     """
 
-    class AlignmentTrainer(Trainer):
-        def training_step(
+    class AlignmentTrainer(AdapterTrainer):
+        can_split = False  # the step does that itself
+
+        def backpropagate(
             self,
             model: nn.Module,
             inputs: dict[str, Any],
-            num_items_in_batch: Tensor | int | None = None,
+            items: Tensor | int | None = None,
         ) -> Tensor:
             model.train()
             batch = self._prepare_inputs(inputs)
@@ -225,6 +282,10 @@ def _alignment_trainer(
                 no_sync=lambda: self.accelerator.no_sync(model),
             )
             return loss * share
+
+        def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+            rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+            return self.whole_loader(rows)
 
         def prediction_step(
             self,
@@ -257,7 +318,7 @@ class _AlignmentRun(TrainingRun):
 
     step: ContrastiveStep
 
-    def dev_scores(self, trainer: Trainer, model: PeftModel) -> dict[str, float]:
+    def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
         """Return the dev loss, and what the dev pairs look like with the adapter and without.
 
         ``retrieval_accuracy`` is how often a source finds its translation among all targets,

@@ -40,12 +40,20 @@ class PromptEncoder:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the prompt, ready for the first token of the answer."""
+        text = self.prompt_text(messages)
         if self.tokenizer.chat_template is None:
-            text = "".join(f"{message['content']}\n\n" for message in messages)
             return list(self.tokenizer(text)["input_ids"])
+        return self.text_ids(text)
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """Return the prompt as the chat template writes it."""
+        if self.tokenizer.chat_template is None:
+            return "".join(f"{message['content']}\n\n" for message in messages)
         text = self._render(messages, add_generation_prompt=True)
-        if self.turn_newline:
-            text = text.replace("<|eot_id|>", "<|eot_id|>\n")
+        return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the ids of a text as it stands, without special tokens added."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def answer_ids(self, answer: str) -> list[int]:
@@ -74,15 +82,18 @@ class EncodedExample:
 
     input_ids: list[int]
     labels: list[int]
+    name: str = ""
 
 
-def encode_example(prompt: list[int], answer: list[int], max_length: int) -> EncodedExample | None:
+def encode_example(
+    prompt: list[int], answer: list[int], max_length: int, name: str = ""
+) -> EncodedExample | None:
     """Join prompt and answer, cut on the right; None where no token of the answer is left."""
     if len(prompt) >= max_length:
         return None
     ids = [*prompt, *answer][:max_length]
     labels = [*[IGNORED] * len(prompt), *answer][:max_length]
-    return EncodedExample(ids, labels)
+    return EncodedExample(ids, labels, name)
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ class EncodedPair:
 
     source_ids: list[int]
     target_ids: list[int]
+    name: str = ""
     held_ids: list[int] = field(default_factory=list)
 
 
@@ -126,7 +138,10 @@ def encode_pairs(
     for pair, source, target in zip(pairs, *sides, strict=True):
         if not source or not target:
             raise DataError(f"a {pair.pair} sentence has no tokens: {pair.source!r}")
-    return [EncodedPair(source, target) for source, target in zip(*sides, strict=True)]
+    return [
+        EncodedPair(source, target, pair.place)
+        for pair, source, target in zip(pairs, *sides, strict=True)
+    ]
 
 
 def with_held_text(
@@ -172,3 +187,17 @@ def pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:
     padded = [row + [value] * (length - len(row)) for row in rows]
     mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
     return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
+
+
+def token_count(row: EncodedExample | EncodedPair) -> int:
+    """Return the number of tokens of a row, both sides of a pair and what is held with it."""
+    if isinstance(row, EncodedPair):
+        return len(row.source_ids) + len(row.target_ids) + len(row.held_ids)
+    return len(row.input_ids)
+
+
+def padded_length(row: EncodedExample | EncodedPair) -> int:
+    """Return how long a batch with this row is at least."""
+    if isinstance(row, EncodedPair):
+        return max(len(row.source_ids), len(row.target_ids), len(row.held_ids))
+    return len(row.input_ids)

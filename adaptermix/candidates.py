@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,5 +87,4 @@ def _finished(out: Path, settings: TrainSettings) -> TrainReport:
             f"--resume: {out} was made with other settings",
             hint="repeat the settings of that run, or start anew without --resume",
         )
-    known = {"seconds": 0.0, **record}  # times are not kept: equal runs write equal files
-    return TrainReport(**{field.name: known[field.name] for field in fields(TrainReport)})
+    return TrainReport.of_record(record)

@@ -30,10 +30,12 @@ from adaptermix.config import (
     ScoreSettings,
     Settings,
     TrainAlignSettings,
+    TrainJointSettings,
     TrainTaskSettings,
     load_settings,
 )
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
+from adaptermix.processes import is_main_process
 
 app = typer.Typer(
     name="adaptermix",
@@ -249,6 +251,24 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
 
     with console.training_progress("align", options.quiet) as on_progress:
         report = align_training.train_align(
+            settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
+        )
+    _show(report, console.show_training, options)
+
+
+@_command(TrainJointSettings, pushes=True)
+def train_joint(settings: TrainJointSettings, options: Options) -> None:
+    """Train one LoRA on a task and on alignment at once.
+
+    Both losses train the same adapter in turn: the task's through the whole model, the
+    alignment's through the blocks up to the layer.
+
+    Example: adaptermix train-joint --langs en,de,es --pairs cy-en,sw-en
+    """
+    from adaptermix import joint_training
+
+    with console.training_progress("joint", options.quiet) as on_progress:
+        report = joint_training.train_joint(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
     _show(report, console.show_training, options)
@@ -657,6 +677,8 @@ def doctor(json: Json = False) -> None:
 
 
 def _show(report: Any, show: Callable[[Any], None], options: Options) -> None:
+    if not is_main_process():
+        return
     if options.json:
         console.show_json(report.as_record())
     else:

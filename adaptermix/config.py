@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -65,9 +68,6 @@ def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
-Layers = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split_commas), Field(min_length=1)
-]
 
 
 def _several(value: object) -> object:
@@ -128,6 +128,32 @@ def _read_groups(value: object) -> object:
     return {name.strip(): langs for name, _, langs in pairs}
 
 
+def _read_ranges(value: object) -> object:
+    """Read ``0-15,20`` as numbers; lists from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if found is None:
+            raise ValueError("blocks are written as 0-15,20")
+        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return numbers
+
+
+def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+    return patterns
+
+
+Layers = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_read_ranges)]
+_Patterns = (BeforeValidator(_read_arguments), AfterValidator(_refuse_bad_patterns))
+Ranks = Annotated[dict[str, PositiveInt], *_Patterns]
+Alphas = Annotated[dict[str, PositiveFloat], *_Patterns]
 Groups = Annotated[dict[str, Names], BeforeValidator(_read_groups)]
 EngineArgs = Annotated[
     dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
@@ -169,14 +195,16 @@ class ModelSettings(Settings):
 
 TASKS = ("massive", "wmt23", "uner")
 # What a task's own defaults are where they are not those of MASSIVE; the paper's.
-_TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "train-task": {
-        "wmt23": {
-            "langs": tuple(f"{a}-en" for a in ("cs", "de", "is", "ru", "zh"))
-            + tuple(f"en-{a}" for a in ("cs", "de", "is", "ru", "zh"))
-        },
-        "uner": {"langs": ("en", "pt", "zh")},
+_TRAINED: dict[str, dict[str, Any]] = {
+    "wmt23": {
+        "langs": tuple(f"{a}-en" for a in ("cs", "de", "is", "ru", "zh"))
+        + tuple(f"en-{a}" for a in ("cs", "de", "is", "ru", "zh"))
     },
+    "uner": {"langs": ("en", "pt", "zh")},
+}
+_TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "train-task": _TRAINED,
+    "train-joint": _TRAINED,
     "eval": {
         "wmt23": {
             "langs": ("he-en", "ja-en", "uk-en", "en-he", "en-ja", "en-uk"),
@@ -277,6 +305,16 @@ class TrainSettings(ModelSettings):
     target_modules: Names = Field(
         default=ATTENTION_AND_MLP, description="Linear layers that get a LoRA, comma-separated."
     )
+    use_rslora: bool = Field(default=False, description="Scaling is alpha / sqrt(rank): rsLoRA.")
+    rank_pattern: Ranks = Field(
+        default={}, description="Other ranks of some modules, as down_proj=16,3.mlp.up_proj=4."
+    )
+    alpha_pattern: Alphas = Field(
+        default={}, description="Other alphas of some modules, as down_proj=32."
+    )
+    layers_to_transform: Layers = Field(
+        default=(), description="Blocks that get a LoRA, as 0-15,20; all by default."
+    )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(
         default="inverse_sqrt", description="Learning rate schedule."
@@ -299,6 +337,9 @@ class TrainSettings(ModelSettings):
     )
     max_length: int = Field(default=2048, gt=1, description="Longest sequence, in tokens.")
     seed: int = Field(default=1, ge=0, description="Seed of everything random.")
+    workers: int = Field(
+        default=0, ge=0, description="Processes that prepare batches; the adapter is the same."
+    )
     tensorboard: bool = Field(default=False, description="Also write TensorBoard logs.")
     resume: bool = Field(
         default=False, description="Go on from the last checkpoint of a run that was killed."
@@ -309,18 +350,22 @@ class TrainSettings(ModelSettings):
     )
 
 
-class TrainTaskSettings(TrainSettings, PromptSettings):
-    """Settings of ``train-task``."""
+class TaskDataSettings(PromptSettings):
+    """What a task is learned from: alone and beside an alignment."""
 
-    section: ClassVar[str] = "train-task"
+    panel: ClassVar[str | None] = "Task data"
 
     langs: Names = Field(
         default=("ar", "en", "es", "ru", "zh"),
         min_length=1,
         description="Languages with task data, comma-separated.",
     )
-    micro_batch_size: int = Field(
-        default=32, gt=0, description="Examples in one forward pass; divides the batch size."
+    chat: Path | None = Field(
+        default=None,
+        description="Conversations of your own in place of a task: JSONL with 'messages'.",
+    )
+    dev_chat: Path | None = Field(
+        default=None, description="Dev conversations; by default a tenth of --chat, 100 at most."
     )
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N training examples of each language."
@@ -328,16 +373,32 @@ class TrainTaskSettings(TrainSettings, PromptSettings):
     dev_limit: int | None = Field(
         default=None, gt=0, description="Use the first N dev examples of each language."
     )
+
+    @model_validator(mode="after")
+    def _dev_chat_belongs_to_chat(self) -> Self:
+        if self.dev_chat is not None and self.chat is None:
+            raise ValueError("--dev-chat needs --chat")
+        return self
+
+
+class TrainTaskSettings(TrainSettings, TaskDataSettings):
+    """Settings of ``train-task``."""
+
+    section: ClassVar[str] = "train-task"
+
+    micro_batch_size: int = Field(
+        default=32, gt=0, description="Examples in one forward pass; divides the batch size."
+    )
     out: Path = Field(
         default=Path("task.safetensors"),
         description="Adapter to write: one .safetensors file, or a new PEFT directory.",
     )
 
 
-class TrainAlignSettings(TrainSettings):
-    """Settings of ``train-align``."""
+class AlignmentSettings(Settings):
+    """What is aligned and how: the same alone and beside a task."""
 
-    section: ClassVar[str] = "train-align"
+    panel: ClassVar[str | None] = "Alignment"
 
     pairs: Names = Field(
         default=("cy-en", "ja-en", "jv-en", "sw-en", "tl-en"),
@@ -363,8 +424,8 @@ class TrainAlignSettings(TrainSettings):
     temperature: Temperatures = Field(
         default=(0.1,),
         min_length=1,
-        description="Divides the cosines; the paper has 0.1 for Llama 3. Several, "
-        "comma-separated, are all tried; the best by dev retrieval accuracy is kept.",
+        description="Divides the cosines; the paper has 0.1 for Llama 3. train-align tries "
+        "several, comma-separated, and keeps the best by dev retrieval accuracy.",
     )
     directions: Literal["one", "both"] = Field(
         default="one", description="Contrast left with right sides, or both ways."
@@ -375,6 +436,32 @@ class TrainAlignSettings(TrainSettings):
     mask_duplicates: bool = Field(
         default=False, description="Pairs that share a text are not each other's negatives."
     )
+    contrastive_batch: int = Field(
+        default=32, gt=1, description="Pairs contrasted with each other; divides the batch size."
+    )
+    dev_pairs: int = Field(
+        default=100, gt=0, description="Pairs held out per language, a tenth of it at most."
+    )
+    resample: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="A language's share grows with its pairs to this power: 0 is the same share "
+        "for all, as in the paper, 1 leaves them as they are.",
+    )
+    several_sentences: bool = Field(
+        default=False, description="Keep pairs with several sentences; the paper drops them."
+    )
+    check_script: bool = Field(
+        default=True, description="Drop sentences that are not in their language's script."
+    )
+
+
+class TrainAlignSettings(TrainSettings, AlignmentSettings):
+    """Settings of ``train-align``."""
+
+    section: ClassVar[str] = "train-align"
+
     preserve: float = Field(
         default=0.0,
         ge=0,
@@ -385,9 +472,6 @@ class TrainAlignSettings(TrainSettings):
         default=(),
         description="Text to hold beside the right sides of the pairs, one sentence a line; "
         "repeat the flag, one file a language of the task.",
-    )
-    contrastive_batch: int = Field(
-        default=32, gt=1, description="Pairs contrasted with each other; divides the batch size."
     )
     micro_batch_size: int | None = Field(
         default=None,
@@ -403,9 +487,6 @@ class TrainAlignSettings(TrainSettings):
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N pairs of each language."
     )
-    dev_pairs: int = Field(
-        default=100, gt=0, description="Pairs held out per language, a tenth of it at most."
-    )
     out: Path = Field(
         default=Path("align.safetensors"),
         description="Adapter to write: one .safetensors file, or a new PEFT directory.",
@@ -415,6 +496,46 @@ class TrainAlignSettings(TrainSettings):
     def _held_text_has_a_weight(self) -> "TrainAlignSettings":
         if self.preserve_text and not self.preserve:
             raise ValueError("--preserve-text does nothing without --preserve WEIGHT")
+        return self
+
+
+class TrainJointSettings(TrainSettings, TaskDataSettings, AlignmentSettings):
+    """Settings of ``train-joint``."""
+
+    section: ClassVar[str] = "train-joint"
+
+    alternate: Literal["paper-code", "steps"] = Field(
+        default="paper-code",
+        description="What alternates between task and alignment: the micro-batches of every "
+        "optimizer step, as the authors run it, or whole steps, as the paper's text says.",
+    )
+    contrastive_batch: int = Field(
+        default=32, gt=1, description="Pairs, or task examples, of a micro-batch."
+    )
+    align_weight: float = Field(default=1.0, gt=0, description="Weight of the alignment loss.")
+    stop_on: Literal["loss", "sum", "retrieval", "score"] = Field(
+        default="sum",
+        description="What the best adapter has on dev data: the lowest task loss, the lowest sum "
+        "of both losses, the highest retrieval accuracy, or the highest score of its answers.",
+    )
+    max_new_tokens: int = Field(
+        default=128, gt=0, description="Longest dev answer, in tokens, with --stop-on score."
+    )
+    out: Path = Field(
+        default=Path("joint.safetensors"),
+        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+    )
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> Self:
+        if len(self.temperature) > 1:
+            raise ValueError("--temperature: only train-align tries several")
+        return self
+
+    @model_validator(mode="after")
+    def _a_score_needs_a_task(self) -> Self:
+        if self.stop_on == "score" and self.chat is not None:
+            raise ValueError("--stop-on score needs a task that is scored; --chat has no score")
         return self
 
 
@@ -646,7 +767,9 @@ class RetrievalSettings(ModelSettings):
         default="all", description="All pairs of languages, or only those with this language."
     )
     layers: Layers | None = Field(
-        default=None, description="Layers, comma-separated; 0 is the embeddings. All by default."
+        default=None,
+        min_length=1,
+        description="Layers, as 0,8-16; 0 is the embeddings. All by default.",
     )
     limit: int | None = Field(
         default=None, gt=1, description="Use the first N sentences of each language."
@@ -779,6 +902,7 @@ S = TypeVar("S", bound=Settings)
 COMMANDS: tuple[type[Settings], ...] = (
     TrainTaskSettings,
     TrainAlignSettings,
+    TrainJointSettings,
     MergeSettings,
     EvalSettings,
     ScoreSettings,
@@ -908,7 +1032,10 @@ def keys_of(kind: type[Settings]) -> list[str]:
 
 
 _PATH_KEYS = frozenset(
-    "data-dir pairs-dir weights-file out export gold predictions src scores comet-python".split()
+    (
+        "data-dir pairs-dir chat dev-chat weights-file out export gold predictions src scores "
+        "comet-python"
+    ).split()
 )
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from adaptermix.errors import AdaptermixError
+from adaptermix.processes import is_main_process
 from adaptermix.tables import ranges, shown, titled
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ def _bar(quiet: bool) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=talk, disable=quiet or not talk.is_terminal, transient=True
-    ) as progress:
+    is_silent = quiet or not talk.is_terminal or not is_main_process()
+    with Progress(*columns, console=talk, disable=is_silent, transient=True) as progress:
         yield progress
 
 
@@ -212,6 +212,10 @@ def show_training(report: "TrainReport") -> None:
     table.add_row("examples", counts)
     if report.truncated:
         table.add_row("left out", f"{report.truncated:,} prompts longer than --max-length")
+    for lang, reasons in report.dropped.items():
+        if reasons:
+            told = "  ".join(f"{reason} {count:,}" for reason, count in reasons.items())
+            table.add_row(f"dropped {escape(lang)}", told)
     if report.written:
         table.add_row("steps", f"{report.steps:,} of at most {report.planned_steps:,}")
         table.add_row("trained", f"{report.trainable_parameters:,} parameters")
@@ -225,6 +229,12 @@ def show_training(report: "TrainReport") -> None:
         table.add_row("adapter", escape(report.out))
     else:
         table.add_row("steps", f"at most {report.planned_steps:,}")
+        table.add_row("tokens", f"at most {report.tokens:,}")
+        table.add_row(
+            "parameters",
+            f"{report.trainable_parameters:,} trained, {report.held_parameters:,} held",
+        )
+        table.add_row("memory", f"about {(report.memory_bytes or 0) / 1e9:,.2f} GB")
         table.add_row("would write", escape(report.out))
     results.print(table, highlight=False)
 

@@ -70,6 +70,7 @@ class ParallelPair:
     source: str
     target: str
     pair: str
+    place: str = ""  # the file and line, or row, that it is from
 
 
 def massive_locale(lang: str) -> str:
@@ -193,19 +194,25 @@ def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
         DataError: Not a pair, no or several such files, a malformed line, no pairs.
         ResourceError: The hub is needed and cannot be reached.
     """
+    rows, origin = read_pair_rows(pair, data_dir)
+    pairs = [row for row in rows if row.source and row.target]
+    if not pairs:
+        raise DataError(f"{origin}: no {pair} sentence pairs")
+    return pairs
+
+
+def read_pair_rows(pair: str, data_dir: Path | None) -> tuple[list[ParallelPair], Path]:
+    """Read every row as ``read_pairs`` does, those with an empty side too; also name the file."""
     source, target = split_pair(pair)
     if data_dir is None:
         rows, origin = _hub_pairs(source, target)
     else:
         rows, origin = _local_pairs(data_dir, source, target)
     pairs = [
-        ParallelPair(left.strip(), right.strip(), pair)
-        for left, right in rows
-        if left.strip() and right.strip()
+        ParallelPair((left or "").strip(), (right or "").strip(), pair, f"{origin.name}:{number}")
+        for number, (left, right) in enumerate(rows, start=1)
     ]
-    if not pairs:
-        raise DataError(f"{origin}: no {pair} sentence pairs")
-    return pairs
+    return pairs, origin
 
 
 def _local_pairs(folder: Path, source: str, target: str) -> tuple[list[tuple[str, str]], Path]:
@@ -284,18 +291,26 @@ def hold_out(rows: Sequence[T], most: int, rng: random.Random) -> tuple[list[T],
 
 
 def resample_evenly(groups: Sequence[Sequence[T]], rng: random.Random) -> list[T]:
-    """Repeat the rows of the smaller groups until each group is as large as the largest.
+    """Repeat the rows of the smaller groups until each group is as large as the largest."""
+    return resample(groups, 0.0, rng)
 
-    Each group is repeated whole as often as it fits, and filled up by rows drawn without
+
+def resample(groups: Sequence[Sequence[T]], exponent: float, rng: random.Random) -> list[T]:
+    """Repeat rows until each group's share grows with its size to the power of the exponent.
+
+    An exponent of 0 gives all groups the size of the largest, 1 leaves them as they are, and
+    values between are the temperature sampling of multilingual pretraining (Conneau & Lample,
+    2019). Each group is repeated whole as often as it fits, and filled up by rows drawn without
     replacement, so that no row occurs more than once more than another of its group.
     """
-    size = max(len(group) for group in groups)
-    even: list[T] = []
+    largest = max(len(group) for group in groups)
+    rows: list[T] = []
     for group in groups:
+        size = round(largest * (len(group) / largest) ** exponent)
         whole, rest = divmod(size, len(group))
-        even.extend([*group] * whole + rng.sample(list(group), rest))
-    rng.shuffle(even)
-    return even
+        rows.extend([*group] * whole + rng.sample(list(group), rest))
+    rng.shuffle(rows)
+    return rows
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:

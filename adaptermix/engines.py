@@ -194,28 +194,43 @@ class TransformersGenerator:
         return answers
 
     def _decode(self, prompts: list[list[int]]) -> list[Generated]:
-        pad = int(self.tokenizer.pad_token_id or 0)
-        width = max(len(prompt) for prompt in prompts)
-        ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        model = self.adapted.model
-        device = model.device
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                max_new_tokens=self.settings.max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                eos_token_id=self.stop_ids,
-                pad_token_id=pad,
-                # Sampling defaults of the model's own generation config do not apply to greedy.
-                temperature=None,
-                top_p=None,
-                top_k=None,
-            )
-        rows = output[:, width:].tolist()
-        return [_read_answer(row, self.stop_ids, self.tokenizer) for row in rows]
+        return answer_greedily(
+            self.adapted.model,
+            self.tokenizer,
+            self.stop_ids,
+            prompts,
+            self.settings.max_new_tokens,
+        )
+
+
+def answer_greedily(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: Sequence[int],
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+) -> list[Generated]:
+    """Answer prompts in one batch, padded on the left, with transformers' own generation."""
+    pad = int(tokenizer.pad_token_id or 0)
+    width = max(len(prompt) for prompt in prompts)
+    ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=list(stop_ids),
+            pad_token_id=pad,
+            # Sampling defaults of the model's own generation config do not apply to greedy.
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+    rows = output[:, width:].tolist()
+    return [_read_answer(row, stop_ids, tokenizer) for row in rows]
 
 
 class IgnoredAdapterError(ArtifactError):

@@ -4,19 +4,19 @@
     ├── ConfigError          a setting is wrong                            exit 3
     ├── DataError            an input file is wrong                        exit 4
     ├── ArtifactError        a model, adapter or output does not fit       exit 5
-    └── ResourceError        a package, device, network or disk lacks      exit 6
+    ├── ResourceError        a package, device, network or disk lacks      exit 6
+    └── StoppedError         a signal ended a run that can go on           exit 130 or 143
 
-Exit code 1 is a bug of ours, 2 an unknown option or a missing argument, 130 an interruption.
+Exit code 1 is a bug of ours, 2 an unknown option or a missing argument, 130 an interruption
+(Ctrl-C), 143 SIGTERM.
 This module imports nothing from adaptermix, so every module may import it.
 """
-
-from typing import ClassVar
 
 
 class AdaptermixError(Exception):
     """A failure the user can act on."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         """Say what happened in ``message`` and what to do next in ``hint``."""
@@ -28,22 +28,31 @@ class AdaptermixError(Exception):
 class ConfigError(AdaptermixError):
     """A setting is unknown, out of range, or contradicts another."""
 
-    exit_code = 3
+    exit_code: int = 3
 
 
 class DataError(AdaptermixError):
     """An input file is missing, empty or malformed."""
 
-    exit_code = 4
+    exit_code: int = 4
 
 
 class ArtifactError(AdaptermixError):
     """A model or adapter is damaged or does not fit, or an output is in the way."""
 
-    exit_code = 5
+    exit_code: int = 5
 
 
 class ResourceError(AdaptermixError):
     """A package, device, network, memory or disk is missing."""
 
-    exit_code = 6
+    exit_code: int = 6
+
+
+class StoppedError(AdaptermixError):
+    """A signal stopped a run, which left what it takes to go on."""
+
+    def __init__(self, signal: int, message: str, *, hint: str | None = None) -> None:
+        """Take the number of the signal; the exit code is 128 and it, as shells have it."""
+        super().__init__(message, hint=hint)
+        self.exit_code = 128 + signal

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -180,17 +181,80 @@ def load_lower_blocks(
         ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
     """
     config = load_config(folder, settings)
-    depth = getattr(config, "num_hidden_layers", None)
-    if depth is None:
-        raise _unusual(type(config).__name__)
-    blocks = layer_index(layer, depth)
-    config.num_hidden_layers = blocks
-    if getattr(config, "layer_types", None):  # one entry a block, checked against their number
-        config.layer_types = config.layer_types[:blocks]
+    _keep_blocks(config, choose_layer(folder, settings, layer))
     model = _load(AutoModel, folder, settings, config)
     if not isinstance(getattr(model, "layers", None), nn.ModuleList) or not hasattr(model, "norm"):
         raise _unusual(type(model).__name__)
     if layer != "top-normed":
+        model.norm = nn.Identity()
+    return model
+
+
+@contextmanager
+def lower_blocks_only(
+    model: PreTrainedModel, layer: int, *, is_normed: bool = False
+) -> Iterator[None]:
+    """Let a whole model run its embeddings and first blocks only.
+
+    Its last hidden state is then the plain output of block ``layer``. The LM head still runs, on
+    whatever positions it is asked for; none, with ``logits_to_keep`` an empty tensor.
+
+    Args:
+        model: The whole model.
+        layer: Number of blocks.
+        is_normed: Keep the final norm after them.
+
+    Raises:
+        ArtifactError: A model without the usual layout, by its class.
+    """
+    decoder = model.get_decoder()
+    blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
+    if not isinstance(blocks, nn.ModuleList) or norm is None:
+        raise _unusual(type(decoder).__name__)
+    decoder.layers, decoder.norm = blocks[:layer], norm if is_normed else nn.Identity()
+    try:
+        yield
+    finally:
+        decoder.layers, decoder.norm = blocks, norm
+
+
+def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int:
+    """Return the number of the block to align after, in this model; see ``layer_index``.
+
+    Raises:
+        ConfigError: More blocks than the model has.
+        ArtifactError: A model whose config says no number of blocks.
+    """
+    config = load_config(folder, settings)
+    depth: int | None = getattr(config, "num_hidden_layers", None)
+    if depth is None:
+        raise _unusual(type(config).__name__)
+    return layer_index(layer, depth)
+
+
+def _keep_blocks(config: PreTrainedConfig, layer: int) -> None:
+    config.num_hidden_layers = layer
+    if getattr(config, "layer_types", None):  # one entry a block, checked against their number
+        config.layer_types = config.layer_types[:layer]
+
+
+def empty_model(folder: Path, settings: ModelSettings, layer: int | None = None) -> PreTrainedModel:
+    """Return a model of the same shapes without any weights, on torch's meta device.
+
+    Args:
+        folder: The model.
+        settings: Its precision.
+        layer: Number of blocks, without an LM head; the whole model by default.
+    """
+    config = load_config(folder, settings)
+    if layer is not None:
+        _keep_blocks(config, layer)
+    kind = AutoModelForCausalLM if layer is None else AutoModel
+    with torch.device("meta"):
+        model: PreTrainedModel = kind.from_config(
+            config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
+        )
+    if layer is not None:
         model.norm = nn.Identity()
     return model
 

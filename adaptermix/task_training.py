@@ -1,21 +1,37 @@
 """Fine-tune a LoRA on a task; the loss is on the answers only."""
 
-from transformers import Trainer, set_seed
+import random
+from pathlib import Path
 
-from adaptermix.batching import AnswerCollator, EncodedExample, PromptEncoder, encode_example
-from adaptermix.config import TrainTaskSettings
+from transformers import set_seed
+
+from adaptermix.batching import (
+    AnswerCollator,
+    EncodedExample,
+    PromptEncoder,
+    encode_example,
+    padded_length,
+)
+from adaptermix.chats import encode_chat, read_chats
+from adaptermix.config import TrainJointSettings, TrainTaskSettings
+from adaptermix.data import hold_out
 from adaptermix.errors import DataError
-from adaptermix.models import load_model, load_tokenizer, locate_model
+from adaptermix.footprint import Pass, footprint
+from adaptermix.lora import with_lora
+from adaptermix.models import empty_model, load_model, load_tokenizer, locate_model
 from adaptermix.tasks import make_task
+from adaptermix.trainer import AdapterTrainer
 from adaptermix.training import (
     OnProgress,
     Stream,
     TrainingRun,
     TrainReport,
     check_training,
+    ended_run,
     plan_training,
-    with_lora,
 )
+
+TaskSettings = TrainTaskSettings | TrainJointSettings
 
 
 def train_task(
@@ -32,20 +48,31 @@ def train_task(
         DataError: Missing or malformed data.
         ArtifactError: A model that cannot be used, or an output that exists.
     """
+    if (ended := ended_run(settings, force)) is not None:
+        return ended
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
-    stream = _task_stream(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
+    stream = task_stream(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
     if dry_run:
-        return plan_training(settings, stream)
+        empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
+        longest = max(map(padded_length, stream.train))
+        return plan_training(settings, stream, footprint(empty, [Pass(micro, longest)]))
     set_seed(settings.seed)
     model = with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
     collator = AnswerCollator(int(tokenizer.pad_token_id or 0))
     run = TrainingRun(settings, folder, stream, micro, collator, on_progress)
-    return run.train(model, Trainer, force)
+    return run.train(model, AdapterTrainer, force)
 
 
-def _task_stream(settings: TrainTaskSettings, encoder: PromptEncoder) -> Stream:
+def task_stream(settings: TaskSettings, encoder: PromptEncoder) -> Stream:
+    """Read and encode the training and dev rows of a task, or of conversations of one's own.
+
+    Raises:
+        DataError: Missing or malformed data, or no answer that fits.
+    """
+    if settings.chat is not None:
+        return _chat_stream(settings, settings.chat, encoder)
     task = make_task(settings.task, settings.prompt, settings.system_prompt)
     rows: dict[str, list[EncodedExample]] = {"train": [], "dev": []}
     counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}}
@@ -58,6 +85,7 @@ def _task_stream(settings: TrainTaskSettings, encoder: PromptEncoder) -> Stream:
                     encoder.prompt_ids(task.messages(example)),
                     encoder.answer_ids(task.answer(example)),
                     settings.max_length,
+                    f"{lang}:{example.id}",
                 )
                 for example in examples
             ]
@@ -68,3 +96,26 @@ def _task_stream(settings: TrainTaskSettings, encoder: PromptEncoder) -> Stream:
     if not rows["train"] or not rows["dev"]:
         raise DataError(f"every prompt is longer than --max-length {settings.max_length}")
     return Stream(rows["train"], rows["dev"], counts["train"], counts["dev"], lost)
+
+
+def _chat_stream(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> Stream:
+    """Encode conversations; without dev conversations, some are held out."""
+    chats = read_chats(path)[: settings.limit]
+    if settings.dev_chat is not None:
+        dev = read_chats(settings.dev_chat)[: settings.dev_limit]
+    else:
+        most = settings.dev_limit or 100
+        chats, dev = hold_out(chats, most, random.Random(settings.seed))
+    encoded = [
+        [encode_chat(c, encoder, settings.max_length) for c in part] for part in (chats, dev)
+    ]
+    kept = [[row for rows in part for row in rows] for part in encoded]
+    lost = sum(not rows for part in encoded for rows in part)
+    if not all(kept):
+        raise DataError(
+            f"{path}: {len(chats)} conversations to train on and {len(dev)} to test on are left "
+            f"with no answer of the assistant within --max-length {settings.max_length}"
+        )
+    train_count, dev_count = (sum(map(bool, part)) for part in encoded)
+    dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}
+    return Stream(kept[0], kept[1], {"chat": train_count}, {"chat": dev_count}, dropped=dropped)

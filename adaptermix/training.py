@@ -6,39 +6,41 @@ the output, from which ``resume`` goes on after a kill.
 
 import json
 import math
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from torch import nn
+from peft import PeftModel, get_peft_model_state_dict
+from torch import Tensor
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedModel,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from adaptermix import __version__
-from adaptermix.adapters import describe_config, spec_of, write_adapter
+from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
+from adaptermix.batching import token_count
 from adaptermix.config import TrainSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.models import (
-    fingerprint,
-)
+from adaptermix.footprint import Footprint
+from adaptermix.models import fingerprint
 from adaptermix.outputs import check_output, whole_output, write_json
+from adaptermix.processes import is_main_process, process_count
+from adaptermix.trainer import AdapterTrainer, NamedCollator, StopSignals, last_checkpoint
+
+# Settings that a run may go on with another value of: none of them changes the adapter.
+_FREE = {"resume", "out", "threads", "workers", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,16 @@ class TrainReport:
     written: bool
     kept: str | None = None
     candidates: dict[str, dict[str, float]] = field(default_factory=dict)
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # by language, by reason
+    held_parameters: int | None = None  # of the base model, as far as it is loaded
+    tokens: int | None = None  # that are trained on at most, in a plan
+    memory_bytes: int | None = None  # at the peak, as a plan estimates it
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
+        """Return the report that an adapter's record holds; the time it took is not kept."""
+        known = {"seconds": 0.0, **record}
+        return cls(**{each.name: known[each.name] for each in fields(cls)})
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
@@ -90,6 +103,31 @@ class Stream:
     examples: dict[str, int]
     dev_examples: dict[str, int]
     truncated: int = 0
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    epoch_rows: int | None = None  # all training rows by default
+
+
+def ended_run(settings: TrainSettings, force: bool) -> TrainReport | None:
+    """Return the report of a run that wrote its adapter, when it is resumed; None for any other.
+
+    So the same command with ``resume`` may be started again and again, whenever it was killed.
+    """
+    if not settings.resume or force or not settings.out.exists():
+        return None
+    record = read_adapter(settings.out).record
+    if _lasting(record.get("settings", {})) != comparable(settings):
+        return None
+    if is_main_process():
+        shutil.rmtree(_work_folder(settings), ignore_errors=True)
+    return TrainReport.of_record(record)
+
+
+def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _FREE}
+
+
+def _work_folder(settings: TrainSettings) -> Path:
+    return settings.out.parent / f".{settings.out.name}.training"
 
 
 def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
@@ -97,42 +135,25 @@ def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) 
     check_output(settings.out, force)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    micro = min(micro, settings.batch_size)
-    if settings.batch_size % micro:
-        raise ConfigError(f"{flag} {micro} does not divide --batch-size {settings.batch_size}")
-    return micro
-
-
-def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:
-    """Put a fresh LoRA of the settings' shape on a model.
-
-    Raises:
-        ConfigError: A target module that the model does not have.
-    """
-    found = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    missing = [name for name in settings.target_modules if name not in found]
-    if missing:
+    processes = process_count()
+    if processes > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if settings.batch_size % processes:
         raise ConfigError(
-            f"--target-modules: {type(model).__name__} has no linear layer '{missing[0]}'",
-            hint="it has " + ", ".join(sorted(found)),
+            f"--batch-size {settings.batch_size} cannot be shared by {processes} processes"
         )
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT takes fractions as well
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.target_modules),
-        task_type=task_type,
-    )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    micro = min(micro, settings.batch_size // processes)
+    if settings.batch_size % (micro * processes):
+        shared = f" shared by {processes} processes" if processes > 1 else ""
+        raise ConfigError(
+            f"{flag} {micro} does not divide --batch-size {settings.batch_size}{shared}"
+        )
+    return micro
 
 
 def comparable(settings: TrainSettings) -> dict[str, Any]:
     """Return the settings that must be the same for a run to go on from its checkpoints."""
-    return settings.model_dump(mode="json", exclude={"resume", "out", "threads"})
+    return _lasting(settings.model_dump(mode="json"))
 
 
 class TrainingRun:
@@ -164,34 +185,45 @@ class TrainingRun:
         self.collator = collator
         self.on_progress = on_progress
         self.out = settings.out
-        self.work = self.out.parent / f".{self.out.name}.training"
+        self.work = _work_folder(settings)
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
 
-    def train(self, model: PeftModel, kind: type[Trainer], force: bool) -> TrainReport:
+    def train(
+        self, model: PeftModel, kind: Callable[..., AdapterTrainer], force: bool
+    ) -> TrainReport:
         """Train with this kind of Trainer, keep the best adapter, and write it.
+
+        Several processes may train together: the first of them writes.
 
         Raises:
             ConfigError: ``resume`` with other settings than the run that was killed.
             ArtifactError: A run that did not end is in the way, or the loss is not a number.
+            ResourceError: Not enough memory or disk.
+            StoppedError: A signal came, and a checkpoint was made.
         """
         started = time.monotonic()
-        checkpoint = self._prepare_work(force)
+        arguments = self._arguments()
+        with arguments.main_process_first(local=False, desc="preparing the folder"):
+            checkpoint = self._prepare_work(force)
+        signals = StopSignals()
         trainer = kind(
             model=model,
-            args=self._arguments(),
+            args=arguments,
             train_dataset=self.stream.train,  # type: ignore[arg-type]
             eval_dataset=self.stream.dev,  # type: ignore[arg-type]
-            data_collator=self.collator,
+            data_collator=NamedCollator(self.collator),
             callbacks=[
                 EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
                 _EvaluateAtTheEnd(),
                 _RunLog(self.log, self.on_progress),
                 *self._tensorboard(),
+                signals,
             ],
         )
         for talker in (PrinterCallback, ProgressCallback):  # ours says it all
             trainer.remove_callback(talker)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with signals.listening():
+            trainer.train_from(checkpoint)
         report = TrainReport(
             out=str(self.out),
             command=self.settings.section,
@@ -199,25 +231,32 @@ class TrainingRun:
             dev_examples=self.stream.dev_examples,
             truncated=self.stream.truncated,
             steps=trainer.state.global_step,
-            planned_steps=_steps(self.settings, len(self.stream.train)),
+            planned_steps=planned_steps(self.settings, self.stream),
             trainable_parameters=model.get_nb_trainable_parameters()[0],
             dev=self.dev_scores(trainer, model),
             seconds=round(time.monotonic() - started, 1),
             log=str(self.log),
             written=True,
+            dropped=self.stream.dropped,
         )
-        self._write(model, report, force)
-        shutil.rmtree(self.work, ignore_errors=True)
+        state = None
+        if trainer.is_fsdp_enabled:  # every process has a shard
+            state = trainer.accelerator.get_state_dict(trainer.model)
+        if is_main_process():
+            self._write(model, report, force, state)
+            shutil.rmtree(self.work, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
         return report
 
-    def dev_scores(self, trainer: Trainer, model: PeftModel) -> dict[str, float]:
+    def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
         """Return what the adapter that is kept scores on the dev rows."""
         best = trainer.state.best_metric
         return {"loss": float(best)} if best is not None else {}
 
-    def _prepare_work(self, force: bool) -> str | None:
+    def _prepare_work(self, force: bool) -> Path | None:
         """Return the checkpoint to go on from; a run that was killed is not dropped unasked."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
+        if not is_main_process():
+            return last_checkpoint(self.work)
         stamp = self.work / "settings.json"
         settings = comparable(self.settings)
         if self.settings.resume and stamp.is_file():
@@ -226,10 +265,8 @@ class TrainingRun:
                     f"--resume: the checkpoints in {self.work} were made with other settings",
                     hint="repeat the settings of that run, or start anew without --resume",
                 )
-            for found in self.work.glob("checkpoint-*"):
-                if not _is_whole(found):
-                    shutil.rmtree(found)
-            checkpoint: str | None = get_last_checkpoint(str(self.work))
+            checkpoint = last_checkpoint(self.work)
+            _cut_log(self.log, checkpoint)
             return checkpoint
         if any(self.work.glob("checkpoint-*")) and not force:
             raise ArtifactError(
@@ -237,14 +274,14 @@ class TrainingRun:
                 hint="go on with --resume, or drop them with --force",
             )
         shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir()
+        self.work.mkdir(parents=True)
         with whole_output(stamp) as partial:
             write_json(partial, settings)
         self.log.unlink(missing_ok=True)
         return None
 
     def _tensorboard(self) -> list[TrainerCallback]:
-        if not self.settings.tensorboard:
+        if not self.settings.tensorboard or not is_main_process():
             return []
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -257,13 +294,13 @@ class TrainingRun:
 
     def _arguments(self) -> TrainingArguments:
         settings = self.settings
-        steps = _steps(settings, len(self.stream.train))
+        steps = planned_steps(settings, self.stream)
         every = min(settings.eval_steps, steps)
         return TrainingArguments(
             output_dir=str(self.work),
             per_device_train_batch_size=self.micro,
             per_device_eval_batch_size=self.micro,
-            gradient_accumulation_steps=settings.batch_size // self.micro,
+            gradient_accumulation_steps=settings.batch_size // (self.micro * process_count()),
             num_train_epochs=settings.epochs,
             max_steps=settings.max_steps or -1,
             learning_rate=settings.lr,
@@ -273,7 +310,8 @@ class TrainingRun:
             eval_steps=every,
             save_strategy="steps",
             save_steps=every,
-            save_total_limit=2,
+            restore_callback_states_from_checkpoint=True,  # how long there was no better adapter
+            dataloader_num_workers=settings.workers,
             load_best_model_at_end=True,
             metric_for_best_model="loss",
             greater_is_better=False,
@@ -283,29 +321,31 @@ class TrainingRun:
             **common_arguments(settings.seed),
         )
 
-    def _write(self, model: PeftModel, report: TrainReport, force: bool) -> None:
+    def _write(
+        self, model: PeftModel, report: TrainReport, force: bool, state: State | None = None
+    ) -> None:
         prefix = "" if "CAUSAL_LM" in str(model.peft_config["default"].task_type) else "model."
-        updates = _updates(model, self.settings.alpha / self.settings.rank, prefix)
+        settings = self.settings
+        updates = _updates(model, prefix, state)
         specs = {module: spec_of(update) for module, update in updates.items()}
-        config = describe_config(specs, self.settings.model, all_layers=not prefix)
-        config["lora_dropout"] = self.settings.dropout
+        all_layers = not prefix and not settings.layers_to_transform
+        config = describe_config(specs, settings.model, all_layers=all_layers) | {
+            "r": settings.rank,
+            "lora_alpha": int(settings.alpha) if settings.alpha.is_integer() else settings.alpha,
+            "lora_dropout": settings.dropout,
+            "use_rslora": settings.use_rslora,
+            "rank_pattern": settings.rank_pattern,
+            "alpha_pattern": settings.alpha_pattern,
+        }
         # Nothing of how long it took, or of a kill in between: the same run gives the same file.
+        passing = _FREE - {"out"}
         record = {
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},
-            "settings": self.settings.model_dump(mode="json", exclude={"resume", "threads"}),
+            "settings": settings.model_dump(mode="json", exclude=passing),
             "base_fingerprint": fingerprint(self.base),
         }
         write_adapter(self.out, updates, config, record, force=force)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer's state comes last."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def common_arguments(seed: int) -> dict[str, Any]:
@@ -316,6 +356,7 @@ def common_arguments(seed: int) -> dict[str, Any]:
         "seed": seed,
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "use_cpu": not on_gpu,
+        "ddp_backend": "gloo" if process_count() > 1 and not on_gpu else None,
         "remove_unused_columns": False,
         "dataloader_pin_memory": on_gpu,
         "disable_tqdm": True,
@@ -323,9 +364,10 @@ def common_arguments(seed: int) -> dict[str, Any]:
     }
 
 
-def plan_training(settings: TrainSettings, stream: Stream) -> TrainReport:
-    """Return the report of a dry run: what would be trained on, and for how many steps."""
-    steps = _steps(settings, len(stream.train))
+def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint) -> TrainReport:
+    """Return the report of a dry run: what would be trained on, for how long, in what memory."""
+    steps = planned_steps(settings, stream)
+    mean_tokens = sum(map(token_count, stream.train)) / len(stream.train)
     return TrainReport(
         out=str(settings.out),
         command=settings.section,
@@ -334,33 +376,54 @@ def plan_training(settings: TrainSettings, stream: Stream) -> TrainReport:
         truncated=stream.truncated,
         steps=0,
         planned_steps=steps,
-        trainable_parameters=0,
+        trainable_parameters=footprint.trained,
         dev={},
         seconds=0.0,
         log=None,
         written=False,
+        dropped=stream.dropped,
+        held_parameters=footprint.held,
+        tokens=round(steps * settings.batch_size * mean_tokens),
+        memory_bytes=footprint.memory_bytes,
     )
 
 
-def _steps(settings: TrainSettings, rows: int) -> int:
+def planned_steps(settings: TrainSettings, stream: Stream) -> int:
     """Return the optimizer steps of the whole run, at most."""
     if settings.max_steps:
         return settings.max_steps
-    return max(1, int(settings.epochs * -(-rows // settings.batch_size)))
+    rows = len(stream.train) if stream.epoch_rows is None else stream.epoch_rows
+    return math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
 
 
-def _updates(model: PeftModel, scaling: float, prefix: str) -> dict[str, LoraUpdate]:
-    """Collect the trained factors under the module names of the full model."""
-    state = get_peft_model_state_dict(model)
+def _updates(model: PeftModel, prefix: str, state: State | None = None) -> dict[str, LoraUpdate]:
+    """Collect the trained factors under the module names of the full model.
+
+    Args:
+        model: What was trained.
+        prefix: What the names lack where only a part of the model was loaded.
+        state: All weights, where the model has only a shard of them.
+    """
+    state = get_peft_model_state_dict(model, state_dict=state)
     updates = {}
     for name, a in state.items():
         if name.endswith(".lora_A.weight"):
-            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            path = name.removesuffix(".lora_A.weight")
+            module = path.removeprefix("base_model.model.")
+            scaling = float(model.get_submodule(path).scaling["default"])  # type: ignore[index,union-attr]
             b = state[name.replace("lora_A", "lora_B")]
             if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
                 raise ArtifactError(f"training diverged: {module} holds NaN or infinity")
             updates[prefix + module] = LoraUpdate(a.cpu(), b.cpu(), scaling)
     return updates
+
+
+def _cut_log(path: Path, checkpoint: Path | None) -> None:
+    """Drop what was logged after the checkpoint: it will be logged again."""
+    last = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last]
+    path.write_text("".join(whole), encoding="utf-8")
 
 
 class _EvaluateAtTheEnd(TrainerCallback):
@@ -392,13 +455,9 @@ class _RunLog(TrainerCallback):
     ) -> None:
         numbers = logs or {}
         self.loss = numbers.get("loss", self.loss)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
-        if not math.isfinite(numbers.get("loss", 0.0)):
-            raise ArtifactError(
-                f"the loss is not a number at step {state.global_step}",
-                hint="lower --lr; the log is " + str(self.path),
-            )
+        if is_main_process():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

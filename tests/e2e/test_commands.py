@@ -156,7 +156,7 @@ def test_every_command_has_help_with_an_example(tmp_path):
 
 def test_words_and_options_are_completed():
     for words, expected in (
-        ("adaptermix tra", {"train-task", "train-align"}),
+        ("adaptermix tra", {"train-task", "train-align", "train-joint"}),
         ("adaptermix comet i", {"install"}),
         ("adaptermix merge --push", {"--push-to-hub"}),
     ):

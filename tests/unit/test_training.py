@@ -21,6 +21,7 @@ from adaptermix.config import TrainAlignSettings, TrainTaskSettings
 from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.data import ParallelPair
 from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.lora import with_lora
 from adaptermix.models import load_lower_blocks, load_model, load_tokenizer
 from adaptermix.objectives import contrastive_loss
 from adaptermix.task_training import train_task
@@ -80,7 +81,7 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
     """Against stock transformers: a full forward per side, hidden_states[layer], plain sums."""
     settings = align_settings(layout_dir, None, "x", layer=layer, dropout=0.0)
     tokenizer = load_tokenizer(layout_dir, settings)
-    lower = training.with_lora(load_lower_blocks(layout_dir, settings, layer), settings, None)
+    lower = with_lora(load_lower_blocks(layout_dir, settings, layer), settings, None)
     randomize(lower.double())
     batch = PairCollator(2)(encode_pairs(PAIRS, tokenizer, 64))
     step = ContrastiveStep(lower, len(PAIRS))
@@ -124,7 +125,7 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
 
 def test_only_lora_factors_train(model_dir):
     settings = task_settings(model_dir, None, "x")
-    model = training.with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM")
+    model = with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM")
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
@@ -136,10 +137,10 @@ def specs_of(updates):
 
 def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
     settings = task_settings(model_dir, None, "x")
-    model = training.with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
+    model = with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
     randomize(model)
     expected = model(IDS).logits.detach()
-    updates = training._updates(model, 2.0, "")
+    updates = training._updates(model, "")
     config = describe_config(specs_of(updates), str(model_dir), all_layers=True)
     write_adapter(tmp_path / "adapter", updates, config, {})
     torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "adapter"), expected)
@@ -147,10 +148,10 @@ def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
 
 def test_an_alignment_adapter_gives_the_training_models_states(tmp_path, model_dir):
     settings = align_settings(model_dir, None, "x")
-    lower = training.with_lora(load_lower_blocks(model_dir, settings, 2), settings, None).eval()
+    lower = with_lora(load_lower_blocks(model_dir, settings, 2), settings, None).eval()
     randomize(lower)
     expected = lower(IDS).last_hidden_state.detach()
-    updates = training._updates(lower, 2.0, "model.")
+    updates = training._updates(lower, "model.")
     config = describe_config(specs_of(updates), str(model_dir), all_layers=False)
     write_adapter(tmp_path / "adapter", updates, config, {})
     from peft import PeftModel

@@ -1,0 +1,426 @@
+"""Train one LoRA on a task and on alignment at once; the two alternate."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, TrainingArguments, set_seed
+
+from adaptermix.align_training import align_stream, loss_of
+from adaptermix.batching import (
+    IGNORED,
+    AnswerCollator,
+    EncodedPair,
+    PairCollator,
+    PromptEncoder,
+    padded_length,
+)
+from adaptermix.config import TrainJointSettings
+from adaptermix.engines import answer_greedily
+from adaptermix.footprint import Pass, footprint
+from adaptermix.generation import find_stop_ids
+from adaptermix.lora import with_lora
+from adaptermix.models import (
+    choose_layer,
+    empty_model,
+    load_model,
+    load_tokenizer,
+    locate_model,
+    lower_blocks_only,
+)
+from adaptermix.processes import process_count
+from adaptermix.representations import pool, pooling_weights, retrieval_accuracy
+from adaptermix.task_training import task_stream
+from adaptermix.tasks import make_task
+from adaptermix.trainer import AdapterTrainer
+from adaptermix.training import (
+    OnProgress,
+    Stream,
+    TrainingRun,
+    TrainReport,
+    check_training,
+    ended_run,
+    plan_training,
+    planned_steps,
+)
+
+# What --stop-on names is the best adapter's, on dev data.
+_CRITERIA = {"loss": "task_loss", "sum": "sum", "retrieval": "retrieval_accuracy", "score": "score"}
+
+
+def train_joint(
+    settings: TrainJointSettings,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    on_progress: OnProgress = lambda progress: None,
+) -> TrainReport:
+    """Train one LoRA on the task data of some languages and on aligning pairs of others.
+
+    The task's loss takes the whole model, the alignment's the blocks up to the layer. An epoch is
+    one pass over the task examples, with as many pairs beside them; pairs go on where the epoch
+    before ended.
+
+    Raises:
+        ConfigError: Settings that contradict each other, or a layer the model does not have.
+        DataError: Missing or malformed data, fewer pairs than one contrastive batch.
+        ArtifactError: A model that cannot be used, or an output that exists.
+    """
+    if (ended := ended_run(settings, force)) is not None:
+        return ended
+    micro = check_training(settings, settings.contrastive_batch, "--contrastive-batch", force)
+    folder = locate_model(settings)
+    tokenizer = load_tokenizer(folder, settings)
+    encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
+    task, pairs = task_stream(settings, encoder), align_stream(settings, tokenizer)
+    stream = _joined(task, pairs)
+    layer = choose_layer(folder, settings, settings.layer)
+    if dry_run:
+        empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
+        passes = [
+            Pass(micro, max(map(padded_length, task.train))),
+            Pass(2 * micro, max(map(padded_length, pairs.train)), layer),
+        ]
+        return plan_training(settings, stream, footprint(empty, passes))
+    set_seed(settings.seed)
+    adapted = with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
+    pad = int(tokenizer.pad_token_id or 0)
+    collator = JointCollator(AnswerCollator(pad), PairCollator(pad))
+    judge = None
+    if settings.stop_on == "score":
+        judge = DevScore(settings, encoder, find_stop_ids(folder, encoder))
+    batches = Alternation(
+        tasks=len(task.train),
+        pairs=len(pairs.train),
+        size=micro,
+        turn=_turn(settings, micro),
+        count=planned_steps(settings, stream) * (settings.batch_size // micro),
+        seed=settings.seed,
+    )
+    plan = JointPlan(batches, settings, layer, task.dev, pairs.dev, judge)
+    run = _JointRun(settings, folder, stream, micro, collator, on_progress)
+    return run.train(adapted, plan.trainer, force)
+
+
+def _turn(settings: TrainJointSettings, micro: int) -> int:
+    """Return how many micro-batches of a kind come in a row, over all processes."""
+    return process_count() if settings.alternate == "paper-code" else settings.batch_size // micro
+
+
+def _joined(task: Stream, pairs: Stream) -> Stream:
+    return Stream(
+        [*task.train, *pairs.train],
+        [*task.dev, *pairs.dev],
+        task.examples | pairs.examples,
+        task.dev_examples | pairs.dev_examples,
+        task.truncated,
+        task.dropped | pairs.dropped,
+        epoch_rows=2 * len(task.train),
+    )
+
+
+@dataclass(frozen=True)
+class JointCollator:
+    """Makes a batch of task examples, with labels, or of pairs, without."""
+
+    answers: AnswerCollator
+    pairs: PairCollator
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Return one batch; its rows are of one kind."""
+        return (self.pairs if isinstance(rows[0], EncodedPair) else self.answers)(rows)
+
+
+class Alternation(Sampler[list[int]]):
+    """Micro-batches of task examples and of pairs in turn, for all of a run, by one seed.
+
+    Rows are numbered task examples first. Each kind is passed over again and again, in a new
+    order every time; a batch is always full.
+
+    Attributes:
+        batch_size: Rows of a batch, for accelerate, which shares batches among processes.
+    """
+
+    drop_last = False
+
+    def __init__(
+        self, *, tasks: int, pairs: int, size: int, turn: int, count: int, seed: int
+    ) -> None:
+        """Take what decides the order.
+
+        Args:
+            tasks: Number of task examples.
+            pairs: Number of pairs.
+            size: Rows of a batch.
+            turn: Batches of one kind in a row.
+            count: Batches in all.
+            seed: Of both orders.
+        """
+        self.kinds = (range(tasks), range(tasks, tasks + pairs))
+        self.batch_size = size
+        self.turn = turn
+        self.count = count
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        endless = [self._batches(rows, f"{self.seed} {n}") for n, rows in enumerate(self.kinds)]
+        for number in range(self.count):
+            yield next(endless[number // self.turn % 2])
+
+    def _batches(self, rows: range, seed: str) -> Iterator[list[int]]:
+        rng = random.Random(seed)
+        waiting: list[int] = []
+        while True:
+            while len(waiting) < self.batch_size:
+                waiting += rng.sample(rows, len(rows))
+            yield waiting[: self.batch_size]
+            waiting = waiting[self.batch_size :]
+
+
+class DevScore:
+    """The task's own score of the answers that the model in training gives to dev prompts."""
+
+    def __init__(
+        self, settings: TrainJointSettings, encoder: PromptEncoder, stop_ids: Sequence[int]
+    ) -> None:
+        """Read the dev examples."""
+        self.tokenizer = encoder.tokenizer
+        self.settings = settings
+        self.stop_ids = stop_ids
+        self.task = make_task(settings.task, settings.prompt, settings.system_prompt)
+        self.examples = {
+            lang: self.task.read(lang, "dev", settings.data_dir)[: settings.dev_limit]
+            for lang in settings.langs
+        }
+        self.prompts = {
+            lang: [encoder.prompt_ids(self.task.messages(example)) for example in examples]
+            for lang, examples in self.examples.items()
+        }
+
+    def __call__(self, model: PeftModel) -> float:
+        """Return the macro average over languages of the task's first metric."""
+        scores = []
+        for lang, examples in self.examples.items():
+            answers = self._answers(model, self.prompts[lang])
+            outcomes = [
+                self.task.outcome(example, answer)
+                for example, answer in zip(examples, answers, strict=True)
+            ]
+            scores.append(self.task.score(outcomes).value)
+        return sum(scores) / len(scores)
+
+    def _answers(self, model: PeftModel, prompts: Sequence[list[int]]) -> list[str]:
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: dict[int, str] = {}
+        size = self.settings.contrastive_batch
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            generated = answer_greedily(
+                model,
+                self.tokenizer,
+                self.stop_ids,
+                [prompts[index] for index in batch],
+                self.settings.max_new_tokens,
+            )
+            answers |= {i: answer.text for i, answer in zip(batch, generated, strict=True)}
+        return [answers[index] for index in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class JointPlan:
+    """What a joint training alternates between, and how it is judged.
+
+    Attributes:
+        batches: The order of all micro-batches.
+        settings: Of the alignment: its loss, its weight, the pooling.
+        layer: Number of blocks that the alignment runs.
+        task_dev: Dev examples of the task.
+        pair_dev: Dev pairs.
+        judge: Scores dev answers, if they are to be.
+    """
+
+    batches: Alternation
+    settings: TrainJointSettings
+    layer: int
+    task_dev: Sequence[Any]
+    pair_dev: Sequence[Any]
+    judge: DevScore | None
+
+    def trainer(self, **arguments: Any) -> AdapterTrainer:
+        """Return the Trainer of this plan."""
+        return JointTrainer(self, **arguments)
+
+
+class JointTrainer(AdapterTrainer):
+    """Minimises the task loss on batches with labels, the alignment loss on the others.
+
+    The gradient of an optimizer step is the mean of its micro-batches' gradients, as in the
+    authors' code: with two micro-batches of each kind, (T1 + A1 + T2 + A2) / 4.
+    """
+
+    def __init__(self, plan: JointPlan, **arguments: Any) -> None:
+        """Take the plan, and what any Trainer takes."""
+        super().__init__(**arguments)
+        self.plan = plan
+        self.model_accepts_loss_kwargs = False  # so that Trainer averages over micro-batches
+        self.sums = torch.zeros(2, 2, device=self.args.device)  # [kind, (loss, batches)]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the batches of the whole run, in their order."""
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=self.plan.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Add the gradient of one micro-batch, normalised by its own answer tokens."""
+        self.can_split = "labels" in inputs
+        items = (inputs["labels"][:, 1:] != IGNORED).sum() if self.can_split else None
+        loss = super().training_step(model, inputs, items)
+        kind = 0 if self.can_split else 1
+        micro_batches = self.current_gradient_accumulation_steps
+        self.sums[kind] += torch.stack([loss * micro_batches, torch.ones_like(loss)])
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of a batch of either kind; the alignment's is weighted in training."""
+        if "labels" in inputs:
+            output = model(**inputs, num_items_in_batch=num_items_in_batch)
+            return (output.loss, output) if return_outputs else output.loss
+        objective = loss_of(self.plan.settings)
+        loss = objective(
+            *self._vectors(model, inputs), inputs["source_keys"], inputs["target_keys"]
+        )
+        return self.plan.settings.align_weight * loss if model.training else loss
+
+    def _vectors(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the pooled hidden states of sources and targets, [batch hidden] each."""
+        adapted: PeftModel = self.accelerator.unwrap_model(model)
+        base: PreTrainedModel = adapted.get_base_model()  # type: ignore[assignment]
+        settings = self.plan.settings
+        is_normed = settings.layer == "top-normed"
+        with lower_blocks_only(base, self.plan.layer, is_normed=is_normed):
+            output = model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                use_cache=False,
+                output_hidden_states=True,
+                logits_to_keep=batch["input_ids"].new_empty(0),
+            )
+        weights = pooling_weights(batch["attention_mask"], settings.pooling, settings.pool_skip)
+        sources, targets = pool(output.hidden_states[-1], weights).chunk(2)
+        return sources, targets
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """Return the dev loss of a batch of either kind."""
+        with torch.no_grad():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def evaluate(self, *_: Any, **options: Any) -> dict[str, float]:
+        """Judge the adapter on dev data, and tell the log and early stopping."""
+        metrics = {f"eval_{name}": value for name, value in self.dev_scores().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def dev_scores(self) -> dict[str, float]:
+        """Return both dev losses, their sum, the retrieval accuracy, and the score if asked for."""
+        loaders = {
+            "task_loss": self.get_eval_dataloader(self.plan.task_dev),  # type: ignore[arg-type]
+            "align_loss": self.whole_loader(self.plan.pair_dev),
+        }
+        scores = {}
+        for name, loader in loaders.items():
+            output = self.evaluation_loop(loader, name, prediction_loss_only=True)
+            scores[name] = (output.metrics or {})["eval_loss"]
+        scores["sum"] = scores["task_loss"] + self.plan.settings.align_weight * scores["align_loss"]
+        scores["retrieval_accuracy"] = self.dev_retrieval()
+        if self.plan.judge is not None:
+            scores["score"] = self.plan.judge(self.plain_model())
+        return scores
+
+    def plain_model(self) -> PeftModel:
+        """Return the model without what wraps it to train in several processes; not training."""
+        model: PeftModel = self.accelerator.unwrap_model(self.model)
+        return model.eval()
+
+    def dev_retrieval(self) -> float:
+        """Return how often a dev source finds its own translation among all dev targets."""
+        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        model = self.plain_model()
+        with torch.no_grad():
+            for rows in self.whole_loader(self.plan.pair_dev):
+                pooled = self._vectors(model, self._prepare_inputs(rows))
+                for side, vectors in zip(sides, pooled, strict=True):
+                    side.append(vectors)
+        return retrieval_accuracy(torch.cat(sides[0]), torch.cat(sides[1]))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the training losses of both kinds apart, as well as their mean."""
+        if "loss" in logs:
+            sums = self.accelerator.reduce(self.sums, "sum")
+            weights = {"task_loss": 1.0, "align_loss": self.plan.settings.align_weight}
+            for (name, weight), (total, batches) in zip(
+                weights.items(), sums.tolist(), strict=True
+            ):
+                if batches:
+                    logs[name] = total / batches / weight
+            self.sums = torch.zeros_like(self.sums)
+        super().log(logs, start_time)
+
+
+class _JointRun(TrainingRun):
+    """A run over the batches of a plan, which is one long epoch to the Trainer."""
+
+    settings: TrainJointSettings
+
+    def _arguments(self) -> TrainingArguments:
+        arguments = super()._arguments()
+        arguments.max_steps = planned_steps(self.settings, self.stream)
+        criterion = _CRITERIA[self.settings.stop_on]
+        arguments.metric_for_best_model = criterion
+        arguments.greater_is_better = criterion in ("retrieval_accuracy", "score")
+        return arguments
+
+    def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
+        """Return what the adapter that is kept scores on dev data, and the base's retrieval."""
+        if not isinstance(trainer, JointTrainer):
+            raise AssertionError("a joint run has a joint trainer")
+        model.eval()
+        scores = trainer.dev_scores()
+        with model.disable_adapter():
+            scores["retrieval_accuracy_of_base"] = trainer.dev_retrieval()
+        return scores

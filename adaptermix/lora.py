@@ -1,0 +1,82 @@
+"""A fresh LoRA on a model, in the variants that PEFT has."""
+
+import re
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from adaptermix.adapters import layer_of
+from adaptermix.config import TrainSettings
+from adaptermix.errors import ConfigError
+
+
+def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:
+    """Put a fresh LoRA of the settings' shape on a model.
+
+    Raises:
+        ConfigError: A target module that the model does not have.
+    """
+    found = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    missing = [name for name in settings.target_modules if name not in found]
+    if missing:
+        raise ConfigError(
+            f"--target-modules: {type(model).__name__} has no linear layer '{missing[0]}'",
+            hint="it has " + ", ".join(sorted(found)),
+        )
+    targets = list(settings.target_modules)
+    if settings.layers_to_transform:
+        targets = _modules_of_layers(model, settings)
+    shift = "" if task_type == "CAUSAL_LM" else "model."  # the lower blocks stand alone
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT takes fractions as well
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        use_rslora=settings.use_rslora,
+        rank_pattern=_shifted(settings.rank_pattern, shift),
+        alpha_pattern=_shifted(settings.alpha_pattern, shift),
+        task_type=task_type,
+    )
+    is_empty = model.device.type == "meta"
+    adapted: PeftModel = get_peft_model(model, config, low_cpu_mem_usage=is_empty)  # type: ignore[assignment]
+    _check_patterns(adapted, config)
+    return adapted
+
+
+def _modules_of_layers(model: PreTrainedModel, settings: TrainSettings) -> list[str]:
+    """Return the full names of target modules in the blocks that get a LoRA."""
+    depth = model.config.num_hidden_layers
+    last = max(settings.layers_to_transform)
+    if last >= depth:
+        raise ConfigError(
+            f"--layers-to-transform {last}: {depth} blocks are trained, 0 to {depth - 1}"
+        )
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.rsplit(".", 1)[-1] in settings.target_modules
+        and layer_of(name) in settings.layers_to_transform
+    ]
+
+
+def _shifted(patterns: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {pattern.removeprefix(prefix): value for pattern, value in patterns.items()}
+
+
+def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
+    """Refuse a pattern that matches nothing, which PEFT would ignore."""
+    names: list[str] = model.base_model.targeted_module_names  # type: ignore[assignment]
+    for flag in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, flag):
+            if not any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in names):
+                raise ConfigError(
+                    f"--{flag.replace('_', '-')}: no module with a LoRA ends in '{pattern}'",
+                    hint="such as " + ", ".join(names[:3]),
+                )

@@ -1,0 +1,337 @@
+"""transformers' Trainer, made to lose nothing: whole checkpoints, named batches, memory that lacks.
+
+Checkpoints are made in a hidden folder and take their name when they are whole, so that a kill at
+any moment leaves the one before. They hold the adapter as safetensors, and the states of the
+optimizer, the schedule and the random generators as PyTorch files, which are read as data only
+(``weights_only=True``), never as pickles that could run code.
+"""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from adaptermix.data import first_line
+from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, StoppedError
+from adaptermix.tensor_files import TensorFile
+
+STATE_FILE = "trainer_state.json"
+_STAGING = ".staging"
+_CHECKPOINT = "checkpoint-"
+_LESS_MEMORY = "lower --micro-batch-size, --contrastive-batch or --max-length"
+_KEPT = 2  # checkpoints: the newest, and the best or the one before
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """Return the newest checkpoint that is whole, of those in a folder; None without any."""
+    found = [path for path in work.glob(_CHECKPOINT + "*") if path.name.split("-")[1].isdigit()]
+    newest_first = sorted(found, key=_step_of, reverse=True)
+    return next((path for path in newest_first if _is_whole(path)), None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(_CHECKPOINT))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a run can go on from a checkpoint: it came from elsewhere, or a disk failed."""
+    try:
+        json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        has_weights = any(checkpoint.glob("pytorch_model_fsdp*")) or bool(
+            TensorFile(checkpoint / "adapter_model.safetensors").specs
+        )
+    except (OSError, ValueError, AdaptermixError):
+        return False
+    has_states = (checkpoint / "scheduler.pt").is_file() and any(checkpoint.glob("optimizer*"))
+    return has_weights and has_states
+
+
+def has_ended(checkpoint: Path) -> bool:
+    """Whether training was over when the checkpoint was made, by its steps or by early stopping."""
+    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    control = state["stateful_callbacks"]["TrainerControl"]["args"]
+    return bool(control["should_training_stop"])
+
+
+@dataclass(frozen=True)
+class NamedCollator:
+    """Adds the names of a batch's rows to what another collator makes of them."""
+
+    collator: Callable[[Sequence[Any]], dict[str, Any]]
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Return the batch, and under ``names`` what its rows are called."""
+        return {**self.collator(rows), "names": [row.name for row in rows]}
+
+
+class AdapterTrainer(Trainer):
+    """Trains an adapter; see the module. Its collator is a ``NamedCollator``."""
+
+    names: Sequence[str] = ()  # of the rows of the batch at hand
+    pieces = 1  # that a batch is cut into, so that each fits into memory
+    can_split = True  # the loss of a batch is a sum over its rows
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train from the start or a checkpoint to the end; the model is then the best one.
+
+        Raises:
+            ArtifactError: The loss is not a number.
+            ResourceError: Not enough memory for one row, or no room for a checkpoint.
+            StoppedError: SIGINT or SIGTERM came; a checkpoint was made.
+        """
+        if checkpoint is None or not has_ended(checkpoint):
+            self._train_to_the_end(checkpoint)
+            return
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        self._find_best()
+        if self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+
+    def _train_to_the_end(self, checkpoint: Path | None) -> None:
+        try:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except RuntimeError as error:  # outside of a step, where nothing can be cut
+            if not should_reduce_batch_size(error):
+                raise
+            raise ResourceError(
+                f"not enough memory: {first_line(error)}", hint=_LESS_MEMORY
+            ) from error
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._work / _STAGING)
+
+    @property
+    def _work(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Make a checkpoint out of sight, move it to its place, and drop the oldest."""
+        name = f"{_CHECKPOINT}{self.state.global_step}"
+        staged = self._work / _STAGING / name
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise self._no_room(error) from error
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+            _drop(self._work / name)
+            staged.rename(self._work / name)
+        self.accelerator.wait_for_everyone()
+        self._find_best()
+        if self.args.should_save:
+            self._drop_oldest()
+
+    def _no_room(self, error: BaseException) -> ResourceError:
+        last = last_checkpoint(self._work)
+        free = shutil.disk_usage(self._work).free
+        return ResourceError(
+            f"the checkpoint of step {self.state.global_step} cannot be written to {self._work}, "
+            f"where {free / 1e6:,.0f} MB are free: {first_line(error)}",
+            hint="make room and start the same command with --resume; "
+            + (f"it goes on from step {_step_of(last)}" if last else "there is no checkpoint yet"),
+        )
+
+    def _find_best(self) -> None:
+        """Name the best checkpoint by its step: the folder may have moved since."""
+        best = self._work / f"{_CHECKPOINT}{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+
+    def _drop_oldest(self) -> None:
+        found = sorted(self._work.glob(_CHECKPOINT + "*"), key=_step_of)
+        best = self.state.best_model_checkpoint
+        spare = [path for path in found[:-1] if str(path) != best]
+        for path in spare[: max(0, len(found) - _KEPT)]:
+            _drop(path)
+
+    def _init_training_state(self, *args: Any, **options: Any) -> Any:
+        started = super()._init_training_state(*args, **options)
+        self._find_best()
+        return started
+
+    def whole_loader(self, rows: Sequence[Any]) -> DataLoader[Any]:
+        """Return batches of rows in order, the same for every process.
+
+        Shared among processes, the batches of a contrastive loss would be others, and so its value.
+        """
+        return DataLoader(
+            rows,  # type: ignore[arg-type]
+            batch_size=self.args.per_device_eval_batch_size,
+            collate_fn=self.data_collator,
+        )
+
+    # Batches --------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        self.names = prepared.pop("names", ())
+        return prepared
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Add the gradient of one batch, in pieces where memory is too small for all of it.
+
+        The loss is a sum over answer tokens, divided by their number in all of the optimizer step:
+        so are the gradients, and those of the pieces add up to that of the batch.
+
+        Raises:
+            ArtifactError: The loss is not a number; with the step and the rows.
+            ResourceError: A single row does not fit, or several processes train.
+        """
+        rows = list(inputs["names"])
+        held = self._gradients(model)
+        loss = None
+        while loss is None:
+            try:
+                loss = self.backpropagate(model, inputs, num_items_in_batch)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                self._cut(len(rows), error)
+                self._put_back(held)
+        if not torch.isfinite(loss):
+            raise ArtifactError(
+                f"the loss is not a number at step {self.state.global_step + 1}, "
+                f"on the examples {_listed(rows)}",
+                hint="lower --lr, or look at these examples",
+            )
+        return loss
+
+    def backpropagate(
+        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
+    ) -> Tensor:
+        """Go forward and backward through a batch; the loss is the sum of its pieces' losses."""
+        step = super().training_step
+        count = self.pieces if self.can_split else 1
+        losses = [step(model, piece, items) for piece in _pieces(inputs, count)]
+        return torch.stack(losses).sum()
+
+    def _gradients(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor | None]]:
+        """Return a copy of the gradients so far: a backward pass that fails leaves half of its own.
+
+        Of the adapter only; a thousandth of the model.
+        """
+        if not self.can_split or self.args.world_size > 1:
+            return []
+        return [
+            (parameter, None if parameter.grad is None else parameter.grad.clone())
+            for parameter in model.parameters()
+            if parameter.requires_grad
+        ]
+
+    def _put_back(self, held: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:
+        for parameter, gradient in held:
+            parameter.grad = None if gradient is None else gradient.clone()
+        clear_device_cache(garbage_collection=True)
+
+    def _cut(self, rows: int, error: RuntimeError) -> None:
+        """Cut batches into twice as many pieces from now on."""
+        size = -(-rows // self.pieces)
+        if size == 1 or not self.can_split or self.args.world_size > 1:
+            raise ResourceError(
+                f"not enough memory for {size} of the {rows} rows of a batch: {first_line(error)}",
+                hint=_LESS_MEMORY,
+            ) from error
+        self.pieces *= 2
+
+
+def _pieces(batch: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+    """Cut a batch into pieces of about the same number of rows."""
+    if count == 1:  # the tensors of some batches have other rows than its names
+        yield batch
+        return
+    rows = len(batch["names"])
+    size = -(-rows // count)
+    for start in range(0, rows, size):
+        yield {name: values[start : start + size] for name, values in batch.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+def _drop(checkpoint: Path) -> None:
+    """Delete a checkpoint; half of one never bears its name."""
+    if checkpoint.is_dir():
+        waste = checkpoint.parent / _STAGING / f"dropped-{checkpoint.name}"
+        shutil.rmtree(waste, ignore_errors=True)
+        waste.parent.mkdir(exist_ok=True)
+        checkpoint.rename(waste)
+        shutil.rmtree(waste, ignore_errors=True)
+
+
+class StopSignals(TrainerCallback):
+    """Turns SIGINT and SIGTERM into a checkpoint and an end; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen while training runs; outside the main thread nothing changes."""
+        try:
+            old = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # only the main thread may
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint; when several processes train, all stop at the same step."""
+        if args.world_size > 1:
+            heard = torch.tensor(self.signal or 0, device=args.device)
+            torch.distributed.all_reduce(heard, op=torch.distributed.ReduceOp.MAX)
+            self.signal = int(heard) or None
+        if self.signal is not None:
+            control.should_save = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """End, unless training has ended by itself."""
+        if self.signal is None or control.should_training_stop:
+            return
+        name = signal.Signals(self.signal).name
+        raise StoppedError(
+            self.signal,
+            f"stopped by {name} after step {state.global_step}, of which a checkpoint was made",
+            hint="start the same command with --resume to go on",
+        )
