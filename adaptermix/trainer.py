@@ -147,9 +147,10 @@ class AdapterTrainer(Trainer):
     def _no_room(self, error: BaseException) -> ResourceError:
         last = last_checkpoint(self._work)
         free = shutil.disk_usage(self._work).free
+        why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         return ResourceError(
             f"the checkpoint of step {self.state.global_step} cannot be written to {self._work}, "
-            f"where {free / 1e6:,.0f} MB are free: {first_line(error)}",
+            f"where {free / 1e6:,.0f} MB are free: {why}",
             hint="make room and start the same command with --resume; "
             + (f"it goes on from step {_step_of(last)}" if last else "there is no checkpoint yet"),
         )
