@@ -6,7 +6,7 @@ its command and a report as its result:
     train_task(TrainTaskSettings(...))            train_align(TrainAlignSettings(...))
     merge([path, path], MergeSettings(...))       merge_into([path], MergeSettings(into=..., ...))
     inspect([path, path], InspectSettings(...))   evaluate(EvalSettings(...))
-    score_files(ScoreSettings(...))
+    train_joint(TrainJointSettings(...))          score_files(ScoreSettings(...))
 
 They are imported when they are first used, so that ``import adaptermix`` stays light. Errors that
 a caller can act on are AdaptermixErrors.
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from adaptermix.config import MergeSettings as MergeSettings
     from adaptermix.config import ScoreSettings as ScoreSettings
     from adaptermix.config import TrainAlignSettings as TrainAlignSettings
+    from adaptermix.config import TrainJointSettings as TrainJointSettings
     from adaptermix.config import TrainTaskSettings as TrainTaskSettings
     from adaptermix.errors import AdaptermixError as AdaptermixError
     from adaptermix.evaluation import evaluate as evaluate
     from adaptermix.folding import merge_into as merge_into
     from adaptermix.inspection import inspect as inspect
+    from adaptermix.joint_training import train_joint as train_joint
     from adaptermix.merging import merge as merge
     from adaptermix.scoring import score_files as score_files
     from adaptermix.task_training import train_task as train_task
@@ -41,6 +43,7 @@ _HOMES = {
     "MergeSettings": "config",
     "ScoreSettings": "config",
     "TrainAlignSettings": "config",
+    "TrainJointSettings": "config",
     "TrainTaskSettings": "config",
     "evaluate": "evaluation",
     "inspect": "inspection",
@@ -48,6 +51,7 @@ _HOMES = {
     "merge_into": "folding",
     "score_files": "scoring",
     "train_align": "align_training",
+    "train_joint": "joint_training",
     "train_task": "task_training",
 }
 

@@ -285,6 +285,14 @@ def _train_align(work: Work) -> Any:
     )
 
 
+def _train_joint(work: Work) -> Any:
+    from adaptermix.joint_training import train_joint
+
+    return train_joint(
+        work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress
+    )
+
+
 def _merge(work: Work) -> Any:
     from adaptermix import folding, merging, search
 
@@ -338,6 +346,7 @@ def _report(work: Work) -> Any:
 RUNNERS: dict[str, Callable[[Work], Any]] = {
     "train-task": _train_task,
     "train-align": _train_align,
+    "train-joint": _train_joint,
     "merge": _merge,
     "eval": _evaluate,
     "score": _score,
@@ -425,7 +434,10 @@ def planned_steps(settings: Any, examples: Mapping[str, int]) -> int:
     if settings.max_steps:
         return int(settings.max_steps)
     rows = sum(examples.values())
-    if "pairs" in type(settings).model_fields:  # languages are repeated up to the largest
+    fields = type(settings).model_fields
+    if "alternate" in fields:  # as many pairs as task examples
+        rows = 2 * sum(count for name, count in examples.items() if name not in settings.pairs)
+    elif "pairs" in fields:  # languages are repeated up to the largest
         rows = max(examples.values()) * len(examples)
     return max(1, int(settings.epochs * -(-rows // settings.batch_size)))
 
