@@ -24,6 +24,8 @@ from adaptermix.config import HUB_NAME
 from adaptermix.data import first_line, hub_errors
 from adaptermix.deltas import LoraUpdate, is_finite
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.model_card import FILE_NAME as CARD_FILE
+from adaptermix.model_card import card_path, model_card
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.tensor_files import TensorFile, TensorSpec, one_thread, write_tensors
 
@@ -561,6 +563,9 @@ def stream_adapter(
 ) -> None:
     """Write an adapter while it is made; few modules are in memory at a time.
 
+    An adapter with a record of its making gets a model card: in its folder, or beside its file as
+    ``NAME.README.md``, where one that is there stays unless ``force`` is set.
+
     Args:
         path: A ``.safetensors`` file, or else a new PEFT directory.
         specs: What the updates will be, by module.
@@ -604,6 +609,18 @@ def stream_adapter(
             write_tensors(unfinished / WEIGHTS_FILE, layout, tensors(), metadata)
             write_json(unfinished / CONFIG_FILE, config)
             write_json(unfinished / RECORD_FILE, record())
+            _write_card(unfinished / CARD_FILE, path, config, record())
+    if path.suffix == ".safetensors" and (force or not card_path(path).exists()):
+        _write_card(card_path(path), path, config, record())
+
+
+def _write_card(
+    card: Path, adapter: Path, config: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    """Write the card of an adapter; without a record there is nothing to say."""
+    if record:
+        with whole_output(card) as unfinished:
+            unfinished.write_text(model_card(adapter, config, record), encoding="utf-8")
 
 
 def _layout(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
@@ -651,7 +668,7 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
             name: (adapter.saved_spec(name), partial(adapter.saved_weight, name))
             for name in adapter.saved
         }
-        stream_adapter(staged, specs, updates, saved, config, lambda: adapter.record)
+        stream_adapter(staged, specs, updates, saved, config, dict)
     return staged
 
 

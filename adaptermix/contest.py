@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from adaptermix.adapters import adapter_hash, read_adapter, stream_adapter
 from adaptermix.engines import Request
@@ -20,6 +21,7 @@ from adaptermix.prompts import PromptedExample
 from adaptermix.significance import (
     Difference,
     Interval,
+    Statistics,
     interval,
     macro_score,
     paired_difference,
@@ -54,11 +56,18 @@ class Candidate:
 
 @dataclass
 class Entry:
-    """A candidate in the race: where its adapter lies, and what it has answered."""
+    """A candidate in the race.
+
+    Attributes:
+        candidate: The merge.
+        adapter: Where it lies.
+        statistics: For every language, the metric's row of each example it has answered.
+        dropped: The round after which it was left out.
+    """
 
     candidate: Candidate
     adapter: Path
-    outcomes: list[list[Any]]  # one list per language
+    statistics: list[Statistics]
     dropped: int | None = None
 
 
@@ -109,47 +118,43 @@ class Contest:
         if candidate.name not in self.entries:
             adapter = stage_merge(self.plan(candidate.weighting), self.scratch)
             self.decoder.names[adapter] = f"candidate {candidate.name}"
-            self.entries[candidate.name] = Entry(candidate, adapter, [[] for _ in self.items])
+            nothing = [self.task.statistics([]) for _ in self.items]
+            self.entries[candidate.name] = Entry(candidate, adapter, nothing)
         return self.entries[candidate.name]
 
     def show(self, entries: Sequence[Entry], share: float) -> None:
         """Let candidates answer, together, what they have not seen of a share of each language."""
-        requests, places = [], []
+        requests, parts = [], []
         for entry in entries:
             for at, (lang, items) in enumerate(self.items.items()):
                 wanted = max(1, math.ceil(share * len(items) - 1e-9))
-                for item in items[len(entry.outcomes[at]) : wanted]:
-                    requests.append(Request(item.prompt_ids, entry.adapter, group=lang))
-                    places.append((entry.outcomes[at], item))
+                unseen = items[len(entry.statistics[at]) : wanted]
+                requests += [Request(item.prompt_ids, entry.adapter, group=lang) for item in unseen]
+                parts.append((entry, at, unseen))
         self.needed += len(requests)
-        answers = self.decoder.decode(requests, self.on_progress)
-        for (outcomes, item), answer in zip(places, answers, strict=True):
-            outcomes.append(self.task.outcome(item.example, answer.text))
-
-    def statistics(self, entry: Entry, like: Entry | None = None) -> list[Any]:
-        """Return a candidate's statistics, language by language, of what another has seen too."""
-        others = entry.outcomes if like is None else like.outcomes
-        return [
-            self.task.statistics(mine[: len(theirs)])
-            for mine, theirs in zip(entry.outcomes, others, strict=True)
-        ]
+        answers = iter(self.decoder.decode(requests, self.on_progress))
+        for entry, at, unseen in parts:
+            outcomes = [self.task.outcome(item.example, next(answers).text) for item in unseen]
+            rows = self.task.statistics(outcomes)
+            entry.statistics[at] = np.concatenate([entry.statistics[at], rows])
 
     def score(self, entry: Entry) -> float:
         """Return the macro average over languages, on all the candidate has seen."""
-        return macro_score(self.statistics(entry), self.task.value)
+        return macro_score(entry.statistics, self.task.value)
 
     def score_interval(self, entry: Entry) -> Interval:
         """Return the score with its bootstrap interval."""
-        statistics = self.statistics(entry)
+        statistics = entry.statistics
         counts = resample_counts([len(rows) for rows in statistics])
         drawn = resampled_scores(statistics, self.task.value, counts)
         return interval(macro_score(statistics, self.task.value), drawn)
 
     def compare(self, entry: Entry, other: Entry) -> Difference:
         """Compare two candidates on the examples that both have seen."""
-        return paired_difference(
-            self.statistics(entry, other), self.statistics(other, entry), self.task.value
-        )
+        both = list(zip(entry.statistics, other.statistics, strict=True))
+        mine = [rows[: len(others)] for rows, others in both]
+        theirs = [others[: len(rows)] for rows, others in both]
+        return paired_difference(mine, theirs, self.task.value)
 
     def race(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[Entry]:
         """Return the candidates that have seen all examples, best first."""

@@ -40,9 +40,12 @@ class CoreSpace:
     right: Float[Tensor, "in right"]
     cores: Float[Tensor, "updates left right"]
 
-    def weighted_sum(self, weights: Sequence[float]) -> Float[Tensor, "left right"]:
-        """Return the core of sum_i w_i delta_i."""
-        return torch.einsum("n,nij->ij", torch.tensor(weights, dtype=torch.float64), self.cores)
+
+def weighted_sum(
+    matrices: Float[Tensor, "n rows columns"], weights: Sequence[float]
+) -> Float[Tensor, "rows columns"]:
+    """Return sum_i w_i M_i."""
+    return torch.einsum("n,nij->ij", torch.tensor(weights, dtype=matrices.dtype), matrices)
 
 
 def core_space(updates: Sequence[LoraUpdate]) -> CoreSpace:

@@ -1,9 +1,11 @@
 """The demo: the ordinary commands on a corpus and a base model that come with the package."""
 
 import shutil
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from adaptermix import console
 from adaptermix.align_training import train_align
@@ -20,13 +22,21 @@ from adaptermix.merging import merge
 from adaptermix.outputs import check_output, whole_output
 from adaptermix.task_training import train_task
 
+R = TypeVar("R")
+
 
 def run(
-    out: Path | None = None, *, seed: int = 1, force: bool = False, quiet: bool = False
+    out: Path | None = None,
+    *,
+    seed: int = 1,
+    force: bool = False,
+    quiet: bool = False,
+    show: bool = True,
 ) -> EvalReport:
     """Train, merge and evaluate in a new folder, by the settings of its ``adaptermix.toml``.
 
-    Without ``out``, that is the first free one of runs/demo, runs/demo-2 and so on.
+    Without ``out``, that is the first free one of runs/demo, runs/demo-2 and so on. ``show``
+    prints the result of every step.
 
     Raises:
         ArtifactError: The folder exists and ``force`` is not set.
@@ -39,19 +49,27 @@ def run(
     console.say(f"1/4  task adapter: slot filling in three languages (settings: {config})")
     task = load_settings(TrainTaskSettings, {"seed": seed}, config)
     with console.training_progress("task", quiet) as on_progress:
-        console.show_training(train_task(task, on_progress=on_progress))
+        trained = train_task(task, on_progress=on_progress)
+    _show(console.show_training, trained, show)
     console.say("2/4  alignment adapter: low-resource languages are pulled to English")
     align = load_settings(TrainAlignSettings, {"seed": seed}, config)
     with console.training_progress("align", quiet) as on_progress:
-        console.show_training(train_align(align, on_progress=on_progress))
+        aligned = train_align(align, on_progress=on_progress)
+    _show(console.show_training, aligned, show)
     console.say("3/4  merge: no base model, no training")
-    console.show_merge(merge([task.out, align.out], load_settings(MergeSettings, {}, config)))
+    merged = merge([task.out, align.out], load_settings(MergeSettings, {}, config))
+    _show(console.show_merge, merged, show)
     console.say("4/4  evaluation of all of them on all languages")
     with console.evaluation_progress(quiet) as progress:
         report = evaluate(load_settings(EvalSettings, {}, config), on_progress=progress)
-    console.show_evaluation(report)
+    _show(console.show_evaluation, report, show)
     _say_what_next(out)
     return report
+
+
+def _show(show: Callable[[R], None], report: R, wanted: bool) -> None:
+    if wanted:
+        show(report)
 
 
 def _free_folder(path: Path) -> Path:

@@ -26,7 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adaptermix.core_space import NEGLIGIBLE, CoreSpace, core_space, truncate, update_in
+from adaptermix.core_space import (
+    NEGLIGIBLE,
+    CoreSpace,
+    core_space,
+    truncate,
+    update_in,
+    weighted_sum,
+)
 from adaptermix.deltas import (
     LoraUpdate,
     add_factors,
@@ -130,7 +137,7 @@ def merge_updates(
     rank = merged_rank(method, [update.rank for update in updates], shape, options)
     dtype = widest_dtype(updates)
     bias = weighted_bias(updates, weights, dtype)
-    exact = space.weighted_sum(weights)
+    exact = weighted_sum(space.cores, weights)
     if method == "knots":
         return _knots(space, weights, options, rank, dtype, bias)
     core = _CORE_METHODS[method](space.cores, weights, options, seed)
@@ -174,10 +181,6 @@ def _distance(one: LoraUpdate, other: LoraUpdate) -> float:
     """Squared Frobenius norm of the difference of two delta weights."""
     cross = inner_product(one, other)
     return max(0.0, norm(one) ** 2 - 2 * cross + norm(other) ** 2)
-
-
-def _sum(cores: Cores, weights: Sequence[float]) -> Float[Tensor, "left right"]:
-    return torch.einsum("n,nij->ij", torch.tensor(weights, dtype=cores.dtype), cores)
 
 
 def keep_largest(values: Tensor, density: float) -> Tensor:
@@ -236,11 +239,13 @@ def elect_and_merge(
 
 
 def _exact(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
-    return _sum(cores, weights)
+    return weighted_sum(cores, weights)
 
 
 def _magnitude(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
-    return _sum(torch.stack([keep_largest(core, options.density) for core in cores]), weights)
+    return weighted_sum(
+        torch.stack([keep_largest(core, options.density) for core in cores]), weights
+    )
 
 
 def _ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
@@ -249,7 +254,7 @@ def _ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: 
 
 
 def _dare(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
-    return _sum(drop_and_rescale(cores, options.density, seed), weights)
+    return weighted_sum(drop_and_rescale(cores, options.density, seed), weights)
 
 
 def _dare_ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
@@ -324,7 +329,7 @@ def _knots(
     trimmed = torch.stack([keep_largest(part, options.density) for part in full])
     merged = elect_and_merge(trimmed, weights)  # [R, in]
     b = space.left @ (u * values).to(space.left.dtype)  # [out, R]
-    exact = _sum(full, weights)  # [R, in]
+    exact = weighted_sum(full, weights)  # [R, in]
     update = LoraUpdate(merged, b, 1.0)
     # U is orthonormal: the energy of U S X is that of S X.
     rows = values.square().to(exact.dtype)

@@ -1,6 +1,6 @@
 """Merge adapters into one, adapter to adapter: no base model is loaded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ConfigError
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
+from adaptermix.model_card import languages_of
 from adaptermix.outputs import check_output
 
 
@@ -103,9 +104,22 @@ def merge(
 
 
 def write_merge(
-    plan: MergePlan, settings: MergeSettings, tally: Tally, *, force: bool = False
+    plan: MergePlan,
+    settings: MergeSettings,
+    tally: Tally,
+    *,
+    force: bool = False,
+    found: Mapping[str, Any] | None = None,
 ) -> MergeReport:
-    """Carry a plan out; the sources are hashed meanwhile."""
+    """Carry a plan out; the sources are hashed meanwhile.
+
+    Args:
+        plan: What to merge, and how.
+        settings: Where to, and what the report is to say.
+        tally: Counts what the method loses.
+        force: Replace an existing output.
+        found: More to keep with the result: what a search knows of it.
+    """
     with ThreadPoolExecutor(1) as pool:
         hashing = pool.submit(_hashes, plan.adapters)
 
@@ -124,7 +138,7 @@ def write_merge(
             updates(),
             plan.saved(),
             plan.config(),
-            lambda: merge_record(plan, report()),
+            lambda: merge_record(plan, report()) | dict(found or {}),
             force=force,
         )
         return report()
@@ -144,6 +158,7 @@ def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
         "seed": plan.seed,
         "options": asdict(plan.options),
         "base_fingerprint": _fingerprint(plan.adapters),
+        "languages": sorted({lang for a in plan.adapters for lang in languages_of(a.record)}),
     }
 
 

@@ -1,33 +1,211 @@
-"""The README.md of an adapter: what it was made of and how to use it, for people and the hub."""
+"""The README.md of an adapter: what it was made of and how to use it, for people and the hub.
 
+It is made from what adaptermix keeps with the adapter. Models and adapters are called by their
+names: paths of the machine it was made on, and settings that may be private, stay out of it.
+"""
+
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adaptermix.config import HUB_NAME
-from adaptermix.tables import printable
+from adaptermix.tables import Table, escaped_markdown, printable
+
+FILE_NAME = "README.md"
+_SETTINGS = (
+    *("rank", "alpha", "dropout", "target_modules", "lr", "schedule", "warmup_ratio", "batch_size"),
+    *("epochs", "max_steps", "max_length", "seed", "layer", "temperature", "contrastive_batch"),
+    "prompt",
+)
+_USE = """## Use
+
+    adaptermix eval --model BASE --adapter {name}
+
+or with PEFT:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(model, "{name}")
+```
+"""
+_USE_FILE = """## Use
+
+The file carries its PEFT config in its header:
+
+    adaptermix eval --model BASE --adapter {name}
+    adaptermix merge {name} --weights 1 -o FOLDER    # as a PEFT folder
+"""
+
+
+def card_path(adapter: Path) -> Path:
+    """Return where an adapter's card lies: in its folder, or beside its file."""
+    if adapter.suffix != ".safetensors":
+        return adapter / FILE_NAME
+    return adapter.with_name(f"{adapter.stem}.{FILE_NAME}")
+
+
+def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Return the card of an adapter, with the metadata that the hub reads at its head.
+
+    Args:
+        adapter: Where the adapter is written; only its name is told.
+        config: PEFT's LoRA config.
+        record: What adaptermix keeps of its making.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base = config.get("base_model_name_or_path")
+    is_file = adapter.suffix == ".safetensors"
+    data = ModelCardData(
+        base_model=base if _is_on_hub(base) else None,
+        library_name="peft",
+        language=languages_of(record) or None,
+        tags=["lora", "adaptermix", *_task_tag(record)],
+    )
+    name = escaped_markdown(printable(adapter.name.removesuffix(".safetensors")))
+    parts = [
+        f"# {name}",
+        f"A LoRA adapter for {escaped_markdown(model_name(base))}, {_what(record)}.",
+        *(f"## {table.title}\n\n{table.as_markdown()}" for table in _tables(config, record)),
+        (_USE_FILE if is_file else _USE).format(name=_plain(adapter.name), base=model_name(base)),
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts)).content)
+
+
+def _plain(name: str) -> str:
+    return printable(name).replace("\n", " ").replace("`", "'")
+
+
+def _what(record: Mapping[str, Any]) -> str:
+    """Say in half a sentence what the adapter is."""
+    command = record.get("command")
+    settings = record.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    langs = ", ".join(languages_of(record))
+    if command == "merge":
+        parts = " + ".join(f"{weight:g} x {name}" for name, weight in made_of(record))
+        return escaped_markdown(f"the {record.get('method')} merge {parts}")
+    if command == "train-align":
+        layer = settings.get("layer")
+        where = "the middle layer" if layer is None else f"layer {layer}"
+        return escaped_markdown(f"trained to align {langs} at {where} with a contrastive loss")
+    task = Path(str(settings.get("task", "a task"))).stem
+    return escaped_markdown(f"fine-tuned on {printable(task)} in {langs or 'unknown languages'}")
+
+
+def _tables(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[Table]:
+    settings = record.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    facts = {
+        "base model": model_name(config.get("base_model_name_or_path")),
+        "base fingerprint": record.get("base_fingerprint"),
+        "made by": f"adaptermix {record.get('adaptermix')}, {record.get('command')}",
+        "method": record.get("method"),
+        "training examples": data_of(record),
+        "steps": record.get("steps"),
+        "rank": record.get("rank") or config.get("r"),
+        "modules": record.get("modules"),
+        "inactive modules": record.get("inactive"),
+    }
+    tables = [
+        Table("facts", "What it is", ["", "value"], _rows(facts)),
+        Table("sources", "Made from", ["adapter", "weight", "rank", "BLAKE3"], _sources(record)),
+        Table("scores", "Scores on dev data", ["score", "value"], _scores(record)),
+        Table(
+            "settings",
+            "Settings",
+            ["setting", "value"],
+            _rows({n.replace("_", " "): settings.get(n) for n in _SETTINGS}),
+        ),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _rows(values: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [name, ", ".join(map(str, value)) if isinstance(value, list) else printable(str(value))]
+        for name, value in values.items()
+        if value not in (None, "", [])
+    ]
+
+
+def _sources(record: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            _name_of(source["path"]),
+            f"{source['weight']:g}",
+            str(source.get("rank")),
+            printable(str(source.get("blake3", ""))[:12]),
+        ]
+        for source in sources_of(record)
+    ]
+
+
+def _scores(record: Mapping[str, Any]) -> list[list[str]]:
+    dev = record.get("dev")
+    rows = [
+        [name.replace("_", " "), f"{value:.4f}"]
+        for name, value in (dev if isinstance(dev, dict) else {}).items()
+        if isinstance(value, int | float)
+    ]
+    search = record.get("search")
+    if isinstance(search, dict):
+        rows.append(["95% interval", f"{search['low']:.4f} to {search['high']:.4f}"])
+        rows.append(["on", f"{Path(search['task']).stem}: {', '.join(search['langs'])}"])
+        rows.append(["verdict", printable(search["verdict"])])
+    return rows
+
+
+def languages_of(record: Mapping[str, Any]) -> list[str]:
+    """Return the codes of the languages that an adapter, or what it was merged from, has seen."""
+    names = record.get("languages") or record.get("examples")
+    if not isinstance(names, list | dict):
+        return []
+    parts = [part for name in names for part in re.split("[-_]", str(name))]
+    return list(dict.fromkeys(part for part in parts if re.fullmatch("[a-z]{2,3}", part)))
+
+
+def _task_tag(record: Mapping[str, Any]) -> list[str]:
+    settings = record.get("settings")
+    task = settings.get("task") if isinstance(settings, dict) else None
+    return [Path(task).stem] if isinstance(task, str) else []
+
+
+def _is_on_hub(base: str | None) -> bool:
+    return base is not None and bool(HUB_NAME.fullmatch(base)) and not Path(base).exists()
 
 
 def model_name(base: str | None) -> str:
     """Return a base model's name on the hub, or the name of its folder: no path of this machine."""
     if not base:
         return "not recorded"
-    is_hubs = HUB_NAME.fullmatch(base) and not Path(base).exists()
-    return printable(base if is_hubs else Path(base).name)
+    return printable(base if _is_on_hub(base) else Path(base).name)
 
 
-def made_of(record: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return the names and weights of the adapters that a merge was made of, by its record."""
+def _name_of(path: str) -> str:
+    """Return the name of an adapter: OWNER/NAME from the hub, else of its file or folder."""
+    return printable(path if _is_on_hub(path) else Path(path).name.removesuffix(".safetensors"))
+
+
+def sources_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what is recorded of a merge's sources; records of other hands may hold anything."""
     sources = record.get("sources")
-    if not isinstance(sources, list):
-        return []
     return [
-        (printable(Path(source["path"]).name.removesuffix(".safetensors")), float(source["weight"]))
-        for source in sources
+        source
+        for source in (sources if isinstance(sources, list) else ())
         if isinstance(source, dict)
         and isinstance(source.get("path"), str)
         and isinstance(source.get("weight"), int | float)
     ]
+
+
+def made_of(record: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return the names and weights of the adapters that a merge was made of, by its record."""
+    return [(_name_of(source["path"]), source["weight"]) for source in sources_of(record)]
 
 
 def data_of(record: Mapping[str, Any]) -> str:

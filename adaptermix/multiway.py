@@ -4,6 +4,7 @@ Line n of every file is the same sentence. Files are named by their language, an
 written by its FLORES-200 code (``cym_Latn``) or a short one (``cy``).
 """
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,9 +30,10 @@ _ENDINGS = ("", ".gz")
 def flores_code(lang: str) -> str:
     """Return the FLORES-200 code of a language, by which two spellings are compared.
 
-    Codes that are not in the tables are returned as they are.
+    ``cy`` and ``cym`` give ``cym_Latn``; what is not among the paper's languages stays as it is.
     """
-    return FLORES_CODES.get(lang, lang)
+    by_letters = {code.partition("_")[0]: code for code in FLORES_CODES.values()}
+    return FLORES_CODES.get(lang) or by_letters.get(lang, lang)
 
 
 def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, list[str]]:
@@ -52,11 +54,11 @@ def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, l
         DataError: A language without a file or named twice, an empty line, files of different
             numbers of lines, too few lines to choose among.
     """
-    twice: dict[str, str] = {}
-    for lang in langs:
-        if (other := twice.setdefault(flores_code(lang), lang)) != lang:
-            raise DataError(f"'{other}' and '{lang}' are the same language")
     paths = {lang: _find(lang, split, folder) for lang in langs}
+    seen: dict[Path, str] = {}
+    for lang, path in paths.items():
+        if (other := seen.setdefault(path, lang)) != lang:
+            raise DataError(f"'{other}' and '{lang}' are both {path}")
     texts = {lang: _sentences(path) for lang, path in paths.items()}
     first = next(iter(langs))
     for lang, sentences in texts.items():
@@ -83,13 +85,13 @@ def _find(lang: str, split: str, folder: Path) -> Path:
 
 def _spellings(lang: str) -> list[str]:
     """Return the names a language's file may have, as patterns."""
-    others = [short for short, code in FLORES_CODES.items() if code == lang]
-    if code := FLORES_CODES.get(lang):
+    others = [short for short, code in FLORES_CODES.items() if code == flores_code(lang)]
+    if (code := flores_code(lang)) != lang:
         others.append(code)
-    elif letters := _THREE_LETTERS.get(lang):
+    elif letters := _THREE_LETTERS.get(lang, lang if len(lang) == 3 else None):
         others.append(f"{letters}_*")
     others += [s for s, letters in _THREE_LETTERS.items() if lang.startswith(f"{letters}_")]
-    return [lang, *others]
+    return [glob.escape(lang), *others]
 
 
 def _languages_there(split: str, folder: Path) -> list[str]:

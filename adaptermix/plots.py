@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ PALETTE = ("#7d838c", "#3b82c4", "#d9731f", "#3a9a57", "#c65b9a", "#8b6fd1", "#a
 _WIDTH = 380  # of the plotted area; a phone shows it without shrinking the letters much
 _CONFIG: dict[str, Any] = {
     "background": None,
-    "font": "system-ui, sans-serif",
+    "font": "Arial, Helvetica, sans-serif",  # what the width of labels is measured in
+    "padding": {"left": 8, "right": 16, "top": 4, "bottom": 4},
     "view": {"stroke": None},
     "axis": {
         "labelColor": "currentColor",
@@ -45,6 +47,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontSize": 12,
         "orient": "top",
         "columns": 3,
+        "columnPadding": 18,
         "labelLimit": 150,
     },
     "point": {"opacity": 1},
@@ -69,8 +72,9 @@ class Plot:
     caption: str
     spec: Mapping[str, Any]
 
+    @cached_property
     def svg(self) -> str:
-        """Draw it as SVG whose ids are unlike those of other plots on the same page."""
+        """The plot as SVG whose ids are unlike those of other plots on the same page."""
         drawn = str(vl_convert.vegalite_to_svg(json.dumps(self.spec)))
         for number, found in enumerate(_ID.findall(drawn)):
             own = f"{self.name}-{number}"  # Vega counts on from plot to plot
@@ -85,7 +89,7 @@ class Plot:
 
     def write(self, folder: Path) -> None:
         """Write ``NAME.svg`` and ``NAME.png``."""
-        (folder / f"{self.name}.svg").write_text(self.svg(), encoding="utf-8")
+        (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
         (folder / f"{self.name}.png").write_bytes(self.png())
 
 
@@ -135,16 +139,22 @@ def search_plot(points: Sequence[PlottedScore], label: str, name: str = "search"
     )
     score: dict[str, Any] = {"title": label, "scale": alt.Scale(zero=False)}
     if all(point.weight is not None for point in points):
-        place = alt.X("weight:Q", title="weight of the first adapter", scale=alt.Scale(padding=12))
+        ticks = alt.Axis(values=sorted({point.weight or 0.0 for point in points}), format="~g")
+        scale = alt.Scale(padding=12, nice=False)
+        place = alt.X("weight:Q", title="weight of the first adapter", axis=ticks, scale=scale)
         marks = (
-            _base(rows).mark_rule().encode(x=place, y=alt.Y("low:Q", **score), y2="high:Q"),
+            _base(rows)
+            .mark_rule(strokeWidth=2)
+            .encode(x=place, y=alt.Y("low:Q", **score), y2="high:Q"),
             _base(rows).mark_point(filled=True, size=70).encode(x=place, y=alt.Y("score:Q")),
         )
         height: Any = 260
     else:
         row = alt.Y("name:N", sort=None, title=None)
         marks = (
-            _base(rows).mark_rule().encode(y=row, x=alt.X("low:Q", **score), x2="high:Q"),
+            _base(rows)
+            .mark_rule(strokeWidth=2)
+            .encode(y=row, x=alt.X("low:Q", **score), x2="high:Q"),
             _base(rows).mark_point(filled=True, size=70).encode(y=row, x=alt.X("score:Q")),
         )
         height = alt.Step(22)
@@ -239,7 +249,7 @@ def lines(
             "kind:N",
             title=None,
             scale=dashes,
-            legend=alt.Legend(symbolType="stroke", symbolSize=300),
+            legend=None,  # Vega draws no line in it beside points; the caption tells
         )
     panels = list(dict.fromkeys(row["part"] for row in rows if "part" in row))
     width = _WIDTH // 2 - 20 if panels else _WIDTH
@@ -255,7 +265,11 @@ def lines(
 
 
 def heat_map(
-    rows: Sequence[Mapping[str, Any]], axes: tuple[str, str], name: str, texts: tuple[str, str]
+    rows: Sequence[Mapping[str, Any]],
+    axes: tuple[str, str],
+    name: str,
+    texts: tuple[str, str],
+    top: float = 1.0,
 ) -> Plot:
     """Plot a share for every ordered pair of languages.
 
@@ -264,9 +278,10 @@ def heat_map(
         axes: Titles of the vertical axis and of the colors.
         name: Stem of its files.
         texts: Title and caption.
+        top: Where the scale of colors ends.
     """
     sources = list(dict.fromkeys(row["source"] for row in rows))
-    scale = alt.Scale(scheme="viridis", domain=[0, 1])
+    scale = alt.Scale(scheme="viridis", domain=[0, top])
     chart = (
         _base(rows)
         .mark_rect()
@@ -318,7 +333,7 @@ def colors_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def _side(cells: int) -> int:
-    return max(160, min(440, 24 * cells))
+    return max(160, min(440, 30 * cells))
 
 
 def _color(field: str, colors: Mapping[str, str]) -> alt.Color:

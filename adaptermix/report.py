@@ -227,7 +227,7 @@ def _render(
                 "form-action 'none'",
             ]
         ),
-        markup=lambda plot: Markup(plot.svg()),
+        markup=lambda plot: Markup(plot.svg),
         count=sum(len(run["id"]) for run in examples),
         examples=_packed(examples) if examples else None,
     )

@@ -34,6 +34,7 @@ from adaptermix.models import load_tokenizer, locate_model, weight_shapes
 from adaptermix.outputs import check_output, whole_output, write_json
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.significance import Difference, Interval
+from adaptermix.tables import scaled, titled
 from adaptermix.tasks import Task, make_task
 from adaptermix.weighting import Rule, Weighting
 
@@ -432,14 +433,27 @@ def _finish(
     """Write the winner and the record of the search."""
     entries = sorted(contest.entries.values(), key=lambda e: (e is not winner, -contest.score(e)))
     folder = search_folder(settings.out)
-    merged = write_merge(job.plan(winner.candidate.weighting), settings, Tally(), force=force)
+    score = contest.score_interval(winner)
+    metric = job.task.metrics[0].name
+    found = {
+        "dev": {metric: score.value},
+        "search": {
+            "task": settings.task,
+            "langs": list(job.items),
+            "low": score.low,
+            "high": score.high,
+            "verdict": verdict,
+        },
+    }
+    plan = job.plan(winner.candidate.weighting)
+    merged = write_merge(plan, settings, Tally(), force=force, found=found)
     report = SearchReport(
         winner=winner.candidate.name,
         verdict=verdict,
         tied=[entry.candidate.name for entry in tied],
         candidates=[_result(contest, entry, winner) for entry in entries],
         task=settings.task,
-        metric=job.task.metrics[0].name,
+        metric=metric,
         langs=list(job.items),
         engine=job.decoder.engine,
         decoded=contest.needed,
@@ -467,23 +481,25 @@ def plot_of(report: SearchReport, name: str = "search") -> "Plot":
     for candidate in report.candidates:
         weights = candidate.weighting["weights"]
         is_scalar = len(weights) == 2 and "rules" not in candidate.weighting
+        score = candidate.score
+        ends = (scaled(report.metric, end) for end in (score.value, score.low, score.high))
         points.append(
             PlottedScore(
                 candidate.name,
-                candidate.score,
+                Interval(*ends),
                 weights[0] if is_scalar else None,
                 is_chosen=candidate.name == report.winner,
                 is_faint=candidate.dropped is not None,
             )
         )
-    return search_plot(points, f"{report.task} dev score, macro average", name)
+    return search_plot(points, f"{titled(report.metric)} on dev data, macro average", name)
 
 
 def _result(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:
     return CandidateResult(
         name=entry.candidate.name,
         weighting=entry.candidate.weighting.as_record(),
-        examples=sum(len(outcomes) for outcomes in entry.outcomes),
+        examples=sum(len(rows) for rows in entry.statistics),
         score=contest.score_interval(entry),
         difference=contest.compare(entry, winner),
         dropped=entry.dropped,

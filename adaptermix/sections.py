@@ -11,7 +11,7 @@ from adaptermix.comparison import ALL, Comparison
 from adaptermix.config import InspectSettings
 from adaptermix.evaluation import EvalReport
 from adaptermix.inspection import AdapterReport, InspectReport, inspect
-from adaptermix.model_card import data_of, made_of, model_name
+from adaptermix.model_card import data_of, made_of, model_name, sources_of
 from adaptermix.plots import (
     Plot,
     colors_of,
@@ -36,6 +36,7 @@ class Section:
         texts: Paragraphs.
         plots: Plots, in order.
         tables: Tables, in order.
+        notes: What to mind, in small letters.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Section:
     texts: list[str] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def sections_of(runs: Runs) -> Iterator[Section]:
@@ -178,12 +180,9 @@ def _evaluation(name: str, run: Run, colors: Mapping[str, str]) -> Section:
         tables.append(_difference_table(report, metric, f"{name}-difference-table"))
     counts = _counts(report, f"{name}-counts")
     signatures = dict.fromkeys(s.signature for cell in report.cells for s in cell.scores.values())
-    texts = [
-        f"{report.task}, {report.split} data, {report.engine} engine.",
-        *(f"Note: {note}" for note in report.notes),
-        *(f"Signature: {signature}" for signature in signatures),
-    ]
-    return Section(name, f"Scores: {run.name}", texts, plots, [*tables, *counts])
+    texts = [f"{report.task}, {report.split} data, {report.engine} engine."]
+    notes = [*report.notes, *signatures]
+    return Section(name, f"Scores: {run.name}", texts, plots, [*tables, *counts], notes)
 
 
 def _score_table(report: EvalReport, metric: str, name: str) -> Table:
@@ -250,7 +249,7 @@ def _counts(report: EvalReport, name: str) -> list[Table]:
     examples = [
         sum(c.examples for c in report.cells if c.system == system) for system in report.systems
     ]
-    rows.append(["of examples", *(f"{count:,}" for count in examples)])
+    rows.append(["examples", *(f"{count:,}" for count in examples)])
     if len(rows) == 1:
         return []
     return [Table(name, "What happened to answers", ["", *report.systems], rows)]
@@ -289,7 +288,6 @@ def _search(name: str, run: Run, colors: Mapping[str, str]) -> Section:
         f"{report.verdict}.",
         f"Dev data of {report.task} in {', '.join(report.langs)}; {report.decoded:,} of the "
         f"{report.exhaustive:,} answers that an exhaustive search needs.",
-        *(f"Note: {note}" for note in report.notes),
     ]
     plot = plot_of(report, f"{name}-weights")
     return Section(
@@ -298,6 +296,7 @@ def _search(name: str, run: Run, colors: Mapping[str, str]) -> Section:
         texts,
         [plot],
         [Table(f"{name}-candidates", "Candidates", columns, rows)],
+        report.notes,
     )
 
 
@@ -323,7 +322,6 @@ def _retrieval(
         f"{report.sentences:,} sentences of {report.split} in {len(report.langs)} languages, "
         f"{'all pairs' if report.pivot == 'all' else f'pairs with {report.pivot}'}, ratio margin "
         f"with {report.neighbors} neighbors. Layer 0 is the embeddings.",
-        *(f"Note: {note}" for note in report.notes),
     ]
     return Section(
         name,
@@ -331,6 +329,7 @@ def _retrieval(
         texts,
         [plot for plot in plots if plot is not None],
         [_aggregate_table(report, f"{name}-aggregates"), *_correlation_table(report, name)],
+        report.notes,
     )
 
 
@@ -430,6 +429,7 @@ def _language_pairs(report: RetrievalReport, name: str) -> Iterator[Plot]:
         return
     at = max(range(len(report.layers)), key=overall.accuracy.__getitem__)
     order = {lang: number for number, lang in enumerate(report.langs)}
+    top = max((p.accuracy[at] for p in report.pairs), default=0) or 1.0
     for number, system in enumerate(report.systems, start=1):
         rows = [
             {"source": p.source, "target": p.target, "value": p.accuracy[at]}
@@ -440,7 +440,7 @@ def _language_pairs(report: RetrievalReport, name: str) -> Iterator[Plot]:
             f"Language pairs: {system}",
             f"Layer {report.layers[at]}, where {overall.system} is best; rows are sources.",
         )
-        yield heat_map(rows, ("source", "accuracy"), f"{name}-pairs-{number}", texts)
+        yield heat_map(rows, ("source", "accuracy"), f"{name}-pairs-{number}", texts, top)
 
 
 def _aggregate_table(report: RetrievalReport, name: str) -> Table:
@@ -494,7 +494,7 @@ def _adapters(name: str, inspected: InspectReport, colors: Mapping[str, str]) ->
     own = {adapter: colors[adapter] for adapter in names}
     plots = [lines(norms, own, ("layer", "norm"), f"{name}-norms", texts)]
     tables = []
-    pairs = [pair for pair in inspected.pairs if not _is_made_from(inspected, pair)]
+    pairs = [pair for pair in inspected.pairs if not _share_an_origin(inspected, pair)]
     met = [
         (f"{names[pair[0]]} and {names[pair[1]]}", layer, comparison)
         for pair in pairs
@@ -529,17 +529,16 @@ def _adapters(name: str, inspected: InspectReport, colors: Mapping[str, str]) ->
             )
         )
         tables.append(_interference_table(met, f"{name}-interference"))
-    return Section(name, "Adapters", [f"Note: {n}" for n in inspected.notes], plots, tables)
+    return Section(name, "Adapters", [], plots, tables, inspected.notes)
 
 
-def _is_made_from(inspected: InspectReport, pair: tuple[int, int]) -> bool:
-    """Whether one of two adapters is a merge of the other: that they meet is no news."""
-    one, other = (inspected.adapters[at] for at in pair)
-    return any(
-        isinstance(source, dict) and source.get("blake3") == part.blake3
-        for whole, part in ((one, other), (other, one))
-        for source in whole.record.get("sources") or ()
+def _share_an_origin(inspected: InspectReport, pair: tuple[int, int]) -> bool:
+    """Whether two adapters are merges of the same, or one of the other: they meet anyway."""
+    one, other = (
+        {adapter.blake3, *(source.get("blake3") for source in sources_of(adapter.record))}
+        for adapter in (inspected.adapters[at] for at in pair)
     )
+    return bool(one & other)
 
 
 def _interference_table(met: Iterable[tuple[str, int, Any]], name: str) -> Table:

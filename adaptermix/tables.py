@@ -60,6 +60,11 @@ class Table:
         (folder / f"{self.name}.tex").write_text(self.as_latex(), encoding="utf-8")
 
 
+def escaped_markdown(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
+    return _escaped(text, _MARKDOWN)
+
+
 def _escaped(text: str, signs: dict[str, str]) -> str:
     return "".join(signs.get(sign, sign) for sign in " ".join(text.split()))
 

@@ -1,5 +1,10 @@
-"""The installed command: files in, files out, words, exit codes."""
+"""The commands: files in, files out, words, exit codes.
 
+The installed command is started where that is what is shown, or where it is killed; elsewhere
+its entry point is called, for a start takes seconds.
+"""
+
+import io
 import json
 import os
 import shutil
@@ -7,11 +12,15 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import chdir, closing, redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from peft import PeftConfig
+
+from adaptermix.cli import app, comet_app, main
 
 COMMAND = Path(sys.executable).with_name("adaptermix")
 
@@ -25,6 +34,19 @@ def run(*arguments, cwd=None, **environment):
         env=os.environ | {"COLUMNS": "200", "HF_HUB_OFFLINE": "1"} | environment,
         timeout=300,
     )
+
+
+def call(*arguments, cwd):
+    """Do what ``run`` does, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        try:
+            with patch.object(sys, "argv", ["adaptermix", *map(str, arguments)]):
+                main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def check(done, code=0):
@@ -63,7 +85,7 @@ max-new-tokens = 12
 adapters = ["task.safetensors", "align.safetensors", "merged.safetensors"]
 """
     )
-    check(run("train-task", cwd=folder))
+    check(call("train-task", cwd=folder))
     return folder
 
 
@@ -94,13 +116,13 @@ def test_the_three_lines_work_as_typed(trained, tmp_path):
 def test_everything_can_be_said_with_flags(tmp_path, model_dir, corpus_dir):
     common = ("--model", model_dir, "--data-dir", corpus_dir)
     steps = ("--max-steps", 1, "--batch-size", 4, "--quiet")
-    check(run("train-task", *common, "--langs", "en", "-o", "t", *steps, cwd=tmp_path))
+    check(call("train-task", *common, "--langs", "en", "-o", "t", *steps, cwd=tmp_path))
     align = ("train-align", *common, "--pairs", "cy-en", "-o", "a", "--layer", 1)
-    check(run(*align, "--contrastive-batch", 4, *steps, cwd=tmp_path))
+    check(call(*align, "--contrastive-batch", 4, *steps, cwd=tmp_path))
     assert PeftConfig.from_pretrained(str(tmp_path / "t")).r == 8
-    check(run("merge", "t", "a", "--weights", "1,0.5", "-o", "m", cwd=tmp_path))
+    check(call("merge", "t", "a", "--weights", "1,0.5", "-o", "m", cwd=tmp_path))
     flags = ("--adapter", "m", "--langs", "en", "--limit", 2, "--max-new-tokens", 4)
-    done = check(run("eval", *common, *flags, "--engine", "transformers", "--json", cwd=tmp_path))
+    done = check(call("eval", *common, *flags, "--engine", "transformers", "--json", cwd=tmp_path))
     report = json.loads(done.stdout)
     assert report["systems"] == ["base", "m"]
     assert report["cells"][0]["score"]["signature"].startswith("slot_f1|")
@@ -122,12 +144,49 @@ def test_help_is_quick_and_imports_no_torch():
     assert min(durations) < 1
 
 
-@pytest.mark.parametrize(
-    "command", ["train-task", "train-align", "merge", "inspect", "eval", "demo"]
-)
-def test_every_command_has_help_with_an_example(command):
-    done = check(run(command, "--help"))
-    assert command == "demo" or f"adaptermix {command}" in done.stdout
+def test_every_command_has_help_with_an_example(tmp_path):
+    commands = [(command.name or command.callback.__name__,) for command in app.registered_commands]
+    commands += [("comet", command.name) for command in comet_app.registered_commands]
+    assert len(commands) >= 10
+    for words in commands:
+        done = check(call(*words, "--help", cwd=tmp_path))
+        text = " ".join(done.stdout.replace("│", " ").split())
+        assert f"adaptermix {' '.join(words)}" in text.partition("xample")[2], words
+
+
+def test_words_and_options_are_completed():
+    for words, expected in (
+        ("adaptermix tra", {"train-task", "train-align"}),
+        ("adaptermix comet i", {"install"}),
+        ("adaptermix merge --push", {"--push-to-hub"}),
+    ):
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        done = check(run(_ADAPTERMIX_COMPLETE="complete_bash", **asked))
+        assert set(done.stdout.split()) == expected
+
+
+def test_completion_is_installed_for_the_shell(tmp_path):
+    detection = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = check(run("--install-completion", "bash", HOME=str(tmp_path), **detection))
+    assert "bash completion installed" in done.stdout
+    written = "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
+    assert "_ADAPTERMIX_COMPLETE=complete_bash" in written
+
+
+def test_no_color_means_no_colour():
+    red = "\x1b[1;31m"
+    forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    wrong = ("train-task", "--rank", "0")
+    assert red in check(run(*wrong, **forced), 3).stderr
+    assert red not in check(run(*wrong, **forced, NO_COLOR="1"), 3).stderr
+
+
+def test_verbose_names_versions_and_quiet_is_the_rule(trained):
+    plan = "train-task -o other --dry-run --json".split()
+    quiet, loud = (check(run(*plan, *more, cwd=trained)) for more in ([], ["-v"]))
+    assert quiet.stdout == loud.stdout
+    assert quiet.stderr == "", "no progress bar where there is no terminal"
+    assert f"torch {version('torch')}" in loud.stderr
 
 
 def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
@@ -138,7 +197,7 @@ def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
         "merge task.safetensors task.safetensors --weight 0.9 -o other",
         "eval --adapter task.safetensors -o other",
     ):
-        done = check(run(*command.split(), "--dry-run", "--json", cwd=trained))
+        done = check(call(*command.split(), "--dry-run", "--json", cwd=trained))
         assert json.loads(done.stdout)["out"] == "other"
     assert sorted(trained.iterdir()) == before
 
@@ -167,7 +226,7 @@ def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
 )
 def test_a_mistake_gets_one_line_an_exit_code_and_leaves_nothing(trained, arguments, code, words):
     before = sorted(trained.iterdir())
-    done = check(run(*arguments.split(), cwd=trained), code)
+    done = check(call(*arguments.split(), cwd=trained), code)
     assert words in " ".join(done.stderr.split())
     if code != 2:
         assert 1 <= len(done.stderr.strip().splitlines()) <= 2
@@ -186,7 +245,7 @@ def test_without_model_and_data_the_two_ways_on_are_named(tmp_path):
 def test_a_killed_evaluation_goes_on_where_it_was(trained, tmp_path, answer_cache):
     """What it had decoded is not decoded again, and its answers are those of an unbroken run."""
     folder = shutil.copytree(trained, tmp_path / "project")
-    flags = "--adapter task.safetensors --limit 10 --batch-size 1 --max-new-tokens 100 -q".split()
+    flags = "--adapter task.safetensors --limit 6 --batch-size 1 --max-new-tokens 60 -q".split()
     process = subprocess.Popen([COMMAND, "eval", "-o", "killed", *flags], cwd=folder)
     deadline = time.monotonic() + 120
     while len(known := kept(answer_cache)) < 5:
@@ -197,18 +256,18 @@ def test_a_killed_evaluation_goes_on_where_it_was(trained, tmp_path, answer_cach
     process.wait()
     assert not (folder / "killed").exists()
     known = kept(answer_cache)
-    assert len(known) < 40  # or it was killed too late
-    report = json.loads(check(run("eval", "-o", "again", *flags, "--json", cwd=folder)).stdout)
-    assert (report["decoded"], report["reused"]) == (40 - len(known), len(known))
+    assert len(known) < 24  # or it was killed too late
+    report = json.loads(check(call("eval", "-o", "again", *flags, "--json", cwd=folder)).stdout)
+    assert (report["decoded"], report["reused"]) == (24 - len(known), len(known))
     assert known.items() <= kept(answer_cache).items()
-    check(run("eval", "-o", "unbroken", *flags, "--no-cache", cwd=folder))
+    check(call("eval", "-o", "unbroken", *flags, "--no-cache", cwd=folder))
     predictions = [
         {path.name: path.read_bytes() for path in (folder / out / "predictions").rglob("*.jsonl")}
         for out in ("again", "unbroken")
     ]
     assert predictions[0] == predictions[1]
-    quick = json.loads(check(run("eval", "-o", "quick", *flags, "--json", cwd=folder)).stdout)
-    assert (quick["decoded"], quick["reused"]) == (0, 40)
+    quick = json.loads(check(call("eval", "-o", "quick", *flags, "--json", cwd=folder)).stdout)
+    assert (quick["decoded"], quick["reused"]) == (0, 24)
 
 
 def kept(folder):
@@ -225,7 +284,7 @@ def kept(folder):
 
 def test_a_killed_training_leaves_no_adapter_and_resumes(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "project")
-    arguments = ["train-task", "-o", "killed", "--max-steps", "400", "--eval-steps", "10"]
+    arguments = ["train-task", "-o", "killed", "--max-steps", "60", "--eval-steps", "5"]
     process = subprocess.Popen([COMMAND, *arguments], cwd=folder, stderr=subprocess.DEVNULL)
     work = folder / ".killed.training"
     deadline = time.monotonic() + 120
@@ -236,7 +295,7 @@ def test_a_killed_training_leaves_no_adapter_and_resumes(trained, tmp_path):
     process.kill()
     process.wait()
     assert not (folder / "killed").exists()
-    done = check(run(*arguments, "--resume", "--json", cwd=folder))
-    assert json.loads(done.stdout)["steps"] <= 400
+    done = check(call(*arguments, "--resume", "--json", cwd=folder))
+    assert json.loads(done.stdout)["steps"] <= 60
     assert (folder / "killed" / "adapter_model.safetensors").is_file()
     assert not work.exists()

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from adaptermix.demo import _free_folder
+import pytest
+
+from adaptermix.demo import _free_folder, run
+from adaptermix.errors import ArtifactError
 
 COMMAND = Path(sys.executable).with_name("adaptermix")
 
@@ -14,7 +17,7 @@ COMMAND = Path(sys.executable).with_name("adaptermix")
 def test_the_demo_shows_the_whole_job(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
     done = subprocess.run(
-        [COMMAND, "demo"],
+        [COMMAND, "demo", "--json"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -24,6 +27,7 @@ def test_the_demo_shows_the_whole_job(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "demo"
     scores = json.loads((folder / "eval-massive" / "scores.json").read_text())
+    assert json.loads(done.stdout)["macro"] == scores["macro"]
     assert scores["systems"] == ["base", "task", "align", "merged"]
     f1 = {(c["system"], c["lang"]): c["score"]["value"] for c in scores["cells"]}
     for lang in ("en", "de", "es"):
@@ -33,9 +37,8 @@ def test_the_demo_shows_the_whole_job(tmp_path):
     align = json.loads((folder / "align.log.jsonl").read_text().splitlines()[-1])
     assert align["step"] > 0
     assert "adaptermix merge" in done.stderr
-    assert "macro average" in done.stdout
-    again = [COMMAND, "demo", "-o", "runs/demo"]
-    assert subprocess.run(again, cwd=tmp_path, env=environment).returncode == 5
+    with pytest.raises(ArtifactError, match="exists"):
+        run(folder)
 
 
 def test_a_second_demo_takes_a_new_folder(tmp_path, monkeypatch):

@@ -8,9 +8,10 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix import console, training
 from adaptermix.adapters import read_adapter
-from adaptermix.align_training import alignment_loss, alignment_vectors, train_align
+from adaptermix.align_training import AlignmentObjective, alignment_loss, train_align
 from adaptermix.batching import PairCollator, encode_pairs, with_held_text
 from adaptermix.config import TrainAlignSettings, load_settings
+from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models import load_lower_blocks, load_tokenizer
 
@@ -75,27 +76,38 @@ def test_the_defaults_are_the_papers():
 
 @pytest.fixture(scope="module")
 def adapted(model_dir):
-    """The lower blocks in float64 with a LoRA that does something, and a batch with held text."""
+    """The lower blocks in float64 with a LoRA that does something, and a batch with held text.
+
+    Two sentences at a time go through the model, so that gradients come in parts.
+    """
     settings = align_settings(model_dir, None, "x", layer=2, dropout=0.0)
     tokenizer = load_tokenizer(model_dir, settings)
     model = training.with_lora(load_lower_blocks(model_dir, settings, "2"), settings, None)
     randomize(model.double())
     pairs = with_held_text(encode_pairs(PAIRS, tokenizer, 64), LINES, tokenizer, 64)
-    return model, PairCollator(2)(pairs), tokenizer
+    return model, ContrastiveStep(model, 2), PairCollator(2)(pairs), tokenizer
 
 
-def loss_and_gradients(model, batch, settings):
+def loss_and_gradients(model, step, batch, settings):
     model.zero_grad()
-    loss = alignment_loss(model, model, batch, settings)
-    loss.backward()
+    objective = AlignmentObjective(settings, model, step, batch)
+    loss = step.backpropagate(
+        model,
+        objective.sentences,
+        objective,
+        torch.Tensor.backward,
+        token_loss=objective.token_loss,
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(alignment_loss(settings, model, step, batch), loss)
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if "lora_" in n}
 
 
 def test_preservation_equals_a_plain_computation_on_the_whole_model(adapted, model_dir):
     """Against stock transformers: one sentence at a time, two models, plain sums."""
-    model, batch, tokenizer = adapted
+    model, step, batch, tokenizer = adapted
     settings = align_settings(model_dir, None, "x", preserve=3.0, temperature=(0.5,))
-    loss, gradients = loss_and_gradients(model, batch, settings)
+    loss, gradients = loss_and_gradients(model, step, batch, settings)
 
     base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
     whole = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
@@ -145,38 +157,37 @@ def test_preservation_equals_a_plain_computation_on_the_whole_model(adapted, mod
     ids=str,
 )
 def test_every_setting_reaches_the_loss(adapted, model_dir, changes):
-    model, batch, _ = adapted
-    _, plain = loss_and_gradients(model, batch, align_settings(model_dir, None, "x"))
-    _, other = loss_and_gradients(model, batch, align_settings(model_dir, None, "x", **changes))
+    model, step, batch, _ = adapted
+    _, plain = loss_and_gradients(model, step, batch, align_settings(model_dir, None, "x"))
+    _, other = loss_and_gradients(
+        model, step, batch, align_settings(model_dir, None, "x", **changes)
+    )
     assert any(not torch.allclose(plain[name], other[name]) for name in plain)
 
 
 def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir):
-    model, _, tokenizer = adapted
+    model, step, _, tokenizer = adapted
     collator = PairCollator(2)
     pairs = encode_pairs([*PAIRS, PAIRS[0]], tokenizer, 64)
     plain = align_settings(model_dir, None, "x")
     masked = align_settings(model_dir, None, "x", mask_duplicates=True)
     with torch.no_grad():
-        without = [alignment_loss(model, model, collator(pairs), s) for s in (plain, masked)]
-        distinct = [alignment_loss(model, model, collator(pairs[:3]), s) for s in (plain, masked)]
+        without = [alignment_loss(s, model, step, collator(pairs)) for s in (plain, masked)]
+        distinct = [alignment_loss(s, model, step, collator(pairs[:3])) for s in (plain, masked)]
     assert without[1] < without[0]
     assert distinct[1] == distinct[0]
 
 
 def test_held_text_is_repeated_and_takes_no_part_in_the_contrast(adapted, model_dir):
-    model, batch, tokenizer = adapted
+    model, step, batch, tokenizer = adapted
     pairs = encode_pairs(PAIRS, tokenizer, 64)
     held = with_held_text(pairs, LINES[:2], tokenizer, 64)
     assert held[2].held_ids == held[0].held_ids == tokenizer(LINES[0])["input_ids"]
     assert len(batch["input_ids"]) == 3 * len(PAIRS)
     with torch.no_grad():
-        for mine, plain in zip(
-            alignment_vectors(model, batch),
-            alignment_vectors(model, PairCollator(2)(pairs)),
-            strict=True,
-        ):
-            torch.testing.assert_close(mine, plain)
+        mine = step.vectors(model, Sentences.of(batch))[: 2 * len(PAIRS)]
+        plain = step.vectors(model, Sentences.of(PairCollator(2)(pairs)))
+    torch.testing.assert_close(mine, plain)
 
 
 def moved(model_dir, adapter, tokenizer):
@@ -204,7 +215,7 @@ def test_a_preserving_adapter_moves_ordinary_text_less(tmp_path, model_dir, corp
     for name, more in {"plain": {}, "held": {"preserve": 20, "preserve_text": (text,)}}.items():
         out = tmp_path / f"{name}.safetensors"
         report = train_align(align_settings(model_dir, corpus_dir, out, **changes, **more))
-        distance[name] = moved(model_dir, out, adapted[2])
+        distance[name] = moved(model_dir, out, adapted[-1])
     assert distance["held"] < 0.5 * distance["plain"]
     assert report.dev["retrieval_accuracy"] >= report.dev["retrieval_accuracy_of_base"]
     assert -1 <= report.dev["random_cosine"] <= 1
@@ -238,7 +249,8 @@ def test_the_temperature_of_the_best_retrieval_is_kept(
     assert list(accuracies) == ["0.05", "5"]
     assert report.kept == max(accuracies, key=accuracies.get)
     assert report.dev == report.candidates[report.kept]
-    assert sorted(path.name for path in out.parent.iterdir()) == ["a.log.jsonl", "a.safetensors"]
+    left = sorted(path.name for path in out.parent.iterdir())
+    assert left == ["a.README.md", "a.log.jsonl", "a.safetensors"]
     record = read_adapter(out).record
     assert record["kept"] == report.kept
     assert record["candidates"] == report.candidates

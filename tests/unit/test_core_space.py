@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.core_space import core_space, truncate, update_in
+from adaptermix.core_space import core_space, truncate, update_in, weighted_sum
 from adaptermix.deltas import LoraUpdate
 
 # Sampled, because Hypothesis otherwise draws small numbers most of the time.
@@ -65,7 +65,7 @@ def test_bases_are_the_singular_vectors_of_the_stacked_factors(updates):
 def test_truncation_is_the_best_approximation_of_its_rank(updates, rank):
     space = core_space(updates)
     delta = sum(dense(update) for update in updates)
-    left, right = truncate(space.weighted_sum([1.0] * len(updates)), rank)
+    left, right = truncate(weighted_sum(space.cores, [1.0] * len(updates)), rank)
     assert left.shape[1] == right.shape[1] == rank
     found = update_in(space, left, right, torch.float64)
     u, values, vt = torch.linalg.svd(delta, full_matrices=False)
@@ -105,5 +105,5 @@ def test_nothing_but_untrained_updates_leaves_an_empty_space():
     update = LoraUpdate(torch.ones(2, 5), torch.zeros(4, 2), 1.0)
     space = core_space([update])
     assert space.left.shape == (4, 0)
-    left, right = truncate(space.weighted_sum([1.0]), 2)
+    left, right = truncate(weighted_sum(space.cores, [1.0]), 2)
     assert not dense(update_in(space, left, right, torch.float32)).any()

@@ -23,7 +23,9 @@ def flores(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("langs", [("en", "cy", "bg"), ("eng_Latn", "cym_Latn", "bul_Cyrl")])
+@pytest.mark.parametrize(
+    "langs", [("en", "cy", "bg"), ("eng_Latn", "cym_Latn", "bul_Cyrl"), ("eng", "cym", "bul")]
+)
 def test_short_and_flores_codes_find_the_same_files(flores, langs):
     texts = read_multiway(langs, "devtest", flores)
     assert [text[2] for text in texts.values()] == [
@@ -53,7 +55,7 @@ def test_only_newlines_end_a_line(tmp_path):
     ("files", "langs", "words"),
     [
         ({}, ("en", "xx"), "no dev text in 'xx'"),
-        ({}, ("en", "eng_Latn"), "'en' and 'eng_Latn' are the same language"),
+        ({}, ("en", "eng_Latn"), "'en' and 'eng_Latn' are both "),
         ({"de__dev": "ein\nzwei\n"}, ("en", "de"), "en.dev:3: en.dev goes on here to line 3, but"),
         ({"de__dev": "1\n2\n3\n4\n5\n"}, ("en", "de"), "de.dev:4: de.dev goes on here to line 5"),
         ({"de__dev": "ein\n \t\ndrei\n"}, ("en", "de"), "de.dev:2: the line is empty"),

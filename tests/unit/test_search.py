@@ -82,7 +82,7 @@ def test_a_race_chooses_as_an_exhaustive_search_does_with_fewer_examples(monkeyp
         winners.append(choose(contest, ranked, "simpler")[0].candidate.name)
         asked.append(len(decoder.asked))
         assert contest.needed == len(decoder.asked) == len(set(decoder.asked))
-        assert all(len(o) == 200 for entry in ranked for o in entry.outcomes)
+        assert all(len(rows) == 200 for entry in ranked for rows in entry.statistics)
     assert winners == ["0.7", "0.7"]
     assert asked[0] == 7 * 400
     assert asked[1] < 0.65 * asked[0]
@@ -93,10 +93,25 @@ def test_a_race_halves_and_keeps_the_best_adapter_alone(monkeypatch, tmp_path):
     ranked = contest.race(candidates, exhaustive=False)
     assert [entry.candidate.name for entry in ranked] == ["0.7", "0.9", "1"]
     assert [entry.dropped for entry in ranked] == [None] * 3
-    seen = {name: len(entry.outcomes[0]) for name, entry in contest.entries.items()}
+    seen = {name: len(entry.statistics[0]) for name, entry in contest.entries.items()}
     assert seen == {"0.1": 50, "0": 50, "0.3": 100, "0.5": 100, "0.7": 200, "0.9": 200, "1": 200}
     assert contest.entries["0"].dropped == 1
     assert contest.entries["0.5"].dropped == contest.entries["0.3"].dropped == 2
+
+
+def test_each_answer_is_read_and_counted_once(monkeypatch, tmp_path):
+    """However often candidates are ranked and compared; COMET's statistics cost minutes."""
+    counted = []
+
+    class Counting(Massive):
+        def statistics(self, outcomes):
+            counted.extend(outcomes)
+            return super().statistics(outcomes)
+
+    contest, decoder, candidates = make_contest(monkeypatch, tmp_path, SKILL)
+    contest.task = Counting()
+    choose(contest, contest.race(candidates, exhaustive=False), "simpler")
+    assert len(counted) == len(decoder.asked) > 0
 
 
 def test_scores_are_macro_averages_on_what_was_seen(monkeypatch, tmp_path):

@@ -15,9 +15,10 @@ from adaptermix.adapters import (
     spec_of,
     write_adapter,
 )
-from adaptermix.align_training import alignment_vectors, train_align
+from adaptermix.align_training import train_align
 from adaptermix.batching import PairCollator, encode_pairs
 from adaptermix.config import TrainAlignSettings, TrainTaskSettings
+from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.data import ParallelPair
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models import load_lower_blocks, load_model, load_tokenizer
@@ -82,10 +83,13 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
     lower = training.with_lora(load_lower_blocks(layout_dir, settings, layer), settings, None)
     randomize(lower.double())
     batch = PairCollator(2)(encode_pairs(PAIRS, tokenizer, 64))
-    sources, targets = alignment_vectors(lower, batch)
+    step = ContrastiveStep(lower, len(PAIRS))
+    sources, targets = step.vectors(lower, Sentences.of(batch)).chunk(2)
     contrastive_loss(sources, targets, 0.1).backward()
 
-    whole = AutoModelForCausalLM.from_pretrained(layout_dir, dtype=torch.float64)
+    whole = AutoModelForCausalLM.from_pretrained(
+        layout_dir, dtype=torch.float64, attn_implementation="eager"
+    )
     config = LoraConfig(r=8, lora_alpha=16, target_modules=list(settings.target_modules))
     whole = get_peft_model(whole, config, autocast_adapter_dtype=False)
     factors = dict(whole.named_parameters())
@@ -107,7 +111,10 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
         if "lora_" in name:
             full_name = name.replace("base_model.model.", "base_model.model.model.")
             assert parameter.grad.abs().sum() > 0
-            torch.testing.assert_close(parameter.grad, factors[full_name].grad)
+            # transformers' norms and rotations are float32 whatever the weights are
+            torch.testing.assert_close(
+                parameter.grad, factors[full_name].grad, rtol=1e-3, atol=1e-5
+            )
             compared += 1
     assert compared == 2 * 7 * layer
     above = [p.grad for n, p in factors.items() if "lora_" in n and layer_of(n) >= layer]
@@ -184,7 +191,8 @@ def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_di
     assert losses[-1] < losses[0]
     assert report.dev["loss"] == min(losses)
     assert [progress.step for progress in seen] == list(range(1, 31))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log.jsonl", "a.safetensors"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.README.md", "a.log.jsonl", "a.safetensors"]
 
 
 def test_tensorboard_logs_lie_beside_the_adapter(tmp_path, model_dir, corpus_dir):

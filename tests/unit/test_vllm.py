@@ -21,8 +21,10 @@ from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.engines import Limits, Request, VllmGenerator
 from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.evaluation import evaluate
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
+from adaptermix.search import search
 
 NO_VLLM = Path(__file__).parents[2] / ".venv" / "no-vllm"
 
@@ -86,9 +88,13 @@ def run_python(code, *arguments):
     return json.loads(done.stdout.split("RESULT", 1)[1])
 
 
-@pytest.fixture
-def adapters(tmp_path, model_dir):
+PROMPTS = [IDS[0, : at + 1].tolist() for at in range(IDS.shape[1])]
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, model_dir):
     """A task-like and an alignment-like adapter, their merge, and one by PEFT's other options."""
+    tmp_path = tmp_path_factory.mktemp("adapters")
     peft_adapter(model_dir, tmp_path / "task", seed=1)
     peft_adapter(
         model_dir, tmp_path / "align", seed=2, layers_to_transform=[0, 1], target_modules=["q_proj"]
@@ -110,14 +116,26 @@ def adapters(tmp_path, model_dir):
     return [tmp_path / name for name in names]
 
 
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory, adapters):
+    """The adapters, one of zeros, and one whose keys have another prefix than the model's."""
+    folder = tmp_path_factory.mktemp("more")
+    made = read_adapter(adapters[0])
+    zeros = {m: LoraUpdate(u.a, torch.zeros_like(u.b), u.scaling) for m, u in made.updates()}
+    write_adapter(folder / "zeros", zeros, made.config, {})
+    astray = {f"language_model.{module}": update for module, update in made.updates()}
+    write_adapter(folder / "astray", astray, made.config, {})
+    paths = [*adapters, folder / "zeros", folder / "astray"]
+    return [stage_adapter(read_adapter(path), folder / "stage") for path in paths]
+
+
 @pytest.mark.parametrize("copies", [1, 2])
-def test_every_system_has_its_own_log_probabilities(tmp_path, model_dir, adapters, copies):
+def test_every_system_has_its_own_log_probabilities(model_dir, staged, copies):
     """Base and adapters decoded together equal PEFT, one by one.
 
     The base is among them because vLLM 0.32 gave it an adapter's answers on a CPU.
     """
-    staged = [stage_adapter(read_adapter(path), tmp_path / "stage") for path in adapters]
-    prompts = [IDS[0, : at + 1].tolist() for at in range(IDS.shape[1])]
+    prompts, staged = PROMPTS, staged[:5]
     base = AutoModelForCausalLM.from_pretrained(model_dir)(IDS).logits.detach()
     expected = [base, *(logits_through_peft(model_dir, path) for path in staged)]
     settings = {
@@ -141,21 +159,13 @@ def test_every_system_has_its_own_log_probabilities(tmp_path, model_dir, adapter
         assert (logits - base).abs().max() > 1, f"{path} must matter for this to mean anything"
 
 
-def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(
-    tmp_path, model_dir, adapters
-):
+def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(model_dir, staged):
     """Five adapters and one of zeros in an engine with room for two; the base stays the base.
 
     Then one whose keys have another prefix than the model's, which vLLM ignores without a word.
     """
-    made = read_adapter(adapters[0])
-    zeros = {m: LoraUpdate(u.a, torch.zeros_like(u.b), u.scaling) for m, u in made.updates()}
-    write_adapter(tmp_path / "zeros", zeros, made.config, {})
-    astray = {f"language_model.{module}": update for module, update in made.updates()}
-    write_adapter(tmp_path / "astray", astray, made.config, {})
-    paths = [*adapters, tmp_path / "zeros", tmp_path / "astray"]
-    *staged, ignored = [stage_adapter(read_adapter(path), tmp_path / "stage") for path in paths]
-    prompts = [IDS[0, : at + 1].tolist() for at in range(IDS.shape[1])]
+    *staged, ignored = staged
+    prompts = PROMPTS
     settings = {"max_new_tokens": 8, "engine": "vllm", "dtype": "float32"}
     found, (path, module) = run_python(
         MORE_ADAPTERS_THAN_ROOM,
@@ -170,21 +180,24 @@ def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(
 
 
 def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir, adapters):
-    for engine in ("transformers", "vllm"):
-        settings = eval_settings(
+    by_transformers, by_vllm = (
+        eval_settings(
             model_dir,
             corpus_dir,
             tmp_path / engine,
             adapters=tuple(map(str, adapters)),
             engine=engine,
         )
-        code = (
-            "import sys; from adaptermix.config import EvalSettings; "
-            "from adaptermix.evaluation import evaluate; "
-            "report = evaluate(EvalSettings.model_validate_json(sys.argv[1])); "
-            "print('RESULT', __import__('json').dumps(report.engine))"
-        )
-        assert run_python(code, settings.model_dump_json()) == engine
+        for engine in ("transformers", "vllm")
+    )
+    code = (
+        "import sys; from adaptermix.config import EvalSettings; "
+        "from adaptermix.evaluation import evaluate; "
+        "report = evaluate(EvalSettings.model_validate_json(sys.argv[1])); "
+        "print('RESULT', __import__('json').dumps(report.engine))"
+    )
+    assert evaluate(by_transformers).engine == "transformers"
+    assert run_python(code, by_vllm.model_dump_json()) == "vllm"
     for system in ("base", "task", "align", "merged", "rslora", "patterns"):
         for lang in ("en", "cy"):
             ours, theirs = (
@@ -210,20 +223,21 @@ if __name__ == "__main__":
     report = search([Path(path) for path in sys.argv[2:]], settings)
     print("RESULT", json.dumps([len(started), report.as_record()["candidates"]]))
 """
-    found = {}
-    for engine in ("transformers", "vllm"):
-        settings = settings_for(
+    by_transformers, by_vllm = (
+        settings_for(
             model_dir,
             corpus_dir,
             tmp_path / f"by-{engine}",
             **{"engine": engine, "dtype": "float32", "search": "0.4,0.5,0.6,0.7,0.8,0.9"},
         )
-        starts, found[engine] = run_python(
-            code, settings.model_dump_json(exclude_none=True), *map(str, adapters[:2])
-        )
-        assert starts == 1
-    assert len(found["vllm"]) == 8
-    assert found["vllm"] == found["transformers"]
+        for engine in ("transformers", "vllm")
+    )
+    starts, found = run_python(
+        code, by_vllm.model_dump_json(exclude_none=True), *map(str, adapters[:2])
+    )
+    assert starts == 1
+    assert len(found) == 8
+    assert found == search(adapters[:2], by_transformers).as_record()["candidates"]
 
 
 def test_a_rank_above_vllms_limit_is_refused_before_the_engine_starts(model_dir, corpus_dir):

@@ -1,0 +1,312 @@
+"""One step of alignment: sentence vectors, their loss and its gradient, in the memory there is.
+
+All sentences of a contrastive batch are compared with each other, but they need not go through
+the model at once. With the gradient of the loss for each vector, the model's own is had from one
+part of the sentences after another (GradCache: Gao et al. 2021, arXiv:2101.06983): a first pass
+makes the vectors, a second one, part by part, what their gradients say about the weights.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from jaxtyping import Float, Int
+from torch import Tensor, distributed, nn
+from transformers import PreTrainedModel
+
+from adaptermix.errors import ConfigError, ResourceError
+from adaptermix.lora_linear import Dropout, speed_up, token_keys
+from adaptermix.packing import NAME, PackedRow, can_pack, pack, similar_runs
+from adaptermix.representations import Pooling, pooling_weights, widened
+
+Objective = Callable[[Tensor, Tensor], Tensor]  # of all sources and all targets
+TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # of some sentences and their hidden states
+Backward = Callable[[Tensor], Any]
+NoSync = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """A padded batch of sentences: sources, as many targets, and others that are only held.
+
+    Attributes:
+        pairs: Number of sources.
+        input_ids: Token ids.
+        attention_mask: 1 for real tokens, 0 for padding.
+        weights: Share of each token in its sentence's vector.
+        numbers: Place of each sentence in the batch of all processes together.
+        lengths: Real tokens of each sentence.
+        seed: Decides which elements dropout takes.
+    """
+
+    pairs: int
+    input_ids: Int[Tensor, "rows seq"]
+    attention_mask: Int[Tensor, "rows seq"]
+    weights: Float[Tensor, "rows seq"]
+    numbers: Int[Tensor, " rows"]
+    lengths: list[int]
+    seed: int
+
+    @classmethod
+    def of(
+        cls, batch: dict[str, Tensor], pooling: Pooling = "mean", skip: int = 0, seed: int = 0
+    ) -> "Sentences":
+        """Take a batch as ``PairCollator`` makes it."""
+        mask = batch["attention_mask"]
+        rows = torch.arange(len(mask), device=mask.device)
+        pairs = len(batch["source_keys"])
+        side, place = rows // pairs, rows % pairs
+        processes, rank = _processes()
+        numbers = (side * processes + rank) * pairs + place
+        weights = pooling_weights(mask, pooling, skip)
+        lengths = mask.sum(1).tolist()
+        return cls(pairs, batch["input_ids"], mask, weights, numbers, lengths, seed)
+
+    def by_length(self) -> list[int]:
+        """Return the rows, shortest first."""
+        return sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+
+
+class ContrastiveStep:
+    """Encodes sentences with the lower blocks of a model, and sends gradients back.
+
+    Attributes:
+        rows: Sentences in one forward pass, at most. Halved where memory does not suffice.
+    """
+
+    def __init__(self, model: nn.Module, rows: int, packing: bool | None = None) -> None:
+        """Make the model's LoRA layers fast, and set its attention to packed sentences.
+
+        Args:
+            model: A PEFT model whose last hidden states are those of the layer to align.
+            rows: Sentences in one forward pass, at most.
+            packing: Whether sentences are packed; where the layout is known, by default.
+
+        Raises:
+            ConfigError: Packing is asked for and the layout is not known.
+        """
+        self.rows = rows
+        self.dropout: Dropout = speed_up(model)
+        decoder = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
+        if packing and not can_pack(decoder):
+            raise ConfigError(
+                f"--packing: the attention of {type(decoder).__name__} is not known",
+                hint="leave it out; sentences are then sorted by length and padded",
+            )
+        self.packed = can_pack(decoder) if packing is None else packing
+        if self.packed:
+            decoder.set_attn_implementation(NAME)
+        elif getattr(decoder.config, "attn_logit_softcapping", None):
+            decoder.set_attn_implementation("eager")  # transformers' default leaves the cap out
+
+    def vectors(self, model: nn.Module, sentences: Sentences) -> Float[Tensor, "rows hidden"]:
+        """Return the pooled vector of every sentence, in float32 or wider."""
+        vectors, _ = self.encode(model, sentences)
+        return vectors
+
+    def encode(
+        self, model: nn.Module, sentences: Sentences, token_loss: TokenLoss | None = None
+    ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, ""]]:
+        """Return the pooled vector of every sentence, and the sum of a loss of hidden states."""
+        order = sentences.by_length()
+        vectors, added = [], []
+        for at in range(0, len(order), self.rows):
+            states = self.states(model, sentences, order[at : at + self.rows])
+            vectors.append(self._pooled(states, sentences))
+            added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
+        return torch.cat(vectors)[_inverse(order)], torch.stack(added).sum()
+
+    def backpropagate(
+        self,
+        model: nn.Module,
+        sentences: Sentences,
+        objective: Objective,
+        backward: Backward,
+        *,
+        token_loss: TokenLoss | None = None,
+        no_sync: NoSync = nullcontext,
+    ) -> Float[Tensor, ""]:
+        """Return the loss of a contrastive batch, and leave its gradient in the model.
+
+        Several processes hold different pairs each; their vectors are compared with each other,
+        and the mean of their gradients is the gradient of the loss of all pairs. Where memory
+        does not suffice, the sentences go through the model in smaller parts, which changes
+        neither the loss nor the gradient.
+
+        Args:
+            model: What runs forward: wrapped, where several processes train it.
+            sentences: The pairs of this process.
+            objective: The loss of the sources and targets of all processes.
+            backward: Called with scalars whose gradients add up to the loss's.
+            token_loss: A loss of the hidden states of each part, which is added up.
+            no_sync: Entered for all backward passes but the last.
+
+        Raises:
+            ResourceError: Not even one sentence fits, or one of several processes lacks memory.
+        """
+        while True:
+            kept = _gradients(model)
+            try:
+                return self._gradient(model, sentences, objective, backward, token_loss, no_sync)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                self._halve(error)
+            _restore(kept)  # here the failed pass is no longer held by its error
+            clear_device_cache(garbage_collection=True)
+
+    def _halve(self, error: RuntimeError) -> None:
+        if self.rows < 2 or _processes()[0] > 1:
+            raise ResourceError(
+                f"out of memory with {self.rows} sentences in a forward pass",
+                hint="lower --micro-batch-size or --max-length",
+            ) from error
+        self.rows //= 2
+
+    def _gradient(
+        self,
+        model: nn.Module,
+        sentences: Sentences,
+        objective: Objective,
+        backward: Backward,
+        token_loss: TokenLoss | None,
+        no_sync: NoSync,
+    ) -> Tensor:
+        order = sentences.by_length()
+        parts = [order[at : at + self.rows] for at in range(0, len(order), self.rows)]
+        random, vectors, added = [], [], []
+        for part in parts:  # the graph of the last part is kept, it needs no second pass
+            random.append(_random_state())
+            with torch.set_grad_enabled(part is parts[-1]):
+                states = self.states(model, sentences, part)
+                vectors.append(self._pooled(states, sentences))
+                added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
+        leaf = torch.cat([part.detach() for part in vectors]).requires_grad_()
+        loss = objective(*gathered(leaf[_inverse(order)][: 2 * sentences.pairs]).chunk(2))
+        processes, _ = _processes()
+        (slope,) = torch.autograd.grad(loss * processes, leaf)
+        slopes = slope.split(self.rows)
+        after = _random_state()
+        for at in reversed(range(len(parts))):
+            last = at == len(parts) - 1
+            with nullcontext() if at == 0 else no_sync():
+                if not last:
+                    _set_random_state(random[at])
+                    states = self.states(model, sentences, parts[at])
+                    vectors[at] = self._pooled(states, sentences)
+                    if token_loss:
+                        added[at] = token_loss(*states)
+                backward((vectors[at] * slopes[at]).sum() + added[at])
+            vectors[at] = vectors[at].detach()  # let the graph go
+            added[at] = added[at].detach()
+        _set_random_state(after)
+        return loss.detach() + sum(added)
+
+    def states(
+        self, model: nn.Module, sentences: Sentences, chosen: Sequence[int]
+    ) -> tuple[PackedRow, Float[Tensor, "tokens hidden"]]:
+        """Return the last hidden states of some sentences, sentence after sentence.
+
+        Args:
+            model: What runs forward.
+            sentences: The batch.
+            chosen: Rows of the batch, shortest first.
+        """
+        row = pack(sentences.input_ids, sentences.attention_mask, chosen, sentences.lengths)
+        try:
+            if self.packed:
+                self._set_keys(sentences, row.batch_rows, row.positions)
+                output = model(
+                    input_ids=row.input_ids[None],
+                    position_ids=row.positions[None],
+                    use_cache=False,
+                    groups=row.groups,
+                )
+                return row, output.last_hidden_state[0]
+            buckets = similar_runs([sentences.lengths[at] for at in chosen])
+            states = [self._padded_states(model, sentences, chosen[run]) for run in buckets]
+            return row, torch.cat(states)
+        finally:
+            self.dropout.tokens = None
+
+    def _padded_states(
+        self, model: nn.Module, sentences: Sentences, chosen: Sequence[int]
+    ) -> Float[Tensor, "tokens hidden"]:
+        rows = torch.tensor(chosen, device=sentences.input_ids.device)
+        mask = sentences.attention_mask[rows]
+        used = mask.any(0)
+        ids, mask = sentences.input_ids[rows][:, used], mask[:, used]
+        positions = mask.cumsum(1) - 1
+        self._set_keys(sentences, rows[:, None].expand_as(mask).flatten(), positions.flatten())
+        output = model(input_ids=ids, attention_mask=mask, use_cache=False)
+        states: Tensor = output.last_hidden_state
+        return states[mask.bool()]
+
+    def _set_keys(self, sentences: Sentences, rows: Tensor, positions: Tensor) -> None:
+        self.dropout.tokens = token_keys(sentences.seed, sentences.numbers[rows], positions)
+
+    @staticmethod
+    def _pooled(
+        states: tuple[PackedRow, Float[Tensor, "tokens hidden"]], sentences: Sentences
+    ) -> Float[Tensor, "chosen hidden"]:
+        """Add up each sentence's weighted hidden states, as a matrix product."""
+        row, values = states
+        values = widened(values)
+        weights = sentences.weights[row.batch_rows, row.batch_columns].to(values.dtype)
+        shares = values.new_zeros(sum(g.sentences for g in row.groups), len(values))
+        shares[row.sentences, torch.arange(len(values), device=values.device)] = weights
+        return shares @ values
+
+
+def gathered(local: Float[Tensor, "rows ..."]) -> Float[Tensor, "all ..."]:
+    """Return the rows of all processes: their sources, then their targets.
+
+    Gradient flows to this process's rows only: every process computes the same loss, and so the
+    others' part is with the others.
+    """
+    processes, rank = _processes()
+    if processes == 1:
+        return local
+    everyones = [torch.empty_like(local) for _ in range(processes)]
+    distributed.all_gather(everyones, local.detach().contiguous())
+    everyones[rank] = local
+    sides = zip(*(rows.chunk(2) for rows in everyones), strict=True)
+    return torch.cat([rows for side in sides for rows in side])
+
+
+def _processes() -> tuple[int, int]:
+    """Return how many processes train together, and which of them this is."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size(), distributed.get_rank()
+    return 1, 0
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def _gradients(model: nn.Module) -> dict[nn.Parameter, Tensor | None]:
+    return {
+        parameter: None if parameter.grad is None else parameter.grad.clone()
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    }
+
+
+def _restore(gradients: dict[nn.Parameter, Tensor | None]) -> None:
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+
+
+def _random_state() -> tuple[Tensor, list[Tensor]]:
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_gpu else []
+
+
+def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])

@@ -1,0 +1,91 @@
+"""Adapters and models on their way to the hub."""
+
+import tempfile
+from pathlib import Path
+
+from adaptermix.adapters import read_adapter, stage_adapter
+from adaptermix.config import HUB_NAME
+from adaptermix.data import first_line, hub_errors
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
+
+
+def check_push(repository: str) -> None:
+    """Check what can be known before hours of work: the name, and that there is a token.
+
+    Raises:
+        ConfigError: No name of a repository.
+        ResourceError: No token, or the hub is switched off.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ConfigError(f"--push-to-hub {repository}: {first_line(error)}") from error
+    if not HUB_NAME.fullmatch(repository):
+        raise ConfigError(f"--push-to-hub {repository}: name a repository as OWNER/NAME")
+    if constants.HF_HUB_OFFLINE:
+        raise ResourceError(
+            f"--push-to-hub {repository}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
+        )
+    if get_token() is None:
+        raise ResourceError(
+            f"--push-to-hub {repository}: there is no token for the hub",
+            hint="make one that may write, then: hf auth login, or set HF_TOKEN",
+        )
+
+
+def push(path: Path, repository: str, *, private: bool = False) -> str:
+    """Upload an output to a repository, which is made where it is missing, in one commit.
+
+    Of a folder, everything in it goes there. An adapter in one file goes there as the two files
+    that PEFT reads. What is in the repository besides stays.
+
+    Args:
+        path: A folder, or an adapter's ``.safetensors`` file.
+        repository: ``OWNER/NAME``.
+        private: Make a new repository private; one that exists stays as it is.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ConfigError, ResourceError: As ``check_push``; or the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    check_push(repository)
+    # ValueError: what the hub's library makes of a refused card or file; RuntimeError: hf_xet.
+    refusals: tuple[type[Exception], ...] = (*hub_errors(), ValueError, RuntimeError)
+    api = HfApi()
+    try:
+        with tempfile.TemporaryDirectory(prefix="adaptermix-hub-") as scratch:
+            folder = path if path.is_dir() else stage_adapter(read_adapter(path), Path(scratch))
+            made = api.create_repo(repository, private=private or None, exist_ok=True)
+            api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message="Upload with adaptermix",
+            )
+    except refusals as error:
+        raise _failure(path, repository, error) from error
+    return str(made)
+
+
+def _failure(path: Path, repository: str, error: Exception) -> AdaptermixError:
+    answer = getattr(error, "response", None)
+    status = getattr(answer, "status_code", None)
+    why = getattr(error, "server_message", None) or first_line(error)
+    if status in (401, 403):
+        return ResourceError(
+            f"{repository}: the hub refuses the upload ({status}): {why}",
+            hint=f"{path} is whole and stays; the token must be one that may write to "
+            f"{repository.partition('/')[0]}: hf auth login, or HF_TOKEN",
+        )
+    again = f"hf upload {repository} {path}"
+    if not path.is_dir():
+        again = f"adaptermix merge {path} --weights 1 -o FOLDER --push-to-hub {repository}"
+    return ResourceError(
+        f"{repository}: not uploaded: {why}", hint=f"{path} is whole and stays; later: {again}"
+    )

@@ -1,0 +1,174 @@
+"""A LoRA layer that costs little more than the layer it adapts.
+
+PEFT's own layer draws its dropout from a stream of random numbers, one module after another; on
+a CPU that takes longer than the matrix product of a layer. Here a number that decides about an
+element is a hash of two keys, one of the token and one of the input feature. It is cheap, needs
+no memory between forward and backward, and it does not depend on which tokens share a batch: the
+same sentence loses the same elements in a large batch and in a small one.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.nn import functional
+
+# The odd constants of MurmurHash3's finalizer and of the golden ratio, as signed 32-bit numbers.
+_FIRST, _SECOND, _GOLDEN = -2048144789, -1028477387, -1640531527
+_MODULE_STRIDE = 1 << 16  # more than the input features of any layer
+
+
+def hashed(numbers: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Scatter 32-bit integers evenly over all 32-bit integers: MurmurHash3's finalizer."""
+    mixed = numbers ^ (numbers >> 16)
+    mixed.mul_(_FIRST)
+    mixed.bitwise_xor_(mixed >> 13).mul_(_SECOND)
+    return mixed.bitwise_xor_(mixed >> 16)
+
+
+def token_keys(
+    seed: int, sentences: Int[Tensor, " tokens"], positions: Int[Tensor, " tokens"]
+) -> Int[Tensor, " tokens"]:
+    """Return a key for every token: of the step's seed, its sentence and its place in it.
+
+    Args:
+        seed: Another one in every step.
+        sentences: Number of the token's sentence in the whole batch.
+        positions: Place of the token in its sentence.
+    """
+    sentence_keys = hashed(sentences.int() * _GOLDEN + seed)
+    return hashed(sentence_keys ^ hashed(positions.int() * _GOLDEN))
+
+
+def kept_elements(
+    tokens: Int[Tensor, " tokens"],
+    features: Int[Tensor, " features"],
+    rate: float,
+    dtype: torch.dtype,
+) -> Float[Tensor, "tokens features"]:
+    """Return 1 where dropout keeps an element and 0, with probability ``rate``, where not."""
+    mixed = tokens[:, None] ^ features
+    mixed.mul_(_GOLDEN)
+    mixed.bitwise_xor_(mixed >> 15).mul_(_FIRST)
+    threshold = int(rate * 2**32) - 2**31  # a share of all 32-bit numbers lies below it
+    kept = torch.empty(mixed.shape, dtype=dtype, device=mixed.device)
+    return torch.ge(mixed, threshold, out=kept)
+
+
+@dataclass
+class Dropout:
+    """What all layers of a model share: the keys of the tokens that are in it now, if any."""
+
+    tokens: Tensor | None = None
+
+
+class LoraLinear(PeftLinear):
+    """PEFT's LoRA layer with a forward and backward pass of its own.
+
+    It stays PEFT's in all that is not plain training of one adapter.
+    """
+
+    dropout: Dropout
+    features: Tensor
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return base(x) + scaling B A dropout(x)."""
+        if self._is_plain(args, kwargs):
+            (name,) = self.active_adapters
+            rate = getattr(self.lora_dropout[name], "p", 0.0) if self.training else 0.0
+            tokens = self.dropout.tokens
+            if rate == 0 or (tokens is not None and tokens.numel() * x.shape[-1] == x.numel()):
+                return self._adapted(x, name, rate)
+        return super().forward(x, *args, **kwargs)
+
+    def _is_plain(self, args: Any, kwargs: Any) -> bool:
+        names = self.active_adapters
+        return (
+            not (args or kwargs or self.disable_adapters or self.merged)
+            and len(names) == 1
+            and names[0] in self.lora_A
+            and names[0] not in self.lora_variant
+            and self.lora_B[names[0]].bias is None
+        )
+
+    def _adapted(self, x: Tensor, name: str, rate: float) -> Tensor:
+        base = self.get_base_layer()
+        weight, bias = base.weight, base.bias
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            x, weight = x.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        dropped = (self.dropout.tokens, self.features, rate) if rate else None
+        with torch.autocast(kind, enabled=False):
+            return _LoraProduct.apply(  # type: ignore[no-any-return]
+                x, weight, bias, a, b, self.scaling[name] / (1 - rate), dropped
+            )
+
+
+class _LoraProduct(torch.autograd.Function):
+    """x W^T + bias + scale (x * kept) A^T B^T, with gradients for x, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,  # [... in]
+        weight: Tensor,  # [out in]
+        bias: Tensor | None,
+        a: Tensor,  # [rank in]
+        b: Tensor,  # [out rank]
+        scale: float,
+        dropped: tuple[Tensor, Tensor, float] | None,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])  # [tokens in]
+        kept = _kept(dropped, rows.dtype)
+        seen = rows if kept is None else rows * kept
+        low = seen @ a.to(rows.dtype).T  # [tokens rank]
+        out = functional.linear(rows, weight, bias).addmm_(low, b.to(low.dtype).T, alpha=scale)
+        ctx.save_for_backward(rows, weight, a, b, low)
+        ctx.scale, ctx.dropped, ctx.shape = scale, dropped, x.shape
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        rows, weight, a, b, low = ctx.saved_tensors
+        out = grad.reshape(-1, grad.shape[-1])  # [tokens out]
+        back = (out @ b.to(out.dtype)).mul_(ctx.scale)  # [tokens rank]
+        kept = _kept(ctx.dropped, rows.dtype)
+        grad_b = (out.T @ low).mul_(ctx.scale).to(b.dtype)
+        grad_a = (back.T @ (rows if kept is None else rows * kept)).to(a.dtype)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            through = back @ a.to(back.dtype)  # [tokens in]
+            grad_x = torch.addmm(through if kept is None else through.mul_(kept), out, weight)
+            grad_x = grad_x.view(ctx.shape)
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+def _kept(dropped: tuple[Tensor, Tensor, float] | None, dtype: torch.dtype) -> Tensor | None:
+    if dropped is None:
+        return None
+    tokens, features, rate = dropped
+    return kept_elements(tokens, features, rate, dtype)
+
+
+def speed_up(model: nn.Module) -> Dropout:
+    """Give the plain LoRA layers of a PEFT model this module's forward pass.
+
+    Returns:
+        Where to put the keys of the tokens before a forward pass with dropout; without them, a
+        layer's dropout is PEFT's own.
+    """
+    dropout = Dropout()
+    for number, module in enumerate(model.modules()):
+        base = module.get_base_layer() if type(module) is PeftLinear else None
+        if type(base) is nn.Linear:
+            module.__class__ = LoraLinear
+            places = torch.arange(base.in_features, dtype=torch.int32, device=base.weight.device)
+            module.dropout = dropout  # type: ignore[assignment]
+            module.features = hashed((places + number * _MODULE_STRIDE) * _GOLDEN)
+    return dropout

@@ -1,0 +1,223 @@
+"""Sentences packed into one row without padding, and attention that keeps them apart.
+
+Every layer but attention works on single tokens, so it runs on a row of all sentences' tokens.
+Attention alone needs rectangles: sentences of similar length, which lie side by side in the row,
+are padded to the longest of them for as long as attention takes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+
+from adaptermix.representations import widened
+
+# Decoders whose attention is known to be what `packed_attention` computes.
+LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+NAME = "adaptermix-packed"
+_PADDED = 1.5  # tokens that attention may see for one that is real
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sentences of similar length that follow each other in a packed row.
+
+    ``padded`` has, for every place of the [sentences x length] rectangle, the token of the group
+    that is there (the first, where there is none), and ``real`` the place of every token; both are
+    None where all are of the same length.
+    """
+
+    start: int
+    stop: int
+    sentences: int
+    length: int
+    padded: Tensor | None
+    real: Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """The tokens of some rows of a batch, one sentence after another, shortest first.
+
+    Attributes:
+        input_ids: Ids of the tokens.
+        positions: Place of each token in its sentence.
+        batch_rows: Row of each token in the batch.
+        batch_columns: Column of each token in the batch.
+        sentences: Number of each token's sentence among those packed.
+        groups: Sentences of similar length.
+    """
+
+    input_ids: Int[Tensor, " tokens"]
+    positions: Int[Tensor, " tokens"]
+    batch_rows: Int[Tensor, " tokens"]
+    batch_columns: Int[Tensor, " tokens"]
+    sentences: Int[Tensor, " tokens"]
+    groups: tuple[Group, ...]
+
+
+def pack(
+    input_ids: Int[Tensor, "rows seq"],
+    attention_mask: Int[Tensor, "rows seq"],
+    chosen: Sequence[int],
+    lengths: Sequence[int],
+) -> PackedRow:
+    """Pack some rows of a padded batch.
+
+    Args:
+        input_ids: The batch.
+        attention_mask: 1 for real tokens, 0 for padding on either side.
+        chosen: Rows to pack, shortest first.
+        lengths: Real tokens of every row of the batch.
+    """
+    device = input_ids.device
+    rows = torch.tensor(chosen, device=device)
+    mask = attention_mask[rows].bool()
+    sentences, columns = mask.nonzero(as_tuple=True)
+    sizes = [lengths[row] for row in chosen]
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    return PackedRow(
+        input_ids[rows][mask],
+        (mask.cumsum(1) - 1)[mask],
+        rows[sentences],
+        columns,
+        sentences,
+        tuple(_group(sizes[run], starts[run.start], device) for run in similar_runs(sizes)),
+    )
+
+
+def similar_runs(lengths: Sequence[int]) -> list[slice]:
+    """Cut ascending lengths into runs that can be padded to their longest at little cost."""
+    cuts, first, tokens = [0], 0, 0
+    for at, length in enumerate(lengths):
+        if (at - first + 1) * length > _PADDED * (tokens + length):
+            cuts.append(at)
+            first, tokens = at, 0
+        tokens += length
+    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(lengths)], strict=True)]
+
+
+def _group(lengths: list[int], start: int, device: torch.device) -> Group:
+    sizes = torch.tensor(lengths)
+    longest = lengths[-1]
+    stop = start + sum(lengths)
+    if lengths[0] == longest:
+        return Group(start, stop, len(lengths), longest, None, None)
+    places = torch.arange(longest)
+    is_real = places < sizes[:, None]  # [sentences length]
+    padded = (sizes.cumsum(0) - sizes)[:, None] + places
+    return Group(
+        start,
+        stop,
+        len(lengths),
+        longest,
+        padded.where(is_real, 0).flatten().to(device),
+        is_real.flatten().nonzero().flatten().to(device),
+    )
+
+
+class _Pad(torch.autograd.Function):
+    """Tokens to a padded rectangle. What lies in the padding has no influence, so no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, padded: Tensor, real: Tensor) -> Tensor:
+        ctx.save_for_backward(real)
+        return tokens.index_select(0, padded)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (real,) = ctx.saved_tensors
+        return grad.index_select(0, real), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """The tokens of a padded rectangle."""
+
+    @staticmethod
+    def forward(ctx: Any, rectangle: Tensor, real: Tensor) -> Tensor:
+        ctx.save_for_backward(real)
+        ctx.shape = rectangle.shape
+        return rectangle.index_select(0, real)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (real,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_copy_(0, real, grad), None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 heads tokens head"],
+    key: Float[Tensor, "1 keys tokens head"],
+    value: Float[Tensor, "1 keys tokens head"],
+    attention_mask: None,
+    *,
+    scaling: float,
+    groups: tuple[Group, ...],
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 tokens heads head"], None]:
+    """Causal attention within each sentence of a packed row; what transformers calls by name."""
+    rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # [tokens heads head]
+    outputs = []
+    for group in groups:
+        q, k, v = (_rectangle(row, group) for row in rows)
+        output = _causal_attention(q, k, v, scaling, dropout, sliding_window, softcap)
+        flat = output.transpose(1, 2).flatten(0, 1)  # [sentences x length, heads, head]
+        outputs.append(flat if group.real is None else _Unpad.apply(flat, group.real))
+    return torch.cat(outputs)[None], None
+
+
+def _rectangle(
+    row: Float[Tensor, "tokens heads head"], group: Group
+) -> Float[Tensor, "sentences heads length head"]:
+    part = row[group.start : group.stop]
+    if group.padded is not None:
+        part = _Pad.apply(part, group.padded, group.real)
+    rectangle: Tensor = part.unflatten(0, (group.sentences, group.length))
+    return rectangle.transpose(1, 2)
+
+
+def _causal_attention(
+    query: Float[Tensor, "sentences heads length head"],
+    key: Float[Tensor, "sentences keys length head"],
+    value: Float[Tensor, "sentences keys length head"],
+    scaling: float,
+    dropout: float,
+    window: int | None,
+    softcap: float | None,
+) -> Float[Tensor, "sentences heads length head"]:
+    """Attend to earlier tokens. Padding is on the right, so that none is earlier than a token."""
+    length, shared = query.shape[2], query.shape[1] != key.shape[1]
+    if softcap is None and (window is None or length <= window):
+        return functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared
+        )
+    places = torch.arange(length, device=query.device)
+    back = places[:, None] - places  # how far each key lies before each query
+    seen = (back >= 0) if window is None else (back >= 0) & (back < window)
+    if softcap is None:
+        return functional.scaled_dot_product_attention(
+            query, key, value, seen, dropout_p=dropout, scale=scaling, enable_gqa=shared
+        )
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
+    scores = torch.tanh(query @ key.mT * (scaling / softcap)) * softcap
+    weights = widened(scores).masked_fill(~seen, -torch.inf).softmax(-1).to(query.dtype)
+    return functional.dropout(weights, dropout, dropout > 0) @ value
+
+
+AttentionInterface.register(NAME, packed_attention)
+
+
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether packed attention computes what the model's own does."""
+    config = model.config
+    return config.model_type in LAYOUTS and not getattr(config, "use_bidirectional_attention", None)

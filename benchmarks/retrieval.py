@@ -1,0 +1,144 @@
+"""Translation retrieval beside LASER's xsim: the same answers, and how long each takes.
+
+    git clone https://github.com/facebookresearch/LASER
+    python benchmarks/retrieval.py LASER/source/xsim.py
+
+Needs ``faiss-cpu`` (``pip install "adaptermix[benchmarks]"``). For every layer and language a
+matrix of random sentence vectors is made: a meaning that all languages share, a mean that they
+share as well, and noise, less of it in the middle layers. xsim is asked for every ordered pair, as
+its users do; adaptermix for every pair, with both directions in one answer, and it normalizes the
+vectors each time as ``adaptermix retrieval`` does. Both have the same number of threads. The
+measured pairs of a layer alternate: xsim, adaptermix, matrix product. The full set is 35 languages,
+1,190 ordered pairs, in 33 layers; time grows with the number of pairs, so a part of them is enough.
+
+Both work in float32 and sum products in another order, so that two candidates whose scores agree to
+the last digits may change places. An answer that is not xsim's is therefore computed again in
+float64, and the two scores may not differ by more than a millionth part, or it stops.
+"""
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from adaptermix.retrieval_scores import normalized, retrieve
+
+_ROUNDING = 1e-6
+
+
+def main() -> None:
+    """Measure, compare, print a table."""
+    parser = argparse.ArgumentParser(description="Retrieval against LASER's xsim.")
+    parser.add_argument("xsim", type=Path, help="LASER's source/xsim.py")
+    parser.add_argument("--langs", type=int, default=35)
+    parser.add_argument("--layers", type=int, default=33)
+    parser.add_argument("--pairs", type=int, help="Measure N random pairs of each layer only.")
+    parser.add_argument("--sentences", type=int, default=997)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    faiss.omp_set_num_threads(given.threads)
+    xsim = _load(given.xsim)
+    rng = np.random.default_rng(0)
+    everything = [(a, b) for a in range(given.langs) for b in range(a + 1, given.langs)]
+    seconds: dict[str, list[float]] = {"xsim": [], "adaptermix": [], "matrix product": []}
+    accuracies, gaps, answers = [], [], 0
+    for layer in range(given.layers):
+        vectors = _layer(rng, layer, given)
+        count = given.pairs or len(everything)
+        for place in rng.permutation(len(everything))[:count]:
+            found = _measured(xsim, *(vectors[lang] for lang in everything[place]), seconds)
+            accuracies.append(found[0])
+            gaps += found[1]
+            answers += 2 * given.sentences
+    _print(seconds, given, len(everything))
+    low, high = min(accuracies), max(accuracies)
+    print(f"accuracy {low:.3f} to {high:.3f}; {len(gaps)} of {answers:,} answers differ")
+    if gaps:
+        print(f"by scores that differ by {max(gaps):.1g} of their size, in float64")
+    if any(gap > _ROUNDING for gap in gaps):
+        raise SystemExit("the answers are not the same")
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("xsim", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path}: no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _layer(rng: np.random.Generator, layer: int, given: argparse.Namespace) -> list[np.ndarray]:
+    """Make one layer's vectors of all languages, in float32."""
+    shape = (given.sentences, given.width)
+    draw: Callable[[], np.ndarray] = lambda: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
+    meaning = draw() + 3 * rng.standard_normal((1, given.width), dtype=np.float32)
+    noise = 2 + 4 * abs(2 * layer / max(1, given.layers - 1) - 1)
+    return [meaning + np.float32(noise) * draw() for _ in range(given.langs)]
+
+
+def _measured(
+    xsim: Any, source: np.ndarray, target: np.ndarray, seconds: dict[str, list[float]]
+) -> tuple[float, list[float]]:
+    """Time one pair in both directions; return the accuracy, and how far off other answers are."""
+    copies = [(source.copy(), target.copy()), (target.copy(), source.copy())]  # it changes them
+    start = time.perf_counter()
+    for x, y in copies:
+        xsim.xSIM(x, y, margin="ratio", k=4)
+    seconds["xsim"].append(time.perf_counter() - start)
+    left, right = torch.from_numpy(source), torch.from_numpy(target)
+    start = time.perf_counter()
+    found = retrieve(normalized(left), normalized(right))
+    seconds["adaptermix"].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    _ = left @ right.mT
+    seconds["matrix product"].append(time.perf_counter() - start)
+    gaps = []
+    for (x, y), own in zip(copies, (found.targets, found.sources), strict=True):
+        theirs = xsim._score_knn(x, y, 4, "ratio")[:, 0]
+        if rows := np.flatnonzero(theirs != own.numpy()).tolist():
+            scores = _exact_scores(x, y)
+            gaps += [abs(scores[r, theirs[r]] / scores[r, own[r]] - 1) for r in rows]
+    return found.forward_accuracy, gaps
+
+
+def _exact_scores(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the margin score of every two sentences, in float64."""
+    cosines = x.astype(np.float64) @ y.astype(np.float64).T
+    cosines /= np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
+    cosines /= np.linalg.norm(y.astype(np.float64), axis=1)
+    means = [np.sort(side, axis=1)[:, -4:].mean(axis=1) for side in (cosines, cosines.T)]
+    scores: np.ndarray = cosines / ((means[0][:, None] + means[1]) / 2)
+    return scores
+
+
+def _print(seconds: dict[str, list[float]], given: argparse.Namespace, pairs: int) -> None:
+    measured = len(seconds["xsim"])
+    print(
+        f"{measured:,} of {pairs * given.layers:,} pairs, both directions, of {given.langs} "
+        f"languages in {given.layers} layers; {given.sentences} sentences, width {given.width}, "
+        f"{given.threads} thread(s)\n"
+    )
+    print("| | ms a pair | lowest | highest | all pairs, s | x product |")
+    print("|---|---|---|---|---|---|")
+    floor = median(seconds["matrix product"])
+    for name, times in seconds.items():
+        middle = median(times)
+        numbers = [f"{1000 * value:.1f}" for value in (middle, min(times), max(times))]
+        whole = sum(times) / measured * pairs * given.layers
+        print(f"| {name} | {' | '.join(numbers)} | {whole:,.0f} | {middle / floor:.1f} |")
+    ratio = median(seconds["xsim"]) / median(seconds["adaptermix"])
+    print(f"\nxsim takes {ratio:.1f} times as long as adaptermix (medians)")
+
+
+if __name__ == "__main__":
+    main()

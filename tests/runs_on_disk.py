@@ -1,0 +1,106 @@
+"""Records as eval and retrieval write them, with made-up numbers, for tests of reports."""
+
+import json
+from dataclasses import asdict
+from itertools import permutations
+
+from adaptermix.comparison import ALL, Comparison
+from adaptermix.evaluation import Cell, EvalReport
+from adaptermix.metrics import Score
+
+SYSTEMS = ("base", "merged")
+
+
+def write_evaluation(folder, examples, *, task="massive", systems=SYSTEMS, answer=None):
+    """Write an evaluation.
+
+    Args:
+        folder: Where to.
+        examples: By language, utterances; each is expected to hold one slot ``time: five``.
+        task: Name of its task.
+        systems: Names of its systems.
+        answer: From a system's number and an example's, its output; by default all but the first
+            system's are right.
+    """
+    answer = answer or (lambda system, number: "time: five" if system else "none of it")
+    langs = list(examples)
+    cells = [
+        Cell(system, lang, score, len(examples[lang]), 0, 0, 0, {"slot_f1": score})
+        for at, system in enumerate(systems)
+        for lang in langs
+        for score in [Score(0.25 + at / 2, "slot_f1|made up")]
+    ]
+    comparisons = [
+        Comparison(system, systems[0], over, langs, 0.75, 0.25, 0.5, 0.4, 0.6, 0.001, True)
+        for system in systems[1:]
+        for over in (*langs, ALL)
+    ]
+    macro = {system: 0.25 + at / 2 for at, system in enumerate(systems)}
+    report = EvalReport(
+        *(task, "test", "transformers", 1, 0, list(systems), langs, cells, macro),
+        *({"first": langs[:1]}, {"first": macro}, comparisons, ["a note"], str(folder)),
+    )
+    folder.mkdir(parents=True)
+    text = json.dumps({"settings": {}, "adapters": {}} | asdict(report), indent=2)
+    (folder / "scores.json").write_text(text + "\n")
+    for at, system in enumerate(systems):
+        (folder / "predictions" / system).mkdir(parents=True)
+        for lang, utterances in examples.items():
+            lines = [
+                json.dumps(prediction(number, lang, utterance, answer(at, number)))
+                for number, utterance in enumerate(utterances)
+            ]
+            (folder / "predictions" / system / f"{lang}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def prediction(number, lang, utterance, output):
+    slots = [{"type": "time", "value": "five"}]
+    return {
+        "id": str(number),
+        "lang": lang,
+        "utterance": utterance,
+        "output": output,
+        "predicted": slots if output == "time: five" else [],
+        "expected": slots,
+        "malformed": int(output != "time: five"),
+        "is_cut": False,
+        "is_truncated": False,
+    }
+
+
+def write_retrieval(folder, langs=("en", "cy", "sw"), systems=("base", "early", "late")):
+    """Write a retrieval record of 4 layers, in which a system's number raises its accuracy."""
+
+    def accuracy(system):
+        return [0.1, 0.2 + systems.index(system) / 10, 0.3, 0.2]
+
+    def mean(system, over):
+        return {"system": system, "over": over, "accuracy": accuracy(system), "mexa": [0.0] * 4}
+
+    correlation = {
+        **{"system": "base", "scored": "early", "metric": "slot_f1", "over": "all"},
+        "reading": "even layers",
+        "points": [{"lang": lang, "accuracy": 0.1, "score": 0.2} for lang in langs],
+        "pearson": {"r": 0.7, "p_value": 0.004},
+        "spearman": {"r": None, "p_value": None},
+    }
+    record = {
+        **{"kind": "retrieval", "systems": list(systems), "langs": list(langs), "split": "dev"},
+        **{"sentences": 997, "neighbors": 4, "pivot": "all", "depth": 3, "layers": [0, 1, 2, 3]},
+        "groups": {"low-resource": ["cy", "sw"]},
+        "pairs": [
+            {"system": s, "source": a, "target": b, "accuracy": accuracy(s), "mexa": [0.0] * 4}
+            for s in systems
+            for a, b in permutations(langs, 2)
+        ],
+        "by_layer": [mean(s, over) for s in systems for over in ("all", "low-resource")],
+        "aggregates": [
+            {"system": s, "over": "all", "reading": "even layers", "accuracy": 0.31, "mexa": 0.2}
+            for s in systems
+        ],
+        "correlations": [correlation],
+    }
+    folder.mkdir(parents=True)
+    (folder / "retrieval.json").write_text(json.dumps(record))
+    return folder

@@ -1,0 +1,119 @@
+"""Model cards: what they tell of an adapter, and what they keep to themselves."""
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from adaptermix.adapters import describe_config, spec_of, write_adapter
+from adaptermix.config import MergeSettings
+from adaptermix.deltas import LoraUpdate
+from adaptermix.merging import merge
+from adaptermix.model_card import card_path, languages_of, model_card
+
+TRAINED = {
+    "adaptermix": "0.1.0",
+    "command": "train-task",
+    "examples": {"en": 1200, "cy": 80},
+    "dev": {"loss": 0.25},
+    "steps": 30,
+    "settings": {
+        "task": "/home/somebody/private/intent.toml",
+        "model": "/home/somebody/models/llama",
+        "data_dir": "/home/somebody/data",
+        "system_prompt": "the password is swordfish",
+        "rank": 8,
+        "lr": 0.0005,
+        "target_modules": ["q_proj", "v_proj"],
+    },
+}
+ALIGNED = {
+    "adaptermix": "0.1.0",
+    "command": "train-align",
+    "examples": {"sw-en": 40},
+    "settings": {"layer": 16},
+}
+
+
+def write(path, record, base="somebody/llama", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((2, 6), (4, 2)))
+    updates = {"model.layers.0.self_attn.q_proj": LoraUpdate(a, b, 1.0)}
+    specs = {module: spec_of(update) for module, update in updates.items()}
+    write_adapter(path, updates, describe_config(specs, base, True), record, force=True)
+    return path
+
+
+def test_a_card_tells_what_was_trained_on_what(tmp_path):
+    card = ModelCard.load(write(tmp_path / "task", TRAINED) / "README.md")
+    assert card.data.base_model == "somebody/llama"
+    assert card.data.library_name == "peft"
+    assert card.data.language == ["en", "cy"]
+    assert card.data.tags == ["lora", "adaptermix", "intent"]
+    for part in ("fine-tuned on intent in en, cy", "en 1,200, cy 80", "| lr | 0.0005 |", "0.2500"):
+        assert part in card.text
+
+
+@pytest.mark.parametrize("name", ["task", "task.safetensors"])
+def test_a_card_keeps_paths_and_prompts_to_itself(tmp_path, name):
+    path = write(tmp_path / name, TRAINED, base="/home/somebody/models/llama")
+    card = ModelCard.load(card_path(path))
+    for secret in ("somebody", "private", "swordfish", str(tmp_path)):
+        assert secret not in card.content
+    assert card.data.base_model is None
+    assert "A LoRA adapter for llama" in card.text
+
+
+def test_a_merge_has_the_languages_and_names_of_its_sources(tmp_path):
+    sources = [
+        write(tmp_path / "task.safetensors", TRAINED),
+        write(tmp_path / "align", ALIGNED, seed=1),
+    ]
+    merge(sources, MergeSettings(weights="0.9,0.1", out=tmp_path / "merged.safetensors"))
+    card = ModelCard.load(tmp_path / "merged.README.md")
+    assert sorted(card.data.language) == ["cy", "en", "sw"]
+    assert "the exact merge 0.9 x task + 0.1 x align" in card.text
+    assert "| align | 0.1 | 2 | " in card.text
+    assert str(tmp_path) not in card.content
+
+
+def test_a_card_beside_a_file_is_replaced_only_by_force(tmp_path):
+    write(tmp_path / "task.safetensors", TRAINED)
+    card = tmp_path / "task.README.md"
+    card.write_text("mine")
+    (tmp_path / "task.safetensors").unlink()
+    sources = [write(tmp_path / "a", TRAINED), write(tmp_path / "b", ALIGNED, seed=1)]
+    settings = MergeSettings(weight=0.5, out=tmp_path / "task.safetensors")
+    merge(sources, settings)
+    assert card.read_text() == "mine"
+    merge(sources, settings, force=True)
+    assert "exact merge" in card.read_text()
+
+
+def test_an_adapter_without_a_record_gets_no_card(tmp_path):
+    assert not card_path(write(tmp_path / "plain", {})).exists()
+
+
+def test_names_cannot_bring_markup_into_a_card(tmp_path):
+    record = {
+        "command": "merge",
+        "method": "exact",
+        "sources": [{"path": "<script>x</script>|y", "weight": 1.0, "rank": 2, "blake3": "ab"}],
+    }
+    card = model_card(tmp_path / "<b>evil\x00", {"r": 2}, record)
+    assert "<script>" not in card
+    assert "\x00" not in card
+    assert "\n# &lt;b>evil" in card
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"examples": {"cy-en": 1, "sw-en": 2}}, ["cy", "en", "sw"]),
+        ({"examples": {"zh-CN": 1, "eng_Latn": 2}}, ["zh", "eng"]),
+        ({"languages": ["cy"], "examples": {"en": 1}}, ["cy"]),
+        ({"examples": 3}, []),
+        ({}, []),
+    ],
+)
+def test_languages_are_codes_each_once(record, expected):
+    assert languages_of(record) == expected
