@@ -6,13 +6,14 @@ from peft import LoraConfig, get_peft_model
 from test_training import PAIRS, align_settings, factors, randomize
 from transformers import AutoModelForCausalLM
 
-from adaptermix import console, training
+from adaptermix import console
 from adaptermix.adapters import read_adapter
 from adaptermix.align_training import AlignmentObjective, alignment_loss, train_align
 from adaptermix.batching import PairCollator, encode_pairs, with_held_text
 from adaptermix.config import TrainAlignSettings, load_settings
 from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.lora import with_lora
 from adaptermix.models import load_lower_blocks, load_tokenizer
 
 LINES = ["wake me at five", "hello there", "play jazz"]
@@ -82,7 +83,7 @@ def adapted(model_dir):
     """
     settings = align_settings(model_dir, None, "x", layer=2, dropout=0.0)
     tokenizer = load_tokenizer(model_dir, settings)
-    model = training.with_lora(load_lower_blocks(model_dir, settings, "2"), settings, None)
+    model = with_lora(load_lower_blocks(model_dir, settings, "2"), settings, None)
     randomize(model.double())
     pairs = with_held_text(encode_pairs(PAIRS, tokenizer, 64), LINES, tokenizer, 64)
     return model, ContrastiveStep(model, 2), PairCollator(2)(pairs), tokenizer
