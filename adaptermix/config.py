@@ -239,6 +239,9 @@ class TrainSettings(ModelSettings):
     target_modules: Names = Field(
         default=ATTENTION_AND_MLP, description="Linear layers that get a LoRA, comma-separated."
     )
+    quantize: Literal["nf4"] | None = Field(
+        default=None, description="Hold the base model in 4 bits (bitsandbytes, on a GPU)."
+    )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(
         default="inverse_sqrt", description="Learning rate schedule."

@@ -40,7 +40,7 @@ def token_keys(
         positions: Place of the token in its sentence.
     """
     sentence_keys = hashed(sentences.int() * _GOLDEN + seed)
-    return hashed(sentence_keys ^ hashed(positions.int() * _GOLDEN))
+    return hashed(sentence_keys + positions.int() * _GOLDEN)
 
 
 def kept_elements(
@@ -156,9 +156,10 @@ def speed_up(model: nn.Module) -> Dropout:
         layer's dropout is PEFT's own.
     """
     dropout = Dropout()
-    for number, module in enumerate(model.modules()):
-        base = module.get_base_layer() if type(module) is PeftLinear else None
-        if type(base) is nn.Linear:
+    plain = [module for module in model.modules() if type(module) is PeftLinear]
+    for number, module in enumerate(plain):
+        base = module.get_base_layer()
+        if type(base) is nn.Linear:  # and not one of another precision
             module.__class__ = LoraLinear
             places = torch.arange(base.in_features, dtype=torch.int32, device=base.weight.device)
             module.dropout = dropout
