@@ -60,9 +60,11 @@ class Sentences:
         weights = pooling_weights(mask)
         return cls(batch["input_ids"], mask, weights, numbers, mask.sum(1).tolist(), seed)
 
-    def by_length(self) -> list[int]:
-        """Return the rows, shortest first."""
-        return sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+    def parts(self, most: int) -> list[list[int]]:
+        """Deal the rows out to parts of equal size, each with short and long ones, short first."""
+        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+        number = -(-len(order) // most)
+        return [order[first::number] for first in range(number)]
 
 
 class ContrastiveStep:
@@ -99,10 +101,9 @@ class ContrastiveStep:
 
     def vectors(self, model: nn.Module, sentences: Sentences) -> Float[Tensor, "rows hidden"]:
         """Return the pooled vector of every sentence, in float32 or wider."""
-        order = sentences.by_length()
-        parts = [order[at : at + self.rows] for at in range(0, len(order), self.rows)]
+        parts = sentences.parts(self.rows)
         encoded = [self._pooled(self._states(model, sentences, part), sentences) for part in parts]
-        return torch.cat(encoded)[_inverse(order)]
+        return torch.cat(encoded)[_inverse(parts)]
 
     def backpropagate(
         self,
@@ -160,8 +161,7 @@ class ContrastiveStep:
         token_loss: TokenLoss | None,
         no_sync: NoSync,
     ) -> Tensor:
-        order = sentences.by_length()
-        parts = [order[at : at + self.rows] for at in range(0, len(order), self.rows)]
+        parts = sentences.parts(self.rows)
         random, vectors, added = [], [], []
         for part in parts:  # the graph of the last part is kept, it needs no second pass
             random.append(_random_state())
@@ -170,10 +170,10 @@ class ContrastiveStep:
                 vectors.append(self._pooled(states, sentences))
                 added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
         leaf = torch.cat([part.detach() for part in vectors]).requires_grad_()
-        loss = objective(*gathered(leaf[_inverse(order)]).chunk(2))
+        loss = objective(*gathered(leaf[_inverse(parts)]).chunk(2))
         processes, _ = _processes()
         (slope,) = torch.autograd.grad(loss * processes, leaf)
-        slopes = slope.split(self.rows)
+        slopes = slope.split([len(part) for part in parts])
         after = _random_state()
         for at in reversed(range(len(parts))):
             last = at == len(parts) - 1
@@ -221,7 +221,8 @@ class ContrastiveStep:
         positions = mask.cumsum(1) - 1
         self._set_keys(sentences, rows[:, None].expand_as(mask).flatten(), positions.flatten())
         output = model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return output.last_hidden_state[mask.bool()]
+        states: Tensor = output.last_hidden_state
+        return states[mask.bool()]
 
     def _set_keys(self, sentences: Sentences, rows: Tensor, positions: Tensor) -> None:
         self.dropout.tokens = token_keys(sentences.seed, sentences.numbers[rows], positions)
@@ -262,7 +263,9 @@ def _processes() -> tuple[int, int]:
     return 1, 0
 
 
-def _inverse(order: Sequence[int]) -> list[int]:
+def _inverse(parts: Sequence[Sequence[int]]) -> list[int]:
+    """Return where each row of the batch is among the rows of the parts."""
+    order = [row for part in parts for row in part]
     return sorted(range(len(order)), key=order.__getitem__)
 
 

@@ -47,6 +47,7 @@ def kept_elements(
     tokens: Int[Tensor, " tokens"],
     features: Int[Tensor, " features"],
     rate: float,
+    *,
     dtype: torch.dtype,
 ) -> Float[Tensor, "tokens features"]:
     """Return 1 where dropout keeps an element and 0, with probability ``rate``, where not."""
@@ -125,7 +126,7 @@ class _LoraProduct(torch.autograd.Function):
         dropped: tuple[Tensor, Tensor, float] | None,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])  # [tokens in]
-        seen = rows if dropped is None else rows * kept_elements(*dropped, rows.dtype)
+        seen = rows if dropped is None else rows * kept_elements(*dropped, dtype=rows.dtype)
         low = seen @ a.to(rows.dtype).T  # [tokens rank]
         out = functional.linear(rows, weight, bias).addmm_(low, b.to(low.dtype).T, alpha=scale)
         ctx.save_for_backward(rows, weight, a, b, low)
@@ -137,7 +138,7 @@ class _LoraProduct(torch.autograd.Function):
         rows, weight, a, b, low = ctx.saved_tensors
         out = grad.reshape(-1, grad.shape[-1])  # [tokens out]
         back = (out @ b.to(out.dtype)).mul_(ctx.scale)  # [tokens rank]
-        kept = None if ctx.dropped is None else kept_elements(*ctx.dropped, rows.dtype)
+        kept = None if ctx.dropped is None else kept_elements(*ctx.dropped, dtype=rows.dtype)
         grad_b = (out.T @ low).mul_(ctx.scale).to(b.dtype)
         grad_a = (back.T @ (rows if kept is None else rows * kept)).to(a.dtype)
         grad_x = None
@@ -156,7 +157,7 @@ def speed_up(model: nn.Module) -> Dropout:
         layer's dropout is PEFT's own.
     """
     dropout = Dropout()
-    plain = [module for module in model.modules() if type(module) is PeftLinear]
+    plain: list[Any] = [module for module in model.modules() if type(module) is PeftLinear]
     for number, module in enumerate(plain):
         base = module.get_base_layer()
         if type(base) is nn.Linear:  # and not one of another precision

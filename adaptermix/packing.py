@@ -168,8 +168,8 @@ def packed_attention(
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # [tokens heads head]
     outputs = []
     for group in groups:
-        rectangles = [_rectangle(row, group) for row in rows]
-        output = _causal_attention(*rectangles, scaling, dropout, sliding_window, softcap)
+        queries, keys, values = (_rectangle(row, group) for row in rows)
+        output = _causal_attention(queries, keys, values, scaling, dropout, sliding_window, softcap)
         flat = output.transpose(1, 2).flatten(0, 1)  # [sentences x length, heads, head]
         outputs.append(flat if group.real is None else _Unpad.apply(flat, group.real))
     return torch.cat(outputs)[None], None
@@ -181,7 +181,8 @@ def _rectangle(
     part = row[group.start : group.stop]
     if group.padded is not None:
         part = _Pad.apply(part, group.padded, group.real)
-    return part.unflatten(0, (group.sentences, group.length)).transpose(1, 2)
+    rectangle: Tensor = part.unflatten(0, (group.sentences, group.length))
+    return rectangle.transpose(1, 2)
 
 
 def _causal_attention(

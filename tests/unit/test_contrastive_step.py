@@ -205,14 +205,16 @@ def test_attention_dropout_is_the_same_in_both_passes(float64_throughout):
 
 
 class LacksMemory(nn.Module):
-    """Fails as a GPU does, where too many tokens come at once."""
+    """Fails as a GPU does, where too many tokens come at once, and in one more call."""
 
-    def __init__(self, model, most):
+    def __init__(self, model, most, unlucky=None):
         super().__init__()
-        self.model, self.most, self.failures = model, most, 0
+        self.model, self.most, self.unlucky = model, most, unlucky
+        self.calls = self.failures = 0
 
     def forward(self, **given):
-        if given["input_ids"].numel() > self.most:
+        self.calls += 1
+        if given["input_ids"].numel() > self.most or self.calls == self.unlucky:
             self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return self.model(**given)
@@ -220,7 +222,8 @@ class LacksMemory(nn.Module):
 
 def test_lack_of_memory_halves_the_pass_and_keeps_the_gradient(float64_throughout):
     expected = run(len(LENGTHS), dropout=0.3)
-    model = LacksMemory(lower_model(LAYOUTS["llama"], 0.3).train(), most=30)
+    model = lower_model(LAYOUTS["llama"], 0.3).train()
+    model = LacksMemory(model, most=30, unlucky=4)  # in the second pass, after a part's gradient
     step = ContrastiveStep(model, len(LENGTHS))
     for parameter in model.parameters():
         if parameter.requires_grad:

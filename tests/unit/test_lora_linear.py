@@ -51,7 +51,7 @@ def test_dropout_takes_elements_of_the_input_and_scales_the_rest():
     dropout = speed_up(fast)
     layer = fast.base_model.model.proj
     dropout.tokens = token_keys(3, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]))
-    kept = kept_elements(dropout.tokens, layer.features, 0.5, torch.float64)
+    kept = kept_elements(dropout.tokens, layer.features, 0.5, dtype=torch.float64)
     assert 0 < kept.sum() < kept.numel()
     x = torch.randn(1, 3, 6, dtype=torch.float64)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -106,7 +106,7 @@ def test_each_element_is_dropped_at_the_rate_and_by_itself(rate, seed):
     """Shares of elements, rows, columns, and of all corners of random rectangles."""
     tokens = token_keys(seed, torch.arange(32).repeat_interleave(16), torch.arange(16).repeat(32))
     features = hashed(torch.arange(512, dtype=torch.int32) * 7919)
-    dropped = 1 - kept_elements(tokens, features, rate, torch.float64)
+    dropped = 1 - kept_elements(tokens, features, rate, dtype=torch.float64)
     z = (rate * (1 - rate)) ** 0.5
     assert abs(dropped.mean() - rate) < 5 * z / dropped.numel() ** 0.5
     assert (dropped.mean(0) - rate).abs().max() < 6 * z / 512**0.5

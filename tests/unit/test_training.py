@@ -111,7 +111,9 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
         if "lora_" in name:
             full_name = name.replace("base_model.model.", "base_model.model.model.")
             assert parameter.grad.abs().sum() > 0
-            torch.testing.assert_close(parameter.grad, factors[full_name].grad)
+            torch.testing.assert_close(  # norms and eager softmax are float32 in transformers
+                parameter.grad, factors[full_name].grad, rtol=1e-4, atol=1e-5
+            )
             compared += 1
     assert compared == 2 * 7 * layer
     above = [p.grad for n, p in factors.items() if "lora_" in n and layer_of(n) >= layer]
@@ -272,6 +274,18 @@ def test_a_step_averages_its_contrastive_batches(tmp_path, model_dir, corpus_dir
         log = (tmp_path / f"{size}.log.jsonl").read_text().splitlines()
         losses.append(next(json.loads(line)["loss"] for line in log))
     assert losses[1] == pytest.approx(losses[0], rel=0.5)  # and not 16 times as much
+
+
+def test_micro_batches_and_padding_make_the_same_adapter(tmp_path, model_dir, corpus_dir):
+    changes = {"max_steps": 2, "batch_size": 32, "contrastive_batch": 32}
+    found = []
+    for number, more in enumerate([{}, {"micro_batch_size": 5}, {"packing": False}]):
+        out = tmp_path / str(number)
+        train_align(align_settings(model_dir, corpus_dir, out, **changes, **more))
+        found.append(factors(out))
+    for name, factor in found[0].items():
+        for other in found[1:]:
+            assert (other[name] - factor).norm() < 0.02 * factor.norm().clamp(min=1e-3), name
 
 
 def test_early_stopping_keeps_the_best_adapter(tmp_path, model_dir, corpus_dir):
