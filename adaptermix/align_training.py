@@ -206,7 +206,7 @@ class AlignmentObjective:
         """
         self.loss = loss_of(settings)
         self.preserve = settings.preserve
-        self.sentences = Sentences.of(batch, settings.pooling, settings.pool_skip, seed)
+        self.sentences = Sentences.of(batch, seed, settings.pooling, settings.pool_skip)
         self.keys = torch.cat([batch["source_keys"], batch["target_keys"]])
         self.base_vectors: Tensor | None = None
         if self.preserve:
@@ -339,7 +339,7 @@ class _AlignmentRun(TrainingRun):
             for start in range(0, len(dev), 32):
                 rows = self.collator(dev[start : start + 32])
                 batch = {name: tensor.to(model.device) for name, tensor in rows.items()}
-                sentences = Sentences.of(batch, settings.pooling, settings.pool_skip)
+                sentences = Sentences.of(batch, 0, settings.pooling, settings.pool_skip)
                 vectors = self.step.vectors(model, sentences)[: 2 * sentences.pairs]
                 for side, pooled in zip(sides, vectors.chunk(2), strict=True):
                     side.append(pooled)

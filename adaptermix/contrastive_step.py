@@ -52,7 +52,7 @@ class Sentences:
 
     @classmethod
     def of(
-        cls, batch: dict[str, Tensor], pooling: Pooling = "mean", skip: int = 0, seed: int = 0
+        cls, batch: dict[str, Tensor], seed: int = 0, pooling: Pooling = "mean", skip: int = 0
     ) -> "Sentences":
         """Take a batch as ``PairCollator`` makes it."""
         mask = batch["attention_mask"]
@@ -65,9 +65,11 @@ class Sentences:
         lengths = mask.sum(1).tolist()
         return cls(pairs, batch["input_ids"], mask, weights, numbers, lengths, seed)
 
-    def by_length(self) -> list[int]:
-        """Return the rows, shortest first."""
-        return sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+    def parts(self, most: int) -> list[list[int]]:
+        """Deal the rows out to parts of equal size, each with short and long ones, short first."""
+        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+        number = -(-len(order) // most)
+        return [order[first::number] for first in range(number)]
 
 
 class ContrastiveStep:
@@ -111,13 +113,13 @@ class ContrastiveStep:
         self, model: nn.Module, sentences: Sentences, token_loss: TokenLoss | None = None
     ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, ""]]:
         """Return the pooled vector of every sentence, and the sum of a loss of hidden states."""
-        order = sentences.by_length()
+        parts = sentences.parts(self.rows)
         vectors, added = [], []
-        for at in range(0, len(order), self.rows):
-            states = self.states(model, sentences, order[at : at + self.rows])
+        for part in parts:
+            states = self.states(model, sentences, part)
             vectors.append(self._pooled(states, sentences))
             added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
-        return torch.cat(vectors)[_inverse(order)], torch.stack(added).sum()
+        return torch.cat(vectors)[_inverse(parts)], torch.stack(added).sum()
 
     def backpropagate(
         self,
@@ -175,8 +177,7 @@ class ContrastiveStep:
         token_loss: TokenLoss | None,
         no_sync: NoSync,
     ) -> Tensor:
-        order = sentences.by_length()
-        parts = [order[at : at + self.rows] for at in range(0, len(order), self.rows)]
+        parts = sentences.parts(self.rows)
         random, vectors, added = [], [], []
         for part in parts:  # the graph of the last part is kept, it needs no second pass
             random.append(_random_state())
@@ -185,10 +186,10 @@ class ContrastiveStep:
                 vectors.append(self._pooled(states, sentences))
                 added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
         leaf = torch.cat([part.detach() for part in vectors]).requires_grad_()
-        loss = objective(*gathered(leaf[_inverse(order)][: 2 * sentences.pairs]).chunk(2))
+        loss = objective(*gathered(leaf[_inverse(parts)][: 2 * sentences.pairs]).chunk(2))
         processes, _ = _processes()
         (slope,) = torch.autograd.grad(loss * processes, leaf)
-        slopes = slope.split(self.rows)
+        slopes = slope.split([len(part) for part in parts])
         after = _random_state()
         for at in reversed(range(len(parts))):
             last = at == len(parts) - 1
@@ -284,7 +285,9 @@ def _processes() -> tuple[int, int]:
     return 1, 0
 
 
-def _inverse(order: Sequence[int]) -> list[int]:
+def _inverse(parts: Sequence[Sequence[int]]) -> list[int]:
+    """Return where each row of the batch is among the rows of the parts."""
+    order = [row for part in parts for row in part]
     return sorted(range(len(order)), key=order.__getitem__)
 
 

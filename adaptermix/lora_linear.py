@@ -40,13 +40,14 @@ def token_keys(
         positions: Place of the token in its sentence.
     """
     sentence_keys = hashed(sentences.int() * _GOLDEN + seed)
-    return hashed(sentence_keys ^ hashed(positions.int() * _GOLDEN))
+    return hashed(sentence_keys + positions.int() * _GOLDEN)
 
 
 def kept_elements(
     tokens: Int[Tensor, " tokens"],
     features: Int[Tensor, " features"],
     rate: float,
+    *,
     dtype: torch.dtype,
 ) -> Float[Tensor, "tokens features"]:
     """Return 1 where dropout keeps an element and 0, with probability ``rate``, where not."""
@@ -153,7 +154,7 @@ def _kept(dropped: tuple[Tensor, Tensor, float] | None, dtype: torch.dtype) -> T
     if dropped is None:
         return None
     tokens, features, rate = dropped
-    return kept_elements(tokens, features, rate, dtype)
+    return kept_elements(tokens, features, rate, dtype=dtype)
 
 
 def speed_up(model: nn.Module) -> Dropout:
@@ -164,9 +165,10 @@ def speed_up(model: nn.Module) -> Dropout:
         layer's dropout is PEFT's own.
     """
     dropout = Dropout()
-    for number, module in enumerate(model.modules()):
-        base = module.get_base_layer() if type(module) is PeftLinear else None
-        if type(base) is nn.Linear:
+    plain: list[Any] = [module for module in model.modules() if type(module) is PeftLinear]
+    for number, module in enumerate(plain):
+        base = module.get_base_layer()
+        if type(base) is nn.Linear:  # and not one of another precision
             module.__class__ = LoraLinear
             places = torch.arange(base.in_features, dtype=torch.int32, device=base.weight.device)
             module.dropout = dropout  # type: ignore[assignment]

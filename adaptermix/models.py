@@ -1,6 +1,7 @@
 """Base models and tokenizers: where they are, what they weigh, and the part alignment needs."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from adaptermix.config import ModelSettings
+from adaptermix.config import ModelSettings, TrainSettings
 from adaptermix.data import OFFLINE_HINT, first_line, hub_errors
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.tensor_files import TensorFile
@@ -285,6 +286,7 @@ def _load(
     kind: Any, folder: Path, settings: ModelSettings, config: PreTrainedConfig
 ) -> PreTrainedModel:
     logging.disable_progress_bar()  # ours shows what takes long
+    quantized = _quantization(settings)
     try:
         model: PreTrainedModel = kind.from_pretrained(
             folder,
@@ -292,11 +294,42 @@ def _load(
             dtype=compute_dtype(settings),
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
+            **quantized,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: cannot be loaded: {first_line(error)}") from error
+    if quantized:  # on the GPU already
+        return model
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     return model
+
+
+def _quantization(settings: ModelSettings) -> dict[str, Any]:
+    """Return what from_pretrained must know to hold a model in 4 bits, if it is to.
+
+    Raises:
+        ResourceError: There is no GPU, or no bitsandbytes.
+    """
+    if not (isinstance(settings, TrainSettings) and settings.quantize):
+        return {}
+    if not torch.cuda.is_available():
+        raise ResourceError(
+            f"--quantize {settings.quantize} needs a GPU, and there is none",
+            hint="leave it out, or take --dtype bfloat16 to halve the memory of the base model",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ResourceError(
+            f"--quantize {settings.quantize} needs bitsandbytes",
+            hint='pip install "adaptermix[quantize]"',
+        )
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=settings.quantize,
+        bnb_4bit_compute_dtype=compute_dtype(settings),
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
 def compute_dtype(settings: ModelSettings) -> torch.dtype:

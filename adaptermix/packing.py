@@ -168,8 +168,8 @@ def packed_attention(
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # [tokens heads head]
     outputs = []
     for group in groups:
-        q, k, v = (_rectangle(row, group) for row in rows)
-        output = _causal_attention(q, k, v, scaling, dropout, sliding_window, softcap)
+        queries, keys, values = (_rectangle(row, group) for row in rows)
+        output = _causal_attention(queries, keys, values, scaling, dropout, sliding_window, softcap)
         flat = output.transpose(1, 2).flatten(0, 1)  # [sentences x length, heads, head]
         outputs.append(flat if group.real is None else _Unpad.apply(flat, group.real))
     return torch.cat(outputs)[None], None

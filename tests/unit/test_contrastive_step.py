@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import distributed, multiprocessing, nn
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -18,6 +20,7 @@ from transformers import (
 )
 
 from adaptermix.contrastive_step import ContrastiveStep, Sentences
+from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.objectives import contrastive_loss
 
 SHAPE = {
@@ -148,3 +151,140 @@ def test_gradients_equal_those_of_the_plain_whole_model(float64_throughout, layo
         for name, grad in grads.items():
             assert grad.abs().sum() > 0
             torch.testing.assert_close(grad, expected[name], rtol=1e-8, atol=1e-10)
+
+
+def run(rows, *, config=LAYOUTS["llama"], dropout=0.0, packing=True, seed=7, batch=None, **more):
+    """Take one step; return its loss, the gradients and the step."""
+    model = lower_model(config, dropout).train()
+    step = ContrastiveStep(model, rows, packing)
+    sentences = Sentences.of(batch or make_batch(), seed)
+    loss = step.backpropagate(model, sentences, loss_of, torch.Tensor.backward, **more)
+    return loss, gradients(model), step
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found[0], expected[0])
+    for name, grad in expected[1].items():
+        torch.testing.assert_close(found[1][name], grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+def test_parts_have_the_gradient_of_one_pass_dropout_included(float64_throughout, rows, packing):
+    whole = run(len(LENGTHS), dropout=0.3)
+    assert_same(run(rows, dropout=0.3, packing=packing), whole)
+    other = run(len(LENGTHS), dropout=0.3, seed=8)
+    assert not torch.allclose(other[0], whole[0], rtol=1e-3)
+
+
+def test_a_loss_of_tokens_is_added_part_by_part(float64_throughout):
+    def squares(row, states):
+        return (states * row.positions[:, None]).pow(2).sum() / 1000
+
+    whole = run(len(LENGTHS), token_loss=squares)
+    assert_same(run(3, token_loss=squares), whole)
+    assert whole[0] > run(len(LENGTHS))[0]
+
+
+def test_attention_dropout_is_the_same_in_both_passes(float64_throughout):
+    """Its random numbers come from torch's stream, which is wound back for the second pass."""
+    config = copy.deepcopy(LAYOUTS["llama"])
+    config.attention_dropout = 0.5
+    seen = []
+    model = lower_model(config).train()
+    step = ContrastiveStep(model, 4)
+    encode = step.states
+    torch.manual_seed(3)
+    step.states = lambda *given: (made := encode(*given), seen.append(made[1].detach()))[0]
+    step.backpropagate(model, Sentences.of(make_batch()), loss_of, torch.Tensor.backward)
+    after = torch.rand(1)
+    first, again = seen[:3], [seen[2], *seen[3:]][::-1]
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    torch.manual_seed(3)
+    ContrastiveStep(model, 4).vectors(model, Sentences.of(make_batch()))
+    assert torch.rand(1) == after  # the stream goes on as if there had been one pass
+
+
+class LacksMemory(nn.Module):
+    """Fails as a GPU does, where too many tokens come at once, and in one more call."""
+
+    def __init__(self, model, most, unlucky=None):
+        super().__init__()
+        self.model, self.most, self.unlucky = model, most, unlucky
+        self.calls = self.failures = 0
+
+    def forward(self, **given):
+        self.calls += 1
+        if given["input_ids"].numel() > self.most or self.calls == self.unlucky:
+            self.failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.model(**given)
+
+
+def test_lack_of_memory_halves_the_pass_and_keeps_the_gradient(float64_throughout):
+    expected = run(len(LENGTHS), dropout=0.3)
+    model = lower_model(LAYOUTS["llama"], 0.3).train()
+    model = LacksMemory(model, most=30, unlucky=4)  # in the second pass, after a part's gradient
+    step = ContrastiveStep(model, len(LENGTHS))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)  # of the micro-batch before
+    sentences = Sentences.of(make_batch(), 7)
+    loss = step.backpropagate(model, sentences, loss_of, torch.Tensor.backward)
+    found = {name: grad - 1 for name, grad in gradients(model).items()}
+    assert_same((loss, found), expected)
+    assert (model.failures, step.rows) == (2, 2)
+
+
+def test_a_sentence_that_does_not_fit_alone_is_an_error_with_a_hint():
+    model = LacksMemory(lower_model(LAYOUTS["llama"]), most=5)
+    with pytest.raises(ResourceError, match="out of memory with 1 sentences") as raised:
+        ContrastiveStep(model, 10).backpropagate(
+            model, Sentences.of(make_batch()), loss_of, torch.Tensor.backward
+        )
+    assert "--micro-batch-size" in raised.value.hint
+
+
+def test_other_errors_of_a_pass_are_not_taken_for_lack_of_memory():
+    model = lower_model(LAYOUTS["llama"])
+    batch = {**make_batch(), "input_ids": torch.full_like(make_batch()["input_ids"], 99)}
+    with pytest.raises(IndexError):
+        ContrastiveStep(model, 10).vectors(model, Sentences.of(batch))
+
+
+def one_of_two(rank, folder):
+    """Take the step of one process: every other contrastive batch of half the size."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    batch = make_batch((9, 2, 5, 5, 12, 4, 6, 3))
+    rows = torch.tensor([0, 1, 4, 5]) + 2 * rank
+    model = lower_model(LAYOUTS["llama"], 0.3).train()
+    step = ContrastiveStep(model, 3)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    own = {name: batch[name][rows] for name in ("input_ids", "attention_mask")}
+    sentences = Sentences.of({**own, "source_keys": rows[:2]}, 7)
+    loss = step.backpropagate(
+        parallel, sentences, loss_of, torch.Tensor.backward, no_sync=parallel.no_sync
+    )
+    torch.save((loss, gradients(model)), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradient_of_one(tmp_path):
+    expected = run(8, dropout=0.3, batch=make_batch((9, 2, 5, 5, 12, 4, 6, 3)))
+    multiprocessing.start_processes(one_of_two, (str(tmp_path),), 2, start_method="fork")
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+        for name, grad in expected[1].items():
+            torch.testing.assert_close(found[1][name], grad, rtol=1e-3, atol=1e-5)
+
+
+def test_packing_is_refused_for_attention_that_is_not_known():
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9)
+    with pytest.raises(ConfigError, match="--packing: the attention of GPT2Model"):
+        ContrastiveStep(AutoModel.from_config(config), 4, packing=True)
+    assert not ContrastiveStep(AutoModel.from_config(config), 4).packed

@@ -6,8 +6,8 @@ import torch
 from conftest import save_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from adaptermix.config import ModelSettings
-from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.config import ModelSettings, TrainAlignSettings
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models import (
     context_length,
     fingerprint,
@@ -41,6 +41,14 @@ def test_the_middle_is_the_default_and_upper_blocks_are_not_held(model_dir):
     assert len(lower.layers) == 2
     assert not any("lm_head" in name for name, _ in lower.named_parameters())
     assert lower.num_parameters() < whole.num_parameters()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_four_bits_need_a_gpu(model_dir):
+    settings = TrainAlignSettings(model=str(model_dir), quantize="nf4")
+    with pytest.raises(ResourceError, match="--quantize nf4 needs a GPU") as raised:
+        load_lower_blocks(model_dir, settings, 2)
+    assert "--dtype bfloat16" in raised.value.hint
 
 
 def test_a_layer_beyond_the_model_is_refused(model_dir):

@@ -279,6 +279,18 @@ def test_a_step_averages_its_contrastive_batches(tmp_path, model_dir, corpus_dir
     assert losses[1] == pytest.approx(losses[0], rel=0.5)  # and not 16 times as much
 
 
+def test_micro_batches_and_padding_make_the_same_adapter(tmp_path, model_dir, corpus_dir):
+    changes = {"max_steps": 2, "batch_size": 32, "contrastive_batch": 32}
+    found = []
+    for number, more in enumerate([{}, {"micro_batch_size": 5}, {"packing": False}]):
+        out = tmp_path / str(number)
+        train_align(align_settings(model_dir, corpus_dir, out, **changes, **more))
+        found.append(factors(out))
+    for name, factor in found[0].items():
+        for other in found[1:]:
+            assert (other[name] - factor).norm() < 0.02 * factor.norm().clamp(min=1e-3), name
+
+
 def test_early_stopping_keeps_the_best_adapter(tmp_path, model_dir, corpus_dir):
     """The adapter kept is the one of a run that ends at the best step."""
     changes = {
