@@ -5,8 +5,8 @@
 
 Each method makes a random model of the same shape and runs forward and backward passes on the
 same batches in a process of its own, several rounds in turns; medians count. MB is the peak of the
-process above its imports (on a GPU: of the device). Token ids are those of a BPE made from the pairs; without
-pairs, sentences have random ids and lengths of 4 to 20 tokens.
+process above its imports (on a GPU: of the device). Token ids are those of a BPE made
+from the pairs; without pairs, sentences have random ids and lengths of 4 to 20 tokens.
 
 The paper's code is a fork of transformers (README.md says how to set it up). Without it, a
 re-enactment on today's transformers stands in: padded sides apart, K blocks each, and the LM head
