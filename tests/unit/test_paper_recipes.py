@@ -16,6 +16,16 @@ from adaptermix.recipe import Overrides, read_recipe
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "paper"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem != "common")
+# A word of each script that sentences to align must be in; other languages get their code.
+NATIVE = {
+    "ar": "أحمر أحمر",
+    "el": "κόκκινο",
+    "hi": "लाल लाल लाल",
+    "ja": "赤い赤い赤い赤い",
+    "ru": "красный",
+    "th": "สีแดงสีแดง",
+    "zh": "红色红色红色红色",
+}
 WORDS = "red blue green white black grey pink gold dark pale lime teal".split()
 
 
@@ -45,11 +55,12 @@ def write_data(folder):
         lines(folder / "massive" / f"{locale}.jsonl", map(json.dumps, rows))
     for code, flores in FLORES_CODES.items():
         lines(folder / "flores200" / "dev" / f"{flores}.dev", [f"{code} {word}" for word in WORDS])
-        pairs = [f"{code} {word}\t{word}" for word in WORDS]
+        pairs = [f"{NATIVE.get(code, code)} {word}\t{word}" for word in WORDS]
         lines(folder / "tatoeba" / f"{code}-en.tsv", pairs)
     lines(folder / "iwslt2017" / "de-en.tsv", [f"die {word}\tthe {word}" for word in WORDS])
     for code in ("cs", "de", "is", "ru", "zh"):
-        rows = [{"translation": {code: f"{code} {word}", "en": word}} for word in WORDS]
+        native = NATIVE.get(code, code)
+        rows = [{"translation": {code: f"{native} {word}", "en": word}} for word in WORDS]
         lines(folder / "alma" / f"{code}-en.train.json", map(json.dumps, rows))
     for code in ("cs", "de", "is", "ru", "zh", "he", "ja", "uk"):
         for pair in (f"{code}-en", f"en-{code}"):
