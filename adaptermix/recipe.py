@@ -474,7 +474,8 @@ def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[st
     if "contrastive-batch" in known:
         batch = _least(stated["batch-size"])
         sizes = range(1, _least(stated["contrastive-batch"], limit) + 1)
-        smaller["contrastive-batch"] = max(size for size in sizes if batch % size == 0)
+        size = max(size for size in sizes if batch % size == 0)
+        smaller |= {"contrastive-batch": size, "batch-size": min(batch, 4 * size)}
     return dict(keys) | smaller
 
 
