@@ -21,7 +21,7 @@ from adaptermix.candidates import train_best
 from adaptermix.config import TrainAlignSettings, TrainJointSettings
 from adaptermix.contrastive_step import ContrastiveStep, Sentences, TokenLoss, gathered
 from adaptermix.data import hold_out, numbered_lines, resample, resample_evenly
-from adaptermix.errors import DataError
+from adaptermix.errors import ConfigError, DataError
 from adaptermix.footprint import Pass, footprint
 from adaptermix.lora import with_lora
 from adaptermix.models import (
@@ -34,6 +34,7 @@ from adaptermix.models import (
 from adaptermix.objectives import AlignmentLoss, preservation_loss
 from adaptermix.packing import PackedRow
 from adaptermix.pairs import read_clean_pairs
+from adaptermix.processes import process_count
 from adaptermix.representations import random_pair_cosine, retrieval_accuracy
 from adaptermix.trainer import AdapterTrainer
 from adaptermix.training import (
@@ -84,7 +85,7 @@ def train_align(
 def _train_one(
     settings: TrainAlignSettings, force: bool, dry_run: bool, on_progress: OnProgress
 ) -> TrainReport:
-    micro = check_training(settings, settings.contrastive_batch, "--contrastive-batch", force)
+    micro = check_training(settings, _own_pairs(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
     stream = align_stream(settings, tokenizer)
@@ -104,6 +105,17 @@ def _train_one(
     run = _AlignmentRun(settings, folder, stream, micro, collator, on_progress)
     run.step = ContrastiveStep(model, 2 * pairs, settings.packing)
     return run.train(model, _alignment_trainer(settings, model, run.step), force)
+
+
+def _own_pairs(settings: TrainAlignSettings) -> int:
+    """Return this process's part of a contrastive batch, which all processes share."""
+    own, rest = divmod(settings.contrastive_batch, process_count())
+    if rest:
+        raise ConfigError(
+            f"--contrastive-batch {settings.contrastive_batch} cannot be shared by "
+            f"{process_count()} processes"
+        )
+    return own
 
 
 def align_stream(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> Stream:
@@ -285,7 +297,7 @@ def _alignment_trainer(
 
         def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
             rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-            return self.whole_loader(rows)
+            return self.whole_loader(rows, settings.contrastive_batch)
 
         def prediction_step(
             self,

@@ -360,7 +360,9 @@ class JointTrainer(AdapterTrainer):
         """Return both dev losses, their sum, the retrieval accuracy, and the score if asked for."""
         loaders = {
             "task_loss": self.get_eval_dataloader(self.plan.task_dev),  # type: ignore[arg-type]
-            "align_loss": self.whole_loader(self.plan.pair_dev),
+            "align_loss": self.whole_loader(
+                self.plan.pair_dev, self.plan.settings.contrastive_batch
+            ),
         }
         scores = {}
         for name, loader in loaders.items():
@@ -382,7 +384,7 @@ class JointTrainer(AdapterTrainer):
         sides: tuple[list[Tensor], list[Tensor]] = ([], [])
         model = self.plain_model()
         with torch.no_grad():
-            for rows in self.whole_loader(self.plan.pair_dev):
+            for rows in self.whole_loader(self.plan.pair_dev, self.plan.settings.contrastive_batch):
                 pooled = self._vectors(model, self._prepare_inputs(rows))
                 for side, vectors in zip(sides, pooled, strict=True):
                     side.append(vectors)

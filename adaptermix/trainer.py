@@ -172,14 +172,14 @@ class AdapterTrainer(Trainer):
         self._find_best()
         return started
 
-    def whole_loader(self, rows: Sequence[Any]) -> DataLoader[Any]:
+    def whole_loader(self, rows: Sequence[Any], size: int) -> DataLoader[Any]:
         """Return batches of rows in order, the same for every process.
 
         Shared among processes, the batches of a contrastive loss would be others, and so its value.
         """
         return DataLoader(
             rows,  # type: ignore[arg-type]
-            batch_size=self.args.per_device_eval_batch_size,
+            batch_size=size,
             collate_fn=self.data_collator,
         )
 

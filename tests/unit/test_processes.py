@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from adaptermix.task_training import train_task
 
 TRAININGS = {
     "task": (train_task, task_settings, {"micro_batch_size": 4}),
-    # One contrastive batch a process and step: two of them in one process, one after another.
-    "align": (train_align, align_settings, {"contrastive_batch": 16}),
+    # A contrastive batch is shared: every process compares its half with all of it.
+    "align": (train_align, align_settings, {"contrastive_batch": 16, "dropout": 0.2}),
     "joint": (train_joint, joint_settings, {}),
 }
 SAME = {"dropout": 0.0, "max_steps": 3, "eval_steps": 2, "lr": 1e-3}
@@ -28,7 +29,7 @@ from pathlib import PosixPath
 sys.path[:0] = {paths!r}
 from test_processes import SAME, TRAININGS
 for name, (train, settings_for, changes) in TRAININGS.items():
-    train(settings_for({model!r}, {corpus!r}, {out!r} / name, **SAME, **changes))
+    train(settings_for({model!r}, {corpus!r}, {out!r} / name, **SAME | changes))
 """
 
 
@@ -37,7 +38,7 @@ def runs(tmp_path_factory, model_dir, corpus_dir):
     """The adapters of one process and of two, in two folders."""
     folder = tmp_path_factory.mktemp("processes")
     for name, (train, settings_for, changes) in TRAININGS.items():
-        train(settings_for(model_dir, corpus_dir, folder / "one" / name, **SAME, **changes))
+        train(settings_for(model_dir, corpus_dir, folder / "one" / name, **SAME | changes))
     script = folder / "child.py"
     places = {"model": model_dir, "corpus": corpus_dir, "out": folder / "two"}
     script.write_text(CHILD.format(paths=[path for path in sys.path if path], **places))
@@ -82,9 +83,19 @@ def test_a_batch_is_shared_evenly(tmp_path, model_dir, corpus_dir, monkeypatch):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "a", micro_batch_size=6))
 
 
+def test_a_contrastive_batch_is_shared_evenly(tmp_path, model_dir, corpus_dir, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    settings = align_settings(
+        model_dir, corpus_dir, tmp_path / "a", contrastive_batch=5, batch_size=20
+    )
+    with pytest.raises(ConfigError, match="--contrastive-batch 5 cannot be shared by 2 proc"):
+        train_align(settings)
+
+
 def test_only_the_first_process_shows_the_report(monkeypatch):
     shown = []
-    options = cli.Options(force=False, json=False, dry_run=False, quiet=False)
+    names = [field.name for field in fields(cli.Options)]
+    options = cli.Options(**dict.fromkeys(names, False))
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         cli._show(rank, shown.append, options)
