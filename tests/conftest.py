@@ -103,6 +103,14 @@ def save_model(folder: Path, layout: str = "llama", dtype: torch.dtype = torch.f
 
 
 @pytest.fixture(autouse=True)
+def threads_as_before():
+    """A test that pins torch's threads does so for itself: sums are rounded by their number."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def answer_cache(tmp_path, monkeypatch) -> Path:
     """Give every test a cache of its own, and leave the user's alone."""
     monkeypatch.setenv("ADAPTERMIX_CACHE", str(tmp_path / "cache"))
