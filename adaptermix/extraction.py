@@ -40,12 +40,11 @@ from adaptermix.models import (
     load_model,
 )
 from adaptermix.outputs import whole_output
-from adaptermix.representations import mean_pool, position_weighted_pool
+from adaptermix.representations import pool, pooling_weights
 from adaptermix.tensor_files import TensorFile, TensorSpec, write_tensors
 
 FOLDER = "representations-1"  # in the cache; another number for another layout
 TENSOR = "representations"  # [layers sentences hidden]
-_POOLS = {"mean": mean_pool, "weighted": position_weighted_pool}
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -259,10 +258,10 @@ class Extractor:
     def _pooled(self, model: Any, rows: list[list[int]]) -> Float[Tensor, "layers rows hidden"]:
         """Run one batch through all blocks, without the LM head, and pool every layer."""
         batch = {name: ids.to(model.device) for name, ids in pad(rows, self.pad_id).items()}
-        pool = _POOLS[self.settings.pooling]
+        weights = pooling_weights(batch["attention_mask"], self.settings.pooling)
         with torch.inference_mode():
             output = model.get_decoder()(**batch, output_hidden_states=True, use_cache=False)
-            return torch.stack([pool(h, batch["attention_mask"]) for h in output.hidden_states])
+            return torch.stack([pool(h, weights) for h in output.hidden_states])
 
 
 def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:

@@ -22,7 +22,7 @@ def pooling_weights(
 
     - ``mean``: all alike, the BOS token included. Liu & Niehues (2025).
     - ``weighted``: the i-th token counts i times, for later tokens of a decoder have seen more
-      of the sentence. Muennighoff (2022), SGPT, equation 2.
+      of the sentence. Muennighoff (2022), SGPT, equation 2; MEXA (2024) pools so.
     - ``last``: the last token alone.
 
     Args:
@@ -71,27 +71,6 @@ def mean_pool(
         One vector per sentence, in float32 (float64 stays float64).
     """
     return pool(hidden_states, pooling_weights(attention_mask))
-
-
-def position_weighted_pool(
-    hidden_states: Float[Tensor, "batch seq hidden"],
-    attention_mask: Int[Tensor, "batch seq"],
-) -> Float[Tensor, "batch hidden"]:
-    """Average each sentence's hidden states with weights 1, 2, 3, ... over its real tokens.
-
-    In a causal model later tokens have seen more of the sentence; MEXA (2024) pools so, after
-    SGPT (2022).
-
-    Args:
-        hidden_states: Output of one decoder block.
-        attention_mask: 1 for real tokens, 0 for padding on either side; every row has a 1.
-
-    Returns:
-        One vector per sentence, in float32 (float64 stays float64).
-    """
-    weights = (attention_mask.cumsum(dim=1) * attention_mask).unsqueeze(-1)  # [batch seq 1]
-    kept = widened(hidden_states) * weights  # [batch seq hidden]
-    return kept.sum(dim=1) / weights.sum(dim=1)
 
 
 def cosine_similarities(
