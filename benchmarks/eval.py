@@ -38,6 +38,7 @@ def main(limit: int, rounds: int) -> None:
     """Measure both and print a table of each."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        os.environ["ADAPTERMIX_CACHE"] = str(folder / "cache")
         compare_with_bare_engine(folder, limit, rounds)
         compare_with_single_runs(folder, limit)
 
