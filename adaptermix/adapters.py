@@ -61,8 +61,7 @@ class ModuleTensors(NamedTuple):
     is_embedding: bool
 
 
-@dataclass(frozen=True)
-class UpdateSpec:
+class UpdateSpec(NamedTuple):
     """What an update is, before its factors are there."""
 
     out_features: int
@@ -101,10 +100,19 @@ class Adapter:
         """Names of the linear layers that have an update, as in the base model."""
         return list(self.factors)
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
         """BLAKE3 hash of the file's bytes; SHA-256 would take longer than a merge."""
-        return self.file.hash()
+        return self._scan[0]
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude in the file; NaN where a number is, and where it cannot be told."""
+        return self._scan[1]
+
+    @cached_property
+    def _scan(self) -> tuple[str, float]:
+        return self.file.scan()
 
     @property
     def base(self) -> str | None:

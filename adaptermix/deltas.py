@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,12 @@ class LoraUpdate:
     def rows(self) -> tuple[Tensor, ...]:
         """Return tensors that make up ``a``, one below the other."""
         return (self.a,)
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """Return all its tensors."""
+        bias = () if self.bias is None else (self.bias,)
+        return (*self.rows, self.b, *bias)
 
     @property
     def is_active(self) -> bool:
@@ -82,10 +88,8 @@ def is_finite(tensor: Tensor) -> bool:
 
 def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
     """Return the dtype that holds every factor."""
-    dtype = updates[0].a.dtype
-    for update in updates:
-        dtype = torch.promote_types(dtype, torch.promote_types(update.a.dtype, update.b.dtype))
-    return dtype
+    first, *others = {part.dtype for update in updates for part in (*update.rows, update.b)}
+    return reduce(torch.promote_types, others, first)
 
 
 def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> LoraUpdate:
@@ -104,10 +108,12 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     if len(kept) == 1:
         return scaled(*kept[0])
     dtype = widest_dtype([update for update, _ in kept])
-    ranks = [update.rank for update, _ in kept]
-    b = torch.empty((kept[0][0].b.shape[0], sum(ranks)), dtype=dtype)
-    for place, (update, weight) in zip(b.split(ranks, dim=1), kept, strict=True):
+    b = torch.empty((kept[0][0].b.shape[0], sum(update.rank for update, _ in kept)), dtype=dtype)
+    start = 0
+    for update, weight in kept:
+        place = b.narrow(1, start, update.rank)
         torch.mul(update.b.to(dtype), weight * update.scaling, out=place)
+        start += update.rank
     rows = [update.a.to(dtype) for update, _ in kept]
     return StackedUpdate(rows, b, weighted_bias(updates, weights, dtype))
 

@@ -77,13 +77,43 @@ class MergePlan:
     options: MethodOptions
     seed: int
 
-    def updates(self, tally: Tally) -> Iterator[LoraUpdate]:
+    def updates(self, tally: Tally, *, is_checked: bool = True) -> Iterator[LoraUpdate]:
         """Read and merge module by module, in the order of ``specs``."""
         for module in self.specs:
-            yield self.update(module, tally)
+            yield self.update(module, tally, is_checked=is_checked)
 
-    def update(self, module: str, tally: Tally) -> LoraUpdate:
-        """Read and merge one module, and add to the counts."""
+    def check_finite(self) -> None:
+        """Make sure of a plain sum, which was not checked on the way, that its numbers are finite.
+
+        The largest number of each source, which is found while it is hashed, mostly tells that
+        nothing can overflow. Where it does not, everything is merged again and looked at.
+
+        Raises:
+            ArtifactError: Naming the first module with NaN, infinity, or too large a sum.
+        """
+        if not self._cannot_overflow():
+            for _ in self.updates(Tally()):
+                pass
+
+    def _cannot_overflow(self) -> bool:
+        for module, spec in self.specs.items():
+            bound = sum(
+                adapter.largest * max(1.0, abs(weight * adapter.spec(module).scaling))
+                for adapter, weight in zip(self.adapters, self.weights[module], strict=True)
+                if module in adapter.factors
+            )
+            if not bound <= torch.finfo(spec.dtype).max:  # NaN is no bound
+                return False
+        return True
+
+    def update(self, module: str, tally: Tally, *, is_checked: bool = True) -> LoraUpdate:
+        """Read and merge one module, and add to the counts.
+
+        Args:
+            module: Its name.
+            tally: The counts.
+            is_checked: Look for NaN and infinity; without it, ``check_finite`` comes after.
+        """
         spec = self.specs[module]
         # A sum passes NaN and infinity on; a decomposition stumbles over them.
         is_sum = is_plain_sum(self.method, self.options)
@@ -107,7 +137,7 @@ class MergePlan:
         tally.lost_energy += merged.lost_energy
         tally.cross_energy += merged.cross_energy
         update = as_dtype(merged.update, spec.dtype)
-        if not all(is_finite(part) for part in (*update.rows, update.b)):
+        if (is_checked or not is_sum) and not all(map(is_finite, update.parts)):
             for adapter in self.adapters:
                 if module in adapter.factors:
                     adapter.update(module)  # says so if this one is to blame

@@ -124,8 +124,9 @@ def write_merge(
         hashing = pool.submit(_hashes, plan.adapters)
 
         def updates() -> Iterator[LoraUpdate]:
-            yield from plan.updates(tally)
+            yield from plan.updates(tally, is_checked=False)
             hashing.result()
+            plan.check_finite()
 
         def report() -> MergeReport:
             """Sum up; while modules are still written, hashes of the right length stand in."""

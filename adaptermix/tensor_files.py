@@ -8,11 +8,10 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from blake3 import blake3
 from safetensors import SafetensorError, safe_open
@@ -41,19 +40,25 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float8_e8m0fnu: "F8_E8M0",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_BITS: dict[torch.dtype, np.dtype[Any]] = {  # integers as wide as the numbers
+    torch.float64: np.dtype(np.int64),
+    torch.float32: np.dtype(np.int32),
+    torch.float16: np.dtype(np.int16),
+    torch.bfloat16: np.dtype(np.int16),
+}
+_CHUNK = 1 << 18  # bytes that are hashed, and looked at while the cache holds them
 _BATCH = 8 << 20  # bytes that are handed to the writing thread at a time
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """What a tensor will be, before it is there."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Number of bytes."""
         return self.dtype.itemsize * math.prod(self.shape)
@@ -99,21 +104,40 @@ class TensorFile:
             self.specs[name] = TensorSpec(DTYPES[entry["dtype"]], tuple(entry["shape"]))
             self._starts[name] = 8 + length + entry["data_offsets"][0]
 
-    def hash(self) -> str:
-        """Return the BLAKE3 hash of the file's bytes."""
-        return blake3(self._bytes).hexdigest()
+    def scan(self) -> tuple[str, float]:
+        """Hash the file, and find the largest of its numbers while they are at hand.
+
+        Returns:
+            The BLAKE3 hash of all bytes; and the largest magnitude, which is NaN where a number
+            is, and where the tensors are not of one floating-point type.
+        """
+        everything, digest = memoryview(self._bytes), blake3()
+        start = 8 + struct.unpack("<Q", everything[:8])[0]
+        digest.update(everything[:start])
+        dtype, *others = {spec.dtype for spec in self.specs.values()} or {torch.bool}
+        integers = None if others else _BITS.get(dtype)
+        largest = 0
+        for at in range(start, len(everything), _CHUNK):
+            chunk = everything[at : at + _CHUNK]
+            digest.update(chunk)
+            if integers is not None:
+                largest = max(largest, _largest_bits(np.frombuffer(chunk, integers)))
+        if integers is None:
+            return digest.hexdigest(), math.nan
+        bits = torch.tensor(largest, dtype=getattr(torch, integers.name))
+        return digest.hexdigest(), bits.view(dtype).item()
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor; it must not be changed in place."""
-        spec = self.specs[name]
-        if not spec.size:
-            return torch.empty(spec.shape, dtype=spec.dtype)
-        start, width = self._starts[name], spec.dtype.itemsize
+        dtype, shape = self.specs[name]
+        count = math.prod(shape)
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        start, width = self._starts[name], dtype.itemsize
         source: Any = self._bytes
         if start % width:  # an odd header; such numbers cannot be used where they lie
-            source, start = bytearray(self._bytes[start : start + spec.size]), 0
-        flat = torch.frombuffer(source, dtype=spec.dtype, count=spec.size // width, offset=start)
-        return flat.reshape(spec.shape)
+            source, start = bytearray(self._bytes[start : start + count * width]), 0
+        return torch.frombuffer(source, dtype=dtype, count=count, offset=start).view(shape)
 
 
 def write_tensors(
@@ -162,6 +186,16 @@ def write_tensors(
         file.write(struct.pack("<Q", room) + header.ljust(room))
 
 
+def _largest_bits(bits: np.ndarray) -> int:
+    """Return the bits of the largest number without its sign: a larger one has larger bits.
+
+    Infinity's are larger than those of any number, and NaN's larger than infinity's.
+    """
+    unsigned = bits.view(bits.dtype.str.replace("i", "u"))
+    without_sign = int(unsigned.max()) & int(np.iinfo(bits.dtype).max)
+    return max(int(bits.max()), without_sign)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch use one thread for a while: on small factors more of them cost time."""
@@ -182,12 +216,10 @@ def _batches(
     for spec, tensor in zip(specs, tensors, strict=True):
         parts = tensor if isinstance(tensor, tuple) else (tensor,)
         _check_parts(spec, parts)
-        batch += [
-            part.contiguous().reshape(-1).view(torch.uint8).numpy().data
-            for part in parts
-            if part.numel()
-        ]
-        size += spec.size
+        nbytes = spec.size
+        if nbytes:
+            batch += [part.reshape(-1).view(torch.uint8).numpy().data for part in parts]
+        size += nbytes
         if size >= _BATCH or len(batch) >= _BUFFERS:
             yield batch
             batch, size = [], 0
@@ -196,13 +228,12 @@ def _batches(
 
 
 def _check_parts(spec: TensorSpec, parts: tuple[Tensor, ...]) -> None:
-    shapes = [tuple(part.shape) for part in parts]
+    shape = tuple(parts[0].shape)
     if len(parts) > 1:
-        rows = sum(shape[0] for shape in shapes)
-        shapes = [(rows, *shape[1:]) for shape in shapes]
-    for part, shape in zip(parts, shapes, strict=True):
-        if (part.dtype, shape) != (spec.dtype, spec.shape):
-            raise ValueError(f"expected {spec}, got {part.dtype} {list(shape)}")
+        shape = (sum(len(part) for part in parts), *shape[1:])
+    for part in parts:
+        if part.dtype != spec.dtype or shape != spec.shape or part.shape[1:] != shape[1:]:
+            raise ValueError(f"expected {spec}, got {part.dtype} {list(part.shape)}")
 
 
 def _header(metadata: Mapping[str, str], listed: str) -> bytes:

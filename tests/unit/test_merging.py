@@ -872,6 +872,38 @@ def test_a_result_that_overflows_is_refused(tmp_path, two):
         assert sorted(tmp_path.iterdir()) == before
 
 
+def test_large_numbers_that_do_not_overflow_are_merged(tmp_path, two):
+    """Their bound is above float16's largest number; the sum itself is not."""
+    for path in two:
+        rewrite(path, lambda tensors: {name: tensor.half() for name, tensor in tensors.items()})
+        reconfigure(path, lora_alpha=4)
+
+    largest = torch.finfo(torch.float16).max
+
+    def grow(tensors):
+        name = next(name for name in tensors if "lora_A" in name)
+        tensors[name][0, 0] = largest
+        return tensors
+
+    rewrite(two[0], grow)
+    merge(two, MergeSettings(weights=(1.5, 0.5), out=tmp_path / "m"))
+    assert read_adapter(tmp_path / "m").largest == largest
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_biases_that_are_no_numbers_are_refused(tmp_path, qwen_dir, value):
+    for name, seed in (("a", 1), ("b", 2)):
+        trained(qwen_dir, tmp_path / name, seed, lora_bias=True, **ATTENTION)
+
+    def spoil(tensors):
+        name = next(name for name in tensors if name.endswith("lora_B.bias"))
+        return tensors | {name: torch.full_like(tensors[name], value)}
+
+    rewrite(tmp_path / "b", spoil)
+    with pytest.raises(ArtifactError, match=r"lora_B.bias holds NaN or infinity"):
+        merge([tmp_path / "a", tmp_path / "b"], MergeSettings(weight=0.9, out=tmp_path / "m"))
+
+
 @pytest.mark.parametrize("weights", ["a,b", "nan,1", "inf,0", "0.5;0.5"])
 def test_weights_that_are_no_numbers_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):

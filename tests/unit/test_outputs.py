@@ -2,12 +2,14 @@
 
 import errno
 import json
+import math
 import os
 import struct
 from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -279,3 +281,43 @@ def test_an_odd_header_shifts_nothing(tmp_path):
 def test_a_place_that_takes_no_files_is_told(tmp_path):
     with pytest.raises(ResourceError, match="proc: cannot be written to"):
         whole_output(Path("/proc/out")).__enter__()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@given(seed=st.integers(0, 999), odd=st.sampled_from([None, math.nan, -math.inf, -123.0, 0.0]))
+def test_a_scan_hashes_the_file_and_finds_its_largest_number(tmp_path_factory, dtype, seed, odd):
+    path = tmp_path_factory.mktemp("scan") / "x"
+    torch.manual_seed(seed)
+    tensors = {"a": torch.randn(3, 5).to(dtype), "b": -torch.rand(7).to(dtype)}
+    if odd is not None:
+        tensors["b"][seed % 7] = odd
+    save_file(tensors, path)
+    digest, largest = TensorFile(path).scan()
+    assert digest == blake3(path.read_bytes()).hexdigest()
+    numbers = [abs(number) for tensor in tensors.values() for number in tensor.flatten().tolist()]
+    has_nan = any(math.isnan(number) for number in numbers)
+    assert math.isnan(largest) if has_nan else largest == max(numbers)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"n": torch.arange(3)},
+        {"f": torch.ones(2, dtype=torch.float32), "h": torch.ones(2, dtype=torch.float16)},
+    ],
+)
+def test_a_scan_knows_no_largest_number_of_other_or_mixed_types(tmp_path, tensors):
+    save_file(tensors, tmp_path / "x")
+    digest, largest = TensorFile(tmp_path / "x").scan()
+    assert digest == blake3((tmp_path / "x").read_bytes()).hexdigest()
+    assert math.isnan(largest)
+
+
+def test_a_scan_looks_at_every_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr("adaptermix.tensor_files._CHUNK", 16)
+    values = torch.zeros(100)
+    values[57] = -9.0
+    save_file({"a": values}, tmp_path / "x")
+    digest, largest = TensorFile(tmp_path / "x").scan()
+    assert (digest, largest) == (blake3((tmp_path / "x").read_bytes()).hexdigest(), 9.0)
