@@ -32,8 +32,8 @@ from adaptermix.config import (
     TrainAlignSettings,
     TrainJointSettings,
     TrainTaskSettings,
-    load_settings,
 )
+from adaptermix.config_file import load_settings
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
 from adaptermix.processes import is_main_process
 

@@ -25,15 +25,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from adaptermix import config
-from adaptermix.config import (
-    HUB_NAME,
-    MergeSettings,
-    Settings,
-    keys_of,
-    line_of,
-    read_toml,
-    relative_to_file,
-)
+from adaptermix.config import HUB_NAME, MergeSettings, Settings
+from adaptermix.config_file import keys_of, line_of, read_toml, relative_to_file
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.outputs import check_output, whole_output
 
