@@ -14,8 +14,10 @@ demo: $(VENV)/.installed  ## Set up, and run the main job on the corpus and mode
 
 test: $(VENV)/.installed-dev check  ## Set up, and check everything CI checks
 
+# Two processes, each with whole files of tests: what a file shares is made once, and what is timed,
+# killed or large (vLLM) has no more than one other test beside it.
 check: lint types imports $(VENV)/.installed-comet  ## Format, lint, types, import rules, tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

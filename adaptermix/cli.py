@@ -32,19 +32,33 @@ from adaptermix.config import (
     TrainAlignSettings,
     TrainJointSettings,
     TrainTaskSettings,
-    load_settings,
 )
+from adaptermix.config_file import load_settings
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
+from adaptermix.outputs import Report
 from adaptermix.processes import is_main_process
 
-app = typer.Typer(
-    name="adaptermix",
-    help="Train, merge and evaluate LoRA adapters that carry a task across languages.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+def _group(name: str, purpose: str) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=purpose,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _group(
+    "adaptermix", "Train, merge and evaluate LoRA adapters that carry a task across languages."
 )
+comet_app = _group(
+    "comet", "Install COMET, in a Python environment of its own, and show what is installed."
+)
+recipe_app = _group("recipe", "Write a recipe for `adaptermix run`.")
+app.add_typer(comet_app)
+app.add_typer(recipe_app)
 
 
 @dataclass(frozen=True)
@@ -60,14 +74,9 @@ class Options:
     private: bool
 
 
-comet_app = typer.Typer(
-    name="comet",
-    help="Install COMET, in a Python environment of its own, and show what is installed.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(comet_app)
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 _OPTIONS: dict[str, tuple[Any, object]] = {
     "config": (
@@ -77,13 +86,13 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         ],
         None,
     ),
-    "force": (Annotated[bool, typer.Option("--force", help="Replace an existing output.")], False),
-    "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
+    "force": (Force, False),
+    "json": (Json, False),
     "dry_run": (
         Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")],
         False,
     ),
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")], False),
+    "quiet": (Quiet, False),
     "verbose": (
         Annotated[
             bool,
@@ -440,9 +449,6 @@ def retrieval(settings: RetrievalSettings, options: Options) -> None:
     _show(report, console.show_retrieval, options)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
 @app.command()
 def demo(
     out: Annotated[
@@ -455,9 +461,9 @@ def demo(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of both trainings.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    force: Force = False,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run the main job on a small corpus and model that come with the tool.
 
@@ -472,16 +478,6 @@ def demo(
     report = demo_module.run(out, seed=seed, force=force, quiet=quiet, show=not json)
     if json:
         console.show_json(report.as_record())
-
-
-recipe_app = typer.Typer(
-    name="recipe",
-    help="Write a recipe for `adaptermix run`.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(recipe_app)
 
 
 @app.command("run")
@@ -523,7 +519,7 @@ def run_recipe(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with its costs, write nothing.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, and no results of single steps.")
     ] = False,
@@ -553,18 +549,12 @@ def run_recipe(
     read = read_recipe(recipe, out, Overrides(settings, limit))
     if dry_run:
         plan = pipeline.plan(read, only=only, force=force)
-        if json:
-            console.show_json(plan.as_record())
-        else:
-            console.show_recipe_plan(plan)
+        _print(plan, console.show_recipe_plan, json)
         _report_problems(plan.problems)
         return
     watcher = console.RecipeWatcher(quiet=quiet, json=json)
     report = pipeline.run(read, only=only, force=force, watcher=watcher)
-    if json:
-        console.show_json(report.as_record())
-    else:
-        console.show_recipe(report)
+    _print(report, console.show_recipe, json)
 
 
 def _read_values(pairs: list[str]) -> dict[str, object]:
@@ -586,7 +576,7 @@ def _report_problems(problems: list[AdaptermixError]) -> None:
 @recipe_app.command("new")
 def recipe_new(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Force = False,
 ) -> None:
     """Write a recipe with a comment on every line, to fill in and run.
 
@@ -646,10 +636,7 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
     from adaptermix import comet
 
     found = comet.status(path)
-    if json:
-        console.show_json(found.as_record())
-    else:
-        console.show_comet(found)
+    _print(found, console.show_comet, json)
 
 
 @app.command()
@@ -668,18 +655,18 @@ def doctor(json: Json = False) -> None:
     from adaptermix import doctor as doctor_module
 
     report = doctor_module.examine()
-    if json:
-        console.show_json(report.as_record())
-    else:
-        console.show_checkup(report)
+    _print(report, console.show_checkup, json)
     if not report.is_fit:
         raise typer.Exit(ResourceError.exit_code)
 
 
-def _show(report: Any, show: Callable[[Any], None], options: Options) -> None:
-    if not is_main_process():
-        return
-    if options.json:
+def _show(report: Report, show: Callable[[Any], None], options: Options) -> None:
+    if is_main_process():
+        _print(report, show, options.json)
+
+
+def _print(report: Report, show: Callable[[Any], None], as_json: bool) -> None:
+    if as_json:
         console.show_json(report.as_record())
     else:
         show(report)

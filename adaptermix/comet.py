@@ -19,11 +19,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adaptermix.errors import ArtifactError, DataError, ResourceError
+from adaptermix.outputs import Report
 
 DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
 
@@ -62,7 +63,7 @@ print(json.dumps({{"python": platform.python_version(), **found}}))
 
 
 @dataclass(frozen=True)
-class Environment:
+class Environment(Report):
     """COMET's environment as it is on disk; ``versions`` is empty where nothing is installed."""
 
     path: str
@@ -70,10 +71,6 @@ class Environment:
     python: str
     versions: dict[str, str]
     megabytes: int
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the environment as a dictionary for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

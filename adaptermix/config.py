@@ -5,29 +5,24 @@ limits and its help text. The command line is generated from the fields, and a k
 the flag without its two dashes. Flags override the file, which overrides the defaults.
 """
 
-import json
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from adaptermix.option_values import (
+    Alphas,
+    EngineArgs,
+    Groups,
+    Layer,
+    Layers,
+    Names,
+    Ranks,
+    Temperatures,
+    Weights,
 )
 
-from adaptermix.errors import ConfigError
-
-CONFIG_NAME = "adaptermix.toml"
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
@@ -47,117 +42,6 @@ PAPER_LANGS = (
 LOW_RESOURCE = ("am", "az", "cy", "hy", "jv", "ka", "km", "kn", "mn", "ur")
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-R = TypeVar("R")
-
-
-def _split_commas(value: object) -> object:
-    """Read ``cy-en,sw-en`` as a list; lists from the file pass unchanged."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
-    repeated = [name for at, name in enumerate(names) if name in names[:at]]
-    if repeated:
-        raise ValueError(f"'{repeated[0]}' is there twice")
-    return names
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
-Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
-
-
-def _several(value: object) -> object:
-    """Read ``0.1,1.0`` as a list, and a single number as a list of one."""
-    return [value] if isinstance(value, int | float) else _split_commas(value)
-
-
-def _read_layer(value: object) -> object:
-    """Check a block's number, a name or a fraction; numbers from the file become text."""
-    text = str(value)
-    if text in ("bottom", "middle", "top", "top-normed") or re.fullmatch(r"0*[1-9]\d*", text):
-        return text
-    if re.fullmatch(r"\d*\.\d+", text) and 0 < float(text) <= 1:
-        return text
-    raise ValueError(
-        "it is the number of a block from 1, bottom, middle, top, top-normed, or a fraction of "
-        "the depth such as 0.5"
-    )
-
-
-Positive = Annotated[float, Field(gt=0)]
-Temperatures = Annotated[
-    tuple[Positive, ...], BeforeValidator(_several), AfterValidator(_refuse_repeats)
-]
-Layer = Annotated[str, BeforeValidator(_read_layer)]
-
-
-def _read_arguments(value: object) -> object:
-    """Read ``{"seed": 1}`` or ``seed=1,quantization=fp8``; tables from the file pass unchanged."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("{"):
-        return json.loads(value)
-    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-    if not all(name.strip() and sign for name, sign, _ in pairs):
-        raise ValueError("neither a JSON object nor key=value,key=value")
-    return {name.strip(): _json_or_text(text.strip()) for name, _, text in pairs}
-
-
-def _json_or_text(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _python_names(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix("--").replace("-", "_"): arguments[name] for name in arguments}
-
-
-def _read_groups(value: object) -> object:
-    """Read ``supervised=ar,en;aligned=cy``; tables from the file pass unchanged."""
-    if not isinstance(value, str):
-        return value
-    pairs = [part.partition("=") for part in value.split(";") if part.strip()]
-    if not all(name.strip() and langs.strip() for name, _, langs in pairs):
-        raise ValueError("groups are written name=lang,lang;name=lang")
-    return {name.strip(): langs for name, _, langs in pairs}
-
-
-def _read_ranges(value: object) -> object:
-    """Read ``0-15,20`` as numbers; lists from the file pass unchanged."""
-    if not isinstance(value, str):
-        return value
-    numbers: list[int] = []
-    for part in value.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if found is None:
-            raise ValueError("blocks are written as 0-15,20")
-        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
-    return numbers
-
-
-def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
-    return patterns
-
-
-Layers = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_read_ranges)]
-_Patterns = (BeforeValidator(_read_arguments), AfterValidator(_refuse_bad_patterns))
-Ranks = Annotated[dict[str, PositiveInt], *_Patterns]
-Alphas = Annotated[dict[str, PositiveFloat], *_Patterns]
-Groups = Annotated[dict[str, Names], BeforeValidator(_read_groups)]
-EngineArgs = Annotated[
-    dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
-]
 
 
 class Settings(BaseModel):
@@ -900,8 +784,6 @@ class ReportSettings(Settings):
     out: Path = Field(default=Path("report.html"), description="Page to write.")
 
 
-S = TypeVar("S", bound=Settings)
-
 COMMANDS: tuple[type[Settings], ...] = (
     TrainTaskSettings,
     TrainAlignSettings,
@@ -913,185 +795,3 @@ COMMANDS: tuple[type[Settings], ...] = (
     RetrievalSettings,
     ReportSettings,
 )
-
-
-def load_task_file(path: Path) -> TaskFile:
-    """Read the file of a task of one's own.
-
-    Raises:
-        ConfigError: No such file, an unknown or missing key, a wrong value; with file and line.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="check --task")
-    content = read_toml(path)
-    for key in content:
-        if key not in keys_of(TaskFile):
-            is_table = isinstance(content[key], dict)
-            line = line_of(path, key, None) if is_table else line_of(path, None, key)
-            raise ConfigError(
-                f"{path}:{line}: unknown key '{key}'",
-                hint="the keys are " + ", ".join(keys_of(TaskFile)),
-            )
-    try:
-        return TaskFile.model_validate(content)
-    except ValidationError as error:
-        raise _task_file_error(error, path) from error
-
-
-def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
-    first = error.errors()[0]
-    key, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("metrics",)
-    if inner and key == "files":
-        line, key = line_of(path, key, inner[0]), f"files.{inner[0]}"
-    else:
-        line = line_of(path, None, key)
-    return ConfigError(f"{path}:{line}: {key}: {first['msg'].removeprefix('Value error, ')}")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: It is not valid TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:
-    """Join flags, file and defaults into the settings of one command.
-
-    Args:
-        kind: Settings class of the command.
-        flags: The options the user stated, by field name.
-        config: The file; ``adaptermix.toml`` in the current folder by default, if there is one.
-
-    Raises:
-        ConfigError: Unknown key, wrong type or value, unreadable file; with file and line.
-    """
-    path = config or Path(CONFIG_NAME)
-    if config is not None and not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="check --config")
-    from_file = _read_section(path, kind) if path.is_file() else {}
-    stated = {name.replace("_", "-"): value for name, value in flags.items()}
-    ways = ("weight", "weights", "weights-file", "search")
-    if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
-        from_file = {key: value for key, value in from_file.items() if key not in ways}
-    try:
-        return kind.model_validate(from_file | stated)
-    except ValidationError as error:
-        raise _config_error(error, stated, path, kind) from error
-
-
-def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
-    """Return the keys of the file that concern the command, paths made relative to the file."""
-    content = read_toml(path)
-    _refuse_unknown_keys(path, content)
-    tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    shared = {key: value for key, value in tops.items() if key in keys_of(kind)}
-    merged = shared | _tested_like_eval(content, kind) | content.get(kind.section, {})
-    return {key: relative_to_file(path.parent, key, value) for key, value in merged.items()}
-
-
-def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
-    """A search asks and decodes as ``eval`` does, unless its own section says otherwise."""
-    if kind is not MergeSettings:
-        return {}
-    asked = {*keys_of(DecodingSettings), *keys_of(ScorerSettings)} - {"limit"}
-    return {key: value for key, value in content.get("eval", {}).items() if key in asked}
-
-
-def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
-    """Check every section, so that a slip is seen by whichever command runs first."""
-    sections = {kind.section: keys_of(kind) for kind in COMMANDS}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            if key not in sections:
-                line = line_of(path, key, None)
-                raise ConfigError(
-                    f"{path}:{line}: unknown section [{key}]",
-                    hint="the sections are " + ", ".join(f"[{name}]" for name in sections),
-                )
-            for inner in value:
-                if inner not in sections[key]:
-                    raise _unknown_key(path, key, inner, sections[key])
-        elif key not in keys_of(ModelSettings):
-            raise _unknown_key(path, None, key, keys_of(ModelSettings))
-
-
-def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) -> ConfigError:
-    where = f" in [{section}]" if section else " at the top"
-    return ConfigError(
-        f"{path}:{line_of(path, section, key)}: unknown key '{key}'{where}",
-        hint="the keys are " + ", ".join(known),
-    )
-
-
-def keys_of(kind: type[Settings]) -> list[str]:
-    """Return the keys that a command's section in a file may have."""
-    return [name.replace("_", "-") for name in kind.model_fields]
-
-
-_PATH_KEYS = frozenset(
-    (
-        "data-dir pairs-dir chat dev-chat weights-file out export gold predictions src scores "
-        "comet-python"
-    ).split()
-)
-
-
-def relative_to_file(folder: Path, key: str, value: Any) -> Any:
-    """Read a path in the file as relative to the file, not to where the command is typed."""
-    if key in _PATH_KEYS and isinstance(value, str):
-        return folder / value
-    if key == "task" and isinstance(value, str) and value.endswith(".toml"):
-        return str(folder / value)
-    if key in ("ref", "preserve-text") and isinstance(value, list):
-        return [folder / item for item in value if isinstance(item, str)]
-    if key == "model" and isinstance(value, str) and (folder / value).is_dir():
-        return str(folder / value)
-    if key == "adapters" and isinstance(value, list):
-        return [_adapter_beside(folder, item) for item in value if isinstance(item, str)]
-    return value
-
-
-def _adapter_beside(folder: Path, name: str) -> str:
-    is_hubs = HUB_NAME.fullmatch(name) and not (folder / name).exists()
-    return name if is_hubs else str(folder / name)
-
-
-def line_of(path: Path, section: str | None, key: str | None) -> int:
-    """Find the line of a key or section header in the file; 1 where it is written unusually."""
-    current: str | None = None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
-        if header:
-            current = header[1].strip("\"'")
-            if key is None and current == section:
-                return number
-        elif key is not None and current == section and _assigns(line, key):
-            return number
-    return 1
-
-
-def _assigns(line: str, key: str) -> bool:
-    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line) is not None
-
-
-def _config_error(
-    error: ValidationError, stated: Mapping[str, object], path: Path, kind: type[Settings]
-) -> ConfigError:
-    """Turn pydantic's first complaint into one line that names the flag, or the file and line."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return ConfigError(message, hint=f"adaptermix {kind.section} --help")
-    key = str(first["loc"][0])
-    message = message[0].lower() + message[1:]
-    if key in stated:
-        return ConfigError(f"--{key}: {message}, not {first['input']!r}")
-    in_section = line_of(path, kind.section, key)
-    line = in_section if in_section > 1 else line_of(path, None, key)
-    return ConfigError(f"{path}:{line}: {key}: {message}, not {first['input']!r}")

@@ -9,14 +9,8 @@ from typing import TypeVar
 
 from adaptermix import console
 from adaptermix.align_training import train_align
-from adaptermix.config import (
-    CONFIG_NAME,
-    EvalSettings,
-    MergeSettings,
-    TrainAlignSettings,
-    TrainTaskSettings,
-    load_settings,
-)
+from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
+from adaptermix.config_file import CONFIG_NAME, load_settings
 from adaptermix.evaluation import EvalReport, evaluate
 from adaptermix.merging import merge
 from adaptermix.outputs import check_output, whole_output

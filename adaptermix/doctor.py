@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 
 from adaptermix import comet
 from adaptermix.answers import cache_folder
+from adaptermix.outputs import Report
 
 State = Literal["ok", "warn", "missing"]
 
@@ -80,7 +81,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class DoctorReport:
+class DoctorReport(Report):
     """Everything that was looked at."""
 
     checks: list[Check]
@@ -92,7 +93,7 @@ class DoctorReport:
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
-        return {"is_fit": self.is_fit, "checks": [asdict(check) for check in self.checks]}
+        return {"is_fit": self.is_fit} | super().as_record()
 
 
 def examine(seconds: float = SECONDS) -> DoctorReport:

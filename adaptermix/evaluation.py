@@ -33,7 +33,7 @@ from adaptermix.models import (
     locate_model,
     weight_shapes,
 )
-from adaptermix.outputs import check_output, whole_output
+from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.tasks import Outcome, Task, make_task
 
@@ -53,7 +53,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class EvalReport:
+class EvalReport(Report):
     """Scores of all systems on all languages.
 
     Attributes:
@@ -86,7 +86,7 @@ class EvalReport:
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON; examples' scores are in the predictions."""
-        record = asdict(self)
+        record = super().as_record()
         for cell in record["cells"]:
             for score in (cell["score"], *cell["scores"].values()):
                 del score["segments"]
@@ -94,17 +94,13 @@ class EvalReport:
 
 
 @dataclass(frozen=True)
-class EvalPlan:
+class EvalPlan(Report):
     """What an evaluation would do."""
 
     systems: list[str]
     examples: dict[str, int]
     longest_prompt: int
     out: str
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the plan as a dictionary for JSON."""
-        return asdict(self)
 
 
 def evaluate(

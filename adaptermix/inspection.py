@@ -18,7 +18,7 @@ rank / width. An overlap means something where it is well above this.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from adaptermix.config import InspectSettings
 from adaptermix.core_space import random_overlap, subspace_overlap, subspaces
 from adaptermix.deltas import inner_product, norm
 from adaptermix.merge_plan import check_shapes, share_a_base, with_common_names
+from adaptermix.outputs import Report
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class InspectReport:
+class InspectReport(Report):
     """What adapters are and where they interfere.
 
     Attributes:
@@ -170,7 +171,7 @@ class InspectReport:
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
-        record = asdict(self)
+        record = super().as_record()
         del record["by"]
         return record
 

@@ -18,7 +18,7 @@ from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ConfigError
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.model_card import languages_of
-from adaptermix.outputs import check_output
+from adaptermix.outputs import Report, check_output
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MergeSource:
 
 
 @dataclass(frozen=True)
-class MergeReport:
+class MergeReport(Report):
     """What was merged into what, and what the method made of the exact weighted sum.
 
     Attributes:
@@ -70,10 +70,6 @@ class MergeReport:
     cross_term_energy: float
     inactive: str
     written: bool
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON."""
-        return asdict(self)
 
 
 def merge(

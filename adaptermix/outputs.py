@@ -1,14 +1,24 @@
-"""Files and folders that appear whole or not at all."""
+"""What commands leave: reports, and files and folders that appear whole or not at all."""
 
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command returns; it is shown to people, or printed as JSON."""
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        return asdict(self)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from adaptermix import __version__
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
-from adaptermix.outputs import whole_output, write_json
+from adaptermix.outputs import Report, whole_output, write_json
 from adaptermix.recipe import Recipe, Step
 
 STATE = "steps.json"
@@ -72,16 +72,12 @@ class StepReport:
 
 
 @dataclass(frozen=True)
-class RecipeReport:
+class RecipeReport(Report):
     """What a run of a recipe did."""
 
     recipe: str
     out: str
     steps: list[StepReport]
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
-class RecipePlan:
+class RecipePlan(Report):
     """What a run of a recipe would do."""
 
     recipe: str
@@ -569,7 +565,7 @@ def _model_content(name: str) -> str:
 
 
 def _task_data(path: Path) -> list[tuple[str, str]]:
-    from adaptermix.config import load_task_file
+    from adaptermix.config_file import load_task_file
 
     patterns = [pattern.replace("{lang}", "*") for pattern in load_task_file(path).files.values()]
     found = sorted({file for pattern in patterns for file in path.parent.glob(pattern)})

@@ -25,15 +25,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from adaptermix import config
-from adaptermix.config import (
-    HUB_NAME,
-    MergeSettings,
-    Settings,
-    keys_of,
-    line_of,
-    read_toml,
-    relative_to_file,
-)
+from adaptermix.config import HUB_NAME, MergeSettings, Settings
+from adaptermix.config_file import keys_of, line_of, read_toml, relative_to_file
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.outputs import check_output, whole_output
 
@@ -120,7 +113,9 @@ class Recipe:
             if step.name == name:
                 return step
         names = [step.name for step in self.steps]
-        raise ConfigError(f"{self.path}: no step '{name}'", hint=f"the steps are {_listed(names)}")
+        raise ConfigError(
+            f"{self.path}: no step '{name}'", hint=f"the steps are {', '.join(names)}"
+        )
 
     def with_needs(self, name: str) -> "Recipe":
         """Return the recipe of one step and of all that it needs."""
@@ -252,7 +247,7 @@ def _check_step(draft: _Draft) -> None:
         raise draft.fail("is no name of a step: letters, digits, - and _")
     command, kinds = draft.written.get("command"), _kinds()
     if command not in kinds:
-        hint = f"the commands are {_listed(kinds)}"
+        hint = f"the commands are {', '.join(kinds)}"
         if command is None:
             raise draft.fail("no command", hint=hint)
         raise draft.fail(f"unknown command '{command}'", "command", hint=hint)
@@ -261,7 +256,7 @@ def _check_step(draft: _Draft) -> None:
             raise draft.fail(f"'{key}' is no key of a step: {_MANAGED[key]}", key)
         if key not in _keys_of_step(draft.kind):
             keys = [k for k in _keys_of_step(draft.kind) if k not in _MANAGED]
-            hint = f"the keys of {command} are {_listed(keys)}"
+            hint = f"the keys of {command} are {', '.join(keys)}"
             raise draft.fail(f"unknown key '{key}'", key, hint=hint)
 
 
@@ -329,7 +324,7 @@ def _in_order(drafts: Mapping[str, _Draft], wanted: Sequence[str]) -> list[str]:
         for need, key in _needs(drafts[name]).items():
             if need not in drafts:
                 near = get_close_matches(need, drafts, 1)
-                hint = f"did you mean @{near[0]}?" if near else f"the steps are {_listed(drafts)}"
+                hint = f"did you mean @{near[0]}?" if near else f"the steps are {', '.join(drafts)}"
                 raise drafts[name].fail(f"{key}: no step '{need}'", key, hint=hint)
             if need in (*above, name):
                 chain = (*above, name)[(*above, name).index(need) :]
@@ -506,7 +501,3 @@ def _is_named(value: Any, message: str) -> bool:
     items = value if isinstance(value, list) else [value]
     words = [item for item in items if isinstance(item, str) and item]
     return any(re.search(rf"(?<![\w-]){re.escape(word)}(?!\w)", message) for word in words)
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(names)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from adaptermix import __version__
 from adaptermix.config import ReportSettings
-from adaptermix.outputs import check_output, whole_output
+from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.sections import Section, sections_of
 from adaptermix.tables import printable
@@ -30,7 +30,7 @@ _RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as the 
 
 
 @dataclass(frozen=True)
-class ReportSummary:
+class ReportSummary(Report):
     """What a report was made of, and what was written.
 
     Attributes:
@@ -56,10 +56,6 @@ class ReportSummary:
     examples: int
     bytes: int
     written: bool
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the summary as a dictionary for JSON."""
-        return asdict(self)
 
 
 def report(

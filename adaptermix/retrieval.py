@@ -8,7 +8,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from adaptermix.extraction import (
 )
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
 from adaptermix.multiway import flores_code, read_multiway
-from adaptermix.outputs import check_output, whole_output
+from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.retrieval_scores import normalized, retrieve
 
 ALL = "all"
@@ -133,7 +133,7 @@ class ScoreCorrelation:
 
 
 @dataclass(frozen=True)
-class RetrievalReport:
+class RetrievalReport(Report):
     """Retrieval of all systems; lists of values are parallel to ``layers``.
 
     Attributes:
@@ -164,13 +164,9 @@ class RetrievalReport:
     notes: list[str]
     out: str
 
-    def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class RetrievalPlan:
+class RetrievalPlan(Report):
     """What an analysis would do.
 
     Attributes:
@@ -187,10 +183,6 @@ class RetrievalPlan:
     known: int
     missing_bytes: int
     out: str
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the plan as a dictionary for JSON."""
-        return asdict(self)
 
 
 def analyze(

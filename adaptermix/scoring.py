@@ -11,6 +11,7 @@ from adaptermix.data import json_value, numbered_lines, read_massive_file
 from adaptermix.entities import read_iob2
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.metrics import Score, without_missing_comet
+from adaptermix.outputs import Report
 from adaptermix.tasks import Example, OwnTask, Task, make_task
 from adaptermix.translation import language_code, read_translations
 
@@ -19,7 +20,7 @@ OUTPUT_FIELDS = ("output", "prediction", "answer", "hypothesis", "translation", 
 
 
 @dataclass(frozen=True)
-class ScoreReport:
+class ScoreReport(Report):
     """Scores by metric, and counts.
 
     Attributes:

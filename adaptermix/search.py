@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from adaptermix.learning import learn_weights
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
-from adaptermix.outputs import check_output, whole_output, write_json
+from adaptermix.outputs import Report, check_output, whole_output, write_json
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.significance import Difference, Interval
 from adaptermix.tables import scaled, titled
@@ -69,7 +69,7 @@ class CandidateResult:
 
 
 @dataclass(frozen=True)
-class SearchReport:
+class SearchReport(Report):
     """What was tried, what was chosen, and how sure that is.
 
     Attributes:
@@ -102,13 +102,9 @@ class SearchReport:
     notes: list[str]
     folder: str
 
-    def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class SearchPlan:
+class SearchPlan(Report):
     """What a search would do."""
 
     candidates: list[str]
@@ -116,10 +112,6 @@ class SearchPlan:
     longest_prompt: int
     out: str
     folder: str
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the plan as a dictionary for JSON."""
-        return asdict(self)
 
 
 def search(

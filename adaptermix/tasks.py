@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from adaptermix import metrics
-from adaptermix.config import ScorerSettings, TaskFile, load_task_file
+from adaptermix.config import ScorerSettings, TaskFile
+from adaptermix.config_file import load_task_file
 from adaptermix.data import (
     SlotExample,
     Split,

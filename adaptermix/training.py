@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.footprint import Footprint
 from adaptermix.models import fingerprint
-from adaptermix.outputs import check_output, whole_output, write_json
+from adaptermix.outputs import Report, check_output, whole_output, write_json
 from adaptermix.processes import is_main_process, process_count
 from adaptermix.trainer import AdapterTrainer, NamedCollator, StopSignals, last_checkpoint
 
@@ -57,7 +57,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainReport(Report):
     """What was trained, on what, and how it ended.
 
     Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
@@ -88,10 +88,6 @@ class TrainReport:
         """Return the report that an adapter's record holds; the time it took is not kept."""
         known = {"seconds": 0.0, **record}
         return cls(**{each.name: known[each.name] for each in fields(cls)})
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from vllm import SamplingParams, TokensPrompt
 
 from adaptermix.adapters import read_adapter, stage_adapter
 from adaptermix.batching import PromptEncoder
-from adaptermix.config import EvalSettings, MergeSettings, load_settings
+from adaptermix.config import EvalSettings, MergeSettings
+from adaptermix.config_file import load_settings
 from adaptermix.data import read_massive
 from adaptermix.engines import Limits, Request, _lora_request
 from adaptermix.generation import Decoder

@@ -27,8 +27,8 @@ from adaptermix.config import (
     ModelSettings,
     TrainAlignSettings,
     TrainTaskSettings,
-    load_settings,
 )
+from adaptermix.config_file import load_settings
 from adaptermix.data import read_massive
 from adaptermix.evaluation import evaluate
 from adaptermix.merging import merge

@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the hub points it at a local server
+os.environ.pop("COLUMNS", None)  # Rich keeps for good the width that it finds at its import
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing by more, and bits stay the same
 
@@ -27,6 +28,8 @@ from transformers import (
 settings.register_profile("adaptermix", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("adaptermix")
 
+# These come first, so that of two processes neither is left alone with one of them at the end.
+LONGEST = ("test_vllm.py", "test_demo.py", "test_paper_recipes.py", "test_recipe.py")
 SHARED = Path(__file__).parent.parent.parent / "shared"
 SENTENCES = {
     "en": ["wake me up at five", "play jazz in the kitchen", "turn off the red lamp", "hello"],
@@ -53,6 +56,11 @@ LAYOUTS = {
     "qwen3": Qwen3Config,
     "gemma2": Gemma2Config,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from adaptermix.adapters import read_adapter
-from adaptermix.config import EvalSettings, TrainAlignSettings, TrainTaskSettings, load_settings
+from adaptermix.config import EvalSettings, TrainAlignSettings, TrainTaskSettings
+from adaptermix.config_file import load_settings
 from adaptermix.data import read_massive
 from adaptermix.models import layer_index, load_model, load_tokenizer
 from adaptermix.representations import mean_pool, retrieval_accuracy

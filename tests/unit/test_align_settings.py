@@ -10,7 +10,8 @@ from adaptermix import console
 from adaptermix.adapters import read_adapter
 from adaptermix.align_training import AlignmentObjective, alignment_loss, train_align
 from adaptermix.batching import PairCollator, encode_pairs, with_held_text
-from adaptermix.config import TrainAlignSettings, load_settings
+from adaptermix.config import TrainAlignSettings
+from adaptermix.config_file import load_settings
 from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.lora import with_lora

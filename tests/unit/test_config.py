@@ -2,13 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix.config import (
-    EvalSettings,
-    MergeSettings,
-    TrainAlignSettings,
-    TrainTaskSettings,
-    load_settings,
-)
+from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
+from adaptermix.config_file import load_settings
 from adaptermix.errors import ConfigError
 
 

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 
 import adaptermix
-from adaptermix.config import (
-    EvalSettings,
-    MergeSettings,
-    TrainAlignSettings,
-    TrainTaskSettings,
-    load_settings,
-)
+from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
+from adaptermix.config_file import load_settings
 from adaptermix.data import read_massive, read_pairs
 from adaptermix.models import load_model, load_tokenizer
 from adaptermix.tagging import slots_of, without_marks

@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM
 
 from adaptermix.adapters import layer_of, read_adapter
 from adaptermix.batching import PairCollator, encode_pairs
-from adaptermix.config import TrainJointSettings, load_settings
+from adaptermix.config import TrainJointSettings
+from adaptermix.config_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.joint_training import Alternation, train_joint
 from adaptermix.lora import with_lora

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import layer_of, read_adapter
 from adaptermix.batching import EncodedExample
-from adaptermix.config import MergeSettings, TrainTaskSettings, load_settings
+from adaptermix.config import MergeSettings, TrainTaskSettings
+from adaptermix.config_file import load_settings
 from adaptermix.errors import ConfigError
 from adaptermix.footprint import Footprint
 from adaptermix.lora import with_lora

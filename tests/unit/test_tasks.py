@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.config import ScorerSettings, load_task_file
+from adaptermix.config import ScorerSettings
+from adaptermix.config_file import load_task_file
 from adaptermix.data import SlotExample
 from adaptermix.entities import Entity, EntityExample
 from adaptermix.errors import ConfigError, DataError

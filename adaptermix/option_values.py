@@ -1,0 +1,124 @@
+"""How the values of settings are read: as text from a flag, as text or lists from a file."""
+
+import json
+import re
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+R = TypeVar("R")
+
+
+def _split_commas(value: object) -> object:
+    """Read ``cy-en,sw-en`` as a list; lists from the file pass unchanged."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
+    repeated = [name for at, name in enumerate(names) if name in names[:at]]
+    if repeated:
+        raise ValueError(f"'{repeated[0]}' is there twice")
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
+Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
+
+
+def _several(value: object) -> object:
+    """Read ``0.1,1.0`` as a list, and a single number as a list of one."""
+    return [value] if isinstance(value, int | float) else _split_commas(value)
+
+
+def _read_layer(value: object) -> object:
+    """Check a block's number, a name or a fraction; numbers from the file become text."""
+    text = str(value)
+    if text in ("bottom", "middle", "top", "top-normed") or re.fullmatch(r"0*[1-9]\d*", text):
+        return text
+    if re.fullmatch(r"\d*\.\d+", text) and 0 < float(text) <= 1:
+        return text
+    raise ValueError(
+        "it is the number of a block from 1, bottom, middle, top, top-normed, or a fraction of "
+        "the depth such as 0.5"
+    )
+
+
+Positive = Annotated[float, Field(gt=0)]
+Temperatures = Annotated[
+    tuple[Positive, ...], BeforeValidator(_several), AfterValidator(_refuse_repeats)
+]
+Layer = Annotated[str, BeforeValidator(_read_layer)]
+
+
+def _read_arguments(value: object) -> object:
+    """Read ``{"seed": 1}`` or ``seed=1,quantization=fp8``; tables from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(name.strip() and sign for name, sign, _ in pairs):
+        raise ValueError("neither a JSON object nor key=value,key=value")
+    return {name.strip(): _json_or_text(text.strip()) for name, _, text in pairs}
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _python_names(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("--").replace("-", "_"): arguments[name] for name in arguments}
+
+
+def _read_groups(value: object) -> object:
+    """Read ``supervised=ar,en;aligned=cy``; tables from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(";") if part.strip()]
+    if not all(name.strip() and langs.strip() for name, _, langs in pairs):
+        raise ValueError("groups are written name=lang,lang;name=lang")
+    return {name.strip(): langs for name, _, langs in pairs}
+
+
+def _read_ranges(value: object) -> object:
+    """Read ``0-15,20`` as numbers; lists from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if found is None:
+            raise ValueError("blocks are written as 0-15,20")
+        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return numbers
+
+
+def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+    return patterns
+
+
+Layers = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_read_ranges)]
+_Patterns = (BeforeValidator(_read_arguments), AfterValidator(_refuse_bad_patterns))
+Ranks = Annotated[dict[str, PositiveInt], *_Patterns]
+Alphas = Annotated[dict[str, PositiveFloat], *_Patterns]
+Groups = Annotated[dict[str, Names], BeforeValidator(_read_groups)]
+EngineArgs = Annotated[
+    dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
+]
