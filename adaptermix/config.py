@@ -136,7 +136,7 @@ def _read_ranges(value: object) -> object:
     numbers: list[int] = []
     for part in value.split(","):
         found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if found is None:
+        if found is None or int(found[2] or found[1]) < int(found[1]):
             raise ValueError("blocks are written as 0-15,20")
         numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return numbers
@@ -1087,6 +1087,8 @@ def _config_error(
     """Turn pydantic's first complaint into one line that names the flag, or the file and line."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "too_short":
+        message = f"{first['ctx']['min_length']} or more are needed"
     if not first["loc"]:
         return ConfigError(message, hint=f"adaptermix {kind.section} --help")
     key = str(first["loc"][0])
