@@ -34,7 +34,8 @@ PAPER_GROUPS: dict[str, tuple[str, ...]] = {
     "transfer-other": ("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
 }
 # The 35 languages of its initial analysis (section 2, appendix C), and those of them that are
-# low-resource by NLLB (2022).
+# low-resource as NLLB (2022) has it: fewer than 1M pairs of public bitext, by the counts in its
+# code (fairseq, examples/nllb/modeling/evaluation/train_example_count/flores200_public.py).
 PAPER_LANGS = (
     *(lang for group in PAPER_GROUPS.values() for lang in group),
     *"cs he uk am bn it hu hy id kn ka mn km ko lv".split(),

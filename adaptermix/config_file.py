@@ -199,6 +199,8 @@ def _config_error(
     """Turn pydantic's first complaint into one line that names the flag, or the file and line."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "too_short":
+        message = f"{first['ctx']['min_length']} or more are needed"
     if not first["loc"]:
         return ConfigError(message, hint=f"adaptermix {kind.section} --help")
     key = str(first["loc"][0])

@@ -71,7 +71,7 @@ def encode_texts(
     limit = context_length(folder)
     encoded = []
     for lang, sentences in texts.items():
-        whole = tokenizer([*sentences])["input_ids"]
+        whole = tokenizer([*sentences], verbose=False)["input_ids"]  # a cut one is told of below
         if empty := [at for at, ids in enumerate(whole, start=1) if not ids]:
             raise DataError(f"sentence {empty[0]} in '{lang}' has no tokens")
         cut = sum(limit is not None and len(ids) > limit for ids in whole)
@@ -274,12 +274,16 @@ def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:
 
 
 class LayerReader:
-    """Reads one layer of one language at a time, from mapped files."""
+    """Reads one layer of one language at a time.
+
+    A file is mapped for as long as a tensor of it is held. Were all of them mapped for good, what
+    was read once would count as this process's memory, until all representations were in it.
+    """
 
     def __init__(self, paths: Mapping[tuple[str, str], Path]) -> None:
-        """Map all files; nothing is read yet."""
-        self._files = {key: TensorFile(path) for key, path in paths.items()}
+        """Take the files by system and language; nothing is read yet."""
+        self._paths = dict(paths)
 
     def layer(self, system: str, lang: str, layer: int) -> Float[Tensor, "sentences hidden"]:
         """Return one layer's representations, a view of the file."""
-        return self._files[system, lang].tensor(TENSOR)[layer]
+        return TensorFile(self._paths[system, lang]).tensor(TENSOR)[layer]

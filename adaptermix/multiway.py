@@ -25,6 +25,7 @@ _THREE_LETTERS: dict[str, str] = {
     """.split()
 }
 _ENDINGS = ("", ".gz")
+_FLORES_SPLITS = ("dev", "devtest")
 
 
 def flores_code(lang: str) -> str:
@@ -78,8 +79,7 @@ def _find(lang: str, split: str, folder: Path) -> Path:
     except DataError as error:
         if not folder.is_dir() or "several files" in error.message:
             raise
-        there = _languages_there(split, folder)
-        told = "it has " + " ".join(there) if there else f"files are named LANG.{split} or LANG.txt"
+        told = _what_is_there(split, folder)
         raise DataError(f"{folder}: no {split} text in '{lang}'", hint=told) from error
 
 
@@ -92,6 +92,15 @@ def _spellings(lang: str) -> list[str]:
         others.append(f"{letters}_*")
     others += [s for s, letters in _THREE_LETTERS.items() if lang.startswith(f"{letters}_")]
     return [glob.escape(lang), *others]
+
+
+def _what_is_there(split: str, folder: Path) -> str:
+    if there := _languages_there(split, folder):
+        return "it has " + " ".join(there)
+    others = [other for other in _FLORES_SPLITS if _languages_there(other, folder)]
+    if others:
+        return f"it has {' and '.join(others)} text: --split {others[0]}"
+    return f"files are named LANG.{split} or LANG.txt"
 
 
 def _languages_there(split: str, folder: Path) -> list[str]:

@@ -99,7 +99,7 @@ def _read_ranges(value: object) -> object:
     numbers: list[int] = []
     for part in value.split(","):
         found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if found is None:
+        if found is None or int(found[2] or found[1]) < int(found[1]):
             raise ValueError("blocks are written as 0-15,20")
         numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return numbers

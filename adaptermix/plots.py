@@ -47,7 +47,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontSize": 12,
         "orient": "top",
         "columns": 3,
-        "columnPadding": 18,
+        "columnPadding": 28,
         "labelLimit": 150,
     },
     "point": {"opacity": 1},
@@ -266,16 +266,16 @@ def lines(
 
 def heat_map(
     rows: Sequence[Mapping[str, Any]],
-    axes: tuple[str, str],
+    axes: tuple[str, str, str],
     name: str,
     texts: tuple[str, str],
-    top: float = 1.0,
+    top: float,
 ) -> Plot:
-    """Plot a share for every ordered pair of languages.
+    """Plot a number for every ordered pair of languages.
 
     Args:
-        rows: ``source``, ``target`` and ``value`` between 0 and 1, in the order to show.
-        axes: Titles of the vertical axis and of the colors.
+        rows: ``source``, ``target`` and ``value``, 0 or more, in the order to show.
+        axes: Titles of the vertical axis, of the horizontal one, and of the colors.
         name: Stem of its files.
         texts: Title and caption.
         top: Where the scale of colors ends.
@@ -286,9 +286,9 @@ def heat_map(
         _base(rows)
         .mark_rect()
         .encode(
-            x=alt.X("target:N", sort=sources, title=None, axis=alt.Axis(orient="top")),
+            x=alt.X("target:N", sort=sources, title=axes[1], axis=alt.Axis(orient="top")),
             y=alt.Y("source:N", sort=sources, title=axes[0]),
-            color=alt.Color("value:Q", title=axes[1], scale=scale),
+            color=alt.Color("value:Q", title=axes[2], scale=scale),
         )
         .properties(width=_side(len(sources)), height=_side(len(sources)))
     )
@@ -304,15 +304,14 @@ def scatter(
     """Plot named points and the least-squares line through them.
 
     Args:
-        rows: ``x``, ``y``, ``name``, and ``group`` (which color).
+        rows: ``x``, ``y`` and ``name``.
         axes: Titles of the two axes.
         name: Stem of its files.
         texts: Title and caption.
     """
     x = alt.X("x:Q", title=axes[0], scale=alt.Scale(zero=False))
     y = alt.Y("y:Q", title=axes[1], scale=alt.Scale(zero=False))
-    groups = dict(zip(dict.fromkeys(row["group"] for row in rows), PALETTE[1:], strict=False))
-    points = _base(rows).mark_point(filled=True, size=55).encode(x, y, _color("group", groups))
+    points = _base(rows).mark_point(filled=True, size=55, color=PALETTE[1]).encode(x, y)
     names = (
         _base(rows)
         .mark_text(align="left", dx=6, dy=-5, color="currentColor")

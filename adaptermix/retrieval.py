@@ -375,7 +375,7 @@ def _summed_up(job: _Job, grid: _Grid, settings: RetrievalSettings) -> Retrieval
         correlations=(_correlations(job, job.scores, grid, groups, readings) if job.scores else []),
         extracted=job.extractor.extracted,
         reused=job.extractor.reused,
-        notes=_notes(job),
+        notes=_notes(job, settings.groups),
         out=str(settings.out),
     )
 
@@ -493,7 +493,7 @@ def _aggregate(
     return Aggregate(scores.system, scores.over, reading, chosen, accuracy, mexa)
 
 
-def _notes(job: _Job) -> list[str]:
+def _notes(job: _Job, groups: Mapping[str, Sequence[str]] | None) -> list[str]:
     notes = [
         f"{text.truncated:,} sentences in '{text.lang}' were cut to the model's context"
         for text in job.texts
@@ -501,6 +501,10 @@ def _notes(job: _Job) -> list[str]:
     ]
     if job.scores and job.scores.unknown:
         notes.append("scores without retrieval: " + " ".join(job.scores.unknown))
+    codes = {flores_code(lang) for lang in job.langs}
+    for name, members in (groups or {}).items():
+        if absent := [member for member in members if flores_code(member) not in codes]:
+            notes.append(f"group {name}: not analyzed: {' '.join(absent)}")
     return notes
 
 

@@ -314,7 +314,7 @@ def _retrieval(
         *_placement(report, inspected, f"{name}-placement"),
         *(
             _correlation(c, f"{name}-correlation-{number}")
-            for number, c in enumerate(report.correlations, start=1)
+            for number, c in enumerate(_drawn(report.correlations), start=1)
         ),
         *_language_pairs(report, name),
     ]
@@ -338,13 +338,13 @@ def _by_layer(report: RetrievalReport, name: str) -> Plot:
     first = report.systems[0]
     mine = [row for row in report.by_layer if row.system == first]
     rows = [
-        {"layer": layer, "value": value, "line": row.over}
+        {"layer": layer, "value": 100 * value, "line": row.over}
         for row in mine
         for layer, value in zip(report.layers, row.accuracy, strict=True)
     ]
     colors = colors_of([row.over for row in mine])
     texts = (f"Retrieval by layer: {first}", "All languages, and each group of languages.")
-    return lines(rows, colors, ("layer", "retrieval accuracy"), name, texts)
+    return lines(rows, colors, ("layer", "retrieval accuracy (%)"), name, texts)
 
 
 def _before_and_after(report: RetrievalReport, colors: Mapping[str, str], name: str) -> Plot | None:
@@ -352,13 +352,13 @@ def _before_and_after(report: RetrievalReport, colors: Mapping[str, str], name: 
     if len(report.systems) < 2:
         return None
     rows = [
-        {"layer": layer, "value": value, "line": row.system}
+        {"layer": layer, "value": 100 * value, "line": row.system}
         for row in report.by_layer
         if row.over == "all"
         for layer, value in zip(report.layers, row.accuracy, strict=True)
     ]
     texts = ("Retrieval before and after tuning", "Mean over all language pairs.")
-    return lines(rows, colors, ("layer", "retrieval accuracy"), name, texts)
+    return lines(rows, colors, ("layer", "retrieval accuracy (%)"), name, texts)
 
 
 def _placement(report: RetrievalReport, inspected: InspectReport | None, name: str) -> list[Plot]:
@@ -371,7 +371,11 @@ def _placement(report: RetrievalReport, inspected: InspectReport | None, name: s
     if len(set(placed.values())) < 2 or base is None:
         return []
     rows: list[dict[str, Any]] = [
-        {"layer": layer, "value": value - before, "line": f"at layer {placed[row.system]}"}
+        {
+            "layer": layer,
+            "value": 100 * (value - before),
+            "line": f"at layer {placed[row.system]}",
+        }
         for row in sorted(report.by_layer, key=lambda row: placed.get(row.system, 0))
         if row.over == "all" and row.system in placed
         for layer, value, before in zip(report.layers, row.accuracy, base.accuracy, strict=True)
@@ -382,7 +386,7 @@ def _placement(report: RetrievalReport, inspected: InspectReport | None, name: s
         "Where the alignment loss was placed",
         f"Accuracy minus that of {report.systems[0]}, for adapters aligned at different layers.",
     )
-    return [lines(rows, colors, ("layer", "gain in accuracy"), name, texts)]
+    return [lines(rows, colors, ("layer", "gain in accuracy (points)"), name, texts)]
 
 
 def _alignment_layers(inspected: InspectReport, depth: int) -> dict[str, int]:
@@ -396,18 +400,25 @@ def _alignment_layers(inspected: InspectReport, depth: int) -> dict[str, int]:
     return layers
 
 
+def _drawn(correlations: Sequence[Correlation]) -> list[Correlation]:
+    """Choose those that are plotted: over all languages, at the middle layer as figure 1b."""
+    over_all = [c for c in correlations if c.over == "all"]
+    readings = [c.reading for c in over_all]
+    drawn = ["middle layer"] if "middle layer" in readings else readings[:1]
+    return [c for c in over_all if c.reading in drawn]
+
+
 def _correlation(found: Correlation, name: str) -> Plot:
     """Figure 1b: retrieval accuracy against task score, a point a language."""
     rows = [
         {
-            "x": point.accuracy,
+            "x": 100 * point.accuracy,
             "y": scaled(found.metric, point.score),
             "name": point.lang,
-            "group": found.over,
         }
         for point in found.points
     ]
-    axes = (f"retrieval accuracy of {found.system}, {found.reading}", titled(found.metric))
+    axes = (f"retrieval accuracy of {found.system} (%), {found.reading}", titled(found.metric))
     title = f"Retrieval of {found.system} against the score of {found.scored}"
     return scatter(rows, axes, name, (title, _coefficients(found) + "."))
 
@@ -429,18 +440,20 @@ def _language_pairs(report: RetrievalReport, name: str) -> Iterator[Plot]:
         return
     at = max(range(len(report.layers)), key=overall.accuracy.__getitem__)
     order = {lang: number for number, lang in enumerate(report.langs)}
-    top = max((p.accuracy[at] for p in report.pairs), default=0) or 1.0
+    top = 100 * (max((p.accuracy[at] for p in report.pairs), default=0) or 1.0)
     for number, system in enumerate(report.systems, start=1):
         rows = [
-            {"source": p.source, "target": p.target, "value": p.accuracy[at]}
+            {"source": p.source, "target": p.target, "value": 100 * p.accuracy[at]}
             for p in sorted(report.pairs, key=lambda p: order.get(p.source, 0))
             if p.system == system
         ]
         texts = (
             f"Language pairs: {system}",
-            f"Layer {report.layers[at]}, where {overall.system} is best; rows are sources.",
+            f"Layer {report.layers[at]}, where {overall.system} is best.",
         )
-        yield heat_map(rows, ("source", "accuracy"), f"{name}-pairs-{number}", texts, top)
+        yield heat_map(
+            rows, ("source", "target", "accuracy (%)"), f"{name}-pairs-{number}", texts, top
+        )
 
 
 def _aggregate_table(report: RetrievalReport, name: str) -> Table:

@@ -11,6 +11,7 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -46,7 +47,7 @@ class Table:
     def as_latex(self) -> str:
         """Return the table as a ``tabular`` of the booktabs package."""
         cells = [[_escaped(cell, _LATEX) for cell in row] for row in (self.columns, *self.rows)]
-        head, *body = (" & ".join(row) + " \\\\" for row in cells)
+        head, *body = (f"{_guarded(' & '.join(row))} \\\\" for row in cells)
         lines = [
             f"% {_escaped(self.title, _LATEX)}",
             f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
@@ -58,6 +59,11 @@ class Table:
         """Write ``NAME.md`` and ``NAME.tex``."""
         (folder / f"{self.name}.md").write_text(self.as_markdown(), encoding="utf-8")
         (folder / f"{self.name}.tex").write_text(self.as_latex(), encoding="utf-8")
+
+
+def _guarded(row: str) -> str:
+    """Keep the command before a row from taking the row's first sign for its option."""
+    return "{}" + row if row.startswith(("[", "*")) else row
 
 
 def escaped_markdown(text: str) -> str:

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
+from adaptermix.config import (
+    EvalSettings,
+    MergeSettings,
+    RetrievalSettings,
+    TrainAlignSettings,
+    TrainTaskSettings,
+)
 from adaptermix.config_file import load_settings
 from adaptermix.errors import ConfigError
 
@@ -87,6 +93,8 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
         (TrainTaskSettings, {"rank": 0}, "--rank: input should be greater than 0, not 0"),
         (TrainAlignSettings, {"pairs": ","}, "--pairs"),
         (TrainAlignSettings, {"pairs": "cy-en,cy-en"}, "--pairs: 'cy-en' is there twice"),
+        (RetrievalSettings, {"langs": "cy"}, "--langs: 2 or more are needed"),
+        (RetrievalSettings, {"layers": "8-2"}, "--layers: blocks are written as 0-15,20"),
         (MergeSettings, {}, "give one of --weight W, --weights"),
         (MergeSettings, {"weight": 0.5, "weights": "1,2"}, "give one of --weight W, --weights"),
         (MergeSettings, {"weights": "1,x"}, "--weights"),

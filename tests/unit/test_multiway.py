@@ -84,6 +84,10 @@ def test_an_unknown_language_is_told_what_is_there(flores):
 def test_a_folder_without_the_split_or_no_folder(flores, tmp_path):
     with pytest.raises(DataError, match="no test text in 'en'") as caught:
         read_multiway(("en", "cy"), "test", flores)
-    assert "LANG.test" in caught.value.hint
+    assert caught.value.hint == "it has dev and devtest text: --split dev"
+    write(tmp_path / "empty", readme__md="nothing")
+    with pytest.raises(DataError) as caught:
+        read_multiway(("en", "cy"), "test", tmp_path / "empty")
+    assert caught.value.hint == "files are named LANG.test or LANG.txt"
     with pytest.raises(DataError, match="no such folder"):
         read_multiway(("en", "cy"), "dev", tmp_path / "nowhere")

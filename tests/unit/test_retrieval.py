@@ -2,6 +2,8 @@ import csv
 import json
 import random
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from adaptermix.adapters import named_adapters, read_adapter
 from adaptermix.config import RetrievalSettings
 from adaptermix.correlation import pearson
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
-from adaptermix.extraction import TENSOR, Extractor, encode_texts
+from adaptermix.extraction import TENSOR, Extractor, LayerReader, encode_texts
 from adaptermix.retrieval import analyze, plan
 from adaptermix.retrieval_scores import normalized, retrieve
 from adaptermix.tensor_files import TensorFile
@@ -162,6 +164,21 @@ def test_without_the_cache_nothing_is_kept(settings, answer_cache):
     assert not answer_cache.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_what_was_read_takes_no_memory(tmp_path):
+    """Of 32 MB in 16 layers no more than a few are there at a time."""
+    save_file({TENSOR: torch.ones(16, 1024, 512)}, tmp_path / "all.safetensors")
+    reader = LayerReader({("base", "en"): tmp_path / "all.safetensors"})
+    mapped = lambda: 4096 * int(Path("/proc/self/statm").read_text().split()[2])  # noqa: E731
+    before = mapped()
+    held = reader.layer("base", "en", 0)
+    assert held.sum() == held.numel()
+    assert mapped() - before > 1 << 20  # or this would measure nothing
+    for layer in range(1, 16):
+        assert reader.layer("base", "en", layer).sum() == 1024 * 512
+    assert mapped() - before < 8 << 20
+
+
 def test_batches_are_halved_where_memory_lacks(settings, monkeypatch):
     original, sizes = Extractor._pooled, []
 
@@ -226,6 +243,7 @@ def test_the_record_sums_up_what_each_pair_scores(model_dir, settings, text_dir,
     assert cy.as_target[2] == mean(lambda a, b: b == "cy", [2])
     assert cy.accuracy[2] == mean(lambda a, b: "cy" in (a, b), [2])
     assert report.groups == {"low-resource": ["cy", "swh_Latn"], "one": ["en"]}
+    assert report.notes == ["group none: not analyzed: fi"]
     whole, low, one = report.by_layer
     assert whole.accuracy[3] == mean(lambda a, b: True, [3])
     of_low = [s.accuracy[3] for s in report.by_language if s.lang in ("cy", "swh_Latn")]
