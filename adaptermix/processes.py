@@ -8,6 +8,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def process_rank() -> int:
+    """Return which of them this one is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main_process() -> bool:
     """Whether this is the process that writes files and talks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return process_rank() == 0
