@@ -1,7 +1,9 @@
 """Train a LoRA that pulls translations together at one layer, and nothing else."""
 
 import random
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +21,13 @@ from adaptermix.batching import (
 )
 from adaptermix.candidates import train_best
 from adaptermix.config import TrainAlignSettings, TrainJointSettings
-from adaptermix.contrastive_step import ContrastiveStep, Sentences, TokenLoss, gathered
+from adaptermix.contrastive_step import (
+    ContrastiveStep,
+    Sentences,
+    TokenLoss,
+    gathered,
+    mean_over_processes,
+)
 from adaptermix.data import hold_out, numbered_lines, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.footprint import Pass, footprint
@@ -48,6 +56,7 @@ from adaptermix.training import (
 )
 
 AlignSettings = TrainAlignSettings | TrainJointSettings
+_TENSORS = ("input_ids", "attention_mask", "source_keys", "target_keys")  # of a batch of pairs
 
 
 def train_align(
@@ -85,7 +94,7 @@ def train_align(
 def _train_one(
     settings: TrainAlignSettings, force: bool, dry_run: bool, on_progress: OnProgress
 ) -> TrainReport:
-    micro = check_training(settings, _own_pairs(settings), "--contrastive-batch", force)
+    micro = check_training(settings, own_pairs(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
     stream = align_stream(settings, tokenizer)
@@ -103,11 +112,11 @@ def _train_one(
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
     run = _AlignmentRun(settings, folder, stream, micro, collator, on_progress)
-    run.step = ContrastiveStep(model, 2 * pairs, settings.packing)
-    return run.train(model, _alignment_trainer(settings, model, run.step), force)
+    step = ContrastiveStep(model, 2 * pairs, settings.packing)
+    return run.train(model, partial(AlignmentTrainer, Alignment(settings, model, step)), force)
 
 
-def _own_pairs(settings: TrainAlignSettings) -> int:
+def own_pairs(settings: AlignSettings) -> int:
     """Return this process's part of a contrastive batch, which all processes share."""
     own, rest = divmod(settings.contrastive_batch, process_count())
     if rest:
@@ -184,14 +193,6 @@ def _with_held_text(
     return replace(stream, train=train, dev=dev)
 
 
-def loss_of(settings: AlignSettings) -> AlignmentLoss:
-    """Return the loss of pooled sources and targets that the settings describe."""
-    (temperature,) = settings.temperature
-    return AlignmentLoss(
-        temperature, settings.directions, settings.stop_gradient, settings.mask_duplicates
-    )
-
-
 class AlignmentObjective:
     """The loss of one contrastive batch, as the settings describe it.
 
@@ -201,11 +202,13 @@ class AlignmentObjective:
 
     def __init__(
         self,
-        settings: TrainAlignSettings,
+        settings: AlignSettings,
         adapted: PeftModel,
         step: ContrastiveStep,
         batch: dict[str, Tensor],
         seed: int = 0,
+        *,
+        together: bool = False,
     ) -> None:
         """Take a batch, and ask the base about it where that counts.
 
@@ -215,11 +218,19 @@ class AlignmentObjective:
             step: What encodes its sentences.
             batch: Of ``PairCollator``.
             seed: Decides which elements dropout takes.
+            together: Whether the batches of all processes are one.
         """
-        self.loss = loss_of(settings)
-        self.preserve = settings.preserve
+        (temperature,) = settings.temperature
+        self.loss = AlignmentLoss(
+            temperature, settings.directions, settings.stop_gradient, settings.mask_duplicates
+        )
+        self.preserve = settings.preserve if isinstance(settings, TrainAlignSettings) else 0.0
         self.sentences = Sentences.of(batch, seed, settings.pooling, settings.pool_skip)
         self.keys = torch.cat([batch["source_keys"], batch["target_keys"]])
+        self.together = together
+        self.held_tokens: float = sum(self.sentences.lengths[self.sentences.pairs :])
+        if together:
+            self.held_tokens = mean_over_processes(self.held_tokens, self.keys.device)
         self.base_vectors: Tensor | None = None
         if self.preserve:
             with torch.no_grad(), adapted.disable_adapter():
@@ -232,10 +243,10 @@ class AlignmentObjective:
 
     def __call__(self, sources: Tensor, targets: Tensor) -> Tensor:
         """Return the contrastive loss of the pairs of all processes, or of this one alone."""
-        is_all = len(sources) > self.sentences.pairs
-        keys = gathered(self.keys) if is_all else self.keys
+        keys = gathered(self.keys) if self.together else self.keys
         if self.base_vectors is not None:
-            targets = (gathered(self.base_vectors) if is_all else self.base_vectors).chunk(2)[1]
+            base = gathered(self.base_vectors) if self.together else self.base_vectors
+            targets = base.chunk(2)[1]
         return self.loss(sources, targets, *keys.chunk(2))
 
     def _ask_base(self, adapted: PeftModel, step: ContrastiveStep) -> None:
@@ -259,76 +270,108 @@ class AlignmentObjective:
         if not held.any():
             return states.new_zeros(())
         base = self.base_states[(self.starts[row.batch_rows] + row.positions)[held]]
-        share = len(base) / sum(self.sentences.lengths[self.sentences.pairs :])
+        share = len(base) / self.held_tokens
         return self.preserve * share * preservation_loss(states[held], base)
 
 
-def _alignment_trainer(
-    settings: TrainAlignSettings, adapted: PeftModel, step: ContrastiveStep
-) -> type[AdapterTrainer]:
-    """Return a Trainer that minimises the objective on pooled pairs.
+@dataclass(frozen=True)
+class Alignment:
+    """How one model is aligned, alone or beside a task.
 
-    The losses of accumulated contrastive batches are averaged.
+    Attributes:
+        settings: The loss, the pooling and so on.
+        adapted: The model, without a wrapper, whose adapter can be switched off.
+        step: What encodes its sentences.
     """
 
-    class AlignmentTrainer(AdapterTrainer):
-        can_split = False  # the step does that itself
+    settings: AlignSettings
+    adapted: PeftModel
+    step: ContrastiveStep
 
-        def backpropagate(
-            self,
-            model: nn.Module,
-            inputs: dict[str, Any],
-            items: Tensor | int | None = None,
-        ) -> Tensor:
-            model.train()
-            batch = self._prepare_inputs(inputs)
-            seed = int(torch.randint(2**31, ()))
-            objective = AlignmentObjective(settings, adapted, step, batch, seed)
-            share = 1 / self.current_gradient_accumulation_steps
-            loss = step.backpropagate(
-                model,
-                objective.sentences,
-                objective,
-                lambda part: self.accelerator.backward(part * share),
-                token_loss=objective.token_loss,
-                no_sync=lambda: self.accelerator.no_sync(model),
+    def backpropagate(
+        self, model: nn.Module, batch: dict[str, Tensor], accelerator: Any, share: float
+    ) -> Tensor:
+        """Return a share of the loss of a contrastive batch, and leave its gradient in the model.
+
+        Args:
+            model: What runs forward: wrapped, where several processes train it.
+            batch: This process's pairs, of ``PairCollator``.
+            accelerator: Trainer's, which knows how the model is wrapped.
+            share: Of the batch in its optimizer step.
+        """
+        seed = int(torch.randint(2**31, ()))
+        objective = AlignmentObjective(
+            self.settings, self.adapted, self.step, batch, seed, together=True
+        )
+        loss = self.step.backpropagate(
+            model.train(),
+            objective.sentences,
+            objective,
+            lambda part: accelerator.backward(part * share),
+            token_loss=objective.token_loss,
+            no_sync=lambda: accelerator.no_sync(model),
+        )
+        return loss * share
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the loss of the pairs of this process alone, in one pass, without a gradient."""
+        with torch.no_grad():
+            objective = AlignmentObjective(self.settings, self.adapted, self.step, batch)
+            vectors, added = self.step.encode(
+                self.adapted, objective.sentences, objective.token_loss
             )
-            return loss * share
+            return objective(*vectors[: 2 * objective.sentences.pairs].chunk(2)) + added
 
-        def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-            rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-            return self.whole_loader(rows, settings.contrastive_batch)
-
-        def prediction_step(
-            self,
-            model: nn.Module,
-            inputs: dict[str, Any],
-            prediction_loss_only: bool,
-            ignore_keys: list[str] | None = None,
-        ) -> tuple[Tensor, None, None]:
+    def dev_vectors(self, batches: Iterable[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Return the vectors of all sources and of all targets, [pairs hidden] each."""
+        self.adapted.eval()
+        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for batch in batches:
+            tensors = {name: batch[name].to(self.adapted.device) for name in _TENSORS}
+            sentences = Sentences.of(tensors, 0, self.settings.pooling, self.settings.pool_skip)
             with torch.no_grad():
-                batch = self._prepare_inputs(inputs)
-                return alignment_loss(settings, adapted, step, batch), None, None
+                vectors = self.step.vectors(self.adapted, sentences)[: 2 * sentences.pairs]
+            for side, pooled in zip(sides, vectors.chunk(2), strict=True):
+                side.append(pooled)
+        return torch.cat(sides[0]), torch.cat(sides[1])
 
-    return AlignmentTrainer
 
+class AlignmentTrainer(AdapterTrainer):
+    """Minimises the loss of contrastive batches; those of an optimizer step are averaged."""
 
-def alignment_loss(
-    settings: TrainAlignSettings,
-    adapted: PeftModel,
-    step: ContrastiveStep,
-    batch: dict[str, Tensor],
-) -> Tensor:
-    """Return the loss of one contrastive batch, in one pass."""
-    objective = AlignmentObjective(settings, adapted, step, batch)
-    vectors, added = step.encode(adapted, objective.sentences, objective.token_loss)
-    return objective(*vectors[: 2 * objective.sentences.pairs].chunk(2)) + added
+    can_split = False  # the step does that itself
+
+    def __init__(self, alignment: Alignment, **arguments: Any) -> None:
+        """Take what aligns, and what any Trainer takes."""
+        super().__init__(**arguments)
+        self.alignment = alignment
+
+    def backpropagate(
+        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
+    ) -> Tensor:
+        """Go forward and backward through a contrastive batch, in as many parts as memory asks."""
+        share = 1 / self.current_gradient_accumulation_steps
+        batch = self._prepare_inputs(inputs)
+        return self.alignment.backpropagate(model, batch, self.accelerator, share)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return the dev pairs in whole contrastive batches."""
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self.whole_loader(rows, self.alignment.settings.contrastive_batch)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """Return the dev loss of a contrastive batch."""
+        return self.alignment.loss(self._prepare_inputs(inputs)), None, None
 
 
 class _AlignmentRun(TrainingRun):
     """A run whose adapter is also judged by how well its dev pairs find each other."""
-
-    step: ContrastiveStep
 
     def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
         """Return the dev loss, and what the dev pairs look like with the adapter and without.
@@ -336,27 +379,18 @@ class _AlignmentRun(TrainingRun):
         ``retrieval_accuracy`` is how often a source finds its translation among all targets,
         ``random_cosine`` the mean cosine of pairs that are no translations.
         """
-        model.eval()
+        if not isinstance(trainer, AlignmentTrainer):
+            raise AssertionError("an alignment run has an alignment trainer")
         scores = super().dev_scores(trainer, model)
-        scores |= self._dev_geometry(model)
+        scores |= _dev_geometry(trainer)
         with model.disable_adapter():
-            of_base = self._dev_geometry(model)
+            of_base = _dev_geometry(trainer)
         return scores | {f"{name}_of_base": value for name, value in of_base.items()}
 
-    def _dev_geometry(self, model: PeftModel) -> dict[str, float]:
-        settings: TrainAlignSettings = self.settings  # type: ignore[assignment]
-        dev = self.stream.dev
-        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-        with torch.no_grad():
-            for start in range(0, len(dev), 32):
-                rows = self.collator(dev[start : start + 32])
-                batch = {name: tensor.to(model.device) for name, tensor in rows.items()}
-                sentences = Sentences.of(batch, 0, settings.pooling, settings.pool_skip)
-                vectors = self.step.vectors(model, sentences)[: 2 * sentences.pairs]
-                for side, pooled in zip(sides, vectors.chunk(2), strict=True):
-                    side.append(pooled)
-        sources, targets = torch.cat(sides[0]), torch.cat(sides[1])
-        return {
-            "retrieval_accuracy": retrieval_accuracy(sources, targets),
-            "random_cosine": random_pair_cosine(sources, targets),
-        }
+
+def _dev_geometry(trainer: AlignmentTrainer) -> dict[str, float]:
+    sources, targets = trainer.alignment.dev_vectors(trainer.get_eval_dataloader())
+    return {
+        "retrieval_accuracy": retrieval_accuracy(sources, targets),
+        "random_cosine": random_pair_cosine(sources, targets),
+    }

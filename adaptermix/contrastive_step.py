@@ -9,7 +9,7 @@ makes the vectors, a second one, part by part, what their gradients say about th
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -19,13 +19,27 @@ from transformers import PreTrainedModel
 
 from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.lora_linear import Dropout, speed_up, token_keys
-from adaptermix.packing import NAME, PackedRow, can_pack, pack, similar_runs
+from adaptermix.packing import PackedRow, attention_apart, can_pack, pack, similar_runs
+from adaptermix.processes import process_count, process_rank
 from adaptermix.representations import Pooling, pooling_weights, widened
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # of all sources and all targets
 TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # of some sentences and their hidden states
 Backward = Callable[[Tensor], Any]
 NoSync = Callable[[], AbstractContextManager[None]]
+
+
+class Forward(Protocol):
+    """Runs a model, wrapped or not, as far as the layer to align."""
+
+    def __call__(self, model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq hidden"]:
+        """Return the hidden states of what a decoder is given."""
+
+
+def run_decoder(model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq hidden"]:
+    """Run all of a model that ends at the layer to align."""
+    states: Tensor = model(**inputs).last_hidden_state
+    return states
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,7 @@ class Sentences:
         rows = torch.arange(len(mask), device=mask.device)
         pairs = len(batch["source_keys"])
         side, place = rows // pairs, rows % pairs
-        processes, rank = _processes()
-        numbers = (side * processes + rank) * pairs + place
+        numbers = (side * process_count() + process_rank()) * pairs + place
         weights = pooling_weights(mask, pooling, skip)
         lengths = mask.sum(1).tolist()
         return cls(pairs, batch["input_ids"], mask, weights, numbers, lengths, seed)
@@ -79,18 +92,26 @@ class ContrastiveStep:
         rows: Sentences in one forward pass, at most. Halved where memory does not suffice.
     """
 
-    def __init__(self, model: nn.Module, rows: int, packing: bool | None = None) -> None:
-        """Make the model's LoRA layers fast, and set its attention to packed sentences.
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: int,
+        packing: bool | None = None,
+        forward: Forward = run_decoder,
+    ) -> None:
+        """Make the model's LoRA layers fast, and see whether sentences can be packed.
 
         Args:
-            model: A PEFT model whose last hidden states are those of the layer to align.
+            model: A PEFT model.
             rows: Sentences in one forward pass, at most.
             packing: Whether sentences are packed; where the layout is known, by default.
+            forward: Runs the model as far as the layer to align.
 
         Raises:
             ConfigError: Packing is asked for and the layout is not known.
         """
         self.rows = rows
+        self.forward = forward
         self.dropout: Dropout = speed_up(model)
         decoder = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
         if packing and not can_pack(decoder):
@@ -99,9 +120,8 @@ class ContrastiveStep:
                 hint="leave it out; sentences are then sorted by length and padded",
             )
         self.packed = can_pack(decoder) if packing is None else packing
-        if self.packed:
-            decoder.set_attn_implementation(NAME)
-        elif getattr(decoder.config, "attn_logit_softcapping", None):
+        self.decoder = decoder
+        if not self.packed and getattr(decoder.config, "attn_logit_softcapping", None):
             decoder.set_attn_implementation("eager")  # transformers' default leaves the cap out
 
     def vectors(self, model: nn.Module, sentences: Sentences) -> Float[Tensor, "rows hidden"]:
@@ -161,7 +181,7 @@ class ContrastiveStep:
             clear_device_cache(garbage_collection=True)
 
     def _halve(self, error: RuntimeError) -> None:
-        if self.rows < 2 or _processes()[0] > 1:
+        if self.rows < 2 or process_count() > 1:
             raise ResourceError(
                 f"out of memory with {self.rows} sentences in a forward pass",
                 hint="lower --micro-batch-size or --max-length",
@@ -187,8 +207,7 @@ class ContrastiveStep:
                 added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
         leaf = torch.cat([part.detach() for part in vectors]).requires_grad_()
         loss = objective(*gathered(leaf[_inverse(parts)][: 2 * sentences.pairs]).chunk(2))
-        processes, _ = _processes()
-        (slope,) = torch.autograd.grad(loss * processes, leaf)
+        (slope,) = torch.autograd.grad(loss * process_count(), leaf)
         slopes = slope.split([len(part) for part in parts])
         after = _random_state()
         for at in reversed(range(len(parts))):
@@ -220,13 +239,15 @@ class ContrastiveStep:
         try:
             if self.packed:
                 self._set_keys(sentences, row.batch_rows, row.positions)
-                output = model(
-                    input_ids=row.input_ids[None],
-                    position_ids=row.positions[None],
-                    use_cache=False,
-                    groups=row.groups,
-                )
-                return row, output.last_hidden_state[0]
+                with attention_apart(self.decoder):
+                    packed = self.forward(
+                        model,
+                        input_ids=row.input_ids[None],
+                        position_ids=row.positions[None],
+                        use_cache=False,
+                        groups=row.groups,
+                    )
+                return row, packed[0]
             buckets = similar_runs([sentences.lengths[at] for at in chosen])
             states = [self._padded_states(model, sentences, chosen[run]) for run in buckets]
             return row, torch.cat(states)
@@ -242,8 +263,7 @@ class ContrastiveStep:
         ids, mask = sentences.input_ids[rows][:, used], mask[:, used]
         positions = mask.cumsum(1) - 1
         self._set_keys(sentences, rows[:, None].expand_as(mask).flatten(), positions.flatten())
-        output = model(input_ids=ids, attention_mask=mask, use_cache=False)
-        states: Tensor = output.last_hidden_state
+        states = self.forward(model, input_ids=ids, attention_mask=mask, use_cache=False)
         return states[mask.bool()]
 
     def _set_keys(self, sentences: Sentences, rows: Tensor, positions: Tensor) -> None:
@@ -268,21 +288,22 @@ def gathered(local: Float[Tensor, "rows ..."]) -> Float[Tensor, "all ..."]:
     Gradient flows to this process's rows only: every process computes the same loss, and so the
     others' part is with the others.
     """
-    processes, rank = _processes()
-    if processes == 1:
+    if process_count() == 1:
         return local
-    everyones = [torch.empty_like(local) for _ in range(processes)]
+    everyones = [torch.empty_like(local) for _ in range(process_count())]
     distributed.all_gather(everyones, local.detach().contiguous())
-    everyones[rank] = local
+    everyones[process_rank()] = local
     sides = zip(*(rows.chunk(2) for rows in everyones), strict=True)
     return torch.cat([rows for side in sides for rows in side])
 
 
-def _processes() -> tuple[int, int]:
-    """Return how many processes train together, and which of them this is."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_world_size(), distributed.get_rank()
-    return 1, 0
+def mean_over_processes(number: float, device: torch.device) -> float:
+    """Return the mean of what each process has."""
+    if process_count() == 1:
+        return number
+    total = torch.tensor(number, dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return total.item() / process_count()
 
 
 def _inverse(parts: Sequence[Sequence[int]]) -> list[int]:

@@ -1,17 +1,18 @@
 """Train one LoRA on a task and on alignment at once; the two alternate."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
-from adaptermix.align_training import align_stream, loss_of
+from adaptermix.align_training import Alignment, align_stream, own_pairs
 from adaptermix.batching import (
     IGNORED,
     AnswerCollator,
@@ -21,6 +22,7 @@ from adaptermix.batching import (
     padded_length,
 )
 from adaptermix.config import TrainJointSettings
+from adaptermix.contrastive_step import ContrastiveStep, Forward
 from adaptermix.engines import answer_greedily
 from adaptermix.footprint import Pass, footprint
 from adaptermix.generation import find_stop_ids
@@ -34,7 +36,7 @@ from adaptermix.models import (
     lower_blocks_only,
 )
 from adaptermix.processes import process_count
-from adaptermix.representations import pool, pooling_weights, retrieval_accuracy
+from adaptermix.representations import retrieval_accuracy
 from adaptermix.task_training import task_stream
 from adaptermix.tasks import make_task
 from adaptermix.trainer import AdapterTrainer
@@ -73,7 +75,7 @@ def train_joint(
     """
     if (ended := ended_run(settings, force)) is not None:
         return ended
-    micro = check_training(settings, settings.contrastive_batch, "--contrastive-batch", force)
+    micro = check_training(settings, own_pairs(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
@@ -102,9 +104,28 @@ def train_joint(
         count=planned_steps(settings, stream) * (settings.batch_size // micro),
         seed=settings.seed,
     )
-    plan = JointPlan(batches, settings, layer, task.dev, pairs.dev, judge)
+    step = ContrastiveStep(adapted, 2 * micro, forward=_lower_forward(adapted, settings, layer))
+    alignment = Alignment(settings, adapted, step)
+    plan = JointPlan(batches, settings, alignment, task.dev, pairs.dev, judge)
     run = _JointRun(settings, folder, stream, micro, collator, on_progress)
-    return run.train(adapted, plan.trainer, force)
+    return run.train(adapted, partial(JointTrainer, plan), force)
+
+
+def _lower_forward(adapted: PeftModel, settings: TrainJointSettings, layer: int) -> Forward:
+    """Return what runs the whole model as far as the layer to align."""
+    base: Any = adapted.get_base_model()
+
+    def forward(model: nn.Module, **inputs: Any) -> Tensor:
+        with lower_blocks_only(base, layer, is_normed=settings.layer == "top-normed"):
+            output = model(
+                **inputs,
+                output_hidden_states=True,
+                logits_to_keep=inputs["input_ids"].new_empty(0),
+            )
+        states: Tensor = output.hidden_states[-1]
+        return states
+
+    return forward
 
 
 def _turn(settings: TrainJointSettings, micro: int) -> int:
@@ -240,8 +261,8 @@ class JointPlan:
 
     Attributes:
         batches: The order of all micro-batches.
-        settings: Of the alignment: its loss, its weight, the pooling.
-        layer: Number of blocks that the alignment runs.
+        settings: Of both, and the weight of the alignment.
+        alignment: How the model is aligned.
         task_dev: Dev examples of the task.
         pair_dev: Dev pairs.
         judge: Scores dev answers, if they are to be.
@@ -249,14 +270,10 @@ class JointPlan:
 
     batches: Alternation
     settings: TrainJointSettings
-    layer: int
+    alignment: Alignment
     task_dev: Sequence[Any]
     pair_dev: Sequence[Any]
     judge: DevScore | None
-
-    def trainer(self, **arguments: Any) -> AdapterTrainer:
-        """Return the Trainer of this plan."""
-        return JointTrainer(self, **arguments)
 
 
 class JointTrainer(AdapterTrainer):
@@ -291,14 +308,27 @@ class JointTrainer(AdapterTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Add the gradient of one micro-batch, normalised by its own answer tokens."""
+        """Add the gradient of one micro-batch, normalised by the answer tokens of all processes."""
         self.can_split = "labels" in inputs
-        items = (inputs["labels"][:, 1:] != IGNORED).sum() if self.can_split else None
+        items = None
+        if self.can_split:
+            tokens = (inputs["labels"][:, 1:] != IGNORED).sum().to(self.args.device)
+            items = self.accelerator.reduce(tokens, "sum")
         loss = super().training_step(model, inputs, items)
         kind = 0 if self.can_split else 1
         micro_batches = self.current_gradient_accumulation_steps
         self.sums[kind] += torch.stack([loss * micro_batches, torch.ones_like(loss)])
         return loss
+
+    def backpropagate(
+        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
+    ) -> Tensor:
+        """Go forward and backward through a batch of either kind."""
+        if "labels" in inputs:
+            return super().backpropagate(model, inputs, items)
+        share = self.plan.settings.align_weight / self.current_gradient_accumulation_steps
+        batch = self._prepare_inputs(inputs)
+        return self.plan.alignment.backpropagate(model, batch, self.accelerator, share)
 
     def compute_loss(
         self,
@@ -307,33 +337,10 @@ class JointTrainer(AdapterTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the loss of a batch of either kind; the alignment's is weighted in training."""
-        if "labels" in inputs:
-            output = model(**inputs, num_items_in_batch=num_items_in_batch)
-            return (output.loss, output) if return_outputs else output.loss
-        objective = loss_of(self.plan.settings)
-        loss = objective(
-            *self._vectors(model, inputs), inputs["source_keys"], inputs["target_keys"]
-        )
-        return self.plan.settings.align_weight * loss if model.training else loss
-
-    def _vectors(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the pooled hidden states of sources and targets, [batch hidden] each."""
-        adapted: PeftModel = self.accelerator.unwrap_model(model)
-        base: PreTrainedModel = adapted.get_base_model()  # type: ignore[assignment]
-        settings = self.plan.settings
-        is_normed = settings.layer == "top-normed"
-        with lower_blocks_only(base, self.plan.layer, is_normed=is_normed):
-            output = model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                use_cache=False,
-                output_hidden_states=True,
-                logits_to_keep=batch["input_ids"].new_empty(0),
-            )
-        weights = pooling_weights(batch["attention_mask"], settings.pooling, settings.pool_skip)
-        sources, targets = pool(output.hidden_states[-1], weights).chunk(2)
-        return sources, targets
+        """Return the task loss; its mean over processes is that of all their answer tokens."""
+        output = model(**inputs, num_items_in_batch=num_items_in_batch)
+        loss = output.loss if num_items_in_batch is None else output.loss * process_count()
+        return (loss, output) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -343,9 +350,11 @@ class JointTrainer(AdapterTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, None, None]:
         """Return the dev loss of a batch of either kind."""
+        batch = self._prepare_inputs(inputs)
+        if "labels" not in batch:
+            return self.plan.alignment.loss(batch), None, None
         with torch.no_grad():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach(), None, None
+            return self.compute_loss(model, batch).detach(), None, None
 
     def evaluate(self, *_: Any, **options: Any) -> dict[str, float]:
         """Judge the adapter on dev data, and tell the log and early stopping."""
@@ -360,9 +369,7 @@ class JointTrainer(AdapterTrainer):
         """Return both dev losses, their sum, the retrieval accuracy, and the score if asked for."""
         loaders = {
             "task_loss": self.get_eval_dataloader(self.plan.task_dev),  # type: ignore[arg-type]
-            "align_loss": self.whole_loader(
-                self.plan.pair_dev, self.plan.settings.contrastive_batch
-            ),
+            "align_loss": self._pair_loader(),
         }
         scores = {}
         for name, loader in loaders.items():
@@ -381,14 +388,10 @@ class JointTrainer(AdapterTrainer):
 
     def dev_retrieval(self) -> float:
         """Return how often a dev source finds its own translation among all dev targets."""
-        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-        model = self.plain_model()
-        with torch.no_grad():
-            for rows in self.whole_loader(self.plan.pair_dev, self.plan.settings.contrastive_batch):
-                pooled = self._vectors(model, self._prepare_inputs(rows))
-                for side, vectors in zip(sides, pooled, strict=True):
-                    side.append(vectors)
-        return retrieval_accuracy(torch.cat(sides[0]), torch.cat(sides[1]))
+        return retrieval_accuracy(*self.plan.alignment.dev_vectors(self._pair_loader()))
+
+    def _pair_loader(self) -> DataLoader[Any]:
+        return self.whole_loader(self.plan.pair_dev, self.plan.settings.contrastive_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the training losses of both kinds apart, as well as their mean."""
@@ -412,6 +415,7 @@ class _JointRun(TrainingRun):
     def _arguments(self) -> TrainingArguments:
         arguments = super()._arguments()
         arguments.max_steps = planned_steps(self.settings, self.stream)
+        arguments.ddp_find_unused_parameters = True  # alignment leaves the upper blocks out
         criterion = _CRITERIA[self.settings.stop_on]
         arguments.metric_for_best_model = criterion
         arguments.greater_is_better = criterion in ("retrieval_accuracy", "score")
@@ -421,7 +425,6 @@ class _JointRun(TrainingRun):
         """Return what the adapter that is kept scores on dev data, and the base's retrieval."""
         if not isinstance(trainer, JointTrainer):
             raise AssertionError("a joint run has a joint trainer")
-        model.eval()
         scores = trainer.dev_scores()
         with model.disable_adapter():
             scores["retrieval_accuracy_of_base"] = trainer.dev_retrieval()

@@ -172,5 +172,6 @@ def speed_up(model: nn.Module) -> Dropout:
             module.__class__ = LoraLinear
             places = torch.arange(base.in_features, dtype=torch.int32, device=base.weight.device)
             module.dropout = dropout  # type: ignore[assignment]
-            module.features = hashed((places + number * _MODULE_STRIDE) * _GOLDEN)
+            features = hashed((places + number * _MODULE_STRIDE) * _GOLDEN)
+            module.register_buffer("features", features, persistent=False)  # goes where it goes
     return dropout

@@ -26,6 +26,7 @@ from transformers.utils import logging
 from adaptermix.config import ModelSettings, TrainSettings
 from adaptermix.data import OFFLINE_HINT, first_line, hub_errors
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.processes import shards_model
 from adaptermix.tensor_files import TensorFile
 
 # What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
@@ -298,7 +299,7 @@ def _load(
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: cannot be loaded: {first_line(error)}") from error
-    if quantized:  # on the GPU already
+    if quantized or shards_model():  # on the GPU already, or there part by part later on
         return model
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     return model

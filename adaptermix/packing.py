@@ -5,7 +5,8 @@ Attention alone needs rectangles: sentences of similar length, which lie side by
 are padded to the longest of them for as long as attention takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,3 +222,15 @@ def can_pack(model: PreTrainedModel) -> bool:
     """Whether packed attention computes what the model's own does."""
     config = model.config
     return config.model_type in LAYOUTS and not getattr(config, "use_bidirectional_attention", None)
+
+
+@contextmanager
+def attention_apart(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model keep the sentences of a packed row apart; after that it attends as before."""
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

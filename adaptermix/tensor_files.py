@@ -46,7 +46,7 @@ _BITS: dict[torch.dtype, np.dtype[Any]] = {  # integers as wide as the numbers
     torch.float16: np.dtype(np.int16),
     torch.bfloat16: np.dtype(np.int16),
 }
-_CHUNK = 1 << 18  # bytes that are hashed, and looked at while the cache holds them
+_CHUNK = 16 << 20  # bytes; smaller ones have threads wait for each other
 _BATCH = 8 << 20  # bytes that are handed to the writing thread at a time
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written

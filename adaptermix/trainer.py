@@ -100,7 +100,10 @@ class AdapterTrainer(Trainer):
         if checkpoint is None or not has_ended(checkpoint):
             self._train_to_the_end(checkpoint)
             return
-        self._load_from_checkpoint(str(checkpoint))
+        if self.is_fsdp_enabled:
+            self._prepare_for_training(1, None, str(checkpoint))  # its parts go to their processes
+        else:
+            self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
         self._find_best()
         if self.state.best_model_checkpoint is not None:

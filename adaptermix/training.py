@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -36,7 +37,7 @@ from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.footprint import Footprint
 from adaptermix.models import fingerprint
 from adaptermix.outputs import Report, check_output, whole_output, write_json
-from adaptermix.processes import is_main_process, process_count
+from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.trainer import AdapterTrainer, NamedCollator, StopSignals, last_checkpoint
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
@@ -132,6 +133,11 @@ def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     processes = process_count()
+    if shards_model() and sharding_version() != 2:
+        raise ConfigError(
+            "FSDP version 1 is not supported",
+            hint="accelerate launch --fsdp_version 2, or fsdp_version: 2 in accelerate's config",
+        )
     if processes > 1 and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if settings.batch_size % processes:
@@ -237,7 +243,10 @@ class TrainingRun:
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard
-            state = trainer.accelerator.get_state_dict(trainer.model)
+            trained_only = StateDictOptions(
+                full_state_dict=True, cpu_offload=True, ignore_frozen_params=True
+            )
+            state = cast(State, get_model_state_dict(model, options=trained_only))
         if is_main_process():
             self._write(model, report, force, state)
             shutil.rmtree(self.work, ignore_errors=True)
@@ -313,6 +322,7 @@ class TrainingRun:
             greater_is_better=False,
             prediction_loss_only=True,
             logging_steps=min(10, steps),
+            ddp_find_unused_parameters=False,
             logging_nan_inf_filter=False,  # it would log the last good loss in place of a NaN
             **common_arguments(settings.seed),
         )
@@ -398,7 +408,7 @@ def _updates(model: PeftModel, prefix: str, state: State | None = None) -> dict[
     Args:
         model: What was trained.
         prefix: What the names lack where only a part of the model was loaded.
-        state: All weights, where the model has only a shard of them.
+        state: The trained weights, where the model has only a shard of them.
     """
     state = get_peft_model_state_dict(model, state_dict=state)
     updates = {}

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix import console
 from adaptermix.adapters import read_adapter
-from adaptermix.align_training import AlignmentObjective, alignment_loss, train_align
+from adaptermix.align_training import Alignment, AlignmentObjective, train_align
 from adaptermix.batching import PairCollator, encode_pairs, with_held_text
 from adaptermix.config import TrainAlignSettings
 from adaptermix.config_file import load_settings
@@ -51,7 +51,7 @@ def test_a_setting_in_the_file_is_read_as_it_is_written(tmp_path, text, name, va
         ({"temperature": "0.1,0"}, "--temperature: input should be greater than 0, not '0'"),
         ({"temperature": "0.1,hot"}, "--temperature: .*valid number.* not 'hot'"),
         ({"temperature": "1.0,1"}, "--temperature: '1.0' is there twice"),
-        ({"temperature": ""}, "--temperature: tuple should have at least 1 item"),
+        ({"temperature": ""}, "--temperature: 1 or more are needed"),
         ({"pool_skip": "-1"}, "--pool-skip: "),
         ({"pooling": "max"}, "--pooling: .*'mean', 'weighted' or 'last'"),
         ({"preserve": "-1"}, "--preserve: "),
@@ -100,8 +100,7 @@ def loss_and_gradients(model, step, batch, settings):
         torch.Tensor.backward,
         token_loss=objective.token_loss,
     )
-    with torch.no_grad():
-        torch.testing.assert_close(alignment_loss(settings, model, step, batch), loss)
+    torch.testing.assert_close(Alignment(settings, model, step).loss(batch), loss)
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if "lora_" in n}
 
 
@@ -173,9 +172,9 @@ def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir):
     pairs = encode_pairs([*PAIRS, PAIRS[0]], tokenizer, 64)
     plain = align_settings(model_dir, None, "x")
     masked = align_settings(model_dir, None, "x", mask_duplicates=True)
-    with torch.no_grad():
-        without = [alignment_loss(s, model, step, collator(pairs)) for s in (plain, masked)]
-        distinct = [alignment_loss(s, model, step, collator(pairs[:3])) for s in (plain, masked)]
+    either = [Alignment(settings, model, step) for settings in (plain, masked)]
+    without = [alignment.loss(collator(pairs)) for alignment in either]
+    distinct = [alignment.loss(collator(pairs[:3])) for alignment in either]
     assert without[1] < without[0]
     assert distinct[1] == distinct[0]
 

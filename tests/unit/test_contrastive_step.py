@@ -1,6 +1,7 @@
 """The fast step against stock transformers and PEFT: whole model, padded, one pass."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -256,6 +257,7 @@ def test_other_errors_of_a_pass_are_not_taken_for_lack_of_memory():
 def one_of_two(rank, folder):
     """Take the step of one process: every other contrastive batch of half the size."""
     torch.set_num_threads(1)
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank)}
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )

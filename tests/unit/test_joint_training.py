@@ -15,7 +15,7 @@ from adaptermix.batching import PairCollator, encode_pairs
 from adaptermix.config import TrainJointSettings
 from adaptermix.config_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.joint_training import Alternation, train_joint
+from adaptermix.joint_training import Alternation, JointTrainer, train_joint
 from adaptermix.lora import with_lora
 from adaptermix.models import load_model, load_tokenizer, lower_blocks_only
 
@@ -76,7 +76,9 @@ def passes(monkeypatch):
     def watched(self, *args, **options):
         if self.training:
             kind = "task" if options.get("labels") is not None else "align"
-            seen.append((kind, len(self.model.layers), options["input_ids"].shape[0]))
+            sentences = sum(group.sentences for group in options.get("groups", ()))
+            rows = sentences or options["input_ids"].shape[0]
+            seen.append((kind, len(self.model.layers), rows))
         return forward(self, *args, **options)
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", watched)
@@ -157,35 +159,35 @@ def test_a_step_is_the_mean_of_its_micro_batches(tmp_path, model_dir, corpus_dir
         return step(self, *args, **options)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    losses = []
-    from adaptermix.joint_training import JointTrainer
+    plain = []
+    backpropagate = JointTrainer.backpropagate
 
-    compute = JointTrainer.compute_loss
+    def watched_batch(self, model, inputs, *args, **options):
+        model.eval()
+        batch = {n: inputs[n] for n in ("input_ids", "attention_mask")}
+        output = model(**batch, output_hidden_states=True)
+        if "labels" in inputs:
+            logits, labels = output.logits[:, :-1].float(), inputs["labels"][:, 1:]
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        else:
+            mask = inputs["attention_mask"][..., None]
+            pooled = (output.hidden_states[2] * mask).sum(1) / mask.sum(1)
+            sources, targets = pooled.chunk(2)
+            cosines = torch.cosine_similarity(sources[:, None], targets[None], dim=-1)
+            loss = -3.0 * (cosines / 0.1).log_softmax(1).diagonal().mean()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        plain.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+        return backpropagate(self, model, inputs, *args, **options)
 
-    def kept(self, model, inputs, *args, **options):
-        loss = compute(self, model, inputs, *args, **options)
-        if model.training:
-            parameters = [p for p in model.parameters() if p.requires_grad]
-            plain = loss
-            if "labels" in inputs:
-                logits = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-                plain = torch.nn.functional.cross_entropy(
-                    logits[:, :-1].flatten(0, 1).float(), inputs["labels"][:, 1:].flatten()
-                )
-            losses.append(
-                torch.autograd.grad(plain, parameters, retain_graph=True, allow_unused=True)
-            )
-        return loss
-
-    monkeypatch.setattr(JointTrainer, "compute_loss", kept)
+    monkeypatch.setattr(JointTrainer, "backpropagate", watched_batch)
     settings = joint_settings(
         model_dir, corpus_dir, tmp_path / "a", max_steps=1, dropout=0.0, align_weight=3.0
     )
     train_joint(settings)
-    assert len(losses) == 4
+    assert len(plain) == 4
     sums = [
         sum(g if g is not None else 0 for g in gradients) / 4
-        for gradients in zip(*losses, strict=True)
+        for gradients in zip(*plain, strict=True)
     ]
     norm = sum(float((g * g).sum()) for g in sums if torch.is_tensor(g)) ** 0.5
     scale = min(1.0, 1.0 / (norm + 1e-6))  # Trainer clips
@@ -262,13 +264,18 @@ def test_a_killed_joint_run_goes_on_to_the_same_adapter(tmp_path, model_dir, cor
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
-def test_only_the_task_half_is_cut_when_memory_lacks(tmp_path, model_dir, corpus_dir, monkeypatch):
+def test_both_kinds_of_batches_are_cut_when_memory_lacks(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
     forward = LlamaForCausalLM.forward
-    rows = {"task": 2, "align": 8}
+    most = {"task": 2, "align": 3}
+    failures = []
 
     def limited(self, *args, **options):
         kind = "task" if options.get("labels") is not None else "align"
-        if self.training and options["input_ids"].shape[0] > rows[kind]:
+        sentences = sum(group.sentences for group in options.get("groups", ()))
+        if self.training and (sentences or options["input_ids"].shape[0]) > most[kind]:
+            failures.append(kind)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return forward(self, *args, **options)
 
@@ -276,11 +283,12 @@ def test_only_the_task_half_is_cut_when_memory_lacks(tmp_path, model_dir, corpus
     train_joint(settings)
     monkeypatch.setattr(LlamaForCausalLM, "forward", limited)
     train_joint(settings.model_copy(update={"out": tmp_path / "b"}))
-    whole, halved = factors(tmp_path / "a"), factors(tmp_path / "b")
+    assert failures == ["task", "align", "align"]
+    whole, cut = factors(tmp_path / "a"), factors(tmp_path / "b")
     for key in whole:
-        torch.testing.assert_close(halved[key], whole[key], rtol=1e-4, atol=1e-6)
-    rows["align"] = 4
-    with pytest.raises(ResourceError, match="not enough memory"):
+        torch.testing.assert_close(cut[key], whole[key], rtol=1e-4, atol=1e-6)
+    most["align"] = 0
+    with pytest.raises(ResourceError, match="out of memory with 1 sentences"):
         train_joint(settings.model_copy(update={"out": tmp_path / "c"}))
 
 
