@@ -166,21 +166,20 @@ class Adapter:
 
     def _read_spec(self, module: str) -> UpdateSpec:
         names = self.factors[module]
-        a, b = (self._shape(name) for name in (names.a, names.b))
+        (type_a, a), (type_b, b) = self._checked_spec(names.a), self._checked_spec(names.b)
         rank = self._rank(module)
         if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
             raise self._misfit(module, a, b, rank)
-        if names.bias and self._shape(names.bias) != b[:1]:
+        if names.bias and self.file.specs[names.bias].shape != b[:1]:
             raise ArtifactError(
                 f"{self.weights_path}: {names.bias} has not the {b[0]} rows of its module"
             )
-        dtypes = [self._dtype(name) for name in (names.a, names.b)]
         return UpdateSpec(
             out_features=b[0],
             in_features=a[1],
             rank=rank,
             scaling=self.scaling(module),
-            dtype=torch.promote_types(*dtypes),
+            dtype=type_a if type_a == type_b else torch.promote_types(type_a, type_b),
             has_bias=names.bias is not None,
             is_embedding=names.is_embedding,
         )
@@ -191,8 +190,7 @@ class Adapter:
 
     def saved_spec(self, name: str) -> TensorSpec:
         """Return dtype and shape of one of the whole weights that the adapter brings."""
-        tensor = self.saved[name]
-        return TensorSpec(self._dtype(tensor), self._shape(tensor))
+        return self._checked_spec(self.saved[name])
 
     def _rank(self, module: str) -> int:
         return int(_by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
@@ -209,14 +207,11 @@ class Adapter:
             hint="A is rank x in_features, B is out_features x rank",
         )
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        return self.file.specs[name].shape
-
-    def _dtype(self, name: str) -> torch.dtype:
-        dtype = self.file.specs[name].dtype
-        if dtype not in FLOAT_DTYPES:
-            raise ArtifactError(f"{self.weights_path}: {name} has the type {dtype}")
-        return dtype
+    def _checked_spec(self, name: str) -> TensorSpec:
+        spec = self.file.specs[name]
+        if spec.dtype not in FLOAT_DTYPES:
+            raise ArtifactError(f"{self.weights_path}: {name} has the type {spec.dtype}")
+        return spec
 
     def _tensor(self, name: str, is_checked: bool = True) -> Tensor:
         tensor = self.file.tensor(name)

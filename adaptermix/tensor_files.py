@@ -230,7 +230,7 @@ def _batches(
 def _check_parts(spec: TensorSpec, parts: tuple[Tensor, ...]) -> None:
     shape = tuple(parts[0].shape)
     if len(parts) > 1:
-        shape = (sum(len(part) for part in parts), *shape[1:])
+        shape = (sum(part.shape[0] for part in parts), *shape[1:])
     for part in parts:
         if part.dtype != spec.dtype or shape != spec.shape or part.shape[1:] != shape[1:]:
             raise ValueError(f"expected {spec}, got {part.dtype} {list(part.shape)}")
