@@ -1,7 +1,7 @@
 """Merge adapters into one, adapter to adapter: no base model is loaded."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,16 @@ def merge(
     """
     check_out(paths, settings.out, force)
     adapters = open_adapters(paths, settings)
-    plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
-    plan.saved()  # refuse what cannot be merged, on a dry run as well
-    tally = Tally()
-    if dry_run:
-        for _ in plan.updates(tally):
-            pass
-        return merge_report(plan, settings, tally, _hashes(adapters), written=False)
-    return write_merge(plan, settings, tally, force=force)
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(_hashes, adapters)  # while the merge is planned, and longer
+        plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
+        plan.saved()  # refuse what cannot be merged, on a dry run as well
+        tally = Tally()
+        if dry_run:
+            for _ in plan.updates(tally):
+                pass
+            return merge_report(plan, settings, tally, hashing.result(), written=False)
+        return write_merge(plan, settings, tally, force=force, hashing=hashing)
 
 
 def write_merge(
@@ -106,8 +108,9 @@ def write_merge(
     *,
     force: bool = False,
     found: Mapping[str, Any] | None = None,
+    hashing: Future[list[str]] | None = None,
 ) -> MergeReport:
-    """Carry a plan out; the sources are hashed meanwhile.
+    """Carry a plan out.
 
     Args:
         plan: What to merge, and how.
@@ -115,30 +118,33 @@ def write_merge(
         tally: Counts what the method loses.
         force: Replace an existing output.
         found: More to keep with the result: what a search knows of it.
+        hashing: The sources' hashes, if they are still being made.
     """
-    with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(_hashes, plan.adapters)
 
-        def updates() -> Iterator[LoraUpdate]:
-            yield from plan.updates(tally, is_checked=False)
+    def updates() -> Iterator[LoraUpdate]:
+        yield from plan.updates(tally, is_checked=False)
+        if hashing:
             hashing.result()
-            plan.check_finite()
+        plan.check_finite()
 
-        def report() -> MergeReport:
-            """Sum up; while modules are still written, hashes of the right length stand in."""
-            hashes = hashing.result() if hashing.done() else ["0" * 64] * len(plan.adapters)
-            return merge_report(plan, settings, tally, hashes, written=True)
+    def report() -> MergeReport:
+        """Sum up; while modules are still written, hashes of the right length stand in."""
+        if hashing and not hashing.done():
+            hashes = ["0" * 64] * len(plan.adapters)
+        else:
+            hashes = _hashes(plan.adapters)
+        return merge_report(plan, settings, tally, hashes, written=True)
 
-        stream_adapter(
-            settings.out,
-            plan.specs,
-            updates(),
-            plan.saved(),
-            plan.config(),
-            lambda: merge_record(plan, report()) | dict(found or {}),
-            force=force,
-        )
-        return report()
+    stream_adapter(
+        settings.out,
+        plan.specs,
+        updates(),
+        plan.saved(),
+        plan.config(),
+        lambda: merge_record(plan, report()) | dict(found or {}),
+        force=force,
+    )
+    return report()
 
 
 def _hashes(adapters: Sequence[Adapter]) -> list[str]:
