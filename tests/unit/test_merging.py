@@ -19,9 +19,10 @@ from adaptermix.adapters import (
     spec_of,
     stage_adapter,
 )
-from adaptermix.config import MergeSettings
+from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.inspection import inspect
 from adaptermix.merging import merge
 
 
@@ -363,6 +364,7 @@ def test_lora_on_embeddings_merges_with_an_adapter_that_has_none(
     copies = read_adapter(paths[0]).saved
     assert copies
     check_merge(tmp_path, qwen_dir, paths, weights)
+    assert not inspect([paths[0]], InspectSettings()).notes  # they replace nothing
     merged = read_adapter(tmp_path / "merged")
     for name in copies:
         assert torch.equal(merged.saved_weight(name), read_adapter(paths[0]).saved_weight(name))
