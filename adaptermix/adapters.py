@@ -85,6 +85,7 @@ class Adapter:
         factors: For every module, the tensor names of its factors.
         saved: Names of whole weights that it replaces in the base model (biases that were
             trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
+        head: What was put before the names it had its modules by; its config knows the latter.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class Adapter:
     factors: dict[str, ModuleTensors] = field(repr=False)
     saved: dict[str, str] = field(repr=False)
     file: TensorFile = field(repr=False, compare=False)
+    head: str = ""
 
     @property
     def modules(self) -> list[str]:
@@ -125,8 +127,8 @@ class Adapter:
         alpha / rank, or alpha / sqrt(rank) with rsLoRA; ``rank_pattern`` and ``alpha_pattern``
         override both for the modules whose name ends with one of their keys, as in PEFT.
         """
-        rank = _by_pattern(self.config.get("rank_pattern"), module, self.config["r"])
-        alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        rank = self._by_pattern("rank_pattern", module, self.config["r"])
+        alpha = self._by_pattern("alpha_pattern", module, self.config["lora_alpha"])
         return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
 
     def updates(self) -> Iterator[tuple[str, LoraUpdate]]:
@@ -192,8 +194,20 @@ class Adapter:
         """Return dtype and shape of one of the whole weights that the adapter brings."""
         return self._checked_spec(self.saved[name])
 
+    def is_frozen(self, name: str) -> bool:
+        """Whether a whole weight is the base's own, which PEFT saves with LoRA on embeddings."""
+        return self.saved[name].endswith(f"{_BASE_LAYER}weight")
+
     def _rank(self, module: str) -> int:
-        return int(_by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
+        return int(self._by_pattern("rank_pattern", module, self.config["r"]))
+
+    def _by_pattern(self, pattern: str, module: str, default: float) -> float:
+        """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
+        name = module.removeprefix(self.head)
+        for key, value in (self.config.get(pattern) or {}).items():
+            if re.match(_as_suffix(key), name):
+                return float(value)
+        return default
 
     def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:
         why = ""
@@ -218,14 +232,6 @@ class Adapter:
         if is_checked and not is_finite(tensor):
             raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
         return tensor
-
-
-def _by_pattern(pattern: Mapping[str, float] | None, module: str, default: float) -> float:
-    """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
-    for key, value in (pattern or {}).items():
-        if re.match(_as_suffix(key), module):
-            return value
-    return default
 
 
 def _as_suffix(key: str) -> str:
@@ -422,7 +428,7 @@ def _check_complete(
     if not parts:
         raise ArtifactError(f"{weights}: the file holds no LoRA factors")
     for module in config.get("modules_to_save") or ():
-        if not any(module in name.split(".") for name in saved):
+        if not any(is_within(name, module) for name in saved):
             raise ArtifactError(
                 f"{weights}: the config has '{module}' among modules_to_save, the file has not"
             )
@@ -434,10 +440,19 @@ def _check_complete(
 
 def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:
     """Whether the adapter replaces this weight of the base model instead of adding to it."""
-    modules = [*(config.get("modules_to_save") or ()), *EMBEDDINGS]
-    if any(module in name.split(".") for module in modules):
+    if any(is_within(name, module) for module in config.get("modules_to_save") or ()):
+        return True
+    if any(module in name.split(".") for module in EMBEDDINGS):
         return True
     return config.get("bias", "none") != "none" and name.endswith(".bias")
+
+
+def is_within(weight: str, module: str) -> bool:
+    """Whether PEFT saves the weight for an entry of ``modules_to_save``: an end of a module's name.
+
+    ``norm`` means ``model.norm``, and ``input_layernorm`` in every block as well.
+    """
+    return f"{module}." in weight
 
 
 def layer_then_name(module: str) -> tuple[int, str]:

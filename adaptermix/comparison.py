@@ -7,7 +7,6 @@ import numpy as np
 
 from adaptermix.significance import (
     SEED,
-    Interval,
     Statistics,
     Value,
     macro_score,
@@ -96,13 +95,8 @@ def compare(
                         difference=seen.interval.value,
                         low=seen.interval.low,
                         high=seen.interval.high,
-                        # Of no difference at all the procedure would say 1 / (samples + 1).
-                        p_value=1.0 if _is_zero(seen.interval) else seen.p_value,
+                        p_value=seen.p_value,
                         excludes_zero=seen.interval.excludes_zero,
                     )
                 )
     return found
-
-
-def _is_zero(interval: Interval) -> bool:
-    return interval.value == interval.low == interval.high == 0

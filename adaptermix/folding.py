@@ -142,8 +142,13 @@ def _folded(file: TensorFile, plan: MergePlan, tally: Tally) -> Iterator[Tensor]
         if name in saved:
             weight = saved[name]().to(weight.dtype)
         module, _, kind = name.rpartition(".")
-        if module in plan.specs and kind in ("weight", "bias"):
+        is_updated = module in plan.specs and kind in ("weight", "bias")
+        if is_updated:
             weight = _add(weight, name, plan, tally)
+        if (is_updated or name in saved) and not is_finite(weight):
+            raise ArtifactError(
+                f"{name}: the sum is too large for {weight.dtype}, or the base is not finite"
+            )
         yield weight
 
 
@@ -159,12 +164,7 @@ def _add(weight: Tensor, name: str, plan: MergePlan, tally: Tally) -> Tensor:
         return fold_bias(weight, update)
     if plan.specs[module].is_embedding or plan.is_transposed:
         update = LoraUpdate(update.b.mT, update.a.mT, update.scaling, update.bias)
-    folded = fold(weight, update)
-    if not is_finite(folded):
-        raise ArtifactError(
-            f"{name}: the sum is too large for {weight.dtype}, or the base is not finite"
-        )
-    return folded
+    return fold(weight, update)
 
 
 def fold(weight: Tensor, update: LoraUpdate) -> Tensor:

@@ -362,8 +362,9 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
                 "their delta weights meet says little"
             )
     for adapter in adapters:
-        if adapter.saved:
+        replaced = [name for name in adapter.saved if not adapter.is_frozen(name)]
+        if replaced:
             yield (
-                f"{adapter.path} also replaces {len(adapter.saved)} whole weights, which only a "
+                f"{adapter.path} also replaces {len(replaced)} whole weights, which only a "
                 "comparison with the base model could measure"
             )

@@ -21,6 +21,7 @@ from adaptermix.adapters import (
     UpdateSpec,
     as_dtype,
     describe_config,
+    is_within,
     layer_of,
     layer_then_name,
     read_adapter,
@@ -155,8 +156,8 @@ class MergePlan:
         biases = [holder.get("bias", "none") for holder in holders]
         config["bias"] = next((bias for bias in biases if bias != "none"), "none")
         modules = {module for holder in holders for module in holder.get("modules_to_save") or ()}
-        parts = {part for name in saved for part in name.split(".")}
-        config["modules_to_save"] = sorted(modules & parts) or None
+        kept = [module for module in modules if any(is_within(name, module) for name in saved)]
+        config["modules_to_save"] = sorted(kept) or None
         config["fan_in_fan_out"] = self.is_transposed
         tasks = {a.config.get("task_type", config["task_type"]) for a in self.adapters}
         if len(tasks) == 1:  # one of the bare decoder is loaded onto it, not onto an LM head
@@ -202,13 +203,15 @@ def _saved_weight(
     name: str, parts: Sequence[tuple[Adapter, float]]
 ) -> tuple[TensorSpec, Callable[[], Tensor]]:
     """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
+    holders = [adapter for adapter, _ in parts if name in adapter.saved]
+    if _is_frozen_in_all(name, holders):  # nothing was added to W_0
+        return holders[0].saved_spec(name), partial(holders[0].saved_weight, name)
     total = sum(weight for _, weight in parts)
     lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
     if lacking or abs(total - 1) > 1e-6:
-        holder = next(adapter for adapter, _ in parts if name in adapter.saved)
         why = f"{lacking[0].path} has none" if lacking else f"the weights add up to {total:g}"
         raise ArtifactError(
-            f"{holder.path} brings the whole weight '{name}', and {why}",
+            f"{holders[0].path} brings the whole weight '{name}', and {why}",
             hint="trained biases, modules_to_save and embeddings merge when every adapter has "
             "them and the weights add up to 1",
         )
@@ -221,11 +224,29 @@ def _saved_weight(
     return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
 
 
+def _is_frozen_in_all(name: str, holders: Sequence[Adapter]) -> bool:
+    """Whether all have the same copy of a weight of the base, none of a type its own."""
+    if not all(holder.is_frozen(name) for holder in holders):
+        return False
+    first, *others = holders
+    spec = first.saved_spec(name)
+    return all(
+        other.saved_spec(name) == spec
+        and torch.equal(first.saved_weight(name), other.saved_weight(name))
+        for other in others
+    )
+
+
 def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: torch.dtype) -> Tensor:
     if len(parts) == 1:
         return parts[0][0].saved_weight(name).to(dtype)
     terms = [widened(adapter.saved_weight(name)) * weight for adapter, weight in parts]
-    return torch.stack(terms).sum(dim=0).to(dtype)
+    average = torch.stack(terms).sum(dim=0).to(dtype)
+    if not is_finite(average):
+        raise ArtifactError(
+            f"'{name}': the merge is too large for {_name_of(dtype)}", hint="use smaller weights"
+        )
+    return average
 
 
 def _name_of(dtype: torch.dtype) -> str:
@@ -455,4 +476,5 @@ def _renamed(adapter: Adapter, head: str) -> Adapter:
         adapter,
         factors={head + module: tensors for module, tensors in adapter.factors.items()},
         saved={head + name: tensor for name, tensor in adapter.saved.items()},
+        head=head + adapter.head,
     )

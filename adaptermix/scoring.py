@@ -131,23 +131,26 @@ def read_predictions(path: Path, task: str) -> list[Prediction]:
 
     A record is a JSON string, or an object with the output in one of ``OUTPUT_FIELDS`` and
     perhaps an ``id``. Only a newline ends a line. Of named entities, whose answers are JSON
-    themselves, other JSON is the answer as it stands.
+    themselves, JSON that is neither is the answer as it stands.
 
     Raises:
         DataError: A missing or empty file, records and other lines in one file.
     """
     lines = list(numbered_lines(path))
     is_jsonl = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
-    if not _is_record(lines[0][1]) and not (is_jsonl and task != "uner"):
+    is_records = is_jsonl and task != "uner"
+    if not is_records and not _is_record(lines[0][1], is_jsonl):
         return [Prediction(f"{path}:{number}", line) for number, line in lines]
     return [_prediction(line, f"{path}:{number}", task) for number, line in lines if line.strip()]
 
 
-def _is_record(line: str) -> bool:
+def _is_record(line: str, may_be_text: bool) -> bool:
     try:
         value = json_value(line, "")
     except DataError:
         return False
+    if isinstance(value, str):
+        return may_be_text
     return isinstance(value, dict) and any(name in value for name in OUTPUT_FIELDS)
 
 

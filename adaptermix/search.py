@@ -342,7 +342,7 @@ def _between(ranked: Sequence[Entry]) -> list[Candidate]:
 
 
 def _try(contest: Contest, job: _Job, settings: MergeSettings) -> list[Candidate]:
-    """Let Optuna propose weights, and return the best of them.
+    """Let Optuna propose weights beyond the first candidates, and return the best of all.
 
     The study lives in memory. With its seed and the same answers it proposes the same again, so
     a search that was killed needs no other storage than the answers.
@@ -358,7 +358,7 @@ def _try(contest: Contest, job: _Job, settings: MergeSettings) -> list[Candidate
         study.enqueue_trial(_as_parameters(candidate.weighting.weights, len(groups)))
     tried: dict[str, float] = {}
     candidates = {}
-    for number in range(settings.trials):
+    for number in range(len(job.candidates) + settings.trials):
         trial = study.ask()
         weights = [
             [trial.suggest_float(f"{at}.{group}", 0, 1) for at in range(len(job.adapters))]

@@ -44,7 +44,8 @@ class Difference:
     Attributes:
         interval: The difference of scores, system minus baseline.
         p_value: Share of resamples whose absolute difference exceeds its mean by more than the
-            difference seen, as sacreBLEU computes it.
+            difference seen, as sacreBLEU computes it; 1 where no resample shows any, of which
+            the procedure would say 1 / (samples + 1).
     """
 
     interval: Interval
@@ -122,5 +123,7 @@ def paired_difference(
     seen = macro_score(system, value) - macro_score(baseline, value)
     drawn = resampled_scores(system, value, counts) - resampled_scores(baseline, value, counts)
     sizes = np.abs(drawn)
+    if not (seen or sizes.any()):
+        return Difference(interval(seen, drawn), 1.0)
     exceeding = int(np.sum(sizes - sizes.mean() > abs(seen)))
     return Difference(interval(seen, drawn), (exceeding + 1) / (len(drawn) + 1))

@@ -16,6 +16,7 @@ from test_merging import (  # noqa: F401  (fixtures)
     CONV1D,
     gpt2_dir,
     qwen_dir,
+    rewrite,
     sum_of_folded_models,
     trained,
 )
@@ -166,6 +167,16 @@ def test_half_precision_is_rounded_once(tmp_path, model_dir, dtype, adapter_dtyp
         wrong = (weight != wanted.to(dtype)).double().mean()
         assert wrong < 2e-3
         torch.testing.assert_close(weight.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_a_whole_weight_that_half_precision_cannot_hold_is_refused(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1, modules_to_save=["lm_head"], **ATTENTION)
+    rewrite(path, lambda ts: {k: t * 1e6 if "lm_head" in k else t for k, t in ts.items()})
+    base = in_shards(model_dir, tmp_path / "base", torch.float16)
+    settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "m")
+    with pytest.raises(ArtifactError, match=r"lm_head\.weight: the sum is too large"):
+        merge_into([path], settings)
+    assert not (tmp_path / "m").exists()
 
 
 def test_rows_are_folded_in_blocks(monkeypatch):

@@ -19,9 +19,10 @@ from adaptermix.adapters import (
     spec_of,
     stage_adapter,
 )
-from adaptermix.config import MergeSettings
+from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.inspection import inspect
 from adaptermix.merging import merge
 
 
@@ -330,6 +331,8 @@ WHOLE = {
     "embeddings and head": {"modules_to_save": ["embed_tokens", "lm_head"], **ATTENTION},
 }
 
+FROZEN = ("embeddings", "the LM head")  # LoRA, beside a copy of the base's own weight
+
 
 @pytest.mark.parametrize("variant", WHOLE)
 def test_whole_weights_are_averaged_when_weights_add_up_to_one(tmp_path, qwen_dir, variant):
@@ -348,7 +351,64 @@ def test_biases_beside_updates_of_different_modules_are_averaged(tmp_path, qwen_
     check_merge(tmp_path, qwen_dir, paths, (0.7, 0.3))
 
 
-@pytest.mark.parametrize("variant", [name for name in WHOLE if name != "biases of the updates"])
+@pytest.mark.parametrize("weights", [(0.9, 0.4), (-0.5, 1.0)])
+@pytest.mark.parametrize("variant", FROZEN)
+def test_lora_on_embeddings_merges_with_an_adapter_that_has_none(
+    tmp_path, qwen_dir, variant, weights
+):
+    """PEFT saves the base's own weight with it, and that is no part of the sum."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, **WHOLE[variant]),
+        trained(qwen_dir, tmp_path / "b", 2, r=3),
+    ]
+    copies = read_adapter(paths[0]).saved
+    assert copies
+    check_merge(tmp_path, qwen_dir, paths, weights)
+    assert not inspect([paths[0]], InspectSettings()).notes  # they replace nothing
+    merged = read_adapter(tmp_path / "merged")
+    for name in copies:
+        assert torch.equal(merged.saved_weight(name), read_adapter(paths[0]).saved_weight(name))
+    # Another base's weight is not passed over.
+    rewrite(
+        paths[0],
+        lambda tensors: {k: t + 1 if "base_layer" in k else t for k, t in tensors.items()},
+    )
+    other = trained(qwen_dir, tmp_path / "c", 3, **WHOLE[variant])
+    with pytest.raises(ArtifactError, match="whole weight"):
+        merge([paths[0], other], MergeSettings(weights=weights, out=tmp_path / "m"))
+
+
+@pytest.mark.parametrize("module", ["norm", "model.norm", "1.input_layernorm"])
+def test_whole_modules_are_named_by_the_end_of_their_names(tmp_path, qwen_dir, module):
+    paths = [
+        trained(qwen_dir, tmp_path / str(seed), seed, modules_to_save=[module], **ATTENTION)
+        for seed in range(2)
+    ]
+    check_merge(tmp_path, qwen_dir, paths, (0.7, 0.3))
+
+
+def test_whole_weights_whose_sum_overflows_are_refused(tmp_path, qwen_dir):
+    paths = []
+    for seed, number in enumerate((40000.0, -40000.0)):
+        path = trained(qwen_dir, tmp_path / str(seed), modules_to_save=["lm_head"], **ATTENTION)
+        rewrite(
+            path,
+            lambda tensors, number=number: {
+                k: torch.full_like(t, number).half() if "lm_head" in k else t.half()
+                for k, t in tensors.items()
+            },
+        )
+        paths.append(path)
+    with pytest.raises(
+        ArtifactError, match=r"'lm_head\.weight': the merge is too large for float16"
+    ):
+        merge(paths, MergeSettings(weights=(3, -2), out=tmp_path / "m"))
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "variant", [name for name in WHOLE if name not in (*FROZEN, "biases of the updates")]
+)
 def test_whole_weights_are_refused_by_name_where_the_sum_is_not_known(tmp_path, qwen_dir, variant):
     paths = [trained(qwen_dir, tmp_path / str(seed), seed, **WHOLE[variant]) for seed in range(2)]
     plain = trained(qwen_dir, tmp_path / "plain", 3, **ATTENTION)
@@ -398,6 +458,20 @@ def test_the_heads_of_names_may_differ(tmp_path, model_dir):
         )
         found = logits_through_peft(model_dir, tmp_path / str(order))
         torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
+
+
+def test_patterns_know_modules_by_the_names_they_were_trained_with(tmp_path, model_dir):
+    """One of the bare decoder is renamed for the merge; its ``^layers`` is still what it was."""
+    name = "layers.1.mlp.down_proj"
+    task = trained(model_dir, tmp_path / "task", 1)
+    patterns = {"rank_pattern": {f"^{name}": 7}, "alpha_pattern": {f"^{name}": 21}}
+    bare = trained(model_dir, tmp_path / "bare", 2, kind=AutoModel, **patterns)
+    merge([task, bare], MergeSettings(weights=(0.6, 0.5), out=tmp_path / "m"))
+    sources = [read_adapter(task).update(f"model.{name}"), read_adapter(bare).update(name)]
+    assert sources[1].scaling == 3
+    expected = 0.6 * sources[0].delta_weight() + 0.5 * sources[1].delta_weight()
+    found = read_adapter(tmp_path / "m").update(f"model.{name}").delta_weight()
+    torch.testing.assert_close(found, expected)
 
 
 def test_adapters_of_the_bare_decoder_stay_so(tmp_path, model_dir):

@@ -180,6 +180,8 @@ def test_entities_count_as_text_or_as_offsets(tmp_path):
     rows = [json.dumps({"id": "0", "output": json.loads(f"{{{answer}}}")})]
     common["predictions"] = write(tmp_path / "records.jsonl", rows)
     assert score_files(ScoreSettings(**common)).metrics["entity_f1"].value == 1
+    common["predictions"] = write(tmp_path / "strings.jsonl", [json.dumps(f"Sure:\n{answer}")])
+    assert score_files(ScoreSettings(**common)).metrics["entity_f1"].value == 1
     common["predictions"] = write(tmp_path / "empty.txt", [""])
     assert score_files(ScoreSettings(**common)).counts["malformed"] == 1
 

@@ -69,6 +69,7 @@ def test_a_system_does_not_differ_from_itself():
     found = paired_difference(rows, rows, f1_value)
     assert (found.interval.value, found.interval.low, found.interval.high) == (0, 0, 0)
     assert not found.interval.excludes_zero
+    assert found.p_value == 1
 
 
 def test_a_clear_difference_excludes_zero_and_a_faint_one_does_not():
