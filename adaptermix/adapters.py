@@ -240,8 +240,8 @@ def _as_suffix(key: str) -> str:
 def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = None) -> Adapter:
     """Open an adapter: a PEFT directory, one ``.safetensors`` file, or a repository on the hub.
 
-    A file finds its config in its header, else in an ``adapter_config.json`` beside it, else in
-    ``rank`` and ``alpha``.
+    A directory has its config in ``adapter_config.json``. A file finds it in its header, else in
+    an ``adapter_config.json`` beside it, else in ``rank`` and ``alpha``.
 
     Raises:
         ArtifactError: No such adapter, a damaged file, a config that is not LoRA's, tensors
@@ -261,7 +261,8 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
         raise ArtifactError(f"{weights}: not a safetensors file", hint=_PICKLE_HINT)
     file = TensorFile(weights)
     names, metadata = list(file.specs), file.metadata
-    config = _read_config(weights, metadata, config_path, rank, alpha)
+    carried = {} if place.is_dir() else metadata  # PEFT and vLLM read a folder's config file
+    config = _read_config(weights, carried, config_path, rank, alpha)
     _refuse_unsupported(path, config)
     record = _read_record(metadata)
     factors, saved = _sort_tensors(weights, names, config)
