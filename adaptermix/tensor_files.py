@@ -218,7 +218,7 @@ def _batches(
         _check_parts(spec, parts)
         nbytes = spec.size
         if nbytes:
-            batch += [part.reshape(-1).view(torch.uint8).numpy().data for part in parts]
+            batch += [part.contiguous().view(-1).view(torch.uint8).numpy().data for part in parts]
         size += nbytes
         if size >= _BATCH or len(batch) >= _BUFFERS:
             yield batch
