@@ -241,8 +241,8 @@ def _as_suffix(key: str) -> str:
 def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = None) -> Adapter:
     """Open an adapter: a PEFT directory, one ``.safetensors`` file, or a repository on the hub.
 
-    A file finds its config in its header, else in an ``adapter_config.json`` beside it, else in
-    ``rank`` and ``alpha``.
+    A directory has its config in ``adapter_config.json``. A file finds it in its header, else in
+    an ``adapter_config.json`` beside it, else in ``rank`` and ``alpha``.
 
     Raises:
         ArtifactError: No such adapter, a damaged file, a config that is not LoRA's, tensors
@@ -262,7 +262,8 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
         raise ArtifactError(f"{weights}: not a safetensors file", hint=_PICKLE_HINT)
     file = TensorFile(weights)
     names, metadata = list(file.specs), file.metadata
-    config = _read_config(weights, metadata, config_path, rank, alpha)
+    carried = {} if place.is_dir() else metadata  # PEFT and vLLM read a folder's config file
+    config = _read_config(weights, carried, config_path, rank, alpha)
     _refuse_unsupported(path, config)
     record = _read_record(metadata)
     factors, saved = _sort_tensors(weights, names, config)
@@ -725,3 +726,18 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
                 f"{' x '.join(map(str, expected))}",
                 hint="the adapter was trained on another base model",
             )
+
+
+def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[str]:
+    """Say which adapters were trained on another base of the same shapes, where their record tells.
+
+    Args:
+        adapters: By their names.
+        base: Name of the base model they are used on.
+        own: Its fingerprint.
+    """
+    return [
+        f"{name} was trained on {adapter.base}, whose weights are not those of {base}"
+        for name, adapter in adapters.items()
+        if adapter.record.get("base_fingerprint", own) not in (own, None)
+    ]

@@ -10,7 +10,7 @@ from adaptermix.adapters import read_adapter, write_adapter
 from adaptermix.config import TrainSettings
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.outputs import check_output
-from adaptermix.training import TrainReport, comparable
+from adaptermix.training import TrainReport, comparable, recorded
 
 S = TypeVar("S", bound=TrainSettings)
 
@@ -61,7 +61,7 @@ def train_best(
     adapter = read_adapter(work / f"{best}.safetensors")
     shutil.copyfile(work / f"{best}.log.jsonl", log)
     told = {name: value for name, value in report.as_record().items() if name != "seconds"}
-    record = {**adapter.record, **told, "settings": settings.model_dump(mode="json")}
+    record = {**adapter.record, **told, "settings": recorded(settings)}
     write_adapter(settings.out, dict(adapter.updates()), adapter.config, record, force=force)
     shutil.rmtree(work, ignore_errors=True)
     return report

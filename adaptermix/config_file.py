@@ -5,7 +5,8 @@ A key in a file is the flag without its two dashes. Whatever is wrong is named b
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ def load_task_file(path: Path) -> TaskFile:
             line = line_of(path, key, None) if is_table else line_of(path, None, key)
             raise ConfigError(
                 f"{path}:{line}: unknown key '{key}'",
-                hint="the keys are " + ", ".join(keys_of(TaskFile)),
+                hint=hint_of_keys(key, keys_of(TaskFile)),
             )
     try:
         return TaskFile.model_validate(content)
@@ -65,12 +66,18 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: It is not valid TOML.
+        ConfigError: It is not valid TOML; with file and line.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"line (\d+)", str(error))
+        number = at[1] if at else len(text.splitlines())
+        raise ConfigError(f"{path}:{number}: not valid TOML: {error}") from error
 
 
 def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:
@@ -138,8 +145,14 @@ def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) ->
     where = f" in [{section}]" if section else " at the top"
     return ConfigError(
         f"{path}:{line_of(path, section, key)}: unknown key '{key}'{where}",
-        hint="the keys are " + ", ".join(known),
+        hint=hint_of_keys(key, known),
     )
+
+
+def hint_of_keys(key: str, known: Sequence[str]) -> str:
+    """Return what to write in place of an unknown key: the nearest one, or any there is."""
+    near = get_close_matches(key, known, 1)
+    return f"did you mean {near[0]}?" if near else "the keys are " + ", ".join(known)
 
 
 def keys_of(kind: type[Settings]) -> list[str]:

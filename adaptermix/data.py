@@ -342,6 +342,8 @@ def has_file(folder: Path, patterns: Sequence[str]) -> bool:
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield numbered lines of a text file, plain or gzipped; only newlines end a line.
 
+    The byte order mark that some editors put before the first line is no part of it.
+
     Raises:
         DataError: No such file, an empty one, or one that is not UTF-8 text.
     """
@@ -351,7 +353,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as raw, _decompressed(raw, path) as file:
             for number, line in enumerate(file, start=1):
-                yield number, line.decode("utf-8").rstrip("\r\n")
+                encoding = "utf-8-sig" if number == 1 else "utf-8"
+                yield number, line.decode(encoding).rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not readable as UTF-8 text: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

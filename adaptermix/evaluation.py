@@ -16,6 +16,7 @@ from adaptermix.adapters import (
     adapter_hash,
     check_fits,
     named_adapters,
+    notes_on_base,
     read_adapter,
     stage_adapter,
 )
@@ -159,7 +160,12 @@ def evaluate(
         groups=groups,
         group_macro={name: _macro(cells, systems, langs) for name, langs in groups.items()},
         comparisons=_compare(job, results, settings, groups),
-        notes=[*missing, *_prompt_notes(settings, adapters), *decoder.notes],
+        notes=[
+            *missing,
+            *notes_on_base(adapters, settings.model, fingerprint(folder)),
+            *_prompt_notes(settings, adapters),
+            *decoder.notes,
+        ],
         out=str(settings.out),
     )
     record = {
@@ -167,7 +173,7 @@ def evaluate(
         "settings": settings.model_dump(mode="json"),
         "base_fingerprint": fingerprint(folder),
         "adapters": {
-            name: {"path": str(adapter.path), "sha256": adapter_hash(adapter)}
+            name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
             for name, adapter in adapters.items()
         },
     }

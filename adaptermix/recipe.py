@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from adaptermix import config
 from adaptermix.config import HUB_NAME, MergeSettings, Settings
-from adaptermix.config_file import keys_of, line_of, read_toml, relative_to_file
+from adaptermix.config_file import hint_of_keys, keys_of, line_of, read_toml, relative_to_file
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.outputs import check_output, whole_output
 
@@ -256,8 +256,7 @@ def _check_step(draft: _Draft) -> None:
             raise draft.fail(f"'{key}' is no key of a step: {_MANAGED[key]}", key)
         if key not in _keys_of_step(draft.kind):
             keys = [k for k in _keys_of_step(draft.kind) if k not in _MANAGED]
-            hint = f"the keys of {command} are {', '.join(keys)}"
-            raise draft.fail(f"unknown key '{key}'", key, hint=hint)
+            raise draft.fail(f"unknown key '{key}'", key, hint=hint_of_keys(key, keys))
 
 
 def _kinds() -> dict[str, type[Settings]]:

@@ -22,6 +22,7 @@ from adaptermix.adapters import (
     adapter_hash,
     check_fits,
     named_adapters,
+    notes_on_base,
     read_adapter,
 )
 from adaptermix.config import LOW_RESOURCE, PAPER_GROUPS, RetrievalSettings
@@ -213,7 +214,7 @@ def analyze(
         "settings": settings.model_dump(mode="json"),
         "base_fingerprint": fingerprint(job.folder),
         "adapters": {
-            name: {"path": str(adapter.path), "sha256": adapter_hash(adapter)}
+            name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
             for name, adapter in job.extractor.adapters.items()
         },
     }
@@ -375,7 +376,10 @@ def _summed_up(job: _Job, grid: _Grid, settings: RetrievalSettings) -> Retrieval
         correlations=(_correlations(job, job.scores, grid, groups, readings) if job.scores else []),
         extracted=job.extractor.extracted,
         reused=job.extractor.reused,
-        notes=_notes(job, settings.groups),
+        notes=[
+            *notes_on_base(job.extractor.adapters, settings.model, fingerprint(job.folder)),
+            *_notes(job, settings.groups),
+        ],
         out=str(settings.out),
     )
 
@@ -547,8 +551,7 @@ def _read_scores(path: Path, langs: Sequence[str]) -> _TaskScores:
     places = {lang: place for lang in seen if (place := _place(lang, langs))}
     if len(places) < _LEAST:
         raise DataError(
-            f"{file}: {len(places)} of its languages are analyzed here; a correlation needs "
-            f"{_LEAST}",
+            f"{file}: languages analyzed here: {len(places)}; a correlation needs {_LEAST}",
             hint="it has " + " ".join(seen),
         )
     return _TaskScores(metric, values, places, [lang for lang in seen if lang not in places])

@@ -293,7 +293,7 @@ def _tested(run: Run) -> Iterator[Path]:
             continue
         path = Path(entry["path"])
         try:
-            if path.exists() and adapter_hash(read_adapter(path)) == entry.get("sha256"):
+            if path.exists() and adapter_hash(read_adapter(path)) == entry.get("hash"):
                 yield path
         except (AdaptermixError, OSError):  # gone or replaced since: no matter of this report
             continue

@@ -158,6 +158,14 @@ def comparable(settings: TrainSettings) -> dict[str, Any]:
     return _lasting(settings.model_dump(mode="json"))
 
 
+def recorded(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that go into the record of an adapter.
+
+    Nothing of how long it took, or of a kill in between: the same run gives the same file.
+    """
+    return settings.model_dump(mode="json", exclude=_FREE - {"out"})
+
+
 class TrainingRun:
     """One training run: its folders, its log, and the writing of its adapter."""
 
@@ -343,12 +351,10 @@ class TrainingRun:
             "rank_pattern": settings.rank_pattern,
             "alpha_pattern": settings.alpha_pattern,
         }
-        # Nothing of how long it took, or of a kill in between: the same run gives the same file.
-        passing = _FREE - {"out"}
         record = {
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},
-            "settings": settings.model_dump(mode="json", exclude=passing),
+            "settings": recorded(settings),
             "base_fingerprint": fingerprint(self.base),
         }
         write_adapter(self.out, updates, config, record, force=force)

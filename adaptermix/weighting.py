@@ -18,13 +18,13 @@ Of several rules that match a module, the last one decides.
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters import layer_of
+from adaptermix.config_file import read_toml
 from adaptermix.errors import ConfigError
 
 _MOST_LAYERS = 100_000  # beyond it is a slip, and a set of them would fill the memory
@@ -109,17 +109,8 @@ def read_weighting(path: Path, adapters: int) -> Weighting:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="check --weights-file")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
-        at = re.search(r"line (\d+)", str(error))
-        number = at[1] if at else len(text.splitlines())
-        raise ConfigError(f"{path}:{number}: not valid TOML: {error}") from error
-    lines = text.splitlines()
+    content = read_toml(path)
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     top = _Table(path, content, lines, 0)
     top.refuse_unknown("weights", "rule")
     rules = content.get("rule", [])

@@ -52,6 +52,22 @@ def made_by_peft(tmp_path, model_dir):
     return tmp_path / "made"
 
 
+def test_a_directory_has_the_config_that_peft_reads(tmp_path, model_dir, made_by_peft):
+    adapter = read_adapter(made_by_peft)
+    write_adapter(tmp_path / "mine", dict(adapter.updates()), adapter.config, {})
+    path = tmp_path / "mine" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 24}))
+    again = read_adapter(tmp_path / "mine")
+    peft = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_dir), str(tmp_path / "mine")
+    )
+    (module, update), *_ = again.updates()
+    assert update.scaling == peft.base_model.model.get_submodule(module).scaling["default"] == 6
+    path.write_text("{")
+    with pytest.raises(ArtifactError, match=r"adapter_config.json:1: not JSON"):
+        read_adapter(tmp_path / "mine")
+
+
 @pytest.mark.parametrize("name", ["written", "written.safetensors"])
 def test_what_is_written_is_read_back_bit_by_bit(tmp_path, made_by_peft, name):
     adapter = read_adapter(made_by_peft)

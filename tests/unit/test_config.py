@@ -60,6 +60,21 @@ def test_a_section_concerns_only_its_command(tmp_path):
     assert load_settings(MergeSettings, {}, path).weight == 0.5
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = write(tmp_path, "\ufeff[merge]\nweight = 0.5\n")
+    assert load_settings(MergeSettings, {}, path).weight == 0.5
+
+
+def test_an_unknown_key_is_told_the_nearest(tmp_path):
+    for text, hint in (
+        ("[merge]\nwieght = 1\n", "did you mean weight?"),
+        ("qq = 1", "the keys are"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_settings(MergeSettings, {}, write(tmp_path, text))
+        assert caught.value.hint.startswith(hint)
+
+
 def test_a_weight_on_the_command_line_replaces_weights_in_the_file(tmp_path):
     path = write(tmp_path, "[merge]\nweights = [0.5, 0.5]\n")
     assert load_settings(MergeSettings, {"weight": 0.9}, path).weights is None
@@ -76,7 +91,8 @@ def test_commas_separate_names_and_numbers():
         ("\n\n[train-task]\nrank = 4\nrnk = 4\n", r"toml:5: unknown key 'rnk' in \[train-task\]"),
         ("model = 'm'\nseed = 3\n", r"toml:2: unknown key 'seed' at the top"),
         ("[train]\n", r"toml:1: unknown section \[train\]"),
-        ("[eval\n", "not valid TOML.*line 1"),
+        ("\n[eval\n", "toml:2: not valid TOML"),
+        ("a = [1,\n", "toml:1: not valid TOML"),
         ("\n[train-task]\nrank = 'big'\n", r"toml:3: rank: .*'big'"),
         ("\n[train-task]\nrank = 0\n", r"toml:3: rank: .*greater than 0"),
         ("dtype = 'int8'\n", r"toml:1: dtype"),

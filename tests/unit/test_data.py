@@ -12,6 +12,7 @@ from pyarrow import parquet
 from adaptermix.data import (
     MASSIVE_LOCALES,
     hold_out,
+    json_rows,
     massive_locale,
     read_massive,
     read_pairs,
@@ -158,3 +159,11 @@ def test_held_out_rows_are_apart_from_the_rest(count, most, seed):
     kept, held = hold_out(range(count), most, random.Random(seed))
     assert sorted(kept + held) == list(range(count))
     assert len(held) == min(most, max(1, count // 10))
+
+
+def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_the_text(tmp_path):
+    (tmp_path / "cy-en.tsv").write_bytes("\ufeffun\tone\r\n\ufeffdau\ttwo\r\n".encode())
+    pairs = read_pairs("cy-en", tmp_path)
+    assert [(pair.source, pair.target) for pair in pairs] == [("un", "one"), ("\ufeffdau", "two")]
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
+    assert list(json_rows(tmp_path / "rows.jsonl")) == [(1, {"a": 1})]

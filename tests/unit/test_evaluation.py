@@ -1,7 +1,9 @@
 import csv
 import json
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from test_training import task_settings
 
@@ -201,6 +203,17 @@ def test_an_adapter_trained_on_another_prompt_is_noted(tmp_path, model_dir, corp
     changes = {"adapters": adapters, "system_prompt": "other"}
     (note,) = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "o", **changes)).notes
     assert note == "task was trained with another system prompt than it is tested with"
+
+
+def test_an_adapter_of_another_base_of_the_same_shapes_is_noted(tmp_path, model_dir, corpus_dir):
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "task", max_steps=1))
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, other / "model.safetensors")
+    adapters = (str(tmp_path / "task"),)
+    settings = eval_settings(other, corpus_dir, tmp_path / "out", adapters=adapters, limit=1)
+    (note,) = evaluate(settings).notes
+    assert note == f"task was trained on {model_dir}, whose weights are not those of {other}"
 
 
 def test_a_plan_checks_everything_and_writes_nothing(tmp_path, model_dir, corpus_dir, adapter):

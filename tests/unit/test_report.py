@@ -122,8 +122,8 @@ def test_adapters_that_an_evaluation_tested_are_read_where_they_are(tmp_path, ru
     folder = write_evaluation(tmp_path / "eval", UTTERANCES)
     record = json.loads((folder / "scores.json").read_text())
     path = runs / "task.safetensors"
-    good = {"path": str(path), "sha256": adapter_hash(read_adapter(path))}
-    record["adapters"] = {"a": good, "b": {"path": str(runs / "late"), "sha256": "of before"}}
+    good = {"path": str(path), "hash": adapter_hash(read_adapter(path))}
+    record["adapters"] = {"a": good, "b": {"path": str(runs / "late"), "hash": "of before"}}
     (folder / "scores.json").write_text(json.dumps(record))
     summary = report([folder], ReportSettings(out=tmp_path / "r.html"), dry_run=True)
     assert summary.adapters == [str(path)]

@@ -360,7 +360,7 @@ def test_records_that_are_none_are_refused(settings, tmp_path):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DataError, match=words):
             plan(settings(scores=tmp_path / "x.json"))
-    with pytest.raises(DataError, match="2 of its languages"):
+    with pytest.raises(DataError, match="languages analyzed here: 2; a correlation needs 3"):
         plan(settings(scores=write_scores(tmp_path / "eval", {"en": 1, "cy": 1, "fi": 1})))
     with pytest.raises(DataError, match="no such file"):
         plan(settings(scores=tmp_path / "nowhere"))
