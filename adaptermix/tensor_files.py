@@ -6,7 +6,6 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +46,7 @@ _BITS: dict[torch.dtype, np.dtype[Any]] = {  # integers as wide as the numbers
     torch.bfloat16: np.dtype(np.int16),
 }
 _CHUNK = 16 << 20  # bytes; smaller ones have threads wait for each other
-_BATCH = 8 << 20  # bytes that are handed to the writing thread at a time
+_BATCH = 3 << 19  # bytes that are written at a time: what was made is still in a core's cache
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written
 
@@ -148,8 +147,8 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file while its tensors are being made; few are in memory at a time.
 
-    One batch is written in a second thread while the next is made. The header comes last, into
-    room left for it, so that the metadata may tell of what was written.
+    The header comes last, into room left for it, so that the metadata may tell of what was
+    written.
 
     Args:
         path: New file.
@@ -170,15 +169,10 @@ def write_tensors(
         offset += spec.size
     listed = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     room = (len(_header(metadata(), listed)) + _SLACK) // 8 * 8
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+    with path.open("wb", buffering=0) as file:
         file.seek(8 + room)
-        writing: Future[None] | None = None
         for batch in _batches(specs.values(), tensors):
-            if writing:
-                writing.result()
-            writing = pool.submit(_write, file, batch)
-        if writing:
-            writing.result()
+            _write(file, batch)
         header = _header(metadata(), listed)
         if len(header) > room:
             raise AssertionError(f"metadata grew by more than {_SLACK} bytes")
@@ -210,7 +204,7 @@ def one_thread() -> Iterator[None]:
 def _batches(
     specs: Iterable[TensorSpec], tensors: Iterable[Tensor | tuple[Tensor, ...]]
 ) -> Iterator[list[memoryview]]:
-    """Gather the bytes of tensors up to some megabytes, so that handing them over costs little."""
+    """Gather the bytes of small tensors, so that writing them takes few calls."""
     batch: list[memoryview] = []
     size = 0
     for spec, tensor in zip(specs, tensors, strict=True):
