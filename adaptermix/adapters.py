@@ -131,6 +131,10 @@ class Adapter:
         alpha = self._by_pattern("alpha_pattern", module, self.config["lora_alpha"])
         return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
 
+    def is_of_other_base(self, fingerprint: str) -> bool:
+        """Whether its record tells of another base model than the one with this fingerprint."""
+        return self.record.get("base_fingerprint") not in (None, "", fingerprint)
+
     def updates(self) -> Iterator[tuple[str, LoraUpdate]]:
         """Yield every module with its update, in the order of the file's modules."""
         for module in self.factors:
@@ -739,5 +743,5 @@ def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[
     return [
         f"{name} was trained on {adapter.base}, whose weights are not those of {base}"
         for name, adapter in adapters.items()
-        if adapter.record.get("base_fingerprint", own) not in (own, None)
+        if adapter.is_of_other_base(own)
     ]

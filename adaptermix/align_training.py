@@ -228,11 +228,11 @@ class AlignmentObjective:
         self.sentences = Sentences.of(batch, seed, settings.pooling, settings.pool_skip)
         self.keys = torch.cat([batch["source_keys"], batch["target_keys"]])
         self.together = together
-        self.held_tokens: float = sum(self.sentences.lengths[self.sentences.pairs :])
-        if together:
-            self.held_tokens = mean_over_processes(self.held_tokens, self.keys.device)
         self.base_vectors: Tensor | None = None
         if self.preserve:
+            self.held_tokens: float = sum(self.sentences.lengths[self.sentences.pairs :])
+            if together:
+                self.held_tokens = mean_over_processes(self.held_tokens, self.keys.device)
             with torch.no_grad(), adapted.disable_adapter():
                 self._ask_base(adapted, step)
 

@@ -146,7 +146,7 @@ def evaluate(
         for system, given in zip(systems, answers, strict=True)
         for lang in settings.langs
     ]
-    groups = _groups(settings)
+    groups, base = _groups(settings), fingerprint(folder)
     report = EvalReport(
         task=settings.task,
         split=settings.split,
@@ -162,7 +162,7 @@ def evaluate(
         comparisons=_compare(job, results, settings, groups),
         notes=[
             *missing,
-            *notes_on_base(adapters, settings.model, fingerprint(folder)),
+            *notes_on_base(adapters, settings.model, base),
             *_prompt_notes(settings, adapters),
             *decoder.notes,
         ],
@@ -171,7 +171,7 @@ def evaluate(
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        "base_fingerprint": fingerprint(folder),
+        "base_fingerprint": base,
         "adapters": {
             name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
             for name, adapter in adapters.items()

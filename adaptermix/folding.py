@@ -87,8 +87,7 @@ def _in_float32(settings: MergeSettings) -> MergeSettings:
 
 def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
     """Refuse a base of the right shapes that the adapter was not trained on, where it says so."""
-    trained_on = adapter.record.get("base_fingerprint")
-    if trained_on and trained_on != own and not settings.ignore_base:
+    if adapter.is_of_other_base(own) and not settings.ignore_base:
         raise ArtifactError(
             f"{adapter.path} was trained on {adapter.base}, whose weights are not those of "
             f"{settings.into}",

@@ -208,11 +208,12 @@ def analyze(
         job = _prepare(settings, force, Path(scratch))
         paths = job.extractor.extract(job.systems, job.texts, on_progress)
         grid = _retrieve_all(job, LayerReader(paths), settings.neighbors, on_progress)
-    report = _summed_up(job, grid, settings)
+    base = fingerprint(job.folder)
+    report = _summed_up(job, grid, settings, base)
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        "base_fingerprint": fingerprint(job.folder),
+        "base_fingerprint": base,
         "adapters": {
             name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
             for name, adapter in job.extractor.adapters.items()
@@ -344,7 +345,7 @@ def _retrieve_all(job: _Job, reader: LayerReader, neighbors: int, on_progress: O
     return grid
 
 
-def _summed_up(job: _Job, grid: _Grid, settings: RetrievalSettings) -> RetrievalReport:
+def _summed_up(job: _Job, grid: _Grid, settings: RetrievalSettings, base: str) -> RetrievalReport:
     groups = _groups(job.langs, settings.groups)
     readings = _readings(job.layers, job.extractor.layers - 1, settings.layers is not None)
     langs = [s for at, name in enumerate(job.systems) for s in _by_language(name, job, grid, at)]
@@ -377,7 +378,7 @@ def _summed_up(job: _Job, grid: _Grid, settings: RetrievalSettings) -> Retrieval
         extracted=job.extractor.extracted,
         reused=job.extractor.reused,
         notes=[
-            *notes_on_base(job.extractor.adapters, settings.model, fingerprint(job.folder)),
+            *notes_on_base(job.extractor.adapters, settings.model, base),
             *_notes(job, settings.groups),
         ],
         out=str(settings.out),
