@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 
 import torch
 from jaxtyping import Float
@@ -86,10 +86,15 @@ def is_finite(tensor: Tensor) -> bool:
     return math.isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())
 
 
+@cache
+def wider(*dtypes: torch.dtype) -> torch.dtype:
+    """Return the dtype that holds what all of these hold; asked for every module, hence cached."""
+    return reduce(torch.promote_types, dtypes)
+
+
 def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
     """Return the dtype that holds every factor."""
-    first, *others = {part.dtype for update in updates for part in (*update.rows, update.b)}
-    return reduce(torch.promote_types, others, first)
+    return wider(*{part.dtype for update in updates for part in (*update.rows, update.b)})
 
 
 def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> LoraUpdate:
@@ -109,11 +114,9 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
         return scaled(*kept[0])
     dtype = widest_dtype([update for update, _ in kept])
     b = torch.empty((kept[0][0].b.shape[0], sum(update.rank for update, _ in kept)), dtype=dtype)
-    start = 0
-    for update, weight in kept:
-        place = b.narrow(1, start, update.rank)
+    places = b.split([update.rank for update, _ in kept], dim=1)
+    for (update, weight), place in zip(kept, places, strict=True):
         torch.mul(_in(dtype, update.b), weight * update.scaling, out=place)
-        start += update.rank
     rows = [_in(dtype, update.a) for update, _ in kept]
     return StackedUpdate(rows, b, weighted_bias(updates, weights, dtype))
 

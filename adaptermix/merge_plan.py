@@ -27,7 +27,7 @@ from adaptermix.adapters import (
     read_adapter,
 )
 from adaptermix.config import MergeSettings
-from adaptermix.deltas import LoraUpdate, is_finite, widened
+from adaptermix.deltas import LoraUpdate, is_finite, widened, wider
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merge_methods import (
     FACTOR_METHODS,
@@ -129,7 +129,7 @@ class MergePlan:
             if not update.is_active:
                 tally.inactive[at] += 1
             if weight:
-                wide = torch.promote_types(adapter.spec(module).dtype, spec.dtype)
+                wide = wider(adapter.spec(module).dtype, spec.dtype)
                 sources.append(as_dtype(update, wide))
                 weights.append(weight)
         seed = 0 if is_sum else _module_seed(self.seed, module)
@@ -220,7 +220,7 @@ def _saved_weight(
         raise ArtifactError(f"'{name}' has different shapes in the adapters")
     dtype = specs[0].dtype
     for spec in specs:
-        dtype = torch.promote_types(dtype, spec.dtype)
+        dtype = wider(dtype, spec.dtype)
     return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
 
 
@@ -389,7 +389,7 @@ def _plan_module(
     first = kept[0][0]
     dtype = first.dtype
     for spec, _ in kept:
-        dtype = torch.promote_types(dtype, spec.dtype)
+        dtype = wider(dtype, spec.dtype)
     alone = len(kept) == 1 and is_plain_sum(settings.method, options)
     scaling = abs(kept[0][1] * first.scaling) if alone else 1.0
     if not 0 < scaling < math.inf:

@@ -39,12 +39,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float8_e8m0fnu: "F8_E8M0",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-_BITS: dict[torch.dtype, np.dtype[Any]] = {  # integers as wide as the numbers
-    torch.float64: np.dtype(np.int64),
-    torch.float32: np.dtype(np.int32),
-    torch.float16: np.dtype(np.int16),
-    torch.bfloat16: np.dtype(np.int16),
-}
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by width in bytes
 _CHUNK = 16 << 20  # bytes; smaller ones have threads wait for each other
 _BATCH = 3 << 19  # bytes that are written at a time: what was made is still in a core's cache
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
@@ -114,7 +109,8 @@ class TensorFile:
         start = 8 + struct.unpack("<Q", everything[:8])[0]
         digest.update(everything[:start])
         dtype, *others = {spec.dtype for spec in self.specs.values()} or {torch.bool}
-        integers = None if others else _BITS.get(dtype)
+        is_one = not others and dtype.is_floating_point and dtype.itemsize > 1
+        integers = np.dtype(f"i{dtype.itemsize}") if is_one else None
         largest = 0
         for at in range(start, len(everything), _CHUNK):
             chunk = everything[at : at + _CHUNK]
@@ -203,16 +199,17 @@ def one_thread() -> Iterator[None]:
 
 def _batches(
     specs: Iterable[TensorSpec], tensors: Iterable[Tensor | tuple[Tensor, ...]]
-) -> Iterator[list[memoryview]]:
+) -> Iterator[list[np.ndarray]]:
     """Gather the bytes of small tensors, so that writing them takes few calls."""
-    batch: list[memoryview] = []
+    batch: list[np.ndarray] = []
     size = 0
     for spec, tensor in zip(specs, tensors, strict=True):
         parts = tensor if isinstance(tensor, tuple) else (tensor,)
         _check_parts(spec, parts)
         nbytes = spec.size
         if nbytes:
-            batch += [part.contiguous().view(-1).view(torch.uint8).numpy().data for part in parts]
+            as_integers = _INTEGERS[spec.dtype.itemsize]
+            batch += [part.contiguous().view(as_integers).numpy() for part in parts]
         size += nbytes
         if size >= _BATCH or len(batch) >= _BUFFERS:
             yield batch
@@ -236,11 +233,11 @@ def _header(metadata: Mapping[str, str], listed: str) -> bytes:
     return (told if listed == "{}" else f"{told[:-1]},{listed[1:]}").encode()
 
 
-def _write(file: Any, buffers: list[memoryview]) -> None:
+def _write(file: Any, buffers: list[Any]) -> None:
     """Write all bytes, in one call unless the system takes a part only."""
     while buffers:
         written = os.writev(file.fileno(), buffers)
-        while buffers and written >= len(buffers[0]):
-            written -= len(buffers.pop(0))
+        while buffers and written >= buffers[0].nbytes:
+            written -= buffers.pop(0).nbytes
         if written:
-            buffers[0] = buffers[0][written:]
+            buffers[0] = memoryview(buffers[0]).cast("B")[written:]

@@ -153,6 +153,22 @@ def test_a_full_disk_stops_the_writing_and_leaves_nothing(tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_system_that_takes_a_part_of_the_bytes_is_asked_again(tmp_path, monkeypatch):
+    """Linux takes 2 GB in one call at most; here it is 10 bytes, the middle of a number."""
+    taken = []
+
+    def writev(file, buffers):
+        taken.append(os.write(file, b"".join(buffers)[:10]))
+        return taken[-1]
+
+    monkeypatch.setattr(os, "writev", writev)
+    tensors = {"a": torch.arange(6.0).view(3, 2), "b": torch.arange(5).bfloat16()}
+    write_tensors(tmp_path / "x", specs_of(tensors), tensors.values(), dict)
+    assert taken == [10, 10, 10, 4]
+    written = load_file(tmp_path / "x")
+    assert all(torch.equal(written[name], tensors[name]) for name in tensors)
+
+
 def make(path, kind):
     if kind == "file":
         path.write_text("old")
