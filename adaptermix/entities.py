@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,12 @@ from adaptermix.translation import language_code
 ENTITY_TYPES = ("PER", "ORG", "LOC")
 
 _KEYS = {"typename": "type", "type": "type", "text": "text", "start": "start", "end": "end"}
-_RESULTS = re.compile(r"results?[\"'`]?\s*[:=]\s*", re.IGNORECASE)
+# Where a list of entities may begin; "here are the results:" alone is prose.
+_RESULTS = re.compile(
+    r"""results?["'`]?\s*[:=]\s*(?=[\[{]|["'`]?Type)""",
+    re.IGNORECASE,
+)
+_LISTS = 20  # places where a list may begin that are looked at, so that long texts take no longer
 # A key, quoted or not, and a value: a quoted text that ends where the next thing begins, a number,
 # or a bare word. Quotes inside a text need no backslash, as models leave it out.
 _PAIR = re.compile(
@@ -62,20 +68,25 @@ def parse_entities(text: str) -> EntityAnswer:
 
     A list in JSON is read as it stands, whatever comes before and after it. Otherwise every pair
     of a known key and a value is taken, wherever it is: code fences, single quotes, missing
-    brackets and unescaped quotes lose nothing. An entity that lacks its type or text (a cut
-    answer), and an answer without a list, count as malformed. Repeated entities are kept.
+    brackets and unescaped quotes lose nothing. The first list is the answer. An entity that lacks
+    its type or text (a cut answer), and an answer without a list, count as malformed. Repeated
+    entities are kept.
     """
-    opening = _RESULTS.search(text)
-    body = _RESULTS.split(text, maxsplit=2)[1] if opening else text  # the first list is the answer
-    rows = _json_list(body)
-    if rows is not None:
-        return _from_rows(rows)
-    return _from_pairs(body, is_answer=opening is not None)
+    openings = list(islice(_RESULTS.finditer(text), _LISTS))
+    ends = [*(opening.start() for opening in openings[1:]), len(text)]
+    places = [(opening.end(), end) for opening, end in zip(openings, ends, strict=False)]
+    found = (_read_list(text, start, end) for start, end in [*places, (0, len(text))])
+    return next((answer for answer in found if answer), EntityAnswer([], 1))
 
 
-def _json_list(text: str) -> list[Any] | None:
-    """Return the JSON list that begins at the first bracket, where that is one."""
-    at = text.find("[")
+def _read_list(text: str, start: int, end: int) -> EntityAnswer | None:
+    """Read the list that begins between two places; None where there is nothing like one."""
+    rows = _json_list(text, text.find("[", start, end))
+    return _from_pairs(text[start:end]) if rows is None else _from_rows(rows)
+
+
+def _json_list(text: str, at: int) -> list[Any] | None:
+    """Return the JSON list that begins at the bracket, where that is one of objects."""
     if at < 0:
         return None
     try:
@@ -93,7 +104,7 @@ def _from_rows(rows: list[dict[str, Any]]) -> EntityAnswer:
     return _answer(entities)
 
 
-def _from_pairs(text: str, is_answer: bool) -> EntityAnswer:
+def _from_pairs(text: str) -> EntityAnswer | None:
     """Gather pairs into entities; a brace or a key seen before begins another one."""
     groups: list[dict[str, Any]] = []
     last_end = 0
@@ -104,9 +115,7 @@ def _from_pairs(text: str, is_answer: bool) -> EntityAnswer:
             groups.append({})
         groups[-1][key] = _value(pair)
         last_end = pair.end()
-    if not groups:
-        return EntityAnswer([], int(not (is_answer and re.match(r"\s*\[\s*\]", text))))
-    return _answer([_entity(fields) for fields in groups])
+    return _answer([_entity(fields) for fields in groups]) if groups else None
 
 
 def _value(pair: re.Match[str]) -> str:
@@ -172,14 +181,15 @@ def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExam
     code = language_code(lang)
     if data_dir is None:
         raise DataError("Universal NER is not fetched from the hub", hint="give --data-dir")
-    names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2"]
-    patterns = [name + end for name in names for end in ("", ".gz")]
+    names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2", f"{lang}_*-ud-{split}.iob2"]
+    patterns = [name + end for name in dict.fromkeys(names) for end in ("", ".gz")]
     return read_iob2(find_file(data_dir, patterns, f"UNER {lang} {split}"), lang)
 
 
 def read_iob2(path: Path, lang: str) -> list[EntityExample]:
     """Read sentences with PER, ORG and LOC entities; other types are not asked for and left out.
 
+    So are words with the tag ``-``, which the Norwegian files give to those derived from names.
     Offsets are those of the tokens in the ``# text`` comment; a sentence without such a comment,
     or with another text than its tokens, is its tokens with spaces between.
 
@@ -217,12 +227,12 @@ def _sentences(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Token]]]
 
 def _token(line: str, place: str) -> _Token:
     cells = line.split("\t")
-    if len(cells) < 3 or not re.fullmatch(r"O|[BI]-[^\s-]+", cells[2]):
+    if len(cells) < 3 or not re.fullmatch(r"O|-|[BI]-[^\s-]+", cells[2]):
         raise DataError(
             f"{place}: not a token with a tag: {line[:80]!r}",
             hint="a line of .iob2 is number, token, tag (O, B-PER, I-PER ...), between tabs",
         )
-    return _Token(cells[1], cells[2])
+    return _Token(cells[1], "O" if cells[2] == "-" else cells[2])
 
 
 def _placed(text: str | None, tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:

@@ -1,5 +1,6 @@
 import random
 
+import hypothesis
 import pytest
 from conftest import SHARED
 from hypothesis import given, settings
@@ -60,6 +61,7 @@ def test_an_answer_is_written_as_the_paper_has_it():
 
 
 @given(ENTITIES)
+@hypothesis.example([Entity("ORG", "The Results: [", 0, 14), IGUAZU])
 def test_reading_a_rendered_answer_gives_the_entities_back(entities):
     assert parse_entities(render_entities(entities)) == (entities, 0)
 
@@ -84,12 +86,20 @@ ANN_ROW = '{"TypeName": "PER", "Text": "Ann O\'Hara", "Start": 0, "End": 10}'
         (f"[{ROW}]", [IGUAZU], 0),
         (f'```json\n{{"Results": [{ROW}]}}\n```', [IGUAZU], 0),
         (f'Here you are:\n"Results": [{ROW}]\nLet me know if', [IGUAZU], 0),
+        (f'Here are the results:\n"Results": [{ROW}]', [IGUAZU], 0),
+        (f'The output result: {{"Results": [{ROW}]}}', [IGUAZU], 0),
+        (f"Results:\n```json\n[{ROW}]\n```", [IGUAZU], 0),
         (f'"Results": [{ROW}] Example: "Results": [{ANN_ROW}]', [IGUAZU], 0),
         (f'"Results": [{BARE}] Example: "Results": [{ANN_ROW}]', [IGUAZU], 0),
         (f"'Results': [{ROW}]".replace('"', "'"), [IGUAZU], 0),
         (
             "'Results': [{'TypeName': 'PER', 'Text': 'Ann O'Hara', 'Start': 0, 'End': 10}]",
             [ANN],
+            0,
+        ),
+        (
+            "'Results': [{'TypeName': 'ORG', 'Text': 'Results: A', 'Start': 0, 'End': 10}]",
+            [Entity("ORG", "Results: A", 0, 10)],
             0,
         ),
         (f'"Results": [{ROW}', [IGUAZU], 0),
@@ -114,6 +124,7 @@ ANN_ROW = '{"TypeName": "PER", "Text": "Ann O\'Hara", "Start": 0, "End": 10}'
         ('"Results": []', [], 0),
         ('{"Results": []}', [], 0),
         ("Results: [ ]", [], 0),
+        ('"Results": [] There are no other results: none.', [], 0),
         ('"Results": [', [], 1),
         ('"Results": null', [], 1),
         ('"Results": [1, 2]', [], 1),
@@ -237,6 +248,14 @@ def test_malformed_files_are_named_with_their_line(tmp_path, content, complaint)
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=complaint):
         read_uner("da", "test", tmp_path)
+
+
+def test_words_that_are_not_annotated_are_outside(tmp_path):
+    """The Norwegian files of UNER have words derived from names so."""
+    path = tmp_path / "nob_norne-ud-test.iob2"
+    path.write_text("1\tEU-debatt\t-\tB-DRV\t-\n2\tOslo\tB-LOC\t-\t-\n", encoding="utf-8")
+    (example,) = read_uner("nob", "test", tmp_path)
+    assert example.entities == (Entity("LOC", "Oslo", 10, 14),)
 
 
 def test_official_names_are_found_too(tmp_path):
