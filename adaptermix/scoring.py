@@ -167,17 +167,21 @@ def _prediction(line: str, place: str, task: str) -> Prediction:
             f"{place}: no text in a field 'output'",
             hint="a record is a JSON string, or an object with one of " + ", ".join(OUTPUT_FIELDS),
         )
-    return Prediction(place, output, str(value["id"]) if "id" in value else None)
+    id_ = value.get("id")
+    return Prediction(place, output, None if id_ is None else str(id_))
 
 
 def _in_order(
     predictions: Sequence[Prediction], examples: Sequence[Example], path: Path
 ) -> list[str]:
-    """Return the outputs in the order of the gold rows: by id where all have one."""
+    """Return the outputs in the order of the gold rows: by id where there are ids."""
     if len(predictions) != len(examples):
         raise DataError(f"{path}: {len(predictions)} outputs for {len(examples)} gold rows")
-    if any(prediction.id is None for prediction in predictions):
+    without = [prediction for prediction in predictions if prediction.id is None]
+    if len(without) == len(predictions):
         return [prediction.output for prediction in predictions]
+    if without:
+        raise DataError(f"{without[0].place}: no 'id', which other records of the file have")
     known = {example.id for example in examples}
     outputs: dict[str, str] = {}
     for prediction in predictions:

@@ -92,6 +92,12 @@ def test_records_with_ids_may_come_in_any_order(massive):
         ([], "a.txt", {}, "the file is empty"),
         (['{"id": "9", "output": "x"}'] * 3, "a.jsonl", {}, "jsonl:1: the gold file has no id '9'"),
         (['{"id": 10, "output": "x"}'] * 3, "a.jsonl", {}, "jsonl:2: the id '10' occurs twice"),
+        (
+            ['{"id": 10, "output": "x"}', '{"output": "x"}', '"x"'],
+            "a.jsonl",
+            {},
+            "jsonl:2: no 'id'",
+        ),
         (['{"output": "x"}', "{}", "{}"], "a.jsonl", {}, "jsonl:2: no text in a field 'output'"),
         (['{"output": 1}'] * 3, "a.jsonl", {}, "jsonl:1: no text in a field 'output'"),
         (["None"] * 3, "a.jsonl", {}, "jsonl:1: not JSON"),
