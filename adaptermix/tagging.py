@@ -17,9 +17,8 @@ OUTSIDE = "Other"
 SPLIT_BY_CHARACTER = ("ja-JP", "zh-CN", "zh-TW")
 
 _MARKED = re.compile(r"\[\s*([^\[\]:]+?)\s*:\s*([^\[\]]*?)\s*\]")
-_ANSWER_PART = re.compile(r"(?:^|[;\n])[^\S\n]*(\w[\w -]{0,40}?)\s*:\s*")
-
-_LIST_NUMBER = re.compile(r"\A\d{1,3}[.)]\s+")
+_ITEM = r"(?:(?:\d{1,3}[.)]|[-*])[^\S\n]+)?"  # what begins an item of a list
+_ANSWER_PART = re.compile(rf"(?:^|[;\n])[^\S\n]*{_ITEM}(\w[\w -]{{0,40}}?)\s*:\s*")
 
 
 class Slot(NamedTuple):
@@ -58,10 +57,10 @@ def parse_answer(text: str) -> Answer:
     value may hold semicolons and colons of its own. Any few words make a type, so that an unknown
     type is a wrong slot and spoils no other. What stands before the first part, and a part
     without a value, is counted as malformed. The number of a list may come first, as the
-    zero-shot prompt shows answers so.
+    zero-shot prompt shows answers so, or a dash or star.
     """
-    text = _LIST_NUMBER.sub("", text.strip())
-    if text.rstrip(".").casefold() == NO_SLOTS.casefold():
+    text = text.strip()
+    if re.sub(rf"\A{_ITEM}", "", text).rstrip(".").casefold() == NO_SLOTS.casefold():
         return Answer([], 0)
     starts = list(_ANSWER_PART.finditer(text))
     leading = text[: starts[0].start()] if starts else text

@@ -21,7 +21,7 @@ from adaptermix.tagging import (
 
 VALUES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip)
 PLAIN_VALUES = VALUES.filter(
-    lambda v: v and not re.search(r"[;\n]\s*\w[\w -]*:", v) and v[-1] != ";"
+    lambda v: v and not re.search(r"[;\n]\s*[\d.)*-]*\s*\w[\w -]*:", v) and v[-1] != ";"
 )
 SLOTS = st.lists(st.builds(Slot, st.from_regex(r"[a-z_]{1,12}", fullmatch=True), PLAIN_VALUES))
 
@@ -46,6 +46,8 @@ def test_slots_are_read_in_the_order_of_the_utterance():
         ("sure; time: five", [("time", "five")], 1),
         ("4. music_genre: jazz", [("music_genre", "jazz")], 0),
         ("3. None", [], 0),
+        ("1. time: five\n2. date: today", [("time", "five"), ("date", "today")], 0),
+        ("- time: five\n* date: 3. may", [("time", "five"), ("date", "3. may")], 0),
         ("song name: x; time: five", [("song name", "x"), ("time", "five")], 0),
         ("time: five; song name: x", [("time", "five"), ("song name", "x")], 0),
         ("time: five\ndate: today", [("time", "five"), ("date", "today")], 0),
