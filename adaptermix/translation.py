@@ -51,6 +51,7 @@ LANGUAGE_NAMES: dict[str, str] = {
     yi=Yiddish yo=Yoruba yue=Cantonese zh=mandarin_Chinese zu=Zulu
     """.split()
 }
+_OTHER_CODES = {"cmn": "zh", "fil": "tl", "iw": "he", "nno": "nn", "nob": "nb"}
 # BLEU's tokenizers where words are not between spaces; the paper's choice.
 _TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}
 _DEV_ROWS = 1000  # held out of training data that comes without a dev part
@@ -79,8 +80,7 @@ def language_code(lang: str) -> str:
     """
     code = lang.replace("_", "-").split("-")[0].lower()
     by_flores = {flores.split("_")[0]: code for code, flores in FLORES_CODES.items()}
-    by_flores |= {"cmn": "zh", "iw": "he"}
-    code = by_flores.get(code, code)
+    code = (by_flores | _OTHER_CODES).get(code, code)
     if code not in LANGUAGE_NAMES:
         raise DataError(
             f"unknown language '{lang}'", hint="it is one of " + " ".join(LANGUAGE_NAMES)

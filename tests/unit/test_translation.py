@@ -29,6 +29,8 @@ def alma(rows):
         ("jpn_Jpan", "ja", "ja-mecab"),
         ("ko", "ko", "13a"),
         ("liv", "liv", "13a"),
+        ("nob", "nb", "13a"),
+        ("fil_PH", "tl", "13a"),
     ],
 )
 def test_the_tokenizer_follows_the_language(lang, code, tokenizer):
