@@ -80,9 +80,14 @@ def parse_entities(text: str) -> EntityAnswer:
 
 
 def _read_list(text: str, start: int, end: int) -> EntityAnswer | None:
-    """Read the list that begins between two places; None where there is nothing like one."""
+    """Read the list that begins between two places; None where there is nothing like one.
+
+    An empty list among pairs is a damaged answer, and no answer of no entities.
+    """
     rows = _json_list(text, text.find("[", start, end))
-    return _from_pairs(text[start:end]) if rows is None else _from_rows(rows)
+    if rows:
+        return _from_rows(rows)
+    return _from_pairs(text[start:end]) or (None if rows is None else EntityAnswer([], 0))
 
 
 def _json_list(text: str, at: int) -> list[Any] | None:

@@ -124,6 +124,7 @@ ANN_ROW = '{"TypeName": "PER", "Text": "Ann O\'Hara", "Start": 0, "End": 10}'
         ('"Results": []', [], 0),
         ('{"Results": []}', [], 0),
         ("Results: [ ]", [], 0),
+        (f'"Results": []{BARE}]', [IGUAZU], 0),
         ('"Results": [] There are no other results: none.', [], 0),
         ('"Results": [', [], 1),
         ('"Results": null', [], 1),
