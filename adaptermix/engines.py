@@ -8,6 +8,8 @@ batches.
 import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -353,6 +355,7 @@ class VllmGenerator:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        _start_guard(self)
         try:
             has_copies = options["data_parallel_size"] > 1
             self.copies = _Copies(options) if has_copies else _OneCopy(options)
@@ -457,6 +460,24 @@ class VllmGenerator:
         finally:
             if answers:
                 on_answers(answers)
+
+
+def _start_guard(generator: VllmGenerator) -> None:
+    """Start a process that ends the engine's when this one is killed; it goes with the engine."""
+    script = Path(__file__).with_name("engine_guard.py")
+    guard = subprocess.Popen(
+        [sys.executable, "-P", str(script), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what ends a command's group must not end this first
+    )
+
+    def stop() -> None:
+        guard.kill()
+        guard.wait()
+
+    weakref.finalize(generator, stop)
 
 
 def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dict[str, Any]:
