@@ -80,11 +80,13 @@ class Limits:
         adapters: The most adapters in one call.
         rank: The largest rank.
         prompt: Length of the longest prompt, in tokens.
+        widest: What messages call the adapter of the largest rank.
     """
 
     adapters: int
     rank: int
     prompt: int
+    widest: str = "an adapter"
 
 
 def choose_engine(settings: EngineSettings) -> str:
@@ -506,19 +508,28 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
             "enable_lora": True,
             "max_loras": min(limits.adapters, GPU_SLOTS) if on_gpu else limits.adapters + 1,
             "max_cpu_loras": limits.adapters + 1,
-            "max_lora_rank": _slot_rank(max(limits.rank, settings.max_lora_rank or 0)),
+            "max_lora_rank": _slot_rank(settings, limits),
         }
     return options | settings.engine_args
 
 
-def _slot_rank(rank: int) -> int:
-    size = next((size for size in VLLM_RANKS if size >= rank), None)
-    if size is None:
+def _slot_rank(settings: EngineSettings, limits: Limits) -> int:
+    """Return the size of the adapters' slots: what they need, or more if that is asked for."""
+    given = settings.engine_args.get("max_lora_rank")
+    allowed = given if isinstance(given, int) else settings.max_lora_rank
+    if allowed is not None and limits.rank > allowed:
         raise ArtifactError(
-            f"an adapter has rank {rank}, above vLLM's limit of {VLLM_RANKS[-1]}",
+            f"{limits.widest} has rank {limits.rank}, above --max-lora-rank {allowed}",
+            hint="without the option there is room for the largest rank",
+        )
+    if limits.rank > VLLM_RANKS[-1]:
+        raise ArtifactError(
+            f"{limits.widest} has rank {limits.rank}, above vLLM's limit of {VLLM_RANKS[-1]}",
             hint="evaluate it with --engine transformers",
         )
-    return size
+    if allowed is not None and allowed > VLLM_RANKS[-1]:
+        raise ConfigError(f"--max-lora-rank {allowed}: vLLM's limit is {VLLM_RANKS[-1]}")
+    return next(size for size in VLLM_RANKS if size >= (allowed or limits.rank))
 
 
 def _distance(some: list[dict[int, float]], others: list[dict[int, float]]) -> float:

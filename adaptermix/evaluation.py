@@ -125,10 +125,12 @@ def evaluate(
     settings, missing = without_missing_comet(settings)
     job = _prepare(settings, force)
     folder, adapters, items, task = job.folder, job.adapters, job.items, job.task
+    rank, widest = max(((_rank(a), str(a.path)) for a in adapters.values()), default=(1, ""))
     limits = Limits(
         adapters=len(adapters),
-        rank=max((_rank(adapter) for adapter in adapters.values()), default=1),
+        rank=rank,
         prompt=max(len(item.prompt_ids) for item in items),
+        widest=widest,
     )
     decoder = Decoder(settings, folder, job.encoder, limits)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:

@@ -22,7 +22,7 @@ from adaptermix.adapters import read_adapter, stage_adapter, write_adapter
 from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.engines import Limits, Request, VllmGenerator
-from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.evaluation import evaluate
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
@@ -257,11 +257,22 @@ if __name__ == "__main__":
     assert found == search(adapters[:2], by_transformers).as_record()["candidates"]
 
 
-def test_a_rank_above_vllms_limit_is_refused_before_the_engine_starts(model_dir, corpus_dir):
-    settings = eval_settings(model_dir, corpus_dir, "unused", engine="vllm")
+@pytest.mark.parametrize(
+    ("options", "rank", "complaint"),
+    [
+        ({}, 600, "big has rank 600, above vLLM's limit of 512"),
+        ({"max_lora_rank": 8}, 9, "big has rank 9, above --max-lora-rank 8"),
+        ({"engine_args": "max_lora_rank=8"}, 9, "big has rank 9, above --max-lora-rank 8"),
+        ({"max_lora_rank": 600}, 9, "--max-lora-rank 600: vLLM's limit is 512"),
+    ],
+)
+def test_a_rank_above_the_limit_is_refused_before_the_engine_starts(
+    model_dir, corpus_dir, options, rank, complaint
+):
+    settings = eval_settings(model_dir, corpus_dir, "unused", engine="vllm", **options)
     tokenizer = load_tokenizer(model_dir, settings)
-    with pytest.raises(ArtifactError, match="rank 600, above vLLM's limit of 512"):
-        VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, 600, 10))
+    with pytest.raises(AdaptermixError, match=complaint):
+        VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, rank, 10, "big"))
 
 
 def test_an_unknown_engine_argument_is_refused_before_the_engine_starts(model_dir, corpus_dir):
