@@ -90,8 +90,8 @@ def _what(record: Mapping[str, Any]) -> str:
         parts = " + ".join(f"{weight:g} x {name}" for name, weight in made_of(record))
         return escaped_markdown(f"the {record.get('method')} merge {parts}")
     if command == "train-align":
-        layer = settings.get("layer")
-        where = "the middle layer" if layer is None else f"layer {layer}"
+        layer = str(settings.get("layer") or "middle")
+        where = f"the {layer} layer" if layer.isalpha() else f"layer {layer}"
         return escaped_markdown(f"trained to align {langs} at {where} with a contrastive loss")
     task = Path(str(settings.get("task", "a task"))).stem
     return escaped_markdown(f"fine-tuned on {printable(task)} in {langs or 'unknown languages'}")

@@ -157,8 +157,8 @@ class Runs:
 def find_runs(paths: Sequence[Path]) -> Runs:
     """Read the records of runs, and find the adapters beside them.
 
-    A folder of runs is searched, models and hidden folders left out. Adapters that an evaluation
-    tested are found by the paths in its record, if they are still what it tested.
+    A folder of runs is searched, models and hidden folders left out. Adapters that were evaluated
+    or analyzed are found by the paths in the record, if they are still what they were.
 
     Raises:
         DataError: No such path, one that is no run, a damaged record, runs of different tasks.
@@ -181,7 +181,7 @@ def find_runs(paths: Sequence[Path]) -> Runs:
             records[place.name].append(_read(place))
         else:
             adapters[place.resolve()] = place
-    for run in records[EVAL_RECORD]:
+    for run in (*records[EVAL_RECORD], *records[RETRIEVAL_RECORD]):
         adapters |= {a.resolve(): a for a in _tested(run) if a.resolve() not in adapters}
     evaluations, searches, retrievals = records.values()
     runs = Runs(evaluations, searches, retrievals, list(adapters.values()))
@@ -286,7 +286,7 @@ def _check_layers(report: RetrievalReport, path: Path) -> None:
 
 
 def _tested(run: Run) -> Iterator[Path]:
-    """Yield the adapters of an evaluation that are still what was tested."""
+    """Yield the adapters of a record that are still what was tested."""
     entries = run.content.get("adapters")
     for entry in entries.values() if isinstance(entries, dict) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):

@@ -1,6 +1,7 @@
 """The sections of a report: plots, tables and sentences about runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 from adaptermix.adapters import layer_of
 from adaptermix.comparison import ALL, Comparison
 from adaptermix.config import InspectSettings
+from adaptermix.errors import ConfigError
 from adaptermix.evaluation import EvalReport
 from adaptermix.inspection import AdapterReport, InspectReport, inspect
 from adaptermix.model_card import data_of, made_of, model_name, sources_of
+from adaptermix.models import layer_index
 from adaptermix.plots import (
     Plot,
     colors_of,
@@ -390,13 +393,14 @@ def _placement(report: RetrievalReport, inspected: InspectReport | None, name: s
 
 
 def _alignment_layers(inspected: InspectReport, depth: int) -> dict[str, int]:
-    """Return the layer that each alignment adapter was trained at; the middle one by default."""
+    """Return the layer that each adapter was aligned at, alone or beside a task."""
     layers = {}
     for adapter in inspected.adapters:
         settings = adapter.record.get("settings")
-        if adapter.record.get("command") == "train-align" and isinstance(settings, dict):
-            layer = settings.get("layer")
-            layers[_name(adapter.path)] = layer if isinstance(layer, int) else depth // 2
+        is_aligned = adapter.record.get("command") in ("train-align", "train-joint")
+        if is_aligned and isinstance(settings, dict):
+            with suppress(ConfigError, ValueError):  # of a deeper model, or written by another hand
+                layers[_name(adapter.path)] = layer_index(settings.get("layer") or "middle", depth)
     return layers
 
 

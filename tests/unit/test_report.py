@@ -14,13 +14,19 @@ from test_model_card import ALIGNED, TRAINED, write
 from typer.testing import CliRunner
 
 from adaptermix.cli import app
-from adaptermix.config import MergeSettings, ReportSettings
+from adaptermix.config import (
+    MergeSettings,
+    ReportSettings,
+    TrainAlignSettings,
+    TrainJointSettings,
+)
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging import merge
 from adaptermix.plots import PlottedScore, score_bars, search_plot
 from adaptermix.report import is_right, report
 from adaptermix.significance import Interval
 from adaptermix.tables import Table, printable, ranges
+from adaptermix.training import recorded
 
 UTTERANCES = {"en": ["wake me at five", "hello"], "cy": ["deffra fi am bump", "helo"]}
 
@@ -32,8 +38,10 @@ def runs(tmp_path_factory):
     write_evaluation(folder / "eval-massive", UTTERANCES)
     write_retrieval(folder / "retrieval")
     write(folder / "task.safetensors", TRAINED)
-    write(folder / "early", ALIGNED | {"settings": {"layer": 1}}, seed=1)
-    write(folder / "late", ALIGNED | {"settings": {"layer": 3}}, seed=2)
+    early, late = TrainAlignSettings(layer="bottom"), TrainJointSettings(layer="3")
+    write(folder / "early", ALIGNED | {"settings": recorded(early)}, seed=1)
+    joint = {"command": "train-joint", "settings": recorded(late)}
+    write(folder / "late", ALIGNED | joint, seed=2)
     sources = [folder / "task.safetensors", folder / "early"]
     merge(sources, MergeSettings(weight=0.9, out=folder / "merged.safetensors"))
     (folder / "model").mkdir()
@@ -116,15 +124,17 @@ def test_an_adapter_is_not_compared_with_what_it_went_into(page):
     assert "early and merged" not in table
 
 
-def test_adapters_that_an_evaluation_tested_are_read_where_they_are(tmp_path, runs, monkeypatch):
+@pytest.mark.parametrize("kind", ["scores", "retrieval"])
+def test_adapters_that_were_tested_are_read_where_they_are(tmp_path, runs, kind):
     from adaptermix.adapters import adapter_hash, read_adapter
 
-    folder = write_evaluation(tmp_path / "eval", UTTERANCES)
-    record = json.loads((folder / "scores.json").read_text())
+    folder = tmp_path / "run"
+    write_evaluation(folder, UTTERANCES) if kind == "scores" else write_retrieval(folder)
+    record = json.loads((folder / f"{kind}.json").read_text())
     path = runs / "task.safetensors"
     good = {"path": str(path), "hash": adapter_hash(read_adapter(path))}
     record["adapters"] = {"a": good, "b": {"path": str(runs / "late"), "hash": "of before"}}
-    (folder / "scores.json").write_text(json.dumps(record))
+    (folder / f"{kind}.json").write_text(json.dumps(record))
     summary = report([folder], ReportSettings(out=tmp_path / "r.html"), dry_run=True)
     assert summary.adapters == [str(path)]
     assert not (tmp_path / "r.html").exists()
