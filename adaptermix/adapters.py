@@ -479,16 +479,25 @@ def named_adapters(adapters: Sequence[Adapter]) -> dict[str, Adapter]:
     Raises:
         ConfigError: Two of one name.
     """
-    named: dict[str, Adapter] = {}
-    for adapter in adapters:
-        name = adapter.path.resolve().name.removesuffix(".safetensors")
-        if name in named or name == BASE:
+    return dict(zip(system_names([a.path for a in adapters]), adapters, strict=True))
+
+
+def system_names(paths: Iterable[Path]) -> list[str]:
+    """Return the names of adapters as systems: of their files or folders.
+
+    Raises:
+        ConfigError: Two of one name.
+    """
+    names: list[str] = []
+    for path in paths:
+        name = path.resolve().name.removesuffix(".safetensors")
+        if name in (*names, BASE):
             raise ConfigError(
-                f"--adapter {adapter.path}: a system named '{name}' is there already",
+                f"--adapter {path}: a system named '{name}' is there already",
                 hint="rename the file, so that the table can tell them apart",
             )
-        named[name] = adapter
-    return named
+        names.append(name)
+    return names
 
 
 def describe_config(

@@ -13,7 +13,6 @@ import types
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -34,7 +33,7 @@ from adaptermix.config import (
     TrainTaskSettings,
 )
 from adaptermix.config_file import load_settings
-from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.outputs import Report
 from adaptermix.processes import is_main_process
 
@@ -414,11 +413,7 @@ def report(
 
         adaptermix report runs/demo -o demo.html --export figures
     """
-    for package in ("altair", "vl_convert"):
-        if find_spec(package) is None:
-            raise ResourceError(
-                f"{package} is not installed", hint='pip install "adaptermix[report]"'
-            )
+    require_extra("report", "altair", "vl_convert")
     from adaptermix import report as reporting
 
     summary = reporting.report(runs, settings, force=options.force, dry_run=options.dry_run)

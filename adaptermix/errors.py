@@ -12,6 +12,8 @@ Exit code 1 is a bug of ours, 2 an unknown option or a missing argument, 130 an 
 This module imports nothing from adaptermix, so every module may import it.
 """
 
+from importlib.util import find_spec
+
 
 class AdaptermixError(Exception):
     """A failure the user can act on."""
@@ -56,3 +58,16 @@ class StoppedError(AdaptermixError):
         """Take the number of the signal; the exit code is 128 and it, as shells have it."""
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signal
+
+
+def require_extra(extra: str, *packages: str) -> None:
+    """Check that the packages of an optional extra are installed.
+
+    Raises:
+        ResourceError: One is not.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise ResourceError(
+                f"{package} is not installed", hint=f'pip install "adaptermix[{extra}]"'
+            )

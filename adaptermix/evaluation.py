@@ -19,6 +19,7 @@ from adaptermix.adapters import (
     notes_on_base,
     read_adapter,
     stage_adapter,
+    system_names,
 )
 from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
@@ -183,6 +184,22 @@ def evaluate(
     return report
 
 
+def systems_of(settings: EvalSettings) -> list[str]:
+    """Return the names of what is tested: the base model, unless it is left out, and adapters.
+
+    Raises:
+        ConfigError: Two adapters of one name, a baseline that is none of them.
+    """
+    adapters = system_names(map(Path, settings.adapters))
+    systems = [*([] if settings.exclude_base else [BASE]), *adapters]
+    if settings.baseline not in (None, *systems):
+        raise ConfigError(
+            f"--baseline {settings.baseline}: no such system",
+            hint=f"the systems are {', '.join(systems)}",
+        )
+    return systems
+
+
 @dataclass(frozen=True)
 class _Job:
     """Everything an evaluation needs, checked before an engine is started."""
@@ -197,13 +214,8 @@ class _Job:
 
 def _prepare(settings: EvalSettings, force: bool) -> _Job:
     check_output(settings.out, force)
+    systems = systems_of(settings)
     adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
-    systems = [*([] if settings.exclude_base else [BASE]), *adapters]
-    if settings.baseline not in (None, *systems):
-        raise ConfigError(
-            f"--baseline {settings.baseline}: no such system",
-            hint=f"the systems are {', '.join(systems)}",
-        )
     folder = locate_model(settings)
     shapes = weight_shapes(folder)
     for adapter in adapters.values():

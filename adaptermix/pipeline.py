@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,7 +25,13 @@ from blake3 import blake3
 from pydantic import BaseModel
 
 from adaptermix import __version__
-from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
+from adaptermix.errors import (
+    AdaptermixError,
+    ArtifactError,
+    ConfigError,
+    ResourceError,
+    require_extra,
+)
 from adaptermix.outputs import Report, whole_output, write_json
 from adaptermix.recipe import Recipe, Step
 
@@ -150,6 +155,8 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
     Raises:
         ConfigError: No such step.
     """
+    from adaptermix.foresight import check_ahead
+
     state = _State(recipe.out)
     chosen = _chosen(recipe, only)
     statuses = _statuses(chosen, state, _forced(chosen, only, force))
@@ -160,6 +167,7 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
         problem = step.missing if statuses[step.name] != "finished" else None
         if statuses[step.name] != "finished" and not problem:
             try:
+                check_ahead(step, chosen)
                 cost = costs(step, is_ready=_is_ready(step, statuses))
             except AdaptermixError as error:
                 problem = step.blame(error)
@@ -203,7 +211,7 @@ def run(
     forced = _forced(chosen, only, force)
     with _alone_in(recipe.out):
         state = _State(recipe.out)
-        _check_data(chosen, _statuses(chosen, state, forced))
+        _check_steps(chosen, _statuses(chosen, state, forced))
         reports = []
         for number, step in enumerate(chosen.steps, start=1):
             key = step_key(step, recipe.out)
@@ -229,11 +237,8 @@ def _run_step(step: Step, key: str, state: "_State", watcher: Watcher, *, force:
         settings = settings.model_copy(update={"resume": True})
     state.begin(step, key)
     started = time.monotonic()
-    with watcher.progress(step) as on_progress:
-        try:
-            report = _carry_out(step, settings, on_progress=on_progress)
-        except AdaptermixError as error:
-            raise step.blame(error) from error
+    with watcher.progress(step) as on_progress, _blaming(step):
+        report = _carry_out(step, settings, on_progress=on_progress)
     record = {k: v for k, v in report.as_record().items() if k not in _VOLATILE}
     if "out" not in type(settings).model_fields:
         with whole_output(step.out) as partial:
@@ -329,11 +334,7 @@ def _retrieve(work: Work) -> Any:
 
 
 def _report(work: Work) -> Any:
-    for package in ("altair", "vl_convert"):
-        if find_spec(package) is None:
-            raise ResourceError(
-                f"{package} is not installed", hint='pip install "adaptermix[report]"'
-            )
+    require_extra("report", "altair", "vl_convert")
     from adaptermix.report import report
 
     return report(work.inputs, work.settings, force=True, dry_run=work.dry_run)
@@ -384,17 +385,28 @@ def _is_ready(step: Step, statuses: Mapping[str, Status]) -> bool:
     return all(statuses[need] == "finished" for need in step.needs)
 
 
-def _check_data(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
-    """Read the data of all steps to come: a gap in it is seen before the first hour, not after."""
-    for step in recipe.steps:
-        if statuses[step.name] == "finished":
-            continue
+def _check_steps(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
+    """Check steps to come and read their data: a gap is seen before the first hour, not after."""
+    from adaptermix.foresight import check_ahead
+
+    steps = [step for step in recipe.steps if statuses[step.name] != "finished"]
+    for step in steps:
         if step.missing:
             raise step.missing
-        try:
+        with _blaming(step):
+            check_ahead(step, recipe)
+    for step in steps:
+        with _blaming(step):
             count_examples(step.settings)
-        except AdaptermixError as error:
-            raise step.blame(error) from error
+
+
+@contextmanager
+def _blaming(step: Step) -> Iterator[None]:
+    """Say of an error where in the recipe its cause stands."""
+    try:
+        yield
+    except AdaptermixError as error:
+        raise step.blame(error) from error
 
 
 def costs(step: Step, *, is_ready: bool) -> dict[str, Any]:

@@ -413,12 +413,12 @@ def _resolved_item(
 
 
 def _check_referred(draft: _Draft, drafts: Mapping[str, _Draft], key: str, value: Any) -> None:
-    """Refuse a test where an adapter is wanted."""
-    if key != "adapters":
-        return
+    """Refuse a test where an adapter is wanted, and a file in an output that is one itself."""
     for found in _references(value):
         other = drafts[found[1]]
-        if not found[2] and other.kind.section in _SUFFIXES:
+        if found[2].startswith("/") and _output(Path(), other).suffix:
+            raise draft.fail(f"{key}: the output of {found[1]} is a file, and holds no others", key)
+        if key == "adapters" and not found[2] and other.kind.section in _SUFFIXES:
             raise draft.fail(f"{key}: @{found[1]} is no adapter but an {other.kind.section}", key)
 
 

@@ -257,7 +257,7 @@ class _Job:
     layers: list[int]
     pairs: list[tuple[int, int]]
     extractor: Extractor
-    scores: "_TaskScores | None"
+    scores: "TaskScores | None"
 
 
 def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> _Job:
@@ -268,10 +268,10 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> _Job:
             hint="--data-dir FOLDER, with one file a language, such as eng_Latn.dev or en.txt",
         )
     langs = list(settings.langs)
-    pairs = _pairs(langs, settings.pivot)
+    pairs = language_pairs(langs, settings.pivot)
     adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
     texts = read_multiway(langs, settings.split, settings.data_dir)
-    scores = None if settings.scores is None else _read_scores(settings.scores, langs)
+    scores = None if settings.scores is None else read_scores(settings.scores, langs)
     folder = locate_model(settings)
     shapes = weight_shapes(folder) if adapters else {}
     for adapter in adapters.values():
@@ -293,7 +293,12 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> _Job:
     )
 
 
-def _pairs(langs: list[str], pivot: str) -> list[tuple[int, int]]:
+def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
+    """Return the places of the two languages of each pair, sorted by the first.
+
+    Raises:
+        ConfigError: A pivot that is not among the languages.
+    """
     if pivot == ALL:
         return [(a, b) for a in range(len(langs)) for b in range(a + 1, len(langs))]
     codes = [flores_code(lang) for lang in langs]
@@ -514,7 +519,7 @@ def _notes(job: _Job, groups: Mapping[str, Sequence[str]] | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _TaskScores:
+class TaskScores:
     """Task scores that have a retrieval accuracy beside them.
 
     Attributes:
@@ -530,7 +535,7 @@ class _TaskScores:
     unknown: list[str]
 
 
-def _read_scores(path: Path, langs: Sequence[str]) -> _TaskScores:
+def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
     """Read the record of an evaluation, and match its languages with those of the analysis.
 
     Raises:
@@ -549,13 +554,25 @@ def _read_scores(path: Path, langs: Sequence[str]) -> _TaskScores:
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise DataError(f"{file}: not the record of an eval (scores.json)") from error
     seen = list(dict.fromkeys(lang for scores in values.values() for lang in scores))
-    places = {lang: place for lang in seen if (place := _place(lang, langs))}
+    places = match_languages(seen, langs, str(file))
+    return TaskScores(metric, values, places, [lang for lang in seen if lang not in places])
+
+
+def match_languages(
+    scored: Sequence[str], langs: Sequence[str], source: str
+) -> dict[str, tuple[int, ...]]:
+    """Return the places, among those analyzed, of the languages that ``source`` has scores of.
+
+    Raises:
+        DataError: Too few of them.
+    """
+    places = {lang: place for lang in scored if (place := _place(lang, langs))}
     if len(places) < _LEAST:
         raise DataError(
-            f"{file}: languages analyzed here: {len(places)}; a correlation needs {_LEAST}",
-            hint="it has " + " ".join(seen),
+            f"{source}: languages analyzed here: {len(places)}; a correlation needs {_LEAST}",
+            hint="it has " + " ".join(scored),
         )
-    return _TaskScores(metric, values, places, [lang for lang in seen if lang not in places])
+    return places
 
 
 def _place(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
@@ -570,7 +587,7 @@ def _place(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
 
 def _correlations(
     job: _Job,
-    scores: _TaskScores,
+    scores: TaskScores,
     grid: _Grid,
     groups: Mapping[str, Sequence[str]],
     readings: Mapping[str, list[int]],

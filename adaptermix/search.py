@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from adaptermix.batching import PromptEncoder, encode_example
 from adaptermix.config import MergeSettings
 from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
-from adaptermix.errors import ConfigError, DataError, ResourceError
+from adaptermix.errors import ConfigError, DataError, require_extra
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.learning import learn_weights
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
@@ -179,18 +178,7 @@ class _Job:
 
 
 def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Job:
-    if settings.into is not None:
-        raise ConfigError(
-            "--search writes an adapter, and --into a model",
-            hint="search first, then fold: --weights-file NAME.search/weights.toml --into BASE",
-        )
-    if len(paths) < 2:
-        raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
-    for package in ("altair", "vl_convert", "optuna"):
-        if find_spec(package) is None:
-            raise ResourceError(
-                f"{package} is not installed", hint='pip install "adaptermix[search]"'
-            )
+    check_search(paths, settings)
     check_out(paths, settings.out, force)
     check_output(search_folder(settings.out), force)
     adapters = open_adapters(paths, settings)
@@ -248,6 +236,24 @@ def _set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]
         learning += group[half:]
         items[lang] = group[:half]
     return learning
+
+
+def check_search(paths: Sequence[Path], settings: MergeSettings) -> None:
+    """Check what a search needs besides adapters, data and a model.
+
+    Raises:
+        ConfigError: Less than two adapters, a model to write, a grid that is none.
+        ResourceError: A package that it needs is not installed.
+    """
+    if settings.into is not None:
+        raise ConfigError(
+            "--search writes an adapter, and --into a model",
+            hint="search first, then fold: --weights-file NAME.search/weights.toml --into BASE",
+        )
+    if len(paths) < 2:
+        raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
+    require_extra("search", "altair", "vl_convert", "optuna")
+    first_candidates([path.name for path in paths], settings)
 
 
 def first_candidates(names: Sequence[str], settings: MergeSettings) -> list[Candidate]:

@@ -4,10 +4,17 @@ import json
 import shutil
 
 import pytest
+from runs_on_disk import write_evaluation
 from test_adapters import peft_adapter
 
 from adaptermix import pipeline
-from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
+from adaptermix.errors import (
+    AdaptermixError,
+    ArtifactError,
+    ConfigError,
+    DataError,
+    ResourceError,
+)
 from adaptermix.pipeline import content_hash, data_hash, plan, run
 from adaptermix.recipe import read_recipe
 
@@ -196,6 +203,92 @@ def test_gaps_in_the_data_are_seen_before_the_first_step(tmp_path, model_dir, co
         assert list(recipe.out.iterdir()) == [recipe.out / ".lock"]
         (problem,) = plan(recipe).problems
         assert problem.message == caught.value.message
+
+
+LATER = {  # the line to blame, counted from the step's header, and what is said
+    "two tasks": (
+        '[ner]\ncommand = "eval"\ntask = "own.toml"\nlangs = ["en"]\n[test]\ncommand = "eval"\n'
+        'langs = ["en"]\n[page]\ncommand = "report"\nruns = ["@first", "@test",\n"@ner"]\n',
+        (10, "[page] runs: @ner is of the task 'own', but @test of 'massive'", 3),
+    ),
+    "two tasks, one on disk": (
+        '[test]\ncommand = "eval"\nlangs = ["en"]\n[page]\ncommand = "report"\n'
+        'runs = ["@test", "old"]\n',
+        (6, "old is of the task 'uner', but @test of 'massive'", 3),
+    ),
+    "a search of another task": (
+        '[test]\ncommand = "eval"\ntask = "own.toml"\nlangs = ["en"]\n'
+        '[m]\ncommand = "merge"\nadapters = ["@first", "one"]\nsearch = "0.5,1"\n'
+        'langs = ["en"]\n[page]\ncommand = "report"\nruns = ["@test", "@m.search"]\n',
+        (12, "@m.search is of the task 'massive', but @test of 'own'", 3),
+    ),
+    "no search": (
+        '[m]\ncommand = "merge"\nadapters = ["@first"]\nweights = [1]\n'
+        '[page]\ncommand = "report"\nruns = ["@m.search"]\n',
+        (7, "@m.search: m searches no weights", 3),
+    ),
+    "no run": ('[page]\ncommand = "report"\nruns = ["@first", "one/x"]\n', (3, "no run", 4)),
+    "a page in a page": (
+        '[look]\ncommand = "inspect"\nadapters = ["@first"]\n'
+        '[page]\ncommand = "report"\nruns = ["@look"]\n',
+        (6, "@look is no run but a inspect", 3),
+    ),
+    "two of a name": (
+        '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first", "old/first"]\n',
+        (4, "a system named 'first' is there already", 3),
+    ),
+    "baseline": (
+        '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first"]\nbaseline = "x"\n',
+        (5, "--baseline x: no such system", 3),
+    ),
+    "metric": (
+        '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first"]\nmetrics = ["bleu"]\n',
+        (5, "massive has no metric 'bleu'", 3),
+    ),
+    "weights": (
+        '[m]\ncommand = "merge"\nadapters = ["@first", "one"]\nweights = [1]\n',
+        (4, "--weights has 1 numbers for 2 adapters", 3),
+    ),
+    "pivot": (
+        '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\npivot = "de"\nadapters = ["@first"]\n',
+        (4, "--pivot de: not among the languages", 3),
+    ),
+    "scores": (
+        '[test]\ncommand = "eval"\nlangs = ["en"]\n[r]\ncommand = "retrieval"\n'
+        'langs = ["en", "cy"]\nscores = "@test"\n',
+        (7, "@test: languages analyzed here: 1; a correlation needs 3", 4),
+    ),
+    "scores of a training": (
+        '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\nscores = "@first"\n',
+        (4, "@first is no eval but a train-task", 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_what_stops_a_later_step_is_told_before_the_first(
+    tmp_path, model_dir, corpus_dir, sources, name
+):
+    steps, (line, words, code) = LATER[name]
+    write_evaluation(tmp_path / "old" / "eval", {"en": ["hello"]}, task="uner")
+    (tmp_path / "old" / "first").mkdir()
+    shutil.copytree(sources / "one", tmp_path / "one")
+    (tmp_path / "one" / "x").mkdir()
+    records = 'test = "{lang}.jsonl"\ntrain = "{lang}.jsonl"\ndev = "{lang}.jsonl"\n'
+    fields = 'name = "own"\nmetrics = ["exact-match"]\nprompt = "{utt}"\nanswer = "utt"\n'
+    (tmp_path / "own.toml").write_text(f"{fields}[files]\n{records}")
+    first = f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n'
+    first += '[first]\ncommand = "train-task"\nlangs = ["en"]\n'
+    path = tmp_path / "recipe.toml"
+    path.write_text(first + steps)
+    recipe = read_recipe(path, tmp_path / "o")
+    with pytest.raises(AdaptermixError) as caught:
+        run(recipe)
+    assert caught.value.message.startswith(f"{path}:{5 + line}: [")
+    assert words in caught.value.message
+    assert caught.value.exit_code == code
+    assert [entry.name for entry in recipe.out.iterdir()] == [".lock"]
+    assert caught.value.message in [problem.message for problem in plan(recipe).problems]
 
 
 def test_times_and_counts_of_a_run_are_no_content(tmp_path):

@@ -133,6 +133,11 @@ MISTAKES = {
         8,
         "@t is",
     ),
+    "file in a file": (
+        f'{train()}[t]\ncommand = "eval"\nadapters = ["@a/x"]\n',
+        6,
+        "the output of a is a file",
+    ),
     "missing adapter": ('[t]\ncommand = "eval"\nadapters = ["no"]\n', 3, "no such file or folder"),
     "missing data": (train(more='data-dir = "nowhere"\n'), 4, "data-dir: no such file or folder"),
     "missing data at the top": ('data-dir = "nowhere"\n' + train(), 1, "data-dir: no such file"),
