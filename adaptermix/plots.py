@@ -23,6 +23,11 @@ from adaptermix.significance import Interval
 # Contrast of 3:1 and more to white and to #16181d. The first one is the baseline's.
 PALETTE = ("#7d838c", "#3b82c4", "#d9731f", "#3a9a57", "#c65b9a", "#8b6fd1", "#a98718", "#2f97a3")
 _WIDTH = 380  # of the plotted area; a phone shows it without shrinking the letters much
+_SCATTER_HEIGHT = 280
+_SCATTER_MARGIN = 20  # of its points, in pixels
+_LABEL_PLACES = ((6, -5), (-6, -5), (6, 6), (-6, 6), (0, -11), (0, 12))  # from the point
+_ALIGN = {6: "left", 0: "center", -6: "right"}
+_LETTER = 6.5  # about how wide one is, in pixels
 _CONFIG: dict[str, Any] = {
     "background": None,
     "font": "Arial, Helvetica, sans-serif",  # what the width of labels is measured in
@@ -309,21 +314,64 @@ def scatter(
         name: Stem of its files.
         texts: Title and caption.
     """
-    x = alt.X("x:Q", title=axes[0], scale=alt.Scale(zero=False))
-    y = alt.Y("y:Q", title=axes[1], scale=alt.Scale(zero=False))
+    scale = alt.Scale(zero=False, nice=False, padding=_SCATTER_MARGIN)
+    x, y = alt.X("x:Q", title=axes[0], scale=scale), alt.Y("y:Q", title=axes[1], scale=scale)
     points = _base(rows).mark_point(filled=True, size=55, color=PALETTE[1]).encode(x, y)
-    names = (
-        _base(rows)
-        .mark_text(align="left", dx=6, dy=-5, color="currentColor")
+    labeled = _placed([*rows], _WIDTH, _SCATTER_HEIGHT)
+    names = [
+        _base(some)
+        .mark_text(align=_ALIGN[dx], dx=dx, dy=dy, color="currentColor")
         .encode(x, y, text="name:N")
-    )
+        for (dx, dy), some in labeled.items()
+    ]
     trend = (
         _base(rows)
         .transform_regression("x", "y")
         .mark_line(color="currentColor", opacity=0.5, strokeDash=[4, 3])
     )
-    chart = alt.layer(trend.encode(x, y), points, names).properties(width=_WIDTH, height=280)
+    chart = alt.layer(trend.encode(x, y), points, *names).properties(
+        width=_WIDTH, height=_SCATTER_HEIGHT
+    )
     return _plot(name, *texts, chart)
+
+
+def _placed(
+    rows: Sequence[Mapping[str, Any]], width: int, height: int
+) -> dict[tuple[int, int], list[Mapping[str, Any]]]:
+    """Sort points by where their names go: where these cover fewest other points and names."""
+    spots = _in_pixels(rows, width, height) if rows else []
+    covered = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
+    placed: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for row, (x, y) in zip(rows, spots, strict=True):
+        size = _LETTER * len(str(row["name"]))
+        boxes = {
+            (dx, dy): (left, y + dy - 6, left + size, y + dy + 6)
+            for dx, dy in _LABEL_PLACES
+            for left in [x + dx - size * {6: 0, 0: 0.5, -6: 1}[dx]]
+        }
+        place = min(boxes, key=lambda place: sum(_meet(boxes[place], box) for box in covered))
+        covered.append(boxes[place])
+        placed.setdefault(place, []).append(row)
+    return placed
+
+
+def _in_pixels(
+    rows: Sequence[Mapping[str, Any]], width: int, height: int
+) -> list[tuple[float, float]]:
+    """Return about where points are drawn, from the left and from the top."""
+    sides = []
+    for key, length in (("x", width), ("y", height)):
+        values = [row[key] for row in rows]
+        least, span = min(values), (max(values) - min(values)) or 1.0
+        shares = [(value - least) / span for value in values]
+        way = shares if key == "x" else [1 - share for share in shares]
+        sides.append([_SCATTER_MARGIN + (length - 2 * _SCATTER_MARGIN) * share for share in way])
+    return list(zip(*sides, strict=True))
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, top, right, bottom) overlap."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def colors_of(names: Sequence[str]) -> dict[str, str]:

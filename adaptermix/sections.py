@@ -16,6 +16,7 @@ from adaptermix.inspection import AdapterReport, InspectReport, inspect
 from adaptermix.model_card import data_of, made_of, model_name, sources_of
 from adaptermix.models import layer_index
 from adaptermix.plots import (
+    PALETTE,
     Plot,
     colors_of,
     difference_intervals,
@@ -405,8 +406,11 @@ def _alignment_layers(inspected: InspectReport, depth: int) -> dict[str, int]:
 
 
 def _drawn(correlations: Sequence[Correlation]) -> list[Correlation]:
-    """Choose those that are plotted: over all languages, at the middle layer as figure 1b."""
-    over_all = [c for c in correlations if c.over == "all"]
+    """Choose those that are plotted: over all languages, at the middle layer as figure 1b.
+
+    Where one side does not vary there is nothing to see.
+    """
+    over_all = [c for c in correlations if c.over == "all" and c.pearson.r is not None]
     readings = [c.reading for c in over_all]
     drawn = ["middle layer"] if "middle layer" in readings else readings[:1]
     return [c for c in over_all if c.reading in drawn]
@@ -519,12 +523,14 @@ def _adapters(name: str, inspected: InspectReport, colors: Mapping[str, str]) ->
         if (comparison := row.comparison(pair)) is not None
     ]
     if met:
-        hues = colors_of(["", *dict.fromkeys(label for label, _, _ in met)])
-        hues.pop("")
-        cosines = [{"layer": at, "value": c.cosine, "line": label} for label, at, c in met]
+        labels = list(dict.fromkeys(label for label, _, _ in met))
+        hues = dict(zip(labels, PALETTE[1:], strict=False))  # more lines than colors tell nothing
+        drawn = [row for row in met if row[0] in hues]
+        first = f" The first {len(hues)} of {len(labels)} pairs." if len(hues) < len(labels) else ""
+        cosines = [{"layer": at, "value": c.cosine, "line": label} for label, at, c in drawn]
         overlaps = [
             {"layer": at, "value": value, "line": label, "part": side, "kind": kind}
-            for label, at, c in met
+            for label, at, c in drawn
             for side, kind, value in (
                 ("out", "measured", c.overlap_out),
                 ("out", "random", c.random_out),
@@ -532,13 +538,13 @@ def _adapters(name: str, inspected: InspectReport, colors: Mapping[str, str]) ->
                 ("in", "random", c.random_in),
             )
         ]
-        text = "Above 0 the delta weights add up in a merge, below 0 they cancel."
+        text = f"Above 0 the delta weights add up in a merge, below 0 they cancel.{first}"
         plots.append(
             lines(cosines, hues, ("layer", "cosine"), f"{name}-cosine", ("Cosine by layer", text))
         )
         text = (
             "Of the directions they write to (out) and read from (in): 1 where one subspace lies "
-            "in the other. Dashed: random subspaces."
+            f"in the other. Dashed: random subspaces.{first}"
         )
         plots.append(
             lines(

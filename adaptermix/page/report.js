@@ -103,9 +103,12 @@
       document.body.dataset.filterMs = (performance.now() - started).toFixed(1);
     }
 
+    // What a row has room for: laying out a text of a million letters takes a second.
+    const brief = (text, ...classes) => make("span", text.slice(0, 400), ...classes);
+
     function answer(system, at, ...classes) {
       const mark = flags[system][at] & RIGHT ? "right" : "wrong";
-      return make("span", run.answers[system][at], mark, ...classes);
+      return brief(run.answers[system][at], mark, ...classes);
     }
 
     function draw() {
@@ -126,7 +129,7 @@
         row.style.top = `${place * height}px`;
         row.dir = "ltr";
         row.append(
-          make("span", run.langs[run.lang[at]], "key"), make("span", run.prompt[at]),
+          make("span", run.langs[run.lang[at]], "key"), brief(run.prompt[at]),
           answer(before, at, "before"), answer(after, at));
         rows.append(row);
       }

@@ -180,6 +180,19 @@ def test_filters_show_what_they_say(page, tmp_path):
     assert page.said == []
 
 
+def test_an_answer_of_a_million_letters_is_whole_below_and_short_in_the_list(page, tmp_path):
+    text = "word " * 200_000 + "end"
+    examples = {"en": [text, "hello"]}
+    write_evaluation(tmp_path / "eval", examples, answer=lambda system, number: text)
+    report([tmp_path / "eval"], ReportSettings(out=tmp_path / "r.html"))
+    visit(page, tmp_path / "r.html")
+    assert max(map(len, page.locator("#list .row span").all_text_contents())) < 1000
+    page.locator("#list").press("Home")
+    assert page.locator("#detail dd").last.text_content() == text
+    page.fill("#filter-search", "word end")
+    expect(page.locator("#count")).to_contain_text("2 of 2")
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 def test_the_page_fits_a_phone_and_the_dark(page, hostile_page, width, scheme):
     page.set_viewport_size({"width": width, "height": 800})

@@ -22,7 +22,7 @@ from adaptermix.config import (
 )
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging import merge
-from adaptermix.plots import PlottedScore, score_bars, search_plot
+from adaptermix.plots import PlottedScore, scatter, score_bars, search_plot
 from adaptermix.report import is_right, report
 from adaptermix.significance import Interval
 from adaptermix.tables import Table, printable, ranges
@@ -259,6 +259,37 @@ def test_a_plot_carries_its_numbers_and_no_markup():
 def test_numbers_that_are_none_are_left_out():
     rows = [{"lang": "en", "system": "a", "score": float("nan")}]
     assert "NaN" not in score_bars(rows, {"a": "red"}, "F1", "bars").svg
+
+
+def test_names_of_points_side_by_side_do_not_cover_each_other():
+    rows = [{"x": x, "y": 1.0 + x / 1000, "name": name} for x, name in ((9, "cy"), (9.2, "sw"))]
+    rows += [{"x": 1, "y": 1, "name": "en"}, {"x": 20, "y": 2, "name": "de"}]
+    svg = scatter(rows, ("x", "y"), "s", ("title", "caption")).svg
+    anchors = dict(re.findall(r'aria-label="[^"]*name: (\w+)"[^>]*text-anchor="(\w+)"', svg))
+    assert anchors == {"cy": "end", "sw": "start", "en": "start", "de": "start"}
+    assert scatter([], ("x", "y"), "s", ("title", "caption")).svg
+
+
+def test_a_correlation_that_is_none_is_not_drawn(tmp_path):
+    folder = write_retrieval(tmp_path / "retrieval")
+    record = json.loads((folder / "retrieval.json").read_text())
+    record["correlations"][0]["pearson"] = {"r": None, "p_value": None}
+    (folder / "retrieval.json").write_text(json.dumps(record))
+    summary = report([folder], ReportSettings(out=tmp_path / "r.html"))
+    assert not [name for name in summary.plots if "correlation" in name]
+    assert "retrieval-correlations" in summary.tables
+
+
+def test_no_color_stands_for_two_pairs_of_adapters(tmp_path):
+    for seed in range(5):  # ten pairs
+        write(tmp_path / f"a{seed}", ALIGNED, seed=seed)
+    settings = ReportSettings(out=tmp_path / "r.html", export=tmp_path / "figures")
+    report([tmp_path], settings)
+    svg = (tmp_path / "figures" / "adapters-cosine.svg").read_text()
+    assert len(set(re.findall(r'; line: ([^"]*)"', svg))) == 7
+    assert "The first 7 of 10 pairs." in (tmp_path / "r.html").read_text()
+    rows = (tmp_path / "figures" / "adapters-interference.md").read_text().splitlines()
+    assert len(rows) == 12
 
 
 @pytest.mark.parametrize("weight", [0.5, None])
