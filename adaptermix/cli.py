@@ -76,6 +76,9 @@ class Options:
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Versions, and what the libraries have to say.")
+]
 
 _OPTIONS: dict[str, tuple[Any, object]] = {
     "config": (
@@ -92,13 +95,7 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         False,
     ),
     "quiet": (Quiet, False),
-    "verbose": (
-        Annotated[
-            bool,
-            typer.Option("--verbose", "-v", help="Versions, and what the libraries have to say."),
-        ],
-        False,
-    ),
+    "verbose": (Verbose, False),
     "push_to_hub": (
         Annotated[
             str | None,
@@ -518,6 +515,7 @@ def run_recipe(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, and no results of single steps.")
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run the steps of a recipe: training, merging, evaluation, in one file.
 
@@ -537,6 +535,8 @@ def run_recipe(
 
         adaptermix run recipe.toml --set seed=2 --set engine=transformers -o seed-2
     """
+    if verbose:
+        _let_libraries_talk()
     from adaptermix import pipeline
     from adaptermix.recipe import Overrides, read_recipe
 
@@ -573,7 +573,7 @@ def recipe_new(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.toml"),
     force: Force = False,
 ) -> None:
-    """Write a recipe with a comment on every line, to fill in and run.
+    """Write a recipe with comments, to fill in and run.
 
     Example: adaptermix recipe new recipe.toml
     """
@@ -607,7 +607,7 @@ def comet_install(
     """Install COMET in a Python environment of its own.
 
     It cannot share one with vLLM. The environment is there whole or not at all, takes minutes and
-    about 1.4 GB on a CPU, and is left as it is when it is there. pip's own configuration applies.
+    about 1.5 GB on a CPU, and is left as it is when it is there. pip's own configuration applies.
 
     Example: adaptermix comet install --python python3.12
     """

@@ -637,6 +637,10 @@ class RetrievalSettings(ModelSettings):
 
     section: ClassVar[str] = "retrieval"
 
+    data_dir: Path | None = Field(
+        default=None,
+        description="Folder of the parallel text, one file a language: eng_Latn.dev, or en.txt.",
+    )
     adapters: Names = Field(
         default=(), description="Adapters to analyze beside the base model; repeat the flag."
     )

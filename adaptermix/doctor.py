@@ -209,13 +209,13 @@ def _version(*names: str) -> str | None:
 
 
 def extra_checks(requirements: Sequence[str]) -> list[Check]:
-    """Say which optional extras are installed; vLLM is looked at apart, ``dev`` is ours alone."""
+    """Say which optional extras are installed; vLLM is looked at apart, others are ours alone."""
     parsed = [Requirement(text) for text in requirements]
     found: dict[str, list[Check]] = {}
     for requirement in parsed:
         marker = str(requirement.marker or "")
         extra = marker.partition("extra == ")[2].strip("\"'")
-        if extra not in ("", "vllm", "dev"):
+        if extra not in ("", "vllm", "dev", "benchmarks"):
             found.setdefault(extra, []).append(_package_check(requirement))
     checks = []
     for extra, members in found.items():

@@ -89,10 +89,20 @@ class Step:
         """Say where in the recipe the cause of an error stands, as far as its words tell."""
         text = f"{error.message} {error.hint or ''}"
         keys = sorted(self.table, key=lambda key: key not in ("langs", "pairs", "lang"))
-        named = (key for key in keys if f"--{key} " in f"{text} ")
-        valued = (key for key in keys if _is_named(self.table[key], error.message))
-        line = self.line(next(named, None) or next(valued, None))
+        named = next((key for key in keys if f"--{key} " in f"{text} "), None)
+        longest = max(keys, key=lambda key: self._named_by(key, error.message), default=None)
+        if longest is not None and not self._named_by(longest, error.message):
+            longest = None
+        line = self.line(named or longest)
         return type(error)(f"{self.path}:{line}: [{self.name}] {error.message}", hint=error.hint)
+
+    def _named_by(self, key: str, message: str) -> int:
+        """Return the length of the longest text or path of a key that a message speaks of."""
+        made = getattr(self.settings, key.replace("-", "_"), self.inputs)
+        items = [*_listed(self.table[key]), *_listed(made)]
+        words = [str(item) for item in items if isinstance(item, str | Path)]
+        spoken = [w for w in words if re.search(rf"(?<![\w-]){re.escape(w)}(?!\w)", message)]
+        return max(map(len, spoken), default=0)
 
 
 @dataclass(frozen=True)
@@ -495,8 +505,6 @@ def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> Con
     return ConfigError(f"{file}:{line_of(file, None, key)}: {message}")
 
 
-def _is_named(value: Any, message: str) -> bool:
-    """Whether a message speaks of a value, or of an item of the list that it is."""
-    items = value if isinstance(value, list) else [value]
-    words = [item for item in items if isinstance(item, str) and item]
-    return any(re.search(rf"(?<![\w-]){re.escape(word)}(?!\w)", message) for word in words)
+def _listed(value: Any) -> Sequence[Any]:
+    """Return the items of a list, or the one value."""
+    return value if isinstance(value, list | tuple) else [value]

@@ -118,6 +118,7 @@ def test_extras_are_optional():
     others = [
         "pytest>=1; extra == 'tensorboard'",
         "ruff>=99; extra == 'dev'",
+        "no-such>=1; extra == 'benchmarks'",
         "vllm; extra=='vllm'",
     ]
     search, tensorboard = extra_checks([*ours, *others, "numpy>=1"])

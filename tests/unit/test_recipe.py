@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from adaptermix import cli
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
 from adaptermix.pipeline import run
 from adaptermix.recipe import Overrides, read_recipe
@@ -186,6 +188,16 @@ def test_what_is_wrong_in_the_base_is_told_there(tmp_path):
         read_recipe(path)
 
 
+def test_a_run_lets_the_libraries_talk_where_asked(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_let_libraries_talk", lambda: asked.append(True))
+    path = write(tmp_path, "[i]\n" + INSPECT.replace("@a", "x/y"))
+    for flags in ([], ["-v"]):
+        result = CliRunner().invoke(cli.app, ["run", str(path), "--dry-run", *flags])
+        assert result.exit_code == 0, result.output
+    assert asked == [True]
+
+
 def test_overrides_are_checked(tmp_path):
     path = write(tmp_path, train())
     with pytest.raises(ConfigError, match="--set sede: no step has this key"):
@@ -206,3 +218,10 @@ def test_an_error_of_a_command_is_told_with_the_line_of_its_cause(tmp_path):
     assert ":4: [a] --rank 2 is" in a.blame(ConfigError("--rank 2 is too much")).message
     assert ":1: [a] out of memory" in a.blame(ConfigError("out of memory")).message
     assert ":5: [b] no" in b.blame(ConfigError("no")).message
+    text = '[t]\ncommand = "eval"\nlangs = ["cy"]\n[s]\ncommand = "score"\nlang = "cy"\n'
+    path = write(tmp_path, text + 'predictions = "@t/predictions/base/cy.jsonl"\n')
+    step = read_recipe(path).steps[-1]
+    told = step.blame(DataError(f"{step.settings.predictions}: 10 outputs for 250 gold rows"))
+    assert told.message.startswith(f"{path}:7: [s] "), (
+        "of values in a message, the longest is meant"
+    )
