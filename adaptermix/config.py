@@ -7,9 +7,17 @@ the flag without its two dashes. Flags override the file, which overrides the de
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from adaptermix.option_values import (
     Alphas,
@@ -57,6 +65,14 @@ class Settings(BaseModel):
     )
     section: ClassVar[str] = ""
     panel: ClassVar[str | None] = None  # heading of its options in the help
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(field.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError("a number or text is wanted")
+        return value
 
 
 class ModelSettings(Settings):

@@ -78,6 +78,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         at = re.search(r"line (\d+)", str(error))
         number = at[1] if at else len(text.splitlines())
         raise ConfigError(f"{path}:{number}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}:1: lists or tables are nested too deeply") from error
 
 
 def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:
@@ -211,15 +213,34 @@ def _config_error(
 ) -> ConfigError:
     """Turn pydantic's first complaint into one line that names the flag, or the file and line."""
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "too_short":
-        message = f"{first['ctx']['min_length']} or more are needed"
+    message = complaint(first)
     if not first["loc"]:
         return ConfigError(message, hint=f"adaptermix {kind.section} --help")
     key = str(first["loc"][0])
-    message = message[0].lower() + message[1:]
     if key in stated:
         return ConfigError(f"--{key}: {message}, not {first['input']!r}")
     in_section = line_of(path, kind.section, key)
     line = in_section if in_section > 1 else line_of(path, None, key)
     return ConfigError(f"{path}:{line}: {key}: {message}, not {first['input']!r}")
+
+
+_WANTED = {
+    "tuple_type": "a list is wanted",
+    "path_type": "a path is wanted",
+    "string_type": "text is wanted",
+    "dict_type": "a table is wanted",
+}
+
+
+def complaint(details: Mapping[str, Any]) -> str:
+    """Say what pydantic complains of, in the words of who writes the file.
+
+    Args:
+        details: One of a validation's errors.
+    """
+    if details["type"] == "too_short":
+        return f"{details['ctx']['min_length']} or more are needed"
+    message = str(details["msg"]).removeprefix("Value error, ")
+    if not details["loc"]:
+        return message
+    return _WANTED.get(details["type"], message[0].lower() + message[1:])

@@ -555,7 +555,7 @@ def _content_of(settings: BaseModel, name: str, value: Any, out: Path) -> Any:
         return [_named_content(path) for path in value]
     if name in ("model", "into") and value is not None:
         return _model_content(value)
-    if name == "task" and value.endswith(".toml"):
+    if name == "task" and value.endswith(".toml") and Path(value).is_file():
         own_data = getattr(settings, "data_dir", None) is None
         return [content_hash(Path(value)), _task_data(Path(value)) if own_data else None]
     return value

@@ -26,7 +26,14 @@ from pydantic import ValidationError
 
 from adaptermix import config
 from adaptermix.config import HUB_NAME, MergeSettings, Settings
-from adaptermix.config_file import hint_of_keys, keys_of, line_of, read_toml, relative_to_file
+from adaptermix.config_file import (
+    complaint,
+    hint_of_keys,
+    keys_of,
+    line_of,
+    read_toml,
+    relative_to_file,
+)
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.outputs import check_output, whole_output
 
@@ -244,9 +251,10 @@ def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for key in tops:
         if key not in known and key not in _OWN_KEYS:
             near = get_close_matches(key, [*known, *_OWN_KEYS], 1)
+            hint = "settings of the steps stand there, and a step begins with [NAME]"
             raise ConfigError(
                 f"{path}:{line_of(path, None, key)}: unknown key '{key}' at the top",
-                hint=f"did you mean {near[0]}?" if near else "the top has settings of the steps",
+                hint=f"did you mean {near[0]}?" if near else hint,
             )
     return tops
 
@@ -256,7 +264,7 @@ def _check_step(draft: _Draft) -> None:
     if not _NAME.fullmatch(draft.name):
         raise draft.fail("is no name of a step: letters, digits, - and _")
     command, kinds = draft.written.get("command"), _kinds()
-    if command not in kinds:
+    if not isinstance(command, str) or command not in kinds:
         hint = f"the commands are {', '.join(kinds)}"
         if command is None:
             raise draft.fail("no command", hint=hint)
@@ -374,7 +382,7 @@ def _make_step(
             missing += _missing(draft, origin, key, value, read)
         keys[key] = read
     inputs = keys.pop(argument, []) if argument else []
-    if argument and (not inputs or not isinstance(inputs, list)):
+    if argument and not _is_list_of_texts(inputs):
         hint = f'such as {argument} = ["@NAME", "PATH"]'
         raise draft.fail(f"{argument}: a list of steps and paths is wanted", hint=hint)
     keys |= overridden
@@ -397,6 +405,10 @@ def _make_step(
         table=draft.table,
         missing=next(iter(missing), None),
     )
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str | Path) for v in value)
 
 
 def _resolved(value: Any, key: str, parent: Path, outs: Mapping[str, Path], folder: Path) -> Any:
@@ -428,6 +440,9 @@ def _check_referred(draft: _Draft, drafts: Mapping[str, _Draft], key: str, value
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, and holds no others", key)
+        if key in ("model", "into") and _output(Path(), other).suffix:
+            hint = "a merge with 'into' makes one"
+            raise draft.fail(f"{key}: @{found[1]} is no model", key, hint=hint)
         if key == "adapters" and not found[2] and other.kind.section in _SUFFIXES:
             raise draft.fail(f"{key}: @{found[1]} is no adapter but an {other.kind.section}", key)
 
@@ -492,11 +507,12 @@ def _least(stated: Any, *others: int) -> int:
 def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> ConfigError:
     """Turn pydantic's first complaint into one line that names file and line, or the flag."""
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return draft.fail(message)
+        return draft.fail(complaint(first))
     key = str(first["loc"][0])
-    message = f"{key}: {message[0].lower()}{message[1:]}, not {first['input']!r}"
+    written = draft.table.get(key) if len(first["loc"]) == 1 else None  # not as it was read
+    given = first["input"] if written is None else written
+    message = f"{key}: {complaint(first)}, not {given!r}"
     if {key, f"{draft.name}.{key}"} & overrides.values.keys():
         return ConfigError(f"--set {message}")
     if key in draft.table or key not in draft.shared:

@@ -151,6 +151,21 @@ MISTAKES = {
         4,
         "[m] give one of --weight W",
     ),
+    "list as command": ('[a]\ncommand = ["eval"]\n', 2, "unknown command '['eval']'"),
+    "no list": ('[a]\ncommand = "train-task"\nlangs = 5\n', 3, "langs: a list is wanted, not 5"),
+    "no path": (train(more="data-dir = 4\n"), 4, "data-dir: a path is wanted, not 4"),
+    "no text": (train(more='model = ["x"]\n'), 4, "model: text is wanted, not ['x']"),
+    "too few": (train(more="").replace('["en"]', "[]"), 3, "langs: 1 or more are needed"),
+    "true": (train(more="rank = true\n"), 4, "rank: a number or text is wanted, not True"),
+    "numbers as adapters": (
+        '[m]\ncommand = "merge"\nweight = 1\nadapters = [1, 2]\n',
+        1,
+        "adapters: a list of steps and paths",
+    ),
+    "adapter as model": (f'{train()}[t]\ncommand = "eval"\nmodel = "@a"\n', 6, "@a is no model"),
+    "missing task": ('[t]\ncommand = "eval"\ntask = "no.toml"\n', 3, "no such file or folder"),
+    "several tables": ('[[a]]\ncommand = "eval"\n', 1, "unknown key 'a' at the top"),
+    "too deep": (f"a = {'[' * 3000}{']' * 3000}\n", 1, "nested too deeply"),
     "table": (train(more="groups.x = ['en']\n"), 4, "unknown key 'groups'"),
 }
 
