@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as _RichTable
 
 from adaptermix.errors import AdaptermixError
 from adaptermix.processes import is_main_process
@@ -42,6 +42,16 @@ if TYPE_CHECKING:
 
 results = Console(soft_wrap=True)
 talk = Console(stderr=True, soft_wrap=True)
+
+
+class Table(_RichTable):
+    """A table that goes on in the next line where a path is too long, and never cuts it off."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row, and let its columns break words."""
+        super().add_row(*cells, **options)
+        for column in self.columns:
+            column.overflow = "fold"
 
 
 def show_error(error: AdaptermixError) -> None:
@@ -164,7 +174,7 @@ def show_recipe_plan(plan: "RecipePlan") -> None:
     """Print what a run of a recipe would do with every step."""
     table = Table(box=None, pad_edge=False)
     for name in ("step", "command", "", "after", "size"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     for step in plan.steps:
         size = "cannot run, see below" if step.problem else _size(step.cost)
         table.add_row(step.name, step.command, step.status, ", ".join(step.needs), escape(size))
@@ -383,7 +393,7 @@ def _adapter_table(adapter: "AdapterReport") -> Table:
 
 def _norm_table(rows: "list[Row]", total: "Row") -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("", overflow="fold")
+    table.add_column("")
     table.add_column("norm", justify="right")
     for row in [*rows, total]:
         table.add_row(escape(row.name), _norm(row.norms[0]))
@@ -393,7 +403,7 @@ def _norm_table(rows: "list[Row]", total: "Row") -> Table:
 def _pair_table(rows: "list[Row]", total: "Row", pair: tuple[int, int]) -> Table:
     one, other = pair
     table = Table(box=None, pad_edge=False)
-    table.add_column("", overflow="fold")
+    table.add_column("")
     names = ("cosine", "modules", "overlap\nout", "random", "overlap\nin", "random")
     for name in (f"norm {one + 1}", f"norm {other + 1}", *names):
         table.add_column(name, justify="right", no_wrap=True)

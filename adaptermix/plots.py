@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import vl_convert
@@ -26,7 +26,7 @@ _WIDTH = 380  # of the plotted area; a phone shows it without shrinking the lett
 _SCATTER_HEIGHT = 280
 _SCATTER_MARGIN = 20  # of its points, in pixels
 _LABEL_PLACES = ((6, -5), (-6, -5), (6, 6), (-6, 6), (0, -11), (0, 12))  # from the point
-_ALIGN = {6: "left", 0: "center", -6: "right"}
+_ALIGN: dict[int, Literal["left", "center", "right"]] = {6: "left", 0: "center", -6: "right"}
 _LETTER = 6.5  # about how wide one is, in pixels
 _CONFIG: dict[str, Any] = {
     "background": None,

@@ -13,6 +13,7 @@ from runs_on_disk import write_evaluation, write_retrieval
 from test_model_card import ALIGNED, TRAINED, write
 from typer.testing import CliRunner
 
+from adaptermix import console
 from adaptermix.cli import app
 from adaptermix.config import (
     MergeSettings,
@@ -23,7 +24,7 @@ from adaptermix.config import (
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging import merge
 from adaptermix.plots import PlottedScore, scatter, score_bars, search_plot
-from adaptermix.report import is_right, report
+from adaptermix.report import ReportSummary, is_right, report
 from adaptermix.significance import Interval
 from adaptermix.tables import Table, printable, ranges
 from adaptermix.training import recorded
@@ -199,6 +200,18 @@ def test_the_command_plans_and_names_what_it_would_read(tmp_path, runs):
     assert record["examples"] == 4
     assert record["written"] is False
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_never_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    paths = [f"{'folder/' * 20}{name}" for name in ("page", "figures", "run", "one", "two")]
+    out, export, run, *adapters = paths
+    console.show_report(
+        ReportSummary(out, export, "massive", [run], adapters, [], [], 0, 10, written=True)
+    )
+    shown = "".join(capsys.readouterr().out.split())
+    assert "…" not in shown
+    assert all(shown.count(path) == 1 for path in paths)
 
 
 def test_missing_paths_and_existing_outputs_are_refused(tmp_path, runs):
