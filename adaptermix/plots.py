@@ -385,7 +385,10 @@ def _side(cells: int) -> int:
 
 def _color(field: str, colors: Mapping[str, str]) -> alt.Color:
     scale = alt.Scale(domain=list(colors), range=list(colors.values()))
-    return alt.Color(f"{field}:N", title=None, scale=scale)
+    longest = max(map(len, colors), default=0)
+    columns = 3 if longest <= 20 else 2 if longest <= 30 else 1  # as wide as their names need
+    legend = alt.Legend(columns=columns, labelLimit=420 // columns)
+    return alt.Color(f"{field}:N", title=None, scale=scale, legend=legend)
 
 
 def _base(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:

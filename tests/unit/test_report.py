@@ -23,7 +23,7 @@ from adaptermix.config import (
 )
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging import merge
-from adaptermix.plots import PlottedScore, scatter, score_bars, search_plot
+from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
 from adaptermix.report import ReportSummary, is_right, report
 from adaptermix.significance import Interval
 from adaptermix.tables import Table, printable, ranges
@@ -267,6 +267,14 @@ def test_a_plot_carries_its_numbers_and_no_markup():
     assert "<script" not in svg
     assert 'F1: 25.5"' in svg or "F1: 25.5;" in svg
     assert "currentColor" in svg
+
+
+def test_names_in_a_legend_are_not_cut():
+    names = ["llama-align and align-de-flores", "llama-align and align-de-iwslt"]
+    rows = [{"layer": 1, "value": 1.0, "line": name} for name in names]
+    svg = lines(rows, dict.fromkeys(names, "red"), ("x", "y"), "n", ("title", "caption")).svg
+    assert "…" not in svg
+    assert all(f">{name}<" in svg for name in names)
 
 
 def test_numbers_that_are_none_are_left_out():
