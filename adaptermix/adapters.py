@@ -49,7 +49,7 @@ _FACTOR = re.compile(
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 _BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
 # Initializations that change the base model's weights, so that B A is not the whole update.
-_INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
+_INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class ModuleTensors(NamedTuple):
@@ -385,6 +385,11 @@ def _refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
         "trainable_token_indices": config.get("trainable_token_indices"),
         "target_parameters": config.get("target_parameters"),
         "activated LoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
+        "KaSA (kasa_config), which changes the base model": config.get("kasa_config"),
+        "block-diagonal factors (use_bdlora)": config.get("use_bdlora"),
+        "MonteCLoRA (monteclora_config)": config.get("monteclora_config"),
+        "VeLoRA (velora_config)": config.get("velora_config"),
+        "Arrow routing (arrow_config)": config.get("arrow_config"),
     }
     for what, is_there in refused.items():
         if is_there:

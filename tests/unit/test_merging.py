@@ -9,6 +9,7 @@ from conftest import SHAPE, save_model
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
@@ -585,6 +586,13 @@ def test_dora_is_refused_where_peft_forgets_the_magnitudes(tmp_path, model_dir):
     [
         ({"init_lora_weights": "pissa"}, "initialized by pissa, which changes the base model"),
         ({"init_lora_weights": "olora"}, "initialized by olora, which changes the base model"),
+        ({"kasa_config": KasaConfig()}, "KaSA"),
+        (
+            {"target_modules": ["o_proj"], "use_bdlora": BdLoraConfig(["o_proj"], nblocks=2)},
+            "block-diagonal factors",
+        ),
+        ({"monteclora_config": MontecloraConfig()}, "MonteCLoRA"),
+        ({"velora_config": VeloraConfig()}, "VeLoRA"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2], [1, 4]]}, "layer_replication"),
         (
@@ -602,6 +610,15 @@ def test_what_is_no_plain_update_is_refused_by_name(tmp_path, model_dir, options
         with pytest.raises(ArtifactError, match=words):
             merge(sources, MergeSettings(weights=weights, out=tmp_path / "m"))
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("init", ["lora_ga", "corda", "loftq"])
+def test_starts_that_change_the_base_are_refused_by_name(tmp_path, model_dir, init):
+    path = trained(model_dir, tmp_path / "a", 1)
+    config = json.loads((path / "adapter_config.json").read_text()) | {"init_lora_weights": init}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=f"initialized by {init}, which changes the base"):
+        merge([path], MergeSettings(weights=(1,), out=tmp_path / "m"))
 
 
 def test_convolutions_are_refused_by_name(tmp_path):
@@ -674,12 +691,15 @@ def test_a_negative_weight_alone_turns_the_factor(tmp_path, model_dir):
 # --- adapters that do nothing in some modules
 
 
-def untrained_above(path, layer):
-    """Zero the B of all layers from one on, as a loss on a middle layer leaves them."""
+def untrained_above(path, layer, side="B"):
+    """Zero the B of all layers from one on, as a loss on a middle layer leaves them.
+
+    Where training starts from singular vectors in B (MiCA), it leaves zeros in A.
+    """
 
     def change(tensors):
         for name, tensor in tensors.items():
-            if "lora_B" in name and int(name.split("layers.")[1].split(".")[0]) >= layer:
+            if f"lora_{side}" in name and int(name.split("layers.")[1].split(".")[0]) >= layer:
                 tensor.zero_()
         return tensors
 
@@ -687,12 +707,12 @@ def untrained_above(path, layer):
     return path
 
 
-@pytest.mark.parametrize("lacking", ["zero", "absent"])
+@pytest.mark.parametrize("lacking", ["B is zero", "A is zero", "absent"])
 @pytest.mark.parametrize("inactive", ["average", "keep"])
 def test_layers_where_an_adapter_does_nothing(tmp_path, model_dir, inactive, lacking):
     task = trained(model_dir, tmp_path / "task", 1)
-    if lacking == "zero":
-        align = untrained_above(trained(model_dir, tmp_path / "align", 2), 2)
+    if lacking != "absent":
+        align = untrained_above(trained(model_dir, tmp_path / "align", 2), 2, lacking[0])
     else:
         align = trained(model_dir, tmp_path / "align", 2, layers_to_transform=[0, 1])
     settings = MergeSettings(weight=0.8, inactive=inactive, out=tmp_path / "m")
