@@ -92,7 +92,7 @@ def merge(
     with ThreadPoolExecutor(1) as pool:
         hashing = pool.submit(_hashes, adapters)  # while the merge is planned, and longer
         plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
-        plan.saved()  # refuse what cannot be merged, on a dry run as well
+        plan.config()  # refuse what cannot be merged, on a dry run as well
         tally = Tally()
         if dry_run:
             for _ in plan.updates(tally):

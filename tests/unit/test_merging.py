@@ -23,6 +23,7 @@ from adaptermix.adapters import (
 from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.folding import merge_into
 from adaptermix.inspection import inspect
 from adaptermix.merging import merge
 
@@ -425,6 +426,27 @@ def test_whole_weights_are_refused_by_name_where_the_sum_is_not_known(tmp_path, 
     assert report.written
     torch.testing.assert_close(
         logits_through_peft(qwen_dir, tmp_path / "m"), logits_through_peft(qwen_dir, plain)
+    )
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_a_whole_weight_beside_an_update_of_it_is_refused_but_folded(tmp_path, qwen_dir, module):
+    """Each is right by itself, and PEFT cannot load both: it looks for one of the two names."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, target_modules=[module, "q_proj"]),
+        trained(qwen_dir, tmp_path / "b", 2, modules_to_save=[module], **ATTENTION),
+    ]
+    settings = {"weights": (0.7, 0.3), "out": tmp_path / "m"}
+    for dry_run in (True, False):
+        with pytest.raises(ArtifactError, match=rf"replaces '.*{module}' whole .* another has a"):
+            merge(paths, MergeSettings(**settings), dry_run=dry_run)
+    assert not (tmp_path / "m").exists()
+    merge_into(paths, MergeSettings(**settings, into=str(qwen_dir)))
+    torch.testing.assert_close(
+        base_model(tmp_path / "m")(IDS).logits.float(),
+        sum_of_folded_models(qwen_dir, paths, (0.7, 0.3)),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
