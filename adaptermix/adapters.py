@@ -47,6 +47,7 @@ _FACTOR = re.compile(
     r"(?:\.(?P<part>weight|bias))?"
 )
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
+_INPUT_EMBEDDINGS = re.compile(r"(.*\.)?(embed_tokens|wte)\.weight")
 _BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
 # Initializations that change the base model's weights, so that B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -724,7 +725,7 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
     for module in adapter.modules:
         spec = adapter.spec(module)
         shape = (spec.out_features, spec.in_features)
-        expected = shapes.get(f"{module}.weight")
+        expected = shapes.get(f"{module}.weight") or _tied_head(module, shapes)
         if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored the other way
             shape = shape[::-1]
         if expected is None:
@@ -735,6 +736,14 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
                 f"{' x '.join(map(str, expected))}",
                 hint="the adapter was trained on another base model",
             )
+
+
+def _tied_head(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Return the shape of an LM head that no file has, for it is the input embeddings."""
+    if module != "lm_head":
+        return None
+    inputs = (shape for name, shape in shapes.items() if _INPUT_EMBEDDINGS.fullmatch(name))
+    return next(inputs, None)
 
 
 def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[str]:

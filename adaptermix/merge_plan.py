@@ -194,6 +194,13 @@ class MergePlan:
                 saved[name] = _saved_weight(name, parts)
         return saved
 
+    def brings_bias(self, module: str) -> bool:
+        """Whether a source has a bias there; zeros may stand in where PEFT wants one."""
+        return any(
+            weight and module in adapter.factors and adapter.factors[module].bias
+            for adapter, weight in zip(self.adapters, self.weights[module], strict=True)
+        )
+
     def _covers_all_layers(self) -> bool:
         """Whether the result has the modules of one adapter whose config means all layers."""
         return any(
