@@ -876,6 +876,8 @@ def without(name):
         (without(LAST_B), "layers.3.self_attn.q_proj has lora_A, but not lora_B"),
         (lambda t: t | {"extra": torch.ones(1)}, "tensor 'extra' is not a LoRA factor"),
         (lambda t: t | {LAST_B: t[LAST_B].mT.contiguous()}, "they are transposed"),
+        (lambda t: {k: v[:0] if "A" in k else v[:, :0] for k, v in t.items()}, "they are empty"),
+        (lambda t: {k: v[:, :0] if "A" in k else v for k, v in t.items()}, "they are empty"),
         (lambda t: t | {LAST_B: t[LAST_B].int()}, "has the type torch.int32"),
         (lambda t: t | {LAST_B: t[LAST_B][0]}, "do not fit rank 4"),
         (
@@ -908,7 +910,8 @@ def test_damaged_tensors_leave_nothing(tmp_path, two, change, message):
         ({"alpha_pattern": {"q_proj": "x"}}, "'q_proj' in alpha_pattern is not a positive number"),
         ({"alpha_pattern": {"(": 1}}, "is no regular expression"),
         ({"alpha_pattern": [1]}, "'alpha_pattern' is not a table"),
-        ({"rank_pattern": {"q_proj": 3}}, "do not fit rank 3"),
+        ({"rank_pattern": {"q_proj": 3}}, r"do not fit rank 3 in .*a.adapter_config\.json$"),
+        ({"r": 8}, r"do not fit rank 8 in .*a.adapter_config\.json$"),
         ({"peft_type": "LOHA"}, "not the config of a LoRA adapter"),
     ],
 )
@@ -936,6 +939,33 @@ def test_files_that_are_not_safetensors_are_refused_unread(tmp_path, two):
     (two[0] / "adapter_model.safetensors").write_bytes(data)
     with pytest.raises(ArtifactError, match="adapter_config.json:1: not JSON"):
         merge(two, settings)
+
+
+def test_a_file_without_permission_is_said_to_be_one(two, monkeypatch):
+    """For the tests may run as root, whom nothing is forbidden."""
+
+    def forbid(*_, **__):
+        raise PermissionError
+
+    def miss(*_, **__):  # what safetensors says of it
+        raise FileNotFoundError
+
+    monkeypatch.setattr("adaptermix.tensor_files.safe_open", miss)
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(PermissionError):
+        read_adapter(two[0] / "adapter_model.safetensors")
+
+
+def test_links_in_a_circle_are_no_input_and_no_output(tmp_path, two):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for paths, out, message in (
+        ([loop, two[1]], tmp_path / "m", "loop: no such file"),
+        (two, loop, "loop exists"),
+        (two, loop / "m", "loop is no folder"),
+    ):
+        with pytest.raises(AdaptermixError, match=message):
+            merge(paths, MergeSettings(weight=0.9, out=out))
 
 
 def test_an_output_never_takes_an_input_along(tmp_path, two, monkeypatch):
