@@ -47,9 +47,10 @@ _FACTOR = re.compile(
     r"(?:\.(?P<part>weight|bias))?"
 )
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
+_INPUT_EMBEDDINGS = re.compile(r"(.*\.)?(embed_tokens|wte)\.weight")
 _BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
 # Initializations that change the base model's weights, so that B A is not the whole update.
-_INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
+_INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class ModuleTensors(NamedTuple):
@@ -86,6 +87,7 @@ class Adapter:
         saved: Names of whole weights that it replaces in the base model (biases that were
             trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
         head: What was put before the names it had its modules by; its config knows the latter.
+        origin: Where its config is, in words.
     """
 
     path: Path
@@ -96,6 +98,7 @@ class Adapter:
     saved: dict[str, str] = field(repr=False)
     file: TensorFile = field(repr=False, compare=False)
     head: str = ""
+    origin: str = CONFIG_FILE
 
     @property
     def modules(self) -> list[str]:
@@ -174,7 +177,7 @@ class Adapter:
         names = self.factors[module]
         (type_a, a), (type_b, b) = self._checked_spec(names.a), self._checked_spec(names.b)
         rank = self._rank(module)
-        if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
+        if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank or 0 in (*a, *b):
             raise self._misfit(module, a, b, rank)
         if names.bias and self.file.specs[names.bias].shape != b[:1]:
             raise ArtifactError(
@@ -214,15 +217,21 @@ class Adapter:
         return default
 
     def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:
-        why = ""
-        if len(a) != 2 or len(b) != 2:
+        why, hint = "", "A is rank x in_features, B is out_features x rank"
+        if 0 in (*a, *b):
+            why = ": they are empty"
+            hint = "save the adapter again, with what ZeRO-3 or FSDP holds in parts gathered first"
+        elif len(a) != 2 or len(b) != 2:
             why = ": only updates of linear layers and embeddings are read, no convolutions"
+        elif a[0] == b[1] and (a[1], b[0]) != (rank, rank):
+            why = f" in {self.origin}"
+            hint = f"correct r or rank_pattern there if the tensors, of rank {a[0]}, are right"
         elif rank in (a[1], b[0]):
             why = ": they are transposed"
         return ArtifactError(
             f"{self.weights_path}: the factors of {module} have shapes {list(a)} and {list(b)}, "
             f"which do not fit rank {rank}{why}",
-            hint="A is rank x in_features, B is out_features x rank",
+            hint=hint,
         )
 
     def _checked_spec(self, name: str) -> TensorSpec:
@@ -267,11 +276,11 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     file = TensorFile(weights)
     names, metadata = list(file.specs), file.metadata
     carried = {} if place.is_dir() else metadata  # PEFT and vLLM read a folder's config file
-    config = _read_config(weights, carried, config_path, rank, alpha)
+    config, origin = _read_config(weights, carried, config_path, rank, alpha)
     _refuse_unsupported(path, config)
     record = _read_record(metadata)
     factors, saved = _sort_tensors(weights, names, config)
-    return Adapter(path, weights, config, record, factors, saved, file)
+    return Adapter(path, weights, config, record, factors, saved, file, origin=origin)
 
 
 def locate_adapter(path: Path) -> Path:
@@ -328,13 +337,15 @@ def _read_config(
     config_path: Path,
     rank: int | None,
     alpha: float | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str]:
+    """Return the config, and where it was found."""
     if CONFIG_KEY in metadata:
-        text, origin = metadata[CONFIG_KEY], weights
+        text, origin, place = metadata[CONFIG_KEY], weights, f"the header of {weights}"
     elif config_path.is_file():
         text, origin = config_path.read_text(encoding="utf-8", errors="replace"), config_path
+        place = str(config_path)
     elif rank is not None and alpha is not None:
-        return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}
+        return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}, "--source-rank"
     else:
         raise ArtifactError(
             f"{weights}: the file carries no LoRA config, and no {CONFIG_FILE} lies beside it",
@@ -348,7 +359,7 @@ def _read_config(
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise ArtifactError(f"{origin}: not the config of a LoRA adapter")
     _check_numbers(origin, config)
-    return config
+    return config, place
 
 
 def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
@@ -385,6 +396,11 @@ def _refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
         "trainable_token_indices": config.get("trainable_token_indices"),
         "target_parameters": config.get("target_parameters"),
         "activated LoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
+        "KaSA (kasa_config), which changes the base model": config.get("kasa_config"),
+        "block-diagonal factors (use_bdlora)": config.get("use_bdlora"),
+        "MonteCLoRA (monteclora_config)": config.get("monteclora_config"),
+        "VeLoRA (velora_config)": config.get("velora_config"),
+        "Arrow routing (arrow_config)": config.get("arrow_config"),
     }
     for what, is_there in refused.items():
         if is_there:
@@ -728,7 +744,7 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
     for module in adapter.modules:
         spec = adapter.spec(module)
         shape = (spec.out_features, spec.in_features)
-        expected = shapes.get(f"{module}.weight")
+        expected = shapes.get(f"{module}.weight") or _tied_head(module, shapes)
         if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored the other way
             shape = shape[::-1]
         if expected is None:
@@ -739,6 +755,14 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
                 f"{' x '.join(map(str, expected))}",
                 hint="the adapter was trained on another base model",
             )
+
+
+def _tied_head(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
+    """Return the shape of an LM head that no file has, for it is the input embeddings."""
+    if module != "lm_head":
+        return None
+    inputs = (shape for name, shape in shapes.items() if _INPUT_EMBEDDINGS.fullmatch(name))
+    return next(inputs, None)
 
 
 def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[str]:

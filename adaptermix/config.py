@@ -541,7 +541,9 @@ class MergeSettings(DecodingSettings, ScorerSettings):
     )
     seed: int = Field(default=1, ge=0, description="Seed of dare, dare-ties and della.")
     out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        default=None, description="Precision of the result; the widest of the inputs by default."
+        default=None,
+        description="Precision of the result; by default, module by module the widest of the "
+        "inputs.",
     )
     ignore_base: bool = Field(
         default=False, description="Merge adapters of different base models whose shapes agree."

@@ -44,8 +44,11 @@ class LoraUpdate:
 
     @property
     def is_active(self) -> bool:
-        """Whether it changes anything: the B of a layer that was never trained is zero."""
-        if self.b.numel() and self.b[0, 0].item() or self.b.any():  # the first says yes mostly
+        """Whether it changes anything: a layer that was never trained has a B of zeros.
+
+        With MiCA, which starts from singular vectors in B, it has an A of zeros.
+        """
+        if _is_nonzero(self.b) and any(map(_is_nonzero, self.rows)):
             return True
         return self.bias is not None and bool(self.bias.any())
 
@@ -79,6 +82,11 @@ class StackedUpdate(LoraUpdate):
 def widened(factor: Tensor) -> Tensor:
     """Return the factor in float32, or unchanged where it is float64."""
     return factor.to(torch.promote_types(factor.dtype, torch.float32))
+
+
+def _is_nonzero(factor: Tensor) -> bool:
+    """Whether any entry is not zero; the first one mostly says so."""
+    return bool(factor.numel() and factor[0, 0].item() or factor.any())
 
 
 def is_finite(tensor: Tensor) -> bool:

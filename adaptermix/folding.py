@@ -58,9 +58,9 @@ def merge_into(
         check_fits(adapter, shapes, str(settings.into))
         _check_base(adapter, own, settings)
     plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
-    _check_whole_weights(plan, shapes, str(settings.into))
     if is_tied(folder):
         _refuse_tied(plan, str(settings.into))
+    _check_whole_weights(plan, shapes, str(settings.into))
     tally, hashes = Tally(), [adapter.weights_hash for adapter in adapters]
     if dry_run:
         for _ in plan.updates(tally):
@@ -98,7 +98,11 @@ def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
 def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
     """Check that the base has the weights that are replaced, and the biases that are added to."""
     wanted = {name: spec.shape for name, (spec, _) in plan.saved().items()}
-    wanted |= {f"{m}.bias": (spec.out_features,) for m, spec in plan.specs.items() if spec.has_bias}
+    wanted |= {
+        f"{module}.bias": (spec.out_features,)
+        for module, spec in plan.specs.items()
+        if plan.brings_bias(module)
+    }
     for name, shape in wanted.items():
         if name not in shapes:
             raise ArtifactError(f"{base} has no weight '{name}' for the adapters to change")

@@ -149,7 +149,11 @@ class MergePlan:
         return _with_bias(update, spec)
 
     def config(self) -> dict[str, Any]:
-        """Return the PEFT config of the result."""
+        """Return the PEFT config of the result.
+
+        Raises:
+            ArtifactError: Whole weights that are not merged, or beside an update of their module.
+        """
         config = describe_config(self.specs, self.base, self._covers_all_layers())
         saved = self.saved()
         holders = [a.config for a in self.adapters if a.saved.keys() & saved.keys()]
@@ -157,6 +161,13 @@ class MergePlan:
         config["bias"] = next((bias for bias in biases if bias != "none"), "none")
         modules = {module for holder in holders for module in holder.get("modules_to_save") or ()}
         kept = [module for module in modules if any(is_within(name, module) for name in saved)]
+        for module in (name.rpartition(".")[0] for name in saved):
+            if module in self.specs and any(is_within(f"{module}.", entry) for entry in kept):
+                raise ArtifactError(
+                    f"one adapter replaces '{module}' whole (modules_to_save), and another has a "
+                    "LoRA update of it: PEFT reads no adapter with both",
+                    hint="fold them into the base model with --into BASE",
+                )
         config["modules_to_save"] = sorted(kept) or None
         config["fan_in_fan_out"] = self.is_transposed
         tasks = {a.config.get("task_type", config["task_type"]) for a in self.adapters}
@@ -182,6 +193,13 @@ class MergePlan:
             if any(name in adapter.saved for adapter, _ in parts):
                 saved[name] = _saved_weight(name, parts)
         return saved
+
+    def brings_bias(self, module: str) -> bool:
+        """Whether a source has a bias there; zeros may stand in where PEFT wants one."""
+        return any(
+            weight and module in adapter.factors and adapter.factors[module].bias
+            for adapter, weight in zip(self.adapters, self.weights[module], strict=True)
+        )
 
     def _covers_all_layers(self) -> bool:
         """Whether the result has the modules of one adapter whose config means all layers."""

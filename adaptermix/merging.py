@@ -18,7 +18,7 @@ from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ConfigError
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.model_card import languages_of
-from adaptermix.outputs import Report, check_output
+from adaptermix.outputs import Report, check_output, real_path
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def merge(
     with ThreadPoolExecutor(1) as pool:
         hashing = pool.submit(_hashes, adapters)  # while the merge is planned, and longer
         plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
-        plan.saved()  # refuse what cannot be merged, on a dry run as well
+        plan.config()  # refuse what cannot be merged, on a dry run as well
         tally = Tally()
         if dry_run:
             for _ in plan.updates(tally):
@@ -205,12 +205,14 @@ def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
         ArtifactError: The output exists.
         ConfigError: The output and an input overlap.
     """
+    new = real_path(out)
     for path in paths:
-        if out.resolve() == path.resolve():
+        old = real_path(path)
+        if new == old:
             raise ConfigError(f"--out {out}: is one of the inputs")
-        if out.resolve().is_relative_to(path.resolve()):
+        if new.is_relative_to(old):
             raise ConfigError(f"--out {out}: lies inside {path}, which is read")
-        if path.resolve().is_relative_to(out.resolve()):  # --force would take it along
+        if old.is_relative_to(new):  # --force would take it along
             raise ConfigError(f"--out {out}: holds {path}, which is read")
     check_output(out, force)
 

@@ -63,7 +63,8 @@ def _fetch(settings: ModelSettings) -> Path:
         )
     except HFValidationError as error:
         raise ArtifactError(
-            f"{settings.model}: neither a folder nor a hub name", hint="check --model"
+            f"{settings.model}: neither a folder nor a hub name",
+            hint="name the folder of a saved model, or a model on the hub, OWNER/NAME",
         ) from error
     except hub_errors() as error:
         raise ResourceError(

@@ -1,6 +1,7 @@
 """What commands leave: reports, and files and folders that appear whole or not at all."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def real_path(path: Path) -> Path:
+    """Return a path without links, as ``resolve`` does; links in a circle stay what they are."""
+    return Path(os.path.realpath(path))
+
+
 def check_output(path: Path, force: bool) -> None:
     """Refuse an output that exists, or whose name can be no directory's nor file's we write.
 
@@ -41,7 +47,7 @@ def check_output(path: Path, force: bool) -> None:
         )
     if (path.exists() or path.is_symlink()) and not force:
         raise ArtifactError(f"{path} exists", hint="choose another --out, or pass --force")
-    if not path.name or Path.cwd().is_relative_to(path.resolve()):
+    if not path.name or Path.cwd().is_relative_to(real_path(path)):
         raise ConfigError(f"--out {path}: holds the folder you are in")
     for parent in path.parents:
         if (parent.exists() or parent.is_symlink()) and not parent.is_dir():

@@ -144,7 +144,12 @@ def search_plot(points: Sequence[PlottedScore], label: str, name: str = "search"
     )
     score: dict[str, Any] = {"title": label, "scale": alt.Scale(zero=False)}
     if all(point.weight is not None for point in points):
-        ticks = alt.Axis(values=sorted({point.weight or 0.0 for point in points}), format="~g")
+        ticks = alt.Axis(
+            values=sorted({point.weight or 0.0 for point in points}),
+            labelExpr="format(datum.value, '.4~g')",  # an axis' own format rounds 0.85 to 0.8
+            labelOverlap="greedy",
+            labelSeparation=4,
+        )
         scale = alt.Scale(padding=12, nice=False)
         place = alt.X("weight:Q", title="weight of the first adapter", axis=ticks, scale=scale)
         marks = (

@@ -443,54 +443,58 @@ def _finish(
             "verdict": verdict,
         },
     }
-    plan = job.plan(winner.candidate.weighting)
-    merged = write_merge(plan, settings, Tally(), force=force, found=found)
-    report = SearchReport(
-        winner=winner.candidate.name,
-        verdict=verdict,
-        tied=[entry.candidate.name for entry in tied],
-        candidates=[_result(contest, entry, winner) for entry in entries],
-        task=settings.task,
-        metric=metric,
-        langs=list(job.items),
-        engine=job.decoder.engine,
-        decoded=contest.needed,
-        exhaustive=len(entries) * contest.examples,
-        reused=job.decoder.reused,
-        merge=merged,
-        notes=[*contest.notes, *job.decoder.notes],
-        folder=str(folder),
-    )
+    candidates = [_result(contest, entry, winner) for entry in entries]
     record = {"adaptermix": __version__, "settings": settings.model_dump(mode="json")}
+    plan = job.plan(winner.candidate.weighting)
     with whole_output(folder) as partial:
         partial.mkdir()
-        write_json(partial / "search.json", record | report.as_record())
         toml = winner.candidate.weighting.as_toml()
         (partial / "weights.toml").write_text(toml, encoding="utf-8")
-        plot_of(report).write(partial)
+        plot_of(candidates, winner.candidate.name, metric).write(partial)
+        # Drawing takes seconds, so the adapter comes after it: killed between the two outputs, a
+        # search would find one of them in its way.
+        report = SearchReport(
+            winner=winner.candidate.name,
+            verdict=verdict,
+            tied=[entry.candidate.name for entry in tied],
+            candidates=candidates,
+            task=settings.task,
+            metric=metric,
+            langs=list(job.items),
+            engine=job.decoder.engine,
+            decoded=contest.needed,
+            exhaustive=len(entries) * contest.examples,
+            reused=job.decoder.reused,
+            merge=write_merge(plan, settings, Tally(), force=force, found=found),
+            notes=[*contest.notes, *job.decoder.notes],
+            folder=str(folder),
+        )
+        write_json(partial / "search.json", record | report.as_record())
     return report
 
 
-def plot_of(report: SearchReport, name: str = "search") -> "Plot":
+def plot_of(
+    candidates: Sequence[CandidateResult], winner: str, metric: str, name: str = "search"
+) -> "Plot":
     """Plot the scores of a search; ``name`` is the stem of the plot's files."""
     from adaptermix.plots import PlottedScore, search_plot
 
     points = []
-    for candidate in report.candidates:
+    for candidate in candidates:
         weights = candidate.weighting["weights"]
         is_scalar = len(weights) == 2 and "rules" not in candidate.weighting
         score = candidate.score
-        ends = (scaled(report.metric, end) for end in (score.value, score.low, score.high))
+        ends = (scaled(metric, end) for end in (score.value, score.low, score.high))
         points.append(
             PlottedScore(
                 candidate.name,
                 Interval(*ends),
                 weights[0] if is_scalar else None,
-                is_chosen=candidate.name == report.winner,
+                is_chosen=candidate.name == winner,
                 is_faint=candidate.dropped is not None,
             )
         )
-    return search_plot(points, f"{titled(report.metric)} on dev data, macro average", name)
+    return search_plot(points, f"{titled(metric)} on dev data, macro average", name)
 
 
 def _result(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:

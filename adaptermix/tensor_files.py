@@ -76,15 +76,17 @@ class TensorFile:
         Raises:
             ArtifactError: Not a whole safetensors file, or one with types that torch lacks.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                self.metadata: dict[str, str] = file.metadata() or {}
-        except SafetensorError as error:
-            raise ArtifactError(
-                f"{path}: not a whole safetensors file: {error}",
-                hint="copy or download it again; other formats are not read",
-            ) from error
-        with path.open("rb") as raw:
+        with path.open(
+            "rb"
+        ) as raw:  # first: safe_open says of one without permission "no such file"
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self.metadata: dict[str, str] = file.metadata() or {}
+            except SafetensorError as error:
+                raise ArtifactError(
+                    f"{path}: not a whole safetensors file: {error}",
+                    hint="copy or download it again; other formats are not read",
+                ) from error
             self._bytes = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY)
         length = struct.unpack("<Q", self._bytes[:8])[0]
         entries = json.loads(self._bytes[8 : 8 + length])

@@ -177,7 +177,7 @@ class _Table:
     def weights(self, adapters: int) -> tuple[float, ...]:
         weights = self.values.get("weights")
         if not isinstance(weights, list) or not all(_is_number(weight) for weight in weights):
-            raise self.mistake("weights", "'weights' must be a list of numbers")
+            raise self.mistake("weights", "'weights' must be a list of finite numbers")
         if len(weights) != adapters:
             raise self.mistake("weights", f"{len(weights)} weights for {adapters} adapters")
         return tuple(float(weight) for weight in weights)

@@ -274,6 +274,16 @@ def test_an_adapter_that_matches_no_layer_of_the_base_is_refused(tmp_path, model
             check_fits(read_adapter(path), shapes, "base")
 
 
+def test_an_lm_head_fits_though_it_is_tied_and_in_no_file(tmp_path, model_dir):
+    peft_adapter(model_dir, tmp_path / "a", target_modules=["lm_head"])
+    adapter, shapes = read_adapter(tmp_path / "a"), weight_shapes(model_dir)
+    del shapes["lm_head.weight"]
+    check_fits(adapter, shapes, "base")
+    shapes["model.embed_tokens.weight"] = (7, 64)
+    with pytest.raises(ArtifactError, match=r"lm_head is \d+ x 64, but base has 7 x 64"):
+        check_fits(adapter, shapes, "base")
+
+
 def test_layers_are_read_off_module_names():
     assert layer_of("model.layers.12.mlp.up_proj") == 12
     assert layer_of("lm_head") is None

@@ -90,6 +90,15 @@ def test_biases_embeddings_and_whole_weights_are_folded(tmp_path, qwen_dir, opti
     check_fold(tmp_path, qwen_dir, paths, (0.7, 0.3))
 
 
+def test_a_bias_is_folded_beside_modules_that_have_none(tmp_path, qwen_dir):  # noqa: F811
+    """The merge has zeros there, and needs no bias of the base to add them to."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, lora_bias=True, target_modules=["q_proj"]),
+        trained(qwen_dir, tmp_path / "b", 2, target_modules=["q_proj", "down_proj"]),
+    ]
+    check_fold(tmp_path, qwen_dir, paths, (0.7, 0.4))
+
+
 def test_transposed_layers_are_folded(tmp_path, gpt2_dir):  # noqa: F811
     paths = [trained(gpt2_dir, tmp_path / str(seed), seed, **CONV1D) for seed in (1, 2)]
     check_fold(tmp_path, gpt2_dir, paths, (0.7, 0.5))
@@ -108,11 +117,12 @@ def test_tied_embeddings_are_kept_and_never_changed_at_both_ends(tmp_path, gpt2_
     check_fold(tmp_path, gpt2_dir, [trained(gpt2_dir, tmp_path / "a", 1, **CONV1D)], (1.0,))
     with safe_open(tmp_path / "model" / "model.safetensors", framework="pt") as file:
         assert "lm_head.weight" not in file.keys()  # noqa: SIM118
-    both = trained(gpt2_dir, tmp_path / "b", 2, target_modules=["wte"])
     settings = MergeSettings(weights=(1,), into=str(gpt2_dir), out=tmp_path / "other")
-    with pytest.raises(ArtifactError, match=r"ties its .* adapters change 'transformer\.wte'"):
-        merge_into([both], settings)
-    assert not (tmp_path / "other").exists()
+    for module in ("transformer.wte", "lm_head"):
+        both = trained(gpt2_dir, tmp_path / module, 2, target_modules=[module])
+        with pytest.raises(ArtifactError, match=f"ties its .* adapters change '{module}'"):
+            merge_into([both], settings)
+        assert not (tmp_path / "other").exists()
 
 
 def in_shards(model_dir, folder, dtype=None, size="40KB"):

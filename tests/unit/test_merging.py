@@ -9,6 +9,7 @@ from conftest import SHAPE, save_model
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
@@ -22,6 +23,7 @@ from adaptermix.adapters import (
 from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.folding import merge_into
 from adaptermix.inspection import inspect
 from adaptermix.merging import merge
 
@@ -427,6 +429,27 @@ def test_whole_weights_are_refused_by_name_where_the_sum_is_not_known(tmp_path, 
     )
 
 
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_a_whole_weight_beside_an_update_of_it_is_refused_but_folded(tmp_path, qwen_dir, module):
+    """Each is right by itself, and PEFT cannot load both: it looks for one of the two names."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, target_modules=[module, "q_proj"]),
+        trained(qwen_dir, tmp_path / "b", 2, modules_to_save=[module], **ATTENTION),
+    ]
+    settings = {"weights": (0.7, 0.3), "out": tmp_path / "m"}
+    for dry_run in (True, False):
+        with pytest.raises(ArtifactError, match=rf"replaces '.*{module}' whole .* another has a"):
+            merge(paths, MergeSettings(**settings), dry_run=dry_run)
+    assert not (tmp_path / "m").exists()
+    merge_into(paths, MergeSettings(**settings, into=str(qwen_dir)))
+    torch.testing.assert_close(
+        base_model(tmp_path / "m")(IDS).logits.float(),
+        sum_of_folded_models(qwen_dir, paths, (0.7, 0.3)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
 def test_some_modules_with_a_bias_and_some_without(tmp_path, qwen_dir):
     """Where an update has no bias it gets a zero: PEFT wants one in all modules or in none."""
     paths = [
@@ -585,6 +608,13 @@ def test_dora_is_refused_where_peft_forgets_the_magnitudes(tmp_path, model_dir):
     [
         ({"init_lora_weights": "pissa"}, "initialized by pissa, which changes the base model"),
         ({"init_lora_weights": "olora"}, "initialized by olora, which changes the base model"),
+        ({"kasa_config": KasaConfig()}, "KaSA"),
+        (
+            {"target_modules": ["o_proj"], "use_bdlora": BdLoraConfig(["o_proj"], nblocks=2)},
+            "block-diagonal factors",
+        ),
+        ({"monteclora_config": MontecloraConfig()}, "MonteCLoRA"),
+        ({"velora_config": VeloraConfig()}, "VeLoRA"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2], [1, 4]]}, "layer_replication"),
         (
@@ -602,6 +632,15 @@ def test_what_is_no_plain_update_is_refused_by_name(tmp_path, model_dir, options
         with pytest.raises(ArtifactError, match=words):
             merge(sources, MergeSettings(weights=weights, out=tmp_path / "m"))
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("init", ["lora_ga", "corda", "loftq"])
+def test_starts_that_change_the_base_are_refused_by_name(tmp_path, model_dir, init):
+    path = trained(model_dir, tmp_path / "a", 1)
+    config = json.loads((path / "adapter_config.json").read_text()) | {"init_lora_weights": init}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=f"initialized by {init}, which changes the base"):
+        merge([path], MergeSettings(weights=(1,), out=tmp_path / "m"))
 
 
 def test_convolutions_are_refused_by_name(tmp_path):
@@ -674,12 +713,15 @@ def test_a_negative_weight_alone_turns_the_factor(tmp_path, model_dir):
 # --- adapters that do nothing in some modules
 
 
-def untrained_above(path, layer):
-    """Zero the B of all layers from one on, as a loss on a middle layer leaves them."""
+def untrained_above(path, layer, side="B"):
+    """Zero the B of all layers from one on, as a loss on a middle layer leaves them.
+
+    Where training starts from singular vectors in B (MiCA), it leaves zeros in A.
+    """
 
     def change(tensors):
         for name, tensor in tensors.items():
-            if "lora_B" in name and int(name.split("layers.")[1].split(".")[0]) >= layer:
+            if f"lora_{side}" in name and int(name.split("layers.")[1].split(".")[0]) >= layer:
                 tensor.zero_()
         return tensors
 
@@ -687,12 +729,12 @@ def untrained_above(path, layer):
     return path
 
 
-@pytest.mark.parametrize("lacking", ["zero", "absent"])
+@pytest.mark.parametrize("lacking", ["B is zero", "A is zero", "absent"])
 @pytest.mark.parametrize("inactive", ["average", "keep"])
 def test_layers_where_an_adapter_does_nothing(tmp_path, model_dir, inactive, lacking):
     task = trained(model_dir, tmp_path / "task", 1)
-    if lacking == "zero":
-        align = untrained_above(trained(model_dir, tmp_path / "align", 2), 2)
+    if lacking != "absent":
+        align = untrained_above(trained(model_dir, tmp_path / "align", 2), 2, lacking[0])
     else:
         align = trained(model_dir, tmp_path / "align", 2, layers_to_transform=[0, 1])
     settings = MergeSettings(weight=0.8, inactive=inactive, out=tmp_path / "m")
@@ -834,6 +876,8 @@ def without(name):
         (without(LAST_B), "layers.3.self_attn.q_proj has lora_A, but not lora_B"),
         (lambda t: t | {"extra": torch.ones(1)}, "tensor 'extra' is not a LoRA factor"),
         (lambda t: t | {LAST_B: t[LAST_B].mT.contiguous()}, "they are transposed"),
+        (lambda t: {k: v[:0] if "A" in k else v[:, :0] for k, v in t.items()}, "they are empty"),
+        (lambda t: {k: v[:, :0] if "A" in k else v for k, v in t.items()}, "they are empty"),
         (lambda t: t | {LAST_B: t[LAST_B].int()}, "has the type torch.int32"),
         (lambda t: t | {LAST_B: t[LAST_B][0]}, "do not fit rank 4"),
         (
@@ -866,7 +910,8 @@ def test_damaged_tensors_leave_nothing(tmp_path, two, change, message):
         ({"alpha_pattern": {"q_proj": "x"}}, "'q_proj' in alpha_pattern is not a positive number"),
         ({"alpha_pattern": {"(": 1}}, "is no regular expression"),
         ({"alpha_pattern": [1]}, "'alpha_pattern' is not a table"),
-        ({"rank_pattern": {"q_proj": 3}}, "do not fit rank 3"),
+        ({"rank_pattern": {"q_proj": 3}}, r"do not fit rank 3 in .*a.adapter_config\.json$"),
+        ({"r": 8}, r"do not fit rank 8 in .*a.adapter_config\.json$"),
         ({"peft_type": "LOHA"}, "not the config of a LoRA adapter"),
     ],
 )
@@ -894,6 +939,33 @@ def test_files_that_are_not_safetensors_are_refused_unread(tmp_path, two):
     (two[0] / "adapter_model.safetensors").write_bytes(data)
     with pytest.raises(ArtifactError, match="adapter_config.json:1: not JSON"):
         merge(two, settings)
+
+
+def test_a_file_without_permission_is_said_to_be_one(two, monkeypatch):
+    """For the tests may run as root, whom nothing is forbidden."""
+
+    def forbid(*_, **__):
+        raise PermissionError
+
+    def miss(*_, **__):  # what safetensors says of it
+        raise FileNotFoundError
+
+    monkeypatch.setattr("adaptermix.tensor_files.safe_open", miss)
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(PermissionError):
+        read_adapter(two[0] / "adapter_model.safetensors")
+
+
+def test_links_in_a_circle_are_no_input_and_no_output(tmp_path, two):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for paths, out, message in (
+        ([loop, two[1]], tmp_path / "m", "loop: no such file"),
+        (two, loop, "loop exists"),
+        (two, loop / "m", "loop is no folder"),
+    ):
+        with pytest.raises(AdaptermixError, match=message):
+            merge(paths, MergeSettings(weight=0.9, out=out))
 
 
 def test_an_output_never_takes_an_input_along(tmp_path, two, monkeypatch):

@@ -323,6 +323,13 @@ def test_the_plot_of_a_search_has_error_bars(weight):
     assert "0.75" in svg
 
 
+def test_weights_stand_below_a_plot_as_they_are():
+    score = Interval(0.5, 0.25, 0.75)
+    points = [PlottedScore(str(w), score, w, False, False) for w in (0.0, 0.8, 0.85, 0.9, 1.0)]
+    shown = re.findall(r">([^<>]+)</text>", search_plot(points, "F1").svg)
+    assert shown[:5] == ["0", "0.8", "0.85", "0.9", "1"]
+
+
 @given(text=st.text())
 def test_no_cell_ends_a_table(text):
     table = Table("t", "t", ["a", "b"], [[text, text]])

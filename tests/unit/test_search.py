@@ -235,6 +235,22 @@ def test_a_search_writes_the_merge_it_chose(tmp_path, model_dir, corpus_dir, ada
     assert found.record["weighting"] == record["merge"]["weighting"]
 
 
+def test_a_search_that_ends_while_it_draws_leaves_nothing(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch
+):
+    """Drawing takes seconds: an adapter that was there before would be in the next one's way."""
+    out = tmp_path / "merged"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adaptermix.plots.Plot.write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search(adapters[:2], settings_for(model_dir, corpus_dir, out))
+    assert not out.exists()
+    assert not search_folder(out).exists()
+
+
 def test_a_second_search_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters, monkeypatch):
     first = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "one"))
     assert first.reused == 0
