@@ -264,7 +264,7 @@ class AdapterTrainer(Trainer):
             raise ArtifactError(
                 f"the loss is not a number at step {self.state.global_step + 1}, "
                 f"on the examples {_listed(rows)}",
-                hint="lower --lr, or look at these examples",
+                hint=_why_not_finite(model),
             )
         micro_batches = self.current_gradient_accumulation_steps
         for name in ("train_loss", "loss"):
@@ -318,6 +318,13 @@ def _pieces(batch: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
     size = -(-rows // count)
     for start in range(0, rows, size):
         yield {name: values[start : start + size] for name, values in batch.items()}
+
+
+def _why_not_finite(model: nn.Module) -> str:
+    for name, parameter in model.named_parameters():
+        if not (parameter.requires_grad or torch.isfinite(parameter).all()):
+            return f"the base model's own weights are not numbers: {name}"
+    return "lower --lr, or look at these examples"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -314,6 +314,19 @@ def test_a_loss_that_is_not_a_number_names_the_step_and_the_examples(
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "a"))
 
 
+def test_weights_of_the_base_that_are_not_numbers_are_named(tmp_path, model_dir, corpus_dir):
+    base = tmp_path / "base"
+    shutil.copytree(model_dir, base)
+    model = LlamaForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(base)
+    with pytest.raises(ArtifactError, match="at step 1, on") as raised:
+        train_task(task_settings(base, corpus_dir, tmp_path / "a"))
+    assert "own weights are not numbers" in raised.value.hint
+    assert "layers.0.mlp.up_proj" in raised.value.hint
+
+
 class _Memory:
     """Stands for a GPU: a pass over more rows than fit fails, forward or halfway backward."""
 
