@@ -337,20 +337,26 @@ class Alignment:
 
 
 class AlignmentTrainer(AdapterTrainer):
-    """Minimises the loss of contrastive batches; those of an optimizer step are averaged."""
+    """Minimises the loss of contrastive batches; those of an optimizer step are averaged.
+
+    Batches with labels are those of a task that is trained beside, and any Trainer's.
+    """
 
     can_split = False  # the step does that itself
 
-    def __init__(self, alignment: Alignment, **arguments: Any) -> None:
-        """Take what aligns, and what any Trainer takes."""
+    def __init__(self, alignment: Alignment, weight: float = 1.0, **arguments: Any) -> None:
+        """Take what aligns, how much its loss counts, and what any Trainer takes."""
         super().__init__(**arguments)
         self.alignment = alignment
+        self.weight = weight
 
     def backpropagate(
         self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
     ) -> Tensor:
         """Go forward and backward through a contrastive batch, in as many parts as memory asks."""
-        share = 1 / self.current_gradient_accumulation_steps
+        if "labels" in inputs:
+            return super().backpropagate(model, inputs, items)
+        share = self.weight / self.current_gradient_accumulation_steps
         batch = self._prepare_inputs(inputs)
         return self.alignment.backpropagate(model, batch, self.accelerator, share)
 
@@ -365,8 +371,11 @@ class AlignmentTrainer(AdapterTrainer):
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """Return the dev loss of a contrastive batch."""
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Return the dev loss of a batch."""
+        if "labels" in inputs:
+            step = super().prediction_step
+            return step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[return-value]
         return self.alignment.loss(self._prepare_inputs(inputs)), None, None
 
 

@@ -76,7 +76,8 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
     sequences: list[tuple[list[int], list[int]]] = []
     text = ""
     for at, message in enumerate(chat.messages):
-        if message["role"] != "assistant" or not message["content"].strip():
+        is_answer = message["role"] == "assistant" and at > 0  # what opens a conversation is none
+        if not is_answer or not message["content"].strip():
             continue
         prompt = _prompt(chat, at, encoder)
         if text and prompt.startswith(text):

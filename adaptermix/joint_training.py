@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
-from adaptermix.align_training import Alignment, align_stream, own_pairs
+from adaptermix.align_training import Alignment, AlignmentTrainer, align_stream, own_pairs
 from adaptermix.batching import (
     IGNORED,
     AnswerCollator,
@@ -276,19 +275,20 @@ class JointPlan:
     judge: DevScore | None
 
 
-class JointTrainer(AdapterTrainer):
+class JointTrainer(AlignmentTrainer):
     """Minimises the task loss on batches with labels, the alignment loss on the others.
 
     The gradient of an optimizer step is the mean of its micro-batches' gradients, as in the
     authors' code: with two micro-batches of each kind, (T1 + A1 + T2 + A2) / 4.
     """
 
+    loss_names = (*AdapterTrainer.loss_names, "task_loss", "align_loss")
+
     def __init__(self, plan: JointPlan, **arguments: Any) -> None:
         """Take the plan, and what any Trainer takes."""
-        super().__init__(**arguments)
+        super().__init__(plan.alignment, plan.settings.align_weight, **arguments)
         self.plan = plan
         self.model_accepts_loss_kwargs = False  # so that Trainer averages over micro-batches
-        self.sums = torch.zeros(2, 2, device=self.args.device)  # [kind, (loss, batches)]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of the whole run, in their order."""
@@ -315,20 +315,9 @@ class JointTrainer(AdapterTrainer):
             tokens = (inputs["labels"][:, 1:] != IGNORED).sum().to(self.args.device)
             items = self.accelerator.reduce(tokens, "sum")
         loss = super().training_step(model, inputs, items)
-        kind = 0 if self.can_split else 1
-        micro_batches = self.current_gradient_accumulation_steps
-        self.sums[kind] += torch.stack([loss * micro_batches, torch.ones_like(loss)])
+        name, weight = ("task_loss", 1.0) if self.can_split else ("align_loss", self.weight)
+        self.count_loss(name, loss * self.current_gradient_accumulation_steps / weight, 1.0)
         return loss
-
-    def backpropagate(
-        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
-    ) -> Tensor:
-        """Go forward and backward through a batch of either kind."""
-        if "labels" in inputs:
-            return super().backpropagate(model, inputs, items)
-        share = self.plan.settings.align_weight / self.current_gradient_accumulation_steps
-        batch = self._prepare_inputs(inputs)
-        return self.plan.alignment.backpropagate(model, batch, self.accelerator, share)
 
     def compute_loss(
         self,
@@ -341,20 +330,6 @@ class JointTrainer(AdapterTrainer):
         output = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = output.loss if num_items_in_batch is None else output.loss * process_count()
         return (loss, output) if return_outputs else loss
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """Return the dev loss of a batch of either kind."""
-        batch = self._prepare_inputs(inputs)
-        if "labels" not in batch:
-            return self.plan.alignment.loss(batch), None, None
-        with torch.no_grad():
-            return self.compute_loss(model, batch).detach(), None, None
 
     def evaluate(self, *_: Any, **options: Any) -> dict[str, float]:
         """Judge the adapter on dev data, and tell the log and early stopping."""
@@ -375,7 +350,7 @@ class JointTrainer(AdapterTrainer):
         for name, loader in loaders.items():
             output = self.evaluation_loop(loader, name, prediction_loss_only=True)
             scores[name] = (output.metrics or {})["eval_loss"]
-        scores["sum"] = scores["task_loss"] + self.plan.settings.align_weight * scores["align_loss"]
+        scores["sum"] = scores["task_loss"] + self.weight * scores["align_loss"]
         scores["retrieval_accuracy"] = self.dev_retrieval()
         if self.plan.judge is not None:
             scores["score"] = self.plan.judge(self.plain_model())
@@ -388,23 +363,10 @@ class JointTrainer(AdapterTrainer):
 
     def dev_retrieval(self) -> float:
         """Return how often a dev source finds its own translation among all dev targets."""
-        return retrieval_accuracy(*self.plan.alignment.dev_vectors(self._pair_loader()))
+        return retrieval_accuracy(*self.alignment.dev_vectors(self._pair_loader()))
 
     def _pair_loader(self) -> DataLoader[Any]:
         return self.whole_loader(self.plan.pair_dev, self.plan.settings.contrastive_batch)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the training losses of both kinds apart, as well as their mean."""
-        if "loss" in logs:
-            sums = self.accelerator.reduce(self.sums, "sum")
-            weights = {"task_loss": 1.0, "align_loss": self.plan.settings.align_weight}
-            for (name, weight), (total, batches) in zip(
-                weights.items(), sums.tolist(), strict=True
-            ):
-                if batches:
-                    logs[name] = total / batches / weight
-            self.sums = torch.zeros_like(self.sums)
-        super().log(logs, start_time)
 
 
 class _JointRun(TrainingRun):

@@ -85,7 +85,10 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> PreTrainedTokenizer
             folder, trust_remote_code=settings.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{folder}: no usable tokenizer: {first_line(error)}") from error
+        raise ArtifactError(
+            f"{folder}: no usable tokenizer: {first_line(error)}",
+            hint="save the model's tokenizer beside its weights",
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

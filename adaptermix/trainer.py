@@ -35,6 +35,8 @@ from adaptermix.tensor_files import TensorFile
 
 STATE_FILE = "trainer_state.json"
 _STAGING = ".staging"
+_LOSSES = "losses.json"  # in a checkpoint
+_TORCH_WRITER = "inline_container"  # where torch.save fails when a disk takes no more
 _CHECKPOINT = "checkpoint-"
 _LESS_MEMORY = "lower --micro-batch-size, --contrastive-batch or --max-length"
 _KEPT = 2  # checkpoints: the newest, and the best or the one before
@@ -88,6 +90,13 @@ class AdapterTrainer(Trainer):
     names: Sequence[str] = ()  # of the rows of the batch at hand
     pieces = 1  # that a batch is cut into, so that each fits into memory
     can_split = True  # the loss of a batch is a sum over its rows
+    loss_names: Sequence[str] = ("train_loss", "loss")  # of the run, and since the last log line
+
+    def __init__(self, **arguments: Any) -> None:
+        """Take what any Trainer takes."""
+        super().__init__(**arguments)
+        shape = (len(self.loss_names), 2)  # sum of losses, and what to divide it by
+        self.losses = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Train from the start or a checkpoint to the end; the model is then the best one.
@@ -132,10 +141,15 @@ class AdapterTrainer(Trainer):
         """Make a checkpoint out of sight, move it to its place, and drop the oldest."""
         name = f"{_CHECKPOINT}{self.state.global_step}"
         staged = self._work / _STAGING / name
+        losses = self._shared_losses()
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                (staged / _LOSSES).write_text(json.dumps(losses), encoding="utf-8")
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(staged, ignore_errors=True)
+            if isinstance(error, RuntimeError) and _TORCH_WRITER not in str(error):
+                raise  # not of the disk
             raise self._no_room(error) from error
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -173,6 +187,10 @@ class AdapterTrainer(Trainer):
     def _init_training_state(self, *args: Any, **options: Any) -> Any:
         started = super()._init_training_state(*args, **options)
         self._find_best()
+        kept = self._work / f"{_CHECKPOINT}{self.state.global_step}" / _LOSSES
+        if kept.is_file():
+            shared = self.losses.new_tensor(json.loads(kept.read_text(encoding="utf-8")))
+            self.losses = shared / self.args.world_size  # they were those of all processes
         return started
 
     def whole_loader(self, rows: Sequence[Any], size: int) -> DataLoader[Any]:
@@ -185,6 +203,29 @@ class AdapterTrainer(Trainer):
             batch_size=size,
             collate_fn=self.data_collator,
         )
+
+    # Losses ---------------------------------------------------------------------------------------
+    # Trainer's own sums start at zero when a run is resumed; these go on from the checkpoint.
+
+    def count_loss(self, name: str, loss: Tensor, weight: float) -> None:
+        """Take a loss into the weighted mean of that name."""
+        sums = self.losses[self.loss_names.index(name)]
+        sums += torch.stack([loss.detach().to(sums) * weight, torch.full_like(sums[0], weight)])
+
+    def _shared_losses(self) -> list[list[float]]:
+        """Return the sums of all processes."""
+        shared: list[list[float]] = self.accelerator.reduce(self.losses.clone(), "sum").tolist()
+        return shared
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the means of all losses since the last line, or that of the whole run at its end."""
+        if "loss" in logs or "train_loss" in logs:
+            sums = zip(self.loss_names, self._shared_losses(), strict=True)
+            means = {name: total / weight for name, (total, weight) in sums if weight}
+            whole = means.pop("train_loss")
+            logs |= {"train_loss": whole} if "train_loss" in logs else means
+            self.losses[1:] = 0
+        super().log(logs, start_time)
 
     # Batches --------------------------------------------------------------------------------------
 
@@ -223,8 +264,11 @@ class AdapterTrainer(Trainer):
             raise ArtifactError(
                 f"the loss is not a number at step {self.state.global_step + 1}, "
                 f"on the examples {_listed(rows)}",
-                hint="lower --lr, or look at these examples",
+                hint=_why_not_finite(model),
             )
+        micro_batches = self.current_gradient_accumulation_steps
+        for name in ("train_loss", "loss"):
+            self.count_loss(name, loss * micro_batches, 1 / micro_batches)
         return loss
 
     def backpropagate(
@@ -274,6 +318,13 @@ def _pieces(batch: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
     size = -(-rows // count)
     for start in range(0, rows, size):
         yield {name: values[start : start + size] for name, values in batch.items()}
+
+
+def _why_not_finite(model: nn.Module) -> str:
+    for name, parameter in model.named_parameters():
+        if not (parameter.requires_grad or torch.isfinite(parameter).all()):
+            return f"the base model's own weights are not numbers: {name}"
+    return "lower --lr, or look at these examples"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -69,7 +69,8 @@ def main() -> None:
 def methods(authors: Path | None) -> list[str]:
     """Return what is compared; growth is ours with more pairs, and with longer sentences."""
     theirs = ["authors", "authors-checkpointing"] if authors else ["authors-reenacted"]
-    growth = ["ours-pairs-4x", "ours-pairs-16x", "ours-length-2x", "ours-length-4x"]
+    growth = [f"ours-pairs-{times}x" for times in (4, 16, 64)]
+    growth += ["ours-length-2x", "ours-length-4x"]
     return ["stock", *theirs, "ours", "ours-padded", *growth]
 
 

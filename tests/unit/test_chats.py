@@ -98,6 +98,15 @@ def test_a_template_that_rewrites_history_gets_one_sequence_an_answer():
     assert "habari" not in encoder.tokenizer.decode(rows[1].input_ids)
 
 
+def test_an_assistant_that_opens_a_conversation_answers_nothing():
+    encoder = encoder_of(CHATML)
+    opening = {"role": "assistant", "content": "welcome"}
+    (row,) = encode_chat(Chat([opening, *TURNS[1:]], "f:1"), encoder, 1000)
+    assert learned(row, encoder) == ["helo, habari<|im_end|>", "music: jazz<|im_end|>"]
+    assert "welcome" in encoder.tokenizer.decode(row.input_ids)
+    assert encode_chat(Chat([opening], "f:1"), encoder, 1000) == []
+
+
 def test_the_authors_newline_stays_between_turns():
     encoder = encoder_of(LLAMA3, turn_newline=True)
     (row,) = encode_chat(Chat(TURNS, "f:1"), encoder, 1000)

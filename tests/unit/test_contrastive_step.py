@@ -20,6 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from adaptermix import contrastive_step
 from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.objectives import contrastive_loss
@@ -176,6 +177,15 @@ def test_parts_have_the_gradient_of_one_pass_dropout_included(float64_throughout
     assert_same(run(rows, dropout=0.3, packing=packing), whole)
     other = run(len(LENGTHS), dropout=0.3, seed=8)
     assert not torch.allclose(other[0], whole[0], rtol=1e-3)
+
+
+def test_memory_is_given_back_between_parts_and_only_there(monkeypatch):
+    calls = []
+    monkeypatch.setattr(contrastive_step, "_give_back_memory", lambda: calls.append(1))
+    run(len(LENGTHS))
+    assert not calls
+    run(3)
+    assert len(calls) == 4  # before the graph of every part
 
 
 def test_a_loss_of_tokens_is_added_part_by_part(float64_throughout):

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from adaptermix.lora_linear import LoraLinear, hashed, kept_elements, speed_up, token_keys
+from adaptermix.lora_linear import (
+    LoraLinear,
+    Scratch,
+    hashed,
+    kept_elements,
+    speed_up,
+    token_keys,
+)
 
 
 class Layer(nn.Module):
@@ -125,3 +132,13 @@ def test_a_sentence_loses_the_same_elements_in_any_company():
     keys = token_keys(5, sentences, positions)
     assert torch.equal(token_keys(5, sentences[2:], positions[2:]), keys[2:])
     assert len({*keys.tolist(), *token_keys(6, sentences, positions).tolist()}) == 10
+
+
+def test_room_that_was_used_before_changes_nothing():
+    scratch = Scratch()
+    for tokens, features in ((5, 7), (2, 3), (9, 8)):
+        keys = token_keys(1, torch.arange(tokens), torch.arange(tokens)), torch.arange(features)
+        expected = kept_elements(*keys, 0.5, dtype=torch.float32)
+        found = kept_elements(*keys, 0.5, dtype=torch.float32, scratch=scratch)
+        assert torch.equal(found, expected)
+        found.zero_()

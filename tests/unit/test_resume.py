@@ -238,8 +238,51 @@ def test_the_log_of_a_resumed_run_has_every_step_once(tmp_path, model_dir, corpu
     with (tmp_path / "cut.log.jsonl").open("a") as log:
         log.write('{"step": 12, "lo')  # as a kill may leave it
     train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True))
-    rows = [json.loads(line) for line in (tmp_path / "cut.log.jsonl").read_text().splitlines()]
+    rows = log_of(tmp_path / "cut")
     assert [row["step"] for row in rows if "eval_loss" in row] == [5, 10, 12]
+
+
+def log_of(out):
+    """Read a log, without times."""
+    rows = [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
+    timed = ("_runtime", "_per_second")
+    return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in rows]
+
+
+@pytest.mark.parametrize("how", [interrupt, lambda: os.kill(os.getpid(), signal.SIGTERM)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_log_of_a_resumed_run_is_that_of_one_that_was_not_killed(
+    tmp_path, model_dir, corpus_dir, whole, kind, how
+):
+    """Its losses are means since the last line, though the checkpoint is newer than that."""
+    train, settings_for = KINDS[kind]
+    with pytest.raises((KeyboardInterrupt, StoppedError)):
+        settings = settings_for(model_dir, corpus_dir, tmp_path / kind)
+        train(settings, on_progress=stop_at(8, how))
+    train(settings.model_copy(update={"resume": True}))
+    expected, found = log_of(whole / kind), log_of(tmp_path / kind)
+    assert any("loss" in row for row in expected)
+    assert found == expected
+
+
+def test_an_error_of_another_kind_is_not_taken_for_a_full_disk(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
+    def broken(content, path, *args):
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut"))
+
+
+def test_a_disk_that_takes_no_more_is_known_by_what_torch_says(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, path, *args: save(content, "/dev/full"))
+    with pytest.raises(ResourceError, match="step 5 cannot be written"):
+        train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,6 +312,19 @@ def test_a_loss_that_is_not_a_number_names_the_step_and_the_examples(
     monkeypatch.setattr(LlamaForCausalLM, "forward", spoilt)
     with pytest.raises(ArtifactError, match=r"at step 3, on the examples (en:\d+, ){7}en:\d+$"):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "a"))
+
+
+def test_weights_of_the_base_that_are_not_numbers_are_named(tmp_path, model_dir, corpus_dir):
+    base = tmp_path / "base"
+    shutil.copytree(model_dir, base)
+    model = LlamaForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(base)
+    with pytest.raises(ArtifactError, match="at step 1, on") as raised:
+        train_task(task_settings(base, corpus_dir, tmp_path / "a"))
+    assert "own weights are not numbers" in raised.value.hint
+    assert "layers.0.mlp.up_proj" in raised.value.hint
 
 
 class _Memory:
