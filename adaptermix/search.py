@@ -84,6 +84,7 @@ class SearchReport(Report):
         reused: How many of those needed were known from before.
         merge: The merge that was written.
         folder: Where record and plot are.
+        control: Name of the candidate that is the chosen merge without its other adapters.
     """
 
     winner: str
@@ -100,6 +101,7 @@ class SearchReport(Report):
     merge: MergeReport
     notes: list[str]
     folder: str
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,10 @@ def search(
         contest = Contest(job.plan, job.decoder, job.task, job.items, Path(scratch), on_progress)
         finalists = _run(contest, job, settings)
         winner, tied, verdict = choose(contest, finalists, settings.prefer)
-        report = _finish(contest, winner, tied, verdict, job, settings, force)
+        control = _show_without_others(contest, winner, job, settings)
+        if control is not None:
+            verdict += f"; {_told_apart(contest, winner, control)}"
+        report = _finish(contest, winner, tied, verdict, control, job, settings, force)
     return report
 
 
@@ -419,11 +424,41 @@ def _candidate_of(
     return same or Candidate(f"trial {number + 1}", weighting)
 
 
+def _show_without_others(
+    contest: Contest, winner: Entry, job: _Job, settings: MergeSettings
+) -> Entry | None:
+    """Let the chosen merge's main adapter answer alone, at its weights there.
+
+    It competes with nobody. With ``inactive = keep`` weights differ by module, and none is shown.
+    """
+    alone = winner.candidate.without_others(_names(job.adapters))
+    if alone is None or settings.inactive == "keep":
+        return None
+    entry = contest.enter(alone)
+    contest.show([entry], 1.0)
+    return entry
+
+
+def _told_apart(contest: Contest, winner: Entry, control: Entry) -> str:
+    """Say whether the other adapters of the chosen merge did more than a smaller weight does."""
+    difference = contest.compare(winner, control).interval
+    merge, alone = winner.candidate.name, control.candidate.name
+    if not difference.excludes_zero:
+        return (
+            f"{merge} is not distinguishable from {alone}, so what it gains may come from the "
+            "smaller weight, not from the other adapters"
+        )
+    if difference.value > 0:
+        return f"{merge} is better than {alone}: the other adapters count"
+    return f"{merge} is worse than {alone}: the other adapters take more than they give"
+
+
 def _finish(
     contest: Contest,
     winner: Entry,
     tied: Sequence[Entry],
     verdict: str,
+    control: Entry | None,
     job: _Job,
     settings: MergeSettings,
     force: bool,
@@ -450,7 +485,8 @@ def _finish(
         partial.mkdir()
         toml = winner.candidate.weighting.as_toml()
         (partial / "weights.toml").write_text(toml, encoding="utf-8")
-        plot_of(candidates, winner.candidate.name, metric).write(partial)
+        control_name = control.candidate.name if control else None
+        plot_of(candidates, winner.candidate.name, metric, control=control_name).write(partial)
         # Drawing takes seconds, so the adapter comes after it: killed between the two outputs, a
         # search would find one of them in its way.
         report = SearchReport(
@@ -468,19 +504,27 @@ def _finish(
             merge=write_merge(plan, settings, Tally(), force=force, found=found),
             notes=[*contest.notes, *job.decoder.notes],
             folder=str(folder),
+            control=control_name,
         )
         write_json(partial / "search.json", record | report.as_record())
     return report
 
 
 def plot_of(
-    candidates: Sequence[CandidateResult], winner: str, metric: str, name: str = "search"
+    candidates: Sequence[CandidateResult],
+    winner: str,
+    metric: str,
+    name: str = "search",
+    control: str | None = None,
 ) -> "Plot":
-    """Plot the scores of a search; ``name`` is the stem of the plot's files."""
+    """Plot the scores of a search; ``name`` is the stem of the plot's files.
+
+    The control has no place among merges by weight, and is left out.
+    """
     from adaptermix.plots import PlottedScore, search_plot
 
     points = []
-    for candidate in candidates:
+    for candidate in (candidate for candidate in candidates if candidate.name != control):
         weights = candidate.weighting["weights"]
         is_scalar = len(weights) == 2 and "rules" not in candidate.weighting
         score = candidate.score

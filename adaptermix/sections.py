@@ -293,7 +293,9 @@ def _search(name: str, run: Run, colors: Mapping[str, str]) -> Section:
         f"Dev data of {report.task} in {', '.join(report.langs)}; {report.decoded:,} of the "
         f"{report.exhaustive:,} answers that an exhaustive search needs.",
     ]
-    plot = plot_of(report.candidates, report.winner, report.metric, f"{name}-weights")
+    plot = plot_of(
+        report.candidates, report.winner, report.metric, f"{name}-weights", report.control
+    )
     return Section(
         name,
         f"Weight search: {run.name}",

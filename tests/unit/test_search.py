@@ -23,6 +23,7 @@ from adaptermix.prompts import PromptedExample
 from adaptermix.search import (
     _as_parameters,
     _candidate_of,
+    _told_apart,
     first_candidates,
     layer_groups,
     plan_search,
@@ -147,6 +148,30 @@ def test_a_clear_winner_wins_over_what_is_simpler(monkeypatch, tmp_path):
     assert verdict == "0.9 is better than every other finalist"
 
 
+def test_a_merge_is_compared_with_its_main_adapter_at_the_same_weight(monkeypatch, tmp_path):
+    """What a merge gains may be a smaller weight's doing: that is measured, and told."""
+    for alone, told in ((0.2, "better than"), (0.9, "not distinguishable from"), (1, "worse than")):
+        contest, _, candidates = make_contest(monkeypatch, tmp_path, {**SKILL, "shrunk": alone})
+        plan = contest.plan
+        contest.plan = lambda w, plan=plan: "shrunk" if w == Weighting((0.7, 0.0)) else plan(w)
+        winner = contest.race(candidates, exhaustive=False)[0]
+        control = contest.enter(winner.candidate.without_others(["task", "align"]))
+        contest.show([control], 1.0)
+        assert control.candidate == Candidate("task alone at 0.7", Weighting((0.7, 0.0)))
+        assert f"0.7 is {told} task alone at 0.7" in _told_apart(contest, winner, control)
+
+
+def test_the_main_adapter_keeps_its_weights_by_layer():
+    rules = (Rule((0.2, 0.8), frozenset([0])), Rule((0.9, 0.1), frozenset([1]), "mlp"))
+    learned = Candidate("learned", Weighting((0.4, 0.6), rules))
+    alone = learned.without_others(["task", "align"])
+    assert alone.name == "align alone as in learned"
+    assert alone.weighting.weights == (0.0, 0.6)
+    assert [rule.weights for rule in alone.weighting.rules] == [(0.0, 0.8), (0.0, 0.1)]
+    assert [rule.modules for rule in alone.weighting.rules] == [None, "mlp"]
+    assert Candidate("task alone", Weighting((1.0, 0.0))).without_others(["a", "b"]) is None
+
+
 def test_simplicity_counts_adapters_then_mixtures():
     alone = Candidate("a", Weighting((1.0, 0.0)))
     scalar = Candidate("b", Weighting((0.9, 0.1)))
@@ -227,11 +252,10 @@ def test_a_search_writes_the_merge_it_chose(tmp_path, model_dir, corpus_dir, ada
         assert torch.equal(update.b, expected.update(module).b)
         assert update.scaling == expected.update(module).scaling
     record = json.loads((folder / "search.json").read_text())
-    assert {c["name"] for c in record["candidates"]} == {
-        *("0.5", "0.7", "0.9"),
-        *("task alone", "align alone"),
-    }
-    assert record["decoded"] <= record["exhaustive"] == 5 * 12
+    assert (report.control is None) == report.winner.endswith("alone")
+    tried = {"0.5", "0.7", "0.9", "task alone", "align alone"} | {report.control} - {None}
+    assert {c["name"] for c in record["candidates"]} == tried
+    assert record["decoded"] <= record["exhaustive"] == len(tried) * 12
     assert found.record["weighting"] == record["merge"]["weighting"]
 
 
