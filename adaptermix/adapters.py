@@ -159,6 +159,13 @@ class Adapter:
         bias = self._tensor(names.bias, is_checked) if names.bias else None
         return LoraUpdate(a, b, scaling, bias)
 
+    def is_active(self, module: str) -> bool:
+        """Whether the update of one module changes anything; its first numbers mostly say so."""
+        names = self.factors[module]
+        if not (self.file.starts_with_zero(names.a) or self.file.starts_with_zero(names.b)):
+            return True
+        return self.update(module, is_checked=False).is_active
+
     def spec(self, module: str) -> UpdateSpec:
         """Return what the update of one module is, from the file's header alone.
 

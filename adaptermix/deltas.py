@@ -48,7 +48,7 @@ class LoraUpdate:
 
         With MiCA, which starts from singular vectors in B, it has an A of zeros.
         """
-        if _is_nonzero(self.b) and any(map(_is_nonzero, self.rows)):
+        if self.b.any() and any(rows.any() for rows in self.rows):
             return True
         return self.bias is not None and bool(self.bias.any())
 
@@ -82,11 +82,6 @@ class StackedUpdate(LoraUpdate):
 def widened(factor: Tensor) -> Tensor:
     """Return the factor in float32, or unchanged where it is float64."""
     return factor.to(torch.promote_types(factor.dtype, torch.float32))
-
-
-def _is_nonzero(factor: Tensor) -> bool:
-    """Whether any entry is not zero; the first one mostly says so."""
-    return bool(factor.numel() and factor[0, 0].item() or factor.any())
 
 
 def is_finite(tensor: Tensor) -> bool:

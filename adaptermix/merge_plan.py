@@ -126,7 +126,7 @@ class MergePlan:
                 tally.inactive[at] += 1
                 continue
             update = adapter.update(module, is_checked=not is_sum)
-            if not update.is_active:
+            if not adapter.is_active(module):
                 tally.inactive[at] += 1
             if weight:
                 wide = wider(adapter.spec(module).dtype, spec.dtype)
@@ -373,7 +373,7 @@ def _module_weights(
             hint="it shares out the weight of adapters that do nothing in a module",
         )
     active = [
-        weight if module in adapter.factors and adapter.update(module).is_active else 0.0
+        weight if module in adapter.factors and adapter.is_active(module) else 0.0
         for adapter, weight in zip(adapters, weights, strict=True)
     ]
     total = sum(active)

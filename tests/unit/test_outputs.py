@@ -169,6 +169,15 @@ def test_a_system_that_takes_a_part_of_the_bytes_is_asked_again(tmp_path, monkey
     assert all(torch.equal(written[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("first", [0.0, -0.0, 1.0, -2.0, 1e-7, 256.0])
+def test_a_tensor_that_starts_with_zero(tmp_path, dtype, first):
+    tensors = {"b": torch.ones(1, dtype=dtype), "t": torch.tensor([[first, 3], [0, 0]]).to(dtype)}
+    save_file(tensors, tmp_path / "x")
+    found = TensorFile(tmp_path / "x").starts_with_zero("t")
+    assert found == (tensors["t"][0, 0].item() == 0)
+
+
 def make(path, kind):
     if kind == "file":
         path.write_text("old")
