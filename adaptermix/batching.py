@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from adaptermix.data import ParallelPair
@@ -107,6 +110,23 @@ class AnswerCollator:
         batch = pad([example.input_ids for example in examples], self.pad_id)
         labels = pad([example.labels for example in examples], IGNORED)
         return {**batch, "labels": labels["input_ids"]}
+
+
+def answer_logits(labels: Int[Tensor, "batch seq"]) -> dict[str, Tensor]:
+    """Return what makes a model compute logits only where some row has a label to predict.
+
+    Prompts have none, and are most of a batch: with a large vocabulary, their logits would be most
+    of what a step holds. The loss is the same.
+    """
+    following = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    positions = (following != IGNORED).any(dim=0).nonzero()[:, 0]
+    return {"logits_to_keep": positions, "shift_labels": following[:, positions].contiguous()}
+
+
+def answer_span(examples: Sequence[EncodedExample]) -> int:
+    """Return at how many positions any batch of these examples has logits, at most."""
+    prompts = (sum(1 for _ in takewhile(IGNORED.__eq__, row.labels)) for row in examples)
+    return max(map(padded_length, examples)) - min(prompts)
 
 
 @dataclass(frozen=True)

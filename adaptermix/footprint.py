@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, PreTrainedModel
 
-from adaptermix.models import lower_blocks_only
+from adaptermix.models import keeps_logits, lower_blocks_only
 
 _ATTENTION = "adaptermix_footprint"
 # Bytes of a trained parameter: itself, its gradient, and both moments of Adam, in float32.
@@ -31,11 +31,13 @@ class Pass:
         rows: Sequences in the batch.
         length: Tokens of each, padding included.
         layer: Blocks that a whole model runs, when not all of them and the loss.
+        logits: Positions with logits, where the model can compute some only; all by default.
     """
 
     rows: int
     length: int
     layer: int | None = None
+    logits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
                 output = model(**batch, output_hidden_states=True, logits_to_keep=ids.new_empty(0))
         elif base.get_output_embeddings() is None:
             output = model(**batch)
+        elif each.logits is not None and keeps_logits(model):
+            kept = ids[:, : each.logits].contiguous()
+            output = model(
+                **batch, labels=ids, logits_to_keep=ids[0, : each.logits], shift_labels=kept
+            )
         else:
             output = model(**batch, labels=ids)
     del output

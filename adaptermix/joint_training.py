@@ -36,7 +36,7 @@ from adaptermix.models import (
 )
 from adaptermix.processes import process_count
 from adaptermix.representations import retrieval_accuracy
-from adaptermix.task_training import task_stream
+from adaptermix.task_training import task_pass, task_stream
 from adaptermix.tasks import make_task
 from adaptermix.trainer import AdapterTrainer
 from adaptermix.training import (
@@ -84,7 +84,7 @@ def train_joint(
     if dry_run:
         empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
         passes = [
-            Pass(micro, max(map(padded_length, task.train))),
+            task_pass(micro, task.train),
             Pass(2 * micro, max(map(padded_length, pairs.train)), layer),
         ]
         return plan_training(settings, stream, footprint(empty, passes))

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -222,6 +223,13 @@ def lower_blocks_only(
         yield
     finally:
         decoder.layers, decoder.norm = blocks, norm
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether a causal language model can compute logits, and its loss, at some positions only."""
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    takes = inspect.signature(base.forward).parameters
+    return "logits_to_keep" in takes and type(base).__name__.endswith("ForCausalLM")
 
 
 def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int:

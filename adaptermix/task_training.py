@@ -1,6 +1,7 @@
 """Fine-tune a LoRA on a task; the loss is on the answers only."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import set_seed
@@ -9,6 +10,7 @@ from adaptermix.batching import (
     AnswerCollator,
     EncodedExample,
     PromptEncoder,
+    answer_span,
     encode_example,
     padded_length,
 )
@@ -56,13 +58,17 @@ def train_task(
     stream = task_stream(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
     if dry_run:
         empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
-        longest = max(map(padded_length, stream.train))
-        return plan_training(settings, stream, footprint(empty, [Pass(micro, longest)]))
+        return plan_training(settings, stream, footprint(empty, [task_pass(micro, stream.train)]))
     set_seed(settings.seed)
     model = with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
     collator = AnswerCollator(int(tokenizer.pad_token_id or 0))
     run = TrainingRun(settings, folder, stream, micro, collator, on_progress)
     return run.train(model, AdapterTrainer, force)
+
+
+def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:
+    """Return the largest pass that a batch of these examples can be."""
+    return Pass(rows, max(map(padded_length, examples)), logits=answer_span(examples))
 
 
 def task_stream(settings: TaskSettings, encoder: PromptEncoder) -> Stream:

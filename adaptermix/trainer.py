@@ -29,8 +29,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from adaptermix.batching import answer_logits
 from adaptermix.data import first_line
 from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, StoppedError
+from adaptermix.models import keeps_logits
 from adaptermix.tensor_files import TensorFile
 
 STATE_FILE = "trainer_state.json"
@@ -232,6 +234,8 @@ class AdapterTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         self.names = prepared.pop("names", ())
+        if "labels" in prepared and keeps_logits(self.model):
+            prepared |= answer_logits(prepared["labels"])
         return prepared
 
     def training_step(
