@@ -697,6 +697,11 @@ class RetrievalSettings(ModelSettings):
         default="mean",
         description="Mean over the tokens, or with weights 1, 2, 3, ... as MEXA has it.",
     )
+    pool_skip: int = Field(
+        default=0,
+        ge=0,
+        description="Leave out the first N tokens of a sentence: an attention sink says nothing.",
+    )
     neighbors: int = Field(default=4, gt=0, description="Neighbors of the margin score; xsim's.")
     batch_size: int = Field(default=32, gt=0, description="Sentences in one forward pass.")
     cache: bool = Field(

@@ -215,6 +215,9 @@ def stage_progress(quiet: bool) -> "Iterator[OnStage]":
         yield update
 
 
+_ALIKE = 0.9  # mean cosine of sentences that have nothing to do with each other
+
+
 def show_training(report: "TrainReport") -> None:
     """Print what was trained and how it ended."""
     counts = "  ".join(f"{lang} {count:,}" for lang, count in report.examples.items())
@@ -237,6 +240,12 @@ def show_training(report: "TrainReport") -> None:
         table.add_row("time", f"{report.seconds:.0f} s")
         table.add_row("log", escape(str(report.log)))
         table.add_row("adapter", escape(report.out))
+        if report.dev.get("random_cosine_of_base", 0.0) > _ALIKE:
+            table.add_row(
+                "note",
+                "to the base, all dev sentences look alike: their mean is one constant state; "
+                "try --pool-skip 1",
+            )
     else:
         table.add_row("steps", f"at most {report.planned_steps:,}")
         table.add_row("tokens", f"at most {report.tokens:,}")

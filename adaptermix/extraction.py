@@ -194,7 +194,7 @@ class Extractor:
             "base": fingerprint(self.folder),
             "transformers": transformers.__version__,
             "dtype": str(compute_dtype(self.settings)),
-            "pooling": self.settings.pooling,
+            "pooling": (self.settings.pooling, self.settings.pool_skip),
         }
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
@@ -258,7 +258,8 @@ class Extractor:
     def _pooled(self, model: Any, rows: list[list[int]]) -> Float[Tensor, "layers rows hidden"]:
         """Run one batch through all blocks, without the LM head, and pool every layer."""
         batch = {name: ids.to(model.device) for name, ids in pad(rows, self.pad_id).items()}
-        weights = pooling_weights(batch["attention_mask"], self.settings.pooling)
+        pooling, skip = self.settings.pooling, self.settings.pool_skip
+        weights = pooling_weights(batch["attention_mask"], pooling, skip)
         with torch.inference_mode():
             output = model.get_decoder()(**batch, output_hidden_states=True, use_cache=False)
             return torch.stack([pool(h, weights) for h in output.hidden_states])

@@ -150,6 +150,7 @@ class RetrievalReport(Report):
     split: str
     sentences: int
     pooling: str
+    pool_skip: int
     neighbors: int
     pivot: str
     depth: int
@@ -366,6 +367,7 @@ def _summed_up(job: _Job, grid: _Grid, settings: RetrievalSettings, base: str) -
         split=settings.split,
         sentences=len(job.texts[0].ids),
         pooling=settings.pooling,
+        pool_skip=settings.pool_skip,
         neighbors=settings.neighbors,
         pivot=settings.pivot,
         depth=job.extractor.layers - 1,

@@ -1,5 +1,7 @@
 """What the settings of alignment do: layer, pooling, temperatures, preservation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -262,6 +264,13 @@ def test_the_temperature_of_the_best_retrieval_is_kept(
     assert all(torch.equal(mine[key], single[key]) for key in mine)
     console.show_training(report)
     assert f"* temperature {report.kept}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cosine", "is_told"), [(0.99, True), (0.5, False)])
+def test_one_state_that_hides_all_else_is_told(searched, capsys, cosine, is_told):
+    dev = searched[0].dev | {"random_cosine_of_base": cosine}
+    console.show_training(replace(searched[0], dev=dev))
+    assert ("--pool-skip" in capsys.readouterr().out) == is_told
 
 
 def test_finished_candidates_are_not_trained_again(

@@ -103,6 +103,15 @@ def test_weighted_pooling_counts_later_tokens_more(model_dir, settings, text_dir
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_first_tokens_can_be_left_out(model_dir, settings, text_dir, tmp_path):
+    found = extracted(settings(pool_skip=2), sentences(text_dir), model_dir, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    expected = plainly(
+        model, model_dir, sentences(text_dir), lambda n: (torch.arange(n) > 1).float()
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_adapters_are_switched_in_one_model(
     model_dir, settings, text_dir, adapter_dirs, tmp_path, monkeypatch
 ):
@@ -154,7 +163,12 @@ def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
     assert (known.extracted, known.reused) == (0, 6)
     assert known.pairs == again.pairs
     # Anything the representations depend on makes them new ones.
-    for changes in ({"limit": 5}, {"pooling": "weighted"}, {"dtype": "bfloat16"}):
+    for changes in (
+        {"limit": 5},
+        {"pooling": "weighted"},
+        {"pool_skip": 1},
+        {"dtype": "bfloat16"},
+    ):
         assert plan(settings(**changes), force=True).missing == 3
     assert plan(settings(limit=12), force=True).missing == 0
 
