@@ -103,6 +103,7 @@ class RetrievalReport:
     aggregates: list[Aggregate]
     correlations: list[Correlation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    pool_skip: int = 0
 
 
 @dataclass(frozen=True)

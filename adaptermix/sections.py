@@ -324,10 +324,12 @@ def _retrieval(
         ),
         *_language_pairs(report, name),
     ]
+    left_out = f" Left out of every sentence: its first {report.pool_skip} tokens."
     texts = [
         f"{report.sentences:,} sentences of {report.split} in {len(report.langs)} languages, "
         f"{'all pairs' if report.pivot == 'all' else f'pairs with {report.pivot}'}, ratio margin "
-        f"with {report.neighbors} neighbors. Layer 0 is the embeddings.",
+        f"with {report.neighbors} neighbors. Layer 0 is the embeddings."
+        + (left_out if report.pool_skip else ""),
     ]
     return Section(
         name,

@@ -89,6 +89,7 @@ def write_retrieval(folder, langs=("en", "cy", "sw"), systems=("base", "early", 
         **{"kind": "retrieval", "systems": list(systems), "langs": list(langs), "split": "dev"},
         **{"sentences": 997, "neighbors": 4, "pivot": "all", "depth": 3, "layers": [0, 1, 2, 3]},
         "groups": {"low-resource": ["cy", "sw"]},
+        "pool_skip": 2,
         "pairs": [
             {"system": s, "source": a, "target": b, "accuracy": accuracy(s), "mexa": [0.0] * 4}
             for s in systems

@@ -67,6 +67,7 @@ def embedded(text):
 def test_a_folder_of_runs_is_found_and_shown(page, runs):
     summary, text, _ = page
     assert summary.task == "massive"
+    assert "Left out of every sentence: its first 2 tokens." in text
     assert len(summary.runs) == 2
     assert [path.rpartition("/")[2] for path in summary.adapters] == [
         *("early", "late", "merged.safetensors", "task.safetensors"),
