@@ -29,9 +29,10 @@ cd "$out"
 adaptermix train-task
 adaptermix train-align
 adaptermix merge task.safetensors align.safetensors --search 0.5,0.7,0.9
+adaptermix merge task.safetensors --weights 0.7 -o scaled.safetensors # a control, unaligned
 adaptermix eval
 systems=(--adapter task.safetensors --adapter align.safetensors --adapter merged.safetensors)
 if [ -n "${FLORES:-}" ]; then
-    adaptermix retrieval --data "$FLORES" --langs en,de,fr,af --limit 60 --pool-skip 1 "${systems[@]}"
+    adaptermix retrieval --data "$FLORES" --langs en,de,fr --limit 40 --pool-skip 1 "${systems[@]}"
 fi
 adaptermix report .
