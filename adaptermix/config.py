@@ -555,7 +555,7 @@ class MergeSettings(DecodingSettings, ScorerSettings):
     search: str | None = Field(
         default=None,
         description="Find the weights on dev data: weights of the first adapter to try "
-        "(0.5,0.7,0.9), auto, or learn.",
+        "(0.5,0.7,0.9), all weights of each merge (1:0.2,1:0.5), auto, or learn.",
     )
     exhaustive: bool = Field(
         default=False, description="Search: decode all dev examples with every candidate."

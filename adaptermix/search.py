@@ -265,13 +265,12 @@ def first_candidates(names: Sequence[str], settings: MergeSettings) -> list[Cand
     """Return the candidates that a search starts with, each adapter alone among them.
 
     Raises:
-        ConfigError: A grid that is none, or has fewer than two points.
+        ConfigError: A grid that is none, has fewer than two points, or other numbers of weights.
     """
     if settings.search in ("auto", "learn"):
-        grid: Sequence[float] = AUTO_GRID
+        candidates = [scalar_candidate(weight, len(names)) for weight in AUTO_GRID]
     else:
-        grid = _read_grid(str(settings.search))
-    candidates = [scalar_candidate(weight, len(names)) for weight in grid]
+        candidates = _read_grid(str(settings.search), len(names))
     for at, name in enumerate(names):
         weights = tuple(float(at == other) for other in range(len(names)))
         candidates.append(Candidate(f"{name} alone", Weighting(weights)))
@@ -279,21 +278,38 @@ def first_candidates(names: Sequence[str], settings: MergeSettings) -> list[Cand
     return list(unique.values())
 
 
-def _read_grid(text: str) -> list[float]:
+def _read_grid(text: str, adapters: int) -> list[Candidate]:
+    """Read points of a grid: weights of the first adapter, or all weights with colons between."""
     try:
-        grid = [float(part) for part in text.split(",") if part.strip()]
+        grid = [
+            tuple(map(float, part.split(":")))
+            for part in (part.strip() for part in text.split(","))
+            if part
+        ]
     except ValueError as error:
         raise ConfigError(
-            f"--search {text}: neither auto, learn, nor weights", hint="write --search 0.5,0.7,0.9"
+            f"--search {text}: neither auto, learn, nor weights",
+            hint="write --search 0.5,0.7,0.9, or all weights of each merge: --search 1:0.2,1:0.5",
         ) from error
-    if not all(math.isfinite(weight) for weight in grid):
+    if not all(math.isfinite(weight) for weights in grid for weight in weights):
         raise ConfigError(f"--search {text}: weights are finite numbers")
     if len(set(grid)) < 2:
         raise ConfigError(
             f"--search {text}: a grid has two points or more",
             hint="for one weight, merge with --weight W",
         )
-    return grid
+    return [_grid_point(weights, adapters, text) for weights in grid]
+
+
+def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candidate:
+    if len(weights) == 1:
+        return scalar_candidate(weights[0], adapters)
+    name = ":".join(f"{weight:g}" for weight in weights)
+    if len(weights) != adapters or not any(weights):
+        raise ConfigError(
+            f"--search {text}: {name} is no {adapters} weights for {adapters} adapters"
+        )
+    return Candidate(name, Weighting(weights))
 
 
 def scalar_candidate(weight: float, adapters: int) -> Candidate:
@@ -434,6 +450,8 @@ def _show_without_others(
     alone = winner.candidate.without_others(_names(job.adapters))
     if alone is None or settings.inactive == "keep":
         return None
+    if any(entry.candidate.weighting == alone.weighting for entry in contest.entries.values()):
+        return None  # at full strength it was a candidate
     entry = contest.enter(alone)
     contest.show([entry], 1.0)
     return entry
@@ -526,7 +544,8 @@ def plot_of(
     points = []
     for candidate in (candidate for candidate in candidates if candidate.name != control):
         weights = candidate.weighting["weights"]
-        is_scalar = len(weights) == 2 and "rules" not in candidate.weighting
+        is_scalar = len(weights) == 2 and math.isclose(sum(weights), 1)
+        is_scalar &= "rules" not in candidate.weighting
         score = candidate.score
         ends = (scaled(metric, end) for end in (score.value, score.low, score.high))
         points.append(

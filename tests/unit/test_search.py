@@ -216,9 +216,25 @@ def test_controls_join_the_grid_and_nothing_is_tried_twice():
     assert weights == [(0.5, 0.25, 0.25), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
 
 
+def test_a_point_of_a_grid_may_have_all_weights():
+    """Weights that add up to more than 1 leave the task adapter at its full strength."""
+    settings = MergeSettings(search="0.7,1:0.2,1:-0.5,1:0")
+    candidates = first_candidates(["task", "align"], settings)
+    assert {c.name: c.weighting.weights for c in candidates} == {
+        "0.7": (0.7, 0.3),
+        "1:0.2": (1, 0.2),
+        "1:-0.5": (1, -0.5),
+        "task alone": (1, 0),
+        "align alone": (0, 1),
+    }
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
+        ("0.7,1:0.2:0.1", "1:0.2:0.1 is no 2 weights for 2 adapters"),
+        ("0.7,0:0", "0:0 is no 2 weights for 2 adapters"),
+        ("0.7,1:", "neither auto, learn, nor weights"),
         ("0.5", "a grid has two points or more"),
         ("0.5,0.5", "a grid has two points or more"),
         ("a,b", "neither auto, learn, nor weights"),
