@@ -307,7 +307,7 @@ def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candida
     name = ":".join(f"{weight:g}" for weight in weights)
     if len(weights) != adapters or not any(weights):
         raise ConfigError(
-            f"--search {text}: {name} is no {adapters} weights for {adapters} adapters"
+            f"--search {text}: {name} is not {adapters} weights, one of them not zero"
         )
     return Candidate(name, Weighting(weights))
 

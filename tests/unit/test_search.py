@@ -232,8 +232,8 @@ def test_a_point_of_a_grid_may_have_all_weights():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("0.7,1:0.2:0.1", "1:0.2:0.1 is no 2 weights for 2 adapters"),
-        ("0.7,0:0", "0:0 is no 2 weights for 2 adapters"),
+        ("0.7,1:0.2:0.1", "1:0.2:0.1 is not 2 weights"),
+        ("0.7,0:0", "0:0 is not 2 weights, one of them not zero"),
         ("0.7,1:", "neither auto, learn, nor weights"),
         ("0.5", "a grid has two points or more"),
         ("0.5,0.5", "a grid has two points or more"),
