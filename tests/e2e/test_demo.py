@@ -12,6 +12,7 @@ from adaptermix.demo import _free_folder, run
 from adaptermix.errors import ArtifactError
 
 COMMAND = Path(sys.executable).with_name("adaptermix")
+LAYERS = Path(__file__).parents[2] / "examples" / "demo" / "layers.py"
 
 
 def test_the_demo_shows_the_whole_job(tmp_path):
@@ -39,6 +40,30 @@ def test_the_demo_shows_the_whole_job(tmp_path):
     assert "adaptermix merge" in done.stderr
     with pytest.raises(ArtifactError, match="exists"):
         run(folder)
+    check_alignment(folder, environment)
+
+
+def check_alignment(folder, environment):
+    """Translations are found more often up to the aligned block: of pairs held out, and elsewhere.
+
+    Neither the test utterances nor the last two kinds of languages were aligned.
+    """
+    shown = subprocess.run(
+        [sys.executable, LAYERS, folder, "align.safetensors", "--limit", "150"],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    rows = [line.strip("| ").split(" | ") for line in shown.splitlines() if line.startswith("| ")]
+    kinds = [column.partition(": ")[2] for column in rows[0][1:4]]
+    assert kinds == ["aligned", "of the task", "other"]
+    found = [[float(cell) for cell in row[1:]] for row in rows[1:]]
+    assert found[0][:3] == found[0][3:]  # the embeddings have no adapter
+    for block in range(1, 5):
+        base, aligned = found[block][:3], found[block][3:]
+        assert all(after > 1.2 * before for before, after in zip(base, aligned, strict=True)), block
+    assert "aligned here" in rows[5][0]
 
 
 def test_a_second_demo_takes_a_new_folder(tmp_path, monkeypatch):
