@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_WIDE = torch.complex128  # 16 bytes, whatever numbers are in them
+
 
 @dataclass(frozen=True)
 class LoraUpdate:
@@ -64,8 +66,10 @@ class StackedUpdate(LoraUpdate):
     of half of all bytes.
     """
 
-    def __init__(self, rows: Sequence[Tensor], b: Tensor, bias: Tensor | None) -> None:
-        vars(self).update(_rows=tuple(rows), b=b, scaling=1.0, bias=bias)
+    def __init__(
+        self, rows: Sequence[Tensor], b: Tensor, scaling: float, bias: Tensor | None
+    ) -> None:
+        vars(self).update(_rows=tuple(rows), b=b, scaling=scaling, bias=bias)
 
     @property
     def rows(self) -> tuple[Tensor, ...]:
@@ -76,7 +80,7 @@ class StackedUpdate(LoraUpdate):
     @cached_property
     def a(self) -> Tensor:  # type: ignore[override]
         """Return the rows joined."""
-        return torch.cat(self.rows)
+        return torch.cat(self.rows) if len(self.rows) > 1 else self.rows[0]
 
 
 def widened(factor: Tensor) -> Tensor:
@@ -100,46 +104,57 @@ def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
     return wider(*{part.dtype for update in updates for part in (*update.rows, update.b)})
 
 
+def sum_scaling(scalings: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the scaling of a weighted sum: max_i |w_i s_i|, of the update that counts most."""
+    return max(abs(weight * scaling) for weight, scaling in zip(weights, scalings, strict=True))
+
+
 def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> LoraUpdate:
     """Return the update whose delta weight is the weighted sum of the given ones, exactly.
 
-    sum_i w_i s_i B_i A_i = [w_1 s_1 B_1 ... w_n s_n B_n] [A_1; ...; A_n]: no product is formed,
-    and the ranks add up. Weights and scalings go into ``b`` (computed in float32, then rounded
-    once to the widest dtype among the inputs), so the result's scaling is 1. An update of weight
-    0 is left out; at least one weight is not 0. One update that is left alone is ``scaled``.
+    sum_i w_i s_i B_i A_i = s [f_1 B_1 ... f_n B_n] [A_1; ...; A_n] with f_i = w_i s_i / s: no
+    product is formed, and the ranks add up. s is ``sum_scaling`` and positive, as PEFT's
+    alpha / rank is, so that the factors of the update that counts most stay the same to the last
+    bit (but for the sign of B, which takes that of the weight). The others' B is computed in
+    float32 and rounded once, to the widest dtype among the inputs.
 
     Args:
         updates: Updates of one and the same layer; their ranks may differ.
-        weights: One weight per update; any sign.
+        weights: One weight per update; any sign. An update of weight 0 is left out; at least one
+            weight is not 0.
     """
     kept = [(update, weight) for update, weight in zip(updates, weights, strict=True) if weight]
-    if len(kept) == 1:
-        return scaled(*kept[0])
-    dtype = widest_dtype([update for update, _ in kept])
-    b = torch.empty((kept[0][0].b.shape[0], sum(update.rank for update, _ in kept)), dtype=dtype)
-    places = b.split([update.rank for update, _ in kept], dim=1)
-    for (update, weight), place in zip(kept, places, strict=True):
-        torch.mul(_in(dtype, update.b), weight * update.scaling, out=place)
-    rows = [_in(dtype, update.a) for update, _ in kept]
-    return StackedUpdate(rows, b, weighted_bias(updates, weights, dtype))
+    sources = [update for update, _ in kept]
+    scales = [weight * update.scaling for update, weight in kept]
+    scaling = max(map(abs, scales))
+    dtype = widest_dtype(sources)
+    bias = weighted_bias(sources, [weight / scaling for _, weight in kept], dtype)
+    columns = [
+        _in(dtype, update.b) if scale == scaling else _in(dtype, update.b) * (scale / scaling)
+        for update, scale in zip(sources, scales, strict=True)
+    ]
+    rows = [_in(dtype, update.a) for update in sources]
+    return StackedUpdate(rows, _side_by_side(columns), scaling, bias)
+
+
+def _side_by_side(blocks: list[Tensor]) -> Tensor:
+    """Join matrices row by row; 16 bytes at a time, where rows allow it, take half the time."""
+    if len(blocks) == 1:
+        return blocks[0]
+    if not all(_has_wide_rows(block) for block in blocks):
+        return torch.cat(blocks, dim=1)
+    return torch.cat([block.view(_WIDE) for block in blocks], dim=1).view(blocks[0].dtype)
+
+
+def _has_wide_rows(block: Tensor) -> bool:
+    units = _WIDE.itemsize // block.itemsize
+    aligned = block.shape[1] % units == 0 and block.storage_offset() % units == 0
+    return aligned and block.is_contiguous()
 
 
 def _in(dtype: torch.dtype, factor: Tensor) -> Tensor:
     """Return the factor in a dtype; asking first is a tenth of the cost of ``to``."""
     return factor if factor.dtype == dtype else factor.to(dtype)
-
-
-def scaled(update: LoraUpdate, weight: float) -> LoraUpdate:
-    """Return the update times a weight, its factors the same to the last bit.
-
-    The scaling takes the size of the weight and stays positive, as PEFT's alpha / rank is; a
-    negative sign goes into ``b``.
-    """
-    scaling = weight * update.scaling
-    if scaling >= 0:
-        return LoraUpdate(update.a, update.b, scaling, update.bias)
-    bias = None if update.bias is None else -update.bias
-    return LoraUpdate(update.a, -update.b, -scaling, bias)
 
 
 def weighted_bias(

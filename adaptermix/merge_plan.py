@@ -5,7 +5,6 @@ are read and merged one after another.
 """
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from adaptermix.adapters import (
     read_adapter,
 )
 from adaptermix.config import MergeSettings
-from adaptermix.deltas import LoraUpdate, is_finite, widened, wider
+from adaptermix.deltas import LoraUpdate, is_finite, sum_scaling, widened, wider
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merge_methods import (
     FACTOR_METHODS,
@@ -98,10 +97,10 @@ class MergePlan:
 
     def _cannot_overflow(self) -> bool:
         for module, spec in self.specs.items():
-            bound = sum(
-                adapter.largest * max(1.0, abs(weight * adapter.spec(module).scaling))
+            bound = sum(  # B is multiplied by 1 or less, biases are added up
+                adapter.largest
                 for adapter, weight in zip(self.adapters, self.weights[module], strict=True)
-                if module in adapter.factors
+                if weight and module in adapter.factors
             )
             if not bound <= torch.finfo(spec.dtype).max:  # NaN is no bound
                 return False
@@ -408,16 +407,21 @@ def _plan_module(
     dtype = first.dtype
     for spec, _ in kept:
         dtype = wider(dtype, spec.dtype)
-    alone = len(kept) == 1 and is_plain_sum(settings.method, options)
-    scaling = abs(kept[0][1] * first.scaling) if alone else 1.0
-    if not 0 < scaling < math.inf:
-        raise ConfigError(f"the weight {kept[0][1]:g} is too small or too large for {module}")
+    dtype = getattr(torch, settings.out_dtype) if settings.out_dtype else dtype
+    scaling = 1.0
+    if is_plain_sum(settings.method, options):
+        scaling = sum_scaling([spec.scaling for spec, _ in kept], [weight for _, weight in kept])
+    if not 0 < scaling <= torch.finfo(dtype).max:
+        told = " and ".join(f"{weight:g}" for _, weight in kept)
+        raise ConfigError(
+            f"the weight {told} is too small or too large for {module} in {_name_of(dtype)}"
+        )
     return UpdateSpec(
         out_features=first.out_features,
         in_features=first.in_features,
         rank=merged_rank(settings.method, ranks, (first.out_features, first.in_features), options),
         scaling=scaling,
-        dtype=getattr(torch, settings.out_dtype) if settings.out_dtype else dtype,
+        dtype=dtype,
         has_bias=has_bias,
         is_embedding=first.is_embedding,
     )

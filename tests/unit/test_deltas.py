@@ -11,7 +11,6 @@ from adaptermix.deltas import (
     inner_product,
     is_finite,
     norm,
-    scaled,
     weighted_bias,
 )
 
@@ -64,13 +63,26 @@ def test_adding_factors_is_not_adding_updates():
     assert not torch.allclose(factors.delta_weight(), merged.delta_weight())
 
 
+@pytest.mark.parametrize("rank", [2, 8])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_rounded_once(dtype):
-    first, second = (random_update(2, seed=seed, dtype=dtype) for seed in (1, 2))
-    merged = concatenate([first, second], [0.9, 0.1])
-    assert merged.b.dtype == dtype
-    expected = torch.cat([first.b.double() * 1.8, second.b.double() * 0.2], dim=1).to(dtype)
-    assert torch.equal(merged.b, expected)
+def test_what_counts_most_is_kept_and_the_rest_is_rounded_once(dtype, rank):
+    first, second = (random_update(rank, seed=seed, dtype=dtype) for seed in (1, 2))
+    for weights, factor in (((0.9, -0.1), -0.1 / 0.9), ((0.5, 0.5), 1.0)):
+        merged = concatenate([first, second], weights)
+        assert merged.b.dtype == dtype
+        assert merged.scaling == 2 * weights[0]
+        expected = torch.cat([first.b, (second.b.double() * factor).to(dtype)], dim=1)
+        assert torch.equal(merged.b, expected)
+        assert torch.equal(merged.a, torch.cat([first.a, second.a]))
+
+
+def test_factors_that_lie_elsewhere_are_joined_all_the_same():
+    """Columns of a wider matrix, and rows that begin in the middle of 16 bytes."""
+    wide, flat = torch.randn(6, 16).bfloat16(), torch.randn(49).bfloat16()
+    first = LoraUpdate(torch.ones(8, 5).bfloat16(), wide[:, 4:12], 1.0)
+    second = LoraUpdate(torch.ones(8, 5).bfloat16(), flat[1:].view(6, 8), 1.0)
+    merged = concatenate([first, second], [1.0, 1.0])
+    assert torch.equal(merged.b, torch.cat([first.b, second.b], dim=1))
 
 
 def test_mixed_dtypes_give_the_widest():
@@ -89,7 +101,7 @@ def test_a_lone_update_keeps_its_factors_to_the_last_bit():
 
 def test_a_negative_weight_turns_the_factor_and_leaves_the_scaling_positive():
     update = replace(random_update(2), bias=torch.arange(6.0, dtype=torch.float64))
-    turned = scaled(update, -0.5)
+    turned = concatenate([update], [-0.5])
     assert turned.scaling == 1.0
     torch.testing.assert_close(turned.delta_weight(), -0.5 * update.delta_weight())
     torch.testing.assert_close(turned.scaling * turned.bias, -0.5 * update.scaling * update.bias)
