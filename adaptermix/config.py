@@ -217,7 +217,7 @@ class TrainSettings(ModelSettings):
         default=(), description="Blocks that get a LoRA, as 0-15,20; all by default."
     )
     quantize: Literal["nf4"] | None = Field(
-        default=None, description="Hold the base model in 4 bits (bitsandbytes, on a GPU)."
+        default=None, description="Hold the base model in 4 bits (bitsandbytes)."
     )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(

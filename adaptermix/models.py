@@ -321,15 +321,10 @@ def _quantization(settings: ModelSettings) -> dict[str, Any]:
     """Return what from_pretrained must know to hold a model in 4 bits, if it is to.
 
     Raises:
-        ResourceError: There is no GPU, or no bitsandbytes.
+        ResourceError: There is no bitsandbytes.
     """
     if not (isinstance(settings, TrainSettings) and settings.quantize):
         return {}
-    if not torch.cuda.is_available():
-        raise ResourceError(
-            f"--quantize {settings.quantize} needs a GPU, and there is none",
-            hint="leave it out, or take --dtype bfloat16 to halve the memory of the base model",
-        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ResourceError(
             f"--quantize {settings.quantize} needs bitsandbytes",
@@ -342,7 +337,8 @@ def _quantization(settings: ModelSettings) -> dict[str, Any]:
         bnb_4bit_quant_type=settings.quantize,
         bnb_4bit_compute_dtype=compute_dtype(settings),
     )
-    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def compute_dtype(settings: ModelSettings) -> torch.dtype:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -43,12 +44,30 @@ def test_the_middle_is_the_default_and_upper_blocks_are_not_held(model_dir):
     assert lower.num_parameters() < whole.num_parameters()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-def test_four_bits_need_a_gpu(model_dir):
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is here")
+def test_four_bits_need_bitsandbytes(model_dir):
     settings = TrainAlignSettings(model=str(model_dir), quantize="nf4")
-    with pytest.raises(ResourceError, match="--quantize nf4 needs a GPU") as raised:
+    with pytest.raises(ResourceError, match="--quantize nf4 needs bitsandbytes") as raised:
         load_lower_blocks(model_dir, settings, 2)
-    assert "--dtype bfloat16" in raised.value.hint
+    assert "adaptermix[quantize]" in raised.value.hint
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_four_bits_hold_nearly_the_same_model(model_dir):
+    ids = torch.arange(3, 23)[None]
+    states = []
+    for quantize in (None, "nf4"):
+        settings = TrainAlignSettings(model=str(model_dir), quantize=quantize)
+        model = load_lower_blocks(model_dir, settings, 2)
+        states.append(model(ids).last_hidden_state.float())
+        dtypes = {module.weight.dtype for module in model.layers.modules() if is_linear(module)}
+        assert dtypes == {torch.uint8 if quantize else torch.float32}
+    similar = torch.nn.functional.cosine_similarity(*states, dim=-1)
+    assert 0.8 < similar.mean() < 0.999  # random weights of width 64 are coarse
+
+
+def is_linear(module):
+    return isinstance(module, torch.nn.Linear)
 
 
 def test_a_layer_beyond_the_model_is_refused(model_dir):
