@@ -126,7 +126,7 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     kept = [(update, weight) for update, weight in zip(updates, weights, strict=True) if weight]
     sources = [update for update, _ in kept]
     scales = [weight * update.scaling for update, weight in kept]
-    scaling = max(map(abs, scales))
+    scaling = sum_scaling([update.scaling for update in sources], [weight for _, weight in kept])
     dtype = widest_dtype(sources)
     bias = weighted_bias(sources, [weight / scaling for _, weight in kept], dtype)
     columns = [
