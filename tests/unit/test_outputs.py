@@ -345,3 +345,27 @@ def test_a_scan_looks_at_every_chunk(tmp_path, monkeypatch):
     save_file({"a": values}, tmp_path / "x")
     digest, largest = TensorFile(tmp_path / "x").scan()
     assert (digest, largest) == (blake3((tmp_path / "x").read_bytes()).hexdigest(), 9.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no such call on this system")
+@pytest.mark.parametrize("reason", [errno.EOPNOTSUPP, errno.ENOSPC])
+def test_room_is_asked_for_before_the_first_tensor(tmp_path, monkeypatch, reason):
+    made = []
+
+    def answer(file, offset, length):
+        assert (offset, made) == (0, [])
+        raise OSError(reason, os.strerror(reason))
+
+    def parts():
+        made.append(0)
+        yield torch.ones(2)
+
+    monkeypatch.setattr(tensor_files.os, "posix_fallocate", answer)
+    specs = {"x": TensorSpec(torch.float32, (2,))}
+    if reason == errno.ENOSPC:
+        with pytest.raises(OSError, match=os.strerror(reason)):
+            write_tensors(tmp_path / "x", specs, parts(), dict)
+        assert not made
+    else:  # a file system that cannot: written all the same
+        write_tensors(tmp_path / "x", specs, parts(), dict)
+        assert load_file(tmp_path / "x")["x"].tolist() == [1, 1]
