@@ -106,6 +106,7 @@ def write_merge(
     settings: MergeSettings,
     tally: Tally,
     *,
+    at: Path | None = None,
     force: bool = False,
     found: Mapping[str, Any] | None = None,
     hashing: Future[list[str]] | None = None,
@@ -116,6 +117,7 @@ def write_merge(
         plan: What to merge, and how.
         settings: Where to, and what the report is to say.
         tally: Counts what the method loses.
+        at: Where to write it for now, if the caller moves it to the settings' output.
         force: Replace an existing output.
         found: More to keep with the result: what a search knows of it.
         hashing: The sources' hashes, if they are still being made.
@@ -136,7 +138,7 @@ def write_merge(
         return merge_report(plan, settings, tally, hashes, written=True)
 
     stream_adapter(
-        settings.out,
+        at or settings.out,
         plan.specs,
         updates(),
         plan.saved(),

@@ -9,6 +9,7 @@ killed is run again from the start, finds its answers, and ends as it would have
 
 import math
 import random
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ CONCURRENT = 16  # candidates that an engine has room for at a time
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 AUTO_STEP = 0.05
 TRIAL_SHARE = 0.25  # of the dev examples, for one trial
+STAGE = "merged"  # in the folder of a search: its adapter, until that is in its place
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,7 @@ def search(
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         contest = Contest(job.plan, job.decoder, job.task, job.items, Path(scratch), on_progress)
         finalists = _run(contest, job, settings)
-        winner, tied, verdict = choose(contest, finalists, settings.prefer)
-        control = _show_without_others(contest, winner, job, settings)
-        if control is not None:
-            verdict += f"; {_told_apart(contest, winner, control)}"
-        report = _finish(contest, winner, tied, verdict, control, job, settings, force)
-    return report
+        return _finish(contest, _choose(contest, finalists, job), job, force)
 
 
 def plan_search(
@@ -182,10 +179,28 @@ class _Job:
         return plan_merge(self.adapters, weighting, self.settings)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What a search found.
+
+    Attributes:
+        winner: The merge to write.
+        tied: What the best score cannot be told apart from.
+        verdict: All of it in words.
+        control: The winner without its other adapters, where that has answered.
+    """
+
+    winner: Entry
+    tied: list[Entry]
+    verdict: str
+    control: Entry | None
+
+
 def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Job:
     check_search(paths, settings)
     check_out(paths, settings.out, force)
-    check_output(search_folder(settings.out), force)
+    folder = search_folder(settings.out)
+    check_output(folder, force or _is_half_out(folder, settings.out))
     adapters = open_adapters(paths, settings)
     candidates = first_candidates(_names(adapters), settings)
     folder = locate_model(settings)
@@ -205,6 +220,11 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
     )
     decoder = Decoder(settings, folder, encoder, limits)
     return _Job(adapters, task, items, learning, encoder, decoder, candidates, settings)
+
+
+def _is_half_out(folder: Path, out: Path) -> bool:
+    """Whether the folder is of a search that was killed before its adapter was in its place."""
+    return (folder / STAGE / out.name).exists()
 
 
 def _names(adapters: Sequence[Adapter]) -> list[str]:
@@ -440,15 +460,21 @@ def _candidate_of(
     return same or Candidate(f"trial {number + 1}", weighting)
 
 
-def _show_without_others(
-    contest: Contest, winner: Entry, job: _Job, settings: MergeSettings
-) -> Entry | None:
+def _choose(contest: Contest, finalists: Sequence[Entry], job: _Job) -> _Choice:
+    winner, tied, verdict = choose(contest, finalists, job.settings.prefer)
+    control = _show_without_others(contest, winner, job)
+    if control is not None:
+        verdict += f"; {_told_apart(contest, winner, control)}"
+    return _Choice(winner, tied, verdict, control)
+
+
+def _show_without_others(contest: Contest, winner: Entry, job: _Job) -> Entry | None:
     """Let the chosen merge's main adapter answer alone, at its weights there.
 
     It competes with nobody. With ``inactive = keep`` weights differ by module, and none is shown.
     """
     alone = winner.candidate.without_others(_names(job.adapters))
-    if alone is None or settings.inactive == "keep":
+    if alone is None or job.settings.inactive == "keep":
         return None
     if any(entry.candidate.weighting == alone.weighting for entry in contest.entries.values()):
         return None  # at full strength it was a candidate
@@ -471,20 +497,18 @@ def _told_apart(contest: Contest, winner: Entry, control: Entry) -> str:
     return f"{merge} is worse than {alone}: the other adapters take more than they give"
 
 
-def _finish(
-    contest: Contest,
-    winner: Entry,
-    tied: Sequence[Entry],
-    verdict: str,
-    control: Entry | None,
-    job: _Job,
-    settings: MergeSettings,
-    force: bool,
-) -> SearchReport:
-    """Write the winner and the record of the search."""
-    entries = sorted(contest.entries.values(), key=lambda e: (e is not winner, -contest.score(e)))
+def _finish(contest: Contest, choice: _Choice, job: _Job, force: bool) -> SearchReport:
+    """Write the winner and the record of the search.
+
+    Two outputs cannot appear at once. The record's folder comes first and brings the adapter
+    along, so that a search that was killed between the two is known by it and can be run again.
+    """
+    settings, winner = job.settings, choice.winner.candidate
+    entries = sorted(
+        contest.entries.values(), key=lambda e: (e is not choice.winner, -contest.score(e))
+    )
     folder = search_folder(settings.out)
-    score = contest.score_interval(winner)
+    score = contest.score_interval(choice.winner)
     metric = job.task.metrics[0].name
     found = {
         "dev": {metric: score.value},
@@ -493,24 +517,22 @@ def _finish(
             "langs": list(job.items),
             "low": score.low,
             "high": score.high,
-            "verdict": verdict,
+            "verdict": choice.verdict,
         },
     }
-    candidates = [_result(contest, entry, winner) for entry in entries]
+    candidates = [_result(contest, entry, choice.winner) for entry in entries]
+    control = choice.control.candidate.name if choice.control else None
     record = {"adaptermix": __version__, "settings": settings.model_dump(mode="json")}
-    plan = job.plan(winner.candidate.weighting)
+    plan = job.plan(winner.weighting)
     with whole_output(folder) as partial:
-        partial.mkdir()
-        toml = winner.candidate.weighting.as_toml()
-        (partial / "weights.toml").write_text(toml, encoding="utf-8")
-        control_name = control.candidate.name if control else None
-        plot_of(candidates, winner.candidate.name, metric, control=control_name).write(partial)
-        # Drawing takes seconds, so the adapter comes after it: killed between the two outputs, a
-        # search would find one of them in its way.
+        stage = partial / STAGE
+        stage.mkdir(parents=True)
+        (partial / "weights.toml").write_text(winner.weighting.as_toml(), encoding="utf-8")
+        plot_of(candidates, winner.name, metric, control=control).write(partial)
         report = SearchReport(
-            winner=winner.candidate.name,
-            verdict=verdict,
-            tied=[entry.candidate.name for entry in tied],
+            winner=winner.name,
+            verdict=choice.verdict,
+            tied=[entry.candidate.name for entry in choice.tied],
             candidates=candidates,
             task=settings.task,
             metric=metric,
@@ -519,13 +541,25 @@ def _finish(
             decoded=contest.needed,
             exhaustive=len(entries) * contest.examples,
             reused=job.decoder.reused,
-            merge=write_merge(plan, settings, Tally(), force=force, found=found),
+            merge=write_merge(plan, settings, Tally(), at=stage / settings.out.name, found=found),
             notes=[*contest.notes, *job.decoder.notes],
             folder=str(folder),
-            control=control_name,
+            control=control,
         )
         write_json(partial / "search.json", record | report.as_record())
+        check_output(settings.out, force)
+    _put_in_place(folder / STAGE, settings.out, force)
     return report
+
+
+def _put_in_place(stage: Path, out: Path, force: bool) -> None:
+    """Move an adapter, and before it the card that a file has beside it, to where they belong."""
+    for path in sorted(stage.iterdir(), key=lambda path: path.name == out.name):
+        place = out.with_name(path.name)
+        if path.name == out.name or force or not place.exists():
+            with whole_output(place) as partial:
+                path.rename(partial)
+    shutil.rmtree(stage)
 
 
 def plot_of(

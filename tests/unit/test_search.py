@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ from conftest import write_corpus
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModelForCausalLM
 
+from adaptermix import outputs
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
 from adaptermix.config import MergeSettings
@@ -19,6 +21,8 @@ from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataE
 from adaptermix.learning import WeightedMerge
 from adaptermix.merge_plan import open_adapters, plan_merge
 from adaptermix.merging import merge
+from adaptermix.model_card import card_path
+from adaptermix.plots import Plot
 from adaptermix.prompts import PromptedExample
 from adaptermix.search import (
     _as_parameters,
@@ -289,6 +293,60 @@ def test_a_search_that_ends_while_it_draws_leaves_nothing(
         search(adapters[:2], settings_for(model_dir, corpus_dir, out))
     assert not out.exists()
     assert not search_folder(out).exists()
+
+
+@pytest.mark.parametrize(  # a file has a card beside it, which is moved first
+    ("name", "moved"), [("merged", 0), ("merged.safetensors", 0), ("merged.safetensors", 1)]
+)
+def test_a_search_that_ends_between_its_outputs_is_run_again(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch, name, moved
+):
+    """The record is there, the adapter is not: no flag is needed to go on."""
+    out = tmp_path / name
+    settings = settings_for(model_dir, corpus_dir, out)
+    moves = itertools.count()
+    whole_output = outputs.whole_output
+
+    def stop(path):
+        if path.parent == tmp_path and path != search_folder(out) and next(moves) == moved:
+            raise KeyboardInterrupt
+        return whole_output(path)
+
+    monkeypatch.setattr("adaptermix.search.whole_output", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search(adapters[:2], settings)
+    assert (search_folder(out) / "search.json").is_file()
+    assert not out.exists()
+    monkeypatch.undo()
+    report = search(adapters[:2], settings)
+    whole = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "whole"))
+    assert report.candidates == whole.candidates
+    assert report.verdict == whole.verdict
+    assert read_adapter(out).record["out"] == str(out)
+    assert card_path(out).is_file()
+    names = sorted(path.name for path in search_folder(out).iterdir())
+    assert names == ["search.json", "search.png", "search.svg", "weights.toml"]
+    for module, update in read_adapter(out).updates():
+        assert torch.equal(update.b, read_adapter(tmp_path / "whole").update(module).b)
+    with pytest.raises(ArtifactError, match="exists"):
+        search(adapters[:2], settings)
+
+
+def test_an_output_that_appears_meanwhile_is_not_replaced(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch
+):
+    out = tmp_path / "new" / "merged"
+    write = Plot.write
+
+    def meanwhile(*arguments):
+        out.mkdir()
+        write(*arguments)
+
+    monkeypatch.setattr("adaptermix.plots.Plot.write", meanwhile)
+    with pytest.raises(ArtifactError, match="merged exists"):
+        search(adapters[:2], settings_for(model_dir, corpus_dir, out))
+    assert list(out.parent.iterdir()) == [out]
+    assert not list(out.iterdir())
 
 
 def test_a_second_search_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters, monkeypatch):
