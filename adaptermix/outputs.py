@@ -1,16 +1,21 @@
 """What commands leave: reports, and files and folders that appear whole or not at all."""
 
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+
+_UNFINISHED = ".unfinished"
+_REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,19 @@ def whole_output(path: Path) -> Iterator[Path]:
     """Give a path beside the output to write to; it takes the output's place when all went well.
 
     What was at ``path`` is replaced, so the caller asks first. After an error nothing is left,
-    and what was there is there again.
+    and what was there is there again. What a killed process leaves is hidden, and removed when
+    the same output is written the next time.
 
     Raises:
         ResourceError: The folder cannot be made or written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _remove_leftovers(path)
+        work, lock = _make_folder(path)
     except OSError as error:
         raise ResourceError(f"{path.parent}: cannot be written to: {error.strerror}") from error
-    partial, replaced = work / path.name, work / "replaced"
+    partial, replaced = work / path.name, work / _REPLACED
     try:
         yield partial
         is_folder = path.is_dir() and not path.is_symlink()
@@ -82,3 +89,29 @@ def whole_output(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+def _make_folder(path: Path) -> tuple[Path, int]:
+    """Make a folder to work in, and lock it: the lock goes with the process, however it ends."""
+    while True:
+        work = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name}.", path.parent))
+        lock = os.open(work, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if work.exists():
+            return work, lock
+        os.close(lock)  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    for work in path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"):
+        with suppress(OSError):
+            lock = os.open(work, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a process lives
+                if (work / _REPLACED).exists() and not path.exists():
+                    (work / _REPLACED).rename(path)  # killed between two renames
+                shutil.rmtree(work)
+            finally:
+                os.close(lock)

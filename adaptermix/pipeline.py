@@ -9,6 +9,7 @@ A run that was killed is started again with the same line. Its finished steps st
 on from its checkpoint, and an evaluation or search finds its answers in the cache.
 """
 
+import fcntl
 import gc
 import json
 import shutil
@@ -691,8 +692,6 @@ class _State:
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder; the lock goes with the process, however it ends."""
-    import fcntl
-
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is no folder")
     try:

@@ -374,3 +374,7 @@ def test_a_killed_fold_never_shows_a_model(large):
     process.kill()
     process.wait()
     assert not (large / "killed").exists()
+    assert list(large.glob(".killed.*"))
+    process = start(large, large / "killed")
+    assert process.wait(timeout=100) == 0
+    assert not list(large.glob(".killed.*")), "gigabytes nobody sees"

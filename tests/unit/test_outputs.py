@@ -238,6 +238,44 @@ def test_a_failed_last_step_puts_the_old_folder_back(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_killed_process_left_goes_and_what_a_live_one_has_stays(tmp_path):
+    path = tmp_path / "x[1]"
+    left = tmp_path / ".x[1].abcd1234.unfinished"
+    (left / "x[1]").mkdir(parents=True)
+    others = [tmp_path / name for name in (".x[1].training", ".x1.abcd1234.unfinished")]
+    for other in others:
+        other.mkdir()
+    with whole_output(path) as first:
+        first.mkdir()
+        assert not left.exists()
+        with whole_output(path) as second:
+            second.mkdir()
+            assert first.is_dir()
+    assert sorted(tmp_path.iterdir()) == sorted([*others, path])
+
+
+def test_an_output_that_a_killed_process_was_replacing_is_there_again(tmp_path):
+    path = tmp_path / "x"
+    left = tmp_path / ".x.abcd1234.unfinished"
+    (left / "replaced").mkdir(parents=True)
+    (left / "replaced" / "old").touch()
+    with pytest.raises(KeyboardInterrupt), whole_output(path):
+        raise KeyboardInterrupt
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+
+
+def test_outputs_appear_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    left = tmp_path / ".x.abcd1234.unfinished"
+    left.mkdir()
+    with whole_output(tmp_path / "x") as partial:
+        partial.touch()
+    assert sorted(tmp_path.iterdir()) == [left, tmp_path / "x"]
+
+
 @pytest.mark.parametrize("old", KINDS[1:])
 def test_what_exists_is_refused_without_force(tmp_path, old):
     path = tmp_path / "out"
