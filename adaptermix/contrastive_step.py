@@ -209,26 +209,24 @@ class ContrastiveStep:
                 states = self.states(model, sentences, part)
                 vectors.append(self._pooled(states, sentences))
                 added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
-        leaf = torch.cat([part.detach() for part in vectors]).requires_grad_()
-        loss = objective(*gathered(leaf[_inverse(parts)][: 2 * sentences.pairs]).chunk(2))
-        (slope,) = torch.autograd.grad(loss * process_count(), leaf)
-        slopes = slope.split([len(part) for part in parts])
+        pooled = vectors[-1]
+        loss, slopes = _loss_and_slopes(objective, vectors, parts, sentences.pairs)
+        vectors.clear()
         after = _random_state()
         for at in reversed(range(len(parts))):
-            last = at == len(parts) - 1
             with nullcontext() if at == 0 else no_sync():
-                if not last:
+                if at < len(parts) - 1:
                     _give_back_memory()
                     _set_random_state(random[at])
                     states = self.states(model, sentences, parts[at])
-                    vectors[at] = self._pooled(states, sentences)
+                    pooled = self._pooled(states, sentences)
                     if token_loss:
                         added[at] = token_loss(*states)
-                backward((vectors[at] * slopes[at]).sum() + added[at])
-            vectors[at] = vectors[at].detach()  # let the graph go
+                backward((pooled * slopes[at]).sum() + added[at])
+            pooled = pooled.detach()  # let the graph go
             added[at] = added[at].detach()
         _set_random_state(after)
-        return loss.detach() + sum(added)
+        return loss + sum(added)
 
     def states(
         self, model: nn.Module, sentences: Sentences, chosen: Sequence[int]
@@ -285,6 +283,19 @@ class ContrastiveStep:
         shares = values.new_zeros(sum(g.sentences for g in row.groups), len(values))
         shares[row.sentences, torch.arange(len(values), device=values.device)] = weights
         return shares @ values
+
+
+def _loss_and_slopes(
+    objective: Objective,
+    vectors: Sequence[Float[Tensor, "part hidden"]],
+    parts: Sequence[Sequence[int]],
+    pairs: int,
+) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "part hidden"], ...]]:
+    """Return the loss of all processes' pairs, and its gradient for each part's vectors."""
+    leaf = torch.cat([part.detach() for part in vectors]).requires_grad_()
+    loss = objective(*gathered(leaf[_inverse(parts)][: 2 * pairs]).chunk(2))
+    (slope,) = torch.autograd.grad(loss * process_count(), leaf)
+    return loss.detach(), slope.split([len(part) for part in parts])
 
 
 def gathered(local: Float[Tensor, "rows ..."]) -> Float[Tensor, "all ..."]:

@@ -15,10 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from adaptermix.representations import cosine_similarities, widened
 
 Directions = Literal["one", "both"]
+
+_ROWS = 256  # of cosines at a time
 
 
 def contrastive_loss(
@@ -50,14 +53,38 @@ def contrastive_loss(
     Returns:
         A scalar; ``log(batch)`` when all similarities are equal and nothing is masked.
     """
-    logits = cosine_similarities(sources, targets) / temperature  # [src tgt]
-    if duplicates is not None:
-        logits = logits.masked_fill(duplicates, float("-inf"))
-    labels = torch.arange(len(logits), device=logits.device)
-    loss = functional.cross_entropy(logits, labels)
+    loss = _mean_log_loss(sources, targets, temperature, duplicates)
     if directions == "one":
         return loss
-    return (loss + functional.cross_entropy(logits.mT, labels)) / 2
+    others = None if duplicates is None else duplicates.mT
+    return (loss + _mean_log_loss(targets, sources, temperature, others)) / 2
+
+
+def _mean_log_loss(
+    queries: Float[Tensor, "src hidden"],
+    candidates: Float[Tensor, "tgt hidden"],
+    temperature: float,
+    duplicates: Bool[Tensor, "src tgt"] | None,
+) -> Float[Tensor, ""]:
+    """Return the mean over queries of -log softmax at their own candidate.
+
+    Of a large batch some rows of cosines are there at a time, and are made again for the
+    gradient: memory grows with the number of vectors, not with its square.
+    """
+
+    def summed(rows: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
+        logits = cosine_similarities(queries[rows], candidates) / temperature  # [rows tgt]
+        if duplicates is not None:
+            logits = logits.masked_fill(duplicates[rows], float("-inf"))
+        return functional.cross_entropy(logits, rows, reduction="sum")
+
+    blocks = torch.arange(len(queries), device=queries.device).split(_ROWS)
+    if len(blocks) == 1:
+        return summed(*blocks) / len(queries)
+    sums = [
+        checkpoint(summed, rows, use_reentrant=False, preserve_rng_state=False) for rows in blocks
+    ]
+    return torch.stack(sums).sum() / len(queries)
 
 
 def duplicate_pairs(

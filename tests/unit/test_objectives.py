@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,6 +132,38 @@ def test_duplicates_of_either_side_are_no_negatives(texts, directions, seed):
     )
     unmasked = AlignmentLoss(0.5)(sources, targets, *keys)
     assert torch.equal(unmasked, contrastive_loss(sources, targets, 0.5))
+
+
+@pytest.mark.parametrize("directions", ["one", "both"])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_the_loss_of_a_large_batch_is_made_block_by_block(monkeypatch, directions, is_masked):
+    torch.manual_seed(0)
+    sources, targets = torch.randn(2, 10, 4, dtype=torch.float64, requires_grad=True)
+    keys = torch.randint(0, 5, (2, 10))
+    duplicates = duplicate_pairs(*keys) if is_masked else None
+
+    def loss_and_gradients():
+        loss = contrastive_loss(sources, targets, 0.1, directions=directions, duplicates=duplicates)
+        return loss, *torch.autograd.grad(loss, (sources, targets))
+
+    whole = loss_and_gradients()
+    monkeypatch.setattr("adaptermix.objectives._ROWS", 3)
+    for found, expected in zip(loss_and_gradients(), whole, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-12, atol=0)
+
+
+def test_the_cosines_of_a_large_batch_are_not_held(monkeypatch):
+    monkeypatch.setattr("adaptermix.objectives._ROWS", 8)
+    sources, targets = torch.randn(2, 100, 4, requires_grad=True)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        contrastive_loss(sources, targets, 0.1, directions="both")
+    assert max(kept, default=0) <= 100 * 4
 
 
 def test_a_pair_is_not_its_own_duplicate():
