@@ -5,6 +5,7 @@ Results go to standard output, everything else to standard error.
 
 import json
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as _RichTable
 
 from adaptermix.errors import AdaptermixError
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
 
 results = Console(soft_wrap=True)
 talk = Console(stderr=True, soft_wrap=True)
+_SECONDS_A_LINE = 60
 
 
 class Table(_RichTable):
@@ -87,6 +96,23 @@ def show_json(record: dict[str, Any]) -> None:
     )
 
 
+class _Lines(Progress):
+    """Progress for a log file: a line a minute in place of a bar."""
+
+    def __init__(self) -> None:
+        super().__init__(disable=True)
+        self._said = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Take note of progress, and say it if the last time was a minute ago."""
+        super().update(task_id, **changes)
+        if time.monotonic() - self._said >= _SECONDS_A_LINE:
+            self._said = time.monotonic()
+            task = next(task for task in self.tasks if task.id == task_id)
+            total = "" if task.total is None else f"/{task.total:.0f}"
+            say(f"{task.description}  {task.completed:.0f}{total}")
+
+
 @contextmanager
 def _bar(quiet: bool) -> Iterator[Progress]:
     columns = (
@@ -95,9 +121,13 @@ def _bar(quiet: bool) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    is_silent = quiet or not talk.is_terminal or not is_main_process()
-    with Progress(*columns, console=talk, disable=is_silent, transient=True) as progress:
-        yield progress
+    is_silent = quiet or not is_main_process()
+    if talk.is_terminal or is_silent:
+        bar = Progress(*columns, console=talk, disable=is_silent, transient=True)
+    else:
+        bar = _Lines()
+    with bar:
+        yield bar
 
 
 @contextmanager

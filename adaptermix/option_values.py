@@ -31,12 +31,13 @@ def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
-Weights = Annotated[tuple[float, ...], BeforeValidator(_split_commas)]
 
 
-def _several(value: object) -> object:
-    """Read ``0.1,1.0`` as a list, and a single number as a list of one."""
-    return [value] if isinstance(value, int | float) else _split_commas(value)
+def _split_numbers(value: object) -> object:
+    """Read ``0.1,1.0`` as a list, a number as a list of one; between two commas one is missing."""
+    if isinstance(value, int | float):
+        return [value]
+    return value.split(",") if isinstance(value, str) else value
 
 
 def _read_layer(value: object) -> object:
@@ -52,9 +53,10 @@ def _read_layer(value: object) -> object:
     )
 
 
+Weights = Annotated[tuple[float, ...], BeforeValidator(_split_numbers)]
 Positive = Annotated[float, Field(gt=0)]
 Temperatures = Annotated[
-    tuple[Positive, ...], BeforeValidator(_several), AfterValidator(_refuse_repeats)
+    tuple[Positive, ...], BeforeValidator(_split_numbers), AfterValidator(_refuse_repeats)
 ]
 Layer = Annotated[str, BeforeValidator(_read_layer)]
 

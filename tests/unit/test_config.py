@@ -114,6 +114,8 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
         (MergeSettings, {}, "give one of --weight W, --weights"),
         (MergeSettings, {"weight": 0.5, "weights": "1,2"}, "give one of --weight W, --weights"),
         (MergeSettings, {"weights": "1,x"}, "--weights"),
+        (MergeSettings, {"weights": "1,,1"}, "--weights: .* valid number"),
+        (TrainAlignSettings, {"temperature": "0.1,"}, "--temperature: .* valid number"),
         (MergeSettings, {"weight": float("nan")}, "--weight: input should be a finite number"),
     ],
 )
