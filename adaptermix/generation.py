@@ -47,6 +47,7 @@ class Decoder:
 
     Attributes:
         engine: Name of the engine, ``vllm`` or ``transformers``.
+        context: Hash of what all its answers depend on.
         version: The engine and its version.
         decoded: Prompts that the engine answered so far.
         reused: Prompts answered without it; a prompt asked twice counts once a call.
@@ -80,7 +81,7 @@ class Decoder:
         self._cache = AnswerCache(cache_folder()) if settings.cache else None
         self._known: dict[bytes, Generated] = {}
         self._generator: Generator | None = None
-        self._context = self._hash_context()
+        self.context = self._hash_context()
 
     @property
     def notes(self) -> list[str]:
@@ -177,7 +178,7 @@ class Decoder:
         """Hash the system and the prompt into the context; an adapter's name is its content's."""
         adapter = "" if request.adapter is None else request.adapter.name
         ids = array("q", request.prompt_ids).tobytes()
-        return hashlib.sha256(self._context + adapter.encode() + b"\0" + ids).digest()
+        return hashlib.sha256(self.context + adapter.encode() + b"\0" + ids).digest()
 
 
 def find_stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:

@@ -11,12 +11,12 @@ from adaptermix.adapters import CONFIG_FILE, CONFIG_KEY, RECORD_KEY, adapter_has
 from adaptermix.data import json_rows, json_value
 from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.evaluation import EvalReport
+from adaptermix.search import RECORD_FILE as SEARCH_RECORD
 from adaptermix.search import SearchReport
 from adaptermix.tables import printable
 from adaptermix.tensor_files import TensorFile
 
 EVAL_RECORD = "scores.json"
-SEARCH_RECORD = "search.json"
 RETRIEVAL_RECORD = "retrieval.json"
 _RECORDS = (EVAL_RECORD, SEARCH_RECORD, RETRIEVAL_RECORD)
 _DEPTH = 4  # folders below the one that was named

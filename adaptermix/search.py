@@ -7,25 +7,28 @@ Everything here is a function of the answers, and answers are kept as they come:
 killed is run again from the start, finds its answers, and ends as it would have.
 """
 
+import json
 import math
 import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from blake3 import blake3
+from pydantic import TypeAdapter
 
 from adaptermix import __version__
-from adaptermix.adapters import Adapter, check_fits, layer_of
+from adaptermix.adapters import Adapter, adapter_hash, check_fits, layer_of, read_adapter
 from adaptermix.batching import PromptEncoder, encode_example
 from adaptermix.config import MergeSettings
 from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
-from adaptermix.errors import ConfigError, DataError, require_extra
+from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.learning import learn_weights
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
@@ -45,6 +48,7 @@ CONCURRENT = 16  # candidates that an engine has room for at a time
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 AUTO_STEP = 0.05
 TRIAL_SHARE = 0.25  # of the dev examples, for one trial
+RECORD_FILE = "search.json"
 STAGE = "merged"  # in the folder of a search: its adapter, until that is in its place
 
 
@@ -127,7 +131,9 @@ def search(
     """Try merges on dev data, choose one and write it.
 
     Writes the merged adapter, and beside it the folder ``NAME.search`` with the record, the
-    chosen weights as a file for ``--weights-file``, and a plot.
+    chosen weights as a file for ``--weights-file``, and a plot. Where the same search has left
+    them before, its report is returned: the same command may be started again and again, whenever
+    it was killed.
 
     Raises:
         ConfigError: A grid with fewer than two points, or settings that do not go together.
@@ -135,7 +141,14 @@ def search(
         ArtifactError: As ``merge``, or a base model that the adapters do not fit.
         ResourceError: The engine asked for is not installed, or stopped.
     """
-    job = _prepare(paths, settings, force)
+    folder = search_folder(settings.out)
+    is_there = not force and settings.out.exists() and (folder / RECORD_FILE).exists()
+    job = _prepare(paths, settings, force or is_there)
+    if is_there:
+        ended = _ended_search(job)
+        if ended is not None:
+            return ended
+        check_out(paths, settings.out, force)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         contest = Contest(job.plan, job.decoder, job.task, job.items, Path(scratch), on_progress)
         finalists = _run(contest, job, settings)
@@ -177,6 +190,19 @@ class _Job:
     def plan(self, weighting: Weighting) -> MergePlan:
         """Plan the merge of some weights."""
         return plan_merge(self.adapters, weighting, self.settings)
+
+    @property
+    def key(self) -> str:
+        """Return a hash of all that the result depends on."""
+        parts = (
+            __version__,
+            self.settings.model_dump_json(),
+            [adapter_hash(adapter) for adapter in self.adapters],
+            self.decoder.context.hex(),
+            self.items,
+            self.learning,
+        )
+        return blake3(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -225,6 +251,22 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
 def _is_half_out(folder: Path, out: Path) -> bool:
     """Whether the folder is of a search that was killed before its adapter was in its place."""
     return (folder / STAGE / out.name).exists()
+
+
+def _ended_search(job: _Job) -> SearchReport | None:
+    """Return the report of the same search, if it has ended and its adapter is what it left."""
+    out = job.settings.out
+    folder = search_folder(out)
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        if (record["key"], record["adapter"]) != (job.key, adapter_hash(read_adapter(out))):
+            return None
+        report = TypeAdapter(SearchReport).validate_python(record)
+    except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
+        return None  # damaged, or of another version
+    shutil.rmtree(folder / STAGE, ignore_errors=True)  # empty, after a kill between two lines
+    note = "this search had ended; nothing was decoded or written"
+    return replace(report, notes=[*report.notes, note])
 
 
 def _names(adapters: Sequence[Adapter]) -> list[str]:
@@ -546,7 +588,8 @@ def _finish(contest: Contest, choice: _Choice, job: _Job, force: bool) -> Search
             folder=str(folder),
             control=control,
         )
-        write_json(partial / "search.json", record | report.as_record())
+        kept = {"key": job.key, "adapter": adapter_hash(read_adapter(stage / settings.out.name))}
+        write_json(partial / RECORD_FILE, record | kept | report.as_record())
         check_output(settings.out, force)
     _put_in_place(folder / STAGE, settings.out, force)
     return report

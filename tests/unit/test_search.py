@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import random
@@ -25,6 +26,7 @@ from adaptermix.model_card import card_path
 from adaptermix.plots import Plot
 from adaptermix.prompts import PromptedExample
 from adaptermix.search import (
+    STAGE,
     _as_parameters,
     _candidate_of,
     _told_apart,
@@ -328,8 +330,44 @@ def test_a_search_that_ends_between_its_outputs_is_run_again(
     assert names == ["search.json", "search.png", "search.svg", "weights.toml"]
     for module, update in read_adapter(out).updates():
         assert torch.equal(update.b, read_adapter(tmp_path / "whole").update(module).b)
-    with pytest.raises(ArtifactError, match="exists"):
-        search(adapters[:2], settings)
+
+
+def test_a_search_that_has_ended_is_told_again(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch
+):
+    """Killed after its last output and before its exit, it can be started again as well."""
+    out = tmp_path / "merged"
+    settings = settings_for(model_dir, corpus_dir, out)
+    report = search(adapters[:2], settings)
+    (search_folder(out) / STAGE).mkdir()
+    monkeypatch.setattr("adaptermix.search.write_merge", None)
+    monkeypatch.setattr("adaptermix.contest.stage_merge", None)
+    again = search(adapters[:2], settings)
+    assert again.notes == [*report.notes, "this search had ended; nothing was decoded or written"]
+    assert dataclasses.replace(again, notes=report.notes) == report
+    assert not (search_folder(out) / STAGE).exists()
+
+
+@pytest.mark.parametrize("what", ["seed", "adapters", "data", "merged", "record"])
+def test_another_search_is_not_taken_for_one_that_has_ended(
+    tmp_path, model_dir, corpus_dir, adapters, what
+):
+    out = tmp_path / "merged"
+    data = shutil.copytree(corpus_dir, tmp_path / "data")
+    settings = settings_for(model_dir, data, out)
+    search(adapters[:2], settings)
+    if what == "seed":
+        settings = settings.model_copy(update={"seed": 5})
+    elif what == "data":
+        for path in data.rglob("*en-US*"):
+            path.write_text(path.read_text().replace("lamp", "light"))
+    elif what == "merged":
+        merge(adapters[:2], MergeSettings(weight=0.1, out=out), force=True)
+    elif what == "record":
+        (search_folder(out) / "search.json").write_text("{}")
+    chosen = adapters[1:3] if what == "adapters" else adapters[:2]
+    with pytest.raises(ArtifactError, match="merged exists"):
+        search(chosen, settings)
 
 
 def test_an_output_that_appears_meanwhile_is_not_replaced(
