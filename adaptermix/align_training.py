@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ from adaptermix.training import (
 )
 
 AlignSettings = TrainAlignSettings | TrainJointSettings
+_PAIRS_AT_A_TIME = 1000  # tokenized together; their texts are not kept
 _TENSORS = ("input_ids", "attention_mask", "source_keys", "target_keys")  # of a batch of pairs
 
 
@@ -157,12 +159,15 @@ def _encoded_pairs(
         several_sentences=settings.several_sentences,
         check_script=settings.check_script,
     )
-    longest = settings.max_length
-    encoded = encode_pairs(clean.kept, tokenizer, longest + 1) if clean.kept else []
-    fitting = [row for row in encoded if max(len(row.source_ids), len(row.target_ids)) <= longest]
-    too_long = len(encoded) - len(fitting)
-    dropped = clean.dropped | ({"too long": too_long} if too_long else {})
-    rows = fitting[: settings.limit]
+    rows: list[EncodedPair] = []
+    too_long = 0
+    for chunk in iter(lambda: list(islice(clean.kept, _PAIRS_AT_A_TIME)), []):
+        for row in encode_pairs(chunk, tokenizer, settings.max_length + 1):
+            if padded_length(row) > settings.max_length:
+                too_long += 1
+            elif settings.limit is None or len(rows) < settings.limit:
+                rows.append(row)
+    dropped = dict(clean.dropped) | ({"too long": too_long} if too_long else {})
     if len(rows) < settings.contrastive_batch:
         faults = ", ".join(f"{count} for: {reason}" for reason, count in dropped.items())
         raise DataError(

@@ -1,7 +1,8 @@
 """From examples to batches of token ids: prompts, answers, parallel sentences."""
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -129,18 +130,18 @@ def answer_span(examples: Sequence[EncodedExample]) -> int:
     return max(map(padded_length, examples)) - min(prompts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """Both sides of a parallel pair as token ids.
+    """Both sides of a parallel pair as token ids, in arrays: a list takes nine times the memory.
 
     ``held_ids`` is a sentence that has nothing to do with the pair and goes through the model
     with it, so that its hidden states can be held in place; empty where none are.
     """
 
-    source_ids: list[int]
-    target_ids: list[int]
+    source_ids: Sequence[int]
+    target_ids: Sequence[int]
     name: str = ""
-    held_ids: list[int] = field(default_factory=list)
+    held_ids: Sequence[int] = ()
 
 
 def encode_pairs(
@@ -159,7 +160,7 @@ def encode_pairs(
         if not source or not target:
             raise DataError(f"a {pair.pair} sentence has no tokens: {pair.source!r}")
     return [
-        EncodedPair(source, target, pair.place)
+        EncodedPair(array("i", source), array("i", target), pair.place)
         for pair, source, target in zip(pairs, *sides, strict=True)
     ]
 
@@ -197,14 +198,14 @@ class PairCollator:
         }
 
 
-def _keys(rows: Sequence[list[int]]) -> Tensor:
+def _keys(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([hash(tuple(row)) for row in rows])  # of numbers, so the same every time
 
 
-def pad(rows: Sequence[list[int]], value: int) -> dict[str, Tensor]:
+def pad(rows: Sequence[Sequence[int]], value: int) -> dict[str, Tensor]:
     """Pad rows on the right with a value; the mask is 1 on what was there."""
     length = max(len(row) for row in rows)
-    padded = [row + [value] * (length - len(row)) for row in rows]
+    padded = [[*row, *[value] * (length - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
     return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
 

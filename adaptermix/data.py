@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -201,21 +202,21 @@ def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
     return pairs
 
 
-def read_pair_rows(pair: str, data_dir: Path | None) -> tuple[list[ParallelPair], Path]:
-    """Read every row as ``read_pairs`` does, those with an empty side too; also name the file."""
+def read_pair_rows(pair: str, data_dir: Path | None) -> tuple[Iterator[ParallelPair], Path]:
+    """Read rows as ``read_pairs`` does, one by one, with empty sides too; also name the file."""
     source, target = split_pair(pair)
     if data_dir is None:
         rows, origin = _hub_pairs(source, target)
     else:
         rows, origin = _local_pairs(data_dir, source, target)
-    pairs = [
+    pairs = (
         ParallelPair((left or "").strip(), (right or "").strip(), pair, f"{origin.name}:{number}")
         for number, (left, right) in enumerate(rows, start=1)
-    ]
+    )
     return pairs, origin
 
 
-def _local_pairs(folder: Path, source: str, target: str) -> tuple[list[tuple[str, str]], Path]:
+def _local_pairs(folder: Path, source: str, target: str) -> tuple[Iterable[tuple[str, str]], Path]:
     straight, swapped = f"{source}-{target}", f"{target}-{source}"
     columns = [f"{name}{end}" for name in (straight, swapped) for end in (".tsv", ".tsv.gz")]
     columns += [f"{straight}.parquet", f"{swapped}.parquet"]
@@ -226,13 +227,13 @@ def _local_pairs(folder: Path, source: str, target: str) -> tuple[list[tuple[str
     alma = [f"{name}.train.json{end}" for name in (straight, swapped) for end in ("", ".gz")]
     if not has_file(folder, names) and has_file(folder, alma):
         path = find_file(folder, alma, f"parallel text {straight}")
-        return [_translation(path, *row, source, target) for row in json_rows(path)], path
+        return (_translation(path, *row, source, target) for row in json_rows(path)), path
     path = find_file(folder, names, f"parallel text {straight}")
     if path.suffix == ".parquet":
         return _parquet_pairs(path, source, target), path
     if ".tsv" in path.suffixes:
-        rows = [_two_columns(path, number, line) for number, line in numbered_lines(path)]
-        return [row if path.name.startswith(straight) else row[::-1] for row in rows], path
+        rows = (_two_columns(path, number, line) for number, line in numbered_lines(path))
+        return (row if path.name.startswith(straight) else row[::-1] for row in rows), path
     if path.name in flores:
         other = path.with_name(path.name.replace(str(codes[0]), str(codes[1])))
     else:
@@ -259,25 +260,31 @@ def _translation(path: Path, number: int, row: Any, source: str, target: str) ->
     return str(sides[0]), str(sides[1])
 
 
-def _side_by_side(path: Path, other: Path) -> list[tuple[str, str]]:
+def _side_by_side(path: Path, other: Path) -> Iterator[tuple[str, str]]:
     if not other.is_file():
         raise DataError(f"{other}: no such file beside {path.name}")
-    left = [line for _, line in numbered_lines(path)]
-    right = [line for _, line in numbered_lines(other)]
-    if len(left) != len(right):
-        raise DataError(f"{path}: {len(left)} lines, but {other.name} has {len(right)}")
-    return list(zip(left, right, strict=True))
+    lefts, rights = numbered_lines(path), numbered_lines(other)
+    for left, right in zip_longest(lefts, rights):
+        if left is None:
+            raise _uneven(path, right[0] - 1, other, right[0] + sum(1 for _ in rights))
+        if right is None:
+            raise _uneven(path, left[0] + sum(1 for _ in lefts), other, left[0] - 1)
+        yield left[1], right[1]
 
 
-def _parquet_pairs(path: Path, source: str, target: str) -> list[tuple[str, str]]:
+def _uneven(path: Path, lines: int, other: Path, other_lines: int) -> DataError:
+    return DataError(f"{path}: {lines} lines, but {other.name} has {other_lines}")
+
+
+def _parquet_pairs(path: Path, source: str, target: str) -> Iterable[tuple[str, str]]:
     """Read pairs from the column layouts in use: a translation struct, or two text columns."""
     names = _parquet_columns(path)
     if "translation" in names:
         rows = (row["translation"] for row in _parquet_rows(path, ("translation",)))
-        return [(row[source], row[target]) for row in rows]
+        return ((row[source], row[target]) for row in rows)
     if {"english", "non_english"} <= set(names):
         columns = ("non_english", "english") if target == "en" else ("english", "non_english")
-        return [(row[columns[0]], row[columns[1]]) for row in _parquet_rows(path, columns)]
+        return ((row[columns[0]], row[columns[1]]) for row in _parquet_rows(path, columns))
     raise DataError(f"{path}: no columns of sentence pairs among {', '.join(names)}")
 
 
@@ -382,10 +389,12 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]
     missing = [name for name in columns if name not in _parquet_columns(path)]
     if missing:
         raise DataError(f"{path}: no column '{missing[0]}'")
-    yield from parquet.read_table(path, columns=list(columns)).to_pylist()
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=list(columns)):
+            yield from batch.to_pylist()
 
 
-def _hub_pairs(source: str, target: str) -> tuple[list[tuple[str, str]], Path]:
+def _hub_pairs(source: str, target: str) -> tuple[Iterable[tuple[str, str]], Path]:
     if "en" not in (source, target):
         raise DataError(
             f"the hub's Tatoeba copy has pairs with English only, not {source}-{target}",
@@ -393,7 +402,7 @@ def _hub_pairs(source: str, target: str) -> tuple[list[tuple[str, str]], Path]:
         )
     other = source if target == "en" else target
     paths = _hub_parquet(PAIRS_REPO, f"en-{other}", "train")
-    rows = [row for path in paths for row in _parquet_pairs(path, source, target)]
+    rows = (row for path in paths for row in _parquet_pairs(path, source, target))
     return rows, paths[0]
 
 

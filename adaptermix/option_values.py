@@ -37,7 +37,9 @@ def _split_numbers(value: object) -> object:
     """Read ``0.1,1.0`` as a list, a number as a list of one; between two commas one is missing."""
     if isinstance(value, int | float):
         return [value]
-    return value.split(",") if isinstance(value, str) else value
+    if isinstance(value, str):
+        return value.split(",") if value.strip() else []
+    return value
 
 
 def _read_layer(value: object) -> object:

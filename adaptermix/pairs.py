@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,13 +41,13 @@ class CleanPairs:
     """The pairs of one language that are fit to align.
 
     Attributes:
-        kept: In the order of the file.
-        dropped: How many were not, by reason.
+        kept: In the order of the file, read one after the other.
+        dropped: How many were not, by reason; complete when all of ``kept`` has been read.
         origin: The file.
     """
 
-    kept: list[ParallelPair]
-    dropped: dict[str, int]
+    kept: Iterator[ParallelPair]
+    dropped: Counter[str]
     origin: Path
 
 
@@ -71,14 +71,17 @@ def read_clean_pairs(
     """
     rows, origin = read_pair_rows(pair, data_dir)
     langs = split_pair(pair)
-    kept, reasons = [], Counter[str]()
-    for row in rows:
-        reason = _fault(row, langs, several_sentences, check_script)
-        if reason is None:
-            kept.append(row)
-        else:
-            reasons[reason] += 1
-    return CleanPairs(kept, dict(reasons), origin)
+    dropped = Counter[str]()
+
+    def kept() -> Iterator[ParallelPair]:
+        for row in rows:
+            reason = _fault(row, langs, several_sentences, check_script)
+            if reason is None:
+                yield row
+            else:
+                dropped[reason] += 1
+
+    return CleanPairs(kept(), dropped, origin)
 
 
 def _fault(

@@ -1,6 +1,7 @@
 """Which parallel sentences are fit to align."""
 
 import random
+import tracemalloc
 
 import pytest
 from conftest import SHARED, write_corpus
@@ -85,20 +86,21 @@ ROWS = [
 
 def clean(folder, **changes):
     options = {"several_sentences": False, "check_script": True} | changes
-    return read_clean_pairs("cy-en", folder, **options)
+    found = read_clean_pairs("cy-en", folder, **options)
+    return list(found.kept), found.dropped
 
 
 def test_what_is_dropped_is_counted(tmp_path):
     (tmp_path / "cy-en.tsv").write_text("\n".join(ROWS) + "\n", encoding="utf-8")
-    found = clean(tmp_path)
-    assert [(row.source, row.place) for row in found.kept] == [
+    kept, dropped = clean(tmp_path)
+    assert [(row.source, row.place) for row in kept] == [
         ("deffra fi", "cy-en.tsv:1"),
         ("nos da", "cy-en.tsv:6"),
     ]
     counts = {"empty side": 1, "identical sides": 1, "several sentences": 1, "wrong script": 1}
-    assert found.dropped == counts
-    assert len(clean(tmp_path, several_sentences=True).kept) == 3
-    assert len(clean(tmp_path, check_script=False).kept) == 3
+    assert dropped == counts
+    assert len(clean(tmp_path, several_sentences=True)[0]) == 3
+    assert len(clean(tmp_path, check_script=False)[0]) == 3
 
 
 def test_reasons_and_lengths_are_in_the_report(tmp_path, model_dir):
@@ -164,5 +166,29 @@ def test_most_of_tatoeba_is_kept(pair):
     found = read_clean_pairs(
         pair, SHARED / "data" / "tatoeba_challenge", several_sentences=False, check_script=True
     )
-    total = len(found.kept) + sum(found.dropped.values())
-    assert 0.8 < len(found.kept) / total < 1
+    kept = sum(1 for _ in found.kept)
+    assert 0.8 < kept / (kept + sum(found.dropped.values())) < 1
+
+
+def test_many_pairs_take_little_memory(tmp_path, model_dir):
+    """Their texts are let go as they are read, and token ids lie in arrays."""
+    words = "the cat sits on a mat and looks at the big red house".split()
+    rng = random.Random(0)
+
+    def peak(pairs):
+        folder = tmp_path / str(pairs)
+        folder.mkdir()
+        with (folder / "cy-en.tsv").open("w") as file:
+            for _ in range(pairs):
+                file.write(f"{' '.join(rng.choices(words, k=10))}\t{rng.random()} is it\n")
+        settings = align_settings(model_dir, folder, tmp_path / "a")
+        tokenizer = load_tokenizer(model_dir, settings)
+        tracemalloc.start()
+        align_stream(settings, tokenizer)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(2000)  # what is imported late and cached
+    grown = (peak(8000) - peak(4000)) / 4000
+    assert grown < 700
