@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +206,22 @@ def make_batches(rows: Any, arguments: argparse.Namespace, device: str) -> list[
 
 
 def load(kind: Any, config: Any, arguments: argparse.Namespace, device: str, **more: Any) -> Any:
-    """Return a model of random weights on the device, in the precision asked for."""
+    """Return a model of random weights on the device, in the precision asked for.
+
+    A weight depends on its name alone, so the models of all methods are the same one.
+    """
     import torch
 
-    torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, arguments.dtype))
     with torch.device(device):
         model = kind._from_config(config, **more)
     torch.set_default_dtype(torch.float32)
+    generator = torch.Generator(device)
+    for name, weight in model.named_parameters():
+        generator.manual_seed(zlib.crc32(name.removeprefix("model.").encode()))
+        if weight.dim() > 1:
+            with torch.no_grad():
+                weight.normal_(std=config.initializer_range, generator=generator)
     return model
 
 
@@ -372,8 +381,11 @@ def report(measured: dict[str, list[Any]], arguments: argparse.Namespace) -> Non
     hidden, inner, blocks, heads, shared, _ = SHAPES[arguments.shape]
     keys = hidden * shared // heads
     weights = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner
-    print("| | pairs/s | x stock | tokens/s | ms a step | MB | share of stock | of matmul peak |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| | pairs/s | x stock | tokens/s | ms a step | MB | share of stock | of matmul peak "
+        "| first loss |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     rows = {
         method: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         for method, runs in measured.items()
@@ -386,7 +398,8 @@ def report(measured: dict[str, list[Any]], arguments: argparse.Namespace) -> Non
             f"| {method} | {speed:.1f} | {speed / (first['pairs'] / first['seconds']):.2f} "
             f"| {row['tokens'] / row['seconds']:.0f} | {1000 * row['seconds']:.0f} "
             f"| {row['MB']:.0f} | {row['MB'] / first['MB']:.2f} "
-            f"| {needed / row['seconds'] / row['matmul']:.0%} |"
+            f"| {needed / row['seconds'] / row['matmul']:.0%} "
+            f"| {row['loss']:.6f} |"
         )
     print(f"\nmatmul: {first['matmul'] / 1e9:.0f} GFLOP/s in {arguments.dtype}")
 
