@@ -81,10 +81,17 @@ class Sentences:
         return cls(pairs, batch["input_ids"], mask, weights, numbers, lengths, seed)
 
     def parts(self, most: int) -> list[list[int]]:
-        """Deal the rows out to parts of equal size, each with short and long ones, short first."""
+        """Deal the rows out to parts of equal size and nearly as many tokens, short ones first.
+
+        The direction changes with every round, or the last part would get the longest of each.
+        """
         order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
         number = -(-len(order) // most)
-        return [order[first::number] for first in range(number)]
+        parts: list[list[int]] = [[] for _ in range(number)]
+        for at, row in enumerate(order):
+            turn, place = divmod(at, number)
+            parts[place if turn % 2 == 0 else -1 - place].append(row)
+        return parts
 
 
 class ContrastiveStep:
@@ -200,18 +207,21 @@ class ContrastiveStep:
         no_sync: NoSync,
     ) -> Tensor:
         parts = sentences.parts(self.rows)
-        random, vectors, added = [], [], []
+        random, added = [], []
+        vectors = torch.empty(0)
         for part in parts:  # the graph of the last part is kept, it needs no second pass
             random.append(_random_state())
             if len(parts) > 1 and part is parts[-1]:
                 _give_back_memory()  # before every graph, if there is another one
             with torch.set_grad_enabled(part is parts[-1]):
                 states = self.states(model, sentences, part)
-                vectors.append(self._pooled(states, sentences))
-                added.append(token_loss(*states) if token_loss else vectors[-1].new_zeros(()))
-        pooled = vectors[-1]
-        loss, slopes = _loss_and_slopes(objective, vectors, parts, sentences.pairs)
-        vectors.clear()
+                pooled = self._pooled(states, sentences)
+                added.append(token_loss(*states) if token_loss else pooled.new_zeros(()))
+            if not len(vectors):
+                vectors = pooled.new_empty(len(sentences.lengths), pooled.shape[1])
+            vectors[part] = pooled.detach()
+        loss, slopes = _loss_and_slopes(objective, vectors, sentences.pairs)
+        del vectors
         after = _random_state()
         for at in reversed(range(len(parts))):
             with nullcontext() if at == 0 else no_sync():
@@ -222,7 +232,7 @@ class ContrastiveStep:
                     pooled = self._pooled(states, sentences)
                     if token_loss:
                         added[at] = token_loss(*states)
-                backward((pooled * slopes[at]).sum() + added[at])
+                backward((pooled * slopes[parts[at]]).sum() + added[at])
             pooled = pooled.detach()  # let the graph go
             added[at] = added[at].detach()
         _set_random_state(after)
@@ -286,16 +296,13 @@ class ContrastiveStep:
 
 
 def _loss_and_slopes(
-    objective: Objective,
-    vectors: Sequence[Float[Tensor, "part hidden"]],
-    parts: Sequence[Sequence[int]],
-    pairs: int,
-) -> tuple[Float[Tensor, ""], tuple[Float[Tensor, "part hidden"], ...]]:
-    """Return the loss of all processes' pairs, and its gradient for each part's vectors."""
-    leaf = torch.cat([part.detach() for part in vectors]).requires_grad_()
-    loss = objective(*gathered(leaf[_inverse(parts)][: 2 * pairs]).chunk(2))
-    (slope,) = torch.autograd.grad(loss * process_count(), leaf)
-    return loss.detach(), slope.split([len(part) for part in parts])
+    objective: Objective, vectors: Float[Tensor, "rows hidden"], pairs: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows hidden"]]:
+    """Return the loss of all processes' pairs, and its gradient for the vectors of this one."""
+    vectors.requires_grad_()
+    loss = objective(*gathered(vectors[: 2 * pairs]).chunk(2))
+    (slopes,) = torch.autograd.grad(loss * process_count(), vectors)
+    return loss.detach(), slopes
 
 
 def gathered(local: Float[Tensor, "rows ..."]) -> Float[Tensor, "all ..."]:

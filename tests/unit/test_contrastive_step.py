@@ -179,6 +179,18 @@ def test_parts_have_the_gradient_of_one_pass_dropout_included(float64_throughout
     assert not torch.allclose(other[0], whole[0], rtol=1e-3)
 
 
+def test_parts_have_as_many_rows_and_nearly_as_many_tokens_short_ones_first():
+    lengths = torch.randperm(256, generator=torch.Generator().manual_seed(0)) + 1
+    sentences = Sentences.of(make_batch(lengths.tolist()))
+    parts = sentences.parts(64)
+    assert sorted(row for part in parts for row in part) == list(range(256))
+    assert [len(part) for part in parts] == [64] * 4
+    for part in parts:
+        assert lengths[part].tolist() == sorted(lengths[part].tolist())
+        assert lengths[part].sum() == lengths.sum() / 4
+    assert sorted(map(len, sentences.parts(100))) == [85, 85, 86]
+
+
 def test_memory_is_given_back_between_parts_and_only_there(monkeypatch):
     calls = []
     monkeypatch.setattr(contrastive_step, "_give_back_memory", lambda: calls.append(1))
