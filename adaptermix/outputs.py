@@ -105,7 +105,8 @@ def _make_folder(path: Path) -> tuple[Path, int]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    for work in path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"):
+    random_part = "?" * 8  # as long as mkdtemp makes it: NAME.search leaves others than NAME
+    for work in path.parent.glob(f".{glob.escape(path.name)}.{random_part}{_UNFINISHED}"):
         with suppress(OSError):
             lock = os.open(work, os.O_RDONLY)
             try:

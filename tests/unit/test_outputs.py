@@ -242,7 +242,8 @@ def test_what_a_killed_process_left_goes_and_what_a_live_one_has_stays(tmp_path)
     path = tmp_path / "x[1]"
     left = tmp_path / ".x[1].abcd1234.unfinished"
     (left / "x[1]").mkdir(parents=True)
-    others = [tmp_path / name for name in (".x[1].training", ".x1.abcd1234.unfinished")]
+    names = (".x[1].training", ".x1.abcd1234.unfinished", ".x[1].search.abcd1234.unfinished")
+    others = [tmp_path / name for name in names]
     for other in others:
         other.mkdir()
     with whole_output(path) as first:
