@@ -132,7 +132,7 @@ def answer_span(examples: Sequence[EncodedExample]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """Both sides of a parallel pair as token ids, in arrays, as lists take several times the memory.
+    """Both sides of a parallel pair as token ids, in arrays: lists take several times the memory.
 
     ``held_ids`` is a sentence that has nothing to do with the pair and goes through the model
     with it, so that its hidden states can be held in place; empty where none are.
