@@ -225,8 +225,7 @@ class _Choice:
 def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Job:
     check_search(paths, settings)
     check_out(paths, settings.out, force)
-    folder = search_folder(settings.out)
-    check_output(folder, force or _is_half_out(folder, settings.out))
+    check_output(search_folder(settings.out), force or _is_half_out(settings.out))
     adapters = open_adapters(paths, settings)
     candidates = first_candidates(_names(adapters), settings)
     folder = locate_model(settings)
@@ -248,9 +247,9 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
     return _Job(adapters, task, items, learning, encoder, decoder, candidates, settings)
 
 
-def _is_half_out(folder: Path, out: Path) -> bool:
-    """Whether the folder is of a search that was killed before its adapter was in its place."""
-    return (folder / STAGE / out.name).exists()
+def _is_half_out(out: Path) -> bool:
+    """Whether a search was killed when its record was there and its adapter not in its place."""
+    return (search_folder(out) / STAGE / out.name).exists()
 
 
 def _ended_search(job: _Job) -> SearchReport | None:
@@ -567,8 +566,8 @@ def _finish(contest: Contest, choice: _Choice, job: _Job, force: bool) -> Search
     record = {"adaptermix": __version__, "settings": settings.model_dump(mode="json")}
     plan = job.plan(winner.weighting)
     with whole_output(folder) as partial:
-        stage = partial / STAGE
-        stage.mkdir(parents=True)
+        staged = partial / STAGE / settings.out.name
+        staged.parent.mkdir(parents=True)
         (partial / "weights.toml").write_text(winner.weighting.as_toml(), encoding="utf-8")
         plot_of(candidates, winner.name, metric, control=control).write(partial)
         report = SearchReport(
@@ -583,12 +582,12 @@ def _finish(contest: Contest, choice: _Choice, job: _Job, force: bool) -> Search
             decoded=contest.needed,
             exhaustive=len(entries) * contest.examples,
             reused=job.decoder.reused,
-            merge=write_merge(plan, settings, Tally(), at=stage / settings.out.name, found=found),
+            merge=write_merge(plan, settings, Tally(), at=staged, found=found),
             notes=[*contest.notes, *job.decoder.notes],
             folder=str(folder),
             control=control,
         )
-        kept = {"key": job.key, "adapter": adapter_hash(read_adapter(stage / settings.out.name))}
+        kept = {"key": job.key, "adapter": adapter_hash(read_adapter(staged))}
         write_json(partial / RECORD_FILE, record | kept | report.as_record())
         check_output(settings.out, force)
     _put_in_place(folder / STAGE, settings.out, force)
