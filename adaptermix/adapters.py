@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adaptermix.config import HUB_NAME
 from adaptermix.data import first_line, hub_errors
-from adaptermix.deltas import LoraUpdate, is_finite
+from adaptermix.deltas import LoraUpdate, StoredUpdate, as_dtype, is_finite
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.model_card import FILE_NAME as CARD_FILE
 from adaptermix.model_card import card_path, model_card
@@ -149,15 +149,18 @@ class Adapter:
         Args:
             module: Its name.
             is_checked: Look for NaN and infinity; a caller that looks at what it makes of the
-                update need not.
+                update need not. Without it, A is read where it is asked for.
 
         Raises:
             ArtifactError: Factors that do not fit each other or the config, NaN or infinity.
         """
         names, scaling = self.factors[module], self.spec(module).scaling
-        a, b = self._tensor(names.a, is_checked), self._tensor(names.b, is_checked)
+        b = self._tensor(names.b, is_checked)
         bias = self._tensor(names.bias, is_checked) if names.bias else None
-        return LoraUpdate(a, b, scaling, bias)
+        if not is_checked and self.file.specs[names.a].dtype == b.dtype:
+            read = partial(self.file.tensor, names.a)
+            return StoredUpdate(self.file.stored(names.a), read, b, scaling, bias)
+        return LoraUpdate(self._tensor(names.a, is_checked), b, scaling, bias)
 
     def is_active(self, module: str) -> bool:
         """Whether the update of one module changes anything; its first numbers mostly say so."""
@@ -217,9 +220,8 @@ class Adapter:
 
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
         """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
-        name = module.removeprefix(self.head)
         for key, value in (self.config.get(pattern) or {}).items():
-            if re.match(_as_suffix(key), name):
+            if re.match(_as_suffix(key), module.removeprefix(self.head)):
                 return float(value)
         return default
 
@@ -640,9 +642,9 @@ def stream_adapter(
         layout.update(_layout(module, spec))
     layout |= {_saved_name(name, specs): spec for name, (spec, _) in saved.items()}
 
-    def tensors() -> Iterator[Tensor | tuple[Tensor, ...]]:
+    def tensors() -> Iterator[Tensor | tuple[Tensor | memoryview, ...]]:
         for update in updates:
-            yield update.rows
+            yield update.stored_rows
             yield update.b
             if update.bias is not None:
                 yield update.bias
@@ -725,14 +727,6 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
         }
         stream_adapter(staged, specs, updates, saved, config, dict)
     return staged
-
-
-def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
-    """Return the update with all its tensors in one dtype."""
-    if update.bias is None and update.rows[0].dtype == update.b.dtype == dtype:
-        return update
-    bias = None if update.bias is None else update.bias.to(dtype)
-    return LoraUpdate(update.a.to(dtype), update.b.to(dtype), update.scaling, bias)
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:

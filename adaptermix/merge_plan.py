@@ -18,7 +18,6 @@ from torch import Tensor
 from adaptermix.adapters import (
     Adapter,
     UpdateSpec,
-    as_dtype,
     describe_config,
     is_within,
     layer_of,
@@ -26,7 +25,7 @@ from adaptermix.adapters import (
     read_adapter,
 )
 from adaptermix.config import MergeSettings
-from adaptermix.deltas import LoraUpdate, is_finite, sum_scaling, widened, wider
+from adaptermix.deltas import LoraUpdate, as_dtype, is_finite, sum_scaling, widened, wider
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merge_methods import (
     FACTOR_METHODS,

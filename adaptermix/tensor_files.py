@@ -42,6 +42,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by width in bytes
+_ALIGNMENT = 16  # bytes of the widest type
 _CHUNK = 16 << 20  # bytes; smaller ones have threads wait for each other
 _BATCH = 3 << 19  # bytes that are written at a time: what was made is still in a core's cache
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
@@ -90,12 +91,14 @@ class TensorFile:
                     hint="copy or download it again; other formats are not read",
                 ) from error
             self._bytes = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._memory = memoryview(self._bytes)
         length = struct.unpack("<Q", self._bytes[:8])[0]
         entries = json.loads(self._bytes[8 : 8 + length])
         entries.pop("__metadata__", None)
         self.path = path
         self.specs: dict[str, TensorSpec] = {}
         self._starts: dict[str, int] = {}
+        self._views: dict[tuple[torch.dtype, int], Tensor] = {}
         for name, entry in entries.items():
             if entry["dtype"] not in DTYPES:
                 raise ArtifactError(f"{path}: {name} has the type {entry['dtype']}")
@@ -109,7 +112,7 @@ class TensorFile:
             The BLAKE3 hash of all bytes; and the largest magnitude, which is NaN where a number
             is, and where the tensors are not of one floating-point type.
         """
-        everything, digest = memoryview(self._bytes), blake3()
+        everything, digest = self._memory, blake3()
         start = 8 + struct.unpack("<Q", everything[:8])[0]
         digest.update(everything[:start])
         dtype, *others = {spec.dtype for spec in self.specs.values()} or {torch.bool}
@@ -132,23 +135,41 @@ class TensorFile:
         *others, last = self._bytes[start : start + self.specs[name].dtype.itemsize]
         return not any(others) and last in (0, 0x80)
 
+    def stored(self, name: str) -> memoryview:
+        """Return the bytes of a tensor, where they lie."""
+        start = self._starts[name]
+        return self._memory[start : start + self.specs[name].size]
+
     def tensor(self, name: str) -> Tensor:
         """Return a tensor; it must not be changed in place."""
         dtype, shape = self.specs[name]
-        count = math.prod(shape)
-        if not count:
+        if 0 in shape:
             return torch.empty(shape, dtype=dtype)
         start, width = self._starts[name], dtype.itemsize
-        source: Any = self._bytes
         if start % width:  # an odd header; such numbers cannot be used where they lie
-            source, start = bytearray(self._bytes[start : start + count * width]), 0
-        return torch.frombuffer(source, dtype=dtype, count=count, offset=start).view(shape)
+            copied = bytearray(self.stored(name))
+            return torch.frombuffer(copied, dtype=dtype).view(shape)
+        strides = [math.prod(shape[at + 1 :]) for at in range(len(shape))]
+        skipped = start % _ALIGNMENT
+        return self._numbers(dtype, skipped).as_strided(shape, strides, (start - skipped) // width)
+
+    def _numbers(self, dtype: torch.dtype, skipped: int) -> Tensor:
+        """Return all of the file but its first bytes as numbers of a type.
+
+        A view of it costs half of what a tensor made anew from the file does; and where tensors
+        begin at multiples of ``_ALIGNMENT`` in it, wider types can be seen in them.
+        """
+        if (dtype, skipped) not in self._views:
+            count = (len(self._bytes) - skipped) // dtype.itemsize
+            whole = torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=skipped)
+            self._views[dtype, skipped] = whole
+        return self._views[dtype, skipped]
 
 
 def write_tensors(
     path: Path,
     specs: Mapping[str, TensorSpec],
-    tensors: Iterable[Tensor | tuple[Tensor, ...]],
+    tensors: Iterable[Tensor | tuple[Tensor | memoryview, ...]],
     metadata: Callable[[], Mapping[str, str]],
 ) -> None:
     """Write a safetensors file while its tensors are being made; few are in memory at a time.
@@ -160,7 +181,7 @@ def write_tensors(
         path: New file.
         specs: All tensors, in the order they will come in.
         tensors: The tensors. One whose rows lie in several places need not be joined: a tuple is
-            written part after part.
+            written part after part, each of them rows or their bytes.
         metadata: Called before and after; the second answer is kept. It may be a few thousand
             bytes longer than the first.
     """
@@ -220,18 +241,22 @@ def one_thread() -> Iterator[None]:
 
 
 def _batches(
-    specs: Iterable[TensorSpec], tensors: Iterable[Tensor | tuple[Tensor, ...]]
-) -> Iterator[list[np.ndarray]]:
+    specs: Iterable[TensorSpec], tensors: Iterable[Tensor | tuple[Tensor | memoryview, ...]]
+) -> Iterator[list[np.ndarray | memoryview]]:
     """Gather the bytes of small tensors, so that writing them takes few calls."""
-    batch: list[np.ndarray] = []
+    batch: list[np.ndarray | memoryview] = []
     size = 0
     for spec, tensor in zip(specs, tensors, strict=True):
         parts = tensor if isinstance(tensor, tuple) else (tensor,)
-        _check_parts(spec, parts)
-        nbytes = spec.size
+        nbytes = _checked_size(spec, parts)
         if nbytes:
             as_integers = _INTEGERS[spec.dtype.itemsize]
-            batch += [part.contiguous().view(as_integers).numpy() for part in parts]
+            batch += [
+                part
+                if isinstance(part, memoryview)
+                else part.contiguous().view(as_integers).numpy()
+                for part in parts
+            ]
         size += nbytes
         if size >= _BATCH or len(batch) >= _BUFFERS:
             yield batch
@@ -240,13 +265,18 @@ def _batches(
         yield batch
 
 
-def _check_parts(spec: TensorSpec, parts: tuple[Tensor, ...]) -> None:
-    shape = tuple(parts[0].shape)
-    if len(parts) > 1:
-        shape = (sum(part.shape[0] for part in parts), *shape[1:])
+def _checked_size(spec: TensorSpec, parts: tuple[Tensor | memoryview, ...]) -> int:
+    size = 0
     for part in parts:
-        if part.dtype != spec.dtype or shape != spec.shape or part.shape[1:] != shape[1:]:
+        size += part.nbytes
+        if isinstance(part, memoryview):
+            continue
+        shape = spec.shape if len(parts) == 1 else (len(part), *spec.shape[1:])
+        if part.dtype != spec.dtype or part.shape != shape:
             raise ValueError(f"expected {spec}, got {part.dtype} {list(part.shape)}")
+    if size != spec.size:
+        raise ValueError(f"expected {spec} of {spec.size} bytes, got {size}")
+    return size
 
 
 def _header(metadata: Mapping[str, str], listed: str) -> bytes:

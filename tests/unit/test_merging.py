@@ -26,6 +26,7 @@ from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
 from adaptermix.folding import merge_into
 from adaptermix.inspection import inspect
 from adaptermix.merging import merge
+from adaptermix.tensor_files import TensorFile
 
 
 def dense_logits(model_dir, paths, weights):
@@ -82,6 +83,20 @@ def test_a_merge_gives_the_logits_of_the_weighted_sum(tmp_path, model_dir, adapt
 def test_one_weight_gives_the_rest_to_the_second(tmp_path, adapters):
     report = merge(adapters[:2], MergeSettings(weight=0.9, out=tmp_path / "m"))
     assert [source.weight for source in report.sources] == pytest.approx([0.9, 0.1])
+
+
+def test_an_exact_sum_copies_bytes_of_a_without_making_a_tensor(tmp_path, adapters, monkeypatch):
+    read = []
+    tensor = TensorFile.tensor
+    monkeypatch.setattr(TensorFile, "tensor", lambda *a: read.append(a[1]) or tensor(*a))
+    merge(adapters[:2], MergeSettings(weight=0.9, out=tmp_path / "merged"))
+    assert read
+    assert not [name for name in read if "lora_A" in name]
+    monkeypatch.undo()
+    merged, *sources = (read_adapter(path) for path in (tmp_path / "merged", *adapters[:2]))
+    for module in merged.modules:
+        rows = [source.update(module).a for source in sources if module in source.factors]
+        assert torch.equal(merged.update(module).a, torch.cat(rows))
 
 
 def test_ranks_add_up_module_by_module(tmp_path, adapters):

@@ -81,6 +81,16 @@ def test_rows_from_several_places_are_written_as_one_tensor(tmp_path):
         write_tensors(tmp_path / "y", specs_of({"t": whole}), [parts[:2]], dict)
 
 
+def test_rows_are_taken_from_a_file_as_bytes(tmp_path):
+    whole = torch.arange(20.0).reshape(5, 4)
+    write_tensors(tmp_path / "x", specs_of({"t": whole[:3]}), [whole[:3]], dict)
+    parts = (TensorFile(tmp_path / "x").stored("t"), whole[3:])
+    write_tensors(tmp_path / "y", specs_of({"t": whole}), [parts], dict)
+    assert torch.equal(load_file(tmp_path / "y")["t"], whole)
+    with pytest.raises(ValueError, match="80 bytes, got 48"):
+        write_tensors(tmp_path / "z", specs_of({"t": whole}), [parts[:1]], dict)
+
+
 def test_a_batch_is_written_before_the_next_is_made(tmp_path, monkeypatch):
     spec = TensorSpec(torch.float32, (1000,))
     monkeypatch.setattr(tensor_files, "_BATCH", spec.size)
