@@ -209,10 +209,12 @@ class ContrastiveStep:
         parts = sentences.parts(self.rows)
         random, added = [], []
         vectors = torch.empty(0)
+        # Before a graph, the loss and a pass back; a single part leaves holes for the next step.
+        give_back = _give_back_memory if len(parts) > 1 else lambda: None
         for part in parts:  # the graph of the last part is kept, it needs no second pass
             random.append(_random_state())
-            if len(parts) > 1 and part is parts[-1]:
-                _give_back_memory()  # before every graph, if there is another one
+            if part is parts[-1]:
+                give_back()
             with torch.set_grad_enabled(part is parts[-1]):
                 states = self.states(model, sentences, part)
                 pooled = self._pooled(states, sentences)
@@ -220,18 +222,22 @@ class ContrastiveStep:
             if not len(vectors):
                 vectors = pooled.new_empty(len(sentences.lengths), pooled.shape[1])
             vectors[part] = pooled.detach()
+        del states
+        give_back()
         loss, slopes = _loss_and_slopes(objective, vectors, sentences.pairs)
         del vectors
         after = _random_state()
         for at in reversed(range(len(parts))):
             with nullcontext() if at == 0 else no_sync():
                 if at < len(parts) - 1:
-                    _give_back_memory()
+                    give_back()
                     _set_random_state(random[at])
                     states = self.states(model, sentences, parts[at])
                     pooled = self._pooled(states, sentences)
                     if token_loss:
                         added[at] = token_loss(*states)
+                    del states
+                give_back()
                 backward((pooled * slopes[parts[at]]).sum() + added[at])
             pooled = pooled.detach()  # let the graph go
             added[at] = added[at].detach()
@@ -333,8 +339,10 @@ def _give_back_memory() -> None:
     """Let glibc return the pages that nothing lies in.
 
     Parts have slightly different sizes, so that the holes that one leaves in the heap do not serve
-    the next, and the process would grow with their number, though not what lives in it. Pages that
-    come back later cost some percent of a part's time; returned every second part, they grew again.
+    the next, and the process would grow with their number, though not what lives in it. What a
+    pass forward makes and drops between the tensors of its graph serves the pass backward as
+    little. Pages that come back later cost some percent of a part's time; returned every second
+    part, they grew again.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -197,7 +197,7 @@ def test_memory_is_given_back_between_parts_and_only_there(monkeypatch):
     run(len(LENGTHS))
     assert not calls
     run(3)
-    assert len(calls) == 4  # before the graph of every part
+    assert len(calls) == 4 + 1 + 4  # before every part's graph, the loss, every part's pass back
 
 
 def test_a_loss_of_tokens_is_added_part_by_part(float64_throughout):
