@@ -34,9 +34,9 @@ class LoraUpdate:
         return self.a.shape[0]
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that holds both factors."""
-        return wider(self.a.dtype, self.b.dtype)
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
+        """The dtypes of ``a`` and ``b``."""
+        return self.a.dtype, self.b.dtype
 
     @property
     def stored_rows(self) -> tuple[Tensor | memoryview, ...]:
@@ -82,9 +82,9 @@ class StoredUpdate(LoraUpdate):
         vars(self).update(_stored=stored, _read=read, b=b, scaling=scaling, bias=bias)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of both factors."""
-        return self.b.dtype
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
+        """The dtype of both factors, twice."""
+        return self.b.dtype, self.b.dtype
 
     @property
     def stored_rows(self) -> tuple[Tensor | memoryview, ...]:
@@ -111,9 +111,9 @@ class StackedUpdate(LoraUpdate):
         vars(self).update(_sources=sources, b=b, scaling=scaling, bias=bias)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of both factors."""
-        return self.b.dtype
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
+        """The dtype of both factors, twice."""
+        return self.b.dtype, self.b.dtype
 
     @property
     def stored_rows(self) -> tuple[Tensor | memoryview, ...]:
@@ -129,7 +129,7 @@ class StackedUpdate(LoraUpdate):
 
 def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
     """Return the update with all its tensors in one dtype."""
-    if update.bias is None and update.b.dtype == dtype == update.dtype:
+    if update.bias is None and update.dtypes == (dtype, dtype):
         return update
     bias = None if update.bias is None else update.bias.to(dtype)
     return LoraUpdate(update.a.to(dtype), update.b.to(dtype), update.scaling, bias)
@@ -153,7 +153,7 @@ def wider(*dtypes: torch.dtype) -> torch.dtype:
 
 def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
     """Return the dtype that holds every factor."""
-    return wider(*{update.dtype for update in updates})
+    return wider(*{dtype for update in updates for dtype in update.dtypes})
 
 
 def sum_scaling(scalings: Sequence[float], weights: Sequence[float]) -> float:

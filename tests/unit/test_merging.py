@@ -99,6 +99,27 @@ def test_an_exact_sum_copies_bytes_of_a_without_making_a_tensor(tmp_path, adapte
         assert torch.equal(merged.update(module).a, torch.cat(rows))
 
 
+@pytest.mark.parametrize("narrow", ["lora_A", "lora_B"])
+def test_the_factors_of_one_adapter_may_differ_in_precision(tmp_path, adapters, narrow):
+    weights = adapters[0] / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({k: t.bfloat16() if narrow in k else t for k, t in tensors.items()}, weights)
+    merge(adapters[:2], MergeSettings(weight=0.9, out=tmp_path / "merged"))
+    merged, first, second = (read_adapter(path) for path in (tmp_path / "merged", *adapters[:2]))
+    for module in first.modules:
+        deltas = [wide_delta(adapter, module) for adapter in (merged, first, second)]
+        expected = 0.9 * deltas[1] + 0.1 * deltas[2]
+        torch.testing.assert_close(deltas[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def wide_delta(adapter, module):
+    """Return a delta weight in float64; zero where the adapter has none."""
+    if module not in adapter.factors:
+        return torch.zeros((), dtype=torch.float64)
+    update = adapter.update(module)
+    return update.scaling * (update.b.double() @ update.a.double())
+
+
 def test_ranks_add_up_module_by_module(tmp_path, adapters):
     report = merge(adapters[:2], MergeSettings(weight=0.9, out=tmp_path / "m"))
     merged = read_adapter(tmp_path / "m")
