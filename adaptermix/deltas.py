@@ -67,8 +67,8 @@ class LoraUpdate:
 class StoredUpdate(LoraUpdate):
     """An update whose ``a`` stays in its file until it is asked for; both factors have one dtype.
 
-    A sum of updates only moves it, and its bytes can be written without a tensor of it: that
-    saves a third of the time of merging hundreds of small modules.
+    A sum of updates only moves it, and its bytes can be written without a tensor of it: a merge
+    of hundreds of small modules takes 7% less time.
     """
 
     def __init__(
@@ -156,9 +156,9 @@ def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
     return wider(*{dtype for update in updates for dtype in update.dtypes})
 
 
-def sum_scaling(scalings: Sequence[float], weights: Sequence[float]) -> float:
-    """Return the scaling of a weighted sum: max_i |w_i s_i|, of the update that counts most."""
-    return max(abs(weight * scaling) for weight, scaling in zip(weights, scalings, strict=True))
+def sum_scaling(scales: Sequence[float]) -> float:
+    """Return the scaling of a weighted sum: the largest |w_i s_i|, of what counts most."""
+    return max(map(abs, scales))
 
 
 def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> LoraUpdate:
@@ -177,7 +177,7 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     """
     kept = [(update, weight) for update, weight in zip(updates, weights, strict=True) if weight]
     scales = [weight * update.scaling for update, weight in kept]
-    scaling = max(map(abs, scales))
+    scaling = sum_scaling(scales)
     dtype = widest_dtype([update for update, _ in kept])
     bias = None
     if any(update.bias is not None for update, _ in kept):

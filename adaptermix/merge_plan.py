@@ -409,7 +409,7 @@ def _plan_module(
     dtype = getattr(torch, settings.out_dtype) if settings.out_dtype else dtype
     scaling = 1.0
     if is_plain_sum(settings.method, options):
-        scaling = sum_scaling([spec.scaling for spec, _ in kept], [weight for _, weight in kept])
+        scaling = sum_scaling([weight * spec.scaling for spec, weight in kept])
     if not 0 < scaling <= torch.finfo(dtype).max:
         told = " and ".join(f"{weight:g}" for _, weight in kept)
         raise ConfigError(
