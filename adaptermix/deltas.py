@@ -179,10 +179,8 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     scales = [weight * update.scaling for update, weight in kept]
     scaling = sum_scaling(scales)
     dtype = widest_dtype([update for update, _ in kept])
-    bias = None
-    if any(update.bias is not None for update, _ in kept):
-        shares = [weight / scaling for _, weight in kept]
-        bias = weighted_bias([update for update, _ in kept], shares, dtype)
+    shares = [weight / scaling for _, weight in kept]
+    bias = weighted_bias([update for update, _ in kept], shares, dtype)
     sources = [as_dtype(update, dtype) for update, _ in kept]
     columns = [
         source.b if scale == scaling else source.b * (scale / scaling)
