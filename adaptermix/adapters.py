@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adaptermix.config import HUB_NAME
 from adaptermix.data import first_line, hub_errors
-from adaptermix.deltas import LoraUpdate, StoredUpdate, as_dtype, is_finite
+from adaptermix.deltas import LazyUpdate, LoraUpdate, as_dtype, is_finite
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.model_card import FILE_NAME as CARD_FILE
 from adaptermix.model_card import card_path, model_card
@@ -159,7 +159,7 @@ class Adapter:
         bias = self._tensor(names.bias, is_checked) if names.bias else None
         if not is_checked and self.file.specs[names.a].dtype == b.dtype:
             read = partial(self.file.tensor, names.a)
-            return StoredUpdate(self.file.stored(names.a), read, b, scaling, bias)
+            return LazyUpdate((self.file.stored(names.a),), read, b, scaling, bias)
         return LoraUpdate(self._tensor(names.a, is_checked), b, scaling, bias)
 
     def is_active(self, module: str) -> bool:
@@ -220,8 +220,9 @@ class Adapter:
 
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
         """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
+        name = module.removeprefix(self.head)
         for key, value in (self.config.get(pattern) or {}).items():
-            if re.match(_as_suffix(key), module.removeprefix(self.head)):
+            if re.match(_as_suffix(key), name):
                 return float(value)
         return default
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, reduce
+from functools import cache, cached_property, partial, reduce
 
 import torch
 from jaxtyping import Float
@@ -64,22 +64,22 @@ class LoraUpdate:
         return self.scaling * (self.b @ self.a)
 
 
-class StoredUpdate(LoraUpdate):
-    """An update whose ``a`` stays in its file until it is asked for; both factors have one dtype.
+class LazyUpdate(LoraUpdate):
+    """An update whose ``a`` is read or joined where it is asked for; both factors have one dtype.
 
-    A sum of updates only moves it, and its bytes can be written without a tensor of it: a merge
-    of hundreds of small modules takes 7% less time.
+    A sum of updates only moves it. Whoever writes ``stored_rows``, bytes of files among them, needs
+    no tensor of it and no copy: a merge of hundreds of small modules is faster by both.
     """
 
     def __init__(
         self,
-        stored: memoryview,
+        stored_rows: tuple[Tensor | memoryview, ...],
         read: Callable[[], Tensor],
         b: Tensor,
         scaling: float,
         bias: Tensor | None,
     ) -> None:
-        vars(self).update(_stored=stored, _read=read, b=b, scaling=scaling, bias=bias)
+        vars(self).update(_stored_rows=stored_rows, _read=read, b=b, scaling=scaling, bias=bias)
 
     @property
     def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
@@ -88,43 +88,15 @@ class StoredUpdate(LoraUpdate):
 
     @property
     def stored_rows(self) -> tuple[Tensor | memoryview, ...]:
-        """Return the bytes of ``a``."""
-        return (vars(self)["_stored"],)
+        """What to write for ``a``."""
+        rows: tuple[Tensor | memoryview, ...] = vars(self)["_stored_rows"]
+        return rows
 
     @cached_property
     def a(self) -> Tensor:  # type: ignore[override]
         """Read it."""
         a: Tensor = vars(self)["_read"]()
         return a
-
-
-class StackedUpdate(LoraUpdate):
-    """An update whose ``a`` is that of others, of its dtype, one below the other.
-
-    It is joined only where it is asked for: whoever writes it part after part, as a merge of
-    hundreds of modules does, saves a copy of half of all bytes.
-    """
-
-    def __init__(
-        self, sources: Sequence[LoraUpdate], b: Tensor, scaling: float, bias: Tensor | None
-    ) -> None:
-        vars(self).update(_sources=sources, b=b, scaling=scaling, bias=bias)
-
-    @property
-    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
-        """The dtype of both factors, twice."""
-        return self.b.dtype, self.b.dtype
-
-    @property
-    def stored_rows(self) -> tuple[Tensor | memoryview, ...]:
-        """Return what is to be written for the sources, in order."""
-        return tuple([part for source in vars(self)["_sources"] for part in source.stored_rows])
-
-    @cached_property
-    def a(self) -> Tensor:  # type: ignore[override]
-        """Return the rows joined."""
-        rows = [source.a for source in vars(self)["_sources"]]
-        return torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
@@ -186,7 +158,13 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
         source.b if scale == scaling else source.b * (scale / scaling)
         for source, scale in zip(sources, scales, strict=True)
     ]
-    return StackedUpdate(sources, _side_by_side(columns), scaling, bias)
+    rows = tuple([part for source in sources for part in source.stored_rows])
+    return LazyUpdate(rows, partial(_joined_a, sources), _side_by_side(columns), scaling, bias)
+
+
+def _joined_a(sources: Sequence[LoraUpdate]) -> Tensor:
+    rows = [source.a for source in sources]
+    return torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 def _side_by_side(blocks: list[Tensor]) -> Tensor:

@@ -90,10 +90,9 @@ class TensorFile:
                     f"{path}: not a whole safetensors file: {error}",
                     hint="copy or download it again; other formats are not read",
                 ) from error
-            self._bytes = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._memory = memoryview(self._bytes)
+            self._bytes = memoryview(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY))
         length = struct.unpack("<Q", self._bytes[:8])[0]
-        entries = json.loads(self._bytes[8 : 8 + length])
+        entries = json.loads(bytes(self._bytes[8 : 8 + length]))
         entries.pop("__metadata__", None)
         self.path = path
         self.specs: dict[str, TensorSpec] = {}
@@ -112,7 +111,7 @@ class TensorFile:
             The BLAKE3 hash of all bytes; and the largest magnitude, which is NaN where a number
             is, and where the tensors are not of one floating-point type.
         """
-        everything, digest = self._memory, blake3()
+        everything, digest = self._bytes, blake3()
         start = 8 + struct.unpack("<Q", everything[:8])[0]
         digest.update(everything[:start])
         dtype, *others = {spec.dtype for spec in self.specs.values()} or {torch.bool}
@@ -138,7 +137,7 @@ class TensorFile:
     def stored(self, name: str) -> memoryview:
         """Return the bytes of a tensor, where they lie."""
         start = self._starts[name]
-        return self._memory[start : start + self.specs[name].size]
+        return self._bytes[start : start + self.specs[name].size]
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor; it must not be changed in place."""

@@ -29,15 +29,23 @@ from adaptermix.merging import merge
 from adaptermix.tensor_files import TensorFile
 
 
+def wide_delta(adapter, module):
+    """Return a delta weight in float64; zero where the adapter has none."""
+    if module not in adapter.factors:
+        return torch.zeros((), dtype=torch.float64)
+    update = adapter.update(module)
+    return update.scaling * (update.b.double() @ update.a.double())
+
+
 def dense_logits(model_dir, paths, weights):
     """Add the weighted delta weights to the base's weights in float64, one product at a time."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for path, weight in zip(paths, weights, strict=True):
-            for module, update in read_adapter(path).updates():
-                product = update.b.double() @ update.a.double()
-                parameters[f"{module}.weight"] += weight * update.scaling * product
+            adapter = read_adapter(path)
+            for module in adapter.modules:
+                parameters[f"{module}.weight"] += weight * wide_delta(adapter, module)
     return model(IDS).logits.detach().float()
 
 
@@ -110,14 +118,6 @@ def test_the_factors_of_one_adapter_may_differ_in_precision(tmp_path, adapters, 
         deltas = [wide_delta(adapter, module) for adapter in (merged, first, second)]
         expected = 0.9 * deltas[1] + 0.1 * deltas[2]
         torch.testing.assert_close(deltas[0], expected, rtol=1e-5, atol=1e-6)
-
-
-def wide_delta(adapter, module):
-    """Return a delta weight in float64; zero where the adapter has none."""
-    if module not in adapter.factors:
-        return torch.zeros((), dtype=torch.float64)
-    update = adapter.update(module)
-    return update.scaling * (update.b.double() @ update.a.double())
 
 
 def test_ranks_add_up_module_by_module(tmp_path, adapters):
