@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adaptermix.config import HUB_NAME
 from adaptermix.data import first_line, hub_errors
-from adaptermix.deltas import LazyUpdate, LoraUpdate, as_dtype, is_finite
+from adaptermix.deltas import LoraUpdate, as_dtype, is_finite
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.model_card import FILE_NAME as CARD_FILE
 from adaptermix.model_card import card_path, model_card
@@ -143,31 +143,22 @@ class Adapter:
         for module in self.factors:
             yield module, self.update(module)
 
-    def update(self, module: str, *, is_checked: bool = True) -> LoraUpdate:
+    def update(self, module: str) -> LoraUpdate:
         """Read the update of one module.
-
-        Args:
-            module: Its name.
-            is_checked: Look for NaN and infinity; a caller that looks at what it makes of the
-                update need not. Without it, A is read where it is asked for.
 
         Raises:
             ArtifactError: Factors that do not fit each other or the config, NaN or infinity.
         """
         names, scaling = self.factors[module], self.spec(module).scaling
-        b = self._tensor(names.b, is_checked)
-        bias = self._tensor(names.bias, is_checked) if names.bias else None
-        if not is_checked and self.file.specs[names.a].dtype == b.dtype:
-            read = partial(self.file.tensor, names.a)
-            return LazyUpdate((self.file.stored(names.a),), read, b, scaling, bias)
-        return LoraUpdate(self._tensor(names.a, is_checked), b, scaling, bias)
+        bias = self._tensor(names.bias) if names.bias else None
+        return LoraUpdate(self._tensor(names.a), self._tensor(names.b), scaling, bias)
 
     def is_active(self, module: str) -> bool:
         """Whether the update of one module changes anything; its first numbers mostly say so."""
         names = self.factors[module]
         if not (self.file.starts_with_zero(names.a) or self.file.starts_with_zero(names.b)):
             return True
-        return self.update(module, is_checked=False).is_active
+        return self.update(module).is_active
 
     def spec(self, module: str) -> UpdateSpec:
         """Return what the update of one module is, from the file's header alone.
@@ -220,9 +211,8 @@ class Adapter:
 
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
         """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
-        name = module.removeprefix(self.head)
         for key, value in (self.config.get(pattern) or {}).items():
-            if re.match(_as_suffix(key), name):
+            if re.match(_as_suffix(key), module.removeprefix(self.head)):
                 return float(value)
         return default
 
@@ -250,9 +240,9 @@ class Adapter:
             raise ArtifactError(f"{self.weights_path}: {name} has the type {spec.dtype}")
         return spec
 
-    def _tensor(self, name: str, is_checked: bool = True) -> Tensor:
+    def _tensor(self, name: str) -> Tensor:
         tensor = self.file.tensor(name)
-        if is_checked and not is_finite(tensor):
+        if not is_finite(tensor):
             raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
         return tensor
 
@@ -643,7 +633,7 @@ def stream_adapter(
         layout.update(_layout(module, spec))
     layout |= {_saved_name(name, specs): spec for name, (spec, _) in saved.items()}
 
-    def tensors() -> Iterator[Tensor | tuple[Tensor | memoryview, ...]]:
+    def tensors() -> Iterator[Tensor | Sequence[Tensor | memoryview]]:
         for update in updates:
             yield update.stored_rows
             yield update.b

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial, reduce
+from functools import cache, cached_property, reduce
 
 import torch
 from jaxtyping import Float
@@ -34,12 +34,7 @@ class LoraUpdate:
         return self.a.shape[0]
 
     @property
-    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
-        """The dtypes of ``a`` and ``b``."""
-        return self.a.dtype, self.b.dtype
-
-    @property
-    def stored_rows(self) -> tuple[Tensor | memoryview, ...]:
+    def stored_rows(self) -> Sequence[Tensor | memoryview]:
         """What to write for ``a``: parts of it, one below the other, or their bytes."""
         return (self.a,)
 
@@ -65,15 +60,15 @@ class LoraUpdate:
 
 
 class LazyUpdate(LoraUpdate):
-    """An update whose ``a`` is read or joined where it is asked for; both factors have one dtype.
+    """An update whose ``a`` is read where it is asked for; its dtype is that of ``b``.
 
-    A sum of updates only moves it. Whoever writes ``stored_rows``, bytes of files among them, needs
-    no tensor of it and no copy: a merge of hundreds of small modules is faster by both.
+    Whoever writes ``stored_rows``, bytes of files among them, needs no tensor of it and no copy: a
+    merge of hundreds of small modules is faster by both.
     """
 
     def __init__(
         self,
-        stored_rows: tuple[Tensor | memoryview, ...],
+        stored_rows: Sequence[Tensor | memoryview],
         read: Callable[[], Tensor],
         b: Tensor,
         scaling: float,
@@ -82,14 +77,9 @@ class LazyUpdate(LoraUpdate):
         vars(self).update(_stored_rows=stored_rows, _read=read, b=b, scaling=scaling, bias=bias)
 
     @property
-    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
-        """The dtype of both factors, twice."""
-        return self.b.dtype, self.b.dtype
-
-    @property
-    def stored_rows(self) -> tuple[Tensor | memoryview, ...]:
+    def stored_rows(self) -> Sequence[Tensor | memoryview]:
         """What to write for ``a``."""
-        rows: tuple[Tensor | memoryview, ...] = vars(self)["_stored_rows"]
+        rows: Sequence[Tensor | memoryview] = vars(self)["_stored_rows"]
         return rows
 
     @cached_property
@@ -101,7 +91,7 @@ class LazyUpdate(LoraUpdate):
 
 def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
     """Return the update with all its tensors in one dtype."""
-    if update.bias is None and update.dtypes == (dtype, dtype):
+    if all(part.dtype == dtype for part in update.parts):
         return update
     bias = None if update.bias is None else update.bias.to(dtype)
     return LoraUpdate(update.a.to(dtype), update.b.to(dtype), update.scaling, bias)
@@ -125,7 +115,7 @@ def wider(*dtypes: torch.dtype) -> torch.dtype:
 
 def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
     """Return the dtype that holds every factor."""
-    return wider(*{dtype for update in updates for dtype in update.dtypes})
+    return wider(*{part.dtype for update in updates for part in (update.a, update.b)})
 
 
 def sum_scaling(scales: Sequence[float]) -> float:
@@ -153,26 +143,29 @@ def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> Lora
     dtype = widest_dtype([update for update, _ in kept])
     shares = [weight / scaling for _, weight in kept]
     bias = weighted_bias([update for update, _ in kept], shares, dtype)
-    sources = [as_dtype(update, dtype) for update, _ in kept]
     columns = [
-        source.b if scale == scaling else source.b * (scale / scaling)
-        for source, scale in zip(sources, scales, strict=True)
+        scaled(update.b, scale / scaling, dtype)
+        for (update, _), scale in zip(kept, scales, strict=True)
     ]
-    rows = tuple([part for source in sources for part in source.stored_rows])
-    return LazyUpdate(rows, partial(_joined_a, sources), _side_by_side(columns), scaling, bias)
+    rows = [update.a.to(dtype) for update, _ in kept]
+    return LoraUpdate(torch.cat(rows), side_by_side(columns), scaling, bias)
 
 
-def _joined_a(sources: Sequence[LoraUpdate]) -> Tensor:
-    rows = [source.a for source in sources]
-    return torch.cat(rows) if len(rows) > 1 else rows[0]
+def scaled(factor: Tensor, share: float, dtype: torch.dtype) -> Tensor:
+    """Return a factor times a number in a dtype, computed in the wider of its own and that one."""
+    if factor.dtype != dtype:  # a call that changes nothing costs as much as half a product
+        factor = factor.to(wider(factor.dtype, dtype))
+    if share != 1:
+        factor = factor * share
+    return factor if factor.dtype == dtype else factor.to(dtype)
 
 
-def _side_by_side(blocks: list[Tensor]) -> Tensor:
+def side_by_side(blocks: Sequence[Tensor]) -> Tensor:
     """Join matrices row by row; 16 bytes at a time, where rows allow it, take half the time."""
     if len(blocks) == 1:
         return blocks[0]
     if not all(_has_wide_rows(block) for block in blocks):
-        return torch.cat(blocks, dim=1)
+        return torch.cat(tuple(blocks), dim=1)
     return torch.cat([block.view(_WIDE) for block in blocks], dim=1).view(blocks[0].dtype)
 
 

@@ -5,10 +5,9 @@ are read and merged one after another.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,22 @@ from adaptermix.adapters import (
     read_adapter,
 )
 from adaptermix.config import MergeSettings
-from adaptermix.deltas import LoraUpdate, as_dtype, is_finite, sum_scaling, widened, wider
+from adaptermix.deltas import (
+    LazyUpdate,
+    LoraUpdate,
+    as_dtype,
+    is_finite,
+    scaled,
+    side_by_side,
+    sum_scaling,
+    weighted_bias,
+    widened,
+    wider,
+)
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merge_methods import (
     FACTOR_METHODS,
+    Merged,
     MethodOptions,
     is_plain_sum,
     merge_updates,
@@ -36,6 +47,8 @@ from adaptermix.merge_methods import (
 )
 from adaptermix.tensor_files import TensorSpec
 from adaptermix.weighting import Weighting, read_weighting
+
+_SUMS = 4  # modules that are summed at a time; what they take stays in a core's cache
 
 
 @dataclass
@@ -45,7 +58,12 @@ class Tally:
     sum_energy: float = 0.0
     lost_energy: float = 0.0
     cross_energy: float = 0.0
-    inactive: Counter[int] = field(default_factory=Counter)
+
+    def add(self, merged: Merged) -> None:
+        """Count one module."""
+        self.sum_energy += merged.sum_energy
+        self.lost_energy += merged.lost_energy
+        self.cross_energy += merged.cross_energy
 
     def relative(self, energy: float) -> float:
         """Return an energy relative to that of the exact sum."""
@@ -77,9 +95,21 @@ class MergePlan:
     seed: int
 
     def updates(self, tally: Tally, *, is_checked: bool = True) -> Iterator[LoraUpdate]:
-        """Read and merge module by module, in the order of ``specs``."""
-        for module in self.specs:
-            yield self.update(module, tally, is_checked=is_checked)
+        """Read and merge module by module, in the order of ``specs``.
+
+        Args:
+            tally: The counts to add to.
+            is_checked: Look for NaN and infinity in a plain sum as well; without it,
+                ``check_finite`` comes after.
+        """
+        if not self.is_sum:
+            yield from (self.update(module, tally) for module in self.specs)
+            return
+        modules = list(self.specs)
+        for at in range(0, len(modules), _SUMS):
+            group = modules[at : at + _SUMS]
+            for module, update in zip(group, self._sums(group), strict=True):
+                yield self._checked(module, update) if is_checked else update
 
     def check_finite(self) -> None:
         """Make sure of a plain sum, which was not checked on the way, that its numbers are finite.
@@ -105,46 +135,89 @@ class MergePlan:
                 return False
         return True
 
-    def update(self, module: str, tally: Tally, *, is_checked: bool = True) -> LoraUpdate:
-        """Read and merge one module, and add to the counts.
-
-        Args:
-            module: Its name.
-            tally: The counts.
-            is_checked: Look for NaN and infinity; without it, ``check_finite`` comes after.
-        """
+    def update(self, module: str, tally: Tally) -> LoraUpdate:
+        """Read and merge one module, and add to the counts."""
+        if self.is_sum:
+            return self._checked(module, self._sums([module])[0])
+        merged = self._merged(module)
+        tally.add(merged)
         spec = self.specs[module]
-        # A sum passes NaN and infinity on; a decomposition stumbles over them.
-        is_sum = is_plain_sum(self.method, self.options)
+        return self._checked(module, _with_bias(as_dtype(merged.update, spec.dtype), spec))
+
+    def _checked(self, module: str, update: LoraUpdate) -> LoraUpdate:
+        """Pass an update on if its numbers are finite."""
+        if all(map(is_finite, update.parts)):
+            return update
+        for adapter, _ in self._sources(module):
+            adapter.update(module)  # says so if this one is to blame
+        raise ArtifactError(
+            f"{module}: the merge is too large for {_name_of(update.b.dtype)}",
+            hint="use smaller weights, or --out-dtype float32",
+        )
+
+    def _sources(self, module: str) -> list[tuple[Adapter, float]]:
+        """Return the adapters that take part in a module, with their weights."""
+        weighted = zip(self.adapters, self.weights[module], strict=True)
+        return [(adapter, w) for adapter, w in weighted if w and module in adapter.factors]
+
+    def _merged(self, module: str) -> Merged:
+        """Read one module and let the method merge it."""
         sources, weights = [], []
-        for at, (adapter, weight) in enumerate(
-            zip(self.adapters, self.weights[module], strict=True)
-        ):
-            if module not in adapter.factors:
-                tally.inactive[at] += 1
-                continue
-            update = adapter.update(module, is_checked=not is_sum)
-            if not adapter.is_active(module):
-                tally.inactive[at] += 1
-            if weight:
-                wide = wider(adapter.spec(module).dtype, spec.dtype)
-                sources.append(as_dtype(update, wide))
-                weights.append(weight)
-        seed = 0 if is_sum else _module_seed(self.seed, module)
-        merged = merge_updates(self.method, sources, weights, self.options, seed)
-        tally.sum_energy += merged.sum_energy
-        tally.lost_energy += merged.lost_energy
-        tally.cross_energy += merged.cross_energy
-        update = as_dtype(merged.update, spec.dtype)
-        if (is_checked or not is_sum) and not all(map(is_finite, update.parts)):
-            for adapter in self.adapters:
-                if module in adapter.factors:
-                    adapter.update(module)  # says so if this one is to blame
-            raise ArtifactError(
-                f"{module}: the merge is too large for {_name_of(spec.dtype)}",
-                hint="use smaller weights, or --out-dtype float32",
+        for adapter, weight in self._sources(module):
+            dtype = wider(adapter.spec(module).dtype, self.specs[module].dtype)
+            sources.append(as_dtype(adapter.update(module), dtype))
+            weights.append(weight)
+        seed = _module_seed(self.seed, module)
+        return merge_updates(self.method, sources, weights, self.options, seed)
+
+    def _sums(self, modules: Sequence[str]) -> list[LoraUpdate]:
+        """Put factors side by side as ``concatenate`` does, but leave A in its file.
+
+        NaN and infinity pass. Several modules are done at a time, one operation after the other:
+        where factors are small, that is faster by a third than module after module.
+        """
+        columns = [self._scaled_b(module) for module in modules]
+        joined = [side_by_side(blocks) for blocks in columns]
+        return [self._sum(module, b) for module, b in zip(modules, joined, strict=True)]
+
+    def _scaled_b(self, module: str) -> list[Tensor]:
+        """Return every source's B, times its share in the scaling of the sum."""
+        spec = self.specs[module]
+        return [
+            scaled(
+                adapter.file.tensor(adapter.factors[module].b),
+                weight * adapter.spec(module).scaling / spec.scaling,
+                spec.dtype,
             )
-        return _with_bias(update, spec)
+            for adapter, weight in self._sources(module)
+        ]
+
+    def _sum(self, module: str, b: Tensor) -> LoraUpdate:
+        spec, sources = self.specs[module], self._sources(module)
+        rows = [a.file.stored(a.factors[module].a, spec.dtype) for a, _ in sources]
+        bias = None
+        if spec.has_bias:
+            updates = [adapter.update(module) for adapter, _ in sources]
+            bias = weighted_bias(updates, [w / spec.scaling for _, w in sources], spec.dtype)
+        read = partial(self._joined_a, module)
+        return _with_bias(LazyUpdate(rows, read, b, spec.scaling, bias), spec)
+
+    def _joined_a(self, module: str) -> Tensor:
+        files = ((adapter.file, adapter.factors[module].a) for adapter, _ in self._sources(module))
+        return torch.cat([file.tensor(name).to(self.specs[module].dtype) for file, name in files])
+
+    @cached_property
+    def is_sum(self) -> bool:
+        """Whether factors are only put side by side."""
+        return is_plain_sum(self.method, self.options)
+
+    @cached_property
+    def inactive(self) -> list[int]:
+        """In how many modules of the result each adapter does nothing: absent, or B is zero."""
+        return [
+            sum(not (m in adapter.factors and adapter.is_active(m)) for m in self.specs)
+            for adapter in self.adapters
+        ]
 
     def config(self) -> dict[str, Any]:
         """Return the PEFT config of the result.
@@ -335,11 +408,15 @@ def plan_merge(
     )
     _refuse_idle_rules(weighting, names)
     has_bias = any(tensors.bias for adapter in adapters for tensors in adapter.factors.values())
+    plans: dict[Any, UpdateSpec] = {}  # the layers of a model are of few kinds
     for module in names:
         own = _module_weights(module, adapters, weighting, settings.inactive)
-        if any(w for adapter, w in zip(adapters, own, strict=True) if module in adapter.factors):
-            weights[module] = own
-            specs[module] = _plan_module(module, adapters, own, settings, options, has_bias)
+        parts = tuple([a.spec(module) if module in a.factors else None for a in adapters])
+        kind = own, parts
+        if any(weight and part for weight, part in zip(*kind, strict=True)):
+            if kind not in plans:
+                plans[kind] = _plan_module(module, adapters, *kind, settings, options, has_bias)
+            weights[module], specs[module] = own, plans[kind]
     if not specs:
         raise ConfigError("all weights are zero: nothing would be left")
     base = next((adapter.base for adapter in adapters if adapter.base), None)
@@ -384,17 +461,14 @@ def _plan_module(
     module: str,
     adapters: Sequence[Adapter],
     weights: Sequence[float],
+    parts: Sequence[UpdateSpec | None],
     settings: MergeSettings,
     options: MethodOptions,
     has_bias: bool,
 ) -> UpdateSpec:
-    present = [
-        (adapter.spec(module), weight)
-        for adapter, weight in zip(adapters, weights, strict=True)
-        if module in adapter.factors
-    ]
-    check_shapes(module, adapters, [spec for spec, _ in present])
-    kept = [(spec, weight) for spec, weight in present if weight]
+    """Return what the merge of updates will be; None stands for an adapter without the module."""
+    check_shapes(module, adapters, [spec for spec in parts if spec])
+    kept = [(spec, w) for spec, w in zip(parts, weights, strict=True) if spec and w]
     ranks = [spec.rank for spec, _ in kept]
     if settings.method in FACTOR_METHODS and len(set(ranks)) > 1:
         raise ArtifactError(
@@ -473,7 +547,7 @@ def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
     An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with
     the LM head names ``model.layers.0.mlp.up_proj``.
     """
-    heads = [{_head(m) for m in a.modules if layer_of(m) is not None} for a in adapters]
+    heads = [_heads(adapter.modules) for adapter in adapters]
     if any(len(found) != 1 for found in heads):
         return list(adapters)
     own = [found.pop() for found in heads]
@@ -486,10 +560,12 @@ def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
     ]
 
 
-def _head(module: str) -> str:
+def _heads(modules: Sequence[str]) -> set[str]:
     """Return what stands before the decoder blocks: ``model.`` in ``model.layers.0.mlp``."""
-    blocks = f".{module}".partition(f".{layer_of(module)}.")[0]  # .model.layers
-    return blocks.rpartition(".")[0].lstrip(".") + "." if blocks.count(".") > 1 else ""
+    layers = ((module, layer_of(module)) for module in modules)
+    blocks = {f".{m}".partition(f".{at}.")[0] for m, at in layers if at is not None}
+    heads = (block.rpartition(".")[0] for block in blocks)  # .model of .model.layers
+    return {f"{head}.".lstrip(".") for head in heads}
 
 
 def _renamed(adapter: Adapter, head: str) -> Adapter:

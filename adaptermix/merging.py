@@ -186,7 +186,7 @@ def merge_report(
                 plan.weighting.weights[at],
                 int(adapter.config["r"]),
                 len(adapter.modules),
-                tally.inactive[at],
+                plan.inactive[at],
             )
             for at, adapter in enumerate(plan.adapters)
         ],

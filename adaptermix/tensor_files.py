@@ -7,7 +7,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,10 +134,12 @@ class TensorFile:
         *others, last = self._bytes[start : start + self.specs[name].dtype.itemsize]
         return not any(others) and last in (0, 0x80)
 
-    def stored(self, name: str) -> memoryview:
-        """Return the bytes of a tensor, where they lie."""
-        start = self._starts[name]
-        return self._bytes[start : start + self.specs[name].size]
+    def stored(self, name: str, dtype: torch.dtype) -> Tensor | memoryview:
+        """Return a tensor in a dtype: if it is its own, the bytes where they lie."""
+        spec, start = self.specs[name], self._starts[name]
+        if spec.dtype != dtype:
+            return self.tensor(name).to(dtype)
+        return self._bytes[start : start + spec.size]
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor; it must not be changed in place."""
@@ -146,7 +148,7 @@ class TensorFile:
             return torch.empty(shape, dtype=dtype)
         start, width = self._starts[name], dtype.itemsize
         if start % width:  # an odd header; such numbers cannot be used where they lie
-            copied = bytearray(self.stored(name))
+            copied = bytearray(self._bytes[start : start + self.specs[name].size])
             return torch.frombuffer(copied, dtype=dtype).view(shape)
         strides = [math.prod(shape[at + 1 :]) for at in range(len(shape))]
         skipped = start % _ALIGNMENT
@@ -168,7 +170,7 @@ class TensorFile:
 def write_tensors(
     path: Path,
     specs: Mapping[str, TensorSpec],
-    tensors: Iterable[Tensor | tuple[Tensor | memoryview, ...]],
+    tensors: Iterable[Tensor | Sequence[Tensor | memoryview]],
     metadata: Callable[[], Mapping[str, str]],
 ) -> None:
     """Write a safetensors file while its tensors are being made; few are in memory at a time.
@@ -179,7 +181,7 @@ def write_tensors(
     Args:
         path: New file.
         specs: All tensors, in the order they will come in.
-        tensors: The tensors. One whose rows lie in several places need not be joined: a tuple is
+        tensors: The tensors. One whose rows lie in several places need not be joined: a sequence is
             written part after part, each of them rows or their bytes.
         metadata: Called before and after; the second answer is kept. It may be a few thousand
             bytes longer than the first.
@@ -240,13 +242,13 @@ def one_thread() -> Iterator[None]:
 
 
 def _batches(
-    specs: Iterable[TensorSpec], tensors: Iterable[Tensor | tuple[Tensor | memoryview, ...]]
+    specs: Iterable[TensorSpec], tensors: Iterable[Tensor | Sequence[Tensor | memoryview]]
 ) -> Iterator[list[np.ndarray | memoryview]]:
     """Gather the bytes of small tensors, so that writing them takes few calls."""
     batch: list[np.ndarray | memoryview] = []
     size = 0
     for spec, tensor in zip(specs, tensors, strict=True):
-        parts = tensor if isinstance(tensor, tuple) else (tensor,)
+        parts = (tensor,) if isinstance(tensor, Tensor) else tensor
         nbytes = _checked_size(spec, parts)
         if nbytes:
             as_integers = _INTEGERS[spec.dtype.itemsize]
@@ -264,7 +266,7 @@ def _batches(
         yield batch
 
 
-def _checked_size(spec: TensorSpec, parts: tuple[Tensor | memoryview, ...]) -> int:
+def _checked_size(spec: TensorSpec, parts: Sequence[Tensor | memoryview]) -> int:
     size = 0
     for part in parts:
         size += part.nbytes

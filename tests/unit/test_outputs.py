@@ -84,11 +84,18 @@ def test_rows_from_several_places_are_written_as_one_tensor(tmp_path):
 def test_rows_are_taken_from_a_file_as_bytes(tmp_path):
     whole = torch.arange(20.0).reshape(5, 4)
     write_tensors(tmp_path / "x", specs_of({"t": whole[:3]}), [whole[:3]], dict)
-    parts = (TensorFile(tmp_path / "x").stored("t"), whole[3:])
+    parts = (TensorFile(tmp_path / "x").stored("t", whole.dtype), whole[3:])
+    assert isinstance(parts[0], memoryview)
     write_tensors(tmp_path / "y", specs_of({"t": whole}), [parts], dict)
     assert torch.equal(load_file(tmp_path / "y")["t"], whole)
     with pytest.raises(ValueError, match="80 bytes, got 48"):
         write_tensors(tmp_path / "z", specs_of({"t": whole}), [parts[:1]], dict)
+
+
+def test_rows_of_another_type_are_made_of_those_in_a_file(tmp_path):
+    whole = torch.arange(20.0).reshape(5, 4)
+    write_tensors(tmp_path / "x", specs_of({"t": whole}), [whole], dict)
+    assert torch.equal(TensorFile(tmp_path / "x").stored("t", torch.float16), whole.half())
 
 
 def test_a_batch_is_written_before_the_next_is_made(tmp_path, monkeypatch):
