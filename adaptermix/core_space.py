@@ -27,17 +27,44 @@ NEGLIGIBLE = 1e-6  # a singular value of this share of the largest is rounding, 
 
 
 @dataclass(frozen=True)
+class Basis:
+    """An orthonormal basis that is left as a product: its only long matrix is formed once less.
+
+    Attributes:
+        frame: Orthonormal columns.
+        rotation: Orthonormal columns in those, in float64.
+    """
+
+    frame: Float[Tensor, "side stacked"]
+    rotation: Float[Tensor, "stacked directions"]
+
+    @property
+    def vectors(self) -> Float[Tensor, "side directions"]:
+        """The basis itself."""
+        return self.frame @ self.rotation.to(self.frame.dtype)
+
+    def rows(self, coordinates: Float[Tensor, "... n directions"]) -> Float[Tensor, "... n side"]:
+        """Return the vectors that have these coordinates as rows, in the frame's dtype."""
+        turned = coordinates.to(self.rotation.dtype) @ self.rotation.mT
+        return turned.to(self.frame.dtype) @ self.frame.mT
+
+    def columns(self, coordinates: Float[Tensor, "directions n"]) -> Float[Tensor, "side n"]:
+        """Return them as columns; a QR stores its frame so that the rows are faster to make."""
+        return self.rows(coordinates.mT).mT
+
+
+@dataclass(frozen=True)
 class CoreSpace:
     """Bases of one layer's updates, and the updates in them.
 
     Attributes:
-        left: Orthonormal columns, U.
-        right: Orthonormal columns, V.
+        left: U, of the columns of all B.
+        right: V, of the rows of all A.
         cores: One matrix per update, its scaling included, in float64.
     """
 
-    left: Float[Tensor, "out left"]
-    right: Float[Tensor, "in right"]
+    left: Basis
+    right: Basis
     cores: Float[Tensor, "updates left right"]
 
 
@@ -50,8 +77,9 @@ def weighted_sum(
 
 def core_space(updates: Sequence[LoraUpdate]) -> CoreSpace:
     """Return the bases and cores of the updates of one layer."""
-    left, columns = _basis([widened(update.b) for update in updates])
-    right, rows = _basis([widened(update.a).mT for update in updates])
+    ranks = [update.rank for update in updates]
+    left, columns = _basis(torch.cat([widened(update.b) for update in updates], dim=1), ranks)
+    right, rows = _basis(torch.cat([widened(update.a) for update in updates]).mT, ranks)
     cores = torch.stack(
         [update.scaling * (b @ a.mT) for update, b, a in zip(updates, columns, rows, strict=True)]
     )
@@ -71,10 +99,8 @@ def subspaces(
     u, values, vt = torch.linalg.svd(space.cores[0], full_matrices=False)
     factors = (widened(factor).norm().item() for factor in (update.a, update.b))
     size = abs(update.scaling) * math.prod(factors)  # what rounding errors are relative to
-    kept = values > 4 * torch.finfo(space.left.dtype).eps * size
-    left = space.left @ u[:, kept].to(space.left.dtype)
-    right = space.right @ vt[kept].mT.to(space.right.dtype)
-    return left, right
+    kept = values > 4 * torch.finfo(space.left.frame.dtype).eps * size
+    return space.left.columns(u[:, kept]), space.right.columns(vt[kept].mT)
 
 
 def subspace_overlap(one: Float[Tensor, "side m"], other: Float[Tensor, "side n"]) -> float:
@@ -96,16 +122,14 @@ def random_overlap(one: Float[Tensor, "side m"], other: Float[Tensor, "side n"])
     return max(one.shape[1], other.shape[1]) / one.shape[0]
 
 
-def _basis(blocks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return an orthonormal basis of all blocks' columns, and each block's coordinates in it."""
-    stacked = torch.cat([block.to(blocks[0].dtype) for block in blocks], dim=1)
+def _basis(stacked: Float[Tensor, "side stacked"], widths: list[int]) -> tuple[Basis, list[Tensor]]:
+    """Return a basis of the columns of several blocks, and each block's coordinates in it."""
     frame, triangle = torch.linalg.qr(stacked)  # [side R], [R columns]
     rotation, values, columns = torch.linalg.svd(triangle.double(), full_matrices=False)
     noise = 4 * len(values) * torch.finfo(stacked.dtype).eps
     kept = int((values > values[:1] * noise).sum())
     coordinates = values[:kept, None] * columns[:kept]  # [R columns]
-    basis = frame @ rotation[:, :kept].to(frame.dtype)
-    return basis, list(coordinates.split([block.shape[1] for block in blocks], dim=1))
+    return Basis(frame, rotation[:, :kept]), list(coordinates.split(widths, dim=1))
 
 
 def truncate(
@@ -145,6 +169,5 @@ def update_in(
     bias: Float[Tensor, " out"] | None = None,
 ) -> LoraUpdate:
     """Return the update whose core is ``left @ right.mT``, with scaling 1."""
-    b = space.left @ left.to(space.left.dtype)
-    a = (space.right @ right.to(space.right.dtype)).mT
+    a, b = space.right.rows(right.mT), space.left.columns(left)
     return LoraUpdate(a.to(dtype), b.to(dtype), 1.0, bias)

@@ -325,10 +325,10 @@ def _knots(
     kept = values > values[:1] * NEGLIGIBLE
     u, values, vt = u[:, kept], values[kept], vt[kept]
     rights = torch.stack(vt.split(space.cores.shape[2], dim=1))  # [updates, R, right]
-    full = rights.to(space.right.dtype) @ space.right.mT  # [updates, R, in]
+    full = space.right.rows(rights)  # [updates, R, in]
     trimmed = torch.stack([keep_largest(part, options.density) for part in full])
     merged = elect_and_merge(trimmed, weights)  # [R, in]
-    b = space.left @ (u * values).to(space.left.dtype)  # [out, R]
+    b = space.left.columns(u * values)  # [out, R]
     exact = weighted_sum(full, weights)  # [R, in]
     update = LoraUpdate(merged, b, 1.0)
     # U is orthonormal: the energy of U S X is that of S X.
@@ -337,6 +337,6 @@ def _knots(
     if rank != len(values) or options.isotropic:
         again = core_space([update])
         sides = truncate(again.cores[0], rank, isotropic=options.isotropic)
-        update = update_in(again, *sides, again.left.dtype)
+        update = update_in(again, *sides, b.dtype)
         lost = _distance(update, LoraUpdate(exact, b, 1.0))
     return Merged(LoraUpdate(update.a.to(dtype), update.b.to(dtype), 1.0, bias), energy, lost)

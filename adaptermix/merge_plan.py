@@ -5,7 +5,10 @@ are read and merged one after another.
 """
 
 import hashlib
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -49,6 +52,7 @@ from adaptermix.tensor_files import TensorSpec
 from adaptermix.weighting import Weighting, read_weighting
 
 _SUMS = 4  # modules that are summed at a time; what they take stays in a core's cache
+_THREADS = min(4, os.cpu_count() or 1)  # that methods use; more of them wait for each other
 
 
 @dataclass
@@ -103,13 +107,28 @@ class MergePlan:
                 ``check_finite`` comes after.
         """
         if not self.is_sum:
-            yield from (self.update(module, tally) for module in self.specs)
+            yield from self._updates_in_threads(tally)
             return
         modules = list(self.specs)
         for at in range(0, len(modules), _SUMS):
             group = modules[at : at + _SUMS]
             for module, update in zip(group, self._sums(group), strict=True):
                 yield self._checked(module, update) if is_checked else update
+
+    def _updates_in_threads(self, tally: Tally) -> Iterator[LoraUpdate]:
+        """Let a method merge several modules at once, a few of them ahead of what is yielded.
+
+        Each module is one thread's, so that the result does not depend on their number.
+        """
+        ahead: deque[tuple[str, Future[Merged]]] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for module in self.specs:
+                ahead.append((module, pool.submit(self._merged, module)))
+                if len(ahead) > _THREADS:
+                    first, merging = ahead.popleft()
+                    yield self._counted(first, merging.result(), tally)
+            for module, merging in ahead:
+                yield self._counted(module, merging.result(), tally)
 
     def check_finite(self) -> None:
         """Make sure of a plain sum, which was not checked on the way, that its numbers are finite.
@@ -139,7 +158,10 @@ class MergePlan:
         """Read and merge one module, and add to the counts."""
         if self.is_sum:
             return self._checked(module, self._sums([module])[0])
-        merged = self._merged(module)
+        return self._counted(module, self._merged(module), tally)
+
+    def _counted(self, module: str, merged: Merged, tally: Tally) -> LoraUpdate:
+        """Add to the counts what a method tells of a module."""
         tally.add(merged)
         spec = self.specs[module]
         return self._checked(module, _with_bias(as_dtype(merged.update, spec.dtype), spec))
@@ -174,7 +196,7 @@ class MergePlan:
         """Put factors side by side as ``concatenate`` does, but leave A in its file.
 
         NaN and infinity pass. Several modules are done at a time, one operation after the other:
-        where factors are small, that is faster by a third than module after module.
+        where factors are small, that is faster by a fifth than module after module.
         """
         columns = [self._scaled_b(module) for module in modules]
         joined = [side_by_side(blocks) for blocks in columns]

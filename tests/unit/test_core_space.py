@@ -40,12 +40,12 @@ def layers(draw, dtype=torch.float64):
 @given(layers())
 def test_cores_lose_nothing_and_bases_are_orthonormal(updates):
     space = core_space(updates)
-    for basis in (space.left, space.right):
+    for basis in (space.left.vectors, space.right.vectors):
         eye = torch.eye(basis.shape[1], dtype=torch.float64)
         torch.testing.assert_close(basis.mT @ basis, eye)
     for update, core in zip(updates, space.cores, strict=True):
         torch.testing.assert_close(
-            space.left @ core @ space.right.mT, dense(update), rtol=1e-9, atol=1e-9
+            space.left.vectors @ core @ space.right.vectors.mT, dense(update), rtol=1e-9, atol=1e-9
         )
 
 
@@ -53,7 +53,7 @@ def test_cores_lose_nothing_and_bases_are_orthonormal(updates):
 def test_bases_are_the_singular_vectors_of_the_stacked_factors(updates):
     space = core_space(updates)
     stacks = (torch.cat([u.b for u in updates], 1), torch.cat([u.a for u in updates]).mT)
-    for stack, basis in zip(stacks, (space.left, space.right), strict=True):
+    for stack, basis in zip(stacks, (space.left.vectors, space.right.vectors), strict=True):
         vectors = torch.linalg.svd(stack, full_matrices=False)[0]
         assert basis.shape == vectors.shape
         torch.testing.assert_close(  # each is that vector, or its negative
@@ -80,17 +80,17 @@ def test_truncation_is_the_best_approximation_of_its_rank(updates, rank):
 def test_narrower_factors_are_worked_on_in_float32(dtype):
     updates = [random_update(rank, 40, 30, 2.0, rank, dtype) for rank in (4, 8)]
     space = core_space(updates)
-    assert space.left.dtype == torch.float32
+    assert space.left.vectors.dtype == torch.float32
     for update, core in zip(updates, space.cores, strict=True):
-        rebuilt = space.left.double() @ core @ space.right.double().mT
+        rebuilt = space.left.vectors.double() @ core @ space.right.vectors.double().mT
         torch.testing.assert_close(rebuilt, dense(update), rtol=1e-4, atol=1e-4)
 
 
 def test_an_untrained_update_takes_no_direction_on_the_left():
     trained, untrained = random_update(3, 20, 30, 1.0, 1), random_update(5, 20, 30, 1.0, 2)
     space = core_space([trained, LoraUpdate(untrained.a, untrained.b * 0, 1.0)])
-    assert space.left.shape == (20, 3)
-    assert space.right.shape == (30, 8)
+    assert space.left.vectors.shape == (20, 3)
+    assert space.right.vectors.shape == (30, 8)
     assert not space.cores[1].any()
 
 
@@ -104,6 +104,6 @@ def test_directions_that_updates_share_are_counted_once(dtype):
 def test_nothing_but_untrained_updates_leaves_an_empty_space():
     update = LoraUpdate(torch.ones(2, 5), torch.zeros(4, 2), 1.0)
     space = core_space([update])
-    assert space.left.shape == (4, 0)
+    assert space.left.vectors.shape == (4, 0)
     left, right = truncate(weighted_sum(space.cores, [1.0]), 2)
     assert not dense(update_in(space, left, right, torch.float32)).any()

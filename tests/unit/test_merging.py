@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
 
+from adaptermix import merge_plan
 from adaptermix.adapters import (
     describe_config,
     read_adapter,
@@ -878,6 +879,19 @@ def test_the_reported_error_is_that_of_the_whole_adapter(tmp_path, model_dir, me
     )
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_number_of_threads_changes_nothing(tmp_path, model_dir, monkeypatch, method):
+    paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in (0, 1)]
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(merge_plan, "_THREADS", threads)
+        out = tmp_path / f"{threads}.safetensors"
+        report = merge(paths, MergeSettings(weight=0.7, method=method, seed=3, out=out))
+        tensors = load_file(out)
+        found.append((report.relative_error, [(n, t.tolist()) for n, t in tensors.items()]))
+    assert found[0] == found[1]
+
+
 # --- bad input: one clear error, nothing half-written
 
 
@@ -926,9 +940,9 @@ def without(name):
 def test_damaged_tensors_leave_nothing(tmp_path, two, change, message):
     rewrite(two[1], change)
     before = sorted(tmp_path.iterdir())
-    for weights in ((0.9, 0.1), (0.1, 0.9)):
+    for weights, method in (((0.9, 0.1), "exact"), ((0.1, 0.9), "exact"), ((0.9, 0.1), "ties")):
         with pytest.raises(ArtifactError, match=message):
-            merge(two, MergeSettings(weights=weights, out=tmp_path / "m"))
+            merge(two, MergeSettings(weights=weights, method=method, out=tmp_path / "m"))
     assert sorted(tmp_path.iterdir()) == before
 
 
