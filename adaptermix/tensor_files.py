@@ -9,6 +9,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,13 +97,14 @@ class TensorFile:
         entries.pop("__metadata__", None)
         self.path = path
         self.specs: dict[str, TensorSpec] = {}
-        self._starts: dict[str, int] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # the first byte, and the one after the last
         self._views: dict[tuple[torch.dtype, int], Tensor] = {}
         for name, entry in entries.items():
             if entry["dtype"] not in DTYPES:
                 raise ArtifactError(f"{path}: {name} has the type {entry['dtype']}")
             self.specs[name] = TensorSpec(DTYPES[entry["dtype"]], tuple(entry["shape"]))
-            self._starts[name] = 8 + length + entry["data_offsets"][0]
+            first, end = entry["data_offsets"]
+            self._places[name] = 8 + length + first, 8 + length + end
 
     def scan(self) -> tuple[str, float]:
         """Hash the file, and find the largest of its numbers while they are at hand.
@@ -130,29 +132,29 @@ class TensorFile:
 
     def starts_with_zero(self, name: str) -> bool:
         """Whether the first number of a tensor is zero; the tensor takes ten times as long."""
-        start = self._starts[name]
+        start = self._places[name][0]
         *others, last = self._bytes[start : start + self.specs[name].dtype.itemsize]
         return not any(others) and last in (0, 0x80)
 
     def stored(self, name: str, dtype: torch.dtype) -> Tensor | memoryview:
         """Return a tensor in a dtype: if it is its own, the bytes where they lie."""
-        spec, start = self.specs[name], self._starts[name]
-        if spec.dtype != dtype:
+        if self.specs[name].dtype != dtype:
             return self.tensor(name).to(dtype)
-        return self._bytes[start : start + spec.size]
+        start, end = self._places[name]
+        return self._bytes[start:end]
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor; it must not be changed in place."""
         dtype, shape = self.specs[name]
         if 0 in shape:
             return torch.empty(shape, dtype=dtype)
-        start, width = self._starts[name], dtype.itemsize
+        (start, end), width = self._places[name], dtype.itemsize
         if start % width:  # an odd header; such numbers cannot be used where they lie
-            copied = bytearray(self._bytes[start : start + self.specs[name].size])
+            copied = bytearray(self._bytes[start:end])
             return torch.frombuffer(copied, dtype=dtype).view(shape)
-        strides = [math.prod(shape[at + 1 :]) for at in range(len(shape))]
         skipped = start % _ALIGNMENT
-        return self._numbers(dtype, skipped).as_strided(shape, strides, (start - skipped) // width)
+        at = (start - skipped) // width
+        return self._numbers(dtype, skipped).as_strided(shape, _strides(shape), at)
 
     def _numbers(self, dtype: torch.dtype, skipped: int) -> Tensor:
         """Return all of the file but its first bytes as numbers of a type.
@@ -187,18 +189,18 @@ def write_tensors(
             bytes longer than the first.
     """
     entries: dict[str, Any] = {}
-    offset = 0
+    end = 0
     for name, spec in specs.items():
+        start, end = end, end + spec.size
         entries[name] = {
             "dtype": DTYPE_NAMES[spec.dtype],
-            "shape": list(spec.shape),
-            "data_offsets": [offset, offset + spec.size],
+            "shape": spec.shape,
+            "data_offsets": (start, end),
         }
-        offset += spec.size
     listed = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
     room = (len(_header(metadata(), listed)) + _SLACK) // 8 * 8
     with path.open("wb", buffering=0) as file:
-        _reserve(file.fileno(), 8 + room + offset)
+        _reserve(file.fileno(), 8 + room + end)
         file.seek(8 + room)
         for batch in _batches(specs.values(), tensors):
             _write(file, batch)
@@ -228,6 +230,12 @@ def _largest_bits(bits: np.ndarray) -> int:
     unsigned = bits.view(bits.dtype.str.replace("i", "u"))
     without_sign = int(unsigned.max()) & int(np.iinfo(bits.dtype).max)
     return max(int(bits.max()), without_sign)
+
+
+@cache
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor."""
+    return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
 
 
 @contextmanager
