@@ -19,6 +19,7 @@ end in a mean over the updates that agree (ties, dare-ties, della, knots) with l
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,6 @@ from adaptermix.deltas import (
     inner_product,
     norm,
     weighted_bias,
-    widened,
     widest_dtype,
 )
 
@@ -164,17 +164,36 @@ def _with_cross_terms(
         weights_a = [math.copysign(root, s) for root, s in zip(weights_b, scales, strict=True)]
     merged = add_factors(updates, weights_a, weights_b)
     bias = weighted_bias(updates, weights, merged.a.dtype)
-    wide = [replace(update, a=widened(update.a), b=widened(update.b)) for update in updates]
-    exact = concatenate(wide, weights)
-    # What is left of each update in the product of sums, without its cross terms.
-    own = weights if method == "peft-linear" else [weight * weight for weight in weights]
-    crossless = concatenate(wide, own)
+    # What the product of sums holds of every B_i A_j, and what the exact sum holds.
+    held = torch.outer(
+        torch.tensor(weights_b, dtype=torch.float64), torch.tensor(weights_a, dtype=torch.float64)
+    )
+    exact = torch.tensor(scales, dtype=torch.float64).diag()
+    energy = partial(_energy_of_products, *_gram_matrices(updates), updates[0].rank)
     return Merged(
         replace(merged, bias=bias),
-        norm(exact) ** 2,
-        _distance(merged, exact),
-        _distance(merged, crossless),
+        energy(exact),
+        energy(held - exact),
+        energy(held - held.diag().diag()),
     )
+
+
+def _gram_matrices(updates: Sequence[LoraUpdate]) -> tuple[Tensor, Tensor]:
+    """Return B^T B and A A^T of all factors side by side, in float64."""
+    b = torch.cat([update.b.double() for update in updates], dim=1)
+    a = torch.cat([update.a.double() for update in updates])
+    return b.mT @ b, a @ a.mT
+
+
+def _energy_of_products(
+    left: Tensor, right: Tensor, rank: int, held: Float[Tensor, "updates updates"]
+) -> float:
+    """Return the squared Frobenius norm of sum_ij h_ij B_i A_j, without forming it.
+
+    For C = H x I_rank (the Kronecker product), ||B C A||^2 = tr(C^T B^T B C A A^T).
+    """
+    core = torch.kron(held, torch.eye(rank, dtype=held.dtype))
+    return max(0.0, float((left * (core @ right @ core.mT)).sum()))
 
 
 def _distance(one: LoraUpdate, other: LoraUpdate) -> float:
