@@ -266,7 +266,8 @@ class TaskDataSettings(PromptSettings):
     )
     chat: Path | None = Field(
         default=None,
-        description="Conversations of your own in place of a task: JSONL with 'messages'.",
+        description="Conversations of your own in place of a task and its --langs: JSONL with "
+        "'messages'.",
     )
     dev_chat: Path | None = Field(
         default=None, description="Dev conversations; by default a tenth of --chat, 100 at most."

@@ -93,6 +93,8 @@ def _what(record: Mapping[str, Any]) -> str:
         layer = str(settings.get("layer") or "middle")
         where = f"the {layer} layer" if layer.isalpha() else f"layer {layer}"
         return escaped_markdown(f"trained to align {langs} at {where} with a contrastive loss")
+    if settings.get("chat"):  # in place of the task, which has its default all the same
+        return "fine-tuned on conversations"
     task = Path(str(settings.get("task", "a task"))).stem
     return escaped_markdown(f"fine-tuned on {printable(task)} in {langs or 'unknown languages'}")
 
@@ -171,7 +173,9 @@ def languages_of(record: Mapping[str, Any]) -> list[str]:
 
 def _task_tag(record: Mapping[str, Any]) -> list[str]:
     settings = record.get("settings")
-    task = settings.get("task") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or settings.get("chat"):
+        return []
+    task = settings.get("task")
     return [Path(task).stem] if isinstance(task, str) else []
 
 

@@ -53,6 +53,15 @@ def test_a_card_tells_what_was_trained_on_what(tmp_path):
         assert part in card.text
 
 
+def test_a_card_of_conversations_names_no_task(tmp_path):
+    settings = TRAINED["settings"] | {"task": "massive", "chat": "/home/somebody/chats.jsonl"}
+    record = TRAINED | {"settings": settings, "examples": {"chat": 90}}
+    card = ModelCard.load(write(tmp_path / "task", record) / "README.md")
+    assert card.data.tags == ["lora", "adaptermix"]
+    assert "fine-tuned on conversations." in card.text
+    assert "massive" not in str(card)
+
+
 @pytest.mark.parametrize("name", ["task", "task.safetensors"])
 def test_a_card_keeps_paths_and_prompts_to_itself(tmp_path, name):
     path = write(tmp_path / name, TRAINED, base="/home/somebody/models/llama")
