@@ -302,9 +302,10 @@ def merge(
     if settings.search is not None:
         _search(settings, options, adapters)
         return
-    from adaptermix import folding, merging
-
-    run = folding.merge_into if settings.into else merging.merge
+    if settings.into is not None:  # transformers comes with it: seconds that no other merge needs
+        from adaptermix.folding import merge_into as run
+    else:
+        from adaptermix.merging import merge as run
     report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
     _show(report, console.show_merge, options)
 

@@ -1,7 +1,7 @@
 """A merge before it is made: its sources, its weights, and the shape of its result.
 
 A merge is planned from the files' headers, which tells every shape of the result; then modules
-are read and merged one after another.
+are read and merged a few at a time.
 """
 
 import hashlib

@@ -144,6 +144,25 @@ def test_help_is_quick_and_imports_no_torch():
     assert min(durations) < 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["merge", "task.safetensors", "--weights", "0.5", "-o", "out"],
+        ["inspect", "task.safetensors"],
+    ],
+)
+def test_adapters_are_merged_and_inspected_without_transformers(trained, tmp_path, arguments):
+    """It takes longer to import than they take."""
+    shutil.copy(trained / "task.safetensors", tmp_path)
+    code = (
+        "import sys; from adaptermix.cli import app\n"
+        "try: app()\n"
+        "finally: assert not {'transformers', 'peft', 'vllm'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    check(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True))
+
+
 def test_every_command_has_help_with_an_example(tmp_path):
     commands = [(command.name or command.callback.__name__,) for command in app.registered_commands]
     commands += [("comet", command.name) for command in comet_app.registered_commands]
