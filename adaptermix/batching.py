@@ -4,17 +4,19 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 from adaptermix.data import ParallelPair
 from adaptermix.errors import ArtifactError, DataError
 from adaptermix.tasks import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
@@ -28,7 +30,7 @@ class PromptEncoder:
     generation see the very same prompt ids.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, turn_newline: bool = False) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, turn_newline: bool = False) -> None:
         """Read the end-of-turn token off the template.
 
         Args:
@@ -145,7 +147,7 @@ class EncodedPair:
 
 
 def encode_pairs(
-    pairs: Sequence[ParallelPair], tokenizer: PreTrainedTokenizerBase, max_length: int
+    pairs: Sequence[ParallelPair], tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> list[EncodedPair]:
     """Tokenize raw sentences, with the special tokens that the tokenizer adds to any text.
 
@@ -168,7 +170,7 @@ def encode_pairs(
 def with_held_text(
     pairs: Sequence[EncodedPair],
     lines: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
 ) -> list[EncodedPair]:
     """Give every pair a line to hold, in the order of the lines, which are repeated as needed."""

@@ -18,11 +18,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from transformers import PreTrainedTokenizerBase
 
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
@@ -30,6 +28,9 @@ from adaptermix.config import EngineSettings
 from adaptermix.data import first_line
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models import AdaptedModel, compute_dtype, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The sizes of LoRA slot that vLLM has kernels for.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -117,7 +118,7 @@ def make_generator(
     engine: str,
     settings: EngineSettings,
     folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     stop_ids: Sequence[int],
     limits: Limits,
 ) -> Generator:
@@ -164,7 +165,7 @@ class TransformersGenerator:
         self,
         settings: EngineSettings,
         folder: Path,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         stop_ids: Sequence[int],
     ) -> None:
         """Load the base model."""
@@ -185,6 +186,8 @@ class TransformersGenerator:
 
     def _answer(self, prompts: list[list[int]]) -> list[Generated]:
         """Answer prompts together, or in halves where memory is too small for all of them."""
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
         answers: list[Generated] = []
         while len(answers) < len(prompts):
             part = prompts[len(answers) : len(answers) + self.fitting]
@@ -214,7 +217,7 @@ class TransformersGenerator:
 
 def answer_greedily(
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     stop_ids: Sequence[int],
     prompts: Sequence[list[int]],
     max_new_tokens: int,
@@ -339,7 +342,7 @@ class VllmGenerator:
         self,
         settings: EngineSettings,
         folder: Path,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         stop_ids: Sequence[int],
         limits: Limits,
     ) -> None:
@@ -547,7 +550,7 @@ def _first_effective(adapter: Path) -> str | None:
 
 
 def _read_answer(
-    ids: list[int], stop_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    ids: list[int], stop_ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
 ) -> Generated:
     """Turn generated ids into text, up to the first token that ends an answer."""
     end = next((at for at, token in enumerate(ids) if token in stop_ids), None)

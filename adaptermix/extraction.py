@@ -14,16 +14,14 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from adaptermix.adapters import BASE, Adapter, adapter_hash, stage_adapter
 from adaptermix.answers import cache_folder
@@ -43,6 +41,9 @@ from adaptermix.outputs import whole_output
 from adaptermix.representations import pool, pooling_weights
 from adaptermix.tensor_files import TensorFile, TensorSpec, write_tensors
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 FOLDER = "representations-1"  # in the cache; another number for another layout
 TENSOR = "representations"  # [layers sentences hidden]
 
@@ -59,7 +60,7 @@ class Text:
 
 
 def encode_texts(
-    texts: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase, folder: Path
+    texts: Mapping[str, Sequence[str]], tokenizer: "PreTrainedTokenizerBase", folder: Path
 ) -> list[Text]:
     """Tokenize sentences as they are, with the special tokens the tokenizer adds to any text.
 
@@ -192,7 +193,7 @@ class Extractor:
     def _hash_context(self) -> bytes:
         context = {
             "base": fingerprint(self.folder),
-            "transformers": transformers.__version__,
+            "transformers": version("transformers"),
             "dtype": str(compute_dtype(self.settings)),
             "pooling": (self.settings.pooling, self.settings.pool_skip),
         }
@@ -236,6 +237,8 @@ class Extractor:
 
         Where memory is too small for a batch, it is halved.
         """
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
         order = sorted(range(len(text.ids)), key=lambda row: -len(text.ids[row]))
         while order:
             rows = order[: self._fitting]

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import GenerationConfig
-
 from adaptermix.answers import AnswerCache, Generated, cache_folder
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import EngineSettings
@@ -187,6 +185,8 @@ def find_stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:
     if encoder.tokenizer.eos_token_id is not None:
         ids.add(int(encoder.tokenizer.eos_token_id))
     if (folder / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
         eos = GenerationConfig.from_pretrained(str(folder)).eos_token_id
         ids.update([eos] if isinstance(eos, int) else eos or [])
     return sorted(ids)

@@ -8,27 +8,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging
 
 from adaptermix.config import ModelSettings, TrainSettings
 from adaptermix.data import OFFLINE_HINT, first_line, hub_errors
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.processes import shards_model
 from adaptermix.tensor_files import TensorFile
+
+if TYPE_CHECKING:  # importing transformers takes seconds, and most errors come before it is needed
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
@@ -75,12 +68,14 @@ def _fetch(settings: ModelSettings) -> Path:
         ) from error
 
 
-def load_tokenizer(folder: Path, settings: ModelSettings) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenizerBase":
     """Load the model's tokenizer; a missing padding token becomes the end token.
 
     Raises:
         ArtifactError: There is none, or it is damaged.
     """
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
@@ -95,12 +90,14 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> PreTrainedTokenizer
     return tokenizer
 
 
-def load_model(folder: Path, settings: ModelSettings) -> PreTrainedModel:
+def load_model(folder: Path, settings: ModelSettings) -> "PreTrainedModel":
     """Load the whole base model, for fine-tuning and generation.
 
     Raises:
         ArtifactError: The config or the weights cannot be read.
     """
+    from transformers import AutoModelForCausalLM
+
     return _load(AutoModelForCausalLM, folder, settings, load_config(folder, settings))
 
 
@@ -112,7 +109,7 @@ class AdaptedModel:
         loaded: Names of the adapters it holds, least recently used first.
     """
 
-    def __init__(self, base: PreTrainedModel) -> None:
+    def __init__(self, base: "PreTrainedModel") -> None:
         """Take a base model, as ``load_model`` gives it, without any adapter."""
         self.model: Any = base.eval()
         self.loaded: list[str] = []
@@ -170,7 +167,7 @@ def layer_index(layer: str | int, depth: int) -> int:
 
 def load_lower_blocks(
     folder: Path, settings: ModelSettings, layer: str | int = "middle"
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """Load the embeddings and the first blocks of the decoder only, for alignment.
 
     The blocks above ``layer`` and the LM head are never read. The final norm is taken out, so the
@@ -187,6 +184,8 @@ def load_lower_blocks(
         ConfigError: More blocks than the model has.
         ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
     """
+    from transformers import AutoModel
+
     config = load_config(folder, settings)
     _keep_blocks(config, choose_layer(folder, settings, layer))
     model = _load(AutoModel, folder, settings, config)
@@ -199,7 +198,7 @@ def load_lower_blocks(
 
 @contextmanager
 def lower_blocks_only(
-    model: PreTrainedModel, layer: int, *, is_normed: bool = False
+    model: "PreTrainedModel", layer: int, *, is_normed: bool = False
 ) -> Iterator[None]:
     """Let a whole model run its embeddings and first blocks only.
 
@@ -246,13 +245,15 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
     return layer_index(layer, depth)
 
 
-def _keep_blocks(config: PreTrainedConfig, layer: int) -> None:
+def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
     config.num_hidden_layers = layer
     if getattr(config, "layer_types", None):  # one entry a block, checked against their number
         config.layer_types = config.layer_types[:layer]
 
 
-def empty_model(folder: Path, settings: ModelSettings, layer: int | None = None) -> PreTrainedModel:
+def empty_model(
+    folder: Path, settings: ModelSettings, layer: int | None = None
+) -> "PreTrainedModel":
     """Return a model of the same shapes without any weights, on torch's meta device.
 
     Args:
@@ -260,6 +261,8 @@ def empty_model(folder: Path, settings: ModelSettings, layer: int | None = None)
         settings: Its precision.
         layer: Number of blocks, without an LM head; the whole model by default.
     """
+    from transformers import AutoModel, AutoModelForCausalLM
+
     config = load_config(folder, settings)
     if layer is not None:
         _keep_blocks(config, layer)
@@ -280,12 +283,14 @@ def _unusual(name: str) -> ArtifactError:
     )
 
 
-def load_config(folder: Path, settings: ModelSettings) -> PreTrainedConfig:
+def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
     """Read the model's config.
 
     Raises:
         ArtifactError: It cannot be read.
     """
+    from transformers import AutoConfig
+
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
@@ -296,8 +301,10 @@ def load_config(folder: Path, settings: ModelSettings) -> PreTrainedConfig:
 
 
 def _load(
-    kind: Any, folder: Path, settings: ModelSettings, config: PreTrainedConfig
-) -> PreTrainedModel:
+    kind: Any, folder: Path, settings: ModelSettings, config: "PreTrainedConfig"
+) -> "PreTrainedModel":
+    from transformers.utils import logging
+
     logging.disable_progress_bar()  # ours shows what takes long
     quantized = _quantization(settings)
     try:

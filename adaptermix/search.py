@@ -30,7 +30,6 @@ from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
 from adaptermix.generation import Decoder, OnProgress
-from adaptermix.learning import learn_weights
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
@@ -395,6 +394,8 @@ def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[Entry]:
 
 def _learn(contest: Contest, job: _Job, settings: MergeSettings) -> Candidate:
     """Learn weights on the dev examples kept for that, before any engine is started."""
+    from adaptermix.learning import learn_weights  # a Trainer comes with it
+
     encoder = job.encoder
     encoded = [
         encode_example(

@@ -20,6 +20,16 @@ def test_importing_the_package_is_light():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
+def test_no_command_that_may_refuse_its_input_starts_with_transformers():
+    """It takes seconds to import: an error in a file name, or a report, need not wait for it."""
+    code = (
+        "import sys, adaptermix.report, adaptermix.evaluation, adaptermix.search, "
+        "adaptermix.retrieval; print({'transformers', 'peft', 'accelerate'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_everything_exported_is_there_and_documented():
     for name in adaptermix._HOMES:
         assert name in dir(adaptermix)

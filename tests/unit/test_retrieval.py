@@ -206,7 +206,7 @@ def test_batches_are_halved_where_memory_lacks(settings, monkeypatch):
     monkeypatch.setattr(Extractor, "_pooled", small)
     assert analyze(settings(cache=False), force=True).pairs == expected.pairs
     assert sizes[:4] == [12, 6, 3, 3]
-    monkeypatch.setattr("adaptermix.extraction.should_reduce_batch_size", lambda error: True)
+    monkeypatch.setattr("accelerate.utils.memory.should_reduce_batch_size", lambda error: True)
     monkeypatch.setattr(Extractor, "_pooled", lambda *given: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(ResourceError, match="not enough memory for one sentence"):
         analyze(settings(cache=False), force=True)
