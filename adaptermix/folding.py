@@ -63,8 +63,7 @@ def merge_into(
     _check_whole_weights(plan, shapes, str(settings.into))
     tally, hashes = Tally(), [adapter.weights_hash for adapter in adapters]
     if dry_run:
-        for _ in plan.updates(tally):
-            pass
+        plan.try_out(tally)
         return merge_report(plan, settings, tally, hashes, written=False)
     with whole_output(settings.out) as out:
         out.mkdir()

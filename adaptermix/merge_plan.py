@@ -48,7 +48,7 @@ from adaptermix.merge_methods import (
     merge_updates,
     merged_rank,
 )
-from adaptermix.tensor_files import TensorSpec
+from adaptermix.tensor_files import TensorSpec, one_thread
 from adaptermix.weighting import Weighting, read_weighting
 
 _SUMS = 4  # modules that are summed at a time; what they take stays in a core's cache
@@ -130,6 +130,12 @@ class MergePlan:
             for module, merging in ahead:
                 yield self._counted(module, merging.result(), tally)
 
+    def try_out(self, tally: Tally) -> None:
+        """Merge everything, and keep nothing but the counts."""
+        with one_thread():
+            for _ in self.updates(tally):
+                pass
+
     def check_finite(self) -> None:
         """Make sure of a plain sum, which was not checked on the way, that its numbers are finite.
 
@@ -140,8 +146,7 @@ class MergePlan:
             ArtifactError: Naming the first module with NaN, infinity, or too large a sum.
         """
         if not self._cannot_overflow():
-            for _ in self.updates(Tally()):
-                pass
+            self.try_out(Tally())
 
     def _cannot_overflow(self) -> bool:
         for module, spec in self.specs.items():

@@ -95,8 +95,7 @@ def merge(
         plan.config()  # refuse what cannot be merged, on a dry run as well
         tally = Tally()
         if dry_run:
-            for _ in plan.updates(tally):
-                pass
+            plan.try_out(tally)
             return merge_report(plan, settings, tally, hashing.result(), written=False)
         return write_merge(plan, settings, tally, force=force, hashing=hashing)
 
