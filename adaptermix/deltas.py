@@ -123,34 +123,6 @@ def sum_scaling(scales: Sequence[float]) -> float:
     return max(map(abs, scales))
 
 
-def concatenate(updates: Sequence[LoraUpdate], weights: Sequence[float]) -> LoraUpdate:
-    """Return the update whose delta weight is the weighted sum of the given ones, exactly.
-
-    sum_i w_i s_i B_i A_i = s [f_1 B_1 ... f_n B_n] [A_1; ...; A_n] with f_i = w_i s_i / s: no
-    product is formed, and the ranks add up. s is ``sum_scaling`` and positive, as PEFT's
-    alpha / rank is, so that the factors of the update that counts most stay the same to the last
-    bit (but for the sign of B, which takes that of the weight). The others' B is computed in
-    float32 and rounded once, to the widest dtype among the inputs.
-
-    Args:
-        updates: Updates of one and the same layer; their ranks may differ.
-        weights: One weight per update; any sign. An update of weight 0 is left out; at least one
-            weight is not 0.
-    """
-    kept = [(update, weight) for update, weight in zip(updates, weights, strict=True) if weight]
-    scales = [weight * update.scaling for update, weight in kept]
-    scaling = sum_scaling(scales)
-    dtype = widest_dtype([update for update, _ in kept])
-    shares = [weight / scaling for _, weight in kept]
-    bias = weighted_bias([update for update, _ in kept], shares, dtype)
-    columns = [
-        scaled(update.b, scale / scaling, dtype)
-        for (update, _), scale in zip(kept, scales, strict=True)
-    ]
-    rows = [update.a.to(dtype) for update, _ in kept]
-    return LoraUpdate(torch.cat(rows), side_by_side(columns), scaling, bias)
-
-
 def scaled(factor: Tensor, share: float, dtype: torch.dtype) -> Tensor:
     """Return a factor times a number in a dtype, computed in the wider of its own and that one."""
     if factor.dtype != dtype:  # a call that changes nothing costs as much as half a product

@@ -198,7 +198,13 @@ class MergePlan:
         return merge_updates(self.method, sources, weights, self.options, seed)
 
     def _sums(self, modules: Sequence[str]) -> list[LoraUpdate]:
-        """Put factors side by side as ``concatenate`` does, but leave A in its file.
+        """Put the factors of modules side by side: weighted sums of delta weights, exactly.
+
+        sum_i w_i s_i B_i A_i = s [f_1 B_1 ... f_n B_n] [A_1; ...; A_n] with f_i = w_i s_i / s: no
+        product is formed, and the ranks add up. s is ``sum_scaling`` and positive, as PEFT's
+        alpha / rank is, so that the factors of the update that counts most stay the same to the
+        last bit (but for the sign of B, which takes that of the weight). The others' B is computed
+        in float32 or wider and rounded once. A stays in its file.
 
         NaN and infinity pass. Several modules are done at a time, one operation after the other:
         where factors are small, that is faster by a fifth than module after module.

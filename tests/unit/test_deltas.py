@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from adaptermix.deltas import (
     LoraUpdate,
-    concatenate,
     inner_product,
     is_finite,
     norm,
+    side_by_side,
     weighted_bias,
 )
 
@@ -35,76 +35,11 @@ def weighted_updates(draw):
     return updates, weights
 
 
-@given(weighted_updates())
-def test_concatenation_adds_delta_weights_exactly(case):
-    updates, weights = case
-    merged = concatenate(updates, weights)
-    dense = torch.zeros(6, 5, dtype=torch.float64)
-    for update, weight in zip(updates, weights, strict=True):
-        dense += weight * update.scaling * (update.b @ update.a)
-    torch.testing.assert_close(merged.delta_weight(), dense)
-    assert merged.rank == sum(u.rank for u, w in zip(updates, weights, strict=True) if w)
-
-
-def test_one_adapter_at_weight_one_keeps_its_delta():
-    update = random_update(3)
-    torch.testing.assert_close(concatenate([update], [1.0]).delta_weight(), update.delta_weight())
-
-
-def test_weight_zero_removes_an_adapter():
-    update, other = random_update(2, seed=1), random_update(3, seed=2)
-    assert concatenate([update, other], [1.0, 0.0]).rank == 2
-
-
-def test_adding_factors_is_not_adding_updates():
-    first, second = random_update(2, seed=1), random_update(2, seed=2)
-    factors = LoraUpdate(first.a + second.a, first.b + second.b, 2.0)
-    merged = concatenate([first, second], [1.0, 1.0])
-    assert not torch.allclose(factors.delta_weight(), merged.delta_weight())
-
-
-@pytest.mark.parametrize("rank", [2, 8])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_what_counts_most_is_kept_and_the_rest_is_rounded_once(dtype, rank):
-    first, second = (random_update(rank, seed=seed, dtype=dtype) for seed in (1, 2))
-    for weights, factor in (((0.9, -0.1), -0.1 / 0.9), ((0.5, 0.5), 1.0)):
-        merged = concatenate([first, second], weights)
-        assert merged.b.dtype == dtype
-        assert merged.scaling == 2 * weights[0]
-        expected = torch.cat([first.b, (second.b.double() * factor).to(dtype)], dim=1)
-        assert torch.equal(merged.b, expected)
-        assert torch.equal(merged.a, torch.cat([first.a, second.a]))
-
-
 def test_factors_that_lie_elsewhere_are_joined_all_the_same():
     """Columns of a wider matrix, and rows that begin in the middle of 16 bytes."""
     wide, flat = torch.randn(6, 16).bfloat16(), torch.randn(49).bfloat16()
-    first = LoraUpdate(torch.ones(8, 5).bfloat16(), wide[:, 4:12], 1.0)
-    second = LoraUpdate(torch.ones(8, 5).bfloat16(), flat[1:].view(6, 8), 1.0)
-    merged = concatenate([first, second], [1.0, 1.0])
-    assert torch.equal(merged.b, torch.cat([first.b, second.b], dim=1))
-
-
-def test_mixed_dtypes_give_the_widest():
-    half, single = random_update(2, dtype=torch.bfloat16), random_update(2, dtype=torch.float32)
-    assert concatenate([half, single], [0.5, 0.5]).a.dtype == torch.float32
-
-
-def test_a_lone_update_keeps_its_factors_to_the_last_bit():
-    update, other = random_update(2, seed=1, scaling=0.3), random_update(3, seed=2)
-    for weight in (1.0, 0.7):
-        kept = concatenate([other, update], [0.0, weight])
-        assert torch.equal(kept.a, update.a)
-        assert torch.equal(kept.b, update.b)
-        assert kept.scaling == weight * update.scaling
-
-
-def test_a_negative_weight_turns_the_factor_and_leaves_the_scaling_positive():
-    update = replace(random_update(2), bias=torch.arange(6.0, dtype=torch.float64))
-    turned = concatenate([update], [-0.5])
-    assert turned.scaling == 1.0
-    torch.testing.assert_close(turned.delta_weight(), -0.5 * update.delta_weight())
-    torch.testing.assert_close(turned.scaling * turned.bias, -0.5 * update.scaling * update.bias)
+    blocks = [wide[:, 4:12], flat[1:].view(6, 8)]
+    assert torch.equal(side_by_side(blocks), torch.cat(blocks, dim=1))
 
 
 @given(weighted_updates())

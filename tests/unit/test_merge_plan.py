@@ -1,0 +1,80 @@
+"""Exact sums: adapters of one module go through files, as the command has them."""
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from hypothesis import given
+from test_deltas import random_update, weighted_updates
+
+from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
+from adaptermix.config import MergeSettings
+from adaptermix.merging import merge
+
+MODULE = "model.layers.0.mlp.up_proj"
+
+
+def summed(updates, weights, **settings):
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{at}.safetensors" for at in range(len(updates))]
+        for path, update in zip(paths, updates, strict=True):
+            config = describe_config({MODULE: spec_of(update)}, None, True)
+            write_adapter(path, {MODULE: update}, config, {})
+        out = Path(folder) / "sum.safetensors"
+        merge(paths, MergeSettings(weights=tuple(weights), out=out, **settings))
+        ((module, update),) = read_adapter(out).updates()
+        assert module == MODULE
+        return update
+
+
+@given(weighted_updates())
+def test_a_sum_is_that_of_the_delta_weights(case):
+    updates, weights = case
+    merged = summed(updates, weights)
+    dense = torch.zeros(6, 5, dtype=torch.float64)
+    for update, weight in zip(updates, weights, strict=True):
+        dense += weight * update.scaling * (update.b @ update.a)
+    torch.testing.assert_close(merged.delta_weight(), dense)
+    assert merged.rank == sum(u.rank for u, w in zip(updates, weights, strict=True) if w)
+
+
+@pytest.mark.parametrize("rank", [2, 8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_counts_most_is_kept_and_the_rest_is_rounded_once(dtype, rank):
+    first, second = (random_update(rank, seed=seed, dtype=dtype) for seed in (1, 2))
+    for weights, factor in (((0.9, -0.1), -0.1 / 0.9), ((0.5, 0.5), 1.0)):
+        merged = summed([first, second], weights)
+        assert merged.b.dtype == dtype
+        assert merged.scaling == 2 * weights[0]
+        expected = torch.cat([first.b, (second.b.double() * factor).to(dtype)], dim=1)
+        assert torch.equal(merged.b, expected)
+        assert torch.equal(merged.a, torch.cat([first.a, second.a]))
+
+
+@pytest.mark.parametrize("out", [None, "float32", "bfloat16"])
+def test_mixed_dtypes_give_the_widest_or_the_one_asked_for(out):
+    half, single = random_update(2, dtype=torch.bfloat16), random_update(2, dtype=torch.float32)
+    merged = summed([half, single], [0.5, 0.25], out_dtype=out)
+    dtype = torch.bfloat16 if out == "bfloat16" else torch.float32
+    assert merged.a.dtype == merged.b.dtype == dtype
+    assert torch.equal(merged.b, torch.cat([half.b.to(dtype), (single.b / 2).to(dtype)], dim=1))
+    assert torch.equal(merged.a, torch.cat([half.a.to(dtype), single.a.to(dtype)]))
+
+
+def test_a_lone_update_keeps_its_factors_to_the_last_bit():
+    update, other = random_update(2, seed=1, scaling=0.3), random_update(3, seed=2)
+    for weight in (1.0, 0.7):
+        kept = summed([other, update], [0.0, weight])
+        assert torch.equal(kept.a, update.a)
+        assert torch.equal(kept.b, update.b)
+        assert kept.scaling == weight * update.scaling
+
+
+def test_a_negative_weight_turns_the_factor_and_leaves_the_scaling_positive():
+    update = replace(random_update(2), bias=torch.arange(6.0, dtype=torch.float64))
+    turned = summed([update], [-0.5])
+    assert turned.scaling == 1.0
+    torch.testing.assert_close(turned.delta_weight(), -0.5 * update.delta_weight())
+    torch.testing.assert_close(turned.scaling * turned.bias, -0.5 * update.scaling * update.bias)
