@@ -150,11 +150,8 @@ class MergePlan:
 
     def _cannot_overflow(self) -> bool:
         for module, spec in self.specs.items():
-            bound = sum(  # B is multiplied by 1 or less, biases are added up
-                adapter.largest
-                for adapter, weight in zip(self.adapters, self.weights[module], strict=True)
-                if weight and module in adapter.factors
-            )
+            # B is multiplied by 1 or less, biases are added up
+            bound = sum(adapter.largest for adapter, _ in self._sources(module))
             if not bound <= torch.finfo(spec.dtype).max:  # NaN is no bound
                 return False
         return True
@@ -300,10 +297,7 @@ class MergePlan:
 
     def brings_bias(self, module: str) -> bool:
         """Whether a source has a bias there; zeros may stand in where PEFT wants one."""
-        return any(
-            weight and module in adapter.factors and adapter.factors[module].bias
-            for adapter, weight in zip(self.adapters, self.weights[module], strict=True)
-        )
+        return any(adapter.factors[module].bias for adapter, _ in self._sources(module))
 
     def _covers_all_layers(self) -> bool:
         """Whether the result has the modules of one adapter whose config means all layers."""
