@@ -133,18 +133,18 @@ def scaled(factor: Tensor, share: float, dtype: torch.dtype) -> Tensor:
 
 
 def side_by_side(blocks: Sequence[Tensor]) -> Tensor:
-    """Join matrices row by row; 16 bytes at a time, where rows allow it, take half the time."""
+    """Join matrices, or stacks of them, row by row; 16 bytes at a time, if they fit, are faster."""
     if len(blocks) == 1:
         return blocks[0]
     if not all(_has_wide_rows(block) for block in blocks):
-        return torch.cat(tuple(blocks), dim=1)
-    return torch.cat([block.view(_WIDE) for block in blocks], dim=1).view(blocks[0].dtype)
+        return torch.cat(tuple(blocks), dim=-1)
+    return torch.cat([block.view(_WIDE) for block in blocks], dim=-1).view(blocks[0].dtype)
 
 
 def _has_wide_rows(block: Tensor) -> bool:
-    units = _WIDE.itemsize // block.itemsize
-    aligned = block.shape[1] % units == 0 and block.storage_offset() % units == 0
-    return aligned and block.is_contiguous()
+    *steps, step = block.stride()
+    places = (block.shape[-1], block.storage_offset(), *steps)
+    return step == 1 and not any(place % (_WIDE.itemsize // block.itemsize) for place in places)
 
 
 def weighted_bias(

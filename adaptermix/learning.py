@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
-from adaptermix.adapters import Adapter, layer_of
+from adaptermix.adapters import Adapter, layer_of, layer_then_name
 from adaptermix.batching import AnswerCollator, EncodedExample
 from adaptermix.config import MergeSettings
 from adaptermix.errors import ArtifactError
@@ -181,7 +181,7 @@ class WeightedMerge(nn.Module):
 def _groups(plan: MergePlan, per: str) -> dict[int | str, list[str]]:
     """Gather the modules that share weights: those of a decoder block, or each by itself."""
     groups: dict[int | str, list[str]] = {}
-    for module in plan.specs:
+    for module in sorted(plan.specs, key=layer_then_name):
         layer = layer_of(module)
         groups.setdefault(layer if per == "layer" and layer is not None else module, []).append(
             module

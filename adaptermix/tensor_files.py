@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,6 +156,22 @@ class TensorFile:
         skipped = start % _ALIGNMENT
         at = (start - skipped) // width
         return self._numbers(dtype, skipped).as_strided(shape, _strides(shape), at)
+
+    def stack(self, names: Sequence[str]) -> Tensor:
+        """Return tensors of one shape and type as one; it must not be changed in place.
+
+        The layers of a model lie at equal distances in most files, and then this is a view too.
+        """
+        first, (dtype, shape) = self.tensor(names[0]), self.specs[names[0]]
+        if len(names) == 1:
+            return first[None]
+        starts = [self._places[name][0] for name in names]
+        steps = {after - start for start, after in pairwise(starts)}
+        step, width = steps.pop(), dtype.itemsize
+        if steps or step <= 0 or starts[0] % width or step % width:
+            return torch.stack([self.tensor(name) for name in names])
+        strides = (step // width, *_strides(shape))
+        return first.as_strided((len(names), *shape), strides, first.storage_offset())
 
     def _numbers(self, dtype: torch.dtype, skipped: int) -> Tensor:
         """Return all of the file but its first bytes as numbers of a type.

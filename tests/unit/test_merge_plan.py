@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from test_deltas import random_update, weighted_updates
 
 from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
@@ -14,6 +15,7 @@ from adaptermix.config import MergeSettings
 from adaptermix.merging import merge
 
 MODULE = "model.layers.0.mlp.up_proj"
+SHAPES = {"mlp.up_proj": (6, 5), "mlp.gate_proj": (6, 5), "self_attn.q_proj": (8, 8)}
 
 
 def summed(updates, weights, **settings):
@@ -38,6 +40,43 @@ def test_a_sum_is_that_of_the_delta_weights(case):
         dense += weight * update.scaling * (update.b @ update.a)
     torch.testing.assert_close(merged.delta_weight(), dense)
     assert merged.rank == sum(u.rank for u, w in zip(updates, weights, strict=True) if w)
+
+
+@st.composite
+def adapters(draw):
+    """Two or three adapters of one model, each with modules of its own, in an order of its own."""
+    names = [f"model.layers.{at}.{end}" for at in range(draw(st.integers(1, 12))) for end in SHAPES]
+    found = []
+    for seed in range(draw(st.integers(2, 3))):
+        modules = draw(st.sampled_from([names, names[::-1], sorted(names), names[1:], names[::2]]))
+        ranks = draw(st.sampled_from([(2,), (8,), (1, 2)]))
+        found.append(
+            {
+                module: random_update(
+                    ranks[at % len(ranks)], *SHAPES[module.split(".", 3)[3]], seed=100 * seed + at
+                )
+                for at, module in enumerate(modules)
+            }
+        )
+    return found
+
+
+@given(adapters())
+def test_the_sum_of_a_model_is_the_sum_of_every_module(sources):
+    weights = (0.7, -0.2, 0.5)[: len(sources)]
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{at}.safetensors" for at in range(len(sources))]
+        for path, updates in zip(paths, sources, strict=True):
+            specs = {module: spec_of(update) for module, update in updates.items()}
+            write_adapter(path, updates, describe_config(specs, None, False), {})
+        out = Path(folder) / "sum.safetensors"
+        merge(paths, MergeSettings(weights=weights, out=out))
+        merged = dict(read_adapter(out).updates())
+    assert merged.keys() == set().union(*sources)
+    for module, update in merged.items():
+        held = [(s[module], w) for s, w in zip(sources, weights, strict=True) if module in s]
+        expected = sum(w * source.delta_weight() for source, w in held)
+        torch.testing.assert_close(update.delta_weight(), expected)
 
 
 @pytest.mark.parametrize("rank", [2, 8])

@@ -358,6 +358,33 @@ def test_an_odd_header_shifts_nothing(tmp_path):
     assert torch.equal(TensorFile(tmp_path / "x").tensor("t"), values)
 
 
+@given(data=st.data(), odd=st.integers(0, 3), between=st.sampled_from([(), (3,), (2, 2), (1,)]))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_of_one_shape_are_stacked_wherever_they_lie(
+    tmp_path_factory, dtype, data, odd, between
+):
+    """At equal distances or not, in any order, at odd places, with other tensors between them."""
+    path = tmp_path_factory.getbasetemp() / "stacked.safetensors"
+    shape = data.draw(st.sampled_from([(2, 4), (3, 2), (5,), (0, 2), ()]))
+    tensors = {}
+    for at in range(5):
+        tensors[f"t{at}"] = torch.randn(shape).to(dtype)
+        if data.draw(st.booleans()):
+            tensors[f"other{at}"] = torch.ones(between, dtype=torch.uint8)
+    write_tensors(path, specs_of(tensors), tensors.values(), lambda: {"padding": "x" * odd})
+    names = data.draw(st.lists(st.sampled_from(["t0", "t1", "t2", "t3", "t4"]), min_size=1))
+    stacked = TensorFile(path).stack(names)
+    assert torch.equal(stacked, torch.stack([tensors[name] for name in names]))
+
+
+def test_layers_at_equal_distances_are_stacked_without_a_copy(tmp_path):
+    tensors = {f"{layer}.{side}": torch.randn(2, 4) for layer in range(4) for side in "ab"}
+    save_file(tensors, tmp_path / "x")
+    file = TensorFile(tmp_path / "x")
+    stacked = file.stack([f"{layer}.b" for layer in range(4)])
+    assert stacked[2].data_ptr() == file.tensor("2.b").data_ptr()
+
+
 def test_a_place_that_takes_no_files_is_told(tmp_path):
     with pytest.raises(ResourceError, match="proc: cannot be written to"):
         whole_output(Path("/proc/out")).__enter__()
