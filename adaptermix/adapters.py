@@ -42,10 +42,13 @@ EMBEDDINGS = ("embed_tokens", "wte", "lm_head")  # what PEFT saves whole when it
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _PICKLE_HINT = "pickles are never opened here; load it with PEFT and save it as safetensors"
 
-_FACTOR = re.compile(
-    r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.default)?"
-    r"(?:\.(?P<part>weight|bias))?"
-)
+_ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether of an embedding
+    f"{embedding}{side}{name}{part}": ("bias" if part == ".bias" else side, bool(embedding))
+    for embedding in ("", "embedding_")
+    for side in "AB"
+    for name in ("", ".default")
+    for part in ("", ".weight", ".bias")
+}
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 _INPUT_EMBEDDINGS = re.compile(r"(.*\.)?(embed_tokens|wte)\.weight")
 _BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
@@ -418,15 +421,15 @@ def _sort_tensors(
     embeddings, saved = set(), {}
     for name in names:
         short = name.removeprefix(PREFIX)
-        match = _FACTOR.fullmatch(short)
-        if match:
-            part = "bias" if match["part"] == "bias" else match["side"]
-            found = parts.setdefault(match["module"], {})
+        module, _, end = short.rpartition(".lora_")
+        if module and end in _ENDS:
+            part, is_embedding = _ENDS[end]
+            found = parts.setdefault(module, {})
             if part in found:
                 raise ArtifactError(f"{weights}: '{name}' and '{found[part]}' are the same factor")
             found[part] = name
-            if match["embedding"]:
-                embeddings.add(match["module"])
+            if is_embedding:
+                embeddings.add(module)
         elif _is_whole_weight(short, config):
             saved[short.replace(_BASE_LAYER, ".")] = name
         else:

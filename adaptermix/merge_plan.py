@@ -152,12 +152,10 @@ class MergePlan:
             self.try_out(Tally())
 
     def _cannot_overflow(self) -> bool:
-        for module, spec in self.specs.items():
-            # B is multiplied by 1 or less, biases are added up
-            bound = sum(adapter.largest for adapter, _ in self._sources(module))
-            if not bound <= torch.finfo(spec.dtype).max:  # NaN is no bound
-                return False
-        return True
+        # B is multiplied by 1 or less, biases are added up; NaN, of a damaged file, is no bound
+        bound = sum(adapter.largest for adapter in self.adapters)
+        dtypes = {spec.dtype for spec in self.specs.values()}
+        return all(bound <= torch.finfo(dtype).max for dtype in dtypes)
 
     def update(self, module: str, tally: Tally) -> LoraUpdate:
         """Read and merge one module, and add to the counts."""
@@ -438,9 +436,13 @@ def plan_merge(
     for module in names:
         own = _module_weights(module, adapters, weighting, settings.inactive)
         parts = tuple([a.spec(module) if module in a.factors else None for a in adapters])
-        if any(weight and part for weight, part in zip(own, parts, strict=True)):
-            kinds.setdefault((own, parts), []).append(module)
-    for kind, modules in kinds.items():
+        kinds.setdefault((own, parts), []).append(module)
+    taken = {
+        kind: modules
+        for kind, modules in kinds.items()
+        if any(weight and part for weight, part in zip(*kind, strict=True))
+    }
+    for kind, modules in taken.items():
         spec = _plan_module(modules[0], adapters, *kind, settings, options, has_bias)
         weights |= dict.fromkeys(modules, kind[0])
         specs |= dict.fromkeys(modules, spec)
@@ -453,7 +455,7 @@ def plan_merge(
         weighting,
         weights,
         specs,
-        list(kinds.values()),
+        list(taken.values()),
         settings.method,
         options,
         settings.seed,

@@ -129,11 +129,8 @@ def write_merge(
         plan.check_finite()
 
     def report() -> MergeReport:
-        """Sum up; while modules are still written, hashes of the right length stand in."""
-        if hashing and not hashing.done():
-            hashes = ["0" * 64] * len(plan.adapters)
-        else:
-            hashes = _hashes(plan.adapters)
+        is_hashed = hashing is None or hashing.done()
+        hashes = _hashes(plan.adapters) if is_hashed else None
         return merge_report(plan, settings, tally, hashes, written=True)
 
     stream_adapter(
@@ -170,11 +167,23 @@ def merge_report(
     plan: MergePlan,
     settings: MergeSettings,
     tally: Tally,
-    hashes: Sequence[str],
+    hashes: Sequence[str] | None,
     *,
     written: bool,
 ) -> MergeReport:
-    """Sum a merge up."""
+    """Sum a merge up.
+
+    Args:
+        plan: What was merged, and how.
+        settings: Where to.
+        tally: What the method lost.
+        hashes: Of the sources' files. Without them the report is only as long as it will be: what
+            is found by reading the files has stand-ins.
+        written: Whether it was more than a dry run.
+    """
+    count = len(plan.adapters)
+    inactive = [0] * count if hashes is None else plan.inactive
+    hashes = ["0" * 64] * count if hashes is None else hashes
     return MergeReport(
         out=str(settings.out),
         method=plan.method,
@@ -185,7 +194,7 @@ def merge_report(
                 plan.weighting.weights[at],
                 int(adapter.config["r"]),
                 len(adapter.modules),
-                plan.inactive[at],
+                inactive[at],
             )
             for at, adapter in enumerate(plan.adapters)
         ],

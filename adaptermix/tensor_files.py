@@ -87,25 +87,25 @@ class TensorFile:
             try:
                 with safe_open(path, framework="pt") as file:
                     self.metadata: dict[str, str] = file.metadata() or {}
+                    parts = [(name, file.get_slice(name)) for name in file.offset_keys()]
+                    listed = [(name, part.get_dtype(), part.get_shape()) for name, part in parts]
             except SafetensorError as error:
                 raise ArtifactError(
                     f"{path}: not a whole safetensors file: {error}",
                     hint="copy or download it again; other formats are not read",
                 ) from error
             self._bytes = memoryview(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_COPY))
-        length = struct.unpack("<Q", self._bytes[:8])[0]
-        entries = json.loads(bytes(self._bytes[8 : 8 + length]))
-        entries.pop("__metadata__", None)
         self.path = path
         self.specs: dict[str, TensorSpec] = {}
         self._places: dict[str, tuple[int, int]] = {}  # the first byte, and the one after the last
         self._views: dict[tuple[torch.dtype, int], Tensor] = {}
-        for name, entry in entries.items():
-            if entry["dtype"] not in DTYPES:
-                raise ArtifactError(f"{path}: {name} has the type {entry['dtype']}")
-            self.specs[name] = TensorSpec(DTYPES[entry["dtype"]], tuple(entry["shape"]))
-            first, end = entry["data_offsets"]
-            self._places[name] = 8 + length + first, 8 + length + end
+        self._start = end = 8 + struct.unpack("<Q", self._bytes[:8])[0]
+        for name, dtype, shape in listed:  # one after the other, without holes
+            if dtype not in DTYPES:
+                raise ArtifactError(f"{path}: {name} has the type {dtype}")
+            self.specs[name] = TensorSpec(DTYPES[dtype], tuple(shape))
+            start, end = end, end + self.specs[name].size
+            self._places[name] = start, end
 
     def scan(self) -> tuple[str, float]:
         """Hash the file, and find the largest of its numbers while they are at hand.
@@ -115,13 +115,12 @@ class TensorFile:
             is, and where the tensors are not of one floating-point type.
         """
         everything, digest = self._bytes, blake3()
-        start = 8 + struct.unpack("<Q", everything[:8])[0]
-        digest.update(everything[:start])
+        digest.update(everything[: self._start])
         dtype, *others = {spec.dtype for spec in self.specs.values()} or {torch.bool}
         is_one = not others and dtype.is_floating_point and dtype.itemsize > 1
         integers = np.dtype(f"i{dtype.itemsize}") if is_one else None
         largest = 0
-        for at in range(start, len(everything), _CHUNK):
+        for at in range(self._start, len(everything), _CHUNK):
             chunk = everything[at : at + _CHUNK]
             digest.update(chunk)
             if integers is not None:

@@ -1,10 +1,12 @@
 import json
 import math
+import time
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 from conftest import SHAPE, save_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -745,6 +747,28 @@ def test_a_negative_weight_alone_turns_the_factor(tmp_path, model_dir):
 
 
 # --- adapters that do nothing in some modules
+
+
+@pytest.mark.parametrize("out", ["m", "m.safetensors"])
+def test_what_is_found_while_modules_are_written_is_told_all_the_same(
+    tmp_path, model_dir, monkeypatch, out
+):
+    def late(file):
+        time.sleep(0.3)
+        return scan(file)
+
+    paths = [
+        trained(model_dir, tmp_path / "task", 1),
+        untrained_above(trained(model_dir, tmp_path / "align", 2), 2),
+    ]
+    scan = TensorFile.scan
+    monkeypatch.setattr(TensorFile, "scan", late)
+    report = merge(paths, MergeSettings(weight=0.8, out=tmp_path / out))
+    files = [(path / "adapter_model.safetensors").read_bytes() for path in paths]
+    assert [source.blake3 for source in report.sources] == [blake3(f).hexdigest() for f in files]
+    assert [source.inactive for source in report.sources] == [0, 4]
+    record = read_adapter(tmp_path / out).record
+    assert record["sources"] == report.as_record()["sources"]
 
 
 def untrained_above(path, layer, side="B"):
