@@ -51,7 +51,7 @@ from adaptermix.merge_methods import (
 from adaptermix.tensor_files import TensorSpec, one_thread
 from adaptermix.weighting import Weighting, read_weighting
 
-_SUMS = 4  # modules that are summed at a time; what they take stays in a core's cache
+_SUMS = 2 << 20  # bytes of B that are made at a time: what was made is still in a cache
 _THREADS = min(4, os.cpu_count() or 1)  # that methods use; more of them wait for each other
 
 
@@ -113,8 +113,11 @@ class MergePlan:
             yield from self._updates_in_threads(tally)
             return
         for modules in self.kinds:
-            for at in range(0, len(modules), _SUMS):
-                group = modules[at : at + _SUMS]
+            spec = self.specs[modules[0]]
+            size = spec.out_features * spec.rank * spec.dtype.itemsize
+            count = max(1, _SUMS // size)
+            for at in range(0, len(modules), count):
+                group = modules[at : at + count]
                 for module, update in zip(group, self._sums(group), strict=True):
                     yield self._checked(module, update) if is_checked else update
 
