@@ -8,9 +8,9 @@ rows of the A_i, every update is
 
 without loss. What is done to full matrices by an SVD or by their norm can be done to the cores at
 the cost of R x R; no out x in matrix is ever formed. The bases are the singular vectors of
-[B_1 ... B_N] and of [A_1; ...; A_N], found by one QR per side and an SVD of the R x R triangle:
-the reference bases of Core Space merging (Panariello et al. 2025). Directions whose singular
-value is zero to working precision are left out, so that an untrained B takes no part.
+[B_1 ... B_N] and of [A_1; ...; A_N], found by their R x R Gram matrices in float64: the reference
+bases of Core Space merging (Panariello et al. 2025). Directions whose singular value is zero to
+working precision are left out, so that an untrained B takes no part.
 """
 
 import math
@@ -24,32 +24,33 @@ from torch import Tensor
 from adaptermix.deltas import LoraUpdate, widened
 
 NEGLIGIBLE = 1e-6  # a singular value of this share of the largest is rounding, no direction
+_GRADED = 1e-2  # where singular values differ more, combinations are made in float64
 
 
 @dataclass(frozen=True)
 class Basis:
-    """An orthonormal basis that is left as a product: its only long matrix is formed once less.
+    """An orthonormal basis that is left as a product: no long matrix is made but the result.
 
     Attributes:
-        frame: Orthonormal columns.
-        rotation: Orthonormal columns in those, in float64.
+        stacked: What it is a basis of, in float64 where its directions differ much in size.
+        combinations: The basis in terms of the columns of ``stacked``, in float64.
     """
 
-    frame: Float[Tensor, "side stacked"]
-    rotation: Float[Tensor, "stacked directions"]
+    stacked: Float[Tensor, "side stacked"]
+    combinations: Float[Tensor, "stacked directions"]
 
     @property
     def vectors(self) -> Float[Tensor, "side directions"]:
         """The basis itself."""
-        return self.frame @ self.rotation.to(self.frame.dtype)
+        return self.stacked @ self.combinations.to(self.stacked.dtype)
 
     def rows(self, coordinates: Float[Tensor, "... n directions"]) -> Float[Tensor, "... n side"]:
-        """Return the vectors that have these coordinates as rows, in the frame's dtype."""
-        turned = coordinates.to(self.rotation.dtype) @ self.rotation.mT
-        return turned.to(self.frame.dtype) @ self.frame.mT
+        """Return the vectors that have these coordinates as rows, in the dtype of ``stacked``."""
+        combined = coordinates.to(self.combinations.dtype) @ self.combinations.mT
+        return combined.to(self.stacked.dtype) @ self.stacked.mT
 
     def columns(self, coordinates: Float[Tensor, "directions n"]) -> Float[Tensor, "side n"]:
-        """Return them as columns; a QR stores its frame so that the rows are faster to make."""
+        """Return them as columns."""
         return self.rows(coordinates.mT).mT
 
 
@@ -72,14 +73,15 @@ def weighted_sum(
     matrices: Float[Tensor, "n rows columns"], weights: Sequence[float]
 ) -> Float[Tensor, "rows columns"]:
     """Return sum_i w_i M_i."""
-    return torch.einsum("n,nij->ij", torch.tensor(weights, dtype=matrices.dtype), matrices)
+    summed: Tensor = torch.tensordot(torch.tensor(weights, dtype=matrices.dtype), matrices, dims=1)
+    return summed
 
 
 def core_space(updates: Sequence[LoraUpdate]) -> CoreSpace:
     """Return the bases and cores of the updates of one layer."""
     ranks = [update.rank for update in updates]
-    left, columns = _basis(torch.cat([widened(update.b) for update in updates], dim=1), ranks)
-    right, rows = _basis(torch.cat([widened(update.a) for update in updates]).mT, ranks)
+    left, columns = _basis(widened(torch.cat([update.b for update in updates], dim=1)), ranks)
+    right, rows = _basis(widened(torch.cat([update.a for update in updates])).mT, ranks)
     cores = torch.stack(
         [update.scaling * (b @ a.mT) for update, b, a in zip(updates, columns, rows, strict=True)]
     )
@@ -99,7 +101,7 @@ def subspaces(
     u, values, vt = torch.linalg.svd(space.cores[0], full_matrices=False)
     factors = (widened(factor).norm().item() for factor in (update.a, update.b))
     size = abs(update.scaling) * math.prod(factors)  # what rounding errors are relative to
-    kept = values > 4 * torch.finfo(space.left.frame.dtype).eps * size
+    kept = values > 4 * torch.finfo(widened(update.b).dtype).eps * size
     return space.left.columns(u[:, kept]), space.right.columns(vt[kept].mT)
 
 
@@ -124,12 +126,32 @@ def random_overlap(one: Float[Tensor, "side m"], other: Float[Tensor, "side n"])
 
 def _basis(stacked: Float[Tensor, "side stacked"], widths: list[int]) -> tuple[Basis, list[Tensor]]:
     """Return a basis of the columns of several blocks, and each block's coordinates in it."""
-    frame, triangle = torch.linalg.qr(stacked)  # [side R], [R columns]
-    rotation, values, columns = torch.linalg.svd(triangle.double(), full_matrices=False)
-    noise = 4 * len(values) * torch.finfo(stacked.dtype).eps
-    kept = int((values > values[:1] * noise).sum())
-    coordinates = values[:kept, None] * columns[:kept]  # [R columns]
-    return Basis(frame, rotation[:, :kept]), list(coordinates.split(widths, dim=1))
+    values, vectors = _right_singular_vectors(stacked)
+    coordinates = (vectors * values).mT  # [directions R]
+    if (values < values[:1] * _GRADED).any():
+        stacked = stacked.double()
+    return Basis(stacked, vectors / values), list(coordinates.split(widths, dim=1))
+
+
+def _right_singular_vectors(
+    stacked: Float[Tensor, "side stacked"],
+) -> tuple[Float[Tensor, " directions"], Float[Tensor, "stacked directions"]]:
+    """Return singular values that are not zero, the largest first, with their right vectors.
+
+    Those of a float32 matrix are found by the eigenvectors of its Gram matrix in float64, which
+    takes half as long as a QR in float32 and sees directions of 1e-7 of the largest. A float64
+    matrix needs the QR.
+    """
+    noise = 4 * min(stacked.shape) * torch.finfo(torch.float64).eps
+    if stacked.dtype == torch.float64:
+        triangle = torch.linalg.qr(stacked, mode="r").R
+        _, values, transposed = torch.linalg.svd(triangle, full_matrices=False)
+        kept = values > values[:1] * noise
+        return values[kept], transposed[kept].mT
+    wide = stacked.double()
+    squares, vectors = torch.linalg.eigh(wide.mT @ wide)  # the smallest first
+    kept = squares > squares[-1:] * noise
+    return squares[kept].sqrt().flip(0), vectors[:, kept].flip(1)
 
 
 def truncate(

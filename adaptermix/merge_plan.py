@@ -127,7 +127,7 @@ class MergePlan:
         Each module is one thread's, so that the result does not depend on their number.
         """
         ahead: deque[tuple[str, Future[Merged]]] = deque()
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(_THREADS, initializer=partial(torch.set_num_threads, 1)) as pool:
             for module in self.specs:
                 ahead.append((module, pool.submit(self._merged, module)))
                 if len(ahead) > _THREADS:

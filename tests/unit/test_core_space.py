@@ -77,13 +77,47 @@ def test_truncation_is_the_best_approximation_of_its_rank(updates, rank):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_narrower_factors_are_worked_on_in_float32(dtype):
-    updates = [random_update(rank, 40, 30, 2.0, rank, dtype) for rank in (4, 8)]
+@given(data=st.data())
+def test_narrower_factors_lose_nothing_either(dtype, data):
+    updates = data.draw(layers(dtype))
     space = core_space(updates)
-    assert space.left.vectors.dtype == torch.float32
+    left, right = (basis.vectors.double() for basis in (space.left, space.right))
+    for basis in (left, right):
+        eye = torch.eye(basis.shape[1], dtype=torch.float64)
+        torch.testing.assert_close(basis.mT @ basis, eye, rtol=0, atol=1e-4)
     for update, core in zip(updates, space.cores, strict=True):
-        rebuilt = space.left.vectors.double() @ core @ space.right.vectors.double().mT
-        torch.testing.assert_close(rebuilt, dense(update), rtol=1e-4, atol=1e-4)
+        size = update.scaling * update.b.double().norm() * update.a.double().norm()
+        assert (left @ core @ right.mT - dense(update)).norm() < 1e-6 * size
+
+
+def test_narrower_factors_are_mostly_worked_on_in_float32():
+    first, second = (random_update(rank, 40, 30, 2.0, rank, torch.bfloat16) for rank in (4, 8))
+    assert core_space([first, second]).left.vectors.dtype == torch.float32
+    tiny = LoraUpdate(second.a, second.b * 1e-4, 2.0)
+    assert core_space([first, tiny]).left.vectors.dtype == torch.float64
+
+
+@pytest.mark.parametrize("apart", [1e-1, 1e-3, 1e-5, 1e-6])
+def test_what_two_updates_differ_by_is_kept_however_little_it_is(apart):
+    """Two checkpoints of one training, one taken from the other."""
+    first, other = (random_update(8, 70, 60, 2.0, seed, torch.float32) for seed in (1, 2))
+    second = LoraUpdate(first.a + apart * other.a, first.b + apart * other.b, 2.0)
+    difference = dense(second) - dense(first)
+    space = core_space([first, second])
+    sides = truncate(weighted_sum(space.cores, [-1.0, 1.0]), 16)
+    found = dense(update_in(space, *sides, torch.float64))
+    assert (found - difference).norm() < 1e-6 * difference.norm()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e6])
+def test_small_factors_count_with_the_size_of_their_product(size):
+    first, second = (random_update(8, 70, 60, 2.0, seed, torch.float32) for seed in (1, 2))
+    second = LoraUpdate(second.a / size, second.b * size, 2.0)
+    space = core_space([first, second])
+    for update, core in zip((first, second), space.cores, strict=True):
+        sides = truncate(core, 8)
+        found = dense(update_in(space, *sides, torch.float64))
+        assert (found - dense(update)).norm() < 1e-6 * dense(update).norm()
 
 
 def test_an_untrained_update_takes_no_direction_on_the_left():
