@@ -73,8 +73,8 @@ def weighted_sum(
     matrices: Float[Tensor, "n rows columns"], weights: Sequence[float]
 ) -> Float[Tensor, "rows columns"]:
     """Return sum_i w_i M_i."""
-    summed: Tensor = torch.tensordot(torch.tensor(weights, dtype=matrices.dtype), matrices, dims=1)
-    return summed
+    row = torch.tensor(weights, dtype=matrices.dtype) @ matrices.flatten(1)
+    return row.view(matrices.shape[1:])
 
 
 def core_space(updates: Sequence[LoraUpdate]) -> CoreSpace:
@@ -128,7 +128,7 @@ def _basis(stacked: Float[Tensor, "side stacked"], widths: list[int]) -> tuple[B
     """Return a basis of the columns of several blocks, and each block's coordinates in it."""
     values, vectors = _right_singular_vectors(stacked)
     coordinates = (vectors * values).mT  # [directions R]
-    if (values < values[:1] * _GRADED).any():
+    if len(values) and values[-1].item() < _GRADED * values[0].item():
         stacked = stacked.double()
     return Basis(stacked, vectors / values), list(coordinates.split(widths, dim=1))
 
@@ -146,12 +146,12 @@ def _right_singular_vectors(
     if stacked.dtype == torch.float64:
         triangle = torch.linalg.qr(stacked, mode="r").R
         _, values, transposed = torch.linalg.svd(triangle, full_matrices=False)
-        kept = values > values[:1] * noise
-        return values[kept], transposed[kept].mT
+        kept = int((values > values[0] * noise).sum())
+        return values[:kept], transposed[:kept].mT
     wide = stacked.double()
-    squares, vectors = torch.linalg.eigh(wide.mT @ wide)  # the smallest first
-    kept = squares > squares[-1:] * noise
-    return squares[kept].sqrt().flip(0), vectors[:, kept].flip(1)
+    squares, vectors = torch.linalg.eigh(-(wide.mT @ wide))  # of its negative: the largest first
+    kept = int((squares < squares[0] * noise).sum())
+    return squares[:kept].neg().sqrt(), vectors[:, :kept]
 
 
 def truncate(
@@ -177,9 +177,9 @@ def truncate(
         values = is_there * values.sum() / is_there.sum().clamp_min(1)
     roots = values.sqrt()
     missing = rank - len(roots)
-    left, right = (
-        torch.nn.functional.pad(side[:, :rank] * roots, (0, missing)) for side in (u, vt.mT)
-    )
+    left, right = u[:, :rank] * roots, vt[:rank].mT * roots
+    if missing > 0:
+        left, right = (torch.nn.functional.pad(side, (0, missing)) for side in (left, right))
     return left, right
 
 

@@ -149,7 +149,7 @@ def merge_updates(
 
 
 def _energy(matrix: Tensor) -> float:
-    return float(matrix.double().square().sum())
+    return float(matrix.square().sum())
 
 
 def _with_cross_terms(
