@@ -136,15 +136,20 @@ def side_by_side(blocks: Sequence[Tensor]) -> Tensor:
     """Join matrices, or stacks of them, row by row; 16 bytes at a time, if they fit, are faster."""
     if len(blocks) == 1:
         return blocks[0]
-    if not all(_has_wide_rows(block) for block in blocks):
+    if any(block.shape[-1] * block.itemsize % _WIDE.itemsize for block in blocks):
         return torch.cat(tuple(blocks), dim=-1)
-    return torch.cat([block.view(_WIDE) for block in blocks], dim=-1).view(blocks[0].dtype)
+    wide = [_aligned(block).view(_WIDE) for block in blocks]
+    return torch.cat(wide, dim=-1).view(blocks[0].dtype)
 
 
-def _has_wide_rows(block: Tensor) -> bool:
+def _aligned(block: Tensor) -> Tensor:
+    """Return a block of which wide numbers can be made: torch may crash on those at odd places."""
     *steps, step = block.stride()
-    places = (block.shape[-1], block.storage_offset(), *steps)
-    return step == 1 and not any(place % (_WIDE.itemsize // block.itemsize) for place in places)
+    places = (block.storage_offset(), *steps)
+    is_even = step == 1 and not any(at % (_WIDE.itemsize // block.itemsize) for at in places)
+    if is_even and block.data_ptr() % _WIDE.itemsize == 0:
+        return block
+    return block.clone(memory_format=torch.contiguous_format)
 
 
 def weighted_bias(

@@ -44,7 +44,6 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by width in bytes
-_ALIGNMENT = 16  # bytes of the widest type
 _CHUNK = 16 << 20  # bytes; smaller ones have threads wait for each other
 _BATCH = 3 << 19  # bytes that are written at a time: what was made is still in a core's cache
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
@@ -98,7 +97,7 @@ class TensorFile:
         self.path = path
         self.specs: dict[str, TensorSpec] = {}
         self._places: dict[str, tuple[int, int]] = {}  # the first byte, and the one after the last
-        self._views: dict[tuple[torch.dtype, int], Tensor] = {}
+        self._views: dict[torch.dtype, Tensor] = {}
         self._start = end = 8 + struct.unpack("<Q", self._bytes[:8])[0]
         for name, dtype, shape in listed:  # one after the other, without holes
             if dtype not in DTYPES:
@@ -152,9 +151,7 @@ class TensorFile:
         if start % width:  # an odd header; such numbers cannot be used where they lie
             copied = bytearray(self._bytes[start:end])
             return torch.frombuffer(copied, dtype=dtype).view(shape)
-        skipped = start % _ALIGNMENT
-        at = (start - skipped) // width
-        return self._numbers(dtype, skipped).as_strided(shape, _strides(shape), at)
+        return self._numbers(dtype).as_strided(shape, _strides(shape), start // width)
 
     def stack(self, names: Sequence[str]) -> Tensor:
         """Return tensors of one shape and type as one; it must not be changed in place.
@@ -172,17 +169,15 @@ class TensorFile:
         strides = (step // width, *_strides(shape))
         return first.as_strided((len(names), *shape), strides, first.storage_offset())
 
-    def _numbers(self, dtype: torch.dtype, skipped: int) -> Tensor:
-        """Return all of the file but its first bytes as numbers of a type.
+    def _numbers(self, dtype: torch.dtype) -> Tensor:
+        """Return all of the file as numbers of a type.
 
-        A view of it costs half of what a tensor made anew from the file does; and where tensors
-        begin at multiples of ``_ALIGNMENT`` in it, wider types can be seen in them.
+        A view of it costs half of what a tensor made anew from the file does.
         """
-        if (dtype, skipped) not in self._views:
-            count = (len(self._bytes) - skipped) // dtype.itemsize
-            whole = torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=skipped)
-            self._views[dtype, skipped] = whole
-        return self._views[dtype, skipped]
+        if dtype not in self._views:
+            count = len(self._bytes) // dtype.itemsize
+            self._views[dtype] = torch.frombuffer(self._bytes, dtype=dtype, count=count)
+        return self._views[dtype]
 
 
 def write_tensors(

@@ -42,6 +42,18 @@ def test_factors_that_lie_elsewhere_are_joined_all_the_same():
     assert torch.equal(side_by_side(blocks), torch.cat(blocks, dim=1))
 
 
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("place", [0, 2, 4, 8])
+@pytest.mark.parametrize("layers", [1, 4])
+def test_factors_are_joined_wherever_they_lie_in_memory(rows, place, layers):
+    """A file's header may end anywhere; torch crashes on wide numbers at such places."""
+    raw = bytearray(16 * 2 * layers * rows + place)
+    flat = torch.frombuffer(raw, dtype=torch.bfloat16, offset=place)
+    stacked = flat.copy_(torch.randn(len(flat))).view(layers, 2, rows, 8)
+    for blocks in (stacked.unbind(dim=1), stacked[0].unbind()):
+        assert torch.equal(side_by_side(blocks), torch.cat(blocks, dim=-1))
+
+
 @given(weighted_updates())
 def test_norms_and_inner_products_need_no_delta_weight(case):
     updates, _ = case
