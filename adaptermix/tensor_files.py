@@ -154,20 +154,21 @@ class TensorFile:
         return self._numbers(dtype).as_strided(shape, _strides(shape), start // width)
 
     def stack(self, names: Sequence[str]) -> Tensor:
-        """Return tensors of one shape and type as one; it must not be changed in place.
+        """Return tensors of one shape as one; it must not be changed in place.
 
         The layers of a model lie at equal distances in most files, and then this is a view too.
         """
-        first, (dtype, shape) = self.tensor(names[0]), self.specs[names[0]]
+        first, spec = self.tensor(names[0]), self.specs[names[0]]
         if len(names) == 1:
             return first[None]
         starts = [self._places[name][0] for name in names]
-        steps = {after - start for start, after in pairwise(starts)}
-        step, width = steps.pop(), dtype.itemsize
-        if steps or step <= 0 or starts[0] % width or step % width:
+        step, *others = {after - start for start, after in pairwise(starts)}
+        width = spec.dtype.itemsize
+        is_even = not others and step > 0 and step % width == 0 and starts[0] % width == 0
+        if not is_even or any(self.specs[name] != spec for name in names):
             return torch.stack([self.tensor(name) for name in names])
-        strides = (step // width, *_strides(shape))
-        return first.as_strided((len(names), *shape), strides, first.storage_offset())
+        strides = (step // width, *_strides(spec.shape))
+        return first.as_strided((len(names), *spec.shape), strides, first.storage_offset())
 
     def _numbers(self, dtype: torch.dtype) -> Tensor:
         """Return all of the file as numbers of a type.

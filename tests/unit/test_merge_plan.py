@@ -1,5 +1,6 @@
 """Exact sums: adapters of one module go through files, as the command has them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from test_deltas import random_update, weighted_updates
 
 from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
@@ -77,6 +79,26 @@ def test_the_sum_of_a_model_is_the_sum_of_every_module(sources):
         held = [(s[module], w) for s, w in zip(sources, weights, strict=True) if module in s]
         expected = sum(w * source.delta_weight() for source, w in held)
         torch.testing.assert_close(update.delta_weight(), expected)
+
+
+def test_modules_of_one_shape_may_differ_in_what_is_narrow(tmp_path):
+    """Their updates are float32 all the same: of each module, one of the factors is."""
+    wide = random_update(8, 16, 16, dtype=torch.float32)
+    tensors, modules = {}, [f"model.layers.{at}.mlp.up_proj" for at in range(2)]
+    for at, module in enumerate(modules):
+        a, b = (wide.a.bfloat16(), wide.b) if at else (wide.a, wide.b.bfloat16())
+        tensors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["up_proj"]}
+    paths = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
+    for path in paths:
+        save_file(tensors, path, {"lora_adapter_metadata": json.dumps(config)})
+    merge(paths, MergeSettings(weights=(0.5, 0.25), out=tmp_path / "m.safetensors"))
+    merged, source = read_adapter(tmp_path / "m.safetensors"), read_adapter(paths[0])
+    for module in modules:
+        kept = source.update(module)
+        kept = 0.75 * kept.scaling * (kept.b.double() @ kept.a.double())
+        found = merged.update(module)
+        torch.testing.assert_close(found.scaling * (found.b.double() @ found.a.double()), kept)
 
 
 @pytest.mark.parametrize("rank", [2, 8])
