@@ -86,7 +86,7 @@ def test_modules_of_one_shape_may_differ_in_what_is_narrow(tmp_path):
     wide = random_update(8, 16, 16, dtype=torch.float32)
     tensors, modules = {}, [f"model.layers.{at}.mlp.up_proj" for at in range(2)]
     for at, module in enumerate(modules):
-        a, b = (wide.a.bfloat16(), wide.b) if at else (wide.a, wide.b.bfloat16())
+        a, b = (wide.a, wide.b.bfloat16()) if at else (wide.a.bfloat16(), wide.b)
         tensors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
     config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["up_proj"]}
     paths = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
