@@ -114,8 +114,8 @@ class MergePlan:
             return
         for modules in self.kinds:
             spec = self.specs[modules[0]]
-            size = spec.out_features * spec.rank * spec.dtype.itemsize
-            count = max(1, _SUMS // size)
+            b = TensorSpec(spec.dtype, (spec.out_features, spec.rank))
+            count = max(1, _SUMS // b.size)
             for at in range(0, len(modules), count):
                 group = modules[at : at + count]
                 for module, update in zip(group, self._sums(group), strict=True):
