@@ -37,7 +37,7 @@ def locate_model(settings: ModelSettings) -> Path:
     """
     folder = Path(settings.model)
     if not folder.is_dir():
-        folder = _fetch(settings)
+        folder = _fetch(settings.model, settings.revision)
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json", hint="name the folder of a saved model")
     if not any(folder.glob("*.safetensors")):
@@ -45,24 +45,20 @@ def locate_model(settings: ModelSettings) -> Path:
     return folder
 
 
-def _fetch(settings: ModelSettings) -> Path:
+def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(
-            snapshot_download(
-                settings.model, revision=settings.revision, allow_patterns=list(_MODEL_FILES)
-            )
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_MODEL_FILES)))
     except HFValidationError as error:
         raise ArtifactError(
-            f"{settings.model}: neither a folder nor a hub name",
+            f"{name}: neither a folder nor a hub name",
             hint="name the folder of a saved model, or a model on the hub, OWNER/NAME",
         ) from error
     except hub_errors() as error:
         raise ResourceError(
-            f"the model {settings.model} is no folder here and cannot be had from the hub: "
+            f"the model {name} is no folder here and cannot be had from the hub: "
             f"{first_line(error)}",
             hint=OFFLINE_HINT,
         ) from error

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 import vl_convert
 
-from adaptermix.significance import Interval
+if TYPE_CHECKING:
+    from adaptermix.significance import Interval
 
 # Contrast of 3:1 and more to white and to #16181d. The first one is the baseline's.
 PALETTE = ("#7d838c", "#3b82c4", "#d9731f", "#3a9a57", "#c65b9a", "#8b6fd1", "#a98718", "#2f97a3")
@@ -111,7 +112,7 @@ class PlottedScore:
     """
 
     name: str
-    score: Interval
+    score: "Interval"
     weight: float | None
     is_chosen: bool
     is_faint: bool
