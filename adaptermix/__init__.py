@@ -13,28 +13,7 @@ a caller can act on are AdaptermixErrors.
 """
 
 from importlib import import_module
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from adaptermix.align_training import train_align as train_align
-    from adaptermix.config import EvalSettings as EvalSettings
-    from adaptermix.config import InspectSettings as InspectSettings
-    from adaptermix.config import MergeSettings as MergeSettings
-    from adaptermix.config import ScoreSettings as ScoreSettings
-    from adaptermix.config import TrainAlignSettings as TrainAlignSettings
-    from adaptermix.config import TrainJointSettings as TrainJointSettings
-    from adaptermix.config import TrainTaskSettings as TrainTaskSettings
-    from adaptermix.errors import AdaptermixError as AdaptermixError
-    from adaptermix.evaluation import evaluate as evaluate
-    from adaptermix.folding import merge_into as merge_into
-    from adaptermix.inspection import inspect as inspect
-    from adaptermix.joint_training import train_joint as train_joint
-    from adaptermix.merging import merge as merge
-    from adaptermix.scoring import score_files as score_files
-    from adaptermix.task_training import train_task as train_task
-
-__version__ = version("adaptermix")
+from typing import Any
 
 _HOMES = {
     "AdaptermixError": "errors",

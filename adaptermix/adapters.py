@@ -21,9 +21,9 @@ from blake3 import blake3
 from torch import Tensor
 
 from adaptermix.config import HUB_NAME
-from adaptermix.data import first_line, hub_errors
+from adaptermix.data import hub_errors
 from adaptermix.deltas import LoraUpdate, as_dtype, is_finite
-from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.model_card import FILE_NAME as CARD_FILE
 from adaptermix.model_card import card_path, model_card
 from adaptermix.outputs import check_output, whole_output, write_json

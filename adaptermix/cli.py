@@ -19,7 +19,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from adaptermix import __version__, console
+from adaptermix import console
 from adaptermix.config import (
     EvalSettings,
     InspectSettings,
@@ -36,6 +36,7 @@ from adaptermix.config_file import load_settings
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.outputs import Report
 from adaptermix.processes import is_main_process
+from adaptermix.version import __version__
 
 
 def _group(name: str, purpose: str) -> typer.Typer:

@@ -29,6 +29,7 @@ from adaptermix.tables import ranges, shown, titled
 
 if TYPE_CHECKING:
     from adaptermix.comet import Environment
+    from adaptermix.commands import OnProgress as OnStepProgress
     from adaptermix.comparison import Comparison
     from adaptermix.correlation import Correlation
     from adaptermix.doctor import DoctorReport
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from adaptermix.generation import DecodeProgress, OnProgress
     from adaptermix.inspection import AdapterReport, InspectReport, Row
     from adaptermix.merging import MergeReport
-    from adaptermix.pipeline import OnProgress as OnStepProgress
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step
     from adaptermix.report import ReportSummary

@@ -1,8 +1,4 @@
-"""Records and the files they are read from: MASSIVE, parallel text, and their copies on the hub.
-
-Files are found by name below a folder, or fetched from the hub when no folder is given. Every
-complaint names the file and, where there is one, the line.
-"""
+"""Parallel sentences, conversations and language names, as training and analysis read them."""
 
 import gzip
 import json
@@ -15,19 +11,29 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from adaptermix.errors import DataError, ResourceError
+from adaptermix.errors import DataError, ResourceError, first_line
 
 Split = Literal["train", "dev", "test"]
+
+
 T = TypeVar("T")
 
+
 MASSIVE_REPO = "AmazonScience/massive"
+
+
 PAIRS_REPO = "sentence-transformers/parallel-sentences-tatoeba"
+
+
 # The hub runs no data set scripts any more; this branch holds its own parquet copies of them.
 PARQUET_REVISION = "refs/convert/parquet"
+
+
 OFFLINE_HINT = (
     "work on local files with --model PATH --data-dir PATH, or try `adaptermix demo`, "
     "which needs no network"
 )
+
 
 # The 52 locales of MASSIVE 1.1; a bare language code stands for the first locale listed for it.
 MASSIVE_LOCALES: tuple[str, ...] = tuple(
@@ -38,6 +44,7 @@ MASSIVE_LOCALES: tuple[str, ...] = tuple(
     ur-PK vi-VN zh-CN zh-TW
     """.split()
 )
+
 
 # FLORES-200 codes of the languages of the paper (its table 9 and appendix C).
 FLORES_CODES: dict[str, str] = {
@@ -442,12 +449,6 @@ def hub_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HTTPError
 
     return OSError, HTTPError
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's message, or its name where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def without_lone_surrogates(text: str) -> str:

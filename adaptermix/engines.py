@@ -25,8 +25,7 @@ import torch
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
 from adaptermix.config import EngineSettings
-from adaptermix.data import first_line
-from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.models import AdaptedModel, compute_dtype, load_model
 
 if TYPE_CHECKING:

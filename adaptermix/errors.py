@@ -71,3 +71,9 @@ def require_extra(extra: str, *packages: str) -> None:
             raise ResourceError(
                 f"{package} is not installed", hint=f'pip install "adaptermix[{extra}]"'
             )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's message, or its name where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

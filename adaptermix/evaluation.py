@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from adaptermix import __version__
 from adaptermix.adapters import (
     BASE,
     Adapter,
@@ -28,16 +27,12 @@ from adaptermix.config import PAPER_GROUPS, EvalSettings
 from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError
 from adaptermix.generation import Decoder, OnProgress
-from adaptermix.metrics import Score, without_missing_comet
-from adaptermix.models import (
-    fingerprint,
-    load_tokenizer,
-    locate_model,
-    weight_shapes,
-)
+from adaptermix.metrics import Outcome, Score, without_missing_comet
+from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
 from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.prompts import PromptedExample, read_prompts
-from adaptermix.tasks import Outcome, Task, make_task
+from adaptermix.tasks import Task, make_task
+from adaptermix.version import __version__
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from adaptermix.adapters import BASE, Adapter, adapter_hash, stage_adapter
 from adaptermix.answers import cache_folder
 from adaptermix.batching import pad
 from adaptermix.config import RetrievalSettings
-from adaptermix.data import first_line
-from adaptermix.errors import ArtifactError, DataError, ResourceError
+from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 from adaptermix.models import (
     AdaptedModel,
     compute_dtype,

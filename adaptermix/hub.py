@@ -5,8 +5,8 @@ from pathlib import Path
 
 from adaptermix.adapters import read_adapter, stage_adapter
 from adaptermix.config import HUB_NAME
-from adaptermix.data import first_line, hub_errors
-from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
+from adaptermix.data import hub_errors
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, first_line
 
 
 def check_push(repository: str) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from adaptermix import __version__
 from adaptermix.comet import (
     DEFAULT_MODEL,
     INSTALL_HINT,
@@ -29,6 +28,7 @@ from adaptermix.entities import Entity
 from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.tagging import Slot
 from adaptermix.translation import bleu_tokenizer
+from adaptermix.version import __version__
 
 Statistics = Float[np.ndarray, "examples stats"]
 S = TypeVar("S", bound=ScorerSettings)

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from adaptermix.config import ModelSettings, TrainSettings
-from adaptermix.data import OFFLINE_HINT, first_line, hub_errors
-from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.data import OFFLINE_HINT, hub_errors
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.processes import shards_model
 from adaptermix.tensor_files import TensorFile
 

@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -25,38 +25,30 @@ from typing import Any, Literal, Protocol
 from blake3 import blake3
 from pydantic import BaseModel
 
-from adaptermix import __version__
-from adaptermix.errors import (
-    AdaptermixError,
-    ArtifactError,
-    ConfigError,
-    ResourceError,
-    require_extra,
-)
+from adaptermix.commands import RUNNERS, OnProgress, Work
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
 from adaptermix.outputs import Report, whole_output, write_json
 from adaptermix.recipe import Recipe, Step
+from adaptermix.version import __version__
 
 STATE = "steps.json"
+
+
 FORMAT = 1  # of what goes into keys; another number runs all steps again
+
+
 # What a record holds of how a run went, and not of what came out.
 _VOLATILE = ("seconds", "decoded", "reused", "extracted")
+
+
 # Settings that change how a step runs, and not what comes out.
 _IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python", "export"}
+
+
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 
+
 Status = Literal["finished", "to do", "to do if its inputs change"]
-OnProgress = Callable[..., None]  # what each command tells of its progress
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the command of a step is given."""
-
-    settings: Any
-    inputs: list[Path]
-    out: Path
-    dry_run: bool = False
-    on_progress: OnProgress = lambda *progress: None
 
 
 @dataclass(frozen=True)
@@ -270,93 +262,6 @@ def _sweep(step: Step, is_resumed: bool) -> None:
             shutil.rmtree(left)
 
 
-# The commands -------------------------------------------------------------------------------------
-
-
-def _train_task(work: Work) -> Any:
-    from adaptermix.task_training import train_task
-
-    return train_task(work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress)
-
-
-def _train_align(work: Work) -> Any:
-    from adaptermix.align_training import train_align
-
-    return train_align(
-        work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress
-    )
-
-
-def _train_joint(work: Work) -> Any:
-    from adaptermix.joint_training import train_joint
-
-    return train_joint(
-        work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress
-    )
-
-
-def _merge(work: Work) -> Any:
-    from adaptermix import folding, merging, search
-
-    if work.settings.search is None:
-        merge = folding.merge_into if work.settings.into else merging.merge
-        return merge(work.inputs, work.settings, force=True, dry_run=work.dry_run)
-    if work.dry_run:
-        return search.plan_search(work.inputs, work.settings, force=True)
-    return search.search(work.inputs, work.settings, force=True, on_progress=work.on_progress)
-
-
-def _evaluate(work: Work) -> Any:
-    from adaptermix import evaluation
-
-    if work.dry_run:
-        return evaluation.plan(work.settings, force=True)
-    return evaluation.evaluate(work.settings, force=True, on_progress=work.on_progress)
-
-
-def _score(work: Work) -> Any:
-    from adaptermix.scoring import score_files
-
-    return score_files(work.settings)
-
-
-def _inspect(work: Work) -> Any:
-    from adaptermix.inspection import inspect
-
-    return inspect(work.inputs, work.settings)
-
-
-def _retrieve(work: Work) -> Any:
-    from adaptermix import retrieval
-
-    if work.dry_run:
-        return retrieval.plan(work.settings, force=True)
-    return retrieval.analyze(work.settings, force=True, on_progress=work.on_progress)
-
-
-def _report(work: Work) -> Any:
-    require_extra("report", "altair", "vl_convert")
-    from adaptermix.report import report
-
-    return report(work.inputs, work.settings, force=True, dry_run=work.dry_run)
-
-
-RUNNERS: dict[str, Callable[[Work], Any]] = {
-    "train-task": _train_task,
-    "train-align": _train_align,
-    "train-joint": _train_joint,
-    "merge": _merge,
-    "eval": _evaluate,
-    "score": _score,
-    "inspect": _inspect,
-    "retrieval": _retrieve,
-    "report": _report,
-}
-
-
-# Plans --------------------------------------------------------------------------------------------
-
-
 def _chosen(recipe: Recipe, only: str | None) -> Recipe:
     return recipe if only is None else recipe.with_needs(only)
 
@@ -515,9 +420,6 @@ def _count_records(task: str, lang: str, split: Any, folder: Path | None) -> int
     return len(make_task(task).read(lang, split, folder))
 
 
-# Content ------------------------------------------------------------------------------------------
-
-
 def step_key(step: Step, out: Path) -> str:
     """Return the hash of all that a step's output depends on; its needs are done."""
     settings = {
@@ -636,9 +538,6 @@ def _data_files(folder: Path, out: Path, depth: int) -> Iterator[Path]:
             yield from _data_files(path, out, depth - 1)
         elif path.is_file() and path.suffix not in (".safetensors", ".bin"):
             yield path
-
-
-# State --------------------------------------------------------------------------------------------
 
 
 class _State:

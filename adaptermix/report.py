@@ -18,12 +18,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adaptermix import __version__
 from adaptermix.config import ReportSettings
 from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.sections import Section, sections_of
 from adaptermix.tables import printable
+from adaptermix.version import __version__
 
 _PAGE = Path(__file__).with_name("page")
 _RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as the page's script reads

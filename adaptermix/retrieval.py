@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from adaptermix import __version__
 from adaptermix.adapters import (
     BASE,
     adapter_hash,
@@ -41,6 +40,7 @@ from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_
 from adaptermix.multiway import flores_code, read_multiway
 from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.retrieval_scores import normalized, retrieve
+from adaptermix.version import __version__
 
 ALL = "all"
 EVEN, EVERY, MIDDLE, ASKED = "even layers", "all layers", "middle layer", "layers asked for"

@@ -22,7 +22,6 @@ import numpy as np
 from blake3 import blake3
 from pydantic import TypeAdapter
 
-from adaptermix import __version__
 from adaptermix.adapters import Adapter, adapter_hash, check_fits, layer_of, read_adapter
 from adaptermix.batching import PromptEncoder, encode_example
 from adaptermix.config import MergeSettings
@@ -38,6 +37,7 @@ from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.significance import Difference, Interval
 from adaptermix.tables import scaled, titled
 from adaptermix.tasks import Task, make_task
+from adaptermix.version import __version__
 from adaptermix.weighting import Rule, Weighting
 
 if TYPE_CHECKING:

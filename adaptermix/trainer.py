@@ -30,8 +30,13 @@ from transformers import (
 )
 
 from adaptermix.batching import answer_logits
-from adaptermix.data import first_line
-from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, StoppedError
+from adaptermix.errors import (
+    AdaptermixError,
+    ArtifactError,
+    ResourceError,
+    StoppedError,
+    first_line,
+)
 from adaptermix.models import keeps_logits
 from adaptermix.tensor_files import TensorFile
 

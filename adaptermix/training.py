@@ -28,7 +28,6 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from adaptermix import __version__
 from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
 from adaptermix.batching import token_count
 from adaptermix.config import TrainSettings
@@ -39,6 +38,7 @@ from adaptermix.models import fingerprint
 from adaptermix.outputs import Report, check_output, whole_output, write_json
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.trainer import AdapterTrainer, NamedCollator, StopSignals, last_checkpoint
+from adaptermix.version import __version__
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
 _FREE = {"resume", "out", "threads", "workers", "tensorboard"}

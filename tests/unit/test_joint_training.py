@@ -18,6 +18,7 @@ from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.joint_training import Alternation, JointTrainer, train_joint
 from adaptermix.lora import with_lora
 from adaptermix.models import load_model, load_tokenizer, lower_blocks_only
+from adaptermix.tasks import make_task
 
 
 def joint_settings(model_dir, corpus_dir, out, **changes):
@@ -236,7 +237,7 @@ def test_a_score_that_is_right_ends_training_early(tmp_path, model_dir, corpus_d
     from adaptermix import joint_training
 
     def answer(self, model, prompts):
-        task = joint_training.make_task("massive")
+        task = make_task("massive")
         return [task.answer(example) for example in self.examples["en"]]
 
     monkeypatch.setattr(joint_training.DevScore, "_answers", answer)

@@ -17,12 +17,7 @@ from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
 
 from adaptermix import merge_plan
-from adaptermix.adapters import (
-    describe_config,
-    read_adapter,
-    spec_of,
-    stage_adapter,
-)
+from adaptermix.adapters import describe_config, read_adapter, spec_of, stage_adapter
 from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError

@@ -9,9 +9,10 @@ import pytest
 from conftest import save_model
 from transformers import AutoConfig
 
+from adaptermix.commands import RUNNERS
 from adaptermix.config import COMMANDS
 from adaptermix.data import FLORES_CODES, MASSIVE_LOCALES
-from adaptermix.pipeline import RUNNERS, plan, run
+from adaptermix.pipeline import plan, run
 from adaptermix.recipe import Overrides, read_recipe
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "paper"

@@ -8,13 +8,8 @@ from runs_on_disk import write_evaluation
 from test_adapters import peft_adapter
 
 from adaptermix import pipeline
-from adaptermix.errors import (
-    AdaptermixError,
-    ArtifactError,
-    ConfigError,
-    DataError,
-    ResourceError,
-)
+from adaptermix.commands import RUNNERS
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.pipeline import content_hash, data_hash, plan, run
 from adaptermix.recipe import read_recipe
 
@@ -143,7 +138,7 @@ def test_a_step_that_stops_keeps_what_was_done(folder, monkeypatch):
         raise DataError("no more")
 
     with monkeypatch.context() as patched:
-        patched.setitem(pipeline.RUNNERS, "inspect", stop)
+        patched.setitem(RUNNERS, "inspect", stop)
         with pytest.raises(DataError, match=r"recipe.toml:20: \[look\] no more"):
             ran(folder)
     assert ran(folder) == {"look"}
@@ -167,7 +162,7 @@ def test_two_runs_do_not_share_a_folder(folder, monkeypatch):
         inside.append(work)
         raise DataError("enough")
 
-    monkeypatch.setitem(pipeline.RUNNERS, "merge", again)
+    monkeypatch.setitem(RUNNERS, "merge", again)
     with pytest.raises(DataError, match="enough"):
         run(read_recipe(folder / "recipe.toml"))
     assert inside

@@ -15,12 +15,7 @@ from typer.testing import CliRunner
 
 from adaptermix import console
 from adaptermix.cli import app
-from adaptermix.config import (
-    MergeSettings,
-    ReportSettings,
-    TrainAlignSettings,
-    TrainJointSettings,
-)
+from adaptermix.config import MergeSettings, ReportSettings, TrainAlignSettings, TrainJointSettings
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging import merge
 from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot

@@ -19,6 +19,7 @@ from adaptermix.config import RetrievalSettings
 from adaptermix.correlation import pearson
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.extraction import TENSOR, Extractor, LayerReader, encode_texts
+from adaptermix.models import load_model
 from adaptermix.retrieval import analyze, plan
 from adaptermix.retrieval_scores import normalized, retrieve
 from adaptermix.tensor_files import TensorFile
@@ -121,7 +122,7 @@ def test_adapters_are_switched_in_one_model(
     from adaptermix import extraction
 
     loaded = []
-    original = extraction.load_model
+    original = load_model
     monkeypatch.setattr(
         extraction, "load_model", lambda *given: loaded.append(1) or original(*given)
     )

@@ -9,13 +9,7 @@ from test_adapters import IDS, logits_through_peft
 from transformers import AutoModelForCausalLM
 
 from adaptermix import training
-from adaptermix.adapters import (
-    describe_config,
-    layer_of,
-    read_adapter,
-    spec_of,
-    write_adapter,
-)
+from adaptermix.adapters import describe_config, layer_of, read_adapter, spec_of, write_adapter
 from adaptermix.align_training import train_align
 from adaptermix.batching import IGNORED, PairCollator, answer_logits, encode_pairs
 from adaptermix.config import TrainAlignSettings, TrainTaskSettings

@@ -1,0 +1,102 @@
+"""What each command runs, without a terminal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.errors import require_extra
+
+OnProgress = Callable[..., None]  # what each command tells of its progress
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the command of a step is given."""
+
+    settings: Any
+    inputs: list[Path]
+    out: Path
+    dry_run: bool = False
+    on_progress: OnProgress = lambda *progress: None
+
+
+def _train_task(work: Work) -> Any:
+    from adaptermix.task_training import train_task
+
+    return train_task(work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress)
+
+
+def _train_align(work: Work) -> Any:
+    from adaptermix.align_training import train_align
+
+    return train_align(
+        work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress
+    )
+
+
+def _train_joint(work: Work) -> Any:
+    from adaptermix.joint_training import train_joint
+
+    return train_joint(
+        work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress
+    )
+
+
+def _merge(work: Work) -> Any:
+    from adaptermix import folding, merging, search
+
+    if work.settings.search is None:
+        merge = folding.merge_into if work.settings.into else merging.merge
+        return merge(work.inputs, work.settings, force=True, dry_run=work.dry_run)
+    if work.dry_run:
+        return search.plan_search(work.inputs, work.settings, force=True)
+    return search.search(work.inputs, work.settings, force=True, on_progress=work.on_progress)
+
+
+def _evaluate(work: Work) -> Any:
+    from adaptermix import evaluation
+
+    if work.dry_run:
+        return evaluation.plan(work.settings, force=True)
+    return evaluation.evaluate(work.settings, force=True, on_progress=work.on_progress)
+
+
+def _score(work: Work) -> Any:
+    from adaptermix.scoring import score_files
+
+    return score_files(work.settings)
+
+
+def _inspect(work: Work) -> Any:
+    from adaptermix.inspection import inspect
+
+    return inspect(work.inputs, work.settings)
+
+
+def _retrieve(work: Work) -> Any:
+    from adaptermix import retrieval
+
+    if work.dry_run:
+        return retrieval.plan(work.settings, force=True)
+    return retrieval.analyze(work.settings, force=True, on_progress=work.on_progress)
+
+
+def _report(work: Work) -> Any:
+    require_extra("report", "altair", "vl_convert")
+    from adaptermix.report import report
+
+    return report(work.inputs, work.settings, force=True, dry_run=work.dry_run)
+
+
+RUNNERS: dict[str, Callable[[Work], Any]] = {
+    "train-task": _train_task,
+    "train-align": _train_align,
+    "train-joint": _train_joint,
+    "merge": _merge,
+    "eval": _evaluate,
+    "score": _score,
+    "inspect": _inspect,
+    "retrieval": _retrieve,
+    "report": _report,
+}
