@@ -20,14 +20,13 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from adaptermix.config import HUB_NAME
-from adaptermix.data import hub_errors
 from adaptermix.deltas import LoraUpdate, as_dtype, is_finite
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
+from adaptermix.files.hub import HUB_NAME, hub_errors
+from adaptermix.files.outputs import check_output, whole_output, write_json
+from adaptermix.files.tensors import TensorFile, TensorSpec, one_thread, write_tensors
 from adaptermix.model_card import FILE_NAME as CARD_FILE
 from adaptermix.model_card import card_path, model_card
-from adaptermix.outputs import check_output, whole_output, write_json
-from adaptermix.tensor_files import TensorFile, TensorSpec, one_thread, write_tensors
 
 BASE = "base"  # the base model's name where systems are side by side
 CONFIG_FILE = "adapter_config.json"

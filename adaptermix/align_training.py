@@ -29,8 +29,8 @@ from adaptermix.contrastive_step import (
     gathered,
     mean_over_processes,
 )
-from adaptermix.data import hold_out, numbered_lines, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
+from adaptermix.files.text import hold_out, numbered_lines, resample, resample_evenly
 from adaptermix.footprint import Pass, footprint
 from adaptermix.lora import with_lora
 from adaptermix.models import (

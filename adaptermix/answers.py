@@ -4,7 +4,6 @@ A key says everything an answer depends on (``generation.Decoder`` makes it), so
 wrong, only unused. Any trouble with the file ends in a note and decoding, never in an error.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -13,14 +12,23 @@ from pathlib import Path
 from typing import TypeVar
 
 FILE_NAME = "answers-1.sqlite3"  # another number for another table
+
+
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
     key BLOB PRIMARY KEY, text TEXT NOT NULL, is_cut INTEGER NOT NULL, tokens INTEGER NOT NULL
 ) WITHOUT ROWID
 """
+
+
 _KEYS_A_QUERY = 500
+
+
 _PATIENCE = 30.0  # seconds to wait for another process that is writing
+
+
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
 
 R = TypeVar("R")
 
@@ -38,14 +46,6 @@ class Generated:
     text: str
     is_cut: bool
     tokens: int = 0
-
-
-def cache_folder() -> Path:
-    """Return where answers are kept: $ADAPTERMIX_CACHE, or the user's cache folder."""
-    if own := os.environ.get("ADAPTERMIX_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "adaptermix"
 
 
 class AnswerCache:

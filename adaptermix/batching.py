@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
-from adaptermix.data import ParallelPair
 from adaptermix.errors import ArtifactError, DataError
+from adaptermix.files.text import ParallelPair
 from adaptermix.tasks import Message
 
 if TYPE_CHECKING:

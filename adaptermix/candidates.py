@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from adaptermix.adapters import read_adapter, write_adapter
 from adaptermix.config import TrainSettings
 from adaptermix.errors import ArtifactError, ConfigError
-from adaptermix.outputs import check_output
+from adaptermix.files.outputs import check_output
 from adaptermix.training import TrainReport, comparable, recorded
 
 S = TypeVar("S", bound=TrainSettings)

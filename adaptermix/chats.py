@@ -7,8 +7,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from adaptermix.batching import IGNORED, EncodedExample, PromptEncoder
-from adaptermix.data import json_rows
 from adaptermix.errors import DataError, first_line
+from adaptermix.files.text import json_rows
 from adaptermix.tasks import Message
 
 

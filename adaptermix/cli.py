@@ -34,7 +34,7 @@ from adaptermix.config import (
 )
 from adaptermix.config_file import load_settings
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
-from adaptermix.outputs import Report
+from adaptermix.files.outputs import Report
 from adaptermix.processes import is_main_process
 from adaptermix.version import __version__
 

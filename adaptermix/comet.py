@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adaptermix.errors import ArtifactError, DataError, ResourceError
-from adaptermix.outputs import Report
+from adaptermix.files.outputs import Report
 
 DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
 

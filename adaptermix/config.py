@@ -5,7 +5,6 @@ limits and its help text. The command line is generated from the fields, and a k
 the flag without its two dashes. Flags override the file, which overrides the defaults.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -32,8 +31,10 @@ from adaptermix.option_values import (
 )
 
 PAPER_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
+
+
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
+
 
 # The paper's: languages with task data, languages that are aligned to English, and others.
 PAPER_GROUPS: dict[str, tuple[str, ...]] = {
@@ -41,6 +42,8 @@ PAPER_GROUPS: dict[str, tuple[str, ...]] = {
     "transfer-aligned": ("cy", "ja", "jv", "sw", "tl"),
     "transfer-other": ("af", "az", "de", "el", "fr", "hi", "is", "th", "tr", "ur"),
 }
+
+
 # The 35 languages of its initial analysis (section 2, appendix C), and those of them that are
 # low-resource as NLLB (2022) has it: fewer than 1M pairs of public bitext, by the counts in its
 # code (fairseq, examples/nllb/modeling/evaluation/train_example_count/flores200_public.py).
@@ -48,7 +51,10 @@ PAPER_LANGS = (
     *(lang for group in PAPER_GROUPS.values() for lang in group),
     *"cs he uk am bn it hu hy id kn ka mn km ko lv".split(),
 )
+
+
 LOW_RESOURCE = ("am", "az", "cy", "hy", "jv", "ka", "km", "kn", "mn", "ur")
+
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -95,6 +101,8 @@ class ModelSettings(Settings):
 
 
 TASKS = ("massive", "wmt23", "uner")
+
+
 # What a task's own defaults are where they are not those of MASSIVE; the paper's.
 _TRAINED: dict[str, dict[str, Any]] = {
     "wmt23": {
@@ -103,6 +111,8 @@ _TRAINED: dict[str, dict[str, Any]] = {
     },
     "uner": {"langs": ("en", "pt", "zh")},
 }
+
+
 _TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "train-task": _TRAINED,
     "train-joint": _TRAINED,

@@ -3,10 +3,7 @@
 A key in a file is the flag without its two dashes. Whatever is wrong is named by file and line.
 """
 
-import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +11,6 @@ from pydantic import ValidationError
 
 from adaptermix.config import (
     COMMANDS,
-    HUB_NAME,
     DecodingSettings,
     MergeSettings,
     ModelSettings,
@@ -23,8 +19,11 @@ from adaptermix.config import (
     TaskFile,
 )
 from adaptermix.errors import ConfigError
+from adaptermix.files.hub import HUB_NAME
+from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 
 CONFIG_NAME = "adaptermix.toml"
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -60,26 +59,6 @@ def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
     else:
         line = line_of(path, None, key)
     return ConfigError(f"{path}:{line}: {key}: {first['msg'].removeprefix('Value error, ')}")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        ConfigError: It is not valid TOML; with file and line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
-        return tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
-        at = re.search(r"line (\d+)", str(error))
-        number = at[1] if at else len(text.splitlines())
-        raise ConfigError(f"{path}:{number}: not valid TOML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}:1: lists or tables are nested too deeply") from error
 
 
 def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:
@@ -151,12 +130,6 @@ def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) ->
     )
 
 
-def hint_of_keys(key: str, known: Sequence[str]) -> str:
-    """Return what to write in place of an unknown key: the nearest one, or any there is."""
-    near = get_close_matches(key, known, 1)
-    return f"did you mean {near[0]}?" if near else "the keys are " + ", ".join(known)
-
-
 def keys_of(kind: type[Settings]) -> list[str]:
     """Return the keys that a command's section in a file may have."""
     return [name.replace("_", "-") for name in kind.model_fields]
@@ -188,24 +161,6 @@ def relative_to_file(folder: Path, key: str, value: Any) -> Any:
 def _adapter_beside(folder: Path, name: str) -> str:
     is_hubs = HUB_NAME.fullmatch(name) and not (folder / name).exists()
     return name if is_hubs else str(folder / name)
-
-
-def line_of(path: Path, section: str | None, key: str | None) -> int:
-    """Find the line of a key or section header in the file; 1 where it is written unusually."""
-    current: str | None = None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
-        if header:
-            current = header[1].strip("\"'")
-            if key is None and current == section:
-                return number
-        elif key is not None and current == section and _assigns(line, key):
-            return number
-    return 1
-
-
-def _assigns(line: str, key: str) -> bool:
-    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line) is not None
 
 
 def _config_error(

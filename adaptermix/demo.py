@@ -12,8 +12,8 @@ from adaptermix.align_training import train_align
 from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
 from adaptermix.config_file import CONFIG_NAME, load_settings
 from adaptermix.evaluation import EvalReport, evaluate
+from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.merging import merge
-from adaptermix.outputs import check_output, whole_output
 from adaptermix.task_training import train_task
 
 R = TypeVar("R")

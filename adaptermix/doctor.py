@@ -25,8 +25,7 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 
 from adaptermix import comet
-from adaptermix.answers import cache_folder
-from adaptermix.outputs import Report
+from adaptermix.files.outputs import Report, cache_folder
 
 State = Literal["ok", "warn", "missing"]
 

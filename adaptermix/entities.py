@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adaptermix.data import Split, find_file, numbered_lines, without_lone_surrogates
 from adaptermix.errors import DataError
+from adaptermix.files.text import Split, find_file, numbered_lines, without_lone_surrogates
 from adaptermix.translation import language_code
 
 ENTITY_TYPES = ("PER", "ORG", "LOC")

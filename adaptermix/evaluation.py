@@ -26,10 +26,10 @@ from adaptermix.comparison import ALL, Comparison, compare
 from adaptermix.config import PAPER_GROUPS, EvalSettings
 from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError
+from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.metrics import Outcome, Score, without_missing_comet
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
-from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.tasks import Task, make_task
 from adaptermix.version import __version__

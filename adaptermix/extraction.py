@@ -24,10 +24,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adaptermix.adapters import BASE, Adapter, adapter_hash, stage_adapter
-from adaptermix.answers import cache_folder
 from adaptermix.batching import pad
 from adaptermix.config import RetrievalSettings
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
+from adaptermix.files.outputs import cache_folder, whole_output
+from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.models import (
     AdaptedModel,
     compute_dtype,
@@ -36,9 +37,7 @@ from adaptermix.models import (
     load_config,
     load_model,
 )
-from adaptermix.outputs import whole_output
 from adaptermix.representations import pool, pooling_weights
-from adaptermix.tensor_files import TensorFile, TensorSpec, write_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

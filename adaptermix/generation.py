@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptermix.answers import AnswerCache, Generated, cache_folder
+from adaptermix.answers import AnswerCache, Generated
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import EngineSettings
 from adaptermix.engines import (
@@ -22,6 +22,7 @@ from adaptermix.engines import (
     make_generator,
 )
 from adaptermix.errors import ArtifactError
+from adaptermix.files.outputs import cache_folder
 from adaptermix.models import compute_dtype, fingerprint
 
 

@@ -4,9 +4,8 @@ import tempfile
 from pathlib import Path
 
 from adaptermix.adapters import read_adapter, stage_adapter
-from adaptermix.config import HUB_NAME
-from adaptermix.data import hub_errors
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, first_line
+from adaptermix.files.hub import HUB_NAME, hub_errors
 
 
 def check_push(repository: str) -> None:

@@ -30,8 +30,8 @@ from adaptermix.adapters import Adapter, UpdateSpec, layer_of, layer_then_name, 
 from adaptermix.config import InspectSettings
 from adaptermix.core_space import random_overlap, subspace_overlap, subspaces
 from adaptermix.deltas import inner_product, norm
+from adaptermix.files.outputs import Report
 from adaptermix.merge_plan import check_shapes, share_a_base, with_common_names
-from adaptermix.outputs import Report
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from adaptermix.deltas import (
     wider,
 )
 from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.files.tensors import TensorSpec, one_thread
 from adaptermix.merge_methods import (
     FACTOR_METHODS,
     Merged,
@@ -48,7 +49,6 @@ from adaptermix.merge_methods import (
     merge_updates,
     merged_rank,
 )
-from adaptermix.tensor_files import TensorSpec, one_thread
 from adaptermix.weighting import Weighting, read_weighting
 
 _SUMS = 2 << 20  # bytes of B that are made at a time: what was made is still in a cache

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptermix.config import HUB_NAME
+from adaptermix.files.hub import HUB_NAME
 from adaptermix.tables import Table, escaped_markdown, printable
 
 FILE_NAME = "README.md"

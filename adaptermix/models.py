@@ -1,4 +1,4 @@
-"""Base models and tokenizers: where they are, what they weigh, and the part alignment needs."""
+"""Base models: load them whole or in part, attach a LoRA, pool their hidden states."""
 
 import hashlib
 import importlib.util
@@ -15,16 +15,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from adaptermix.config import ModelSettings, TrainSettings
-from adaptermix.data import OFFLINE_HINT, hub_errors
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
+from adaptermix.files.hub import fetch
+from adaptermix.files.tensors import TensorFile
 from adaptermix.processes import shards_model
-from adaptermix.tensor_files import TensorFile
 
-if TYPE_CHECKING:  # importing transformers takes seconds, and most errors come before it is needed
+if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
-_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 LOADED = 8  # adapters that one base model holds, at most
 
 
@@ -37,31 +35,12 @@ def locate_model(settings: ModelSettings) -> Path:
     """
     folder = Path(settings.model)
     if not folder.is_dir():
-        folder = _fetch(settings.model, settings.revision)
+        folder = fetch(settings.model, settings.revision)
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json", hint="name the folder of a saved model")
     if not any(folder.glob("*.safetensors")):
         raise ArtifactError(f"{folder}: no .safetensors weights; other formats are not read")
     return folder
-
-
-def _fetch(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_MODEL_FILES)))
-    except HFValidationError as error:
-        raise ArtifactError(
-            f"{name}: neither a folder nor a hub name",
-            hint="name the folder of a saved model, or a model on the hub, OWNER/NAME",
-        ) from error
-    except hub_errors() as error:
-        raise ResourceError(
-            f"the model {name} is no folder here and cannot be had from the hub: "
-            f"{first_line(error)}",
-            hint=OFFLINE_HINT,
-        ) from error
 
 
 def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenizerBase":

@@ -8,8 +8,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from adaptermix.data import FLORES_CODES, find_file, numbered_lines
 from adaptermix.errors import DataError
+from adaptermix.files.text import FLORES_CODES, find_file, numbered_lines
 
 # FLORES-200's three letters for other two-letter codes; the file that is there has the script.
 _THREE_LETTERS: dict[str, str] = {

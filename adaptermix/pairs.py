@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from adaptermix.data import FLORES_CODES, ParallelPair, read_pair_rows, split_pair
+from adaptermix.files.text import FLORES_CODES, ParallelPair, read_pair_rows, split_pair
 
 # Words of the names that Unicode gives to letters of a script, by ISO 15924 code.
 _SCRIPTS = {

@@ -27,7 +27,7 @@ from pydantic import BaseModel
 
 from adaptermix.commands import RUNNERS, OnProgress, Work
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
-from adaptermix.outputs import Report, whole_output, write_json
+from adaptermix.files.outputs import Report, whole_output, write_json
 from adaptermix.recipe import Recipe, Step
 from adaptermix.version import __version__
 
@@ -393,7 +393,7 @@ def _splits(settings: Any) -> tuple[str, ...]:
 
 @cache
 def _count_pairs(pair: str, folder: Path | None) -> int:
-    from adaptermix.data import read_pairs
+    from adaptermix.files.text import read_pairs
 
     return len(read_pairs(pair, folder))
 

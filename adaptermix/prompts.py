@@ -5,8 +5,8 @@ from pathlib import Path
 
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import DecodingSettings
-from adaptermix.data import Split
 from adaptermix.errors import ConfigError, DataError
+from adaptermix.files.text import Split
 from adaptermix.models import context_length
 from adaptermix.tasks import Example, Task
 

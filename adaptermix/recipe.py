@@ -25,17 +25,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from adaptermix import config
-from adaptermix.config import HUB_NAME, MergeSettings, Settings
-from adaptermix.config_file import (
-    complaint,
-    hint_of_keys,
-    keys_of,
-    line_of,
-    read_toml,
-    relative_to_file,
-)
+from adaptermix.config import MergeSettings, Settings
+from adaptermix.config_file import complaint, keys_of, relative_to_file
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
-from adaptermix.outputs import check_output, whole_output
+from adaptermix.files.hub import HUB_NAME
+from adaptermix.files.outputs import check_output, whole_output
+from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 
 # What commands take beside their settings: the arguments of their command lines.
 ARGUMENTS = {"merge": "adapters", "inspect": "adapters", "report": "runs"}

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from adaptermix.config import ReportSettings
-from adaptermix.outputs import Report, check_output, whole_output
+from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.sections import Section, sections_of
 from adaptermix.tables import printable

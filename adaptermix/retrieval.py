@@ -26,7 +26,6 @@ from adaptermix.adapters import (
 )
 from adaptermix.config import LOW_RESOURCE, PAPER_GROUPS, RetrievalSettings
 from adaptermix.correlation import Correlation, pearson, spearman
-from adaptermix.data import json_value
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.extraction import (
     Extractor,
@@ -36,9 +35,10 @@ from adaptermix.extraction import (
     encode_texts,
     layers_and_width,
 )
+from adaptermix.files.outputs import Report, check_output, whole_output
+from adaptermix.files.text import json_value
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
 from adaptermix.multiway import flores_code, read_multiway
-from adaptermix.outputs import Report, check_output, whole_output
 from adaptermix.retrieval_scores import normalized, retrieve
 from adaptermix.version import __version__
 

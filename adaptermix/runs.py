@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from adaptermix.adapters import CONFIG_FILE, CONFIG_KEY, RECORD_KEY, adapter_hash, read_adapter
-from adaptermix.data import json_rows, json_value
 from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.evaluation import EvalReport
+from adaptermix.files.tensors import TensorFile
+from adaptermix.files.text import json_rows, json_value
 from adaptermix.search import RECORD_FILE as SEARCH_RECORD
 from adaptermix.search import SearchReport
 from adaptermix.tables import printable
-from adaptermix.tensor_files import TensorFile
 
 EVAL_RECORD = "scores.json"
 RETRIEVAL_RECORD = "retrieval.json"

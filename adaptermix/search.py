@@ -28,11 +28,11 @@ from adaptermix.config import MergeSettings
 from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
+from adaptermix.files.outputs import Report, check_output, whole_output, write_json
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
-from adaptermix.outputs import Report, check_output, whole_output, write_json
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.significance import Difference, Interval
 from adaptermix.tables import scaled, titled

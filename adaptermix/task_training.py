@@ -16,8 +16,8 @@ from adaptermix.batching import (
 )
 from adaptermix.chats import encode_chat, read_chats
 from adaptermix.config import TrainJointSettings, TrainTaskSettings
-from adaptermix.data import hold_out
 from adaptermix.errors import DataError
+from adaptermix.files.text import hold_out
 from adaptermix.footprint import Pass, footprint
 from adaptermix.lora import with_lora
 from adaptermix.models import empty_model, load_model, load_tokenizer, locate_model

@@ -10,7 +10,9 @@ from typing import Any, Protocol, TypeVar
 from adaptermix import metrics
 from adaptermix.config import ScorerSettings, TaskFile
 from adaptermix.config_file import load_task_file
-from adaptermix.data import (
+from adaptermix.entities import EntityExample, parse_entities, read_uner, render_entities
+from adaptermix.errors import ConfigError, DataError
+from adaptermix.files.text import (
     SlotExample,
     Split,
     json_rows,
@@ -18,8 +20,6 @@ from adaptermix.data import (
     split_pair,
     without_lone_surrogates,
 )
-from adaptermix.entities import EntityExample, parse_entities, read_uner, render_entities
-from adaptermix.errors import ConfigError, DataError
 from adaptermix.metrics import Metric, Outcome, Score, Statistics
 from adaptermix.tagging import (
     bio_tags,

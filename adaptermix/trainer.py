@@ -37,8 +37,8 @@ from adaptermix.errors import (
     StoppedError,
     first_line,
 )
+from adaptermix.files.tensors import TensorFile
 from adaptermix.models import keeps_logits
-from adaptermix.tensor_files import TensorFile
 
 STATE_FILE = "trainer_state.json"
 _STAGING = ".staging"

@@ -33,9 +33,9 @@ from adaptermix.batching import token_count
 from adaptermix.config import TrainSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.files.outputs import Report, check_output, whole_output, write_json
 from adaptermix.footprint import Footprint
 from adaptermix.models import fingerprint
-from adaptermix.outputs import Report, check_output, whole_output, write_json
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.trainer import AdapterTrainer, NamedCollator, StopSignals, last_checkpoint
 from adaptermix.version import __version__

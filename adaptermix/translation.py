@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptermix.data import (
+from adaptermix.errors import DataError
+from adaptermix.files.text import (
     FLORES_CODES,
     Split,
     find_file,
@@ -21,7 +22,6 @@ from adaptermix.data import (
     numbered_lines,
     split_pair,
 )
-from adaptermix.errors import DataError
 
 # Languages by their names in prompts; those the paper's released code names are named as there.
 LANGUAGE_NAMES: dict[str, str] = {

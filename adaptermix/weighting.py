@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters import layer_of
-from adaptermix.config_file import read_toml
 from adaptermix.errors import ConfigError
+from adaptermix.files.toml import read_toml
 
 _MOST_LAYERS = 100_000  # beyond it is a slip, and a set of them would fill the memory
 _LARGEST = sys.float_info.max

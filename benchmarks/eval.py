@@ -23,8 +23,8 @@ from adaptermix.adapters import read_adapter, stage_adapter
 from adaptermix.batching import PromptEncoder
 from adaptermix.config import EvalSettings, MergeSettings
 from adaptermix.config_file import load_settings
-from adaptermix.data import read_massive
 from adaptermix.engines import Limits, Request, _lora_request
+from adaptermix.files.text import read_massive
 from adaptermix.generation import Decoder
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer

@@ -29,8 +29,8 @@ from adaptermix.config import (
     TrainTaskSettings,
 )
 from adaptermix.config_file import load_settings
-from adaptermix.data import read_massive
 from adaptermix.evaluation import evaluate
+from adaptermix.files.text import read_massive
 from adaptermix.merging import merge
 from adaptermix.models import layer_index, load_tokenizer
 from adaptermix.representations import mean_pool, retrieval_accuracy

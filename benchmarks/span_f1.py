@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from seqeval.metrics import f1_score
 
-from adaptermix.data import read_massive_file
+from adaptermix.files.text import read_massive_file
 from adaptermix.metrics import SpanF1, span_statistics
 from adaptermix.tagging import bio_tags, label_gold
 

@@ -20,7 +20,7 @@ import torch
 from adaptermix.adapters import read_adapter
 from adaptermix.config import EvalSettings, TrainAlignSettings, TrainTaskSettings
 from adaptermix.config_file import load_settings
-from adaptermix.data import read_massive
+from adaptermix.files.text import read_massive
 from adaptermix.models import layer_index, load_model, load_tokenizer
 from adaptermix.representations import mean_pool, retrieval_accuracy
 

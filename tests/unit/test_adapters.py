@@ -21,8 +21,8 @@ from adaptermix.adapters import (
 )
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.files.outputs import whole_output
 from adaptermix.models import weight_shapes
-from adaptermix.outputs import whole_output
 
 IDS = torch.tensor([[0, 20, 30, 40, 50, 60]])
 

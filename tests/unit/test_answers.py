@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix.answers import AnswerCache, Generated, cache_folder
+from adaptermix.answers import AnswerCache, Generated
+from adaptermix.files.outputs import cache_folder
 
 ANSWERS = {
     b"a" * 32: Generated("time: five am", False, 4),

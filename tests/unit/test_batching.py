@@ -17,8 +17,8 @@ from adaptermix.batching import (
     encode_example,
     encode_pairs,
 )
-from adaptermix.data import ParallelPair
 from adaptermix.errors import ArtifactError
+from adaptermix.files.text import ParallelPair
 from adaptermix.tasks import SYSTEM_PROMPTS
 
 TOKENIZER = make_tokenizer()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from adaptermix.data import (
+from adaptermix.errors import DataError
+from adaptermix.files.text import (
     MASSIVE_LOCALES,
     hold_out,
     json_rows,
@@ -19,7 +20,6 @@ from adaptermix.data import (
     resample_evenly,
     split_pair,
 )
-from adaptermix.errors import DataError
 
 ROW = {"id": "7", "partition": "test", "utt": "at five", "annot_utt": "at [time : five]"}
 

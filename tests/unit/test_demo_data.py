@@ -8,7 +8,7 @@ import pytest
 import adaptermix
 from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
 from adaptermix.config_file import load_settings
-from adaptermix.data import read_massive, read_pairs
+from adaptermix.files.text import read_massive, read_pairs
 from adaptermix.models import load_model, load_tokenizer
 from adaptermix.tagging import slots_of, without_marks
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from adaptermix.data import numbered_lines
 from adaptermix.entities import (
     ENTITY_TYPES,
     Entity,
@@ -17,6 +16,7 @@ from adaptermix.entities import (
     render_entities,
 )
 from adaptermix.errors import DataError
+from adaptermix.files.text import numbered_lines
 
 IGUAZU = Entity("LOC", "Iguazu", 22, 28)
 ANN = Entity("PER", "Ann O'Hara", 0, 10)

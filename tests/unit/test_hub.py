@@ -146,7 +146,7 @@ def through_the_hub(code, endpoint, cache):
 
 def test_massive_comes_from_the_hubs_parquet_copy_in_both_layouts(hub, tmp_path):
     code = (
-        "from adaptermix.data import read_massive as read\n"
+        "from adaptermix.files.text import read_massive as read\n"
         "print(len(read('en', 'train', None)), len(read('en', 'dev', None)), "
         "len(read('cy', 'test', None)), read('cy', 'test', None)[3].annotated)"
     )
@@ -155,7 +155,7 @@ def test_massive_comes_from_the_hubs_parquet_copy_in_both_layouts(hub, tmp_path)
 
 def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
     code = (
-        "from adaptermix.data import read_pairs\n"
+        "from adaptermix.files.text import read_pairs\n"
         "(pair,) = read_pairs('cy-en', None)\n"
         "print(pair.source, pair.target)"
     )
@@ -182,7 +182,7 @@ def test_what_the_hub_lacks_is_said(hub, tmp_path):
     }
     code = (
         "from adaptermix.config import ModelSettings as S\n"
-        "from adaptermix.data import read_massive, read_pairs\n"
+        "from adaptermix.files.text import read_massive, read_pairs\n"
         "from adaptermix.errors import AdaptermixError\n"
         "from adaptermix.models import locate_model\n"
         + "".join(
@@ -199,7 +199,7 @@ def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
     code = (
         "import time\n"
         "time.sleep = lambda seconds: None  # between the hub library's attempts\n"
-        "from adaptermix.data import read_massive\n"
+        "from adaptermix.files.text import read_massive\n"
         "from adaptermix.errors import ResourceError\n"
         "try: read_massive('cy', 'test', None)\n"
         "except ResourceError as error: print(error.message, error.hint)"

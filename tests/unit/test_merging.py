@@ -21,10 +21,10 @@ from adaptermix.adapters import describe_config, read_adapter, spec_of, stage_ad
 from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
+from adaptermix.files.tensors import TensorFile
 from adaptermix.folding import merge_into
 from adaptermix.inspection import inspect
 from adaptermix.merging import merge
-from adaptermix.tensor_files import TensorFile
 
 
 def wide_delta(adapter, module):
@@ -1016,7 +1016,7 @@ def test_a_file_without_permission_is_said_to_be_one(two, monkeypatch):
     def miss(*_, **__):  # what safetensors says of it
         raise FileNotFoundError
 
-    monkeypatch.setattr("adaptermix.tensor_files.safe_open", miss)
+    monkeypatch.setattr("adaptermix.files.tensors.safe_open", miss)
     monkeypatch.setattr(Path, "open", forbid)
     with pytest.raises(PermissionError):
         read_adapter(two[0] / "adapter_model.safetensors")

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adaptermix import tensor_files
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
-from adaptermix.outputs import check_output, whole_output, write_json
-from adaptermix.tensor_files import DTYPE_NAMES, TensorFile, TensorSpec, write_tensors
+from adaptermix.files import tensors as tensor_files
+from adaptermix.files.outputs import check_output, whole_output, write_json
+from adaptermix.files.tensors import DTYPE_NAMES, TensorFile, TensorSpec, write_tensors
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=12).filter(
@@ -422,7 +422,7 @@ def test_a_scan_knows_no_largest_number_of_other_or_mixed_types(tmp_path, tensor
 
 
 def test_a_scan_looks_at_every_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr("adaptermix.tensor_files._CHUNK", 16)
+    monkeypatch.setattr("adaptermix.files.tensors._CHUNK", 16)
     values = torch.zeros(100)
     values[57] = -9.0
     save_file({"a": values}, tmp_path / "x")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_training import align_settings
 
 from adaptermix.align_training import align_stream, train_align
-from adaptermix.data import resample
 from adaptermix.errors import DataError
+from adaptermix.files.text import resample
 from adaptermix.models import load_tokenizer
 from adaptermix.pairs import has_several_sentences, is_in_wrong_script, read_clean_pairs
 

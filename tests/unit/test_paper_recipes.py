@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from adaptermix.commands import RUNNERS
 from adaptermix.config import COMMANDS
-from adaptermix.data import FLORES_CODES, MASSIVE_LOCALES
+from adaptermix.files.text import FLORES_CODES, MASSIVE_LOCALES
 from adaptermix.pipeline import plan, run
 from adaptermix.recipe import Overrides, read_recipe
 

@@ -19,10 +19,10 @@ from adaptermix.config import RetrievalSettings
 from adaptermix.correlation import pearson
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.extraction import TENSOR, Extractor, LayerReader, encode_texts
+from adaptermix.files.tensors import TensorFile
 from adaptermix.models import load_model
 from adaptermix.retrieval import analyze, plan
 from adaptermix.retrieval_scores import normalized, retrieve
-from adaptermix.tensor_files import TensorFile
 
 LANGS = ("en", "cy", "swh_Latn")
 

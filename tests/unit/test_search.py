@@ -12,13 +12,13 @@ from conftest import write_corpus
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModelForCausalLM
 
-from adaptermix import outputs
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
 from adaptermix.config import MergeSettings
 from adaptermix.contest import Candidate, Contest, choose
-from adaptermix.data import SlotExample
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
+from adaptermix.files import outputs
+from adaptermix.files.text import SlotExample
 from adaptermix.learning import WeightedMerge
 from adaptermix.merge_plan import open_adapters, plan_merge
 from adaptermix.merging import merge

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from adaptermix.config import ScorerSettings
 from adaptermix.config_file import load_task_file
-from adaptermix.data import SlotExample
 from adaptermix.entities import Entity, EntityExample
 from adaptermix.errors import ConfigError, DataError
+from adaptermix.files.text import SlotExample
 from adaptermix.tasks import make_task
 from adaptermix.translation import TranslationExample
 

@@ -14,8 +14,8 @@ from adaptermix.align_training import train_align
 from adaptermix.batching import IGNORED, PairCollator, answer_logits, encode_pairs
 from adaptermix.config import TrainAlignSettings, TrainTaskSettings
 from adaptermix.contrastive_step import ContrastiveStep, Sentences
-from adaptermix.data import ParallelPair
 from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.files.text import ParallelPair
 from adaptermix.lora import with_lora
 from adaptermix.models import keeps_logits, load_lower_blocks, load_model, load_tokenizer
 from adaptermix.objectives import contrastive_loss

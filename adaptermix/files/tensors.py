@@ -42,11 +42,23 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float8_e5m2: "F8_E5M2",
     torch.float8_e8m0fnu: "F8_E8M0",
 }
+
+
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by width in bytes
+
+
 _CHUNK = 16 << 20  # bytes; smaller ones have threads wait for each other
+
+
 _BATCH = 3 << 19  # bytes that are written at a time: what was made is still in a core's cache
+
+
 _BUFFERS = 512  # tensors, at most; the system takes 1024 in one call
+
+
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written
 
 

@@ -1,4 +1,8 @@
-"""Parallel sentences, conversations and language names, as training and analysis read them."""
+"""Records and the files they are read from: MASSIVE, parallel text, and their copies on the hub.
+
+Files are found by name below a folder, or fetched from the hub when no folder is given. Every
+complaint names the file and, where there is one, the line.
+"""
 
 import gzip
 import json
@@ -11,7 +15,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from adaptermix.errors import DataError, ResourceError, first_line
+from adaptermix.errors import DataError, first_line
+from adaptermix.files.hub import hub_parquet
 
 Split = Literal["train", "dev", "test"]
 
@@ -23,16 +28,6 @@ MASSIVE_REPO = "AmazonScience/massive"
 
 
 PAIRS_REPO = "sentence-transformers/parallel-sentences-tatoeba"
-
-
-# The hub runs no data set scripts any more; this branch holds its own parquet copies of them.
-PARQUET_REVISION = "refs/convert/parquet"
-
-
-OFFLINE_HINT = (
-    "work on local files with --model PATH --data-dir PATH, or try `adaptermix demo`, "
-    "which needs no network"
-)
 
 
 # The 52 locales of MASSIVE 1.1; a bare language code stands for the first locale listed for it.
@@ -122,7 +117,7 @@ def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExa
     locale = massive_locale(lang)
     if data_dir is None:
         hub_split = "validation" if split == "dev" else split
-        paths = _hub_parquet(MASSIVE_REPO, locale, hub_split)
+        paths = hub_parquet(MASSIVE_REPO, locale, hub_split)
     else:
         endings = (".jsonl", ".jsonl.gz", ".parquet")
         paths = [find_file(data_dir, [f"{locale}{end}" for end in endings], f"MASSIVE {locale}")]
@@ -408,47 +403,9 @@ def _hub_pairs(source: str, target: str) -> tuple[Iterable[tuple[str, str]], Pat
             hint="give your own parallel text with --pairs-dir",
         )
     other = source if target == "en" else target
-    paths = _hub_parquet(PAIRS_REPO, f"en-{other}", "train")
+    paths = hub_parquet(PAIRS_REPO, f"en-{other}", "train")
     rows = (row for path in paths for row in _parquet_pairs(path, source, target))
     return rows, paths[0]
-
-
-def _hub_parquet(repo: str, config: str, split: str) -> list[Path]:
-    """Fetch the parquet files of one configuration and split of a hub data set."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    try:
-        names = HfApi().list_repo_files(repo, repo_type="dataset", revision=PARQUET_REVISION)
-        wanted = sorted(
-            name
-            for name in names
-            if name.endswith(".parquet")
-            and name.split("/")[0] == config
-            and split in name.removeprefix(config).replace("/", "-").replace(".", "-").split("-")
-        )
-        paths = [
-            hf_hub_download(repo, name, repo_type="dataset", revision=PARQUET_REVISION)
-            for name in wanted
-        ]
-    except hub_errors() as error:
-        raise ResourceError(
-            f"the data set {repo} cannot be had from the hub: {first_line(error)}",
-            hint=OFFLINE_HINT,
-        ) from error
-    if not paths:
-        raise DataError(f"the hub's {repo} has no {split} part of '{config}'")
-    return [Path(path) for path in paths]
-
-
-def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what huggingface_hub raises when something cannot be had.
-
-    Its own errors are OSErrors; those of the HTTP client below it are not, and the client is
-    another one from release to release.
-    """
-    from huggingface_hub.errors import HTTPError
-
-    return OSError, HTTPError
 
 
 def without_lone_surrogates(text: str) -> str:

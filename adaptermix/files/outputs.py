@@ -14,7 +14,18 @@ from typing import Any
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 
+
+def cache_folder() -> Path:
+    """Return where answers are kept: $ADAPTERMIX_CACHE, or the user's cache folder."""
+    if own := os.environ.get("ADAPTERMIX_CACHE"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "adaptermix"
+
+
 _UNFINISHED = ".unfinished"
+
+
 _REPLACED = "replaced"
 
 
