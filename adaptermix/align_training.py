@@ -21,7 +21,6 @@ from adaptermix.batching import (
     with_held_text,
 )
 from adaptermix.candidates import train_best
-from adaptermix.config import TrainAlignSettings, TrainJointSettings
 from adaptermix.contrastive_step import (
     ContrastiveStep,
     Sentences,
@@ -45,6 +44,7 @@ from adaptermix.packing import PackedRow
 from adaptermix.pairs import read_clean_pairs
 from adaptermix.processes import process_count
 from adaptermix.representations import random_pair_cosine, retrieval_accuracy
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.trainer import AdapterTrainer
 from adaptermix.training import (
     OnProgress,

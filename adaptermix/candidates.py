@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adaptermix.adapters import read_adapter, write_adapter
-from adaptermix.config import TrainSettings
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output
+from adaptermix.settings.training import TrainSettings
 from adaptermix.training import TrainReport, comparable, recorded
 
 S = TypeVar("S", bound=TrainSettings)

@@ -20,22 +20,15 @@ import typer
 from pydantic.fields import FieldInfo
 
 from adaptermix import console
-from adaptermix.config import (
-    EvalSettings,
-    InspectSettings,
-    MergeSettings,
-    ReportSettings,
-    RetrievalSettings,
-    ScoreSettings,
-    Settings,
-    TrainAlignSettings,
-    TrainJointSettings,
-    TrainTaskSettings,
-)
-from adaptermix.config_file import load_settings
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.files.outputs import Report
 from adaptermix.processes import is_main_process
+from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings, ReportSettings
+from adaptermix.settings.shared import Settings
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.version import __version__
 
 

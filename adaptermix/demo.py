@@ -9,11 +9,13 @@ from typing import TypeVar
 
 from adaptermix import console
 from adaptermix.align_training import train_align
-from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
-from adaptermix.config_file import CONFIG_NAME, load_settings
 from adaptermix.evaluation import EvalReport, evaluate
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.merging import merge
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.file import CONFIG_NAME, load_settings
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.task_training import train_task
 
 R = TypeVar("R")

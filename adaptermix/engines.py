@@ -24,9 +24,9 @@ import torch
 
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
-from adaptermix.config import EngineSettings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.models import AdaptedModel, compute_dtype, load_model
+from adaptermix.settings.shared import EngineSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,7 +23,6 @@ from adaptermix.adapters import (
 from adaptermix.answers import Generated
 from adaptermix.batching import PromptEncoder
 from adaptermix.comparison import ALL, Comparison, compare
-from adaptermix.config import PAPER_GROUPS, EvalSettings
 from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, whole_output
@@ -31,6 +30,8 @@ from adaptermix.generation import Decoder, OnProgress
 from adaptermix.metrics import Outcome, Score, without_missing_comet
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
 from adaptermix.prompts import PromptedExample, read_prompts
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.tasks import Task, make_task
 from adaptermix.version import __version__
 

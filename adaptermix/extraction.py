@@ -25,7 +25,6 @@ from torch import Tensor
 
 from adaptermix.adapters import BASE, Adapter, adapter_hash, stage_adapter
 from adaptermix.batching import pad
-from adaptermix.config import RetrievalSettings
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
@@ -38,6 +37,7 @@ from adaptermix.models import (
     load_model,
 )
 from adaptermix.representations import pool, pooling_weights
+from adaptermix.settings.evaluation import RetrievalSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

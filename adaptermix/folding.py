@@ -16,7 +16,6 @@ from adaptermix.adapters import (
     Adapter,
     check_fits,
 )
-from adaptermix.config import MergeSettings, ModelSettings
 from adaptermix.deltas import LoraUpdate, is_finite, widened
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
@@ -24,6 +23,8 @@ from adaptermix.files.tensors import TensorFile, write_tensors
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.merging import MergeReport, check_out, merge_record, merge_report
 from adaptermix.models import fingerprint, is_tied, locate_model, weight_files, weight_shapes
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.shared import ModelSettings
 
 _ROWS = 1024  # rows of a weight that are in float32 at a time
 _OTHER_WEIGHTS = (

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from adaptermix.answers import AnswerCache, Generated
 from adaptermix.batching import PromptEncoder
-from adaptermix.config import EngineSettings
 from adaptermix.engines import (
     Generator,
     IgnoredAdapterError,
@@ -24,6 +23,7 @@ from adaptermix.engines import (
 from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import cache_folder
 from adaptermix.models import compute_dtype, fingerprint
+from adaptermix.settings.shared import EngineSettings
 
 
 @dataclass(frozen=True)

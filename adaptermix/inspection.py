@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from adaptermix.adapters import Adapter, UpdateSpec, layer_of, layer_then_name, read_adapter
-from adaptermix.config import InspectSettings
 from adaptermix.core_space import random_overlap, subspace_overlap, subspaces
 from adaptermix.deltas import inner_product, norm
 from adaptermix.files.outputs import Report
 from adaptermix.merge_plan import check_shapes, share_a_base, with_common_names
+from adaptermix.settings.reports import InspectSettings
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from adaptermix.batching import (
     PromptEncoder,
     padded_length,
 )
-from adaptermix.config import TrainJointSettings
 from adaptermix.contrastive_step import ContrastiveStep, Forward
 from adaptermix.engines import answer_greedily
 from adaptermix.footprint import Pass, footprint
@@ -36,6 +35,7 @@ from adaptermix.models import (
 )
 from adaptermix.processes import process_count
 from adaptermix.representations import retrieval_accuracy
+from adaptermix.settings.training import TrainJointSettings
 from adaptermix.task_training import task_pass, task_stream
 from adaptermix.tasks import make_task
 from adaptermix.trainer import AdapterTrainer

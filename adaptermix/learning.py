@@ -19,11 +19,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from adaptermix.adapters import Adapter, layer_of, layer_then_name
 from adaptermix.batching import AnswerCollator, EncodedExample
-from adaptermix.config import MergeSettings
 from adaptermix.errors import ArtifactError
 from adaptermix.generation import DecodeProgress, OnProgress
 from adaptermix.merge_plan import MergePlan
 from adaptermix.models import load_model
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.training import common_arguments
 from adaptermix.weighting import Rule, Weighting
 

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from adaptermix.adapters import layer_of
-from adaptermix.config import TrainSettings
 from adaptermix.errors import ConfigError
+from adaptermix.settings.training import TrainSettings
 
 
 def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:

@@ -26,7 +26,6 @@ from adaptermix.adapters import (
     layer_then_name,
     read_adapter,
 )
-from adaptermix.config import MergeSettings
 from adaptermix.deltas import (
     LazyUpdate,
     LoraUpdate,
@@ -49,6 +48,7 @@ from adaptermix.merge_methods import (
     merge_updates,
     merged_rank,
 )
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.weighting import Weighting, read_weighting
 
 _SUMS = 2 << 20  # bytes of B that are made at a time: what was made is still in a cache

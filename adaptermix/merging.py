@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from adaptermix.adapters import Adapter, stream_adapter
-from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, real_path
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.model_card import languages_of
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.version import __version__
 
 

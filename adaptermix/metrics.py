@@ -23,9 +23,9 @@ from adaptermix.comet import (
     segment_scores_many,
     status,
 )
-from adaptermix.config import ScorerSettings
 from adaptermix.entities import Entity
 from adaptermix.errors import ConfigError, ResourceError
+from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tagging import Slot
 from adaptermix.translation import bleu_tokenizer
 from adaptermix.version import __version__

@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from adaptermix.config import ModelSettings, TrainSettings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.files.hub import fetch
 from adaptermix.files.tensors import TensorFile
 from adaptermix.processes import shards_model
+from adaptermix.settings.shared import ModelSettings
+from adaptermix.settings.training import TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

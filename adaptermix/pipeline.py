@@ -480,7 +480,7 @@ def _model_content(name: str) -> str:
 
 
 def _task_data(path: Path) -> list[tuple[str, str]]:
-    from adaptermix.config_file import load_task_file
+    from adaptermix.settings.file import load_task_file
 
     patterns = [pattern.replace("{lang}", "*") for pattern in load_task_file(path).files.values()]
     found = sorted({file for pattern in patterns for file in path.parent.glob(pattern)})

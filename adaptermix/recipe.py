@@ -24,13 +24,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adaptermix import config
-from adaptermix.config import MergeSettings, Settings
-from adaptermix.config_file import complaint, keys_of, relative_to_file
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files.hub import HUB_NAME
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.settings.file import COMMANDS, relative_to_file
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.shared import Settings, complaint, keys_of
 
 # What commands take beside their settings: the arguments of their command lines.
 ARGUMENTS = {"merge": "adapters", "inspect": "adapters", "report": "runs"}
@@ -273,7 +273,7 @@ def _check_step(draft: _Draft) -> None:
 
 
 def _kinds() -> dict[str, type[Settings]]:
-    return {kind.section: kind for kind in config.COMMANDS}
+    return {kind.section: kind for kind in COMMANDS}
 
 
 def _keys_of_step(kind: type[Settings]) -> list[str]:

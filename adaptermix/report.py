@@ -18,10 +18,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adaptermix.config import ReportSettings
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.sections import Section, sections_of
+from adaptermix.settings.reports import ReportSettings
 from adaptermix.tables import printable
 from adaptermix.version import __version__
 

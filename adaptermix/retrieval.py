@@ -24,7 +24,6 @@ from adaptermix.adapters import (
     notes_on_base,
     read_adapter,
 )
-from adaptermix.config import LOW_RESOURCE, PAPER_GROUPS, RetrievalSettings
 from adaptermix.correlation import Correlation, pearson, spearman
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.extraction import (
@@ -40,6 +39,8 @@ from adaptermix.files.text import json_value
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
 from adaptermix.multiway import flores_code, read_multiway
 from adaptermix.retrieval_scores import normalized, retrieve
+from adaptermix.settings.evaluation import RetrievalSettings
+from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS
 from adaptermix.version import __version__
 
 ALL = "all"

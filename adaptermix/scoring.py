@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptermix.config import ScoreSettings, Settings
 from adaptermix.entities import read_iob2
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import Report
 from adaptermix.files.text import json_value, numbered_lines, read_massive_file
 from adaptermix.metrics import Score, without_missing_comet
+from adaptermix.settings.evaluation import ScoreSettings
+from adaptermix.settings.shared import Settings
 from adaptermix.tasks import Example, OwnTask, Task, make_task
 from adaptermix.translation import language_code, read_translations
 

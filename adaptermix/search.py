@@ -24,7 +24,6 @@ from pydantic import TypeAdapter
 
 from adaptermix.adapters import Adapter, adapter_hash, check_fits, layer_of, read_adapter
 from adaptermix.batching import PromptEncoder, encode_example
-from adaptermix.config import MergeSettings
 from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
@@ -34,6 +33,7 @@ from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
 from adaptermix.prompts import PromptedExample, read_prompts
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.significance import Difference, Interval
 from adaptermix.tables import scaled, titled
 from adaptermix.tasks import Task, make_task

@@ -9,7 +9,6 @@ from typing import Any
 
 from adaptermix.adapters import layer_of
 from adaptermix.comparison import ALL, Comparison
-from adaptermix.config import InspectSettings
 from adaptermix.errors import ConfigError
 from adaptermix.evaluation import EvalReport
 from adaptermix.inspection import AdapterReport, InspectReport, inspect
@@ -27,6 +26,7 @@ from adaptermix.plots import (
 )
 from adaptermix.runs import Correlation, RetrievalReport, Run, Runs
 from adaptermix.search import SearchReport, plot_of
+from adaptermix.settings.reports import InspectSettings
 from adaptermix.tables import Table, printable, ranges, scaled, shown, titled
 
 

@@ -15,12 +15,12 @@ from adaptermix.batching import (
     padded_length,
 )
 from adaptermix.chats import encode_chat, read_chats
-from adaptermix.config import TrainJointSettings, TrainTaskSettings
 from adaptermix.errors import DataError
 from adaptermix.files.text import hold_out
 from adaptermix.footprint import Pass, footprint
 from adaptermix.lora import with_lora
 from adaptermix.models import empty_model, load_model, load_tokenizer, locate_model
+from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks import make_task
 from adaptermix.trainer import AdapterTrainer
 from adaptermix.training import (

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from adaptermix import metrics
-from adaptermix.config import ScorerSettings, TaskFile
-from adaptermix.config_file import load_task_file
 from adaptermix.entities import EntityExample, parse_entities, read_uner, render_entities
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import (
@@ -21,6 +19,8 @@ from adaptermix.files.text import (
     without_lone_surrogates,
 )
 from adaptermix.metrics import Metric, Outcome, Score, Statistics
+from adaptermix.settings.file import load_task_file
+from adaptermix.settings.shared import ScorerSettings, TaskFile
 from adaptermix.tagging import (
     bio_tags,
     label_answer,

@@ -30,13 +30,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
 from adaptermix.batching import token_count
-from adaptermix.config import TrainSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import Report, check_output, whole_output, write_json
 from adaptermix.footprint import Footprint
 from adaptermix.models import fingerprint
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
+from adaptermix.settings.training import TrainSettings
 from adaptermix.trainer import AdapterTrainer, NamedCollator, StopSignals, last_checkpoint
 from adaptermix.version import __version__
 

@@ -21,13 +21,14 @@ from vllm import SamplingParams, TokensPrompt
 
 from adaptermix.adapters import read_adapter, stage_adapter
 from adaptermix.batching import PromptEncoder
-from adaptermix.config import EvalSettings, MergeSettings
-from adaptermix.config_file import load_settings
 from adaptermix.engines import Limits, Request, _lora_request
 from adaptermix.files.text import read_massive
 from adaptermix.generation import Decoder
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.tasks import Massive
 
 ROOT = Path(__file__).parent.parent

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from conftest import make_tokenizer, write_corpus
 
 from adaptermix.align_training import train_align
-from adaptermix.config import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.joint_training import train_joint
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.task_training import train_task
 
 ENGLISH = {"langs": "en", "system_prompt": ""}

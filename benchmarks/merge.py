@@ -97,8 +97,8 @@ def copy(paths: list[Path], folder: Path) -> None:
 
 def merge_once(paths: list[Path], folder: Path, method: str, rank: int | None) -> None:
     """Merge as `adaptermix merge` does, without starting Python anew."""
-    from adaptermix.config import MergeSettings
     from adaptermix.merging import merge
+    from adaptermix.settings.merging import MergeSettings
 
     out = folder / "merged.safetensors"
     out.unlink(missing_ok=True)

@@ -21,19 +21,16 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter
 from adaptermix.align_training import train_align
-from adaptermix.config import (
-    EvalSettings,
-    MergeSettings,
-    ModelSettings,
-    TrainAlignSettings,
-    TrainTaskSettings,
-)
-from adaptermix.config_file import load_settings
 from adaptermix.evaluation import evaluate
 from adaptermix.files.text import read_massive
 from adaptermix.merging import merge
 from adaptermix.models import layer_index, load_tokenizer
 from adaptermix.representations import mean_pool, retrieval_accuracy
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.shared import ModelSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 
 
 def main() -> None:

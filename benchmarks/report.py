@@ -16,8 +16,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from runs_on_disk import write_evaluation
 
-from adaptermix.config import ReportSettings
 from adaptermix.report import report
+from adaptermix.settings.reports import ReportSettings
 
 SYSTEMS = ("base", "task", "align", "merged")
 LANGS = [f"l{number}" for number in range(20)]

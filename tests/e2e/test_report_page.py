@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from runs_on_disk import write_evaluation, write_retrieval
 
-from adaptermix.config import ReportSettings
 from adaptermix.report import report
+from adaptermix.settings.reports import ReportSettings
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -12,12 +12,12 @@ from adaptermix import console
 from adaptermix.adapters import read_adapter
 from adaptermix.align_training import Alignment, AlignmentObjective, train_align
 from adaptermix.batching import PairCollator, encode_pairs, with_held_text
-from adaptermix.config import TrainAlignSettings
-from adaptermix.config_file import load_settings
 from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.lora import with_lora
 from adaptermix.models import load_lower_blocks, load_tokenizer
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.training import TrainAlignSettings
 
 LINES = ["wake me at five", "hello there", "play jazz"]
 

@@ -13,9 +13,9 @@ import pytest
 
 from adaptermix import comet
 from adaptermix.comet import Translations, segment_scores, segment_scores_many
-from adaptermix.config import ScoreSettings
 from adaptermix.errors import ArtifactError, DataError, ResourceError
 from adaptermix.scoring import score_files
+from adaptermix.settings.evaluation import ScoreSettings
 
 VENV = Path(__file__).parents[2] / ".venv"
 REAL = VENV / "comet" / "bin" / "python"

@@ -2,15 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix.config import (
-    EvalSettings,
-    MergeSettings,
-    RetrievalSettings,
-    TrainAlignSettings,
-    TrainTaskSettings,
-)
-from adaptermix.config_file import load_settings
 from adaptermix.errors import ConfigError
+from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 
 
 def write(folder, text):

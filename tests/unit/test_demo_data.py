@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 import adaptermix
-from adaptermix.config import EvalSettings, MergeSettings, TrainAlignSettings, TrainTaskSettings
-from adaptermix.config_file import load_settings
 from adaptermix.files.text import read_massive, read_pairs
 from adaptermix.models import load_model, load_tokenizer
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.tagging import slots_of, without_marks
 
 DATA = Path(adaptermix.__file__).parent / "demo_data"

@@ -9,9 +9,8 @@ import pytest
 import typer
 
 from adaptermix.cli import app
-from adaptermix.config import COMMANDS
-from adaptermix.config_file import load_settings, load_task_file
 from adaptermix.recipe import read_recipe
+from adaptermix.settings.file import COMMANDS, load_settings, load_task_file
 from adaptermix.weighting import read_weighting
 
 ROOT = Path(__file__).parents[2]

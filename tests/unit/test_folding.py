@@ -24,12 +24,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from adaptermix import folding
 from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
-from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.folding import fold, merge_into
 from adaptermix.merging import merge
 from adaptermix.models import fingerprint
+from adaptermix.settings.merging import MergeSettings
 
 
 def logits(model_dir, dtype=torch.float32):

@@ -164,7 +164,7 @@ def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
 
 def test_a_model_comes_from_the_hub(hub, tmp_path, model_dir):
     code = (
-        "from adaptermix.config import ModelSettings as S\n"
+        "from adaptermix.settings.shared import ModelSettings as S\n"
         "from adaptermix.models import fingerprint, locate_model\n"
         "print(fingerprint(locate_model(S(model='somebody/tiny'))))"
     )
@@ -181,7 +181,7 @@ def test_what_the_hub_lacks_is_said(hub, tmp_path):
         "locate_model(S(model='no such//name'))": "neither a folder nor a hub name",
     }
     code = (
-        "from adaptermix.config import ModelSettings as S\n"
+        "from adaptermix.settings.shared import ModelSettings as S\n"
         "from adaptermix.files.text import read_massive, read_pairs\n"
         "from adaptermix.errors import AdaptermixError\n"
         "from adaptermix.models import locate_model\n"
@@ -233,7 +233,7 @@ def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tm
         "from pathlib import Path\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "from adaptermix.adapters import read_adapter\n"
-        "from adaptermix.config import InspectSettings, MergeSettings\n"
+        "from adaptermix.settings.shared import InspectSettings, MergeSettings\n"
         "from adaptermix.adapters import named_adapters\n"
         "from adaptermix.inspection import inspect\n"
         "from adaptermix.merging import merge\n"

@@ -8,11 +8,12 @@ from safetensors.torch import save_file
 
 from adaptermix import console
 from adaptermix.adapters import CONFIG_KEY, describe_config, spec_of, write_adapter
-from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError
 from adaptermix.inspection import inspect
 from adaptermix.merging import merge
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings
 
 SHAPES = {"self_attn.q_proj": (12, 16), "self_attn.v_proj": (6, 16), "mlp.down_proj": (16, 20)}
 

@@ -12,12 +12,12 @@ from transformers import LlamaForCausalLM
 
 from adaptermix.adapters import layer_of, read_adapter
 from adaptermix.batching import PairCollator, encode_pairs
-from adaptermix.config import TrainJointSettings
-from adaptermix.config_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.joint_training import Alternation, JointTrainer, train_joint
 from adaptermix.lora import with_lora
 from adaptermix.models import load_model, load_tokenizer, lower_blocks_only
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks import make_task
 
 

@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import layer_of, read_adapter
 from adaptermix.batching import EncodedExample
-from adaptermix.config import MergeSettings, TrainTaskSettings
-from adaptermix.config_file import load_settings
 from adaptermix.errors import ConfigError
 from adaptermix.footprint import Footprint
 from adaptermix.lora import with_lora
 from adaptermix.merging import merge
 from adaptermix.models import load_lower_blocks, load_model
+from adaptermix.settings.file import load_settings
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training import Stream, TrainingRun, plan_training
 
 VARIANTS = {

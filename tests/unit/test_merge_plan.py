@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from test_deltas import random_update, weighted_updates
 
 from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
-from adaptermix.config import MergeSettings
 from adaptermix.merging import merge
+from adaptermix.settings.merging import MergeSettings
 
 MODULE = "model.layers.0.mlp.up_proj"
 SHAPES = {"mlp.up_proj": (6, 5), "mlp.gate_proj": (6, 5), "self_attn.q_proj": (8, 8)}

@@ -18,13 +18,14 @@ from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
 
 from adaptermix import merge_plan
 from adaptermix.adapters import describe_config, read_adapter, spec_of, stage_adapter
-from adaptermix.config import InspectSettings, MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorFile
 from adaptermix.folding import merge_into
 from adaptermix.inspection import inspect
 from adaptermix.merging import merge
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings
 
 
 def wide_delta(adapter, module):

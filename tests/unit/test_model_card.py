@@ -5,10 +5,10 @@ import torch
 from huggingface_hub import ModelCard
 
 from adaptermix.adapters import describe_config, spec_of, write_adapter
-from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.merging import merge
 from adaptermix.model_card import card_path, languages_of, model_card
+from adaptermix.settings.merging import MergeSettings
 
 TRAINED = {
     "adaptermix": "0.1.0",

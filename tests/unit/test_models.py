@@ -7,7 +7,6 @@ import torch
 from conftest import save_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from adaptermix.config import ModelSettings, TrainAlignSettings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models import (
     context_length,
@@ -19,6 +18,8 @@ from adaptermix.models import (
     locate_model,
     weight_shapes,
 )
+from adaptermix.settings.shared import ModelSettings
+from adaptermix.settings.training import TrainAlignSettings
 
 SETTINGS = ModelSettings()
 

@@ -10,10 +10,10 @@ from conftest import save_model
 from transformers import AutoConfig
 
 from adaptermix.commands import RUNNERS
-from adaptermix.config import COMMANDS
 from adaptermix.files.text import FLORES_CODES, MASSIVE_LOCALES
 from adaptermix.pipeline import plan, run
 from adaptermix.recipe import Overrides, read_recipe
+from adaptermix.settings.file import COMMANDS
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "paper"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem != "common")

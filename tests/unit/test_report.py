@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 
 from adaptermix import console
 from adaptermix.cli import app
-from adaptermix.config import MergeSettings, ReportSettings, TrainAlignSettings, TrainJointSettings
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging import merge
 from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
 from adaptermix.report import ReportSummary, is_right, report
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import ReportSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.significance import Interval
 from adaptermix.tables import Table, printable, ranges
 from adaptermix.training import recorded

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adaptermix import cli
 from adaptermix.adapters import named_adapters, read_adapter
-from adaptermix.config import RetrievalSettings
 from adaptermix.correlation import pearson
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.extraction import TENSOR, Extractor, LayerReader, encode_texts
@@ -23,6 +22,7 @@ from adaptermix.files.tensors import TensorFile
 from adaptermix.models import load_model
 from adaptermix.retrieval import analyze, plan
 from adaptermix.retrieval_scores import normalized, retrieve
+from adaptermix.settings.evaluation import RetrievalSettings
 
 LANGS = ("en", "cy", "swh_Latn")
 

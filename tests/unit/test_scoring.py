@@ -9,10 +9,10 @@ from conftest import SHARED
 from typer.testing import CliRunner
 
 from adaptermix.cli import app
-from adaptermix.config import ScoreSettings
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, ResourceError
 from adaptermix.files.text import massive_locale
 from adaptermix.scoring import OUTPUT_FIELDS, score_files
+from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.tagging import render_answer, slots_of
 
 DATA = SHARED / "data"

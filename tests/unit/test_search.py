@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter
 from adaptermix.answers import Generated
-from adaptermix.config import MergeSettings
 from adaptermix.contest import Candidate, Contest, choose
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files import outputs
@@ -37,6 +36,7 @@ from adaptermix.search import (
     search,
     search_folder,
 )
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.tasks import Massive
 from adaptermix.weighting import Rule, Weighting
 

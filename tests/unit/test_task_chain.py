@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from test_evaluation import eval_settings, read_predictions
 from test_training import task_settings
 
-from adaptermix.config import EvalSettings, TrainTaskSettings
 from adaptermix.evaluation import evaluate
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.task_training import train_task
 
 COLORS = {"red": "rot", "blue": "blau", "green": "grün", "white": "weiß"}

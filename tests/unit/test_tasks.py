@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.config import ScorerSettings
-from adaptermix.config_file import load_task_file
 from adaptermix.entities import Entity, EntityExample
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import SlotExample
+from adaptermix.settings.file import load_task_file
+from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks import make_task
 from adaptermix.translation import TranslationExample
 

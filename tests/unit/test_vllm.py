@@ -19,7 +19,6 @@ from test_search import settings_for
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter, stage_adapter, write_adapter
-from adaptermix.config import MergeSettings
 from adaptermix.deltas import LoraUpdate
 from adaptermix.engines import Limits, Request, VllmGenerator
 from adaptermix.errors import AdaptermixError, ConfigError
@@ -27,6 +26,7 @@ from adaptermix.evaluation import evaluate
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
 from adaptermix.search import search
+from adaptermix.settings.merging import MergeSettings
 
 NO_VLLM = Path(__file__).parents[2] / ".venv" / "no-vllm"
 
@@ -208,7 +208,7 @@ def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir,
         for engine in ("transformers", "vllm")
     )
     code = (
-        "import sys; from adaptermix.config import EvalSettings; "
+        "import sys; from adaptermix.settings.shared import EvalSettings; "
         "from adaptermix.evaluation import evaluate; "
         "report = evaluate(EvalSettings.model_validate_json(sys.argv[1])); "
         "print('RESULT', __import__('json').dumps(report.engine))"

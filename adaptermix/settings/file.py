@@ -9,18 +9,35 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from adaptermix.config import (
-    COMMANDS,
+from adaptermix.errors import ConfigError
+from adaptermix.files.hub import HUB_NAME
+from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings, ReportSettings
+from adaptermix.settings.shared import (
     DecodingSettings,
-    MergeSettings,
     ModelSettings,
     ScorerSettings,
     Settings,
     TaskFile,
+    complaint,
+    keys_of,
 )
-from adaptermix.errors import ConfigError
-from adaptermix.files.hub import HUB_NAME
-from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
+
+COMMANDS: tuple[type[Settings], ...] = (
+    TrainTaskSettings,
+    TrainAlignSettings,
+    TrainJointSettings,
+    MergeSettings,
+    EvalSettings,
+    ScoreSettings,
+    InspectSettings,
+    RetrievalSettings,
+    ReportSettings,
+)
+
 
 CONFIG_NAME = "adaptermix.toml"
 
@@ -130,11 +147,6 @@ def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) ->
     )
 
 
-def keys_of(kind: type[Settings]) -> list[str]:
-    """Return the keys that a command's section in a file may have."""
-    return [name.replace("_", "-") for name in kind.model_fields]
-
-
 _PATH_KEYS = frozenset(
     (
         "data-dir pairs-dir chat dev-chat weights-file out export gold predictions src scores "
@@ -177,25 +189,3 @@ def _config_error(
     in_section = line_of(path, kind.section, key)
     line = in_section if in_section > 1 else line_of(path, None, key)
     return ConfigError(f"{path}:{line}: {key}: {message}, not {first['input']!r}")
-
-
-_WANTED = {
-    "tuple_type": "a list is wanted",
-    "path_type": "a path is wanted",
-    "string_type": "text is wanted",
-    "dict_type": "a table is wanted",
-}
-
-
-def complaint(details: Mapping[str, Any]) -> str:
-    """Say what pydantic complains of, in the words of who writes the file.
-
-    Args:
-        details: One of a validation's errors.
-    """
-    if details["type"] == "too_short":
-        return f"{details['ctx']['min_length']} or more are needed"
-    message = str(details["msg"]).removeprefix("Value error, ")
-    if not details["loc"]:
-        return message
-    return _WANTED.get(details["type"], message[0].lower() + message[1:])

@@ -1,0 +1,1 @@
+"""The settings of every command: fields with defaults, limits and help texts."""

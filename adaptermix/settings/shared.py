@@ -1,0 +1,282 @@
+"""Settings a user may write, as flags or in ``adaptermix.toml``.
+
+A setting is declared once, as a field: its default (the paper's, where the paper has one), its
+limits and its help text. The command line is generated from the fields, and a key in the file is
+the flag without its two dashes. Flags override the file, which overrides the defaults.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from adaptermix.settings.paper import PAPER_GROUPS, PAPER_MODEL
+from adaptermix.settings.values import EngineArgs, Names
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Settings(BaseModel):
+    """Base of every command's settings: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+    section: ClassVar[str] = ""
+    panel: ClassVar[str | None] = None  # heading of its options in the help
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(field.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError("a number or text is wanted")
+        return value
+
+
+class ModelSettings(Settings):
+    """The base model and the data; written at the top of ``adaptermix.toml``, for all commands."""
+
+    panel: ClassVar[str | None] = "Model and data"
+
+    model: str = Field(default=PAPER_MODEL, description="Base model: a folder, or a hub name.")
+    revision: str | None = Field(default=None, description="Revision of a hub model.")
+    dtype: Dtype = Field(
+        default="auto", description="Precision of the base model; auto is bfloat16 on a GPU."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run code that comes with the model. Know whose it is."
+    )
+    data_dir: Path | None = Field(
+        default=None, description="Folder of the task data; without it, data comes from the hub."
+    )
+    threads: int | None = Field(default=None, gt=0, description="CPU threads for torch.")
+
+
+TASKS = ("massive", "wmt23", "uner")
+
+
+# What a task's own defaults are where they are not those of MASSIVE; the paper's.
+_TRAINED: dict[str, dict[str, Any]] = {
+    "wmt23": {
+        "langs": tuple(f"{a}-en" for a in ("cs", "de", "is", "ru", "zh"))
+        + tuple(f"en-{a}" for a in ("cs", "de", "is", "ru", "zh"))
+    },
+    "uner": {"langs": ("en", "pt", "zh")},
+}
+
+
+_TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "train-task": _TRAINED,
+    "train-joint": _TRAINED,
+    "eval": {
+        "wmt23": {
+            "langs": ("he-en", "ja-en", "uk-en", "en-he", "en-ja", "en-uk"),
+            "max-new-tokens": 512,
+        },
+        "uner": {
+            "langs": ("en", "pt", "zh", "da", "hr", "sk", "sr", "sv"),
+            "max-new-tokens": 512,
+        },
+    },
+}
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS and not name.endswith(".toml"):
+        raise ValueError(f"it is one of {', '.join(TASKS)}, or a .toml file")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
+
+
+class PromptSettings(ModelSettings):
+    """The task and how it is asked: the same in training and in evaluation."""
+
+    panel: ClassVar[str | None] = "Task and prompt"
+
+    task: TaskName = Field(
+        default="massive", description="massive, wmt23, uner, or the .toml file of your own task."
+    )
+    prompt: Literal["paper", "authors-code", "zero-shot"] = Field(
+        default="paper",
+        description="System prompt of massive: the paper's appendix D.2, the longer one of its "
+        "code, or the paper's for models that were not trained on the task.",
+    )
+    system_prompt: str | None = Field(
+        default=None, description="A system prompt of your own; overrides --prompt."
+    )
+    turn_newline: bool = Field(
+        default=False,
+        description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        task = given.get("task", "massive")
+        defaults = _TASK_DEFAULTS.get(cls.section, {}).get(str(task), {})
+        if cls.section == "eval" and task != "massive":
+            defaults = defaults | {"out": Path(f"eval-{Path(str(task)).stem}")}
+        missing = {k: v for k, v in defaults.items() if not {k, k.replace("-", "_")} & given.keys()}
+        return missing | given
+
+
+class ScorerSettings(Settings):
+    """How outputs become scores."""
+
+    panel: ClassVar[str | None] = "Scoring"
+
+    scorer: Literal["strict", "paper"] = Field(
+        default="strict",
+        description="Slot F1 over types and values, or as the paper's own script counts.",
+    )
+    match: Literal["text", "offsets"] = Field(
+        default="text", description="Entities agree by type and text, or by type and offsets."
+    )
+    metrics: Names = Field(
+        default=(), description="Metrics, comma-separated: bleu,chrf,comet for translation."
+    )
+    tokenize: Literal[
+        "auto", "13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "flores200", "none"
+    ] = Field(
+        default="auto",
+        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, else 13a.",
+    )
+    src: Path | None = Field(
+        default=None, description="Source sentences of a translation, one a line."
+    )
+    ref: tuple[Path, ...] = Field(
+        default=(), description="Reference translations; repeat the flag for several sets."
+    )
+    comet_model: str = Field(
+        default="Unbabel/wmt22-comet-da", description="COMET: a hub name, or a checkpoint file."
+    )
+    comet_python: Path | None = Field(
+        default=None, description="Python of the environment that COMET is installed in."
+    )
+
+
+class EngineSettings(ModelSettings):
+    """How answers are decoded: wherever prompts are answered, not only in ``eval``."""
+
+    panel: ClassVar[str | None] = "Engine"
+
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto is vLLM where it is installed, else transformers."
+    )
+    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
+    batch_size: int = Field(
+        default=64, gt=0, description="Prompts in one batch of the transformers engine."
+    )
+    cache: bool = Field(
+        default=True, description="Take answers that were decoded before from the cache."
+    )
+    tensor_parallel_size: int = Field(
+        default=1, gt=0, description="GPUs that share one copy of the model (vLLM)."
+    )
+    data_parallel_size: int = Field(
+        default=1, gt=0, description="Copies of the model that share the prompts (vLLM)."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
+    )
+    max_lora_rank: int | None = Field(
+        default=None, gt=0, description="Largest rank vLLM makes room for; the adapters' own."
+    )
+    engine_args: EngineArgs = Field(
+        default={}, description="More arguments of the vLLM engine: JSON, or key=value,key=value."
+    )
+
+
+class DecodingSettings(EngineSettings, PromptSettings):
+    """What is decoded, in which languages: in tests, and on dev data in a search."""
+
+    panel: ClassVar[str | None] = "Data to test"
+
+    langs: Names = Field(
+        default=tuple(lang for group in PAPER_GROUPS.values() for lang in group),
+        min_length=1,
+        description="Languages to test, comma-separated.",
+    )
+    limit: int | None = Field(
+        default=None, gt=0, description="Use the first N examples of each language."
+    )
+
+
+class TaskFile(Settings):
+    """A task of one's own, as a ``.toml`` file.
+
+    Templates hold fields of the records in braces. ``files`` has one pattern for each part;
+    ``{lang}`` in it stands for the language, and it is relative to the file, or to --data-dir::
+
+        name = "intent"
+        metrics = ["exact-match"]
+        system = "Name the intent of the command."
+        prompt = "{utt}"
+        answer = "intent"
+        id = "id"
+
+        [files]
+        train = "{lang}.train.jsonl"
+        dev = "{lang}.dev.jsonl"
+        test = "{lang}.test.jsonl"
+    """
+
+    name: str = Field(min_length=1)
+    metrics: tuple[Literal["slots", "entities", "exact-match", "bleu", "chrf", "comet"], ...]
+    system: str = ""
+    prompt: str
+    answer: str
+    id: str = ""
+    target_lang: str = ""
+    files: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_kind_of_metric(self) -> "TaskFile":
+        if not self.metrics or (len(self.metrics) > 1 and {"slots", "entities"} & {*self.metrics}):
+            raise ValueError("metrics: slots or entities alone, or text metrics, at least one")
+        return self
+
+
+def keys_of(kind: type[Settings]) -> list[str]:
+    """Return the keys that a command's section in a file may have."""
+    return [name.replace("_", "-") for name in kind.model_fields]
+
+
+_WANTED = {
+    "tuple_type": "a list is wanted",
+    "path_type": "a path is wanted",
+    "string_type": "text is wanted",
+    "dict_type": "a table is wanted",
+}
+
+
+def complaint(details: Mapping[str, Any]) -> str:
+    """Say what pydantic complains of, in the words of who writes the file.
+
+    Args:
+        details: One of a validation's errors.
+    """
+    if details["type"] == "too_short":
+        return f"{details['ctx']['min_length']} or more are needed"
+    message = str(details["msg"]).removeprefix("Value error, ")
+    if not details["loc"]:
+        return message
+    return _WANTED.get(details["type"], message[0].lower() + message[1:])
