@@ -29,9 +29,9 @@ _HOMES = {
     "merge": "merging",
     "merge_into": "folding",
     "score_files": "scoring",
-    "train_align": "align_training",
-    "train_joint": "joint_training",
-    "train_task": "task_training",
+    "train_align": "training.align",
+    "train_joint": "training.joint",
+    "train_task": "training.task",
 }
 
 

@@ -228,7 +228,7 @@ def train_task(settings: TrainTaskSettings, options: Options) -> None:
 
     Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
     """
-    from adaptermix import task_training
+    from adaptermix.training import task as task_training
 
     with console.training_progress("task", options.quiet) as on_progress:
         report = task_training.train_task(
@@ -246,7 +246,7 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
 
     Example: adaptermix train-align --pairs cy-en,sw-en
     """
-    from adaptermix import align_training
+    from adaptermix.training import align as align_training
 
     with console.training_progress("align", options.quiet) as on_progress:
         report = align_training.train_align(
@@ -264,7 +264,7 @@ def train_joint(settings: TrainJointSettings, options: Options) -> None:
 
     Example: adaptermix train-joint --langs en,de,es --pairs cy-en,sw-en
     """
-    from adaptermix import joint_training
+    from adaptermix.training import joint as joint_training
 
     with console.training_progress("joint", options.quiet) as on_progress:
         report = joint_training.train_joint(

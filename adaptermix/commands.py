@@ -22,13 +22,13 @@ class Work:
 
 
 def _train_task(work: Work) -> Any:
-    from adaptermix.task_training import train_task
+    from adaptermix.training.task import train_task
 
     return train_task(work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress)
 
 
 def _train_align(work: Work) -> Any:
-    from adaptermix.align_training import train_align
+    from adaptermix.training.align import train_align
 
     return train_align(
         work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress
@@ -36,7 +36,7 @@ def _train_align(work: Work) -> Any:
 
 
 def _train_joint(work: Work) -> Any:
-    from adaptermix.joint_training import train_joint
+    from adaptermix.training.joint import train_joint
 
     return train_joint(
         work.settings, force=True, dry_run=work.dry_run, on_progress=work.on_progress

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from adaptermix.retrieval import RetrievalPlan, RetrievalReport, ScoreCorrelation
     from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
-    from adaptermix.training import OnProgress as OnTrainProgress
-    from adaptermix.training import Progress as TrainProgress
-    from adaptermix.training import TrainReport
+    from adaptermix.training.report import OnProgress as OnTrainProgress
+    from adaptermix.training.report import Progress as TrainProgress
+    from adaptermix.training.report import TrainReport
 
 results = Console(soft_wrap=True)
 talk = Console(stderr=True, soft_wrap=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from adaptermix import console
-from adaptermix.align_training import train_align
 from adaptermix.evaluation import EvalReport, evaluate
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.merging import merge
@@ -16,7 +15,8 @@ from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import CONFIG_NAME, load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
-from adaptermix.task_training import train_task
+from adaptermix.training.align import train_align
+from adaptermix.training.task import train_task
 
 R = TypeVar("R")
 

@@ -21,7 +21,6 @@ from adaptermix.adapters import (
     system_names,
 )
 from adaptermix.answers import Generated
-from adaptermix.batching import PromptEncoder
 from adaptermix.comparison import ALL, Comparison, compare
 from adaptermix.engines import Limits, Request
 from adaptermix.errors import ConfigError
@@ -33,6 +32,7 @@ from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.tasks import Task, make_task
+from adaptermix.training.batches import PromptEncoder
 from adaptermix.version import __version__
 
 

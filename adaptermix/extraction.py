@@ -24,7 +24,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adaptermix.adapters import BASE, Adapter, adapter_hash, stage_adapter
-from adaptermix.batching import pad
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
@@ -38,6 +37,7 @@ from adaptermix.models import (
 )
 from adaptermix.representations import pool, pooling_weights
 from adaptermix.settings.evaluation import RetrievalSettings
+from adaptermix.training.batches import pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptermix.answers import AnswerCache, Generated
-from adaptermix.batching import PromptEncoder
 from adaptermix.engines import (
     Generator,
     IgnoredAdapterError,
@@ -24,6 +23,7 @@ from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import cache_folder
 from adaptermix.models import compute_dtype, fingerprint
 from adaptermix.settings.shared import EngineSettings
+from adaptermix.training.batches import PromptEncoder
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
 from adaptermix.adapters import Adapter, layer_of, layer_then_name
-from adaptermix.batching import AnswerCollator, EncodedExample
 from adaptermix.errors import ArtifactError
 from adaptermix.generation import DecodeProgress, OnProgress
 from adaptermix.merge_plan import MergePlan
 from adaptermix.models import load_model
 from adaptermix.settings.merging import MergeSettings
-from adaptermix.training import common_arguments
+from adaptermix.training.batches import AnswerCollator, EncodedExample
+from adaptermix.training.run import common_arguments
 from adaptermix.weighting import Rule, Weighting
 
 BATCH = 16  # examples in one gradient step

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptermix.batching import PromptEncoder
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import Split
 from adaptermix.models import context_length
 from adaptermix.settings.shared import DecodingSettings
 from adaptermix.tasks import Example, Task
+from adaptermix.training.batches import PromptEncoder
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from blake3 import blake3
 from pydantic import TypeAdapter
 
 from adaptermix.adapters import Adapter, adapter_hash, check_fits, layer_of, read_adapter
-from adaptermix.batching import PromptEncoder, encode_example
 from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
@@ -37,6 +36,7 @@ from adaptermix.settings.merging import MergeSettings
 from adaptermix.significance import Difference, Interval
 from adaptermix.tables import scaled, titled
 from adaptermix.tasks import Task, make_task
+from adaptermix.training.batches import PromptEncoder, encode_example
 from adaptermix.version import __version__
 from adaptermix.weighting import Rule, Weighting
 

@@ -350,8 +350,8 @@ def ours(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaModel
 
-    from adaptermix.contrastive_step import ContrastiveStep, Sentences
-    from adaptermix.objectives import contrastive_loss
+    from adaptermix.training.contrastive import ContrastiveStep, Sentences
+    from adaptermix.training.objectives import contrastive_loss
 
     config = LlamaConfig(**{**shape, "num_hidden_layers": shape["num_hidden_layers"] // 2})
     base = load(LlamaModel, config, arguments, device)

@@ -20,7 +20,6 @@ from pathlib import Path
 from vllm import SamplingParams, TokensPrompt
 
 from adaptermix.adapters import read_adapter, stage_adapter
-from adaptermix.batching import PromptEncoder
 from adaptermix.engines import Limits, Request, _lora_request
 from adaptermix.files.text import read_massive
 from adaptermix.generation import Decoder
@@ -30,6 +29,7 @@ from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tasks import Massive
+from adaptermix.training.batches import PromptEncoder
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "adaptermix" / "demo_data"

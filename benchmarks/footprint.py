@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from conftest import make_tokenizer, write_corpus
 
-from adaptermix.align_training import train_align
-from adaptermix.joint_training import train_joint
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
-from adaptermix.task_training import train_task
+from adaptermix.training.align import train_align
+from adaptermix.training.joint import train_joint
+from adaptermix.training.task import train_task
 
 ENGLISH = {"langs": "en", "system_prompt": ""}
 KINDS = {

@@ -20,7 +20,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter
-from adaptermix.align_training import train_align
 from adaptermix.evaluation import evaluate
 from adaptermix.files.text import read_massive
 from adaptermix.merging import merge
@@ -31,6 +30,7 @@ from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
+from adaptermix.training.align import train_align
 
 
 def main() -> None:

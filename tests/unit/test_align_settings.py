@@ -10,14 +10,15 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix import console
 from adaptermix.adapters import read_adapter
-from adaptermix.align_training import Alignment, AlignmentObjective, train_align
-from adaptermix.batching import PairCollator, encode_pairs, with_held_text
-from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.lora import with_lora
 from adaptermix.models import load_lower_blocks, load_tokenizer
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainAlignSettings
+from adaptermix.training.align import train_align
+from adaptermix.training.alignment import Alignment, AlignmentObjective
+from adaptermix.training.batches import PairCollator, encode_pairs, with_held_text
+from adaptermix.training.contrastive import ContrastiveStep, Sentences
 
 LINES = ["wake me at five", "hello there", "play jazz"]
 

@@ -6,7 +6,10 @@ from conftest import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.batching import (
+from adaptermix.errors import ArtifactError
+from adaptermix.files.text import ParallelPair
+from adaptermix.tasks import SYSTEM_PROMPTS
+from adaptermix.training.batches import (
     IGNORED,
     AnswerCollator,
     EncodedExample,
@@ -17,9 +20,6 @@ from adaptermix.batching import (
     encode_example,
     encode_pairs,
 )
-from adaptermix.errors import ArtifactError
-from adaptermix.files.text import ParallelPair
-from adaptermix.tasks import SYSTEM_PROMPTS
 
 TOKENIZER = make_tokenizer()
 MESSAGES = [{"role": "system", "content": "slots"}, {"role": "user", "content": "wake me"}]

@@ -5,12 +5,12 @@ import json
 import pytest
 from conftest import make_tokenizer
 
-from adaptermix.batching import IGNORED, PromptEncoder
-from adaptermix.chats import Chat, encode_chat, read_chats
+from adaptermix.chats import Chat, read_chats
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainTaskSettings
-from adaptermix.task_training import task_stream, train_task
+from adaptermix.training.batches import IGNORED, PromptEncoder, encode_chat
+from adaptermix.training.task import task_stream, train_task
 
 from test_training import factors, task_settings  # isort: skip
 

@@ -1,7 +1,7 @@
 """Progress where there is no terminal to draw a bar on."""
 
 from adaptermix import console
-from adaptermix.training import Progress
+from adaptermix.training.report import Progress
 
 
 def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):

@@ -20,10 +20,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from adaptermix import contrastive_step
-from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ConfigError, ResourceError
-from adaptermix.objectives import contrastive_loss
+from adaptermix.training import contrastive as contrastive_step
+from adaptermix.training.contrastive import ContrastiveStep, Sentences
+from adaptermix.training.objectives import contrastive_loss
 
 SHAPE = {
     "vocab_size": 50,

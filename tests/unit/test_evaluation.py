@@ -8,15 +8,15 @@ from test_adapters import peft_adapter
 from test_training import task_settings
 
 from adaptermix.answers import Generated
-from adaptermix.batching import PromptEncoder
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation import evaluate, plan
 from adaptermix.files.text import read_massive
 from adaptermix.models import load_tokenizer
 from adaptermix.prompts import truncate
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.task_training import train_task
 from adaptermix.tasks import Massive
+from adaptermix.training.batches import PromptEncoder
+from adaptermix.training.task import train_task
 
 
 def eval_settings(model_dir, corpus_dir, out, **changes):

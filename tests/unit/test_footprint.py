@@ -8,11 +8,11 @@ from test_joint_training import joint_settings
 from test_training import KINDS, task_settings
 from torch.autograd.graph import saved_tensors_hooks
 
-from adaptermix.footprint import _TRAINED_BYTES, Pass, footprint
-from adaptermix.joint_training import train_joint
 from adaptermix.lora import with_lora
 from adaptermix.models import empty_model, load_lower_blocks, load_model
-from adaptermix.task_training import train_task
+from adaptermix.training.joint import train_joint
+from adaptermix.training.memory import _TRAINED_BYTES, Pass, footprint
+from adaptermix.training.task import train_task
 
 TRAININGS = {**KINDS, "joint": (train_joint, joint_settings)}
 

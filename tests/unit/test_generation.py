@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import read_adapter, stage_adapter
 from adaptermix.answers import Generated
-from adaptermix.batching import PromptEncoder
 from adaptermix.engines import Limits, Request, TransformersGenerator, compose_batches
 from adaptermix.errors import ResourceError
 from adaptermix.generation import Decoder
 from adaptermix.models import LOADED, load_tokenizer
+from adaptermix.training.batches import PromptEncoder
 
 LIMITS = Limits(adapters=2, rank=8, prompt=40)
 PROMPTS = [[0, *range(10 + n, 16 + 2 * n)] for n in range(7)]

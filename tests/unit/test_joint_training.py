@@ -11,14 +11,14 @@ from test_training import PAIRS, factors, randomize
 from transformers import LlamaForCausalLM
 
 from adaptermix.adapters import layer_of, read_adapter
-from adaptermix.batching import PairCollator, encode_pairs
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.joint_training import Alternation, JointTrainer, train_joint
 from adaptermix.lora import with_lora
 from adaptermix.models import load_model, load_tokenizer, lower_blocks_only
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks import make_task
+from adaptermix.training.batches import PairCollator, encode_pairs
+from adaptermix.training.joint import Alternation, JointTrainer, train_joint
 
 
 def joint_settings(model_dir, corpus_dir, out, **changes):
@@ -234,7 +234,7 @@ def test_a_score_that_is_right_ends_training_early(tmp_path, model_dir, corpus_d
         eval_steps=1,
         patience=2,
     )
-    from adaptermix import joint_training
+    from adaptermix.training import joint as joint_training
 
     def answer(self, model, prompts):
         task = make_task("massive")

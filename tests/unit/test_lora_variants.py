@@ -10,16 +10,17 @@ from test_training import align_settings, randomize, task_settings
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import layer_of, read_adapter
-from adaptermix.batching import EncodedExample
 from adaptermix.errors import ConfigError
-from adaptermix.footprint import Footprint
 from adaptermix.lora import with_lora
 from adaptermix.merging import merge
 from adaptermix.models import load_lower_blocks, load_model
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainTaskSettings
-from adaptermix.training import Stream, TrainingRun, plan_training
+from adaptermix.training.batches import EncodedExample
+from adaptermix.training.memory import Footprint
+from adaptermix.training.report import Stream, plan_training
+from adaptermix.training.run import TrainingRun
 
 VARIANTS = {
     "rslora": {"use_rslora": True},

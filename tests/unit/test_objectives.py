@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from adaptermix.objectives import (
+from adaptermix.training.objectives import (
     AlignmentLoss,
     contrastive_loss,
     duplicate_pairs,
@@ -147,13 +147,13 @@ def test_the_loss_of_a_large_batch_is_made_block_by_block(monkeypatch, direction
         return loss, *torch.autograd.grad(loss, (sources, targets))
 
     whole = loss_and_gradients()
-    monkeypatch.setattr("adaptermix.objectives._ROWS", 3)
+    monkeypatch.setattr("adaptermix.training.objectives._ROWS", 3)
     for found, expected in zip(loss_and_gradients(), whole, strict=True):
         assert torch.allclose(found, expected, rtol=1e-12, atol=0)
 
 
 def test_the_cosines_of_a_large_batch_are_not_held(monkeypatch):
-    monkeypatch.setattr("adaptermix.objectives._ROWS", 8)
+    monkeypatch.setattr("adaptermix.training.objectives._ROWS", 8)
     sources, targets = torch.randn(2, 100, 4, requires_grad=True)
     kept = []
 

@@ -17,11 +17,11 @@ from test_joint_training import joint_settings
 from test_training import align_settings, factors, task_settings
 
 from adaptermix import cli
-from adaptermix.align_training import train_align
 from adaptermix.errors import ConfigError
-from adaptermix.joint_training import train_joint
 from adaptermix.processes import shards_model
-from adaptermix.task_training import train_task
+from adaptermix.training.align import train_align
+from adaptermix.training.joint import train_joint
+from adaptermix.training.task import train_task
 
 TRAININGS = {
     "task": (train_task, task_settings, {"micro_batch_size": 4}),
@@ -88,7 +88,7 @@ def train_all(model, corpus, out):
         train(settings, on_progress=kill)
     shards = list(out.glob(".killed.training/checkpoint-2/pytorch_model_fsdp*"))
     assert bool(shards) == shards_model()
-    judging = "adaptermix.joint_training._JointRun.dev_scores"
+    judging = "adaptermix.training.joint._JointRun.dev_scores"
     with pytest.raises(KeyboardInterrupt), mock.patch(judging, side_effect=KeyboardInterrupt):
         train(settings)
     train(settings)

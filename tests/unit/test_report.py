@@ -24,7 +24,7 @@ from adaptermix.settings.reports import ReportSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.significance import Interval
 from adaptermix.tables import Table, printable, ranges
-from adaptermix.training import recorded
+from adaptermix.training.report import recorded
 
 UTTERANCES = {"en": ["wake me at five", "hello"], "cy": ["deffra fi am bump", "helo"]}
 

@@ -10,7 +10,7 @@ from test_training import task_settings
 from adaptermix.evaluation import evaluate
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.training import TrainTaskSettings
-from adaptermix.task_training import train_task
+from adaptermix.training.task import train_task
 
 COLORS = {"red": "rot", "blue": "blau", "green": "grün", "white": "weiß"}
 

@@ -8,18 +8,18 @@ from peft import LoraConfig, get_peft_model
 from test_adapters import IDS, logits_through_peft
 from transformers import AutoModelForCausalLM
 
-from adaptermix import training
 from adaptermix.adapters import describe_config, layer_of, read_adapter, spec_of, write_adapter
-from adaptermix.align_training import train_align
-from adaptermix.batching import IGNORED, PairCollator, answer_logits, encode_pairs
-from adaptermix.contrastive_step import ContrastiveStep, Sentences
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.files.text import ParallelPair
 from adaptermix.lora import with_lora
 from adaptermix.models import keeps_logits, load_lower_blocks, load_model, load_tokenizer
-from adaptermix.objectives import contrastive_loss
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
-from adaptermix.task_training import train_task
+from adaptermix.training import run as training
+from adaptermix.training.align import train_align
+from adaptermix.training.batches import IGNORED, PairCollator, answer_logits, encode_pairs
+from adaptermix.training.contrastive import ContrastiveStep, Sentences
+from adaptermix.training.objectives import contrastive_loss
+from adaptermix.training.task import train_task
 
 PAIRS = [
     ParallelPair("deffra fi am bump", "wake me up at five", "cy-en"),

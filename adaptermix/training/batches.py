@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional
 
-from adaptermix.errors import ArtifactError, DataError
+from adaptermix.chats import Chat
+from adaptermix.errors import ArtifactError, DataError, first_line
 from adaptermix.files.text import ParallelPair
 from adaptermix.tasks import Message
 
@@ -224,3 +226,57 @@ def padded_length(row: EncodedExample | EncodedPair) -> int:
     if isinstance(row, EncodedPair):
         return max(len(row.source_ids), len(row.target_ids), len(row.held_ids))
     return len(row.input_ids)
+
+
+def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[EncodedExample]:
+    """Return a conversation as token ids; the answers of the assistant, all of them, have labels.
+
+    What precedes an answer is the very prompt that generation would have there: the template's
+    rendering of all earlier messages. As long as each rendering goes on where the one before and
+    its answer ended, all answers share one sequence. Where the template writes earlier messages
+    differently later on (some leave out old thoughts), a new sequence begins. An answer is its
+    content and the token that ends it.
+
+    Args:
+        chat: The conversation.
+        encoder: Knows the template.
+        max_length: Longest sequence, in tokens; what is beyond is cut off.
+
+    Returns:
+        The sequences that have a label within that length; none where no answer has a token.
+
+    Raises:
+        DataError: The template refuses the conversation.
+    """
+    end = str(encoder.tokenizer.convert_ids_to_tokens(encoder.end_id))
+    sequences: list[tuple[list[int], list[int]]] = []
+    text = ""
+    for at, message in enumerate(chat.messages):
+        is_answer = message["role"] == "assistant" and at > 0  # what opens a conversation is none
+        if not is_answer or not message["content"].strip():
+            continue
+        prompt = _prompt(chat, at, encoder)
+        if text and prompt.startswith(text):
+            asked = encoder.text_ids(prompt.removeprefix(text))
+        else:
+            sequences.append(([], []))
+            asked = encoder.prompt_ids(chat.messages[:at])
+        answer = encoder.answer_ids(message["content"])
+        ids, labels = sequences[-1]
+        ids.extend([*asked, *answer])
+        labels.extend([*[IGNORED] * len(asked), *answer])
+        text = prompt + message["content"] + end
+    return [
+        EncodedExample(ids[:max_length], labels[:max_length], chat.place)
+        for ids, labels in sequences
+        if any(label != IGNORED for label in labels[:max_length])
+    ]
+
+
+def _prompt(chat: Chat, at: int, encoder: PromptEncoder) -> str:
+    try:
+        return encoder.prompt_text(chat.messages[:at])
+    except TemplateError as error:
+        raise DataError(
+            f"{chat.place}: the model's chat template refuses it: {first_line(error)}"
+        ) from error

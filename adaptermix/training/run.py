@@ -5,12 +5,10 @@ the output, from which ``resume`` goes on after a kill.
 """
 
 import json
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,79 +27,28 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
-from adaptermix.batching import token_count
 from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.files.outputs import Report, check_output, whole_output, write_json
-from adaptermix.footprint import Footprint
+from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models import fingerprint
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.settings.training import TrainSettings
-from adaptermix.trainer import AdapterTrainer, NamedCollator, StopSignals, last_checkpoint
+from adaptermix.training.checkpoints import last_checkpoint
+from adaptermix.training.report import (
+    OnProgress,
+    Progress,
+    Stream,
+    TrainReport,
+    comparable,
+    lasting_settings,
+    planned_steps,
+    recorded,
+)
+from adaptermix.training.signals import StopSignals
+from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 from adaptermix.version import __version__
 
-# Settings that a run may go on with another value of: none of them changes the adapter.
-_FREE = {"resume", "out", "threads", "workers", "tensorboard"}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training is, for a progress bar."""
-
-    step: int
-    total: int
-    loss: float | None
-
-
-OnProgress = Callable[[Progress], None]
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TrainReport(Report):
-    """What was trained, on what, and how it ended.
-
-    Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
-    their names, and ``kept`` is the name of the one that the rest is about.
-    """
-
-    out: str
-    command: str
-    examples: dict[str, int]
-    dev_examples: dict[str, int]
-    truncated: int
-    steps: int
-    planned_steps: int
-    trainable_parameters: int
-    dev: dict[str, float]
-    seconds: float
-    log: str | None
-    written: bool
-    kept: str | None = None
-    candidates: dict[str, dict[str, float]] = field(default_factory=dict)
-    dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # by language, by reason
-    held_parameters: int | None = None  # of the base model, as far as it is loaded
-    tokens: int | None = None  # that are trained on at most, in a plan
-    memory_bytes: int | None = None  # at the peak, as a plan estimates it
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
-        """Return the report that an adapter's record holds; the time it took is not kept."""
-        known = {"seconds": 0.0, **record}
-        return cls(**{each.name: known[each.name] for each in fields(cls)})
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The encoded training and dev rows, and how many there were of each language."""
-
-    train: Sequence[Any]
-    dev: Sequence[Any]
-    examples: dict[str, int]
-    dev_examples: dict[str, int]
-    truncated: int = 0
-    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    epoch_rows: int | None = None  # all training rows by default
 
 
 def ended_run(settings: TrainSettings, force: bool) -> TrainReport | None:
@@ -112,15 +59,11 @@ def ended_run(settings: TrainSettings, force: bool) -> TrainReport | None:
     if not settings.resume or force or not settings.out.exists():
         return None
     record = read_adapter(settings.out).record
-    if _lasting(record.get("settings", {})) != comparable(settings):
+    if lasting_settings(record.get("settings", {})) != comparable(settings):
         return None
     if is_main_process():
         shutil.rmtree(_work_folder(settings), ignore_errors=True)
     return TrainReport.of_record(record)
-
-
-def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in _FREE}
 
 
 def _work_folder(settings: TrainSettings) -> Path:
@@ -151,19 +94,6 @@ def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) 
             f"{flag} {micro} does not divide --batch-size {settings.batch_size}{shared}"
         )
     return micro
-
-
-def comparable(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that must be the same for a run to go on from its checkpoints."""
-    return _lasting(settings.model_dump(mode="json"))
-
-
-def recorded(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that go into the record of an adapter.
-
-    Nothing of how long it took, or of a kill in between: the same run gives the same file.
-    """
-    return settings.model_dump(mode="json", exclude=_FREE - {"out"})
 
 
 class TrainingRun:
@@ -374,38 +304,6 @@ def common_arguments(seed: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "label_names": ["labels"],
     }
-
-
-def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint) -> TrainReport:
-    """Return the report of a dry run: what would be trained on, for how long, in what memory."""
-    steps = planned_steps(settings, stream)
-    mean_tokens = sum(map(token_count, stream.train)) / len(stream.train)
-    return TrainReport(
-        out=str(settings.out),
-        command=settings.section,
-        examples=stream.examples,
-        dev_examples=stream.dev_examples,
-        truncated=stream.truncated,
-        steps=0,
-        planned_steps=steps,
-        trainable_parameters=footprint.trained,
-        dev={},
-        seconds=0.0,
-        log=None,
-        written=False,
-        dropped=stream.dropped,
-        held_parameters=footprint.held,
-        tokens=round(steps * settings.batch_size * mean_tokens),
-        memory_bytes=footprint.memory_bytes,
-    )
-
-
-def planned_steps(settings: TrainSettings, stream: Stream) -> int:
-    """Return the optimizer steps of the whole run, at most."""
-    if settings.max_steps:
-        return settings.max_steps
-    rows = len(stream.train) if stream.epoch_rows is None else stream.epoch_rows
-    return math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
 
 
 def _updates(model: PeftModel, prefix: str, state: State | None = None) -> dict[str, LoraUpdate]:

@@ -10,7 +10,7 @@ from adaptermix.adapters import read_adapter, write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output
 from adaptermix.settings.training import TrainSettings
-from adaptermix.training import TrainReport, comparable, recorded
+from adaptermix.training.report import TrainReport, comparable, recorded
 
 S = TypeVar("S", bound=TrainSettings)
 

@@ -21,6 +21,7 @@ from adaptermix.representations import cosine_similarities, widened
 
 Directions = Literal["one", "both"]
 
+
 _ROWS = 256  # of cosines at a time
 
 

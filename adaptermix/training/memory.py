@@ -19,6 +19,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from adaptermix.models import keeps_logits, lower_blocks_only
 
 _ATTENTION = "adaptermix_footprint"
+
+
 # Bytes of a trained parameter: itself, its gradient, and both moments of Adam, in float32.
 _TRAINED_BYTES = 16
 

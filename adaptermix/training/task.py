@@ -6,32 +6,26 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from adaptermix.batching import (
-    AnswerCollator,
-    EncodedExample,
-    PromptEncoder,
-    answer_span,
-    encode_example,
-    padded_length,
-)
-from adaptermix.chats import encode_chat, read_chats
+from adaptermix.chats import read_chats
 from adaptermix.errors import DataError
 from adaptermix.files.text import hold_out
-from adaptermix.footprint import Pass, footprint
 from adaptermix.lora import with_lora
 from adaptermix.models import empty_model, load_model, load_tokenizer, locate_model
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks import make_task
-from adaptermix.trainer import AdapterTrainer
-from adaptermix.training import (
-    OnProgress,
-    Stream,
-    TrainingRun,
-    TrainReport,
-    check_training,
-    ended_run,
-    plan_training,
+from adaptermix.training.batches import (
+    AnswerCollator,
+    EncodedExample,
+    PromptEncoder,
+    answer_span,
+    encode_chat,
+    encode_example,
+    padded_length,
 )
+from adaptermix.training.memory import Pass, footprint
+from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training
+from adaptermix.training.run import TrainingRun, check_training, ended_run
+from adaptermix.training.trainer import AdapterTrainer
 
 TaskSettings = TrainTaskSettings | TrainJointSettings
 

@@ -11,18 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
-from adaptermix.align_training import Alignment, AlignmentTrainer, align_stream, own_pairs
-from adaptermix.batching import (
-    IGNORED,
-    AnswerCollator,
-    EncodedPair,
-    PairCollator,
-    PromptEncoder,
-    padded_length,
-)
-from adaptermix.contrastive_step import ContrastiveStep, Forward
 from adaptermix.engines import answer_greedily
-from adaptermix.footprint import Pass, footprint
 from adaptermix.generation import find_stop_ids
 from adaptermix.lora import with_lora
 from adaptermix.models import (
@@ -36,19 +25,23 @@ from adaptermix.models import (
 from adaptermix.processes import process_count
 from adaptermix.representations import retrieval_accuracy
 from adaptermix.settings.training import TrainJointSettings
-from adaptermix.task_training import task_pass, task_stream
 from adaptermix.tasks import make_task
-from adaptermix.trainer import AdapterTrainer
-from adaptermix.training import (
-    OnProgress,
-    Stream,
-    TrainingRun,
-    TrainReport,
-    check_training,
-    ended_run,
-    plan_training,
-    planned_steps,
+from adaptermix.training.align import AlignmentTrainer, align_stream, own_pairs
+from adaptermix.training.alignment import Alignment
+from adaptermix.training.batches import (
+    IGNORED,
+    AnswerCollator,
+    EncodedPair,
+    PairCollator,
+    PromptEncoder,
+    padded_length,
 )
+from adaptermix.training.contrastive import ContrastiveStep, Forward
+from adaptermix.training.memory import Pass, footprint
+from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training, planned_steps
+from adaptermix.training.run import TrainingRun, check_training, ended_run
+from adaptermix.training.task import task_pass, task_stream
+from adaptermix.training.trainer import AdapterTrainer
 
 # What --stop-on names is the best adapter's, on dev data.
 _CRITERIA = {"loss": "task_loss", "sum": "sum", "retrieval": "retrieval_accuracy", "score": "score"}

@@ -26,8 +26,14 @@ from adaptermix.processes import process_count, process_rank
 from adaptermix.representations import Pooling, pooling_weights, widened
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # of all sources and all targets
+
+
 TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # of some sentences and their hidden states
+
+
 Backward = Callable[[Tensor], Any]
+
+
 NoSync = Callable[[], AbstractContextManager[None]]
 
 

@@ -8,12 +8,9 @@ optimizer, the schedule and the random generators as PyTorch files, which are re
 
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,63 +18,31 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainerState
 
-from adaptermix.batching import answer_logits
-from adaptermix.errors import (
-    AdaptermixError,
-    ArtifactError,
-    ResourceError,
-    StoppedError,
-    first_line,
-)
-from adaptermix.files.tensors import TensorFile
+from adaptermix.errors import ArtifactError, ResourceError, first_line
 from adaptermix.models import keeps_logits
+from adaptermix.training.batches import answer_logits
+from adaptermix.training.checkpoints import (
+    CHECKPOINT,
+    STAGING,
+    STATE_FILE,
+    drop_checkpoint,
+    has_ended,
+    last_checkpoint,
+    step_of,
+)
 
-STATE_FILE = "trainer_state.json"
-_STAGING = ".staging"
 _LOSSES = "losses.json"  # in a checkpoint
+
+
 _TORCH_WRITER = "inline_container"  # where torch.save fails when a disk takes no more
-_CHECKPOINT = "checkpoint-"
+
+
 _LESS_MEMORY = "lower --micro-batch-size, --contrastive-batch or --max-length"
+
+
 _KEPT = 2  # checkpoints: the newest, and the best or the one before
-
-
-def last_checkpoint(work: Path) -> Path | None:
-    """Return the newest checkpoint that is whole, of those in a folder; None without any."""
-    found = [path for path in work.glob(_CHECKPOINT + "*") if path.name.split("-")[1].isdigit()]
-    newest_first = sorted(found, key=_step_of, reverse=True)
-    return next((path for path in newest_first if _is_whole(path)), None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix(_CHECKPOINT))
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether a run can go on from a checkpoint: it came from elsewhere, or a disk failed."""
-    try:
-        json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        has_weights = any(checkpoint.glob("pytorch_model_fsdp*")) or bool(
-            TensorFile(checkpoint / "adapter_model.safetensors").specs
-        )
-    except (OSError, ValueError, AdaptermixError):
-        return False
-    has_states = (checkpoint / "scheduler.pt").is_file() and any(checkpoint.glob("optimizer*"))
-    return has_weights and has_states
-
-
-def has_ended(checkpoint: Path) -> bool:
-    """Whether training was over when the checkpoint was made, by its steps or by early stopping."""
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    control = state["stateful_callbacks"]["TrainerControl"]["args"]
-    return bool(control["should_training_stop"])
 
 
 @dataclass(frozen=True)
@@ -138,7 +103,7 @@ class AdapterTrainer(Trainer):
     # Checkpoints ----------------------------------------------------------------------------------
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._work / _STAGING)
+        return str(self._work / STAGING)
 
     @property
     def _work(self) -> Path:
@@ -146,8 +111,8 @@ class AdapterTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Make a checkpoint out of sight, move it to its place, and drop the oldest."""
-        name = f"{_CHECKPOINT}{self.state.global_step}"
-        staged = self._work / _STAGING / name
+        name = f"{CHECKPOINT}{self.state.global_step}"
+        staged = self._work / STAGING / name
         losses = self._shared_losses()
         try:
             super()._save_checkpoint(model, trial)
@@ -161,7 +126,7 @@ class AdapterTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
-            _drop(self._work / name)
+            drop_checkpoint(self._work / name)
             staged.rename(self._work / name)
         self.accelerator.wait_for_everyone()
         self._find_best()
@@ -176,25 +141,25 @@ class AdapterTrainer(Trainer):
             f"the checkpoint of step {self.state.global_step} cannot be written to {self._work}, "
             f"where {free / 1e6:,.0f} MB are free: {why}",
             hint="make room and start the same command with --resume; "
-            + (f"it goes on from step {_step_of(last)}" if last else "there is no checkpoint yet"),
+            + (f"it goes on from step {step_of(last)}" if last else "there is no checkpoint yet"),
         )
 
     def _find_best(self) -> None:
         """Name the best checkpoint by its step: the folder may have moved since."""
-        best = self._work / f"{_CHECKPOINT}{self.state.best_global_step}"
+        best = self._work / f"{CHECKPOINT}{self.state.best_global_step}"
         self.state.best_model_checkpoint = str(best) if best.is_dir() else None
 
     def _drop_oldest(self) -> None:
-        found = sorted(self._work.glob(_CHECKPOINT + "*"), key=_step_of)
+        found = sorted(self._work.glob(CHECKPOINT + "*"), key=step_of)
         best = self.state.best_model_checkpoint
         spare = [path for path in found[:-1] if str(path) != best]
         for path in spare[: max(0, len(found) - _KEPT)]:
-            _drop(path)
+            drop_checkpoint(path)
 
     def _init_training_state(self, *args: Any, **options: Any) -> Any:
         started = super()._init_training_state(*args, **options)
         self._find_best()
-        kept = self._work / f"{_CHECKPOINT}{self.state.global_step}" / _LOSSES
+        kept = self._work / f"{CHECKPOINT}{self.state.global_step}" / _LOSSES
         if kept.is_file():
             shared = self.losses.new_tensor(json.loads(kept.read_text(encoding="utf-8")))
             self.losses = shared / self.args.world_size  # they were those of all processes
@@ -339,63 +304,3 @@ def _why_not_finite(model: nn.Module) -> str:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:8])
     return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
-
-
-def _drop(checkpoint: Path) -> None:
-    """Delete a checkpoint; half of one never bears its name."""
-    if checkpoint.is_dir():
-        waste = checkpoint.parent / _STAGING / f"dropped-{checkpoint.name}"
-        shutil.rmtree(waste, ignore_errors=True)
-        waste.parent.mkdir(exist_ok=True)
-        checkpoint.rename(waste)
-        shutil.rmtree(waste, ignore_errors=True)
-
-
-class StopSignals(TrainerCallback):
-    """Turns SIGINT and SIGTERM into a checkpoint and an end; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen while training runs; outside the main thread nothing changes."""
-        try:
-            old = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # only the main thread may
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Ask for a checkpoint; when several processes train, all stop at the same step."""
-        if args.world_size > 1:
-            heard = torch.tensor(self.signal or 0, device=args.device)
-            torch.distributed.all_reduce(heard, op=torch.distributed.ReduceOp.MAX)
-            self.signal = int(heard) or None
-        if self.signal is not None:
-            control.should_save = True
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """End, unless training has ended by itself."""
-        if self.signal is None or control.should_training_stop:
-            return
-        name = signal.Signals(self.signal).name
-        raise StoppedError(
-            self.signal,
-            f"stopped by {name} after step {state.global_step}, of which a checkpoint was made",
-            hint="start the same command with --resume to go on",
-        )

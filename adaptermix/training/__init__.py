@@ -1,0 +1,1 @@
+"""Train a LoRA on a task, on alignment, or on both."""

@@ -1,0 +1,123 @@
+"""What a training reports: progress, plan and result."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from adaptermix.files.outputs import Report
+from adaptermix.settings.training import TrainSettings
+from adaptermix.training.batches import token_count
+from adaptermix.training.memory import Footprint
+
+# Settings that a run may go on with another value of: none of them changes the adapter.
+_FREE = {"resume", "out", "threads", "workers", "tensorboard"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is, for a progress bar."""
+
+    step: int
+    total: int
+    loss: float | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class TrainReport(Report):
+    """What was trained, on what, and how it ended.
+
+    Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
+    their names, and ``kept`` is the name of the one that the rest is about.
+    """
+
+    out: str
+    command: str
+    examples: dict[str, int]
+    dev_examples: dict[str, int]
+    truncated: int
+    steps: int
+    planned_steps: int
+    trainable_parameters: int
+    dev: dict[str, float]
+    seconds: float
+    log: str | None
+    written: bool
+    kept: str | None = None
+    candidates: dict[str, dict[str, float]] = field(default_factory=dict)
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # by language, by reason
+    held_parameters: int | None = None  # of the base model, as far as it is loaded
+    tokens: int | None = None  # that are trained on at most, in a plan
+    memory_bytes: int | None = None  # at the peak, as a plan estimates it
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
+        """Return the report that an adapter's record holds; the time it took is not kept."""
+        known = {"seconds": 0.0, **record}
+        return cls(**{each.name: known[each.name] for each in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The encoded training and dev rows, and how many there were of each language."""
+
+    train: Sequence[Any]
+    dev: Sequence[Any]
+    examples: dict[str, int]
+    dev_examples: dict[str, int]
+    truncated: int = 0
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    epoch_rows: int | None = None  # all training rows by default
+
+
+def lasting_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the result depends on."""
+    return {name: value for name, value in settings.items() if name not in _FREE}
+
+
+def comparable(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that must be the same for a run to go on from its checkpoints."""
+    return lasting_settings(settings.model_dump(mode="json"))
+
+
+def recorded(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that go into the record of an adapter.
+
+    Nothing of how long it took, or of a kill in between: the same run gives the same file.
+    """
+    return settings.model_dump(mode="json", exclude=_FREE - {"out"})
+
+
+def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint) -> TrainReport:
+    """Return the report of a dry run: what would be trained on, for how long, in what memory."""
+    steps = planned_steps(settings, stream)
+    mean_tokens = sum(map(token_count, stream.train)) / len(stream.train)
+    return TrainReport(
+        out=str(settings.out),
+        command=settings.section,
+        examples=stream.examples,
+        dev_examples=stream.dev_examples,
+        truncated=stream.truncated,
+        steps=0,
+        planned_steps=steps,
+        trainable_parameters=footprint.trained,
+        dev={},
+        seconds=0.0,
+        log=None,
+        written=False,
+        dropped=stream.dropped,
+        held_parameters=footprint.held,
+        tokens=round(steps * settings.batch_size * mean_tokens),
+        memory_bytes=footprint.memory_bytes,
+    )
+
+
+def planned_steps(settings: TrainSettings, stream: Stream) -> int:
+    """Return the optimizer steps of the whole run, at most."""
+    if settings.max_steps:
+        return settings.max_steps
+    rows = len(stream.train) if stream.epoch_rows is None else stream.epoch_rows
+    return math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
