@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adaptermix.data.languages import language_code
 from adaptermix.errors import DataError
 from adaptermix.files.text import Split, find_file, numbered_lines, without_lone_surrogates
-from adaptermix.translation import language_code
 
 ENTITY_TYPES = ("PER", "ORG", "LOC")
 

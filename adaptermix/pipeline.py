@@ -393,7 +393,7 @@ def _splits(settings: Any) -> tuple[str, ...]:
 
 @cache
 def _count_pairs(pair: str, folder: Path | None) -> int:
-    from adaptermix.files.text import read_pairs
+    from adaptermix.data.pairs import read_pairs
 
     return len(read_pairs(pair, folder))
 
@@ -408,7 +408,7 @@ def _count_task(settings: Any, lang: str, split: str) -> int:
 
 @cache
 def _count_sentences(langs: tuple[str, ...], split: str, folder: Path) -> dict[str, int]:
-    from adaptermix.multiway import read_multiway
+    from adaptermix.data.multiway import read_multiway
 
     return {lang: len(texts) for lang, texts in read_multiway(langs, split, folder).items()}
 

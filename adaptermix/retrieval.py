@@ -25,6 +25,8 @@ from adaptermix.adapters import (
     read_adapter,
 )
 from adaptermix.correlation import Correlation, pearson, spearman
+from adaptermix.data.languages import flores_code
+from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.extraction import (
     Extractor,
@@ -37,7 +39,6 @@ from adaptermix.extraction import (
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.files.text import json_value
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
-from adaptermix.multiway import flores_code, read_multiway
 from adaptermix.retrieval_scores import normalized, retrieve
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptermix.data.languages import language_code
 from adaptermix.entities import read_iob2
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import Report
@@ -14,7 +15,7 @@ from adaptermix.metrics import Score, without_missing_comet
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.settings.shared import Settings
 from adaptermix.tasks import Example, OwnTask, Task, make_task
-from adaptermix.translation import language_code, read_translations
+from adaptermix.translation import read_translations
 
 # The fields of a record that may hold the output; the first one there counts.
 OUTPUT_FIELDS = ("output", "prediction", "answer", "hypothesis", "translation", "text")

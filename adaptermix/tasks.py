@@ -1,4 +1,4 @@
-"""What a task is: how an example becomes a prompt and an answer, and outputs become scores."""
+"""Tasks: data, prompts, answers and metrics."""
 
 import re
 from abc import ABC, abstractmethod
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from adaptermix import metrics
+from adaptermix.data.chats import Message
+from adaptermix.data.languages import LANGUAGE_NAMES, language_code, split_pair
 from adaptermix.entities import EntityExample, parse_entities, read_uner, render_entities
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import (
@@ -15,7 +17,6 @@ from adaptermix.files.text import (
     Split,
     json_rows,
     read_massive,
-    split_pair,
     without_lone_surrogates,
 )
 from adaptermix.metrics import Metric, Outcome, Score, Statistics
@@ -29,15 +30,7 @@ from adaptermix.tagging import (
     render_answer,
     slots_of,
 )
-from adaptermix.translation import (
-    LANGUAGE_NAMES,
-    TranslationExample,
-    language_code,
-    read_translations,
-    read_wmt,
-)
-
-Message = dict[str, str]
+from adaptermix.translation import TranslationExample, read_translations, read_wmt
 
 # The paper's appendix D.2 leaves out the middle sentence that its released training data has.
 _SLOT_TASK = (
@@ -45,6 +38,8 @@ _SLOT_TASK = (
     "out the command.{example} Your task is to extract the entities as words from the command if "
     "they fall under a predefined list of entity types."
 )
+
+
 # Appendix D.2 again: for a base model that was not trained on the task, with the types named. The
 # paper prints two of MASSIVE's 55 types as one, "person_email_folder"; here they are two.
 _ZERO_SHOT = """\
@@ -75,6 +70,8 @@ Please give answers like:
 etc., each taking a single line. The entity type must be one of the types given above, and the \
 entity must be copied verbatim from the command. There could be zero, one, or multiple entities in \
 a command."""
+
+
 SYSTEM_PROMPTS = {
     "paper": _SLOT_TASK.format(example=""),
     "authors-code": _SLOT_TASK.format(
@@ -83,6 +80,8 @@ SYSTEM_PROMPTS = {
     ).replace("\n Your", "\nYour"),
     "zero-shot": _ZERO_SHOT,
 }
+
+
 # Appendix D.2: the English template of Universal NER in the Aya collection, for every language.
 _ENTITY_PROMPT = (
     "Please identify all the named entities mentioned in the input sentence provided below. Use "
@@ -300,9 +299,6 @@ class Uner(_Scored):
         """Read the entities out of one model output."""
         answer = parse_entities(output)
         return Outcome(answer.entities, list(example.entities), answer.malformed)
-
-
-# A task of one's own ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -10,50 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptermix.data.languages import language_code, split_pair
+from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
-from adaptermix.files.text import (
-    FLORES_CODES,
-    Split,
-    find_file,
-    has_file,
-    hold_out,
-    json_rows,
-    json_value,
-    numbered_lines,
-    split_pair,
-)
+from adaptermix.files.text import Split, find_file, has_file, json_rows, json_value, numbered_lines
 
-# Languages by their names in prompts; those the paper's released code names are named as there.
-LANGUAGE_NAMES: dict[str, str] = {
-    entry.partition("=")[0]: entry.partition("=")[2].replace("_", " ")
-    for entry in """
-    af=Afrikaans am=Amharic an=Aragonese ar=modern_standard_Arabic as=Assamese ast=Asturian
-    av=Avaric ay=Aymara az=North_Azerbaijani ba=Bashkir be=Belarusian bg=Bulgarian bho=Bhojpuri
-    bm=Bambara bn=Bengali bo=Tibetan br=Breton bs=Bosnian ca=Catalan ce=Chechen ceb=Cebuano
-    ckb=Central_Kurdish cs=Czech cv=Chuvash cy=Welsh da=Danish de=German dsb=Lower_Sorbian
-    dv=Dhivehi dz=Dzongkha ee=Ewe el=Greek en=English eo=Esperanto es=Spanish et=Estonian
-    eu=Basque fa=Farsi_(Persian) ff=Fula fi=Finnish fj=Fijian fo=Faroese fr=French
-    fy=West_Frisian ga=Irish gd=Scottish_Gaelic gl=Galician gn=Guarani gu=Gujarati ha=Hausa
-    he=Hebrew hi=Hindi hr=Croatian hsb=Upper_Sorbian ht=Haitian_Creole hu=Hungarian hy=Armenian
-    id=Indonesian ig=Igbo ilo=Ilocano is=Icelandic it=Italian iu=Inuktitut ja=Japanese
-    jv=Javanese ka=Georgian kab=Kabyle ki=Kikuyu kk=Kazakh kl=Greenlandic km=Khmer kn=Kannada
-    ko=Korean ks=Kashmiri ku=Kurdish ky=Kyrgyz la=Latin lb=Luxembourgish lg=Ganda liv=Livonian
-    ln=Lingala lo=Lao lt=Lithuanian lv=Latvian mai=Maithili mas=Maasai mg=Malagasy mi=Maori
-    mk=Macedonian ml=Malayalam mn=Mongolian mni=Manipuri mr=Marathi ms=Malay mt=Maltese
-    my=Burmese nb=Norwegian_Bokmål ne=Nepali nl=Dutch nn=Norwegian_Nynorsk no=Norwegian
-    nso=Northern_Sotho ny=Nyanja oc=Occitan om=Oromo or=Odia pa=Punjabi pl=Polish ps=Pashto
-    pt=Portuguese qu=Quechua rm=Romansh rn=Rundi ro=Romanian ru=Russian rw=Kinyarwanda
-    sa=Sanskrit sah=Sakha sat=Santali sc=Sardinian sd=Sindhi se=Northern_Sami sg=Sango
-    si=Sinhala sk=Slovak sl=Slovenian sm=Samoan sn=Shona so=Somali sq=Albanian sr=Serbian
-    ss=Swati st=Southern_Sotho su=Sundanese sv=Swedish sw=Swahili ta=Tamil te=Telugu tg=Tajik
-    th=Thai ti=Tigrinya tk=Turkmen tl=Tagalog tn=Tswana to=Tongan tr=Turkish ts=Tsonga tt=Tatar
-    tw=Twi ug=Uyghur uk=Ukrainian ur=Urdu uz=Uzbek ve=Venda vi=Vietnamese wo=Wolof xh=Xhosa
-    yi=Yiddish yo=Yoruba yue=Cantonese zh=mandarin_Chinese zu=Zulu
-    """.split()
-}
-_OTHER_CODES = {"cmn": "zh", "fil": "tl", "iw": "he", "nno": "nn", "nob": "nb"}
 # BLEU's tokenizers where words are not between spaces; the paper's choice.
 _TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}
+
+
 _DEV_ROWS = 1000  # held out of training data that comes without a dev part
 
 
@@ -70,22 +35,6 @@ class TranslationExample:
     def utterance(self) -> str:
         """The sentence to translate."""
         return self.source
-
-
-def language_code(lang: str) -> str:
-    """Return the plain code of a language: ``zh`` for ``zh``, ``zh-TW``, ``zh_CN``, ``zho_Hans``.
-
-    Raises:
-        DataError: No known language.
-    """
-    code = lang.replace("_", "-").split("-")[0].lower()
-    by_flores = {flores.split("_")[0]: code for code, flores in FLORES_CODES.items()}
-    code = (by_flores | _OTHER_CODES).get(code, code)
-    if code not in LANGUAGE_NAMES:
-        raise DataError(
-            f"unknown language '{lang}'", hint="it is one of " + " ".join(LANGUAGE_NAMES)
-        )
-    return code
 
 
 def bleu_tokenizer(lang: str) -> str:

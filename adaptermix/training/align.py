@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from adaptermix.data.pairs import read_clean_pairs
+from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
-from adaptermix.files.text import hold_out, numbered_lines, resample, resample_evenly
+from adaptermix.files.text import numbered_lines
 from adaptermix.lora import with_lora
 from adaptermix.models import (
     choose_layer,
@@ -21,7 +23,6 @@ from adaptermix.models import (
     load_tokenizer,
     locate_model,
 )
-from adaptermix.pairs import read_clean_pairs
 from adaptermix.processes import process_count
 from adaptermix.representations import random_pair_cosine, retrieval_accuracy
 from adaptermix.settings.training import TrainAlignSettings

@@ -12,10 +12,9 @@ from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional
 
-from adaptermix.chats import Chat
+from adaptermix.data.chats import Chat, Message
+from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError, DataError, first_line
-from adaptermix.files.text import ParallelPair
-from adaptermix.tasks import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from adaptermix.chats import read_chats
+from adaptermix.data.chats import read_chats
+from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
-from adaptermix.files.text import hold_out
 from adaptermix.lora import with_lora
 from adaptermix.models import empty_model, load_model, load_tokenizer, locate_model
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings

@@ -6,8 +6,8 @@ from conftest import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError
-from adaptermix.files.text import ParallelPair
 from adaptermix.tasks import SYSTEM_PROMPTS
 from adaptermix.training.batches import (
     IGNORED,

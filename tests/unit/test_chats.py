@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import make_tokenizer
 
-from adaptermix.chats import Chat, read_chats
+from adaptermix.data.chats import Chat, read_chats
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainTaskSettings

@@ -9,17 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from adaptermix.data.languages import split_pair
+from adaptermix.data.pairs import read_pairs
+from adaptermix.data.sampling import hold_out, resample_evenly
 from adaptermix.errors import DataError
-from adaptermix.files.text import (
-    MASSIVE_LOCALES,
-    hold_out,
-    json_rows,
-    massive_locale,
-    read_massive,
-    read_pairs,
-    resample_evenly,
-    split_pair,
-)
+from adaptermix.files.text import MASSIVE_LOCALES, json_rows, massive_locale, read_massive
 
 ROW = {"id": "7", "partition": "test", "utt": "at five", "annot_utt": "at [time : five]"}
 

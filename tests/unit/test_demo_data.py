@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import adaptermix
-from adaptermix.files.text import read_massive, read_pairs
+from adaptermix.data.pairs import read_pairs
+from adaptermix.files.text import read_massive
 from adaptermix.models import load_model, load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings

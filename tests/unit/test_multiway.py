@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
+from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import DataError
-from adaptermix.multiway import read_multiway
 
 
 def write(folder, **files):

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import align_settings
 
+from adaptermix.data.languages import is_in_wrong_script
+from adaptermix.data.pairs import has_several_sentences, read_clean_pairs
+from adaptermix.data.sampling import resample
 from adaptermix.errors import DataError
-from adaptermix.files.text import resample
 from adaptermix.models import load_tokenizer
-from adaptermix.pairs import has_several_sentences, is_in_wrong_script, read_clean_pairs
 from adaptermix.training.align import align_stream, train_align
 
 

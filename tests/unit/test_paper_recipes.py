@@ -10,7 +10,8 @@ from conftest import save_model
 from transformers import AutoConfig
 
 from adaptermix.commands import RUNNERS
-from adaptermix.files.text import FLORES_CODES, MASSIVE_LOCALES
+from adaptermix.data.languages import FLORES_CODES
+from adaptermix.files.text import MASSIVE_LOCALES
 from adaptermix.pipeline import plan, run
 from adaptermix.recipe import Overrides, read_recipe
 from adaptermix.settings.file import COMMANDS

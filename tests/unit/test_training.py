@@ -9,8 +9,8 @@ from test_adapters import IDS, logits_through_peft
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters import describe_config, layer_of, read_adapter, spec_of, write_adapter
+from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.files.text import ParallelPair
 from adaptermix.lora import with_lora
 from adaptermix.models import keeps_logits, load_lower_blocks, load_model, load_tokenizer
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings

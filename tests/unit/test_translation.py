@@ -4,8 +4,9 @@ import json
 import pytest
 from conftest import SHARED
 
+from adaptermix.data.languages import language_code
 from adaptermix.errors import DataError
-from adaptermix.translation import bleu_tokenizer, language_code, read_translations, read_wmt
+from adaptermix.translation import bleu_tokenizer, read_translations, read_wmt
 
 
 def write(folder, files):

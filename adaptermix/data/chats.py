@@ -6,7 +6,8 @@ from typing import Any
 
 from adaptermix.errors import DataError
 from adaptermix.files.text import json_rows
-from adaptermix.tasks import Message
+
+Message = dict[str, str]
 
 
 @dataclass(frozen=True)

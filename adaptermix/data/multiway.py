@@ -8,33 +8,14 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from adaptermix.data.languages import FLORES_CODES, THREE_LETTERS, flores_code
 from adaptermix.errors import DataError
-from adaptermix.files.text import FLORES_CODES, find_file, numbered_lines
+from adaptermix.files.text import find_file, numbered_lines
 
-# FLORES-200's three letters for other two-letter codes; the file that is there has the script.
-_THREE_LETTERS: dict[str, str] = {
-    code.split("=")[0]: code.split("=")[1]
-    for code in """
-    ak=aka as=asm ay=ayr ba=bak be=bel bg=bul bm=bam bo=bod bs=bos ca=cat dz=dzo ee=ewe eo=epo
-    et=est eu=eus fa=pes fi=fin fj=fij fo=fao ga=gle gd=gla gl=glg gn=grn gu=guj ha=hau ht=hat
-    ig=ibo ki=kik kk=kaz ko=kor ku=kmr ky=kir lb=ltz lg=lug li=lim ln=lin lo=lao lt=lit mg=plt
-    mi=mri mk=mkd ml=mal mr=mar ms=zsm mt=mlt my=mya nb=nob ne=npi nl=nld nn=nno no=nob ny=nya
-    oc=oci om=gaz or=ory pa=pan pl=pol ps=pbt qu=quy rn=run ro=ron rw=kin sa=san sc=srd sd=snd
-    sg=sag si=sin sl=slv sm=smo sn=sna so=som sq=als ss=ssw st=sot su=sun ta=tam te=tel tg=tgk
-    ti=tir tk=tuk tn=tsn ts=tso tt=tat ug=uig uz=uzn vi=vie wo=wol xh=xho yi=ydd yo=yor zu=zul
-    """.split()
-}
 _ENDINGS = ("", ".gz")
+
+
 _FLORES_SPLITS = ("dev", "devtest")
-
-
-def flores_code(lang: str) -> str:
-    """Return the FLORES-200 code of a language, by which two spellings are compared.
-
-    ``cy`` and ``cym`` give ``cym_Latn``; what is not among the paper's languages stays as it is.
-    """
-    by_letters = {code.partition("_")[0]: code for code in FLORES_CODES.values()}
-    return FLORES_CODES.get(lang) or by_letters.get(lang, lang)
 
 
 def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, list[str]]:
@@ -88,9 +69,9 @@ def _spellings(lang: str) -> list[str]:
     others = [short for short, code in FLORES_CODES.items() if code == flores_code(lang)]
     if (code := flores_code(lang)) != lang:
         others.append(code)
-    elif letters := _THREE_LETTERS.get(lang, lang if len(lang) == 3 else None):
+    elif letters := THREE_LETTERS.get(lang, lang if len(lang) == 3 else None):
         others.append(f"{letters}_*")
-    others += [s for s, letters in _THREE_LETTERS.items() if lang.startswith(f"{letters}_")]
+    others += [s for s, letters in THREE_LETTERS.items() if lang.startswith(f"{letters}_")]
     return [glob.escape(lang), *others]
 
 

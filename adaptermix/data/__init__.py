@@ -1,0 +1,1 @@
+"""Parallel sentences, conversations and language names, as training and analysis read them."""
