@@ -25,7 +25,7 @@ _HOMES = {
     "TrainJointSettings": "settings.training",
     "TrainTaskSettings": "settings.training",
     "evaluate": "evaluation",
-    "inspect": "inspection",
+    "inspect": "adapters.inspection",
     "merge": "merging",
     "merge_into": "folding",
     "score_files": "scoring",

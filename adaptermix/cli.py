@@ -381,7 +381,7 @@ def inspect_adapters(
 
         adaptermix inspect task.safetensors align.safetensors --by kind
     """
-    from adaptermix import inspection
+    from adaptermix.adapters import inspection
 
     _show(inspection.inspect(adapters, settings), console.show_inspection, options)
 

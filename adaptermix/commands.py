@@ -69,7 +69,7 @@ def _score(work: Work) -> Any:
 
 
 def _inspect(work: Work) -> Any:
-    from adaptermix.inspection import inspect
+    from adaptermix.adapters.inspection import inspect
 
     return inspect(work.inputs, work.settings)
 

@@ -28,6 +28,7 @@ from adaptermix.processes import is_main_process
 from adaptermix.tables import ranges, shown, titled
 
 if TYPE_CHECKING:
+    from adaptermix.adapters.inspection import AdapterReport, InspectReport, Row
     from adaptermix.comet import Environment
     from adaptermix.commands import OnProgress as OnStepProgress
     from adaptermix.comparison import Comparison
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.extraction import OnProgress as OnStage
     from adaptermix.generation import DecodeProgress, OnProgress
-    from adaptermix.inspection import AdapterReport, InspectReport, Row
     from adaptermix.merging import MergeReport
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step

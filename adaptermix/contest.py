@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptermix.adapters import adapter_hash, read_adapter, stream_adapter
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.writing import stream_adapter
 from adaptermix.engines import Request
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.merge_plan import MergePlan, Tally

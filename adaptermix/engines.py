@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from adaptermix.adapters import read_adapter
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.answers import Generated
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.models import AdaptedModel, compute_dtype, load_model

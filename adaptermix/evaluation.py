@@ -1,4 +1,4 @@
-"""Evaluate the base model and adapters side by side on a task, and keep every prediction."""
+"""Evaluate systems on a task: decode, score, and compare with confidence intervals."""
 
 import csv
 import json
@@ -9,21 +9,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from adaptermix.adapters import (
-    BASE,
-    Adapter,
-    adapter_hash,
-    check_fits,
-    named_adapters,
-    notes_on_base,
-    read_adapter,
-    stage_adapter,
-    system_names,
-)
+from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
+from adaptermix.adapters.matching import check_fits, notes_on_base
+from adaptermix.adapters.systems import named_adapters, systems_of
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.answers import Generated
 from adaptermix.comparison import ALL, Comparison, compare
 from adaptermix.engines import Limits, Request
-from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.metrics import Outcome, Score, without_missing_comet
@@ -178,22 +170,6 @@ def evaluate(
     }
     _write(report, record, items, dict(zip(systems, answers, strict=True)), results)
     return report
-
-
-def systems_of(settings: EvalSettings) -> list[str]:
-    """Return the names of what is tested: the base model, unless it is left out, and adapters.
-
-    Raises:
-        ConfigError: Two adapters of one name, a baseline that is none of them.
-    """
-    adapters = system_names(map(Path, settings.adapters))
-    systems = [*([] if settings.exclude_base else [BASE]), *adapters]
-    if settings.baseline not in (None, *systems):
-        raise ConfigError(
-            f"--baseline {settings.baseline}: no such system",
-            hint=f"the systems are {', '.join(systems)}",
-        )
-    return systems
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adaptermix.adapters import BASE, Adapter, adapter_hash, stage_adapter
+from adaptermix.adapters.adapter import Adapter, adapter_hash
+from adaptermix.adapters.systems import BASE
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors

@@ -8,15 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptermix.adapters import (
-    EMBEDDINGS,
-    FLOAT_DTYPES,
-    RECORD_FILE,
-    RECORD_KEY,
-    Adapter,
-    check_fits,
-)
-from adaptermix.deltas import LoraUpdate, is_finite, widened
+from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.deltas import LoraUpdate, is_finite, widened
+from adaptermix.adapters.format import EMBEDDINGS, FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
+from adaptermix.adapters.matching import check_fits
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors

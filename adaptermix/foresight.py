@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adaptermix.adapters import system_names
+from adaptermix.adapters.systems import system_names, systems_of
 from adaptermix.errors import ConfigError, require_extra
-from adaptermix.evaluation import systems_of
 from adaptermix.merge_plan import read_weights
 from adaptermix.recipe import Recipe, Step
 from adaptermix.retrieval import language_pairs, match_languages, read_scores

@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from adaptermix.adapters import read_adapter, stage_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, first_line
 from adaptermix.files.hub import HUB_NAME, hub_errors
 

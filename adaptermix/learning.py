@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
-from adaptermix.adapters import Adapter, layer_of, layer_then_name
+from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.format import layer_of, layer_then_name
 from adaptermix.errors import ArtifactError
 from adaptermix.generation import DecodeProgress, OnProgress
 from adaptermix.merge_plan import MergePlan

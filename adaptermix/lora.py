@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from adaptermix.adapters import layer_of
+from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.settings.training import TrainSettings
 

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adaptermix.core_space import (
+from adaptermix.adapters.core_space import (
     NEGLIGIBLE,
     CoreSpace,
     core_space,
@@ -35,7 +35,7 @@ from adaptermix.core_space import (
     update_in,
     weighted_sum,
 )
-from adaptermix.deltas import (
+from adaptermix.adapters.deltas import (
     LoraUpdate,
     add_factors,
     inner_product,

@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptermix.adapters import (
-    Adapter,
-    UpdateSpec,
-    describe_config,
-    is_within,
-    layer_of,
-    layer_then_name,
-    read_adapter,
-)
-from adaptermix.deltas import (
+from adaptermix.adapters.adapter import Adapter, read_adapter
+from adaptermix.adapters.deltas import (
     LazyUpdate,
     LoraUpdate,
     as_dtype,
@@ -38,6 +30,14 @@ from adaptermix.deltas import (
     widened,
     wider,
 )
+from adaptermix.adapters.format import (
+    UpdateSpec,
+    describe_config,
+    is_within,
+    layer_of,
+    layer_then_name,
+)
+from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec, one_thread
 from adaptermix.merge_methods import (
@@ -52,6 +52,8 @@ from adaptermix.settings.merging import MergeSettings
 from adaptermix.weighting import Weighting, read_weighting
 
 _SUMS = 2 << 20  # bytes of B that are made at a time: what was made is still in a cache
+
+
 _THREADS = min(4, os.cpu_count() or 1)  # that methods use; more of them wait for each other
 
 
@@ -549,22 +551,6 @@ def _plan_module(
     )
 
 
-def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[UpdateSpec]) -> None:
-    """Check that the updates of one module have one shape.
-
-    Raises:
-        ArtifactError: They have not.
-    """
-    shapes = {(spec.out_features, spec.in_features) for spec in specs}
-    if len(shapes) > 1:
-        sizes = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes))
-        names = ", ".join(str(adapter.path) for adapter in adapters)
-        raise ArtifactError(
-            f"{module} is {sizes} in the adapters {names}",
-            hint="they belong to different base models",
-        )
-
-
 def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
     first = adapters[0]
     for other in adapters[1:]:
@@ -573,54 +559,3 @@ def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
                 f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}",
                 hint="merge adapters of one base model, or pass --ignore-base if you know better",
             )
-
-
-def share_a_base(one: Adapter, other: Adapter) -> bool:
-    """Tell by fingerprint, or else by name; True where neither is known of both."""
-    prints = one.record.get("base_fingerprint"), other.record.get("base_fingerprint")
-    if all(prints):
-        return bool(prints[0] == prints[1])
-    names = one.base, other.base
-    return not all(names) or _model_name(names[0]) == _model_name(names[1])
-
-
-def _model_name(name: str | None) -> str:
-    """Compare hub names whole and local paths by their folder, wherever it was mounted."""
-    path = Path(name or "")
-    return path.name if path.is_absolute() or len(path.parts) != 2 else str(path)
-
-
-def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """Give all adapters the longest head of module names that one of them has.
-
-    An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with
-    the LM head names ``model.layers.0.mlp.up_proj``.
-    """
-    heads = [_heads(adapter.modules) for adapter in adapters]
-    if any(len(found) != 1 for found in heads):
-        return list(adapters)
-    own = [found.pop() for found in heads]
-    longest = max(own, key=len)
-    if not all(longest.endswith(head) for head in own):
-        return list(adapters)
-    return [
-        adapter if head == longest else _renamed(adapter, longest.removesuffix(head))
-        for adapter, head in zip(adapters, own, strict=True)
-    ]
-
-
-def _heads(modules: Sequence[str]) -> set[str]:
-    """Return what stands before the decoder blocks: ``model.`` in ``model.layers.0.mlp``."""
-    layers = ((module, layer_of(module)) for module in modules)
-    blocks = {f".{m}".partition(f".{at}.")[0] for m, at in layers if at is not None}
-    heads = (block.rpartition(".")[0] for block in blocks)  # .model of .model.layers
-    return {f"{head}.".lstrip(".") for head in heads}
-
-
-def _renamed(adapter: Adapter, head: str) -> Adapter:
-    return replace(
-        adapter,
-        factors={head + module: tensors for module, tensors in adapter.factors.items()},
-        saved={head + name: tensor for name, tensor in adapter.saved.items()},
-        head=head + adapter.head,
-    )

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from adaptermix.adapters import Adapter, stream_adapter
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.card import languages_of
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, real_path
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
-from adaptermix.model_card import languages_of
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.version import __version__
 

@@ -16,14 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from adaptermix.adapters import (
-    BASE,
-    adapter_hash,
-    check_fits,
-    named_adapters,
-    notes_on_base,
-    read_adapter,
-)
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.matching import check_fits, notes_on_base
+from adaptermix.adapters.systems import BASE, named_adapters
 from adaptermix.correlation import Correlation, pearson, spearman
 from adaptermix.data.languages import flores_code
 from adaptermix.data.multiway import read_multiway

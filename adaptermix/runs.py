@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from adaptermix.adapters import CONFIG_FILE, CONFIG_KEY, RECORD_KEY, adapter_hash, read_adapter
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, RECORD_KEY
 from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.evaluation import EvalReport
 from adaptermix.files.tensors import TensorFile

@@ -22,7 +22,9 @@ import numpy as np
 from blake3 import blake3
 from pydantic import TypeAdapter
 
-from adaptermix.adapters import Adapter, adapter_hash, check_fits, layer_of, read_adapter
+from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
+from adaptermix.adapters.format import layer_of
+from adaptermix.adapters.matching import check_fits
 from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.engines import Limits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra

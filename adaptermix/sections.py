@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adaptermix.adapters import layer_of
+from adaptermix.adapters.card import data_of, made_of, model_name, sources_of
+from adaptermix.adapters.format import layer_of
+from adaptermix.adapters.inspection import AdapterReport, InspectReport, inspect
 from adaptermix.comparison import ALL, Comparison
 from adaptermix.errors import ConfigError
 from adaptermix.evaluation import EvalReport
-from adaptermix.inspection import AdapterReport, InspectReport, inspect
-from adaptermix.model_card import data_of, made_of, model_name, sources_of
 from adaptermix.models import layer_index
 from adaptermix.plots import (
     PALETTE,

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptermix.adapters import layer_of
+from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.files.toml import read_toml
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from vllm import SamplingParams, TokensPrompt
 
-from adaptermix.adapters import read_adapter, stage_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.engines import Limits, Request, _lora_request
 from adaptermix.files.text import read_massive
 from adaptermix.generation import Decoder

@@ -166,7 +166,7 @@ def ours_per_module() -> float:
     """Return the seconds that the best rank 8 of the same two updates takes here."""
     import torch
 
-    from adaptermix.deltas import LoraUpdate
+    from adaptermix.adapters.deltas import LoraUpdate
     from adaptermix.merge_methods import MethodOptions, merge_updates
 
     updates = [

@@ -26,8 +26,10 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models import fingerprint

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adaptermix.adapters import read_adapter, write_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output
 from adaptermix.settings.training import TrainSettings

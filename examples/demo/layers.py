@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from adaptermix.adapters import read_adapter
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.files.text import read_massive
 from adaptermix.models import layer_index, load_model, load_tokenizer
 from adaptermix.representations import mean_pool, retrieval_accuracy

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix.adapters import read_adapter
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.cli import main
 from adaptermix.pipeline import content_hash
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_adapters import peft_adapter
 
-from adaptermix.adapters import read_adapter
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.answers import FILE_NAME
 
 COMMAND = Path(sys.executable).with_name("adaptermix")

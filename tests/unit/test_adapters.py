@@ -9,17 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from adaptermix.adapters import (
-    CONFIG_KEY,
-    check_fits,
-    describe_config,
-    layer_of,
-    read_adapter,
-    spec_of,
-    stage_adapter,
-    write_adapter,
-)
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import CONFIG_KEY, describe_config, layer_of, spec_of
+from adaptermix.adapters.matching import check_fits
+from adaptermix.adapters.writing import stage_adapter, write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output
 from adaptermix.models import weight_shapes

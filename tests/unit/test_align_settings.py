@@ -9,7 +9,7 @@ from test_training import PAIRS, align_settings, factors, randomize
 from transformers import AutoModelForCausalLM
 
 from adaptermix import console
-from adaptermix.adapters import read_adapter
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.lora import with_lora
 from adaptermix.models import load_lower_blocks, load_tokenizer

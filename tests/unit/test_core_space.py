@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.core_space import core_space, truncate, update_in, weighted_sum
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.core_space import core_space, truncate, update_in, weighted_sum
+from adaptermix.adapters.deltas import LoraUpdate
 
 # Sampled, because Hypothesis otherwise draws small numbers most of the time.
 SIDES = st.sampled_from([1, 2, 5, 17, 40, 70])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.deltas import (
+from adaptermix.adapters.deltas import (
     LoraUpdate,
     inner_product,
     is_finite,

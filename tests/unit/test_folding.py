@@ -23,8 +23,10 @@ from test_merging import (  # noqa: F401  (fixtures)
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from adaptermix import folding
-from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.folding import fold, merge_into
 from adaptermix.merging import merge

@@ -12,7 +12,8 @@ from test_adapters import peft_adapter
 from test_evaluation import eval_settings
 from transformers import AutoModelForCausalLM
 
-from adaptermix.adapters import read_adapter, stage_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.answers import Generated
 from adaptermix.engines import Limits, Request, TransformersGenerator, compose_batches
 from adaptermix.errors import ResourceError

@@ -16,17 +16,11 @@ import torch
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from adaptermix.adapters import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    describe_config,
-    locate_adapter,
-    read_adapter,
-    spec_of,
-    write_adapter,
-)
+from adaptermix.adapters.adapter import locate_adapter, read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import CONFIG_FILE, WEIGHTS_FILE, describe_config, spec_of
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.cli import app
-from adaptermix.deltas import LoraUpdate
 from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.hub import check_push, push
 
@@ -212,7 +206,7 @@ def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
 def test_an_adapter_comes_from_the_hub_without_its_pickles(hub, tmp_path):
     code = (
         "from pathlib import Path\n"
-        "from adaptermix.adapters import locate_adapter, read_adapter\n"
+        "from adaptermix.adapters.adapter import locate_adapter, read_adapter\n"
         "adapter = read_adapter(Path('somebody/lora'))\n"
         "print(adapter.path, *adapter.modules, *sorted(p.name for p in "
         "locate_adapter(adapter.path).iterdir()))"
@@ -232,10 +226,10 @@ def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tm
         "import os\n"
         "from pathlib import Path\n"
         f"os.chdir({str(tmp_path)!r})\n"
-        "from adaptermix.adapters import read_adapter\n"
+        "from adaptermix.adapters.adapter import read_adapter\n"
         "from adaptermix.settings.shared import InspectSettings, MergeSettings\n"
-        "from adaptermix.adapters import named_adapters\n"
-        "from adaptermix.inspection import inspect\n"
+        "from adaptermix.adapters.adapter import named_adapters\n"
+        "from adaptermix.adapters.inspection import inspect\n"
         "from adaptermix.merging import merge\n"
         "lora = Path('somebody/lora')\n"
         "merge([lora, lora], MergeSettings(weights=(1, 1), out=Path('merged')))\n"
@@ -263,7 +257,7 @@ def test_what_is_neither_here_nor_on_the_hub_is_said(hub, tmp_path):
     }
     code = (
         "from pathlib import Path\n"
-        "from adaptermix.adapters import read_adapter\n"
+        "from adaptermix.adapters.adapter import read_adapter\n"
         "from adaptermix.errors import AdaptermixError\n"
         f"for name in {list(expected)}:\n"
         "    try: read_adapter(Path(name))\n"

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 from adaptermix import console
-from adaptermix.adapters import CONFIG_KEY, describe_config, spec_of, write_adapter
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import CONFIG_KEY, describe_config, spec_of
+from adaptermix.adapters.inspection import inspect
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError
-from adaptermix.inspection import inspect
 from adaptermix.merging import merge
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from test_training import PAIRS, factors, randomize
 from transformers import LlamaForCausalLM
 
-from adaptermix.adapters import layer_of, read_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.lora import with_lora
 from adaptermix.models import load_model, load_tokenizer, lower_blocks_only

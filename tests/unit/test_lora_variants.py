@@ -9,7 +9,8 @@ from test_adapters import IDS, logits_through_peft
 from test_training import align_settings, randomize, task_settings
 from transformers import AutoModelForCausalLM
 
-from adaptermix.adapters import layer_of, read_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.lora import with_lora
 from adaptermix.merging import merge

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_core_space import dense, layers, random_update
 
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.merge_methods import (
     METHODS,
     MethodOptions,

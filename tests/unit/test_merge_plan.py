@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_deltas import random_update, weighted_updates
 
-from adaptermix.adapters import describe_config, read_adapter, spec_of, write_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.merging import merge
 from adaptermix.settings.merging import MergeSettings
 

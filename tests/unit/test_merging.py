@@ -17,12 +17,14 @@ from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
 
 from adaptermix import merge_plan
-from adaptermix.adapters import describe_config, read_adapter, spec_of, stage_adapter
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.inspection import inspect
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorFile
 from adaptermix.folding import merge_into
-from adaptermix.inspection import inspect
 from adaptermix.merging import merge
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings

@@ -4,10 +4,11 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from adaptermix.adapters import describe_config, spec_of, write_adapter
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.card import card_path, languages_of, model_card
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.merging import merge
-from adaptermix.model_card import card_path, languages_of, model_card
 from adaptermix.settings.merging import MergeSettings
 
 TRAINED = {

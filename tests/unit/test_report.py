@@ -125,7 +125,7 @@ def test_an_adapter_is_not_compared_with_what_it_went_into(page):
 
 @pytest.mark.parametrize("kind", ["scores", "retrieval"])
 def test_adapters_that_were_tested_are_read_where_they_are(tmp_path, runs, kind):
-    from adaptermix.adapters import adapter_hash, read_adapter
+    from adaptermix.adapters.adapter import adapter_hash, read_adapter
 
     folder = tmp_path / "run"
     write_evaluation(folder, UTTERANCES) if kind == "scores" else write_retrieval(folder)

@@ -14,7 +14,8 @@ from test_adapters import peft_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adaptermix import cli
-from adaptermix.adapters import named_adapters, read_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.systems import named_adapters
 from adaptermix.correlation import pearson
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.extraction import TENSOR, Extractor, LayerReader, encode_texts

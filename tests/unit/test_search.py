@@ -12,7 +12,8 @@ from conftest import write_corpus
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModelForCausalLM
 
-from adaptermix.adapters import read_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.card import card_path
 from adaptermix.answers import Generated
 from adaptermix.contest import Candidate, Contest, choose
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
@@ -21,7 +22,6 @@ from adaptermix.files.text import SlotExample
 from adaptermix.learning import WeightedMerge
 from adaptermix.merge_plan import open_adapters, plan_merge
 from adaptermix.merging import merge
-from adaptermix.model_card import card_path
 from adaptermix.plots import Plot
 from adaptermix.prompts import PromptedExample
 from adaptermix.search import (

@@ -8,7 +8,9 @@ from peft import LoraConfig, get_peft_model
 from test_adapters import IDS, logits_through_peft
 from transformers import AutoModelForCausalLM
 
-from adaptermix.adapters import describe_config, layer_of, read_adapter, spec_of, write_adapter
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.format import describe_config, layer_of, spec_of
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.lora import with_lora

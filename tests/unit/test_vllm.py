@@ -18,8 +18,9 @@ from test_generation import answers_of, make_engine
 from test_search import settings_for
 from transformers import AutoModelForCausalLM
 
-from adaptermix.adapters import read_adapter, stage_adapter, write_adapter
-from adaptermix.deltas import LoraUpdate
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.writing import stage_adapter, write_adapter
 from adaptermix.engines import Limits, Request, VllmGenerator
 from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.evaluation import evaluate

@@ -21,9 +21,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from adaptermix.deltas import LoraUpdate, widened
+from adaptermix.adapters.deltas import LoraUpdate, widened
 
 NEGLIGIBLE = 1e-6  # a singular value of this share of the largest is rounding, no direction
+
+
 _GRADED = 1e-2  # where singular values differ more, combinations are made in float64
 
 

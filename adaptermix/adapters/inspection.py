@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adaptermix.adapters import Adapter, UpdateSpec, layer_of, layer_then_name, read_adapter
-from adaptermix.core_space import random_overlap, subspace_overlap, subspaces
-from adaptermix.deltas import inner_product, norm
+from adaptermix.adapters.adapter import Adapter, read_adapter
+from adaptermix.adapters.core_space import random_overlap, subspace_overlap, subspaces
+from adaptermix.adapters.deltas import inner_product, norm
+from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
+from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
 from adaptermix.files.outputs import Report
-from adaptermix.merge_plan import check_shapes, share_a_base, with_common_names
 from adaptermix.settings.reports import InspectSettings
 
 

@@ -1,0 +1,1 @@
+"""LoRA adapters as files: read, check, compare, describe and write them."""

@@ -1,0 +1,290 @@
+"""LoRA adapters on disk, in PEFT's formats.
+
+An adapter is a PEFT directory (``adapter_config.json`` beside ``adapter_model.safetensors``), or
+one ``.safetensors`` file whose header carries the same config as JSON under the key that diffusers
+uses too, ``lora_adapter_metadata``. Both are read, and either is written, by the name of the
+output; a directory may also be a repository on the hub. Only safetensors are opened; tensors are
+read and written one module at a time.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from blake3 import blake3
+from torch import Tensor
+
+from adaptermix.adapters.deltas import LoraUpdate, is_finite
+from adaptermix.adapters.format import (
+    BASE_LAYER,
+    CONFIG_FILE,
+    FLOAT_DTYPES,
+    PICKLE_HINT,
+    PICKLES,
+    WEIGHTS_FILE,
+    ModuleTensors,
+    UpdateSpec,
+    as_suffix,
+    read_config,
+    read_run_record,
+    refuse_unsupported,
+    sort_tensors,
+)
+from adaptermix.errors import ArtifactError, ResourceError, first_line
+from adaptermix.files.hub import HUB_NAME, hub_errors
+from adaptermix.files.tensors import TensorFile, TensorSpec
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter on disk: its config and the names of its tensors, checked; no tensors yet.
+
+    Attributes:
+        path: The directory or file it was read from, or its name on the hub.
+        weights_path: The safetensors file.
+        config: PEFT's LoRA config, as the dictionary that ``adapter_config.json`` holds.
+        record: What adaptermix wrote about its making; empty for adapters made elsewhere.
+        factors: For every module, the tensor names of its factors.
+        saved: Names of whole weights that it replaces in the base model (biases that were
+            trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
+        head: What was put before the names it had its modules by; its config knows the latter.
+        origin: Where its config is, in words.
+    """
+
+    path: Path
+    weights_path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]
+    factors: dict[str, ModuleTensors] = field(repr=False)
+    saved: dict[str, str] = field(repr=False)
+    file: TensorFile = field(repr=False, compare=False)
+    head: str = ""
+    origin: str = CONFIG_FILE
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the linear layers that have an update, as in the base model."""
+        return list(self.factors)
+
+    @property
+    def weights_hash(self) -> str:
+        """BLAKE3 hash of the file's bytes; SHA-256 would take longer than a merge."""
+        return self._scan[0]
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude in the file; NaN where a number is, and where it cannot be told."""
+        return self._scan[1]
+
+    @cached_property
+    def _scan(self) -> tuple[str, float]:
+        return self.file.scan()
+
+    @property
+    def base(self) -> str | None:
+        """Name or path of the base model it was trained on, where it says so."""
+        return self.config.get("base_model_name_or_path")
+
+    def scaling(self, module: str) -> float:
+        """Return what the product of the module's factors is multiplied by.
+
+        alpha / rank, or alpha / sqrt(rank) with rsLoRA; ``rank_pattern`` and ``alpha_pattern``
+        override both for the modules whose name ends with one of their keys, as in PEFT.
+        """
+        rank = self._by_pattern("rank_pattern", module, self.config["r"])
+        alpha = self._by_pattern("alpha_pattern", module, self.config["lora_alpha"])
+        return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
+
+    def is_of_other_base(self, fingerprint: str) -> bool:
+        """Whether its record tells of another base model than the one with this fingerprint."""
+        return self.record.get("base_fingerprint") not in (None, "", fingerprint)
+
+    def updates(self) -> Iterator[tuple[str, LoraUpdate]]:
+        """Yield every module with its update, in the order of the file's modules."""
+        for module in self.factors:
+            yield module, self.update(module)
+
+    def update(self, module: str) -> LoraUpdate:
+        """Read the update of one module.
+
+        Raises:
+            ArtifactError: Factors that do not fit each other or the config, NaN or infinity.
+        """
+        names, scaling = self.factors[module], self.spec(module).scaling
+        bias = self._tensor(names.bias) if names.bias else None
+        return LoraUpdate(self._tensor(names.a), self._tensor(names.b), scaling, bias)
+
+    def is_active(self, module: str) -> bool:
+        """Whether the update of one module changes anything; its first numbers mostly say so."""
+        names = self.factors[module]
+        if not (self.file.starts_with_zero(names.a) or self.file.starts_with_zero(names.b)):
+            return True
+        return self.update(module).is_active
+
+    def spec(self, module: str) -> UpdateSpec:
+        """Return what the update of one module is, from the file's header alone.
+
+        Raises:
+            ArtifactError: Factors that do not fit each other or the config.
+        """
+        if module not in self._specs:
+            self._specs[module] = self._read_spec(module)
+        return self._specs[module]
+
+    @cached_property
+    def _specs(self) -> dict[str, UpdateSpec]:
+        return {}
+
+    def _read_spec(self, module: str) -> UpdateSpec:
+        names = self.factors[module]
+        (type_a, a), (type_b, b) = self._checked_spec(names.a), self._checked_spec(names.b)
+        rank = self._rank(module)
+        if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank or 0 in (*a, *b):
+            raise self._misfit(module, a, b, rank)
+        if names.bias and self.file.specs[names.bias].shape != b[:1]:
+            raise ArtifactError(
+                f"{self.weights_path}: {names.bias} has not the {b[0]} rows of its module"
+            )
+        return UpdateSpec(
+            out_features=b[0],
+            in_features=a[1],
+            rank=rank,
+            scaling=self.scaling(module),
+            dtype=type_a if type_a == type_b else torch.promote_types(type_a, type_b),
+            has_bias=names.bias is not None,
+            is_embedding=names.is_embedding,
+        )
+
+    def saved_weight(self, name: str) -> Tensor:
+        """Read one of the whole weights that the adapter brings."""
+        return self._tensor(self.saved[name])
+
+    def saved_spec(self, name: str) -> TensorSpec:
+        """Return dtype and shape of one of the whole weights that the adapter brings."""
+        return self._checked_spec(self.saved[name])
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a whole weight is the base's own, which PEFT saves with LoRA on embeddings."""
+        return self.saved[name].endswith(f"{BASE_LAYER}weight")
+
+    def _rank(self, module: str) -> int:
+        return int(self._by_pattern("rank_pattern", module, self.config["r"]))
+
+    def _by_pattern(self, pattern: str, module: str, default: float) -> float:
+        """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
+        for key, value in (self.config.get(pattern) or {}).items():
+            if re.match(as_suffix(key), module.removeprefix(self.head)):
+                return float(value)
+        return default
+
+    def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:
+        why, hint = "", "A is rank x in_features, B is out_features x rank"
+        if 0 in (*a, *b):
+            why = ": they are empty"
+            hint = "save the adapter again, with what ZeRO-3 or FSDP holds in parts gathered first"
+        elif len(a) != 2 or len(b) != 2:
+            why = ": only updates of linear layers and embeddings are read, no convolutions"
+        elif a[0] == b[1] and (a[1], b[0]) != (rank, rank):
+            why = f" in {self.origin}"
+            hint = f"correct r or rank_pattern there if the tensors, of rank {a[0]}, are right"
+        elif rank in (a[1], b[0]):
+            why = ": they are transposed"
+        return ArtifactError(
+            f"{self.weights_path}: the factors of {module} have shapes {list(a)} and {list(b)}, "
+            f"which do not fit rank {rank}{why}",
+            hint=hint,
+        )
+
+    def _checked_spec(self, name: str) -> TensorSpec:
+        spec = self.file.specs[name]
+        if spec.dtype not in FLOAT_DTYPES:
+            raise ArtifactError(f"{self.weights_path}: {name} has the type {spec.dtype}")
+        return spec
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor = self.file.tensor(name)
+        if not is_finite(tensor):
+            raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
+        return tensor
+
+
+def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = None) -> Adapter:
+    """Open an adapter: a PEFT directory, one ``.safetensors`` file, or a repository on the hub.
+
+    A directory has its config in ``adapter_config.json``. A file finds it in its header, else in
+    an ``adapter_config.json`` beside it, else in ``rank`` and ``alpha``.
+
+    Raises:
+        ArtifactError: No such adapter, a damaged file, a config that is not LoRA's, tensors
+            that are not LoRA factors, a factor without its partner.
+        ResourceError: A hub repository that cannot be had.
+    """
+    place = locate_adapter(path)
+    if place.is_dir():
+        weights, config_path = place / WEIGHTS_FILE, place / CONFIG_FILE
+        if not config_path.is_file():
+            raise ArtifactError(f"{path}: no {CONFIG_FILE}", hint="name a PEFT adapter directory")
+    else:
+        weights, config_path = place, place.with_name(CONFIG_FILE)
+    if not weights.is_file():
+        raise ArtifactError(f"{weights}: no such file", hint=_pickle_hint(path))
+    if weights.suffix in PICKLES:
+        raise ArtifactError(f"{weights}: not a safetensors file", hint=PICKLE_HINT)
+    file = TensorFile(weights)
+    names, metadata = list(file.specs), file.metadata
+    carried = {} if place.is_dir() else metadata  # PEFT and vLLM read a folder's config file
+    config, origin = read_config(weights, carried, config_path, rank, alpha)
+    refuse_unsupported(path, config)
+    record = read_run_record(metadata)
+    factors, saved = sort_tensors(weights, names, config)
+    return Adapter(path, weights, config, record, factors, saved, file, origin=origin)
+
+
+def locate_adapter(path: Path) -> Path:
+    """Return where an adapter is: the path itself, or the folder that the hub's copy is kept in.
+
+    The hub is asked for nothing but what is not here and reads ``owner/name``. Only the config
+    and the safetensors file are fetched.
+
+    Raises:
+        ResourceError: A repository that cannot be had.
+        ArtifactError: A repository that lacks one of the two files.
+    """
+    if path.exists() or not HUB_NAME.fullmatch(path.as_posix()):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = Path(snapshot_download(str(path), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except HFValidationError:
+        return path
+    except hub_errors() as error:
+        raise ResourceError(
+            f"{path}: no such file or folder, and no adapter of that name can be had from the "
+            f"hub: {first_line(error)}",
+            hint="name a file or folder that is here, or a repository on the hub, OWNER/NAME",
+        ) from error
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ArtifactError(
+                f"{path}: no such file or folder, and the hub's repository has no {name}",
+                hint="only LoRA adapters saved as safetensors are read; pickles are never opened",
+            )
+    return folder
+
+
+def _pickle_hint(path: Path) -> str | None:
+    return PICKLE_HINT if (path / "adapter_model.bin").is_file() else None
+
+
+def adapter_hash(adapter: Adapter) -> str:
+    """Return a hash of what the adapter does: its weights file and its config."""
+    config = json.dumps(adapter.config, sort_keys=True)
+    return blake3((adapter.weights_hash + config).encode()).hexdigest()

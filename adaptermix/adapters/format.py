@@ -1,0 +1,346 @@
+"""The file format of a PEFT adapter: names, config, and what is supported."""
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.errors import ArtifactError
+from adaptermix.files.tensors import TensorSpec
+
+CONFIG_FILE = "adapter_config.json"
+
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+RECORD_FILE = "adaptermix.json"
+
+
+CONFIG_KEY = "lora_adapter_metadata"
+
+
+RECORD_KEY = "adaptermix"
+
+
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+PREFIX = "base_model.model."  # of every key that PEFT saves
+
+
+EMBEDDINGS = ("embed_tokens", "wte", "lm_head")  # what PEFT saves whole when it was resized
+
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+PICKLE_HINT = "pickles are never opened here; load it with PEFT and save it as safetensors"
+
+
+_ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether of an embedding
+    f"{embedding}{side}{name}{part}": ("bias" if part == ".bias" else side, bool(embedding))
+    for embedding in ("", "embedding_")
+    for side in "AB"
+    for name in ("", ".default")
+    for part in ("", ".weight", ".bias")
+}
+
+
+_LAYER = re.compile(r"\.(?P<layer>\d+)\.")
+
+
+BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
+
+
+# Initializations that change the base model's weights, so that B A is not the whole update.
+_INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class ModuleTensors(NamedTuple):
+    """Names of the tensors of one module's update."""
+
+    a: str
+    b: str
+    bias: str | None
+    is_embedding: bool
+
+
+class UpdateSpec(NamedTuple):
+    """What an update is, before its factors are there."""
+
+    out_features: int
+    in_features: int
+    rank: int
+    scaling: float
+    dtype: torch.dtype
+    has_bias: bool = False
+    is_embedding: bool = False
+
+
+def as_suffix(key: str) -> str:
+    """Return a pattern for names that end in a key, as PEFT compares them."""
+    return rf"(.*\.)?({key})$"
+
+
+def read_run_record(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what adaptermix wrote of the adapter's making, if it did and it can be read."""
+    text = metadata.get(RECORD_KEY, "{}")
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def read_config(
+    weights: Path,
+    metadata: Mapping[str, str],
+    config_path: Path,
+    rank: int | None,
+    alpha: float | None,
+) -> tuple[dict[str, Any], str]:
+    """Return the config, and where it was found."""
+    if CONFIG_KEY in metadata:
+        text, origin, place = metadata[CONFIG_KEY], weights, f"the header of {weights}"
+    elif config_path.is_file():
+        text, origin = config_path.read_text(encoding="utf-8", errors="replace"), config_path
+        place = str(config_path)
+    elif rank is not None and alpha is not None:
+        return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}, "--source-rank"
+    else:
+        raise ArtifactError(
+            f"{weights}: the file carries no LoRA config, and no {CONFIG_FILE} lies beside it",
+            hint="write one with it, from its rank and alpha: adaptermix merge FILE --weights 1 "
+            "--source-rank 8 --source-alpha 16 -o DIRECTORY",
+        )
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from error
+    if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
+        raise ArtifactError(f"{origin}: not the config of a LoRA adapter")
+    _check_numbers(origin, config)
+    return config, place
+
+
+def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
+    """Check every number that a scaling is made of."""
+    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        kinds = int if key == "r" else (int, float)
+        overrides = config.get(pattern) or {}
+        if not isinstance(overrides, dict):
+            raise ArtifactError(f"{origin}: '{pattern}' is not a table")
+        for name, value in ((key, config.get(key)), *overrides.items()):
+            if not isinstance(value, kinds) or not 0 < value < math.inf:
+                number = "whole number" if key == "r" else "number"
+                where = f"'{name}'" if name == key else f"'{name}' in {pattern}"
+                raise ArtifactError(f"{origin}: {where} is not a positive {number}")
+        for name in overrides:
+            try:
+                re.compile(as_suffix(name))
+            except re.error as error:
+                raise ArtifactError(
+                    f"{origin}: '{name}' in {pattern} is no regular expression: {error}"
+                ) from error
+
+
+def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse by name what no sum of ``scaling * b @ a`` can express."""
+    init = str(config.get("init_lora_weights", True)).lower()
+    refused = {
+        "DoRA (use_dora): its magnitudes depend on the base model": config.get("use_dora"),
+        f"initialized by {init}, which changes the base model": init.startswith(
+            _INITS_THAT_CHANGE_THE_BASE
+        ),
+        "QALoRA (use_qalora)": config.get("use_qalora"),
+        "layer_replication": config.get("layer_replication"),
+        "trainable_token_indices": config.get("trainable_token_indices"),
+        "target_parameters": config.get("target_parameters"),
+        "activated LoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
+        "KaSA (kasa_config), which changes the base model": config.get("kasa_config"),
+        "block-diagonal factors (use_bdlora)": config.get("use_bdlora"),
+        "MonteCLoRA (monteclora_config)": config.get("monteclora_config"),
+        "VeLoRA (velora_config)": config.get("velora_config"),
+        "Arrow routing (arrow_config)": config.get("arrow_config"),
+    }
+    for what, is_there in refused.items():
+        if is_there:
+            raise ArtifactError(
+                f"{path}: the adapter is no plain LoRA: {what}",
+                hint="merge it into its base model with PEFT's merge_and_unload instead",
+            )
+
+
+def sort_tensors(
+    weights: Path, names: list[str], config: Mapping[str, Any]
+) -> tuple[dict[str, ModuleTensors], dict[str, str]]:
+    """Tell LoRA factors from whole weights, and join each module's tensors."""
+    parts: dict[str, dict[str, str]] = {}
+    embeddings, saved = set(), {}
+    for name in names:
+        short = name.removeprefix(PREFIX)
+        module, _, end = short.rpartition(".lora_")
+        if module and end in _ENDS:
+            part, is_embedding = _ENDS[end]
+            found = parts.setdefault(module, {})
+            if part in found:
+                raise ArtifactError(f"{weights}: '{name}' and '{found[part]}' are the same factor")
+            found[part] = name
+            if is_embedding:
+                embeddings.add(module)
+        elif _is_whole_weight(short, config):
+            saved[short.replace(BASE_LAYER, ".")] = name
+        else:
+            raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
+    _check_complete(weights, parts, saved, config)
+    return {
+        module: ModuleTensors(
+            parts[module]["A"], parts[module]["B"], parts[module].get("bias"), module in embeddings
+        )
+        for module in sorted(parts, key=layer_then_name)
+    }, saved
+
+
+def _check_complete(
+    weights: Path,
+    parts: Mapping[str, Mapping[str, str]],
+    saved: Mapping[str, str],
+    config: Mapping[str, Any],
+) -> None:
+    if not parts:
+        raise ArtifactError(f"{weights}: the file holds no LoRA factors")
+    for module in config.get("modules_to_save") or ():
+        if not any(is_within(name, module) for name in saved):
+            raise ArtifactError(
+                f"{weights}: the config has '{module}' among modules_to_save, the file has not"
+            )
+    for module, found in parts.items():
+        for side, other in (("A", "B"), ("B", "A")):
+            if side not in found:
+                raise ArtifactError(f"{weights}: {module} has lora_{other}, but not lora_{side}")
+
+
+def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether the adapter replaces this weight of the base model instead of adding to it."""
+    if any(is_within(name, module) for module in config.get("modules_to_save") or ()):
+        return True
+    if any(module in name.split(".") for module in EMBEDDINGS):
+        return True
+    return config.get("bias", "none") != "none" and name.endswith(".bias")
+
+
+def is_within(weight: str, module: str) -> bool:
+    """Whether PEFT saves the weight for an entry of ``modules_to_save``: an end of a module's name.
+
+    ``norm`` means ``model.norm``, and ``input_layernorm`` in every block as well.
+    """
+    return f"{module}." in weight
+
+
+def layer_then_name(module: str) -> tuple[int, str]:
+    """Return the key that sorts modules as the model runs them, block by block."""
+    layer = layer_of(module)
+    return (-1 if layer is None else layer, module)
+
+
+@cache
+def layer_of(module: str) -> int | None:
+    """Return the index of the decoder block a module belongs to: 3 in ``layers.3.mlp``."""
+    match = _LAYER.search(f".{module}.")
+    return int(match["layer"]) if match else None
+
+
+def describe_config(
+    updates: Mapping[str, UpdateSpec], base: str | None, all_layers: bool
+) -> dict[str, Any]:
+    """Return a PEFT config under which these updates mean what they mean here.
+
+    Ranks that differ between modules are written as ``rank_pattern`` and ``alpha_pattern``. Every
+    update's alpha is its scaling times its rank.
+
+    Args:
+        updates: Module names and what their updates are.
+        base: Name or path of the base model.
+        all_layers: The updates cover every decoder block; otherwise the config names the blocks,
+            or else all modules.
+    """
+    kinds = [(update.rank, update.scaling) for update in updates.values()]
+    rank, scaling = max(set(kinds), key=kinds.count)
+    odd = {
+        m: update
+        for m, update in updates.items()
+        if (update.rank, update.scaling) != (rank, scaling)
+    }
+    suffixes = sorted({module.rsplit(".", 1)[-1] for module in updates})
+    layers = sorted({layer for layer in map(layer_of, updates) if layer is not None})
+    is_regular = len(suffixes) * max(1, len(layers)) == len(updates)
+    if layers and not all_layers:  # PEFT reads a block's index only behind "NAME.layers."
+        is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in updates)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": _alpha(scaling, rank),
+        "lora_dropout": 0.0,
+        "lora_bias": any(update.has_bias for update in updates.values()),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "target_modules": suffixes if is_regular else sorted(updates),
+        "layers_to_transform": layers if is_regular and layers and not all_layers else None,
+        "rank_pattern": {module: update.rank for module, update in odd.items()},
+        "alpha_pattern": {module: _alpha(u.scaling, u.rank) for module, u in odd.items()},
+        "use_rslora": False,
+    }
+
+
+def _alpha(scaling: float, rank: int) -> int | float:
+    """Return the alpha that gives this scaling, to the last bit, when divided by the rank."""
+    alpha = scaling * rank
+    near = (round(alpha), alpha, math.nextafter(alpha, 0), math.nextafter(alpha, math.inf))
+    return next((number for number in near if number / rank == scaling), alpha)
+
+
+def spec_of(update: LoraUpdate, is_embedding: bool = False) -> UpdateSpec:
+    """Describe an update that is there."""
+    return UpdateSpec(
+        update.b.shape[0],
+        update.a.shape[1],
+        update.rank,
+        update.scaling,
+        update.a.dtype,
+        update.bias is not None,
+        is_embedding,
+    )
+
+
+def layout_of(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
+    """Return the tensors of one update, under the names that PEFT gives them."""
+    a, b = (
+        f"{PREFIX}{module}.lora_embedding_{side}"
+        if spec.is_embedding
+        else f"{PREFIX}{module}.lora_{side}.weight"
+        for side in "AB"
+    )
+    layout = {
+        a: TensorSpec(spec.dtype, (spec.rank, spec.in_features)),
+        b: TensorSpec(spec.dtype, (spec.out_features, spec.rank)),
+    }
+    if spec.has_bias:
+        layout[f"{PREFIX}{module}.lora_B.bias"] = TensorSpec(spec.dtype, (spec.out_features,))
+    return layout
+
+
+def saved_name(name: str, updated: Collection[str]) -> str:
+    """Return PEFT's name of a whole weight; it wraps the modules that have an update as well."""
+    module, _, kind = name.rpartition(".")
+    return f"{PREFIX}{module}{BASE_LAYER if module in updated else '.'}{kind}"

@@ -1,0 +1,137 @@
+"""Write adapters: tensors, config, run record and model card."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from adaptermix.adapters.adapter import Adapter, adapter_hash
+from adaptermix.adapters.card import FILE_NAME as CARD_FILE
+from adaptermix.adapters.card import card_path, model_card
+from adaptermix.adapters.deltas import LoraUpdate, as_dtype
+from adaptermix.adapters.format import (
+    CONFIG_FILE,
+    CONFIG_KEY,
+    RECORD_FILE,
+    RECORD_KEY,
+    WEIGHTS_FILE,
+    UpdateSpec,
+    describe_config,
+    layout_of,
+    saved_name,
+    spec_of,
+)
+from adaptermix.files.outputs import check_output, whole_output, write_json
+from adaptermix.files.tensors import TensorSpec, one_thread, write_tensors
+
+
+def write_adapter(
+    path: Path,
+    updates: Mapping[str, LoraUpdate],
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    *,
+    force: bool = False,
+) -> None:
+    """Write an adapter whole or not at all: a ``.safetensors`` file, or else a PEFT directory.
+
+    Raises:
+        ArtifactError: The output exists and ``force`` is not set.
+    """
+    specs = {module: spec_of(update) for module, update in updates.items()}
+    stream_adapter(path, specs, updates.values(), {}, config, lambda: record, force=force)
+
+
+def stream_adapter(
+    path: Path,
+    specs: Mapping[str, UpdateSpec],
+    updates: Iterable[LoraUpdate],
+    saved: Mapping[str, tuple[TensorSpec, Callable[[], Tensor]]],
+    config: Mapping[str, Any],
+    record: Callable[[], Mapping[str, Any]],
+    *,
+    force: bool = False,
+) -> None:
+    """Write an adapter while it is made; few modules are in memory at a time.
+
+    An adapter with a record of its making gets a model card: in its folder, or beside its file as
+    ``NAME.README.md``, where one that is there stays unless ``force`` is set.
+
+    Args:
+        path: A ``.safetensors`` file, or else a new PEFT directory.
+        specs: What the updates will be, by module.
+        updates: The updates, in that order.
+        saved: Whole weights that the adapter brings, by their names in the base model: what
+            each is, and how to get it.
+        config: PEFT's LoRA config.
+        record: How it was made; asked for again when everything is written.
+        force: Replace what is at ``path``.
+
+    Raises:
+        ArtifactError: The output exists and ``force`` is not set.
+    """
+    check_output(path, force)
+    layout: dict[str, TensorSpec] = {}
+    for module, spec in specs.items():
+        layout.update(layout_of(module, spec))
+    layout |= {saved_name(name, specs): spec for name, (spec, _) in saved.items()}
+
+    def tensors() -> Iterator[Tensor | Sequence[Tensor | memoryview]]:
+        for update in updates:
+            yield update.stored_rows
+            yield update.b
+            if update.bias is not None:
+                yield update.bias
+        for _, read in saved.values():
+            yield read()
+
+    def metadata() -> dict[str, str]:
+        return {
+            "format": "pt",
+            CONFIG_KEY: json.dumps(config, sort_keys=True),
+            RECORD_KEY: json.dumps(record(), sort_keys=True, default=str),
+        }
+
+    with one_thread(), whole_output(path) as unfinished:
+        if path.suffix == ".safetensors":
+            write_tensors(unfinished, layout, tensors(), metadata)
+        else:
+            unfinished.mkdir()
+            write_tensors(unfinished / WEIGHTS_FILE, layout, tensors(), metadata)
+            write_json(unfinished / CONFIG_FILE, config)
+            write_json(unfinished / RECORD_FILE, record())
+            _write_card(unfinished / CARD_FILE, path, config, record())
+    if path.suffix == ".safetensors" and (force or not card_path(path).exists()):
+        _write_card(card_path(path), path, config, record())
+
+
+def _write_card(
+    card: Path, adapter: Path, config: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    """Write the card of an adapter; without a record there is nothing to say."""
+    if record:
+        with whole_output(card) as unfinished:
+            unfinished.write_text(model_card(adapter, config, record), encoding="utf-8")
+
+
+def stage_adapter(adapter: Adapter, folder: Path) -> Path:
+    """Lay the adapter out as a PEFT directory named by its content, for PEFT and vLLM to load.
+
+    vLLM caches by path, so a changed adapter must never reuse one.
+    """
+    staged = folder / adapter_hash(adapter)[:16]
+    if not staged.exists():
+        specs = {module: adapter.spec(module) for module in adapter.modules}
+        config = adapter.config
+        if "target_modules" not in config:  # a bare file, described by its rank and alpha
+            config = describe_config(specs, adapter.base, all_layers=False)
+        updates = (as_dtype(u, specs[module].dtype) for module, u in adapter.updates())
+        saved = {
+            name: (adapter.saved_spec(name), partial(adapter.saved_weight, name))
+            for name in adapter.saved
+        }
+        stream_adapter(staged, specs, updates, saved, config, dict)
+    return staged
