@@ -51,7 +51,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 # COMET cannot share an environment with vLLM, so its own is built inside this one. Where that does
 # not work, the reason is kept, as for vLLM. A second run finds it there and installs nothing.
-$(VENV)/.installed-comet: $(VENV)/.installed adaptermix/comet.py
+$(VENV)/.installed-comet: $(VENV)/.installed adaptermix/tasks/metrics/comet_environment.py
 	rm -f $(VENV)/no-comet
 	$(BIN)/adaptermix comet install --quiet --path $(VENV)/comet 2> $(VENV)/no-comet \
 		&& rm $(VENV)/no-comet \

@@ -29,6 +29,7 @@ from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings, ReportSettings
 from adaptermix.settings.shared import Settings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
+from adaptermix.tasks.metrics.comet_environment import install, status
 from adaptermix.version import __version__
 
 
@@ -606,10 +607,8 @@ def comet_install(
 
     Example: adaptermix comet install --python python3.12
     """
-    from adaptermix import comet
-
     say = (lambda text: None) if quiet else console.say
-    report = comet.install(path, python=python, force=force, say=say)
+    report = install(path, python=python, force=force, say=say)
     if json:
         console.show_json(report.as_record())
         return
@@ -623,9 +622,7 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
 
     Example: adaptermix comet status --json
     """
-    from adaptermix import comet
-
-    found = comet.status(path)
+    found = status(path)
     _print(found, console.show_comet, json)
 
 

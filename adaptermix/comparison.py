@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptermix.significance import (
+from adaptermix.tasks.metrics.significance import (
     SEED,
     Statistics,
     Value,

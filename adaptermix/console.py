@@ -29,7 +29,6 @@ from adaptermix.tables import ranges, shown, titled
 
 if TYPE_CHECKING:
     from adaptermix.adapters.inspection import AdapterReport, InspectReport, Row
-    from adaptermix.comet import Environment
     from adaptermix.commands import OnProgress as OnStepProgress
     from adaptermix.comparison import Comparison
     from adaptermix.correlation import Correlation
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from adaptermix.retrieval import RetrievalPlan, RetrievalReport, ScoreCorrelation
     from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
+    from adaptermix.tasks.metrics.comet_environment import Environment
     from adaptermix.training.report import OnProgress as OnTrainProgress
     from adaptermix.training.report import Progress as TrainProgress
     from adaptermix.training.report import TrainReport

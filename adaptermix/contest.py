@@ -19,7 +19,7 @@ from adaptermix.engines import Request
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.merge_plan import MergePlan, Tally
 from adaptermix.prompts import PromptedExample
-from adaptermix.significance import (
+from adaptermix.tasks.metrics.significance import (
     Difference,
     Interval,
     Statistics,
@@ -29,7 +29,7 @@ from adaptermix.significance import (
     resample_counts,
     resampled_scores,
 )
-from adaptermix.tasks import Task
+from adaptermix.tasks.task import Task
 from adaptermix.weighting import Weighting
 
 FINALISTS = 2

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from adaptermix import comet
 from adaptermix.files.outputs import Report, cache_folder
+from adaptermix.tasks.metrics.comet_environment import Environment, status
 
 State = Literal["ok", "warn", "missing"]
 
@@ -124,7 +124,7 @@ def examine(seconds: float = SECONDS) -> DoctorReport:
             *packages,
             *working,
             engine,
-            comet_check(comet.status()),
+            comet_check(status()),
             *extras,
             *(hub or [_unreachable(constants.ENDPOINT, f"no answer in {HUB_SECONDS:.0f} s")]),
             token_check(get_token() is not None),
@@ -281,7 +281,7 @@ def vllm_check(requirements: Iterable[str], known: dict[str, Any], why: str) -> 
     return Check("vllm", "ok", version)
 
 
-def comet_check(environment: comet.Environment) -> Check:
+def comet_check(environment: Environment) -> Check:
     """Say whether COMET has its environment."""
     if not environment.installed:
         return Check("comet", "missing", "not installed", "adaptermix comet install")

@@ -18,12 +18,14 @@ from adaptermix.comparison import ALL, Comparison, compare
 from adaptermix.engines import Limits, Request
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation import Decoder, OnProgress
-from adaptermix.metrics import Outcome, Score, without_missing_comet
 from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
-from adaptermix.tasks import Task, make_task
+from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.metrics.metric import Outcome, Score
+from adaptermix.tasks.metrics.text import without_missing_comet
+from adaptermix.tasks.task import Task
 from adaptermix.training.batches import PromptEncoder
 from adaptermix.version import __version__
 

@@ -15,7 +15,7 @@ from adaptermix.recipe import Recipe, Step
 from adaptermix.retrieval import language_pairs, match_languages, read_scores
 from adaptermix.runs import find_runs
 from adaptermix.search import check_search
-from adaptermix.tasks import make_task
+from adaptermix.tasks.catalog import make_task
 
 
 def check_ahead(step: Step, recipe: Recipe) -> None:

@@ -29,6 +29,7 @@ from adaptermix.commands import RUNNERS, OnProgress, Work
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import Report, whole_output, write_json
 from adaptermix.recipe import Recipe, Step
+from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
 
 STATE = "steps.json"
@@ -400,7 +401,7 @@ def _count_pairs(pair: str, folder: Path | None) -> int:
 
 def _count_task(settings: Any, lang: str, split: str) -> int:
     if getattr(settings, "src", None) is not None:
-        from adaptermix.translation import read_translations
+        from adaptermix.tasks.translation import read_translations
 
         return len(read_translations(settings.src, settings.ref, lang))
     return _count_records(settings.task, lang, split, settings.data_dir)
@@ -415,7 +416,7 @@ def _count_sentences(langs: tuple[str, ...], split: str, folder: Path) -> dict[s
 
 @cache
 def _count_records(task: str, lang: str, split: Any, folder: Path | None) -> int:
-    from adaptermix.tasks import make_task
+    from adaptermix.tasks.catalog import make_task
 
     return len(make_task(task).read(lang, split, folder))
 
@@ -442,9 +443,8 @@ def _is_comet_there(settings: Any) -> bool:
     """Whether a step scores with COMET; where it is not installed, other metrics do without."""
     if "comet" not in getattr(settings, "metrics", ()):
         return False
-    from adaptermix import comet
 
-    return settings.comet_python is not None or comet.status().installed
+    return settings.comet_python is not None or status().installed
 
 
 def _content_of(settings: BaseModel, name: str, value: Any, out: Path) -> Any:
@@ -480,7 +480,7 @@ def _model_content(name: str) -> str:
 
 
 def _task_data(path: Path) -> list[tuple[str, str]]:
-    from adaptermix.settings.file import load_task_file
+    from adaptermix.tasks.custom import load_task_file
 
     patterns = [pattern.replace("{lang}", "*") for pattern in load_task_file(path).files.values()]
     found = sorted({file for pattern in patterns for file in path.parent.glob(pattern)})

@@ -19,7 +19,7 @@ import altair as alt
 import vl_convert
 
 if TYPE_CHECKING:
-    from adaptermix.significance import Interval
+    from adaptermix.tasks.metrics.significance import Interval
 
 # Contrast of 3:1 and more to white and to #16181d. The first one is the baseline's.
 PALETTE = ("#7d838c", "#3b82c4", "#d9731f", "#3a9a57", "#c65b9a", "#8b6fd1", "#a98718", "#2f97a3")

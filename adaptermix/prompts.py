@@ -7,7 +7,7 @@ from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import Split
 from adaptermix.models import context_length
 from adaptermix.settings.shared import DecodingSettings
-from adaptermix.tasks import Example, Task
+from adaptermix.tasks.task import Example, Task
 from adaptermix.training.batches import PromptEncoder
 
 

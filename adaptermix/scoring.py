@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.data.languages import language_code
-from adaptermix.entities import read_iob2
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import Report
-from adaptermix.files.text import json_value, numbered_lines, read_massive_file
-from adaptermix.metrics import Score, without_missing_comet
+from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.settings.shared import Settings
-from adaptermix.tasks import Example, OwnTask, Task, make_task
-from adaptermix.translation import read_translations
+from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.custom import OwnTask
+from adaptermix.tasks.massive import read_massive_file
+from adaptermix.tasks.metrics.metric import Score
+from adaptermix.tasks.metrics.text import without_missing_comet
+from adaptermix.tasks.task import Example, Task
+from adaptermix.tasks.translation import read_translations
+from adaptermix.tasks.uner import read_iob2
 
 # The fields of a record that may hold the output; the first one there counts.
 OUTPUT_FIELDS = ("output", "prediction", "answer", "hypothesis", "translation", "text")

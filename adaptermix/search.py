@@ -35,9 +35,10 @@ from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models import load_tokenizer, locate_model, weight_shapes
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.settings.merging import MergeSettings
-from adaptermix.significance import Difference, Interval
 from adaptermix.tables import scaled, titled
-from adaptermix.tasks import Task, make_task
+from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.metrics.significance import Difference, Interval
+from adaptermix.tasks.task import Task
 from adaptermix.training.batches import PromptEncoder, encode_example
 from adaptermix.version import __version__
 from adaptermix.weighting import Rule, Weighting

@@ -22,14 +22,13 @@ from vllm import SamplingParams, TokensPrompt
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.engines import Limits, Request, _lora_request
-from adaptermix.files.text import read_massive
 from adaptermix.generation import Decoder
 from adaptermix.merging import merge
 from adaptermix.models import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
-from adaptermix.tasks import Massive
+from adaptermix.tasks.massive import Massive, read_massive
 from adaptermix.training.batches import PromptEncoder
 
 ROOT = Path(__file__).parent.parent

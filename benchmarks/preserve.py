@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.evaluation import evaluate
-from adaptermix.files.text import read_massive
 from adaptermix.merging import merge
 from adaptermix.models import layer_index, load_tokenizer
 from adaptermix.representations import mean_pool, retrieval_accuracy
@@ -30,6 +29,7 @@ from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
+from adaptermix.tasks.massive import read_massive
 from adaptermix.training.align import train_align
 
 

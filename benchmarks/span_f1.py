@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from seqeval.metrics import f1_score
 
-from adaptermix.files.text import read_massive_file
-from adaptermix.metrics import SpanF1, span_statistics
-from adaptermix.tagging import bio_tags, label_gold
+from adaptermix.tasks.massive import read_massive_file
+from adaptermix.tasks.metrics.f1 import SpanF1, span_statistics
+from adaptermix.tasks.slots import bio_tags, label_gold
 
 LOCALES = 20
 ROWS = 2974

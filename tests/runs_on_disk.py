@@ -6,7 +6,7 @@ from itertools import permutations
 
 from adaptermix.comparison import ALL, Comparison
 from adaptermix.evaluation import Cell, EvalReport
-from adaptermix.metrics import Score
+from adaptermix.tasks.metrics.metric import Score
 
 SYSTEMS = ("base", "merged")
 

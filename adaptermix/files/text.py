@@ -9,113 +9,15 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
 from adaptermix.errors import DataError, first_line
-from adaptermix.files.hub import hub_parquet
 
 Split = Literal["train", "dev", "test"]
 
 
 T = TypeVar("T")
-
-
-MASSIVE_REPO = "AmazonScience/massive"
-
-
-# The 52 locales of MASSIVE 1.1; a bare language code stands for the first locale listed for it.
-MASSIVE_LOCALES: tuple[str, ...] = tuple(
-    """
-    af-ZA am-ET ar-SA az-AZ bn-BD ca-ES cy-GB da-DK de-DE el-GR en-US es-ES fa-IR fi-FI fr-FR he-IL
-    hi-IN hu-HU hy-AM id-ID is-IS it-IT ja-JP jv-ID ka-GE km-KH kn-IN ko-KR lv-LV ml-IN mn-MN ms-MY
-    my-MM nb-NO nl-NL pl-PL pt-PT ro-RO ru-RU sl-SL sq-AL sv-SE sw-KE ta-IN te-IN th-TH tl-PH tr-TR
-    ur-PK vi-VN zh-CN zh-TW
-    """.split()
-)
-
-
-@dataclass(frozen=True)
-class SlotExample:
-    """One utterance of MASSIVE; ``locale`` says how the paper's scorer cuts it into tokens."""
-
-    id: str
-    lang: str
-    utterance: str
-    annotated: str
-    locale: str = ""
-
-
-def massive_locale(lang: str) -> str:
-    """Return the MASSIVE locale of a language code (``cy``) or locale (``cy-GB``).
-
-    Raises:
-        DataError: MASSIVE has no such language.
-    """
-    said = lang.replace("_", "-").casefold()
-    for locale in MASSIVE_LOCALES:
-        if said in (locale.casefold(), locale.split("-")[0]):
-            return locale
-    raise DataError(f"MASSIVE has no language '{lang}'", hint="it has " + " ".join(MASSIVE_LOCALES))
-
-
-def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExample]:
-    """Read one language and partition of MASSIVE, in file order.
-
-    Args:
-        lang: Language code or locale.
-        split: Partition; MASSIVE calls its development part ``dev``.
-        data_dir: Folder that holds ``{locale}.jsonl`` or ``.jsonl.gz``, itself or in a folder
-            below; without it the hub's parquet copy is read.
-
-    Raises:
-        DataError: Unknown language, no or several such files, malformed or no rows.
-        ResourceError: The hub is needed and cannot be reached.
-    """
-    locale = massive_locale(lang)
-    if data_dir is None:
-        hub_split = "validation" if split == "dev" else split
-        paths = hub_parquet(MASSIVE_REPO, locale, hub_split)
-    else:
-        endings = (".jsonl", ".jsonl.gz", ".parquet")
-        paths = [find_file(data_dir, [f"{locale}{end}" for end in endings], f"MASSIVE {locale}")]
-    wanted = None if data_dir is None else split
-    rows = [row for path in paths for row in read_massive_file(path, lang, wanted)]
-    if not rows:
-        raise DataError(f"{paths[0]}: no rows of the {split} partition")
-    return rows
-
-
-def read_massive_file(path: Path, lang: str, split: Split | None) -> list[SlotExample]:
-    """Read the rows of one partition, or of all, from one file of MASSIVE.
-
-    Raises:
-        DataError: Unknown language, another language's file, a malformed row.
-    """
-    locale = massive_locale(lang)
-    rows = []
-    for row in _massive_rows(path):
-        said = str(row.get("locale", locale))
-        if said.split("-")[0] != locale.split("-")[0]:
-            raise DataError(f"{path}: holds {said}, not {locale}")
-        if split is None or row["partition"] == split:
-            rows.append(SlotExample(str(row["id"]), lang, row["utt"], row["annot_utt"], said))
-    return rows
-
-
-def _massive_rows(path: Path) -> Iterator[dict[str, Any]]:
-    fields = ("id", "partition", "utt", "annot_utt")
-    if path.suffix == ".parquet":
-        yield from parquet_rows(path, fields)
-        return
-    for number, row in json_rows(path):
-        missing = [f for f in fields if not isinstance(row, dict) or f not in row]
-        if missing:
-            raise DataError(f"{path}:{number}: no field '{missing[0]}'")
-        if not isinstance(row["utt"], str) or not isinstance(row["annot_utt"], str):
-            raise DataError(f"{path}:{number}: 'utt' and 'annot_utt' must be text")
-        yield row
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:

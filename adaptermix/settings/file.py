@@ -20,7 +20,6 @@ from adaptermix.settings.shared import (
     ModelSettings,
     ScorerSettings,
     Settings,
-    TaskFile,
     complaint,
     keys_of,
 )
@@ -43,39 +42,6 @@ CONFIG_NAME = "adaptermix.toml"
 
 
 S = TypeVar("S", bound=Settings)
-
-
-def load_task_file(path: Path) -> TaskFile:
-    """Read the file of a task of one's own.
-
-    Raises:
-        ConfigError: No such file, an unknown or missing key, a wrong value; with file and line.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="check --task")
-    content = read_toml(path)
-    for key in content:
-        if key not in keys_of(TaskFile):
-            is_table = isinstance(content[key], dict)
-            line = line_of(path, key, None) if is_table else line_of(path, None, key)
-            raise ConfigError(
-                f"{path}:{line}: unknown key '{key}'",
-                hint=hint_of_keys(key, keys_of(TaskFile)),
-            )
-    try:
-        return TaskFile.model_validate(content)
-    except ValidationError as error:
-        raise _task_file_error(error, path) from error
-
-
-def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
-    first = error.errors()[0]
-    key, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("metrics",)
-    if inner and key == "files":
-        line, key = line_of(path, key, inner[0]), f"files.{inner[0]}"
-    else:
-        line = line_of(path, None, key)
-    return ConfigError(f"{path}:{line}: {key}: {first['msg'].removeprefix('Value error, ')}")
 
 
 def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:

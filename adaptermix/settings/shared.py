@@ -220,41 +220,6 @@ class DecodingSettings(EngineSettings, PromptSettings):
     )
 
 
-class TaskFile(Settings):
-    """A task of one's own, as a ``.toml`` file.
-
-    Templates hold fields of the records in braces. ``files`` has one pattern for each part;
-    ``{lang}`` in it stands for the language, and it is relative to the file, or to --data-dir::
-
-        name = "intent"
-        metrics = ["exact-match"]
-        system = "Name the intent of the command."
-        prompt = "{utt}"
-        answer = "intent"
-        id = "id"
-
-        [files]
-        train = "{lang}.train.jsonl"
-        dev = "{lang}.dev.jsonl"
-        test = "{lang}.test.jsonl"
-    """
-
-    name: str = Field(min_length=1)
-    metrics: tuple[Literal["slots", "entities", "exact-match", "bleu", "chrf", "comet"], ...]
-    system: str = ""
-    prompt: str
-    answer: str
-    id: str = ""
-    target_lang: str = ""
-    files: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_kind_of_metric(self) -> "TaskFile":
-        if not self.metrics or (len(self.metrics) > 1 and {"slots", "entities"} & {*self.metrics}):
-            raise ValueError("metrics: slots or entities alone, or text metrics, at least one")
-        return self
-
-
 def keys_of(kind: type[Settings]) -> list[str]:
     """Return the keys that a command's section in a file may have."""
     return [name.replace("_", "-") for name in kind.model_fields]

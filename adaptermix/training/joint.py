@@ -25,7 +25,7 @@ from adaptermix.models import (
 from adaptermix.processes import process_count
 from adaptermix.representations import retrieval_accuracy
 from adaptermix.settings.training import TrainJointSettings
-from adaptermix.tasks import make_task
+from adaptermix.tasks.catalog import make_task
 from adaptermix.training.align import AlignmentTrainer, align_stream, own_pairs
 from adaptermix.training.alignment import Alignment
 from adaptermix.training.batches import (

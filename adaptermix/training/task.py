@@ -12,7 +12,7 @@ from adaptermix.errors import DataError
 from adaptermix.lora import with_lora
 from adaptermix.models import empty_model, load_model, load_tokenizer, locate_model
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
-from adaptermix.tasks import make_task
+from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import (
     AnswerCollator,
     EncodedExample,

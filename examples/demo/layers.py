@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.files.text import read_massive
 from adaptermix.models import layer_index, load_model, load_tokenizer
 from adaptermix.representations import mean_pool, retrieval_accuracy
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
+from adaptermix.tasks.massive import read_massive
 
 
 def main() -> None:

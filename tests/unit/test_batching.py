@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError
-from adaptermix.tasks import SYSTEM_PROMPTS
+from adaptermix.tasks.massive import SYSTEM_PROMPTS
 from adaptermix.training.batches import (
     IGNORED,
     AnswerCollator,

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix import comet
-from adaptermix.comet import Translations, segment_scores, segment_scores_many
 from adaptermix.errors import ArtifactError, DataError, ResourceError
 from adaptermix.scoring import score_files
 from adaptermix.settings.evaluation import ScoreSettings
+from adaptermix.tasks.metrics import comet
+from adaptermix.tasks.metrics.comet import Translations, segment_scores, segment_scores_many
+from adaptermix.tasks.metrics.comet_environment import default_path, install, status
 
 VENV = Path(__file__).parents[2] / ".venv"
 REAL = VENV / "comet" / "bin" / "python"
@@ -30,7 +31,7 @@ def why_not() -> str:
 
 
 needs_comet = pytest.mark.skipif(
-    not comet.status(VENV / "comet").installed,
+    not status(VENV / "comet").installed,
     reason=why_not(),
 )
 
@@ -352,24 +353,24 @@ def pip_runs(builder):
 
 def test_an_environment_is_built_once_and_again_only_when_asked(tmp_path, builder, monkeypatch):
     folder = tmp_path / "cache" / "comet"
-    assert not comet.status(folder).installed
+    assert not status(folder).installed
     said = []
-    report = comet.install(folder, python=builder, say=said.append)
+    report = install(folder, python=builder, say=said.append)
     assert report.built
     assert report.installed
     assert report.versions == {"python": "3.11.7", "unbabel-comet": "2.2.7"}
     assert len(said) == 3
     assert "unbabel-comet==2.2.7 torch==2.13.0" in pip_runs(builder)[0]
-    assert comet.status(folder).as_record() == {
+    assert status(folder).as_record() == {
         key: value for key, value in report.as_record().items() if key not in ("built", "seconds")
     }
-    again = comet.install(folder, python=builder)
+    again = install(folder, python=builder)
     assert not again.built
     assert len(pip_runs(builder)) == 1
-    assert comet.install(folder, python=builder, force=True).built
+    assert install(folder, python=builder, force=True).built
     assert len(pip_runs(builder)) == 2
     monkeypatch.setattr(comet, "PINS", ("unbabel-comet==9",))
-    assert comet.install(folder, python=builder).built
+    assert install(folder, python=builder).built
     assert "unbabel-comet==9" in pip_runs(builder)[2]
 
 
@@ -386,11 +387,11 @@ def test_a_failed_install_says_why_in_a_line_and_leaves_nothing(
     folder = tmp_path / "comet"
     Path(builder).with_name(trouble).touch()
     with pytest.raises(ResourceError, match=message):
-        comet.install(folder, python=builder)
-    assert not comet.status(folder).installed
+        install(folder, python=builder)
+    assert not status(folder).installed
     assert [path.name for path in folder.iterdir()] == ["adaptermix-comet.lock"]
     Path(builder).with_name(trouble).unlink()
-    assert comet.install(folder, python=builder).built
+    assert install(folder, python=builder).built
 
 
 def test_a_killed_install_is_no_install_and_what_outlives_it_is_waited_for(tmp_path, builder):
@@ -401,10 +402,10 @@ def test_a_killed_install_is_no_install_and_what_outlives_it_is_waited_for(tmp_p
     wait_for(lambda: pip_runs(builder))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert not comet.status(folder).installed
+    assert not status(folder).installed
     Path(builder).with_name("slow").unlink()
     said = []
-    report = comet.install(folder, python=builder, say=said.append)
+    report = install(folder, python=builder, say=said.append)
     assert report.built
     assert report.installed
     assert "waiting for it" in said[0]
@@ -416,7 +417,7 @@ def test_two_installs_at_once_build_one_environment(tmp_path, builder):
     Path(builder).with_name("slow").touch()
     reports = []
     threads = [
-        threading.Thread(target=lambda: reports.append(comet.install(folder, python=builder)))
+        threading.Thread(target=lambda: reports.append(install(folder, python=builder)))
         for _ in range(2)
     ]
     for thread in threads:
@@ -441,45 +442,45 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, builder):
     (folder / "chapter").write_text("1")
     for force in (False, True):
         with pytest.raises(ArtifactError, match="not empty and not an environment"):
-            comet.install(folder, python=builder, force=force)
+            install(folder, python=builder, force=force)
     with pytest.raises(ArtifactError, match="is not a folder"):
-        comet.install(folder / "chapter", python=builder)
+        install(folder / "chapter", python=builder)
     assert (folder / "chapter").read_text() == "1"
 
 
 def test_an_environment_whose_python_is_gone_is_built_again(tmp_path, builder):
     folder = tmp_path / "comet"
-    comet.install(folder, python=builder)
+    install(folder, python=builder)
     python = folder / "bin" / "python"
     python.unlink()
     python.symlink_to(tmp_path / "gone")
-    assert not comet.status(folder).installed
-    assert comet.install(folder, python=builder).built
+    assert not status(folder).installed
+    assert install(folder, python=builder).built
 
 
 def test_a_python_that_suits_comet_is_found_or_asked_for(tmp_path, monkeypatch):
     new = make_builder(tmp_path / "new", "3.13")
     with pytest.raises(ResourceError, match="is Python 3.13; COMET's packages need one of 3.12"):
-        comet.install(tmp_path / "comet", python=str(new))
+        install(tmp_path / "comet", python=str(new))
     with pytest.raises(ResourceError, match="does not run as a Python"):
-        comet.install(tmp_path / "comet", python=str(tmp_path / "no-python"))
+        install(tmp_path / "comet", python=str(tmp_path / "no-python"))
     monkeypatch.setattr(sys, "executable", str(new))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     with pytest.raises(ResourceError, match="none was found"):
-        comet.install(tmp_path / "comet")
+        install(tmp_path / "comet")
     old = make_builder(tmp_path / "path", "3.11", name="python3.11")
-    assert comet.install(tmp_path / "comet").built
+    assert install(tmp_path / "comet").built
     assert len(pip_runs(old)) == 1
 
 
 def test_the_default_folder_is_in_the_users_cache(monkeypatch):
     monkeypatch.delenv("ADAPTERMIX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert comet.default_path() == Path.home() / ".cache" / "adaptermix" / "comet"
+    assert default_path() == Path.home() / ".cache" / "adaptermix" / "comet"
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert comet.default_path() == Path("/x/adaptermix/comet")
+    assert default_path() == Path("/x/adaptermix/comet")
     monkeypatch.setenv("ADAPTERMIX_CACHE", "~/y")
-    assert comet.default_path() == Path.home() / "y" / "comet"
+    assert default_path() == Path.home() / "y" / "comet"
 
 
 def test_the_commands_show_what_is_there(tmp_path, builder):
@@ -514,7 +515,7 @@ def test_the_commands_show_what_is_there(tmp_path, builder):
 
 def test_importing_the_module_is_light():
     code = (
-        "import sys, adaptermix.comet; "
+        "import sys, adaptermix.tasks.metrics.comet; "
         "print({'torch', 'transformers', 'pydantic', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from adaptermix.comparison import ALL, compare
-from adaptermix.significance import SAMPLES, SEED, interval, paired_difference
+from adaptermix.tasks.metrics.significance import SAMPLES, SEED, interval, paired_difference
 
 
 def mean(sums):

@@ -13,7 +13,8 @@ from adaptermix.data.languages import split_pair
 from adaptermix.data.pairs import read_pairs
 from adaptermix.data.sampling import hold_out, resample_evenly
 from adaptermix.errors import DataError
-from adaptermix.files.text import MASSIVE_LOCALES, json_rows, massive_locale, read_massive
+from adaptermix.files.text import json_rows
+from adaptermix.tasks.massive import MASSIVE_LOCALES, massive_locale, read_massive
 
 ROW = {"id": "7", "partition": "test", "utt": "at five", "annot_utt": "at [time : five]"}
 

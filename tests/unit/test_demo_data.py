@@ -7,13 +7,13 @@ import pytest
 
 import adaptermix
 from adaptermix.data.pairs import read_pairs
-from adaptermix.files.text import read_massive
 from adaptermix.models import load_model, load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
-from adaptermix.tagging import slots_of, without_marks
+from adaptermix.tasks.massive import read_massive
+from adaptermix.tasks.slots import slots_of, without_marks
 
 DATA = Path(adaptermix.__file__).parent / "demo_data"
 CORPUS = DATA / "corpus"

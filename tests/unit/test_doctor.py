@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from adaptermix import doctor
 from adaptermix.cli import app
-from adaptermix.comet import Environment
 from adaptermix.doctor import (
     LATE,
     comet_check,
@@ -28,6 +27,7 @@ from adaptermix.doctor import (
     token_check,
     vllm_check,
 )
+from adaptermix.tasks.metrics.comet_environment import Environment
 
 TORCH = importlib.metadata.version("torch")
 

@@ -10,7 +10,8 @@ import typer
 
 from adaptermix.cli import app
 from adaptermix.recipe import read_recipe
-from adaptermix.settings.file import COMMANDS, load_settings, load_task_file
+from adaptermix.settings.file import COMMANDS, load_settings
+from adaptermix.tasks.custom import load_task_file
 from adaptermix.weighting import read_weighting
 
 ROOT = Path(__file__).parents[2]

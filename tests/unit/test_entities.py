@@ -7,16 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from adaptermix.entities import (
-    ENTITY_TYPES,
-    Entity,
-    parse_entities,
-    read_iob2,
-    read_uner,
-    render_entities,
-)
 from adaptermix.errors import DataError
 from adaptermix.files.text import numbered_lines
+from adaptermix.tasks.entities import Entity, parse_entities, render_entities
+from adaptermix.tasks.uner import ENTITY_TYPES, read_iob2, read_uner
 
 IGUAZU = Entity("LOC", "Iguazu", 22, 28)
 ANN = Entity("PER", "Ann O'Hara", 0, 10)

@@ -10,11 +10,10 @@ from test_training import task_settings
 from adaptermix.answers import Generated
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation import evaluate, plan
-from adaptermix.files.text import read_massive
 from adaptermix.models import load_tokenizer
 from adaptermix.prompts import truncate
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.tasks import Massive
+from adaptermix.tasks.massive import Massive, read_massive
 from adaptermix.training.batches import PromptEncoder
 from adaptermix.training.task import train_task
 

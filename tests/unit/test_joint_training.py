@@ -17,7 +17,7 @@ from adaptermix.lora import with_lora
 from adaptermix.models import load_model, load_tokenizer, lower_blocks_only
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainJointSettings
-from adaptermix.tasks import make_task
+from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import PairCollator, encode_pairs
 from adaptermix.training.joint import Alternation, JointTrainer, train_joint
 

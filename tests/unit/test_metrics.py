@@ -7,21 +7,13 @@ from sacrebleu.metrics import BLEU, CHRF
 from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
 
-from adaptermix import metrics
-from adaptermix.comet import CometScores
 from adaptermix.errors import ConfigError
-from adaptermix.metrics import (
-    SLOT_F1,
-    Comet,
-    ExactMatch,
-    Outcome,
-    SacreMetric,
-    SpanF1,
-    chosen,
-    score,
-    span_statistics,
-)
-from adaptermix.tagging import Slot
+from adaptermix.tasks.metrics import f1 as metrics
+from adaptermix.tasks.metrics.comet import CometScores
+from adaptermix.tasks.metrics.f1 import SLOT_F1, SpanF1, span_statistics
+from adaptermix.tasks.metrics.metric import Outcome, chosen, score
+from adaptermix.tasks.metrics.text import Comet, ExactMatch, SacreMetric
+from adaptermix.tasks.slots import Slot
 
 
 def slot_f1(predicted, expected):

@@ -11,10 +11,10 @@ from transformers import AutoConfig
 
 from adaptermix.commands import RUNNERS
 from adaptermix.data.languages import FLORES_CODES
-from adaptermix.files.text import MASSIVE_LOCALES
 from adaptermix.pipeline import plan, run
 from adaptermix.recipe import Overrides, read_recipe
 from adaptermix.settings.file import COMMANDS
+from adaptermix.tasks.massive import MASSIVE_LOCALES
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "paper"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem != "common")

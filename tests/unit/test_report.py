@@ -22,8 +22,8 @@ from adaptermix.report import ReportSummary, is_right, report
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import ReportSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
-from adaptermix.significance import Interval
 from adaptermix.tables import Table, printable, ranges
+from adaptermix.tasks.metrics.significance import Interval
 from adaptermix.training.report import recorded
 
 UTTERANCES = {"en": ["wake me at five", "hello"], "cy": ["deffra fi am bump", "helo"]}

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from adaptermix.cli import app
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, ResourceError
-from adaptermix.files.text import massive_locale
 from adaptermix.scoring import OUTPUT_FIELDS, score_files
 from adaptermix.settings.evaluation import ScoreSettings
-from adaptermix.tagging import render_answer, slots_of
+from adaptermix.tasks.massive import massive_locale
+from adaptermix.tasks.slots import render_answer, slots_of
 
 DATA = SHARED / "data"
 HAS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not on this machine")

@@ -18,7 +18,6 @@ from adaptermix.answers import Generated
 from adaptermix.contest import Candidate, Contest, choose
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files import outputs
-from adaptermix.files.text import SlotExample
 from adaptermix.learning import WeightedMerge
 from adaptermix.merge_plan import open_adapters, plan_merge
 from adaptermix.merging import merge
@@ -37,7 +36,7 @@ from adaptermix.search import (
     search_folder,
 )
 from adaptermix.settings.merging import MergeSettings
-from adaptermix.tasks import Massive
+from adaptermix.tasks.massive import Massive, SlotExample
 from adaptermix.weighting import Rule, Weighting
 
 

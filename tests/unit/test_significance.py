@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.metrics import f1_value
-from adaptermix.significance import (
+from adaptermix.tasks.metrics.f1 import f1_value
+from adaptermix.tasks.metrics.significance import (
     macro_score,
     paired_difference,
     resample_counts,

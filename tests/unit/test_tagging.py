@@ -8,7 +8,7 @@ from conftest import SHARED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adaptermix.tagging import (
+from adaptermix.tasks.slots import (
     Slot,
     bio_tags,
     label_answer,

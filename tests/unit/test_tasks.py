@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.entities import Entity, EntityExample
 from adaptermix.errors import ConfigError, DataError
-from adaptermix.files.text import SlotExample
-from adaptermix.settings.file import load_task_file
 from adaptermix.settings.shared import ScorerSettings
-from adaptermix.tasks import make_task
-from adaptermix.translation import TranslationExample
+from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.custom import load_task_file
+from adaptermix.tasks.entities import Entity
+from adaptermix.tasks.massive import SlotExample
+from adaptermix.tasks.translation import TranslationExample
+from adaptermix.tasks.uner import EntityExample
 
 SLOTS = SlotExample("1", "en", "wake me at five", "wake me at [time : five]", "en-US")
 SENTENCE = TranslationExample("1", "en-zh", "Hello there!", ("你好！",))

@@ -6,7 +6,8 @@ from conftest import SHARED
 
 from adaptermix.data.languages import language_code
 from adaptermix.errors import DataError
-from adaptermix.translation import bleu_tokenizer, read_translations, read_wmt
+from adaptermix.tasks.metrics.text import bleu_tokenizer
+from adaptermix.tasks.translation import read_translations, read_wmt
 
 
 def write(folder, files):

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptermix.data.languages import language_code, split_pair
+from adaptermix.data.chats import Message
+from adaptermix.data.languages import LANGUAGE_NAMES, language_code, split_pair
 from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
 from adaptermix.files.text import Split, find_file, has_file, json_rows, json_value, numbered_lines
-
-# BLEU's tokenizers where words are not between spaces; the paper's choice.
-_TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}
-
+from adaptermix.settings.shared import ScorerSettings
+from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
+from adaptermix.tasks.metrics.text import text_metrics
+from adaptermix.tasks.task import Scored, chat_of, text_outcome
 
 _DEV_ROWS = 1000  # held out of training data that comes without a dev part
 
@@ -35,15 +36,6 @@ class TranslationExample:
     def utterance(self) -> str:
         """The sentence to translate."""
         return self.source
-
-
-def bleu_tokenizer(lang: str) -> str:
-    """Return sacreBLEU's tokenizer for a target language: zh, ja-mecab for Japanese, else 13a.
-
-    Raises:
-        DataError: No known language.
-    """
-    return _TOKENIZERS.get(language_code(lang), "13a")
 
 
 def read_translations(
@@ -147,3 +139,49 @@ def _begins_array(path: Path) -> bool:
 def _array_rows(path: Path) -> list[tuple[int, Any]]:
     text = "\n".join(line for _, line in numbered_lines(path))
     return list(enumerate(json_value(text, str(path)), start=1))
+
+
+@dataclass(frozen=True)
+class Translation(Scored):
+    """Translation, scored by BLEU, chrF and COMET; a language is a pair such as ``en-de``.
+
+    Attributes:
+        system_prompt: Replaces the paper's, which names both languages.
+    """
+
+    system_prompt: str | None = None
+    options: ScorerSettings = ScorerSettings()
+    name: str = "wmt23"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """BLEU and chrF, or those asked for."""
+        names = self.options.metrics or ("bleu", "chrf")
+        return chosen(text_metrics(self.options), names, self.name)
+
+    def read(self, lang: str, split: Split, data_dir: Path | None) -> list[TranslationExample]:
+        """Return the examples of one direction, in file order; of the files given, if any."""
+        if self.options.src is None:
+            return read_wmt(lang, split, data_dir)
+        for code in split_pair(lang):
+            language_code(code)
+        return read_translations(self.options.src, self.options.ref, lang)
+
+    def messages(self, example: TranslationExample) -> list[Message]:
+        """Return the paper's system prompt and the sentence."""
+        if self.system_prompt is not None:
+            return chat_of(self.system_prompt, example.source)
+        source, target = (LANGUAGE_NAMES[language_code(code)] for code in example.lang.split("-"))
+        return chat_of(
+            f"Translate the following sentences from {source} to {target}.", example.source
+        )
+
+    def answer(self, example: TranslationExample) -> str:
+        """Return the first reference."""
+        return example.references[0]
+
+    def outcome(self, example: TranslationExample, output: str) -> Outcome:
+        """Take the output as it is; an empty one counts as malformed."""
+        return text_outcome(
+            output, example.references, example.source, lang=example.lang.rpartition("-")[2]
+        )

@@ -1,0 +1,1 @@
+"""Tasks: data, prompts, answers and metrics."""

@@ -1,0 +1,41 @@
+"""Find a task by its name."""
+
+from pathlib import Path
+
+from adaptermix.errors import ConfigError
+from adaptermix.settings.shared import ScorerSettings
+from adaptermix.tasks.custom import OwnTask, load_task_file
+from adaptermix.tasks.massive import SYSTEM_PROMPTS, Massive
+from adaptermix.tasks.task import Task
+from adaptermix.tasks.translation import Translation
+from adaptermix.tasks.uner import Uner
+
+
+def make_task(
+    name: str,
+    prompt: str = "paper",
+    system_prompt: str | None = None,
+    options: ScorerSettings | None = None,
+) -> Task:
+    """Return the task of that name, or the one a TOML file declares.
+
+    Args:
+        name: ``massive``, ``wmt23``, ``uner``, or the path of a ``.toml`` file.
+        prompt: Which of the system prompts MASSIVE gets.
+        system_prompt: Replaces the system prompt of any task.
+        options: How outputs are scored; what ``ScorerSettings`` has by default.
+
+    Raises:
+        ConfigError: No such task, or a malformed file.
+    """
+    options = options or ScorerSettings()
+    if name.endswith(".toml"):
+        path = Path(name)
+        return OwnTask(load_task_file(path), path.parent, system_prompt, options)
+    if name == "massive":
+        return Massive(SYSTEM_PROMPTS[prompt] if system_prompt is None else system_prompt, options)
+    if name == "wmt23":
+        return Translation(system_prompt, options)
+    if name == "uner":
+        return Uner(system_prompt, options)
+    raise ConfigError(f"no task '{name}'", hint="massive, wmt23, uner, or a .toml file")

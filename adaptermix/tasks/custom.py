@@ -1,0 +1,197 @@
+"""Tasks of one's own, described by a TOML file."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from adaptermix.data.chats import Message
+from adaptermix.errors import ConfigError, DataError
+from adaptermix.files.text import Split, json_rows
+from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.settings.shared import ScorerSettings, Settings, keys_of
+from adaptermix.tasks.entities import parse_entities
+from adaptermix.tasks.metrics import f1 as metrics
+from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
+from adaptermix.tasks.metrics.text import ExactMatch, text_metrics
+from adaptermix.tasks.slots import parse_answer
+from adaptermix.tasks.task import Scored, chat_of, text_outcome
+
+
+class TaskFile(Settings):
+    """A task of one's own, as a ``.toml`` file.
+
+    Templates hold fields of the records in braces. ``files`` has one pattern for each part;
+    ``{lang}`` in it stands for the language, and it is relative to the file, or to --data-dir::
+
+        name = "intent"
+        metrics = ["exact-match"]
+        system = "Name the intent of the command."
+        prompt = "{utt}"
+        answer = "intent"
+        id = "id"
+
+        [files]
+        train = "{lang}.train.jsonl"
+        dev = "{lang}.dev.jsonl"
+        test = "{lang}.test.jsonl"
+    """
+
+    name: str = Field(min_length=1)
+    metrics: tuple[Literal["slots", "entities", "exact-match", "bleu", "chrf", "comet"], ...]
+    system: str = ""
+    prompt: str
+    answer: str
+    id: str = ""
+    target_lang: str = ""
+    files: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_kind_of_metric(self) -> "TaskFile":
+        if not self.metrics or (len(self.metrics) > 1 and {"slots", "entities"} & {*self.metrics}):
+            raise ValueError("metrics: slots or entities alone, or text metrics, at least one")
+        return self
+
+
+def load_task_file(path: Path) -> TaskFile:
+    """Read the file of a task of one's own.
+
+    Raises:
+        ConfigError: No such file, an unknown or missing key, a wrong value; with file and line.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="check --task")
+    content = read_toml(path)
+    for key in content:
+        if key not in keys_of(TaskFile):
+            is_table = isinstance(content[key], dict)
+            line = line_of(path, key, None) if is_table else line_of(path, None, key)
+            raise ConfigError(
+                f"{path}:{line}: unknown key '{key}'",
+                hint=hint_of_keys(key, keys_of(TaskFile)),
+            )
+    try:
+        return TaskFile.model_validate(content)
+    except ValidationError as error:
+        raise _task_file_error(error, path) from error
+
+
+def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
+    first = error.errors()[0]
+    key, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("metrics",)
+    if inner and key == "files":
+        line, key = line_of(path, key, inner[0]), f"files.{inner[0]}"
+    else:
+        line = line_of(path, None, key)
+    return ConfigError(f"{path}:{line}: {key}: {first['msg'].removeprefix('Value error, ')}")
+
+
+@dataclass(frozen=True)
+class RecordExample:
+    """One JSON record of a task of one's own, with its prompt and answer filled in."""
+
+    id: str
+    lang: str
+    system: str
+    utterance: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class OwnTask(Scored):
+    """A task declared in a TOML file, over JSON records; see ``config.TaskFile``."""
+
+    file: TaskFile
+    folder: Path
+    system_prompt: str | None = None
+    options: ScorerSettings = ScorerSettings()
+
+    @property
+    def name(self) -> str:
+        """The name the file gives."""
+        return self.file.name
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics the file names, or those of them that were asked for."""
+        known: dict[str, Metric] = {
+            "slots": metrics.SLOT_F1,
+            "entities": metrics.ENTITY_F1[self.options.match],
+            "exact-match": ExactMatch(),
+            **{metric.name: metric for metric in text_metrics(self.options)},
+        }
+        named = [known[name] for name in self.file.metrics]
+        asked = self.options.metrics or tuple(metric.name for metric in named)
+        return chosen(named, asked, self.name)
+
+    def read(self, lang: str, split: Split, data_dir: Path | None) -> list[RecordExample]:
+        """Return the examples of one language from the file of this part, in file order.
+
+        Raises:
+            DataError: The task has no such part, or its file is missing or malformed.
+        """
+        pattern = self.file.files.get(split)
+        if pattern is None:
+            raise DataError(f"the task {self.name} has no file for the {split} part")
+        folder = self.folder if data_dir is None else data_dir
+        return self.read_file(folder / pattern.replace("{lang}", lang), lang)
+
+    def read_file(self, path: Path, lang: str) -> list[RecordExample]:
+        """Return the examples of one file.
+
+        Raises:
+            DataError: A missing or malformed file, or one without records.
+        """
+        rows = [self._example(row, f"{path}:{number}", lang) for number, row in json_rows(path)]
+        if not rows:
+            raise DataError(f"{path}: no records")
+        return rows
+
+    def _example(self, row: Any, place: str, lang: str) -> RecordExample:
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: not a JSON object")
+        id_ = _field(row, self.file.id, place) if self.file.id else place.rpartition(":")[2]
+        return RecordExample(
+            id=id_,
+            lang=lang,
+            system=_filled(self.file.system, row, place),
+            utterance=_filled(self.file.prompt, row, place),
+            expected=_field(row, self.file.answer, place),
+        )
+
+    def messages(self, example: RecordExample) -> list[Message]:
+        """Return the filled-in templates."""
+        system = example.system if self.system_prompt is None else self.system_prompt
+        return chat_of(system, example.utterance)
+
+    def answer(self, example: RecordExample) -> str:
+        """Return the record's answer."""
+        return example.expected
+
+    def outcome(self, example: RecordExample, output: str) -> Outcome:
+        """Read one model output as the metric has it: slots, entities or text."""
+        if "slots" in self.file.metrics:
+            slots = parse_answer(output)
+            return Outcome(slots.slots, parse_answer(example.expected).slots, slots.malformed)
+        if "entities" in self.file.metrics:
+            found = parse_entities(output)
+            expected = parse_entities(example.expected).entities
+            return Outcome(found.entities, expected, found.malformed)
+        lang = self.file.target_lang or example.lang.rpartition("-")[2]
+        return text_outcome(output, (example.expected,), example.utterance, lang=lang)
+
+
+def _filled(template: str, row: Mapping[str, Any], place: str) -> str:
+    """Put fields of the record where the template has ``{field}``."""
+    return re.sub(r"\{([\w-]+)\}", lambda match: _field(row, match[1], place), template)
+
+
+def _field(row: Mapping[str, Any], name: str, place: str) -> str:
+    if name not in row:
+        raise DataError(f"{place}: no field '{name}'")
+    if not isinstance(row[name], str | int | float):
+        raise DataError(f"{place}: '{name}' must be text or a number")
+    return str(row[name])

@@ -1,0 +1,1 @@
+"""Metrics from statistics of single examples, so that any of them can be bootstrapped."""

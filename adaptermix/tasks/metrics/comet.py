@@ -1,0 +1,241 @@
+"""COMET in a Python environment of its own: install it there, and score segments with it.
+
+COMET's package needs transformers 4, vLLM needs transformers 5, so the two never meet in one
+process. This module imports neither: it runs ``comet_worker.py`` with COMET's interpreter and
+passes files. COMET checkpoints are pickles, which can run code when they are opened; they are
+opened in that other process only.
+"""
+
+import importlib.resources
+import json
+import math
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adaptermix.errors import ArtifactError, DataError, ResourceError
+from adaptermix.tasks.metrics.comet_environment import FLAGS, INSTALL_HINT, last_line, status
+
+DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
+
+
+_HUB_HINT = (
+    "run once with network access, which fills the hub's cache, or name a checkpoint on disk: "
+    "its .ckpt file or folder"
+)
+
+
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.ckpt)")
+
+
+class Translations(NamedTuple):
+    """One system's translations of one test set, segment by segment."""
+
+    sources: Sequence[str]
+    hypotheses: Sequence[str]
+    references: Sequence[str]
+
+
+class CometScores(NamedTuple):
+    """Segment scores, one list for every ``Translations``, and what computed them."""
+
+    segments: list[list[float]]
+    signature: str
+
+
+def segment_scores(
+    sources: Sequence[str],
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    model: str = DEFAULT_MODEL,
+    python: Path | None = None,
+    timeout_seconds: float | None = None,
+) -> list[float]:
+    """Score translations with COMET, one score a segment; see ``segment_scores_many``."""
+    translations = Translations(sources, hypotheses, references)
+    scores = segment_scores_many(
+        [translations], model=model, python=python, timeout_seconds=timeout_seconds
+    )
+    return scores.segments[0]
+
+
+def segment_scores_many(
+    systems: Sequence[Translations],
+    *,
+    model: str = DEFAULT_MODEL,
+    python: Path | None = None,
+    timeout_seconds: float | None = None,
+) -> CometScores:
+    """Score any number of systems in one process, so that the model is loaded once.
+
+    The scores are those of COMET's own ``predict`` in float32, called once a system with its
+    defaults, on a GPU if COMET's torch sees one. A segment's score depends on its batch in the
+    last digits, so systems are not mixed. The ``comet-score`` command of COMET 2.2.7 gives
+    slightly other scores, for it rounds the model to float16.
+
+    Args:
+        systems: What to score; sources, hypotheses and references of equal number each.
+        model: Hub name, or path of a local ``.ckpt`` file or of the folder that holds it. COMET
+            wants ``hparams.yaml`` in the folder above the file's.
+        python: Interpreter that has COMET; without it, that of the installed environment.
+        timeout_seconds: Stop waiting after this long; None waits for ever.
+
+    Raises:
+        DataError: Lists of different lengths, or nothing to score.
+        ArtifactError: A model that is not there or is no COMET checkpoint.
+        ResourceError: COMET is not installed, its model cannot be had, or its process failed.
+    """
+    _check(systems)
+    job = _locate(model) | {
+        "systems": [
+            [
+                {"src": source, "mt": hypothesis, "ref": reference}
+                for source, hypothesis, reference in zip(*system, strict=True)
+            ]
+            for system in systems
+        ]
+    }
+    interpreter = _interpreter(python)
+    with tempfile.TemporaryDirectory(prefix="adaptermix-comet-") as scratch:
+        ended, answer = _ask(interpreter, job, Path(scratch), timeout_seconds)
+    if "scores" not in answer:
+        raise _failure(answer, ended, model, interpreter)
+    return CometScores(_checked(answer, systems, model), _signature(answer, model))
+
+
+def _check(systems: Sequence[Translations]) -> None:
+    for sources, hypotheses, references in systems:
+        counts = len(sources), len(hypotheses), len(references)
+        if not references:
+            raise DataError("COMET has no references to score against")
+        if len(set(counts)) > 1:
+            raise DataError("COMET got {} sources, {} hypotheses and {} references".format(*counts))
+
+
+def _locate(model: str) -> dict[str, str]:
+    """Return where the worker finds the model: a checkpoint's path, or a repository's name."""
+    path = Path(model).expanduser().absolute()
+    if path.is_dir():
+        found = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")])
+        if len(found) != 1:
+            raise ArtifactError(
+                f"{model}: has {len(found)} .ckpt files, there and in checkpoints",
+                hint="name the folder of a COMET model, or one .ckpt file",
+            )
+        path = found[0]
+    if not path.is_file():
+        if _HUB_NAME.fullmatch(model):
+            return {"repository": model}
+        raise ArtifactError(
+            f"{model}: neither a COMET checkpoint nor a hub name",
+            hint=f"name a .ckpt file, its folder, or a hub model such as {DEFAULT_MODEL}",
+        )
+    settings = path.parent.parent / "hparams.yaml"
+    if not settings.is_file():
+        raise ArtifactError(
+            f"{settings}: is missing; COMET reads it beside the folder of {path.name}",
+            hint="copy the whole model: hparams.yaml and checkpoints/model.ckpt",
+        )
+    return {"checkpoint": str(path)}
+
+
+def _interpreter(python: Path | None) -> Path:
+    """Return COMET's interpreter; not resolved, since a venv is known by the link's place."""
+    if python is not None:
+        if not python.is_file():
+            raise ResourceError(f"{python}: there is no Python", hint=INSTALL_HINT)
+        return python.absolute()
+    found = status()
+    if not found.installed:
+        raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
+    return Path(found.python)
+
+
+def _ask(
+    python: Path, job: dict[str, Any], scratch: Path, timeout_seconds: float | None
+) -> tuple[str, dict[str, Any]]:
+    """Run the worker; return how it ended and its answer, empty if there is none.
+
+    Everything the libraries print goes to a file, and the answer to another.
+    """
+    asked, answered, said = (scratch / name for name in ("job.json", "answer.json", "said"))
+    asked.write_text(json.dumps(job), encoding="utf-8")
+    package = importlib.resources.files("adaptermix.tasks.metrics")
+    with (
+        importlib.resources.as_file(package / "comet_worker.py") as worker,
+        said.open("wb") as log,
+    ):
+        try:
+            done = subprocess.run(
+                [python, *FLAGS, worker, asked, answered],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=timeout_seconds,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ResourceError(f"COMET gave no answer in {timeout_seconds:g} s") from error
+        except OSError as error:
+            raise ResourceError(
+                f"{python}: cannot be run: {error.strerror}", hint=INSTALL_HINT
+            ) from error
+    line = last_line(said.read_text(encoding="utf-8", errors="replace"))
+    try:
+        answer = json.loads(answered.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        answer = None
+    ended = f"its process ended with code {done.returncode}, its last words: {line}"
+    return ended, answer if isinstance(answer, dict) else {}
+
+
+def _failure(
+    answer: dict[str, Any], ended: str, model: str, python: Path
+) -> ArtifactError | ResourceError:
+    """Tell which step of the worker failed, and why."""
+    stage, error = answer.get("stage"), answer.get("error")
+    why = error or ended
+    if stage == "import":
+        return ResourceError(f"{python} cannot import COMET: {why}", hint=INSTALL_HINT)
+    if stage == "fetch":
+        return ResourceError(
+            f"the COMET model {model} cannot be had from the hub: {why}", hint=_HUB_HINT
+        )
+    if stage == "load" and answer.get("is_lacking"):
+        return ResourceError(
+            f"the COMET model {model} lacks a file, maybe of its encoder: {why}", hint=_HUB_HINT
+        )
+    if stage == "load" and error:
+        return ArtifactError(f"{model}: not a checkpoint that COMET can load: {why}")
+    return ResourceError(f"COMET stopped without scores: {why}")
+
+
+def _checked(
+    answer: dict[str, Any], systems: Sequence[Translations], model: str
+) -> list[list[float]]:
+    scores = answer["scores"]
+    expected = [len(system.references) for system in systems]
+    if not isinstance(scores, list) or [_length(part) for part in scores] != expected:
+        raise ResourceError(f"COMET did not give one score a segment; expected {expected}")
+    if not all(isinstance(x, float) and math.isfinite(x) for part in scores for x in part):
+        raise ArtifactError(f"{model}: gives scores that are not finite numbers")
+    return scores
+
+
+def _length(part: Any) -> int | None:
+    return len(part) if isinstance(part, list) else None
+
+
+def _signature(answer: dict[str, Any], model: str) -> str:
+    versions = answer.get("versions", {})
+    return "|".join(
+        [
+            "comet",
+            f"model:{model}",
+            "dtype:float32",
+            *(f"{name}:{version}" for name, version in versions.items()),
+        ]
+    )

@@ -1,0 +1,192 @@
+"""Metrics of texts: exact match, sacreBLEU's and COMET."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from adaptermix.data.languages import language_code
+from adaptermix.errors import ResourceError
+from adaptermix.settings.shared import ScorerSettings
+from adaptermix.tasks.metrics.comet import (
+    DEFAULT_MODEL,
+    CometScores,
+    Translations,
+    segment_scores_many,
+)
+from adaptermix.tasks.metrics.comet_environment import INSTALL_HINT, status
+from adaptermix.tasks.metrics.metric import Metric, Outcome, S, Statistics, mean_of
+from adaptermix.version import __version__
+
+# BLEU's tokenizers where words are not between spaces; the paper's choice.
+_TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}
+
+
+def bleu_tokenizer(lang: str) -> str:
+    """Return sacreBLEU's tokenizer for a target language: zh, ja-mecab for Japanese, else 13a.
+
+    Raises:
+        DataError: No known language.
+    """
+    return _TOKENIZERS.get(language_code(lang), "13a")
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """Share of outputs that equal an expected text, white space normalized."""
+
+    name: str = "exact_match"
+    counted = ("correct", "total")
+
+    def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
+        """Return 1 where the text is one of those expected, beside 1."""
+        rows = [
+            (" ".join(o.predicted.split()) in {" ".join(text.split()) for text in o.expected}, 1)
+            for o in outcomes
+        ]
+        return np.array(rows, dtype=float).reshape(-1, 2)
+
+    def value(self, sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+        """Return the mean."""
+        return mean_of(sums)
+
+    def signature(self, outcomes: Sequence[Outcome]) -> str:
+        """Say what is compared, and how."""
+        return f"{self.name}|case:mixed|space:norm|version:{__version__}"
+
+
+@dataclass(frozen=True)
+class SacreMetric:
+    """BLEU or chrF, computed by sacreBLEU.
+
+    Attributes:
+        name: ``bleu`` or ``chrf``.
+        tokenize: sacreBLEU's name of BLEU's tokenizer, or ``auto``: that of the texts' language.
+    """
+
+    name: str
+    tokenize: str = "auto"
+
+    def _scorer(self, outcomes: Sequence[Outcome]) -> Any:
+        tokenizer = self.tokenize
+        if tokenizer == "auto" and self.name == "bleu":
+            lang = outcomes[0].lang if outcomes else ""
+            tokenizer = bleu_tokenizer(lang) if lang else "13a"
+        return _sacrebleu(self.name, tokenizer)
+
+    def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
+        """Return sacreBLEU's statistics of every segment.
+
+        All outcomes must be of one language and have as many references.
+        """
+        scorer = self._scorer(outcomes)
+        width = scorer.order * 3 if self.name == "chrf" else 2 + 2 * scorer.max_ngram_order
+        if not outcomes:
+            return np.zeros((0, width))
+        references = list(zip(*(o.expected for o in outcomes), strict=True))
+        hypotheses = [o.predicted for o in outcomes]
+        return np.array(scorer._extract_corpus_statistics(hypotheses, references), dtype=float)
+
+    def value(self, sums: Float[np.ndarray, "*batch stats"]) -> Float[np.ndarray, "*batch"]:
+        """Return sacreBLEU's score of every sum, 0 to 100."""
+        return _sacre_values(_sacrebleu(self.name, "none"), sums)
+
+    def segments(self, rows: Statistics) -> Float[np.ndarray, " examples"]:
+        """Return sacreBLEU's sentence scores; BLEU's have the effective order, as its own do."""
+        return _sacre_values(_sacrebleu(self.name, "none", effective_order=True), rows)
+
+    def signature(self, outcomes: Sequence[Outcome]) -> str:
+        """Return sacreBLEU's own signature."""
+        scorer = self._scorer(outcomes)
+        scorer.num_refs = len(outcomes[0].expected) if outcomes else 0
+        return str(scorer.get_signature().format())
+
+
+def _sacre_values(
+    scorer: Any, sums: Float[np.ndarray, "*batch stats"]
+) -> Float[np.ndarray, "*batch"]:
+    rows = sums.reshape(-1, sums.shape[-1]).tolist()
+    scores = [scorer._compute_score_from_stats(row).score for row in rows]
+    return np.array(scores).reshape(sums.shape[:-1])
+
+
+@cache
+def _sacrebleu(name: str, tokenizer: str, *, effective_order: bool = False) -> Any:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    if name == "chrf":
+        return CHRF()
+    try:  # some tokenizers come with packages of their own
+        return BLEU(tokenize=tokenizer, force=True, effective_order=effective_order)
+    except (ImportError, RuntimeError) as error:
+        raise ResourceError(
+            f"BLEU's tokenizer {tokenizer} is not installed",
+            hint='pip install "sacrebleu[ja,ko]"',
+        ) from error
+
+
+@dataclass(frozen=True)
+class Comet:
+    """COMET: the mean of segment scores of a learned metric, against the first reference."""
+
+    model: str = DEFAULT_MODEL
+    python: Path | None = None
+    name: str = "comet"
+
+    def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
+        """Return every segment's score beside 1."""
+        if not outcomes:
+            return np.zeros((0, 2))
+        scores = self._scored(outcomes).segments[0]
+        return np.array([(value, 1) for value in scores], dtype=float)
+
+    def value(self, sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+        """Return the mean."""
+        return mean_of(sums)
+
+    def signature(self, outcomes: Sequence[Outcome]) -> str:
+        """Return what COMET was and ran on."""
+        return self._scored(outcomes).signature
+
+    def _scored(self, outcomes: Sequence[Outcome]) -> CometScores:
+        segments = tuple((o.source, o.predicted, o.expected[0]) for o in outcomes)
+        return _comet(segments, self.model, self.python)
+
+
+def without_missing_comet(settings: S) -> tuple[S, list[str]]:
+    """Leave COMET out where it is not installed and other metrics are asked for as well.
+
+    Returns:
+        The settings, and what to tell the user.
+
+    Raises:
+        ResourceError: COMET is all that is asked for, and is not installed.
+    """
+    others = tuple(metric for metric in settings.metrics if metric != "comet")
+    if others == settings.metrics or settings.comet_python or status().installed:
+        return settings, []
+    if not others:
+        raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
+    note = f"COMET is not installed and is left out: {INSTALL_HINT}"
+    return settings.model_copy(update={"metrics": others}), [note]
+
+
+@lru_cache(maxsize=256)  # scores, signatures and comparisons ask for the same segments
+def _comet(
+    segments: tuple[tuple[str, str, str], ...], model: str, python: Path | None
+) -> CometScores:
+    sides = Translations(*zip(*segments, strict=True))
+    return segment_scores_many([sides], model=model, python=python)
+
+
+def text_metrics(options: ScorerSettings) -> list[Metric]:
+    """Return the metrics of translations and other texts."""
+    return [
+        SacreMetric("bleu", options.tokenize),
+        SacreMetric("chrf"),
+        Comet(options.comet_model, options.comet_python),
+    ]

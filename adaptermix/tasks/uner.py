@@ -1,0 +1,185 @@
+"""Universal NER: its files and its task."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from adaptermix.data.chats import Message
+from adaptermix.data.languages import language_code
+from adaptermix.errors import DataError
+from adaptermix.files.text import Split, find_file, numbered_lines
+from adaptermix.settings.shared import ScorerSettings
+from adaptermix.tasks.entities import Entity, parse_entities, render_entities
+from adaptermix.tasks.metrics import f1 as metrics
+from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
+from adaptermix.tasks.task import Scored, chat_of
+
+ENTITY_TYPES = ("PER", "ORG", "LOC")
+
+
+@dataclass(frozen=True)
+class EntityExample:
+    """A sentence and its named entities."""
+
+    id: str
+    lang: str
+    utterance: str
+    entities: tuple[Entity, ...]
+
+
+class _Token(NamedTuple):
+    form: str
+    tag: str
+
+
+def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExample]:
+    """Read one language and part of Universal NER, in file order.
+
+    In the folder, or up to two levels below it, ``da.test.iob2`` or the official
+    ``da_ddt-ud-test.iob2`` is looked for; it may be gzipped.
+
+    Raises:
+        DataError: An unknown language, no folder, no or several such files, a malformed one.
+    """
+    code = language_code(lang)
+    if data_dir is None:
+        raise DataError("Universal NER is not fetched from the hub", hint="give --data-dir")
+    names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2", f"{lang}_*-ud-{split}.iob2"]
+    patterns = [name + end for name in dict.fromkeys(names) for end in ("", ".gz")]
+    return read_iob2(find_file(data_dir, patterns, f"UNER {lang} {split}"), lang)
+
+
+def read_iob2(path: Path, lang: str) -> list[EntityExample]:
+    """Read sentences with PER, ORG and LOC entities; other types are not asked for and left out.
+
+    So are words with the tag ``-``, which the Norwegian files give to those derived from names.
+    Offsets are those of the tokens in the ``# text`` comment; a sentence without such a comment,
+    or with another text than its tokens, is its tokens with spaces between.
+
+    Raises:
+        DataError: No such file, a malformed line, no sentences.
+    """
+    examples: dict[str, EntityExample] = {}
+    for number, comments, tokens in _sentences(path):
+        id_ = comments.get("sent_id", str(len(examples)))
+        id_ = f"{id_} (line {number})" if id_ in examples else id_
+        text, places = _placed(comments.get("text"), tokens)
+        examples[id_] = EntityExample(id_, lang, text, tuple(_entities(text, places, tokens)))
+    if not examples:
+        raise DataError(f"{path}: no sentences")
+    return list(examples.values())
+
+
+def _sentences(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Token]]]:
+    """Yield the line where each sentence ends, its comments, and its tokens."""
+    comments: dict[str, str] = {}
+    tokens: list[_Token] = []
+    number = 0
+    for number, line in numbered_lines(path):
+        if line.startswith("#"):
+            key, _, value = line[1:].partition("=")
+            comments[key.strip()] = value.strip()
+        elif line.strip():
+            tokens.append(_token(line, f"{path}:{number}"))
+        elif tokens:
+            yield number, comments, tokens
+            comments, tokens = {}, []
+    if tokens:
+        yield number, comments, tokens
+
+
+def _token(line: str, place: str) -> _Token:
+    cells = line.split("\t")
+    if len(cells) < 3 or not re.fullmatch(r"O|-|[BI]-[^\s-]+", cells[2]):
+        raise DataError(
+            f"{place}: not a token with a tag: {line[:80]!r}",
+            hint="a line of .iob2 is number, token, tag (O, B-PER, I-PER ...), between tabs",
+        )
+    return _Token(cells[1], "O" if cells[2] == "-" else cells[2])
+
+
+def _placed(text: str | None, tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text and where each token starts and ends in it."""
+    places = []
+    at = 0
+    for form, _ in tokens:
+        while text and at < len(text) and text[at].isspace():
+            at += 1
+        if text is None or not text.startswith(form, at):
+            return _joined(tokens)
+        places.append((at, at + len(form)))
+        at += len(form)
+    return text or "", places
+
+
+def _joined(tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
+    places = []
+    at = 0
+    for form, _ in tokens:
+        places.append((at, at + len(form)))
+        at += len(form) + 1
+    return " ".join(token.form for token in tokens), places
+
+
+def _entities(
+    text: str, places: Sequence[tuple[int, int]], tokens: Sequence[_Token]
+) -> Iterator[Entity]:
+    """Join B- and the I- tags of the same type that follow; I- after another tag begins one."""
+    spans: list[tuple[str, int, int]] = []
+    before = "O"
+    for (start, end), (_, tag) in zip(places, tokens, strict=True):
+        if tag.startswith("I-") and before[2:] == tag[2:]:
+            spans[-1] = (spans[-1][0], spans[-1][1], end)
+        elif tag != "O":
+            spans.append((tag[2:], start, end))
+        before = tag
+    for type_, start, end in spans:
+        if type_ in ENTITY_TYPES:
+            yield Entity(type_, text[start:end], start, end)
+
+
+# Appendix D.2: the English template of Universal NER in the Aya collection, for every language.
+_ENTITY_PROMPT = (
+    "Please identify all the named entities mentioned in the input sentence provided below. Use "
+    "only the categories: PER - person, ORG - organization, and LOC - location. Remember, "
+    "nationalities are neither locations nor organizations, and organizations can represent other "
+    "groups of people. Pay attention to the provided example. You should only output the results "
+    "in JSON format, following a similar structure to the example result provided. Example "
+    'sentence and results: Where in the world is Iguazu? "Results": [{"TypeName": "LOC", "Text": '
+    '"Iguazu", "Start": 22, "End": 28}] Considering the input sentence below, what is the output '
+    "result? "
+)
+
+
+@dataclass(frozen=True)
+class Uner(Scored):
+    """Named entities of Universal NER, as generation of JSON with types, texts and offsets."""
+
+    system_prompt: str | None = None
+    options: ScorerSettings = ScorerSettings()
+    name: str = "uner"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Entity F1, over types and texts or over types and offsets."""
+        entity_f1 = metrics.ENTITY_F1[self.options.match]
+        return chosen([entity_f1], self.options.metrics, self.name)
+
+    def read(self, lang: str, split: Split, data_dir: Path | None) -> list[EntityExample]:
+        """Return the examples of one language, in file order."""
+        return read_uner(lang, split, data_dir)
+
+    def messages(self, example: EntityExample) -> list[Message]:
+        """Return the paper's instruction, worked example and sentence, as one user message."""
+        return chat_of(self.system_prompt or "", _ENTITY_PROMPT + example.utterance)
+
+    def answer(self, example: EntityExample) -> str:
+        """Return the entities as JSON."""
+        return render_entities(example.entities)
+
+    def outcome(self, example: EntityExample, output: str) -> Outcome:
+        """Read the entities out of one model output."""
+        answer = parse_entities(output)
+        return Outcome(answer.entities, list(example.entities), answer.malformed)
