@@ -25,7 +25,7 @@ import torch
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.answers import Generated
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
-from adaptermix.models import AdaptedModel, compute_dtype, load_model
+from adaptermix.models.loading import AdaptedModel, compute_dtype, load_model
 from adaptermix.settings.shared import EngineSettings
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from adaptermix.comparison import ALL, Comparison, compare
 from adaptermix.engines import Limits, Request
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation import Decoder, OnProgress
-from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
+from adaptermix.models.files import fingerprint, weight_shapes
+from adaptermix.models.loading import load_tokenizer, locate_model
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS

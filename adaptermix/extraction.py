@@ -29,15 +29,9 @@ from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
-from adaptermix.models import (
-    AdaptedModel,
-    compute_dtype,
-    context_length,
-    fingerprint,
-    load_config,
-    load_model,
-)
-from adaptermix.representations import pool, pooling_weights
+from adaptermix.models.files import context_length, fingerprint
+from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
+from adaptermix.models.pooling import pool, pooling_weights
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.training.batches import pad
 

@@ -17,7 +17,8 @@ from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.merging import MergeReport, check_out, merge_record, merge_report
-from adaptermix.models import fingerprint, is_tied, locate_model, weight_files, weight_shapes
+from adaptermix.models.files import fingerprint, is_tied, weight_files, weight_shapes
+from adaptermix.models.loading import locate_model
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 

@@ -21,7 +21,8 @@ from adaptermix.engines import (
 )
 from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import cache_folder
-from adaptermix.models import compute_dtype, fingerprint
+from adaptermix.models.files import fingerprint
+from adaptermix.models.loading import compute_dtype
 from adaptermix.settings.shared import EngineSettings
 from adaptermix.training.batches import PromptEncoder
 

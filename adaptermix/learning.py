@@ -22,7 +22,7 @@ from adaptermix.adapters.format import layer_of, layer_then_name
 from adaptermix.errors import ArtifactError
 from adaptermix.generation import DecodeProgress, OnProgress
 from adaptermix.merge_plan import MergePlan
-from adaptermix.models import load_model
+from adaptermix.models.loading import load_model
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.training.batches import AnswerCollator, EncodedExample
 from adaptermix.training.run import common_arguments

@@ -474,7 +474,7 @@ def _model_content(name: str) -> str:
     folder = Path(name)
     if not (folder / "config.json").is_file():
         return name
-    from adaptermix.models import fingerprint
+    from adaptermix.models.files import fingerprint
 
     return fingerprint(folder)
 

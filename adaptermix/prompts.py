@@ -5,7 +5,7 @@ from pathlib import Path
 
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import Split
-from adaptermix.models import context_length
+from adaptermix.models.files import context_length
 from adaptermix.settings.shared import DecodingSettings
 from adaptermix.tasks.task import Example, Task
 from adaptermix.training.batches import PromptEncoder

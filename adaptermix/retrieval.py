@@ -33,7 +33,8 @@ from adaptermix.extraction import (
 )
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.files.text import json_value
-from adaptermix.models import fingerprint, load_tokenizer, locate_model, weight_shapes
+from adaptermix.models.files import fingerprint, weight_shapes
+from adaptermix.models.loading import load_tokenizer, locate_model
 from adaptermix.retrieval_scores import normalized, retrieve
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS

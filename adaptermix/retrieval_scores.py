@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from adaptermix.representations import widened
+from adaptermix.models.pooling import widened
 
 NEIGHBORS = 4  # xsim's
 _CELLS = 1 << 24  # of the similarity matrix in memory at a time: 64 MB in float32

@@ -32,7 +32,8 @@ from adaptermix.files.outputs import Report, check_output, whole_output, write_j
 from adaptermix.generation import Decoder, OnProgress
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging import MergeReport, check_out, write_merge
-from adaptermix.models import load_tokenizer, locate_model, weight_shapes
+from adaptermix.models.files import weight_shapes
+from adaptermix.models.loading import load_tokenizer, locate_model
 from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tables import scaled, titled

@@ -13,7 +13,7 @@ from adaptermix.adapters.inspection import AdapterReport, InspectReport, inspect
 from adaptermix.comparison import ALL, Comparison
 from adaptermix.errors import ConfigError
 from adaptermix.evaluation import EvalReport
-from adaptermix.models import layer_index
+from adaptermix.models.blocks import layer_index
 from adaptermix.plots import (
     PALETTE,
     Plot,

@@ -139,7 +139,7 @@ def work(arguments: argparse.Namespace) -> dict[str, float]:
     import transformers  # noqa: F401
 
     if arguments.worker.startswith("ours"):
-        from adaptermix import models  # noqa: F401
+        from adaptermix.models import loading as models  # noqa: F401
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     imports = memory(device)

@@ -24,7 +24,7 @@ from adaptermix.adapters.writing import stage_adapter
 from adaptermix.engines import Limits, Request, _lora_request
 from adaptermix.generation import Decoder
 from adaptermix.merging import merge
-from adaptermix.models import load_tokenizer
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings

@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.evaluation import evaluate
 from adaptermix.merging import merge
-from adaptermix.models import layer_index, load_tokenizer
-from adaptermix.representations import mean_pool, retrieval_accuracy
+from adaptermix.models.blocks import layer_index
+from adaptermix.models.loading import load_tokenizer
+from adaptermix.models.pooling import mean_pool, retrieval_accuracy
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings

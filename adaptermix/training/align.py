@@ -15,16 +15,11 @@ from adaptermix.data.pairs import read_clean_pairs
 from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import numbered_lines
-from adaptermix.lora import with_lora
-from adaptermix.models import (
-    choose_layer,
-    empty_model,
-    load_lower_blocks,
-    load_tokenizer,
-    locate_model,
-)
+from adaptermix.models.blocks import choose_layer, empty_model, load_lower_blocks
+from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.models.lora import with_lora
+from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
 from adaptermix.processes import process_count
-from adaptermix.representations import random_pair_cosine, retrieval_accuracy
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.alignment import Alignment, AlignSettings
 from adaptermix.training.batches import (

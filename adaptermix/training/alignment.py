@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from adaptermix.packing import PackedRow
+from adaptermix.models.packing import PackedRow
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.training.contrastive import (
     ContrastiveStep,

@@ -20,10 +20,10 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from adaptermix.errors import ConfigError, ResourceError
-from adaptermix.lora_linear import Dropout, speed_up, token_keys
-from adaptermix.packing import PackedRow, attention_apart, can_pack, pack, similar_runs
+from adaptermix.models.lora_linear import Dropout, speed_up, token_keys
+from adaptermix.models.packing import PackedRow, attention_apart, can_pack, pack, similar_runs
+from adaptermix.models.pooling import Pooling, pooling_weights, widened
 from adaptermix.processes import process_count, process_rank
-from adaptermix.representations import Pooling, pooling_weights, widened
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # of all sources and all targets
 

@@ -13,17 +13,11 @@ from transformers import TrainingArguments, set_seed
 
 from adaptermix.engines import answer_greedily
 from adaptermix.generation import find_stop_ids
-from adaptermix.lora import with_lora
-from adaptermix.models import (
-    choose_layer,
-    empty_model,
-    load_model,
-    load_tokenizer,
-    locate_model,
-    lower_blocks_only,
-)
+from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
+from adaptermix.models.loading import load_model, load_tokenizer, locate_model
+from adaptermix.models.lora import with_lora
+from adaptermix.models.pooling import retrieval_accuracy
 from adaptermix.processes import process_count
-from adaptermix.representations import retrieval_accuracy
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.align import AlignmentTrainer, align_stream, own_pairs

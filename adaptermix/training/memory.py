@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, PreTrainedModel
 
-from adaptermix.models import keeps_logits, lower_blocks_only
+from adaptermix.models.blocks import keeps_logits, lower_blocks_only
 
 _ATTENTION = "adaptermix_footprint"
 

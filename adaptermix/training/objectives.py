@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from adaptermix.representations import cosine_similarities, widened
+from adaptermix.models.pooling import cosine_similarities, widened
 
 Directions = Literal["one", "both"]
 

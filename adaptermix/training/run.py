@@ -32,7 +32,7 @@ from adaptermix.adapters.format import describe_config, spec_of
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.models import fingerprint
+from adaptermix.models.files import fingerprint
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.checkpoints import last_checkpoint

@@ -9,8 +9,9 @@ from transformers import set_seed
 from adaptermix.data.chats import read_chats
 from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
-from adaptermix.lora import with_lora
-from adaptermix.models import empty_model, load_model, load_tokenizer, locate_model
+from adaptermix.models.blocks import empty_model
+from adaptermix.models.loading import load_model, load_tokenizer, locate_model
+from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import (

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState
 
 from adaptermix.errors import ArtifactError, ResourceError, first_line
-from adaptermix.models import keeps_logits
+from adaptermix.models.blocks import keeps_logits
 from adaptermix.training.batches import answer_logits
 from adaptermix.training.checkpoints import (
     CHECKPOINT,

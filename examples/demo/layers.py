@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.models import layer_index, load_model, load_tokenizer
-from adaptermix.representations import mean_pool, retrieval_accuracy
+from adaptermix.models.blocks import layer_index
+from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.pooling import mean_pool, retrieval_accuracy
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings

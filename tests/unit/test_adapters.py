@@ -16,7 +16,7 @@ from adaptermix.adapters.matching import check_fits
 from adaptermix.adapters.writing import stage_adapter, write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output
-from adaptermix.models import weight_shapes
+from adaptermix.models.files import weight_shapes
 
 IDS = torch.tensor([[0, 20, 30, 40, 50, 60]])
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 from adaptermix import console
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.lora import with_lora
-from adaptermix.models import load_lower_blocks, load_tokenizer
+from adaptermix.models.blocks import load_lower_blocks
+from adaptermix.models.loading import load_tokenizer
+from adaptermix.models.lora import with_lora
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.align import train_align

@@ -7,7 +7,7 @@ import pytest
 
 import adaptermix
 from adaptermix.data.pairs import read_pairs
-from adaptermix.models import load_model, load_tokenizer
+from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings

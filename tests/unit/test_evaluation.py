@@ -10,7 +10,7 @@ from test_training import task_settings
 from adaptermix.answers import Generated
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation import evaluate, plan
-from adaptermix.models import load_tokenizer
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.prompts import truncate
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.tasks.massive import Massive, read_massive

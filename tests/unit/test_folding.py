@@ -30,7 +30,7 @@ from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.folding import fold, merge_into
 from adaptermix.merging import merge
-from adaptermix.models import fingerprint
+from adaptermix.models.files import fingerprint
 from adaptermix.settings.merging import MergeSettings
 
 

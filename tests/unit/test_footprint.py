@@ -8,8 +8,9 @@ from test_joint_training import joint_settings
 from test_training import KINDS, task_settings
 from torch.autograd.graph import saved_tensors_hooks
 
-from adaptermix.lora import with_lora
-from adaptermix.models import empty_model, load_lower_blocks, load_model
+from adaptermix.models.blocks import empty_model, load_lower_blocks
+from adaptermix.models.loading import load_model
+from adaptermix.models.lora import with_lora
 from adaptermix.training.joint import train_joint
 from adaptermix.training.memory import _TRAINED_BYTES, Pass, footprint
 from adaptermix.training.task import train_task

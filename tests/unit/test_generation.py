@@ -18,7 +18,7 @@ from adaptermix.answers import Generated
 from adaptermix.engines import Limits, Request, TransformersGenerator, compose_batches
 from adaptermix.errors import ResourceError
 from adaptermix.generation import Decoder
-from adaptermix.models import LOADED, load_tokenizer
+from adaptermix.models.loading import LOADED, load_tokenizer
 from adaptermix.training.batches import PromptEncoder
 
 LIMITS = Limits(adapters=2, rank=8, prompt=40)

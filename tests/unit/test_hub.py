@@ -159,10 +159,10 @@ def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
 def test_a_model_comes_from_the_hub(hub, tmp_path, model_dir):
     code = (
         "from adaptermix.settings.shared import ModelSettings as S\n"
-        "from adaptermix.models import fingerprint, locate_model\n"
+        "from adaptermix.models.loading import fingerprint, locate_model\n"
         "print(fingerprint(locate_model(S(model='somebody/tiny'))))"
     )
-    from adaptermix.models import fingerprint
+    from adaptermix.models.files import fingerprint
 
     assert through_the_hub(code, hub, tmp_path) == fingerprint(model_dir)
 
@@ -178,7 +178,7 @@ def test_what_the_hub_lacks_is_said(hub, tmp_path):
         "from adaptermix.settings.shared import ModelSettings as S\n"
         "from adaptermix.files.text import read_massive, read_pairs\n"
         "from adaptermix.errors import AdaptermixError\n"
-        "from adaptermix.models import locate_model\n"
+        "from adaptermix.models.loading import locate_model\n"
         + "".join(
             f"try: {call}\nexcept AdaptermixError as error: print(error.message)\n"
             for call in expected

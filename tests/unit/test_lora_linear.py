@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from adaptermix.lora_linear import LoraLinear, Scratch, hashed, kept_elements, speed_up, token_keys
+from adaptermix.models.lora_linear import (
+    LoraLinear,
+    Scratch,
+    hashed,
+    kept_elements,
+    speed_up,
+    token_keys,
+)
 
 
 class Layer(nn.Module):

@@ -8,16 +8,9 @@ from conftest import save_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.models import (
-    context_length,
-    fingerprint,
-    layer_index,
-    load_lower_blocks,
-    load_model,
-    load_tokenizer,
-    locate_model,
-    weight_shapes,
-)
+from adaptermix.models.blocks import layer_index, load_lower_blocks
+from adaptermix.models.files import context_length, fingerprint, weight_shapes
+from adaptermix.models.loading import load_model, load_tokenizer, locate_model
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings
 

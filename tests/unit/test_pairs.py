@@ -13,7 +13,7 @@ from adaptermix.data.languages import is_in_wrong_script
 from adaptermix.data.pairs import has_several_sentences, read_clean_pairs
 from adaptermix.data.sampling import resample
 from adaptermix.errors import DataError
-from adaptermix.models import load_tokenizer
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.training.align import align_stream, train_align
 
 

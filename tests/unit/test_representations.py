@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.representations import (
+from adaptermix.models.pooling import (
     cosine_similarities,
     mean_pool,
     pool,

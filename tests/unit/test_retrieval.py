@@ -20,7 +20,7 @@ from adaptermix.correlation import pearson
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.extraction import TENSOR, Extractor, LayerReader, encode_texts
 from adaptermix.files.tensors import TensorFile
-from adaptermix.models import load_model
+from adaptermix.models.loading import load_model
 from adaptermix.retrieval import analyze, plan
 from adaptermix.retrieval_scores import normalized, retrieve
 from adaptermix.settings.evaluation import RetrievalSettings

@@ -13,8 +13,9 @@ from adaptermix.adapters.format import describe_config, layer_of, spec_of
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.lora import with_lora
-from adaptermix.models import keeps_logits, load_lower_blocks, load_model, load_tokenizer
+from adaptermix.models.blocks import keeps_logits, load_lower_blocks
+from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.training import run as training
 from adaptermix.training.align import train_align

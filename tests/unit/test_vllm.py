@@ -25,7 +25,7 @@ from adaptermix.engines import Limits, Request, VllmGenerator
 from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.evaluation import evaluate
 from adaptermix.merging import merge
-from adaptermix.models import load_tokenizer
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.search import search
 from adaptermix.settings.merging import MergeSettings
 

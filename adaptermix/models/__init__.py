@@ -1,0 +1,1 @@
+"""Base models: load them whole or in part, attach a LoRA, pool their hidden states."""

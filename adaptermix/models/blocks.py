@@ -1,0 +1,159 @@
+"""Blocks (decoder layers) of a model: count, choose and load the lower ones."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.models.loading import compute_dtype, load_class, load_config
+from adaptermix.settings.shared import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def layer_index(layer: str | int, depth: int) -> int:
+    """Return the number of the block whose output is meant, counted from 1.
+
+    The names are those of the paper's figure 4: ``bottom`` is a quarter of the depth (block 8 of
+    Llama's 32), ``middle`` half of it, ``top`` the last block; ``top-normed`` is the last block
+    as well. A fraction is taken of the depth. All are rounded down, to 1 at least.
+
+    Args:
+        layer: A block's number, a name, or a fraction written with a point (``0.5``).
+        depth: Blocks of the model.
+
+    Raises:
+        ConfigError: A block that the model does not have.
+    """
+    shares = {"bottom": "0.25", "middle": "0.5", "top": "1.0", "top-normed": "1.0"}
+    text = shares.get(str(layer), str(layer))
+    if "." in text:
+        return max(1, int(Fraction(text) * depth))
+    if int(text) > depth:
+        raise ConfigError(f"--layer {layer}: the model has {depth} blocks")
+    return int(text)
+
+
+def load_lower_blocks(
+    folder: Path, settings: ModelSettings, layer: str | int = "middle"
+) -> "PreTrainedModel":
+    """Load the embeddings and the first blocks of the decoder only, for alignment.
+
+    The blocks above ``layer`` and the LM head are never read. The final norm is taken out, so the
+    last hidden state is the plain output of block ``layer``: what ``hidden_states[layer]`` of the
+    whole model holds, where index 0 is the embeddings. The last one of those is normed in
+    transformers, and ``top`` is not, as in the authors' code; ``top-normed`` is.
+
+    Args:
+        folder: The model.
+        settings: Its precision.
+        layer: The last block to keep, as ``layer_index`` reads it.
+
+    Raises:
+        ConfigError: More blocks than the model has.
+        ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
+    """
+    from transformers import AutoModel
+
+    config = load_config(folder, settings)
+    _keep_blocks(config, choose_layer(folder, settings, layer))
+    model = load_class(AutoModel, folder, settings, config)
+    if not isinstance(getattr(model, "layers", None), nn.ModuleList) or not hasattr(model, "norm"):
+        raise _unusual(type(model).__name__)
+    if layer != "top-normed":
+        model.norm = nn.Identity()
+    return model
+
+
+@contextmanager
+def lower_blocks_only(
+    model: "PreTrainedModel", layer: int, *, is_normed: bool = False
+) -> Iterator[None]:
+    """Let a whole model run its embeddings and first blocks only.
+
+    Its last hidden state is then the plain output of block ``layer``. The LM head still runs, on
+    whatever positions it is asked for; none, with ``logits_to_keep`` an empty tensor.
+
+    Args:
+        model: The whole model.
+        layer: Number of blocks.
+        is_normed: Keep the final norm after them.
+
+    Raises:
+        ArtifactError: A model without the usual layout, by its class.
+    """
+    decoder = model.get_decoder()
+    blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
+    if not isinstance(blocks, nn.ModuleList) or norm is None:
+        raise _unusual(type(decoder).__name__)
+    decoder.layers, decoder.norm = blocks[:layer], norm if is_normed else nn.Identity()
+    try:
+        yield
+    finally:
+        decoder.layers, decoder.norm = blocks, norm
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether a causal language model can compute logits, and its loss, at some positions only."""
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    takes = inspect.signature(base.forward).parameters
+    return "logits_to_keep" in takes and type(base).__name__.endswith("ForCausalLM")
+
+
+def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int:
+    """Return the number of the block to align after, in this model; see ``layer_index``.
+
+    Raises:
+        ConfigError: More blocks than the model has.
+        ArtifactError: A model whose config says no number of blocks.
+    """
+    config = load_config(folder, settings)
+    depth: int | None = getattr(config, "num_hidden_layers", None)
+    if depth is None:
+        raise _unusual(type(config).__name__)
+    return layer_index(layer, depth)
+
+
+def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
+    config.num_hidden_layers = layer
+    if getattr(config, "layer_types", None):  # one entry a block, checked against their number
+        config.layer_types = config.layer_types[:layer]
+
+
+def empty_model(
+    folder: Path, settings: ModelSettings, layer: int | None = None
+) -> "PreTrainedModel":
+    """Return a model of the same shapes without any weights, on torch's meta device.
+
+    Args:
+        folder: The model.
+        settings: Its precision.
+        layer: Number of blocks, without an LM head; the whole model by default.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    config = load_config(folder, settings)
+    if layer is not None:
+        _keep_blocks(config, layer)
+    kind = AutoModelForCausalLM if layer is None else AutoModel
+    with torch.device("meta"):
+        model: PreTrainedModel = kind.from_config(
+            config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
+        )
+    if layer is not None:
+        model.norm = nn.Identity()
+    return model
+
+
+def _unusual(name: str) -> ArtifactError:
+    return ArtifactError(
+        f"{name} has not the usual decoder layout (embed_tokens, layers, norm)",
+        hint="alignment works on decoders such as Llama, Qwen2, Qwen3, Mistral and Gemma",
+    )
