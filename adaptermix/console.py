@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from adaptermix.doctor import DoctorReport
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.extraction import OnProgress as OnStage
-    from adaptermix.generation import DecodeProgress, OnProgress
+    from adaptermix.generation.decoder import DecodeProgress, OnProgress
     from adaptermix.merging import MergeReport
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step

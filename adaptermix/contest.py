@@ -15,10 +15,10 @@ import numpy as np
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.writing import stream_adapter
-from adaptermix.engines import Request
-from adaptermix.generation import Decoder, OnProgress
+from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.engine import Request
+from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merge_plan import MergePlan, Tally
-from adaptermix.prompts import PromptedExample
 from adaptermix.tasks.metrics.significance import (
     Difference,
     Interval,

@@ -13,21 +13,19 @@ from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.matching import check_fits, notes_on_base
 from adaptermix.adapters.systems import named_adapters, systems_of
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.answers import Generated
 from adaptermix.comparison import ALL, Comparison, compare
-from adaptermix.engines import Limits, Request
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.generation import Decoder, OnProgress
+from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.engine import Generated, Limits, Request
+from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.models.files import fingerprint, weight_shapes
 from adaptermix.models.loading import load_tokenizer, locate_model
-from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome, Score
 from adaptermix.tasks.metrics.text import without_missing_comet
 from adaptermix.tasks.task import Task
-from adaptermix.training.batches import PromptEncoder
 from adaptermix.version import __version__
 
 

@@ -29,11 +29,11 @@ from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
+from adaptermix.generation.prompts import pad
 from adaptermix.models.files import context_length, fingerprint
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
 from adaptermix.models.pooling import pool, pooling_weights
 from adaptermix.settings.evaluation import RetrievalSettings
-from adaptermix.training.batches import pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

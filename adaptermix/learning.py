@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.format import layer_of, layer_then_name
 from adaptermix.errors import ArtifactError
-from adaptermix.generation import DecodeProgress, OnProgress
+from adaptermix.generation.decoder import DecodeProgress, OnProgress
 from adaptermix.merge_plan import MergePlan
 from adaptermix.models.loading import load_model
 from adaptermix.settings.merging import MergeSettings

@@ -26,21 +26,21 @@ from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.format import layer_of
 from adaptermix.adapters.matching import check_fits
 from adaptermix.contest import Candidate, Contest, Entry, choose
-from adaptermix.engines import Limits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
 from adaptermix.files.outputs import Report, check_output, whole_output, write_json
-from adaptermix.generation import Decoder, OnProgress
+from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.engine import Limits
+from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging import MergeReport, check_out, write_merge
 from adaptermix.models.files import weight_shapes
 from adaptermix.models.loading import load_tokenizer, locate_model
-from adaptermix.prompts import PromptedExample, read_prompts
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tables import scaled, titled
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.significance import Difference, Interval
 from adaptermix.tasks.task import Task
-from adaptermix.training.batches import PromptEncoder, encode_example
+from adaptermix.training.batches import encode_example
 from adaptermix.version import __version__
 from adaptermix.weighting import Rule, Weighting
 

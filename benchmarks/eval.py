@@ -21,15 +21,16 @@ from vllm import SamplingParams, TokensPrompt
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.engines import Limits, Request, _lora_request
-from adaptermix.generation import Decoder
+from adaptermix.generation.decoder import Decoder
+from adaptermix.generation.engine import Limits, Request
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.vllm_engine import _lora_request
 from adaptermix.merging import merge
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tasks.massive import Massive, read_massive
-from adaptermix.training.batches import PromptEncoder
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "adaptermix" / "demo_data"

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
@@ -12,75 +12,15 @@ from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional
 
-from adaptermix.data.chats import Chat, Message
+from adaptermix.data.chats import Chat
 from adaptermix.data.pairs import ParallelPair
-from adaptermix.errors import ArtifactError, DataError, first_line
+from adaptermix.errors import DataError, first_line
+from adaptermix.generation.prompts import PromptEncoder, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
-
-
-class PromptEncoder:
-    """Turns chat messages into prompt ids, and answers into the ids that should follow them.
-
-    The prompt is the tokenizer's own chat template up to the assistant's turn, with its BOS
-    token once. A tokenizer without a template gets the messages as paragraphs. An answer is
-    tokenized by itself and ends with the template's end-of-turn token, so that training and
-    generation see the very same prompt ids.
-    """
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, turn_newline: bool = False) -> None:
-        """Read the end-of-turn token off the template.
-
-        Args:
-            tokenizer: The base model's.
-            turn_newline: Put a newline after each ``<|eot_id|>``, as the authors' data has it.
-
-        Raises:
-            ArtifactError: The tokenizer knows no token that ends an answer.
-        """
-        self.tokenizer = tokenizer
-        self.turn_newline = turn_newline
-        self.end_id = self._find_end()
-
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids of the prompt, ready for the first token of the answer."""
-        text = self.prompt_text(messages)
-        if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(text)["input_ids"])
-        return self.text_ids(text)
-
-    def prompt_text(self, messages: Sequence[Message]) -> str:
-        """Return the prompt as the chat template writes it."""
-        if self.tokenizer.chat_template is None:
-            return "".join(f"{message['content']}\n\n" for message in messages)
-        text = self._render(messages, add_generation_prompt=True)
-        return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
-
-    def text_ids(self, text: str) -> list[int]:
-        """Return the ids of a text as it stands, without special tokens added."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def answer_ids(self, answer: str) -> list[int]:
-        """Return the ids of an answer and its end token."""
-        return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
-
-    def _render(self, messages: Sequence[Message], **options: Any) -> str:
-        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-
-    def _find_end(self) -> int:
-        end = self.tokenizer.eos_token_id
-        if self.tokenizer.chat_template is not None:
-            question = [{"role": "user", "content": "a"}]
-            answered = [*question, {"role": "assistant", "content": "answer"}]
-            tail = self._render(answered).rpartition("answer")[2].strip()
-            ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
-            end = ids[0] if ids else end
-        if end is None:
-            raise ArtifactError("the tokenizer has no end-of-sequence token")
-        return int(end)
 
 
 @dataclass(frozen=True)
@@ -203,14 +143,6 @@ class PairCollator:
 
 def _keys(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([hash(tuple(row)) for row in rows])  # of numbers, so the same every time
-
-
-def pad(rows: Sequence[Sequence[int]], value: int) -> dict[str, Tensor]:
-    """Pad rows on the right with a value; the mask is 1 on what was there."""
-    length = max(len(row) for row in rows)
-    padded = [[*row, *[value] * (length - len(row))] for row in rows]
-    mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
-    return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
 
 
 def token_count(row: EncodedExample | EncodedPair) -> int:

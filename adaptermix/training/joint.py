@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
-from adaptermix.engines import answer_greedily
-from adaptermix.generation import find_stop_ids
+from adaptermix.generation.decoder import find_stop_ids
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.transformers_engine import answer_greedily
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
 from adaptermix.models.loading import load_model, load_tokenizer, locate_model
 from adaptermix.models.lora import with_lora
@@ -27,7 +28,6 @@ from adaptermix.training.batches import (
     AnswerCollator,
     EncodedPair,
     PairCollator,
-    PromptEncoder,
     padded_length,
 )
 from adaptermix.training.contrastive import ContrastiveStep, Forward

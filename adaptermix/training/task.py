@@ -9,6 +9,7 @@ from transformers import set_seed
 from adaptermix.data.chats import read_chats
 from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
+from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import empty_model
 from adaptermix.models.loading import load_model, load_tokenizer, locate_model
 from adaptermix.models.lora import with_lora
@@ -17,7 +18,6 @@ from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import (
     AnswerCollator,
     EncodedExample,
-    PromptEncoder,
     answer_span,
     encode_chat,
     encode_example,

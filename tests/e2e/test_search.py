@@ -11,7 +11,7 @@ import pytest
 from test_adapters import peft_adapter
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.answers import FILE_NAME
+from adaptermix.generation.answers import FILE_NAME
 
 COMMAND = Path(sys.executable).with_name("adaptermix")
 

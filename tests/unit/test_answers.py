@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix.answers import AnswerCache, Generated
 from adaptermix.files.outputs import cache_folder
+from adaptermix.generation.answers import AnswerCache
+from adaptermix.generation.engine import Generated
 
 ANSWERS = {
     b"a" * 32: Generated("time: five am", False, 4),
@@ -40,7 +41,7 @@ def test_the_first_answer_to_a_key_stays(tmp_path):
 
 def test_two_processes_may_write_at_the_same_time(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from adaptermix.answers import *\n"
+        "import sys; from pathlib import Path; from adaptermix.generation.answers import *\n"
         "cache = AnswerCache(Path(sys.argv[1]))\n"
         "for n in range(40):\n"
         "    key = f'{sys.argv[2]}-{n}'.encode()\n"

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError
+from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.tasks.massive import SYSTEM_PROMPTS
 from adaptermix.training.batches import (
     IGNORED,
     AnswerCollator,
     EncodedExample,
     PairCollator,
-    PromptEncoder,
     answer_logits,
     answer_span,
     encode_example,

@@ -7,9 +7,10 @@ from conftest import make_tokenizer
 
 from adaptermix.data.chats import Chat, read_chats
 from adaptermix.errors import ConfigError, DataError
+from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainTaskSettings
-from adaptermix.training.batches import IGNORED, PromptEncoder, encode_chat
+from adaptermix.training.batches import IGNORED, encode_chat
 from adaptermix.training.task import task_stream, train_task
 
 from test_training import factors, task_settings  # isort: skip

@@ -7,14 +7,13 @@ from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from test_training import task_settings
 
-from adaptermix.answers import Generated
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation import evaluate, plan
+from adaptermix.generation.engine import Generated
+from adaptermix.generation.prompts import PromptEncoder, truncate
 from adaptermix.models.loading import load_tokenizer
-from adaptermix.prompts import truncate
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.tasks.massive import Massive, read_massive
-from adaptermix.training.batches import PromptEncoder
 from adaptermix.training.task import train_task
 
 
@@ -90,7 +89,7 @@ def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir,
             texts = [*right, *("None" for _ in right)]
             on_answers({at: Generated(text, False) for at, text in enumerate(texts)})
 
-    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Uneven())
+    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Uneven())
     settings = eval_settings(
         model_dir,
         corpus_dir,
@@ -170,7 +169,7 @@ def test_hostile_output_stays_one_record(tmp_path, model_dir, corpus_dir, monkey
         def generate(self, requests, on_answers):
             on_answers({index: Generated(text, False) for index in range(len(requests))})
 
-    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Parrot())
+    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Parrot())
     evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out"))
     rows = read_predictions(tmp_path / "out", "base", "en")
     assert len(rows) == 5
@@ -187,7 +186,7 @@ def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
         def generate(self, requests, on_answers):
             on_answers({i: Generated(answers[i % 2], False) for i in range(len(requests))})
 
-    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Oracle())
+    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Oracle())
     report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", limit=1))
     assert report.cell("base", "en").score.value == 1.0  # the first test row says just that
     assert report.cell("base", "cy").score.value == 0.0

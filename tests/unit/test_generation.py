@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.answers import Generated
-from adaptermix.engines import Limits, Request, TransformersGenerator, compose_batches
 from adaptermix.errors import ResourceError
-from adaptermix.generation import Decoder
+from adaptermix.generation.decoder import Decoder
+from adaptermix.generation.engine import Generated, Limits, Request, compose_batches
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.transformers_engine import TransformersGenerator
 from adaptermix.models.loading import LOADED, load_tokenizer
-from adaptermix.training.batches import PromptEncoder
 
 LIMITS = Limits(adapters=2, rank=8, prompt=40)
 PROMPTS = [[0, *range(10 + n, 16 + 2 * n)] for n in range(7)]
@@ -53,7 +53,7 @@ def no_engine(monkeypatch):
     def refuse(*args):
         raise AssertionError("an engine was started")
 
-    return lambda: monkeypatch.setattr("adaptermix.generation.make_generator", refuse)
+    return lambda: monkeypatch.setattr("adaptermix.generation.decoder.make_generator", refuse)
 
 
 def make_engine(model_dir, stop_ids=(1,), **changes):
@@ -115,7 +115,7 @@ def test_adapters_come_and_go_without_reloading_the_base(model_dir, staged, monk
     alone = [answers_of(make_engine(model_dir), [request])[0] for request in requests]
     assert len(set(alone)) > LOADED  # they differ, or this would mean nothing
     engine = make_engine(model_dir)
-    monkeypatch.setattr("adaptermix.engines.load_model", None)
+    monkeypatch.setattr("adaptermix.generation.engine.load_model", None)
     assert answers_of(engine, requests) == alone
     assert answers_of(engine, requests[::-1]) == alone[::-1]
     assert answers_of(engine, requests) == alone  # adapters once more, after the base
@@ -225,7 +225,7 @@ def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_decoder,
             Fickle.said += 1
             on_answers({at: Generated(str(Fickle.said), False) for at in range(len(requests))})
 
-    monkeypatch.setattr("adaptermix.generation.make_generator", lambda *args: Fickle())
+    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Fickle())
     requests = [Request(prompt, None) for prompt in PROMPTS]  # longest is last: 6 5 4 | 3 2 1 | 0
     make_decoder(batch_size=3).decode([requests[6], requests[1]])
     decoder = make_decoder(batch_size=3)

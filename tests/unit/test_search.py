@@ -14,15 +14,15 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.card import card_path
-from adaptermix.answers import Generated
 from adaptermix.contest import Candidate, Contest, choose
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files import outputs
+from adaptermix.generation.engine import Generated
+from adaptermix.generation.prompts import PromptedExample
 from adaptermix.learning import WeightedMerge
 from adaptermix.merge_plan import open_adapters, plan_merge
 from adaptermix.merging import merge
 from adaptermix.plots import Plot
-from adaptermix.prompts import PromptedExample
 from adaptermix.search import (
     STAGE,
     _as_parameters,
@@ -393,7 +393,7 @@ def test_a_second_search_decodes_nothing(tmp_path, model_dir, corpus_dir, adapte
     def refuse(*_):
         raise AssertionError("the engine was started")
 
-    monkeypatch.setattr("adaptermix.generation.make_generator", refuse)
+    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", refuse)
     second = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "two"))
     assert second.reused == second.decoded == first.decoded
     assert second.candidates == first.candidates

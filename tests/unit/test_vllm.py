@@ -21,9 +21,10 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.writing import stage_adapter, write_adapter
-from adaptermix.engines import Limits, Request, VllmGenerator
 from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.evaluation import evaluate
+from adaptermix.generation.engine import Limits, Request
+from adaptermix.generation.vllm_engine import VllmGenerator
 from adaptermix.merging import merge
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.search import search

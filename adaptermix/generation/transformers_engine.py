@@ -1,0 +1,102 @@
+"""The transformers engine: greedy decoding with PEFT adapters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adaptermix.errors import ResourceError, first_line
+from adaptermix.generation.engine import Generated, OnAnswers, Request, compose_batches, read_answer
+from adaptermix.models.loading import AdaptedModel, load_model
+from adaptermix.settings.shared import EngineSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TransformersGenerator:
+    """Batches by length with left padding; the base is loaded once, adapters are switched."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        folder: Path,
+        tokenizer: "PreTrainedTokenizerBase",
+        stop_ids: Sequence[int],
+    ) -> None:
+        """Load the base model."""
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.stop_ids = list(stop_ids)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.adapted = AdaptedModel(load_model(folder, settings))
+        self.fitting = settings.batch_size  # prompts that fit into memory together
+
+    def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
+        """Answer one batch after another; each is one group of answers."""
+        for batch in compose_batches(requests, self.settings.batch_size):
+            self.adapted.switch_to(requests[batch[0]].adapter)
+            prompts = [requests[index].prompt_ids for index in batch]
+            on_answers(dict(zip(batch, self._answer(prompts), strict=True)))
+
+    def _answer(self, prompts: list[list[int]]) -> list[Generated]:
+        """Answer prompts together, or in halves where memory is too small for all of them."""
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        answers: list[Generated] = []
+        while len(answers) < len(prompts):
+            part = prompts[len(answers) : len(answers) + self.fitting]
+            try:
+                answers += self._decode(part)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if len(part) == 1:
+                    raise ResourceError(
+                        f"not enough memory to answer one prompt: {first_line(error)}",
+                        hint="a smaller --max-new-tokens or --dtype bfloat16 needs less",
+                    ) from error
+                self.fitting = len(part) // 2
+                clear_device_cache(garbage_collection=True)
+        return answers
+
+    def _decode(self, prompts: list[list[int]]) -> list[Generated]:
+        return answer_greedily(
+            self.adapted.model,
+            self.tokenizer,
+            self.stop_ids,
+            prompts,
+            self.settings.max_new_tokens,
+        )
+
+
+def answer_greedily(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    stop_ids: Sequence[int],
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+) -> list[Generated]:
+    """Answer prompts in one batch, padded on the left, with transformers' own generation."""
+    pad = int(tokenizer.pad_token_id or 0)
+    width = max(len(prompt) for prompt in prompts)
+    ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=list(stop_ids),
+            pad_token_id=pad,
+            # Sampling defaults of the model's own generation config do not apply to greedy.
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+    rows = output[:, width:].tolist()
+    return [read_answer(row, stop_ids, tokenizer) for row in rows]
