@@ -298,9 +298,9 @@ def merge(
         _search(settings, options, adapters)
         return
     if settings.into is not None:  # transformers comes with it: seconds that no other merge needs
-        from adaptermix.folding import merge_into as run
+        from adaptermix.merging.fold import merge_into as run
     else:
-        from adaptermix.merging import merge as run
+        from adaptermix.merging.merge import merge as run
     report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
     _show(report, console.show_merge, options)
 

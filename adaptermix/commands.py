@@ -44,7 +44,9 @@ def _train_joint(work: Work) -> Any:
 
 
 def _merge(work: Work) -> Any:
-    from adaptermix import folding, merging, search
+    from adaptermix import search
+    from adaptermix.merging import fold as folding
+    from adaptermix.merging import merge as merging
 
     if work.settings.search is None:
         merge = folding.merge_into if work.settings.into else merging.merge

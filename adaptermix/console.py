@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from adaptermix.evaluation import EvalPlan, EvalReport
     from adaptermix.extraction import OnProgress as OnStage
     from adaptermix.generation.decoder import DecodeProgress, OnProgress
-    from adaptermix.merging import MergeReport
+    from adaptermix.merging.merge import MergeReport
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step
     from adaptermix.report import ReportSummary

@@ -18,7 +18,8 @@ from adaptermix.adapters.writing import stream_adapter
 from adaptermix.generation.decoder import Decoder, OnProgress
 from adaptermix.generation.engine import Request
 from adaptermix.generation.prompts import PromptedExample
-from adaptermix.merge_plan import MergePlan, Tally
+from adaptermix.merging.plan import MergePlan, Tally
+from adaptermix.merging.weights import Weighting
 from adaptermix.tasks.metrics.significance import (
     Difference,
     Interval,
@@ -30,7 +31,6 @@ from adaptermix.tasks.metrics.significance import (
     resampled_scores,
 )
 from adaptermix.tasks.task import Task
-from adaptermix.weighting import Weighting
 
 FINALISTS = 2
 

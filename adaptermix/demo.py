@@ -10,7 +10,7 @@ from typing import TypeVar
 from adaptermix import console
 from adaptermix.evaluation import EvalReport, evaluate
 from adaptermix.files.outputs import check_output, whole_output
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import CONFIG_NAME, load_settings
 from adaptermix.settings.merging import MergeSettings

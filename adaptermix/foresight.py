@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptermix.adapters.systems import system_names, systems_of
 from adaptermix.errors import ConfigError, require_extra
-from adaptermix.merge_plan import read_weights
+from adaptermix.merging.plan import read_weights
 from adaptermix.recipe import Recipe, Step
 from adaptermix.retrieval import language_pairs, match_languages, read_scores
 from adaptermix.runs import find_runs

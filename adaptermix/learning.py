@@ -21,12 +21,12 @@ from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.format import layer_of, layer_then_name
 from adaptermix.errors import ArtifactError
 from adaptermix.generation.decoder import DecodeProgress, OnProgress
-from adaptermix.merge_plan import MergePlan
+from adaptermix.merging.plan import MergePlan
+from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.models.loading import load_model
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.training.batches import AnswerCollator, EncodedExample
 from adaptermix.training.run import common_arguments
-from adaptermix.weighting import Rule, Weighting
 
 BATCH = 16  # examples in one gradient step
 

@@ -31,8 +31,9 @@ from adaptermix.files.outputs import Report, check_output, whole_output, write_j
 from adaptermix.generation.decoder import Decoder, OnProgress
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
-from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge
-from adaptermix.merging import MergeReport, check_out, write_merge
+from adaptermix.merging.merge import MergeReport, check_out, write_merge
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
+from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.models.files import weight_shapes
 from adaptermix.models.loading import load_tokenizer, locate_model
 from adaptermix.settings.merging import MergeSettings
@@ -42,7 +43,6 @@ from adaptermix.tasks.metrics.significance import Difference, Interval
 from adaptermix.tasks.task import Task
 from adaptermix.training.batches import encode_example
 from adaptermix.version import __version__
-from adaptermix.weighting import Rule, Weighting
 
 if TYPE_CHECKING:
     from adaptermix.plots import Plot

@@ -25,7 +25,7 @@ from adaptermix.generation.decoder import Decoder
 from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.vllm_engine import _lora_request
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.file import load_settings

@@ -97,7 +97,7 @@ def copy(paths: list[Path], folder: Path) -> None:
 
 def merge_once(paths: list[Path], folder: Path, method: str, rank: int | None) -> None:
     """Merge as `adaptermix merge` does, without starting Python anew."""
-    from adaptermix.merging import merge
+    from adaptermix.merging.merge import merge
     from adaptermix.settings.merging import MergeSettings
 
     out = folder / "merged.safetensors"
@@ -167,7 +167,7 @@ def ours_per_module() -> float:
     import torch
 
     from adaptermix.adapters.deltas import LoraUpdate
-    from adaptermix.merge_methods import MethodOptions, merge_updates
+    from adaptermix.merging.methods import MethodOptions, merge_updates
 
     updates = [
         LoraUpdate(torch.randn(RANK, HIDDEN), torch.randn(HIDDEN, RANK), 2.0) for _ in range(2)

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.evaluation import evaluate
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.models.blocks import layer_index
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.pooling import mean_pool, retrieval_accuracy

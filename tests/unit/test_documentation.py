@@ -9,10 +9,10 @@ import pytest
 import typer
 
 from adaptermix.cli import app
+from adaptermix.merging.weights import read_weighting
 from adaptermix.recipe import read_recipe
 from adaptermix.settings.file import COMMANDS, load_settings
 from adaptermix.tasks.custom import load_task_file
-from adaptermix.weighting import read_weighting
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md"))]

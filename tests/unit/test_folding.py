@@ -22,14 +22,14 @@ from test_merging import (  # noqa: F401  (fixtures)
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from adaptermix import folding
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import describe_config, spec_of
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
-from adaptermix.folding import fold, merge_into
-from adaptermix.merging import merge
+from adaptermix.merging import fold as folding
+from adaptermix.merging.fold import fold, merge_into
+from adaptermix.merging.merge import merge
 from adaptermix.models.files import fingerprint
 from adaptermix.settings.merging import MergeSettings
 

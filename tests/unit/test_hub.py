@@ -230,7 +230,7 @@ def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tm
         "from adaptermix.settings.shared import InspectSettings, MergeSettings\n"
         "from adaptermix.adapters.adapter import named_adapters\n"
         "from adaptermix.adapters.inspection import inspect\n"
-        "from adaptermix.merging import merge\n"
+        "from adaptermix.merging.merge import merge\n"
         "lora = Path('somebody/lora')\n"
         "merge([lora, lora], MergeSettings(weights=(1, 1), out=Path('merged')))\n"
         "report = inspect([lora, Path('merged')], InspectSettings())\n"

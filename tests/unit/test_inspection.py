@@ -12,7 +12,7 @@ from adaptermix.adapters.format import CONFIG_KEY, describe_config, spec_of
 from adaptermix.adapters.inspection import inspect
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_core_space import dense, layers, random_update
 
 from adaptermix.adapters.deltas import LoraUpdate
-from adaptermix.merge_methods import (
+from adaptermix.merging.methods import (
     METHODS,
     MethodOptions,
     drop_and_rescale,

@@ -15,7 +15,7 @@ from test_deltas import random_update, weighted_updates
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import describe_config, spec_of
 from adaptermix.adapters.writing import write_adapter
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
 
 MODULE = "model.layers.0.mlp.up_proj"

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from test_adapters import IDS, logits_through_peft, peft_adapter
 from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
 
-from adaptermix import merge_plan
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import describe_config, spec_of
@@ -24,8 +23,9 @@ from adaptermix.adapters.inspection import inspect
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorFile
-from adaptermix.folding import merge_into
-from adaptermix.merging import merge
+from adaptermix.merging import plan as merge_plan
+from adaptermix.merging.fold import merge_into
+from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings
 

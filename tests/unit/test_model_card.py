@@ -8,7 +8,7 @@ from adaptermix.adapters.card import card_path, languages_of, model_card
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import describe_config, spec_of
 from adaptermix.adapters.writing import write_adapter
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
 
 TRAINED = {

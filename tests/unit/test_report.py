@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from adaptermix import console
 from adaptermix.cli import app
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
 from adaptermix.report import ReportSummary, is_right, report
 from adaptermix.settings.merging import MergeSettings

@@ -20,8 +20,9 @@ from adaptermix.files import outputs
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.learning import WeightedMerge
-from adaptermix.merge_plan import open_adapters, plan_merge
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
+from adaptermix.merging.plan import open_adapters, plan_merge
+from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.plots import Plot
 from adaptermix.search import (
     STAGE,
@@ -37,7 +38,6 @@ from adaptermix.search import (
 )
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tasks.massive import Massive, SlotExample
-from adaptermix.weighting import Rule, Weighting
 
 
 @dataclass

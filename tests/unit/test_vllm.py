@@ -25,7 +25,7 @@ from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.evaluation import evaluate
 from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.vllm_engine import VllmGenerator
-from adaptermix.merging import merge
+from adaptermix.merging.merge import merge
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.search import search
 from adaptermix.settings.merging import MergeSettings

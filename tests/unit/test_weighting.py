@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptermix.errors import ConfigError
-from adaptermix.weighting import Rule, Weighting, read_weighting
+from adaptermix.merging.weights import Rule, Weighting, read_weighting
 
 UP, Q, HEAD = "model.layers.3.mlp.up_proj", "model.layers.12.self_attn.q_proj", "lm_head"
 

@@ -14,7 +14,7 @@ from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, real_path
-from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.version import __version__
 

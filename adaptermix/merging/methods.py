@@ -45,7 +45,10 @@ from adaptermix.adapters.deltas import (
 )
 
 FACTOR_METHODS = ("factor-average", "peft-linear")  # they add factors of one rank
+
+
 SAME = 1e-6  # relative difference of sizes that rounding can explain
+
 
 Cores = Float[Tensor, "updates left right"]
 
@@ -323,6 +326,8 @@ _CORE_METHODS: dict[str, Callable[..., Tensor]] = {
     "tsv": _tsv,
     "iso-c": _exact,
 }
+
+
 METHODS = (*_CORE_METHODS, "knots", *FACTOR_METHODS)
 
 

@@ -27,7 +27,6 @@ from adaptermix.adapters.deltas import (
     side_by_side,
     sum_scaling,
     weighted_bias,
-    widened,
     wider,
 )
 from adaptermix.adapters.format import (
@@ -40,7 +39,7 @@ from adaptermix.adapters.format import (
 from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec, one_thread
-from adaptermix.merge_methods import (
+from adaptermix.merging.methods import (
     FACTOR_METHODS,
     Merged,
     MethodOptions,
@@ -48,8 +47,9 @@ from adaptermix.merge_methods import (
     merge_updates,
     merged_rank,
 )
+from adaptermix.merging.weights import Weighting, read_weighting
+from adaptermix.merging.whole_weights import name_of, saved_weight
 from adaptermix.settings.merging import MergeSettings
-from adaptermix.weighting import Weighting, read_weighting
 
 _SUMS = 2 << 20  # bytes of B that are made at a time: what was made is still in a cache
 
@@ -181,7 +181,7 @@ class MergePlan:
         for adapter, _ in self._sources(module):
             adapter.update(module)  # says so if this one is to blame
         raise ArtifactError(
-            f"{module}: the merge is too large for {_name_of(update.b.dtype)}",
+            f"{module}: the merge is too large for {name_of(update.b.dtype)}",
             hint="use smaller weights, or --out-dtype float32",
         )
 
@@ -297,7 +297,7 @@ class MergePlan:
             weights = self.weighting.of(name.rpartition(".")[0])
             parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
             if any(name in adapter.saved for adapter, _ in parts):
-                saved[name] = _saved_weight(name, parts)
+                saved[name] = saved_weight(name, parts)
         return saved
 
     def brings_bias(self, module: str) -> bool:
@@ -318,60 +318,6 @@ def _means_all_layers(config: Mapping[str, Any]) -> bool:
     names_none = isinstance(targets, list) and all(layer_of(target) is None for target in targets)
     chosen = config.get("layers_to_transform") is not None or config.get("exclude_modules")
     return names_none and not chosen
-
-
-def _saved_weight(
-    name: str, parts: Sequence[tuple[Adapter, float]]
-) -> tuple[TensorSpec, Callable[[], Tensor]]:
-    """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
-    holders = [adapter for adapter, _ in parts if name in adapter.saved]
-    if _is_frozen_in_all(name, holders):  # nothing was added to W_0
-        return holders[0].saved_spec(name), partial(holders[0].saved_weight, name)
-    total = sum(weight for _, weight in parts)
-    lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
-    if lacking or abs(total - 1) > 1e-6:
-        why = f"{lacking[0].path} has none" if lacking else f"the weights add up to {total:g}"
-        raise ArtifactError(
-            f"{holders[0].path} brings the whole weight '{name}', and {why}",
-            hint="trained biases, modules_to_save and embeddings merge when every adapter has "
-            "them and the weights add up to 1",
-        )
-    specs = [adapter.saved_spec(name) for adapter, _ in parts]
-    if len({spec.shape for spec in specs}) > 1:
-        raise ArtifactError(f"'{name}' has different shapes in the adapters")
-    dtype = specs[0].dtype
-    for spec in specs:
-        dtype = wider(dtype, spec.dtype)
-    return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
-
-
-def _is_frozen_in_all(name: str, holders: Sequence[Adapter]) -> bool:
-    """Whether all have the same copy of a weight of the base, none of a type its own."""
-    if not all(holder.is_frozen(name) for holder in holders):
-        return False
-    first, *others = holders
-    spec = first.saved_spec(name)
-    return all(
-        other.saved_spec(name) == spec
-        and torch.equal(first.saved_weight(name), other.saved_weight(name))
-        for other in others
-    )
-
-
-def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: torch.dtype) -> Tensor:
-    if len(parts) == 1:
-        return parts[0][0].saved_weight(name).to(dtype)
-    terms = [widened(adapter.saved_weight(name)) * weight for adapter, weight in parts]
-    average = torch.stack(terms).sum(dim=0).to(dtype)
-    if not is_finite(average):
-        raise ArtifactError(
-            f"'{name}': the merge is too large for {_name_of(dtype)}", hint="use smaller weights"
-        )
-    return average
-
-
-def _name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
@@ -538,7 +484,7 @@ def _plan_module(
     if not 0 < scaling <= torch.finfo(dtype).max:
         told = " and ".join(f"{weight:g}" for _, weight in kept)
         raise ConfigError(
-            f"the weight {told} is too small or too large for {module} in {_name_of(dtype)}"
+            f"the weight {told} is too small or too large for {module} in {name_of(dtype)}"
         )
     return UpdateSpec(
         out_features=first.out_features,

@@ -15,14 +15,16 @@ from adaptermix.adapters.matching import check_fits
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
-from adaptermix.merge_plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
-from adaptermix.merging import MergeReport, check_out, merge_record, merge_report
+from adaptermix.merging.merge import MergeReport, check_out, merge_record, merge_report
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.models.files import fingerprint, is_tied, weight_files, weight_shapes
 from adaptermix.models.loading import locate_model
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
 _ROWS = 1024  # rows of a weight that are in float32 at a time
+
+
 _OTHER_WEIGHTS = (
     *(".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".h5"),
     ".msgpack",
