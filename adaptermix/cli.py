@@ -426,7 +426,7 @@ def retrieval(settings: RetrievalSettings, options: Options) -> None:
         adaptermix retrieval --adapter task.safetensors --adapter merged.safetensors
         --data flores200 --scores eval-massive
     """
-    from adaptermix import retrieval as analysis
+    from adaptermix.retrieval import analysis
 
     if options.dry_run:
         plan = analysis.plan(settings, force=options.force)

@@ -77,7 +77,7 @@ def _inspect(work: Work) -> Any:
 
 
 def _retrieve(work: Work) -> Any:
-    from adaptermix import retrieval
+    from adaptermix.retrieval import analysis as retrieval
 
     if work.dry_run:
         return retrieval.plan(work.settings, force=True)

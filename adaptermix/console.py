@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from adaptermix.adapters.inspection import AdapterReport, InspectReport, Row
     from adaptermix.commands import OnProgress as OnStepProgress
     from adaptermix.comparison import Comparison
-    from adaptermix.correlation import Correlation
     from adaptermix.doctor import DoctorReport
     from adaptermix.evaluation import EvalPlan, EvalReport
-    from adaptermix.extraction import OnProgress as OnStage
     from adaptermix.generation.decoder import DecodeProgress, OnProgress
     from adaptermix.merging.merge import MergeReport
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step
     from adaptermix.report import ReportSummary
-    from adaptermix.retrieval import RetrievalPlan, RetrievalReport, ScoreCorrelation
+    from adaptermix.retrieval.analysis import RetrievalPlan, RetrievalReport
+    from adaptermix.retrieval.correlation import Correlation
+    from adaptermix.retrieval.representations import OnProgress as OnStage
+    from adaptermix.retrieval.task_scores import ScoreCorrelation
     from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.tasks.metrics.comet_environment import Environment

@@ -33,7 +33,7 @@ import faiss
 import numpy as np
 import torch
 
-from adaptermix.retrieval_scores import normalized, retrieve
+from adaptermix.retrieval.margin import normalized, retrieve
 
 _ROUNDING = 1e-6
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.correlation import pearson, spearman
+from adaptermix.retrieval.correlation import pearson, spearman
 
 ACCURACY = [0.41, 0.05, 0.22, 0.31, 0.18, 0.18, 0.4]
 SCORE = [0.7, 0.44, 0.41, 0.65, 0.52, 0.6, 0.58]

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from adaptermix import cli
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.systems import named_adapters
-from adaptermix.correlation import pearson
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
-from adaptermix.extraction import TENSOR, Extractor, LayerReader, encode_texts
 from adaptermix.files.tensors import TensorFile
 from adaptermix.models.loading import load_model
-from adaptermix.retrieval import analyze, plan
-from adaptermix.retrieval_scores import normalized, retrieve
+from adaptermix.retrieval.analysis import analyze, plan
+from adaptermix.retrieval.correlation import pearson
+from adaptermix.retrieval.margin import normalized, retrieve
+from adaptermix.retrieval.representations import TENSOR, Extractor, LayerReader, encode_texts
 from adaptermix.settings.evaluation import RetrievalSettings
 
 LANGS = ("en", "cy", "swh_Latn")
@@ -120,7 +120,7 @@ def test_adapters_are_switched_in_one_model(
     """Each system's representations are those of PEFT's own model, whatever came before."""
     from peft import PeftModel
 
-    from adaptermix import extraction
+    from adaptermix.retrieval import representations as extraction
 
     loaded = []
     original = load_model
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
     assert not given.out.exists()
     again = analyze(given)
     assert (again.extracted, again.reused) == (2, 4)
-    monkeypatch.setattr("adaptermix.extraction.load_model", None)
+    monkeypatch.setattr("adaptermix.retrieval.representations.load_model", None)
     known = analyze(given, force=True)
     assert (known.extracted, known.reused) == (0, 6)
     assert known.pairs == again.pairs
@@ -215,9 +215,10 @@ def test_batches_are_halved_where_memory_lacks(settings, monkeypatch):
 
 
 def test_no_room_on_the_disk_is_told_before_the_model_is_loaded(settings, monkeypatch):
-    monkeypatch.setattr("adaptermix.extraction.load_model", None)
+    monkeypatch.setattr("adaptermix.retrieval.representations.load_model", None)
     monkeypatch.setattr(
-        "adaptermix.extraction.shutil.disk_usage", lambda f: shutil._ntuple_diskusage(9, 9, 9)
+        "adaptermix.retrieval.representations.shutil.disk_usage",
+        lambda f: shutil._ntuple_diskusage(9, 9, 9),
     )
     with pytest.raises(ResourceError, match="GB are free"):
         analyze(settings())
@@ -366,7 +367,7 @@ def test_scores_of_translation_stand_beside_their_pair(settings, tmp_path):
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(settings, changes, error, words, monkeypatch):
-    monkeypatch.setattr("adaptermix.extraction.load_model", None)
+    monkeypatch.setattr("adaptermix.retrieval.representations.load_model", None)
     with pytest.raises(error, match=words):
         analyze(settings(**changes))
 

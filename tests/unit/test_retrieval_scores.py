@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.retrieval_scores import nearest, normalized, retrieve
+from adaptermix.retrieval.margin import nearest, normalized, retrieve
 
 
 def plain(sources, targets, k):

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FOLDER = "representations-1"  # in the cache; another number for another layout
+
+
 TENSOR = "representations"  # [layers sentences hidden]
+
 
 OnProgress = Callable[[str, int, int], None]  # stage, done, total
 

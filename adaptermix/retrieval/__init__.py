@@ -1,0 +1,1 @@
+"""How well a layer's hidden states retrieve translations, and how that relates to task scores."""

@@ -1,0 +1,358 @@
+"""Translation retrieval over all layers and pairs: where a model's languages are aligned.
+
+The paper's analysis (section 2, 4.2): mean-pooled hidden states, LASER's ratio margin, accuracy in
+both directions of every pair; for the base model and any number of adapters side by side.
+"""
+
+import csv
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.matching import check_fits, notes_on_base
+from adaptermix.adapters.systems import BASE, named_adapters
+from adaptermix.data.languages import flores_code
+from adaptermix.data.multiway import read_multiway
+from adaptermix.errors import ConfigError
+from adaptermix.files.outputs import Report, check_output, whole_output
+from adaptermix.models.files import fingerprint, weight_shapes
+from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.retrieval.margin import normalized, retrieve
+from adaptermix.retrieval.representations import (
+    Extractor,
+    LayerReader,
+    OnProgress,
+    encode_texts,
+    layers_and_width,
+)
+from adaptermix.retrieval.summary import (
+    ALL,
+    Aggregate,
+    Grid,
+    Job,
+    LanguageScores,
+    LayerScores,
+    PairScores,
+    aggregate,
+    groups_of_pairs,
+    layer_sets,
+    pair_scores,
+    scores_by_language,
+    scores_by_layer,
+)
+from adaptermix.retrieval.task_scores import ScoreCorrelation, correlations_of, read_scores
+from adaptermix.settings.evaluation import RetrievalSettings
+from adaptermix.version import __version__
+
+
+@dataclass(frozen=True)
+class RetrievalReport(Report):
+    """Retrieval of all systems; lists of values are parallel to ``layers``.
+
+    Attributes:
+        depth: Number of the model's blocks, and of its last layer; layer 0 is the embeddings.
+        groups: Languages by the name of their group, those that were analyzed.
+        extracted: Systems times languages whose representations were computed.
+        reused: The same, taken from the cache.
+    """
+
+    kind: str
+    systems: list[str]
+    langs: list[str]
+    split: str
+    sentences: int
+    pooling: str
+    pool_skip: int
+    neighbors: int
+    pivot: str
+    depth: int
+    layers: list[int]
+    groups: dict[str, list[str]]
+    pairs: list[PairScores]
+    by_language: list[LanguageScores]
+    by_layer: list[LayerScores]
+    aggregates: list[Aggregate]
+    correlations: list[ScoreCorrelation]
+    extracted: int
+    reused: int
+    notes: list[str]
+    out: str
+
+
+@dataclass(frozen=True)
+class RetrievalPlan(Report):
+    """What an analysis would do.
+
+    Attributes:
+        missing: Systems times languages that have to be extracted.
+        missing_bytes: What their representations take on disk.
+    """
+
+    systems: list[str]
+    langs: list[str]
+    sentences: int
+    layers: list[int]
+    pairs: int
+    missing: int
+    known: int
+    missing_bytes: int
+    out: str
+
+
+def analyze(
+    settings: RetrievalSettings,
+    *,
+    force: bool = False,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> RetrievalReport:
+    """Extract representations, retrieve translations, and sum up by layer, language and group.
+
+    Writes a new directory: ``retrieval.json``, ``layers.csv``, ``languages.csv``, ``pairs.csv`` and
+    ``aggregates.csv``. Memory holds two languages' representations of one layer at a time.
+
+    Raises:
+        ConfigError: Two adapters of one name, a pivot that is not among the languages, a layer
+            that the model has not, no data folder.
+        DataError: A language without data, files that are not parallel, a record that is none.
+        ArtifactError: A model or adapter that cannot be used, or an output that exists.
+        ResourceError: No room on disk or in memory.
+    """
+    with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
+        job = _prepare(settings, force, Path(scratch))
+        paths = job.extractor.extract(job.systems, job.texts, on_progress)
+        grid = _retrieve_all(job, LayerReader(paths), settings.neighbors, on_progress)
+    base = fingerprint(job.folder)
+    report = _summed_up(job, grid, settings, base)
+    record = {
+        "adaptermix": __version__,
+        "settings": settings.model_dump(mode="json"),
+        "base_fingerprint": base,
+        "adapters": {
+            name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
+            for name, adapter in job.extractor.adapters.items()
+        },
+    }
+    _write(report, record)
+    return report
+
+
+def plan(settings: RetrievalSettings, *, force: bool = False) -> RetrievalPlan:
+    """Check everything ``analyze`` needs and say what it would do; raises what it raises."""
+    with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
+        job = _prepare(settings, force, Path(scratch))
+        missing = job.extractor.missing(job.systems, job.texts)
+        return RetrievalPlan(
+            systems=job.systems,
+            langs=job.langs,
+            sentences=len(job.texts[0].ids),
+            layers=job.layers,
+            pairs=2 * len(job.pairs),
+            missing=len(missing),
+            known=len(job.systems) * len(job.texts) - len(missing),
+            missing_bytes=sum(job.extractor.size(text) for _, text in missing),
+            out=str(settings.out),
+        )
+
+
+def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Job:
+    check_output(settings.out, force)
+    if settings.data_dir is None:
+        raise ConfigError(
+            "retrieval needs the folder of the parallel text",
+            hint="--data-dir FOLDER, with one file a language, such as eng_Latn.dev or en.txt",
+        )
+    langs = list(settings.langs)
+    pairs = language_pairs(langs, settings.pivot)
+    adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
+    texts = read_multiway(langs, settings.split, settings.data_dir)
+    scores = None if settings.scores is None else read_scores(settings.scores, langs)
+    folder = locate_model(settings)
+    shapes = weight_shapes(folder) if adapters else {}
+    for adapter in adapters.values():
+        check_fits(adapter, shapes, settings.model)
+    tokenizer = load_tokenizer(folder, settings)
+    encoded = encode_texts(
+        {lang: sentences[: settings.limit] for lang, sentences in texts.items()}, tokenizer, folder
+    )
+    pad_id = int(tokenizer.pad_token_id or 0)
+    return Job(
+        folder=folder,
+        systems=[*([] if settings.exclude_base else [BASE]), *adapters],
+        langs=langs,
+        texts=encoded,
+        layers=_layers(settings, layers_and_width(folder, settings)[0]),
+        pairs=pairs,
+        extractor=Extractor(settings, folder, pad_id, adapters, scratch),
+        scores=scores,
+    )
+
+
+def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
+    """Return the places of the two languages of each pair, sorted by the first.
+
+    Raises:
+        ConfigError: A pivot that is not among the languages.
+    """
+    if pivot == ALL:
+        return [(a, b) for a in range(len(langs)) for b in range(a + 1, len(langs))]
+    codes = [flores_code(lang) for lang in langs]
+    if flores_code(pivot) not in codes:
+        raise ConfigError(
+            f"--pivot {pivot}: not among the languages", hint="add it to --langs, or use all"
+        )
+    place = codes.index(flores_code(pivot))
+    return [(place, other) for other in range(len(langs)) if other != place]
+
+
+def _layers(settings: RetrievalSettings, count: int) -> list[int]:
+    layers = sorted({*(range(count) if settings.layers is None else settings.layers)})
+    if layers[-1] >= count:
+        raise ConfigError(
+            f"--layers {layers[-1]}: {settings.model} has {count - 1} blocks",
+            hint="layer 0 is the embeddings, the last one what the final norm gives",
+        )
+    return layers
+
+
+def _retrieve_all(job: Job, reader: LayerReader, neighbors: int, on_progress: OnProgress) -> Grid:
+    shape = (len(job.systems), len(job.langs), len(job.langs), len(job.layers))
+    grid = Grid(np.full(shape, np.nan), np.full(shape, np.nan))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    total, done = len(job.systems) * len(job.layers) * len(job.pairs), 0
+    for at, system in enumerate(job.systems):
+        for depth, layer in enumerate(job.layers):
+            held, sources = -1, torch.empty(0, 0)
+            for a, b in job.pairs:  # sorted by the first
+                if a != held:
+                    held = a
+                    sources = normalized(reader.layer(system, job.langs[a], layer).to(device))
+                targets = normalized(reader.layer(system, job.langs[b], layer).to(device))
+                found = retrieve(sources, targets, neighbors)
+                grid.accuracy[at, a, b, depth] = found.forward_accuracy
+                grid.accuracy[at, b, a, depth] = found.backward_accuracy
+                grid.mexa[at, [a, b], [b, a], depth] = found.mexa
+                done += 1
+                on_progress("retrieving", done, total)
+    return grid
+
+
+def _summed_up(job: Job, grid: Grid, settings: RetrievalSettings, base: str) -> RetrievalReport:
+    groups = groups_of_pairs(job.langs, settings.groups)
+    readings = layer_sets(job.layers, job.extractor.layers - 1, settings.layers is not None)
+    langs = [
+        s for at, name in enumerate(job.systems) for s in scores_by_language(name, job, grid, at)
+    ]
+    layers = [
+        scores
+        for at, name in enumerate(job.systems)
+        for scores in scores_by_layer(name, job.langs, groups, grid.accuracy[at], grid.mexa[at])
+    ]
+    return RetrievalReport(
+        kind="retrieval",
+        systems=job.systems,
+        langs=job.langs,
+        split=settings.split,
+        sentences=len(job.texts[0].ids),
+        pooling=settings.pooling,
+        pool_skip=settings.pool_skip,
+        neighbors=settings.neighbors,
+        pivot=settings.pivot,
+        depth=job.extractor.layers - 1,
+        layers=job.layers,
+        groups=groups,
+        pairs=pair_scores(job, grid),
+        by_language=langs,
+        by_layer=layers,
+        aggregates=[
+            aggregate(scores, reading, chosen, job.layers)
+            for scores in layers
+            for reading, chosen in readings.items()
+        ],
+        correlations=(
+            correlations_of(job, job.scores, grid, groups, readings) if job.scores else []
+        ),
+        extracted=job.extractor.extracted,
+        reused=job.extractor.reused,
+        notes=[
+            *notes_on_base(job.extractor.adapters, settings.model, base),
+            *_notes(job, settings.groups),
+        ],
+        out=str(settings.out),
+    )
+
+
+def _notes(job: Job, groups: Mapping[str, Sequence[str]] | None) -> list[str]:
+    notes = [
+        f"{text.truncated:,} sentences in '{text.lang}' were cut to the model's context"
+        for text in job.texts
+        if text.truncated
+    ]
+    if job.scores and job.scores.unknown:
+        notes.append("scores without retrieval: " + " ".join(job.scores.unknown))
+    codes = {flores_code(lang) for lang in job.langs}
+    for name, members in (groups or {}).items():
+        if absent := [member for member in members if flores_code(member) not in codes]:
+            notes.append(f"group {name}: not analyzed: {' '.join(absent)}")
+    return notes
+
+
+def _write(report: RetrievalReport, record: dict[str, Any]) -> None:
+    layers = list(enumerate(report.layers))
+    with whole_output(Path(report.out)) as partial:
+        partial.mkdir()
+        text = json.dumps(record | report.as_record(), ensure_ascii=False)
+        (partial / "retrieval.json").write_text(text + "\n", encoding="utf-8")
+        _write_rows(
+            partial / "layers.csv",
+            ["system", "over", "layer", "accuracy", "mexa"],
+            (
+                [s.system, s.over, layer, s.accuracy[at], s.mexa[at]]
+                for s in report.by_layer
+                for at, layer in layers
+            ),
+        )
+        _write_rows(
+            partial / "languages.csv",
+            ["system", "lang", "layer", "accuracy", "as_source", "as_target", "mexa"],
+            (
+                [
+                    s.system,
+                    s.lang,
+                    layer,
+                    s.accuracy[at],
+                    s.as_source[at],
+                    s.as_target[at],
+                    s.mexa[at],
+                ]
+                for s in report.by_language
+                for at, layer in layers
+            ),
+        )
+        _write_rows(
+            partial / "pairs.csv",
+            ["system", "source", "target", "layer", "accuracy", "mexa"],
+            (
+                [s.system, s.source, s.target, layer, s.accuracy[at], s.mexa[at]]
+                for s in report.pairs
+                for at, layer in layers
+            ),
+        )
+        _write_rows(
+            partial / "aggregates.csv",
+            ["system", "over", "reading", "accuracy", "mexa"],
+            ([a.system, a.over, a.reading, a.accuracy, a.mexa] for a in report.aggregates),
+        )
+
+
+def _write_rows(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

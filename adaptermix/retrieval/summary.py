@@ -1,0 +1,229 @@
+"""Summarize retrieval accuracy by layer, language and pair, and correlate it with task scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from adaptermix.data.languages import flores_code
+from adaptermix.retrieval.representations import Extractor, Text
+from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS
+
+if TYPE_CHECKING:
+    from adaptermix.retrieval.task_scores import TaskScores
+
+ALL = "all"
+
+
+EVEN, EVERY, MIDDLE, ASKED = "even layers", "all layers", "middle layer", "layers asked for"
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """One system on one ordered pair: a value for every layer."""
+
+    system: str
+    source: str
+    target: str
+    accuracy: list[float]
+    mexa: list[float]
+
+
+@dataclass(frozen=True)
+class LanguageScores:
+    """One system on one language: means over its pairs, a value for every layer.
+
+    Attributes:
+        system: The system.
+        lang: The language.
+        accuracy: Mean of the two below.
+        as_source: Its sentences retrieve those of other languages.
+        as_target: Its sentences are retrieved by those of other languages.
+        mexa: MEXA's score, which has no direction.
+    """
+
+    system: str
+    lang: str
+    accuracy: list[float]
+    as_source: list[float]
+    as_target: list[float]
+    mexa: list[float]
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """One system on all pairs or a group of languages: a value for every layer.
+
+    Attributes:
+        system: The system.
+        over: ``all``, or the name of a group.
+        accuracy: Mean over all pairs; of a group, the mean of its languages' accuracies.
+        mexa: The same of MEXA's score.
+        within: Mean over the pairs inside the group; None where it has none.
+    """
+
+    system: str
+    over: str
+    accuracy: list[float]
+    mexa: list[float]
+    within: list[float] | None
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The mean of some layers, which ``reading`` names: the paper's is ``even layers``."""
+
+    system: str
+    over: str
+    reading: str
+    layers: list[int]
+    accuracy: float
+    mexa: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything an analysis needs, checked before the model is loaded.
+
+    Attributes:
+        pairs: Places of two languages; each pair is there once, for both directions.
+        scores: Task scores by system and language, where there are any, and their metric.
+    """
+
+    folder: Path
+    systems: list[str]
+    langs: list[str]
+    texts: list[Text]
+    layers: list[int]
+    pairs: list[tuple[int, int]]
+    extractor: Extractor
+    scores: "TaskScores | None"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scores by system, source, target and layer; NaN where there is no such pair."""
+
+    accuracy: Float[np.ndarray, "systems src tgt layers"]
+    mexa: Float[np.ndarray, "systems src tgt layers"]
+
+
+def groups_of_pairs(
+    langs: Sequence[str], given: Mapping[str, Sequence[str]] | None
+) -> dict[str, list[str]]:
+    """Return the groups of analyzed languages; one that is empty or has all says nothing."""
+    supervised = {flores_code(lang) for lang in PAPER_GROUPS["supervised"]}
+    wanted: Mapping[str, Sequence[str]] = given or {
+        **PAPER_GROUPS,
+        "transfer": [lang for lang in langs if flores_code(lang) not in supervised],
+        "low-resource": LOW_RESOURCE,
+    }
+    found = {}
+    for name, members in wanted.items():
+        codes = {flores_code(member) for member in members}
+        here = [lang for lang in langs if flores_code(lang) in codes]
+        if 0 < len(here) < len(langs):
+            found[name] = here
+    return found
+
+
+def layer_sets(layers: Sequence[int], depth: int, is_asked: bool) -> dict[str, list[int]]:
+    """Return what an average may be over; a reading needs all of its layers.
+
+    The paper says "averaged over all language pairs and layers" in its table 2, and "at
+    even-numbered layers, excluding the input embedding layer" in section 4.2.
+    """
+    readings = {
+        EVEN: list(range(2, depth + 1, 2)),
+        EVERY: list(range(1, depth + 1)),
+        MIDDLE: [max(1, depth // 2)],
+        ASKED: list(layers) if is_asked else [],
+    }
+    return {name: r for name, r in readings.items() if r and {*r} <= {*layers}}
+
+
+def _listed(values: Float[np.ndarray, " layers"]) -> list[float]:
+    return [round(float(value), 6) for value in values]
+
+
+def pair_scores(job: Job, grid: Grid) -> list[PairScores]:
+    """Return the scores of every system, pair and direction."""
+    both = {pair for a, b in job.pairs for pair in ((a, b), (b, a))}
+    return [
+        PairScores(
+            system=system,
+            source=job.langs[a],
+            target=job.langs[b],
+            accuracy=_listed(grid.accuracy[at, a, b]),
+            mexa=_listed(grid.mexa[at, a, b]),
+        )
+        for at, system in enumerate(job.systems)
+        for a, b in sorted(both)
+    ]
+
+
+def scores_by_language(system: str, job: Job, grid: Grid, at: int) -> list[LanguageScores]:
+    """Return the scores of every system, layer and language."""
+    as_source = np.nanmean(grid.accuracy[at], axis=1)  # [src layers]
+    as_target = np.nanmean(grid.accuracy[at], axis=0)  # [tgt layers]
+    mexa = np.nanmean(grid.mexa[at], axis=1)
+    return [
+        LanguageScores(
+            system=system,
+            lang=lang,
+            accuracy=_listed((as_source[place] + as_target[place]) / 2),
+            as_source=_listed(as_source[place]),
+            as_target=_listed(as_target[place]),
+            mexa=_listed(mexa[place]),
+        )
+        for place, lang in enumerate(job.langs)
+    ]
+
+
+def scores_by_layer(
+    system: str,
+    langs: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    accuracy: Float[np.ndarray, "src tgt layers"],
+    mexa: Float[np.ndarray, "src tgt layers"],
+) -> list[LayerScores]:
+    """Return the scores of every system and layer over groups of pairs."""
+
+    def mean(of: np.ndarray) -> list[float]:
+        return _listed(np.nanmean(of, axis=(0, 1)))
+
+    found = [LayerScores(system, ALL, mean(accuracy), mean(mexa), mean(accuracy))]
+    for name, members in groups.items():
+        places = [langs.index(member) for member in members]
+        inside = accuracy[np.ix_(places, places)]
+        found.append(
+            LayerScores(
+                system=system,
+                over=name,
+                accuracy=_listed(scores_of_languages(accuracy)[places].mean(axis=0)),
+                mexa=_listed(scores_of_languages(mexa)[places].mean(axis=0)),
+                within=None if np.isnan(inside).all() else mean(inside),
+            )
+        )
+    return found
+
+
+def scores_of_languages(values: np.ndarray) -> np.ndarray:
+    """From [src tgt ...], return each language's mean as a source and as a target [langs ...]."""
+    means: np.ndarray = (np.nanmean(values, axis=1) + np.nanmean(values, axis=0)) / 2
+    return means
+
+
+def aggregate(
+    scores: LayerScores, reading: str, chosen: list[int], layers: Sequence[int]
+) -> Aggregate:
+    """Return the mean of a layer set's scores."""
+    places = [layers.index(layer) for layer in chosen]
+    accuracy, mexa = (
+        round(float(np.mean([values[place] for place in places])), 6)
+        for values in (scores.accuracy, scores.mexa)
+    )
+    return Aggregate(scores.system, scores.over, reading, chosen, accuracy, mexa)

@@ -1,0 +1,156 @@
+"""Task scores beside retrieval accuracy: read them, place them, correlate them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from adaptermix.adapters.systems import BASE
+from adaptermix.data.languages import flores_code
+from adaptermix.errors import DataError
+from adaptermix.files.text import json_value
+from adaptermix.retrieval.correlation import Correlation, pearson, spearman
+from adaptermix.retrieval.summary import ALL, Grid, Job, scores_of_languages
+
+_LEAST = 3  # points that a correlation needs
+
+
+@dataclass(frozen=True)
+class Point:
+    """A language with its retrieval accuracy and its task score."""
+
+    lang: str
+    accuracy: float
+    score: float
+
+
+@dataclass(frozen=True)
+class ScoreCorrelation:
+    """How retrieval of one system goes together with the task scores of another, over languages."""
+
+    system: str
+    scored: str
+    metric: str
+    over: str
+    reading: str
+    points: list[Point]
+    pearson: Correlation
+    spearman: Correlation
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Task scores that have a retrieval accuracy beside them.
+
+    Attributes:
+        metric: Their name.
+        values: By system, then by the language as the record has it.
+        places: For each such language, the language, or the pair of them, in the analysis.
+        unknown: Languages of the record that were not analyzed.
+    """
+
+    metric: str
+    values: dict[str, dict[str, float]]
+    places: dict[str, tuple[int, ...]]
+    unknown: list[str]
+
+
+def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
+    """Read the record of an evaluation, and match its languages with those of the analysis.
+
+    Raises:
+        DataError: No record of an evaluation, or too few languages in common.
+    """
+    file = path / "scores.json" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{file}: no such file", hint="--scores is the folder that eval wrote")
+    record = json_value(file.read_text(encoding="utf-8"), str(file))
+    try:
+        cells = [(c["system"], c["lang"], c["score"]) for c in record["cells"]]
+        metric = str(cells[0][2]["name"])
+        values: dict[str, dict[str, float]] = {}
+        for system, lang, score in cells:
+            values.setdefault(str(system), {})[str(lang)] = float(score["value"])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise DataError(f"{file}: not the record of an eval (scores.json)") from error
+    seen = list(dict.fromkeys(lang for scores in values.values() for lang in scores))
+    places = match_languages(seen, langs, str(file))
+    return TaskScores(metric, values, places, [lang for lang in seen if lang not in places])
+
+
+def match_languages(
+    scored: Sequence[str], langs: Sequence[str], source: str
+) -> dict[str, tuple[int, ...]]:
+    """Return the places, among those analyzed, of the languages that ``source`` has scores of.
+
+    Raises:
+        DataError: Too few of them.
+    """
+    places = {lang: place for lang in scored if (place := _place(lang, langs))}
+    if len(places) < _LEAST:
+        raise DataError(
+            f"{source}: languages analyzed here: {len(places)}; a correlation needs {_LEAST}",
+            hint="it has " + " ".join(scored),
+        )
+    return places
+
+
+def _place(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
+    """Find a language (``cy``), or both of a translation (``de-en``); nothing where one lacks."""
+    codes = [flores_code(known) for known in langs]
+    for parts in ([lang], lang.split("-")):
+        wanted = [flores_code(part) for part in parts]
+        if len(wanted) < 3 and all(code in codes for code in wanted):
+            return tuple(codes.index(code) for code in wanted)
+    return ()
+
+
+def correlations_of(
+    job: Job,
+    scores: TaskScores,
+    grid: Grid,
+    groups: Mapping[str, Sequence[str]],
+    readings: Mapping[str, list[int]],
+) -> list[ScoreCorrelation]:
+    """Correlate the base model's retrieval with every system's task scores (figure 1b)."""
+    found = []
+    for reading, chosen in readings.items():
+        layers = [job.layers.index(layer) for layer in chosen]
+        accuracy = grid.accuracy[job.systems.index(BASE)][..., layers].mean(axis=-1)  # [src tgt]
+        for scored, values in scores.values.items():
+            points = _points(scores.places, values, accuracy)
+            for over, members in {ALL: None, **groups}.items():
+                codes = None if members is None else {*map(flores_code, members)}
+                mine = [p for p in points if codes is None or flores_code(p.lang) in codes]
+                if len(mine) >= _LEAST:
+                    sides = [p.accuracy for p in mine], [p.score for p in mine]
+                    found.append(
+                        ScoreCorrelation(
+                            system=BASE,
+                            scored=scored,
+                            metric=scores.metric,
+                            over=over,
+                            reading=reading,
+                            points=mine,
+                            pearson=pearson(*sides),
+                            spearman=spearman(*sides),
+                        )
+                    )
+    return found
+
+
+def _points(
+    places: Mapping[str, tuple[int, ...]],
+    values: Mapping[str, float],
+    accuracy: Float[np.ndarray, "src tgt"],
+) -> list[Point]:
+    """Put task scores beside retrieval: of the language, or of the pair that is translated."""
+    of_languages = scores_of_languages(accuracy)
+    found = []
+    for lang, place in places.items():
+        x = float(accuracy[place] if len(place) > 1 else of_languages[place])
+        if lang in values and not np.isnan(x):  # with a pivot, there are not all pairs
+            found.append(Point(lang, round(x, 6), values[lang]))
+    return found
