@@ -332,7 +332,7 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
     """
     if not settings.adapters:
         console.say("only the base model is tested; add adapters with --adapter PATH")
-    from adaptermix import evaluation
+    from adaptermix.evaluation import evaluate as evaluation
 
     if options.dry_run:
         _show(evaluation.plan(settings, force=options.force), console.show_plan, options)
@@ -356,7 +356,7 @@ def score(settings: ScoreSettings, options: Options) -> None:
 
         adaptermix score --task uner --lang da --gold da.test.iob2 --predictions answers.jsonl
     """
-    from adaptermix import scoring
+    from adaptermix.evaluation import score as scoring
 
     report = scoring.score_files(settings)
     _show(report, console.show_scores, options)

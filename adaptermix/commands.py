@@ -57,7 +57,7 @@ def _merge(work: Work) -> Any:
 
 
 def _evaluate(work: Work) -> Any:
-    from adaptermix import evaluation
+    from adaptermix.evaluation import evaluate as evaluation
 
     if work.dry_run:
         return evaluation.plan(work.settings, force=True)
@@ -65,7 +65,7 @@ def _evaluate(work: Work) -> Any:
 
 
 def _score(work: Work) -> Any:
-    from adaptermix.scoring import score_files
+    from adaptermix.evaluation.score import score_files
 
     return score_files(work.settings)
 

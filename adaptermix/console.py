@@ -30,9 +30,10 @@ from adaptermix.tables import ranges, shown, titled
 if TYPE_CHECKING:
     from adaptermix.adapters.inspection import AdapterReport, InspectReport, Row
     from adaptermix.commands import OnProgress as OnStepProgress
-    from adaptermix.comparison import Comparison
     from adaptermix.doctor import DoctorReport
-    from adaptermix.evaluation import EvalPlan, EvalReport
+    from adaptermix.evaluation.comparison import Comparison
+    from adaptermix.evaluation.evaluate import EvalPlan, EvalReport
+    from adaptermix.evaluation.score import ScoreReport
     from adaptermix.generation.decoder import DecodeProgress, OnProgress
     from adaptermix.merging.merge import MergeReport
     from adaptermix.pipeline import RecipePlan, RecipeReport
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from adaptermix.retrieval.correlation import Correlation
     from adaptermix.retrieval.representations import OnProgress as OnStage
     from adaptermix.retrieval.task_scores import ScoreCorrelation
-    from adaptermix.scoring import ScoreReport
     from adaptermix.search import SearchPlan, SearchReport
     from adaptermix.tasks.metrics.comet_environment import Environment
     from adaptermix.training.report import OnProgress as OnTrainProgress

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from adaptermix import console
-from adaptermix.evaluation import EvalReport, evaluate
+from adaptermix.evaluation.evaluate import EvalReport, evaluate
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.merging.merge import merge
 from adaptermix.settings.evaluation import EvalSettings

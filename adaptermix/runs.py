@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, RECORD_KEY
 from adaptermix.errors import AdaptermixError, DataError
-from adaptermix.evaluation import EvalReport
+from adaptermix.evaluation.evaluate import EvalReport
 from adaptermix.files.tensors import TensorFile
 from adaptermix.files.text import json_rows, json_value
 from adaptermix.search import RECORD_FILE as SEARCH_RECORD

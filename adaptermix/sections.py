@@ -10,9 +10,9 @@ from typing import Any
 from adaptermix.adapters.card import data_of, made_of, model_name, sources_of
 from adaptermix.adapters.format import layer_of
 from adaptermix.adapters.inspection import AdapterReport, InspectReport, inspect
-from adaptermix.comparison import ALL, Comparison
 from adaptermix.errors import ConfigError
-from adaptermix.evaluation import EvalReport
+from adaptermix.evaluation.comparison import ALL, Comparison
+from adaptermix.evaluation.evaluate import EvalReport
 from adaptermix.models.blocks import layer_index
 from adaptermix.plots import (
     PALETTE,

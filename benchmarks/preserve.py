@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.evaluation import evaluate
+from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.merging.merge import merge
 from adaptermix.models.blocks import layer_index
 from adaptermix.models.loading import load_tokenizer

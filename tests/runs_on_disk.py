@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict
 from itertools import permutations
 
-from adaptermix.comparison import ALL, Comparison
-from adaptermix.evaluation import Cell, EvalReport
+from adaptermix.evaluation.comparison import ALL, Comparison
+from adaptermix.evaluation.evaluate import Cell, EvalReport
 from adaptermix.tasks.metrics.metric import Score
 
 SYSTEMS = ("base", "merged")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adaptermix.errors import ArtifactError, DataError, ResourceError
-from adaptermix.scoring import score_files
+from adaptermix.evaluation.score import score_files
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.tasks.metrics import comet
 from adaptermix.tasks.metrics.comet import Translations, segment_scores, segment_scores_many

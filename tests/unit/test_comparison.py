@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from adaptermix.comparison import ALL, compare
+from adaptermix.evaluation.comparison import ALL, compare
 from adaptermix.tasks.metrics.significance import SAMPLES, SEED, interval, paired_difference
 
 

@@ -8,7 +8,7 @@ from test_adapters import peft_adapter
 from test_training import task_settings
 
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.evaluation import evaluate, plan
+from adaptermix.evaluation.evaluate import evaluate, plan
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptEncoder, truncate
 from adaptermix.models.loading import load_tokenizer

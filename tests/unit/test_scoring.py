@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from adaptermix.cli import app
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, ResourceError
-from adaptermix.scoring import OUTPUT_FIELDS, score_files
+from adaptermix.evaluation.score import OUTPUT_FIELDS, score_files
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.tasks.massive import massive_locale
 from adaptermix.tasks.slots import render_answer, slots_of

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from test_evaluation import eval_settings, read_predictions
 from test_training import task_settings
 
-from adaptermix.evaluation import evaluate
+from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.task import train_task

@@ -22,7 +22,7 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.writing import stage_adapter, write_adapter
 from adaptermix.errors import AdaptermixError, ConfigError
-from adaptermix.evaluation import evaluate
+from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.vllm_engine import VllmGenerator
 from adaptermix.merging.merge import merge
@@ -211,7 +211,7 @@ def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir,
     )
     code = (
         "import sys; from adaptermix.settings.shared import EvalSettings; "
-        "from adaptermix.evaluation import evaluate; "
+        "from adaptermix.evaluation.evaluate import evaluate; "
         "report = evaluate(EvalSettings.model_validate_json(sys.argv[1])); "
         "print('RESULT', __import__('json').dumps(report.engine))"
     )

@@ -1,4 +1,4 @@
-"""Evaluate systems on a task: decode, score, and compare with confidence intervals."""
+"""Evaluate the base model and adapters side by side on a task, and keep every prediction."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.matching import check_fits, notes_on_base
 from adaptermix.adapters.systems import named_adapters, systems_of
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.comparison import ALL, Comparison, compare
+from adaptermix.evaluation.comparison import ALL, Comparison, compare
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation.decoder import Decoder, OnProgress
 from adaptermix.generation.engine import Generated, Limits, Request
