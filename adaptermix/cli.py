@@ -306,7 +306,7 @@ def merge(
 
 
 def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> None:
-    from adaptermix import search
+    from adaptermix.search import run as search
 
     if options.dry_run:
         plan = search.plan_search(adapters, settings, force=options.force)

@@ -44,9 +44,9 @@ def _train_joint(work: Work) -> Any:
 
 
 def _merge(work: Work) -> Any:
-    from adaptermix import search
     from adaptermix.merging import fold as folding
     from adaptermix.merging import merge as merging
+    from adaptermix.search import run as search
 
     if work.settings.search is None:
         merge = folding.merge_into if work.settings.into else merging.merge

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from adaptermix.retrieval.correlation import Correlation
     from adaptermix.retrieval.representations import OnProgress as OnStage
     from adaptermix.retrieval.task_scores import ScoreCorrelation
-    from adaptermix.search import SearchPlan, SearchReport
+    from adaptermix.search.record import SearchPlan, SearchReport
     from adaptermix.tasks.metrics.comet_environment import Environment
     from adaptermix.training.report import OnProgress as OnTrainProgress
     from adaptermix.training.report import Progress as TrainProgress

@@ -15,7 +15,7 @@ from adaptermix.recipe import Recipe, Step
 from adaptermix.retrieval.analysis import language_pairs
 from adaptermix.retrieval.task_scores import match_languages, read_scores
 from adaptermix.runs import find_runs
-from adaptermix.search import check_search
+from adaptermix.search.run import check_search
 from adaptermix.tasks.catalog import make_task
 
 

@@ -332,7 +332,7 @@ def costs(step: Step, *, is_ready: bool) -> dict[str, Any]:
     elif hasattr(settings, "epochs"):
         known["planned_steps"] = planned_steps(settings, examples)
     if "candidates" not in known and getattr(settings, "search", None):
-        from adaptermix.search import first_candidates
+        from adaptermix.search.candidates import first_candidates
 
         names = [Path(path).name.removesuffix(".safetensors") for path in step.inputs]
         known["candidates"] = [found.name for found in first_candidates(names, settings)]

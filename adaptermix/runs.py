@@ -13,8 +13,8 @@ from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.evaluation.evaluate import EvalReport
 from adaptermix.files.tensors import TensorFile
 from adaptermix.files.text import json_rows, json_value
-from adaptermix.search import RECORD_FILE as SEARCH_RECORD
-from adaptermix.search import SearchReport
+from adaptermix.search.record import RECORD_FILE as SEARCH_RECORD
+from adaptermix.search.record import SearchReport
 from adaptermix.tables import printable
 
 EVAL_RECORD = "scores.json"

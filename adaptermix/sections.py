@@ -25,7 +25,7 @@ from adaptermix.plots import (
     score_bars,
 )
 from adaptermix.runs import Correlation, RetrievalReport, Run, Runs
-from adaptermix.search import SearchReport, plot_of
+from adaptermix.search.record import SearchReport, plot_of
 from adaptermix.settings.reports import InspectSettings
 from adaptermix.tables import Table, printable, ranges, scaled, shown, titled
 

@@ -14,28 +14,26 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.card import card_path
-from adaptermix.contest import Candidate, Contest, choose
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files import outputs
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptedExample
-from adaptermix.learning import WeightedMerge
 from adaptermix.merging.merge import merge
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.plots import Plot
-from adaptermix.search import (
-    STAGE,
+from adaptermix.search.candidates import (
+    Candidate,
     _as_parameters,
     _candidate_of,
-    _told_apart,
     first_candidates,
     layer_groups,
-    plan_search,
     scalar_candidate,
-    search,
-    search_folder,
 )
+from adaptermix.search.learn import WeightedMerge
+from adaptermix.search.race import Contest, choose
+from adaptermix.search.record import STAGE, search_folder
+from adaptermix.search.run import _told_apart, plan_search, search
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tasks.massive import Massive, SlotExample
 
@@ -60,7 +58,7 @@ class SkilledDecoder:
 
 
 def make_contest(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy")):
-    monkeypatch.setattr("adaptermix.contest.stage_merge", lambda plan, folder: folder / plan)
+    monkeypatch.setattr("adaptermix.search.race.stage_merge", lambda plan, folder: folder / plan)
     items = {
         lang: [
             PromptedExample(
@@ -313,7 +311,7 @@ def test_a_search_that_ends_between_its_outputs_is_run_again(
             raise KeyboardInterrupt
         return whole_output(path)
 
-    monkeypatch.setattr("adaptermix.search.whole_output", stop)
+    monkeypatch.setattr("adaptermix.search.run.whole_output", stop)
     with pytest.raises(KeyboardInterrupt):
         search(adapters[:2], settings)
     assert (search_folder(out) / "search.json").is_file()
@@ -339,8 +337,8 @@ def test_a_search_that_has_ended_is_told_again(
     settings = settings_for(model_dir, corpus_dir, out)
     report = search(adapters[:2], settings)
     (search_folder(out) / STAGE).mkdir()
-    monkeypatch.setattr("adaptermix.search.write_merge", None)
-    monkeypatch.setattr("adaptermix.contest.stage_merge", None)
+    monkeypatch.setattr("adaptermix.search.run.write_merge", None)
+    monkeypatch.setattr("adaptermix.search.race.stage_merge", None)
     again = search(adapters[:2], settings)
     assert again.notes == [*report.notes, "this search had ended; nothing was decoded or written"]
     assert dataclasses.replace(again, notes=report.notes) == report

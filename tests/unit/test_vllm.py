@@ -27,7 +27,7 @@ from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.vllm_engine import VllmGenerator
 from adaptermix.merging.merge import merge
 from adaptermix.models.loading import load_tokenizer
-from adaptermix.search import search
+from adaptermix.search.run import search
 from adaptermix.settings.merging import MergeSettings
 
 NO_VLLM = Path(__file__).parents[2] / ".venv" / "no-vllm"

@@ -8,7 +8,6 @@ killed is run again from the start, finds its answers, and ends as it would have
 """
 
 import json
-import math
 import random
 import shutil
 import sys
@@ -16,112 +15,55 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from blake3 import blake3
 from pydantic import TypeAdapter
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
-from adaptermix.adapters.format import layer_of
 from adaptermix.adapters.matching import check_fits
-from adaptermix.contest import Candidate, Contest, Entry, choose
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
-from adaptermix.files.outputs import Report, check_output, whole_output, write_json
+from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.generation.decoder import Decoder, OnProgress
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
-from adaptermix.merging.merge import MergeReport, check_out, write_merge
+from adaptermix.merging.merge import check_out, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
-from adaptermix.merging.weights import Rule, Weighting
+from adaptermix.merging.weights import Weighting
 from adaptermix.models.files import weight_shapes
 from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.search.candidates import (
+    AUTO_STEP,
+    Candidate,
+    as_parameters,
+    candidate_of,
+    first_candidates,
+    layer_groups,
+    names_of,
+    scalar_candidate,
+)
+from adaptermix.search.race import Contest, Entry, choose
+from adaptermix.search.record import (
+    RECORD_FILE,
+    STAGE,
+    Choice,
+    SearchPlan,
+    SearchReport,
+    is_half_out,
+    plot_of,
+    put_in_place,
+    result_of,
+    search_folder,
+)
 from adaptermix.settings.merging import MergeSettings
-from adaptermix.tables import scaled, titled
 from adaptermix.tasks.catalog import make_task
-from adaptermix.tasks.metrics.significance import Difference, Interval
 from adaptermix.tasks.task import Task
 from adaptermix.training.batches import encode_example
 from adaptermix.version import __version__
 
-if TYPE_CHECKING:
-    from adaptermix.plots import Plot
-
 CONCURRENT = 16  # candidates that an engine has room for at a time
-AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-AUTO_STEP = 0.05
+
+
 TRIAL_SHARE = 0.25  # of the dev examples, for one trial
-RECORD_FILE = "search.json"
-STAGE = "merged"  # in the folder of a search: its adapter, until that is in its place
-
-
-@dataclass(frozen=True)
-class CandidateResult:
-    """How a candidate did.
-
-    Attributes:
-        name: Its weights, or the adapter alone.
-        weighting: Its weights, rules included.
-        examples: Dev examples it was decoded on, over all languages.
-        score: Macro average over languages of the task's score on these.
-        difference: Its score minus the winner's, on the examples both have seen.
-        dropped: Round of the race after which it was left out; None for a finalist.
-    """
-
-    name: str
-    weighting: dict[str, Any]
-    examples: int
-    score: Interval
-    difference: Difference
-    dropped: int | None
-
-
-@dataclass(frozen=True)
-class SearchReport(Report):
-    """What was tried, what was chosen, and how sure that is.
-
-    Attributes:
-        winner: Name of the chosen candidate.
-        verdict: The choice in words.
-        tied: Candidates that cannot be told apart from the one with the best score.
-        candidates: All of them, best first.
-        task: Name of the task.
-        metric: Name of the metric that was searched for.
-        langs: Languages of the dev data.
-        decoded: Pairs of candidate and example that were needed.
-        exhaustive: How many an exhaustive search of the same candidates needs.
-        reused: How many of those needed were known from before.
-        merge: The merge that was written.
-        folder: Where record and plot are.
-        control: Name of the candidate that is the chosen merge without its other adapters.
-    """
-
-    winner: str
-    verdict: str
-    tied: list[str]
-    candidates: list[CandidateResult]
-    task: str
-    metric: str
-    langs: list[str]
-    engine: str
-    decoded: int
-    exhaustive: int
-    reused: int
-    merge: MergeReport
-    notes: list[str]
-    folder: str
-    control: str | None = None
-
-
-@dataclass(frozen=True)
-class SearchPlan(Report):
-    """What a search would do."""
-
-    candidates: list[str]
-    examples: dict[str, int]
-    longest_prompt: int
-    out: str
-    folder: str
 
 
 def search(
@@ -172,11 +114,6 @@ def plan_search(
     )
 
 
-def search_folder(out: Path) -> Path:
-    """Return the folder for what a search leaves beside its adapter."""
-    return out.with_name(out.name.removesuffix(".safetensors") + ".search")
-
-
 @dataclass(frozen=True)
 class _Job:
     """Everything a search needs, checked before an engine is started."""
@@ -208,29 +145,12 @@ class _Job:
         return blake3(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """What a search found.
-
-    Attributes:
-        winner: The merge to write.
-        tied: What the best score cannot be told apart from.
-        verdict: All of it in words.
-        control: The winner without its other adapters, where that has answered.
-    """
-
-    winner: Entry
-    tied: list[Entry]
-    verdict: str
-    control: Entry | None
-
-
 def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Job:
     check_search(paths, settings)
     check_out(paths, settings.out, force)
-    check_output(search_folder(settings.out), force or _is_half_out(settings.out))
+    check_output(search_folder(settings.out), force or is_half_out(settings.out))
     adapters = open_adapters(paths, settings)
-    candidates = first_candidates(_names(adapters), settings)
+    candidates = first_candidates(names_of(adapters), settings)
     folder = locate_model(settings)
     shapes = weight_shapes(folder)
     for adapter in adapters:
@@ -250,11 +170,6 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
     return _Job(adapters, task, items, learning, encoder, decoder, candidates, settings)
 
 
-def _is_half_out(out: Path) -> bool:
-    """Whether a search was killed when its record was there and its adapter not in its place."""
-    return (search_folder(out) / STAGE / out.name).exists()
-
-
 def _ended_search(job: _Job) -> SearchReport | None:
     """Return the report of the same search, if it has ended and its adapter is what it left."""
     out = job.settings.out
@@ -269,13 +184,6 @@ def _ended_search(job: _Job) -> SearchReport | None:
     shutil.rmtree(folder / STAGE, ignore_errors=True)  # empty, after a kill between two lines
     note = "this search had ended; nothing was decoded or written"
     return replace(report, notes=[*report.notes, note])
-
-
-def _names(adapters: Sequence[Adapter]) -> list[str]:
-    names = [adapter.path.resolve().name.removesuffix(".safetensors") for adapter in adapters]
-    return [
-        name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)
-    ]
 
 
 def _by_language(
@@ -325,63 +233,6 @@ def check_search(paths: Sequence[Path], settings: MergeSettings) -> None:
     first_candidates([path.name for path in paths], settings)
 
 
-def first_candidates(names: Sequence[str], settings: MergeSettings) -> list[Candidate]:
-    """Return the candidates that a search starts with, each adapter alone among them.
-
-    Raises:
-        ConfigError: A grid that is none, has fewer than two points, or other numbers of weights.
-    """
-    if settings.search in ("auto", "learn"):
-        candidates = [scalar_candidate(weight, len(names)) for weight in AUTO_GRID]
-    else:
-        candidates = _read_grid(str(settings.search), len(names))
-    for at, name in enumerate(names):
-        weights = tuple(float(at == other) for other in range(len(names)))
-        candidates.append(Candidate(f"{name} alone", Weighting(weights)))
-    unique = {candidate.weighting: candidate for candidate in candidates}
-    return list(unique.values())
-
-
-def _read_grid(text: str, adapters: int) -> list[Candidate]:
-    """Read points of a grid: weights of the first adapter, or all weights with colons between."""
-    try:
-        grid = [
-            tuple(map(float, part.split(":")))
-            for part in (part.strip() for part in text.split(","))
-            if part
-        ]
-    except ValueError as error:
-        raise ConfigError(
-            f"--search {text}: neither auto, learn, nor weights",
-            hint="write --search 0.5,0.7,0.9, or all weights of each merge: --search 1:0.2,1:0.5",
-        ) from error
-    if not all(math.isfinite(weight) for weights in grid for weight in weights):
-        raise ConfigError(f"--search {text}: weights are finite numbers")
-    if len(set(grid)) < 2:
-        raise ConfigError(
-            f"--search {text}: a grid has two points or more",
-            hint="for one weight, merge with --weight W",
-        )
-    return [_grid_point(weights, adapters, text) for weights in grid]
-
-
-def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candidate:
-    if len(weights) == 1:
-        return scalar_candidate(weights[0], adapters)
-    name = ":".join(f"{weight:g}" for weight in weights)
-    if len(weights) != adapters or not any(weights):
-        raise ConfigError(
-            f"--search {text}: {name} is not {adapters} weights, one of them not zero"
-        )
-    return Candidate(name, Weighting(weights))
-
-
-def scalar_candidate(weight: float, adapters: int) -> Candidate:
-    """Give a weight to the first adapter, and equal shares of the rest to the others."""
-    rest = round((1 - weight) / (adapters - 1), 12)
-    return Candidate(f"{weight:g}", Weighting((weight, *[rest] * (adapters - 1))))
-
-
 def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[Entry]:
     if settings.search == "learn":
         candidates = [*job.candidates, _learn(contest, job, settings)]
@@ -398,7 +249,7 @@ def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[Entry]:
 
 def _learn(contest: Contest, job: _Job, settings: MergeSettings) -> Candidate:
     """Learn weights on the dev examples kept for that, before any engine is started."""
-    from adaptermix.learning import learn_weights  # a Trainer comes with it
+    from adaptermix.search.learn import learn_weights  # a Trainer comes with it
 
     encoder = job.encoder
     encoded = [
@@ -448,7 +299,7 @@ def _try(contest: Contest, job: _Job, settings: MergeSettings) -> list[Candidate
     study = optuna.create_study(direction="maximize", sampler=sampler)
     groups = layer_groups(job.plan(job.candidates[0].weighting), settings.layer_groups)
     for candidate in job.candidates:
-        study.enqueue_trial(_as_parameters(candidate.weighting.weights, len(groups)))
+        study.enqueue_trial(as_parameters(candidate.weighting.weights, len(groups)))
     tried: dict[str, float] = {}
     candidates = {}
     for number in range(len(job.candidates) + settings.trials):
@@ -457,7 +308,7 @@ def _try(contest: Contest, job: _Job, settings: MergeSettings) -> list[Candidate
             [trial.suggest_float(f"{at}.{group}", 0, 1) for at in range(len(job.adapters))]
             for group in range(len(groups))
         ]
-        candidate = _candidate_of(weights, groups, number, job.candidates)
+        candidate = candidate_of(weights, groups, number, job.candidates)
         entry = contest.enter(candidate)
         contest.show([entry], 1.0 if settings.exhaustive else TRIAL_SHARE)
         tried[candidate.name] = contest.score(entry)
@@ -467,51 +318,12 @@ def _try(contest: Contest, job: _Job, settings: MergeSettings) -> list[Candidate
     return [candidates[name] for name in best[: len(job.candidates)]]
 
 
-def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
-    """Split the decoder blocks of a merge into groups of neighbours, as even as can be.
-
-    Raises:
-        ConfigError: More groups than blocks.
-    """
-    layers = sorted({layer for layer in map(layer_of, plan.specs) if layer is not None})
-    if count > max(1, len(layers)):
-        raise ConfigError(f"--layer-groups {count}: the adapters have {len(layers)} layers")
-    parts = np.array_split(np.array(layers, dtype=int), count)
-    return [frozenset(int(layer) for layer in part) for part in parts]
-
-
-def _as_parameters(weights: Sequence[float], groups: int) -> dict[str, float]:
-    return {f"{at}.{group}": w for at, w in enumerate(weights) for group in range(groups)}
-
-
-def _candidate_of(
-    weights: Sequence[Sequence[float]],
-    groups: Sequence[frozenset[int]],
-    number: int,
-    known: Sequence[Candidate],
-) -> Candidate:
-    """Make weights out of proposed numbers: in every group of layers they add up to 1."""
-    mixtures = []
-    for group in weights:
-        total = sum(group)
-        mixtures.append(
-            tuple(round(weight / total if total else 1 / len(group), 4) for weight in group)
-        )
-    if len(set(mixtures)) == 1:
-        weighting = Weighting(mixtures[0])
-    else:
-        rules = [Rule(m, layers) for m, layers in zip(mixtures, groups, strict=True)]
-        weighting = Weighting(mixtures[0], tuple(rules))
-    same = next((candidate for candidate in known if candidate.weighting == weighting), None)
-    return same or Candidate(f"trial {number + 1}", weighting)
-
-
-def _choose(contest: Contest, finalists: Sequence[Entry], job: _Job) -> _Choice:
+def _choose(contest: Contest, finalists: Sequence[Entry], job: _Job) -> Choice:
     winner, tied, verdict = choose(contest, finalists, job.settings.prefer)
     control = _show_without_others(contest, winner, job)
     if control is not None:
         verdict += f"; {_told_apart(contest, winner, control)}"
-    return _Choice(winner, tied, verdict, control)
+    return Choice(winner, tied, verdict, control)
 
 
 def _show_without_others(contest: Contest, winner: Entry, job: _Job) -> Entry | None:
@@ -519,7 +331,7 @@ def _show_without_others(contest: Contest, winner: Entry, job: _Job) -> Entry | 
 
     It competes with nobody. With ``inactive = keep`` weights differ by module, and none is shown.
     """
-    alone = winner.candidate.without_others(_names(job.adapters))
+    alone = winner.candidate.without_others(names_of(job.adapters))
     if alone is None or job.settings.inactive == "keep":
         return None
     if any(entry.candidate.weighting == alone.weighting for entry in contest.entries.values()):
@@ -543,7 +355,7 @@ def _told_apart(contest: Contest, winner: Entry, control: Entry) -> str:
     return f"{merge} is worse than {alone}: the other adapters take more than they give"
 
 
-def _finish(contest: Contest, choice: _Choice, job: _Job, force: bool) -> SearchReport:
+def _finish(contest: Contest, choice: Choice, job: _Job, force: bool) -> SearchReport:
     """Write the winner and the record of the search.
 
     Two outputs cannot appear at once. The record's folder comes first and brings the adapter
@@ -566,7 +378,7 @@ def _finish(contest: Contest, choice: _Choice, job: _Job, force: bool) -> Search
             "verdict": choice.verdict,
         },
     }
-    candidates = [_result(contest, entry, choice.winner) for entry in entries]
+    candidates = [result_of(contest, entry, choice.winner) for entry in entries]
     control = choice.control.candidate.name if choice.control else None
     record = {"adaptermix": __version__, "settings": settings.model_dump(mode="json")}
     plan = job.plan(winner.weighting)
@@ -595,58 +407,5 @@ def _finish(contest: Contest, choice: _Choice, job: _Job, force: bool) -> Search
         kept = {"key": job.key, "adapter": adapter_hash(read_adapter(staged))}
         write_json(partial / RECORD_FILE, record | kept | report.as_record())
         check_output(settings.out, force)
-    _put_in_place(folder / STAGE, settings.out, force)
+    put_in_place(folder / STAGE, settings.out, force)
     return report
-
-
-def _put_in_place(stage: Path, out: Path, force: bool) -> None:
-    """Move an adapter, and before it the card that a file has beside it, to where they belong."""
-    for path in sorted(stage.iterdir(), key=lambda path: path.name == out.name):
-        place = out.with_name(path.name)
-        if path.name == out.name or force or not place.exists():
-            with whole_output(place) as partial:
-                path.rename(partial)
-    shutil.rmtree(stage)
-
-
-def plot_of(
-    candidates: Sequence[CandidateResult],
-    winner: str,
-    metric: str,
-    name: str = "search",
-    control: str | None = None,
-) -> "Plot":
-    """Plot the scores of a search; ``name`` is the stem of the plot's files.
-
-    The control has no place among merges by weight, and is left out.
-    """
-    from adaptermix.plots import PlottedScore, search_plot
-
-    points = []
-    for candidate in (candidate for candidate in candidates if candidate.name != control):
-        weights = candidate.weighting["weights"]
-        is_scalar = len(weights) == 2 and math.isclose(sum(weights), 1)
-        is_scalar &= "rules" not in candidate.weighting
-        score = candidate.score
-        ends = (scaled(metric, end) for end in (score.value, score.low, score.high))
-        points.append(
-            PlottedScore(
-                candidate.name,
-                Interval(*ends),
-                weights[0] if is_scalar else None,
-                is_chosen=candidate.name == winner,
-                is_faint=candidate.dropped is not None,
-            )
-        )
-    return search_plot(points, f"{titled(metric)} on dev data, macro average", name)
-
-
-def _result(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:
-    return CandidateResult(
-        name=entry.candidate.name,
-        weighting=entry.candidate.weighting.as_record(),
-        examples=sum(len(rows) for rows in entry.statistics),
-        score=contest.score_interval(entry),
-        difference=contest.compare(entry, winner),
-        dropped=entry.dropped,
-    )

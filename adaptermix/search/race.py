@@ -8,7 +8,7 @@ scores). Candidates are compared on the examples that both have seen, by paired 
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from adaptermix.generation.engine import Request
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merging.plan import MergePlan, Tally
 from adaptermix.merging.weights import Weighting
+from adaptermix.search.candidates import Candidate
 from adaptermix.tasks.metrics.significance import (
     Difference,
     Interval,
@@ -33,50 +34,6 @@ from adaptermix.tasks.metrics.significance import (
 from adaptermix.tasks.task import Task
 
 FINALISTS = 2
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A merge that may be chosen."""
-
-    name: str
-    weighting: Weighting
-
-    @property
-    def complexity(self) -> tuple[int, int]:
-        """Order by simplicity: how many adapters take part, in how many different mixtures."""
-        mixtures = {self.weighting.weights, *(rule.weights for rule in self.weighting.rules)}
-        active = max(sum(weight != 0 for weight in weights) for weights in mixtures)
-        return active, len(mixtures)
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is one adapter alone."""
-        return self.complexity == (1, 1)
-
-    def without_others(self, names: Sequence[str]) -> "Candidate | None":
-        """Return the adapter that counts most in a merge, at the weights that it has there.
-
-        A merge that gives the task adapter less than its full strength changes two things at
-        once. This is the one of them that needs no other adapter.
-
-        Args:
-            names: What the adapters are called.
-
-        Returns:
-            The candidate; None where the merge is one adapter already.
-        """
-        if self.complexity[0] == 1:
-            return None
-        weights = self.weighting.weights
-        most = max(range(len(weights)), key=lambda at: abs(weights[at]))
-
-        def own(mixture: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(weight if at == most else 0.0 for at, weight in enumerate(mixture))
-
-        rules = tuple(replace(rule, weights=own(rule.weights)) for rule in self.weighting.rules)
-        place = f"as in {self.name}" if rules else f"at {weights[most]:g}"
-        return Candidate(f"{names[most]} alone {place}", Weighting(own(weights), rules))
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Search merging weights on development data."""

@@ -1,0 +1,169 @@
+"""Candidates of a search: grids, groups of layers, and their weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.format import layer_of
+from adaptermix.errors import ConfigError
+from adaptermix.merging.plan import MergePlan
+from adaptermix.merging.weights import Rule, Weighting
+from adaptermix.settings.merging import MergeSettings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A merge that may be chosen."""
+
+    name: str
+    weighting: Weighting
+
+    @property
+    def complexity(self) -> tuple[int, int]:
+        """Order by simplicity: how many adapters take part, in how many different mixtures."""
+        mixtures = {self.weighting.weights, *(rule.weights for rule in self.weighting.rules)}
+        active = max(sum(weight != 0 for weight in weights) for weights in mixtures)
+        return active, len(mixtures)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is one adapter alone."""
+        return self.complexity == (1, 1)
+
+    def without_others(self, names: Sequence[str]) -> "Candidate | None":
+        """Return the adapter that counts most in a merge, at the weights that it has there.
+
+        A merge that gives the task adapter less than its full strength changes two things at
+        once. This is the one of them that needs no other adapter.
+
+        Args:
+            names: What the adapters are called.
+
+        Returns:
+            The candidate; None where the merge is one adapter already.
+        """
+        if self.complexity[0] == 1:
+            return None
+        weights = self.weighting.weights
+        most = max(range(len(weights)), key=lambda at: abs(weights[at]))
+
+        def own(mixture: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(weight if at == most else 0.0 for at, weight in enumerate(mixture))
+
+        rules = tuple(replace(rule, weights=own(rule.weights)) for rule in self.weighting.rules)
+        place = f"as in {self.name}" if rules else f"at {weights[most]:g}"
+        return Candidate(f"{names[most]} alone {place}", Weighting(own(weights), rules))
+
+
+AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+AUTO_STEP = 0.05
+
+
+def names_of(adapters: Sequence[Adapter]) -> list[str]:
+    """Return the names of adapters, numbered where two are equal."""
+    names = [adapter.path.resolve().name.removesuffix(".safetensors") for adapter in adapters]
+    return [
+        name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)
+    ]
+
+
+def first_candidates(names: Sequence[str], settings: MergeSettings) -> list[Candidate]:
+    """Return the candidates that a search starts with, each adapter alone among them.
+
+    Raises:
+        ConfigError: A grid that is none, has fewer than two points, or other numbers of weights.
+    """
+    if settings.search in ("auto", "learn"):
+        candidates = [scalar_candidate(weight, len(names)) for weight in AUTO_GRID]
+    else:
+        candidates = _read_grid(str(settings.search), len(names))
+    for at, name in enumerate(names):
+        weights = tuple(float(at == other) for other in range(len(names)))
+        candidates.append(Candidate(f"{name} alone", Weighting(weights)))
+    unique = {candidate.weighting: candidate for candidate in candidates}
+    return list(unique.values())
+
+
+def _read_grid(text: str, adapters: int) -> list[Candidate]:
+    """Read points of a grid: weights of the first adapter, or all weights with colons between."""
+    try:
+        grid = [
+            tuple(map(float, part.split(":")))
+            for part in (part.strip() for part in text.split(","))
+            if part
+        ]
+    except ValueError as error:
+        raise ConfigError(
+            f"--search {text}: neither auto, learn, nor weights",
+            hint="write --search 0.5,0.7,0.9, or all weights of each merge: --search 1:0.2,1:0.5",
+        ) from error
+    if not all(math.isfinite(weight) for weights in grid for weight in weights):
+        raise ConfigError(f"--search {text}: weights are finite numbers")
+    if len(set(grid)) < 2:
+        raise ConfigError(
+            f"--search {text}: a grid has two points or more",
+            hint="for one weight, merge with --weight W",
+        )
+    return [_grid_point(weights, adapters, text) for weights in grid]
+
+
+def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candidate:
+    if len(weights) == 1:
+        return scalar_candidate(weights[0], adapters)
+    name = ":".join(f"{weight:g}" for weight in weights)
+    if len(weights) != adapters or not any(weights):
+        raise ConfigError(
+            f"--search {text}: {name} is not {adapters} weights, one of them not zero"
+        )
+    return Candidate(name, Weighting(weights))
+
+
+def scalar_candidate(weight: float, adapters: int) -> Candidate:
+    """Give a weight to the first adapter, and equal shares of the rest to the others."""
+    rest = round((1 - weight) / (adapters - 1), 12)
+    return Candidate(f"{weight:g}", Weighting((weight, *[rest] * (adapters - 1))))
+
+
+def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
+    """Split the decoder blocks of a merge into groups of neighbours, as even as can be.
+
+    Raises:
+        ConfigError: More groups than blocks.
+    """
+    layers = sorted({layer for layer in map(layer_of, plan.specs) if layer is not None})
+    if count > max(1, len(layers)):
+        raise ConfigError(f"--layer-groups {count}: the adapters have {len(layers)} layers")
+    parts = np.array_split(np.array(layers, dtype=int), count)
+    return [frozenset(int(layer) for layer in part) for part in parts]
+
+
+def as_parameters(weights: Sequence[float], groups: int) -> dict[str, float]:
+    """Return weights as parameters of a study, one for each adapter and group of layers."""
+    return {f"{at}.{group}": w for at, w in enumerate(weights) for group in range(groups)}
+
+
+def candidate_of(
+    weights: Sequence[Sequence[float]],
+    groups: Sequence[frozenset[int]],
+    number: int,
+    known: Sequence[Candidate],
+) -> Candidate:
+    """Make weights out of proposed numbers: in every group of layers they add up to 1."""
+    mixtures = []
+    for group in weights:
+        total = sum(group)
+        mixtures.append(
+            tuple(round(weight / total if total else 1 / len(group), 4) for weight in group)
+        )
+    if len(set(mixtures)) == 1:
+        weighting = Weighting(mixtures[0])
+    else:
+        rules = [Rule(m, layers) for m, layers in zip(mixtures, groups, strict=True)]
+        weighting = Weighting(mixtures[0], tuple(rules))
+    same = next((candidate for candidate in known if candidate.weighting == weighting), None)
+    return same or Candidate(f"trial {number + 1}", weighting)

@@ -1,0 +1,172 @@
+"""The record of a search: report, plan, files and plot."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptermix.files.outputs import Report, whole_output
+from adaptermix.merging.merge import MergeReport
+from adaptermix.search.race import Contest, Entry
+from adaptermix.tables import scaled, titled
+from adaptermix.tasks.metrics.significance import Difference, Interval
+
+if TYPE_CHECKING:
+    from adaptermix.plots import Plot
+
+RECORD_FILE = "search.json"
+
+
+STAGE = "merged"  # in the folder of a search: its adapter, until that is in its place
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """How a candidate did.
+
+    Attributes:
+        name: Its weights, or the adapter alone.
+        weighting: Its weights, rules included.
+        examples: Dev examples it was decoded on, over all languages.
+        score: Macro average over languages of the task's score on these.
+        difference: Its score minus the winner's, on the examples both have seen.
+        dropped: Round of the race after which it was left out; None for a finalist.
+    """
+
+    name: str
+    weighting: dict[str, Any]
+    examples: int
+    score: Interval
+    difference: Difference
+    dropped: int | None
+
+
+@dataclass(frozen=True)
+class SearchReport(Report):
+    """What was tried, what was chosen, and how sure that is.
+
+    Attributes:
+        winner: Name of the chosen candidate.
+        verdict: The choice in words.
+        tied: Candidates that cannot be told apart from the one with the best score.
+        candidates: All of them, best first.
+        task: Name of the task.
+        metric: Name of the metric that was searched for.
+        langs: Languages of the dev data.
+        decoded: Pairs of candidate and example that were needed.
+        exhaustive: How many an exhaustive search of the same candidates needs.
+        reused: How many of those needed were known from before.
+        merge: The merge that was written.
+        folder: Where record and plot are.
+        control: Name of the candidate that is the chosen merge without its other adapters.
+    """
+
+    winner: str
+    verdict: str
+    tied: list[str]
+    candidates: list[CandidateResult]
+    task: str
+    metric: str
+    langs: list[str]
+    engine: str
+    decoded: int
+    exhaustive: int
+    reused: int
+    merge: MergeReport
+    notes: list[str]
+    folder: str
+    control: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchPlan(Report):
+    """What a search would do."""
+
+    candidates: list[str]
+    examples: dict[str, int]
+    longest_prompt: int
+    out: str
+    folder: str
+
+
+def search_folder(out: Path) -> Path:
+    """Return the folder for what a search leaves beside its adapter."""
+    return out.with_name(out.name.removesuffix(".safetensors") + ".search")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search found.
+
+    Attributes:
+        winner: The merge to write.
+        tied: What the best score cannot be told apart from.
+        verdict: All of it in words.
+        control: The winner without its other adapters, where that has answered.
+    """
+
+    winner: Entry
+    tied: list[Entry]
+    verdict: str
+    control: Entry | None
+
+
+def is_half_out(out: Path) -> bool:
+    """Whether a search was killed when its record was there and its adapter not in its place."""
+    return (search_folder(out) / STAGE / out.name).exists()
+
+
+def put_in_place(stage: Path, out: Path, force: bool) -> None:
+    """Move an adapter, and before it the card that a file has beside it, to where they belong."""
+    for path in sorted(stage.iterdir(), key=lambda path: path.name == out.name):
+        place = out.with_name(path.name)
+        if path.name == out.name or force or not place.exists():
+            with whole_output(place) as partial:
+                path.rename(partial)
+    shutil.rmtree(stage)
+
+
+def plot_of(
+    candidates: Sequence[CandidateResult],
+    winner: str,
+    metric: str,
+    name: str = "search",
+    control: str | None = None,
+) -> "Plot":
+    """Plot the scores of a search; ``name`` is the stem of the plot's files.
+
+    The control has no place among merges by weight, and is left out.
+    """
+    from adaptermix.plots import PlottedScore, search_plot
+
+    points = []
+    for candidate in (candidate for candidate in candidates if candidate.name != control):
+        weights = candidate.weighting["weights"]
+        is_scalar = len(weights) == 2 and math.isclose(sum(weights), 1)
+        is_scalar &= "rules" not in candidate.weighting
+        score = candidate.score
+        ends = (scaled(metric, end) for end in (score.value, score.low, score.high))
+        points.append(
+            PlottedScore(
+                candidate.name,
+                Interval(*ends),
+                weights[0] if is_scalar else None,
+                is_chosen=candidate.name == winner,
+                is_faint=candidate.dropped is not None,
+            )
+        )
+    return search_plot(points, f"{titled(metric)} on dev data, macro average", name)
+
+
+def result_of(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:
+    """Return the result of one candidate."""
+    return CandidateResult(
+        name=entry.candidate.name,
+        weighting=entry.candidate.weighting.as_record(),
+        examples=sum(len(rows) for rows in entry.statistics),
+        score=contest.score_interval(entry),
+        difference=contest.compare(entry, winner),
+        dropped=entry.dropped,
+    )
