@@ -407,7 +407,7 @@ def report(
         adaptermix report runs/demo -o demo.html --export figures
     """
     require_extra("report", "altair", "vl_convert")
-    from adaptermix import report as reporting
+    from adaptermix.reports import page as reporting
 
     summary = reporting.report(runs, settings, force=options.force, dry_run=options.dry_run)
     _show(summary, console.show_report, options)

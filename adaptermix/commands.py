@@ -86,7 +86,7 @@ def _retrieve(work: Work) -> Any:
 
 def _report(work: Work) -> Any:
     require_extra("report", "altair", "vl_convert")
-    from adaptermix.report import report
+    from adaptermix.reports.page import report
 
     return report(work.inputs, work.settings, force=True, dry_run=work.dry_run)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from adaptermix.merging.merge import MergeReport
     from adaptermix.pipeline import RecipePlan, RecipeReport
     from adaptermix.recipe import Step
-    from adaptermix.report import ReportSummary
+    from adaptermix.reports.page import ReportSummary
     from adaptermix.retrieval.analysis import RetrievalPlan, RetrievalReport
     from adaptermix.retrieval.correlation import Correlation
     from adaptermix.retrieval.representations import OnProgress as OnStage

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from runs_on_disk import write_evaluation, write_retrieval
 
-from adaptermix.report import report
+from adaptermix.reports.page import report
 from adaptermix.settings.reports import ReportSettings
 
 BROWSER = next(

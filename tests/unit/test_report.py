@@ -18,7 +18,7 @@ from adaptermix.cli import app
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging.merge import merge
 from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
-from adaptermix.report import ReportSummary, is_right, report
+from adaptermix.reports.page import ReportSummary, is_right, report
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import ReportSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings

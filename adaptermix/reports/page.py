@@ -19,13 +19,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.runs import Answers, Run, Runs, find_runs, read_answers
-from adaptermix.sections import Section, sections_of
+from adaptermix.reports.runs import Answers, Run, Runs, find_runs, read_answers
+from adaptermix.reports.sections.build import sections_of
+from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import ReportSettings
 from adaptermix.tables import printable
 from adaptermix.version import __version__
 
-_PAGE = Path(__file__).with_name("page")
+_PAGE = Path(__file__).with_name("assets")
+
+
 _RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as the page's script reads
 
 
@@ -102,9 +105,6 @@ def _export(sections: Sequence[Section], folder: Path) -> None:
                 plot.write(partial_folder)
             for table in section.tables:
                 table.write(partial_folder)
-
-
-# Examples -----------------------------------------------------------------------------------------
 
 
 def _browsable(run: Run) -> dict[str, Any]:
@@ -194,9 +194,6 @@ def _as_text(expected: Any) -> str:
         else str(item)
         for item in expected
     )
-
-
-# Page ---------------------------------------------------------------------------------------------
 
 
 def _render(

@@ -1,0 +1,208 @@
+"""Sections about retrieval."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from adaptermix.adapters.inspection import InspectReport
+from adaptermix.errors import ConfigError
+from adaptermix.models.blocks import layer_index
+from adaptermix.plots import Plot, colors_of, heat_map, lines, scatter
+from adaptermix.reports.runs import Correlation, RetrievalReport, Run
+from adaptermix.reports.sections.adapters import adapter_name
+from adaptermix.reports.sections.section import Section
+from adaptermix.tables import Table, scaled, titled
+
+
+def retrieval_section(
+    name: str, run: Run, colors: Mapping[str, str], *, inspected: InspectReport | None
+) -> Section:
+    """Return the section about a retrieval analysis."""
+    report: RetrievalReport = run.report
+    own = {system: colors[system] for system in report.systems}
+    plots = [
+        _by_layer(report, f"{name}-layers"),
+        _before_and_after(report, own, f"{name}-systems"),
+        *_placement(report, inspected, f"{name}-placement"),
+        *(
+            _correlation(c, f"{name}-correlation-{number}")
+            for number, c in enumerate(_drawn(report.correlations), start=1)
+        ),
+        *_language_pairs(report, name),
+    ]
+    left_out = f" Left out of every sentence: its first {report.pool_skip} tokens."
+    texts = [
+        f"{report.sentences:,} sentences of {report.split} in {len(report.langs)} languages, "
+        f"{'all pairs' if report.pivot == 'all' else f'pairs with {report.pivot}'}, ratio margin "
+        f"with {report.neighbors} neighbors. Layer 0 is the embeddings."
+        + (left_out if report.pool_skip else ""),
+    ]
+    return Section(
+        name,
+        f"Retrieval: {run.name}",
+        texts,
+        [plot for plot in plots if plot is not None],
+        [_aggregate_table(report, f"{name}-aggregates"), *_correlation_table(report, name)],
+        report.notes,
+    )
+
+
+def _by_layer(report: RetrievalReport, name: str) -> Plot:
+    """Figure 1a: the first system's accuracy by layer, over all languages and groups."""
+    first = report.systems[0]
+    mine = [row for row in report.by_layer if row.system == first]
+    rows = [
+        {"layer": layer, "value": 100 * value, "line": row.over}
+        for row in mine
+        for layer, value in zip(report.layers, row.accuracy, strict=True)
+    ]
+    colors = colors_of([row.over for row in mine])
+    texts = (f"Retrieval by layer: {first}", "All languages, and each group of languages.")
+    return lines(rows, colors, ("layer", "retrieval accuracy (%)"), name, texts)
+
+
+def _before_and_after(report: RetrievalReport, colors: Mapping[str, str], name: str) -> Plot | None:
+    """Figure 3: every system's accuracy by layer over all languages."""
+    if len(report.systems) < 2:
+        return None
+    rows = [
+        {"layer": layer, "value": 100 * value, "line": row.system}
+        for row in report.by_layer
+        if row.over == "all"
+        for layer, value in zip(report.layers, row.accuracy, strict=True)
+    ]
+    texts = ("Retrieval before and after tuning", "Mean over all language pairs.")
+    return lines(rows, colors, ("layer", "retrieval accuracy (%)"), name, texts)
+
+
+def _placement(report: RetrievalReport, inspected: InspectReport | None, name: str) -> list[Plot]:
+    """Figure 4: the gain of adapters that were aligned at different layers, by layer."""
+    placed = _alignment_layers(inspected, report.depth) if inspected else {}
+    placed = {system: layer for system, layer in placed.items() if system in report.systems}
+    base = next(
+        (r for r in report.by_layer if (r.system, r.over) == (report.systems[0], "all")), None
+    )
+    if len(set(placed.values())) < 2 or base is None:
+        return []
+    rows: list[dict[str, Any]] = [
+        {
+            "layer": layer,
+            "value": 100 * (value - before),
+            "line": f"at layer {placed[row.system]}",
+        }
+        for row in sorted(report.by_layer, key=lambda row: placed.get(row.system, 0))
+        if row.over == "all" and row.system in placed
+        for layer, value, before in zip(report.layers, row.accuracy, base.accuracy, strict=True)
+    ]
+    colors = colors_of(["", *dict.fromkeys(row["line"] for row in rows)])
+    colors.pop("")
+    texts = (
+        "Where the alignment loss was placed",
+        f"Accuracy minus that of {report.systems[0]}, for adapters aligned at different layers.",
+    )
+    return [lines(rows, colors, ("layer", "gain in accuracy (points)"), name, texts)]
+
+
+def _alignment_layers(inspected: InspectReport, depth: int) -> dict[str, int]:
+    """Return the layer that each adapter was aligned at, alone or beside a task."""
+    layers = {}
+    for adapter in inspected.adapters:
+        settings = adapter.record.get("settings")
+        is_aligned = adapter.record.get("command") in ("train-align", "train-joint")
+        if is_aligned and isinstance(settings, dict):
+            with suppress(ConfigError, ValueError):  # of a deeper model, or written by another hand
+                layers[adapter_name(adapter.path)] = layer_index(
+                    settings.get("layer") or "middle", depth
+                )
+    return layers
+
+
+def _drawn(correlations: Sequence[Correlation]) -> list[Correlation]:
+    """Choose those that are plotted: over all languages, at the middle layer as figure 1b.
+
+    Where one side does not vary there is nothing to see.
+    """
+    over_all = [c for c in correlations if c.over == "all" and c.pearson.r is not None]
+    readings = [c.reading for c in over_all]
+    drawn = ["middle layer"] if "middle layer" in readings else readings[:1]
+    return [c for c in over_all if c.reading in drawn]
+
+
+def _correlation(found: Correlation, name: str) -> Plot:
+    """Figure 1b: retrieval accuracy against task score, a point a language."""
+    rows = [
+        {
+            "x": 100 * point.accuracy,
+            "y": scaled(found.metric, point.score),
+            "name": point.lang,
+        }
+        for point in found.points
+    ]
+    axes = (f"retrieval accuracy of {found.system} (%), {found.reading}", titled(found.metric))
+    title = f"Retrieval of {found.system} against the score of {found.scored}"
+    return scatter(rows, axes, name, (title, _coefficients(found) + "."))
+
+
+def _coefficients(found: Correlation) -> str:
+    parts = [
+        f"{label} undefined"
+        if c.r is None or c.p_value is None
+        else f"{label} {c.r:+.2f} (p = {c.p_value:.2g})"
+        for label, c in (("Pearson", found.pearson), ("Spearman", found.spearman))
+    ]
+    return f"{found.over}: {', '.join(parts)}, {len(found.points)} languages"
+
+
+def _language_pairs(report: RetrievalReport, name: str) -> Iterator[Plot]:
+    """Draw a heat map of language pairs for every system, at the layer where the first is best."""
+    overall = next((r for r in report.by_layer if r.over == "all"), None)
+    if overall is None or not report.layers:
+        return
+    at = max(range(len(report.layers)), key=overall.accuracy.__getitem__)
+    order = {lang: number for number, lang in enumerate(report.langs)}
+    top = 100 * (max((p.accuracy[at] for p in report.pairs), default=0) or 1.0)
+    for number, system in enumerate(report.systems, start=1):
+        rows = [
+            {"source": p.source, "target": p.target, "value": 100 * p.accuracy[at]}
+            for p in sorted(report.pairs, key=lambda p: order.get(p.source, 0))
+            if p.system == system
+        ]
+        texts = (
+            f"Language pairs: {system}",
+            f"Layer {report.layers[at]}, where {overall.system} is best.",
+        )
+        yield heat_map(
+            rows, ("source", "target", "accuracy (%)"), f"{name}-pairs-{number}", texts, top
+        )
+
+
+def _aggregate_table(report: RetrievalReport, name: str) -> Table:
+    keys = list(dict.fromkeys((a.over, a.reading) for a in report.aggregates))
+    found = {(a.system, a.over, a.reading): a for a in report.aggregates}
+    rows = []
+    for over, reading in keys:
+        cells = [found.get((system, over, reading)) for system in report.systems]
+        rows.append(
+            [
+                f"{over}, {reading}",
+                *(f"{100 * a.accuracy:.1f} / {100 * a.mexa:.1f}" if a else "-" for a in cells),
+            ]
+        )
+    note = "In percent: retrieval accuracy / MEXA."
+    return Table(name, "Retrieval accuracy", ["", *report.systems], rows, note)
+
+
+def _correlation_table(report: RetrievalReport, name: str) -> list[Table]:
+    if not report.correlations:
+        return []
+    rows = [
+        [f"{c.system} / {c.scored} {titled(c.metric)}", c.over, c.reading, *_numbers(c)]
+        for c in report.correlations
+    ]
+    columns = ["retrieval / score", "over", "reading", "Pearson r", "p", "Spearman r", "p", "n"]
+    return [Table(f"{name}-correlations", "Correlation with scores", columns, rows)]
+
+
+def _numbers(found: Correlation) -> list[str]:
+    values = [n for c in (found.pearson, found.spearman) for n in (c.r, c.p_value)]
+    return [*("-" if n is None else f"{n:.3g}" for n in values), str(len(found.points))]
