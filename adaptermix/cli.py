@@ -23,6 +23,7 @@ from adaptermix import console
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.files.outputs import Report
 from adaptermix.processes import is_main_process
+from adaptermix.recipes.plan import plan
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
 from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
@@ -533,13 +534,14 @@ def run_recipe(
     """
     if verbose:
         _let_libraries_talk()
-    from adaptermix import pipeline
-    from adaptermix.recipe import Overrides, read_recipe
+    from adaptermix.recipes import run as pipeline
+    from adaptermix.recipes.recipe import read_recipe
+    from adaptermix.recipes.step import Overrides
 
     settings = _read_values(values or []) | ({"model": model} if model is not None else {})
     read = read_recipe(recipe, out, Overrides(settings, limit))
     if dry_run:
-        plan = pipeline.plan(read, only=only, force=force)
+        plan = plan(read, only=only, force=force)
         _print(plan, console.show_recipe_plan, json)
         _report_problems(plan.problems)
         return
@@ -573,7 +575,7 @@ def recipe_new(
 
     Example: adaptermix recipe new recipe.toml
     """
-    from adaptermix.recipe import write_template
+    from adaptermix.recipes.recipe import write_template
 
     write_template(file, force=force)
     console.say(f"wrote {file}; fill in the model and the data, then: adaptermix run {file}")

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from adaptermix.evaluation.score import ScoreReport
     from adaptermix.generation.decoder import DecodeProgress, OnProgress
     from adaptermix.merging.merge import MergeReport
-    from adaptermix.pipeline import RecipePlan, RecipeReport
-    from adaptermix.recipe import Step
+    from adaptermix.recipes.plan import RecipePlan
+    from adaptermix.recipes.run import RecipeReport
+    from adaptermix.recipes.step import Step
     from adaptermix.reports.page import ReportSummary
     from adaptermix.retrieval.analysis import RetrievalPlan, RetrievalReport
     from adaptermix.retrieval.correlation import Correlation

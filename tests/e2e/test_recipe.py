@@ -14,7 +14,7 @@ import pytest
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.cli import main
-from adaptermix.pipeline import content_hash
+from adaptermix.recipes.keys import content_hash
 
 COMMAND = Path(sys.executable).with_name("adaptermix")
 TRIAL = ("--limit", 4, "--set", "engine=transformers", "--set", "max-new-tokens=4")

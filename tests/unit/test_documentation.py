@@ -10,7 +10,7 @@ import typer
 
 from adaptermix.cli import app
 from adaptermix.merging.weights import read_weighting
-from adaptermix.recipe import read_recipe
+from adaptermix.recipes.recipe import read_recipe
 from adaptermix.settings.file import COMMANDS, load_settings
 from adaptermix.tasks.custom import load_task_file
 

@@ -11,8 +11,10 @@ from transformers import AutoConfig
 
 from adaptermix.commands import RUNNERS
 from adaptermix.data.languages import FLORES_CODES
-from adaptermix.pipeline import plan, run
-from adaptermix.recipe import Overrides, read_recipe
+from adaptermix.recipes.plan import plan
+from adaptermix.recipes.recipe import read_recipe
+from adaptermix.recipes.run import run
+from adaptermix.recipes.step import Overrides
 from adaptermix.settings.file import COMMANDS
 from adaptermix.tasks.massive import MASSIVE_LOCALES
 

@@ -7,11 +7,13 @@ import pytest
 from runs_on_disk import write_evaluation
 from test_adapters import peft_adapter
 
-from adaptermix import pipeline
 from adaptermix.commands import RUNNERS
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
-from adaptermix.pipeline import content_hash, data_hash, plan, run
-from adaptermix.recipe import read_recipe
+from adaptermix.recipes import run as pipeline
+from adaptermix.recipes.keys import content_hash, data_hash
+from adaptermix.recipes.plan import plan
+from adaptermix.recipes.recipe import read_recipe
+from adaptermix.recipes.run import run
 
 CHAIN = """
 out = "o"

@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 from adaptermix import cli
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
-from adaptermix.pipeline import run
-from adaptermix.recipe import Overrides, read_recipe
+from adaptermix.recipes.recipe import read_recipe
+from adaptermix.recipes.run import run
+from adaptermix.recipes.step import Overrides
 
 INSPECT = 'command = "inspect"\nadapters = ["@a"]\n'
 

@@ -11,7 +11,7 @@ from typing import Any
 from adaptermix.adapters.systems import system_names, systems_of
 from adaptermix.errors import ConfigError, require_extra
 from adaptermix.merging.plan import read_weights
-from adaptermix.recipe import Recipe, Step
+from adaptermix.recipes.step import Recipe, Step
 from adaptermix.reports.runs import find_runs
 from adaptermix.retrieval.analysis import language_pairs
 from adaptermix.retrieval.task_scores import match_languages, read_scores

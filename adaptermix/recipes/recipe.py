@@ -16,7 +16,7 @@ are for every step that knows them. ``@NAME`` stands for the output of another s
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -28,114 +28,32 @@ from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataE
 from adaptermix.files.hub import HUB_NAME
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.file import COMMANDS, relative_to_file
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import Settings, complaint, keys_of
 
 # What commands take beside their settings: the arguments of their command lines.
 ARGUMENTS = {"merge": "adapters", "inspect": "adapters", "report": "runs"}
+
+
 # What the recipe itself decides for a step.
 _MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
+
+
 _OWN_KEYS = ("base", "out")
+
+
 _SUFFIXES = {"eval": "", "retrieval": "", "report": ".html", "score": ".json", "inspect": ".json"}
+
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
 _REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
+
+
 _TRIAL_TOKENS = 32  # longest answer of a trial
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """What the command line says over the heads of all steps.
-
-    Attributes:
-        values: Settings by key, for every step that has the key; or by step and key, as
-            ``test.limit``.
-        limit: Examples of each language, and steps of each training, of a trial.
-    """
-
-    values: Mapping[str, Any] = field(default_factory=dict)
-    limit: int | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step, ready to run.
-
-    Attributes:
-        name: Its name.
-        command: The command it runs.
-        settings: The command's settings; the output lies in the recipe's folder.
-        inputs: What the command takes beside its settings, such as the adapters of a merge.
-        out: Its output.
-        needs: The steps whose outputs it reads.
-        path: The file it is written in.
-        table: What the file says of it.
-        missing: The first of its files that is not there, as an error with file and line.
-    """
-
-    name: str
-    command: str
-    settings: Settings
-    inputs: tuple[str, ...]
-    out: Path
-    needs: tuple[str, ...]
-    path: Path
-    table: Mapping[str, Any]
-    missing: AdaptermixError | None = None
-
-    def line(self, key: str | None = None) -> int:
-        """Return the line of one of its keys, or of its header."""
-        return line_of(self.path, self.name, key if key in self.table else None)
-
-    def blame(self, error: AdaptermixError) -> AdaptermixError:
-        """Say where in the recipe the cause of an error stands, as far as its words tell."""
-        text = f"{error.message} {error.hint or ''}"
-        keys = sorted(self.table, key=lambda key: key not in ("langs", "pairs", "lang"))
-        named = next((key for key in keys if f"--{key} " in f"{text} "), None)
-        longest = max(keys, key=lambda key: self._named_by(key, error.message), default=None)
-        if longest is not None and not self._named_by(longest, error.message):
-            longest = None
-        line = self.line(named or longest)
-        return type(error)(f"{self.path}:{line}: [{self.name}] {error.message}", hint=error.hint)
-
-    def _named_by(self, key: str, message: str) -> int:
-        """Return the length of the longest text or path of a key that a message speaks of."""
-        made = getattr(self.settings, key.replace("-", "_"), self.inputs)
-        items = [*_listed(self.table[key]), *_listed(made)]
-        words = [str(item) for item in items if isinstance(item, str | Path)]
-        spoken = [w for w in words if re.search(rf"(?<![\w-]){re.escape(w)}(?!\w)", message)]
-        return max(map(len, spoken), default=0)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The steps of a recipe in an order in which they can run, and where their outputs go."""
-
-    path: Path
-    out: Path
-    steps: tuple[Step, ...]
-
-    def step(self, name: str) -> Step:
-        """Return a step by name.
-
-        Raises:
-            ConfigError: There is none of that name.
-        """
-        for step in self.steps:
-            if step.name == name:
-                return step
-        names = [step.name for step in self.steps]
-        raise ConfigError(
-            f"{self.path}: no step '{name}'", hint=f"the steps are {', '.join(names)}"
-        )
-
-    def with_needs(self, name: str) -> "Recipe":
-        """Return the recipe of one step and of all that it needs."""
-        wanted = {self.step(name).name}
-        for step in reversed(self.steps):
-            if step.name in wanted:
-                wanted.update(step.needs)
-        return Recipe(self.path, self.out, tuple(s for s in self.steps if s.name in wanted))
 
 
 @dataclass(frozen=True)
@@ -193,12 +111,9 @@ def write_template(path: Path, *, force: bool = False) -> None:
     if path.exists() and not force:
         raise ArtifactError(f"{path} exists", hint="name another file, or pass --force")
     check_output(path, force)
-    text = (files("adaptermix") / "recipe_template.toml").read_text(encoding="utf-8")
+    text = (files("adaptermix.recipes") / "template.toml").read_text(encoding="utf-8")
     with whole_output(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-# The files ----------------------------------------------------------------------------------------
 
 
 def _read_files(path: Path) -> tuple[dict[str, _Draft], dict[str, tuple[Path, Any]], list[str]]:
@@ -302,9 +217,6 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[_Draft]) -> None:
             raise ConfigError(f"--set {key}: no step has this key", hint=hint)
 
 
-# The graph ----------------------------------------------------------------------------------------
-
-
 def _references(value: Any) -> Iterator[re.Match[str]]:
     """Yield the references in a value or in the list that it is."""
     for item in value if isinstance(value, list) else [value]:
@@ -348,9 +260,6 @@ def _in_order(drafts: Mapping[str, _Draft], wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         visit(name, ())
     return order
-
-
-# The settings of a step ---------------------------------------------------------------------------
 
 
 def _output(folder: Path, draft: _Draft) -> Path:
@@ -514,8 +423,3 @@ def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> Con
         return draft.fail(message, *([key] if key in draft.table else []))
     file = draft.shared[key][0]
     return ConfigError(f"{file}:{line_of(file, None, key)}: {message}")
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    """Return the items of a list, or the one value."""
-    return value if isinstance(value, list | tuple) else [value]

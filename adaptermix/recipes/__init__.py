@@ -1,0 +1,1 @@
+"""Recipes: several commands in one file, planned, run and resumed."""

@@ -1,0 +1,146 @@
+"""Keys of steps: hashes of all that a step's output depends on."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from pydantic import BaseModel
+
+from adaptermix.recipes.step import Step
+from adaptermix.tasks.metrics.comet_environment import status
+from adaptermix.version import __version__
+
+FORMAT = 1  # of what goes into keys; another number runs all steps again
+
+
+# What a record holds of how a run went, and not of what came out.
+VOLATILE = ("seconds", "decoded", "reused", "extracted")
+
+
+# Settings that change how a step runs, and not what comes out.
+_IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python", "export"}
+
+
+_DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
+
+
+def step_key(step: Step, out: Path) -> str:
+    """Return the hash of all that a step's output depends on; its needs are done."""
+    settings = {
+        name: _content_of(step.settings, name, value, out)
+        for name, value in step.settings
+        if name not in _IMMATERIAL
+    }
+    content = {
+        "format": FORMAT,
+        "adaptermix": __version__,
+        "command": step.command,
+        "settings": settings,
+        "inputs": [_named_content(path) for path in step.inputs],
+        "comet": _is_comet_there(step.settings),
+    }
+    return blake3(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _is_comet_there(settings: Any) -> bool:
+    """Whether a step scores with COMET; where it is not installed, other metrics do without."""
+    if "comet" not in getattr(settings, "metrics", ()):
+        return False
+
+    return settings.comet_python is not None or status().installed
+
+
+def _content_of(settings: BaseModel, name: str, value: Any, out: Path) -> Any:
+    """Return what a setting stands for: the contents of files and folders, else itself."""
+    if isinstance(value, Path):
+        is_output = value.resolve().is_relative_to(out.resolve())
+        return content_hash(value) if is_output or value.is_file() else data_hash(value, out)
+    if isinstance(value, tuple) and value and isinstance(value[0], Path):
+        return [content_hash(path) for path in value]
+    if name == "adapters":
+        return [_named_content(path) for path in value]
+    if name in ("model", "into") and value is not None:
+        return _model_content(value)
+    if name == "task" and value.endswith(".toml") and Path(value).is_file():
+        own_data = getattr(settings, "data_dir", None) is None
+        return [content_hash(Path(value)), _task_data(Path(value)) if own_data else None]
+    return value
+
+
+def _named_content(path: str | Path) -> list[str]:
+    """Return the name and the content of an adapter or a run: tables show its name."""
+    there = Path(path)
+    return [there.name, content_hash(there)] if there.exists() else [str(path)]
+
+
+def _model_content(name: str) -> str:
+    folder = Path(name)
+    if not (folder / "config.json").is_file():
+        return name
+    from adaptermix.models.files import fingerprint
+
+    return fingerprint(folder)
+
+
+def _task_data(path: Path) -> list[tuple[str, str]]:
+    from adaptermix.tasks.custom import load_task_file
+
+    patterns = [pattern.replace("{lang}", "*") for pattern in load_task_file(path).files.values()]
+    found = sorted({file for pattern in patterns for file in path.parent.glob(pattern)})
+    return [(file.name, content_hash(file)) for file in found]
+
+
+def content_hash(path: Path) -> str:
+    """Return the hash of a file, or of all files in a folder and their names.
+
+    Times and counts of a run are left out of JSON records.
+    """
+    if path.is_dir():
+        digest = blake3()
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path)}\0{content_hash(file)}\0".encode())
+        return digest.hexdigest()
+    if not path.is_file():
+        return "nothing"
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    """Hash a file; its size and time stand for its content within a run."""
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError:
+            content = None
+        if isinstance(content, dict):
+            lasting = {k: v for k, v in content.items() if k not in VOLATILE}
+            return blake3(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+    digest = blake3(max_threads=blake3.AUTO)
+    return digest.update_mmap(path).hexdigest() if size else digest.hexdigest()
+
+
+def data_hash(folder: Path, out: Path) -> str:
+    """Return the hash of the data files that commands find in a folder, by name and content.
+
+    Commands look two levels deep. Outputs of the recipe and hidden files are no data, and neither
+    are weights.
+    """
+    digest = blake3()
+    for file in sorted(_data_files(folder, out.resolve(), _DATA_DEPTH)):
+        digest.update(f"{file.relative_to(folder)}\0{content_hash(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def _data_files(folder: Path, out: Path, depth: int) -> Iterator[Path]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(".") or path.resolve() == out:
+            continue
+        if path.is_dir() and depth > 1:
+            yield from _data_files(path, out, depth - 1)
+        elif path.is_file() and path.suffix not in (".safetensors", ".bin"):
+            yield path

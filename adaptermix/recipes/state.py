@@ -1,0 +1,107 @@
+"""The state of a recipe's outputs on disk."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.files.outputs import whole_output, write_json
+from adaptermix.recipes.keys import content_hash
+from adaptermix.recipes.step import Step
+from adaptermix.version import __version__
+
+STATE = "steps.json"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step that was run, or had been.
+
+    Attributes:
+        status: Whether this run ran it.
+        seconds: How long it took, when it ran.
+        record: What the command reported, without times and counts of the run.
+    """
+
+    name: str
+    command: str
+    status: Literal["done", "done before"]
+    seconds: float
+    out: str
+    record: dict[str, Any]
+
+
+class State:
+    """What is known of the steps whose outputs lie in a folder; written whole at every change."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / STATE
+        self.steps: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            try:
+                self.steps = dict(json.loads(self.path.read_text(encoding="utf-8"))["steps"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ArtifactError(
+                    f"{self.path}: not the record of a recipe's steps",
+                    hint="delete it; all steps run again",
+                ) from error
+
+    def made(self, step: Step) -> bool:
+        """Whether a run began to make the step's output."""
+        return step.name in self.steps
+
+    def is_finished(self, step: Step, key: str) -> bool:
+        """Whether the step has run with the same key and its output is unchanged."""
+        entry = self.steps.get(step.name, {})
+        is_same = entry.get("status") == "finished" and entry.get("key") == key
+        return is_same and entry.get("content") == content_hash(step.out)
+
+    def was_begun(self, step: Step, key: str) -> bool:
+        """Whether a run with the same key began the step and did not end it."""
+        entry = self.steps.get(step.name, {})
+        return entry.get("status") == "begun" and entry.get("key") == key
+
+    def begin(self, step: Step, key: str) -> None:
+        """Record that the step has begun."""
+        self._put(step, {"status": "begun", "key": key})
+
+    def finish(self, step: Step, key: str, record: dict[str, Any], seconds: float) -> None:
+        """Record that the step has finished."""
+        entry = {"status": "finished", "key": key, "content": content_hash(step.out)}
+        self._put(step, entry | {"out": step.out.name, "seconds": seconds, "record": record})
+
+    def report(self, step: Step, status: Literal["done", "done before"]) -> StepReport:
+        """Return what the record says of the step."""
+        entry = self.steps[step.name]
+        return StepReport(
+            step.name, step.command, status, entry["seconds"], str(step.out), entry["record"]
+        )
+
+    def _put(self, step: Step, entry: dict[str, Any]) -> None:
+        self.steps[step.name] = {"command": step.command} | entry
+        with whole_output(self.path) as partial:
+            write_json(partial, {"adaptermix": __version__, "steps": self.steps})
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; the lock goes with the process, however it ends."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is no folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise ResourceError(f"{out}: cannot be written to: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ResourceError(
+                f"{out}: another run works here", hint="wait for it, or choose another --out"
+            ) from error
+        yield
