@@ -1,5 +1,5 @@
 """Run the command line as ``python -m adaptermix``."""
 
-from adaptermix.cli import main
+from adaptermix.cli.main import main
 
 main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptermix.demo import _free_folder, run
+from adaptermix.cli.demo import _free_folder, run
 from adaptermix.errors import ArtifactError
 
 COMMAND = Path(sys.executable).with_name("adaptermix")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.cli import main
+from adaptermix.cli.main import main
 from adaptermix.recipes.keys import content_hash
 
 COMMAND = Path(sys.executable).with_name("adaptermix")

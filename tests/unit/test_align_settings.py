@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from test_training import PAIRS, align_settings, factors, randomize
 from transformers import AutoModelForCausalLM
 
-from adaptermix import console
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.cli.show.training import show_training
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_tokenizer
@@ -264,14 +264,14 @@ def test_the_temperature_of_the_best_retrieval_is_kept(
     train_align(align_settings(model_dir, corpus_dir, tmp_path / "b", **alone))
     mine, single = factors(out), factors(tmp_path / "b")
     assert all(torch.equal(mine[key], single[key]) for key in mine)
-    console.show_training(report)
+    show_training(report)
     assert f"* temperature {report.kept}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("cosine", "is_told"), [(0.99, True), (0.5, False)])
 def test_one_state_that_hides_all_else_is_told(searched, capsys, cosine, is_told):
     dev = searched[0].dev | {"random_cosine_of_base": cosine}
-    console.show_training(replace(searched[0], dev=dev))
+    show_training(replace(searched[0], dev=dev))
     assert ("--pool-skip" in capsys.readouterr().out) == is_told
 
 

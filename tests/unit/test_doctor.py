@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from adaptermix import doctor
-from adaptermix.cli import app
-from adaptermix.doctor import (
+from adaptermix.cli import doctor
+from adaptermix.cli.doctor import (
     LATE,
     comet_check,
     device_check,
@@ -27,6 +26,7 @@ from adaptermix.doctor import (
     token_check,
     vllm_check,
 )
+from adaptermix.cli.options import app
 from adaptermix.tasks.metrics.comet_environment import Environment
 
 TORCH = importlib.metadata.version("torch")

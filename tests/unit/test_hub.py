@@ -20,9 +20,9 @@ from adaptermix.adapters.adapter import locate_adapter, read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import CONFIG_FILE, WEIGHTS_FILE, describe_config, spec_of
 from adaptermix.adapters.writing import write_adapter
-from adaptermix.cli import app
+from adaptermix.cli.options import app
+from adaptermix.cli.push import check_push, push
 from adaptermix.errors import ConfigError, ResourceError
-from adaptermix.hub import check_push, push
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -16,7 +16,8 @@ from accelerate.utils import DistributedType
 from test_joint_training import joint_settings
 from test_training import align_settings, factors, task_settings
 
-from adaptermix import cli
+from adaptermix.cli import main as cli
+from adaptermix.cli.options import Options
 from adaptermix.errors import ConfigError
 from adaptermix.processes import shards_model
 from adaptermix.training.align import train_align
@@ -182,8 +183,8 @@ def test_the_first_version_of_sharding_is_refused(tmp_path, model_dir, corpus_di
 
 def test_only_the_first_process_shows_the_report(monkeypatch):
     shown = []
-    names = [field.name for field in fields(cli.Options)]
-    options = cli.Options(**dict.fromkeys(names, False))
+    names = [field.name for field in fields(Options)]
+    options = Options(**dict.fromkeys(names, False))
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         cli._show(rank, shown.append, options)

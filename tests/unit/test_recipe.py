@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from adaptermix import cli
+from adaptermix.cli import main as cli
+from adaptermix.cli.options import app
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
@@ -209,7 +210,7 @@ def test_a_run_lets_the_libraries_talk_where_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "_let_libraries_talk", lambda: asked.append(True))
     path = write(tmp_path, "[i]\n" + INSPECT.replace("@a", "x/y"))
     for flags in ([], ["-v"]):
-        result = CliRunner().invoke(cli.app, ["run", str(path), "--dry-run", *flags])
+        result = CliRunner().invoke(app, ["run", str(path), "--dry-run", *flags])
         assert result.exit_code == 0, result.output
     assert asked == [True]
 

@@ -13,8 +13,8 @@ from runs_on_disk import write_evaluation, write_retrieval
 from test_model_card import ALIGNED, TRAINED, write
 from typer.testing import CliRunner
 
-from adaptermix import console
-from adaptermix.cli import app
+from adaptermix.cli.options import app
+from adaptermix.cli.show.recipes import show_report
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging.merge import merge
 from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
@@ -204,9 +204,7 @@ def test_paths_are_never_cut(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     paths = [f"{'folder/' * 20}{name}" for name in ("page", "figures", "run", "one", "two")]
     out, export, run, *adapters = paths
-    console.show_report(
-        ReportSummary(out, export, "massive", [run], adapters, [], [], 0, 10, written=True)
-    )
+    show_report(ReportSummary(out, export, "massive", [run], adapters, [], [], 0, 10, written=True))
     shown = "".join(capsys.readouterr().out.split())
     assert "…" not in shown
     assert all(shown.count(path) == 1 for path in paths)

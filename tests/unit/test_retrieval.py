@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adaptermix import cli
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.systems import named_adapters
+from adaptermix.cli import main as cli
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.files.tensors import TensorFile
 from adaptermix.models.loading import load_model

@@ -8,7 +8,7 @@ import pytest
 from conftest import SHARED
 from typer.testing import CliRunner
 
-from adaptermix.cli import app
+from adaptermix.cli.options import app
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, ResourceError
 from adaptermix.evaluation.score import OUTPUT_FIELDS, score_files
 from adaptermix.settings.evaluation import ScoreSettings
@@ -195,7 +195,7 @@ def test_entities_count_as_text_or_as_offsets(tmp_path):
 def test_the_command_prints_json_and_imports_no_torch(massive):
     write(massive / "answers.txt", [render_answer(slots_of(a)) for _, a in ROWS])
     code = (
-        "import sys; from adaptermix.cli import app\n"
+        "import sys; from adaptermix.cli.main import app\n"
         "try: app()\n"
         "finally: assert not {'torch', 'transformers', 'vllm'} & sys.modules.keys()"
     )

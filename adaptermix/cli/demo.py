@@ -7,7 +7,11 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-from adaptermix import console
+from adaptermix.cli import console
+from adaptermix.cli.progress import evaluation_progress, training_progress
+from adaptermix.cli.show.evaluation import show_evaluation
+from adaptermix.cli.show.merging import show_merge
+from adaptermix.cli.show.training import show_training
 from adaptermix.evaluation.evaluate import EvalReport, evaluate
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.merging.merge import merge
@@ -44,21 +48,21 @@ def run(
     config = out / CONFIG_NAME
     console.say(f"1/4  task adapter: slot filling in three languages (settings: {config})")
     task = load_settings(TrainTaskSettings, {"seed": seed}, config)
-    with console.training_progress("task", quiet) as on_progress:
+    with training_progress("task", quiet) as on_progress:
         trained = train_task(task, on_progress=on_progress)
-    _show(console.show_training, trained, show)
+    _show(show_training, trained, show)
     console.say("2/4  alignment adapter: low-resource languages are pulled to English")
     align = load_settings(TrainAlignSettings, {"seed": seed}, config)
-    with console.training_progress("align", quiet) as on_progress:
+    with training_progress("align", quiet) as on_progress:
         aligned = train_align(align, on_progress=on_progress)
-    _show(console.show_training, aligned, show)
+    _show(show_training, aligned, show)
     console.say("3/4  merge: no base model, no training")
     merged = merge([task.out, align.out], load_settings(MergeSettings, {}, config))
-    _show(console.show_merge, merged, show)
+    _show(show_merge, merged, show)
     console.say("4/4  evaluation of all of them on all languages")
-    with console.evaluation_progress(quiet) as progress:
+    with evaluation_progress(quiet) as progress:
         report = evaluate(load_settings(EvalSettings, {}, config), on_progress=progress)
-    _show(console.show_evaluation, report, show)
+    _show(show_evaluation, report, show)
     _say_what_next(out)
     return report
 

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,13 +28,25 @@ from adaptermix.tasks.metrics.comet_environment import Environment, status
 
 State = Literal["ok", "warn", "missing"]
 
+
 SECONDS = 8.0  # patience with imports, which go on side by side
+
+
 HUB_SECONDS = 3.0
+
+
 # What the usual things take: a base model of 8B parameters, COMET with its model, some adapters.
 HUB_CACHE_GB, CACHE_GB, HERE_GB = 20, 5, 1
+
+
 MEMORY_GB = 4
+
+
 _GB = 1e9
+
+
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
 
 # Each line is one thing that works, said as soon as it does.
 _IMPORTS = """
@@ -57,6 +68,8 @@ print(json.dumps({"transformers": True}), flush=True)
 import peft
 print(json.dumps({"peft": True}), flush=True)
 """
+
+
 _VLLM = "import json, vllm; print(json.dumps({'vllm': vllm.__version__}), flush=True)"
 
 

@@ -5,224 +5,55 @@ before a command runs, so that help answers at once.
 """
 
 import errno
-import inspect
-import logging
 import os
 import sys
-import types
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
-from pydantic.fields import FieldInfo
 
-from adaptermix import console
+from adaptermix.cli import console
+from adaptermix.cli.options import (
+    Force,
+    Json,
+    Options,
+    Quiet,
+    Verbose,
+    app,
+    comet_app,
+    let_libraries_talk,
+    recipe_app,
+    register_command,
+)
+from adaptermix.cli.progress import (
+    RecipeWatcher,
+    evaluation_progress,
+    stage_progress,
+    training_progress,
+)
+from adaptermix.cli.show.adapters import show_inspection
+from adaptermix.cli.show.evaluation import show_evaluation, show_plan, show_scores
+from adaptermix.cli.show.machine import show_checkup, show_comet
+from adaptermix.cli.show.merging import show_merge, show_search, show_search_plan
+from adaptermix.cli.show.recipes import show_recipe, show_recipe_plan, show_report
+from adaptermix.cli.show.retrieval import show_retrieval, show_retrieval_plan
+from adaptermix.cli.show.training import show_training
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.files.outputs import Report
 from adaptermix.processes import is_main_process
 from adaptermix.recipes.plan import plan
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings, ReportSettings
-from adaptermix.settings.shared import Settings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.metrics.comet_environment import install, status
 from adaptermix.version import __version__
 
-
-def _group(name: str, purpose: str) -> typer.Typer:
-    return typer.Typer(
-        name=name,
-        help=purpose,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-app = _group(
-    "adaptermix", "Train, merge and evaluate LoRA adapters that carry a task across languages."
-)
-comet_app = _group(
-    "comet", "Install COMET, in a Python environment of its own, and show what is installed."
-)
-recipe_app = _group("recipe", "Write a recipe for `adaptermix run`.")
-app.add_typer(comet_app)
-app.add_typer(recipe_app)
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options that every command has and no file sets."""
-
-    force: bool
-    json: bool
-    dry_run: bool
-    quiet: bool
-    verbose: bool
-    push_to_hub: str | None
-    private: bool
-
-
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Versions, and what the libraries have to say.")
-]
-
-_OPTIONS: dict[str, tuple[Any, object]] = {
-    "config": (
-        Annotated[
-            Path | None,
-            typer.Option(help="Settings file.", show_default="adaptermix.toml, if there is one"),
-        ],
-        None,
-    ),
-    "force": (Force, False),
-    "json": (Json, False),
-    "dry_run": (
-        Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")],
-        False,
-    ),
-    "quiet": (Quiet, False),
-    "verbose": (Verbose, False),
-    "push_to_hub": (
-        Annotated[
-            str | None,
-            typer.Option(metavar="OWNER/NAME", help="Upload the output to the hub as well."),
-        ],
-        None,
-    ),
-    "private": (
-        Annotated[bool, typer.Option("--private", help="Make a new repository private.")],
-        False,
-    ),
-}
-_OF_ADAPTERS = {"push_to_hub", "private"}  # options of commands that write one
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-_SHORT = {
-    "out": ("--out", "-o"),
-    "adapters": ("--adapter",),
-    "data_dir": ("--data-dir", "--data"),
-}
-_REPEATED = {"adapters", "ref", "preserve_text"}
 
 
-def _command(
-    kind: type[Settings], *, without: Collection[str] = (), pushes: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command whose options are the fields of its settings.
-
-    The function takes the settings, the common options, and whatever arguments it declares
-    after them. Common options that mean nothing to the command are left out by ``without``;
-    ``pushes`` says that it writes an adapter to ``out``, which can go to the hub.
-    """
-    left_out = {*without, *(() if pushes else _OF_ADAPTERS)}
-    offered = {name: option for name, option in _OPTIONS.items() if name not in left_out}
-
-    def register(run: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(run).parameters.values())[2:]
-
-        def entry(**given: Any) -> None:
-            arguments = {parameter.name: given.pop(parameter.name) for parameter in own}
-            config = given.pop("config")
-            options = Options(**{n: given.pop(n, False) for n in _OPTIONS if n != "config"})
-            stated = {name: value for name, value in given.items() if value not in (None, [])}
-            if options.verbose:
-                _let_libraries_talk()
-            settings = load_settings(kind, stated, config)
-            with _pushed(options, settings):
-                run(settings, options, **arguments)
-
-        fields = [_option(name, field, kind) for name, field in kind.model_fields.items()]
-        common = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=value)
-            for name, (hint, value) in offered.items()
-        ]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        entry.__signature__ = inspect.Signature([*parameters, *fields, *common])  # type: ignore[attr-defined]
-        entry.__annotations__ = {p.name: p.annotation for p in [*parameters, *fields, *common]}
-        app.command(kind.section, help=inspect.getdoc(run))(entry)
-        return run
-
-    return register
-
-
-def _let_libraries_talk() -> None:
-    """Say which versions are at work, and let libraries log; before they are imported."""
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "info", "VLLM_LOGGING_LEVEL": "INFO"}
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
-    console.say_versions()
-
-
-@contextmanager
-def _pushed(options: Options, settings: Any) -> Iterator[None]:
-    """Upload a command's output when it is there, where that was asked for."""
-    if options.private and not options.push_to_hub:
-        raise ConfigError("--private goes with --push-to-hub OWNER/NAME")
-    if not options.push_to_hub:
-        yield
-        return
-    from adaptermix import hub
-
-    hub.check_push(options.push_to_hub)
-    yield
-    if not options.dry_run:
-        console.say(f"uploading {settings.out} to {options.push_to_hub}")
-        url = hub.push(settings.out, options.push_to_hub, private=options.private)
-        console.say(f"uploaded: {url}")
-
-
-def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parameter:
-    """Describe one option by the settings field it fills."""
-    flag = "--" + name.replace("_", "-")
-    is_switch = bool in (field.annotation, *get_args(field.annotation))
-    names = _SHORT.get(name, (flag,) if not is_switch else (f"{flag}/--no-{flag[2:]}",))
-    default = field.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    option = typer.Option(
-        *names,
-        help=field.description,
-        rich_help_panel=_panel(name, field, kind),
-        show_default=False if default in (None, (), {}) or is_switch else shown,
-    )
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[_option_type(name, field.annotation) | None, option],
-        default=None,
-    )
-
-
-def _panel(name: str, field: FieldInfo, kind: type[Settings]) -> str | None:
-    """Group options in the help by what they are about: a word before a colon, or their class."""
-    heading, colon, _ = str(field.description).partition(": ")
-    if colon and heading.split()[0] == "Search":
-        return "Search"
-    owner = next(cls for cls in kind.__mro__ if name in cls.__dict__.get("__annotations__", {}))
-    return owner.__dict__.get("panel")
-
-
-def _option_type(name: str, annotation: Any) -> Any:
-    """Return the type Typer should read: lists are comma-separated text, or repeated flags."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) is tuple:
-        return list[str] if name in _REPEATED else str
-    if get_origin(annotation) is dict:
-        return str
-    return annotation
-
-
-@_command(TrainTaskSettings, pushes=True)
+@register_command(TrainTaskSettings, pushes=True)
 def train_task(settings: TrainTaskSettings, options: Options) -> None:
     """Fine-tune a LoRA on a task in some languages.
 
@@ -232,14 +63,14 @@ def train_task(settings: TrainTaskSettings, options: Options) -> None:
     """
     from adaptermix.training import task as task_training
 
-    with console.training_progress("task", options.quiet) as on_progress:
+    with training_progress("task", options.quiet) as on_progress:
         report = task_training.train_task(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
-    _show(report, console.show_training, options)
+    _show(report, show_training, options)
 
 
-@_command(TrainAlignSettings, pushes=True)
+@register_command(TrainAlignSettings, pushes=True)
 def train_align(settings: TrainAlignSettings, options: Options) -> None:
     """Train a LoRA that aligns languages at a middle layer.
 
@@ -250,14 +81,14 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
     """
     from adaptermix.training import align as align_training
 
-    with console.training_progress("align", options.quiet) as on_progress:
+    with training_progress("align", options.quiet) as on_progress:
         report = align_training.train_align(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
-    _show(report, console.show_training, options)
+    _show(report, show_training, options)
 
 
-@_command(TrainJointSettings, pushes=True)
+@register_command(TrainJointSettings, pushes=True)
 def train_joint(settings: TrainJointSettings, options: Options) -> None:
     """Train one LoRA on a task and on alignment at once.
 
@@ -268,14 +99,14 @@ def train_joint(settings: TrainJointSettings, options: Options) -> None:
     """
     from adaptermix.training import joint as joint_training
 
-    with console.training_progress("joint", options.quiet) as on_progress:
+    with training_progress("joint", options.quiet) as on_progress:
         report = joint_training.train_joint(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
-    _show(report, console.show_training, options)
+    _show(report, show_training, options)
 
 
-@_command(MergeSettings, pushes=True)
+@register_command(MergeSettings, pushes=True)
 def merge(
     settings: MergeSettings,
     options: Options,
@@ -303,7 +134,7 @@ def merge(
     else:
         from adaptermix.merging.merge import merge as run
     report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
-    _show(report, console.show_merge, options)
+    _show(report, show_merge, options)
 
 
 def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> None:
@@ -311,14 +142,14 @@ def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> 
 
     if options.dry_run:
         plan = search.plan_search(adapters, settings, force=options.force)
-        _show(plan, console.show_search_plan, options)
+        _show(plan, show_search_plan, options)
         return
-    with console.evaluation_progress(options.quiet) as on_progress:
+    with evaluation_progress(options.quiet) as on_progress:
         report = search.search(adapters, settings, force=options.force, on_progress=on_progress)
-    _show(report, console.show_search, options)
+    _show(report, show_search, options)
 
 
-@_command(EvalSettings)
+@register_command(EvalSettings)
 def evaluate(settings: EvalSettings, options: Options) -> None:
     """Test the base model and adapters side by side on a task.
 
@@ -336,14 +167,14 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
     from adaptermix.evaluation import evaluate as evaluation
 
     if options.dry_run:
-        _show(evaluation.plan(settings, force=options.force), console.show_plan, options)
+        _show(evaluation.plan(settings, force=options.force), show_plan, options)
         return
-    with console.evaluation_progress(options.quiet) as on_progress:
+    with evaluation_progress(options.quiet) as on_progress:
         report = evaluation.evaluate(settings, force=options.force, on_progress=on_progress)
-    _show(report, console.show_evaluation, options)
+    _show(report, show_evaluation, options)
 
 
-@_command(ScoreSettings, without=("force", "dry_run", "quiet"))
+@register_command(ScoreSettings, without=("force", "dry_run", "quiet"))
 def score(settings: ScoreSettings, options: Options) -> None:
     """Score existing outputs of any system, without a model.
 
@@ -360,11 +191,11 @@ def score(settings: ScoreSettings, options: Options) -> None:
     from adaptermix.evaluation import score as scoring
 
     report = scoring.score_files(settings)
-    _show(report, console.show_scores, options)
+    _show(report, show_scores, options)
     console.say_notes(report.notes)
 
 
-@_command(InspectSettings, without=("force", "dry_run", "quiet"))
+@register_command(InspectSettings, without=("force", "dry_run", "quiet"))
 def inspect_adapters(
     settings: InspectSettings,
     options: Options,
@@ -385,10 +216,10 @@ def inspect_adapters(
     """
     from adaptermix.adapters import inspection
 
-    _show(inspection.inspect(adapters, settings), console.show_inspection, options)
+    _show(inspection.inspect(adapters, settings), show_inspection, options)
 
 
-@_command(ReportSettings, without=("quiet",))
+@register_command(ReportSettings, without=("quiet",))
 def report(
     settings: ReportSettings,
     options: Options,
@@ -411,10 +242,10 @@ def report(
     from adaptermix.reports import page as reporting
 
     summary = reporting.report(runs, settings, force=options.force, dry_run=options.dry_run)
-    _show(summary, console.show_report, options)
+    _show(summary, show_report, options)
 
 
-@_command(RetrievalSettings)
+@register_command(RetrievalSettings)
 def retrieval(settings: RetrievalSettings, options: Options) -> None:
     """See where languages are aligned: translation retrieval at every layer.
 
@@ -431,11 +262,11 @@ def retrieval(settings: RetrievalSettings, options: Options) -> None:
 
     if options.dry_run:
         plan = analysis.plan(settings, force=options.force)
-        _show(plan, console.show_retrieval_plan, options)
+        _show(plan, show_retrieval_plan, options)
         return
-    with console.stage_progress(options.quiet) as on_progress:
+    with stage_progress(options.quiet) as on_progress:
         report = analysis.analyze(settings, force=options.force, on_progress=on_progress)
-    _show(report, console.show_retrieval, options)
+    _show(report, show_retrieval, options)
 
 
 @app.command()
@@ -462,7 +293,7 @@ def demo(
 
     Example: adaptermix demo -o runs/mine --seed 2
     """
-    from adaptermix import demo as demo_module
+    from adaptermix.cli import demo as demo_module
 
     report = demo_module.run(out, seed=seed, force=force, quiet=quiet, show=not json)
     if json:
@@ -533,7 +364,7 @@ def run_recipe(
         adaptermix run recipe.toml --set seed=2 --set engine=transformers -o seed-2
     """
     if verbose:
-        _let_libraries_talk()
+        let_libraries_talk()
     from adaptermix.recipes import run as pipeline
     from adaptermix.recipes.recipe import read_recipe
     from adaptermix.recipes.step import Overrides
@@ -541,13 +372,13 @@ def run_recipe(
     settings = _read_values(values or []) | ({"model": model} if model is not None else {})
     read = read_recipe(recipe, out, Overrides(settings, limit))
     if dry_run:
-        plan = plan(read, only=only, force=force)
-        _print(plan, console.show_recipe_plan, json)
-        _report_problems(plan.problems)
+        planned = plan(read, only=only, force=force)
+        _print(planned, show_recipe_plan, json)
+        _report_problems(planned.problems)
         return
-    watcher = console.RecipeWatcher(quiet=quiet, json=json)
+    watcher = RecipeWatcher(quiet=quiet, json=json)
     report = pipeline.run(read, only=only, force=force, watcher=watcher)
-    _print(report, console.show_recipe, json)
+    _print(report, show_recipe, json)
 
 
 def _read_values(pairs: list[str]) -> dict[str, object]:
@@ -614,7 +445,7 @@ def comet_install(
     if json:
         console.show_json(report.as_record())
         return
-    console.show_comet(report)
+    show_comet(report)
     console.say(f"built in {report.seconds:.0f} s" if report.built else "it was there already")
 
 
@@ -625,7 +456,7 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
     Example: adaptermix comet status --json
     """
     found = status(path)
-    _print(found, console.show_comet, json)
+    _print(found, show_comet, json)
 
 
 @app.command()
@@ -641,10 +472,10 @@ def doctor(json: Json = False) -> None:
 
         adaptermix doctor --json
     """
-    from adaptermix import doctor as doctor_module
+    from adaptermix.cli import doctor as doctor_module
 
     report = doctor_module.examine()
-    _print(report, console.show_checkup, json)
+    _print(report, show_checkup, json)
     if not report.is_fit:
         raise typer.Exit(ResourceError.exit_code)
 

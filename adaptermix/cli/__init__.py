@@ -1,0 +1,1 @@
+"""The command line; only this package writes to the terminal."""

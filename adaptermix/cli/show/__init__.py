@@ -1,0 +1,1 @@
+"""How each command's result looks in the terminal."""
