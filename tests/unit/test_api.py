@@ -23,8 +23,9 @@ def test_importing_the_package_is_light():
 def test_no_command_that_may_refuse_its_input_starts_with_transformers():
     """It takes seconds to import: an error in a file name, or a report, need not wait for it."""
     code = (
-        "import sys, adaptermix.reports.page, adaptermix.evaluation.evaluate, adaptermix.search.run, "
-        "adaptermix.retrieval.analysis; print({'transformers', 'peft', 'accelerate'} & set(sys.modules))"
+        "import sys, adaptermix.reports.page, adaptermix.evaluation.evaluate, "
+        "adaptermix.search.run, adaptermix.retrieval.analysis; "
+        "print({'transformers', 'peft', 'accelerate'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

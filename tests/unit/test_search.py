@@ -24,8 +24,8 @@ from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.plots import Plot
 from adaptermix.search.candidates import (
     Candidate,
-    _as_parameters,
-    _candidate_of,
+    as_parameters,
+    candidate_of,
     first_candidates,
     layer_groups,
     scalar_candidate,
@@ -431,12 +431,12 @@ def test_groups_of_layers_get_weights_of_their_own(
 def test_proposed_numbers_become_weights_that_add_up_to_one():
     groups = [frozenset({0, 1}), frozenset({2, 3})]
     known = [scalar_candidate(0.5, 2)]
-    candidate = _candidate_of([[0.2, 0.6], [1.0, 0.0]], groups, 4, known)
+    candidate = candidate_of([[0.2, 0.6], [1.0, 0.0]], groups, 4, known)
     assert candidate.name == "trial 5"
     assert [rule.weights for rule in candidate.weighting.rules] == [(0.25, 0.75), (1.0, 0.0)]
-    assert _candidate_of([[0.3, 0.3], [0.1, 0.1]], groups, 4, known) is known[0]
-    assert _candidate_of([[0.0, 0.0], [0.0, 0.0]], groups, 4, known) is known[0]
-    assert _as_parameters((0.9, 0.1), 1) == {"0.0": 0.9, "1.0": 0.1}
+    assert candidate_of([[0.3, 0.3], [0.1, 0.1]], groups, 4, known) is known[0]
+    assert candidate_of([[0.0, 0.0], [0.0, 0.0]], groups, 4, known) is known[0]
+    assert as_parameters((0.9, 0.1), 1) == {"0.0": 0.9, "1.0": 0.1}
 
 
 def test_layers_are_split_evenly(adapters):
