@@ -13,7 +13,27 @@ a caller can act on are AdaptermixErrors.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from adaptermix.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from adaptermix.adapters.inspection import inspect as inspect
+    from adaptermix.errors import AdaptermixError as AdaptermixError
+    from adaptermix.evaluation.evaluate import evaluate as evaluate
+    from adaptermix.evaluation.score import score_files as score_files
+    from adaptermix.merging.fold import merge_into as merge_into
+    from adaptermix.merging.merge import merge as merge
+    from adaptermix.settings.evaluation import EvalSettings as EvalSettings
+    from adaptermix.settings.evaluation import ScoreSettings as ScoreSettings
+    from adaptermix.settings.merging import MergeSettings as MergeSettings
+    from adaptermix.settings.reports import InspectSettings as InspectSettings
+    from adaptermix.settings.training import TrainAlignSettings as TrainAlignSettings
+    from adaptermix.settings.training import TrainJointSettings as TrainJointSettings
+    from adaptermix.settings.training import TrainTaskSettings as TrainTaskSettings
+    from adaptermix.training.align import train_align as train_align
+    from adaptermix.training.joint import train_joint as train_joint
+    from adaptermix.training.task import train_task as train_task
 
 _HOMES = {
     "AdaptermixError": "errors",

@@ -108,9 +108,9 @@ def merge_once(paths: list[Path], folder: Path, method: str, rank: int | None) -
 MEMORY = """
 import sys
 from pathlib import Path
-from adaptermix.config import MergeSettings
-from adaptermix.merging import merge
-from adaptermix.merge_methods import METHODS
+from adaptermix.merging.merge import merge
+from adaptermix.merging.methods import METHODS
+from adaptermix.settings.merging import MergeSettings
 first, second, out, method, rank = sys.argv[1:]
 def resident(which):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -39,7 +39,7 @@ mkdir "$out/raw"
 for lang in $(tr ',' '\n' <<<"en,$task,$aligned,$other" | awk 'NF && !seen[$0]++'); do
     "$python" - "$lang" "$massive" >"$out/raw/$lang.txt" <<'PYTHON'
 import pathlib, sys
-from adaptermix.data import read_massive
+from adaptermix.tasks.massive import read_massive
 
 for example in read_massive(sys.argv[1], "train", pathlib.Path(sys.argv[2])):
     print(example.utterance)

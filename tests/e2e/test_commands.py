@@ -20,8 +20,7 @@ from unittest.mock import patch
 import pytest
 from peft import PeftConfig
 
-from adaptermix.cli.main import main
-from adaptermix.cli.options import app, comet_app
+from adaptermix.cli.main import app, comet_app, main
 
 COMMAND = Path(sys.executable).with_name("adaptermix")
 

@@ -14,7 +14,7 @@ import pytest
 from adaptermix.errors import ArtifactError, DataError, ResourceError
 from adaptermix.evaluation.score import score_files
 from adaptermix.settings.evaluation import ScoreSettings
-from adaptermix.tasks.metrics import comet
+from adaptermix.tasks.metrics import comet_environment
 from adaptermix.tasks.metrics.comet import Translations, segment_scores, segment_scores_many
 from adaptermix.tasks.metrics.comet_environment import default_path, install, status
 
@@ -369,7 +369,7 @@ def test_an_environment_is_built_once_and_again_only_when_asked(tmp_path, builde
     assert len(pip_runs(builder)) == 1
     assert install(folder, python=builder, force=True).built
     assert len(pip_runs(builder)) == 2
-    monkeypatch.setattr(comet, "PINS", ("unbabel-comet==9",))
+    monkeypatch.setattr(comet_environment, "PINS", ("unbabel-comet==9",))
     assert install(folder, python=builder).built
     assert "unbabel-comet==9" in pip_runs(builder)[2]
 

@@ -26,7 +26,7 @@ from adaptermix.cli.doctor import (
     token_check,
     vllm_check,
 )
-from adaptermix.cli.options import app
+from adaptermix.cli.main import app
 from adaptermix.tasks.metrics.comet_environment import Environment
 
 TORCH = importlib.metadata.version("torch")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from adaptermix.cli.options import app
+from adaptermix.cli.main import app
 from adaptermix.merging.weights import read_weighting
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.settings.file import COMMANDS, load_settings

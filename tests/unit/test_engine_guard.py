@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-import adaptermix
+from adaptermix.generation import engine_guard
 
-GUARD = Path(adaptermix.__file__).with_name("engine_guard.py")
+GUARD = Path(engine_guard.__file__)
 
 # Stands in for a command with an engine: a child of multiprocessing, and one of the user's own.
 COMMAND = """

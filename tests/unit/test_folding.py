@@ -307,8 +307,8 @@ HIDDEN, LAYERS = 1024, 36
 FOLD = """
 import resource, sys
 from pathlib import Path
-from adaptermix.config import MergeSettings
-from adaptermix.folding import merge_into
+from adaptermix.merging.fold import merge_into
+from adaptermix.settings.merging import MergeSettings
 base, adapter, out = sys.argv[1:]
 settings = lambda name: MergeSettings(weights=(1,), into=base, out=Path(name))
 merge_into([Path(adapter)], settings(out), dry_run=True)  # everything is imported and warm

@@ -115,7 +115,7 @@ def test_adapters_come_and_go_without_reloading_the_base(model_dir, staged, monk
     alone = [answers_of(make_engine(model_dir), [request])[0] for request in requests]
     assert len(set(alone)) > LOADED  # they differ, or this would mean nothing
     engine = make_engine(model_dir)
-    monkeypatch.setattr("adaptermix.generation.engine.load_model", None)
+    monkeypatch.setattr("adaptermix.generation.transformers_engine.load_model", None)
     assert answers_of(engine, requests) == alone
     assert answers_of(engine, requests[::-1]) == alone[::-1]
     assert answers_of(engine, requests) == alone  # adapters once more, after the base

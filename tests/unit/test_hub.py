@@ -20,7 +20,7 @@ from adaptermix.adapters.adapter import locate_adapter, read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import CONFIG_FILE, WEIGHTS_FILE, describe_config, spec_of
 from adaptermix.adapters.writing import write_adapter
-from adaptermix.cli.options import app
+from adaptermix.cli.main import app
 from adaptermix.cli.push import check_push, push
 from adaptermix.errors import ConfigError, ResourceError
 
@@ -140,7 +140,7 @@ def through_the_hub(code, endpoint, cache):
 
 def test_massive_comes_from_the_hubs_parquet_copy_in_both_layouts(hub, tmp_path):
     code = (
-        "from adaptermix.files.text import read_massive as read\n"
+        "from adaptermix.tasks.massive import read_massive as read\n"
         "print(len(read('en', 'train', None)), len(read('en', 'dev', None)), "
         "len(read('cy', 'test', None)), read('cy', 'test', None)[3].annotated)"
     )
@@ -149,7 +149,7 @@ def test_massive_comes_from_the_hubs_parquet_copy_in_both_layouts(hub, tmp_path)
 
 def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
     code = (
-        "from adaptermix.files.text import read_pairs\n"
+        "from adaptermix.data.pairs import read_pairs\n"
         "(pair,) = read_pairs('cy-en', None)\n"
         "print(pair.source, pair.target)"
     )
@@ -159,7 +159,8 @@ def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
 def test_a_model_comes_from_the_hub(hub, tmp_path, model_dir):
     code = (
         "from adaptermix.settings.shared import ModelSettings as S\n"
-        "from adaptermix.models.loading import fingerprint, locate_model\n"
+        "from adaptermix.models.files import fingerprint\n"
+        "from adaptermix.models.loading import locate_model\n"
         "print(fingerprint(locate_model(S(model='somebody/tiny'))))"
     )
     from adaptermix.models.files import fingerprint
@@ -176,7 +177,8 @@ def test_what_the_hub_lacks_is_said(hub, tmp_path):
     }
     code = (
         "from adaptermix.settings.shared import ModelSettings as S\n"
-        "from adaptermix.files.text import read_massive, read_pairs\n"
+        "from adaptermix.tasks.massive import read_massive\n"
+        "from adaptermix.data.pairs import read_pairs\n"
         "from adaptermix.errors import AdaptermixError\n"
         "from adaptermix.models.loading import locate_model\n"
         + "".join(
@@ -193,7 +195,7 @@ def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
     code = (
         "import time\n"
         "time.sleep = lambda seconds: None  # between the hub library's attempts\n"
-        "from adaptermix.files.text import read_massive\n"
+        "from adaptermix.tasks.massive import read_massive\n"
         "from adaptermix.errors import ResourceError\n"
         "try: read_massive('cy', 'test', None)\n"
         "except ResourceError as error: print(error.message, error.hint)"
@@ -227,8 +229,8 @@ def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tm
         "from pathlib import Path\n"
         f"os.chdir({str(tmp_path)!r})\n"
         "from adaptermix.adapters.adapter import read_adapter\n"
-        "from adaptermix.settings.shared import InspectSettings, MergeSettings\n"
-        "from adaptermix.adapters.adapter import named_adapters\n"
+        "from adaptermix import InspectSettings, MergeSettings\n"
+        "from adaptermix.adapters.systems import named_adapters\n"
         "from adaptermix.adapters.inspection import inspect\n"
         "from adaptermix.merging.merge import merge\n"
         "lora = Path('somebody/lora')\n"

@@ -8,7 +8,7 @@ from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
 
 from adaptermix.errors import ConfigError
-from adaptermix.tasks.metrics import f1 as metrics
+from adaptermix.tasks.metrics import text
 from adaptermix.tasks.metrics.comet import CometScores
 from adaptermix.tasks.metrics.f1 import SLOT_F1, SpanF1, span_statistics
 from adaptermix.tasks.metrics.metric import Outcome, chosen, score
@@ -132,7 +132,7 @@ def test_comet_is_asked_once_for_all_segments(monkeypatch):
         asked.append((systems, model, python))
         return CometScores([[0.5, 0.75]], "comet|model:x")
 
-    monkeypatch.setattr(metrics, "segment_scores_many", segment_scores_many)
+    monkeypatch.setattr(text, "segment_scores_many", segment_scores_many)
     outcomes = [Outcome("h1", ["r1", "x"], source="s1"), Outcome("h2", ["r2"], source="s2")]
     metric = Comet("model.ckpt", Path("python"))
     result = score(metric, outcomes)

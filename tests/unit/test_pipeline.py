@@ -9,7 +9,7 @@ from test_adapters import peft_adapter
 
 from adaptermix.commands import RUNNERS
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
-from adaptermix.recipes import run as pipeline
+from adaptermix.recipes import keys
 from adaptermix.recipes.keys import content_hash, data_hash
 from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
@@ -96,7 +96,7 @@ def test_a_changed_file_runs_what_reads_it(folder):
 
 def test_another_version_runs_all_again(folder, monkeypatch):
     ran(folder)
-    monkeypatch.setattr(pipeline, "__version__", "0.0.0")
+    monkeypatch.setattr(keys, "__version__", "0.0.0")
     assert ran(folder) == {"half", "again", "small", "look"}
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from adaptermix.cli import main as cli
-from adaptermix.cli.options import app
+from adaptermix.cli.main import app
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
@@ -207,7 +207,7 @@ def test_what_is_wrong_in_the_base_is_told_there(tmp_path):
 
 def test_a_run_lets_the_libraries_talk_where_asked(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "_let_libraries_talk", lambda: asked.append(True))
+    monkeypatch.setattr(cli, "let_libraries_talk", lambda: asked.append(True))
     path = write(tmp_path, "[i]\n" + INSPECT.replace("@a", "x/y"))
     for flags in ([], ["-v"]):
         result = CliRunner().invoke(app, ["run", str(path), "--dry-run", *flags])

@@ -13,7 +13,7 @@ from runs_on_disk import write_evaluation, write_retrieval
 from test_model_card import ALIGNED, TRAINED, write
 from typer.testing import CliRunner
 
-from adaptermix.cli.options import app
+from adaptermix.cli.main import app
 from adaptermix.cli.show.recipes import show_report
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging.merge import merge

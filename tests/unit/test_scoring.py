@@ -8,7 +8,7 @@ import pytest
 from conftest import SHARED
 from typer.testing import CliRunner
 
-from adaptermix.cli.options import app
+from adaptermix.cli.main import app
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, ResourceError
 from adaptermix.evaluation.score import OUTPUT_FIELDS, score_files
 from adaptermix.settings.evaluation import ScoreSettings

@@ -311,7 +311,7 @@ def test_a_search_that_ends_between_its_outputs_is_run_again(
             raise KeyboardInterrupt
         return whole_output(path)
 
-    monkeypatch.setattr("adaptermix.search.run.whole_output", stop)
+    monkeypatch.setattr("adaptermix.search.record.whole_output", stop)
     with pytest.raises(KeyboardInterrupt):
         search(adapters[:2], settings)
     assert (search_folder(out) / "search.json").is_file()

@@ -48,8 +48,9 @@ LOG_PROBABILITIES = """
 import json, os, signal, sys
 from pathlib import Path
 import psutil
-from adaptermix.config import EvalSettings
-from adaptermix.engines import Limits, VllmGenerator
+from adaptermix.generation.engine import Limits
+from adaptermix.generation.vllm_engine import VllmGenerator
+from adaptermix.settings.evaluation import EvalSettings
 settings, model, prompts, adapters = json.loads(sys.argv[1])
 engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(5, 16, 32))
 systems = [None, *(Path(path) for path in adapters)]
@@ -62,9 +63,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 MORE_ADAPTERS_THAN_ROOM = """
 import json, sys
 from pathlib import Path
-from adaptermix.config import EvalSettings
-from adaptermix.engines import IgnoredAdapterError, Limits, Request, VllmGenerator
-from adaptermix.models import load_tokenizer
+from adaptermix.generation.engine import Limits, Request
+from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator
+from adaptermix.models.loading import load_tokenizer
+from adaptermix.settings.evaluation import EvalSettings
 settings, model, prompts, adapters, ignored = json.loads(sys.argv[1])
 settings = EvalSettings(**settings)
 tokenizer = load_tokenizer(Path(model), settings)
@@ -232,8 +234,8 @@ def test_a_search_has_all_candidates_in_one_engine(tmp_path, model_dir, corpus_d
 import json, sys
 from pathlib import Path
 from adaptermix import generation
-from adaptermix.config import MergeSettings
-from adaptermix.search import search
+from adaptermix.search.run import search
+from adaptermix.settings.merging import MergeSettings
 if __name__ == "__main__":
     started = []
     make = generation.make_generator
