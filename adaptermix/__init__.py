@@ -15,7 +15,7 @@ a caller can act on are AdaptermixErrors.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from adaptermix.version import __version__ as __version__
+from adaptermix.version import __version__  # noqa: F401
 
 if TYPE_CHECKING:
     from adaptermix.adapters.inspection import inspect as inspect
