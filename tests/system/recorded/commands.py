@@ -390,7 +390,7 @@ def _reports() -> Iterator[Case]:
         f"{everything} --title 'Recorded' --export figures", needs=PLOTS, volatile_hashes=True
     )
     yield Case("report test --no-examples -o small.html --json", needs=PLOTS)
-    for line in ("report nowhere", "report corpus", "report test", "report test echo"):
+    for line in ("report test", "report nowhere -o new.html", "report corpus -o new.html"):
         yield Case(line, needs=PLOTS)
 
 
@@ -486,8 +486,8 @@ GROUPS: dict[str, Group] = {
     "merge-into": Group("folding", tuple(_foldings()), "heavy"),
     "merge-errors": Group("wrong adapters", _plain(MERGE_ERRORS)),
     "inspect": Group("adapters", tuple(_inspections())),
-    "score": Group("outputs", _plain(_scores(), tolerance=SCORES), "heavy"),
-    "score-errors": Group("wrong outputs", _plain(SCORE_ERRORS), "heavy"),
+    "score": Group("outputs", _plain(_scores(), tolerance=SCORES)),
+    "score-errors": Group("wrong outputs", _plain(SCORE_ERRORS)),
     "help": Group("outputs", tuple(_help())),
     "eval": Group("evaluations", tuple(_evaluations()), "heavy"),
     "retrieval": Group("parallel", tuple(_retrievals()), "heavy"),

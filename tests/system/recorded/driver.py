@@ -14,16 +14,18 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import traceback
 from contextlib import suppress
 from typing import Any
 
+MOST_SECONDS = 300  # that a command may take
 LIGHT = (
     *("numpy", "pydantic.main", "pydantic.type_adapter", "typer.main", "typer.core", "zoneinfo"),
-    *("rich.console", "rich.progress", "rich.table", "blake3", "jaxtyping", "safetensors", "torch"),
+    *("rich.console", "rich.progress", "rich.table", "blake3", "jaxtyping", "sacrebleu", "torch"),
 )
-HEAVY = ("transformers", "peft", "accelerate", "sacrebleu", "sqlite3", "altair", "optuna")
+HEAVY = ("transformers", "peft", "accelerate", "sqlite3", "altair", "optuna")
 # transformers imports the files of its classes when they are first asked for.
 CLASSES = ("AutoModelForCausalLM", "AutoTokenizer", "LlamaForCausalLM", "Trainer")
 
@@ -44,6 +46,7 @@ def preload(names: tuple[str, ...]) -> None:
 
 def run_here(job: dict[str, Any]) -> None:
     """Become the command; never returns."""
+    signal.alarm(MOST_SECONDS)
     os.chdir(job["cwd"])
     for number, name in ((0, os.devnull), (1, job["stdout"]), (2, job["stderr"])):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -7,6 +7,7 @@ structure that changes anything a user sees is found.
     python tests/system/recorded/record.py                     compare everything
     python tests/system/recorded/record.py --only score eval   compare some groups
     python tests/system/recorded/record.py --update            keep what is found now
+    python tests/system/recorded/record.py --fresh             take no forks: slower, the same
 
 A record that differs by no more than its tolerance is left as it is by ``--update``.
 """
@@ -19,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,38 +56,75 @@ def environment(scratch: Path) -> dict[str, str]:
     }
 
 
-class Runner:
-    """Runs commands in forks of one process."""
+class Runner(ABC):
+    """Runs commands."""
 
-    def __init__(self, process: "subprocess.Popen[str]", scratch: Path) -> None:
-        self.process = process
+    def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
 
     def run(self, arguments: list[str], cwd: Path) -> tuple[int, str, str]:
         """Run a command and return its exit code, output and errors."""
-        files = {name: str(self.scratch / name) for name in ("stdout", "stderr")}
-        job = {"arguments": arguments, "cwd": str(cwd)} | files
+        files = [self.scratch / name for name in ("stdout", "stderr")]
+        code = self.start(arguments, cwd, *files)
+        out, err = (path.read_text(encoding="utf-8") for path in files)
+        return code, out, err
+
+    @abstractmethod
+    def start(self, arguments: list[str], cwd: Path, out: Path, err: Path) -> int:
+        """Run a command, its output and errors in files, and return its exit code."""
+
+
+class Forks(Runner):
+    """Runs commands in forks of one process, which has imported the libraries."""
+
+    def __init__(self, scratch: Path, process: "subprocess.Popen[str]") -> None:
+        super().__init__(scratch)
+        self.process = process
+
+    def start(self, arguments: list[str], cwd: Path, out: Path, err: Path) -> int:
+        job = {"arguments": arguments, "cwd": str(cwd), "stdout": str(out), "stderr": str(err)}
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        out, err = (Path(path).read_text(encoding="utf-8") for path in files.values())
-        return answer["code"], out, err
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError("driver.py ended")
+        return int(json.loads(answer)["code"])
+
+
+class Fresh(Runner):
+    """Runs every command in a Python of its own."""
+
+    def start(self, arguments: list[str], cwd: Path, out: Path, err: Path) -> int:
+        command = [sys.executable, "-m", "adaptermix", *arguments]
+        with out.open("w") as stdout, err.open("w") as stderr:
+            done = subprocess.run(
+                command,
+                cwd=cwd,
+                env=environment(self.scratch),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        return done.returncode
 
 
 @contextmanager
-def started(libraries: str, scratch: Path) -> Iterator[Runner]:
-    """Start a process that runs commands."""
+def started(libraries: str, scratch: Path, is_fresh: bool) -> Iterator[Runner]:
+    """Start what runs the commands of a group."""
+    if is_fresh:
+        yield Fresh(scratch)
+        return
     command = [sys.executable, "-P", str(HERE / "driver.py"), libraries]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(
         command, env=environment(scratch), cwd=scratch, text=True, **pipes
     ) as process:
-        yield Runner(process, scratch)
+        yield Forks(scratch, process)
 
 
-def run_group(group: Group) -> dict[str, Any]:
+def run_group(group: Group, is_fresh: bool) -> dict[str, Any]:
     """Run the commands of a group and return their records by command line."""
     records = {}
     with tempfile.TemporaryDirectory(prefix="recorded-") as name:
@@ -93,7 +133,7 @@ def run_group(group: Group) -> dict[str, Any]:
         work.mkdir()
         (scratch / "home").mkdir()
         WRITERS[group.material](work)
-        with started(group.libraries, scratch) as runner:
+        with started(group.libraries, scratch, is_fresh) as runner:
             for case in group.cases:
                 if lacking(case):
                     continue
@@ -202,11 +242,11 @@ def formatted(value: Any, indent: str = "") -> str:
     return f"{opening}\n{inner}{body}\n{indent}{closing}"
 
 
-def examine(name: str, is_update: bool) -> tuple[int, str]:
+def examine(name: str, is_update: bool, is_fresh: bool) -> tuple[int, str]:
     """Run a group, compare or keep what is found, and return how many differ, and what to say."""
     started_at = time.monotonic()
     group = GROUPS[name]
-    found = run_group(group)
+    found = run_group(group, is_fresh)
     if is_update:
         update(name, group, found)
     reports = compare(name, group, found)
@@ -221,11 +261,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--update", action="store_true", help="keep what is found now")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=GROUPS, default=[*GROUPS])
+    parser.add_argument("--fresh", action="store_true", help="start Python for every command")
     parser.add_argument("--jobs", type=int, default=2, help="groups at a time")
     options = parser.parse_args()
     failed = 0
     with ThreadPoolExecutor(options.jobs) as pool:
-        for count, told in pool.map(lambda name: examine(name, options.update), options.only):
+        work = partial(examine, is_update=options.update, is_fresh=options.fresh)
+        for count, told in pool.map(work, options.only):
             failed += count
             sys.stdout.write(told + "\n")
             sys.stdout.flush()

@@ -29,10 +29,7 @@ VERSIONS = (
     "adaptermix torch transformers peft python accelerate transformers_version peft_version "
     "vllm sacrebleu"
 ).split()
-TIMES = (
-    "seconds time started finished created tokens_per_second train_runtime memory_bytes "
-    "train_samples_per_second train_steps_per_second"
-).split()
+TIMES = re.compile(r"(.*_)?(seconds|time|started|finished|runtime|per_second|memory_bytes)")
 LONGEST = 100_000  # characters of a file that is kept as it is
 _TEXT = (".txt", ".toml", ".md", ".tex", ".jinja", ".log")
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")
@@ -59,6 +56,7 @@ class Rules:
             text = text.replace(str(path), f"<{name}>")
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "<escape>", text)
         text = re.sub(r"(?<=version:)\d+(\.\w+)+", "<version>", text)  # in sacreBLEU's signatures
+        text = re.sub(r"\A\d+\.\d+\.\d+\w*\n\Z", "<version>\n", text)
         text = re.sub(r"(?<=adaptermix )\d+\.\d+\.\d+\w*", "<version>", text)
         # What libraries say of a failure is told behind our words.
         text = re.sub(r"(?<=deserializing header: ).*", "<reason>", text)
@@ -76,7 +74,7 @@ class Rules:
             return [self.value(item, key) for item in value]
         if key in VERSIONS and isinstance(value, str):
             return "<version>"
-        if key in TIMES and isinstance(value, int | float):
+        if TIMES.fullmatch(key) and isinstance(value, int | float):
             return "<time>"
         return self.text(value) if isinstance(value, str) else value
 
@@ -131,7 +129,13 @@ def describe(path: Path, rules: Rules) -> Any:
         return _tensor_file(path, rules)
     if end in (".png", ".sqlite3") or path.name.startswith("events.out"):
         return {"kind": end or "events", "empty": path.stat().st_size == 0}
-    text = path.read_text(encoding="utf-8")
+    try:
+        return _describe_text(path.read_text(encoding="utf-8"), end, rules)
+    except UnicodeDecodeError:
+        return {"bytes": path.stat().st_size, "sha256": _short_hash(path.read_bytes())}
+
+
+def _describe_text(text: str, end: str, rules: Rules) -> Any:
     if end in (".html", ".svg"):
         return {"words": [rules.text(word) for word in words_of_page(text)]}
     if len(text) > LONGEST:  # a tokenizer, which is a copy
@@ -142,9 +146,7 @@ def describe(path: Path, rules: Rules) -> Any:
         return {"rows": [rules.value(json.loads(line)) for line in text.splitlines()]}
     if end == ".csv":
         return {"rows": [[_number(cell) for cell in row] for row in csv.reader(io.StringIO(text))]}
-    if end in _TEXT:
-        return {"lines": rules.lines(text)}
-    return {"bytes": len(text)}
+    return {"lines": rules.lines(text)} if end in _TEXT else {"bytes": len(text)}
 
 
 def _short_hash(data: bytes) -> str:
