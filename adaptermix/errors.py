@@ -60,13 +60,22 @@ class StoppedError(AdaptermixError):
         self.exit_code = 128 + signal
 
 
-def require_extra(extra: str, *packages: str) -> None:
+# What each extra of the package brings, as it is imported. pyproject.toml has their versions.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "train": ("torch", "transformers", "peft", "accelerate"),
+    "eval": ("torch", "transformers", "peft", "accelerate"),
+    "report": ("altair", "vl_convert"),
+    "search": ("altair", "vl_convert", "optuna"),
+}
+
+
+def require_extra(extra: str) -> None:
     """Check that the packages of an optional extra are installed.
 
     Raises:
         ResourceError: One is not.
     """
-    for package in packages:
+    for package in EXTRAS[extra]:
         if find_spec(package) is None:
             raise ResourceError(
                 f"{package} is not installed", hint=f'pip install "adaptermix[{extra}]"'

@@ -21,6 +21,7 @@ from vllm import SamplingParams, TokensPrompt
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.generation.decoder import Decoder
 from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.prompts import PromptEncoder
@@ -28,7 +29,6 @@ from adaptermix.generation.vllm_engine import _lora_request
 from adaptermix.merging.merge import merge
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tasks.massive import Massive, read_massive
 

@@ -20,13 +20,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.merging.merge import merge
 from adaptermix.models.blocks import layer_index
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.pooling import mean_pool, retrieval_accuracy
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings

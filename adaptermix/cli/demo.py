@@ -12,11 +12,11 @@ from adaptermix.cli.progress import evaluation_progress, training_progress
 from adaptermix.cli.show.evaluation import show_evaluation
 from adaptermix.cli.show.merging import show_merge
 from adaptermix.cli.show.training import show_training
+from adaptermix.commands.settings_file import CONFIG_NAME, load_settings
 from adaptermix.evaluation.evaluate import EvalReport, evaluate
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.merging.merge import merge
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.settings.file import CONFIG_NAME, load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.training.align import train_align

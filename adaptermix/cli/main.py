@@ -1,275 +1,61 @@
-"""The commands: gather options, build settings, call one function, show the result.
+"""The program: every command of the catalog, and those that are about the tool itself.
 
-Each command's options are made from the fields of its settings class. Nothing heavy is imported
-before a command runs, so that help answers at once.
+Nothing heavy is imported before a command runs, so that help answers at once.
 """
 
 import errno
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from adaptermix.cli import console
-from adaptermix.cli.options import (
-    Force,
-    Json,
-    Options,
-    Quiet,
-    Verbose,
-    app,
-    comet_app,
-    let_libraries_talk,
-    recipe_app,
-    register_command,
-)
-from adaptermix.cli.progress import (
-    RecipeWatcher,
-    evaluation_progress,
-    stage_progress,
-    training_progress,
-)
-from adaptermix.cli.show.adapters import show_inspection
-from adaptermix.cli.show.evaluation import show_evaluation, show_plan, show_scores
-from adaptermix.cli.show.machine import show_checkup, show_comet
-from adaptermix.cli.show.merging import show_merge, show_search, show_search_plan
-from adaptermix.cli.show.recipes import show_recipe, show_recipe_plan, show_report
-from adaptermix.cli.show.retrieval import show_retrieval, show_retrieval_plan
-from adaptermix.cli.show.training import show_training
-from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
-from adaptermix.files.outputs import Report
-from adaptermix.processes import is_main_process
+from adaptermix.cli.options import Force, Json, Quiet, Verbose, add_command, let_libraries_talk
+from adaptermix.cli.progress import RecipeWatcher
+from adaptermix.cli.shown import show
+from adaptermix.commands.catalog import COMMANDS
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
 from adaptermix.recipes.plan import plan
-from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
-from adaptermix.settings.merging import MergeSettings
-from adaptermix.settings.reports import InspectSettings, ReportSettings
-from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.metrics.comet_environment import install, status
 from adaptermix.version import __version__
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-@register_command(TrainTaskSettings, pushes=True)
-def train_task(settings: TrainTaskSettings, options: Options) -> None:
-    """Fine-tune a LoRA on a task in some languages.
-
-    The loss is on the answers only. Defaults are the paper's.
-
-    Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
-    """
-    from adaptermix.training import task as task_training
-
-    with training_progress("task", options.quiet) as on_progress:
-        report = task_training.train_task(
-            settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
-        )
-    _show(report, show_training, options)
+def _group(name: str, purpose: str) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=purpose,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
 
-@register_command(TrainAlignSettings, pushes=True)
-def train_align(settings: TrainAlignSettings, options: Options) -> None:
-    """Train a LoRA that aligns languages at a middle layer.
-
-    A contrastive loss pulls each sentence to its translation. Only the embeddings and the
-    blocks up to the layer are loaded and run.
-
-    Example: adaptermix train-align --pairs cy-en,sw-en
-    """
-    from adaptermix.training import align as align_training
-
-    with training_progress("align", options.quiet) as on_progress:
-        report = align_training.train_align(
-            settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
-        )
-    _show(report, show_training, options)
+def program() -> typer.Typer:
+    """Return the program with all its commands."""
+    made = _group(
+        "adaptermix", "Train, merge and evaluate LoRA adapters that carry a task across languages."
+    )
+    made.callback()(_options)
+    for command in COMMANDS.values():
+        add_command(made, command)
+    for run in (demo, run_recipe, doctor):
+        made.command("run" if run is run_recipe else None)(run)
+    made.add_typer(comet_app)
+    made.add_typer(recipe_app)
+    return made
 
 
-@register_command(TrainJointSettings, pushes=True)
-def train_joint(settings: TrainJointSettings, options: Options) -> None:
-    """Train one LoRA on a task and on alignment at once.
-
-    Both losses train the same adapter in turn: the task's through the whole model, the
-    alignment's through the blocks up to the layer.
-
-    Example: adaptermix train-joint --langs en,de,es --pairs cy-en,sw-en
-    """
-    from adaptermix.training import joint as joint_training
-
-    with training_progress("joint", options.quiet) as on_progress:
-        report = joint_training.train_joint(
-            settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
-        )
-    _show(report, show_training, options)
+comet_app = _group(
+    "comet", "Install COMET, in a Python environment of its own, and show what is installed."
+)
+recipe_app = _group("recipe", "Write a recipe for `adaptermix run`.")
 
 
-@register_command(MergeSettings, pushes=True)
-def merge(
-    settings: MergeSettings,
-    options: Options,
-    adapters: Annotated[list[Path], typer.Argument(help="Adapters, in the order of weights.")],
-) -> None:
-    """Merge adapters into one, without a base model.
-
-    With the default method, exact, the result's delta weight is the weighted sum of the
-    adapters' delta weights. One adapter with --weights 1 can be cut to another --rank.
-
-    Examples:
-        adaptermix merge task.safetensors align.safetensors --weight 0.9
-
-        adaptermix merge task align style --weights 0.8,0.1,0.1 --method ties -o merged
-
-        adaptermix merge task align --search 0.5,0.7,0.9 --task massive --langs en,cy
-
-        adaptermix merge task align --weight 0.9 --into meta-llama/Llama-3.1-8B -o model
-    """
-    if settings.search is not None:
-        _search(settings, options, adapters)
-        return
-    if settings.into is not None:  # transformers comes with it: seconds that no other merge needs
-        from adaptermix.merging.fold import merge_into as run
-    else:
-        from adaptermix.merging.merge import merge as run
-    report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
-    _show(report, show_merge, options)
-
-
-def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> None:
-    from adaptermix.search import run as search
-
-    if options.dry_run:
-        plan = search.plan_search(adapters, settings, force=options.force)
-        _show(plan, show_search_plan, options)
-        return
-    with evaluation_progress(options.quiet) as on_progress:
-        report = search.search(adapters, settings, force=options.force, on_progress=on_progress)
-    _show(report, show_search, options)
-
-
-@register_command(EvalSettings)
-def evaluate(settings: EvalSettings, options: Options) -> None:
-    """Test the base model and adapters side by side on a task.
-
-    Every answer is kept, one JSON record an example.
-
-    Examples:
-        adaptermix eval --task massive
-
-        adaptermix eval --adapter task.safetensors --adapter merged.safetensors --langs en,cy
-
-        adaptermix eval --adapter task --adapter merged --baseline task --groups "aligned=cy,sw"
-    """
-    if not settings.adapters:
-        console.say("only the base model is tested; add adapters with --adapter PATH")
-    from adaptermix.evaluation import evaluate as evaluation
-
-    if options.dry_run:
-        _show(evaluation.plan(settings, force=options.force), show_plan, options)
-        return
-    with evaluation_progress(options.quiet) as on_progress:
-        report = evaluation.evaluate(settings, force=options.force, on_progress=on_progress)
-    _show(report, show_evaluation, options)
-
-
-@register_command(ScoreSettings, without=("force", "dry_run", "quiet"))
-def score(settings: ScoreSettings, options: Options) -> None:
-    """Score existing outputs of any system, without a model.
-
-    Outputs are one line, or one JSON record with an "output" field, for each gold row.
-
-    Examples:
-        adaptermix score --task massive --lang cy --gold cy-GB.jsonl.gz --predictions answers.txt
-
-        adaptermix score --task wmt23 --src en-de.src --ref en-de.ref --target-lang de
-        --predictions out.txt --metrics bleu,chrf,comet
-
-        adaptermix score --task uner --lang da --gold da.test.iob2 --predictions answers.jsonl
-    """
-    from adaptermix.evaluation import score as scoring
-
-    report = scoring.score_files(settings)
-    _show(report, show_scores, options)
-    console.say_notes(report.notes)
-
-
-@register_command(InspectSettings, without=("force", "dry_run", "quiet"))
-def inspect_adapters(
-    settings: InspectSettings,
-    options: Options,
-    adapters: Annotated[
-        list[Path], typer.Argument(help="Adapters: files, folders, or hub names (OWNER/NAME).")
-    ],
-) -> None:
-    """Tell what adapters are, and where two or more of them interfere.
-
-    Rank, modules, norms of the delta weights, base and origin; for every two adapters, layer by
-    layer, the cosine of their delta weights and the overlap of their subspaces. No base model is
-    needed.
-
-    Examples:
-        adaptermix inspect task.safetensors
-
-        adaptermix inspect task.safetensors align.safetensors --by kind
-    """
-    from adaptermix.adapters import inspection
-
-    _show(inspection.inspect(adapters, settings), show_inspection, options)
-
-
-@register_command(ReportSettings, without=("quiet",))
-def report(
-    settings: ReportSettings,
-    options: Options,
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Folders of eval, merge --search, retrieval; adapters; or all in one."),
-    ],
-) -> None:
-    """Write one HTML page about runs: what was merged, how it did, and every answer.
-
-    It needs no network: scores with intervals, before and after by language, retrieval by layer,
-    weights that were tried, norms and interference of the adapters, and single examples to browse.
-
-    Examples:
-        adaptermix report eval-massive merged.search task.safetensors align.safetensors
-
-        adaptermix report runs/demo -o demo.html --export figures
-    """
-    require_extra("report", "altair", "vl_convert")
-    from adaptermix.reports import page as reporting
-
-    summary = reporting.report(runs, settings, force=options.force, dry_run=options.dry_run)
-    _show(summary, show_report, options)
-
-
-@register_command(RetrievalSettings)
-def retrieval(settings: RetrievalSettings, options: Options) -> None:
-    """See where languages are aligned: translation retrieval at every layer.
-
-    Every sentence's hidden states are averaged, and its translation is looked for among all
-    sentences of another language, by LASER's margin score. For the base model and adapters.
-
-    Examples:
-        adaptermix retrieval --data flores200 --langs en,de,cy,sw
-
-        adaptermix retrieval --adapter task.safetensors --adapter merged.safetensors
-        --data flores200 --scores eval-massive
-    """
-    from adaptermix.retrieval import analysis
-
-    if options.dry_run:
-        plan = analysis.plan(settings, force=options.force)
-        _show(plan, show_retrieval_plan, options)
-        return
-    with stage_progress(options.quiet) as on_progress:
-        report = analysis.analyze(settings, force=options.force, on_progress=on_progress)
-    _show(report, show_retrieval, options)
-
-
-@app.command()
 def demo(
     out: Annotated[
         Path | None,
@@ -300,7 +86,6 @@ def demo(
         console.show_json(report.as_record())
 
 
-@app.command("run")
 def run_recipe(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a .toml file.")],
     only: Annotated[
@@ -373,12 +158,12 @@ def run_recipe(
     read = read_recipe(recipe, out, Overrides(settings, limit))
     if dry_run:
         planned = plan(read, only=only, force=force)
-        _print(planned, show_recipe_plan, json)
+        show(planned, as_json=json)
         _report_problems(planned.problems)
         return
     watcher = RecipeWatcher(quiet=quiet, json=json)
     report = pipeline.run(read, only=only, force=force, watcher=watcher)
-    _print(report, show_recipe, json)
+    show(report, as_json=json)
 
 
 def _read_values(pairs: list[str]) -> dict[str, object]:
@@ -445,7 +230,7 @@ def comet_install(
     if json:
         console.show_json(report.as_record())
         return
-    show_comet(report)
+    show(report, as_json=False)
     console.say(f"built in {report.seconds:.0f} s" if report.built else "it was there already")
 
 
@@ -456,10 +241,9 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
     Example: adaptermix comet status --json
     """
     found = status(path)
-    _print(found, show_comet, json)
+    show(found, as_json=json)
 
 
-@app.command()
 def doctor(json: Json = False) -> None:
     """Look at what works here, and say how to mend what does not.
 
@@ -475,21 +259,9 @@ def doctor(json: Json = False) -> None:
     from adaptermix.cli import doctor as doctor_module
 
     report = doctor_module.examine()
-    _print(report, show_checkup, json)
+    show(report, as_json=json)
     if not report.is_fit:
         raise typer.Exit(ResourceError.exit_code)
-
-
-def _show(report: Report, show: Callable[[Any], None], options: Options) -> None:
-    if is_main_process():
-        _print(report, show, options.json)
-
-
-def _print(report: Report, show: Callable[[Any], None], as_json: bool) -> None:
-    if as_json:
-        console.show_json(report.as_record())
-    else:
-        show(report)
 
 
 def _print_version(wanted: bool) -> None:
@@ -498,7 +270,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -516,7 +287,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        program()()
     except AdaptermixError as error:
         console.show_error(error)
         sys.exit(error.exit_code)

@@ -1,53 +1,27 @@
-"""Options of the command line, made from the fields of settings."""
+"""Options of the command line, made from commands: an option for each field of the settings."""
 
 import inspect
 import logging
 import os
 import sys
 import types
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.core import TyperCommand, TyperOption
 
 from adaptermix.cli import console
+from adaptermix.cli.progress import command_progress
+from adaptermix.cli.shown import show
+from adaptermix.commands.command import Call, Command
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.shared import Settings
-
-
-def _group(name: str, purpose: str) -> typer.Typer:
-    return typer.Typer(
-        name=name,
-        help=purpose,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-app = _group(
-    "adaptermix", "Train, merge and evaluate LoRA adapters that carry a task across languages."
-)
-
-
-comet_app = _group(
-    "comet", "Install COMET, in a Python environment of its own, and show what is installed."
-)
-
-
-recipe_app = _group("recipe", "Write a recipe for `adaptermix run`.")
-
-
-app.add_typer(comet_app)
-
-
-app.add_typer(recipe_app)
 
 
 @dataclass(frozen=True)
@@ -64,19 +38,11 @@ class Options:
 
 
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-
-
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-
-
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Versions, and what the libraries have to say.")
 ]
-
-
 _OPTIONS: dict[str, tuple[Any, object]] = {
     "config": (
         Annotated[
@@ -105,59 +71,102 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         False,
     ),
 }
-
-
-_OF_ADAPTERS = {"push_to_hub", "private"}  # options of commands that write one
-
-
 _SHORT = {
     "out": ("--out", "-o"),
     "adapters": ("--adapter",),
     "data_dir": ("--data-dir", "--data"),
 }
-
-
 _REPEATED = {"adapters", "ref", "preserve_text"}
 
 
-def register_command(
-    kind: type[Settings], *, without: Collection[str] = (), pushes: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command whose options are the fields of its settings.
+class _Help(TyperCommand):
+    """Shows in its help the options that matter to what was typed.
 
-    The function takes the settings, the common options, and whatever arguments it declares
-    after them. Common options that mean nothing to the command are left out by ``without``;
-    ``pushes`` says that it writes an adapter to ``out``, which can go to the hub.
+    Options of a search stand in the help of ``merge`` if ``--search`` is there.
     """
-    left_out = {*without, *(() if pushes else _OF_ADAPTERS)}
+
+    settings: type[Settings]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Hide options that have no effect beside those that were typed."""
+        typed = {arg.partition("=")[0].lstrip("-"): arg for arg in args if arg.startswith("--")}
+        kind = self.settings.for_keys(typed)
+        unused = self.settings.model_fields.keys() - kind.model_fields.keys()
+        if unused:
+            unused |= {"quiet"}  # a merge alone is done before a bar could be drawn
+        for param in self.params:
+            if isinstance(param, TyperOption):
+                param.hidden = param.name in unused
+        return super().parse_args(ctx, args)
+
+
+def add_command(app: typer.Typer, command: Command) -> None:
+    """Add a command to the program."""
+    fields = [
+        _option(name, field, command.settings)
+        for name, field in command.settings.model_fields.items()
+    ]
+    parameters = [*_arguments(command), *fields, *_common_options(command)]
+
+    def entry(**given: Any) -> None:
+        _run(command, given)
+
+    entry.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    entry.__annotations__ = {p.name: p.annotation for p in parameters}
+    kind = type(f"{command.name} help", (_Help,), {"settings": command.settings})
+    app.command(command.name, cls=kind, help=command.help)(entry)
+
+
+def _run(command: Command, given: dict[str, Any]) -> None:
+    """Run a command with what was typed."""
+    argument = command.argument
+    inputs = given.pop(argument.name) if argument else []
+    config = given.pop("config")
+    options = Options(**{n: given.pop(n, False) for n in _OPTIONS if n != "config"})
+    stated = {name: value for name, value in given.items() if value not in (None, [])}
+    if options.verbose:
+        let_libraries_talk()
+    settings = load_settings(command.settings, stated, config)
+    for name in stated.keys() - type(settings).model_fields.keys():
+        console.say(f"note: --{name.replace('_', '-')} has no effect without --search")
+    if remark := command.remark(settings):
+        console.say(remark)
+    with _pushed(options, settings), _progress(command, options) as on_progress:
+        call = Call(settings, inputs, options.force, options.dry_run, on_progress)
+        report = command.perform(call)
+        show(report, as_json=options.json)
+
+
+def _progress(command: Command, options: Options) -> Any:
+    if not command.shows_progress or options.dry_run:
+        return nullcontext(lambda *progress: None)
+    return command_progress(command.name, command.name.removeprefix("train-"), options.quiet)
+
+
+def _arguments(command: Command) -> list[inspect.Parameter]:
+    if command.argument is None:
+        return []
+    hint = Annotated[list[Path], typer.Argument(help=command.argument.help)]
+    return [_parameter(command.argument.name, hint, inspect.Parameter.empty)]
+
+
+def _common_options(command: Command) -> list[inspect.Parameter]:
+    """Return the options of every command, but for those that mean nothing to this one."""
+    left_out = set()
+    if "out" not in command.settings.model_fields:
+        left_out |= {"force"}
+    if not command.can_dry_run:
+        left_out |= {"dry_run"}
+    if not command.shows_progress:
+        left_out |= {"quiet"}
+    if command.output != "adapter":
+        left_out |= {"push_to_hub", "private"}
     offered = {name: option for name, option in _OPTIONS.items() if name not in left_out}
+    return [_parameter(name, hint, default) for name, (hint, default) in offered.items()]
 
-    def register(run: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(run).parameters.values())[2:]
 
-        def entry(**given: Any) -> None:
-            arguments = {parameter.name: given.pop(parameter.name) for parameter in own}
-            config = given.pop("config")
-            options = Options(**{n: given.pop(n, False) for n in _OPTIONS if n != "config"})
-            stated = {name: value for name, value in given.items() if value not in (None, [])}
-            if options.verbose:
-                let_libraries_talk()
-            settings = load_settings(kind, stated, config)
-            with _pushed(options, settings):
-                run(settings, options, **arguments)
-
-        fields = [_option(name, field, kind) for name, field in kind.model_fields.items()]
-        common = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=value)
-            for name, (hint, value) in offered.items()
-        ]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        entry.__signature__ = inspect.Signature([*parameters, *fields, *common])  # type: ignore[attr-defined]
-        entry.__annotations__ = {p.name: p.annotation for p in [*parameters, *fields, *common]}
-        app.command(kind.section, help=inspect.getdoc(run))(entry)
-        return run
-
-    return register
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
 
 
 def let_libraries_talk() -> None:
@@ -195,22 +204,14 @@ def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parame
     option = typer.Option(
         *names,
         help=field.description,
-        rich_help_panel=_panel(name, field, kind),
+        rich_help_panel=_panel(name, kind),
         show_default=False if default in (None, (), {}) or is_switch else shown,
     )
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[_option_type(name, field.annotation) | None, option],
-        default=None,
-    )
+    return _parameter(name, Annotated[_option_type(name, field.annotation) | None, option], None)
 
 
-def _panel(name: str, field: FieldInfo, kind: type[Settings]) -> str | None:
-    """Group options in the help by what they are about: a word before a colon, or their class."""
-    heading, colon, _ = str(field.description).partition(": ")
-    if colon and heading.split()[0] == "Search":
-        return "Search"
+def _panel(name: str, kind: type[Settings]) -> str | None:
+    """Group options in the help by the class that their field is declared in."""
     owner = next(cls for cls in kind.__mro__ if name in cls.__dict__.get("__annotations__", {}))
     return owner.__dict__.get("panel")
 

@@ -1,7 +1,7 @@
 """Progress bars, and lines in their place where there is no terminal."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +15,11 @@ from rich.progress import (
 )
 
 from adaptermix.cli.console import say, talk
-from adaptermix.cli.show.adapters import show_inspection
-from adaptermix.cli.show.evaluation import show_evaluation, show_scores
-from adaptermix.cli.show.merging import show_merge, show_search
-from adaptermix.cli.show.recipes import show_report
-from adaptermix.cli.show.retrieval import show_retrieval
-from adaptermix.cli.show.training import show_training
+from adaptermix.cli.shown import show
 from adaptermix.processes import is_main_process
 
 if TYPE_CHECKING:
-    from adaptermix.commands import OnProgress as OnStepProgress
+    from adaptermix.commands.command import OnProgress as OnStepProgress
     from adaptermix.generation.decoder import DecodeProgress, OnProgress
     from adaptermix.recipes.step import Step
     from adaptermix.retrieval.representations import OnProgress as OnStage
@@ -99,6 +94,17 @@ def evaluation_progress(quiet: bool) -> "Iterator[OnProgress]":
         yield update
 
 
+def command_progress(
+    command: str, name: str, quiet: bool
+) -> "AbstractContextManager[OnStepProgress]":
+    """Show the progress of a command, under a name where it has no stages."""
+    if command.startswith("train-"):
+        return training_progress(name, quiet)
+    if command == "retrieval":
+        return stage_progress(quiet)
+    return evaluation_progress(quiet)
+
+
 class RecipeWatcher:
     """Shows the steps of a recipe while they run: which of how many, its bar, its result."""
 
@@ -110,21 +116,17 @@ class RecipeWatcher:
     def begin(self, number: int, total: int, step: "Step", *, is_finished: bool) -> None:
         """Say which step it is."""
         if not self.quiet:
-            done = ": done before" if is_finished else f": {step.command}"
+            done = ": done before" if is_finished else f": {step.command.name}"
             say(f"{number}/{total}  {step.name}{done}")
 
     def progress(self, step: "Step") -> "AbstractContextManager[OnStepProgress]":
         """Show the bar of the step's command."""
-        if step.command.startswith("train-"):
-            return training_progress(step.name, self.quiet)
-        if step.command == "retrieval":
-            return stage_progress(self.quiet)
-        return evaluation_progress(self.quiet)
+        return command_progress(step.command.name, step.name, self.quiet)
 
     def end(self, step: "Step", report: Any) -> None:
         """Print what the step's command reports."""
         if not (self.quiet or self.json):
-            _SHOWN[type(report).__name__](report)
+            show(report, as_json=False)
 
 
 @contextmanager
@@ -141,16 +143,3 @@ def stage_progress(quiet: bool) -> "Iterator[OnStage]":
             bar.update(task, description=stage, completed=done)
 
         yield update
-
-
-# How the result of a step is shown, by the class that its command returns.
-_SHOWN: dict[str, Callable[[Any], None]] = {
-    "TrainReport": show_training,
-    "MergeReport": show_merge,
-    "SearchReport": show_search,
-    "EvalReport": show_evaluation,
-    "ScoreReport": show_scores,
-    "InspectReport": show_inspection,
-    "RetrievalReport": show_retrieval,
-    "ReportSummary": show_report,
-}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
-from pydantic import BaseModel
 
 from adaptermix.recipes.step import Step
 from adaptermix.tasks.metrics.comet_environment import status
@@ -30,14 +29,14 @@ _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels be
 def step_key(step: Step, out: Path) -> str:
     """Return the hash of all that a step's output depends on; its needs are done."""
     settings = {
-        name: _content_of(step.settings, name, value, out)
+        name: _content_of(step, name, value, out)
         for name, value in step.settings
         if name not in _IMMATERIAL
     }
     content = {
         "format": FORMAT,
         "adaptermix": __version__,
-        "command": step.command,
+        "command": step.command.name,
         "settings": settings,
         "inputs": [_named_content(path) for path in step.inputs],
         "comet": _is_comet_there(step.settings),
@@ -53,19 +52,22 @@ def _is_comet_there(settings: Any) -> bool:
     return settings.comet_python is not None or status().installed
 
 
-def _content_of(settings: BaseModel, name: str, value: Any, out: Path) -> Any:
+def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
     """Return what a setting stands for: the contents of files and folders, else itself."""
-    if isinstance(value, Path):
+    location = step.command.location(name)
+    if value is None or location is None:
+        return value
+    if location == "path":
         is_output = value.resolve().is_relative_to(out.resolve())
         return content_hash(value) if is_output or value.is_file() else data_hash(value, out)
-    if isinstance(value, tuple) and value and isinstance(value[0], Path):
+    if location == "paths":
         return [content_hash(path) for path in value]
-    if name == "adapters":
+    if location == "adapters":
         return [_named_content(path) for path in value]
-    if name in ("model", "into") and value is not None:
+    if location == "model":
         return _model_content(value)
-    if name == "task" and value.endswith(".toml") and Path(value).is_file():
-        own_data = getattr(settings, "data_dir", None) is None
+    if value.endswith(".toml") and Path(value).is_file():
+        own_data = getattr(step.settings, "data_dir", None) is None
         return [content_hash(Path(value)), _task_data(Path(value)) if own_data else None]
     return value
 

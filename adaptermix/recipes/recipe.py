@@ -24,18 +24,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from adaptermix.commands.catalog import COMMANDS
+from adaptermix.commands.command import Command
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files.hub import HUB_NAME
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.recipes.step import Overrides, Recipe, Step
-from adaptermix.settings.file import COMMANDS, relative_to_file
-from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.locations import Location, from_folder
 from adaptermix.settings.shared import Settings, complaint, keys_of
-
-# What commands take beside their settings: the arguments of their command lines.
-ARGUMENTS = {"merge": "adapters", "inspect": "adapters", "report": "runs"}
-
 
 # What the recipe itself decides for a step.
 _MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
@@ -44,15 +41,14 @@ _MANAGED = {"out": "the output of a step has its name", "resume": "a recipe alwa
 _OWN_KEYS = ("base", "out")
 
 
-_SUFFIXES = {"eval": "", "retrieval": "", "report": ".html", "score": ".json", "inspect": ".json"}
-
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 _REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
 
 
+# Paths that need not exist: outputs, and a command that may be found on the PATH.
+_WRITTEN = ("out", "export", "comet-python")
 _TRIAL_TOKENS = 32  # longest answer of a trial
 
 
@@ -66,8 +62,8 @@ class _Draft:
     shared: Mapping[str, tuple[Path, Any]]
 
     @property
-    def kind(self) -> type[Settings]:
-        return _kinds()[self.written["command"]]
+    def command(self) -> Command:
+        return COMMANDS[self.written["command"]]
 
     @property
     def table(self) -> dict[str, Any]:
@@ -156,7 +152,7 @@ def _tables(content: Mapping[str, Any]) -> list[str]:
 
 
 def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    known = {key for kind in _kinds().values() for key in keys_of(kind)} - _MANAGED.keys()
+    known = _all_keys()
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     for key in tops:
         if key not in known and key not in _OWN_KEYS:
@@ -173,27 +169,24 @@ def _check_step(draft: _Draft) -> None:
     """Check the name, the command and the keys of a step."""
     if not _NAME.fullmatch(draft.name):
         raise draft.fail("is no name of a step: letters, digits, - and _")
-    command, kinds = draft.written.get("command"), _kinds()
-    if not isinstance(command, str) or command not in kinds:
-        hint = f"the commands are {', '.join(kinds)}"
+    command = draft.written.get("command")
+    if not isinstance(command, str) or command not in COMMANDS:
+        hint = f"the commands are {', '.join(COMMANDS)}"
         if command is None:
             raise draft.fail("no command", hint=hint)
         raise draft.fail(f"unknown command '{command}'", "command", hint=hint)
     for key in draft.table:
         if key in _MANAGED:
             raise draft.fail(f"'{key}' is no key of a step: {_MANAGED[key]}", key)
-        if key not in _keys_of_step(draft.kind):
-            keys = [k for k in _keys_of_step(draft.kind) if k not in _MANAGED]
+        if key not in draft.command.step_keys():
+            keys = [k for k in draft.command.step_keys() if k not in _MANAGED]
             raise draft.fail(f"unknown key '{key}'", key, hint=hint_of_keys(key, keys))
 
 
-def _kinds() -> dict[str, type[Settings]]:
-    return {kind.section: kind for kind in COMMANDS}
-
-
-def _keys_of_step(kind: type[Settings]) -> list[str]:
-    argument = ARGUMENTS.get(kind.section)
-    return [*([argument] if argument else []), *keys_of(kind)]
+def _all_keys() -> set[str]:
+    """Return the settings that a step of any command may have."""
+    commands = COMMANDS.values()
+    return {key for command in commands for key in keys_of(command.settings)} - _MANAGED.keys()
 
 
 def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
@@ -207,9 +200,11 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
 
 def _check_overrides(overrides: Overrides, drafts: Sequence[_Draft]) -> None:
     """Refuse keys that no command has; one that no step of this recipe has changes nothing."""
-    known = {key for kind in _kinds().values() for key in keys_of(kind)} - _MANAGED.keys()
+    known = _all_keys()
     for draft in drafts:
-        known |= {f"{draft.name}.{key}" for key in {*keys_of(draft.kind)} - _MANAGED.keys()}
+        known |= {
+            f"{draft.name}.{key}" for key in {*keys_of(draft.command.settings)} - _MANAGED.keys()
+        }
     for key in overrides.values:
         if key not in known:
             near = get_close_matches(key, known, 1)
@@ -232,7 +227,7 @@ def _needs(draft: _Draft) -> dict[str, str]:
 
 def _stated(draft: _Draft) -> dict[str, Any]:
     """Return what the files say of a step, keys at the top included; paths as they are written."""
-    known = keys_of(draft.kind)
+    known = keys_of(draft.command.settings)
     shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
     return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)
 
@@ -263,8 +258,8 @@ def _in_order(drafts: Mapping[str, _Draft], wanted: Sequence[str]) -> list[str]:
 
 
 def _output(folder: Path, draft: _Draft) -> Path:
-    suffix = _SUFFIXES.get(draft.kind.section, ".safetensors")
-    return folder / (draft.name + ("" if "into" in draft.table else suffix))
+    suffix = "" if "into" in draft.table else draft.command.suffix
+    return folder / (draft.name + suffix)
 
 
 def _make_step(
@@ -274,33 +269,35 @@ def _make_step(
     folder: Path,
     overrides: Overrides,
 ) -> Step:
-    argument = ARGUMENTS.get(draft.kind.section)
-    keys = {}
+    command = draft.command
+    keys: dict[str, Any] = {}
     missing: list[AdaptermixError] = []
     overridden = _overridden(draft, overrides)
     for key, value in _stated(draft).items():
         origin = draft.path if key in draft.table else draft.shared[key][0]
         _check_referred(draft, drafts, key, value)
-        read = _resolved(value, key, origin.parent, outs, folder)
+        location = command.location(key)
+        read = _resolved(value, location, origin.parent, outs, folder)
         if key not in overridden:
             missing += _missing(draft, origin, key, value, read)
         keys[key] = read
-    inputs = keys.pop(argument, []) if argument else []
-    if argument and not _is_list_of_texts(inputs):
-        hint = f'such as {argument} = ["@NAME", "PATH"]'
-        raise draft.fail(f"{argument}: a list of steps and paths is wanted", hint=hint)
+    inputs = _inputs(draft, keys)
     keys |= overridden
     if overrides.limit is not None:
-        keys = _trial(draft.kind, keys, overrides.limit) | overridden
-    if "out" in keys_of(draft.kind):
+        keys = _trial(command.settings, keys, overrides.limit) | overridden
+    if "out" in keys_of(command.settings):
         keys["out"] = outs[draft.name]
+    kind = command.settings.for_keys(keys)
+    unused = {*keys_of(command.settings)} - {*keys_of(kind)}
+    for key in unused & draft.table.keys():
+        raise draft.fail(f"{key}: has no effect without 'search'", key)
     try:
-        settings = draft.kind.model_validate(keys)
+        settings = kind.model_validate({k: v for k, v in keys.items() if k not in unused})
     except ValidationError as error:
         raise _invalid(error, draft, overrides) from error
     return Step(
         name=draft.name,
-        command=draft.kind.section,
+        command=command,
         settings=settings,
         inputs=tuple(map(str, inputs)),
         out=outs[draft.name],
@@ -311,73 +308,83 @@ def _make_step(
     )
 
 
-def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str | Path) for v in value)
+def _inputs(draft: _Draft, keys: dict[str, Any]) -> list[Any]:
+    """Take the items of the command's argument out of the keys."""
+    if draft.command.argument is None:
+        return []
+    name = draft.command.argument.name
+    inputs = keys.pop(name, [])
+    is_list = isinstance(inputs, list) and all(isinstance(item, str | Path) for item in inputs)
+    if not inputs or not is_list:
+        hint = f'such as {name} = ["@NAME", "PATH"]'
+        raise draft.fail(f"{name}: a list of steps and paths is wanted", hint=hint)
+    return list(inputs)
 
 
-def _resolved(value: Any, key: str, parent: Path, outs: Mapping[str, Path], folder: Path) -> Any:
+def _resolved(
+    value: Any, location: Location | None, parent: Path, outs: Mapping[str, Path], folder: Path
+) -> Any:
     """Turn references into paths of outputs, and paths in a file into paths from here."""
     if isinstance(value, list):
-        return [_resolved_item(item, key, parent, outs, folder) for item in value]
-    read = _resolved_item(value, key, parent, outs, folder)
-    return read[0] if isinstance(read, list) else read
-
-
-def _resolved_item(
-    item: Any, key: str, parent: Path, outs: Mapping[str, Path], folder: Path
-) -> Any:
-    found = next(_references(item), None)
+        return [_resolved(item, location, parent, outs, folder) for item in value]
+    found = next(_references(value), None)
     if found:
         return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
-    if key in ("adapters", "ref", "preserve-text") and isinstance(item, str):
-        return relative_to_file(parent, key, [item])[0]
-    if key in ("runs", "scores", "export") and isinstance(item, str):
-        return parent / item
-    if key == "into":
-        return relative_to_file(parent, "model", item)
-    return relative_to_file(parent, key, item)
+    if location in ("paths", "adapters") and isinstance(value, str):
+        return from_folder(parent, location, [value])[0]
+    return from_folder(parent, location, value)
 
 
 def _check_referred(draft: _Draft, drafts: Mapping[str, _Draft], key: str, value: Any) -> None:
     """Refuse a test where an adapter is wanted, and a file in an output that is one itself."""
+    location = draft.command.location(key)
     for found in _references(value):
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, and holds no others", key)
-        if key in ("model", "into") and _output(Path(), other).suffix:
+        if location == "model" and _output(Path(), other).suffix:
             hint = "a merge with 'into' makes one"
             raise draft.fail(f"{key}: @{found[1]} is no model", key, hint=hint)
-        if key == "adapters" and not found[2] and other.kind.section in _SUFFIXES:
-            raise draft.fail(f"{key}: @{found[1]} is no adapter but an {other.kind.section}", key)
+        if location == "adapters" and not found[2] and other.command.output != "adapter":
+            raise draft.fail(f"{key}: @{found[1]} is no adapter but an {other.command.name}", key)
 
 
 def _missing(
     draft: _Draft, origin: Path, key: str, value: Any, read: Any
 ) -> Iterator[AdaptermixError]:
     """Yield an error for each path that leads nowhere; outputs of steps come later."""
+    if key in _WRITTEN:
+        return
+    location = draft.command.location(key)
     written = value if isinstance(value, list) else [value]
     for item, path in zip(written, read if isinstance(read, list) else [read], strict=True):
-        if isinstance(item, str) and not _REFERENCE.fullmatch(item) and _is_missing(key, path):
+        if (
+            isinstance(item, str)
+            and not _REFERENCE.fullmatch(item)
+            and _leads_nowhere(location, path)
+        ):
             line = line_of(origin, draft.name if key in draft.table else None, key)
-            kind = ArtifactError if key in ("adapters", "model", "into") else DataError
+            kind = ArtifactError if location in ("adapters", "model") else DataError
             yield kind(f"{origin}:{line}: {key}: no such file or folder: {path}")
 
 
-def _is_missing(key: str, path: Any) -> bool:
-    if key in ("adapters", "model", "into"):
+def _leads_nowhere(location: Location | None, path: Any) -> bool:
+    if location in ("adapters", "model"):
         return not Path(path).exists() and not HUB_NAME.fullmatch(str(path))
-    is_path = isinstance(path, Path) or str(path).endswith(".toml")
-    return is_path and key not in ("out", "export", "comet-python") and not Path(path).exists()
+    is_path = location in ("path", "paths") or str(path).endswith(".toml")
+    return is_path and not Path(path).exists()
 
 
 def _overridden(draft: _Draft, overrides: Overrides) -> dict[str, Any]:
     """Return the overrides that concern a step; a model that another step makes stays."""
     own = f"{draft.name}."
     named = {k.removeprefix(own): v for k, v in overrides.values.items() if k.startswith(own)}
-    keys = {k: v for k, v in overrides.values.items() if k in keys_of(draft.kind)} | named
+    keys = {
+        k: v for k, v in overrides.values.items() if k in keys_of(draft.command.settings)
+    } | named
     if any(_references(_stated(draft).get("model"))):
         keys.pop("model", None)
-    if draft.kind is MergeSettings and "into" in draft.table and "model" in overrides.values:
+    if "into" in draft.table and "model" in overrides.values:
         keys["into"] = overrides.values["model"]
     return keys
 

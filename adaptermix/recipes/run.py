@@ -17,13 +17,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from adaptermix.commands import OnProgress
+from adaptermix.commands.command import OnProgress
 from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import Report, whole_output, write_json
 from adaptermix.recipes.keys import VOLATILE, step_key
 from adaptermix.recipes.plan import (
     blaming,
-    carry_out,
     check_steps,
     chosen_steps,
     forced_steps,
@@ -121,7 +120,7 @@ def _run_step(step: Step, key: str, state: "State", watcher: Watcher, *, force: 
     state.begin(step, key)
     started = time.monotonic()
     with watcher.progress(step) as on_progress, blaming(step):
-        report = carry_out(step, settings, on_progress=on_progress)
+        report = step.command.perform(step.call(settings, on_progress=on_progress))
     record = {k: v for k, v in report.as_record().items() if k not in VOLATILE}
     if "out" not in type(settings).model_fields:
         with whole_output(step.out) as partial:

@@ -78,11 +78,11 @@ class State:
         """Return what the record says of the step."""
         entry = self.steps[step.name]
         return StepReport(
-            step.name, step.command, status, entry["seconds"], str(step.out), entry["record"]
+            step.name, step.command.name, status, entry["seconds"], str(step.out), entry["record"]
         )
 
     def _put(self, step: Step, entry: dict[str, Any]) -> None:
-        self.steps[step.name] = {"command": step.command} | entry
+        self.steps[step.name] = {"command": step.command.name} | entry
         with whole_output(self.path) as partial:
             write_json(partial, {"adaptermix": __version__, "steps": self.steps})
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptermix.commands.command import Call, Command, Made
 from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.files.toml import line_of
 from adaptermix.settings.shared import Settings
@@ -42,7 +43,7 @@ class Step:
     """
 
     name: str
-    command: str
+    command: Command
     settings: Settings
     inputs: tuple[str, ...]
     out: Path
@@ -50,6 +51,11 @@ class Step:
     path: Path
     table: Mapping[str, Any]
     missing: AdaptermixError | None = None
+
+    def call(self, settings: Settings | None = None, **options: Any) -> Call:
+        """Return the call of its command, which may replace what an earlier run left."""
+        inputs = [Path(path) for path in self.inputs]
+        return Call(settings or self.settings, inputs, force=True, **options)
 
     def line(self, key: str | None = None) -> int:
         """Return the line of one of its keys, or of its header."""
@@ -96,6 +102,17 @@ class Recipe:
         raise ConfigError(
             f"{self.path}: no step '{name}'", hint=f"the steps are {', '.join(names)}"
         )
+
+    def maker(self, path: Path) -> Made | None:
+        """Return which step leaves something there; outputs begin with the name of their step."""
+        if not path.is_relative_to(self.out):
+            return None
+        entry = path.relative_to(self.out).parts[:1]
+        name = entry[0].partition(".")[0] if entry else ""
+        for step in self.steps:
+            if step.name == name:
+                return Made(step.name, step.command.name, step.settings)
+        return None
 
     def with_needs(self, name: str) -> "Recipe":
         """Return the recipe of one step and of all that it needs."""

@@ -11,7 +11,7 @@ from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
-from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.merging import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def names_of(adapters: Sequence[Adapter]) -> list[str]:
     ]
 
 
-def first_candidates(names: Sequence[str], settings: MergeSettings) -> list[Candidate]:
+def first_candidates(names: Sequence[str], settings: SearchSettings) -> list[Candidate]:
     """Return the candidates that a search starts with, each adapter alone among them.
 
     Raises:

@@ -24,7 +24,7 @@ from adaptermix.generation.decoder import DecodeProgress, OnProgress
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.models.loading import load_model
-from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.merging import SearchSettings
 from adaptermix.training.batches import AnswerCollator, EncodedExample
 from adaptermix.training.run import common_arguments
 
@@ -54,7 +54,7 @@ def learn_weights(
     examples: Sequence[EncodedExample],
     folder: Path,
     pad_id: int,
-    settings: MergeSettings,
+    settings: SearchSettings,
     on_progress: OnProgress,
 ) -> Learned:
     """Start from the scalar merge with the lowest loss, and learn weights from there.
@@ -102,7 +102,7 @@ class WeightedMerge(nn.Module):
 
     start: Tensor
 
-    def __init__(self, model: PreTrainedModel, plan: MergePlan, settings: MergeSettings) -> None:
+    def __init__(self, model: PreTrainedModel, plan: MergePlan, settings: SearchSettings) -> None:
         """Hook the updates into the model.
 
         Raises:
@@ -190,7 +190,7 @@ def _groups(plan: MergePlan, per: str) -> dict[int | str, list[str]]:
     return groups
 
 
-def _arguments(settings: MergeSettings, work: str) -> TrainingArguments:
+def _arguments(settings: SearchSettings, work: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=work,
         per_device_train_batch_size=BATCH,

@@ -54,7 +54,7 @@ from adaptermix.search.record import (
     result_of,
     search_folder,
 )
-from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.task import Task
 from adaptermix.training.batches import encode_example
@@ -68,7 +68,7 @@ TRIAL_SHARE = 0.25  # of the dev examples, for one trial
 
 def search(
     paths: Sequence[Path],
-    settings: MergeSettings,
+    settings: SearchSettings,
     *,
     force: bool = False,
     on_progress: OnProgress = lambda progress: None,
@@ -101,7 +101,7 @@ def search(
 
 
 def plan_search(
-    paths: Sequence[Path], settings: MergeSettings, *, force: bool = False
+    paths: Sequence[Path], settings: SearchSettings, *, force: bool = False
 ) -> SearchPlan:
     """Check everything ``search`` needs and say what it would do; raises what it raises."""
     job = _prepare(paths, settings, force)
@@ -125,7 +125,7 @@ class _Job:
     encoder: PromptEncoder
     decoder: Decoder
     candidates: list[Candidate]
-    settings: MergeSettings
+    settings: SearchSettings
 
     def plan(self, weighting: Weighting) -> MergePlan:
         """Plan the merge of some weights."""
@@ -145,7 +145,7 @@ class _Job:
         return blake3(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Job:
+def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _Job:
     check_search(paths, settings)
     check_out(paths, settings.out, force)
     check_output(search_folder(settings.out), force or is_half_out(settings.out))
@@ -215,7 +215,7 @@ def _set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]
     return learning
 
 
-def check_search(paths: Sequence[Path], settings: MergeSettings) -> None:
+def check_search(paths: Sequence[Path], settings: SearchSettings) -> None:
     """Check what a search needs besides adapters, data and a model.
 
     Raises:
@@ -229,11 +229,11 @@ def check_search(paths: Sequence[Path], settings: MergeSettings) -> None:
         )
     if len(paths) < 2:
         raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
-    require_extra("search", "altair", "vl_convert", "optuna")
+    require_extra("search")
     first_candidates([path.name for path in paths], settings)
 
 
-def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[Entry]:
+def _run(contest: Contest, job: _Job, settings: SearchSettings) -> list[Entry]:
     if settings.search == "learn":
         candidates = [*job.candidates, _learn(contest, job, settings)]
         return contest.race(candidates, exhaustive=settings.exhaustive)
@@ -247,7 +247,7 @@ def _run(contest: Contest, job: _Job, settings: MergeSettings) -> list[Entry]:
     return contest.race(candidates, exhaustive=settings.exhaustive)
 
 
-def _learn(contest: Contest, job: _Job, settings: MergeSettings) -> Candidate:
+def _learn(contest: Contest, job: _Job, settings: SearchSettings) -> Candidate:
     """Learn weights on the dev examples kept for that, before any engine is started."""
     from adaptermix.search.learn import learn_weights  # a Trainer comes with it
 
@@ -285,7 +285,7 @@ def _between(ranked: Sequence[Entry]) -> list[Candidate]:
     return [scalar_candidate(round(side, 6), 2) for side in sides]
 
 
-def _try(contest: Contest, job: _Job, settings: MergeSettings) -> list[Candidate]:
+def _try(contest: Contest, job: _Job, settings: SearchSettings) -> list[Candidate]:
     """Let Optuna propose weights beyond the first candidates, and return the best of all.
 
     The study lives in memory. With its seed and the same answers it proposes the same again, so

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from adaptermix.settings.paper import PAPER_LANGS
 from adaptermix.settings.shared import DecodingSettings, ModelSettings, ScorerSettings, TaskName
-from adaptermix.settings.values import Groups, Layers, Names
+from adaptermix.settings.values import AdapterNames, Groups, Layers, Names
 
 
 class EvalSettings(DecodingSettings, ScorerSettings):
@@ -15,7 +15,7 @@ class EvalSettings(DecodingSettings, ScorerSettings):
 
     section: ClassVar[str] = "eval"
 
-    adapters: Names = Field(
+    adapters: AdapterNames = Field(
         default=(), description="Adapters to test beside the base model; repeat the flag."
     )
     split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
@@ -55,7 +55,7 @@ class RetrievalSettings(ModelSettings):
         default=None,
         description="Folder of the parallel text, one file a language: eng_Latn.dev, or en.txt.",
     )
-    adapters: Names = Field(
+    adapters: AdapterNames = Field(
         default=(), description="Adapters to analyze beside the base model; repeat the flag."
     )
     exclude_base: bool = Field(default=False, description="Analyze the adapters only.")

@@ -1,15 +1,17 @@
 """Settings of `merge` and its search."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from adaptermix.settings.shared import DecodingSettings, ScorerSettings
+from adaptermix.settings import locations
+from adaptermix.settings.shared import DecodingSettings, ScorerSettings, Settings
 from adaptermix.settings.values import Weights
 
 
-class MergeSettings(DecodingSettings, ScorerSettings):
+class MergeSettings(Settings):
     """Settings of ``merge``."""
 
     section: ClassVar[str] = "merge"
@@ -67,7 +69,7 @@ class MergeSettings(DecodingSettings, ScorerSettings):
     ignore_base: bool = Field(
         default=False, description="Merge adapters of different base models whose shapes agree."
     )
-    into: str | None = Field(
+    into: Annotated[str | None, locations.Names("model")] = Field(
         default=None,
         description="Base model, folder or hub name: write it with the merge added to its weights.",
     )
@@ -75,34 +77,6 @@ class MergeSettings(DecodingSettings, ScorerSettings):
         default=None,
         description="Find the weights on dev data: weights of the first adapter to try "
         "(0.5,0.7,0.9), all weights of each merge (1:0.2,1:0.5), auto, or learn.",
-    )
-    exhaustive: bool = Field(
-        default=False, description="Search: decode all dev examples with every candidate."
-    )
-    prefer: Literal["simpler", "best"] = Field(
-        default="simpler",
-        description="Search: of candidates that cannot be told apart, take the simplest, or the "
-        "one with the best score.",
-    )
-    layer_groups: int = Field(
-        default=1, gt=0, description="Search auto: groups of layers with weights of their own."
-    )
-    trials: int = Field(
-        default=30, gt=0, description="Search auto: weights to try where a grid is too large."
-    )
-    sampler: Literal["tpe", "cma"] = Field(
-        default="tpe", description="Search auto: Optuna's sampler for these trials."
-    )
-    learn_per: Literal["layer", "module"] = Field(
-        default="layer", description="Search learn: what gets a weight of its own."
-    )
-    learn_steps: int = Field(default=100, gt=0, description="Search learn: gradient steps.")
-    learn_lr: float = Field(default=0.02, gt=0, description="Search learn: learning rate.")
-    learn_penalty: float = Field(
-        default=1.0,
-        ge=0,
-        description="Search learn: pull towards the best scalar weights, times the mean squared "
-        "difference.",
     )
     source_rank: int | None = Field(
         default=None, gt=0, description="Rank of bare adapter files that carry no config."
@@ -131,3 +105,43 @@ class MergeSettings(DecodingSettings, ScorerSettings):
         if not self.density - self.epsilon / 2 > 0 and self.method == "della":
             raise ValueError("della needs a density of more than half its epsilon")
         return self
+
+
+class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
+    """Settings of ``merge --search``: those of a merge, and how candidates are tested."""
+
+    panel: ClassVar[str | None] = "Search"
+
+    exhaustive: bool = Field(
+        default=False, description="Decode all dev examples with every candidate."
+    )
+    prefer: Literal["simpler", "best"] = Field(
+        default="simpler",
+        description="Of candidates that cannot be told apart, take the simplest, or the "
+        "one with the best score.",
+    )
+    layer_groups: int = Field(
+        default=1, gt=0, description="auto: groups of layers with weights of their own."
+    )
+    trials: int = Field(
+        default=30, gt=0, description="auto: weights to try where a grid is too large."
+    )
+    sampler: Literal["tpe", "cma"] = Field(
+        default="tpe", description="auto: Optuna's sampler for these trials."
+    )
+    learn_per: Literal["layer", "module"] = Field(
+        default="layer", description="learn: what gets a weight of its own."
+    )
+    learn_steps: int = Field(default=100, gt=0, description="learn: gradient steps.")
+    learn_lr: float = Field(default=0.02, gt=0, description="learn: learning rate.")
+    learn_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="learn: pull towards the best scalar weights, times the mean squared "
+        "difference.",
+    )
+
+    @classmethod
+    def for_keys(cls, keys: Mapping[str, object]) -> type[Settings]:
+        """Return the settings that ``merge`` needs: without ``search`` nothing is decoded."""
+        return MergeSettings if keys.get("search") is None else cls

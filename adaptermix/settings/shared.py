@@ -19,9 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from adaptermix.settings import locations
 from adaptermix.settings.paper import PAPER_GROUPS, PAPER_MODEL
 from adaptermix.settings.values import EngineArgs, Names
 
+ModelName = Annotated[str, locations.Names("model")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -38,6 +40,17 @@ class Settings(BaseModel):
     section: ClassVar[str] = ""
     panel: ClassVar[str | None] = None  # heading of its options in the help
 
+    @classmethod
+    def for_keys(cls, keys: Mapping[str, object]) -> "type[Settings]":
+        """Return the class to read these keys with: this one, or one with fewer fields."""
+        return cls
+
+    @classmethod
+    def location(cls, key: str) -> locations.Location | None:
+        """Return what the value of a key names, if it names a file, a model or an adapter."""
+        field = cls.model_fields.get(key.replace("-", "_"))
+        return locations.location_of(field) if field is not None else None
+
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
@@ -52,7 +65,9 @@ class ModelSettings(Settings):
 
     panel: ClassVar[str | None] = "Model and data"
 
-    model: str = Field(default=PAPER_MODEL, description="Base model: a folder, or a hub name.")
+    model: ModelName = Field(
+        default=PAPER_MODEL, description="Base model: a folder, or a hub name."
+    )
     revision: str | None = Field(default=None, description="Revision of a hub model.")
     dtype: Dtype = Field(
         default="auto", description="Precision of the base model; auto is bfloat16 on a GPU."
@@ -101,7 +116,7 @@ def _known_task(name: str) -> str:
     return name
 
 
-TaskName = Annotated[str, AfterValidator(_known_task)]
+TaskName = Annotated[str, AfterValidator(_known_task), locations.Names("task")]
 
 
 class PromptSettings(ModelSettings):

@@ -13,6 +13,8 @@ from pydantic import (
     PositiveInt,
 )
 
+from adaptermix.settings import locations
+
 R = TypeVar("R")
 
 
@@ -31,6 +33,7 @@ def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
+AdapterNames = Annotated[Names, locations.Names("adapters")]
 
 
 def _split_numbers(value: object) -> object:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.models.blocks import layer_index
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.pooling import mean_pool, retrieval_accuracy
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.tasks.massive import read_massive
 

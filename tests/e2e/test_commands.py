@@ -20,7 +20,9 @@ from unittest.mock import patch
 import pytest
 from peft import PeftConfig
 
-from adaptermix.cli.main import app, comet_app, main
+from adaptermix.cli.main import comet_app, main, program
+
+app = program()
 
 COMMAND = Path(sys.executable).with_name("adaptermix")
 
@@ -155,7 +157,7 @@ def test_adapters_are_merged_and_inspected_without_transformers(trained, tmp_pat
     """It takes longer to import than they take."""
     shutil.copy(trained / "task.safetensors", tmp_path)
     code = (
-        "import sys; from adaptermix.cli.main import app\n"
+        "import sys; from adaptermix.cli.main import program; app = program()\n"
         "try: app()\n"
         "finally: assert not {'transformers', 'peft', 'vllm'} & sys.modules.keys()"
     )

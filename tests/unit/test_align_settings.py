@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.cli.show.training import show_training
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.align import train_align
 from adaptermix.training.alignment import Alignment, AlignmentObjective

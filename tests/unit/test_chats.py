@@ -5,10 +5,10 @@ import json
 import pytest
 from conftest import make_tokenizer
 
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.data.chats import Chat, read_chats
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.generation.prompts import PromptEncoder
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.batches import IGNORED, encode_chat
 from adaptermix.training.task import task_stream, train_task

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 

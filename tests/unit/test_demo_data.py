@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import adaptermix
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.data.pairs import read_pairs
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.tasks.massive import read_massive

@@ -26,8 +26,10 @@ from adaptermix.cli.doctor import (
     token_check,
     vllm_check,
 )
-from adaptermix.cli.main import app
+from adaptermix.cli.main import program
 from adaptermix.tasks.metrics.comet_environment import Environment
+
+app = program()
 
 TORCH = importlib.metadata.version("torch")
 

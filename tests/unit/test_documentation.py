@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import typer
 
-from adaptermix.cli.main import app
+from adaptermix.cli.main import program
+from adaptermix.commands.catalog import sections
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.merging.weights import read_weighting
 from adaptermix.recipes.recipe import read_recipe
-from adaptermix.settings.file import COMMANDS, load_settings
 from adaptermix.tasks.custom import load_task_file
+
+app = program()
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md"))]
-SETTINGS = {kind.section: kind for kind in COMMANDS}
+SETTINGS = sections()
 PROGRAM = typer.main.get_command(app)
 
 

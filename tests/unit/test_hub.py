@@ -20,9 +20,11 @@ from adaptermix.adapters.adapter import locate_adapter, read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import CONFIG_FILE, WEIGHTS_FILE, describe_config, spec_of
 from adaptermix.adapters.writing import write_adapter
-from adaptermix.cli.main import app
+from adaptermix.cli.main import program
 from adaptermix.cli.push import check_push, push
 from adaptermix.errors import ConfigError, ResourceError
+
+app = program()
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

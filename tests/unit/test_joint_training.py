@@ -12,11 +12,11 @@ from transformers import LlamaForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models.blocks import lower_blocks_only
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import PairCollator, encode_pairs

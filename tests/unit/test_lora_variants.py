@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
+from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
 from adaptermix.merging.merge import merge
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
-from adaptermix.settings.file import load_settings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.batches import EncodedExample

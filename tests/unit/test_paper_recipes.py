@@ -9,13 +9,12 @@ import pytest
 from conftest import save_model
 from transformers import AutoConfig
 
-from adaptermix.commands import RUNNERS
+from adaptermix.commands.catalog import COMMANDS
 from adaptermix.data.languages import FLORES_CODES
 from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
-from adaptermix.settings.file import COMMANDS
 from adaptermix.tasks.massive import MASSIVE_LOCALES
 
 FOLDER = Path(__file__).parent.parent.parent / "examples" / "paper"
@@ -100,7 +99,7 @@ def opened(paper, name, model):
     """Read a recipe for a trial; skip it where it needs a command that is not there."""
     tables = tomllib.loads((paper / "common.toml").read_text())
     tables |= tomllib.loads((paper / f"{name}.toml").read_text())
-    known = {kind.section for kind in COMMANDS} & RUNNERS.keys()
+    known = COMMANDS.keys()
     wanted = [step for step in tables if isinstance(tables[step], dict)]
     own = tomllib.loads((paper / f"{name}.toml").read_text())
     reached: set[str] = set()

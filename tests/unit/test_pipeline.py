@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from runs_on_disk import write_evaluation
 from test_adapters import peft_adapter
 
-from adaptermix.commands import RUNNERS
+from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.recipes import keys
 from adaptermix.recipes.keys import content_hash, data_hash
@@ -140,7 +141,7 @@ def test_a_step_that_stops_keeps_what_was_done(folder, monkeypatch):
         raise DataError("no more")
 
     with monkeypatch.context() as patched:
-        patched.setitem(RUNNERS, "inspect", stop)
+        patched.setitem(COMMANDS, "inspect", replace(COMMANDS["inspect"], run=stop))
         with pytest.raises(DataError, match=r"recipe.toml:20: \[look\] no more"):
             ran(folder)
     assert ran(folder) == {"look"}
@@ -164,7 +165,7 @@ def test_two_runs_do_not_share_a_folder(folder, monkeypatch):
         inside.append(work)
         raise DataError("enough")
 
-    monkeypatch.setitem(RUNNERS, "merge", again)
+    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=again))
     with pytest.raises(DataError, match="enough"):
         run(read_recipe(folder / "recipe.toml"))
     assert inside

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from adaptermix.cli import main as cli
-from adaptermix.cli.main import app
+from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
+
+app = program()
 
 INSPECT = 'command = "inspect"\nadapters = ["@a"]\n'
 

@@ -13,7 +13,7 @@ from runs_on_disk import write_evaluation, write_retrieval
 from test_model_card import ALIGNED, TRAINED, write
 from typer.testing import CliRunner
 
-from adaptermix.cli.main import app
+from adaptermix.cli.main import program
 from adaptermix.cli.show.recipes import show_report
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging.merge import merge
@@ -25,6 +25,8 @@ from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.tables import Table, printable, ranges
 from adaptermix.tasks.metrics.significance import Interval
 from adaptermix.training.report import recorded
+
+app = program()
 
 UTTERANCES = {"en": ["wake me at five", "hello"], "cy": ["deffra fi am bump", "helo"]}
 

@@ -8,12 +8,14 @@ import pytest
 from conftest import SHARED
 from typer.testing import CliRunner
 
-from adaptermix.cli.main import app
+from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, ResourceError
 from adaptermix.evaluation.score import OUTPUT_FIELDS, score_files
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.tasks.massive import massive_locale
 from adaptermix.tasks.slots import render_answer, slots_of
+
+app = program()
 
 DATA = SHARED / "data"
 HAS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not on this machine")
@@ -195,7 +197,7 @@ def test_entities_count_as_text_or_as_offsets(tmp_path):
 def test_the_command_prints_json_and_imports_no_torch(massive):
     write(massive / "answers.txt", [render_answer(slots_of(a)) for _, a in ROWS])
     code = (
-        "import sys; from adaptermix.cli.main import app\n"
+        "import sys; from adaptermix.cli.main import program; app = program()\n"
         "try: app()\n"
         "finally: assert not {'torch', 'transformers', 'vllm'} & sys.modules.keys()"
     )

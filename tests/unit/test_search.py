@@ -34,7 +34,7 @@ from adaptermix.search.learn import WeightedMerge
 from adaptermix.search.race import Contest, choose
 from adaptermix.search.record import STAGE, search_folder
 from adaptermix.search.run import _told_apart, plan_search, search
-from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.tasks.massive import Massive, SlotExample
 
 
@@ -186,7 +186,7 @@ def test_simplicity_counts_adapters_then_mixtures():
 
 
 def settings_for(model_dir, corpus_dir, out, **changes):
-    return MergeSettings(
+    return SearchSettings(
         **{
             "model": str(model_dir),
             "data_dir": corpus_dir,
@@ -212,7 +212,7 @@ def adapters(tmp_path, model_dir):
 
 
 def test_controls_join_the_grid_and_nothing_is_tried_twice():
-    settings = MergeSettings(search="0.5,1,0.5")
+    settings = SearchSettings(search="0.5,1,0.5")
     names = [candidate.name for candidate in first_candidates(["task", "align"], settings)]
     assert names == ["0.5", "task alone", "align alone"]
     weights = [c.weighting.weights for c in first_candidates(["t", "a", "s"], settings)]
@@ -221,7 +221,7 @@ def test_controls_join_the_grid_and_nothing_is_tried_twice():
 
 def test_a_point_of_a_grid_may_have_all_weights():
     """Weights that add up to more than 1 leave the task adapter at its full strength."""
-    settings = MergeSettings(search="0.7,1:0.2,1:-0.5,1:0")
+    settings = SearchSettings(search="0.7,1:0.2,1:-0.5,1:0")
     candidates = first_candidates(["task", "align"], settings)
     assert {c.name: c.weighting.weights for c in candidates} == {
         "0.7": (0.7, 0.3),
@@ -247,7 +247,7 @@ def test_a_point_of_a_grid_may_have_all_weights():
 )
 def test_a_grid_that_is_none_is_refused(grid, message):
     with pytest.raises(ConfigError, match=message):
-        first_candidates(["task", "align"], MergeSettings(search=grid))
+        first_candidates(["task", "align"], SearchSettings(search=grid))
 
 
 def test_a_search_writes_the_merge_it_chose(tmp_path, model_dir, corpus_dir, adapters):
@@ -450,7 +450,7 @@ def test_layers_are_split_evenly(adapters):
 
 def test_weights_in_the_model_give_the_logits_of_the_merged_adapter(tmp_path, model_dir, adapters):
     weighting = Weighting((0.9, 0.1), (Rule((0.2, 0.6), frozenset({1, 2})),))
-    settings = MergeSettings(search="learn")
+    settings = SearchSettings(search="learn")
     plan = plan_merge(open_adapters(adapters[:2], settings), weighting, settings)
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     merged = WeightedMerge(model, plan, settings).at(weighting)

@@ -1,20 +1,19 @@
-"""The files that settings are read from: ``adaptermix.toml``, and that of a task of one's own.
+"""``adaptermix.toml``: a section of settings for each command, and keys for all at the top.
 
-A key in a file is the flag without its two dashes. Whatever is wrong is named by file and line.
+A key in the file is the flag without its two dashes. Whatever is wrong is named by file and line.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
+from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import ConfigError
-from adaptermix.files.hub import HUB_NAME
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
-from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
-from adaptermix.settings.merging import MergeSettings
-from adaptermix.settings.reports import InspectSettings, ReportSettings
+from adaptermix.settings.locations import from_folder
+from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.shared import (
     DecodingSettings,
     ModelSettings,
@@ -23,20 +22,6 @@ from adaptermix.settings.shared import (
     complaint,
     keys_of,
 )
-from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
-
-COMMANDS: tuple[type[Settings], ...] = (
-    TrainTaskSettings,
-    TrainAlignSettings,
-    TrainJointSettings,
-    MergeSettings,
-    EvalSettings,
-    ScoreSettings,
-    InspectSettings,
-    RetrievalSettings,
-    ReportSettings,
-)
-
 
 CONFIG_NAME = "adaptermix.toml"
 
@@ -63,8 +48,11 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
     ways = ("weight", "weights", "weights-file", "search")
     if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
         from_file = {key: value for key, value in from_file.items() if key not in ways}
+    keys = from_file | stated
+    own = kind.for_keys(keys)
+    unused = {*keys_of(kind)} - {*keys_of(own)}
     try:
-        return kind.model_validate(from_file | stated)
+        return cast(S, own.model_validate({k: v for k, v in keys.items() if k not in unused}))
     except ValidationError as error:
         raise _config_error(error, stated, path, kind) from error
 
@@ -76,12 +64,12 @@ def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     shared = {key: value for key, value in tops.items() if key in keys_of(kind)}
     merged = shared | _tested_like_eval(content, kind) | content.get(kind.section, {})
-    return {key: relative_to_file(path.parent, key, value) for key, value in merged.items()}
+    return {k: from_folder(path.parent, kind.location(k), v) for k, v in merged.items()}
 
 
 def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
     """A search asks and decodes as ``eval`` does, unless its own section says otherwise."""
-    if kind is not MergeSettings:
+    if not issubclass(kind, SearchSettings):
         return {}
     asked = {*keys_of(DecodingSettings), *keys_of(ScorerSettings)} - {"limit"}
     return {key: value for key, value in content.get("eval", {}).items() if key in asked}
@@ -89,7 +77,7 @@ def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[
 
 def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
     """Check every section, so that a slip is seen by whichever command runs first."""
-    sections = {kind.section: keys_of(kind) for kind in COMMANDS}
+    sections = {name: keys_of(command.settings) for name, command in COMMANDS.items()}
     for key, value in content.items():
         if isinstance(value, dict):
             if key not in sections:
@@ -111,34 +99,6 @@ def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) ->
         f"{path}:{line_of(path, section, key)}: unknown key '{key}'{where}",
         hint=hint_of_keys(key, known),
     )
-
-
-_PATH_KEYS = frozenset(
-    (
-        "data-dir pairs-dir chat dev-chat weights-file out export gold predictions src scores "
-        "comet-python"
-    ).split()
-)
-
-
-def relative_to_file(folder: Path, key: str, value: Any) -> Any:
-    """Read a path in the file as relative to the file, not to where the command is typed."""
-    if key in _PATH_KEYS and isinstance(value, str):
-        return folder / value
-    if key == "task" and isinstance(value, str) and value.endswith(".toml"):
-        return str(folder / value)
-    if key in ("ref", "preserve-text") and isinstance(value, list):
-        return [folder / item for item in value if isinstance(item, str)]
-    if key == "model" and isinstance(value, str) and (folder / value).is_dir():
-        return str(folder / value)
-    if key == "adapters" and isinstance(value, list):
-        return [_adapter_beside(folder, item) for item in value if isinstance(item, str)]
-    return value
-
-
-def _adapter_beside(folder: Path, name: str) -> str:
-    is_hubs = HUB_NAME.fullmatch(name) and not (folder / name).exists()
-    return name if is_hubs else str(folder / name)
 
 
 def _config_error(

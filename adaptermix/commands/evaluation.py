@@ -1,0 +1,136 @@
+"""``eval``, ``score`` and ``retrieval``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adaptermix.commands import examples
+from adaptermix.commands.command import Call, Command, Maker
+from adaptermix.errors import ConfigError
+from adaptermix.files.outputs import Report
+from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
+
+
+def evaluate(call: Call) -> Report:
+    """Test the base model and adapters side by side on a task.
+
+    Every answer is kept, one JSON record an example.
+
+    Examples:
+        adaptermix eval --task massive
+
+        adaptermix eval --adapter task.safetensors --adapter merged.safetensors --langs en,cy
+
+        adaptermix eval --adapter task --adapter merged --baseline task --groups "aligned=cy,sw"
+    """
+    from adaptermix.evaluation.evaluate import evaluate as run
+    from adaptermix.evaluation.evaluate import plan
+
+    if call.dry_run:
+        return plan(call.settings, force=call.force)
+    return run(call.settings, force=call.force, on_progress=call.on_progress)
+
+
+def score(call: Call) -> Report:
+    """Score existing outputs of any system, without a model.
+
+    Outputs are one line, or one JSON record with an "output" field, for each gold row.
+
+    Examples:
+        adaptermix score --task massive --lang cy --gold cy-GB.jsonl.gz --predictions answers.txt
+
+        adaptermix score --task wmt23 --src en-de.src --ref en-de.ref --target-lang de
+        --predictions out.txt --metrics bleu,chrf,comet
+
+        adaptermix score --task uner --lang da --gold da.test.iob2 --predictions answers.jsonl
+    """
+    from adaptermix.evaluation.score import score_files
+
+    return score_files(call.settings)
+
+
+def retrieval(call: Call) -> Report:
+    """See where languages are aligned: translation retrieval at every layer.
+
+    Every sentence's hidden states are averaged, and its translation is looked for among all
+    sentences of another language, by LASER's margin score. For the base model and adapters.
+
+    Examples:
+        adaptermix retrieval --data flores200 --langs en,de,cy,sw
+
+        adaptermix retrieval --adapter task.safetensors --adapter merged.safetensors
+        --data flores200 --scores eval-massive
+    """
+    from adaptermix.retrieval.analysis import analyze, plan
+
+    if call.dry_run:
+        return plan(call.settings, force=call.force)
+    return analyze(call.settings, force=call.force, on_progress=call.on_progress)
+
+
+def _without_adapters(settings: Any) -> str | None:
+    if settings.adapters:
+        return None
+    return "only the base model is tested; add adapters with --adapter PATH"
+
+
+def _eval_examples(settings: Any) -> dict[str, int]:
+    return examples.limited(examples.of_task(settings, (settings.split,)), settings.limit)
+
+
+def _eval_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
+    return {"systems": len(call.settings.adapters) + (not call.settings.exclude_base)}
+
+
+def _check_eval(call: Call, maker: Maker) -> None:
+    from adaptermix.adapters.systems import systems_of
+    from adaptermix.tasks.catalog import make_task
+
+    settings = call.settings
+    systems_of(settings)
+    _ = make_task(settings.task, settings.prompt, settings.system_prompt, settings).metrics
+
+
+def _sentences(settings: Any) -> dict[str, int]:
+    counts = {} if settings.data_dir is None else examples.of_sentences(settings)
+    return examples.limited(counts, settings.limit)
+
+
+def _check_retrieval(call: Call, maker: Maker) -> None:
+    from adaptermix.adapters.systems import system_names
+    from adaptermix.retrieval.analysis import language_pairs
+    from adaptermix.retrieval.task_scores import match_languages, read_scores
+
+    settings = call.settings
+    system_names(map(Path, settings.adapters))
+    language_pairs(settings.langs, settings.pivot)
+    if settings.scores is None:
+        return
+    made = maker(settings.scores)
+    if made is None:
+        read_scores(settings.scores, settings.langs)
+    elif made.command != EVAL.name:
+        raise ConfigError(f"scores: @{made.step} is no eval but a {made.command}")
+    else:
+        match_languages(made.settings.langs, settings.langs, f"@{made.step}")
+
+
+EVAL = Command(
+    EvalSettings,
+    evaluate,
+    output="folder",
+    extra="eval",
+    remark=_without_adapters,
+    examples=_eval_examples,
+    size=_eval_size,
+    check=_check_eval,
+)
+SCORE = Command(ScoreSettings, score, output=".json", can_dry_run=False, shows_progress=False)
+RETRIEVAL = Command(
+    RetrievalSettings,
+    retrieval,
+    output="folder",
+    extra="eval",
+    examples=_sentences,
+    check=_check_retrieval,
+)

@@ -1,0 +1,65 @@
+"""How many examples a command reads of each language: the data is read, and errors are raised.
+
+Raises, in every function:
+    DataError: A language without data, a missing or malformed file.
+    ResourceError: Data that must come from the hub and cannot.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def of_pairs(settings: Any) -> dict[str, int]:
+    """Count the parallel sentences of each pair of languages."""
+    folder = settings.pairs_dir or settings.data_dir
+    return {pair: _pairs(pair, folder) for pair in settings.pairs}
+
+
+def of_task(settings: Any, splits: Sequence[str]) -> dict[str, int]:
+    """Count a task's examples of each language: those of the first split; all splits are read."""
+    counts: dict[str, int] = {}
+    for split in reversed(splits):
+        for lang in settings.langs:
+            counts[lang] = _task(settings, lang, split)
+    return counts
+
+
+def of_sentences(settings: Any) -> dict[str, int]:
+    """Count the sentences of a text in many languages."""
+    return _sentences(settings.langs, settings.split, settings.data_dir)
+
+
+def limited(counts: dict[str, int], limit: int | None) -> dict[str, int]:
+    """Return counts of which the first ``limit`` examples of each language are used."""
+    return {lang: min(count, limit or count) for lang, count in counts.items()}
+
+
+@cache
+def _pairs(pair: str, folder: Path | None) -> int:
+    from adaptermix.data.pairs import read_pairs
+
+    return len(read_pairs(pair, folder))
+
+
+def _task(settings: Any, lang: str, split: str) -> int:
+    if getattr(settings, "src", None) is not None:
+        from adaptermix.tasks.translation import read_translations
+
+        return len(read_translations(settings.src, settings.ref, lang))
+    return _records(settings.task, lang, split, settings.data_dir)
+
+
+@cache
+def _sentences(langs: tuple[str, ...], split: str, folder: Path) -> dict[str, int]:
+    from adaptermix.data.multiway import read_multiway
+
+    return {lang: len(texts) for lang, texts in read_multiway(langs, split, folder).items()}
+
+
+@cache
+def _records(task: str, lang: str, split: Any, folder: Path | None) -> int:
+    from adaptermix.tasks.catalog import make_task
+
+    return len(make_task(task).read(lang, split, folder))

@@ -1,0 +1,110 @@
+"""``merge``, with its search, and ``inspect``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adaptermix.commands import examples
+from adaptermix.commands.command import Argument, Call, Command, Maker
+from adaptermix.errors import require_extra
+from adaptermix.files.outputs import Report
+from adaptermix.settings.merging import SearchSettings
+from adaptermix.settings.reports import InspectSettings
+
+
+def merge(call: Call) -> Report:
+    """Merge adapters into one, without a base model.
+
+    With the default method, exact, the result's delta weight is the weighted sum of the
+    adapters' delta weights. One adapter with --weights 1 can be cut to another --rank.
+
+    Examples:
+        adaptermix merge task.safetensors align.safetensors --weight 0.9
+
+        adaptermix merge task align style --weights 0.8,0.1,0.1 --method ties -o merged
+
+        adaptermix merge task align --search 0.5,0.7,0.9 --task massive --langs en,cy
+
+        adaptermix merge task align --weight 0.9 --into meta-llama/Llama-3.1-8B -o model
+
+    More options with --search: adaptermix merge --search auto --help
+    """
+    if call.settings.search is not None:
+        return _search(call)
+    if call.settings.into is not None:
+        from adaptermix.merging.fold import merge_into as run
+    else:
+        from adaptermix.merging.merge import merge as run
+    return run(call.inputs, call.settings, force=call.force, dry_run=call.dry_run)
+
+
+def _search(call: Call) -> Report:
+    require_extra("eval")
+    from adaptermix.search.run import plan_search, search
+
+    if call.dry_run:
+        return plan_search(call.inputs, call.settings, force=call.force)
+    return search(call.inputs, call.settings, force=call.force, on_progress=call.on_progress)
+
+
+def inspect(call: Call) -> Report:
+    """Tell what adapters are, and where two or more of them interfere.
+
+    Rank, modules, norms of the delta weights, base and origin; for every two adapters, layer by
+    layer, the cosine of their delta weights and the overlap of their subspaces. No base model is
+    needed.
+
+    Examples:
+        adaptermix inspect task.safetensors
+
+        adaptermix inspect task.safetensors align.safetensors --by kind
+    """
+    from adaptermix.adapters.inspection import inspect as run
+
+    return run(call.inputs, call.settings)
+
+
+def _search_examples(settings: Any) -> dict[str, int]:
+    """Only a search reads data."""
+    if settings.search is None:
+        return {}
+    return examples.limited(examples.of_task(settings, ("dev",)), settings.limit)
+
+
+def _search_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
+    if call.settings.search is None:
+        return {}
+    from adaptermix.search.candidates import first_candidates
+
+    names = [path.name.removesuffix(".safetensors") for path in call.inputs]
+    return {"candidates": [found.name for found in first_candidates(names, call.settings)]}
+
+
+def _check_merge(call: Call, maker: Maker) -> None:
+    from adaptermix.merging.plan import read_weights
+
+    file = call.settings.weights_file
+    if call.settings.search is not None:
+        from adaptermix.search.run import check_search
+
+        check_search([Path(path) for path in call.inputs], call.settings)
+    elif file is None or file.is_file():
+        read_weights(len(call.inputs), call.settings)
+
+
+MERGE = Command(
+    SearchSettings,
+    merge,
+    Argument("adapters", "Adapters, in the order of weights.", "adapters"),
+    examples=_search_examples,
+    size=_search_size,
+    check=_check_merge,
+)
+INSPECT = Command(
+    InspectSettings,
+    inspect,
+    Argument("adapters", "Adapters: files, folders, or hub names (OWNER/NAME).", "adapters"),
+    output=".json",
+    can_dry_run=False,
+    shows_progress=False,
+)

@@ -1,0 +1,67 @@
+"""``report``."""
+
+from pathlib import Path
+
+from adaptermix.commands.command import Argument, Call, Command, Made, Maker
+from adaptermix.errors import ConfigError
+from adaptermix.files.outputs import Report
+from adaptermix.settings.reports import ReportSettings
+
+
+def report(call: Call) -> Report:
+    """Write one HTML page about runs: what was merged, how it did, and every answer.
+
+    It needs no network: scores with intervals, before and after by language, retrieval by layer,
+    weights that were tried, norms and interference of the adapters, and single examples to browse.
+
+    Examples:
+        adaptermix report eval-massive merged.search task.safetensors align.safetensors
+
+        adaptermix report runs/demo -o demo.html --export figures
+    """
+    from adaptermix.reports.page import report as run
+
+    return run(call.inputs, call.settings, force=call.force, dry_run=call.dry_run)
+
+
+def _check(call: Call, maker: Maker) -> None:
+    """A report is of one task; what earlier steps will make is known by their settings."""
+    from adaptermix.reports.runs import find_runs
+
+    tasks: dict[str, str] = {}  # with the first run of each
+    for path in call.inputs:
+        made = maker(path)
+        task = find_runs([path]).task if made is None else _task_of(made, path)
+        if task is not None:
+            tasks.setdefault(task, str(path) if made is None else f"@{path.name}")
+    if len(tasks) > 1:
+        (one, first), (other, second) = list(tasks.items())[:2]
+        raise ConfigError(
+            f"runs: {second} is of the task '{other}', but {first} of '{one}'",
+            hint="a report is of one task: make one for each",
+        )
+
+
+def _task_of(made: Made, path: Path) -> str | None:
+    """Return the task of what a step will leave there; None for what has none, as an adapter."""
+    from adaptermix.tasks.catalog import make_task
+
+    if made.command in ("report", "score", "inspect"):
+        raise ConfigError(f"runs: @{made.step} is no run but a {made.command}")
+    is_search = path.name.endswith(".search")
+    if is_search and getattr(made.settings, "search", None) is None:
+        raise ConfigError(f"runs: @{path.name}: {made.step} searches no weights")
+    return make_task(made.settings.task).name if is_search or made.command == "eval" else None
+
+
+REPORT = Command(
+    ReportSettings,
+    report,
+    Argument(
+        "runs", "Folders of eval, merge --search, retrieval; adapters; or all in one.", "paths"
+    ),
+    output=".html",
+    shows_progress=False,
+    extra="report",
+    check=_check,
+)

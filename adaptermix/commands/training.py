@@ -1,0 +1,92 @@
+"""The training commands."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from adaptermix.commands import examples
+from adaptermix.commands.command import Call, Command
+from adaptermix.files.outputs import Report
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
+
+
+def train_task(call: Call) -> Report:
+    """Fine-tune a LoRA on a task in some languages.
+
+    The loss is on the answers only. Defaults are the paper's.
+
+    Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
+    """
+    from adaptermix.training.task import train_task as run
+
+    return run(call.settings, force=call.force, dry_run=call.dry_run, on_progress=call.on_progress)
+
+
+def train_align(call: Call) -> Report:
+    """Train a LoRA that aligns languages at a middle layer.
+
+    A contrastive loss pulls each sentence to its translation. Only the embeddings and the
+    blocks up to the layer are loaded and run.
+
+    Example: adaptermix train-align --pairs cy-en,sw-en
+    """
+    from adaptermix.training.align import train_align as run
+
+    return run(call.settings, force=call.force, dry_run=call.dry_run, on_progress=call.on_progress)
+
+
+def train_joint(call: Call) -> Report:
+    """Train one LoRA on a task and on alignment at once.
+
+    Both losses train the same adapter in turn: the task's through the whole model, the
+    alignment's through the blocks up to the layer.
+
+    Example: adaptermix train-joint --langs en,de,es --pairs cy-en,sw-en
+    """
+    from adaptermix.training.joint import train_joint as run
+
+    return run(call.settings, force=call.force, dry_run=call.dry_run, on_progress=call.on_progress)
+
+
+def _task_examples(settings: Any) -> dict[str, int]:
+    counts = {} if settings.chat is not None else examples.of_task(settings, ("train", "dev"))
+    return examples.limited(counts, settings.limit)
+
+
+def _pair_examples(settings: Any) -> dict[str, int]:
+    return examples.limited(examples.of_pairs(settings), settings.limit)
+
+
+def _joint_examples(settings: Any) -> dict[str, int]:
+    return _pair_examples(settings) | _task_examples(settings)
+
+
+def _steps(settings: Any, rows: int) -> dict[str, Any]:
+    """Return the optimizer steps, at most, that this many rows an epoch take."""
+    steps = max(1, int(settings.epochs * -(-rows // settings.batch_size)))
+    return {"planned_steps": settings.max_steps or steps}
+
+
+def _task_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
+    return _steps(call.settings, sum(counts.values()))
+
+
+def _align_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Languages are repeated up to the largest."""
+    return _steps(call.settings, max(counts.values()) * len(counts))
+
+
+def _joint_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
+    """There are as many pairs as task examples."""
+    task = sum(count for name, count in counts.items() if name not in call.settings.pairs)
+    return _steps(call.settings, 2 * task)
+
+
+TRAIN_TASK = Command(
+    TrainTaskSettings, train_task, extra="train", examples=_task_examples, size=_task_size
+)
+TRAIN_ALIGN = Command(
+    TrainAlignSettings, train_align, extra="train", examples=_pair_examples, size=_align_size
+)
+TRAIN_JOINT = Command(
+    TrainJointSettings, train_joint, extra="train", examples=_joint_examples, size=_joint_size
+)

@@ -1,0 +1,58 @@
+"""Which settings name files, models, adapters or tasks, and where their values are looked for.
+
+A ``Path`` field names a file or folder. Other fields say so in their annotation, as in
+``Annotated[str, Names("model")]``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from adaptermix.files.hub import HUB_NAME
+
+Location = Literal["path", "paths", "model", "adapters", "task"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """Marks a text that names something: a model, an adapter, or a task."""
+
+    location: Location
+
+
+def location_of(field: FieldInfo) -> Location | None:
+    """Return what a field's value names."""
+    marks = [mark.location for mark in field.metadata if isinstance(mark, Names)]
+    if marks:
+        return marks[0]
+    if get_origin(field.annotation) is tuple:
+        return "paths" if Path in get_args(field.annotation) else None
+    return "path" if Path in (field.annotation, *get_args(field.annotation)) else None
+
+
+def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
+    """Read a value that stands in a file as relative to the file's folder.
+
+    A model or adapter that is not there may be a hub name, and stays as it is. Values of other
+    types pass unchanged; the settings complain of them.
+    """
+    if location in ("paths", "adapters") and isinstance(value, list):
+        items = [item for item in value if isinstance(item, str)]
+        return [_joined(folder, location, item) for item in items]
+    if location in ("path", "model", "task") and isinstance(value, str):
+        return _joined(folder, location, value)
+    return value
+
+
+def _joined(folder: Path, location: Location, value: str) -> str | Path:
+    if location in ("path", "paths"):
+        return folder / value
+    there = folder / value
+    is_beside = {
+        "task": value.endswith(".toml"),
+        "model": there.is_dir(),
+        "adapters": there.exists() or not HUB_NAME.fullmatch(value),
+    }[location]
+    return str(there) if is_beside else value
