@@ -129,12 +129,18 @@ def merge(
     if settings.search is not None:
         _search(settings, options, adapters)
         return
-    if settings.into is not None:  # transformers comes with it: seconds that no other merge needs
+    _keep_to_one_thread()
+    if settings.into is not None:
         from adaptermix.merging.fold import merge_into as run
     else:
         from adaptermix.merging.merge import merge as run
     report = run(adapters, settings, force=options.force, dry_run=options.dry_run)
     _show(report, show_merge, options)
+
+
+def _keep_to_one_thread() -> None:
+    """Tell NumPy, before it is imported: of small products, more threads only slow each other."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> None:
@@ -214,6 +220,7 @@ def inspect_adapters(
 
         adaptermix inspect task.safetensors align.safetensors --by kind
     """
+    _keep_to_one_thread()
     from adaptermix.adapters import inspection
 
     _show(inspection.inspect(adapters, settings), show_inspection, options)
