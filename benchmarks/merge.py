@@ -1,11 +1,11 @@
-"""Time and memory of merging, beside `cp` and PEFT, in one run.
+"""Time and memory of merging and inspecting, whole processes, beside `cp` and PEFT.
 
     python benchmarks/merge.py [--dtype bfloat16] [--no-peft]
 
 Two adapters shaped like rank 8 on all seven projections of Llama-3-8B (224 modules) are made in a
-temporary folder. Every method merges them, and in the same run `cp` copies the same bytes and
-PEFT merges one 4096 x 4096 module by its SVD. Times are medians; each memory figure is the peak
-of a fresh process above what it took after its imports.
+temporary folder. Each command runs as a process of its own, from its start to its end; times are
+medians, memory is the largest peak. `cp` copies the same bytes, and PEFT merges one 4096 x 4096
+module by its SVD.
 """
 
 import argparse
@@ -17,9 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import CONFIG_KEY
+from adaptermix.files.tensors import TensorSpec, write_tensors
+from adaptermix.merging.methods import MethodOptions, merge_updates
 
 HIDDEN, MIDDLE, KEYS, LAYERS, RANK = 4096, 14336, 1024, 32, 8
 SHAPES = {
@@ -50,9 +57,6 @@ RUNS = [
 
 def make_adapters(folder: Path, dtype: str) -> list[Path]:
     """Write two adapters of random factors."""
-    import torch
-    from safetensors.torch import save_file
-
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -61,19 +65,22 @@ def make_adapters(folder: Path, dtype: str) -> list[Path]:
         "target_modules": [name.split(".")[1] for name in SHAPES],
         "base_model_name_or_path": "a model of this shape",
     }
+    specs = {
+        f"base_model.model.model.layers.{layer}.{name}.lora_{side}.weight": TensorSpec(
+            np.dtype(dtype), (RANK, columns) if side == "A" else (rows, RANK)
+        )
+        for layer in range(LAYERS)
+        for name, (rows, columns) in SHAPES.items()
+        for side in "AB"
+    }
     paths = []
     for seed in range(2):
-        torch.manual_seed(seed)
-        tensors = {}
-        for layer in range(LAYERS):
-            for name, (rows, columns) in SHAPES.items():
-                key = f"base_model.model.model.layers.{layer}.{name}"
-                a = torch.randn(RANK, columns) / columns**0.5
-                b = torch.randn(rows, RANK) * 0.01
-                tensors[f"{key}.lora_A.weight"] = a.to(getattr(torch, dtype))
-                tensors[f"{key}.lora_B.weight"] = b.to(getattr(torch, dtype))
+        normal = np.random.default_rng(seed).standard_normal
+        factors = (0.01 * normal(spec.shape, np.float32) for spec in specs.values())
+        tensors = (f.astype(spec.dtype) for f, spec in zip(factors, specs.values(), strict=True))
         paths.append(folder / f"{seed}.safetensors")
-        save_file(tensors, paths[-1], {"lora_adapter_metadata": json.dumps(config)})
+        metadata = {CONFIG_KEY: json.dumps(config)}
+        write_tensors(paths[-1], specs, tensors, lambda told=metadata: told)
     return paths
 
 
@@ -95,43 +102,29 @@ def copy(paths: list[Path], folder: Path) -> None:
         subprocess.run(["cp", "--reflink=never", path, target], check=True)
 
 
-def merge_once(paths: list[Path], folder: Path, method: str, rank: int | None) -> None:
-    """Merge as `adaptermix merge` does, without starting Python anew."""
-    from adaptermix.merging.merge import merge
-    from adaptermix.settings.merging import MergeSettings
-
-    out = folder / "merged.safetensors"
-    out.unlink(missing_ok=True)
-    merge(paths, MergeSettings(weight=0.9, method=method, rank=rank, out=out))
-
-
-MEMORY = """
-import sys
+PROCESS = """
+import atexit
 from pathlib import Path
-from adaptermix.merging.merge import merge
-from adaptermix.merging.methods import METHODS
-from adaptermix.settings.merging import MergeSettings
-first, second, out, method, rank = sys.argv[1:]
-def resident(which):
+from adaptermix.cli.main import main
+def tell():
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(which)).split()[1]) / 1024
-before = resident("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-settings = MergeSettings(weight=0.9, method=method, rank=int(rank) or None, out=Path(out))
-merge([Path(first), Path(second)], settings)
-print(resident("VmHWM") - before)
+    Path("peak").write_text(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+atexit.register(tell)
+main()
 """
 
 
-def memory_of(paths: list[Path], folder: Path, method: str, rank: int | None) -> float:
-    """Return the peak memory of a merge above the imports, in MB; mapped files count."""
-    out = folder / "memory.safetensors"
-    out.unlink(missing_ok=True)
-    arguments = [*map(str, paths), str(out), method, str(rank or 0)]
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+def measure(folder: Path, arguments: Sequence[str], repeats: int) -> tuple[float, float]:
+    """Return the median time of a command in seconds, and its largest peak of memory in MB."""
+    peaks = []
+
+    def run() -> None:
+        (folder / "merged.safetensors").unlink(missing_ok=True)
+        code = [sys.executable, "-c", PROCESS, *arguments]
+        subprocess.run(code, cwd=folder, capture_output=True, check=True)
+        peaks.append(int((folder / "peak").read_text()) / 1024)
+
+    return time_of(run, repeats), max(peaks)
 
 
 def peft_svd() -> float:
@@ -164,23 +157,20 @@ def peft_svd() -> float:
 
 def ours_per_module() -> float:
     """Return the seconds that the best rank 8 of the same two updates takes here."""
-    import torch
-
-    from adaptermix.adapters.deltas import LoraUpdate
-    from adaptermix.merging.methods import MethodOptions, merge_updates
-
+    normal = np.random.default_rng(0).standard_normal
     updates = [
-        LoraUpdate(torch.randn(RANK, HIDDEN), torch.randn(HIDDEN, RANK), 2.0) for _ in range(2)
+        LoraUpdate(normal((RANK, HIDDEN), np.float32), normal((HIDDEN, RANK), np.float32), 2.0)
+        for _ in range(2)
     ]
     options = MethodOptions(rank=RANK)
     return time_of(lambda: merge_updates("exact", updates, [0.9, 0.1], options), 20)
 
 
 def main() -> None:
-    """Measure and print two tables."""
+    """Measure and print a table, and what PEFT takes for one module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT's SVD out (a minute)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="adaptermix-benchmark-"))
@@ -188,21 +178,17 @@ def main() -> None:
         paths = make_adapters(folder, options.dtype)
         size = sum(path.stat().st_size for path in paths) / 1e6
         print(f"two adapters, {size:.0f} MB together, {options.dtype}, {os.cpu_count()} cores\n")
-        floor = time_of(lambda: copy(paths, folder), options.repeats)
-        print(f"{'':24}{'seconds':>9}{'x cp':>8}{'x exact':>9}{'x rank 8':>10}{'MB':>7}")
-        print(f"{'cp of both':24}{floor:9.3f}{1:8.1f}")
-        measured: dict[str, float] = {}
+        print(f"{'':24}{'seconds':>9}{'MB':>7}")
+        print(f"{'cp of both':24}{time_of(lambda: copy(paths, folder), options.repeats):9.3f}")
+        merge = ["merge", *(path.name for path in paths), "--weight", "0.9"]
+        commands = {"inspect one": ["inspect", paths[0].name]}
         for method, rank in RUNS:
-            name = f"{method} --rank {rank}" if rank else method
-            seconds = time_of(lambda: merge_once(paths, folder, method, rank), options.repeats)  # noqa: B023
-            measured[name] = seconds
-            exact, cut = measured["exact"], measured.get(f"exact --rank {RANK}")
-            print(
-                f"{name:24}{seconds:9.3f}{seconds / floor:8.1f}{seconds / exact:9.1f}"
-                + (f"{seconds / cut:10.2f}" if cut else " " * 10)
-                + f"{memory_of(paths, folder, method, rank):7.0f}",
-                flush=True,
-            )
+            cut = ["--rank", str(rank)] if rank else []
+            out = ["-o", "merged.safetensors"]
+            commands[" ".join([method, *cut])] = [*merge, "--method", method, *cut, *out]
+        for name, arguments in commands.items():
+            seconds, peak = measure(folder, arguments, options.repeats)
+            print(f"{name:24}{seconds:9.3f}{peak:7.0f}", flush=True)
         if not options.no_peft:
             ours, theirs = ours_per_module(), peft_svd()
             print(f"\nbest rank 8 of two, one 4096 x 4096 module: {1000 * ours:.2f} ms here,")

@@ -23,7 +23,7 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.merging.merge import merge
-from adaptermix.models.blocks import layer_index
+from adaptermix.models.files import layer_index
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.pooling import mean_pool, retrieval_accuracy
 from adaptermix.settings.evaluation import EvalSettings
@@ -198,7 +198,7 @@ def add_adapter(model: Any, path: Path) -> None:
     """Add an adapter's delta weights to those of the model."""
     with torch.no_grad():
         for module, update in read_adapter(path).updates():
-            delta = update.scaling * update.b.float() @ update.a.float()
+            delta = torch.from_numpy(update.delta_weight())
             model.get_submodule(module).weight.add_(delta)
 
 

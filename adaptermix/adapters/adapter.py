@@ -16,11 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from blake3 import blake3
-from torch import Tensor
 
-from adaptermix.adapters.deltas import LoraUpdate, is_finite
+from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
 from adaptermix.adapters.format import (
     BASE_LAYER,
     CONFIG_FILE,
@@ -38,7 +37,10 @@ from adaptermix.adapters.format import (
 )
 from adaptermix.errors import ArtifactError, ResourceError, first_line
 from adaptermix.files.hub import HUB_NAME, hub_errors
-from adaptermix.files.tensors import TensorFile, TensorSpec
+from adaptermix.files.tensors import DTYPES, TensorFile, TensorSpec
+
+# Widened where they are read: too narrow to add in, and exact in bfloat16.
+_FLOAT8_DTYPES = (DTYPES["F8_E4M3"], DTYPES["F8_E5M2"])
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,10 @@ class Adapter:
         """Names of the linear layers that have an update, as in the base model."""
         return list(self.factors)
 
-    @property
+    @cached_property
     def weights_hash(self) -> str:
         """BLAKE3 hash of the file's bytes; SHA-256 would take longer than a merge."""
-        return self._scan[0]
-
-    @property
-    def largest(self) -> float:
-        """Largest magnitude in the file; NaN where a number is, and where it cannot be told."""
-        return self._scan[1]
-
-    @cached_property
-    def _scan(self) -> tuple[str, float]:
-        return self.file.scan()
+        return self.file.hash()
 
     @property
     def base(self) -> str | None:
@@ -121,11 +114,11 @@ class Adapter:
         return LoraUpdate(self._tensor(names.a), self._tensor(names.b), scaling, bias)
 
     def is_active(self, module: str) -> bool:
-        """Whether the update of one module changes anything; its first numbers mostly say so."""
-        names = self.factors[module]
-        if not (self.file.starts_with_zero(names.a) or self.file.starts_with_zero(names.b)):
+        """Whether the update of one module changes anything."""
+        a, b, bias, _ = self.factors[module]
+        if self.file.tensor(b).any() and self.file.tensor(a).any():
             return True
-        return self.update(module).is_active
+        return bias is not None and bool(self.file.tensor(bias).any())
 
     def spec(self, module: str) -> UpdateSpec:
         """Return what the update of one module is, from the file's header alone.
@@ -156,12 +149,12 @@ class Adapter:
             in_features=a[1],
             rank=rank,
             scaling=self.scaling(module),
-            dtype=type_a if type_a == type_b else torch.promote_types(type_a, type_b),
+            dtype=wider(type_a, type_b),
             has_bias=names.bias is not None,
             is_embedding=names.is_embedding,
         )
 
-    def saved_weight(self, name: str) -> Tensor:
+    def saved_weight(self, name: str) -> np.ndarray:
         """Read one of the whole weights that the adapter brings."""
         return self._tensor(self.saved[name])
 
@@ -203,12 +196,14 @@ class Adapter:
 
     def _checked_spec(self, name: str) -> TensorSpec:
         spec = self.file.specs[name]
+        if spec.dtype in _FLOAT8_DTYPES:
+            return TensorSpec(DTYPES["BF16"], spec.shape)
         if spec.dtype not in FLOAT_DTYPES:
             raise ArtifactError(f"{self.weights_path}: {name} has the type {spec.dtype}")
         return spec
 
-    def _tensor(self, name: str) -> Tensor:
-        tensor = self.file.tensor(name)
+    def _tensor(self, name: str) -> np.ndarray:
+        tensor = self.file.tensor(name).astype(self._checked_spec(name).dtype, copy=False)
         if not is_finite(tensor):
             raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
         return tensor

@@ -62,7 +62,7 @@ def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, An
         config: PEFT's LoRA config.
         record: What adaptermix keeps of its making.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub.repocard_data import ModelCardData
 
     base = config.get("base_model_name_or_path")
     is_file = adapter.suffix == ".safetensors"
@@ -79,7 +79,7 @@ def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, An
         *(f"## {table.title}\n\n{table.as_markdown()}" for table in _tables(config, record)),
         (_USE_FILE if is_file else _USE).format(name=_plain(adapter.name), base=model_name(base)),
     ]
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts)).content)
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts)
 
 
 def _plain(name: str) -> str:

@@ -1,15 +1,16 @@
-"""LoRA updates as values: delta weights, norms, and sums that need no decomposition. Torch only."""
+"""LoRA updates as values: delta weights, norms, and sums that need no decomposition."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, reduce
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
 
-_WIDE = torch.complex128  # 16 bytes, whatever numbers are in them
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,18 @@ class LoraUpdate:
         bias: What PEFT's ``lora_bias`` adds to the output, also times ``scaling``.
     """
 
-    a: Float[Tensor, "rank in"]
-    b: Float[Tensor, "out rank"]
+    a: Float[np.ndarray, "rank in"]
+    b: Float[np.ndarray, "out rank"]
     scaling: float
-    bias: Float[Tensor, " out"] | None = None
+    bias: Float[np.ndarray, " out"] | None = None
 
     @property
     def rank(self) -> int:
         """Number of rows of ``a``."""
-        return self.a.shape[0]
+        return len(self.a)
 
     @property
-    def stored_rows(self) -> Sequence[Tensor | memoryview]:
-        """What to write for ``a``: parts of it, one below the other, or their bytes."""
-        return (self.a,)
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
+    def parts(self) -> tuple[np.ndarray, ...]:
         """Return all its tensors."""
         bias = () if self.bias is None else (self.bias,)
         return (self.a, self.b, *bias)
@@ -54,68 +50,40 @@ class LoraUpdate:
             return True
         return self.bias is not None and bool(self.bias.any())
 
-    def delta_weight(self) -> Float[Tensor, "out in"]:
-        """Return ``scaling * b @ a``, in the dtype of the factors. Costs out x in numbers."""
-        return self.scaling * (self.b @ self.a)
+    def delta_weight(self) -> Float[np.ndarray, "out in"]:
+        """Return ``scaling * b @ a``, in float32 or wider. Costs out x in numbers."""
+        delta: np.ndarray = self.scaling * (widened(self.b) @ widened(self.a))
+        return delta
 
 
-class LazyUpdate(LoraUpdate):
-    """An update whose ``a`` is read where it is asked for; its dtype is that of ``b``.
-
-    Whoever writes ``stored_rows``, bytes of files among them, needs no tensor of it and no copy: a
-    merge of hundreds of small modules is faster by both.
-    """
-
-    def __init__(
-        self,
-        stored_rows: Sequence[Tensor | memoryview],
-        read: Callable[[], Tensor],
-        b: Tensor,
-        scaling: float,
-        bias: Tensor | None,
-    ) -> None:
-        vars(self).update(_stored_rows=stored_rows, _read=read, b=b, scaling=scaling, bias=bias)
-
-    @property
-    def stored_rows(self) -> Sequence[Tensor | memoryview]:
-        """What to write for ``a``."""
-        rows: Sequence[Tensor | memoryview] = vars(self)["_stored_rows"]
-        return rows
-
-    @cached_property
-    def a(self) -> Tensor:  # type: ignore[override]
-        """Read it."""
-        a: Tensor = vars(self)["_read"]()
-        return a
-
-
-def as_dtype(update: LoraUpdate, dtype: torch.dtype) -> LoraUpdate:
+def as_dtype(update: LoraUpdate, dtype: np.dtype) -> LoraUpdate:
     """Return the update with all its tensors in one dtype."""
-    if all(part.dtype == dtype for part in update.parts):
-        return update
-    bias = None if update.bias is None else update.bias.to(dtype)
-    return LoraUpdate(update.a.to(dtype), update.b.to(dtype), update.scaling, bias)
+    bias = None if update.bias is None else update.bias.astype(dtype, copy=False)
+    a, b = (factor.astype(dtype, copy=False) for factor in (update.a, update.b))
+    return LoraUpdate(a, b, update.scaling, bias)
 
 
-def widened(factor: Tensor) -> Tensor:
+def widened(factor: np.ndarray) -> np.ndarray:
     """Return the factor in float32, or unchanged where it is float64."""
-    return factor.to(torch.promote_types(factor.dtype, torch.float32))
+    return factor.astype(np.promote_types(factor.dtype, np.float32), copy=False)
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no entry is NaN or infinite; a sum shows that cheaply, unless it overflows itself."""
-    return math.isfinite(tensor.sum().item()) or bool(tensor.isfinite().all())
+def is_finite(tensor: np.ndarray) -> bool:
+    """Whether no entry is NaN or infinite."""
+    return bool(np.isfinite(widened(tensor)).all())
 
 
-@cache
-def wider(*dtypes: torch.dtype) -> torch.dtype:
-    """Return the dtype that holds what all of these hold; asked for every module, hence cached."""
-    return reduce(torch.promote_types, dtypes)
+def wider(*dtypes: np.dtype) -> np.dtype:
+    """Return the dtype that holds what all of these hold."""
+    first, *others = set(dtypes)
+    for other in others:  # NumPy knows none that holds both bfloat16 and float16
+        first = np.promote_types(np.promote_types(first, np.float32), other)
+    return first
 
 
-def widest_dtype(updates: Sequence[LoraUpdate]) -> torch.dtype:
+def widest_dtype(updates: Sequence[LoraUpdate]) -> np.dtype:
     """Return the dtype that holds every factor."""
-    return wider(*{part.dtype for update in updates for part in (update.a, update.b)})
+    return wider(*(part.dtype for update in updates for part in (update.a, update.b)))
 
 
 def sum_scaling(scales: Sequence[float]) -> float:
@@ -123,45 +91,23 @@ def sum_scaling(scales: Sequence[float]) -> float:
     return max(map(abs, scales))
 
 
-def scaled(factor: Tensor, share: float, dtype: torch.dtype) -> Tensor:
-    """Return a factor times a number in a dtype, computed in the wider of its own and that one."""
-    if factor.dtype != dtype:  # a call that changes nothing costs as much as half a product
-        factor = factor.to(wider(factor.dtype, dtype))
+def scaled(factor: np.ndarray, share: float, dtype: np.dtype) -> np.ndarray:
+    """Return a factor times a number in a dtype, computed in float32 or wider, rounded once."""
     if share != 1:
-        factor = factor * share
-    return factor if factor.dtype == dtype else factor.to(dtype)
-
-
-def side_by_side(blocks: Sequence[Tensor]) -> Tensor:
-    """Join matrices, or stacks of them, row by row; 16 bytes at a time, if they fit, are faster."""
-    if len(blocks) == 1:
-        return blocks[0]
-    if any(block.shape[-1] * block.itemsize % _WIDE.itemsize for block in blocks):
-        return torch.cat(tuple(blocks), dim=-1)
-    wide = [_aligned(block).view(_WIDE) for block in blocks]
-    return torch.cat(wide, dim=-1).view(blocks[0].dtype)
-
-
-def _aligned(block: Tensor) -> Tensor:
-    """Return a block of which wide numbers can be made: torch may crash on those at odd places."""
-    *steps, step = block.stride()
-    places = (block.storage_offset(), *steps)
-    is_even = step == 1 and not any(at % (_WIDE.itemsize // block.itemsize) for at in places)
-    if is_even and block.data_ptr() % _WIDE.itemsize == 0:
-        return block
-    return block.clone(memory_format=torch.contiguous_format)
+        factor = widened(factor.astype(wider(factor.dtype, dtype), copy=False)) * share
+    return factor.astype(dtype, copy=False)
 
 
 def weighted_bias(
-    updates: Sequence[LoraUpdate], weights: Sequence[float], dtype: torch.dtype
-) -> Float[Tensor, " out"] | None:
+    updates: Sequence[LoraUpdate], weights: Sequence[float], dtype: np.dtype
+) -> Float[np.ndarray, " out"] | None:
     """Return sum_i w_i s_i bias_i over the updates that have one; None where none has."""
     terms = [
         widened(update.bias) * (weight * update.scaling)
         for update, weight in zip(updates, weights, strict=True)
         if update.bias is not None and weight
     ]
-    return torch.stack(terms).sum(dim=0).to(dtype) if terms else None
+    return np.sum(terms, axis=0).astype(dtype, copy=False) if terms else None
 
 
 def add_factors(
@@ -180,15 +126,14 @@ def add_factors(
         weights_b: u_i; scalings, where they count, are in these or in the others.
     """
     dtype = widest_dtype(updates)
-    sums = [
-        torch.stack([widened(f) * weight for f, weight in zip(factors, weights, strict=True)])
+    a, b = (
+        sum(widened(factor) * weight for factor, weight in zip(factors, weights, strict=True))
         for factors, weights in (
             ([update.a for update in updates], weights_a),
             ([update.b for update in updates], weights_b),
         )
-    ]
-    a, b = (terms.sum(dim=0).to(dtype) for terms in sums)
-    return LoraUpdate(a, b, 1.0)
+    )
+    return as_dtype(LoraUpdate(np.asarray(a), np.asarray(b), 1.0), dtype)
 
 
 def inner_product(one: LoraUpdate, other: LoraUpdate) -> float:
@@ -196,9 +141,9 @@ def inner_product(one: LoraUpdate, other: LoraUpdate) -> float:
 
     <B A, B' A'> = sum of (B^T B') * (A A'^T), two rank x rank matrices, in float64.
     """
-    left = one.b.double().mT @ other.b.double()
-    right = one.a.double() @ other.a.double().mT
-    product = float((left * right).sum())
+    wide = as_dtype(one, np.dtype(np.float64))
+    second = wide if other is one else as_dtype(other, np.dtype(np.float64))
+    product = float(np.sum((wide.b.T @ second.b) * (wide.a @ second.a.T)))
     return product * one.scaling * other.scaling
 
 

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.errors import ArtifactError
-from adaptermix.files.tensors import TensorSpec
+from adaptermix.files.tensors import DTYPES, TensorSpec
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -29,7 +29,7 @@ CONFIG_KEY = "lora_adapter_metadata"
 RECORD_KEY = "adaptermix"
 
 
-FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FLOAT_DTYPES = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
 
 
 PREFIX = "base_model.model."  # of every key that PEFT saves
@@ -79,7 +79,7 @@ class UpdateSpec(NamedTuple):
     in_features: int
     rank: int
     scaling: float
-    dtype: torch.dtype
+    dtype: np.dtype
     has_bias: bool = False
     is_embedding: bool = False
 

@@ -23,8 +23,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.adapters.core_space import random_overlap, subspace_overlap, subspaces
@@ -244,11 +243,9 @@ def _measure(module: str, adapters: Sequence[Adapter]) -> Measured:
 
 
 def _overlaps(
-    one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]
+    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, float, float, float]:
-    dtype = torch.promote_types(one[0].dtype, other[0].dtype)
-    sides = [(u.to(dtype), v.to(dtype)) for u, v in zip(one, other, strict=True)]
-    out_side, in_side = sides
+    out_side, in_side = zip(one, other, strict=True)
     return (
         subspace_overlap(*out_side),
         subspace_overlap(*in_side),
@@ -309,13 +306,18 @@ def _describe(adapter: Adapter, at: int, measured: Sequence[Measured]) -> Adapte
         active_layers=_layers(active),
         whole_weights=list(adapter.saved),
         parameters=sum(map(_parameters, specs.values())) + sum(map(math.prod, saved)),
-        dtypes=sorted({str(spec.dtype).removeprefix("torch.") for spec in specs.values()}),
+        dtypes=_dtypes(adapter),
         bytes=adapter.weights_path.stat().st_size,
         blake3=adapter.weights_hash,
         norm=math.hypot(*(module.norms[at] or 0.0 for module in measured)),
         config=adapter.config,
         record=adapter.record,
     )
+
+
+def _dtypes(adapter: Adapter) -> list[str]:
+    factors = (name for names in adapter.factors.values() for name in (names.a, names.b))
+    return sorted({adapter.file.specs[name].dtype.name for name in factors})
 
 
 def _sources(record: dict[str, Any]) -> str:

@@ -1,12 +1,12 @@
 """Write adapters: tensors, config, run record and model card."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash
 from adaptermix.adapters.card import FILE_NAME as CARD_FILE
@@ -25,7 +25,7 @@ from adaptermix.adapters.format import (
     spec_of,
 )
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.files.tensors import TensorSpec, one_thread, write_tensors
+from adaptermix.files.tensors import TensorSpec, write_tensors
 
 
 def write_adapter(
@@ -49,7 +49,7 @@ def stream_adapter(
     path: Path,
     specs: Mapping[str, UpdateSpec],
     updates: Iterable[LoraUpdate],
-    saved: Mapping[str, tuple[TensorSpec, Callable[[], Tensor]]],
+    saved: Mapping[str, tuple[TensorSpec, Callable[[], np.ndarray]]],
     config: Mapping[str, Any],
     record: Callable[[], Mapping[str, Any]],
     *,
@@ -79,12 +79,9 @@ def stream_adapter(
         layout.update(layout_of(module, spec))
     layout |= {saved_name(name, specs): spec for name, (spec, _) in saved.items()}
 
-    def tensors() -> Iterator[Tensor | Sequence[Tensor | memoryview]]:
+    def tensors() -> Iterator[np.ndarray]:
         for update in updates:
-            yield update.stored_rows
-            yield update.b
-            if update.bias is not None:
-                yield update.bias
+            yield from update.parts
         for _, read in saved.values():
             yield read()
 
@@ -95,7 +92,7 @@ def stream_adapter(
             RECORD_KEY: json.dumps(record(), sort_keys=True, default=str),
         }
 
-    with one_thread(), whole_output(path) as unfinished:
+    with whole_output(path) as unfinished:
         if path.suffix == ".safetensors":
             write_tensors(unfinished, layout, tensors(), metadata)
         else:

@@ -1,5 +1,6 @@
 """``merge``, with its search, and ``inspect``."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,17 @@ def merge(call: Call) -> Report:
     """
     if call.settings.search is not None:
         return _search(call)
+    _keep_to_one_thread()
     if call.settings.into is not None:
         from adaptermix.merging.fold import merge_into as run
     else:
         from adaptermix.merging.merge import merge as run
     return run(call.inputs, call.settings, force=call.force, dry_run=call.dry_run)
+
+
+def _keep_to_one_thread() -> None:
+    """Tell NumPy, before it is imported: of small products, more threads only slow each other."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _search(call: Call) -> Report:
@@ -59,6 +66,7 @@ def inspect(call: Call) -> Report:
 
         adaptermix inspect task.safetensors align.safetensors --by kind
     """
+    _keep_to_one_thread()
     from adaptermix.adapters.inspection import inspect as run
 
     return run(call.inputs, call.settings)

@@ -18,8 +18,8 @@ from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation.decoder import Decoder, OnProgress
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
-from adaptermix.models.files import fingerprint, weight_shapes
-from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.models.files import fingerprint, locate_model, weight_shapes
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.tasks.catalog import make_task

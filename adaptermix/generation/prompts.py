@@ -1,12 +1,11 @@
 """Examples with their prompts, as evaluation and search ask them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from adaptermix.data.chats import Message
 from adaptermix.errors import ArtifactError, ConfigError, DataError
@@ -16,6 +15,7 @@ from adaptermix.settings.shared import DecodingSettings
 from adaptermix.tasks.task import Example, Task
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 
@@ -28,7 +28,7 @@ class PromptEncoder:
     generation see the very same prompt ids.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, turn_newline: bool = False) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, turn_newline: bool = False) -> None:
         """Read the end-of-turn token off the template.
 
         Args:
@@ -82,6 +82,8 @@ class PromptEncoder:
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> dict[str, Tensor]:
     """Pad rows on the right with a value; the mask is 1 on what was there."""
+    import torch
+
     length = max(len(row) for row in rows)
     padded = [[*row, *[value] * (length - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from adaptermix.errors import ResourceError, first_line
 from adaptermix.generation.engine import Generated, OnAnswers, Request, compose_batches, read_answer
 from adaptermix.models.loading import AdaptedModel, load_model
@@ -26,6 +24,8 @@ class TransformersGenerator:
         stop_ids: Sequence[int],
     ) -> None:
         """Load the base model."""
+        import torch
+
         self.settings = settings
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)
@@ -80,6 +80,8 @@ def answer_greedily(
     max_new_tokens: int,
 ) -> list[Generated]:
     """Answer prompts in one batch, padded on the left, with transformers' own generation."""
+    import torch
+
     pad = int(tokenizer.pad_token_id or 0)
     width = max(len(prompt) for prompt in prompts)
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.generation.engine import (
@@ -289,6 +287,8 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
     slot, so the base model would answer with whatever adapter lies there: on a CPU there is one
     slot more than adapters, and the last one stays empty.
     """
+    import torch
+
     on_gpu = torch.cuda.is_available()
     options = {
         "model": str(folder),

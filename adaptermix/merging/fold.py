@@ -5,8 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, widened
@@ -17,8 +16,7 @@ from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
 from adaptermix.merging.merge import MergeReport, check_out, merge_record, merge_report
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
-from adaptermix.models.files import fingerprint, is_tied, weight_files, weight_shapes
-from adaptermix.models.loading import locate_model
+from adaptermix.models.files import fingerprint, is_tied, locate_model, weight_files, weight_shapes
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
@@ -60,10 +58,10 @@ def merge_into(
     if is_tied(folder):
         _refuse_tied(plan, str(settings.into))
     _check_whole_weights(plan, shapes, str(settings.into))
-    tally, hashes = Tally(), [adapter.weights_hash for adapter in adapters]
+    tally = Tally()
     if dry_run:
         plan.try_out(tally)
-        return merge_report(plan, settings, tally, hashes, written=False)
+        return merge_report(plan, settings, tally, written=False)
     with whole_output(settings.out) as out:
         out.mkdir()
         for path in sorted(folder.iterdir()):
@@ -71,7 +69,7 @@ def merge_into(
                 shutil.copyfile(path, out / path.name)
         for shard in weight_files(folder):
             _fold_shard(shard, out / shard.name, plan, tally)
-        report = merge_report(plan, settings, tally, hashes, written=True)
+        report = merge_report(plan, settings, tally, written=True)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
 
@@ -134,26 +132,35 @@ def _fold_shard(shard: Path, out: Path, plan: MergePlan, tally: Tally) -> None:
     write_tensors(out, file.specs, _folded(file, plan, tally), lambda: metadata)
 
 
-def _folded(file: TensorFile, plan: MergePlan, tally: Tally) -> Iterator[Tensor]:
-    saved: dict[str, Callable[[], Tensor]] = {
-        name: read for name, (_, read) in plan.saved().items()
-    }
-    for name in file.specs:
-        weight = file.tensor(name)
-        if name in saved:
-            weight = saved[name]().to(weight.dtype)
-        module, _, kind = name.rpartition(".")
-        is_updated = module in plan.specs and kind in ("weight", "bias")
-        if is_updated:
-            weight = _add(weight, name, plan, tally)
-        if (is_updated or name in saved) and not is_finite(weight):
-            raise ArtifactError(
-                f"{name}: the sum is too large for {weight.dtype}, or the base is not finite"
-            )
-        yield weight
+def _folded(file: TensorFile, plan: MergePlan, tally: Tally) -> Iterator[np.ndarray]:
+    saved = {name: read for name, (_, read) in plan.saved().items()}
+    return (_changed(file, name, saved.get(name), plan, tally) for name in file.specs)
 
 
-def _add(weight: Tensor, name: str, plan: MergePlan, tally: Tally) -> Tensor:
+@np.errstate(over="ignore")  # of numbers too large, which are looked for at the end
+def _changed(
+    file: TensorFile,
+    name: str,
+    saved: Callable[[], np.ndarray] | None,
+    plan: MergePlan,
+    tally: Tally,
+) -> np.ndarray:
+    """Return a weight as it is in the result: replaced, added to, or as it was."""
+    weight = file.tensor(name)
+    if saved:
+        weight = saved().astype(weight.dtype)
+    module, _, kind = name.rpartition(".")
+    is_updated = module in plan.specs and kind in ("weight", "bias")
+    if is_updated:
+        weight = _add(weight, name, plan, tally)
+    if (is_updated or saved) and not is_finite(weight):
+        raise ArtifactError(
+            f"{name}: the sum is too large for {weight.dtype}, or the base is not finite"
+        )
+    return weight
+
+
+def _add(weight: np.ndarray, name: str, plan: MergePlan, tally: Tally) -> np.ndarray:
     if weight.dtype not in FLOAT_DTYPES:
         raise ArtifactError(
             f"{name} has the type {weight.dtype}: a quantized model cannot take an update",
@@ -164,18 +171,18 @@ def _add(weight: Tensor, name: str, plan: MergePlan, tally: Tally) -> Tensor:
     if kind == "bias":
         return fold_bias(weight, update)
     if plan.specs[module].is_embedding or plan.is_transposed:
-        update = LoraUpdate(update.b.mT, update.a.mT, update.scaling, update.bias)
+        update = LoraUpdate(update.b.T, update.a.T, update.scaling, update.bias)
     return fold(weight, update)
 
 
-def fold(weight: Tensor, update: LoraUpdate) -> Tensor:
+def fold(weight: np.ndarray, update: LoraUpdate) -> np.ndarray:
     """Return W + scaling B A in W's dtype, summed in float32 or wider, some rows at a time.
 
     Args:
         weight: [out in].
         update: An update of the same shape.
     """
-    folded = torch.empty_like(weight)
+    folded = np.empty_like(weight)
     a = widened(update.a)
     for start in range(0, weight.shape[0], _ROWS):
         rows = slice(start, start + _ROWS)
@@ -183,8 +190,8 @@ def fold(weight: Tensor, update: LoraUpdate) -> Tensor:
     return folded
 
 
-def fold_bias(bias: Tensor, update: LoraUpdate) -> Tensor:
+def fold_bias(bias: np.ndarray, update: LoraUpdate) -> np.ndarray:
     """Return the bias plus scaling times that of the update, if it has one, in the bias' dtype."""
     if update.bias is None:
         return bias
-    return (widened(bias) + update.scaling * widened(update.bias)).to(bias.dtype)
+    return (widened(bias) + update.scaling * widened(update.bias)).astype(bias.dtype)

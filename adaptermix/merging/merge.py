@@ -1,16 +1,14 @@
 """Merge adapters into one, adapter to adapter: no base model is loaded."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.card import languages_of
-from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, real_path
@@ -87,15 +85,13 @@ def merge(
     """
     check_out(paths, settings.out, force)
     adapters = open_adapters(paths, settings)
-    with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(_hashes, adapters)  # while the merge is planned, and longer
-        plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
-        plan.config()  # refuse what cannot be merged, on a dry run as well
-        tally = Tally()
-        if dry_run:
-            plan.try_out(tally)
-            return merge_report(plan, settings, tally, hashing.result(), written=False)
-        return write_merge(plan, settings, tally, force=force, hashing=hashing)
+    plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
+    plan.config()  # refuse what cannot be merged, on a dry run as well
+    tally = Tally()
+    if dry_run:
+        plan.try_out(tally)
+        return merge_report(plan, settings, tally, written=False)
+    return write_merge(plan, settings, tally, force=force)
 
 
 def write_merge(
@@ -106,7 +102,6 @@ def write_merge(
     at: Path | None = None,
     force: bool = False,
     found: Mapping[str, Any] | None = None,
-    hashing: Future[list[str]] | None = None,
 ) -> MergeReport:
     """Carry a plan out.
 
@@ -117,41 +112,29 @@ def write_merge(
         at: Where to write it for now, if the caller moves it to the settings' output.
         force: Replace an existing output.
         found: More to keep with the result: what a search knows of it.
-        hashing: The sources' hashes, if they are still being made.
     """
 
-    def updates() -> Iterator[LoraUpdate]:
-        yield from plan.updates(tally, is_checked=False)
-        if hashing:
-            hashing.result()
-        plan.check_finite()
-
-    def report() -> MergeReport:
-        is_hashed = hashing is None or hashing.done()
-        hashes = _hashes(plan.adapters) if is_hashed else None
-        return merge_report(plan, settings, tally, hashes, written=True)
+    def record() -> dict[str, Any]:
+        report = merge_report(plan, settings, tally, written=True)
+        return merge_record(plan, report) | dict(found or {})
 
     stream_adapter(
         at or settings.out,
         plan.specs,
-        updates(),
+        plan.updates(tally),
         plan.saved(),
         plan.config(),
-        lambda: merge_record(plan, report()) | dict(found or {}),
+        record,
         force=force,
     )
-    return report()
-
-
-def _hashes(adapters: Sequence[Adapter]) -> list[str]:
-    return [adapter.weights_hash for adapter in adapters]
+    return merge_report(plan, settings, tally, written=True)
 
 
 def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
     """Return what is kept with a result of how it was made."""
     return {
         "adaptermix": __version__,
-        "torch": torch.__version__,
+        "numpy": np.__version__,
         "command": "merge",
         **report.as_record(),
         "seed": plan.seed,
@@ -162,12 +145,7 @@ def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
 
 
 def merge_report(
-    plan: MergePlan,
-    settings: MergeSettings,
-    tally: Tally,
-    hashes: Sequence[str] | None,
-    *,
-    written: bool,
+    plan: MergePlan, settings: MergeSettings, tally: Tally, *, written: bool
 ) -> MergeReport:
     """Sum a merge up.
 
@@ -175,24 +153,19 @@ def merge_report(
         plan: What was merged, and how.
         settings: Where to.
         tally: What the method lost.
-        hashes: Of the sources' files. Without them the report is only as long as it will be: what
-            is found by reading the files has stand-ins.
         written: Whether it was more than a dry run.
     """
-    count = len(plan.adapters)
-    inactive = [0] * count if hashes is None else plan.inactive
-    hashes = ["0" * 64] * count if hashes is None else hashes
     return MergeReport(
         out=str(settings.out),
         method=plan.method,
         sources=[
             MergeSource(
                 str(adapter.path),
-                hashes[at],
+                adapter.weights_hash,
                 plan.weighting.weights[at],
                 int(adapter.config["r"]),
                 len(adapter.modules),
-                inactive[at],
+                plan.inactive[at],
             )
             for at, adapter in enumerate(plan.adapters)
         ],

@@ -1,4 +1,4 @@
-"""What the published merge methods do to the updates of one layer. Torch only.
+"""What the published merge methods do to the updates of one layer.
 
 ``exact`` adds delta weights. The others trade that sum for something they hope is better, and
 differ in what they look at:
@@ -16,16 +16,15 @@ for all N updates instead: those that end in a sum are had with weights of lambd
 end in a mean over the updates that agree (ties, dare-ties, della, knots) with lambda / N.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from adaptermix.adapters.core_space import (
     NEGLIGIBLE,
@@ -38,19 +37,24 @@ from adaptermix.adapters.core_space import (
 from adaptermix.adapters.deltas import (
     LoraUpdate,
     add_factors,
+    as_dtype,
     inner_product,
     norm,
     weighted_bias,
     widest_dtype,
 )
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+if TYPE_CHECKING:
+    Cores = Float[np.ndarray, "updates left right"]
+
+
 FACTOR_METHODS = ("factor-average", "peft-linear")  # they add factors of one rank
 
 
 SAME = 1e-6  # relative difference of sizes that rounding can explain
-
-
-Cores = Float[Tensor, "updates left right"]
 
 
 class Merged(NamedTuple):
@@ -147,12 +151,12 @@ def merge_updates(
     isotropic = options.isotropic or method == "iso-c"
     left, right = truncate(core, rank, isotropic=isotropic)
     # The bases are orthonormal, so energies of cores are energies of delta weights.
-    lost = _energy(left @ right.mT - exact)
+    lost = _energy(left @ right.T - exact)
     return Merged(update_in(space, left, right, dtype, bias), _energy(exact), lost)
 
 
-def _energy(matrix: Tensor) -> float:
-    return float(matrix.square().sum())
+def _energy(matrix: np.ndarray) -> float:
+    return float(np.square(matrix).sum())
 
 
 def _with_cross_terms(
@@ -168,35 +172,33 @@ def _with_cross_terms(
     merged = add_factors(updates, weights_a, weights_b)
     bias = weighted_bias(updates, weights, merged.a.dtype)
     # What the product of sums holds of every B_i A_j, and what the exact sum holds.
-    held = torch.outer(
-        torch.tensor(weights_b, dtype=torch.float64), torch.tensor(weights_a, dtype=torch.float64)
-    )
-    exact = torch.tensor(scales, dtype=torch.float64).diag()
+    held = np.outer(weights_b, weights_a)
+    exact = np.diag(scales)
     energy = partial(_energy_of_products, *_gram_matrices(updates), updates[0].rank)
     return Merged(
         replace(merged, bias=bias),
         energy(exact),
         energy(held - exact),
-        energy(held - held.diag().diag()),
+        energy(held - np.diag(np.diag(held))),
     )
 
 
-def _gram_matrices(updates: Sequence[LoraUpdate]) -> tuple[Tensor, Tensor]:
+def _gram_matrices(updates: Sequence[LoraUpdate]) -> tuple[np.ndarray, np.ndarray]:
     """Return B^T B and A A^T of all factors side by side, in float64."""
-    b = torch.cat([update.b.double() for update in updates], dim=1)
-    a = torch.cat([update.a.double() for update in updates])
-    return b.mT @ b, a @ a.mT
+    b = np.concatenate([update.b.astype(np.float64) for update in updates], axis=1)
+    a = np.concatenate([update.a.astype(np.float64) for update in updates])
+    return b.T @ b, a @ a.T
 
 
 def _energy_of_products(
-    left: Tensor, right: Tensor, rank: int, held: Float[Tensor, "updates updates"]
+    left: np.ndarray, right: np.ndarray, rank: int, held: Float[np.ndarray, "updates updates"]
 ) -> float:
     """Return the squared Frobenius norm of sum_ij h_ij B_i A_j, without forming it.
 
     For C = H x I_rank (the Kronecker product), ||B C A||^2 = tr(C^T B^T B C A A^T).
     """
-    core = torch.kron(held, torch.eye(rank, dtype=held.dtype))
-    return max(0.0, float((left * (core @ right @ core.mT)).sum()))
+    core = np.kron(held, np.eye(rank))
+    return max(0.0, float((left * (core @ right @ core.T)).sum()))
 
 
 def _distance(one: LoraUpdate, other: LoraUpdate) -> float:
@@ -205,42 +207,40 @@ def _distance(one: LoraUpdate, other: LoraUpdate) -> float:
     return max(0.0, norm(one) ** 2 - 2 * cross + norm(other) ** 2)
 
 
-def keep_largest(values: Tensor, density: float) -> Tensor:
+def keep_largest(values: np.ndarray, density: float) -> np.ndarray:
     """Zero all but the share ``density`` of the entries that is largest in magnitude.
 
     The count is rounded down as in PEFT, but is at least 1; entries equal to the smallest one
     kept, up to rounding, are all kept: rows of an orthogonal matrix often have such twins.
     """
-    sizes = values.abs()
-    left_out = values.numel() - max(1, int(density * values.numel()))
+    sizes = np.abs(values)
+    left_out = values.size - max(1, int(density * values.size))
     if left_out <= 0:
         return values
-    # NumPy's selection is many times as fast as a top-k of half of everything.
-    smallest_kept = np.partition(sizes.flatten().numpy(), left_out)[left_out]
-    return torch.where(sizes >= smallest_kept * (1 - SAME), values, 0)
+    smallest_kept = np.partition(sizes, left_out, axis=None)[left_out]
+    return np.where(sizes >= smallest_kept * (1 - SAME), values, 0)
 
 
-def drop_and_rescale(values: Tensor, density: Tensor | float, seed: int) -> Tensor:
+def drop_and_rescale(values: np.ndarray, density: np.ndarray | float, seed: int) -> np.ndarray:
     """Keep each entry with probability ``density`` and divide it by that (DARE, Yu et al. 2024)."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.rand(values.shape, generator=generator, dtype=torch.float64)
-    return torch.where(drawn < density, values / density, 0)
+    drawn = np.random.Generator(np.random.PCG64(seed)).random(values.shape)
+    return np.where(drawn < density, values / density, 0)
 
 
-def magnitude_density(values: Tensor, density: float, epsilon: float) -> Tensor:
+def magnitude_density(values: np.ndarray, density: float, epsilon: float) -> np.ndarray:
     """Return DELLA's probability of keeping each entry (MagPrune, Deep et al. 2024).
 
     Within each row, probabilities rise linearly with the rank of the magnitude, from
     ``density - epsilon / 2`` for the smallest entry to ``density + epsilon / 2`` for the largest.
     """
-    ranks = values.abs().argsort(dim=-1).argsort(dim=-1).double()  # 0 for the smallest
+    ranks = np.abs(values).argsort(axis=-1).argsort(axis=-1)  # 0 for the smallest
     spread = ranks / max(1, values.shape[-1] - 1) - 0.5
-    return (density + epsilon * spread).clamp(1e-6, 1.0)
+    return np.asarray(density + epsilon * spread).clip(1e-6, 1.0)
 
 
 def elect_and_merge(
-    values: Float[Tensor, "updates rows columns"], weights: Sequence[float]
-) -> Tensor:
+    values: Float[np.ndarray, "updates rows columns"], weights: Sequence[float]
+) -> np.ndarray:
     """Average, entry by entry, the updates whose sign wins (TIES, Yadav et al. 2023).
 
     The sign of an entry is that of the weighted sum. The result is the weighted mean of the
@@ -250,45 +250,47 @@ def elect_and_merge(
 
     Entries that are zero, cut away or never there, have no sign and take no part.
     """
-    sizes = torch.tensor(weights, dtype=values.dtype).abs()
-    signed = values * torch.tensor(weights, dtype=values.dtype)[:, None, None]  # w_i t_i
-    agrees = signed * signed.sum(dim=0).sign() > 0
-    share = (agrees * sizes[:, None, None]).sum(dim=0)
-    total = torch.where(agrees, signed, 0).sum(dim=0)
-    return torch.where(
-        share > 0, total * sizes.sum() / share.clamp_min(torch.finfo(values.dtype).tiny), 0
+    factors = np.asarray(weights, values.dtype)[:, None, None]
+    signed = values * factors  # w_i t_i
+    agrees = signed * np.sign(signed.sum(axis=0)) > 0
+    share = (agrees * np.abs(factors)).sum(axis=0)
+    total = np.where(agrees, signed, 0).sum(axis=0)
+    return np.where(
+        share > 0, total * np.abs(factors).sum() / share.clip(np.finfo(values.dtype).tiny), 0
     )
 
 
-def _exact(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
+def _exact(cores: Cores, weights: Sequence[float], *_: object) -> np.ndarray:
     return weighted_sum(cores, weights)
 
 
-def _magnitude(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
-    return weighted_sum(
-        torch.stack([keep_largest(core, options.density) for core in cores]), weights
-    )
+def _magnitude(
+    cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int
+) -> np.ndarray:
+    return weighted_sum(np.stack([keep_largest(core, options.density) for core in cores]), weights)
 
 
-def _ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
-    trimmed = torch.stack([keep_largest(core, options.density) for core in cores])
+def _ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> np.ndarray:
+    trimmed = np.stack([keep_largest(core, options.density) for core in cores])
     return elect_and_merge(trimmed, weights)
 
 
-def _dare(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+def _dare(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> np.ndarray:
     return weighted_sum(drop_and_rescale(cores, options.density, seed), weights)
 
 
-def _dare_ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+def _dare_ties(
+    cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int
+) -> np.ndarray:
     return elect_and_merge(drop_and_rescale(cores, options.density, seed), weights)
 
 
-def _della(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> Tensor:
+def _della(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> np.ndarray:
     density = magnitude_density(cores, options.density, options.epsilon)
     return elect_and_merge(drop_and_rescale(cores, density, seed), weights)
 
 
-def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
+def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> np.ndarray:
     """Task singular vectors, decorrelated (TSV-M, Gargiulo et al. 2025).
 
     The singular vectors of all updates are put side by side and replaced by the nearest
@@ -298,23 +300,24 @@ def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> Tensor:
     """
     lefts, rights, values = [], [], []
     for core, weight in zip(cores, weights, strict=True):
-        u, sizes, vt = torch.linalg.svd(core, full_matrices=False)
+        u, sizes, vt = np.linalg.svd(core, full_matrices=False)
         kept = sizes > sizes[:1] * NEGLIGIBLE
         lefts.append(u[:, kept])
-        rights.append(vt[kept].mT)
+        rights.append(vt[kept].T)
         values.append(sizes[kept] * weight)
-    left, right = (_polar(torch.cat(sides, dim=1)) for sides in (lefts, rights))
-    return (left * torch.cat(values)) @ right.mT
+    left, right = (_polar(np.concatenate(sides, axis=1)) for sides in (lefts, rights))
+    merged: np.ndarray = (left * np.concatenate(values)) @ right.T
+    return merged
 
 
-def _polar(matrix: Float[Tensor, "side columns"]) -> Float[Tensor, "side columns"]:
-    u, values, vt = torch.linalg.svd(matrix, full_matrices=False)
+def _polar(matrix: Float[np.ndarray, "side columns"]) -> Float[np.ndarray, "side columns"]:
+    u, values, vt = np.linalg.svd(matrix, full_matrices=False)
     kept = values > values[:1] * NEGLIGIBLE
-    nearest: Tensor = u[:, kept] @ vt[kept]
+    nearest: np.ndarray = u[:, kept] @ vt[kept]
     return nearest
 
 
-_CORE_METHODS: dict[str, Callable[..., Tensor]] = {
+_CORE_METHODS: dict[str, Callable[..., np.ndarray]] = {
     "exact": _exact,
     "peft-cat": _exact,
     "peft-svd": _exact,
@@ -336,31 +339,32 @@ def _knots(
     weights: Sequence[float],
     options: MethodOptions,
     rank: int,
-    dtype: torch.dtype,
-    bias: Tensor | None,
+    dtype: np.dtype,
+    bias: np.ndarray | None,
 ) -> Merged:
     """TIES on the right sides of a joint SVD (KnOTS, Stoica et al. 2025).
 
     [delta_1 ... delta_N] = U S [V_1^T ... V_N^T] gives all updates one left basis; the V_i^T,
     R x in, are trimmed and merged as in TIES, and U S times the result is the merged update.
     """
-    joint = torch.cat(list(space.cores), dim=1)  # [left, updates x right]
-    u, values, vt = torch.linalg.svd(joint, full_matrices=False)
+    joint = np.concatenate(space.cores, axis=1)  # [left, updates x right]
+    u, values, vt = np.linalg.svd(joint, full_matrices=False)
     kept = values > values[:1] * NEGLIGIBLE
     u, values, vt = u[:, kept], values[kept], vt[kept]
-    rights = torch.stack(vt.split(space.cores.shape[2], dim=1))  # [updates, R, right]
+    rights = np.stack(np.split(vt, len(space.cores), axis=1))  # [updates, R, right]
     full = space.right.rows(rights)  # [updates, R, in]
-    trimmed = torch.stack([keep_largest(part, options.density) for part in full])
+    trimmed = np.stack([keep_largest(part, options.density) for part in full])
     merged = elect_and_merge(trimmed, weights)  # [R, in]
     b = space.left.columns(u * values)  # [out, R]
     exact = weighted_sum(full, weights)  # [R, in]
     update = LoraUpdate(merged, b, 1.0)
     # U is orthonormal: the energy of U S X is that of S X.
-    rows = values.square().to(exact.dtype)
-    energy, lost = (float(rows @ x.square().sum(dim=1)) for x in (exact, merged - exact))
+    energy, lost = (
+        float(np.square(values) @ np.square(x).sum(axis=1)) for x in (exact, merged - exact)
+    )
     if rank != len(values) or options.isotropic:
         again = core_space([update])
         sides = truncate(again.cores[0], rank, isotropic=options.isotropic)
         update = update_in(again, *sides, b.dtype)
         lost = _distance(update, LoraUpdate(exact, b, 1.0))
-    return Merged(LoraUpdate(update.a.to(dtype), update.b.to(dtype), 1.0, bias), energy, lost)
+    return Merged(replace(as_dtype(update, dtype), bias=bias), energy, lost)

@@ -1,35 +1,31 @@
 """A merge before it is made: its sources, its weights, and the shape of its result.
 
 A merge is planned from the files' headers, which tells every shape of the result; then modules
-are read and merged a few at a time.
+are read and merged one at a time.
 """
 
 import hashlib
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import ml_dtypes
+import numpy as np
 
 from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.adapters.deltas import (
-    LazyUpdate,
     LoraUpdate,
     as_dtype,
     is_finite,
     scaled,
-    side_by_side,
     sum_scaling,
     weighted_bias,
     wider,
 )
 from adaptermix.adapters.format import (
+    FLOAT_DTYPES,
     UpdateSpec,
     describe_config,
     is_within,
@@ -38,7 +34,7 @@ from adaptermix.adapters.format import (
 )
 from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
 from adaptermix.errors import ArtifactError, ConfigError
-from adaptermix.files.tensors import TensorSpec, one_thread
+from adaptermix.files.tensors import TensorSpec
 from adaptermix.merging.methods import (
     FACTOR_METHODS,
     Merged,
@@ -48,13 +44,8 @@ from adaptermix.merging.methods import (
     merged_rank,
 )
 from adaptermix.merging.weights import Weighting, read_weighting
-from adaptermix.merging.whole_weights import name_of, saved_weight
+from adaptermix.merging.whole_weights import saved_weight
 from adaptermix.settings.merging import MergeSettings
-
-_SUMS = 2 << 20  # bytes of B that are made at a time: what was made is still in a cache
-
-
-_THREADS = min(4, os.cpu_count() or 1)  # that methods use; more of them wait for each other
 
 
 @dataclass
@@ -86,8 +77,6 @@ class MergePlan:
         weighting: Weights, rules included.
         weights: For every module of the result, one weight per adapter.
         specs: For every module of the result, what its update will be.
-        kinds: The modules in the order of ``specs``, those together that have the same weights,
-            the same shapes in all adapters, and so the same spec.
         method: Name of the method.
         options: What the method is told.
         seed: Seed of the random methods.
@@ -98,148 +87,50 @@ class MergePlan:
     weighting: Weighting
     weights: dict[str, tuple[float, ...]]
     specs: dict[str, UpdateSpec]
-    kinds: list[list[str]]
     method: str
     options: MethodOptions
     seed: int
 
-    def updates(self, tally: Tally, *, is_checked: bool = True) -> Iterator[LoraUpdate]:
-        """Read and merge module by module, in the order of ``specs``.
-
-        Args:
-            tally: The counts to add to.
-            is_checked: Look for NaN and infinity in a plain sum as well; without it,
-                ``check_finite`` comes after.
-        """
-        if not self.is_sum:
-            yield from self._updates_in_threads(tally)
-            return
-        for modules in self.kinds:
-            spec = self.specs[modules[0]]
-            b = TensorSpec(spec.dtype, (spec.out_features, spec.rank))
-            count = max(1, _SUMS // b.size)
-            for at in range(0, len(modules), count):
-                group = modules[at : at + count]
-                for module, update in zip(group, self._sums(group), strict=True):
-                    yield self._checked(module, update) if is_checked else update
-
-    def _updates_in_threads(self, tally: Tally) -> Iterator[LoraUpdate]:
-        """Let a method merge several modules at once, a few of them ahead of what is yielded.
-
-        Each module is one thread's, so that the result does not depend on their number.
-        """
-        ahead: deque[tuple[str, Future[Merged]]] = deque()
-        with ThreadPoolExecutor(_THREADS, initializer=partial(torch.set_num_threads, 1)) as pool:
-            for module in self.specs:
-                ahead.append((module, pool.submit(self._merged, module)))
-                if len(ahead) > _THREADS:
-                    first, merging = ahead.popleft()
-                    yield self._counted(first, merging.result(), tally)
-            for module, merging in ahead:
-                yield self._counted(module, merging.result(), tally)
+    def updates(self, tally: Tally) -> Iterator[LoraUpdate]:
+        """Read and merge module by module, in the order of ``specs``, and add to the counts."""
+        return (self.update(module, tally) for module in self.specs)
 
     def try_out(self, tally: Tally) -> None:
         """Merge everything, and keep nothing but the counts."""
-        with one_thread():
-            for _ in self.updates(tally):
-                pass
+        for _ in self.updates(tally):
+            pass
 
-    def check_finite(self) -> None:
-        """Make sure of a plain sum, which was not checked on the way, that its numbers are finite.
-
-        The largest number of each source, which is found while it is hashed, mostly tells that
-        nothing can overflow. Where it does not, everything is merged again and looked at.
+    @np.errstate(over="ignore")  # of numbers too large, which are looked for at the end
+    def update(self, module: str, tally: Tally) -> LoraUpdate:
+        """Read and merge one module, and add to the counts.
 
         Raises:
-            ArtifactError: Naming the first module with NaN, infinity, or too large a sum.
+            ArtifactError: NaN or infinity in a source, or too large a sum.
         """
-        if not self._cannot_overflow():
-            self.try_out(Tally())
-
-    def _cannot_overflow(self) -> bool:
-        # B is multiplied by 1 or less, biases are added up; NaN, of a damaged file, is no bound
-        bound = sum(adapter.largest for adapter in self.adapters)
-        dtypes = {spec.dtype for spec in self.specs.values()}
-        return all(bound <= torch.finfo(dtype).max for dtype in dtypes)
-
-    def update(self, module: str, tally: Tally) -> LoraUpdate:
-        """Read and merge one module, and add to the counts."""
+        spec, sources = self.specs[module], self._sources(module)
+        weights = [weight for _, weight in sources]
         if self.is_sum:
-            return self._checked(module, self._sums([module])[0])
-        return self._counted(module, self._merged(module), tally)
-
-    def _counted(self, module: str, merged: Merged, tally: Tally) -> LoraUpdate:
-        """Add to the counts what a method tells of a module."""
-        tally.add(merged)
-        spec = self.specs[module]
-        return self._checked(module, _with_bias(as_dtype(merged.update, spec.dtype), spec))
-
-    def _checked(self, module: str, update: LoraUpdate) -> LoraUpdate:
-        """Pass an update on if its numbers are finite."""
-        if all(map(is_finite, update.parts)):
-            return update
-        for adapter, _ in self._sources(module):
-            adapter.update(module)  # says so if this one is to blame
-        raise ArtifactError(
-            f"{module}: the merge is too large for {name_of(update.b.dtype)}",
-            hint="use smaller weights, or --out-dtype float32",
-        )
+            update = _sum([adapter.update(module) for adapter, _ in sources], weights, spec)
+        else:
+            updates = [
+                as_dtype(adapter.update(module), wider(adapter.spec(module).dtype, spec.dtype))
+                for adapter, _ in sources
+            ]
+            seed = _module_seed(self.seed, module)
+            merged = merge_updates(self.method, updates, weights, self.options, seed)
+            tally.add(merged)
+            update = as_dtype(merged.update, spec.dtype)
+        if not all(map(is_finite, update.parts)):
+            raise ArtifactError(
+                f"{module}: the merge is too large for {spec.dtype}",
+                hint="use smaller weights, or --out-dtype float32",
+            )
+        return _with_bias(update, spec)
 
     def _sources(self, module: str) -> list[tuple[Adapter, float]]:
         """Return the adapters that take part in a module, with their weights."""
         weighted = zip(self.adapters, self.weights[module], strict=True)
         return [(adapter, w) for adapter, w in weighted if w and module in adapter.factors]
-
-    def _merged(self, module: str) -> Merged:
-        """Read one module and let the method merge it."""
-        sources, weights = [], []
-        for adapter, weight in self._sources(module):
-            dtype = wider(adapter.spec(module).dtype, self.specs[module].dtype)
-            sources.append(as_dtype(adapter.update(module), dtype))
-            weights.append(weight)
-        seed = _module_seed(self.seed, module)
-        return merge_updates(self.method, sources, weights, self.options, seed)
-
-    def _sums(self, modules: Sequence[str]) -> list[LoraUpdate]:
-        """Put the factors of modules side by side: weighted sums of delta weights, exactly.
-
-        sum_i w_i s_i B_i A_i = s [f_1 B_1 ... f_n B_n] [A_1; ...; A_n] with f_i = w_i s_i / s: no
-        product is formed, and the ranks add up. s is ``sum_scaling`` and positive, as PEFT's
-        alpha / rank is, so that the factors of the update that counts most stay the same to the
-        last bit (but for the sign of B, which takes that of the weight). The others' B is computed
-        in float32 or wider and rounded once. A stays in its file.
-
-        NaN and infinity pass.
-
-        Args:
-            modules: Modules of one kind. What Python does for each of several hundred small ones
-                takes as long as their sums, and is less for a few of them at a time.
-        """
-        spec, sources = self.specs[modules[0]], self._sources(modules[0])
-        blocks = [
-            scaled(
-                adapter.file.stack([adapter.factors[module].b for module in modules]),
-                weight * adapter.spec(modules[0]).scaling / spec.scaling,
-                spec.dtype,
-            )
-            for adapter, weight in sources
-        ]
-        joined = side_by_side(blocks).unbind()
-        return [self._sum(module, sources, b) for module, b in zip(modules, joined, strict=True)]
-
-    def _sum(self, module: str, sources: Sequence[tuple[Adapter, float]], b: Tensor) -> LoraUpdate:
-        spec = self.specs[module]
-        rows = [a.file.stored(a.factors[module].a, spec.dtype) for a, _ in sources]
-        bias = None
-        if spec.has_bias:
-            updates = [adapter.update(module) for adapter, _ in sources]
-            bias = weighted_bias(updates, [w / spec.scaling for _, w in sources], spec.dtype)
-        read = partial(self._joined_a, module)
-        return _with_bias(LazyUpdate(rows, read, b, spec.scaling, bias), spec)
-
-    def _joined_a(self, module: str) -> Tensor:
-        files = ((adapter.file, adapter.factors[module].a) for adapter, _ in self._sources(module))
-        return torch.cat([file.tensor(name).to(self.specs[module].dtype) for file, name in files])
 
     @cached_property
     def is_sum(self) -> bool:
@@ -286,7 +177,7 @@ class MergePlan:
         """Whether the base stores its weights as in x out (``fan_in_fan_out``), as GPT-2 does."""
         return any(adapter.config.get("fan_in_fan_out") for adapter in self.adapters)
 
-    def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], Tensor]]]:
+    def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], np.ndarray]]]:
         """Return the whole weights of the result: averages of the sources', where that is right.
 
         Raises:
@@ -320,11 +211,29 @@ def _means_all_layers(config: Mapping[str, Any]) -> bool:
     return names_none and not chosen
 
 
+def _sum(updates: Sequence[LoraUpdate], weights: Sequence[float], spec: UpdateSpec) -> LoraUpdate:
+    """Put factors side by side: the weighted sum of delta weights, exactly.
+
+    sum_i w_i s_i B_i A_i = s [f_1 B_1 ... f_n B_n] [A_1; ...; A_n] with f_i = w_i s_i / s: no
+    product is formed, and the ranks add up. s is ``sum_scaling`` and positive, as PEFT's
+    alpha / rank is, so that the factors of the update that counts most stay the same to the last
+    bit (but for the sign of B, which takes that of the weight). The others' B is computed in
+    float32 or wider and rounded once.
+    """
+    b = [
+        scaled(update.b, weight * update.scaling / spec.scaling, spec.dtype)
+        for update, weight in zip(updates, weights, strict=True)
+    ]
+    a = [update.a.astype(spec.dtype, copy=False) for update in updates]
+    bias = weighted_bias(updates, [weight / spec.scaling for weight in weights], spec.dtype)
+    return LoraUpdate(np.concatenate(a), np.concatenate(b, axis=1), spec.scaling, bias)
+
+
 def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
     """PEFT wants a bias in all modules or in none."""
     if not spec.has_bias or update.bias is not None:
         return update
-    bias = torch.zeros(spec.out_features, dtype=spec.dtype)
+    bias = np.zeros(spec.out_features, spec.dtype)
     return LoraUpdate(update.a, update.b, update.scaling, bias)
 
 
@@ -406,7 +315,6 @@ def plan_merge(
         weighting,
         weights,
         specs,
-        list(taken.values()),
         settings.method,
         options,
         settings.seed,
@@ -414,10 +322,7 @@ def plan_merge(
 
 
 def _end_first(module: str) -> tuple[str, str]:
-    """Return the key that sorts modules by what they are, and then as safetensors sorts a file.
-
-    What is read together, one and the same projection of several layers, is then evenly spaced.
-    """
+    """Return the key that sorts modules by what they are, and then by name: a result's order."""
     return module.rpartition(".")[2], module
 
 
@@ -474,18 +379,15 @@ def _plan_module(
             hint="use --method exact, which takes any ranks",
         )
     first = kept[0][0]
-    dtype = first.dtype
-    for spec, _ in kept:
-        dtype = wider(dtype, spec.dtype)
-    dtype = getattr(torch, settings.out_dtype) if settings.out_dtype else dtype
+    dtype = wider(*(spec.dtype for spec, _ in kept))
+    if settings.out_dtype:
+        dtype = next(known for known in FLOAT_DTYPES if known.name == settings.out_dtype)
     scaling = 1.0
     if is_plain_sum(settings.method, options):
         scaling = sum_scaling([weight * spec.scaling for spec, weight in kept])
-    if not 0 < scaling <= torch.finfo(dtype).max:
+    if not 0 < scaling <= float(ml_dtypes.finfo(dtype).max):
         told = " and ".join(f"{weight:g}" for _, weight in kept)
-        raise ConfigError(
-            f"the weight {told} is too small or too large for {module} in {name_of(dtype)}"
-        )
+        raise ConfigError(f"the weight {told} is too small or too large for {module} in {dtype}")
     return UpdateSpec(
         out_features=first.out_features,
         in_features=first.in_features,

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.deltas import is_finite, widened, wider
@@ -14,7 +13,7 @@ from adaptermix.files.tensors import TensorSpec
 
 def saved_weight(
     name: str, parts: Sequence[tuple[Adapter, float]]
-) -> tuple[TensorSpec, Callable[[], Tensor]]:
+) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
     """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
     holders = [adapter for adapter, _ in parts if name in adapter.saved]
     if _is_frozen_in_all(name, holders):  # nothing was added to W_0
@@ -31,9 +30,7 @@ def saved_weight(
     specs = [adapter.saved_spec(name) for adapter, _ in parts]
     if len({spec.shape for spec in specs}) > 1:
         raise ArtifactError(f"'{name}' has different shapes in the adapters")
-    dtype = specs[0].dtype
-    for spec in specs:
-        dtype = wider(dtype, spec.dtype)
+    dtype = wider(*(spec.dtype for spec in specs))
     return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
 
 
@@ -45,23 +42,19 @@ def _is_frozen_in_all(name: str, holders: Sequence[Adapter]) -> bool:
     spec = first.saved_spec(name)
     return all(
         other.saved_spec(name) == spec
-        and torch.equal(first.saved_weight(name), other.saved_weight(name))
+        and np.array_equal(first.saved_weight(name), other.saved_weight(name))
         for other in others
     )
 
 
-def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: torch.dtype) -> Tensor:
+def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: np.dtype) -> np.ndarray:
     if len(parts) == 1:
-        return parts[0][0].saved_weight(name).to(dtype)
+        return parts[0][0].saved_weight(name).astype(dtype)
     terms = [widened(adapter.saved_weight(name)) * weight for adapter, weight in parts]
-    average = torch.stack(terms).sum(dim=0).to(dtype)
+    with np.errstate(over="ignore"):
+        average: np.ndarray = np.sum(terms, axis=0).astype(dtype)
     if not is_finite(average):
         raise ArtifactError(
-            f"'{name}': the merge is too large for {name_of(dtype)}", hint="use smaller weights"
+            f"'{name}': the merge is too large for {dtype}", hint="use smaller weights"
         )
     return average
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """Return a dtype's name as configs and files have it."""
-    return str(dtype).removeprefix("torch.")

@@ -3,42 +3,16 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.errors import ArtifactError
+from adaptermix.models.files import layer_index
 from adaptermix.models.loading import compute_dtype, load_class, load_config
 from adaptermix.settings.shared import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-def layer_index(layer: str | int, depth: int) -> int:
-    """Return the number of the block whose output is meant, counted from 1.
-
-    The names are those of the paper's figure 4: ``bottom`` is a quarter of the depth (block 8 of
-    Llama's 32), ``middle`` half of it, ``top`` the last block; ``top-normed`` is the last block
-    as well. A fraction is taken of the depth. All are rounded down, to 1 at least.
-
-    Args:
-        layer: A block's number, a name, or a fraction written with a point (``0.5``).
-        depth: Blocks of the model.
-
-    Raises:
-        ConfigError: A block that the model does not have.
-    """
-    shares = {"bottom": "0.25", "middle": "0.5", "top": "1.0", "top-normed": "1.0"}
-    text = shares.get(str(layer), str(layer))
-    if "." in text:
-        return max(1, int(Fraction(text) * depth))
-    if int(text) > depth:
-        raise ConfigError(f"--layer {layer}: the model has {depth} blocks")
-    return int(text)
 
 
 def load_lower_blocks(
@@ -60,6 +34,7 @@ def load_lower_blocks(
         ConfigError: More blocks than the model has.
         ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
     """
+    from torch import nn
     from transformers import AutoModel
 
     config = load_config(folder, settings)
@@ -89,6 +64,8 @@ def lower_blocks_only(
     Raises:
         ArtifactError: A model without the usual layout, by its class.
     """
+    from torch import nn
+
     decoder = model.get_decoder()
     blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
     if not isinstance(blocks, nn.ModuleList) or norm is None:
@@ -137,6 +114,7 @@ def empty_model(
         settings: Its precision.
         layer: Number of blocks, without an LM head; the whole model by default.
     """
+    import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
     config = load_config(folder, settings)
@@ -148,7 +126,7 @@ def empty_model(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )
     if layer is not None:
-        model.norm = nn.Identity()
+        model.norm = torch.nn.Identity()
     return model
 
 

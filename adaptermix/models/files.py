@@ -3,13 +3,54 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.files.hub import fetch
 from adaptermix.files.tensors import TensorFile
-from adaptermix.models.loading import load_config
 from adaptermix.settings.shared import ModelSettings
+
+
+def locate_model(settings: ModelSettings) -> Path:
+    """Return the folder of the base model, fetched from the hub when it is not a local folder.
+
+    Raises:
+        ArtifactError: A folder without ``config.json`` or safetensors weights.
+        ResourceError: A hub model that cannot be had.
+    """
+    folder = Path(settings.model)
+    if not folder.is_dir():
+        folder = fetch(settings.model, settings.revision)
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no config.json", hint="name the folder of a saved model")
+    if not any(folder.glob("*.safetensors")):
+        raise ArtifactError(f"{folder}: no .safetensors weights; other formats are not read")
+    return folder
+
+
+def layer_index(layer: str | int, depth: int) -> int:
+    """Return the number of the block whose output is meant, counted from 1.
+
+    The names are those of the paper's figure 4: ``bottom`` is a quarter of the depth (block 8 of
+    Llama's 32), ``middle`` half of it, ``top`` the last block; ``top-normed`` is the last block
+    as well. A fraction is taken of the depth. All are rounded down, to 1 at least.
+
+    Args:
+        layer: A block's number, a name, or a fraction written with a point (``0.5``).
+        depth: Blocks of the model.
+
+    Raises:
+        ConfigError: A block that the model does not have.
+    """
+    shares = {"bottom": "0.25", "middle": "0.5", "top": "1.0", "top-normed": "1.0"}
+    text = shares.get(str(layer), str(layer))
+    if "." in text:
+        return max(1, int(Fraction(text) * depth))
+    if int(text) > depth:
+        raise ConfigError(f"--layer {layer}: the model has {depth} blocks")
+    return int(text)
 
 
 def context_length(folder: Path) -> int | None:
@@ -41,9 +82,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def is_tied(folder: Path) -> bool:
-    """Whether the model's output embeddings are its input embeddings."""
-    config = load_config(folder, ModelSettings(model=str(folder)))
-    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+    """Whether the model's output embeddings are its input embeddings.
+
+    Configs often leave that to the default of their class; then the weights tell, for a head that
+    is tied is not saved.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config.get("text_config") or {}, config):
+        if "tie_word_embeddings" in part:
+            return bool(part["tie_word_embeddings"])
+    return not any(name.endswith("lm_head.weight") for name in weight_shapes(folder))
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

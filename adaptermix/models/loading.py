@@ -1,4 +1,4 @@
-"""Base models and tokenizers: where they are, what they weigh, and the part alignment needs."""
+"""Base models and tokenizers: loading them, and the part of them that alignment needs."""
 
 import importlib.util
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from safetensors import SafetensorError
 
 from adaptermix.errors import ArtifactError, ResourceError, first_line
-from adaptermix.files.hub import fetch
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainSettings
@@ -17,23 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LOADED = 8  # adapters that one base model holds, at most
-
-
-def locate_model(settings: ModelSettings) -> Path:
-    """Return the folder of the base model, fetched from the hub when it is not a local folder.
-
-    Raises:
-        ArtifactError: A folder without ``config.json`` or safetensors weights.
-        ResourceError: A hub model that cannot be had.
-    """
-    folder = Path(settings.model)
-    if not folder.is_dir():
-        folder = fetch(settings.model, settings.revision)
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder}: no config.json", hint="name the folder of a saved model")
-    if not any(folder.glob("*.safetensors")):
-        raise ArtifactError(f"{folder}: no .safetensors weights; other formats are not read")
-    return folder
 
 
 def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenizerBase":
@@ -131,6 +113,7 @@ def load_class(
     kind: Any, folder: Path, settings: ModelSettings, config: "PreTrainedConfig"
 ) -> "PreTrainedModel":
     """Load a model of a class in the precision that was asked for."""
+    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours shows what takes long
@@ -165,6 +148,7 @@ def _quantization(settings: ModelSettings) -> dict[str, Any]:
             f"--quantize {settings.quantize} needs bitsandbytes",
             hint='pip install "adaptermix[quantize]"',
         )
+    import torch
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
@@ -176,8 +160,10 @@ def _quantization(settings: ModelSettings) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def compute_dtype(settings: ModelSettings) -> torch.dtype:
+def compute_dtype(settings: ModelSettings) -> "torch.dtype":
     """Return the precision to hold the base model in."""
+    import torch
+
     if settings.dtype == "auto":
         return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     dtype: torch.dtype = getattr(torch, settings.dtype)

@@ -3,8 +3,11 @@
 import re
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptermix.adapters.format import layer_of
@@ -80,3 +83,18 @@ def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
                     f"--{flag.replace('_', '-')}: no module with a LoRA ends in '{pattern}'",
                     hint="such as " + ", ".join(names[:3]),
                 )
+
+
+def as_torch(array: np.ndarray) -> Tensor:
+    """Return the tensor that has an array's memory; torch reads NumPy's types, but for bfloat16."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """Return the array that has the memory of a tensor, or of its copy on the CPU."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

@@ -4,16 +4,17 @@ The paper's analysis (section 2, 4.2): mean-pooled hidden states, LASER's ratio 
 both directions of every pair; for the base model and any number of adapters side by side.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.matching import check_fits, notes_on_base
@@ -22,16 +23,8 @@ from adaptermix.data.languages import flores_code
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.models.files import fingerprint, weight_shapes
-from adaptermix.models.loading import load_tokenizer, locate_model
-from adaptermix.retrieval.margin import normalized, retrieve
-from adaptermix.retrieval.representations import (
-    Extractor,
-    LayerReader,
-    OnProgress,
-    encode_texts,
-    layers_and_width,
-)
+from adaptermix.models.files import fingerprint, locate_model, weight_shapes
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.retrieval.summary import (
     ALL,
     Aggregate,
@@ -50,6 +43,9 @@ from adaptermix.retrieval.summary import (
 from adaptermix.retrieval.task_scores import ScoreCorrelation, correlations_of, read_scores
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.version import __version__
+
+if TYPE_CHECKING:
+    from adaptermix.retrieval.representations import LayerReader, OnProgress
 
 
 @dataclass(frozen=True)
@@ -124,6 +120,8 @@ def analyze(
         ArtifactError: A model or adapter that cannot be used, or an output that exists.
         ResourceError: No room on disk or in memory.
     """
+    from adaptermix.retrieval.representations import LayerReader
+
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         job = _prepare(settings, force, Path(scratch))
         paths = job.extractor.extract(job.systems, job.texts, on_progress)
@@ -162,6 +160,8 @@ def plan(settings: RetrievalSettings, *, force: bool = False) -> RetrievalPlan:
 
 
 def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Job:
+    from adaptermix.retrieval.representations import Extractor, encode_texts, layers_and_width
+
     check_output(settings.out, force)
     if settings.data_dir is None:
         raise ConfigError(
@@ -222,6 +222,10 @@ def _layers(settings: RetrievalSettings, count: int) -> list[int]:
 
 
 def _retrieve_all(job: Job, reader: LayerReader, neighbors: int, on_progress: OnProgress) -> Grid:
+    import torch
+
+    from adaptermix.retrieval.margin import normalized, retrieve
+
     shape = (len(job.systems), len(job.langs), len(job.langs), len(job.layers))
     grid = Grid(np.full(shape, np.nan), np.full(shape, np.nan))
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -226,8 +226,8 @@ class Extractor:
                 gathered[:, rows] = pooled.cpu().numpy()
                 yield len(rows)
             _check_finite(gathered, system, text)
-            spec = TensorSpec(torch.float32, shape)
-            write_tensors(path, {TENSOR: spec}, [torch.from_numpy(gathered)], dict)
+            spec = TensorSpec(gathered.dtype, shape)
+            write_tensors(path, {TENSOR: spec}, [gathered], dict)
 
     def _batches(self, model: Any, text: Text) -> Iterator[tuple[list[int], Tensor]]:
         """Yield rows and their representations [layers rows hidden], longest sentences first.
@@ -287,4 +287,4 @@ class LayerReader:
 
     def layer(self, system: str, lang: str, layer: int) -> Float[Tensor, "sentences hidden"]:
         """Return one layer's representations, a view of the file."""
-        return TensorFile(self._paths[system, lang]).tensor(TENSOR)[layer]
+        return torch.from_numpy(TensorFile(self._paths[system, lang]).tensor(TENSOR)[layer])

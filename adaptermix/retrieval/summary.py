@@ -1,18 +1,21 @@
 """Summarize retrieval accuracy by layer, language and pair, and correlate it with task scores."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from adaptermix.data.languages import flores_code
-from adaptermix.retrieval.representations import Extractor, Text
 from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adaptermix.retrieval.representations import Extractor, Text
     from adaptermix.retrieval.task_scores import TaskScores
 
 ALL = "all"
@@ -100,7 +103,7 @@ class Job:
     layers: list[int]
     pairs: list[tuple[int, int]]
     extractor: Extractor
-    scores: "TaskScores | None"
+    scores: TaskScores | None
 
 
 @dataclass(frozen=True)

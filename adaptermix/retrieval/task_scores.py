@@ -1,11 +1,13 @@
 """Task scores beside retrieval accuracy: read them, place them, correlate them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from adaptermix.adapters.systems import BASE
 from adaptermix.data.languages import flores_code
@@ -13,6 +15,9 @@ from adaptermix.errors import DataError
 from adaptermix.files.text import json_value
 from adaptermix.retrieval.correlation import Correlation, pearson, spearman
 from adaptermix.retrieval.summary import ALL, Grid, Job, scores_of_languages
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _LEAST = 3  # points that a correlation needs
 

@@ -24,6 +24,7 @@ from adaptermix.generation.decoder import DecodeProgress, OnProgress
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.models.loading import load_model
+from adaptermix.models.lora import as_torch
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.training.batches import AnswerCollator, EncodedExample
 from adaptermix.training.run import common_arguments
@@ -131,7 +132,8 @@ class WeightedMerge(nn.Module):
         for column, adapter in enumerate(adapters):
             if module in adapter.factors:
                 update = adapter.update(module)
-                a, b = (f.to(layer.weight) for f in (update.a, update.scaling * update.b))
+                b = update.scaling * as_torch(update.b)
+                a, b = (factor.to(layer.weight) for factor in (as_torch(update.a), b))
                 factors.append((column, a, b))
 
         def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

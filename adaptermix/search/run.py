@@ -29,8 +29,8 @@ from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_p
 from adaptermix.merging.merge import check_out, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
-from adaptermix.models.files import weight_shapes
-from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.models.files import locate_model, weight_shapes
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.search.candidates import (
     AUTO_STEP,
     Candidate,

@@ -16,7 +16,8 @@ from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import numbered_lines
 from adaptermix.models.blocks import choose_layer, empty_model, load_lower_blocks
-from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.models.files import locate_model
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
 from adaptermix.processes import process_count

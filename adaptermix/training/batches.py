@@ -1,16 +1,14 @@
 """From examples to batches of token ids: prompts, answers, parallel sentences."""
 
+from __future__ import annotations
+
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Int
 from jinja2 import TemplateError
-from torch import Tensor
-from torch.nn import functional
 
 from adaptermix.data.chats import Chat
 from adaptermix.data.pairs import ParallelPair
@@ -18,6 +16,8 @@ from adaptermix.errors import DataError, first_line
 from adaptermix.generation.prompts import PromptEncoder, pad
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
@@ -62,6 +62,8 @@ def answer_logits(labels: Int[Tensor, "batch seq"]) -> dict[str, Tensor]:
     Prompts have none, and are most of a batch: with a large vocabulary, their logits would be most
     of what a step holds. The loss is the same.
     """
+    from torch.nn import functional
+
     following = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     positions = (following != IGNORED).any(dim=0).nonzero()[:, 0]
     return {"logits_to_keep": positions, "shift_labels": following[:, positions].contiguous()}
@@ -88,7 +90,7 @@ class EncodedPair:
 
 
 def encode_pairs(
-    pairs: Sequence[ParallelPair], tokenizer: "PreTrainedTokenizerBase", max_length: int
+    pairs: Sequence[ParallelPair], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[EncodedPair]:
     """Tokenize raw sentences, with the special tokens that the tokenizer adds to any text.
 
@@ -111,7 +113,7 @@ def encode_pairs(
 def with_held_text(
     pairs: Sequence[EncodedPair],
     lines: Sequence[str],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> list[EncodedPair]:
     """Give every pair a line to hold, in the order of the lines, which are repeated as needed."""
@@ -142,6 +144,8 @@ class PairCollator:
 
 
 def _keys(rows: Sequence[Sequence[int]]) -> Tensor:
+    import torch
+
     return torch.tensor([hash(tuple(row)) for row in rows])  # of numbers, so the same every time
 
 

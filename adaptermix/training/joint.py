@@ -15,7 +15,8 @@ from adaptermix.generation.decoder import find_stop_ids
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.transformers_engine import answer_greedily
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
-from adaptermix.models.loading import load_model, load_tokenizer, locate_model
+from adaptermix.models.files import locate_model
+from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import retrieval_accuracy
 from adaptermix.processes import process_count

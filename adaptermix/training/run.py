@@ -33,6 +33,7 @@ from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
+from adaptermix.models.lora import as_numpy
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.checkpoints import last_checkpoint
@@ -326,7 +327,7 @@ def _updates(model: PeftModel, prefix: str, state: State | None = None) -> dict[
             b = state[name.replace("lora_A", "lora_B")]
             if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
                 raise ArtifactError(f"training diverged: {module} holds NaN or infinity")
-            updates[prefix + module] = LoraUpdate(a.cpu(), b.cpu(), scaling)
+            updates[prefix + module] = LoraUpdate(as_numpy(a), as_numpy(b), scaling)
     return updates
 
 

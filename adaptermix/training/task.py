@@ -11,7 +11,8 @@ from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import empty_model
-from adaptermix.models.loading import load_model, load_tokenizer, locate_model
+from adaptermix.models.files import locate_model
+from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.catalog import make_task

@@ -19,7 +19,7 @@ import torch
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.commands.settings_file import load_settings
-from adaptermix.models.blocks import layer_index
+from adaptermix.models.files import layer_index
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.pooling import mean_pool, retrieval_accuracy
 from adaptermix.settings.evaluation import EvalSettings
@@ -79,7 +79,7 @@ def by_block(
     if adapter is not None:
         with torch.no_grad():
             for module, update in read_adapter(adapter).updates():
-                delta = update.scaling * update.b.float() @ update.a.float()
+                delta = torch.from_numpy(update.delta_weight())
                 model.get_submodule(module).weight.add_(delta.to(model.device))
     states = {lang: pooled(model, tokenizer, lines) for lang, lines in texts.items()}
     english = states.pop("en")

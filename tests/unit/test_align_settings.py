@@ -203,7 +203,7 @@ def moved(model_dir, adapter, tokenizer):
     with torch.no_grad():
         for module, update in read_adapter(adapter).updates():
             weight = other.get_submodule(module.removeprefix("model.")).weight
-            weight.add_(update.scaling * update.b @ update.a)
+            weight.add_(torch.from_numpy(update.delta_weight()))
         total = 0.0
         for line in LINES:
             ids = torch.tensor([tokenizer(line)["input_ids"]])

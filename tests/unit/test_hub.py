@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow
 import pytest
-import torch
 from pyarrow import parquet
 from typer.testing import CliRunner
 
@@ -93,7 +93,7 @@ def massive(count):
 
 
 def adapter_files(folder):
-    update = LoraUpdate(torch.ones(2, 6), torch.ones(4, 2), 0.5)
+    update = LoraUpdate(np.ones((2, 6)), np.ones((4, 2)), 0.5)
     updates = {"model.layers.0.self_attn.q_proj": update}
     specs = {module: spec_of(u) for module, u in updates.items()}
     write_adapter(folder, updates, describe_config(specs, "somebody/tiny", True), {})
@@ -161,8 +161,7 @@ def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
 def test_a_model_comes_from_the_hub(hub, tmp_path, model_dir):
     code = (
         "from adaptermix.settings.shared import ModelSettings as S\n"
-        "from adaptermix.models.files import fingerprint\n"
-        "from adaptermix.models.loading import locate_model\n"
+        "from adaptermix.models.files import fingerprint, locate_model\n"
         "print(fingerprint(locate_model(S(model='somebody/tiny'))))"
     )
     from adaptermix.models.files import fingerprint
@@ -182,7 +181,7 @@ def test_what_the_hub_lacks_is_said(hub, tmp_path):
         "from adaptermix.tasks.massive import read_massive\n"
         "from adaptermix.data.pairs import read_pairs\n"
         "from adaptermix.errors import AdaptermixError\n"
-        "from adaptermix.models.loading import locate_model\n"
+        "from adaptermix.models.files import locate_model\n"
         + "".join(
             f"try: {call}\nexcept AdaptermixError as error: print(error.message)\n"
             for call in expected

@@ -1,7 +1,7 @@
 """Model cards: what they tell of an adapter, and what they keep to themselves."""
 
+import numpy as np
 import pytest
-import torch
 from huggingface_hub import ModelCard
 
 from adaptermix.adapters.card import card_path, languages_of, model_card
@@ -36,8 +36,8 @@ ALIGNED = {
 
 
 def write(path, record, base="somebody/llama", seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.randn(shape, generator=generator) for shape in ((2, 6), (4, 2)))
+    generator = np.random.default_rng(seed)
+    a, b = (generator.standard_normal(shape, np.float32) for shape in ((2, 6), (4, 2)))
     updates = {"model.layers.0.self_attn.q_proj": LoraUpdate(a, b, 1.0)}
     specs = {module: spec_of(update) for module, update in updates.items()}
     write_adapter(path, updates, describe_config(specs, base, True), record, force=True)

@@ -5,12 +5,19 @@ from importlib.util import find_spec
 import pytest
 import torch
 from conftest import save_model
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.models.blocks import layer_index, load_lower_blocks
-from adaptermix.models.files import context_length, fingerprint, weight_shapes
-from adaptermix.models.loading import load_model, load_tokenizer, locate_model
+from adaptermix.models.blocks import load_lower_blocks
+from adaptermix.models.files import (
+    context_length,
+    fingerprint,
+    is_tied,
+    layer_index,
+    locate_model,
+    weight_shapes,
+)
+from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings
 
@@ -151,3 +158,18 @@ def test_the_fingerprint_knows_weights_and_not_places(tmp_path, model_dir):
 def test_the_context_is_what_the_config_says(tmp_path, config, expected):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert context_length(tmp_path) == expected
+
+
+@pytest.mark.parametrize("place", ["as saved", "in text_config", "nowhere"])
+def test_tied_embeddings_are_known_where_the_config_leaves_them_to_its_class(
+    tmp_path, layout_dir, place
+):
+    shutil.copytree(layout_dir, tmp_path / "m")
+    expected = AutoConfig.from_pretrained(layout_dir).tie_word_embeddings
+    config = json.loads((layout_dir / "config.json").read_text())
+    if place != "as saved":
+        config.pop("tie_word_embeddings", None)
+    if place == "in text_config":
+        config["text_config"] = {"tie_word_embeddings": expected}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    assert is_tied(tmp_path / "m") == expected

@@ -138,7 +138,7 @@ def staged(tmp_path_factory, adapters):
     """The adapters, one of zeros, and one whose keys have another prefix than the model's."""
     folder = tmp_path_factory.mktemp("more")
     made = read_adapter(adapters[0])
-    zeros = {m: LoraUpdate(u.a, torch.zeros_like(u.b), u.scaling) for m, u in made.updates()}
+    zeros = {m: LoraUpdate(u.a, u.b * 0, u.scaling) for m, u in made.updates()}
     write_adapter(folder / "zeros", zeros, made.config, {})
     astray = {f"language_model.{module}": update for module, update in made.updates()}
     write_adapter(folder / "astray", astray, made.config, {})

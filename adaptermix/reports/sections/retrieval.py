@@ -6,7 +6,7 @@ from typing import Any
 
 from adaptermix.adapters.inspection import InspectReport
 from adaptermix.errors import ConfigError
-from adaptermix.models.blocks import layer_index
+from adaptermix.models.files import layer_index
 from adaptermix.plots import Plot, colors_of, heat_map, lines, scatter
 from adaptermix.reports.runs import Correlation, RetrievalReport, Run
 from adaptermix.reports.sections.adapters import adapter_name
