@@ -19,6 +19,8 @@ app = program()
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md"))]
+WRITTEN = ("*.md", "benchmarks/*.md", "docs/**/*.md", "examples/*/README.md")
+MARKDOWN = [page for pattern in WRITTEN for page in sorted(ROOT.glob(pattern))]
 SETTINGS = sections()
 PROGRAM = typer.main.get_command(app)
 
@@ -85,3 +87,12 @@ def test_every_file_in_the_readme_can_be_read(tmp_path):
     assert len(read_weighting(weights, 2).rules) == 2
     assert [step.name for step in read_recipe(recipe).steps] == ["task", "align", "merged", "test"]
     assert load_task_file(task).name == "intent"
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_and_module_in_a_page_exists(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
+    modules = re.findall(r"\badaptermix/[\w/]+\.py", text)
+    places = [page.parent / link for link in links] + [ROOT / module for module in modules]
+    assert [str(place) for place in places if not place.exists()] == []
