@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.errors import require_extra
-
-OnProgress = Callable[..., None]  # what each command tells of its progress
+from adaptermix.progress import OnProgress, ignore
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Work:
     inputs: list[Path]
     out: Path
     dry_run: bool = False
-    on_progress: OnProgress = lambda *progress: None
+    on_progress: OnProgress = ignore
 
 
 def _train_task(work: Work) -> Any:

@@ -26,12 +26,7 @@ from adaptermix.cli.options import (
     recipe_app,
     register_command,
 )
-from adaptermix.cli.progress import (
-    RecipeWatcher,
-    evaluation_progress,
-    stage_progress,
-    training_progress,
-)
+from adaptermix.cli.progress import RecipeWatcher, progress_bar
 from adaptermix.cli.show.adapters import show_inspection
 from adaptermix.cli.show.evaluation import show_evaluation, show_plan, show_scores
 from adaptermix.cli.show.machine import show_checkup, show_comet
@@ -63,7 +58,7 @@ def train_task(settings: TrainTaskSettings, options: Options) -> None:
     """
     from adaptermix.training import task as task_training
 
-    with training_progress("task", options.quiet) as on_progress:
+    with progress_bar(options.quiet, "task") as on_progress:
         report = task_training.train_task(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
@@ -81,7 +76,7 @@ def train_align(settings: TrainAlignSettings, options: Options) -> None:
     """
     from adaptermix.training import align as align_training
 
-    with training_progress("align", options.quiet) as on_progress:
+    with progress_bar(options.quiet, "align") as on_progress:
         report = align_training.train_align(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
@@ -99,7 +94,7 @@ def train_joint(settings: TrainJointSettings, options: Options) -> None:
     """
     from adaptermix.training import joint as joint_training
 
-    with training_progress("joint", options.quiet) as on_progress:
+    with progress_bar(options.quiet, "joint") as on_progress:
         report = joint_training.train_joint(
             settings, force=options.force, dry_run=options.dry_run, on_progress=on_progress
         )
@@ -144,7 +139,7 @@ def _search(settings: MergeSettings, options: Options, adapters: list[Path]) -> 
         plan = search.plan_search(adapters, settings, force=options.force)
         _show(plan, show_search_plan, options)
         return
-    with evaluation_progress(options.quiet) as on_progress:
+    with progress_bar(options.quiet) as on_progress:
         report = search.search(adapters, settings, force=options.force, on_progress=on_progress)
     _show(report, show_search, options)
 
@@ -169,7 +164,7 @@ def evaluate(settings: EvalSettings, options: Options) -> None:
     if options.dry_run:
         _show(evaluation.plan(settings, force=options.force), show_plan, options)
         return
-    with evaluation_progress(options.quiet) as on_progress:
+    with progress_bar(options.quiet) as on_progress:
         report = evaluation.evaluate(settings, force=options.force, on_progress=on_progress)
     _show(report, show_evaluation, options)
 
@@ -264,7 +259,7 @@ def retrieval(settings: RetrievalSettings, options: Options) -> None:
         plan = analysis.plan(settings, force=options.force)
         _show(plan, show_retrieval_plan, options)
         return
-    with stage_progress(options.quiet) as on_progress:
+    with progress_bar(options.quiet) as on_progress:
         report = analysis.analyze(settings, force=options.force, on_progress=on_progress)
     _show(report, show_retrieval, options)
 

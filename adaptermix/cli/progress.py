@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 
 from adaptermix.cli.console import say, talk
 from adaptermix.cli.show.adapters import show_inspection
@@ -22,19 +22,15 @@ from adaptermix.cli.show.recipes import show_report
 from adaptermix.cli.show.retrieval import show_retrieval
 from adaptermix.cli.show.training import show_training
 from adaptermix.processes import is_main_process
+from adaptermix.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
-    from adaptermix.commands import OnProgress as OnStepProgress
-    from adaptermix.generation.decoder import DecodeProgress, OnProgress
     from adaptermix.recipes.step import Step
-    from adaptermix.retrieval.representations import OnProgress as OnStage
-    from adaptermix.training.report import OnProgress as OnTrainProgress
-    from adaptermix.training.report import Progress as TrainProgress
 
 _SECONDS_A_LINE = 60
 
 
-class _Lines(Progress):
+class _Lines(Bars):
     """Progress for a log file: a line a minute in place of a bar."""
 
     def __init__(self) -> None:
@@ -52,7 +48,7 @@ class _Lines(Progress):
 
 
 @contextmanager
-def _bar(quiet: bool) -> Iterator[Progress]:
+def _bar(quiet: bool) -> Iterator[Bars]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,7 +57,7 @@ def _bar(quiet: bool) -> Iterator[Progress]:
     )
     is_silent = quiet or not is_main_process()
     if talk.is_terminal or is_silent:
-        bar = Progress(*columns, console=talk, disable=is_silent, transient=True)
+        bar = Bars(*columns, console=talk, disable=is_silent, transient=True)
     else:
         bar = _Lines()
     with bar:
@@ -69,32 +65,26 @@ def _bar(quiet: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def training_progress(name: str, quiet: bool) -> "Iterator[OnTrainProgress]":
-    """Show training steps and the loss while they run."""
+def progress_bar(quiet: bool, name: str = "") -> Iterator[OnProgress]:
+    """Show how far a command is, and the time left.
+
+    Args:
+        quiet: Show nothing.
+        name: Stands in place of the stage's name, where the command has a single stage.
+    """
     with _bar(quiet) as bar:
-        task = bar.add_task(name, total=None)
+        task = bar.add_task(name or "reading", total=None)
+        last = Progress("", 0, None)
 
-        def update(progress: "TrainProgress") -> None:
-            loss = "" if progress.loss is None else f"  loss {progress.loss:.3f}"
-            bar.update(task, completed=progress.step, total=progress.total, description=name + loss)
-
-        yield update
-
-
-@contextmanager
-def evaluation_progress(quiet: bool) -> "Iterator[OnProgress]":
-    """Show how many answers are decoded, how fast, and the time left."""
-    with _bar(quiet) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def update(progress: "DecodeProgress") -> None:
-            speed = progress.tokens_per_second
-            bar.update(
-                task,
-                description=progress.stage + (f"  {speed:,.0f} tokens/s" if speed else ""),
-                completed=progress.done,
-                total=progress.total or None,
-            )
+        def update(progress: Progress) -> None:
+            nonlocal task, last
+            is_other_work = progress.total != last.total or progress.done < last.done
+            if is_other_work:  # with a speed of its own
+                bar.remove_task(task)
+                task = bar.add_task("", total=progress.total)
+            last = progress
+            shown = "  ".join(filter(None, (name or progress.stage, progress.detail)))
+            bar.update(task, description=shown, completed=progress.done)
 
         yield update
 
@@ -113,34 +103,14 @@ class RecipeWatcher:
             done = ": done before" if is_finished else f": {step.command}"
             say(f"{number}/{total}  {step.name}{done}")
 
-    def progress(self, step: "Step") -> "AbstractContextManager[OnStepProgress]":
+    def progress(self, step: "Step") -> AbstractContextManager[OnProgress]:
         """Show the bar of the step's command."""
-        if step.command.startswith("train-"):
-            return training_progress(step.name, self.quiet)
-        if step.command == "retrieval":
-            return stage_progress(self.quiet)
-        return evaluation_progress(self.quiet)
+        return progress_bar(self.quiet, step.name if step.command.startswith("train-") else "")
 
     def end(self, step: "Step", report: Any) -> None:
         """Print what the step's command reports."""
         if not (self.quiet or self.json):
             _SHOWN[type(report).__name__](report)
-
-
-@contextmanager
-def stage_progress(quiet: bool) -> "Iterator[OnStage]":
-    """Show the stage a long job is at, how far, and the time left."""
-    with _bar(quiet) as bar:
-        task = bar.add_task("reading", total=None)
-        seen: list[int] = []
-
-        def update(stage: str, done: int, total: int) -> None:
-            if seen != [total]:  # other work, with a speed of its own
-                seen[:] = [total]
-                bar.reset(task, total=total)
-            bar.update(task, description=stage, completed=done)
-
-        yield update
 
 
 # How the result of a step is shown, by the class that its command returns.

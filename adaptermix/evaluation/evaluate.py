@@ -15,11 +15,12 @@ from adaptermix.adapters.systems import named_adapters, systems_of
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import ALL, Comparison, compare
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.decoder import Decoder
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.models.files import fingerprint, weight_shapes
 from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.tasks.catalog import make_task
@@ -98,7 +99,7 @@ def evaluate(
     settings: EvalSettings,
     *,
     force: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> EvalReport:
     """Decode the task's examples with every system and score the answers.
 

@@ -24,11 +24,11 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.models.files import fingerprint, weight_shapes
 from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.retrieval.margin import normalized, retrieve
 from adaptermix.retrieval.representations import (
     Extractor,
     LayerReader,
-    OnProgress,
     encode_texts,
     layers_and_width,
 )
@@ -110,7 +110,7 @@ def analyze(
     settings: RetrievalSettings,
     *,
     force: bool = False,
-    on_progress: OnProgress = lambda stage, done, total: None,
+    on_progress: OnProgress = ignore,
 ) -> RetrievalReport:
     """Extract representations, retrieve translations, and sum up by layer, language and group.
 
@@ -239,7 +239,7 @@ def _retrieve_all(job: Job, reader: LayerReader, neighbors: int, on_progress: On
                 grid.accuracy[at, b, a, depth] = found.backward_accuracy
                 grid.mexa[at, [a, b], [b, a], depth] = found.mexa
                 done += 1
-                on_progress("retrieving", done, total)
+                on_progress(Progress("retrieving", done, total))
     return grid
 
 

@@ -11,9 +11,8 @@ import json
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ from adaptermix.generation.prompts import pad
 from adaptermix.models.files import context_length, fingerprint
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
 from adaptermix.models.pooling import pool, pooling_weights
+from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.evaluation import RetrievalSettings
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ FOLDER = "representations-1"  # in the cache; another number for another layout
 
 
 TENSOR = "representations"  # [layers sentences hidden]
-
-
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ class Extractor:
         self,
         systems: Sequence[str],
         texts: Sequence[Text],
-        on_progress: OnProgress = lambda stage, done, total: None,
+        on_progress: OnProgress = ignore,
     ) -> dict[tuple[str, str], Path]:
         """Return the file of every system and language; what is missing is computed first.
 
@@ -154,13 +151,13 @@ class Extractor:
         total = sum(len(text.ids) for _, text in missing)
         done = 0
         for system, text in missing:
-            tell = partial(on_progress, f"{system} {text.lang}")
-            tell(done, total)
+            stage = f"{system} {text.lang}"
+            on_progress(Progress(stage, done, total))
             model = self._switched_to(system)
             with whole_output(self._path(system, text)) as whole:
                 for rows in self._write(whole, model, system, text):
                     done += rows
-                    tell(done, total)
+                    on_progress(Progress(stage, done, total))
             self.extracted += 1
         return {(s, t.lang): self._path(s, t) for s in systems for t in texts}
 

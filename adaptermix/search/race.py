@@ -15,11 +15,12 @@ import numpy as np
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.writing import stream_adapter
-from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.decoder import Decoder
 from adaptermix.generation.engine import Request
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merging.plan import MergePlan, Tally
 from adaptermix.merging.weights import Weighting
+from adaptermix.progress import OnProgress
 from adaptermix.search.candidates import Candidate
 from adaptermix.tasks.metrics.significance import (
     Difference,

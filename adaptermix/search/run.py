@@ -23,7 +23,7 @@ from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.matching import check_fits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.decoder import Decoder
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.merging.merge import check_out, write_merge
@@ -31,6 +31,7 @@ from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
 from adaptermix.models.files import weight_shapes
 from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.search.candidates import (
     AUTO_STEP,
     Candidate,
@@ -71,7 +72,7 @@ def search(
     settings: MergeSettings,
     *,
     force: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> SearchReport:
     """Try merges on dev data, choose one and write it.
 

@@ -20,6 +20,7 @@ from adaptermix.models.loading import load_tokenizer, locate_model
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
 from adaptermix.processes import process_count
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.alignment import Alignment, AlignSettings
 from adaptermix.training.batches import (
@@ -31,7 +32,7 @@ from adaptermix.training.batches import (
 )
 from adaptermix.training.contrastive import ContrastiveStep
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training
+from adaptermix.training.report import Stream, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, ended_run
 from adaptermix.training.sweep import train_best
 from adaptermix.training.trainer import AdapterTrainer
@@ -44,7 +45,7 @@ def train_align(
     *,
     force: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> TrainReport:
     """Train a LoRA that pulls translations together at one layer, and nothing else.
 

@@ -19,6 +19,7 @@ from adaptermix.models.loading import load_model, load_tokenizer, locate_model
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import retrieval_accuracy
 from adaptermix.processes import process_count
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.align import AlignmentTrainer, align_stream, own_pairs
@@ -32,7 +33,7 @@ from adaptermix.training.batches import (
 )
 from adaptermix.training.contrastive import ContrastiveStep, Forward
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training, planned_steps
+from adaptermix.training.report import Stream, TrainReport, plan_training, planned_steps
 from adaptermix.training.run import TrainingRun, check_training, ended_run
 from adaptermix.training.task import task_pass, task_stream
 from adaptermix.training.trainer import AdapterTrainer
@@ -46,7 +47,7 @@ def train_joint(
     *,
     force: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> TrainReport:
     """Train one LoRA on the task data of some languages and on aligning pairs of others.
 

@@ -1,7 +1,7 @@
-"""What a training reports: progress, plan and result."""
+"""What a training reports: plan and result."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,18 +12,6 @@ from adaptermix.training.memory import Footprint
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
 _FREE = {"resume", "out", "threads", "workers", "tensorboard"}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training is, for a progress bar."""
-
-    step: int
-    total: int
-    loss: float | None
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

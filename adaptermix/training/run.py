@@ -34,11 +34,10 @@ from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
+from adaptermix.progress import OnProgress, Progress
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.checkpoints import last_checkpoint
 from adaptermix.training.report import (
-    OnProgress,
-    Progress,
     Stream,
     TrainReport,
     comparable,
@@ -374,4 +373,5 @@ class _RunLog(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.on_progress(Progress(state.global_step, state.max_steps, self.loss))
+        loss = "" if self.loss is None else f"loss {self.loss:.3f}"
+        self.on_progress(Progress("training", state.global_step, state.max_steps, loss))

@@ -13,6 +13,7 @@ from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import empty_model
 from adaptermix.models.loading import load_model, load_tokenizer, locate_model
 from adaptermix.models.lora import with_lora
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import (
@@ -24,7 +25,7 @@ from adaptermix.training.batches import (
     padded_length,
 )
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training
+from adaptermix.training.report import Stream, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, ended_run
 from adaptermix.training.trainer import AdapterTrainer
 
@@ -36,7 +37,7 @@ def train_task(
     *,
     force: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> TrainReport:
     """Fine-tune a LoRA on the task data of some languages; loss on the answers only.
 

@@ -283,7 +283,7 @@ def test_finished_candidates_are_not_trained_again(
     steps = []
 
     def stop_in_the_second(progress):
-        steps.append(progress.step)
+        steps.append(progress.done)
         if len(steps) == 6 + 4:  # a checkpoint of the second lies there
             raise KeyboardInterrupt
 
@@ -295,7 +295,7 @@ def test_finished_candidates_are_not_trained_again(
     with pytest.raises(ConfigError, match="made with other settings"):
         train_align(again.model_copy(update={"lr": 1e-3}))
     steps.clear()
-    report = train_align(again, on_progress=lambda progress: steps.append(progress.step))
+    report = train_align(again, on_progress=lambda progress: steps.append(progress.done))
     assert steps == [4, 5, 6]
     mine, whole = factors(out), factors(searched[1])
     assert all(torch.equal(mine[key], whole[key]) for key in mine)

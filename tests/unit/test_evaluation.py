@@ -3,6 +3,7 @@ import json
 import shutil
 
 import pytest
+from progress_events import check_progress
 from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from test_training import task_settings
@@ -49,7 +50,9 @@ def adapter(tmp_path, model_dir):
 def test_every_system_and_language_is_scored_and_kept(tmp_path, model_dir, corpus_dir, adapter):
     out = tmp_path / "out"
     settings = eval_settings(model_dir, corpus_dir, out, adapters=(str(adapter),))
-    report = evaluate(settings)
+    seen = []
+    report = evaluate(settings, on_progress=seen.append)
+    check_progress(seen)
     assert report.systems == ["base", "adapter"]
     assert [(c.system, c.lang, c.examples) for c in report.cells] == [
         ("base", "en", 5),

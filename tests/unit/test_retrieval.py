@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES
+from progress_events import check_progress
 from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -149,8 +150,8 @@ def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
 ):
     given = settings(adapters=[str(adapter_dirs / "task")])
 
-    def stop(stage, done, total):
-        if stage == "task cy" and done > 4 * 12:
+    def stop(progress):
+        if progress.stage == "task cy" and progress.done > 4 * 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -176,7 +177,9 @@ def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
 
 
 def test_without_the_cache_nothing_is_kept(settings, answer_cache):
-    assert analyze(settings(cache=False)).extracted == 3
+    seen = []
+    assert analyze(settings(cache=False), on_progress=seen.append).extracted == 3
+    check_progress(seen)
     assert not answer_cache.exists()
 
 
