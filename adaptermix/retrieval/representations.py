@@ -30,6 +30,7 @@ from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.generation.prompts import pad
 from adaptermix.models.files import context_length, fingerprint
+from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
 from adaptermix.models.pooling import pool, pooling_weights
 from adaptermix.progress import OnProgress, Progress, ignore
@@ -123,7 +124,7 @@ class Extractor:
         self.extracted = 0
         self.reused = 0
         self._context = self._hash_context()
-        self._fitting = settings.batch_size  # sentences that fit into memory together
+        self._limit = RowLimit(settings.batch_size)
         self._model: AdaptedModel | None = None
 
     def missing(self, systems: Sequence[str], texts: Sequence[Text]) -> list[tuple[str, Text]]:
@@ -231,26 +232,12 @@ class Extractor:
 
         Where memory is too small for a batch, it is halved.
         """
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
         order = sorted(range(len(text.ids)), key=lambda row: -len(text.ids[row]))
-        while order:
-            rows = order[: self._fitting]
-            try:
-                pooled = self._pooled(model, [text.ids[row] for row in rows])
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if len(rows) == 1:
-                    raise ResourceError(
-                        f"not enough memory for one sentence: {first_line(error)}",
-                        hint="--dtype bfloat16 needs less",
-                    ) from error
-                self._fitting = len(rows) // 2
-                clear_device_cache(garbage_collection=True)
-                continue
-            yield rows, pooled
-            order = order[len(rows) :]
+
+        def attempt(rows: Sequence[int]) -> tuple[list[int], Tensor]:
+            return list(rows), self._pooled(model, [text.ids[row] for row in rows])
+
+        return self._limit.parts(order, attempt, _refusal)
 
     def _pooled(self, model: Any, rows: list[list[int]]) -> Float[Tensor, "layers rows hidden"]:
         """Run one batch through all blocks, without the LM head, and pool every layer."""
@@ -260,6 +247,13 @@ class Extractor:
         with torch.inference_mode():
             output = model.get_decoder()(**batch, output_hidden_states=True, use_cache=False)
             return torch.stack([pool(h, weights) for h in output.hidden_states])
+
+
+def _refusal(rows: int, error: RuntimeError) -> ResourceError:
+    return ResourceError(
+        f"not enough memory for one sentence: {first_line(error)}",
+        hint="--dtype bfloat16 needs less",
+    )
 
 
 def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:

@@ -192,11 +192,11 @@ class AlignmentTrainer(AdapterTrainer):
         self.weight = weight
 
     def backpropagate(
-        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
+        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None, most: int
     ) -> Tensor:
         """Go forward and backward through a contrastive batch, in as many parts as memory asks."""
         if "labels" in inputs:
-            return super().backpropagate(model, inputs, items)
+            return super().backpropagate(model, inputs, items, most)
         share = self.weight / self.current_gradient_accumulation_steps
         batch = self._prepare_inputs(inputs)
         return self.alignment.backpropagate(model, batch, self.accelerator, share)
