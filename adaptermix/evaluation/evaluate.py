@@ -4,22 +4,20 @@ import csv
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
-from adaptermix.adapters.matching import check_fits, notes_on_base
-from adaptermix.adapters.systems import named_adapters, systems_of
+from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.systems import read_systems, systems_of
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import ALL, Comparison, compare
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation.decoder import Decoder
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
-from adaptermix.models.files import fingerprint, weight_shapes
-from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
@@ -115,7 +113,7 @@ def evaluate(
     """
     settings, missing = without_missing_comet(settings)
     job = _prepare(settings, force)
-    folder, adapters, items, task = job.folder, job.adapters, job.items, job.task
+    adapters, items, task = job.systems.adapters, job.items, job.task
     rank, widest = max(((_rank(a), str(a.path)) for a in adapters.values()), default=(1, ""))
     limits = Limits(
         adapters=len(adapters),
@@ -123,13 +121,13 @@ def evaluate(
         prompt=max(len(item.prompt_ids) for item in items),
         widest=widest,
     )
-    decoder = Decoder(settings, folder, job.encoder, limits)
+    decoder = Decoder(settings, job.systems.folder, job.encoder, limits)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         staged = {name: stage_adapter(a, Path(scratch)) for name, a in adapters.items()}
         decoder.names = {path: str(adapters[name].path) for name, path in staged.items()}
-        paths = [staged.get(system) for system in job.systems]
+        paths = [staged.get(system) for system in job.systems.names]
         answers = _decode(decoder, items, paths, on_progress)
-    systems = job.systems
+    systems = job.systems.names
     results = {
         system: [task.outcome(item.example, a.text) for item, a in zip(items, given, strict=True)]
         for system, given in zip(systems, answers, strict=True)
@@ -139,7 +137,7 @@ def evaluate(
         for system, given in zip(systems, answers, strict=True)
         for lang in settings.langs
     ]
-    groups, base = _groups(settings), fingerprint(folder)
+    groups = _groups(settings)
     report = EvalReport(
         task=settings.task,
         split=settings.split,
@@ -155,7 +153,7 @@ def evaluate(
         comparisons=_compare(job, results, settings, groups),
         notes=[
             *missing,
-            *notes_on_base(adapters, settings.model, base),
+            *job.systems.notes(),
             *_prompt_notes(settings, adapters),
             *decoder.notes,
         ],
@@ -164,11 +162,7 @@ def evaluate(
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        "base_fingerprint": base,
-        "adapters": {
-            name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
-            for name, adapter in adapters.items()
-        },
+        **job.systems.record(),
     }
     _write(report, record, items, dict(zip(systems, answers, strict=True)), results)
     return report
@@ -178,9 +172,7 @@ def evaluate(
 class _Job:
     """Everything an evaluation needs, checked before an engine is started."""
 
-    folder: Path
-    systems: list[str]
-    adapters: dict[str, Adapter]
+    systems: Systems
     task: Task
     encoder: PromptEncoder
     items: list[PromptedExample]
@@ -188,17 +180,13 @@ class _Job:
 
 def _prepare(settings: EvalSettings, force: bool) -> _Job:
     check_output(settings.out, force)
-    systems = systems_of(settings)
-    adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
-    folder = locate_model(settings)
-    shapes = weight_shapes(folder)
-    for adapter in adapters.values():
-        check_fits(adapter, shapes, settings.model)
-    tokenizer = load_tokenizer(folder, settings)
-    encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
+    systems_of(settings)
+    adapters = read_systems(map(Path, settings.adapters))
+    systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
+    encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    items = read_prompts(settings, settings.split, task, encoder, folder)
-    return _Job(folder, systems, adapters, task, encoder, items)
+    items = read_prompts(settings, settings.split, task, encoder, systems.folder)
+    return _Job(systems, task, encoder, items)
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
@@ -206,10 +194,10 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     job = _prepare(settings, force)
     counts = Counter(item.lang for item in job.items)
     longest = max(len(item.prompt_ids) for item in job.items)
-    return EvalPlan(job.systems, dict(counts), longest, str(settings.out))
+    return EvalPlan(job.systems.names, dict(counts), longest, str(settings.out))
 
 
-def _prompt_notes(settings: EvalSettings, adapters: dict[str, Adapter]) -> list[str]:
+def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:
     """Say which adapters were trained on another prompt than they are tested with."""
     return [
         f"{name} was trained with another {field.replace('_', ' ')} than it is tested with"
@@ -282,7 +270,8 @@ def _compare(
     settings: EvalSettings,
     groups: dict[str, list[str]],
 ) -> list[Comparison]:
-    if len(job.systems) < 2:
+    systems = job.systems.names
+    if len(systems) < 2:
         return []
     members = {
         lang: [at for at, item in enumerate(job.items) if item.lang == lang]
@@ -293,9 +282,9 @@ def _compare(
             lang: job.task.statistics([outcomes[system][at] for at in mine])
             for lang, mine in members.items()
         }
-        for system in job.systems
+        for system in systems
     }
-    return compare(statistics, job.task.value, settings.baseline or job.systems[0], groups)
+    return compare(statistics, job.task.value, settings.baseline or systems[0], groups)
 
 
 def _write(

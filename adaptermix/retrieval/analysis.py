@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaptermix.adapters.adapter import adapter_hash, read_adapter
-from adaptermix.adapters.matching import check_fits, notes_on_base
-from adaptermix.adapters.systems import BASE, named_adapters
+from adaptermix.adapters.systems import read_systems
 from adaptermix.data.languages import flores_code
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.models.files import fingerprint, weight_shapes
-from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.models.systems import open_systems
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.retrieval.margin import normalized, retrieve
 from adaptermix.retrieval.representations import (
@@ -128,16 +125,11 @@ def analyze(
         job = _prepare(settings, force, Path(scratch))
         paths = job.extractor.extract(job.systems, job.texts, on_progress)
         grid = _retrieve_all(job, LayerReader(paths), settings.neighbors, on_progress)
-    base = fingerprint(job.folder)
-    report = _summed_up(job, grid, settings, base)
+    report = _summed_up(job, grid, settings)
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        "base_fingerprint": base,
-        "adapters": {
-            name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
-            for name, adapter in job.extractor.adapters.items()
-        },
+        **job.opened.record(),
     }
     _write(report, record)
     return report
@@ -170,23 +162,17 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Job:
         )
     langs = list(settings.langs)
     pairs = language_pairs(langs, settings.pivot)
-    adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
+    adapters = read_systems(map(Path, settings.adapters))
     texts = read_multiway(langs, settings.split, settings.data_dir)
     scores = None if settings.scores is None else read_scores(settings.scores, langs)
-    folder = locate_model(settings)
-    shapes = weight_shapes(folder) if adapters else {}
-    for adapter in adapters.values():
-        check_fits(adapter, shapes, settings.model)
-    tokenizer = load_tokenizer(folder, settings)
-    encoded = encode_texts(
-        {lang: sentences[: settings.limit] for lang, sentences in texts.items()}, tokenizer, folder
-    )
+    opened = open_systems(settings, adapters, has_base=not settings.exclude_base)
+    folder, tokenizer = opened.folder, opened.tokenizer
+    texts = {lang: sentences[: settings.limit] for lang, sentences in texts.items()}
     pad_id = int(tokenizer.pad_token_id or 0)
     return Job(
-        folder=folder,
-        systems=[*([] if settings.exclude_base else [BASE]), *adapters],
+        opened=opened,
         langs=langs,
-        texts=encoded,
+        texts=encode_texts(texts, tokenizer, folder),
         layers=_layers(settings, layers_and_width(folder, settings)[0]),
         pairs=pairs,
         extractor=Extractor(settings, folder, pad_id, adapters, scratch),
@@ -243,7 +229,7 @@ def _retrieve_all(job: Job, reader: LayerReader, neighbors: int, on_progress: On
     return grid
 
 
-def _summed_up(job: Job, grid: Grid, settings: RetrievalSettings, base: str) -> RetrievalReport:
+def _summed_up(job: Job, grid: Grid, settings: RetrievalSettings) -> RetrievalReport:
     groups = groups_of_pairs(job.langs, settings.groups)
     readings = layer_sets(job.layers, job.extractor.layers - 1, settings.layers is not None)
     langs = [
@@ -281,7 +267,7 @@ def _summed_up(job: Job, grid: Grid, settings: RetrievalSettings, base: str) -> 
         extracted=job.extractor.extracted,
         reused=job.extractor.reused,
         notes=[
-            *notes_on_base(job.extractor.adapters, settings.model, base),
+            *job.opened.notes(),
             *_notes(job, settings.groups),
         ],
         out=str(settings.out),

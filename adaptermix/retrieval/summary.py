@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from adaptermix.data.languages import flores_code
+from adaptermix.models.systems import Systems
 from adaptermix.retrieval.representations import Extractor, Text
 from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS
 
@@ -93,14 +93,18 @@ class Job:
         scores: Task scores by system and language, where there are any, and their metric.
     """
 
-    folder: Path
-    systems: list[str]
+    opened: Systems
     langs: list[str]
     texts: list[Text]
     layers: list[int]
     pairs: list[tuple[int, int]]
     extractor: Extractor
     scores: "TaskScores | None"
+
+    @property
+    def systems(self) -> list[str]:
+        """Names of what is analyzed."""
+        return self.opened.names
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from blake3 import blake3
 from pydantic import TypeAdapter
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
-from adaptermix.adapters.matching import check_fits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.generation.decoder import Decoder
@@ -29,8 +28,7 @@ from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_p
 from adaptermix.merging.merge import check_out, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
-from adaptermix.models.files import weight_shapes
-from adaptermix.models.loading import load_tokenizer, locate_model
+from adaptermix.models.systems import open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.search.candidates import (
     AUTO_STEP,
@@ -151,14 +149,12 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
     check_out(paths, settings.out, force)
     check_output(search_folder(settings.out), force or is_half_out(settings.out))
     adapters = open_adapters(paths, settings)
-    candidates = first_candidates(names_of(adapters), settings)
-    folder = locate_model(settings)
-    shapes = weight_shapes(folder)
-    for adapter in adapters:
-        check_fits(adapter, shapes, settings.model)
-    encoder = PromptEncoder(load_tokenizer(folder, settings), turn_newline=settings.turn_newline)
+    names = names_of(adapters)
+    candidates = first_candidates(names, settings)
+    systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
+    encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    examples = read_prompts(settings, "dev", task, encoder, folder)
+    examples = read_prompts(settings, "dev", task, encoder, systems.folder)
     items = _by_language(examples, task, settings.seed)
     learning = _set_apart(items) if settings.search == "learn" else []
     plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
@@ -167,7 +163,7 @@ def _prepare(paths: Sequence[Path], settings: MergeSettings, force: bool) -> _Jo
         rank=max(spec.rank for plan in plans for spec in plan.specs.values()),
         prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
     )
-    decoder = Decoder(settings, folder, encoder, limits)
+    decoder = Decoder(settings, systems.folder, encoder, limits)
     return _Job(adapters, task, items, learning, encoder, decoder, candidates, settings)
 
 

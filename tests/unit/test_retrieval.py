@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adaptermix.adapters.adapter import read_adapter
-from adaptermix.adapters.systems import named_adapters
+from adaptermix.adapters.systems import read_systems
 from adaptermix.cli import main as cli
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.files.tensors import TensorFile
@@ -67,7 +66,7 @@ def extracted(settings, lines, folder, scratch, adapters=(), system="base"):
     """Return one system's representations of some lines [layers sentences hidden]."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = encode_texts({"en": lines}, tokenizer, folder)
-    named = named_adapters([read_adapter(path) for path in adapters])
+    named = read_systems(adapters)
     extractor = Extractor(settings, folder, tokenizer.pad_token_id, named, scratch)
     (path,) = extractor.extract([system], texts).values()
     return TensorFile(path).tensor(TENSOR).clone()
@@ -130,7 +129,7 @@ def test_adapters_are_switched_in_one_model(
     )
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     texts = encode_texts({"en": sentences(text_dir)}, tokenizer, model_dir)
-    adapters = named_adapters([read_adapter(adapter_dirs / name) for name in ("task", "align")])
+    adapters = read_systems(adapter_dirs / name for name in ("task", "align"))
     extractor = Extractor(settings(), model_dir, tokenizer.pad_token_id, adapters, tmp_path)
     paths = extractor.extract(["task", "base", "align"], texts)
     assert loaded == [1]
