@@ -33,8 +33,9 @@ from adaptermix.training.batches import (
 )
 from adaptermix.training.contrastive import ContrastiveStep, Forward
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import Stream, TrainReport, plan_training, planned_steps
+from adaptermix.training.report import Stream, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, ended_run
+from adaptermix.training.steps import planned_steps
 from adaptermix.training.task import task_pass, task_stream
 from adaptermix.training.trainer import AdapterTrainer
 
@@ -88,7 +89,7 @@ def train_joint(
         pairs=len(pairs.train),
         size=micro,
         turn=_turn(settings, micro),
-        count=planned_steps(settings, stream) * (settings.batch_size // micro),
+        count=planned_steps(settings, stream.rows_of_epoch) * (settings.batch_size // micro),
         seed=settings.seed,
     )
     step = ContrastiveStep(adapted, 2 * micro, forward=_lower_forward(adapted, settings, layer))
@@ -364,7 +365,7 @@ class _JointRun(TrainingRun):
 
     def _arguments(self) -> TrainingArguments:
         arguments = super()._arguments()
-        arguments.max_steps = planned_steps(self.settings, self.stream)
+        arguments.max_steps = planned_steps(self.settings, self.stream.rows_of_epoch)
         arguments.ddp_find_unused_parameters = True  # alignment leaves the upper blocks out
         criterion = _CRITERIA[self.settings.stop_on]
         arguments.metric_for_best_model = criterion

@@ -1,6 +1,5 @@
 """What a training reports: plan and result."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -9,6 +8,7 @@ from adaptermix.files.outputs import Report
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.batches import token_count
 from adaptermix.training.memory import Footprint
+from adaptermix.training.steps import planned_steps
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
 _FREE = {"resume", "out", "threads", "workers", "tensorboard"}
@@ -60,6 +60,11 @@ class Stream:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     epoch_rows: int | None = None  # all training rows by default
 
+    @property
+    def rows_of_epoch(self) -> int:
+        """How many rows an epoch has."""
+        return len(self.train) if self.epoch_rows is None else self.epoch_rows
+
 
 def lasting_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that the result depends on."""
@@ -81,7 +86,7 @@ def recorded(settings: TrainSettings) -> dict[str, Any]:
 
 def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint) -> TrainReport:
     """Return the report of a dry run: what would be trained on, for how long, in what memory."""
-    steps = planned_steps(settings, stream)
+    steps = planned_steps(settings, stream.rows_of_epoch)
     mean_tokens = sum(map(token_count, stream.train)) / len(stream.train)
     return TrainReport(
         out=str(settings.out),
@@ -101,11 +106,3 @@ def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint)
         tokens=round(steps * settings.batch_size * mean_tokens),
         memory_bytes=footprint.memory_bytes,
     )
-
-
-def planned_steps(settings: TrainSettings, stream: Stream) -> int:
-    """Return the optimizer steps of the whole run, at most."""
-    if settings.max_steps:
-        return settings.max_steps
-    rows = len(stream.train) if stream.epoch_rows is None else stream.epoch_rows
-    return math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))

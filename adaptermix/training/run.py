@@ -42,10 +42,10 @@ from adaptermix.training.report import (
     TrainReport,
     comparable,
     lasting_settings,
-    planned_steps,
     recorded,
 )
 from adaptermix.training.signals import StopSignals
+from adaptermix.training.steps import planned_steps
 from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 from adaptermix.version import __version__
 
@@ -172,7 +172,7 @@ class TrainingRun:
             dev_examples=self.stream.dev_examples,
             truncated=self.stream.truncated,
             steps=trainer.state.global_step,
-            planned_steps=planned_steps(self.settings, self.stream),
+            planned_steps=planned_steps(self.settings, self.stream.rows_of_epoch),
             trainable_parameters=model.get_nb_trainable_parameters()[0],
             dev=self.dev_scores(trainer, model),
             seconds=round(time.monotonic() - started, 1),
@@ -238,7 +238,7 @@ class TrainingRun:
 
     def _arguments(self) -> TrainingArguments:
         settings = self.settings
-        steps = planned_steps(settings, self.stream)
+        steps = planned_steps(settings, self.stream.rows_of_epoch)
         every = min(settings.eval_steps, steps)
         return TrainingArguments(
             output_dir=str(self.work),
