@@ -32,8 +32,8 @@ from adaptermix.training.batches import (
 )
 from adaptermix.training.contrastive import ContrastiveStep
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import Stream, TrainReport, plan_training
-from adaptermix.training.run import TrainingRun, check_training, ended_run
+from adaptermix.training.report import TrainingData, TrainReport, plan_training
+from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.sweep import train_best
 from adaptermix.training.trainer import AdapterTrainer
 
@@ -57,8 +57,8 @@ def train_align(
         DataError: Missing or malformed data, fewer pairs than one contrastive batch.
         ArtifactError: A model that cannot be used, or an output that exists.
     """
-    if (ended := ended_run(settings, force)) is not None:
-        return ended
+    if (finished := finished_report(settings, force)) is not None:
+        return finished
     if len(settings.temperature) == 1 or dry_run:
         return _train_one(settings, force, dry_run, on_progress)
     candidates = {
@@ -75,29 +75,29 @@ def train_align(
 def _train_one(
     settings: TrainAlignSettings, force: bool, dry_run: bool, on_progress: OnProgress
 ) -> TrainReport:
-    micro = check_training(settings, own_pairs(settings), "--contrastive-batch", force)
+    micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
-    stream = align_stream(settings, tokenizer)
+    data = align_data(settings, tokenizer)
     if settings.preserve_text:
-        stream = _with_held_text(stream, settings, tokenizer)
+        data = _with_held_text(data, settings, tokenizer)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
         layer = choose_layer(folder, settings, settings.layer)
         empty = with_lora(empty_model(folder, settings, layer), settings, "FEATURE_EXTRACTION")
-        both_sides = Pass(2 * pairs, max(map(padded_length, stream.train)))
-        plan = plan_training(settings, stream, footprint(empty, [both_sides]))
+        both_sides = Pass(2 * pairs, max(map(padded_length, data.train)))
+        plan = plan_training(settings, data, footprint(empty, [both_sides]))
         return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
     set_seed(settings.seed)
     lower = load_lower_blocks(folder, settings, settings.layer)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
-    run = _AlignmentRun(settings, folder, stream, micro, collator, on_progress)
+    run = _AlignmentRun(settings, folder, data, micro, collator, on_progress)
     step = ContrastiveStep(model, 2 * pairs, settings.packing)
     return run.train(model, partial(AlignmentTrainer, Alignment(settings, model, step)), force)
 
 
-def own_pairs(settings: AlignSettings) -> int:
+def pairs_per_process(settings: AlignSettings) -> int:
     """Return this process's part of a contrastive batch, which all processes share."""
     own, rest = divmod(settings.contrastive_batch, process_count())
     if rest:
@@ -108,7 +108,7 @@ def own_pairs(settings: AlignSettings) -> int:
     return own
 
 
-def align_stream(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> Stream:
+def align_data(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
     """Read, clean, encode, split and resample the pairs of all languages; one seed decides.
 
     Raises:
@@ -119,7 +119,7 @@ def align_stream(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) ->
     for pair in settings.pairs:
         rows, dropped[pair] = _encoded_pairs(pair, settings, tokenizer)
         groups[pair], held[pair] = hold_out(rows, settings.dev_pairs, rng)
-    return Stream(
+    return TrainingData(
         resample(list(groups.values()), settings.resample, rng),
         [row for rows in held.values() for row in rows],
         {pair: len(rows) for pair, rows in groups.items()},
@@ -158,8 +158,8 @@ def _encoded_pairs(
 
 
 def _with_held_text(
-    stream: Stream, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
-) -> Stream:
+    data: TrainingData, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
+) -> TrainingData:
     """Give every pair a line of the text that is to be held; every file has the same share."""
     rng = random.Random(settings.seed)
     kept, held = [], []
@@ -172,9 +172,9 @@ def _with_held_text(
         held.append(split[1])
     train, dev = (
         with_held_text(rows, resample_evenly(lines, rng), tokenizer, settings.max_length)
-        for rows, lines in ((stream.train, kept), (stream.dev, held))
+        for rows, lines in ((data.train, kept), (data.dev, held))
     )
-    return replace(stream, train=train, dev=dev)
+    return replace(data, train=train, dev=dev)
 
 
 class AlignmentTrainer(AdapterTrainer):

@@ -49,7 +49,7 @@ class TrainReport(Report):
 
 
 @dataclass(frozen=True)
-class Stream:
+class TrainingData:
     """The encoded training and dev rows, and how many there were of each language."""
 
     train: Sequence[Any]
@@ -84,16 +84,16 @@ def recorded(settings: TrainSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=_FREE - {"out"})
 
 
-def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint) -> TrainReport:
+def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footprint) -> TrainReport:
     """Return the report of a dry run: what would be trained on, for how long, in what memory."""
-    steps = planned_steps(settings, stream.rows_of_epoch)
-    mean_tokens = sum(map(token_count, stream.train)) / len(stream.train)
+    steps = planned_steps(settings, data.rows_of_epoch)
+    mean_tokens = sum(map(token_count, data.train)) / len(data.train)
     return TrainReport(
         out=str(settings.out),
         command=settings.section,
-        examples=stream.examples,
-        dev_examples=stream.dev_examples,
-        truncated=stream.truncated,
+        examples=data.examples,
+        dev_examples=data.dev_examples,
+        truncated=data.truncated,
         steps=0,
         planned_steps=steps,
         trainable_parameters=footprint.trained,
@@ -101,7 +101,7 @@ def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint)
         seconds=0.0,
         log=None,
         written=False,
-        dropped=stream.dropped,
+        dropped=data.dropped,
         held_parameters=footprint.held,
         tokens=round(steps * settings.batch_size * mean_tokens),
         memory_bytes=footprint.memory_bytes,
