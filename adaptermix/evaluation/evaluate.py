@@ -14,7 +14,7 @@ from adaptermix.adapters.systems import read_systems, systems_of
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import ALL, Comparison, compare
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.generation.decoder import Decoder
+from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.models.systems import Systems, open_systems
@@ -112,8 +112,8 @@ def evaluate(
         ResourceError: The engine asked for is not installed.
     """
     settings, missing = without_missing_comet(settings)
-    job = _prepare(settings, force)
-    adapters, items, task = job.systems.adapters, job.items, job.task
+    inputs = _prepare(settings, force)
+    adapters, items, task = inputs.systems.adapters, inputs.items, inputs.task
     rank, widest = max(((_rank(a), str(a.path)) for a in adapters.values()), default=(1, ""))
     limits = Limits(
         adapters=len(adapters),
@@ -121,13 +121,13 @@ def evaluate(
         prompt=max(len(item.prompt_ids) for item in items),
         widest=widest,
     )
-    decoder = Decoder(settings, job.systems.folder, job.encoder, limits)
+    generator = CachedGenerator(settings, inputs.systems.folder, inputs.encoder, limits)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         staged = {name: stage_adapter(a, Path(scratch)) for name, a in adapters.items()}
-        decoder.names = {path: str(adapters[name].path) for name, path in staged.items()}
-        paths = [staged.get(system) for system in job.systems.names]
-        answers = _decode(decoder, items, paths, on_progress)
-    systems = job.systems.names
+        generator.names = {path: str(adapters[name].path) for name, path in staged.items()}
+        paths = [staged.get(system) for system in inputs.systems.names]
+        answers = _decode(generator, items, paths, on_progress)
+    systems = inputs.systems.names
     results = {
         system: [task.outcome(item.example, a.text) for item, a in zip(items, given, strict=True)]
         for system, given in zip(systems, answers, strict=True)
@@ -141,35 +141,35 @@ def evaluate(
     report = EvalReport(
         task=settings.task,
         split=settings.split,
-        engine=decoder.engine,
-        decoded=decoder.decoded,
-        reused=decoder.reused,
+        engine=generator.engine,
+        decoded=generator.decoded,
+        reused=generator.reused,
         systems=systems,
         langs=list(settings.langs),
         cells=cells,
         macro=_macro(cells, systems, settings.langs),
         groups=groups,
         group_macro={name: _macro(cells, systems, langs) for name, langs in groups.items()},
-        comparisons=_compare(job, results, settings, groups),
+        comparisons=_compare(inputs, results, settings, groups),
         notes=[
             *missing,
-            *job.systems.notes(),
+            *inputs.systems.notes(),
             *_prompt_notes(settings, adapters),
-            *decoder.notes,
+            *generator.notes,
         ],
         out=str(settings.out),
     )
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        **job.systems.record(),
+        **inputs.systems.record(),
     }
     _write(report, record, items, dict(zip(systems, answers, strict=True)), results)
     return report
 
 
 @dataclass(frozen=True)
-class _Job:
+class _EvalInputs:
     """Everything an evaluation needs, checked before an engine is started."""
 
     systems: Systems
@@ -178,7 +178,7 @@ class _Job:
     items: list[PromptedExample]
 
 
-def _prepare(settings: EvalSettings, force: bool) -> _Job:
+def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     check_output(settings.out, force)
     systems_of(settings)
     adapters = read_systems(map(Path, settings.adapters))
@@ -186,15 +186,15 @@ def _prepare(settings: EvalSettings, force: bool) -> _Job:
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)
-    return _Job(systems, task, encoder, items)
+    return _EvalInputs(systems, task, encoder, items)
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     """Check everything ``evaluate`` needs and say what it would do; raises what it raises."""
-    job = _prepare(settings, force)
-    counts = Counter(item.lang for item in job.items)
-    longest = max(len(item.prompt_ids) for item in job.items)
-    return EvalPlan(job.systems.names, dict(counts), longest, str(settings.out))
+    inputs = _prepare(settings, force)
+    counts = Counter(item.lang for item in inputs.items)
+    longest = max(len(item.prompt_ids) for item in inputs.items)
+    return EvalPlan(inputs.systems.names, dict(counts), longest, str(settings.out))
 
 
 def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:
@@ -214,7 +214,7 @@ def _rank(adapter: Adapter) -> int:
 
 
 def _decode(
-    decoder: Decoder,
+    generator: CachedGenerator,
     items: Sequence[PromptedExample],
     adapters: Sequence[Path | None],
     on_progress: OnProgress,
@@ -223,7 +223,7 @@ def _decode(
     requests = [
         Request(item.prompt_ids, adapter, group=item.lang) for adapter in adapters for item in items
     ]
-    answers = decoder.decode(requests, on_progress)
+    answers = generator.decode(requests, on_progress)
     return [answers[at : at + len(items)] for at in range(0, len(requests), len(items))]
 
 
@@ -243,7 +243,7 @@ def _cell(
         score=next(iter(scores.values())),
         examples=len(mine),
         malformed=sum(outcomes[at].malformed > 0 for at in mine),
-        cut_answers=sum(answers[at].is_cut for at in mine),
+        cut_answers=sum(answers[at].is_truncated for at in mine),
         truncated_prompts=sum(items[at].is_truncated for at in mine),
         scores=scores,
     )
@@ -265,26 +265,26 @@ def _groups(settings: EvalSettings) -> dict[str, list[str]]:
 
 
 def _compare(
-    job: _Job,
+    inputs: _EvalInputs,
     outcomes: dict[str, list[Outcome]],
     settings: EvalSettings,
     groups: dict[str, list[str]],
 ) -> list[Comparison]:
-    systems = job.systems.names
+    systems = inputs.systems.names
     if len(systems) < 2:
         return []
     members = {
-        lang: [at for at, item in enumerate(job.items) if item.lang == lang]
+        lang: [at for at, item in enumerate(inputs.items) if item.lang == lang]
         for lang in settings.langs
     }
     statistics = {
         system: {
-            lang: job.task.statistics([outcomes[system][at] for at in mine])
+            lang: inputs.task.statistics([outcomes[system][at] for at in mine])
             for lang, mine in members.items()
         }
         for system in systems
     }
-    return compare(statistics, job.task.value, settings.baseline or systems[0], groups)
+    return compare(statistics, inputs.task.value, settings.baseline or systems[0], groups)
 
 
 def _write(
@@ -324,7 +324,7 @@ def _prediction(
             "output": answer.text,
             **outcome.as_record(),
             "scores": scores,
-            "is_cut": answer.is_cut,
+            "is_cut": answer.is_truncated,
             "is_truncated": item.is_truncated,
         },
         ensure_ascii=False,

@@ -13,7 +13,7 @@ from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.settings.shared import Settings
 from adaptermix.tasks.catalog import make_task
-from adaptermix.tasks.custom import OwnTask
+from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
 from adaptermix.tasks.metrics.metric import Score
 from adaptermix.tasks.metrics.text import without_missing_comet
@@ -105,7 +105,7 @@ def _read_gold(task: Task, settings: ScoreSettings) -> Sequence[Example]:
         "wmt23": lambda: _read_translations(task, settings),
         "uner": lambda: _read_uner(settings),
     }
-    if isinstance(task, OwnTask):
+    if isinstance(task, CustomTask):
         lang = settings.target_lang or settings.lang or ""
         return task.read_file(_needed(settings, "gold"), lang)
     return readers[settings.task]()

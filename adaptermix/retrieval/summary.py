@@ -85,7 +85,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
-class Job:
+class RetrievalInputs:
     """Everything an analysis needs, checked before the model is loaded.
 
     Attributes:
@@ -153,23 +153,25 @@ def _listed(values: Float[np.ndarray, " layers"]) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def pair_scores(job: Job, grid: Grid) -> list[PairScores]:
+def pair_scores(inputs: RetrievalInputs, grid: Grid) -> list[PairScores]:
     """Return the scores of every system, pair and direction."""
-    both = {pair for a, b in job.pairs for pair in ((a, b), (b, a))}
+    both = {pair for a, b in inputs.pairs for pair in ((a, b), (b, a))}
     return [
         PairScores(
             system=system,
-            source=job.langs[a],
-            target=job.langs[b],
+            source=inputs.langs[a],
+            target=inputs.langs[b],
             accuracy=_listed(grid.accuracy[at, a, b]),
             mexa=_listed(grid.mexa[at, a, b]),
         )
-        for at, system in enumerate(job.systems)
+        for at, system in enumerate(inputs.systems)
         for a, b in sorted(both)
     ]
 
 
-def scores_by_language(system: str, job: Job, grid: Grid, at: int) -> list[LanguageScores]:
+def scores_by_language(
+    system: str, inputs: RetrievalInputs, grid: Grid, at: int
+) -> list[LanguageScores]:
     """Return the scores of every system, layer and language."""
     as_source = np.nanmean(grid.accuracy[at], axis=1)  # [src layers]
     as_target = np.nanmean(grid.accuracy[at], axis=0)  # [tgt layers]
@@ -183,7 +185,7 @@ def scores_by_language(system: str, job: Job, grid: Grid, at: int) -> list[Langu
             as_target=_listed(as_target[place]),
             mexa=_listed(mexa[place]),
         )
-        for place, lang in enumerate(job.langs)
+        for place, lang in enumerate(inputs.langs)
     ]
 
 

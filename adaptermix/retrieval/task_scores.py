@@ -12,7 +12,7 @@ from adaptermix.data.languages import flores_code
 from adaptermix.errors import DataError
 from adaptermix.files.text import json_value
 from adaptermix.retrieval.correlation import Correlation, pearson, spearman
-from adaptermix.retrieval.summary import ALL, Grid, Job, scores_of_languages
+from adaptermix.retrieval.summary import ALL, Grid, RetrievalInputs, scores_of_languages
 
 _LEAST = 3  # points that a correlation needs
 
@@ -108,7 +108,7 @@ def _place(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
 
 
 def correlations_of(
-    job: Job,
+    inputs: RetrievalInputs,
     scores: TaskScores,
     grid: Grid,
     groups: Mapping[str, Sequence[str]],
@@ -117,8 +117,8 @@ def correlations_of(
     """Correlate the base model's retrieval with every system's task scores (figure 1b)."""
     found = []
     for reading, chosen in readings.items():
-        layers = [job.layers.index(layer) for layer in chosen]
-        accuracy = grid.accuracy[job.systems.index(BASE)][..., layers].mean(axis=-1)  # [src tgt]
+        layers = [inputs.layers.index(layer) for layer in chosen]
+        accuracy = grid.accuracy[inputs.systems.index(BASE)][..., layers].mean(axis=-1)  # [src tgt]
         for scored, values in scores.values.items():
             points = _points(scores.places, values, accuracy)
             for over, members in {ALL: None, **groups}.items():

@@ -101,7 +101,7 @@ class RecordExample:
 
 
 @dataclass(frozen=True)
-class OwnTask(Scored):
+class CustomTask(Scored):
     """A task declared in a TOML file, over JSON records; see ``config.TaskFile``."""
 
     file: TaskFile

@@ -28,7 +28,7 @@ from adaptermix.training.batches import (
     PairCollator,
     encode_pairs,
     padded_length,
-    with_held_text,
+    with_anchor_text,
 )
 from adaptermix.training.contrastive import ContrastiveStep
 from adaptermix.training.memory import Pass, footprint
@@ -80,7 +80,7 @@ def _train_one(
     tokenizer = load_tokenizer(folder, settings)
     data = align_data(settings, tokenizer)
     if settings.preserve_text:
-        data = _with_held_text(data, settings, tokenizer)
+        data = _with_anchor_text(data, settings, tokenizer)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
         layer = choose_layer(folder, settings, settings.layer)
@@ -157,7 +157,7 @@ def _encoded_pairs(
     return rows, dropped
 
 
-def _with_held_text(
+def _with_anchor_text(
     data: TrainingData, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
 ) -> TrainingData:
     """Give every pair a line of the text that is to be held; every file has the same share."""
@@ -171,7 +171,7 @@ def _with_held_text(
         kept.append(split[0])
         held.append(split[1])
     train, dev = (
-        with_held_text(rows, resample_evenly(lines, rng), tokenizer, settings.max_length)
+        with_anchor_text(rows, resample_evenly(lines, rng), tokenizer, settings.max_length)
         for rows, lines in ((data.train, kept), (data.dev, held))
     )
     return replace(data, train=train, dev=dev)

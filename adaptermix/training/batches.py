@@ -77,14 +77,14 @@ def answer_span(examples: Sequence[EncodedExample]) -> int:
 class EncodedPair:
     """Both sides of a parallel pair as token ids, in arrays: lists take several times the memory.
 
-    ``held_ids`` is a sentence that has nothing to do with the pair and goes through the model
+    ``anchor_ids`` is a sentence that has nothing to do with the pair and goes through the model
     with it, so that its hidden states can be held in place; empty where none are.
     """
 
     source_ids: Sequence[int]
     target_ids: Sequence[int]
     name: str = ""
-    held_ids: Sequence[int] = ()
+    anchor_ids: Sequence[int] = ()
 
 
 def encode_pairs(
@@ -108,7 +108,7 @@ def encode_pairs(
     ]
 
 
-def with_held_text(
+def with_anchor_text(
     pairs: Sequence[EncodedPair],
     lines: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
@@ -116,7 +116,7 @@ def with_held_text(
 ) -> list[EncodedPair]:
     """Give every pair a line to hold, in the order of the lines, which are repeated as needed."""
     ids = tokenizer([*lines], truncation=True, max_length=max_length)["input_ids"]
-    return [replace(pair, held_ids=ids[at % len(ids)]) for at, pair in enumerate(pairs)]
+    return [replace(pair, anchor_ids=ids[at % len(ids)]) for at, pair in enumerate(pairs)]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class PairCollator:
     def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
         """Return one batch."""
         sources, targets = [p.source_ids for p in pairs], [p.target_ids for p in pairs]
-        held = [p.held_ids for p in pairs if p.held_ids]
+        held = [p.anchor_ids for p in pairs if p.anchor_ids]
         return {
             **pad([*sources, *targets, *held], self.pad_id),
             "source_keys": _keys(sources),
@@ -148,14 +148,14 @@ def _keys(rows: Sequence[Sequence[int]]) -> Tensor:
 def token_count(row: EncodedExample | EncodedPair) -> int:
     """Return the number of tokens of a row, both sides of a pair and what is held with it."""
     if isinstance(row, EncodedPair):
-        return len(row.source_ids) + len(row.target_ids) + len(row.held_ids)
+        return len(row.source_ids) + len(row.target_ids) + len(row.anchor_ids)
     return len(row.input_ids)
 
 
 def padded_length(row: EncodedExample | EncodedPair) -> int:
     """Return how long a batch with this row is at least."""
     if isinstance(row, EncodedPair):
-        return max(len(row.source_ids), len(row.target_ids), len(row.held_ids))
+        return max(len(row.source_ids), len(row.target_ids), len(row.anchor_ids))
     return len(row.input_ids)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
-from adaptermix.generation.decoder import find_stop_ids
+from adaptermix.generation.cached import find_stop_ids
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.transformers_engine import answer_greedily
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only

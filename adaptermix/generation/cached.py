@@ -79,10 +79,10 @@ def make_generator(
     return TransformersGenerator(settings, folder, tokenizer, stop_ids)
 
 
-class Decoder:
+class CachedGenerator:
     """Answers requests: from memory, from the cache on disk, else from an engine.
 
-    The engine is started when the first request needs it, and lives as long as the decoder.
+    The engine is started when the first request needs it, and lives as long as this does.
 
     Attributes:
         engine: Name of the engine, ``vllm`` or ``transformers``.
@@ -202,7 +202,7 @@ class Decoder:
             ) from error
 
     def _hash_context(self) -> bytes:
-        """Hash what all answers of this decoder depend on."""
+        """Hash what all answers depend on."""
         context = {
             "base": fingerprint(self.folder),
             "engine": self.version,
