@@ -29,7 +29,7 @@ class ParallelPair:
     source: str
     target: str
     pair: str
-    place: str = ""  # the file and line, or row, that it is from
+    location: str = ""  # the file and line, or row, that it is from
 
 
 def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:

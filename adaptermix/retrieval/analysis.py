@@ -181,7 +181,7 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Retriev
 
 
 def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
-    """Return the places of the two languages of each pair, sorted by the first.
+    """Return the indices of the two languages of each pair, sorted by the first.
 
     Raises:
         ConfigError: A pivot that is not among the languages.
@@ -193,8 +193,8 @@ def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
         raise ConfigError(
             f"--pivot {pivot}: not among the languages", hint="add it to --langs, or use all"
         )
-    place = codes.index(flores_code(pivot))
-    return [(place, other) for other in range(len(langs)) if other != place]
+    index = codes.index(flores_code(pivot))
+    return [(index, other) for other in range(len(langs)) if other != index]
 
 
 def _layers(settings: RetrievalSettings, count: int) -> list[int]:

@@ -89,7 +89,7 @@ class RetrievalInputs:
     """Everything an analysis needs, checked before the model is loaded.
 
     Attributes:
-        pairs: Places of two languages; each pair is there once, for both directions.
+        pairs: Indices of two languages; each pair is there once, for both directions.
         scores: Task scores by system and language, where there are any, and their metric.
     """
 
@@ -180,12 +180,12 @@ def scores_by_language(
         LanguageScores(
             system=system,
             lang=lang,
-            accuracy=_listed((as_source[place] + as_target[place]) / 2),
-            as_source=_listed(as_source[place]),
-            as_target=_listed(as_target[place]),
-            mexa=_listed(mexa[place]),
+            accuracy=_listed((as_source[index] + as_target[index]) / 2),
+            as_source=_listed(as_source[index]),
+            as_target=_listed(as_target[index]),
+            mexa=_listed(mexa[index]),
         )
-        for place, lang in enumerate(inputs.langs)
+        for index, lang in enumerate(inputs.langs)
     ]
 
 
@@ -203,14 +203,14 @@ def scores_by_layer(
 
     found = [LayerScores(system, ALL, mean(accuracy), mean(mexa), mean(accuracy))]
     for name, members in groups.items():
-        places = [langs.index(member) for member in members]
-        inside = accuracy[np.ix_(places, places)]
+        indices = [langs.index(member) for member in members]
+        inside = accuracy[np.ix_(indices, indices)]
         found.append(
             LayerScores(
                 system=system,
                 over=name,
-                accuracy=_listed(scores_of_languages(accuracy)[places].mean(axis=0)),
-                mexa=_listed(scores_of_languages(mexa)[places].mean(axis=0)),
+                accuracy=_listed(scores_of_languages(accuracy)[indices].mean(axis=0)),
+                mexa=_listed(scores_of_languages(mexa)[indices].mean(axis=0)),
                 within=None if np.isnan(inside).all() else mean(inside),
             )
         )
@@ -227,9 +227,9 @@ def aggregate(
     scores: LayerScores, reading: str, chosen: list[int], layers: Sequence[int]
 ) -> Aggregate:
     """Return the mean of a layer set's scores."""
-    places = [layers.index(layer) for layer in chosen]
+    indices = [layers.index(layer) for layer in chosen]
     accuracy, mexa = (
-        round(float(np.mean([values[place] for place in places])), 6)
+        round(float(np.mean([values[index] for index in indices])), 6)
         for values in (scores.accuracy, scores.mexa)
     )
     return Aggregate(scores.system, scores.over, reading, chosen, accuracy, mexa)

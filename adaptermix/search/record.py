@@ -121,9 +121,9 @@ def is_half_out(out: Path) -> bool:
 def put_in_place(stage: Path, out: Path, force: bool) -> None:
     """Move an adapter, and before it the card that a file has beside it, to where they belong."""
     for path in sorted(stage.iterdir(), key=lambda path: path.name == out.name):
-        place = out.with_name(path.name)
-        if path.name == out.name or force or not place.exists():
-            with whole_output(place) as partial:
+        target = out.with_name(path.name)
+        if path.name == out.name or force or not target.exists():
+            with whole_output(target) as partial:
                 path.rename(partial)
     shutil.rmtree(stage)
 

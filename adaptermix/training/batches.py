@@ -103,7 +103,7 @@ def encode_pairs(
         if not source or not target:
             raise DataError(f"a {pair.pair} sentence has no tokens: {pair.source!r}")
     return [
-        EncodedPair(array("i", source), array("i", target), pair.place)
+        EncodedPair(array("i", source), array("i", target), pair.location)
         for pair, source, target in zip(pairs, *sides, strict=True)
     ]
 
@@ -198,7 +198,7 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
         labels.extend([*[IGNORED] * len(asked), *answer])
         text = prompt + message["content"] + end
     return [
-        EncodedExample(ids[:max_length], labels[:max_length], chat.place)
+        EncodedExample(ids[:max_length], labels[:max_length], chat.location)
         for ids, labels in sequences
         if any(label != IGNORED for label in labels[:max_length])
     ]
@@ -209,5 +209,5 @@ def _prompt(chat: Chat, at: int, encoder: PromptEncoder) -> str:
         return encoder.prompt_text(chat.messages[:at])
     except TemplateError as error:
         raise DataError(
-            f"{chat.place}: the model's chat template refuses it: {first_line(error)}"
+            f"{chat.location}: the model's chat template refuses it: {first_line(error)}"
         ) from error

@@ -80,8 +80,8 @@ class Sentences:
         mask = batch["attention_mask"]
         rows = torch.arange(len(mask), device=mask.device)
         pairs = len(batch["source_keys"])
-        side, place = rows // pairs, rows % pairs
-        numbers = (side * process_count() + process_rank()) * pairs + place
+        side, position = rows // pairs, rows % pairs
+        numbers = (side * process_count() + process_rank()) * pairs + position
         weights = pooling_weights(mask, pooling, skip)
         lengths = mask.sum(1).tolist()
         return cls(pairs, batch["input_ids"], mask, weights, numbers, lengths, seed)
@@ -95,8 +95,8 @@ class Sentences:
         number = -(-len(order) // most)
         parts: list[list[int]] = [[] for _ in range(number)]
         for at, row in enumerate(order):
-            turn, place = divmod(at, number)
-            parts[place if turn % 2 == 0 else -1 - place].append(row)
+            turn, index = divmod(at, number)
+            parts[index if turn % 2 == 0 else -1 - index].append(row)
         return parts
 
 

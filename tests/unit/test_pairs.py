@@ -94,7 +94,7 @@ def clean(folder, **changes):
 def test_what_is_dropped_is_counted(tmp_path):
     (tmp_path / "cy-en.tsv").write_text("\n".join(ROWS) + "\n", encoding="utf-8")
     kept, dropped = clean(tmp_path)
-    assert [(row.source, row.place) for row in kept] == [
+    assert [(row.source, row.location) for row in kept] == [
         ("deffra fi", "cy-en.tsv:1"),
         ("nos da", "cy-en.tsv:6"),
     ]
