@@ -233,7 +233,7 @@ def _retrieve_all(
 
 def _summed_up(inputs: RetrievalInputs, grid: Grid, settings: RetrievalSettings) -> RetrievalReport:
     groups = groups_of_pairs(inputs.langs, settings.groups)
-    readings = layer_sets(inputs.layers, inputs.extractor.layers - 1, settings.layers is not None)
+    sets = layer_sets(inputs.layers, inputs.extractor.layers - 1, settings.layers is not None)
     langs = [
         s
         for at, name in enumerate(inputs.systems)
@@ -261,12 +261,12 @@ def _summed_up(inputs: RetrievalInputs, grid: Grid, settings: RetrievalSettings)
         by_language=langs,
         by_layer=layers,
         aggregates=[
-            aggregate(scores, reading, chosen, inputs.layers)
+            aggregate(scores, name, chosen, inputs.layers)
             for scores in layers
-            for reading, chosen in readings.items()
+            for name, chosen in sets.items()
         ],
         correlations=(
-            correlations_of(inputs, inputs.scores, grid, groups, readings) if inputs.scores else []
+            correlations_of(inputs, inputs.scores, grid, groups, sets) if inputs.scores else []
         ),
         extracted=inputs.extractor.extracted,
         reused=inputs.extractor.reused,

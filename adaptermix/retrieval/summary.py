@@ -74,7 +74,7 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The mean of some layers, which ``reading`` names: the paper's is ``even layers``."""
+    """The mean of a layer set, which ``reading`` names: the paper's is ``even layers``."""
 
     system: str
     over: str
@@ -135,18 +135,18 @@ def groups_of_pairs(
 
 
 def layer_sets(layers: Sequence[int], depth: int, is_asked: bool) -> dict[str, list[int]]:
-    """Return what an average may be over; a reading needs all of its layers.
+    """Return what an average may be over; a layer set needs all of its layers.
 
     The paper says "averaged over all language pairs and layers" in its table 2, and "at
     even-numbered layers, excluding the input embedding layer" in section 4.2.
     """
-    readings = {
+    sets = {
         EVEN: list(range(2, depth + 1, 2)),
         EVERY: list(range(1, depth + 1)),
         MIDDLE: [max(1, depth // 2)],
         ASKED: list(layers) if is_asked else [],
     }
-    return {name: r for name, r in readings.items() if r and {*r} <= {*layers}}
+    return {name: chosen for name, chosen in sets.items() if chosen and {*chosen} <= {*layers}}
 
 
 def _listed(values: Float[np.ndarray, " layers"]) -> list[float]:
@@ -224,7 +224,7 @@ def scores_of_languages(values: np.ndarray) -> np.ndarray:
 
 
 def aggregate(
-    scores: LayerScores, reading: str, chosen: list[int], layers: Sequence[int]
+    scores: LayerScores, name: str, chosen: list[int], layers: Sequence[int]
 ) -> Aggregate:
     """Return the mean of a layer set's scores."""
     indices = [layers.index(layer) for layer in chosen]
@@ -232,4 +232,4 @@ def aggregate(
         round(float(np.mean([values[index] for index in indices])), 6)
         for values in (scores.accuracy, scores.mexa)
     )
-    return Aggregate(scores.system, scores.over, reading, chosen, accuracy, mexa)
+    return Aggregate(scores.system, scores.over, name, chosen, accuracy, mexa)

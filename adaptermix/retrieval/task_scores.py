@@ -112,11 +112,11 @@ def correlations_of(
     scores: TaskScores,
     grid: Grid,
     groups: Mapping[str, Sequence[str]],
-    readings: Mapping[str, list[int]],
+    sets: Mapping[str, list[int]],
 ) -> list[ScoreCorrelation]:
     """Correlate the base model's retrieval with every system's task scores (figure 1b)."""
     found = []
-    for reading, chosen in readings.items():
+    for name, chosen in sets.items():
         layers = [inputs.layers.index(layer) for layer in chosen]
         accuracy = grid.accuracy[inputs.systems.index(BASE)][..., layers].mean(axis=-1)  # [src tgt]
         for scored, values in scores.values.items():
@@ -132,7 +132,7 @@ def correlations_of(
                             scored=scored,
                             metric=scores.metric,
                             over=over,
-                            reading=reading,
+                            reading=name,
                             points=mine,
                             pearson=pearson(*sides),
                             spearman=spearman(*sides),
