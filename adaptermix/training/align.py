@@ -61,15 +61,15 @@ def train_align(
         return finished
     if len(settings.temperature) == 1 or dry_run:
         return _train_one(settings, force, dry_run, on_progress)
-    candidates = {
+    variants = {
         f"{temperature:g}": settings.model_copy(update={"temperature": (temperature,)})
         for temperature in settings.temperature
     }
 
-    def train(candidate: TrainAlignSettings) -> TrainReport:
-        return _train_one(candidate, False, False, on_progress)
+    def train(variant: TrainAlignSettings) -> TrainReport:
+        return _train_one(variant, False, False, on_progress)
 
-    return train_best(settings, candidates, train, "retrieval_accuracy", force=force)
+    return train_best(settings, variants, train, "retrieval_accuracy", force=force)
 
 
 def _train_one(
@@ -160,7 +160,7 @@ def _encoded_pairs(
 def _with_anchor_text(
     data: TrainingData, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
 ) -> TrainingData:
-    """Give every pair a line of the text that is to be held; every file has the same share."""
+    """Give every pair a line of anchor text; every file has the same share."""
     rng = random.Random(settings.seed)
     kept, held = [], []
     for path in settings.preserve_text:

@@ -98,12 +98,12 @@ class AlignmentObjective:
 
     def _moved(self, row: PackedRow, states: Tensor) -> Tensor:
         """Return these sentences' part of the mean over all tokens that are to stay in place."""
-        held = row.batch_rows >= self.sentences.pairs
-        if not held.any():
+        is_anchor = row.batch_rows >= self.sentences.pairs
+        if not is_anchor.any():
             return states.new_zeros(())
-        base = self.base_states[(self.starts[row.batch_rows] + row.positions)[held]]
+        base = self.base_states[(self.starts[row.batch_rows] + row.positions)[is_anchor]]
         share = len(base) / self.anchor_tokens
-        return self.preserve * share * preservation_loss(states[held], base)
+        return self.preserve * share * preservation_loss(states[is_anchor], base)
 
 
 @dataclass(frozen=True)

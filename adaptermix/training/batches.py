@@ -78,7 +78,7 @@ class EncodedPair:
     """Both sides of a parallel pair as token ids, in arrays: lists take several times the memory.
 
     ``anchor_ids`` is a sentence that has nothing to do with the pair and goes through the model
-    with it, so that its hidden states can be held in place; empty where none are.
+    with it, so that its hidden states can be kept in place; empty where none are.
     """
 
     source_ids: Sequence[int]
@@ -124,7 +124,7 @@ class PairCollator:
     """Pads both sides of all pairs into one batch: all sources first, then all targets.
 
     One forward pass then serves both sides: ``input_ids`` and ``attention_mask`` have the shape
-    [2 x batch, seq], or more rows where sentences are to be held, which come last. The keys
+    [2 x batch, seq], or more rows where there is anchor text, which comes last. The keys
     ([batch] each) are numbers that are equal where a side's texts are.
     """
 
@@ -133,9 +133,9 @@ class PairCollator:
     def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
         """Return one batch."""
         sources, targets = [p.source_ids for p in pairs], [p.target_ids for p in pairs]
-        held = [p.anchor_ids for p in pairs if p.anchor_ids]
+        anchors = [p.anchor_ids for p in pairs if p.anchor_ids]
         return {
-            **pad([*sources, *targets, *held], self.pad_id),
+            **pad([*sources, *targets, *anchors], self.pad_id),
             "source_keys": _keys(sources),
             "target_keys": _keys(targets),
         }
@@ -146,7 +146,7 @@ def _keys(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def token_count(row: EncodedExample | EncodedPair) -> int:
-    """Return the number of tokens of a row, both sides of a pair and what is held with it."""
+    """Return the number of tokens of a row, both sides of a pair and its anchor text."""
     if isinstance(row, EncodedPair):
         return len(row.source_ids) + len(row.target_ids) + len(row.anchor_ids)
     return len(row.input_ids)

@@ -52,7 +52,7 @@ def run_decoder(model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq hidd
 
 @dataclass(frozen=True)
 class Sentences:
-    """A padded batch of sentences: sources, as many targets, and others that are only held.
+    """A padded batch of sentences: sources, as many targets, and anchor text.
 
     Attributes:
         pairs: Number of sources.
