@@ -3,9 +3,9 @@
     python benchmarks/eval.py [examples of each language] [rounds]
 
 It needs vLLM; model, adapter and prompts come with the repository. In one engine, the same prompts
-are answered in turns by `LLM.generate` and by `Decoder.decode`, which is all of `eval` between
-prompts and answers: queue, progress, and a cache file that starts empty. Then `adaptermix eval`
-runs as a user runs it, for three adapters at once and one by one.
+are answered in turns by `LLM.generate` and by `CachedGenerator.decode`, which is all of `eval`
+between prompts and answers: queue, progress, and a cache file that starts empty. Then
+`adaptermix eval` runs as a user runs it, for three adapters at once and one by one.
 """
 
 import os
@@ -22,7 +22,7 @@ from vllm import SamplingParams, TokensPrompt
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.commands.settings_file import load_settings
-from adaptermix.generation.decoder import Decoder
+from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.vllm_engine import _lora_request
@@ -61,11 +61,11 @@ def compare_with_bare_engine(folder: Path, limit: int, rounds: int) -> None:
     adapter = stage_adapter(read_adapter(ADAPTER), folder / "staged")
     requests = [Request(ids, adapter) for ids in prompts]
     limits = Limits(adapters=1, rank=8, prompt=max(map(len, prompts)))
-    decoder = Decoder(settings, base, encoder, limits)
-    decoder.decode(requests[:64])  # starts the engine
-    llm = decoder._generator.copies.llm
+    generator = CachedGenerator(settings, base, encoder, limits)
+    generator.decode(requests[:64])  # starts the engine
+    llm = generator._generator.copies.llm
     sampling = SamplingParams(
-        temperature=0.0, max_tokens=settings.max_new_tokens, stop_token_ids=decoder.stop_ids
+        temperature=0.0, max_tokens=settings.max_new_tokens, stop_token_ids=generator.stop_ids
     )
 
     def bare() -> int:
@@ -79,8 +79,8 @@ def compare_with_bare_engine(folder: Path, limit: int, rounds: int) -> None:
 
     def ours() -> int:
         os.environ["ADAPTERMIX_CACHE"] = tempfile.mkdtemp(dir=folder)
-        fresh = Decoder(settings, base, encoder, limits)
-        fresh._generator = decoder._generator
+        fresh = CachedGenerator(settings, base, encoder, limits)
+        fresh._generator = generator._generator
         return sum(answer.tokens for answer in fresh.decode(requests))
 
     seconds: dict[str, list[float]] = {"LLM.generate": [], "adaptermix": []}

@@ -96,36 +96,36 @@ def _model_name(name: str | None) -> str:
 
 
 def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """Give all adapters the longest head of module names that one of them has.
+    """Give all adapters the longest prefix of module names that one of them has.
 
     An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with
     the LM head names ``model.layers.0.mlp.up_proj``.
     """
-    heads = [_heads(adapter.modules) for adapter in adapters]
-    if any(len(found) != 1 for found in heads):
+    prefixes = [_prefixes(adapter.modules) for adapter in adapters]
+    if any(len(found) != 1 for found in prefixes):
         return list(adapters)
-    own = [found.pop() for found in heads]
+    own = [found.pop() for found in prefixes]
     longest = max(own, key=len)
-    if not all(longest.endswith(head) for head in own):
+    if not all(longest.endswith(prefix) for prefix in own):
         return list(adapters)
     return [
-        adapter if head == longest else _renamed(adapter, longest.removesuffix(head))
-        for adapter, head in zip(adapters, own, strict=True)
+        adapter if prefix == longest else _renamed(adapter, longest.removesuffix(prefix))
+        for adapter, prefix in zip(adapters, own, strict=True)
     ]
 
 
-def _heads(modules: Sequence[str]) -> set[str]:
+def _prefixes(modules: Sequence[str]) -> set[str]:
     """Return what stands before the decoder blocks: ``model.`` in ``model.layers.0.mlp``."""
     layers = ((module, layer_of(module)) for module in modules)
     blocks = {f".{m}".partition(f".{at}.")[0] for m, at in layers if at is not None}
-    heads = (block.rpartition(".")[0] for block in blocks)  # .model of .model.layers
-    return {f"{head}.".lstrip(".") for head in heads}
+    prefixes = (block.rpartition(".")[0] for block in blocks)  # .model of .model.layers
+    return {f"{prefix}.".lstrip(".") for prefix in prefixes}
 
 
-def _renamed(adapter: Adapter, head: str) -> Adapter:
+def _renamed(adapter: Adapter, prefix: str) -> Adapter:
     return replace(
         adapter,
-        factors={head + module: tensors for module, tensors in adapter.factors.items()},
-        saved={head + name: tensor for name, tensor in adapter.saved.items()},
-        head=head + adapter.head,
+        factors={prefix + module: tensors for module, tensors in adapter.factors.items()},
+        saved={prefix + name: tensor for name, tensor in adapter.saved.items()},
+        head=prefix + adapter.head,
     )

@@ -1,22 +1,25 @@
 """Systems under evaluation: the base model and adapters, each with a unique name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.errors import ConfigError
 from adaptermix.settings.evaluation import EvalSettings
 
 BASE = "base"  # the base model's name where systems are side by side
 
 
-def named_adapters(adapters: Sequence[Adapter]) -> dict[str, Adapter]:
-    """Name every adapter by its file or folder, as a system beside the base model.
+def read_systems(paths: Iterable[Path]) -> dict[str, Adapter]:
+    """Read adapters, and name each by its file or folder, as a system beside the base model.
 
     Raises:
+        ArtifactError: An adapter that cannot be read.
         ConfigError: Two of one name.
+        ResourceError: A hub repository that cannot be had.
     """
-    return dict(zip(system_names([a.path for a in adapters]), adapters, strict=True))
+    adapters = [read_adapter(path) for path in paths]
+    return dict(zip(system_names(adapter.path for adapter in adapters), adapters, strict=True))
 
 
 def system_names(paths: Iterable[Path]) -> list[str]:

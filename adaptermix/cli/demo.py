@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from adaptermix.cli import console
-from adaptermix.cli.progress import evaluation_progress, training_progress
+from adaptermix.cli.progress import progress_bar
 from adaptermix.cli.show.evaluation import show_evaluation
 from adaptermix.cli.show.merging import show_merge
 from adaptermix.cli.show.training import show_training
@@ -48,20 +48,20 @@ def run(
     config = out / CONFIG_NAME
     console.say(f"1/4  task adapter: slot filling in three languages (settings: {config})")
     task = load_settings(TrainTaskSettings, {"seed": seed}, config)
-    with training_progress("task", quiet) as on_progress:
+    with progress_bar(quiet, "task") as on_progress:
         trained = train_task(task, on_progress=on_progress)
     _show(show_training, trained, show)
     console.say("2/4  alignment adapter: low-resource languages are pulled to English")
     align = load_settings(TrainAlignSettings, {"seed": seed}, config)
-    with training_progress("align", quiet) as on_progress:
+    with progress_bar(quiet, "align") as on_progress:
         aligned = train_align(align, on_progress=on_progress)
     _show(show_training, aligned, show)
     console.say("3/4  merge: no base model, no training")
     merged = merge([task.out, align.out], load_settings(MergeSettings, {}, config))
     _show(show_merge, merged, show)
     console.say("4/4  evaluation of all of them on all languages")
-    with evaluation_progress(quiet) as progress:
-        report = evaluate(load_settings(EvalSettings, {}, config), on_progress=progress)
+    with progress_bar(quiet) as on_progress:
+        report = evaluate(load_settings(EvalSettings, {}, config), on_progress=on_progress)
     _show(show_evaluation, report, show)
     _say_what_next(out)
     return report

@@ -6,7 +6,7 @@ import os
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand, TyperOption
 
 from adaptermix.cli import console
-from adaptermix.cli.progress import command_progress
+from adaptermix.cli.progress import progress_bar
 from adaptermix.cli.shown import show
 from adaptermix.commands.command import Call, Command
 from adaptermix.commands.settings_file import load_settings
@@ -131,16 +131,11 @@ def _run(command: Command, given: dict[str, Any]) -> None:
         console.say(f"note: --{name.replace('_', '-')} has no effect without --search")
     if remark := command.remark(settings):
         console.say(remark)
-    with _pushed(options, settings), _progress(command, options) as on_progress:
+    is_silent = options.quiet or options.dry_run or not command.shows_progress
+    with _pushed(options, settings), progress_bar(is_silent) as on_progress:
         call = Call(settings, inputs, options.force, options.dry_run, on_progress)
         report = command.perform(call)
         show(report, as_json=options.json)
-
-
-def _progress(command: Command, options: Options) -> Any:
-    if not command.shows_progress or options.dry_run:
-        return nullcontext(lambda *progress: None)
-    return command_progress(command.name, command.name.removeprefix("train-"), options.quiet)
 
 
 def _arguments(command: Command) -> list[inspect.Parameter]:

@@ -8,28 +8,24 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 
 from adaptermix.cli.console import say, talk
 from adaptermix.cli.shown import show
 from adaptermix.processes import is_main_process
+from adaptermix.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
-    from adaptermix.commands.command import OnProgress as OnStepProgress
-    from adaptermix.generation.decoder import DecodeProgress, OnProgress
     from adaptermix.recipes.step import Step
-    from adaptermix.retrieval.representations import OnProgress as OnStage
-    from adaptermix.training.report import OnProgress as OnTrainProgress
-    from adaptermix.training.report import Progress as TrainProgress
 
 _SECONDS_A_LINE = 60
 
 
-class _Lines(Progress):
+class _Lines(Bars):
     """Progress for a log file: a line a minute in place of a bar."""
 
     def __init__(self) -> None:
@@ -47,7 +43,7 @@ class _Lines(Progress):
 
 
 @contextmanager
-def _bar(quiet: bool) -> Iterator[Progress]:
+def _bar(quiet: bool) -> Iterator[Bars]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -56,7 +52,7 @@ def _bar(quiet: bool) -> Iterator[Progress]:
     )
     is_silent = quiet or not is_main_process()
     if talk.is_terminal or is_silent:
-        bar = Progress(*columns, console=talk, disable=is_silent, transient=True)
+        bar = Bars(*columns, console=talk, disable=is_silent, transient=True)
     else:
         bar = _Lines()
     with bar:
@@ -64,45 +60,28 @@ def _bar(quiet: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def training_progress(name: str, quiet: bool) -> "Iterator[OnTrainProgress]":
-    """Show training steps and the loss while they run."""
-    with _bar(quiet) as bar:
-        task = bar.add_task(name, total=None)
+def progress_bar(quiet: bool, name: str = "") -> Iterator[OnProgress]:
+    """Show how far a command is, and the time left.
 
-        def update(progress: "TrainProgress") -> None:
-            loss = "" if progress.loss is None else f"  loss {progress.loss:.3f}"
-            bar.update(task, completed=progress.step, total=progress.total, description=name + loss)
+    Args:
+        quiet: Show nothing.
+        name: Stands in place of the stage's name, where the command has a single stage.
+    """
+    with _bar(quiet) as bar:
+        task = bar.add_task(name or "reading", total=None)
+        last = Progress("", 0, None)
+
+        def update(progress: Progress) -> None:
+            nonlocal task, last
+            is_other_work = progress.total != last.total or progress.done < last.done
+            if is_other_work:  # with a speed of its own
+                bar.remove_task(task)
+                task = bar.add_task("", total=progress.total)
+            last = progress
+            shown = "  ".join(filter(None, (name or progress.stage, progress.detail)))
+            bar.update(task, description=shown, completed=progress.done)
 
         yield update
-
-
-@contextmanager
-def evaluation_progress(quiet: bool) -> "Iterator[OnProgress]":
-    """Show how many answers are decoded, how fast, and the time left."""
-    with _bar(quiet) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def update(progress: "DecodeProgress") -> None:
-            speed = progress.tokens_per_second
-            bar.update(
-                task,
-                description=progress.stage + (f"  {speed:,.0f} tokens/s" if speed else ""),
-                completed=progress.done,
-                total=progress.total or None,
-            )
-
-        yield update
-
-
-def command_progress(
-    command: str, name: str, quiet: bool
-) -> "AbstractContextManager[OnStepProgress]":
-    """Show the progress of a command, under a name where it has no stages."""
-    if command.startswith("train-"):
-        return training_progress(name, quiet)
-    if command == "retrieval":
-        return stage_progress(quiet)
-    return evaluation_progress(quiet)
 
 
 class RecipeWatcher:
@@ -119,27 +98,11 @@ class RecipeWatcher:
             done = ": done before" if is_finished else f": {step.command.name}"
             say(f"{number}/{total}  {step.name}{done}")
 
-    def progress(self, step: "Step") -> "AbstractContextManager[OnStepProgress]":
+    def progress(self, step: "Step") -> AbstractContextManager[OnProgress]:
         """Show the bar of the step's command."""
-        return command_progress(step.command.name, step.name, self.quiet)
+        return progress_bar(self.quiet)
 
     def end(self, step: "Step", report: Any) -> None:
         """Print what the step's command reports."""
         if not (self.quiet or self.json):
             show(report, as_json=False)
-
-
-@contextmanager
-def stage_progress(quiet: bool) -> "Iterator[OnStage]":
-    """Show the stage a long job is at, how far, and the time left."""
-    with _bar(quiet) as bar:
-        task = bar.add_task("reading", total=None)
-        seen: list[int] = []
-
-        def update(stage: str, done: int, total: int) -> None:
-            if seen != [total]:  # other work, with a speed of its own
-                seen[:] = [total]
-                bar.reset(task, total=total)
-            bar.update(task, description=stage, completed=done)
-
-        yield update

@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 from adaptermix.errors import require_extra
 from adaptermix.files.outputs import Report
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.locations import Location
 from adaptermix.settings.shared import Settings, keys_of
-
-OnProgress = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Call:
     inputs: Sequence[Path] = ()
     force: bool = False
     dry_run: bool = False
-    on_progress: OnProgress = lambda *progress: None
+    on_progress: OnProgress = ignore
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class Chat:
     """A conversation, and the file and line it is from."""
 
     messages: list[Message]
-    place: str
+    location: str
 
 
 def read_chats(path: Path) -> list[Chat]:
@@ -30,21 +30,23 @@ def read_chats(path: Path) -> list[Chat]:
     return [_chat(row, f"{path}:{number}") for number, row in json_rows(path)]
 
 
-def _chat(row: Any, place: str) -> Chat:
+def _chat(row: Any, location: str) -> Chat:
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"{place}: no list 'messages'", hint='{"messages": [{"role": "user", ...')
-    return Chat([_message(message, place) for message in messages], place)
+        raise DataError(
+            f"{location}: no list 'messages'", hint='{"messages": [{"role": "user", ...'
+        )
+    return Chat([_message(message, location) for message in messages], location)
 
 
-def _message(message: Any, place: str) -> Message:
+def _message(message: Any, location: str) -> Message:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise DataError(f"{place}: a message without 'role'")
+        raise DataError(f"{location}: a message without 'role'")
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]
         if None not in texts:
             content = "".join(map(str, texts))
     if not isinstance(content, str):
-        raise DataError(f"{place}: the 'content' of a message must be text")
+        raise DataError(f"{location}: the 'content' of a message must be text")
     return {"role": message["role"], "content": content}

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
+from adaptermix.data.alma import read_alma
 from adaptermix.data.languages import FLORES_CODES, is_in_wrong_script, split_pair
 from adaptermix.errors import DataError
 from adaptermix.files.hub import hub_parquet
 from adaptermix.files.text import (
     find_file,
     has_file,
-    json_rows,
     numbered_lines,
     parquet_columns,
     parquet_rows,
@@ -30,7 +29,7 @@ class ParallelPair:
     source: str
     target: str
     pair: str
-    place: str = ""  # the file and line, or row, that it is from
+    location: str = ""  # the file and line, or row, that it is from
 
 
 def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
@@ -78,7 +77,7 @@ def _local_pairs(folder: Path, source: str, target: str) -> tuple[Iterable[tuple
     alma = [f"{name}.train.json{end}" for name in (straight, swapped) for end in ("", ".gz")]
     if not has_file(folder, names) and has_file(folder, alma):
         path = find_file(folder, alma, f"parallel text {straight}")
-        return (_translation(path, *row, source, target) for row in json_rows(path)), path
+        return (sides for _, sides in read_alma(path, source, target)), path
     path = find_file(folder, names, f"parallel text {straight}")
     if path.suffix == ".parquet":
         return _parquet_pairs(path, source, target), path
@@ -101,14 +100,6 @@ def _two_columns(path: Path, number: int, line: str) -> tuple[str, str]:
             hint="one pair a line: sentence, tab, translation",
         )
     return cells[0], cells[1]
-
-
-def _translation(path: Path, number: int, row: Any, source: str, target: str) -> tuple[str, str]:
-    texts = row.get("translation") if isinstance(row, dict) else None
-    sides = [texts.get(code) if isinstance(texts, dict) else None for code in (source, target)]
-    if not all(isinstance(side, str) for side in sides):
-        raise DataError(f"{path}:{number}: no 'translation' of {source} and {target}")
-    return str(sides[0]), str(sides[1])
 
 
 def _side_by_side(path: Path, other: Path) -> Iterator[tuple[str, str]]:

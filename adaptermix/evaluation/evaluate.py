@@ -4,22 +4,21 @@ import csv
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
-from adaptermix.adapters.matching import check_fits, notes_on_base
-from adaptermix.adapters.systems import named_adapters, systems_of
+from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.systems import read_systems, systems_of
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import ALL, Comparison, compare
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
-from adaptermix.models.files import fingerprint, locate_model, weight_shapes
-from adaptermix.models.loading import load_tokenizer
+from adaptermix.models.systems import Systems, open_systems
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.tasks.catalog import make_task
@@ -98,7 +97,7 @@ def evaluate(
     settings: EvalSettings,
     *,
     force: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> EvalReport:
     """Decode the task's examples with every system and score the answers.
 
@@ -113,8 +112,8 @@ def evaluate(
         ResourceError: The engine asked for is not installed.
     """
     settings, missing = without_missing_comet(settings)
-    job = _prepare(settings, force)
-    folder, adapters, items, task = job.folder, job.adapters, job.items, job.task
+    inputs = _prepare(settings, force)
+    adapters, items, task = inputs.systems.adapters, inputs.items, inputs.task
     rank, widest = max(((_rank(a), str(a.path)) for a in adapters.values()), default=(1, ""))
     limits = Limits(
         adapters=len(adapters),
@@ -122,13 +121,13 @@ def evaluate(
         prompt=max(len(item.prompt_ids) for item in items),
         widest=widest,
     )
-    decoder = Decoder(settings, folder, job.encoder, limits)
+    generator = CachedGenerator(settings, inputs.systems.folder, inputs.encoder, limits)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         staged = {name: stage_adapter(a, Path(scratch)) for name, a in adapters.items()}
-        decoder.names = {path: str(adapters[name].path) for name, path in staged.items()}
-        paths = [staged.get(system) for system in job.systems]
-        answers = _decode(decoder, items, paths, on_progress)
-    systems = job.systems
+        generator.names = {path: str(adapters[name].path) for name, path in staged.items()}
+        paths = [staged.get(system) for system in inputs.systems.names]
+        answers = _decode(generator, items, paths, on_progress)
+    systems = inputs.systems.names
     results = {
         system: [task.outcome(item.example, a.text) for item, a in zip(items, given, strict=True)]
         for system, given in zip(systems, answers, strict=True)
@@ -138,77 +137,67 @@ def evaluate(
         for system, given in zip(systems, answers, strict=True)
         for lang in settings.langs
     ]
-    groups, base = _groups(settings), fingerprint(folder)
+    groups = _groups(settings)
     report = EvalReport(
         task=settings.task,
         split=settings.split,
-        engine=decoder.engine,
-        decoded=decoder.decoded,
-        reused=decoder.reused,
+        engine=generator.engine,
+        decoded=generator.decoded,
+        reused=generator.reused,
         systems=systems,
         langs=list(settings.langs),
         cells=cells,
         macro=_macro(cells, systems, settings.langs),
         groups=groups,
         group_macro={name: _macro(cells, systems, langs) for name, langs in groups.items()},
-        comparisons=_compare(job, results, settings, groups),
+        comparisons=_compare(inputs, results, settings, groups),
         notes=[
             *missing,
-            *notes_on_base(adapters, settings.model, base),
+            *inputs.systems.notes(),
             *_prompt_notes(settings, adapters),
-            *decoder.notes,
+            *generator.notes,
         ],
         out=str(settings.out),
     )
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        "base_fingerprint": base,
-        "adapters": {
-            name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
-            for name, adapter in adapters.items()
-        },
+        **inputs.systems.record(),
     }
     _write(report, record, items, dict(zip(systems, answers, strict=True)), results)
     return report
 
 
 @dataclass(frozen=True)
-class _Job:
+class _EvalInputs:
     """Everything an evaluation needs, checked before an engine is started."""
 
-    folder: Path
-    systems: list[str]
-    adapters: dict[str, Adapter]
+    systems: Systems
     task: Task
     encoder: PromptEncoder
     items: list[PromptedExample]
 
 
-def _prepare(settings: EvalSettings, force: bool) -> _Job:
+def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     check_output(settings.out, force)
-    systems = systems_of(settings)
-    adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
-    folder = locate_model(settings)
-    shapes = weight_shapes(folder)
-    for adapter in adapters.values():
-        check_fits(adapter, shapes, settings.model)
-    tokenizer = load_tokenizer(folder, settings)
-    encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
+    systems_of(settings)
+    adapters = read_systems(map(Path, settings.adapters))
+    systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
+    encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    items = read_prompts(settings, settings.split, task, encoder, folder)
-    return _Job(folder, systems, adapters, task, encoder, items)
+    items = read_prompts(settings, settings.split, task, encoder, systems.folder)
+    return _EvalInputs(systems, task, encoder, items)
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     """Check everything ``evaluate`` needs and say what it would do; raises what it raises."""
-    job = _prepare(settings, force)
-    counts = Counter(item.lang for item in job.items)
-    longest = max(len(item.prompt_ids) for item in job.items)
-    return EvalPlan(job.systems, dict(counts), longest, str(settings.out))
+    inputs = _prepare(settings, force)
+    counts = Counter(item.lang for item in inputs.items)
+    longest = max(len(item.prompt_ids) for item in inputs.items)
+    return EvalPlan(inputs.systems.names, dict(counts), longest, str(settings.out))
 
 
-def _prompt_notes(settings: EvalSettings, adapters: dict[str, Adapter]) -> list[str]:
+def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:
     """Say which adapters were trained on another prompt than they are tested with."""
     return [
         f"{name} was trained with another {field.replace('_', ' ')} than it is tested with"
@@ -225,7 +214,7 @@ def _rank(adapter: Adapter) -> int:
 
 
 def _decode(
-    decoder: Decoder,
+    generator: CachedGenerator,
     items: Sequence[PromptedExample],
     adapters: Sequence[Path | None],
     on_progress: OnProgress,
@@ -234,7 +223,7 @@ def _decode(
     requests = [
         Request(item.prompt_ids, adapter, group=item.lang) for adapter in adapters for item in items
     ]
-    answers = decoder.decode(requests, on_progress)
+    answers = generator.decode(requests, on_progress)
     return [answers[at : at + len(items)] for at in range(0, len(requests), len(items))]
 
 
@@ -254,7 +243,7 @@ def _cell(
         score=next(iter(scores.values())),
         examples=len(mine),
         malformed=sum(outcomes[at].malformed > 0 for at in mine),
-        cut_answers=sum(answers[at].is_cut for at in mine),
+        cut_answers=sum(answers[at].is_truncated for at in mine),
         truncated_prompts=sum(items[at].is_truncated for at in mine),
         scores=scores,
     )
@@ -276,25 +265,26 @@ def _groups(settings: EvalSettings) -> dict[str, list[str]]:
 
 
 def _compare(
-    job: _Job,
+    inputs: _EvalInputs,
     outcomes: dict[str, list[Outcome]],
     settings: EvalSettings,
     groups: dict[str, list[str]],
 ) -> list[Comparison]:
-    if len(job.systems) < 2:
+    systems = inputs.systems.names
+    if len(systems) < 2:
         return []
     members = {
-        lang: [at for at, item in enumerate(job.items) if item.lang == lang]
+        lang: [at for at, item in enumerate(inputs.items) if item.lang == lang]
         for lang in settings.langs
     }
     statistics = {
         system: {
-            lang: job.task.statistics([outcomes[system][at] for at in mine])
+            lang: inputs.task.statistics([outcomes[system][at] for at in mine])
             for lang, mine in members.items()
         }
-        for system in job.systems
+        for system in systems
     }
-    return compare(statistics, job.task.value, settings.baseline or job.systems[0], groups)
+    return compare(statistics, inputs.task.value, settings.baseline or systems[0], groups)
 
 
 def _write(
@@ -334,7 +324,7 @@ def _prediction(
             "output": answer.text,
             **outcome.as_record(),
             "scores": scores,
-            "is_cut": answer.is_cut,
+            "is_cut": answer.is_truncated,
             "is_truncated": item.is_truncated,
         },
         ensure_ascii=False,

@@ -13,7 +13,7 @@ from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.settings.shared import Settings
 from adaptermix.tasks.catalog import make_task
-from adaptermix.tasks.custom import OwnTask
+from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
 from adaptermix.tasks.metrics.metric import Score
 from adaptermix.tasks.metrics.text import without_missing_comet
@@ -57,7 +57,7 @@ class ScoreReport(Report):
 class Prediction:
     """One output, with the id of its row where the file says it."""
 
-    place: str
+    location: str
     output: str
     id: str | None = None
 
@@ -105,7 +105,7 @@ def _read_gold(task: Task, settings: ScoreSettings) -> Sequence[Example]:
         "wmt23": lambda: _read_translations(task, settings),
         "uner": lambda: _read_uner(settings),
     }
-    if isinstance(task, OwnTask):
+    if isinstance(task, CustomTask):
         lang = settings.target_lang or settings.lang or ""
         return task.read_file(_needed(settings, "gold"), lang)
     return readers[settings.task]()
@@ -160,21 +160,21 @@ def _is_record(line: str, may_be_text: bool) -> bool:
     return isinstance(value, dict) and any(name in value for name in OUTPUT_FIELDS)
 
 
-def _prediction(line: str, place: str, task: str) -> Prediction:
-    value = json_value(line, place)
+def _prediction(line: str, location: str, task: str) -> Prediction:
+    value = json_value(line, location)
     if isinstance(value, str):
-        return Prediction(place, value)
+        return Prediction(location, value)
     names = [name for name in OUTPUT_FIELDS if isinstance(value, dict) and name in value]
     output = value[names[0]] if names else None
     if task == "uner" and isinstance(output, dict | list):
         output = json.dumps(output, ensure_ascii=False)
     if not isinstance(output, str):
         raise DataError(
-            f"{place}: no text in a field 'output'",
+            f"{location}: no text in a field 'output'",
             hint="a record is a JSON string, or an object with one of " + ", ".join(OUTPUT_FIELDS),
         )
     id_ = value.get("id")
-    return Prediction(place, output, None if id_ is None else str(id_))
+    return Prediction(location, output, None if id_ is None else str(id_))
 
 
 def _in_order(
@@ -187,16 +187,16 @@ def _in_order(
     if len(without) == len(predictions):
         return [prediction.output for prediction in predictions]
     if without:
-        raise DataError(f"{without[0].place}: no 'id', which other records of the file have")
+        raise DataError(f"{without[0].location}: no 'id', which other records of the file have")
     known = {example.id for example in examples}
     outputs: dict[str, str] = {}
     for prediction in predictions:
         if prediction.id not in known:
             raise DataError(
-                f"{prediction.place}: the gold file has no id '{prediction.id}'",
+                f"{prediction.location}: the gold file has no id '{prediction.id}'",
                 hint="without ids, outputs are taken in order; lines of plain text count from 0",
             )
         if prediction.id in outputs:
-            raise DataError(f"{prediction.place}: the id '{prediction.id}' occurs twice")
+            raise DataError(f"{prediction.location}: the id '{prediction.id}' occurs twice")
         outputs[prediction.id] = prediction.output
     return [outputs[example.id] for example in examples]

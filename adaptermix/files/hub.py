@@ -1,6 +1,8 @@
 """Download from the Hugging Face Hub, with errors a user can act on."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
@@ -22,7 +24,7 @@ def hub_parquet(repo: str, config: str, split: str) -> list[Path]:
     """Fetch the parquet files of one configuration and split of a hub data set."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    try:
+    with reaching_hub(f"the data set {repo} cannot be had from the hub"):
         names = HfApi().list_repo_files(repo, repo_type="dataset", revision=PARQUET_REVISION)
         wanted = sorted(
             name
@@ -35,11 +37,6 @@ def hub_parquet(repo: str, config: str, split: str) -> list[Path]:
             hf_hub_download(repo, name, repo_type="dataset", revision=PARQUET_REVISION)
             for name in wanted
         ]
-    except hub_errors() as error:
-        raise ResourceError(
-            f"the data set {repo} cannot be had from the hub: {first_line(error)}",
-            hint=OFFLINE_HINT,
-        ) from error
     if not paths:
         raise DataError(f"the hub's {repo} has no {split} part of '{config}'")
     return [Path(path) for path in paths]
@@ -56,6 +53,19 @@ def hub_errors() -> tuple[type[Exception], ...]:
     return OSError, HTTPError
 
 
+@contextmanager
+def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
+    """Say what failed where the hub cannot be reached or has not what is asked for.
+
+    Raises:
+        ResourceError: Something cannot be had from the hub.
+    """
+    try:
+        yield
+    except hub_errors() as error:
+        raise ResourceError(f"{failure}: {first_line(error)}", hint=hint) from error
+
+
 # What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 
@@ -70,16 +80,12 @@ def fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_MODEL_FILES)))
-    except HFValidationError as error:
-        raise ArtifactError(
-            f"{name}: neither a folder nor a hub name",
-            hint="name the folder of a saved model, or a model on the hub, OWNER/NAME",
-        ) from error
-    except hub_errors() as error:
-        raise ResourceError(
-            f"the model {name} is no folder here and cannot be had from the hub: "
-            f"{first_line(error)}",
-            hint=OFFLINE_HINT,
-        ) from error
+    with reaching_hub(f"the model {name} is no folder here and cannot be had from the hub"):
+        try:
+            folder = snapshot_download(name, revision=revision, allow_patterns=list(_MODEL_FILES))
+        except HFValidationError as error:
+            raise ArtifactError(
+                f"{name}: neither a folder nor a hub name",
+                hint="name the folder of a saved model, or a model on the hub, OWNER/NAME",
+            ) from error
+    return Path(folder)

@@ -31,8 +31,8 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, json_value(line, f"{path}:{number}")
 
 
-def json_value(text: str, place: str) -> Any:
-    """Return the JSON value a text holds; ``place`` is named when it holds none.
+def json_value(text: str, location: str) -> Any:
+    """Return the JSON value a text holds; ``location`` is named when it holds none.
 
     Raises:
         DataError: Not JSON.
@@ -40,9 +40,9 @@ def json_value(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON: {error.msg}") from error
+        raise DataError(f"{location}: not JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
-        raise DataError(f"{place}: not readable as JSON: {first_line(error)}") from error
+        raise DataError(f"{location}: not readable as JSON: {first_line(error)}") from error
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:

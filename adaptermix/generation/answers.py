@@ -1,6 +1,6 @@
 """Answers that were decoded before, on disk: one SQLite file for all models and adapters.
 
-A key says everything an answer depends on (``generation.Decoder`` makes it), so an entry is never
+A key says everything an answer depends on (``CachedGenerator`` makes it), so an entry is never
 wrong, only unused. Any trouble with the file ends in a note and decoding, never in an error.
 """
 

@@ -20,12 +20,12 @@ class Generated:
 
     Attributes:
         text: The answer, without the token that ended it.
-        is_cut: It ran into the length limit.
+        is_truncated: It ran into the length limit.
         tokens: How many tokens were decoded for it.
     """
 
     text: str
-    is_cut: bool
+    is_truncated: bool
     tokens: int = 0
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.errors import ResourceError, first_line
 from adaptermix.generation.engine import Generated, OnAnswers, Request, compose_batches, read_answer
+from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, load_model
 from adaptermix.settings.shared import EngineSettings
 
@@ -32,7 +33,7 @@ class TransformersGenerator:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.adapted = AdaptedModel(load_model(folder, settings))
-        self.fitting = settings.batch_size  # prompts that fit into memory together
+        self.limit = RowLimit(settings.batch_size)
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
         """Answer one batch after another; each is one group of answers."""
@@ -43,26 +44,10 @@ class TransformersGenerator:
 
     def _answer(self, prompts: list[list[int]]) -> list[Generated]:
         """Answer prompts together, or in halves where memory is too small for all of them."""
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+        parts = self.limit.parts(prompts, self._decode, _refusal)
+        return [answer for part in parts for answer in part]
 
-        answers: list[Generated] = []
-        while len(answers) < len(prompts):
-            part = prompts[len(answers) : len(answers) + self.fitting]
-            try:
-                answers += self._decode(part)
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if len(part) == 1:
-                    raise ResourceError(
-                        f"not enough memory to answer one prompt: {first_line(error)}",
-                        hint="a smaller --max-new-tokens or --dtype bfloat16 needs less",
-                    ) from error
-                self.fitting = len(part) // 2
-                clear_device_cache(garbage_collection=True)
-        return answers
-
-    def _decode(self, prompts: list[list[int]]) -> list[Generated]:
+    def _decode(self, prompts: Sequence[list[int]]) -> list[Generated]:
         return answer_greedily(
             self.adapted.model,
             self.tokenizer,
@@ -70,6 +55,13 @@ class TransformersGenerator:
             prompts,
             self.settings.max_new_tokens,
         )
+
+
+def _refusal(rows: int, error: RuntimeError) -> ResourceError:
+    return ResourceError(
+        f"not enough memory to answer one prompt: {first_line(error)}",
+        hint="a smaller --max-new-tokens or --dtype bfloat16 needs less",
+    )
 
 
 def answer_greedily(

@@ -62,7 +62,7 @@ class _OneCopy:
         self.llm = LLM(**options)
 
     def answer(self, prompts: Sequence[Prompt], sampling: Any) -> Iterator[tuple[int, Any]]:
-        """Queue all prompts, then yield the place and the output of each as they are done."""
+        """Queue all prompts, then yield the index and the output of each as they are done."""
         from vllm import TokensPrompt
 
         names = self.llm.enqueue(
@@ -72,11 +72,11 @@ class _OneCopy:
             use_tqdm=False,
         )
         # vLLM adds a random tail to the names it gives, and reports them without it.
-        place_of = {name.partition("-")[0]: place for place, name in enumerate(names)}
+        index_of = {name.partition("-")[0]: index for index, name in enumerate(names)}
         engine = self.llm.llm_engine
         while engine.has_unfinished_requests():
             for output in engine.step():
-                yield place_of[output.request_id], output.outputs[0]  # type: ignore[index]
+                yield index_of[output.request_id], output.outputs[0]  # type: ignore[index]
 
     def forget(self, adapter: Path) -> None:
         """Take an adapter out."""
@@ -103,10 +103,10 @@ class _Copies:
         weakref.finalize(self, self.engine.shutdown, timeout=5)
 
     def answer(self, prompts: Sequence[Prompt], sampling: Any) -> Iterator[tuple[int, Any]]:
-        """Queue all prompts, then yield the place and the output of each as they are done."""
+        """Queue all prompts, then yield the index and the output of each as they are done."""
         from vllm import TokensPrompt
 
-        async def one(place: int, name: str, ids: list[int], adapter: Path | None) -> Any:
+        async def one(index: int, name: str, ids: list[int], adapter: Path | None) -> Any:
             stream = self.engine.generate(
                 TokensPrompt(prompt_token_ids=ids),
                 sampling,
@@ -114,12 +114,12 @@ class _Copies:
                 lora_request=_lora_request(adapter),
             )
             outputs = [output async for output in stream]
-            return place, outputs[-1].outputs[0]
+            return index, outputs[-1].outputs[0]
 
         done: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
-        for place, (ids, adapter) in enumerate(prompts):
+        for index, (ids, adapter) in enumerate(prompts):
             self.asked += 1
-            task = self.loop.create_task(one(place, str(self.asked), ids, adapter))
+            task = self.loop.create_task(one(index, str(self.asked), ids, adapter))
             task.add_done_callback(done.put_nowait)
         for _ in prompts:
             yield self.loop.run_until_complete(done.get()).result()
@@ -240,8 +240,8 @@ class VllmGenerator:
         )
         asked = [(ids, system) for system in systems for ids in prompts]
         likely: list[dict[int, float]] = [{} for _ in asked]
-        for place, output in self.copies.answer(asked, sampling):
-            likely[place] = {token: entry.logprob for token, entry in output.logprobs[0].items()}
+        for index, output in self.copies.answer(asked, sampling):
+            likely[index] = {token: entry.logprob for token, entry in output.logprobs[0].items()}
         return [likely[at : at + len(prompts)] for at in range(0, len(likely), len(prompts))]
 
     def _answer(
@@ -251,9 +251,9 @@ class VllmGenerator:
         answers: dict[int, Generated] = {}
         told = time.monotonic()
         try:
-            for place, output in self.copies.answer(asked, self.sampling):
+            for index, output in self.copies.answer(asked, self.sampling):
                 ids = list(output.token_ids)
-                answers[order[place]] = read_answer(ids, self.stop_ids, self.tokenizer)
+                answers[order[index]] = read_answer(ids, self.stop_ids, self.tokenizer)
                 if time.monotonic() - told > 0.5:
                     on_answers(answers)
                     answers, told = {}, time.monotonic()

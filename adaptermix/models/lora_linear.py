@@ -212,8 +212,8 @@ def speed_up(model: nn.Module) -> Dropout:
         base = module.get_base_layer()
         if type(base) is nn.Linear:  # and not one of another precision
             module.__class__ = LoraLinear
-            places = torch.arange(base.in_features, dtype=torch.int32, device=base.weight.device)
+            positions = torch.arange(base.in_features, dtype=torch.int32, device=base.weight.device)
             module.dropout = dropout  # type: ignore[assignment]
-            features = hashed((places + number * _MODULE_STRIDE) * _GOLDEN)
+            features = hashed((positions + number * _MODULE_STRIDE) * _GOLDEN)
             module.register_buffer("features", features, persistent=False)  # goes where it goes
     return dropout

@@ -113,9 +113,9 @@ def _group(lengths: list[int], start: int, device: torch.device) -> Group:
     stop = start + sum(lengths)
     if lengths[0] == longest:
         return Group(start, stop, len(lengths), longest, None, None)
-    places = torch.arange(longest)
-    is_real = places < sizes[:, None]  # [sentences length]
-    padded = (sizes.cumsum(0) - sizes)[:, None] + places
+    positions = torch.arange(longest)
+    is_real = positions < sizes[:, None]  # [sentences length]
+    padded = (sizes.cumsum(0) - sizes)[:, None] + positions
     return Group(
         start,
         stop,
@@ -205,8 +205,8 @@ def _causal_attention(
         return functional.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared
         )
-    places = torch.arange(length, device=query.device)
-    back = places[:, None] - places  # how far each key lies before each query
+    positions = torch.arange(length, device=query.device)
+    back = positions[:, None] - positions  # how far each key lies before each query
     seen = (back >= 0) if window is None else (back >= 0) & (back < window)
     if softcap is None:
         return functional.scaled_dot_product_attention(

@@ -37,13 +37,13 @@ def pooling_weights(
     """
     real = attention_mask.long()
     length = real.sum(dim=1, keepdim=True)  # [batch 1]
-    place = real.cumsum(dim=1)  # [batch seq], from 1
+    position = real.cumsum(dim=1)  # [batch seq], from 1
     first = length.clamp(max=skip + 1)  # [batch 1]
-    counted = (place >= first) & real.bool()
+    counted = (position >= first) & real.bool()
     if pooling == "last":
-        weights = (counted & (place == length)).double()
+        weights = (counted & (position == length)).double()
     elif pooling == "weighted":
-        weights = counted * (place - first + 1).double()
+        weights = counted * (position - first + 1).double()
     else:
         weights = counted.double()
     return weights / weights.sum(dim=1, keepdim=True)

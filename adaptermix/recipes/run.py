@@ -17,9 +17,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from adaptermix.commands.command import OnProgress
 from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import Report, whole_output, write_json
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.recipes.keys import VOLATILE, step_key
 from adaptermix.recipes.plan import (
     blaming,
@@ -62,7 +62,7 @@ class Unwatched:
 
     def progress(self, step: Step) -> AbstractContextManager[OnProgress]:
         """Show nothing."""
-        return nullcontext(lambda *progress: None)
+        return nullcontext(ignore)
 
     def end(self, step: Step, report: Any) -> None:
         """Say nothing."""

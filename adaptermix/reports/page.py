@@ -9,7 +9,6 @@ import base64
 import gzip
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from adaptermix.reports.sections.build import sections_of
 from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import ReportSettings
 from adaptermix.tables import printable
+from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.version import __version__
 
 _PAGE = Path(__file__).with_name("assets")
@@ -147,38 +147,6 @@ def _flags(row: Mapping[str, Any], by_offsets: bool) -> int:
         + _CUT * bool(row.get("is_cut"))
         + _TRUNCATED * bool(row.get("is_truncated"))
     )
-
-
-def is_right(predicted: Any, expected: Any, *, by_offsets: bool = False) -> bool:
-    """Whether an answer was read as what was expected, no more and no less.
-
-    Args:
-        predicted: A text, or a list of slots, entities or tags.
-        expected: For a text, the references, one of which it must equal; else a list as well.
-        by_offsets: Entities are the same by type and place instead of type and text.
-    """
-    if isinstance(predicted, str):
-        references = expected if isinstance(expected, list) else [expected]
-        return " ".join(predicted.split()) in {" ".join(str(r).split()) for r in references}
-    if not isinstance(predicted, list) or not isinstance(expected, list):
-        return False
-    if any(isinstance(item, str) for item in (*predicted, *expected)):  # tags, in order
-        return predicted == expected
-    one, other = (
-        Counter(_key(item, by_offsets) for item in side) for side in (predicted, expected)
-    )
-    return one == other
-
-
-def _key(item: Any, by_offsets: bool) -> tuple[str, ...]:
-    """Return what of a slot or entity is compared."""
-    if not isinstance(item, dict):
-        return (repr(item),)
-    if by_offsets:
-        return str(item.get("type")), str(item.get("start")), str(item.get("end"))
-    if "value" in item:  # a slot
-        return str(item.get("type")), " ".join(str(item["value"]).casefold().split())
-    return str(item.get("type")), " ".join(str(item.get("text")).split())
 
 
 def _as_text(expected: Any) -> str:

@@ -16,23 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaptermix.adapters.adapter import adapter_hash, read_adapter
-from adaptermix.adapters.matching import check_fits, notes_on_base
-from adaptermix.adapters.systems import BASE, named_adapters
+from adaptermix.adapters.systems import read_systems
 from adaptermix.data.languages import flores_code
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.models.files import fingerprint, locate_model, weight_shapes
-from adaptermix.models.loading import load_tokenizer
+from adaptermix.models.systems import open_systems
+from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.retrieval.summary import (
     ALL,
     Aggregate,
     Grid,
-    Job,
     LanguageScores,
     LayerScores,
     PairScores,
+    RetrievalInputs,
     aggregate,
     groups_of_pairs,
     layer_sets,
@@ -106,7 +104,7 @@ def analyze(
     settings: RetrievalSettings,
     *,
     force: bool = False,
-    on_progress: OnProgress = lambda stage, done, total: None,
+    on_progress: OnProgress = ignore,
 ) -> RetrievalReport:
     """Extract representations, retrieve translations, and sum up by layer, language and group.
 
@@ -123,19 +121,14 @@ def analyze(
     from adaptermix.retrieval.representations import LayerReader
 
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
-        job = _prepare(settings, force, Path(scratch))
-        paths = job.extractor.extract(job.systems, job.texts, on_progress)
-        grid = _retrieve_all(job, LayerReader(paths), settings.neighbors, on_progress)
-    base = fingerprint(job.folder)
-    report = _summed_up(job, grid, settings, base)
+        inputs = _prepare(settings, force, Path(scratch))
+        paths = inputs.extractor.extract(inputs.systems, inputs.texts, on_progress)
+        grid = _retrieve_all(inputs, LayerReader(paths), settings.neighbors, on_progress)
+    report = _summed_up(inputs, grid, settings)
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        "base_fingerprint": base,
-        "adapters": {
-            name: {"path": str(adapter.path), "hash": adapter_hash(adapter)}
-            for name, adapter in job.extractor.adapters.items()
-        },
+        **inputs.opened.record(),
     }
     _write(report, record)
     return report
@@ -144,22 +137,22 @@ def analyze(
 def plan(settings: RetrievalSettings, *, force: bool = False) -> RetrievalPlan:
     """Check everything ``analyze`` needs and say what it would do; raises what it raises."""
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
-        job = _prepare(settings, force, Path(scratch))
-        missing = job.extractor.missing(job.systems, job.texts)
+        inputs = _prepare(settings, force, Path(scratch))
+        missing = inputs.extractor.missing(inputs.systems, inputs.texts)
         return RetrievalPlan(
-            systems=job.systems,
-            langs=job.langs,
-            sentences=len(job.texts[0].ids),
-            layers=job.layers,
-            pairs=2 * len(job.pairs),
+            systems=inputs.systems,
+            langs=inputs.langs,
+            sentences=len(inputs.texts[0].ids),
+            layers=inputs.layers,
+            pairs=2 * len(inputs.pairs),
             missing=len(missing),
-            known=len(job.systems) * len(job.texts) - len(missing),
-            missing_bytes=sum(job.extractor.size(text) for _, text in missing),
+            known=len(inputs.systems) * len(inputs.texts) - len(missing),
+            missing_bytes=sum(inputs.extractor.size(text) for _, text in missing),
             out=str(settings.out),
         )
 
 
-def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Job:
+def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> RetrievalInputs:
     from adaptermix.retrieval.representations import Extractor, encode_texts, layers_and_width
 
     check_output(settings.out, force)
@@ -170,23 +163,17 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Job:
         )
     langs = list(settings.langs)
     pairs = language_pairs(langs, settings.pivot)
-    adapters = named_adapters([read_adapter(Path(path)) for path in settings.adapters])
+    adapters = read_systems(map(Path, settings.adapters))
     texts = read_multiway(langs, settings.split, settings.data_dir)
     scores = None if settings.scores is None else read_scores(settings.scores, langs)
-    folder = locate_model(settings)
-    shapes = weight_shapes(folder) if adapters else {}
-    for adapter in adapters.values():
-        check_fits(adapter, shapes, settings.model)
-    tokenizer = load_tokenizer(folder, settings)
-    encoded = encode_texts(
-        {lang: sentences[: settings.limit] for lang, sentences in texts.items()}, tokenizer, folder
-    )
+    opened = open_systems(settings, adapters, has_base=not settings.exclude_base)
+    folder, tokenizer = opened.folder, opened.tokenizer
+    texts = {lang: sentences[: settings.limit] for lang, sentences in texts.items()}
     pad_id = int(tokenizer.pad_token_id or 0)
-    return Job(
-        folder=folder,
-        systems=[*([] if settings.exclude_base else [BASE]), *adapters],
+    return RetrievalInputs(
+        opened=opened,
         langs=langs,
-        texts=encoded,
+        texts=encode_texts(texts, tokenizer, folder),
         layers=_layers(settings, layers_and_width(folder, settings)[0]),
         pairs=pairs,
         extractor=Extractor(settings, folder, pad_id, adapters, scratch),
@@ -195,7 +182,7 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Job:
 
 
 def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
-    """Return the places of the two languages of each pair, sorted by the first.
+    """Return the indices of the two languages of each pair, sorted by the first.
 
     Raises:
         ConfigError: A pivot that is not among the languages.
@@ -207,8 +194,8 @@ def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
         raise ConfigError(
             f"--pivot {pivot}: not among the languages", hint="add it to --langs, or use all"
         )
-    place = codes.index(flores_code(pivot))
-    return [(place, other) for other in range(len(langs)) if other != place]
+    index = codes.index(flores_code(pivot))
+    return [(index, other) for other in range(len(langs)) if other != index]
 
 
 def _layers(settings: RetrievalSettings, count: int) -> list[int]:
@@ -221,86 +208,90 @@ def _layers(settings: RetrievalSettings, count: int) -> list[int]:
     return layers
 
 
-def _retrieve_all(job: Job, reader: LayerReader, neighbors: int, on_progress: OnProgress) -> Grid:
+def _retrieve_all(
+    inputs: RetrievalInputs, reader: LayerReader, neighbors: int, on_progress: OnProgress
+) -> Grid:
     import torch
 
     from adaptermix.retrieval.margin import normalized, retrieve
 
-    shape = (len(job.systems), len(job.langs), len(job.langs), len(job.layers))
+    shape = (len(inputs.systems), len(inputs.langs), len(inputs.langs), len(inputs.layers))
     grid = Grid(np.full(shape, np.nan), np.full(shape, np.nan))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    total, done = len(job.systems) * len(job.layers) * len(job.pairs), 0
-    for at, system in enumerate(job.systems):
-        for depth, layer in enumerate(job.layers):
+    total, done = len(inputs.systems) * len(inputs.layers) * len(inputs.pairs), 0
+    for at, system in enumerate(inputs.systems):
+        for depth, layer in enumerate(inputs.layers):
             held, sources = -1, torch.empty(0, 0)
-            for a, b in job.pairs:  # sorted by the first
+            for a, b in inputs.pairs:  # sorted by the first
                 if a != held:
                     held = a
-                    sources = normalized(reader.layer(system, job.langs[a], layer).to(device))
-                targets = normalized(reader.layer(system, job.langs[b], layer).to(device))
+                    sources = normalized(reader.layer(system, inputs.langs[a], layer).to(device))
+                targets = normalized(reader.layer(system, inputs.langs[b], layer).to(device))
                 found = retrieve(sources, targets, neighbors)
                 grid.accuracy[at, a, b, depth] = found.forward_accuracy
                 grid.accuracy[at, b, a, depth] = found.backward_accuracy
                 grid.mexa[at, [a, b], [b, a], depth] = found.mexa
                 done += 1
-                on_progress("retrieving", done, total)
+                on_progress(Progress("retrieving", done, total))
     return grid
 
 
-def _summed_up(job: Job, grid: Grid, settings: RetrievalSettings, base: str) -> RetrievalReport:
-    groups = groups_of_pairs(job.langs, settings.groups)
-    readings = layer_sets(job.layers, job.extractor.layers - 1, settings.layers is not None)
+def _summed_up(inputs: RetrievalInputs, grid: Grid, settings: RetrievalSettings) -> RetrievalReport:
+    groups = groups_of_pairs(inputs.langs, settings.groups)
+    sets = layer_sets(inputs.layers, inputs.extractor.layers - 1, settings.layers is not None)
     langs = [
-        s for at, name in enumerate(job.systems) for s in scores_by_language(name, job, grid, at)
+        s
+        for at, name in enumerate(inputs.systems)
+        for s in scores_by_language(name, inputs, grid, at)
     ]
     layers = [
         scores
-        for at, name in enumerate(job.systems)
-        for scores in scores_by_layer(name, job.langs, groups, grid.accuracy[at], grid.mexa[at])
+        for at, name in enumerate(inputs.systems)
+        for scores in scores_by_layer(name, inputs.langs, groups, grid.accuracy[at], grid.mexa[at])
     ]
     return RetrievalReport(
         kind="retrieval",
-        systems=job.systems,
-        langs=job.langs,
+        systems=inputs.systems,
+        langs=inputs.langs,
         split=settings.split,
-        sentences=len(job.texts[0].ids),
+        sentences=len(inputs.texts[0].ids),
         pooling=settings.pooling,
         pool_skip=settings.pool_skip,
         neighbors=settings.neighbors,
         pivot=settings.pivot,
-        depth=job.extractor.layers - 1,
-        layers=job.layers,
+        depth=inputs.extractor.layers - 1,
+        layers=inputs.layers,
         groups=groups,
-        pairs=pair_scores(job, grid),
+        pairs=pair_scores(inputs, grid),
         by_language=langs,
         by_layer=layers,
         aggregates=[
-            aggregate(scores, reading, chosen, job.layers)
+            aggregate(scores, name, chosen, inputs.layers)
             for scores in layers
-            for reading, chosen in readings.items()
+            for name, chosen in sets.items()
         ],
         correlations=(
-            correlations_of(job, job.scores, grid, groups, readings) if job.scores else []
+            correlations_of(inputs, inputs.scores, grid, groups, sets) if inputs.scores else []
         ),
-        extracted=job.extractor.extracted,
-        reused=job.extractor.reused,
+        extracted=inputs.extractor.extracted,
+        reused=inputs.extractor.reused,
         notes=[
-            *notes_on_base(job.extractor.adapters, settings.model, base),
-            *_notes(job, settings.groups),
+            *inputs.opened.notes(),
+            *_notes(inputs, settings.groups),
         ],
         out=str(settings.out),
     )
 
 
-def _notes(job: Job, groups: Mapping[str, Sequence[str]] | None) -> list[str]:
+def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) -> list[str]:
     notes = [
         f"{text.truncated:,} sentences in '{text.lang}' were cut to the model's context"
-        for text in job.texts
+        for text in inputs.texts
         if text.truncated
     ]
-    if job.scores and job.scores.unknown:
-        notes.append("scores without retrieval: " + " ".join(job.scores.unknown))
-    codes = {flores_code(lang) for lang in job.langs}
+    if inputs.scores and inputs.scores.unknown:
+        notes.append("scores without retrieval: " + " ".join(inputs.scores.unknown))
+    codes = {flores_code(lang) for lang in inputs.langs}
     for name, members in (groups or {}).items():
         if absent := [member for member in members if flores_code(member) not in codes]:
             notes.append(f"group {name}: not analyzed: {' '.join(absent)}")

@@ -47,12 +47,12 @@ class Retrieval:
     @property
     def forward_accuracy(self) -> float:
         """Share of sources that retrieve their translation: 1 minus xsim's error rate."""
-        return _share_in_place(self.targets)
+        return _share_of_translations(self.targets)
 
     @property
     def backward_accuracy(self) -> float:
         """Share of targets that retrieve their translation."""
-        return _share_in_place(self.sources)
+        return _share_of_translations(self.sources)
 
 
 def normalized(vectors: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
@@ -137,15 +137,15 @@ def _best(found: Neighbors, own: Tensor, other: Tensor, neighbors: int) -> Tenso
 
 def _is_alone(found: Neighbors) -> Tensor:
     """Whether each row's translation is strictly nearer than everything else."""
-    is_nearest = found.indices[:, 0] == _places(found.indices)
+    is_nearest = found.indices[:, 0] == _indices(found.indices)
     if found.cosines.shape[1] == 1:
         return is_nearest
     return is_nearest & (found.cosines[:, 0] > found.cosines[:, 1])
 
 
-def _share_in_place(retrieved: Tensor) -> float:
-    return (retrieved == _places(retrieved)).double().mean().item()
+def _share_of_translations(retrieved: Tensor) -> float:
+    return (retrieved == _indices(retrieved)).double().mean().item()
 
 
-def _places(rows: Tensor) -> Tensor:
+def _indices(rows: Tensor) -> Tensor:
     return torch.arange(len(rows), device=rows.device)

@@ -11,9 +11,8 @@ import json
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,10 @@ from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.generation.prompts import pad
 from adaptermix.models.files import context_length, fingerprint
+from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
 from adaptermix.models.pooling import pool, pooling_weights
+from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.evaluation import RetrievalSettings
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ FOLDER = "representations-1"  # in the cache; another number for another layout
 
 
 TENSOR = "representations"  # [layers sentences hidden]
-
-
-OnProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class Extractor:
         self.extracted = 0
         self.reused = 0
         self._context = self._hash_context()
-        self._fitting = settings.batch_size  # sentences that fit into memory together
+        self._limit = RowLimit(settings.batch_size)
         self._model: AdaptedModel | None = None
 
     def missing(self, systems: Sequence[str], texts: Sequence[Text]) -> list[tuple[str, Text]]:
@@ -137,7 +135,7 @@ class Extractor:
         self,
         systems: Sequence[str],
         texts: Sequence[Text],
-        on_progress: OnProgress = lambda stage, done, total: None,
+        on_progress: OnProgress = ignore,
     ) -> dict[tuple[str, str], Path]:
         """Return the file of every system and language; what is missing is computed first.
 
@@ -154,13 +152,13 @@ class Extractor:
         total = sum(len(text.ids) for _, text in missing)
         done = 0
         for system, text in missing:
-            tell = partial(on_progress, f"{system} {text.lang}")
-            tell(done, total)
+            stage = f"{system} {text.lang}"
+            on_progress(Progress(stage, done, total))
             model = self._switched_to(system)
             with whole_output(self._path(system, text)) as whole:
                 for rows in self._write(whole, model, system, text):
                     done += rows
-                    tell(done, total)
+                    on_progress(Progress(stage, done, total))
             self.extracted += 1
         return {(s, t.lang): self._path(s, t) for s in systems for t in texts}
 
@@ -234,26 +232,12 @@ class Extractor:
 
         Where memory is too small for a batch, it is halved.
         """
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
         order = sorted(range(len(text.ids)), key=lambda row: -len(text.ids[row]))
-        while order:
-            rows = order[: self._fitting]
-            try:
-                pooled = self._pooled(model, [text.ids[row] for row in rows])
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if len(rows) == 1:
-                    raise ResourceError(
-                        f"not enough memory for one sentence: {first_line(error)}",
-                        hint="--dtype bfloat16 needs less",
-                    ) from error
-                self._fitting = len(rows) // 2
-                clear_device_cache(garbage_collection=True)
-                continue
-            yield rows, pooled
-            order = order[len(rows) :]
+
+        def attempt(rows: Sequence[int]) -> tuple[list[int], Tensor]:
+            return list(rows), self._pooled(model, [text.ids[row] for row in rows])
+
+        return self._limit.parts(order, attempt, _refusal)
 
     def _pooled(self, model: Any, rows: list[list[int]]) -> Float[Tensor, "layers rows hidden"]:
         """Run one batch through all blocks, without the LM head, and pool every layer."""
@@ -263,6 +247,13 @@ class Extractor:
         with torch.inference_mode():
             output = model.get_decoder()(**batch, output_hidden_states=True, use_cache=False)
             return torch.stack([pool(h, weights) for h in output.hidden_states])
+
+
+def _refusal(rows: int, error: RuntimeError) -> ResourceError:
+    return ResourceError(
+        f"not enough memory for one sentence: {first_line(error)}",
+        hint="--dtype bfloat16 needs less",
+    )
 
 
 def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from adaptermix.models.systems import Systems
     from adaptermix.retrieval.representations import Extractor, Text
     from adaptermix.retrieval.task_scores import TaskScores
 
@@ -77,7 +77,7 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The mean of some layers, which ``reading`` names: the paper's is ``even layers``."""
+    """The mean of a layer set, which ``reading`` names: the paper's is ``even layers``."""
 
     system: str
     over: str
@@ -88,22 +88,26 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
-class Job:
+class RetrievalInputs:
     """Everything an analysis needs, checked before the model is loaded.
 
     Attributes:
-        pairs: Places of two languages; each pair is there once, for both directions.
+        pairs: Indices of two languages; each pair is there once, for both directions.
         scores: Task scores by system and language, where there are any, and their metric.
     """
 
-    folder: Path
-    systems: list[str]
+    opened: Systems
     langs: list[str]
     texts: list[Text]
     layers: list[int]
     pairs: list[tuple[int, int]]
     extractor: Extractor
     scores: TaskScores | None
+
+    @property
+    def systems(self) -> list[str]:
+        """Names of what is analyzed."""
+        return self.opened.names
 
 
 @dataclass(frozen=True)
@@ -134,41 +138,43 @@ def groups_of_pairs(
 
 
 def layer_sets(layers: Sequence[int], depth: int, is_asked: bool) -> dict[str, list[int]]:
-    """Return what an average may be over; a reading needs all of its layers.
+    """Return what an average may be over; a layer set needs all of its layers.
 
     The paper says "averaged over all language pairs and layers" in its table 2, and "at
     even-numbered layers, excluding the input embedding layer" in section 4.2.
     """
-    readings = {
+    sets = {
         EVEN: list(range(2, depth + 1, 2)),
         EVERY: list(range(1, depth + 1)),
         MIDDLE: [max(1, depth // 2)],
         ASKED: list(layers) if is_asked else [],
     }
-    return {name: r for name, r in readings.items() if r and {*r} <= {*layers}}
+    return {name: chosen for name, chosen in sets.items() if chosen and {*chosen} <= {*layers}}
 
 
 def _listed(values: Float[np.ndarray, " layers"]) -> list[float]:
     return [round(float(value), 6) for value in values]
 
 
-def pair_scores(job: Job, grid: Grid) -> list[PairScores]:
+def pair_scores(inputs: RetrievalInputs, grid: Grid) -> list[PairScores]:
     """Return the scores of every system, pair and direction."""
-    both = {pair for a, b in job.pairs for pair in ((a, b), (b, a))}
+    both = {pair for a, b in inputs.pairs for pair in ((a, b), (b, a))}
     return [
         PairScores(
             system=system,
-            source=job.langs[a],
-            target=job.langs[b],
+            source=inputs.langs[a],
+            target=inputs.langs[b],
             accuracy=_listed(grid.accuracy[at, a, b]),
             mexa=_listed(grid.mexa[at, a, b]),
         )
-        for at, system in enumerate(job.systems)
+        for at, system in enumerate(inputs.systems)
         for a, b in sorted(both)
     ]
 
 
-def scores_by_language(system: str, job: Job, grid: Grid, at: int) -> list[LanguageScores]:
+def scores_by_language(
+    system: str, inputs: RetrievalInputs, grid: Grid, at: int
+) -> list[LanguageScores]:
     """Return the scores of every system, layer and language."""
     as_source = np.nanmean(grid.accuracy[at], axis=1)  # [src layers]
     as_target = np.nanmean(grid.accuracy[at], axis=0)  # [tgt layers]
@@ -177,12 +183,12 @@ def scores_by_language(system: str, job: Job, grid: Grid, at: int) -> list[Langu
         LanguageScores(
             system=system,
             lang=lang,
-            accuracy=_listed((as_source[place] + as_target[place]) / 2),
-            as_source=_listed(as_source[place]),
-            as_target=_listed(as_target[place]),
-            mexa=_listed(mexa[place]),
+            accuracy=_listed((as_source[index] + as_target[index]) / 2),
+            as_source=_listed(as_source[index]),
+            as_target=_listed(as_target[index]),
+            mexa=_listed(mexa[index]),
         )
-        for place, lang in enumerate(job.langs)
+        for index, lang in enumerate(inputs.langs)
     ]
 
 
@@ -200,14 +206,14 @@ def scores_by_layer(
 
     found = [LayerScores(system, ALL, mean(accuracy), mean(mexa), mean(accuracy))]
     for name, members in groups.items():
-        places = [langs.index(member) for member in members]
-        inside = accuracy[np.ix_(places, places)]
+        indices = [langs.index(member) for member in members]
+        inside = accuracy[np.ix_(indices, indices)]
         found.append(
             LayerScores(
                 system=system,
                 over=name,
-                accuracy=_listed(scores_of_languages(accuracy)[places].mean(axis=0)),
-                mexa=_listed(scores_of_languages(mexa)[places].mean(axis=0)),
+                accuracy=_listed(scores_of_languages(accuracy)[indices].mean(axis=0)),
+                mexa=_listed(scores_of_languages(mexa)[indices].mean(axis=0)),
                 within=None if np.isnan(inside).all() else mean(inside),
             )
         )
@@ -221,12 +227,12 @@ def scores_of_languages(values: np.ndarray) -> np.ndarray:
 
 
 def aggregate(
-    scores: LayerScores, reading: str, chosen: list[int], layers: Sequence[int]
+    scores: LayerScores, name: str, chosen: list[int], layers: Sequence[int]
 ) -> Aggregate:
     """Return the mean of a layer set's scores."""
-    places = [layers.index(layer) for layer in chosen]
+    indices = [layers.index(layer) for layer in chosen]
     accuracy, mexa = (
-        round(float(np.mean([values[place] for place in places])), 6)
+        round(float(np.mean([values[index] for index in indices])), 6)
         for values in (scores.accuracy, scores.mexa)
     )
-    return Aggregate(scores.system, scores.over, reading, chosen, accuracy, mexa)
+    return Aggregate(scores.system, scores.over, name, chosen, accuracy, mexa)

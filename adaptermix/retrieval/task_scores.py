@@ -1,4 +1,4 @@
-"""Task scores beside retrieval accuracy: read them, place them, correlate them."""
+"""Task scores beside retrieval accuracy: read them, match them, correlate them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from adaptermix.data.languages import flores_code
 from adaptermix.errors import DataError
 from adaptermix.files.text import json_value
 from adaptermix.retrieval.correlation import Correlation, pearson, spearman
-from adaptermix.retrieval.summary import ALL, Grid, Job, scores_of_languages
+from adaptermix.retrieval.summary import ALL, Grid, RetrievalInputs, scores_of_languages
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -52,13 +52,13 @@ class TaskScores:
     Attributes:
         metric: Their name.
         values: By system, then by the language as the record has it.
-        places: For each such language, the language, or the pair of them, in the analysis.
+        indices: For each such language, the language, or the pair of them, in the analysis.
         unknown: Languages of the record that were not analyzed.
     """
 
     metric: str
     values: dict[str, dict[str, float]]
-    places: dict[str, tuple[int, ...]]
+    indices: dict[str, tuple[int, ...]]
     unknown: list[str]
 
 
@@ -81,28 +81,28 @@ def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise DataError(f"{file}: not the record of an eval (scores.json)") from error
     seen = list(dict.fromkeys(lang for scores in values.values() for lang in scores))
-    places = match_languages(seen, langs, str(file))
-    return TaskScores(metric, values, places, [lang for lang in seen if lang not in places])
+    indices = match_languages(seen, langs, str(file))
+    return TaskScores(metric, values, indices, [lang for lang in seen if lang not in indices])
 
 
 def match_languages(
     scored: Sequence[str], langs: Sequence[str], source: str
 ) -> dict[str, tuple[int, ...]]:
-    """Return the places, among those analyzed, of the languages that ``source`` has scores of.
+    """Return the indices, among those analyzed, of the languages that ``source`` has scores of.
 
     Raises:
         DataError: Too few of them.
     """
-    places = {lang: place for lang in scored if (place := _place(lang, langs))}
-    if len(places) < _LEAST:
+    indices = {lang: index for lang in scored if (index := _indices(lang, langs))}
+    if len(indices) < _LEAST:
         raise DataError(
-            f"{source}: languages analyzed here: {len(places)}; a correlation needs {_LEAST}",
+            f"{source}: languages analyzed here: {len(indices)}; a correlation needs {_LEAST}",
             hint="it has " + " ".join(scored),
         )
-    return places
+    return indices
 
 
-def _place(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
+def _indices(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
     """Find a language (``cy``), or both of a translation (``de-en``); nothing where one lacks."""
     codes = [flores_code(known) for known in langs]
     for parts in ([lang], lang.split("-")):
@@ -113,19 +113,19 @@ def _place(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
 
 
 def correlations_of(
-    job: Job,
+    inputs: RetrievalInputs,
     scores: TaskScores,
     grid: Grid,
     groups: Mapping[str, Sequence[str]],
-    readings: Mapping[str, list[int]],
+    sets: Mapping[str, list[int]],
 ) -> list[ScoreCorrelation]:
     """Correlate the base model's retrieval with every system's task scores (figure 1b)."""
     found = []
-    for reading, chosen in readings.items():
-        layers = [job.layers.index(layer) for layer in chosen]
-        accuracy = grid.accuracy[job.systems.index(BASE)][..., layers].mean(axis=-1)  # [src tgt]
+    for name, chosen in sets.items():
+        layers = [inputs.layers.index(layer) for layer in chosen]
+        accuracy = grid.accuracy[inputs.systems.index(BASE)][..., layers].mean(axis=-1)  # [src tgt]
         for scored, values in scores.values.items():
-            points = _points(scores.places, values, accuracy)
+            points = _points(scores.indices, values, accuracy)
             for over, members in {ALL: None, **groups}.items():
                 codes = None if members is None else {*map(flores_code, members)}
                 mine = [p for p in points if codes is None or flores_code(p.lang) in codes]
@@ -137,7 +137,7 @@ def correlations_of(
                             scored=scored,
                             metric=scores.metric,
                             over=over,
-                            reading=reading,
+                            reading=name,
                             points=mine,
                             pearson=pearson(*sides),
                             spearman=spearman(*sides),
@@ -147,15 +147,15 @@ def correlations_of(
 
 
 def _points(
-    places: Mapping[str, tuple[int, ...]],
+    indices: Mapping[str, tuple[int, ...]],
     values: Mapping[str, float],
     accuracy: Float[np.ndarray, "src tgt"],
 ) -> list[Point]:
     """Put task scores beside retrieval: of the language, or of the pair that is translated."""
     of_languages = scores_of_languages(accuracy)
     found = []
-    for lang, place in places.items():
-        x = float(accuracy[place] if len(place) > 1 else of_languages[place])
+    for lang, index in indices.items():
+        x = float(accuracy[index] if len(index) > 1 else of_languages[index])
         if lang in values and not np.isnan(x):  # with a pivot, there are not all pairs
             found.append(Point(lang, round(x, 6), values[lang]))
     return found

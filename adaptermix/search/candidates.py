@@ -54,8 +54,8 @@ class Candidate:
             return tuple(weight if at == most else 0.0 for at, weight in enumerate(mixture))
 
         rules = tuple(replace(rule, weights=own(rule.weights)) for rule in self.weighting.rules)
-        place = f"as in {self.name}" if rules else f"at {weights[most]:g}"
-        return Candidate(f"{names[most]} alone {place}", Weighting(own(weights), rules))
+        suffix = f"as in {self.name}" if rules else f"at {weights[most]:g}"
+        return Candidate(f"{names[most]} alone {suffix}", Weighting(own(weights), rules))
 
 
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

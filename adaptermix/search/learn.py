@@ -20,11 +20,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.format import layer_of, layer_then_name
 from adaptermix.errors import ArtifactError
-from adaptermix.generation.decoder import DecodeProgress, OnProgress
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import as_torch
+from adaptermix.progress import OnProgress, Progress
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.training.batches import AnswerCollator, EncodedExample
 from adaptermix.training.run import common_arguments
@@ -213,4 +213,4 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Say how far it is."""
-        self.on_progress(DecodeProgress("learning weights", state.global_step, state.max_steps))
+        self.on_progress(Progress("learning weights", state.global_step, state.max_steps))

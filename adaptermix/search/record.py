@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.files.outputs import Report, whole_output
 from adaptermix.merging.merge import MergeReport
-from adaptermix.search.race import Contest, Entry
+from adaptermix.search.halving import Entry, SuccessiveHalving
 from adaptermix.tables import scaled, titled
 from adaptermix.tasks.metrics.significance import Difference, Interval
 
@@ -32,7 +32,7 @@ class CandidateResult:
         examples: Dev examples it was decoded on, over all languages.
         score: Macro average over languages of the task's score on these.
         difference: Its score minus the winner's, on the examples both have seen.
-        dropped: Round of the race after which it was left out; None for a finalist.
+        dropped: Round after which it was left out; None for a finalist.
     """
 
     name: str
@@ -121,9 +121,9 @@ def is_half_out(out: Path) -> bool:
 def put_in_place(stage: Path, out: Path, force: bool) -> None:
     """Move an adapter, and before it the card that a file has beside it, to where they belong."""
     for path in sorted(stage.iterdir(), key=lambda path: path.name == out.name):
-        place = out.with_name(path.name)
-        if path.name == out.name or force or not place.exists():
-            with whole_output(place) as partial:
+        target = out.with_name(path.name)
+        if path.name == out.name or force or not target.exists():
+            with whole_output(target) as partial:
                 path.rename(partial)
     shutil.rmtree(stage)
 
@@ -160,13 +160,13 @@ def plot_of(
     return search_plot(points, f"{titled(metric)} on dev data, macro average", name)
 
 
-def result_of(contest: Contest, entry: Entry, winner: Entry) -> CandidateResult:
+def result_of(halving: SuccessiveHalving, entry: Entry, winner: Entry) -> CandidateResult:
     """Return the result of one candidate."""
     return CandidateResult(
         name=entry.candidate.name,
         weighting=entry.candidate.weighting.as_record(),
         examples=sum(len(rows) for rows in entry.statistics),
-        score=contest.score_interval(entry),
-        difference=contest.compare(entry, winner),
+        score=halving.score_interval(entry),
+        difference=halving.compare(entry, winner),
         dropped=entry.dropped,
     )

@@ -20,17 +20,16 @@ from blake3 import blake3
 from pydantic import TypeAdapter
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
-from adaptermix.adapters.matching import check_fits
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.merging.merge import check_out, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
-from adaptermix.models.files import locate_model, weight_shapes
-from adaptermix.models.loading import load_tokenizer
+from adaptermix.models.systems import open_systems
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.search.candidates import (
     AUTO_STEP,
     Candidate,
@@ -41,7 +40,7 @@ from adaptermix.search.candidates import (
     names_of,
     scalar_candidate,
 )
-from adaptermix.search.race import Contest, Entry, choose
+from adaptermix.search.halving import Entry, SuccessiveHalving, choose
 from adaptermix.search.record import (
     RECORD_FILE,
     STAGE,
@@ -71,7 +70,7 @@ def search(
     settings: SearchSettings,
     *,
     force: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> SearchReport:
     """Try merges on dev data, choose one and write it.
 
@@ -88,34 +87,36 @@ def search(
     """
     folder = search_folder(settings.out)
     is_there = not force and settings.out.exists() and (folder / RECORD_FILE).exists()
-    job = _prepare(paths, settings, force or is_there)
+    inputs = _prepare(paths, settings, force or is_there)
     if is_there:
-        ended = _ended_search(job)
+        ended = _ended_search(inputs)
         if ended is not None:
             return ended
         check_out(paths, settings.out, force)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
-        contest = Contest(job.plan, job.decoder, job.task, job.items, Path(scratch), on_progress)
-        finalists = _run(contest, job, settings)
-        return _finish(contest, _choose(contest, finalists, job), job, force)
+        halving = SuccessiveHalving(
+            inputs.plan, inputs.generator, inputs.task, inputs.items, Path(scratch), on_progress
+        )
+        finalists = _run(halving, inputs, settings)
+        return _finish(halving, _choose(halving, finalists, inputs), inputs, force)
 
 
 def plan_search(
     paths: Sequence[Path], settings: SearchSettings, *, force: bool = False
 ) -> SearchPlan:
     """Check everything ``search`` needs and say what it would do; raises what it raises."""
-    job = _prepare(paths, settings, force)
+    inputs = _prepare(paths, settings, force)
     return SearchPlan(
-        [candidate.name for candidate in job.candidates],
-        {lang: len(items) for lang, items in job.items.items()},
-        job.decoder.limits.prompt,
+        [candidate.name for candidate in inputs.candidates],
+        {lang: len(items) for lang, items in inputs.items.items()},
+        inputs.generator.limits.prompt,
         str(settings.out),
         str(search_folder(settings.out)),
     )
 
 
 @dataclass(frozen=True)
-class _Job:
+class _SearchInputs:
     """Everything a search needs, checked before an engine is started."""
 
     adapters: list[Adapter]
@@ -123,7 +124,7 @@ class _Job:
     items: dict[str, list[PromptedExample]]
     learning: list[PromptedExample]
     encoder: PromptEncoder
-    decoder: Decoder
+    generator: CachedGenerator
     candidates: list[Candidate]
     settings: SearchSettings
 
@@ -138,26 +139,24 @@ class _Job:
             __version__,
             self.settings.model_dump_json(),
             [adapter_hash(adapter) for adapter in self.adapters],
-            self.decoder.context.hex(),
+            self.generator.context.hex(),
             self.items,
             self.learning,
         )
         return blake3(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _Job:
+def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _SearchInputs:
     check_search(paths, settings)
     check_out(paths, settings.out, force)
     check_output(search_folder(settings.out), force or is_half_out(settings.out))
     adapters = open_adapters(paths, settings)
-    candidates = first_candidates(names_of(adapters), settings)
-    folder = locate_model(settings)
-    shapes = weight_shapes(folder)
-    for adapter in adapters:
-        check_fits(adapter, shapes, settings.model)
-    encoder = PromptEncoder(load_tokenizer(folder, settings), turn_newline=settings.turn_newline)
+    names = names_of(adapters)
+    candidates = first_candidates(names, settings)
+    systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
+    encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    examples = read_prompts(settings, "dev", task, encoder, folder)
+    examples = read_prompts(settings, "dev", task, encoder, systems.folder)
     items = _by_language(examples, task, settings.seed)
     learning = _set_apart(items) if settings.search == "learn" else []
     plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
@@ -166,17 +165,17 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _J
         rank=max(spec.rank for plan in plans for spec in plan.specs.values()),
         prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
     )
-    decoder = Decoder(settings, folder, encoder, limits)
-    return _Job(adapters, task, items, learning, encoder, decoder, candidates, settings)
+    generator = CachedGenerator(settings, systems.folder, encoder, limits)
+    return _SearchInputs(adapters, task, items, learning, encoder, generator, candidates, settings)
 
 
-def _ended_search(job: _Job) -> SearchReport | None:
+def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
     """Return the report of the same search, if it has ended and its adapter is what it left."""
-    out = job.settings.out
+    out = inputs.settings.out
     folder = search_folder(out)
     try:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        if (record["key"], record["adapter"]) != (job.key, adapter_hash(read_adapter(out))):
+        if (record["key"], record["adapter"]) != (inputs.key, adapter_hash(read_adapter(out))):
             return None
         report = TypeAdapter(SearchReport).validate_python(record)
     except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
@@ -233,42 +232,46 @@ def check_search(paths: Sequence[Path], settings: SearchSettings) -> None:
     first_candidates([path.name for path in paths], settings)
 
 
-def _run(contest: Contest, job: _Job, settings: SearchSettings) -> list[Entry]:
+def _run(
+    halving: SuccessiveHalving, inputs: _SearchInputs, settings: SearchSettings
+) -> list[Entry]:
     if settings.search == "learn":
-        candidates = [*job.candidates, _learn(contest, job, settings)]
-        return contest.race(candidates, exhaustive=settings.exhaustive)
+        candidates = [*inputs.candidates, _learn(halving, inputs, settings)]
+        return halving.run(candidates, exhaustive=settings.exhaustive)
     if settings.search != "auto":
-        return contest.race(job.candidates, exhaustive=settings.exhaustive)
-    if len(job.adapters) > 2 or settings.layer_groups > 1:
-        candidates = [*job.candidates, *_try(contest, job, settings)]
+        return halving.run(inputs.candidates, exhaustive=settings.exhaustive)
+    if len(inputs.adapters) > 2 or settings.layer_groups > 1:
+        candidates = [*inputs.candidates, *_try(halving, inputs, settings)]
     else:
-        ranked = contest.race(job.candidates, exhaustive=settings.exhaustive)
-        candidates = [*job.candidates, *_between(ranked)]
-    return contest.race(candidates, exhaustive=settings.exhaustive)
+        ranked = halving.run(inputs.candidates, exhaustive=settings.exhaustive)
+        candidates = [*inputs.candidates, *_between(ranked)]
+    return halving.run(candidates, exhaustive=settings.exhaustive)
 
 
-def _learn(contest: Contest, job: _Job, settings: SearchSettings) -> Candidate:
+def _learn(
+    halving: SuccessiveHalving, inputs: _SearchInputs, settings: SearchSettings
+) -> Candidate:
     """Learn weights on the dev examples kept for that, before any engine is started."""
     from adaptermix.search.learn import learn_weights  # a Trainer comes with it
 
-    encoder = job.encoder
+    encoder = inputs.encoder
     encoded = [
         encode_example(
-            item.prompt_ids, encoder.answer_ids(job.task.answer(item.example)), sys.maxsize
+            item.prompt_ids, encoder.answer_ids(inputs.task.answer(item.example)), sys.maxsize
         )
-        for item in job.learning
+        for item in inputs.learning
     ]
-    merges = [c.weighting for c in job.candidates if not c.is_control]
+    merges = [c.weighting for c in inputs.candidates if not c.is_control]
     learned = learn_weights(
-        job.plan(merges[0]),
+        inputs.plan(merges[0]),
         merges,
         [row for row in encoded if row is not None],
-        job.decoder.folder,
+        inputs.generator.folder,
         int(encoder.tokenizer.pad_token_id or 0),
         settings,
-        contest.on_progress,
+        halving.on_progress,
     )
-    contest.notes.append(
+    halving.notes.append(
         f"learned from {learned.start.weights} on {len(encoded)} dev examples that judge nothing: "
         f"loss {learned.start_loss:.4f} to {learned.loss:.4f}"
     )
@@ -285,7 +288,9 @@ def _between(ranked: Sequence[Entry]) -> list[Candidate]:
     return [scalar_candidate(round(side, 6), 2) for side in sides]
 
 
-def _try(contest: Contest, job: _Job, settings: SearchSettings) -> list[Candidate]:
+def _try(
+    halving: SuccessiveHalving, inputs: _SearchInputs, settings: SearchSettings
+) -> list[Candidate]:
     """Let Optuna propose weights beyond the first candidates, and return the best of all.
 
     The study lives in memory. With its seed and the same answers it proposes the same again, so
@@ -297,53 +302,57 @@ def _try(contest: Contest, job: _Job, settings: SearchSettings) -> list[Candidat
     samplers = {"tpe": optuna.samplers.TPESampler, "cma": optuna.samplers.CmaEsSampler}
     sampler = samplers[settings.sampler](seed=settings.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    groups = layer_groups(job.plan(job.candidates[0].weighting), settings.layer_groups)
-    for candidate in job.candidates:
+    groups = layer_groups(inputs.plan(inputs.candidates[0].weighting), settings.layer_groups)
+    for candidate in inputs.candidates:
         study.enqueue_trial(as_parameters(candidate.weighting.weights, len(groups)))
     tried: dict[str, float] = {}
     candidates = {}
-    for number in range(len(job.candidates) + settings.trials):
+    for number in range(len(inputs.candidates) + settings.trials):
         trial = study.ask()
         weights = [
-            [trial.suggest_float(f"{at}.{group}", 0, 1) for at in range(len(job.adapters))]
+            [trial.suggest_float(f"{at}.{group}", 0, 1) for at in range(len(inputs.adapters))]
             for group in range(len(groups))
         ]
-        candidate = candidate_of(weights, groups, number, job.candidates)
-        entry = contest.enter(candidate)
-        contest.show([entry], 1.0 if settings.exhaustive else TRIAL_SHARE)
-        tried[candidate.name] = contest.score(entry)
+        candidate = candidate_of(weights, groups, number, inputs.candidates)
+        entry = halving.enter(candidate)
+        halving.show([entry], 1.0 if settings.exhaustive else TRIAL_SHARE)
+        tried[candidate.name] = halving.score(entry)
         candidates[candidate.name] = candidate
         study.tell(trial, tried[candidate.name])
     best = sorted(tried, key=lambda name: -tried[name])
-    return [candidates[name] for name in best[: len(job.candidates)]]
+    return [candidates[name] for name in best[: len(inputs.candidates)]]
 
 
-def _choose(contest: Contest, finalists: Sequence[Entry], job: _Job) -> Choice:
-    winner, tied, verdict = choose(contest, finalists, job.settings.prefer)
-    control = _show_without_others(contest, winner, job)
+def _choose(
+    halving: SuccessiveHalving, finalists: Sequence[Entry], inputs: _SearchInputs
+) -> Choice:
+    winner, tied, verdict = choose(halving, finalists, inputs.settings.prefer)
+    control = _show_without_others(halving, winner, inputs)
     if control is not None:
-        verdict += f"; {_told_apart(contest, winner, control)}"
+        verdict += f"; {_told_apart(halving, winner, control)}"
     return Choice(winner, tied, verdict, control)
 
 
-def _show_without_others(contest: Contest, winner: Entry, job: _Job) -> Entry | None:
+def _show_without_others(
+    halving: SuccessiveHalving, winner: Entry, inputs: _SearchInputs
+) -> Entry | None:
     """Let the chosen merge's main adapter answer alone, at its weights there.
 
     It competes with nobody. With ``inactive = keep`` weights differ by module, and none is shown.
     """
-    alone = winner.candidate.without_others(names_of(job.adapters))
-    if alone is None or job.settings.inactive == "keep":
+    alone = winner.candidate.without_others(names_of(inputs.adapters))
+    if alone is None or inputs.settings.inactive == "keep":
         return None
-    if any(entry.candidate.weighting == alone.weighting for entry in contest.entries.values()):
+    if any(entry.candidate.weighting == alone.weighting for entry in halving.entries.values()):
         return None  # at full strength it was a candidate
-    entry = contest.enter(alone)
-    contest.show([entry], 1.0)
+    entry = halving.enter(alone)
+    halving.show([entry], 1.0)
     return entry
 
 
-def _told_apart(contest: Contest, winner: Entry, control: Entry) -> str:
+def _told_apart(halving: SuccessiveHalving, winner: Entry, control: Entry) -> str:
     """Say whether the other adapters of the chosen merge did more than a smaller weight does."""
-    difference = contest.compare(winner, control).interval
+    difference = halving.compare(winner, control).interval
     merge, alone = winner.candidate.name, control.candidate.name
     if not difference.excludes_zero:
         return (
@@ -355,33 +364,35 @@ def _told_apart(contest: Contest, winner: Entry, control: Entry) -> str:
     return f"{merge} is worse than {alone}: the other adapters take more than they give"
 
 
-def _finish(contest: Contest, choice: Choice, job: _Job, force: bool) -> SearchReport:
+def _finish(
+    halving: SuccessiveHalving, choice: Choice, inputs: _SearchInputs, force: bool
+) -> SearchReport:
     """Write the winner and the record of the search.
 
     Two outputs cannot appear at once. The record's folder comes first and brings the adapter
     along, so that a search that was killed between the two is known by it and can be run again.
     """
-    settings, winner = job.settings, choice.winner.candidate
+    settings, winner = inputs.settings, choice.winner.candidate
     entries = sorted(
-        contest.entries.values(), key=lambda e: (e is not choice.winner, -contest.score(e))
+        halving.entries.values(), key=lambda e: (e is not choice.winner, -halving.score(e))
     )
     folder = search_folder(settings.out)
-    score = contest.score_interval(choice.winner)
-    metric = job.task.metrics[0].name
+    score = halving.score_interval(choice.winner)
+    metric = inputs.task.metrics[0].name
     found = {
         "dev": {metric: score.value},
         "search": {
             "task": settings.task,
-            "langs": list(job.items),
+            "langs": list(inputs.items),
             "low": score.low,
             "high": score.high,
             "verdict": choice.verdict,
         },
     }
-    candidates = [result_of(contest, entry, choice.winner) for entry in entries]
+    candidates = [result_of(halving, entry, choice.winner) for entry in entries]
     control = choice.control.candidate.name if choice.control else None
     record = {"adaptermix": __version__, "settings": settings.model_dump(mode="json")}
-    plan = job.plan(winner.weighting)
+    plan = inputs.plan(winner.weighting)
     with whole_output(folder) as partial:
         staged = partial / STAGE / settings.out.name
         staged.parent.mkdir(parents=True)
@@ -394,17 +405,17 @@ def _finish(contest: Contest, choice: Choice, job: _Job, force: bool) -> SearchR
             candidates=candidates,
             task=settings.task,
             metric=metric,
-            langs=list(job.items),
-            engine=job.decoder.engine,
-            decoded=contest.needed,
-            exhaustive=len(entries) * contest.examples,
-            reused=job.decoder.reused,
+            langs=list(inputs.items),
+            engine=inputs.generator.engine,
+            decoded=halving.needed,
+            exhaustive=len(entries) * halving.examples,
+            reused=inputs.generator.reused,
             merge=write_merge(plan, settings, Tally(), at=staged, found=found),
-            notes=[*contest.notes, *job.decoder.notes],
+            notes=[*halving.notes, *inputs.generator.notes],
             folder=str(folder),
             control=control,
         )
-        kept = {"key": job.key, "adapter": adapter_hash(read_adapter(staged))}
+        kept = {"key": inputs.key, "adapter": adapter_hash(read_adapter(staged))}
         write_json(partial / RECORD_FILE, record | kept | report.as_record())
         check_output(settings.out, force)
     put_in_place(folder / STAGE, settings.out, force)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from adaptermix.errors import ConfigError
 from adaptermix.settings.shared import ScorerSettings
-from adaptermix.tasks.custom import OwnTask, load_task_file
+from adaptermix.tasks.custom import CustomTask, load_task_file
 from adaptermix.tasks.massive import SYSTEM_PROMPTS, Massive
 from adaptermix.tasks.task import Task
 from adaptermix.tasks.translation import Translation
@@ -31,7 +31,7 @@ def make_task(
     options = options or ScorerSettings()
     if name.endswith(".toml"):
         path = Path(name)
-        return OwnTask(load_task_file(path), path.parent, system_prompt, options)
+        return CustomTask(load_task_file(path), path.parent, system_prompt, options)
     if name == "massive":
         return Massive(SYSTEM_PROMPTS[prompt] if system_prompt is None else system_prompt, options)
     if name == "wmt23":

@@ -101,7 +101,7 @@ class RecordExample:
 
 
 @dataclass(frozen=True)
-class OwnTask(Scored):
+class CustomTask(Scored):
     """A task declared in a TOML file, over JSON records; see ``config.TaskFile``."""
 
     file: TaskFile
@@ -150,16 +150,16 @@ class OwnTask(Scored):
             raise DataError(f"{path}: no records")
         return rows
 
-    def _example(self, row: Any, place: str, lang: str) -> RecordExample:
+    def _example(self, row: Any, location: str, lang: str) -> RecordExample:
         if not isinstance(row, dict):
-            raise DataError(f"{place}: not a JSON object")
-        id_ = _field(row, self.file.id, place) if self.file.id else place.rpartition(":")[2]
+            raise DataError(f"{location}: not a JSON object")
+        id_ = _field(row, self.file.id, location) if self.file.id else location.rpartition(":")[2]
         return RecordExample(
             id=id_,
             lang=lang,
-            system=_filled(self.file.system, row, place),
-            utterance=_filled(self.file.prompt, row, place),
-            expected=_field(row, self.file.answer, place),
+            system=_filled(self.file.system, row, location),
+            utterance=_filled(self.file.prompt, row, location),
+            expected=_field(row, self.file.answer, location),
         )
 
     def messages(self, example: RecordExample) -> list[Message]:
@@ -184,14 +184,14 @@ class OwnTask(Scored):
         return text_outcome(output, (example.expected,), example.utterance, lang=lang)
 
 
-def _filled(template: str, row: Mapping[str, Any], place: str) -> str:
+def _filled(template: str, row: Mapping[str, Any], location: str) -> str:
     """Put fields of the record where the template has ``{field}``."""
-    return re.sub(r"\{([\w-]+)\}", lambda match: _field(row, match[1], place), template)
+    return re.sub(r"\{([\w-]+)\}", lambda match: _field(row, match[1], location), template)
 
 
-def _field(row: Mapping[str, Any], name: str, place: str) -> str:
+def _field(row: Mapping[str, Any], name: str, location: str) -> str:
     if name not in row:
-        raise DataError(f"{place}: no field '{name}'")
+        raise DataError(f"{location}: no field '{name}'")
     if not isinstance(row[name], str | int | float):
-        raise DataError(f"{place}: '{name}' must be text or a number")
+        raise DataError(f"{location}: '{name}' must be text or a number")
     return str(row[name])

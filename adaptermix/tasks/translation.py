@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptermix.data.alma import read_alma
 from adaptermix.data.chats import Message
 from adaptermix.data.languages import LANGUAGE_NAMES, language_code, split_pair
 from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
-from adaptermix.files.text import Split, find_file, has_file, json_rows, json_value, numbered_lines
+from adaptermix.files.text import Split, find_file, has_file, numbered_lines
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
 from adaptermix.tasks.metrics.text import text_metrics
@@ -115,30 +116,20 @@ def _find_optional(folder: Path, names: list[str]) -> Path | None:
 
 
 def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]:
-    """Read ALMA's JSON: one object a line, or one array of them; rows with an empty side go."""
-    rows = _array_rows(path) if _begins_array(path) else list(json_rows(path))
-    examples = []
-    for number, row in rows:
-        texts = row.get("translation") if isinstance(row, dict) else None
-        sides = [texts.get(code) if isinstance(texts, dict) else None for code in (source, target)]
-        if not all(isinstance(side, str) for side in sides):
-            raise DataError(f"{path}:{number}: no 'translation' of {source} and {target}")
-        text, reference = (side.strip() for side in sides if side is not None)
-        if text and reference:
-            pair = f"{source}-{target}"
-            examples.append(TranslationExample(str(number), pair, text, (reference,)))
+    """Read ALMA's JSON; rows with an empty side are left out."""
+    pair = f"{source}-{target}"
+    rows = (
+        (str(number), *(side.strip() for side in sides))
+        for number, sides in read_alma(path, source, target)
+    )
+    examples = [
+        TranslationExample(number, pair, text, (reference,))
+        for number, text, reference in rows
+        if text and reference
+    ]
     if not examples:
-        raise DataError(f"{path}: no {source}-{target} sentence pairs")
+        raise DataError(f"{path}: no {pair} sentence pairs")
     return examples
-
-
-def _begins_array(path: Path) -> bool:
-    return next((line for _, line in numbered_lines(path))).lstrip().startswith("[")
-
-
-def _array_rows(path: Path) -> list[tuple[int, Any]]:
-    text = "\n".join(line for _, line in numbered_lines(path))
-    return list(enumerate(json_value(text, str(path)), start=1))
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ def read_iob2(path: Path, lang: str) -> list[EntityExample]:
     for number, comments, tokens in _sentences(path):
         id_ = comments.get("sent_id", str(len(examples)))
         id_ = f"{id_} (line {number})" if id_ in examples else id_
-        text, places = _placed(comments.get("text"), tokens)
-        examples[id_] = EntityExample(id_, lang, text, tuple(_entities(text, places, tokens)))
+        text, offsets = _located(comments.get("text"), tokens)
+        examples[id_] = EntityExample(id_, lang, text, tuple(_entities(text, offsets, tokens)))
     if not examples:
         raise DataError(f"{path}: no sentences")
     return list(examples.values())
@@ -90,46 +90,46 @@ def _sentences(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Token]]]
         yield number, comments, tokens
 
 
-def _token(line: str, place: str) -> _Token:
+def _token(line: str, location: str) -> _Token:
     cells = line.split("\t")
     if len(cells) < 3 or not re.fullmatch(r"O|-|[BI]-[^\s-]+", cells[2]):
         raise DataError(
-            f"{place}: not a token with a tag: {line[:80]!r}",
+            f"{location}: not a token with a tag: {line[:80]!r}",
             hint="a line of .iob2 is number, token, tag (O, B-PER, I-PER ...), between tabs",
         )
     return _Token(cells[1], "O" if cells[2] == "-" else cells[2])
 
 
-def _placed(text: str | None, tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
+def _located(text: str | None, tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
     """Return the text and where each token starts and ends in it."""
-    places = []
+    offsets = []
     at = 0
     for form, _ in tokens:
         while text and at < len(text) and text[at].isspace():
             at += 1
         if text is None or not text.startswith(form, at):
             return _joined(tokens)
-        places.append((at, at + len(form)))
+        offsets.append((at, at + len(form)))
         at += len(form)
-    return text or "", places
+    return text or "", offsets
 
 
 def _joined(tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
-    places = []
+    offsets = []
     at = 0
     for form, _ in tokens:
-        places.append((at, at + len(form)))
+        offsets.append((at, at + len(form)))
         at += len(form) + 1
-    return " ".join(token.form for token in tokens), places
+    return " ".join(token.form for token in tokens), offsets
 
 
 def _entities(
-    text: str, places: Sequence[tuple[int, int]], tokens: Sequence[_Token]
+    text: str, offsets: Sequence[tuple[int, int]], tokens: Sequence[_Token]
 ) -> Iterator[Entity]:
     """Join B- and the I- tags of the same type that follow; I- after another tag begins one."""
     spans: list[tuple[str, int, int]] = []
     before = "O"
-    for (start, end), (_, tag) in zip(places, tokens, strict=True):
+    for (start, end), (_, tag) in zip(offsets, tokens, strict=True):
         if tag.startswith("I-") and before[2:] == tag[2:]:
             spans[-1] = (spans[-1][0], spans[-1][1], end)
         elif tag != "O":

@@ -21,6 +21,7 @@ from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
 from adaptermix.processes import process_count
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.alignment import Alignment, AlignSettings
 from adaptermix.training.batches import (
@@ -28,12 +29,12 @@ from adaptermix.training.batches import (
     PairCollator,
     encode_pairs,
     padded_length,
-    with_held_text,
+    with_anchor_text,
 )
 from adaptermix.training.contrastive import ContrastiveStep
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training
-from adaptermix.training.run import TrainingRun, check_training, ended_run
+from adaptermix.training.report import TrainingData, TrainReport, plan_training
+from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.sweep import train_best
 from adaptermix.training.trainer import AdapterTrainer
 
@@ -45,7 +46,7 @@ def train_align(
     *,
     force: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> TrainReport:
     """Train a LoRA that pulls translations together at one layer, and nothing else.
 
@@ -57,47 +58,47 @@ def train_align(
         DataError: Missing or malformed data, fewer pairs than one contrastive batch.
         ArtifactError: A model that cannot be used, or an output that exists.
     """
-    if (ended := ended_run(settings, force)) is not None:
-        return ended
+    if (finished := finished_report(settings, force)) is not None:
+        return finished
     if len(settings.temperature) == 1 or dry_run:
         return _train_one(settings, force, dry_run, on_progress)
-    candidates = {
+    variants = {
         f"{temperature:g}": settings.model_copy(update={"temperature": (temperature,)})
         for temperature in settings.temperature
     }
 
-    def train(candidate: TrainAlignSettings) -> TrainReport:
-        return _train_one(candidate, False, False, on_progress)
+    def train(variant: TrainAlignSettings) -> TrainReport:
+        return _train_one(variant, False, False, on_progress)
 
-    return train_best(settings, candidates, train, "retrieval_accuracy", force=force)
+    return train_best(settings, variants, train, "retrieval_accuracy", force=force)
 
 
 def _train_one(
     settings: TrainAlignSettings, force: bool, dry_run: bool, on_progress: OnProgress
 ) -> TrainReport:
-    micro = check_training(settings, own_pairs(settings), "--contrastive-batch", force)
+    micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
-    stream = align_stream(settings, tokenizer)
+    data = align_data(settings, tokenizer)
     if settings.preserve_text:
-        stream = _with_held_text(stream, settings, tokenizer)
+        data = _with_anchor_text(data, settings, tokenizer)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
         layer = choose_layer(folder, settings, settings.layer)
         empty = with_lora(empty_model(folder, settings, layer), settings, "FEATURE_EXTRACTION")
-        both_sides = Pass(2 * pairs, max(map(padded_length, stream.train)))
-        plan = plan_training(settings, stream, footprint(empty, [both_sides]))
+        both_sides = Pass(2 * pairs, max(map(padded_length, data.train)))
+        plan = plan_training(settings, data, footprint(empty, [both_sides]))
         return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
     set_seed(settings.seed)
     lower = load_lower_blocks(folder, settings, settings.layer)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
-    run = _AlignmentRun(settings, folder, stream, micro, collator, on_progress)
+    run = _AlignmentRun(settings, folder, data, micro, collator, on_progress)
     step = ContrastiveStep(model, 2 * pairs, settings.packing)
     return run.train(model, partial(AlignmentTrainer, Alignment(settings, model, step)), force)
 
 
-def own_pairs(settings: AlignSettings) -> int:
+def pairs_per_process(settings: AlignSettings) -> int:
     """Return this process's part of a contrastive batch, which all processes share."""
     own, rest = divmod(settings.contrastive_batch, process_count())
     if rest:
@@ -108,7 +109,7 @@ def own_pairs(settings: AlignSettings) -> int:
     return own
 
 
-def align_stream(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> Stream:
+def align_data(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
     """Read, clean, encode, split and resample the pairs of all languages; one seed decides.
 
     Raises:
@@ -119,7 +120,7 @@ def align_stream(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) ->
     for pair in settings.pairs:
         rows, dropped[pair] = _encoded_pairs(pair, settings, tokenizer)
         groups[pair], held[pair] = hold_out(rows, settings.dev_pairs, rng)
-    return Stream(
+    return TrainingData(
         resample(list(groups.values()), settings.resample, rng),
         [row for rows in held.values() for row in rows],
         {pair: len(rows) for pair, rows in groups.items()},
@@ -157,10 +158,10 @@ def _encoded_pairs(
     return rows, dropped
 
 
-def _with_held_text(
-    stream: Stream, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
-) -> Stream:
-    """Give every pair a line of the text that is to be held; every file has the same share."""
+def _with_anchor_text(
+    data: TrainingData, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
+) -> TrainingData:
+    """Give every pair a line of anchor text; every file has the same share."""
     rng = random.Random(settings.seed)
     kept, held = [], []
     for path in settings.preserve_text:
@@ -171,10 +172,10 @@ def _with_held_text(
         kept.append(split[0])
         held.append(split[1])
     train, dev = (
-        with_held_text(rows, resample_evenly(lines, rng), tokenizer, settings.max_length)
-        for rows, lines in ((stream.train, kept), (stream.dev, held))
+        with_anchor_text(rows, resample_evenly(lines, rng), tokenizer, settings.max_length)
+        for rows, lines in ((data.train, kept), (data.dev, held))
     )
-    return replace(stream, train=train, dev=dev)
+    return replace(data, train=train, dev=dev)
 
 
 class AlignmentTrainer(AdapterTrainer):
@@ -192,11 +193,11 @@ class AlignmentTrainer(AdapterTrainer):
         self.weight = weight
 
     def backpropagate(
-        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
+        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None, most: int
     ) -> Tensor:
         """Go forward and backward through a contrastive batch, in as many parts as memory asks."""
         if "labels" in inputs:
-            return super().backpropagate(model, inputs, items)
+            return super().backpropagate(model, inputs, items, most)
         share = self.weight / self.current_gradient_accumulation_steps
         batch = self._prepare_inputs(inputs)
         return self.alignment.backpropagate(model, batch, self.accelerator, share)

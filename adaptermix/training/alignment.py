@@ -29,7 +29,7 @@ class AlignmentObjective:
     """The loss of one contrastive batch, as the settings describe it.
 
     With ``preserve``, sources are contrasted with what the base makes of the targets, and the
-    hidden states of the targets and of the held text are kept near the base's.
+    hidden states of the targets and of the anchor text are kept near the base's.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class AlignmentObjective:
         self.together = together
         self.base_vectors: Tensor | None = None
         if self.preserve:
-            self.held_tokens: float = sum(self.sentences.lengths[self.sentences.pairs :])
+            self.anchor_tokens: float = sum(self.sentences.lengths[self.sentences.pairs :])
             if together:
-                self.held_tokens = mean_over_processes(self.held_tokens, self.keys.device)
+                self.anchor_tokens = mean_over_processes(self.anchor_tokens, self.keys.device)
             with torch.no_grad(), adapted.disable_adapter():
                 self._ask_base(adapted, step)
 
@@ -98,12 +98,12 @@ class AlignmentObjective:
 
     def _moved(self, row: PackedRow, states: Tensor) -> Tensor:
         """Return these sentences' part of the mean over all tokens that are to stay in place."""
-        held = row.batch_rows >= self.sentences.pairs
-        if not held.any():
+        is_anchor = row.batch_rows >= self.sentences.pairs
+        if not is_anchor.any():
             return states.new_zeros(())
-        base = self.base_states[(self.starts[row.batch_rows] + row.positions)[held]]
-        share = len(base) / self.held_tokens
-        return self.preserve * share * preservation_loss(states[held], base)
+        base = self.base_states[(self.starts[row.batch_rows] + row.positions)[is_anchor]]
+        share = len(base) / self.anchor_tokens
+        return self.preserve * share * preservation_loss(states[is_anchor], base)
 
 
 @dataclass(frozen=True)

@@ -79,14 +79,14 @@ def answer_span(examples: Sequence[EncodedExample]) -> int:
 class EncodedPair:
     """Both sides of a parallel pair as token ids, in arrays: lists take several times the memory.
 
-    ``held_ids`` is a sentence that has nothing to do with the pair and goes through the model
-    with it, so that its hidden states can be held in place; empty where none are.
+    ``anchor_ids`` is a sentence that has nothing to do with the pair and goes through the model
+    with it, so that its hidden states can be kept in place; empty where none are.
     """
 
     source_ids: Sequence[int]
     target_ids: Sequence[int]
     name: str = ""
-    held_ids: Sequence[int] = ()
+    anchor_ids: Sequence[int] = ()
 
 
 def encode_pairs(
@@ -105,12 +105,12 @@ def encode_pairs(
         if not source or not target:
             raise DataError(f"a {pair.pair} sentence has no tokens: {pair.source!r}")
     return [
-        EncodedPair(array("i", source), array("i", target), pair.place)
+        EncodedPair(array("i", source), array("i", target), pair.location)
         for pair, source, target in zip(pairs, *sides, strict=True)
     ]
 
 
-def with_held_text(
+def with_anchor_text(
     pairs: Sequence[EncodedPair],
     lines: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -118,7 +118,7 @@ def with_held_text(
 ) -> list[EncodedPair]:
     """Give every pair a line to hold, in the order of the lines, which are repeated as needed."""
     ids = tokenizer([*lines], truncation=True, max_length=max_length)["input_ids"]
-    return [replace(pair, held_ids=ids[at % len(ids)]) for at, pair in enumerate(pairs)]
+    return [replace(pair, anchor_ids=ids[at % len(ids)]) for at, pair in enumerate(pairs)]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class PairCollator:
     """Pads both sides of all pairs into one batch: all sources first, then all targets.
 
     One forward pass then serves both sides: ``input_ids`` and ``attention_mask`` have the shape
-    [2 x batch, seq], or more rows where sentences are to be held, which come last. The keys
+    [2 x batch, seq], or more rows where there is anchor text, which comes last. The keys
     ([batch] each) are numbers that are equal where a side's texts are.
     """
 
@@ -135,9 +135,9 @@ class PairCollator:
     def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
         """Return one batch."""
         sources, targets = [p.source_ids for p in pairs], [p.target_ids for p in pairs]
-        held = [p.held_ids for p in pairs if p.held_ids]
+        anchors = [p.anchor_ids for p in pairs if p.anchor_ids]
         return {
-            **pad([*sources, *targets, *held], self.pad_id),
+            **pad([*sources, *targets, *anchors], self.pad_id),
             "source_keys": _keys(sources),
             "target_keys": _keys(targets),
         }
@@ -150,16 +150,16 @@ def _keys(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def token_count(row: EncodedExample | EncodedPair) -> int:
-    """Return the number of tokens of a row, both sides of a pair and what is held with it."""
+    """Return the number of tokens of a row, both sides of a pair and its anchor text."""
     if isinstance(row, EncodedPair):
-        return len(row.source_ids) + len(row.target_ids) + len(row.held_ids)
+        return len(row.source_ids) + len(row.target_ids) + len(row.anchor_ids)
     return len(row.input_ids)
 
 
 def padded_length(row: EncodedExample | EncodedPair) -> int:
     """Return how long a batch with this row is at least."""
     if isinstance(row, EncodedPair):
-        return max(len(row.source_ids), len(row.target_ids), len(row.held_ids))
+        return max(len(row.source_ids), len(row.target_ids), len(row.anchor_ids))
     return len(row.input_ids)
 
 
@@ -202,7 +202,7 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
         labels.extend([*[IGNORED] * len(asked), *answer])
         text = prompt + message["content"] + end
     return [
-        EncodedExample(ids[:max_length], labels[:max_length], chat.place)
+        EncodedExample(ids[:max_length], labels[:max_length], chat.location)
         for ids, labels in sequences
         if any(label != IGNORED for label in labels[:max_length])
     ]
@@ -213,5 +213,5 @@ def _prompt(chat: Chat, at: int, encoder: PromptEncoder) -> str:
         return encoder.prompt_text(chat.messages[:at])
     except TemplateError as error:
         raise DataError(
-            f"{chat.place}: the model's chat template refuses it: {first_line(error)}"
+            f"{chat.location}: the model's chat template refuses it: {first_line(error)}"
         ) from error

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jaxtyping import Float, Int
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from adaptermix.errors import ConfigError, ResourceError
+from adaptermix.models.fitting import RowLimit, saved_gradients
 from adaptermix.models.lora_linear import Dropout, speed_up, token_keys
 from adaptermix.models.packing import PackedRow, attention_apart, can_pack, pack, similar_runs
 from adaptermix.models.pooling import Pooling, pooling_weights, widened
@@ -52,7 +52,7 @@ def run_decoder(model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq hidd
 
 @dataclass(frozen=True)
 class Sentences:
-    """A padded batch of sentences: sources, as many targets, and others that are only held.
+    """A padded batch of sentences: sources, as many targets, and anchor text.
 
     Attributes:
         pairs: Number of sources.
@@ -80,8 +80,8 @@ class Sentences:
         mask = batch["attention_mask"]
         rows = torch.arange(len(mask), device=mask.device)
         pairs = len(batch["source_keys"])
-        side, place = rows // pairs, rows % pairs
-        numbers = (side * process_count() + process_rank()) * pairs + place
+        side, position = rows // pairs, rows % pairs
+        numbers = (side * process_count() + process_rank()) * pairs + position
         weights = pooling_weights(mask, pooling, skip)
         lengths = mask.sum(1).tolist()
         return cls(pairs, batch["input_ids"], mask, weights, numbers, lengths, seed)
@@ -95,8 +95,8 @@ class Sentences:
         number = -(-len(order) // most)
         parts: list[list[int]] = [[] for _ in range(number)]
         for at, row in enumerate(order):
-            turn, place = divmod(at, number)
-            parts[place if turn % 2 == 0 else -1 - place].append(row)
+            turn, index = divmod(at, number)
+            parts[index if turn % 2 == 0 else -1 - index].append(row)
         return parts
 
 
@@ -104,7 +104,7 @@ class ContrastiveStep:
     """Encodes sentences with the lower blocks of a model, and sends gradients back.
 
     Attributes:
-        rows: Sentences in one forward pass, at most. Halved where memory does not suffice.
+        limit: Sentences in one forward pass. Halved where memory does not suffice.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ContrastiveStep:
         Raises:
             ConfigError: Packing is asked for and the layout is not known.
         """
-        self.rows = rows
+        self.limit = RowLimit(rows)
         self.forward = forward
         self.dropout: Dropout = speed_up(model)
         decoder = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
@@ -148,7 +148,7 @@ class ContrastiveStep:
         self, model: nn.Module, sentences: Sentences, token_loss: TokenLoss | None = None
     ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, ""]]:
         """Return the pooled vector of every sentence, and the sum of a loss of hidden states."""
-        parts = sentences.parts(self.rows)
+        parts = sentences.parts(self.limit.rows)
         vectors, added = [], []
         for part in parts:
             states = self.states(model, sentences, part)
@@ -184,24 +184,16 @@ class ContrastiveStep:
         Raises:
             ResourceError: Not even one sentence fits, or one of several processes lacks memory.
         """
-        while True:
-            kept = _gradients(model)
-            try:
-                return self._gradient(model, sentences, objective, backward, token_loss, no_sync)
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                self._halve(error)
-            _restore(kept)  # here the failed pass is no longer held by its error
-            clear_device_cache(garbage_collection=True)
 
-    def _halve(self, error: RuntimeError) -> None:
-        if self.rows < 2 or process_count() > 1:
-            raise ResourceError(
-                f"out of memory with {self.rows} sentences in a forward pass",
-                hint="lower --micro-batch-size or --max-length",
-            ) from error
-        self.rows //= 2
+        def attempt(_: int) -> Tensor:
+            return self._gradient(model, sentences, objective, backward, token_loss, no_sync)
+
+        return self.limit.run(
+            len(sentences.lengths),
+            attempt,
+            _refusal,
+            undo=saved_gradients(model) if process_count() == 1 else None,
+        )
 
     def _gradient(
         self,
@@ -212,7 +204,7 @@ class ContrastiveStep:
         token_loss: TokenLoss | None,
         no_sync: NoSync,
     ) -> Tensor:
-        parts = sentences.parts(self.rows)
+        parts = sentences.parts(self.limit.rows)
         random, added = [], []
         vectors = torch.empty(0)
         # Before a graph, the loss and a pass back; a single part leaves holes for the next step.
@@ -307,6 +299,13 @@ class ContrastiveStep:
         return shares @ values
 
 
+def _refusal(rows: int, error: RuntimeError) -> ResourceError:
+    return ResourceError(
+        f"out of memory with {rows} sentences in a forward pass",
+        hint="lower --micro-batch-size or --max-length",
+    )
+
+
 def _loss_and_slopes(
     objective: Objective, vectors: Float[Tensor, "rows hidden"], pairs: int
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows hidden"]]:
@@ -359,19 +358,6 @@ def _inverse(parts: Sequence[Sequence[int]]) -> list[int]:
     """Return where each row of the batch is among the rows of the parts."""
     order = [row for part in parts for row in part]
     return sorted(range(len(order)), key=order.__getitem__)
-
-
-def _gradients(model: nn.Module) -> dict[nn.Parameter, Tensor | None]:
-    return {
-        parameter: None if parameter.grad is None else parameter.grad.clone()
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    }
-
-
-def _restore(gradients: dict[nn.Parameter, Tensor | None]) -> None:
-    for parameter, gradient in gradients.items():
-        parameter.grad = gradient
 
 
 def _random_state() -> tuple[Tensor, list[Tensor]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
-from adaptermix.generation.decoder import find_stop_ids
+from adaptermix.generation.cached import find_stop_ids
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.transformers_engine import answer_greedily
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
@@ -20,9 +20,10 @@ from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import retrieval_accuracy
 from adaptermix.processes import process_count
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
-from adaptermix.training.align import AlignmentTrainer, align_stream, own_pairs
+from adaptermix.training.align import AlignmentTrainer, align_data, pairs_per_process
 from adaptermix.training.alignment import Alignment
 from adaptermix.training.batches import (
     IGNORED,
@@ -33,9 +34,10 @@ from adaptermix.training.batches import (
 )
 from adaptermix.training.contrastive import ContrastiveStep, Forward
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training, planned_steps
-from adaptermix.training.run import TrainingRun, check_training, ended_run
-from adaptermix.training.task import task_pass, task_stream
+from adaptermix.training.report import TrainingData, TrainReport, plan_training
+from adaptermix.training.run import TrainingRun, check_training, finished_report
+from adaptermix.training.steps import planned_steps
+from adaptermix.training.task import task_data, task_pass
 from adaptermix.training.trainer import AdapterTrainer
 
 # What --stop-on names is the best adapter's, on dev data.
@@ -47,7 +49,7 @@ def train_joint(
     *,
     force: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> TrainReport:
     """Train one LoRA on the task data of some languages and on aligning pairs of others.
 
@@ -60,14 +62,14 @@ def train_joint(
         DataError: Missing or malformed data, fewer pairs than one contrastive batch.
         ArtifactError: A model that cannot be used, or an output that exists.
     """
-    if (ended := ended_run(settings, force)) is not None:
-        return ended
-    micro = check_training(settings, own_pairs(settings), "--contrastive-batch", force)
+    if (finished := finished_report(settings, force)) is not None:
+        return finished
+    micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
-    task, pairs = task_stream(settings, encoder), align_stream(settings, tokenizer)
-    stream = _joined(task, pairs)
+    task, pairs = task_data(settings, encoder), align_data(settings, tokenizer)
+    data = _joined(task, pairs)
     layer = choose_layer(folder, settings, settings.layer)
     if dry_run:
         empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
@@ -75,7 +77,7 @@ def train_joint(
             task_pass(micro, task.train),
             Pass(2 * micro, max(map(padded_length, pairs.train)), layer),
         ]
-        return plan_training(settings, stream, footprint(empty, passes))
+        return plan_training(settings, data, footprint(empty, passes))
     set_seed(settings.seed)
     adapted = with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
     pad = int(tokenizer.pad_token_id or 0)
@@ -88,13 +90,13 @@ def train_joint(
         pairs=len(pairs.train),
         size=micro,
         turn=_turn(settings, micro),
-        count=planned_steps(settings, stream) * (settings.batch_size // micro),
+        count=planned_steps(settings, data.rows_of_epoch) * (settings.batch_size // micro),
         seed=settings.seed,
     )
     step = ContrastiveStep(adapted, 2 * micro, forward=_lower_forward(adapted, settings, layer))
     alignment = Alignment(settings, adapted, step)
     plan = JointPlan(batches, settings, alignment, task.dev, pairs.dev, judge)
-    run = _JointRun(settings, folder, stream, micro, collator, on_progress)
+    run = _JointRun(settings, folder, data, micro, collator, on_progress)
     return run.train(adapted, partial(JointTrainer, plan), force)
 
 
@@ -120,8 +122,8 @@ def _turn(settings: TrainJointSettings, micro: int) -> int:
     return process_count() if settings.alternate == "paper-code" else settings.batch_size // micro
 
 
-def _joined(task: Stream, pairs: Stream) -> Stream:
-    return Stream(
+def _joined(task: TrainingData, pairs: TrainingData) -> TrainingData:
+    return TrainingData(
         [*task.train, *pairs.train],
         [*task.dev, *pairs.dev],
         task.examples | pairs.examples,
@@ -364,7 +366,7 @@ class _JointRun(TrainingRun):
 
     def _arguments(self) -> TrainingArguments:
         arguments = super()._arguments()
-        arguments.max_steps = planned_steps(self.settings, self.stream)
+        arguments.max_steps = planned_steps(self.settings, self.data.rows_of_epoch)
         arguments.ddp_find_unused_parameters = True  # alignment leaves the upper blocks out
         criterion = _CRITERIA[self.settings.stop_on]
         arguments.metric_for_best_model = criterion

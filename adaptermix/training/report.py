@@ -1,7 +1,6 @@
-"""What a training reports: progress, plan and result."""
+"""What a training reports: plan and result."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,21 +8,10 @@ from adaptermix.files.outputs import Report
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.batches import token_count
 from adaptermix.training.memory import Footprint
+from adaptermix.training.steps import planned_steps
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
 _FREE = {"resume", "out", "threads", "workers", "tensorboard"}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training is, for a progress bar."""
-
-    step: int
-    total: int
-    loss: float | None
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class TrainReport(Report):
 
 
 @dataclass(frozen=True)
-class Stream:
+class TrainingData:
     """The encoded training and dev rows, and how many there were of each language."""
 
     train: Sequence[Any]
@@ -71,6 +59,11 @@ class Stream:
     truncated: int = 0
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     epoch_rows: int | None = None  # all training rows by default
+
+    @property
+    def rows_of_epoch(self) -> int:
+        """How many rows an epoch has."""
+        return len(self.train) if self.epoch_rows is None else self.epoch_rows
 
 
 def lasting_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -91,16 +84,16 @@ def recorded(settings: TrainSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=_FREE - {"out"})
 
 
-def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint) -> TrainReport:
+def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footprint) -> TrainReport:
     """Return the report of a dry run: what would be trained on, for how long, in what memory."""
-    steps = planned_steps(settings, stream)
-    mean_tokens = sum(map(token_count, stream.train)) / len(stream.train)
+    steps = planned_steps(settings, data.rows_of_epoch)
+    mean_tokens = sum(map(token_count, data.train)) / len(data.train)
     return TrainReport(
         out=str(settings.out),
         command=settings.section,
-        examples=stream.examples,
-        dev_examples=stream.dev_examples,
-        truncated=stream.truncated,
+        examples=data.examples,
+        dev_examples=data.dev_examples,
+        truncated=data.truncated,
         steps=0,
         planned_steps=steps,
         trainable_parameters=footprint.trained,
@@ -108,16 +101,8 @@ def plan_training(settings: TrainSettings, stream: Stream, footprint: Footprint)
         seconds=0.0,
         log=None,
         written=False,
-        dropped=stream.dropped,
+        dropped=data.dropped,
         held_parameters=footprint.held,
         tokens=round(steps * settings.batch_size * mean_tokens),
         memory_bytes=footprint.memory_bytes,
     )
-
-
-def planned_steps(settings: TrainSettings, stream: Stream) -> int:
-    """Return the optimizer steps of the whole run, at most."""
-    if settings.max_steps:
-        return settings.max_steps
-    rows = len(stream.train) if stream.epoch_rows is None else stream.epoch_rows
-    return math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))

@@ -35,26 +35,25 @@ from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
 from adaptermix.models.lora import as_numpy
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
+from adaptermix.progress import OnProgress, Progress
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.checkpoints import last_checkpoint
 from adaptermix.training.report import (
-    OnProgress,
-    Progress,
-    Stream,
+    TrainingData,
     TrainReport,
     comparable,
     lasting_settings,
-    planned_steps,
     recorded,
 )
 from adaptermix.training.signals import StopSignals
+from adaptermix.training.steps import planned_steps
 from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 from adaptermix.version import __version__
 
 State = dict[str, Tensor]
 
 
-def ended_run(settings: TrainSettings, force: bool) -> TrainReport | None:
+def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     """Return the report of a run that wrote its adapter, when it is resumed; None for any other.
 
     So the same command with ``resume`` may be started again and again, whenever it was killed.
@@ -106,7 +105,7 @@ class TrainingRun:
         self,
         settings: TrainSettings,
         base: Path,
-        stream: Stream,
+        data: TrainingData,
         micro: int,
         collator: Any,
         on_progress: OnProgress,
@@ -116,14 +115,14 @@ class TrainingRun:
         Args:
             settings: Of the command.
             base: Folder of the base model.
-            stream: Training and dev rows.
+            data: Training and dev rows.
             micro: Rows of one forward pass; divides the batch size.
             collator: Makes a batch of rows.
             on_progress: Told after every optimizer step.
         """
         self.settings = settings
         self.base = base
-        self.stream = stream
+        self.data = data
         self.micro = micro
         self.collator = collator
         self.on_progress = on_progress
@@ -152,8 +151,8 @@ class TrainingRun:
         trainer = kind(
             model=model,
             args=arguments,
-            train_dataset=self.stream.train,  # type: ignore[arg-type]
-            eval_dataset=self.stream.dev,  # type: ignore[arg-type]
+            train_dataset=self.data.train,  # type: ignore[arg-type]
+            eval_dataset=self.data.dev,  # type: ignore[arg-type]
             data_collator=NamedCollator(self.collator),
             callbacks=[
                 EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
@@ -170,17 +169,17 @@ class TrainingRun:
         report = TrainReport(
             out=str(self.out),
             command=self.settings.section,
-            examples=self.stream.examples,
-            dev_examples=self.stream.dev_examples,
-            truncated=self.stream.truncated,
+            examples=self.data.examples,
+            dev_examples=self.data.dev_examples,
+            truncated=self.data.truncated,
             steps=trainer.state.global_step,
-            planned_steps=planned_steps(self.settings, self.stream),
+            planned_steps=planned_steps(self.settings, self.data.rows_of_epoch),
             trainable_parameters=model.get_nb_trainable_parameters()[0],
             dev=self.dev_scores(trainer, model),
             seconds=round(time.monotonic() - started, 1),
             log=str(self.log),
             written=True,
-            dropped=self.stream.dropped,
+            dropped=self.data.dropped,
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard
@@ -240,7 +239,7 @@ class TrainingRun:
 
     def _arguments(self) -> TrainingArguments:
         settings = self.settings
-        steps = planned_steps(settings, self.stream)
+        steps = planned_steps(settings, self.data.rows_of_epoch)
         every = min(settings.eval_steps, steps)
         return TrainingArguments(
             output_dir=str(self.work),
@@ -375,4 +374,5 @@ class _RunLog(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.on_progress(Progress(state.global_step, state.max_steps, self.loss))
+        loss = "" if self.loss is None else f"loss {self.loss:.3f}"
+        self.on_progress(Progress("training", state.global_step, state.max_steps, loss))

@@ -18,36 +18,36 @@ S = TypeVar("S", bound=TrainSettings)
 
 def train_best(
     settings: S,
-    candidates: Mapping[str, S],
+    variants: Mapping[str, S],
     train: Callable[[S], TrainReport],
     score: str,
     *,
     force: bool = False,
 ) -> TrainReport:
-    """Train every candidate and write the one of the highest score as the output.
+    """Train every variant and write the one of the highest score as the output.
 
-    Candidates are trained one after the other, each in files of its own in a hidden folder
+    Variants are trained one after the other, each in files of its own in a hidden folder
     beside the output. With ``resume``, those that are finished are not trained again, and one
     that was killed goes on from its last checkpoint.
 
     Args:
         settings: Of the whole run: where the result goes.
-        candidates: Settings by a name that can be part of a file name.
+        variants: Settings by a name that can be part of a file name.
         train: Trains one.
-        score: Name of the dev score that decides; of equals, the first candidate is kept.
+        score: Name of the dev score that decides; of equals, the first variant is kept.
         force: Replace the output, and drop what an earlier run left behind.
 
     Raises:
-        ConfigError: ``resume`` with other settings than those of a finished candidate.
+        ConfigError: ``resume`` with other settings than those of a finished variant.
         ArtifactError: The output exists, or a search that did not end is in the way.
     """
     check_output(settings.out, force)
     work = settings.out.parent / f".{settings.out.name}.candidates"
     _prepare(work, settings.resume, force)
     reports = {}
-    for name, candidate in candidates.items():
+    for name, variant in variants.items():
         out = work / f"{name}.safetensors"
-        placed = candidate.model_copy(update={"out": out})
+        placed = variant.model_copy(update={"out": out})
         reports[name] = _finished(out, placed) if out.is_file() else train(placed)
     best = max(reports, key=lambda name: reports[name].dev[score])  # the first of equals
     log = settings.out.parent / f"{settings.out.stem}.log.jsonl"
@@ -80,7 +80,7 @@ def _prepare(work: Path, resume: bool, force: bool) -> None:
 
 
 def _finished(out: Path, settings: TrainSettings) -> TrainReport:
-    """Return the report that a finished candidate's adapter carries."""
+    """Return the report that a finished variant's adapter carries."""
     record: Mapping[str, Any] = read_adapter(out).record
     made = settings.model_validate(record["settings"])
     if comparable(made) != comparable(settings):

@@ -14,6 +14,7 @@ from adaptermix.models.blocks import empty_model
 from adaptermix.models.files import locate_model
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
+from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import (
@@ -25,8 +26,8 @@ from adaptermix.training.batches import (
     padded_length,
 )
 from adaptermix.training.memory import Pass, footprint
-from adaptermix.training.report import OnProgress, Stream, TrainReport, plan_training
-from adaptermix.training.run import TrainingRun, check_training, ended_run
+from adaptermix.training.report import TrainingData, TrainReport, plan_training
+from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.trainer import AdapterTrainer
 
 TaskSettings = TrainTaskSettings | TrainJointSettings
@@ -37,7 +38,7 @@ def train_task(
     *,
     force: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = ignore,
 ) -> TrainReport:
     """Fine-tune a LoRA on the task data of some languages; loss on the answers only.
 
@@ -46,19 +47,19 @@ def train_task(
         DataError: Missing or malformed data.
         ArtifactError: A model that cannot be used, or an output that exists.
     """
-    if (ended := ended_run(settings, force)) is not None:
-        return ended
+    if (finished := finished_report(settings, force)) is not None:
+        return finished
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
     folder = locate_model(settings)
     tokenizer = load_tokenizer(folder, settings)
-    stream = task_stream(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
+    data = task_data(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
     if dry_run:
         empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
-        return plan_training(settings, stream, footprint(empty, [task_pass(micro, stream.train)]))
+        return plan_training(settings, data, footprint(empty, [task_pass(micro, data.train)]))
     set_seed(settings.seed)
     model = with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
     collator = AnswerCollator(int(tokenizer.pad_token_id or 0))
-    run = TrainingRun(settings, folder, stream, micro, collator, on_progress)
+    run = TrainingRun(settings, folder, data, micro, collator, on_progress)
     return run.train(model, AdapterTrainer, force)
 
 
@@ -67,14 +68,14 @@ def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:
     return Pass(rows, max(map(padded_length, examples)), logits=answer_span(examples))
 
 
-def task_stream(settings: TaskSettings, encoder: PromptEncoder) -> Stream:
+def task_data(settings: TaskSettings, encoder: PromptEncoder) -> TrainingData:
     """Read and encode the training and dev rows of a task, or of conversations of one's own.
 
     Raises:
         DataError: Missing or malformed data, or no answer that fits.
     """
     if settings.chat is not None:
-        return _chat_stream(settings, settings.chat, encoder)
+        return _chat_data(settings, settings.chat, encoder)
     task = make_task(settings.task, settings.prompt, settings.system_prompt)
     rows: dict[str, list[EncodedExample]] = {"train": [], "dev": []}
     counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}}
@@ -97,10 +98,10 @@ def task_stream(settings: TaskSettings, encoder: PromptEncoder) -> Stream:
             rows[split].extend(kept)
     if not rows["train"] or not rows["dev"]:
         raise DataError(f"every prompt is longer than --max-length {settings.max_length}")
-    return Stream(rows["train"], rows["dev"], counts["train"], counts["dev"], lost)
+    return TrainingData(rows["train"], rows["dev"], counts["train"], counts["dev"], lost)
 
 
-def _chat_stream(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> Stream:
+def _chat_data(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> TrainingData:
     """Encode conversations; without dev conversations, some are held out."""
     chats = read_chats(path)[: settings.limit]
     if settings.dev_chat is not None:
@@ -120,4 +121,6 @@ def _chat_stream(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> 
         )
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}
-    return Stream(kept[0], kept[1], {"chat": train_count}, {"chat": dev_count}, dropped=dropped)
+    return TrainingData(
+        kept[0], kept[1], {"chat": train_count}, {"chat": dev_count}, dropped=dropped
+    )

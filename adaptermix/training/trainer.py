@@ -8,13 +8,13 @@ optimizer, the schedule and the random generators as PyTorch files, which are re
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerState
 
 from adaptermix.errors import ArtifactError, ResourceError, first_line
 from adaptermix.models.blocks import keeps_logits
+from adaptermix.models.fitting import RowLimit, lacks_memory, saved_gradients
 from adaptermix.training.batches import answer_logits
 from adaptermix.training.checkpoints import (
     CHECKPOINT,
@@ -60,7 +61,6 @@ class AdapterTrainer(Trainer):
     """Trains an adapter; see the module. Its collator is a ``NamedCollator``."""
 
     names: Sequence[str] = ()  # of the rows of the batch at hand
-    pieces = 1  # that a batch is cut into, so that each fits into memory
     can_split = True  # the loss of a batch is a sum over its rows
     loss_names: Sequence[str] = ("train_loss", "loss")  # of the run, and since the last log line
 
@@ -69,6 +69,7 @@ class AdapterTrainer(Trainer):
         super().__init__(**arguments)
         shape = (len(self.loss_names), 2)  # sum of losses, and what to divide it by
         self.losses = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
+        self.limit = RowLimit(sys.maxsize)  # of one pass
 
     def train_from(self, checkpoint: Path | None) -> None:
         """Train from the start or a checkpoint to the end; the model is then the best one.
@@ -94,7 +95,7 @@ class AdapterTrainer(Trainer):
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except RuntimeError as error:  # outside of a step, where nothing can be cut
-            if not should_reduce_batch_size(error):
+            if not lacks_memory(error):
                 raise
             raise ResourceError(
                 f"not enough memory: {first_line(error)}", hint=_LESS_MEMORY
@@ -224,16 +225,17 @@ class AdapterTrainer(Trainer):
             ResourceError: A single row does not fit, or several processes train.
         """
         rows = list(inputs["names"])
-        held = self._gradients(model)
-        loss = None
-        while loss is None:
-            try:
-                loss = self.backpropagate(model, inputs, num_items_in_batch)
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                self._cut(len(rows), error)
-                self._put_back(held)
+        may_cut = self.can_split and self.args.world_size == 1
+        loss = (self.limit if self.can_split else RowLimit(len(rows))).run(
+            len(rows),
+            lambda most: self.backpropagate(model, inputs, num_items_in_batch, most),
+            lambda size, error: ResourceError(
+                f"not enough memory for {size} of the {len(rows)} rows of a batch: "
+                f"{first_line(error)}",
+                hint=_LESS_MEMORY,
+            ),
+            undo=saved_gradients(model) if may_cut else None,
+        )
         if not torch.isfinite(loss):
             raise ArtifactError(
                 f"the loss is not a number at step {self.state.global_step + 1}, "
@@ -246,50 +248,28 @@ class AdapterTrainer(Trainer):
         return loss
 
     def backpropagate(
-        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None = None
+        self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None, most: int
     ) -> Tensor:
-        """Go forward and backward through a batch; the loss is the sum of its pieces' losses."""
+        """Go forward and backward through a batch; the loss is the sum of its pieces' losses.
+
+        Args:
+            model: What is trained.
+            inputs: The batch.
+            items: Answer tokens of the optimizer step, which the loss is divided by.
+            most: Rows of a piece.
+        """
         step = super().training_step
-        count = self.pieces if self.can_split else 1
-        losses = [step(model, piece, items) for piece in _pieces(inputs, count)]
+        losses = [step(model, piece, items) for piece in _pieces(inputs, most)]
         return torch.stack(losses).sum()
 
-    def _gradients(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor | None]]:
-        """Return a copy of the gradients so far: a backward pass that fails leaves half of its own.
 
-        Of the adapter only; a thousandth of the model.
-        """
-        if not self.can_split or self.args.world_size > 1:
-            return []
-        return [
-            (parameter, None if parameter.grad is None else parameter.grad.clone())
-            for parameter in model.parameters()
-            if parameter.requires_grad
-        ]
-
-    def _put_back(self, held: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:
-        for parameter, gradient in held:
-            parameter.grad = None if gradient is None else gradient.clone()
-        clear_device_cache(garbage_collection=True)
-
-    def _cut(self, rows: int, error: RuntimeError) -> None:
-        """Cut batches into twice as many pieces from now on."""
-        size = -(-rows // self.pieces)
-        if size == 1 or not self.can_split or self.args.world_size > 1:
-            raise ResourceError(
-                f"not enough memory for {size} of the {rows} rows of a batch: {first_line(error)}",
-                hint=_LESS_MEMORY,
-            ) from error
-        self.pieces *= 2
-
-
-def _pieces(batch: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """Cut a batch into pieces of about the same number of rows."""
-    if count == 1:  # the tensors of some batches have other rows than its names
+def _pieces(batch: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+    """Cut a batch into pieces of so many rows at most, and about the same number."""
+    rows = len(batch["names"])
+    if rows <= most:  # the tensors of some batches have other rows than its names
         yield batch
         return
-    rows = len(batch["names"])
-    size = -(-rows // count)
+    size = -(-rows // -(-rows // most))
     for start in range(0, rows, size):
         yield {name: values[start : start + size] for name, values in batch.items()}
 

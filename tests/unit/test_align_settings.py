@@ -18,7 +18,7 @@ from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.align import train_align
 from adaptermix.training.alignment import Alignment, AlignmentObjective
-from adaptermix.training.batches import PairCollator, encode_pairs, with_held_text
+from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
 
 LINES = ["wake me at five", "hello there", "play jazz"]
@@ -67,7 +67,7 @@ def test_a_slip_on_the_command_line_is_named(tmp_path, flags, message):
         settings_from(tmp_path, "", flags)
 
 
-def test_held_text_in_the_file_lies_beside_the_file(tmp_path):
+def test_anchor_text_in_the_file_lies_beside_the_file(tmp_path):
     settings = settings_from(tmp_path, 'preserve = 1\npreserve-text = ["en.txt", "de.txt"]')
     assert settings.preserve_text == (tmp_path / "en.txt", tmp_path / "de.txt")
 
@@ -82,7 +82,7 @@ def test_the_defaults_are_the_papers():
 
 @pytest.fixture(scope="module")
 def adapted(model_dir):
-    """The lower blocks in float64 with a LoRA that does something, and a batch with held text.
+    """The lower blocks in float64 with a LoRA that does something, and a batch with anchor text.
 
     Two sentences at a time go through the model, so that gradients come in parts.
     """
@@ -90,7 +90,7 @@ def adapted(model_dir):
     tokenizer = load_tokenizer(model_dir, settings)
     model = with_lora(load_lower_blocks(model_dir, settings, "2"), settings, None)
     randomize(model.double())
-    pairs = with_held_text(encode_pairs(PAIRS, tokenizer, 64), LINES, tokenizer, 64)
+    pairs = with_anchor_text(encode_pairs(PAIRS, tokenizer, 64), LINES, tokenizer, 64)
     return model, ContrastiveStep(model, 2), PairCollator(2)(pairs), tokenizer
 
 
@@ -183,11 +183,11 @@ def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir):
     assert distinct[1] == distinct[0]
 
 
-def test_held_text_is_repeated_and_takes_no_part_in_the_contrast(adapted, model_dir):
+def test_anchor_text_is_repeated_and_takes_no_part_in_the_contrast(adapted, model_dir):
     model, step, batch, tokenizer = adapted
     pairs = encode_pairs(PAIRS, tokenizer, 64)
-    held = with_held_text(pairs, LINES[:2], tokenizer, 64)
-    assert held[2].held_ids == held[0].held_ids == tokenizer(LINES[0])["input_ids"]
+    held = with_anchor_text(pairs, LINES[:2], tokenizer, 64)
+    assert held[2].anchor_ids == held[0].anchor_ids == tokenizer(LINES[0])["input_ids"]
     assert len(batch["input_ids"]) == 3 * len(PAIRS)
     with torch.no_grad():
         mine = step.vectors(model, Sentences.of(batch))[: 2 * len(PAIRS)]
@@ -227,7 +227,7 @@ def test_a_preserving_adapter_moves_ordinary_text_less(tmp_path, model_dir, corp
     assert report.dev["random_cosine"] != report.dev["random_cosine_of_base"]
 
 
-def test_held_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):
+def test_anchor_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):
     text = tmp_path / "en.txt"
     text.write_text("one line\n\n")
     settings = align_settings(
@@ -283,7 +283,7 @@ def test_finished_candidates_are_not_trained_again(
     steps = []
 
     def stop_in_the_second(progress):
-        steps.append(progress.step)
+        steps.append(progress.done)
         if len(steps) == 6 + 4:  # a checkpoint of the second lies there
             raise KeyboardInterrupt
 
@@ -295,7 +295,7 @@ def test_finished_candidates_are_not_trained_again(
     with pytest.raises(ConfigError, match="made with other settings"):
         train_align(again.model_copy(update={"lr": 1e-3}))
     steps.clear()
-    report = train_align(again, on_progress=lambda progress: steps.append(progress.step))
+    report = train_align(again, on_progress=lambda progress: steps.append(progress.done))
     assert steps == [4, 5, 6]
     mine, whole = factors(out), factors(searched[1])
     assert all(torch.equal(mine[key], whole[key]) for key in mine)

@@ -11,7 +11,7 @@ from adaptermix.errors import ConfigError, DataError
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.batches import IGNORED, encode_chat
-from adaptermix.training.task import task_stream, train_task
+from adaptermix.training.task import task_data, train_task
 
 from test_training import factors, task_settings  # isort: skip
 
@@ -153,9 +153,9 @@ def test_dev_conversations_are_held_out(tmp_path):
     rows = [[{"role": "user", "content": str(n)}, TURNS[2]] for n in range(30)]
     path = write(tmp_path / "chat.jsonl", rows)
     settings = chat_settings("m", tmp_path / "a", chat=path)
-    stream = task_stream(settings, encoder_of(CHATML))
-    assert (stream.examples, stream.dev_examples) == ({"chat": 27}, {"chat": 3})
-    names = [row.name for row in (*stream.train, *stream.dev)]
+    data = task_data(settings, encoder_of(CHATML))
+    assert (data.examples, data.dev_examples) == ({"chat": 27}, {"chat": 3})
+    names = [row.name for row in (*data.train, *data.dev)]
     assert sorted(names) == sorted(f"{path}:{n}" for n in range(1, 31))
 
 

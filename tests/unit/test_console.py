@@ -1,16 +1,18 @@
 """Progress where there is no terminal to draw a bar on."""
 
-from adaptermix.cli.progress import stage_progress, training_progress
-from adaptermix.training.report import Progress
+from rich.progress import Progress as Bars
+
+from adaptermix.cli.progress import progress_bar
+from adaptermix.progress import Progress
 
 
 def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    with training_progress("task [x]", quiet=False) as update:
+    with progress_bar(quiet=False, name="task [x]") as update:
         for step in range(1, 301):
             now = float(step)
-            update(Progress(step, 300, 0.5))
+            update(Progress("training", step, 300, "loss 0.500"))
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -20,9 +22,27 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):
 
 def test_quiet_is_quiet(monkeypatch, capsys):
     monkeypatch.setattr("adaptermix.cli.progress._SECONDS_A_LINE", 0)
-    with training_progress("task", quiet=True) as update:
-        update(Progress(1, 2, 0.5))
+    with progress_bar(quiet=True) as update:
+        update(Progress("decoding", 1, 2))
     assert capsys.readouterr() == ("", "")
-    with stage_progress(quiet=False) as stage:
-        stage("reading", 1, 2)
-    assert capsys.readouterr().err == "reading  1/2\n"
+    with progress_bar(quiet=False) as update:
+        update(Progress("decoding", 1, 2))
+        update(Progress("decoding", 2, 2, "1,234 tokens/s"))
+        update(Progress("starting the engine", 0, None))
+    lines = ["decoding  1/2", "decoding  1,234 tokens/s  2/2", "starting the engine  0"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_other_work_starts_its_own_estimate(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    bars = []
+    monkeypatch.setattr("adaptermix.cli.progress._Lines", lambda: bars.append(Bars()) or bars[0])
+    speeds = []
+    with progress_bar(quiet=False) as update:
+        for events in ([Progress("fast", n, 9) for n in range(10)], [Progress("slow", 0, 4)]):
+            for event in events:
+                now += 1
+                update(event)
+            speeds.append(bars[0].tasks[0].speed)
+    assert speeds[0] and speeds[1] is None

@@ -257,7 +257,7 @@ def test_lack_of_memory_halves_the_pass_and_keeps_the_gradient(float64_throughou
     loss = step.backpropagate(model, sentences, loss_of, torch.Tensor.backward)
     found = {name: grad - 1 for name, grad in gradients(model).items()}
     assert_same((loss, found), expected)
-    assert (model.failures, step.rows) == (2, 2)
+    assert (model.failures, step.limit.rows) == (2, 2)
 
 
 def test_a_sentence_that_does_not_fit_alone_is_an_error_with_a_hint():

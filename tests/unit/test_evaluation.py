@@ -3,6 +3,7 @@ import json
 import shutil
 
 import pytest
+from progress_events import check_progress
 from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from test_training import task_settings
@@ -49,7 +50,9 @@ def adapter(tmp_path, model_dir):
 def test_every_system_and_language_is_scored_and_kept(tmp_path, model_dir, corpus_dir, adapter):
     out = tmp_path / "out"
     settings = eval_settings(model_dir, corpus_dir, out, adapters=(str(adapter),))
-    report = evaluate(settings)
+    seen = []
+    report = evaluate(settings, on_progress=seen.append)
+    check_progress(seen)
     assert report.systems == ["base", "adapter"]
     assert [(c.system, c.lang, c.examples) for c in report.cells] == [
         ("base", "en", 5),
@@ -89,7 +92,7 @@ def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir,
             texts = [*right, *("None" for _ in right)]
             on_answers({at: Generated(text, False) for at, text in enumerate(texts)})
 
-    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Uneven())
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Uneven())
     settings = eval_settings(
         model_dir,
         corpus_dir,
@@ -169,7 +172,7 @@ def test_hostile_output_stays_one_record(tmp_path, model_dir, corpus_dir, monkey
         def generate(self, requests, on_answers):
             on_answers({index: Generated(text, False) for index in range(len(requests))})
 
-    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Parrot())
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Parrot())
     evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out"))
     rows = read_predictions(tmp_path / "out", "base", "en")
     assert len(rows) == 5
@@ -186,7 +189,7 @@ def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
         def generate(self, requests, on_answers):
             on_answers({i: Generated(answers[i % 2], False) for i in range(len(requests))})
 
-    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Oracle())
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Oracle())
     report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", limit=1))
     assert report.cell("base", "en").score.value == 1.0  # the first test row says just that
     assert report.cell("base", "cy").score.value == 0.0

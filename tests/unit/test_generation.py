@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ResourceError
-from adaptermix.generation.decoder import Decoder
+from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated, Limits, Request, compose_batches
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.transformers_engine import TransformersGenerator
@@ -26,11 +26,13 @@ PROMPTS = [[0, *range(10 + n, 16 + 2 * n)] for n in range(7)]
 
 
 @pytest.fixture
-def make_decoder(model_dir):
+def make_cached(model_dir):
     def make(model=model_dir, **changes):
         changes = {"cache": True, **changes}
         settings = eval_settings(model, "unused", "unused", **changes)
-        return Decoder(settings, model, PromptEncoder(load_tokenizer(model, settings)), LIMITS)
+        return CachedGenerator(
+            settings, model, PromptEncoder(load_tokenizer(model, settings)), LIMITS
+        )
 
     return make
 
@@ -53,7 +55,7 @@ def no_engine(monkeypatch):
     def refuse(*args):
         raise AssertionError("an engine was started")
 
-    return lambda: monkeypatch.setattr("adaptermix.generation.decoder.make_generator", refuse)
+    return lambda: monkeypatch.setattr("adaptermix.generation.cached.make_generator", refuse)
 
 
 def make_engine(model_dir, stop_ids=(1,), **changes):
@@ -80,14 +82,14 @@ def test_greedy_answers_are_the_arg_max_of_each_step(model_dir):
     new = ids[len(PROMPTS[3]) :]
     end = new.index(1) if 1 in new else None
     assert answer.text == engine.tokenizer.decode(new[:end], skip_special_tokens=True)
-    assert answer.is_cut == (end is None)
+    assert answer.is_truncated == (end is None)
     assert answer.tokens == (8 if end is None else end + 1)
 
 
 def test_an_answer_stops_at_the_end_of_turn_and_is_not_cut(model_dir):
     engine = make_engine(model_dir, stop_ids=range(400))
     (answer,) = answers_of(engine, [Request([0, 20], None)])
-    assert (answer.text, answer.is_cut, answer.tokens) == ("", False, 1)
+    assert (answer.text, answer.is_truncated, answer.tokens) == ("", False, 1)
 
 
 @given(
@@ -154,50 +156,50 @@ def test_out_of_memory_on_one_prompt_is_an_error(model_dir, monkeypatch):
         engine.generate([Request(PROMPTS[0], None)], lambda answers: None)
 
 
-def test_a_second_run_decodes_nothing_and_starts_no_engine(make_decoder, staged, no_engine):
+def test_a_second_run_decodes_nothing_and_starts_no_engine(make_cached, staged, no_engine):
     adapter = staged(1)
     requests = [Request(prompt, system) for system in (None, adapter) for prompt in PROMPTS]
-    first = make_decoder()
+    first = make_cached()
     answers = first.decode(requests)
     assert (first.decoded, first.reused) == (14, 0)
     no_engine()
-    second = make_decoder()
+    second = make_cached()
     assert second.decode(requests) == answers
     assert (second.decoded, second.reused) == (0, 14)
     assert second.decode(requests[::2]) == answers[::2]  # from memory now
     assert (second.decoded, second.reused) == (0, 21)
 
 
-def test_without_cache_nothing_is_written_or_read(make_decoder, answer_cache):
+def test_without_cache_nothing_is_written_or_read(make_cached, answer_cache):
     requests = [Request(prompt, None) for prompt in PROMPTS]
     for _ in range(2):
-        decoder = make_decoder(cache=False)
-        decoder.decode(requests)
-        assert decoder.decoded == 7
+        generator = make_cached(cache=False)
+        generator.decode(requests)
+        assert generator.decoded == 7
     assert not answer_cache.exists()
 
 
 @pytest.mark.parametrize(
     "changes", [{"max_new_tokens": 7}, {"dtype": "bfloat16"}, {"model": "bfloat16 weights"}]
 )
-def test_another_setting_or_model_is_never_served_old_answers(make_decoder, tmp_path, changes):
+def test_another_setting_or_model_is_never_served_old_answers(make_cached, tmp_path, changes):
     requests = [Request(prompt, None) for prompt in PROMPTS]
-    make_decoder().decode(requests)
+    make_cached().decode(requests)
     if "model" in changes:
         changes = {"model": save_model(tmp_path / "other", dtype=torch.bfloat16)}
-    other = make_decoder(**changes)
+    other = make_cached(**changes)
     other.decode(requests)
     assert (other.decoded, other.reused) == (7, 0)
 
 
-def test_a_changed_adapter_at_the_same_path_is_decoded_anew(make_decoder, model_dir, tmp_path):
+def test_a_changed_adapter_at_the_same_path_is_decoded_anew(make_cached, model_dir, tmp_path):
     path = tmp_path / "adapter"
     peft_adapter(model_dir, path, seed=1)
 
     def decode():
         adapter = stage_adapter(read_adapter(path), tmp_path / "stage")
-        decoder = make_decoder()
-        return decoder.decode([Request(prompt, adapter) for prompt in PROMPTS]), decoder.decoded
+        generator = make_cached()
+        return generator.decode([Request(prompt, adapter) for prompt in PROMPTS]), generator.decoded
 
     before, _ = decode()
     weights = path / "adapter_model.safetensors"
@@ -207,15 +209,15 @@ def test_a_changed_adapter_at_the_same_path_is_decoded_anew(make_decoder, model_
     assert after != before
 
 
-def test_equal_prompts_are_decoded_once(make_decoder):
+def test_equal_prompts_are_decoded_once(make_cached):
     requests = [Request(PROMPTS[0], None, "en"), Request(PROMPTS[0], None, "de")]
-    decoder = make_decoder()
-    one, other = decoder.decode(requests)
+    generator = make_cached()
+    one, other = generator.decode(requests)
     assert one == other
-    assert decoder.decoded == 1
+    assert generator.decoded == 1
 
 
-def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_decoder, monkeypatch):
+def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_cached, monkeypatch):
     class Fickle:
         """Never says the same again."""
 
@@ -225,19 +227,19 @@ def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_decoder,
             Fickle.said += 1
             on_answers({at: Generated(str(Fickle.said), False) for at in range(len(requests))})
 
-    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", lambda *args: Fickle())
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Fickle())
     requests = [Request(prompt, None) for prompt in PROMPTS]  # longest is last: 6 5 4 | 3 2 1 | 0
-    make_decoder(batch_size=3).decode([requests[6], requests[1]])
-    decoder = make_decoder(batch_size=3)
-    answers = decoder.decode(requests[1:])
-    assert (decoder.decoded, decoder.reused) == (6, 0)
+    make_cached(batch_size=3).decode([requests[6], requests[1]])
+    generator = make_cached(batch_size=3)
+    answers = generator.decode(requests[1:])
+    assert (generator.decoded, generator.reused) == (6, 0)
     assert [answer.text for answer in answers] == ["1", "2", "2", "2", "2", "1"]
-    other = make_decoder(batch_size=3)
+    other = make_cached(batch_size=3)
     assert other.decode(requests)[1:] == answers
     assert (other.decoded, other.reused) == (1, 6)
 
 
-def test_a_stopped_run_goes_on_with_the_same_batches(make_decoder, monkeypatch):
+def test_a_stopped_run_goes_on_with_the_same_batches(make_cached, monkeypatch):
     """Stop after every number of batches; the batches decoded in all are those of one run."""
     requests = [Request(prompt, None, "en" if n % 2 else "cy") for n, prompt in enumerate(PROMPTS)]
 
@@ -253,9 +255,9 @@ def test_a_stopped_run_goes_on_with_the_same_batches(make_decoder, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(TransformersGenerator, "_decode", counted)
-            decoder = make_decoder(batch_size=2)
+            generator = make_cached(batch_size=2)
             try:
-                return batches, decoder.decode(requests)
+                return batches, generator.decode(requests)
             except KeyboardInterrupt:
                 return batches, None
 
@@ -265,4 +267,4 @@ def test_a_stopped_run_goes_on_with_the_same_batches(make_decoder, monkeypatch):
         batches, answers = decode(stop_after)
         seen += batches
     assert seen == whole
-    assert answers == make_decoder(cache=False, batch_size=2).decode(requests)
+    assert answers == make_cached(cache=False, batch_size=2).decode(requests)

@@ -252,7 +252,7 @@ def test_a_killed_joint_run_goes_on_to_the_same_adapter(tmp_path, model_dir, cor
     train_joint(joint_settings(model_dir, corpus_dir, tmp_path / "whole"))
 
     def stop(progress):
-        if progress.step == 5:
+        if progress.done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -260,7 +260,7 @@ def test_a_killed_joint_run_goes_on_to_the_same_adapter(tmp_path, model_dir, cor
     seen = []
     train_joint(
         joint_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True, workers=1),
-        on_progress=lambda progress: seen.append(progress.step),
+        on_progress=lambda progress: seen.append(progress.done),
     )
     assert seen == [4, 5, 6]
     whole, cut = factors(tmp_path / "whole"), factors(tmp_path / "cut")

@@ -21,7 +21,7 @@ from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.batches import EncodedExample
 from adaptermix.training.memory import Footprint
-from adaptermix.training.report import Stream, plan_training
+from adaptermix.training.report import TrainingData, plan_training
 from adaptermix.training.run import TrainingRun
 
 VARIANTS = {
@@ -40,9 +40,9 @@ VARIANTS = {
 
 
 def saved(settings, model, out):
-    stream = Stream([EncodedExample([0], [0])], [], {}, {})
-    run = TrainingRun(settings, Path(settings.model), stream, 1, None, None)
-    run._write(model, plan_training(settings, stream, Footprint(0, 0, 0)), force=False)
+    data = TrainingData([EncodedExample([0], [0])], [], {}, {})
+    run = TrainingRun(settings, Path(settings.model), data, 1, None, None)
+    run._write(model, plan_training(settings, data, Footprint(0, 0, 0)), force=False)
     return read_adapter(out)
 
 

@@ -14,7 +14,7 @@ from adaptermix.data.pairs import has_several_sentences, read_clean_pairs
 from adaptermix.data.sampling import resample
 from adaptermix.errors import DataError
 from adaptermix.models.loading import load_tokenizer
-from adaptermix.training.align import align_stream, train_align
+from adaptermix.training.align import align_data, train_align
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def clean(folder, **changes):
 def test_what_is_dropped_is_counted(tmp_path):
     (tmp_path / "cy-en.tsv").write_text("\n".join(ROWS) + "\n", encoding="utf-8")
     kept, dropped = clean(tmp_path)
-    assert [(row.source, row.place) for row in kept] == [
+    assert [(row.source, row.location) for row in kept] == [
         ("deffra fi", "cy-en.tsv:1"),
         ("nos da", "cy-en.tsv:6"),
     ]
@@ -130,7 +130,7 @@ def test_one_column_names_the_line(tmp_path, model_dir):
 def test_one_seed_decides_everything(tmp_path, model_dir, corpus_dir):
     tokenizer = load_tokenizer(model_dir, align_settings(model_dir, corpus_dir, tmp_path / "a"))
     streams = [
-        align_stream(
+        align_data(
             align_settings(
                 model_dir, corpus_dir, tmp_path / "a", seed=seed, pairs=("cy-en", "sw-en")
             ),
@@ -185,7 +185,7 @@ def test_many_pairs_take_little_memory(tmp_path, model_dir):
         settings = align_settings(model_dir, folder, tmp_path / "a")
         tokenizer = load_tokenizer(model_dir, settings)
         tracemalloc.start()
-        align_stream(settings, tokenizer)
+        align_data(settings, tokenizer)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found

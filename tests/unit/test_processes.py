@@ -82,7 +82,7 @@ def train_all(model, corpus, out):
     settings = settings_for(model, corpus, out / "killed", **SAME | changes, resume=True)
 
     def kill(progress):
-        if progress.step == 3:
+        if progress.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

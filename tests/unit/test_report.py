@@ -18,11 +18,12 @@ from adaptermix.cli.show.recipes import show_report
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging.merge import merge
 from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
-from adaptermix.reports.page import ReportSummary, is_right, report
+from adaptermix.reports.page import ReportSummary, report
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import ReportSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.tables import Table, printable, ranges
+from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.tasks.metrics.significance import Interval
 from adaptermix.training.report import recorded
 
@@ -246,6 +247,7 @@ ENTITY = {"type": "LOC", "text": "Iguazu", "start": 3, "end": 9}
         ([ENTITY], [ENTITY | {"start": 0}], False, True),
         ([ENTITY], [ENTITY | {"start": 0}], True, False),
         ([ENTITY], [ENTITY | {"text": "iguazu"}], False, False),
+        ([SLOT], [SLOT | {"value": "noon"}], True, False),
         (["B-time", "O"], ["B-time", "O"], False, True),
         (["O", "B-time"], ["B-time", "O"], False, False),
         ("a  b", ["c", "a b"], False, True),

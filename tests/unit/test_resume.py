@@ -40,7 +40,7 @@ def assert_same(one, other):
 
 def stop_at(step, how):
     def on_progress(progress):
-        if progress.step == step:
+        if progress.done == step:
             how()
 
     return on_progress
@@ -57,7 +57,7 @@ sys.path[:0] = {paths!r}
 import test_training
 train, settings_for = test_training.KINDS[{kind!r}]
 def told(progress):
-    print(progress.step, flush=True)
+    print(progress.done, flush=True)
     time.sleep(0.05)
 train(settings_for({model!r}, {corpus!r}, {out!r}, resume=True), on_progress=told)
 """
@@ -104,7 +104,7 @@ def test_a_signal_makes_a_checkpoint_at_once(tmp_path, model_dir, corpus_dir, wh
     seen = []
     settings = task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True)
     train_task(settings, on_progress=seen.append)
-    assert seen[0].step == 8
+    assert seen[0].done == 8
     assert_same(whole / "task", tmp_path / "cut")
 
 

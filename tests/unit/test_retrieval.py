@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES
+from progress_events import check_progress
 from safetensors.torch import load_file, save_file
 from test_adapters import peft_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adaptermix.adapters.adapter import read_adapter
-from adaptermix.adapters.systems import named_adapters
+from adaptermix.adapters.systems import read_systems
 from adaptermix.cli import main as cli
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.files.tensors import TensorFile
@@ -66,7 +66,7 @@ def extracted(settings, lines, folder, scratch, adapters=(), system="base"):
     """Return one system's representations of some lines [layers sentences hidden]."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = encode_texts({"en": lines}, tokenizer, folder)
-    named = named_adapters([read_adapter(path) for path in adapters])
+    named = read_systems(adapters)
     extractor = Extractor(settings, folder, tokenizer.pad_token_id, named, scratch)
     (path,) = extractor.extract([system], texts).values()
     return torch.from_numpy(TensorFile(path).tensor(TENSOR).copy())
@@ -129,7 +129,7 @@ def test_adapters_are_switched_in_one_model(
     )
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     texts = encode_texts({"en": sentences(text_dir)}, tokenizer, model_dir)
-    adapters = named_adapters([read_adapter(adapter_dirs / name) for name in ("task", "align")])
+    adapters = read_systems(adapter_dirs / name for name in ("task", "align"))
     extractor = Extractor(settings(), model_dir, tokenizer.pad_token_id, adapters, tmp_path)
     paths = extractor.extract(["task", "base", "align"], texts)
     assert loaded == [1]
@@ -149,8 +149,8 @@ def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
 ):
     given = settings(adapters=[str(adapter_dirs / "task")])
 
-    def stop(stage, done, total):
-        if stage == "task cy" and done > 4 * 12:
+    def stop(progress):
+        if progress.stage == "task cy" and progress.done > 4 * 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -176,7 +176,9 @@ def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
 
 
 def test_without_the_cache_nothing_is_kept(settings, answer_cache):
-    assert analyze(settings(cache=False)).extracted == 3
+    seen = []
+    assert analyze(settings(cache=False), on_progress=seen.append).extracted == 3
+    check_progress(seen)
     assert not answer_cache.exists()
 
 

@@ -31,8 +31,8 @@ from adaptermix.search.candidates import (
     layer_groups,
     scalar_candidate,
 )
+from adaptermix.search.halving import SuccessiveHalving, choose
 from adaptermix.search.learn import WeightedMerge
-from adaptermix.search.race import Contest, choose
 from adaptermix.search.record import STAGE, search_folder
 from adaptermix.search.run import _told_apart, plan_search, search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
@@ -40,7 +40,7 @@ from adaptermix.tasks.massive import Massive, SlotExample
 
 
 @dataclass
-class SkilledDecoder:
+class SkilledGenerator:
     """Answers right as often as an adapter's skill says; the same every time it is asked."""
 
     skill: dict[str, float]
@@ -58,8 +58,8 @@ class SkilledDecoder:
         return answers
 
 
-def make_contest(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy")):
-    monkeypatch.setattr("adaptermix.search.race.stage_merge", lambda plan, folder: folder / plan)
+def make_halving(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy")):
+    monkeypatch.setattr("adaptermix.search.halving.stage_merge", lambda plan, folder: folder / plan)
     items = {
         lang: [
             PromptedExample(
@@ -70,10 +70,12 @@ def make_contest(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy"))
         for at, lang in enumerate(langs)
     }
     names = {Weighting((w, 1 - w)): f"{w:g}" for w in (0.1, 0.3, 0.5, 0.7, 0.9, 0.0, 1.0)}
-    decoder = SkilledDecoder(skill)
-    contest = Contest(names.__getitem__, decoder, Massive(), items, tmp_path, lambda p: None)
+    generator = SkilledGenerator(skill)
+    halving = SuccessiveHalving(
+        names.__getitem__, generator, Massive(), items, tmp_path, lambda p: None
+    )
     candidates = [Candidate(name, weighting) for weighting, name in names.items() if name in skill]
-    return contest, decoder, candidates
+    return halving, generator, candidates
 
 
 SKILL = {"0.1": 0.2, "0.3": 0.4, "0.5": 0.5, "0.7": 0.9, "0.9": 0.7, "0": 0.1, "1": 0.6}
@@ -82,26 +84,26 @@ SKILL = {"0.1": 0.2, "0.3": 0.4, "0.5": 0.5, "0.7": 0.9, "0.9": 0.7, "0": 0.1, "
 def test_a_race_chooses_as_an_exhaustive_search_does_with_fewer_examples(monkeypatch, tmp_path):
     winners, asked = [], []
     for exhaustive in (True, False):
-        contest, decoder, candidates = make_contest(monkeypatch, tmp_path, SKILL)
-        ranked = contest.race(candidates, exhaustive=exhaustive)
-        winners.append(choose(contest, ranked, "simpler")[0].candidate.name)
-        asked.append(len(decoder.asked))
-        assert contest.needed == len(decoder.asked) == len(set(decoder.asked))
+        halving, generator, candidates = make_halving(monkeypatch, tmp_path, SKILL)
+        ranked = halving.run(candidates, exhaustive=exhaustive)
+        winners.append(choose(halving, ranked, "simpler")[0].candidate.name)
+        asked.append(len(generator.asked))
+        assert halving.needed == len(generator.asked) == len(set(generator.asked))
         assert all(len(rows) == 200 for entry in ranked for rows in entry.statistics)
     assert winners == ["0.7", "0.7"]
     assert asked[0] == 7 * 400
     assert asked[1] < 0.65 * asked[0]
 
 
-def test_a_race_halves_and_keeps_the_best_adapter_alone(monkeypatch, tmp_path):
-    contest, _, candidates = make_contest(monkeypatch, tmp_path, SKILL | {"1": 0.15})
-    ranked = contest.race(candidates, exhaustive=False)
+def test_a_search_halves_and_keeps_the_best_adapter_alone(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL | {"1": 0.15})
+    ranked = halving.run(candidates, exhaustive=False)
     assert [entry.candidate.name for entry in ranked] == ["0.7", "0.9", "1"]
     assert [entry.dropped for entry in ranked] == [None] * 3
-    seen = {name: len(entry.statistics[0]) for name, entry in contest.entries.items()}
+    seen = {name: len(entry.statistics[0]) for name, entry in halving.entries.items()}
     assert seen == {"0.1": 50, "0": 50, "0.3": 100, "0.5": 100, "0.7": 200, "0.9": 200, "1": 200}
-    assert contest.entries["0"].dropped == 1
-    assert contest.entries["0.5"].dropped == contest.entries["0.3"].dropped == 2
+    assert halving.entries["0"].dropped == 1
+    assert halving.entries["0.5"].dropped == halving.entries["0.3"].dropped == 2
 
 
 def test_each_answer_is_read_and_counted_once(monkeypatch, tmp_path):
@@ -113,41 +115,41 @@ def test_each_answer_is_read_and_counted_once(monkeypatch, tmp_path):
             counted.extend(outcomes)
             return super().statistics(outcomes)
 
-    contest, decoder, candidates = make_contest(monkeypatch, tmp_path, SKILL)
-    contest.task = Counting()
-    choose(contest, contest.race(candidates, exhaustive=False), "simpler")
-    assert len(counted) == len(decoder.asked) > 0
+    halving, generator, candidates = make_halving(monkeypatch, tmp_path, SKILL)
+    halving.task = Counting()
+    choose(halving, halving.run(candidates, exhaustive=False), "simpler")
+    assert len(counted) == len(generator.asked) > 0
 
 
 def test_scores_are_macro_averages_on_what_was_seen(monkeypatch, tmp_path):
-    contest, _, candidates = make_contest(monkeypatch, tmp_path, SKILL, examples=30)
-    contest.race(candidates, exhaustive=True)
-    for name, entry in contest.entries.items():
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=30)
+    halving.run(candidates, exhaustive=True)
+    for name, entry in halving.entries.items():
         means = []
         for start in (0, 30):
             right = sum(random.Random(n).random() < SKILL[name] for n in range(start, start + 30))
             means.append(2 * right / (right + 30))  # a wrong answer names no slot
-        assert contest.score(entry) == pytest.approx(sum(means) / 2)
-        interval = contest.score_interval(entry)
+        assert halving.score(entry) == pytest.approx(sum(means) / 2)
+        interval = halving.score_interval(entry)
         assert interval.low <= interval.value <= interval.high
 
 
 def test_of_what_cannot_be_told_apart_the_simpler_wins(monkeypatch, tmp_path):
     skill = {"0.9": 0.608, "1": 0.6, "0.5": 0.2}
-    contest, _, candidates = make_contest(monkeypatch, tmp_path, skill)
-    ranked = contest.race(candidates, exhaustive=True)
-    winner, tied, verdict = choose(contest, ranked, "simpler")
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, skill)
+    ranked = halving.run(candidates, exhaustive=True)
+    winner, tied, verdict = choose(halving, ranked, "simpler")
     assert winner.candidate.name == "1"
     assert [entry.candidate.name for entry in tied] == ["1"]
     assert "0.9 has the best score, but is not distinguishable from 1: 1, the simplest" in verdict
-    winner, _, verdict = choose(contest, ranked, "best")
+    winner, _, verdict = choose(halving, ranked, "best")
     assert winner.candidate.name == "0.9"
     assert verdict == "0.9 is not distinguishable from 1"
 
 
 def test_a_clear_winner_wins_over_what_is_simpler(monkeypatch, tmp_path):
-    contest, _, candidates = make_contest(monkeypatch, tmp_path, {"0.9": 0.9, "1": 0.5})
-    winner, tied, verdict = choose(contest, contest.race(candidates, exhaustive=True), "simpler")
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, {"0.9": 0.9, "1": 0.5})
+    winner, tied, verdict = choose(halving, halving.run(candidates, exhaustive=True), "simpler")
     assert (winner.candidate.name, tied) == ("0.9", [])
     assert verdict == "0.9 is better than every other finalist"
 
@@ -155,14 +157,14 @@ def test_a_clear_winner_wins_over_what_is_simpler(monkeypatch, tmp_path):
 def test_a_merge_is_compared_with_its_main_adapter_at_the_same_weight(monkeypatch, tmp_path):
     """What a merge gains may be a smaller weight's doing: that is measured, and told."""
     for alone, told in ((0.2, "better than"), (0.9, "not distinguishable from"), (1, "worse than")):
-        contest, _, candidates = make_contest(monkeypatch, tmp_path, {**SKILL, "shrunk": alone})
-        plan = contest.plan
-        contest.plan = lambda w, plan=plan: "shrunk" if w == Weighting((0.7, 0.0)) else plan(w)
-        winner = contest.race(candidates, exhaustive=False)[0]
-        control = contest.enter(winner.candidate.without_others(["task", "align"]))
-        contest.show([control], 1.0)
+        halving, _, candidates = make_halving(monkeypatch, tmp_path, {**SKILL, "shrunk": alone})
+        plan = halving.plan
+        halving.plan = lambda w, plan=plan: "shrunk" if w == Weighting((0.7, 0.0)) else plan(w)
+        winner = halving.run(candidates, exhaustive=False)[0]
+        control = halving.enter(winner.candidate.without_others(["task", "align"]))
+        halving.show([control], 1.0)
         assert control.candidate == Candidate("task alone at 0.7", Weighting((0.7, 0.0)))
-        assert f"0.7 is {told} task alone at 0.7" in _told_apart(contest, winner, control)
+        assert f"0.7 is {told} task alone at 0.7" in _told_apart(halving, winner, control)
 
 
 def test_the_main_adapter_keeps_its_weights_by_layer():
@@ -339,7 +341,7 @@ def test_a_search_that_has_ended_is_told_again(
     report = search(adapters[:2], settings)
     (search_folder(out) / STAGE).mkdir()
     monkeypatch.setattr("adaptermix.search.run.write_merge", None)
-    monkeypatch.setattr("adaptermix.search.race.stage_merge", None)
+    monkeypatch.setattr("adaptermix.search.halving.stage_merge", None)
     again = search(adapters[:2], settings)
     assert again.notes == [*report.notes, "this search had ended; nothing was decoded or written"]
     assert dataclasses.replace(again, notes=report.notes) == report
@@ -392,7 +394,7 @@ def test_a_second_search_decodes_nothing(tmp_path, model_dir, corpus_dir, adapte
     def refuse(*_):
         raise AssertionError("the engine was started")
 
-    monkeypatch.setattr("adaptermix.generation.decoder.make_generator", refuse)
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", refuse)
     second = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "two"))
     assert second.reused == second.decoded == first.decoded
     assert second.candidates == first.candidates

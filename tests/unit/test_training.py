@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import write_corpus
 from peft import LoraConfig, get_peft_model
+from progress_events import check_progress
 from test_adapters import IDS, logits_through_peft
 from transformers import AutoModelForCausalLM
 
@@ -229,7 +230,8 @@ def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_di
     losses = [row["eval_loss"] for row in log if "eval_loss" in row]
     assert losses[-1] < losses[0]
     assert report.dev["loss"] == min(losses)
-    assert [progress.step for progress in seen] == list(range(1, 31))
+    check_progress(seen)
+    assert [progress.done for progress in seen] == list(range(1, 31))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a.README.md", "a.log.jsonl", "a.safetensors"]
 
@@ -257,7 +259,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_di
     train(settings_for(model_dir, corpus_dir, tmp_path / "whole"))
 
     def stop(progress):
-        if progress.step == 8:
+        if progress.done == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -270,7 +272,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_di
         settings_for(model_dir, corpus_dir, tmp_path / "cut", resume=True),
         on_progress=seen.append,
     )
-    assert seen[0].step == 6
+    assert seen[0].done == 6
     whole, cut = factors(tmp_path / "whole"), factors(tmp_path / "cut")
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 

@@ -19,6 +19,7 @@ from adaptermix.tasks.metrics.comet import (
     segment_scores_many,
 )
 from adaptermix.tasks.metrics.comet_environment import INSTALL_HINT, status
+from adaptermix.tasks.metrics.equality import is_one_of
 from adaptermix.tasks.metrics.metric import Metric, Outcome, S, Statistics, mean_of
 from adaptermix.version import __version__
 
@@ -44,10 +45,7 @@ class ExactMatch:
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
         """Return 1 where the text is one of those expected, beside 1."""
-        rows = [
-            (" ".join(o.predicted.split()) in {" ".join(text.split()) for text in o.expected}, 1)
-            for o in outcomes
-        ]
+        rows = [(is_one_of(o.predicted, o.expected), 1) for o in outcomes]
         return np.array(rows, dtype=float).reshape(-1, 2)
 
     def value(self, sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:

@@ -1,6 +1,6 @@
-"""A contest of merges on dev examples: who has seen how many, and who is better.
+"""Successive halving of candidates on dev examples: who has seen how many, and who is better.
 
-A race shows all candidates a part of the dev examples, keeps the best and the best adapter alone,
+A round shows all candidates a part of the dev examples, keeps the best and the best adapter alone,
 and doubles the examples, until those that are left have seen all (successive halving on paired
 scores). Candidates are compared on the examples that both have seen, by paired bootstrap.
 """
@@ -15,11 +15,12 @@ import numpy as np
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.writing import stream_adapter
-from adaptermix.generation.decoder import Decoder, OnProgress
+from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Request
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merging.plan import MergePlan, Tally
 from adaptermix.merging.weights import Weighting
+from adaptermix.progress import OnProgress
 from adaptermix.search.candidates import Candidate
 from adaptermix.tasks.metrics.significance import (
     Difference,
@@ -38,7 +39,7 @@ FINALISTS = 2
 
 @dataclass
 class Entry:
-    """A candidate in the race.
+    """A candidate that takes part.
 
     Attributes:
         candidate: The merge.
@@ -53,7 +54,7 @@ class Entry:
     dropped: int | None = None
 
 
-class Contest:
+class SuccessiveHalving:
     """Scores candidates on dev examples, as few as are asked for.
 
     Attributes:
@@ -64,7 +65,7 @@ class Contest:
     def __init__(
         self,
         plan: Callable[[Weighting], MergePlan],
-        decoder: Decoder,
+        generator: CachedGenerator,
         task: Task,
         items: Mapping[str, Sequence[PromptedExample]],
         scratch: Path,
@@ -74,14 +75,14 @@ class Contest:
 
         Args:
             plan: Plans the merge of some weights.
-            decoder: Answers prompts.
+            generator: Answers prompts.
             task: Reads and scores answers.
             items: Dev examples by language, in the order they are to be used.
             scratch: Folder for the candidates' adapters.
             on_progress: Hears of decoding.
         """
         self.plan = plan
-        self.decoder = decoder
+        self.generator = generator
         self.task = task
         self.items = items
         self.scratch = scratch
@@ -99,7 +100,7 @@ class Contest:
         """Merge a candidate, unless it is there already."""
         if candidate.name not in self.entries:
             adapter = stage_merge(self.plan(candidate.weighting), self.scratch)
-            self.decoder.names[adapter] = f"candidate {candidate.name}"
+            self.generator.names[adapter] = f"candidate {candidate.name}"
             nothing = [self.task.statistics([]) for _ in self.items]
             self.entries[candidate.name] = Entry(candidate, adapter, nothing)
         return self.entries[candidate.name]
@@ -114,7 +115,7 @@ class Contest:
                 requests += [Request(item.prompt_ids, entry.adapter, group=lang) for item in unseen]
                 parts.append((entry, at, unseen))
         self.needed += len(requests)
-        answers = iter(self.decoder.decode(requests, self.on_progress))
+        answers = iter(self.generator.decode(requests, self.on_progress))
         for entry, at, unseen in parts:
             outcomes = [self.task.outcome(item.example, next(answers).text) for item in unseen]
             rows = self.task.statistics(outcomes)
@@ -138,7 +139,7 @@ class Contest:
         theirs = [others[: len(rows)] for rows, others in both]
         return paired_difference(mine, theirs, self.task.value)
 
-    def race(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[Entry]:
+    def run(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[Entry]:
         """Return the candidates that have seen all examples, best first."""
         running = [self.enter(candidate) for candidate in candidates]
         rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
@@ -177,16 +178,16 @@ def stage_merge(plan: MergePlan, folder: Path) -> Path:
 
 
 def choose(
-    contest: Contest, finalists: Sequence[Entry], prefer: str
+    halving: SuccessiveHalving, finalists: Sequence[Entry], prefer: str
 ) -> tuple[Entry, list[Entry], str]:
     """Choose among candidates that have seen all examples.
 
     Returns:
         The winner; the candidates that the best score cannot be told apart from; and a sentence.
     """
-    ranked = sorted(finalists, key=lambda entry: -contest.score(entry))
+    ranked = sorted(finalists, key=lambda entry: -halving.score(entry))
     best, others = ranked[0], ranked[1:]
-    tied = [e for e in others if not contest.compare(best, e).interval.excludes_zero]
+    tied = [e for e in others if not halving.compare(best, e).interval.excludes_zero]
     winner = best
     if prefer == "simpler":
         winner = min([best, *tied], key=lambda entry: entry.candidate.complexity)

@@ -4,8 +4,7 @@ import hashlib
 import json
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from adaptermix.generation.transformers_engine import TransformersGenerator
 from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator
 from adaptermix.models.files import fingerprint
 from adaptermix.models.loading import compute_dtype
+from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.shared import EngineSettings
 
 if TYPE_CHECKING:
@@ -79,23 +79,10 @@ def make_generator(
     return TransformersGenerator(settings, folder, tokenizer, stop_ids)
 
 
-@dataclass(frozen=True)
-class DecodeProgress:
-    """How far decoding is, for a progress bar."""
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    tokens_per_second: float | None = None
-
-
-OnProgress = Callable[[DecodeProgress], None]
-
-
-class Decoder:
+class CachedGenerator:
     """Answers requests: from memory, from the cache on disk, else from an engine.
 
-    The engine is started when the first request needs it, and lives as long as the decoder.
+    The engine is started when the first request needs it, and lives as long as this does.
 
     Attributes:
         engine: Name of the engine, ``vllm`` or ``transformers``.
@@ -141,7 +128,7 @@ class Decoder:
         return self._cache.notes if self._cache else []
 
     def decode(
-        self, requests: Sequence[Request], on_progress: OnProgress = lambda progress: None
+        self, requests: Sequence[Request], on_progress: OnProgress = ignore
     ) -> list[Generated]:
         """Answer every request, in order.
 
@@ -182,7 +169,7 @@ class Decoder:
 
     def _generate(self, missing: Mapping[bytes, Request], on_progress: OnProgress) -> None:
         if self._generator is None:
-            on_progress(DecodeProgress("starting the engine"))
+            on_progress(Progress("starting the engine", 0, None))
             self._generator = make_generator(
                 self.engine, self.settings, self.folder, self.tokenizer, self.stop_ids, self.limits
             )
@@ -201,9 +188,9 @@ class Decoder:
             done += len(found)
             tokens += sum(answer.tokens for answer in found.values())
             speed = tokens / max(time.monotonic() - started, 1e-9)
-            on_progress(DecodeProgress("decoding", done, len(keys), speed))
+            on_progress(Progress("decoding", done, len(keys), f"{speed:,.0f} tokens/s"))
 
-        on_progress(DecodeProgress("decoding", 0, len(keys)))
+        on_progress(Progress("decoding", 0, len(keys)))
         try:
             self._generator.generate(list(missing.values()), keep)
         except IgnoredAdapterError as error:
@@ -215,7 +202,7 @@ class Decoder:
             ) from error
 
     def _hash_context(self) -> bytes:
-        """Hash what all answers of this decoder depend on."""
+        """Hash what all answers depend on."""
         context = {
             "base": fingerprint(self.folder),
             "engine": self.version,

@@ -1,0 +1,69 @@
+"""What is done in parts for lack of memory comes out as what is done at once."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptermix.errors import ResourceError
+from adaptermix.models.fitting import RowLimit, saved_gradients
+
+
+def squares(rows, capacity, undo):
+    """Leave the gradient of a sum of squares in a model; return it, and the passes it took."""
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    model.weight.grad = torch.ones_like(model.weight)  # of the batch before
+    passes = []
+
+    def attempt(most):
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            passes.append(len(part))
+            model(part).square().sum().backward()
+            if len(part) > capacity:  # after half of the work is done
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return model.weight.grad / model.weight.data
+
+    limit = RowLimit(1 << 20)
+    undo = saved_gradients(model) if undo else None
+    refusal = lambda size, error: ResourceError(f"{size} do not fit")  # noqa: E731
+    model.weight.data.fill_(2.0)
+    return limit.run(len(rows), attempt, refusal, undo=undo), passes, limit
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_halving_gives_what_a_batch_that_fits_gives(count, capacity):
+    rows = torch.linspace(-1, 1, count, dtype=torch.float64)[:, None]
+    expected, _, _ = squares(rows, count, undo=True)
+    found, passes, limit = squares(rows, capacity, undo=True)
+    torch.testing.assert_close(found, expected)
+    assert passes[-1] <= capacity
+    assert 2 * limit.rows + 1 > capacity
+
+
+def test_what_cannot_be_halved_is_refused():
+    rows = torch.ones(4, 1, dtype=torch.float64)
+    with pytest.raises(ResourceError, match="1 do not fit"):
+        squares(rows, 0, undo=True)
+    with pytest.raises(ResourceError, match="4 do not fit"):
+        squares(rows, 2, undo=False)
+
+
+@given(st.lists(st.integers()), st.integers(1, 9))
+def test_parts_are_all_rows_in_order(rows, capacity):
+    def attempt(part):
+        if len(part) > capacity:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return list(part)
+
+    parts = list(RowLimit(1 << 20).parts(rows, attempt, None))
+    assert [row for part in parts for row in part] == rows
+    assert all(len(part) <= capacity for part in parts)
+
+
+def test_other_errors_pass():
+    def fail(rows):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        RowLimit(4).run(4, fail, lambda size, error: ResourceError("no memory"))
