@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that help answers at once.
 import errno
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def program() -> typer.Typer:
     made.callback()(_options)
     for command in COMMANDS.values():
         add_command(made, command)
-    for run in (demo, run_recipe, doctor):
+    for run in (demo, run_recipe, doctor, schema):
         made.command("run" if run is run_recipe else None)(run)
     made.add_typer(comet_app)
     made.add_typer(recipe_app)
@@ -262,6 +263,30 @@ def doctor(json: Json = False) -> None:
     show(report, as_json=json)
     if not report.is_fit:
         raise typer.Exit(ResourceError.exit_code)
+
+
+class SchemaOf(StrEnum):
+    """Files that a schema describes."""
+
+    SETTINGS = "settings"
+    RECIPE = "recipe"
+
+
+def schema(
+    of: Annotated[
+        SchemaOf, typer.Argument(help="settings: of adaptermix.toml; recipe: of recipes.")
+    ],
+) -> None:
+    """Print a JSON schema with which editors complete and check TOML files.
+
+    Save it beside your files, and name it in their first line: #:schema recipe.schema.json
+
+    Example: adaptermix schema recipe > recipe.schema.json
+    """
+    from adaptermix.commands import schema as schemas
+
+    made = schemas.recipe_schema() if of is SchemaOf.RECIPE else schemas.settings_schema()
+    console.show_json(made)
 
 
 def _print_version(wanted: bool) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 CONFIG_KEY = "lora_adapter_metadata"
 # Keys of records whose values are another every time, or in every environment.
 VERSIONS = (
-    "adaptermix torch transformers peft python accelerate transformers_version peft_version "
+    "adaptermix numpy torch transformers peft python accelerate transformers_version peft_version "
     "vllm sacrebleu"
 ).split()
 TIMES = re.compile(r"(.*_)?(seconds|time|started|finished|runtime|per_second|memory_bytes)")
