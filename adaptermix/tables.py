@@ -1,9 +1,13 @@
-"""Tables of results, and how numbers are written in them."""
+"""What results look like to people: tables, lines, and how numbers are written in them."""
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
+from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -18,52 +22,158 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\ufff
 _MARKDOWN = {"<": "&lt;", "&": "&amp;", **{sign: f"\\{sign}" for sign in "\\|*_`["}}
 
 
+Look = Literal["", "strong", "ok", "warn", "missing"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text that stands for more than its letters.
+
+    Attributes:
+        text: What people read.
+        value: What CSV holds in its place, as a number with all its digits.
+        look: How it stands out.
+    """
+
+    text: str
+    value: Any = None
+    look: Look = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Content = str | float | Cell
+Row = Sequence[Content]
+Line = str | Cell | tuple[str | Cell, ...]
+
+RULE: tuple[()] = ()  # in place of a row: a line between the rows before and after it
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; the first column names the rows.
+    """A table of results; the first column names the rows.
+
+    Without columns it is a list of pairs. A terminal draws lines around a table with a title.
 
     Attributes:
         name: Stem of its files.
         title: What it shows, as a heading.
         columns: Headings, the first column's included.
-        rows: One text a column.
-        note: What to mind.
+        rows: A cell a column, or ``RULE``.
+        note: What to mind, for a reader of the page or file.
+        align: ``l`` or ``r`` a column; by default the first to the left, others to the right.
     """
 
     name: str
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Row]
     note: str = ""
+    align: str = ""
+
+    @property
+    def sides(self) -> str:
+        """Alignment of every column."""
+        if self.columns:
+            return self.align or "l" + "r" * (len(self.columns) - 1)
+        return self.align or "ll"
+
+    @property
+    def groups(self) -> list[list[list[Cell]]]:
+        """The rows, between lines."""
+        groups: list[list[list[Cell]]] = [[]]
+        for row in self.rows:
+            if row:
+                groups[-1].append([c if isinstance(c, Cell) else Cell(str(c), c) for c in row])
+            else:
+                groups.append([])
+        return [group for group in groups if group]
 
     def as_markdown(self) -> str:
         """Return the table in GitHub's Markdown; no cell can end it or bring in HTML."""
-        lines = [self.columns, [":--", *["--:"] * (len(self.columns) - 1)]]
-        cells = [[_escaped(cell, _MARKDOWN) for cell in row] for row in (self.columns, *self.rows)]
-        lines = [cells[0], lines[1], *cells[1:]]
+        head = [escaped_markdown(name) for name in self.columns] or [""] * len(self.sides)
+        body = [
+            [_marked(escaped_markdown(cell.text), cell, "**{}**") for cell in row]
+            for row in chain(*self.groups)
+        ]
+        lines = [head, [":--" if side == "l" else "--:" for side in self.sides], *body]
         text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        return f"{text}\n{_escaped(self.note, _MARKDOWN)}\n" if self.note else text
+        return f"{text}\n{escaped_markdown(self.note)}\n" if self.note else text
 
     def as_latex(self) -> str:
         """Return the table as a ``tabular`` of the booktabs package."""
-        cells = [[_escaped(cell, _LATEX) for cell in row] for row in (self.columns, *self.rows)]
-        head, *body = (f"{_guarded(' & '.join(row))} \\\\" for row in cells)
+        head = _latex_row([_escaped(name, _LATEX) for name in self.columns])
+        groups = [
+            "\n".join(
+                _latex_row([_marked(_escaped(c.text, _LATEX), c, r"\textbf{{{}}}") for c in row])
+                for row in group
+            )
+            for group in self.groups
+        ]
         lines = [
             f"% {_escaped(self.title, _LATEX)}",
-            f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
-            *("\\toprule", head, "\\midrule", *body, "\\bottomrule", "\\end{tabular}"),
+            f"\\begin{{tabular}}{{{self.sides}}}",
+            "\\toprule",
+            *([head, "\\midrule"] if self.columns else []),
+            *(["\n\\midrule\n".join(groups)] if groups else []),
+            *("\\bottomrule", "\\end{tabular}"),
         ]
         return "\n".join(lines) + "\n"
 
-    def write(self, folder: Path) -> None:
-        """Write ``NAME.md`` and ``NAME.tex``."""
-        (folder / f"{self.name}.md").write_text(self.as_markdown(), encoding="utf-8")
-        (folder / f"{self.name}.tex").write_text(self.as_latex(), encoding="utf-8")
+    def as_csv(self) -> str:
+        """Return the table with its values as they are, one line a row."""
+        file = StringIO()
+        writer = csv.writer(file)
+        writer.writerows([self.columns] if self.columns else [])
+        writer.writerows([_raw(cell) for cell in row] for row in self.rows if row)
+        return file.getvalue()
+
+    def write(self, folder: Path, *kinds: Literal["csv", "md", "tex"]) -> None:
+        """Write ``NAME.KIND`` for each kind."""
+        made = {"csv": self.as_csv, "md": self.as_markdown, "tex": self.as_latex}
+        for kind in kinds:
+            path = folder / f"{self.name}.{kind}"
+            path.write_text(made[kind](), encoding="utf-8", newline="")
 
 
-def _guarded(row: str) -> str:
-    """Keep the command before a row from taking the row's first sign for its option."""
-    return "{}" + row if row.startswith(("[", "*")) else row
+def pairs(rows: Mapping[str, Content] | Iterable[Row]) -> Table:
+    """Return names and what they stand for as a table without headings."""
+    return Table("", "", (), list(rows.items() if isinstance(rows, Mapping) else rows))
+
+
+@dataclass(frozen=True)
+class View:
+    """What a command's result looks like to a person.
+
+    Attributes:
+        shown: Its result: tables, and lines of text.
+        remarks: What to know besides; it is no part of the result.
+    """
+
+    shown: Sequence[Table | Line]
+    remarks: Sequence[str] = ()
+
+
+def noted(notes: Iterable[str]) -> list[str]:
+    """Return notes as remarks."""
+    return [f"note: {note}" for note in notes]
+
+
+def _raw(cell: Content) -> Any:
+    if not isinstance(cell, Cell):
+        return cell
+    return cell.text if cell.value is None else cell.value
+
+
+def _marked(text: str, cell: Cell, mark: str) -> str:
+    return mark.format(text) if text and cell.look == "strong" else text
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    """Join cells; the command before a row must not take the row's first sign for its option."""
+    row = " & ".join(cells)
+    return f"{{}}{row} \\\\" if row.startswith(("[", "*")) else f"{row} \\\\"
 
 
 def escaped_markdown(text: str) -> str:
@@ -89,6 +199,11 @@ def scaled(name: str, value: float) -> float:
 def shown(name: str, value: float, sign: str = "") -> str:
     """Write a score as its field does: F1 and exact match in percent, COMET with four digits."""
     return f"{scaled(name, value):{sign}.{4 if name == 'comet' else 1}f}"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Write counts by name on one line."""
+    return "  ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def ranges(numbers: Sequence[int]) -> str:

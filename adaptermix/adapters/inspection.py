@@ -30,8 +30,10 @@ from adaptermix.adapters.core_space import random_overlap, subspace_overlap, sub
 from adaptermix.adapters.deltas import inner_product, norm
 from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
 from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.tables import inspection_view
 from adaptermix.files.outputs import Report
 from adaptermix.settings.reports import InspectSettings
+from adaptermix.tables import View
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,10 @@ class InspectReport(Report):
     def rows(self) -> list[Row]:
         """The rows to show."""
         return {"layer": self.layers, "kind": self.kinds, "module": self.modules}[self.by]
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return inspection_view(self)
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""

@@ -8,13 +8,18 @@ import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as _RichTable
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from adaptermix.errors import AdaptermixError
+from adaptermix.files.outputs import Report
+from adaptermix.processes import is_main_process
+from adaptermix.tables import Cell, Table, View, noted
 
 results = Console(soft_wrap=True)
 
@@ -22,14 +27,44 @@ results = Console(soft_wrap=True)
 talk = Console(stderr=True, soft_wrap=True)
 
 
-class Table(_RichTable):
-    """A table that goes on in the next line where a path is too long, and never cuts it off."""
+_STYLES = {"": "", "strong": "bold", "ok": "green", "warn": "yellow", "missing": "red"}
 
-    def add_row(self, *cells: Any, **options: Any) -> None:
-        """Add a row, and let its columns break words."""
-        super().add_row(*cells, **options)
-        for column in self.columns:
-            column.overflow = "fold"
+
+def show(report: Report, *, as_json: bool = False) -> None:
+    """Print a result, once where several processes work."""
+    if is_main_process():
+        show_json(report.as_record()) if as_json else show_view(report.view())
+
+
+def show_view(view: View) -> None:
+    """Print what people see of a result, and what to know besides."""
+    for part in view.shown:
+        if isinstance(part, Table):
+            results.print(_drawn(part), highlight=False)
+        else:
+            results.print(_text(*part) if isinstance(part, tuple) else _text(part), highlight=False)
+    for remark in view.remarks:
+        say(remark)
+
+
+def _text(*parts: str | Cell) -> Text:
+    cells = (part if isinstance(part, Cell) else Cell(part) for part in parts)
+    return Text.assemble(*((cell.text, _STYLES[cell.look]) for cell in cells))
+
+
+def _drawn(table: Table) -> RichTable:
+    """Return a table whose cells go on in the next line where they are too long, and never cut."""
+    drawn = RichTable(show_header=bool(table.columns), box=None, pad_edge=False)
+    if table.title:
+        drawn = RichTable(title=Text(table.title, style="table.title"))
+    for heading, side in zip_longest(table.columns, table.sides, fillvalue=""):
+        justify: Literal["left", "right"] = "left" if side == "l" else "right"
+        drawn.add_column(Text(heading), justify=justify, overflow="fold")
+    for group in table.groups:
+        for row in group:
+            drawn.add_row(*map(_text, row))
+        drawn.add_section()
+    return drawn
 
 
 def show_error(error: AdaptermixError) -> None:
@@ -66,7 +101,7 @@ def show_json(record: dict[str, Any]) -> None:
     )
 
 
-def say_notes(notes: "Sequence[str]") -> None:
+def say_notes(notes: Sequence[str]) -> None:
     """Tell what the user should know besides; also when the result is printed as JSON."""
-    for note in notes:
-        say(f"note: {note}")
+    for note in noted(notes):
+        say(note)

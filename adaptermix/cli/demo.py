@@ -1,28 +1,21 @@
 """The demo: the ordinary commands on a corpus and a base model that come with the package."""
 
 import shutil
-from collections.abc import Callable
 from importlib.resources import as_file, files
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
 
 from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
-from adaptermix.cli.show.evaluation import show_evaluation
-from adaptermix.cli.show.merging import show_merge
-from adaptermix.cli.show.training import show_training
 from adaptermix.commands.settings_file import CONFIG_NAME, load_settings
 from adaptermix.evaluation.evaluate import EvalReport, evaluate
-from adaptermix.files.outputs import check_output, whole_output
+from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.merging.merge import merge
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.training.align import train_align
 from adaptermix.training.task import train_task
-
-R = TypeVar("R")
 
 
 def run(
@@ -50,26 +43,26 @@ def run(
     task = load_settings(TrainTaskSettings, {"seed": seed}, config)
     with progress_bar(quiet, "task") as on_progress:
         trained = train_task(task, on_progress=on_progress)
-    _show(show_training, trained, show)
+    _show(trained, show)
     console.say("2/4  alignment adapter: low-resource languages are pulled to English")
     align = load_settings(TrainAlignSettings, {"seed": seed}, config)
     with progress_bar(quiet, "align") as on_progress:
         aligned = train_align(align, on_progress=on_progress)
-    _show(show_training, aligned, show)
+    _show(aligned, show)
     console.say("3/4  merge: no base model, no training")
     merged = merge([task.out, align.out], load_settings(MergeSettings, {}, config))
-    _show(show_merge, merged, show)
+    _show(merged, show)
     console.say("4/4  evaluation of all of them on all languages")
     with progress_bar(quiet) as on_progress:
         report = evaluate(load_settings(EvalSettings, {}, config), on_progress=on_progress)
-    _show(show_evaluation, report, show)
+    _show(report, show)
     _say_what_next(out)
     return report
 
 
-def _show(show: Callable[[R], None], report: R, wanted: bool) -> None:
+def _show(report: Report, wanted: bool) -> None:
     if wanted:
-        show(report)
+        console.show(report)
 
 
 def _free_folder(path: Path) -> Path:

@@ -23,7 +23,9 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
+from adaptermix.cli.console import on_one_line
 from adaptermix.files.outputs import Report, cache_folder
+from adaptermix.tables import Cell, Line, View
 from adaptermix.tasks.metrics.comet_environment import Environment, status
 
 State = Literal["ok", "warn", "missing"]
@@ -102,6 +104,17 @@ class DoctorReport(Report):
     def is_fit(self) -> bool:
         """Whether all that is required works."""
         return not any(check.required and check.state == "missing" for check in self.checks)
+
+    def view(self) -> View:
+        """Return a line a check, with the line that mends it below what is amiss."""
+        lines: list[Line] = []  # no table: it would break lines that are there to be copied
+        width = max(len(check.name) for check in self.checks)
+        for check in self.checks:
+            state, found = Cell(f"{check.state:<7}", look=check.state), on_one_line(check.found)
+            lines.append((f"{check.name:<{width}}  ", state, f"  {found}"))
+            if check.fix:
+                lines.append(f"{'':<{width}}  fix:     {check.fix}")
+        return View(lines)
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""

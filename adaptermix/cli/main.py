@@ -15,7 +15,6 @@ import typer
 from adaptermix.cli import console
 from adaptermix.cli.options import Force, Json, Quiet, Verbose, add_command, let_libraries_talk
 from adaptermix.cli.progress import RecipeWatcher
-from adaptermix.cli.shown import show
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
 from adaptermix.recipes.plan import plan
@@ -159,12 +158,12 @@ def run_recipe(
     read = read_recipe(recipe, out, Overrides(settings, limit))
     if dry_run:
         planned = plan(read, only=only, force=force)
-        show(planned, as_json=json)
+        console.show(planned, as_json=json)
         _report_problems(planned.problems)
         return
     watcher = RecipeWatcher(quiet=quiet, json=json)
     report = pipeline.run(read, only=only, force=force, watcher=watcher)
-    show(report, as_json=json)
+    console.show(report, as_json=json)
 
 
 def _read_values(pairs: list[str]) -> dict[str, object]:
@@ -228,11 +227,7 @@ def comet_install(
     """
     say = (lambda text: None) if quiet else console.say
     report = install(path, python=python, force=force, say=say)
-    if json:
-        console.show_json(report.as_record())
-        return
-    show(report, as_json=False)
-    console.say(f"built in {report.seconds:.0f} s" if report.built else "it was there already")
+    console.show(report, as_json=json)
 
 
 @comet_app.command("status")
@@ -242,7 +237,7 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
     Example: adaptermix comet status --json
     """
     found = status(path)
-    show(found, as_json=json)
+    console.show(found, as_json=json)
 
 
 def doctor(json: Json = False) -> None:
@@ -260,7 +255,7 @@ def doctor(json: Json = False) -> None:
     from adaptermix.cli import doctor as doctor_module
 
     report = doctor_module.examine()
-    show(report, as_json=json)
+    console.show(report, as_json=json)
     if not report.is_fit:
         raise typer.Exit(ResourceError.exit_code)
 

@@ -17,7 +17,6 @@ from typer.core import TyperCommand, TyperOption
 
 from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
-from adaptermix.cli.shown import show
 from adaptermix.commands.command import Call, Command
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
@@ -135,7 +134,7 @@ def _run(command: Command, given: dict[str, Any]) -> None:
     with _pushed(options, settings), progress_bar(is_silent) as on_progress:
         call = Call(settings, inputs, options.force, options.dry_run, on_progress)
         report = command.perform(call)
-        show(report, as_json=options.json)
+        console.show(report, as_json=options.json)
 
 
 def _arguments(command: Command) -> list[inspect.Parameter]:

@@ -14,8 +14,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from adaptermix.cli.console import say, talk
-from adaptermix.cli.shown import show
+from adaptermix.cli.console import say, show, talk
 from adaptermix.processes import is_main_process
 from adaptermix.progress import OnProgress, Progress
 
@@ -105,4 +104,4 @@ class RecipeWatcher:
     def end(self, step: "Step", report: Any) -> None:
         """Print what the step's command reports."""
         if not (self.quiet or self.json):
-            show(report, as_json=False)
+            show(report)

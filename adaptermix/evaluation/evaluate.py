@@ -1,18 +1,18 @@
 """Evaluate the base model and adapters side by side on a task, and keep every prediction."""
 
-import csv
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.systems import read_systems, systems_of
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.evaluation.comparison import ALL, Comparison, compare
+from adaptermix.evaluation.comparison import Comparison, compare
+from adaptermix.evaluation.tables import evaluation_view, files_of
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated, Limits, Request
@@ -21,6 +21,7 @@ from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
+from adaptermix.tables import View, counted, pairs
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome, Score
 from adaptermix.tasks.metrics.text import without_missing_comet
@@ -74,6 +75,10 @@ class EvalReport(Report):
         """Return one system's result on one language."""
         return next(c for c in self.cells if (c.system, c.lang) == (system, lang))
 
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return evaluation_view(self)
+
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON; examples' scores are in the predictions."""
         record = super().as_record()
@@ -91,6 +96,16 @@ class EvalPlan(Report):
     examples: dict[str, int]
     longest_prompt: int
     out: str
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        rows = {
+            "systems": " ".join(self.systems),
+            "examples": counted(self.examples),
+            "longest prompt": f"{self.longest_prompt:,} tokens",
+            "would write": self.out,
+        }
+        return View([pairs(rows)])
 
 
 def evaluate(
@@ -298,8 +313,8 @@ def _write(
         partial.mkdir()
         text = json.dumps(record | report.as_record(), indent=2, ensure_ascii=False)
         (partial / "scores.json").write_text(text + "\n", encoding="utf-8")
-        _write_csv(partial / "scores.csv", report)
-        _write_differences(partial / "differences.csv", report.comparisons)
+        for table in files_of(report):
+            table.write(partial, "csv")
         for system in report.systems:
             folder = partial / "predictions" / system
             folder.mkdir(parents=True)
@@ -329,23 +344,3 @@ def _prediction(
         },
         ensure_ascii=False,
     )
-
-
-def _write_csv(path: Path, report: EvalReport) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["lang", *report.systems])
-        for lang in report.langs:
-            values = [report.cell(system, lang).score.value for system in report.systems]
-            writer.writerow([lang, *values])
-        for name, means in [*report.group_macro.items(), (ALL, report.macro)]:
-            writer.writerow([name, *(means[system] for system in report.systems)])
-
-
-def _write_differences(path: Path, comparisons: Sequence[Comparison]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Comparison)])
-        writer.writeheader()
-        for comparison in comparisons:
-            langs = " ".join(comparison.langs)
-            writer.writerow(asdict(comparison) | {"langs": langs})

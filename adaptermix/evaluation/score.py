@@ -12,6 +12,7 @@ from adaptermix.files.outputs import Report
 from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.settings.shared import Settings
+from adaptermix.tables import View, pairs, shown, titled
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
@@ -39,6 +40,12 @@ class ScoreReport(Report):
     metrics: dict[str, Score]
     counts: dict[str, int]
     notes: list[str]
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        scores = {titled(name): shown(name, score.value) for name, score in self.metrics.items()}
+        counts = {name.replace("_", " "): f"{count:,}" for name, count in self.counts.items()}
+        return View([pairs(scores | counts), *(s.signature for s in self.metrics.values())])
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""

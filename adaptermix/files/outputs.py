@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.tables import View
 
 
 def cache_folder() -> Path:
@@ -30,8 +32,12 @@ _REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(ABC):
     """What a command returns; it is shown to people, or printed as JSON."""
+
+    @abstractmethod
+    def view(self) -> View:
+        """Return what it looks like to a person."""
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""

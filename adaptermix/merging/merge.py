@@ -13,7 +13,9 @@ from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, real_path
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
+from adaptermix.merging.tables import merge_view
 from adaptermix.settings.merging import MergeSettings
+from adaptermix.tables import View
 from adaptermix.version import __version__
 
 
@@ -66,6 +68,10 @@ class MergeReport(Report):
     cross_term_energy: float
     inactive: str
     written: bool
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return merge_view(self)
 
 
 def merge(

@@ -10,6 +10,8 @@ from adaptermix.files.outputs import Report
 from adaptermix.recipes.keys import step_key
 from adaptermix.recipes.state import State
 from adaptermix.recipes.step import Recipe, Step
+from adaptermix.recipes.tables import plan_view
+from adaptermix.tables import View
 
 Status = Literal["finished", "to do", "to do if its inputs change"]
 
@@ -41,6 +43,10 @@ class RecipePlan(Report):
     out: str
     steps: list[StepPlan]
     problems: list[AdaptermixError] = field(default_factory=list)
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return plan_view(self)
 
     def as_record(self) -> dict[str, Any]:
         """Return the plan as a dictionary for JSON."""

@@ -30,6 +30,8 @@ from adaptermix.recipes.plan import (
 )
 from adaptermix.recipes.state import State, StepReport, alone_in
 from adaptermix.recipes.step import Recipe, Step
+from adaptermix.recipes.tables import recipe_view
+from adaptermix.tables import View
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class RecipeReport(Report):
     recipe: str
     out: str
     steps: list[StepReport]
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return recipe_view(self)
 
 
 class Watcher(Protocol):

@@ -22,7 +22,7 @@ from adaptermix.reports.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.reports.sections.build import sections_of
 from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import ReportSettings
-from adaptermix.tables import printable
+from adaptermix.tables import View, pairs, printable
 from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.version import __version__
 
@@ -59,6 +59,21 @@ class ReportSummary(Report):
     examples: int
     bytes: int
     written: bool
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        done = "report" if self.written else "would write"
+        rows = [
+            *(["run", run] for run in self.runs),
+            *(["adapter", adapter] for adapter in self.adapters),
+            ["plots", str(len(self.plots))],
+            ["tables", str(len(self.tables))],
+            ["examples", f"{self.examples:,}"],
+            [done, f"{self.out}, {self.bytes / 1e6:.1f} MB"],
+        ]
+        if self.export:
+            rows.append(["plots and tables" if self.written else done, self.export])
+        return View([pairs(rows)])
 
 
 def report(
@@ -104,7 +119,7 @@ def _export(sections: Sequence[Section], folder: Path) -> None:
             for plot in section.plots:
                 plot.write(partial_folder)
             for table in section.tables:
-                table.write(partial_folder)
+                table.write(partial_folder, "md", "tex")
 
 
 def _browsable(run: Run) -> dict[str, Any]:

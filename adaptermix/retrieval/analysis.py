@@ -6,11 +6,10 @@ both directions of every pair; for the base model and any number of adapters sid
 
 from __future__ import annotations
 
-import csv
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +37,10 @@ from adaptermix.retrieval.summary import (
     scores_by_language,
     scores_by_layer,
 )
+from adaptermix.retrieval.tables import files_of, retrieval_view
 from adaptermix.retrieval.task_scores import ScoreCorrelation, correlations_of, read_scores
 from adaptermix.settings.evaluation import RetrievalSettings
+from adaptermix.tables import View, pairs
 from adaptermix.version import __version__
 
 if TYPE_CHECKING:
@@ -57,13 +58,13 @@ class RetrievalReport(Report):
         reused: The same, taken from the cache.
     """
 
-    kind: str
+    kind: str = field(default="retrieval", kw_only=True)
     systems: list[str]
     langs: list[str]
     split: str
     sentences: int
     pooling: str
-    pool_skip: int
+    pool_skip: int = field(default=0, kw_only=True)  # records of before it have none
     neighbors: int
     pivot: str
     depth: int
@@ -78,6 +79,10 @@ class RetrievalReport(Report):
     reused: int
     notes: list[str]
     out: str
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return retrieval_view(self)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,20 @@ class RetrievalPlan(Report):
     known: int
     missing_bytes: int
     out: str
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        rows = {
+            "systems": " ".join(self.systems),
+            "languages": " ".join(self.langs),
+            "sentences": f"{self.sentences:,}",
+            "layers": " ".join(map(str, self.layers)),
+            "pairs": f"{self.pairs:,}, both directions",
+            "to extract": f"{self.missing:,} of {self.missing + self.known:,} languages",
+            "disk": f"{self.missing_bytes / 1e6:,.1f} MB",
+            "would write": self.out,
+        }
+        return View([pairs(rows)])
 
 
 def analyze(
@@ -250,7 +269,6 @@ def _summed_up(inputs: RetrievalInputs, grid: Grid, settings: RetrievalSettings)
         for scores in scores_by_layer(name, inputs.langs, groups, grid.accuracy[at], grid.mexa[at])
     ]
     return RetrievalReport(
-        kind="retrieval",
         systems=inputs.systems,
         langs=inputs.langs,
         split=settings.split,
@@ -299,55 +317,9 @@ def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) 
 
 
 def _write(report: RetrievalReport, record: dict[str, Any]) -> None:
-    layers = list(enumerate(report.layers))
     with whole_output(Path(report.out)) as partial:
         partial.mkdir()
         text = json.dumps(record | report.as_record(), ensure_ascii=False)
         (partial / "retrieval.json").write_text(text + "\n", encoding="utf-8")
-        _write_rows(
-            partial / "layers.csv",
-            ["system", "over", "layer", "accuracy", "mexa"],
-            (
-                [s.system, s.over, layer, s.accuracy[at], s.mexa[at]]
-                for s in report.by_layer
-                for at, layer in layers
-            ),
-        )
-        _write_rows(
-            partial / "languages.csv",
-            ["system", "lang", "layer", "accuracy", "as_source", "as_target", "mexa"],
-            (
-                [
-                    s.system,
-                    s.lang,
-                    layer,
-                    s.accuracy[at],
-                    s.as_source[at],
-                    s.as_target[at],
-                    s.mexa[at],
-                ]
-                for s in report.by_language
-                for at, layer in layers
-            ),
-        )
-        _write_rows(
-            partial / "pairs.csv",
-            ["system", "source", "target", "layer", "accuracy", "mexa"],
-            (
-                [s.system, s.source, s.target, layer, s.accuracy[at], s.mexa[at]]
-                for s in report.pairs
-                for at, layer in layers
-            ),
-        )
-        _write_rows(
-            partial / "aggregates.csv",
-            ["system", "over", "reading", "accuracy", "mexa"],
-            ([a.system, a.over, a.reading, a.accuracy, a.mexa] for a in report.aggregates),
-        )
-
-
-def _write_rows(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        for table in files_of(report):
+            table.write(partial, "csv")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from adaptermix.files.outputs import Report, whole_output
 from adaptermix.merging.merge import MergeReport
 from adaptermix.search.halving import Entry, SuccessiveHalving
-from adaptermix.tables import scaled, titled
+from adaptermix.search.tables import search_view
+from adaptermix.tables import View, counted, pairs, scaled, titled
 from adaptermix.tasks.metrics.significance import Difference, Interval
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class SearchReport(Report):
     folder: str
     control: str | None = None
 
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return search_view(self)
+
 
 @dataclass(frozen=True)
 class SearchPlan(Report):
@@ -89,6 +94,16 @@ class SearchPlan(Report):
     longest_prompt: int
     out: str
     folder: str
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        rows = {
+            "candidates": ", ".join(self.candidates),
+            "dev examples": counted(self.examples),
+            "longest prompt": f"{self.longest_prompt:,} tokens",
+            "would write": f"{self.out} and {self.folder}",
+        }
+        return View([pairs(rows)])
 
 
 def search_folder(out: Path) -> Path:

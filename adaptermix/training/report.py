@@ -6,9 +6,11 @@ from typing import Any
 
 from adaptermix.files.outputs import Report
 from adaptermix.settings.training import TrainSettings
+from adaptermix.tables import View
 from adaptermix.training.batches import token_count
 from adaptermix.training.memory import Footprint
 from adaptermix.training.steps import planned_steps
+from adaptermix.training.tables import training_view
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
 _FREE = {"resume", "out", "threads", "workers", "tensorboard"}
@@ -40,6 +42,10 @@ class TrainReport(Report):
     held_parameters: int | None = None  # of the base model, as far as it is loaded
     tokens: int | None = None  # that are trained on at most, in a plan
     memory_bytes: int | None = None  # at the peak, as a plan estimates it
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return training_view(self)
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":

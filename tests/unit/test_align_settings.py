@@ -9,7 +9,7 @@ from test_training import PAIRS, align_settings, factors, randomize
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.cli.show.training import show_training
+from adaptermix.cli import console
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models.blocks import load_lower_blocks
@@ -264,14 +264,14 @@ def test_the_temperature_of_the_best_retrieval_is_kept(
     train_align(align_settings(model_dir, corpus_dir, tmp_path / "b", **alone))
     mine, single = factors(out), factors(tmp_path / "b")
     assert all(torch.equal(mine[key], single[key]) for key in mine)
-    show_training(report)
+    console.show(report)
     assert f"* temperature {report.kept}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("cosine", "is_told"), [(0.99, True), (0.5, False)])
 def test_one_state_that_hides_all_else_is_told(searched, capsys, cosine, is_told):
     dev = searched[0].dev | {"random_cosine_of_base": cosine}
-    show_training(replace(searched[0], dev=dev))
+    console.show(replace(searched[0], dev=dev))
     assert ("--pool-skip" in capsys.readouterr().out) == is_told
 
 

@@ -11,7 +11,6 @@ from adaptermix.adapters.format import CONFIG_KEY, describe_config, spec_of
 from adaptermix.adapters.inspection import inspect
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.cli import console
-from adaptermix.cli.show.adapters import show_inspection
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
@@ -274,7 +273,7 @@ def test_what_is_known_of_an_adapter(tmp_path):
 )
 def test_a_record_of_another_hand_may_hold_anything(tmp_path, record, capsys):
     report = look(save(tmp_path, "a.safetensors", random_updates(1), record=record))
-    show_inspection(report)
+    console.show(report)
     assert report.adapters[0].origin.startswith("adaptermix")
 
 
@@ -311,7 +310,7 @@ def test_tables_fit_100_columns_and_escape_names(tmp_path, by, capsys, monkeypat
         for seed, name in enumerate(["[red]a[bold]", "b [bold", "c"])
     ]
     monkeypatch.chdir(tmp_path)
-    show_inspection(look(*[p.relative_to(tmp_path) for p in paths], by=by))
+    console.show(look(*[p.relative_to(tmp_path) for p in paths], by=by))
     shown = capsys.readouterr()
     assert max(map(len, shown.out.splitlines())) <= 100
     assert "[red]a[bold]" in shown.out

@@ -7,14 +7,12 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from runs_on_disk import write_evaluation, write_retrieval
 from test_model_card import ALIGNED, TRAINED, write
 from typer.testing import CliRunner
 
+from adaptermix.cli import console
 from adaptermix.cli.main import program
-from adaptermix.cli.show.recipes import show_report
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
 from adaptermix.merging.merge import merge
 from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
@@ -22,7 +20,6 @@ from adaptermix.reports.page import ReportSummary, report
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import ReportSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
-from adaptermix.tables import Table, printable, ranges
 from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.tasks.metrics.significance import Interval
 from adaptermix.training.report import recorded
@@ -207,7 +204,8 @@ def test_paths_are_never_cut(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     paths = [f"{'folder/' * 20}{name}" for name in ("page", "figures", "run", "one", "two")]
     out, export, run, *adapters = paths
-    show_report(ReportSummary(out, export, "massive", [run], adapters, [], [], 0, 10, written=True))
+    summary = ReportSummary(out, export, "massive", [run], adapters, [], [], 0, 10, written=True)
+    console.show(summary)
     shown = "".join(capsys.readouterr().out.split())
     assert "…" not in shown
     assert all(shown.count(path) == 1 for path in paths)
@@ -328,29 +326,3 @@ def test_weights_stand_below_a_plot_as_they_are():
     points = [PlottedScore(str(w), score, w, False, False) for w in (0.0, 0.8, 0.85, 0.9, 1.0)]
     shown = re.findall(r">([^<>]+)</text>", search_plot(points, "F1").svg)
     assert shown[:5] == ["0", "0.8", "0.85", "0.9", "1"]
-
-
-@given(text=st.text())
-def test_no_cell_ends_a_table(text):
-    table = Table("t", "t", ["a", "b"], [[text, text]])
-    markdown = table.as_markdown().split("\n")
-    assert len(markdown) == 4
-    assert len(re.findall(r"(?<!\\)\|", markdown[2].replace("\\\\", ""))) == 3
-    assert "<" not in markdown[2]
-    row = table.as_latex().splitlines()[5]
-    assert len(re.findall(r"(?<!\\)&", row)) == 1
-    assert not re.search(r"(?<!\\)[%$#_]", row)
-    assert not row.lstrip().startswith(("[", "*"))  # an option of the row's end before it
-
-
-@given(text=st.text(st.characters()))
-def test_printable_text_can_be_written(text):
-    shown = printable(text)
-    shown.encode("utf-8")
-    assert "\x00" not in shown
-    assert len(shown) == len(text)
-
-
-def test_ranges():
-    assert ranges([0, 1, 2, 5]) == "0-2, 5"
-    assert ranges([]) == "none"

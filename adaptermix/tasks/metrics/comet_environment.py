@@ -15,6 +15,7 @@ from typing import Any
 
 from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.files.outputs import Report
+from adaptermix.tables import View, pairs
 
 # What goes into the environment, and why there are bounds. Scores have moved between releases of
 # these packages, so everything that computes one is pinned.
@@ -68,6 +69,18 @@ class Environment(Report):
     versions: dict[str, str]
     megabytes: int
 
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        if not self.installed:
+            missing = "not installed; `adaptermix comet install` does it"
+            return View([pairs({"COMET": missing, "folder": self.path})])
+        versions = {
+            name if name != "python" else "python version": version
+            for name, version in self.versions.items()
+        }
+        found = {"COMET": f"installed, {self.megabytes:,} MB", "python": self.python}
+        return View([pairs(found | versions)])
+
 
 @dataclass(frozen=True)
 class InstallReport(Environment):
@@ -75,6 +88,11 @@ class InstallReport(Environment):
 
     built: bool
     seconds: float
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        done = f"built in {self.seconds:.0f} s" if self.built else "it was there already"
+        return View(super().view().shown, [done])
 
 
 def default_path() -> Path:

@@ -1,1 +1,0 @@
-"""How each command's result looks in the terminal."""
