@@ -1,15 +1,14 @@
-"""Sections about adapters and where they come from."""
+"""The section about adapters, and a sentence about each merge."""
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
-from adaptermix.adapters.card import data_of, made_of, model_name, sources_of
+from adaptermix.adapters.card import made_of, sources_of
 from adaptermix.adapters.format import layer_of
 from adaptermix.adapters.inspection import AdapterReport, InspectReport
+from adaptermix.adapters.tables import adapter_name, interference_table
 from adaptermix.plots import PALETTE, lines
 from adaptermix.reports.sections.section import Section
-from adaptermix.tables import Table, printable, ranges
 
 
 def recipe_section(adapter: AdapterReport) -> str:
@@ -26,29 +25,6 @@ def recipe_section(adapter: AdapterReport) -> str:
         else None
     )
     return text + (", with other weights in some modules." if rules else ".")
-
-
-def provenance_section(inspected: InspectReport) -> Table:
-    """Return the table of where adapters come from."""
-    rows = []
-    for adapter in inspected.adapters:
-        record = adapter.record
-        terms = made_of(record)
-        made = " + ".join(f"{weight:g} × {name}" for name, weight in terms) or data_of(record)
-        rows.append(
-            [
-                adapter_name(adapter.path),
-                printable(str(record.get("command", "not recorded"))),
-                printable(made) or "not recorded",
-                model_name(adapter.base),
-                ", ".join(map(str, adapter.ranks)),
-                ranges(adapter.active_layers),
-                f"{adapter.norm:.4g}",
-                adapter.blake3[:12],
-            ]
-        )
-    columns = ["adapter", "made by", "from", "base", "rank", "layers", "norm", "BLAKE3"]
-    return Table("adapters-made", "What was made from what", columns, rows)
 
 
 def adapters_section(name: str, inspected: InspectReport, colors: Mapping[str, str]) -> Section:
@@ -104,7 +80,7 @@ def adapters_section(name: str, inspected: InspectReport, colors: Mapping[str, s
                 overlaps, hues, ("layer", "overlap"), f"{name}-overlap", ("Overlap by layer", text)
             )
         )
-        tables.append(_interference_table(met, f"{name}-interference"))
+        tables.append(replace(interference_table(met), name=f"{name}-interference"))
     return Section(name, "Adapters", [], plots, tables, inspected.notes)
 
 
@@ -115,21 +91,3 @@ def _share_an_origin(inspected: InspectReport, pair: tuple[int, int]) -> bool:
         for adapter in (inspected.adapters[at] for at in pair)
     )
     return bool(one & other)
-
-
-def _interference_table(met: Iterable[tuple[str, int, Any]], name: str) -> Table:
-    rows = [
-        [
-            f"{label}, layer {layer}",
-            f"{c.cosine:+.3f}",
-            *(f"{n:.4f}" for n in (c.overlap_out, c.random_out, c.overlap_in, c.random_in)),
-        ]
-        for label, layer, c in met
-    ]
-    columns = ["adapters", "cosine", "overlap out", "random", "overlap in", "random"]
-    return Table(name, "Interference by layer", columns, rows)
-
-
-def adapter_name(path: str) -> str:
-    """Return the name of an adapter as ``eval`` has it."""
-    return printable(Path(path).resolve().name.removesuffix(".safetensors"))

@@ -1,19 +1,17 @@
 """Build the sections of a report in order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from adaptermix.adapters.inspection import InspectReport, inspect
+from adaptermix.adapters.tables import adapter_name, provenance_table
+from adaptermix.evaluation.tables import glance_table
 from adaptermix.plots import colors_of
 from adaptermix.reports.runs import Run, Runs
-from adaptermix.reports.sections.adapters import (
-    adapter_name,
-    adapters_section,
-    provenance_section,
-    recipe_section,
-)
+from adaptermix.reports.sections.adapters import adapters_section, recipe_section
 from adaptermix.reports.sections.retrieval import retrieval_section
-from adaptermix.reports.sections.scores import evaluation_section, glance_section
+from adaptermix.reports.sections.scores import evaluation_section
 from adaptermix.reports.sections.search import search_section
 from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import InspectSettings
@@ -45,9 +43,9 @@ def sections_of(runs: Runs) -> Iterator[Section]:
 def _summary(runs: Runs, inspected: InspectReport | None) -> Section:
     tables = []
     if inspected:
-        tables.append(provenance_section(inspected))
+        tables.append(provenance_table(inspected))
     for number, run in enumerate(runs.evaluations, start=1):
         name = "glance" if len(runs.evaluations) == 1 else f"glance-{number}"
-        tables.append(glance_section(run, name))
+        tables.append(replace(glance_table(run.report, run.name), name=name))
     texts = [recipe_section(adapter) for adapter in inspected.adapters] if inspected else []
     return Section("summary", "Summary", [text for text in texts if text], [], tables)

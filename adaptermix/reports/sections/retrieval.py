@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from adaptermix.adapters.inspection import InspectReport
+from adaptermix.adapters.tables import adapter_name
 from adaptermix.errors import ConfigError
 from adaptermix.models.files import layer_index
 from adaptermix.plots import Plot, colors_of, heat_map, lines, scatter
-from adaptermix.reports.runs import Correlation, RetrievalReport, Run
-from adaptermix.reports.sections.adapters import adapter_name
+from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.section import Section
+from adaptermix.retrieval.analysis import RetrievalReport
+from adaptermix.retrieval.tables import aggregate_table, correlation_table
+from adaptermix.retrieval.task_scores import ScoreCorrelation
 from adaptermix.tables import Table, scaled, titled
 
 
@@ -42,9 +46,17 @@ def retrieval_section(
         f"Retrieval: {run.name}",
         texts,
         [plot for plot in plots if plot is not None],
-        [_aggregate_table(report, f"{name}-aggregates"), *_correlation_table(report, name)],
+        [replace(table, name=f"{name}-{table.name}") for table in _tables(report)],
         report.notes,
     )
+
+
+def _tables(report: RetrievalReport) -> Iterator[Table]:
+    yield aggregate_table(report)
+    readings = dict.fromkeys(found.reading for found in report.correlations)
+    for number, reading in enumerate(readings, start=1):
+        table = correlation_table(report.correlations, reading)
+        yield replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
 
 
 def _by_layer(report: RetrievalReport, name: str) -> Plot:
@@ -117,7 +129,7 @@ def _alignment_layers(inspected: InspectReport, depth: int) -> dict[str, int]:
     return layers
 
 
-def _drawn(correlations: Sequence[Correlation]) -> list[Correlation]:
+def _drawn(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
     """Choose those that are plotted: over all languages, at the middle layer as figure 1b.
 
     Where one side does not vary there is nothing to see.
@@ -128,7 +140,7 @@ def _drawn(correlations: Sequence[Correlation]) -> list[Correlation]:
     return [c for c in over_all if c.reading in drawn]
 
 
-def _correlation(found: Correlation, name: str) -> Plot:
+def _correlation(found: ScoreCorrelation, name: str) -> Plot:
     """Figure 1b: retrieval accuracy against task score, a point a language."""
     rows = [
         {
@@ -143,7 +155,7 @@ def _correlation(found: Correlation, name: str) -> Plot:
     return scatter(rows, axes, name, (title, _coefficients(found) + "."))
 
 
-def _coefficients(found: Correlation) -> str:
+def _coefficients(found: ScoreCorrelation) -> str:
     parts = [
         f"{label} undefined"
         if c.r is None or c.p_value is None
@@ -174,35 +186,3 @@ def _language_pairs(report: RetrievalReport, name: str) -> Iterator[Plot]:
         yield heat_map(
             rows, ("source", "target", "accuracy (%)"), f"{name}-pairs-{number}", texts, top
         )
-
-
-def _aggregate_table(report: RetrievalReport, name: str) -> Table:
-    keys = list(dict.fromkeys((a.over, a.reading) for a in report.aggregates))
-    found = {(a.system, a.over, a.reading): a for a in report.aggregates}
-    rows = []
-    for over, reading in keys:
-        cells = [found.get((system, over, reading)) for system in report.systems]
-        rows.append(
-            [
-                f"{over}, {reading}",
-                *(f"{100 * a.accuracy:.1f} / {100 * a.mexa:.1f}" if a else "-" for a in cells),
-            ]
-        )
-    note = "In percent: retrieval accuracy / MEXA."
-    return Table(name, "Retrieval accuracy", ["", *report.systems], rows, note)
-
-
-def _correlation_table(report: RetrievalReport, name: str) -> list[Table]:
-    if not report.correlations:
-        return []
-    rows = [
-        [f"{c.system} / {c.scored} {titled(c.metric)}", c.over, c.reading, *_numbers(c)]
-        for c in report.correlations
-    ]
-    columns = ["retrieval / score", "over", "reading", "Pearson r", "p", "Spearman r", "p", "n"]
-    return [Table(f"{name}-correlations", "Correlation with scores", columns, rows)]
-
-
-def _numbers(found: Correlation) -> list[str]:
-    values = [n for c in (found.pearson, found.spearman) for n in (c.r, c.p_value)]
-    return [*("-" if n is None else f"{n:.3g}" for n in values), str(len(found.points))]

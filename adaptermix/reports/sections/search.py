@@ -1,40 +1,17 @@
 """The section about a search."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.section import Section
 from adaptermix.search.record import SearchReport, plot_of
-from adaptermix.tables import Table, shown, titled
+from adaptermix.search.tables import candidate_table
 
 
 def search_section(name: str, run: Run, colors: Mapping[str, str]) -> Section:
     """Return the section about a search."""
     report: SearchReport = run.report
-    metric = report.metric
-    rows = [
-        [
-            c.name,
-            ", ".join(f"{weight:g}" for weight in c.weighting.get("weights", [])),
-            shown(metric, c.score.value),
-            f"{shown(metric, c.score.low)} to {shown(metric, c.score.high)}",
-            "chosen"
-            if c.name == report.winner
-            else f"{shown(metric, c.difference.interval.value, '+')} "
-            f"({shown(metric, c.difference.interval.low, '+')} to "
-            f"{shown(metric, c.difference.interval.high, '+')})",
-            f"{c.examples:,}",
-        ]
-        for c in report.candidates
-    ]
-    columns = [
-        "candidate",
-        "weights",
-        titled(metric),
-        "95% interval",
-        "to the chosen one",
-        "examples",
-    ]
     texts = [
         f"{report.verdict}.",
         f"Dev data of {report.task} in {', '.join(report.langs)}; {report.decoded:,} of the "
@@ -48,6 +25,6 @@ def search_section(name: str, run: Run, colors: Mapping[str, str]) -> Section:
         f"Weight search: {run.name}",
         texts,
         [plot],
-        [Table(f"{name}-candidates", "Candidates", columns, rows)],
+        [replace(candidate_table(report, weights=True), name=f"{name}-candidates")],
         report.notes,
     )
