@@ -6,6 +6,10 @@ from itertools import permutations
 
 from adaptermix.evaluation.comparison import ALL, Comparison
 from adaptermix.evaluation.evaluate import Cell, EvalReport
+from adaptermix.retrieval.analysis import RetrievalReport
+from adaptermix.retrieval.correlation import Correlation
+from adaptermix.retrieval.summary import Aggregate, LanguageScores, LayerScores, PairScores
+from adaptermix.retrieval.task_scores import Point, ScoreCorrelation
 from adaptermix.tasks.metrics.metric import Score
 
 SYSTEMS = ("base", "merged")
@@ -75,33 +79,46 @@ def write_retrieval(folder, langs=("en", "cy", "sw"), systems=("base", "early", 
     def accuracy(system):
         return [0.1, 0.2 + systems.index(system) / 10, 0.3, 0.2]
 
-    def mean(system, over):
-        return {"system": system, "over": over, "accuracy": accuracy(system), "mexa": [0.0] * 4}
-
-    correlation = {
-        **{"system": "base", "scored": "early", "metric": "slot_f1", "over": "all"},
-        "reading": "even layers",
-        "points": [{"lang": lang, "accuracy": 0.1, "score": 0.2} for lang in langs],
-        "pearson": {"r": 0.7, "p_value": 0.004},
-        "spearman": {"r": None, "p_value": None},
-    }
-    record = {
-        **{"kind": "retrieval", "systems": list(systems), "langs": list(langs), "split": "dev"},
-        **{"sentences": 997, "neighbors": 4, "pivot": "all", "depth": 3, "layers": [0, 1, 2, 3]},
-        "groups": {"low-resource": ["cy", "sw"]},
-        "pool_skip": 2,
-        "pairs": [
-            {"system": s, "source": a, "target": b, "accuracy": accuracy(s), "mexa": [0.0] * 4}
-            for s in systems
-            for a, b in permutations(langs, 2)
+    curves = {system: accuracy(system) for system in systems}
+    nothing = [0.0] * 4
+    found = Correlation(0.7, 0.004), Correlation(None, None)
+    points = [Point(lang, 0.1, 0.2) for lang in langs]
+    report = RetrievalReport(
+        systems=list(systems),
+        langs=list(langs),
+        split="dev",
+        sentences=997,
+        pooling="mean",
+        pool_skip=2,
+        neighbors=4,
+        pivot="all",
+        depth=3,
+        layers=[0, 1, 2, 3],
+        groups={"low-resource": ["cy", "sw"]},
+        pairs=[
+            PairScores(system, one, other, curve, nothing)
+            for system, curve in curves.items()
+            for one, other in permutations(langs, 2)
         ],
-        "by_layer": [mean(s, over) for s in systems for over in ("all", "low-resource")],
-        "aggregates": [
-            {"system": s, "over": "all", "reading": "even layers", "accuracy": 0.31, "mexa": 0.2}
-            for s in systems
+        by_language=[
+            LanguageScores(system, lang, curve, curve, curve, nothing)
+            for system, curve in curves.items()
+            for lang in langs
         ],
-        "correlations": [correlation],
-    }
+        by_layer=[
+            LayerScores(system, over, curve, nothing, None)
+            for system, curve in curves.items()
+            for over in ("all", "low-resource")
+        ],
+        aggregates=[Aggregate(s, "all", "even layers", [0, 2], 0.31, 0.2) for s in systems],
+        correlations=[
+            ScoreCorrelation("base", "early", "slot_f1", "all", "even layers", points, *found)
+        ],
+        extracted=9,
+        reused=0,
+        notes=[],
+        out=str(folder),
+    )
     folder.mkdir(parents=True)
-    (folder / "retrieval.json").write_text(json.dumps(record))
+    (folder / "retrieval.json").write_text(json.dumps(report.as_record()))
     return folder

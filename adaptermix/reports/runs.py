@@ -1,7 +1,7 @@
 """What earlier commands left on disk: evaluations, searches, retrieval analyses, adapters."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.evaluation.evaluate import EvalReport
 from adaptermix.files.tensors import TensorFile
 from adaptermix.files.text import json_rows, json_value
+from adaptermix.retrieval.analysis import RetrievalReport
 from adaptermix.search.record import RECORD_FILE as SEARCH_RECORD
 from adaptermix.search.record import SearchReport
 from adaptermix.tables import printable
@@ -30,89 +31,6 @@ _DEPTH = 4  # folders below the one that was named
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class PairAccuracy:
-    """Retrieval from one language to another; lists run over the record's layers."""
-
-    system: str
-    source: str
-    target: str
-    accuracy: list[float]
-
-
-@dataclass(frozen=True)
-class LayerAccuracy:
-    """Retrieval over all languages or a group of them, layer by layer."""
-
-    system: str
-    over: str
-    accuracy: list[float]
-    mexa: list[float]
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """Retrieval averaged over layers, by one reading of which."""
-
-    system: str
-    over: str
-    reading: str
-    accuracy: float
-    mexa: float
-
-
-@dataclass(frozen=True)
-class CorrelationPoint:
-    """One language: its retrieval accuracy and its task score."""
-
-    lang: str
-    accuracy: float
-    score: float
-
-
-@dataclass(frozen=True)
-class Coefficient:
-    """A correlation; None where one side does not vary."""
-
-    r: float | None
-    p_value: float | None
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """How the retrieval accuracy of languages goes with their task scores."""
-
-    system: str
-    scored: str
-    metric: str
-    over: str
-    reading: str
-    points: list[CorrelationPoint]
-    pearson: Coefficient
-    spearman: Coefficient
-
-
-@dataclass(frozen=True)
-class RetrievalReport:
-    """The parts of a retrieval record that a report shows."""
-
-    systems: list[str]
-    langs: list[str]
-    split: str
-    sentences: int
-    neighbors: int
-    pivot: str
-    depth: int
-    layers: list[int]
-    groups: dict[str, list[str]]
-    pairs: list[PairAccuracy]
-    by_layer: list[LayerAccuracy]
-    aggregates: list[Aggregate]
-    correlations: list[Correlation] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    pool_skip: int = 0
 
 
 @dataclass(frozen=True)
