@@ -5,7 +5,6 @@ Results go to standard output, everything else to standard error.
 
 import json
 import platform
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
@@ -34,6 +33,8 @@ def show(report: Report, *, as_json: bool = False) -> None:
     """Print a result, once where several processes work."""
     if is_main_process():
         show_json(report.as_record()) if as_json else show_view(report.view())
+        for note in noted(report.notices):
+            say(note)
 
 
 def show_view(view: View) -> None:
@@ -99,9 +100,3 @@ def show_json(record: dict[str, Any]) -> None:
     results.print(
         json.dumps(record, indent=2, ensure_ascii=False), markup=False, highlight=False, emoji=False
     )
-
-
-def say_notes(notes: Sequence[str]) -> None:
-    """Tell what the user should know besides; also when the result is printed as JSON."""
-    for note in noted(notes):
-        say(note)

@@ -47,6 +47,11 @@ class ScoreReport(Report):
         counts = {name.replace("_", " "): f"{count:,}" for name, count in self.counts.items()}
         return View([pairs(scores | counts), *(s.signature for s in self.metrics.values())])
 
+    @property
+    def notices(self) -> Sequence[str]:
+        """The notes, which are not among the scores."""
+        return self.notes
+
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
         scores = {

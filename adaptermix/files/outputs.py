@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +38,11 @@ class Report(ABC):
     @abstractmethod
     def view(self) -> View:
         """Return what it looks like to a person."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What to know besides, and its JSON has not: it is told beside that as well."""
+        return ()
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""

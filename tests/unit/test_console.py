@@ -1,8 +1,11 @@
-"""Progress where there is no terminal to draw a bar on."""
+"""What is told beside results, and progress where there is no terminal to draw a bar on."""
 
+import pytest
 from rich.progress import Progress as Bars
 
+from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
+from adaptermix.evaluation.score import ScoreReport
 from adaptermix.progress import Progress
 
 
@@ -18,6 +21,14 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):
     assert err.splitlines() == [
         f"task [x]  loss 0.500  {done}/300" for done in (60, 120, 180, 240, 300)
     ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_json_lacks_is_told_beside_it(as_json, capsys):
+    console.show(ScoreReport({}, {"examples": 1}, ["a note"]), as_json=as_json)
+    out, err = capsys.readouterr()
+    assert "a note" not in out
+    assert err == "note: a note\n"
 
 
 def test_quiet_is_quiet(monkeypatch, capsys):
