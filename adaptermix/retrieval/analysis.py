@@ -43,7 +43,7 @@ from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.version import __version__
 
 if TYPE_CHECKING:
-    from adaptermix.retrieval.representations import LayerReader, OnProgress
+    from adaptermix.retrieval.representations import LayerReader
 
 
 @dataclass(frozen=True)
