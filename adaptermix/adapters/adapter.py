@@ -35,8 +35,8 @@ from adaptermix.adapters.format import (
     refuse_unsupported,
     sort_tensors,
 )
-from adaptermix.errors import ArtifactError, ResourceError, first_line
-from adaptermix.files.hub import HUB_NAME, hub_errors
+from adaptermix.errors import ArtifactError
+from adaptermix.files.hub import HUB_NAME, reaching_hub
 from adaptermix.files.tensors import DTYPES, TensorFile, TensorSpec
 
 # Widened where they are read: too narrow to add in, and exact in bfloat16.
@@ -256,16 +256,13 @@ def locate_adapter(path: Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        folder = Path(snapshot_download(str(path), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except HFValidationError:
-        return path
-    except hub_errors() as error:
-        raise ResourceError(
-            f"{path}: no such file or folder, and no adapter of that name can be had from the "
-            f"hub: {first_line(error)}",
-            hint="name a file or folder that is here, or a repository on the hub, OWNER/NAME",
-        ) from error
+    failure = f"{path}: no such file or folder, and no adapter of that name can be had from the hub"
+    hint = "name a file or folder that is here, or a repository on the hub, OWNER/NAME"
+    with reaching_hub(failure, hint):
+        try:
+            folder = Path(snapshot_download(str(path), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        except HFValidationError:
+            return path
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise ArtifactError(

@@ -41,12 +41,12 @@ def run(
     config = out / CONFIG_NAME
     console.say(f"1/4  task adapter: slot filling in three languages (settings: {config})")
     task = load_settings(TrainTaskSettings, {"seed": seed}, config)
-    with progress_bar(quiet, "task") as on_progress:
+    with progress_bar(quiet) as on_progress:
         trained = train_task(task, on_progress=on_progress)
     _show(trained, show)
     console.say("2/4  alignment adapter: low-resource languages are pulled to English")
     align = load_settings(TrainAlignSettings, {"seed": seed}, config)
-    with progress_bar(quiet, "align") as on_progress:
+    with progress_bar(quiet) as on_progress:
         aligned = train_align(align, on_progress=on_progress)
     _show(aligned, show)
     console.say("3/4  merge: no base model, no training")

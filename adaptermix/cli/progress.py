@@ -99,7 +99,8 @@ class RecipeWatcher:
 
     def progress(self, step: "Step") -> AbstractContextManager[OnProgress]:
         """Show the bar of the step's command."""
-        return progress_bar(self.quiet)
+        has_stages = not step.command.name.startswith("train-")
+        return progress_bar(self.quiet, "" if has_stages else step.name)
 
     def end(self, step: "Step", report: Any) -> None:
         """Print what the step's command reports."""

@@ -7,6 +7,7 @@ from adaptermix.commands import examples
 from adaptermix.commands.command import Call, Command
 from adaptermix.files.outputs import Report
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
+from adaptermix.training.steps import planned_steps
 
 
 def train_task(call: Call) -> Report:
@@ -62,8 +63,7 @@ def _joint_examples(settings: Any) -> dict[str, int]:
 
 def _steps(settings: Any, rows: int) -> dict[str, Any]:
     """Return the optimizer steps, at most, that this many rows an epoch take."""
-    steps = max(1, int(settings.epochs * -(-rows // settings.batch_size)))
-    return {"planned_steps": settings.max_steps or steps}
+    return {"planned_steps": planned_steps(settings, rows)}
 
 
 def _task_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from adaptermix.tables import View, pairs
 from adaptermix.version import __version__
 
 if TYPE_CHECKING:
-    from adaptermix.retrieval.representations import LayerReader, OnProgress
+    from adaptermix.retrieval.representations import LayerReader
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class TrainingRun:
             callbacks=[
                 EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
                 _EvaluateAtTheEnd(),
-                _RunLog(self.log, self.on_progress),
+                _RunLog(self.log, self.settings.section.removeprefix("train-"), self.on_progress),
                 *self._tensorboard(),
                 signals,
             ],
@@ -352,8 +352,9 @@ class _EvaluateAtTheEnd(TrainerCallback):
 class _RunLog(TrainerCallback):
     """Writes every logged number as one JSON line, and tells how far the run is."""
 
-    def __init__(self, path: Path, on_progress: OnProgress) -> None:
+    def __init__(self, path: Path, stage: str, on_progress: OnProgress) -> None:
         self.path = path
+        self.stage = stage
         self.on_progress = on_progress
         self.loss: float | None = None
 
@@ -375,4 +376,4 @@ class _RunLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         loss = "" if self.loss is None else f"loss {self.loss:.3f}"
-        self.on_progress(Progress("training", state.global_step, state.max_steps, loss))
+        self.on_progress(Progress(self.stage, state.global_step, state.max_steps, loss))
