@@ -13,15 +13,11 @@ from adaptermix.files.hub import HUB_NAME
 from adaptermix.tables import Table, escaped_markdown, printable
 
 FILE_NAME = "README.md"
-
-
 _SETTINGS = (
     *("rank", "alpha", "dropout", "target_modules", "lr", "schedule", "warmup_ratio", "batch_size"),
     *("epochs", "max_steps", "max_length", "seed", "layer", "temperature", "contrastive_batch"),
     "prompt",
 )
-
-
 _USE = """## Use
 
     adaptermix eval --model BASE --adapter {name}
@@ -36,8 +32,6 @@ model = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(model, "{name}")
 ```
 """
-
-
 _USE_FILE = """## Use
 
 The file carries its PEFT config in its header:

@@ -15,35 +15,15 @@ from adaptermix.errors import ArtifactError
 from adaptermix.files.tensors import DTYPES, TensorSpec
 
 CONFIG_FILE = "adapter_config.json"
-
-
 WEIGHTS_FILE = "adapter_model.safetensors"
-
-
 RECORD_FILE = "adaptermix.json"
-
-
 CONFIG_KEY = "lora_adapter_metadata"
-
-
 RECORD_KEY = "adaptermix"
-
-
 FLOAT_DTYPES = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
-
-
 PREFIX = "base_model.model."  # of every key that PEFT saves
-
-
 EMBEDDINGS = ("embed_tokens", "wte", "lm_head")  # what PEFT saves whole when it was resized
-
-
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-
-
 PICKLE_HINT = "pickles are never opened here; load it with PEFT and save it as safetensors"
-
-
 _ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether of an embedding
     f"{embedding}{side}{name}{part}": ("bias" if part == ".bias" else side, bool(embedding))
     for embedding in ("", "embedding_")
@@ -51,14 +31,8 @@ _ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether 
     for name in ("", ".default")
     for part in ("", ".weight", ".bias")
 }
-
-
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
-
-
 BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
-
-
 # Initializations that change the base model's weights, so that B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 

@@ -21,11 +21,7 @@ from adaptermix.processes import is_main_process
 from adaptermix.tables import Cell, Table, View, noted
 
 results = Console(soft_wrap=True)
-
-
 talk = Console(stderr=True, soft_wrap=True)
-
-
 _STYLES = {"": "", "strong": "bold", "ok": "green", "warn": "yellow", "missing": "red"}
 
 

@@ -29,27 +29,13 @@ from adaptermix.tables import Cell, Line, View
 from adaptermix.tasks.metrics.comet_environment import Environment, status
 
 State = Literal["ok", "warn", "missing"]
-
-
 SECONDS = 8.0  # patience with imports, which go on side by side
-
-
 HUB_SECONDS = 3.0
-
-
 # What the usual things take: a base model of 8B parameters, COMET with its model, some adapters.
 HUB_CACHE_GB, CACHE_GB, HERE_GB = 20, 5, 1
-
-
 MEMORY_GB = 4
-
-
 _GB = 1e9
-
-
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-
-
 # Each line is one thing that works, said as soon as it does.
 _IMPORTS = """
 import json
@@ -70,8 +56,6 @@ print(json.dumps({"transformers": True}), flush=True)
 import peft
 print(json.dumps({"peft": True}), flush=True)
 """
-
-
 _VLLM = "import json, vllm; print(json.dumps({'vllm': vllm.__version__}), flush=True)"
 
 

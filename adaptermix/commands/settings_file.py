@@ -24,8 +24,6 @@ from adaptermix.settings.shared import (
 )
 
 CONFIG_NAME = "adaptermix.toml"
-
-
 S = TypeVar("S", bound=Settings)
 
 

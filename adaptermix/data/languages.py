@@ -75,8 +75,6 @@ _SCRIPTS = {
     "Latn": {"LATIN"},
     "Thai": {"THAI"},
 }
-
-
 _ALSO = {"sr": {"LATIN"}}  # written in two scripts
 
 
@@ -124,8 +122,6 @@ LANGUAGE_NAMES: dict[str, str] = {
     yi=Yiddish yo=Yoruba yue=Cantonese zh=mandarin_Chinese zu=Zulu
     """.split()
 }
-
-
 _OTHER_CODES = {"cmn": "zh", "fil": "tl", "iw": "he", "nno": "nn", "nob": "nb"}
 
 

@@ -13,8 +13,6 @@ from adaptermix.errors import DataError
 from adaptermix.files.text import find_file, numbered_lines
 
 _ENDINGS = ("", ".gz")
-
-
 _FLORES_SPLITS = ("dev", "devtest")
 
 

@@ -143,12 +143,8 @@ def _hub_pairs(source: str, target: str) -> tuple[Iterable[tuple[str, str]], Pat
 
 
 _SHORT = set("mr mrs ms dr st prof sr jr vs etc bzw ca z.b e.g i.e sra ud uds mme m".split())
-
-
 # What ends a sentence, and how the next one starts; closing quotes may stand between.
 _WIDE_END = re.compile(r"[。！？]\s*[^\s。！？…」』”’）)\]]")
-
-
 _END = re.compile(r"(\S*?)([.!?؟।։።]+)[\"'»”’)\]]*(?=\s+[\"'«“‘(\[¿¡]*(\w))")
 
 

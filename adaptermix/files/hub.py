@@ -8,12 +8,8 @@ from pathlib import Path
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
-
-
 # The hub runs no data set scripts any more; this branch holds its own parquet copies of them.
 PARQUET_REVISION = "refs/convert/parquet"
-
-
 OFFLINE_HINT = (
     "work on local files with --model PATH --data-dir PATH, or try `adaptermix demo`, "
     "which needs no network"

@@ -26,8 +26,6 @@ def cache_folder() -> Path:
 
 
 _UNFINISHED = ".unfinished"
-
-
 _REPLACED = "replaced"
 
 

@@ -37,14 +37,8 @@ DTYPES: dict[str, np.dtype] = {  # by the names that the safetensors format has 
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
-
-
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
 _CHUNK = 1 << 20  # bytes that are hashed at a time
-
-
 _SLACK = 4096  # bytes that metadata may grow by while tensors are written
 
 

@@ -15,8 +15,6 @@ from typing import Any, BinaryIO, Literal, TypeVar
 from adaptermix.errors import DataError, first_line
 
 Split = Literal["train", "dev", "test"]
-
-
 T = TypeVar("T")
 
 

@@ -14,24 +14,14 @@ from typing import TypeVar
 from adaptermix.generation.engine import Generated
 
 FILE_NAME = "answers-1.sqlite3"  # another number for another table
-
-
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
     key BLOB PRIMARY KEY, text TEXT NOT NULL, is_cut INTEGER NOT NULL, tokens INTEGER NOT NULL
 ) WITHOUT ROWID
 """
-
-
 _KEYS_A_QUERY = 500
-
-
 _PATIENCE = 30.0  # seconds to wait for another process that is writing
-
-
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-
-
 R = TypeVar("R")
 
 

@@ -16,8 +16,6 @@ from contextlib import suppress
 import psutil
 
 _PAUSE = 1.0  # seconds between two looks
-
-
 _PATIENCE = 5.0  # seconds that processes have to end by themselves once they are asked to
 
 

@@ -30,12 +30,8 @@ if TYPE_CHECKING:
 
 # The sizes of LoRA slot that vLLM has kernels for.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-
-
 # Adapters that vLLM computes in one batch on a GPU, at most; each slot takes memory there.
 GPU_SLOTS = 8
-
-
 # Real prompts on which an adapter must differ from the base model.
 CANARIES = 4
 

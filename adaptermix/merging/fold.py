@@ -21,8 +21,6 @@ from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
 _ROWS = 1024  # rows of a weight that are in float32 at a time
-
-
 _OTHER_WEIGHTS = (
     *(".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".h5"),
     ".msgpack",

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 
 FACTOR_METHODS = ("factor-average", "peft-linear")  # they add factors of one rank
-
-
 SAME = 1e-6  # relative difference of sizes that rounding can explain
 
 
@@ -329,8 +327,6 @@ _CORE_METHODS: dict[str, Callable[..., np.ndarray]] = {
     "tsv": _tsv,
     "iso-c": _exact,
 }
-
-
 METHODS = (*_CORE_METHODS, "knots", *FACTOR_METHODS)
 
 

@@ -28,11 +28,7 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.toml import read_toml
 
 _MOST_LAYERS = 100_000  # beyond it is a slip, and a set of them would fill the memory
-
-
 _LARGEST = sys.float_info.max
-
-
 _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 
 

@@ -18,8 +18,6 @@ from torch.nn import functional
 
 # The odd constants of MurmurHash3's finalizer and of the golden ratio, as signed 32-bit numbers.
 _FIRST, _SECOND, _GOLDEN = -2048144789, -1028477387, -1640531527
-
-
 _MODULE_STRIDE = 1 << 16  # more than the input features of any layer
 
 

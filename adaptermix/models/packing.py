@@ -20,11 +20,7 @@ from adaptermix.models.pooling import widened
 
 # Decoders whose attention is known to be what `packed_attention` computes.
 LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-
-
 NAME = "adaptermix-packed"
-
-
 _PADDED = 1.5  # tokens that attention may see for one that is real
 
 

@@ -36,17 +36,9 @@ from adaptermix.settings.shared import Settings, complaint, keys_of
 
 # What the recipe itself decides for a step.
 _MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
-
-
 _OWN_KEYS = ("base", "out")
-
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
 _REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
-
-
 # Paths that need not exist: outputs, and a command that may be found on the PATH.
 _WRITTEN = ("out", "export", "comet-python")
 _TRIAL_TOKENS = 32  # longest answer of a trial

@@ -27,8 +27,6 @@ from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.version import __version__
 
 _PAGE = Path(__file__).with_name("assets")
-
-
 _RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as the page's script reads
 
 

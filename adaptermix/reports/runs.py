@@ -19,17 +19,9 @@ from adaptermix.search.record import SearchReport
 from adaptermix.tables import printable
 
 EVAL_RECORD = "scores.json"
-
-
 RETRIEVAL_RECORD = "retrieval.json"
-
-
 _RECORDS = (EVAL_RECORD, SEARCH_RECORD, RETRIEVAL_RECORD)
-
-
 _DEPTH = 4  # folders below the one that was named
-
-
 T = TypeVar("T")
 
 

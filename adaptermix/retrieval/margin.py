@@ -18,8 +18,6 @@ from torch.nn import functional
 from adaptermix.models.pooling import widened
 
 NEIGHBORS = 4  # xsim's
-
-
 _CELLS = 1 << 24  # of the similarity matrix in memory at a time: 64 MB in float32
 
 

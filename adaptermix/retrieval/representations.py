@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FOLDER = "representations-1"  # in the cache; another number for another layout
-
-
 TENSOR = "representations"  # [layers sentences hidden]
 
 

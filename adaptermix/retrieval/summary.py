@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from adaptermix.retrieval.task_scores import TaskScores
 
 ALL = "all"
-
-
 EVEN, EVERY, MIDDLE, ASKED = "even layers", "all layers", "middle layer", "layers asked for"
 
 

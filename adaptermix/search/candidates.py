@@ -59,8 +59,6 @@ class Candidate:
 
 
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
 AUTO_STEP = 0.05
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from adaptermix.plots import Plot
 
 RECORD_FILE = "search.json"
-
-
 STAGE = "merged"  # in the folder of a search: its adapter, until that is in its place
 
 

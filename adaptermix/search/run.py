@@ -60,8 +60,6 @@ from adaptermix.training.batches import encode_example
 from adaptermix.version import __version__
 
 CONCURRENT = 16  # candidates that an engine has room for at a time
-
-
 TRIAL_SHARE = 0.25  # of the dev examples, for one trial
 
 

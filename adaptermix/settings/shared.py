@@ -82,8 +82,6 @@ class ModelSettings(Settings):
 
 
 TASKS = ("massive", "wmt23", "uner")
-
-
 # What a task's own defaults are where they are not those of MASSIVE; the paper's.
 _TRAINED: dict[str, dict[str, Any]] = {
     "wmt23": {
@@ -92,8 +90,6 @@ _TRAINED: dict[str, dict[str, Any]] = {
     },
     "uner": {"langs": ("en", "pt", "zh")},
 }
-
-
 _TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "train-task": _TRAINED,
     "train-joint": _TRAINED,

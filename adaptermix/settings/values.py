@@ -59,16 +59,10 @@ def _read_layer(value: object) -> object:
 
 
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_numbers)]
-
-
 Positive = Annotated[float, Field(gt=0)]
-
-
 Temperatures = Annotated[
     tuple[Positive, ...], BeforeValidator(_split_numbers), AfterValidator(_refuse_repeats)
 ]
-
-
 Layer = Annotated[str, BeforeValidator(_read_layer)]
 
 
@@ -128,20 +122,10 @@ def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
 
 
 Layers = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_read_ranges)]
-
-
 _Patterns = (BeforeValidator(_read_arguments), AfterValidator(_refuse_bad_patterns))
-
-
 Ranks = Annotated[dict[str, PositiveInt], *_Patterns]
-
-
 Alphas = Annotated[dict[str, PositiveFloat], *_Patterns]
-
-
 Groups = Annotated[dict[str, Names], BeforeValidator(_read_groups)]
-
-
 EngineArgs = Annotated[
     dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
 ]

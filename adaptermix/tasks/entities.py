@@ -14,18 +14,12 @@ from typing import Any, NamedTuple
 from adaptermix.files.text import without_lone_surrogates
 
 _KEYS = {"typename": "type", "type": "type", "text": "text", "start": "start", "end": "end"}
-
-
 # Where a list of entities may begin; "here are the results:" alone is prose.
 _RESULTS = re.compile(
     r"""results?["'`]?\s*[:=]\s*(?=[\[{]|["'`]?Type)""",
     re.IGNORECASE,
 )
-
-
 _LISTS = 20  # places where a list may begin that are looked at, so that long texts take no longer
-
-
 # A key, quoted or not, and a value: a quoted text that ends where the next thing begins, a number,
 # or a bare word. Quotes inside a text need no backslash, as models leave it out.
 _PAIR = re.compile(
@@ -35,8 +29,6 @@ _PAIR = re.compile(
       | (?P<bare>[^\s"',}\]]+) )""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
-
-
 _SEPARATOR = re.compile(r"[{}]")
 
 

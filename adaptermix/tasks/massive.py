@@ -23,8 +23,6 @@ from adaptermix.tasks.slots import (
 from adaptermix.tasks.task import Scored, chat_of
 
 MASSIVE_REPO = "AmazonScience/massive"
-
-
 # The 52 locales of MASSIVE 1.1; a bare language code stands for the first locale listed for it.
 MASSIVE_LOCALES: tuple[str, ...] = tuple(
     """
@@ -124,8 +122,6 @@ _SLOT_TASK = (
     "out the command.{example} Your task is to extract the entities as words from the command if "
     "they fall under a predefined list of entity types."
 )
-
-
 # Appendix D.2 again: for a base model that was not trained on the task, with the types named. The
 # paper prints two of MASSIVE's 55 types as one, "person_email_folder"; here they are two.
 _ZERO_SHOT = """\
@@ -156,8 +152,6 @@ Please give answers like:
 etc., each taking a single line. The entity type must be one of the types given above, and the \
 entity must be copied verbatim from the command. There could be zero, one, or multiple entities in \
 a command."""
-
-
 SYSTEM_PROMPTS = {
     "paper": _SLOT_TASK.format(example=""),
     "authors-code": _SLOT_TASK.format(

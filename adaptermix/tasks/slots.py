@@ -12,21 +12,11 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 NO_SLOTS = "None"
-
-
 OUTSIDE = "Other"
-
-
 # The locales whose annotations are scored by character, as in MASSIVE's own scripts.
 SPLIT_BY_CHARACTER = ("ja-JP", "zh-CN", "zh-TW")
-
-
 _MARKED = re.compile(r"\[\s*([^\[\]:]+?)\s*:\s*([^\[\]]*?)\s*\]")
-
-
 _ITEM = r"(?:(?:\d{1,3}[.)]|[-*])[^\S\n]+)?"  # what begins an item of a list
-
-
 _ANSWER_PART = re.compile(rf"(?:^|[;\n])[^\S\n]*{_ITEM}(\w[\w -]{{0,40}}?)\s*:\s*")
 
 

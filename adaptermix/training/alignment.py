@@ -20,8 +20,6 @@ from adaptermix.training.contrastive import (
 from adaptermix.training.objectives import AlignmentLoss, preservation_loss
 
 AlignSettings = TrainAlignSettings | TrainJointSettings
-
-
 _TENSORS = ("input_ids", "attention_mask", "source_keys", "target_keys")  # of a batch of pairs
 
 

@@ -8,11 +8,7 @@ from adaptermix.errors import AdaptermixError
 from adaptermix.files.tensors import TensorFile
 
 STATE_FILE = "trainer_state.json"
-
-
 STAGING = ".staging"
-
-
 CHECKPOINT = "checkpoint-"
 
 

@@ -26,14 +26,8 @@ from adaptermix.models.pooling import Pooling, pooling_weights, widened
 from adaptermix.processes import process_count, process_rank
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # of all sources and all targets
-
-
 TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # of some sentences and their hidden states
-
-
 Backward = Callable[[Tensor], Any]
-
-
 NoSync = Callable[[], AbstractContextManager[None]]
 
 

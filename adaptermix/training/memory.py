@@ -19,8 +19,6 @@ from transformers import AttentionInterface, PreTrainedModel
 from adaptermix.models.blocks import keeps_logits, lower_blocks_only
 
 _ATTENTION = "adaptermix_footprint"
-
-
 # Bytes of a trained parameter: itself, its gradient, and both moments of Adam, in float32.
 _TRAINED_BYTES = 16
 

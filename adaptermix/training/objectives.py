@@ -20,8 +20,6 @@ from torch.utils.checkpoint import checkpoint
 from adaptermix.models.pooling import cosine_similarities, widened
 
 Directions = Literal["one", "both"]
-
-
 _ROWS = 256  # of cosines at a time
 
 

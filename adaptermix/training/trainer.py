@@ -35,14 +35,8 @@ from adaptermix.training.checkpoints import (
 )
 
 _LOSSES = "losses.json"  # in a checkpoint
-
-
 _TORCH_WRITER = "inline_container"  # where torch.save fails when a disk takes no more
-
-
 _LESS_MEMORY = "lower --micro-batch-size, --contrastive-batch or --max-length"
-
-
 _KEPT = 2  # checkpoints: the newest, and the best or the one before
 
 

@@ -20,14 +20,10 @@ from adaptermix.errors import ArtifactError, DataError, ResourceError
 from adaptermix.tasks.metrics.comet_environment import FLAGS, INSTALL_HINT, last_line, status
 
 DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
-
-
 _HUB_HINT = (
     "run once with network access, which fills the hub's cache, or name a checkpoint on disk: "
     "its .ckpt file or folder"
 )
-
-
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.ckpt)")
 
 

@@ -29,28 +29,14 @@ PINS = (
     # says nothing and computes `sparsemax_patch` models in another way.
     "setuptools<81",
 )
-
-
 # The Pythons that numpy 1 and sentencepiece 0.2.0 have wheels for.
 _PYTHONS = ("3.12", "3.11", "3.10")
-
-
 _REPORTED = ("unbabel-comet", "torch", "transformers", "pytorch-lightning", "numpy")
-
-
 _RECORD = "adaptermix-comet.json"  # written last: where it is, the environment is whole
-
-
 _LOCK = "adaptermix-comet.lock"  # made first: where it is, the folder is ours
-
-
 INSTALL_HINT = "run `adaptermix comet install`, or name a Python that has COMET: --comet-python"
-
-
 # Only what its venv holds, whatever PYTHONPATH and the like say; UTF-8 in every locale.
 FLAGS = ("-I", "-X", "utf8")
-
-
 _VERSIONS = f"""
 import comet, json, pkg_resources, platform
 from importlib.metadata import version

@@ -65,8 +65,6 @@ def entity_offset_key(entity: Entity) -> tuple[str, int | None, int | None]:
 
 
 SLOT_F1 = OverlapF1("slot_f1", "match:type+value|repeats:counted|case:fold|space:norm", slot_key)
-
-
 ENTITY_F1 = {
     "text": OverlapF1(
         "entity_f1", "match:type+text|repeats:counted|case:mixed|space:norm", entity_text_key

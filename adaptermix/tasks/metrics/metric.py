@@ -11,8 +11,6 @@ from adaptermix.errors import ConfigError
 from adaptermix.settings.shared import ScorerSettings
 
 Statistics = Float[np.ndarray, "examples stats"]
-
-
 S = TypeVar("S", bound=ScorerSettings)
 
 

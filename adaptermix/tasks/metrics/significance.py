@@ -16,14 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 SAMPLES = 1000
-
-
 SEED = 12345  # sacreBLEU's
-
-
 Statistics = Float[np.ndarray, "examples stats"]
-
-
 # From sums [..., stats] to scores [...].
 Value = Callable[[Float[np.ndarray, "*batch stats"]], Float[np.ndarray, "*batch"]]
 
