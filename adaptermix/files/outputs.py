@@ -1,6 +1,5 @@
 """What commands leave: reports, and files and folders that appear whole or not at all."""
 
-import fcntl
 import glob
 import json
 import os
@@ -12,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.tables import View
@@ -27,6 +28,9 @@ def cache_folder() -> Path:
 
 _UNFINISHED = ".unfinished"
 _REPLACED = "replaced"
+
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -109,30 +113,24 @@ def whole_output(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        os.close(lock)
+        lock.release()
 
 
-def _make_folder(path: Path) -> tuple[Path, int]:
+def _make_folder(path: Path) -> tuple[Path, FileLock]:
     """Make a folder to work in, and lock it: the lock goes with the process, however it ends."""
     while True:
         work = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name}.", path.parent))
-        lock = os.open(work, os.O_RDONLY)
+        lock = FileLock(work / _LOCK)
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if work.exists():
+            lock.acquire()
+        if work.exists():  # no other process took it for a leftover before it was locked
             return work, lock
-        os.close(lock)  # another process took it for a leftover before it was locked
 
 
 def _remove_leftovers(path: Path) -> None:
     random_part = "?" * 8  # as long as mkdtemp makes it: NAME.search leaves others than NAME
     for work in path.parent.glob(f".{glob.escape(path.name)}.{random_part}{_UNFINISHED}"):
-        with suppress(OSError):
-            lock = os.open(work, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a process lives
-                if (work / _REPLACED).exists() and not path.exists():
-                    (work / _REPLACED).rename(path)  # killed between two renames
-                shutil.rmtree(work)
-            finally:
-                os.close(lock)
+        with suppress(OSError), FileLock(work / _LOCK, timeout=0):  # fails where a process lives
+            if (work / _REPLACED).exists() and not path.exists():
+                (work / _REPLACED).rename(path)  # killed between two renames
+            shutil.rmtree(work)

@@ -1,12 +1,13 @@
 """The state of a recipe's outputs on disk."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
@@ -94,14 +95,12 @@ def alone_in(out: Path) -> Iterator[None]:
         raise ConfigError(f"--out {out}: is no folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
+        lock = FileLock(out / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise ResourceError(
+            f"{out}: another run works here", hint="wait for it, or choose another --out"
+        ) from error
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written to: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ResourceError(
-                f"{out}: another run works here", hint="wait for it, or choose another --out"
-            ) from error
         yield

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,6 +17,7 @@ from adaptermix.recipes.keys import content_hash, data_hash
 from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
+from adaptermix.recipes.state import alone_in
 
 CHAIN = """
 out = "o"
@@ -169,6 +172,24 @@ def test_two_runs_do_not_share_a_folder(folder, monkeypatch):
     with pytest.raises(DataError, match="enough"):
         run(read_recipe(folder / "recipe.toml"))
     assert inside
+
+
+def test_a_killed_run_keeps_nobody_out_of_its_folder(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from adaptermix.recipes.state import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "o")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "in\n"
+        refused = pytest.raises(ResourceError, match="o: another run works here")
+        with refused as caught, alone_in(tmp_path / "o"):
+            pass
+        process.kill()
+    assert caught.value.hint == "wait for it, or choose another --out"
+    with alone_in(tmp_path / "o"):
+        pass
 
 
 def test_a_damaged_record_of_steps_is_told(folder):
