@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from platformdirs import user_cache_path
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.tables import View
@@ -21,9 +22,8 @@ from adaptermix.tables import View
 def cache_folder() -> Path:
     """Return where answers are kept: $ADAPTERMIX_CACHE, or the user's cache folder."""
     if own := os.environ.get("ADAPTERMIX_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "adaptermix"
+        return Path(own).expanduser()
+    return user_cache_path("adaptermix", appauthor=False)
 
 
 _UNFINISHED = ".unfinished"

@@ -119,6 +119,8 @@ def test_a_file_of_another_make_is_noted(tmp_path):
 def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
     monkeypatch.setenv("ADAPTERMIX_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
+    monkeypatch.setenv("ADAPTERMIX_CACHE", "~/own")
+    assert cache_folder() == Path.home() / "own"
     monkeypatch.delenv("ADAPTERMIX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "adaptermix"

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.errors import ArtifactError, ResourceError
-from adaptermix.files.outputs import Report
+from adaptermix.files.outputs import Report, cache_folder
 from adaptermix.tables import View, pairs
 
 # What goes into the environment, and why there are bounds. Scores have moved between releases of
@@ -83,9 +82,7 @@ class InstallReport(Environment):
 
 def default_path() -> Path:
     """Return the folder that ``install`` uses when it is told none."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = os.environ.get("ADAPTERMIX_CACHE") or f"{caches}/adaptermix"
-    return Path(cache).expanduser() / "comet"
+    return cache_folder() / "comet"
 
 
 def status(path: Path | None = None) -> Environment:
