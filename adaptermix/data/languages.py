@@ -1,8 +1,9 @@
 """Languages: codes, names and scripts."""
 
-import re
-import unicodedata
 from functools import cache
+from typing import Any
+
+import regex
 
 from adaptermix.errors import DataError
 
@@ -56,42 +57,30 @@ def flores_code(lang: str) -> str:
     return FLORES_CODES.get(lang) or by_letters.get(lang, lang)
 
 
-# Words of the names that Unicode gives to letters of a script, by ISO 15924 code.
+# Scripts of letters where they are not the one that the FLORES-200 code names.
 _SCRIPTS = {
-    "Arab": {"ARABIC"},
-    "Armn": {"ARMENIAN"},
-    "Beng": {"BENGALI"},
-    "Cyrl": {"CYRILLIC"},
-    "Deva": {"DEVANAGARI"},
-    "Ethi": {"ETHIOPIC"},
-    "Geor": {"GEORGIAN"},
-    "Grek": {"GREEK"},
-    "Hang": {"HANGUL", "CJK"},
-    "Hans": {"CJK"},
-    "Hebr": {"HEBREW"},
-    "Jpan": {"CJK", "HIRAGANA", "KATAKANA"},
-    "Khmr": {"KHMER"},
-    "Knda": {"KANNADA"},
-    "Latn": {"LATIN"},
-    "Thai": {"THAI"},
+    "Hang": ("Hang", "Hani"),
+    "Hans": ("Hani",),
+    "Jpan": ("Hani", "Hira", "Kana"),
 }
-_ALSO = {"sr": {"LATIN"}}  # written in two scripts
+_ALSO = {"sr": ("Latn",)}  # written in two scripts
 
 
 def is_in_wrong_script(text: str, lang: str) -> bool:
     """Whether most letters are not of the language's script; False for languages not known."""
-    code = FLORES_CODES.get(lang, "").rpartition("_")[2]
-    if code not in _SCRIPTS:
+    if lang not in FLORES_CODES:
         return False
-    expected = _SCRIPTS[code] | _ALSO.get(lang, set())
-    letters = [letter for letter in text if letter.isalpha()]
-    return 2 * sum(_script(letter) in expected for letter in letters) < len(letters)
+    return 2 * len(_own_letters(lang).findall(text)) < sum(map(str.isalpha, text))
 
 
 @cache
-def _script(letter: str) -> str:
-    words = re.split("[ -]", unicodedata.name(letter, "UNKNOWN"))
-    return words[1] if words[0] in ("FULLWIDTH", "HALFWIDTH") else words[0]
+def _own_letters(lang: str) -> Any:
+    """Return the pattern of a letter that the language is written with."""
+    code = FLORES_CODES[lang].rpartition("_")[2]
+    scripts = (*_SCRIPTS.get(code, (code,)), *_ALSO.get(lang, ()))
+    # Extensions: a mark of several scripts, such as the Japanese long vowel, is of each.
+    own = "".join(rf"\p{{scx={script}}}" for script in scripts)
+    return regex.compile(rf"(?V1)[\p{{L}}&&[{own}]]")
 
 
 # Languages by their names in prompts; those the paper's released code names are named as there.

@@ -75,6 +75,21 @@ def test_scripts(text, lang, expected):
     assert is_in_wrong_script(text, lang) is expected
 
 
+# "Water" in a language of each script of the paper's languages.
+WATER = {
+    "am": "ውሃ", "ar": "مــاء", "bn": "জল", "el": "νερό", "en": "water", "he": "מים", "hi": "पानी",
+    "hy": "ջուր", "ja": "ウォーター", "ka": "წყალი", "km": "ទឹក", "kn": "ನೀರು", "ko": "물",
+    "ru": "вода", "th": "น้ำ", "zh": "水",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lang", WATER)
+def test_every_script_is_told_from_the_others(lang):
+    """Han letters are in place in Japanese and Korean too."""
+    fits = {other for other in WATER if not is_in_wrong_script(WATER[other], lang)}
+    assert fits == {lang} | ({"zh"} if lang in ("ja", "ko") else set())
+
+
 ROWS = [
     "deffra fi\twake me",
     "\tempty",
