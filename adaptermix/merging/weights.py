@@ -15,13 +15,14 @@ One weight per adapter everywhere, or a file with rules for layers and modules:
 Of several rules that match a module, the last one decides.
 """
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
@@ -79,21 +80,11 @@ class Weighting:
 
     def as_toml(self) -> str:
         """Return the file that ``read_weighting`` reads as this weighting."""
-        parts = [f"weights = {list(self.weights)}\n"]
-        for rule in self.rules:
-            parts.append("\n[[rule]]\n")
-            if rule.layers is not None:
-                layers = ",".join(str(layer) for layer in sorted(rule.layers))
-                parts.append(f'layers = "{layers}"\n')
-            if rule.modules is not None:
-                parts.append(f"modules = {_quoted(rule.modules)}\n")
-            parts.append(f"weights = {list(rule.weights)}\n")
-        return "".join(parts)
-
-
-def _quoted(text: str) -> str:
-    """Return a TOML string: JSON's, but for the one control character that JSON leaves as it is."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+        content = self.as_record()
+        for rule in content.get("rules", ()):
+            if "layers" in rule:
+                rule["layers"] = ",".join(map(str, rule["layers"]))
+        return tomli_w.dumps({"rule" if key == "rules" else key: v for key, v in content.items()})
 
 
 def read_weighting(path: Path, adapters: int) -> Weighting:
