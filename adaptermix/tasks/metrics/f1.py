@@ -4,14 +4,13 @@ Every metric counts each example by itself (``statistics``) and scores a sum of 
 (``value``), so that the score of any resample of the examples costs one sum.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from adaptermix.tasks.entities import Entity
 from adaptermix.tasks.metrics.metric import Outcome, Statistics
@@ -125,8 +124,7 @@ def span_statistics(
     """Count correct, predicted and expected spans of BIO tags, one row a sentence.
 
     A span is a ``B-`` tag and the ``I-`` tags of its type that follow; an ``I-`` tag that
-    continues nothing begins a span, as in conlleval and seqeval. All sentences are one array, so
-    that the work is done without a loop over tags.
+    continues nothing begins a span, as in conlleval and seqeval.
 
     Args:
         predicted: The tags of every sentence.
@@ -135,48 +133,19 @@ def span_statistics(
     Raises:
         ValueError: Lengths differ.
     """
-    lengths = np.fromiter(map(len, expected), int, len(expected))
-    if len(predicted) != len(expected) or [*map(len, predicted)] != lengths.tolist():
+    if [*map(len, predicted)] != [*map(len, expected)]:
         raise ValueError("predicted and expected tags differ in length")
-    ends = lengths.cumsum()
-    total = int(ends[-1]) if len(ends) else 0
-    first = np.zeros(total + 1, dtype=bool)
-    first[ends - lengths] = True
-    numbers: defaultdict[str, int] = defaultdict(count().__next__)  # tags, as they come
-    codes = [
-        np.fromiter(map(numbers.__getitem__, chain.from_iterable(side)), int, total)
-        for side in (predicted, expected)
-    ]
-    types = {type_: code for code, type_ in enumerate({tag[2:] for tag in numbers}, start=1)}
-    type_of = np.array([0 if tag == "O" else types[tag[2:]] for tag in numbers], dtype=int)
-    begins = np.array([tag.startswith("B-") for tag in numbers], dtype=bool)
-    guessed, gold = (_Spans.of(type_of[side], begins[side], first[:-1]) for side in codes)
-    at = np.flatnonzero(guessed.starts & gold.starts & (guessed.types == gold.types))
-    correct = at[guessed.ends_of(at) == gold.ends_of(at)]
-    columns = (correct, np.flatnonzero(guessed.starts), np.flatnonzero(gold.starts))
-    rows = [
-        np.bincount(np.searchsorted(ends, where, side="right"), minlength=len(lengths))
-        for where in columns
-    ]
-    return np.stack(rows, axis=1).astype(float)
+    return overlap_statistics(map(_spans, predicted), map(_spans, expected))
 
 
-@dataclass(frozen=True)
-class _Spans:
-    """Spans in one long array of tags: where they start, their types, where tags change."""
-
-    starts: Bool[np.ndarray, " tags"]
-    types: np.ndarray
-    breaks: np.ndarray
-
-    @classmethod
-    def of(cls, types: np.ndarray, begins: np.ndarray, first: np.ndarray) -> "_Spans":
-        """Find the spans; ``types`` is 0 outside."""
-        breaks = begins | first
-        breaks[1:] |= types[1:] != types[:-1]
-        return cls(breaks & (types > 0), types, np.append(np.flatnonzero(breaks), len(types)))
-
-    def ends_of(self, starts: np.ndarray) -> np.ndarray:
-        """Return where the spans that start there end: at the next break."""
-        ends: np.ndarray = self.breaks[np.searchsorted(self.breaks, starts, side="right")]
-        return ends
+def _spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return type, start and end of every span."""
+    spans = []
+    start, type_ = 0, None
+    for at, tag in enumerate((*tags, "O")):
+        if type_ is not None and tag != f"I-{type_}":
+            spans.append((type_, start, at))
+            type_ = None
+        if type_ is None and tag != "O":
+            start, type_ = at, tag[2:]
+    return spans
