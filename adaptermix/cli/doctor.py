@@ -181,19 +181,25 @@ LATE = "the import took too long to wait for it"
 
 
 def package_checks(requirements: Iterable[str]) -> list[Check]:
-    """Compare installed versions with what is required; the three that matter have a line each.
+    """Compare installed versions with what is required.
+
+    torch, transformers and peft have a line each; the core works without them.
 
     Args:
         requirements: As package metadata has them.
     """
-    needed = [Requirement(text) for text in requirements]
-    needed = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
-    named = ("torch", "transformers", "peft")
-    checks = [_package_check(r) for r in needed if r.name in named]
-    others = [_package_check(r) for r in needed if r.name not in named]
+    parsed = [Requirement(text) for text in requirements]
+    known = {requirement.name: requirement for requirement in parsed}
+    named = [known[name] for name in ("torch", "transformers", "peft") if name in known]
+    core = [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    others = [_package_check(r) for r in core]
     wrong = [check for check in others if check.state != "ok"]
     fine = f"{len(others) - len(wrong)} of {len(others)} as required"
-    return [*checks, *wrong, Check("other packages", "ok", fine, required=True)]
+    return [
+        *map(_optional_check, named),
+        *wrong,
+        Check("other packages", "ok", fine, required=True),
+    ]
 
 
 def _package_check(requirement: Requirement) -> Check:
@@ -206,6 +212,13 @@ def _package_check(requirement: Requirement) -> Check:
         wanted = f"{version}, where {requirement.specifier} is needed"
         return Check(name, "missing", wanted, fix, required=True)
     return Check(name, "ok", f"{version} ({requirement.specifier})", required=True)
+
+
+def _optional_check(requirement: Requirement) -> Check:
+    if _version(requirement.name) is not None:
+        return _package_check(requirement)
+    found = "not installed: needed to train and to evaluate"
+    return Check(requirement.name, "missing", found, 'pip install "adaptermix[eval]"')
 
 
 def _version(*names: str) -> str | None:
@@ -224,12 +237,14 @@ def extra_checks(requirements: Sequence[str]) -> list[Check]:
     for requirement in parsed:
         marker = str(requirement.marker or "")
         extra = marker.partition("extra == ")[2].strip("\"'")
-        if extra not in ("", "vllm", "dev", "benchmarks"):
+        if extra not in ("", "vllm", "dev", "benchmarks", "all"):
             found.setdefault(extra, []).append(_package_check(requirement))
     checks = []
     for extra, members in found.items():
         lacking = [check for check in members if check.state != "ok"]
-        said = ", ".join(f"{c.name} {c.found}" for c in lacking or members)
+        said = ", ".join(f"{c.name} {c.found}" for c in members)
+        if lacking:
+            said = "not as required: " + ", ".join(check.name for check in lacking)
         fix = f'pip install "adaptermix[{extra}]"' if lacking else ""
         checks.append(Check(f"extra {extra}", "missing" if lacking else "ok", said, fix))
     return checks
@@ -242,6 +257,8 @@ def import_checks(known: dict[str, Any], why: str) -> list[Check]:
         known: What the process that imported it has said.
         why: Why it said no more, if so.
     """
+    if _version("torch") is None:
+        return []
     loaded = Check("imports", "ok", "torch, transformers and peft can be imported", required=True)
     if why == LATE:
         fix = "look again on an idle machine: adaptermix doctor"

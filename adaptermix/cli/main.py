@@ -16,7 +16,7 @@ from adaptermix.cli import console
 from adaptermix.cli.options import Force, Json, Quiet, Verbose, add_command, let_libraries_talk
 from adaptermix.cli.progress import RecipeWatcher
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.recipes.plan import plan
 from adaptermix.tasks.metrics.comet_environment import install, status
 from adaptermix.version import __version__
@@ -79,6 +79,7 @@ def demo(
 
     Example: adaptermix demo -o runs/mine --seed 2
     """
+    require_extra("eval")
     from adaptermix.cli import demo as demo_module
 
     report = demo_module.run(out, seed=seed, force=force, quiet=quiet, show=not json)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from adaptermix.errors import require_extra
+from adaptermix.errors import ResourceError, require_extra
 from adaptermix.files.outputs import Report
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.locations import Location
@@ -127,9 +127,26 @@ class Command:
         Raises:
             AdaptermixError: Whatever stops it; ResourceError if its extra is not installed.
         """
+        self.require()
+        return self.run(call)
+
+    def require(self) -> None:
+        """Check that what the command needs is installed.
+
+        Raises:
+            ResourceError: It is not.
+        """
         if self.extra is not None:
             require_extra(self.extra)
-        return self.run(call)
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether what the command needs is installed."""
+        try:
+            self.require()
+        except ResourceError:
+            return False
+        return True
 
     def step_keys(self) -> list[str]:
         """Return the keys that a step of a recipe may have."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from adaptermix.errors import AdaptermixError, require_extra
+from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import Report
 from adaptermix.recipes.keys import step_key
 from adaptermix.recipes.state import State
@@ -73,8 +73,9 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
         problem = step.missing if statuses[step.name] != "finished" else None
         if statuses[step.name] != "finished" and not problem:
             try:
-                check_ahead(step, chosen)
+                step.command.check(step.call(), chosen.maker)
                 cost = costs(step, is_ready=_is_ready(step, statuses))
+                step.command.require()
             except AdaptermixError as error:
                 problem = step.blame(error)
         problems += [problem] if problem else []
@@ -101,8 +102,7 @@ def check_ahead(step: Step, recipe: Recipe) -> None:
     Raises:
         AdaptermixError: What would stop it; it names the flag or value that is to blame.
     """
-    if step.command.extra is not None:
-        require_extra(step.command.extra)
+    step.command.require()
     step.command.check(step.call(), recipe.maker)
 
 
@@ -173,7 +173,7 @@ def costs(step: Step, *, is_ready: bool) -> dict[str, Any]:
     examples = command.examples(step.settings)
     known: dict[str, Any] = {"examples": examples} if examples else {}
     known |= command.size(step.call(), examples)
-    if is_ready and command.can_dry_run:
+    if is_ready and command.can_dry_run and command.is_installed:
         record = command.perform(step.call(dry_run=True)).as_record()
         known |= {name: record[name] for name in _TELLING if record.get(name)}
     systems = known.pop("systems", len(known.get("candidates", ())))

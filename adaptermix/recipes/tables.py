@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from adaptermix.tables import Table, View
 
 if TYPE_CHECKING:
-    from adaptermix.recipes.plan import RecipePlan
+    from adaptermix.recipes.plan import RecipePlan, StepPlan
     from adaptermix.recipes.run import RecipeReport
 
 
@@ -28,7 +28,7 @@ def plan_view(plan: "RecipePlan") -> View:
     rows = [
         [
             *(step.name, step.command, step.status, ", ".join(step.needs)),
-            "cannot run, see below" if step.problem else _size(step.cost),
+            _size(step),
         ]
         for step in plan.steps
     ]
@@ -37,8 +37,9 @@ def plan_view(plan: "RecipePlan") -> View:
     return View([table, f"would write to {plan.out}"])
 
 
-def _size(cost: dict[str, Any]) -> str:
-    """Write what is known of a step's size in a few words."""
+def _size(step: "StepPlan") -> str:
+    """Write what is known of a step's size in a few words, and whether it cannot run here."""
+    cost = step.cost
     parts = []
     if examples := cost.get("examples"):
         langs = f"{len(examples)} languages" if len(examples) > 1 else next(iter(examples))
@@ -51,4 +52,6 @@ def _size(cost: dict[str, Any]) -> str:
         parts.append(f"at most {answers:,} answers")
     if modules := cost.get("modules"):
         parts.append(f"rank {cost['rank']} in {modules} modules")
+    if step.problem:
+        parts.append("cannot run, see below")
     return ", ".join(parts)
