@@ -1,6 +1,6 @@
 """Recipes as tables."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptermix.tables import Table, View
 
