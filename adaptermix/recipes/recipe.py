@@ -413,10 +413,11 @@ def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> Con
     if not first["loc"]:
         return draft.fail(complaint(first))
     key = str(first["loc"][0])
-    written = draft.table.get(key) if len(first["loc"]) == 1 else None  # not as it was read
-    given = first["input"] if written is None else written
+    is_overridden = bool({key, f"{draft.name}.{key}"} & overrides.values.keys())
+    is_written = key in draft.table and len(first["loc"]) == 1 and not is_overridden
+    given = draft.table[key] if is_written else first["input"]  # as written, not as it was read
     message = f"{key}: {complaint(first)}, not {given!r}"
-    if {key, f"{draft.name}.{key}"} & overrides.values.keys():
+    if is_overridden:
         return ConfigError(f"--set {message}")
     if key in draft.table or key not in draft.shared:
         return draft.fail(message, *([key] if key in draft.table else []))

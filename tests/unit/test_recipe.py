@@ -244,3 +244,9 @@ def test_an_error_of_a_command_is_told_with_the_line_of_its_cause(tmp_path):
     assert told.message.startswith(f"{path}:7: [s] "), (
         "of values in a message, the longest is meant"
     )
+
+
+def test_a_wrong_override_is_quoted_as_it_was_typed(tmp_path):
+    path = write(tmp_path, train(more="limit = 2\n"))
+    with pytest.raises(ConfigError, match="--set limit: .*, not 'no'"):
+        read_recipe(path, overrides=Overrides({"limit": "no"}))
