@@ -28,8 +28,6 @@ def cache_folder() -> Path:
 
 _UNFINISHED = ".unfinished"
 _REPLACED = "replaced"
-
-
 _LOCK = ".lock"
 
 

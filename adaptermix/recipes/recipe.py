@@ -16,7 +16,6 @@ are for every step that knows them. ``@NAME`` stands for the output of another s
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -24,46 +23,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adaptermix.commands.catalog import COMMANDS
-from adaptermix.commands.command import Command
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files.hub import HUB_NAME
 from adaptermix.files.outputs import check_output, whole_output
-from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.files.toml import line_of
+from adaptermix.recipes.draft import (
+    MANAGED,
+    REFERENCE,
+    Draft,
+    all_keys,
+    in_order,
+    needs,
+    read_files,
+    references,
+    stated,
+)
 from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.locations import Location, from_folder
 from adaptermix.settings.shared import Settings, complaint, keys_of
 
-# What the recipe itself decides for a step.
-_MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
-_OWN_KEYS = ("base", "out")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
 # Paths that need not exist: outputs, and a command that may be found on the PATH.
 _WRITTEN = ("out", "export", "comet-python")
 _TRIAL_TOKENS = 32  # longest answer of a trial
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A step as it is written, before its settings are made; checked when it is needed."""
-
-    name: str
-    path: Path
-    written: Mapping[str, Any]
-    shared: Mapping[str, tuple[Path, Any]]
-
-    @property
-    def command(self) -> Command:
-        return COMMANDS[self.written["command"]]
-
-    @property
-    def table(self) -> dict[str, Any]:
-        return {key: value for key, value in self.written.items() if key != "command"}
-
-    def fail(self, message: str, *keys: str, hint: str | None = None) -> ConfigError:
-        line = line_of(self.path, self.name, keys[0] if keys else None)
-        return ConfigError(f"{self.path}:{line}: [{self.name}] {message}", hint=hint)
 
 
 def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None = None) -> Recipe:
@@ -81,9 +62,9 @@ def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None
             file and line. Files that are not there are told by ``Step.missing``.
     """
     overrides = overrides or Overrides()
-    drafts, tops, own = _read_files(path)
+    drafts, tops, own = read_files(path)
     folder = out or _out_folder(path, tops)
-    order = _in_order(drafts, own)
+    order = in_order(drafts, own)
     _check_overrides(overrides, [drafts[name] for name in order])
     outs = {name: _output(folder, drafts[name]) for name in order}
     steps = tuple(_make_step(drafts[name], drafts, outs, folder, overrides) for name in order)
@@ -104,83 +85,6 @@ def write_template(path: Path, *, force: bool = False) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _read_files(path: Path) -> tuple[dict[str, _Draft], dict[str, tuple[Path, Any]], list[str]]:
-    """Return all steps, the keys at the top with their files, and the names of the own steps."""
-    contents = _with_base(path)
-    tops = {key: (file, v) for file, table in contents for key, v in _top_keys(file, table).items()}
-    drafts: dict[str, _Draft] = {}
-    for file, table in contents:
-        for name in _tables(table):
-            if name in drafts:
-                line, there = line_of(file, name, None), drafts[name].path
-                raise ConfigError(f"{file}:{line}: {there} has a step [{name}] already")
-            drafts[name] = _Draft(name, file, table[name], tops)
-    own = _tables(contents[-1][1])
-    if not own:
-        raise ConfigError(f"{path}: no steps", hint="a step is a table: [NAME] with a command")
-    return drafts, tops, own
-
-
-def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Read the file that a recipe names as its base, if it does, and the recipe."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="adaptermix recipe new writes a recipe")
-    content = read_toml(path)
-    if "base" not in content:
-        return [(path, content)]
-    line, name = line_of(path, None, "base"), content["base"]
-    if not isinstance(name, str) or not (path.parent / name).is_file():
-        raise ConfigError(f"{path}:{line}: base: no such file: {name}")
-    base = path.parent / name
-    shared = read_toml(base)
-    if "base" in shared:
-        line = line_of(base, None, "base")
-        raise ConfigError(f"{base}:{line}: the base of a recipe has no base itself")
-    return [(base, shared), (path, content)]
-
-
-def _tables(content: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in content.items() if isinstance(value, dict)]
-
-
-def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    known = _all_keys()
-    tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    for key in tops:
-        if key not in known and key not in _OWN_KEYS:
-            near = get_close_matches(key, [*known, *_OWN_KEYS], 1)
-            hint = "settings of the steps stand there, and a step begins with [NAME]"
-            raise ConfigError(
-                f"{path}:{line_of(path, None, key)}: unknown key '{key}' at the top",
-                hint=f"did you mean {near[0]}?" if near else hint,
-            )
-    return tops
-
-
-def _check_step(draft: _Draft) -> None:
-    """Check the name, the command and the keys of a step."""
-    if not _NAME.fullmatch(draft.name):
-        raise draft.fail("is no name of a step: letters, digits, - and _")
-    command = draft.written.get("command")
-    if not isinstance(command, str) or command not in COMMANDS:
-        hint = f"the commands are {', '.join(COMMANDS)}"
-        if command is None:
-            raise draft.fail("no command", hint=hint)
-        raise draft.fail(f"unknown command '{command}'", "command", hint=hint)
-    for key in draft.table:
-        if key in _MANAGED:
-            raise draft.fail(f"'{key}' is no key of a step: {_MANAGED[key]}", key)
-        if key not in draft.command.step_keys():
-            keys = [k for k in draft.command.step_keys() if k not in _MANAGED]
-            raise draft.fail(f"unknown key '{key}'", key, hint=hint_of_keys(key, keys))
-
-
-def _all_keys() -> set[str]:
-    """Return the settings that a step of any command may have."""
-    commands = COMMANDS.values()
-    return {key for command in commands for key in keys_of(command.settings)} - _MANAGED.keys()
-
-
 def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
     if "out" not in tops:
         return path.parent / "runs" / path.stem
@@ -190,12 +94,12 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
     return file.parent / value
 
 
-def _check_overrides(overrides: Overrides, drafts: Sequence[_Draft]) -> None:
+def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
     """Refuse keys that no command has; one that no step of this recipe has changes nothing."""
-    known = _all_keys()
+    known = all_keys()
     for draft in drafts:
         known |= {
-            f"{draft.name}.{key}" for key in {*keys_of(draft.command.settings)} - _MANAGED.keys()
+            f"{draft.name}.{key}" for key in {*keys_of(draft.command.settings)} - MANAGED.keys()
         }
     for key in overrides.values:
         if key not in known:
@@ -204,59 +108,14 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[_Draft]) -> None:
             raise ConfigError(f"--set {key}: no step has this key", hint=hint)
 
 
-def _references(value: Any) -> Iterator[re.Match[str]]:
-    """Yield the references in a value or in the list that it is."""
-    for item in value if isinstance(value, list) else [value]:
-        found = _REFERENCE.fullmatch(item) if isinstance(item, str) else None
-        if found:
-            yield found
-
-
-def _needs(draft: _Draft) -> dict[str, str]:
-    """Return the steps a draft refers to, with the keys that do so."""
-    return {found[1]: key for key, value in _stated(draft).items() for found in _references(value)}
-
-
-def _stated(draft: _Draft) -> dict[str, Any]:
-    """Return what the files say of a step, keys at the top included; paths as they are written."""
-    known = keys_of(draft.command.settings)
-    shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
-    return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)
-
-
-def _in_order(drafts: Mapping[str, _Draft], wanted: Sequence[str]) -> list[str]:
-    """Return the wanted steps and all they need, each after its needs, else as in the file."""
-    order: list[str] = []
-
-    def visit(name: str, above: tuple[str, ...]) -> None:
-        if name in order:
-            return
-        _check_step(drafts[name])
-        for need, key in _needs(drafts[name]).items():
-            if need not in drafts:
-                near = get_close_matches(need, drafts, 1)
-                hint = f"did you mean @{near[0]}?" if near else f"the steps are {', '.join(drafts)}"
-                raise drafts[name].fail(f"{key}: no step '{need}'", key, hint=hint)
-            if need in (*above, name):
-                chain = (*above, name)[(*above, name).index(need) :]
-                ring = " -> ".join((*chain, need))
-                raise drafts[name].fail(f"{key}: the steps form a cycle: {ring}", key)
-            visit(need, (*above, name))
-        order.append(name)
-
-    for name in wanted:
-        visit(name, ())
-    return order
-
-
-def _output(folder: Path, draft: _Draft) -> Path:
+def _output(folder: Path, draft: Draft) -> Path:
     suffix = "" if "into" in draft.table else draft.command.suffix
     return folder / (draft.name + suffix)
 
 
 def _make_step(
-    draft: _Draft,
-    drafts: Mapping[str, _Draft],
+    draft: Draft,
+    drafts: Mapping[str, Draft],
     outs: Mapping[str, Path],
     folder: Path,
     overrides: Overrides,
@@ -265,7 +124,7 @@ def _make_step(
     keys: dict[str, Any] = {}
     missing: list[AdaptermixError] = []
     overridden = _overridden(draft, overrides)
-    for key, value in _stated(draft).items():
+    for key, value in stated(draft).items():
         origin = draft.path if key in draft.table else draft.shared[key][0]
         _check_referred(draft, drafts, key, value)
         location = command.location(key)
@@ -293,14 +152,14 @@ def _make_step(
         settings=settings,
         inputs=tuple(map(str, inputs)),
         out=outs[draft.name],
-        needs=tuple(_needs(draft)),
+        needs=tuple(needs(draft)),
         path=draft.path,
         table=draft.table,
         missing=next(iter(missing), None),
     )
 
 
-def _inputs(draft: _Draft, keys: dict[str, Any]) -> list[Any]:
+def _inputs(draft: Draft, keys: dict[str, Any]) -> list[Any]:
     """Take the items of the command's argument out of the keys."""
     if draft.command.argument is None:
         return []
@@ -319,7 +178,7 @@ def _resolved(
     """Turn references into paths of outputs, and paths in a file into paths from here."""
     if isinstance(value, list):
         return [_resolved(item, location, parent, outs, folder) for item in value]
-    found = next(_references(value), None)
+    found = next(references(value), None)
     if found:
         return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
     if location in ("paths", "adapters") and isinstance(value, str):
@@ -327,10 +186,10 @@ def _resolved(
     return from_folder(parent, location, value)
 
 
-def _check_referred(draft: _Draft, drafts: Mapping[str, _Draft], key: str, value: Any) -> None:
+def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: Any) -> None:
     """Refuse a test where an adapter is wanted, and a file in an output that is one itself."""
     location = draft.command.location(key)
-    for found in _references(value):
+    for found in references(value):
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, and holds no others", key)
@@ -342,7 +201,7 @@ def _check_referred(draft: _Draft, drafts: Mapping[str, _Draft], key: str, value
 
 
 def _missing(
-    draft: _Draft, origin: Path, key: str, value: Any, read: Any
+    draft: Draft, origin: Path, key: str, value: Any, read: Any
 ) -> Iterator[AdaptermixError]:
     """Yield an error for each path that leads nowhere; outputs of steps come later."""
     if key in _WRITTEN:
@@ -352,7 +211,7 @@ def _missing(
     for item, path in zip(written, read if isinstance(read, list) else [read], strict=True):
         if (
             isinstance(item, str)
-            and not _REFERENCE.fullmatch(item)
+            and not REFERENCE.fullmatch(item)
             and _leads_nowhere(location, path)
         ):
             line = line_of(origin, draft.name if key in draft.table else None, key)
@@ -367,14 +226,14 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
     return is_path and not Path(path).exists()
 
 
-def _overridden(draft: _Draft, overrides: Overrides) -> dict[str, Any]:
+def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
     """Return the overrides that concern a step; a model that another step makes stays."""
     own = f"{draft.name}."
     named = {k.removeprefix(own): v for k, v in overrides.values.items() if k.startswith(own)}
     keys = {
         k: v for k, v in overrides.values.items() if k in keys_of(draft.command.settings)
     } | named
-    if any(_references(_stated(draft).get("model"))):
+    if any(references(stated(draft).get("model"))):
         keys.pop("model", None)
     if "into" in draft.table and "model" in overrides.values:
         keys["into"] = overrides.values["model"]
@@ -391,11 +250,11 @@ def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[st
         "max-new-tokens": _TRIAL_TOKENS,
     }
     known = {name.replace("_", "-"): field.default for name, field in kind.model_fields.items()}
-    stated = known | dict(keys)
-    smaller = {key: _least(stated[key], value) for key, value in most.items() if key in known}
+    given = known | dict(keys)
+    smaller = {key: _least(given[key], value) for key, value in most.items() if key in known}
     if "contrastive-batch" in known:
-        batch = _least(stated["batch-size"])
-        sizes = range(1, _least(stated["contrastive-batch"], limit) + 1)
+        batch = _least(given["batch-size"])
+        sizes = range(1, _least(given["contrastive-batch"], limit) + 1)
         size = max(size for size in sizes if batch % size == 0)
         smaller |= {"contrastive-batch": size, "batch-size": min(batch, 4 * size)}
     return dict(keys) | smaller
@@ -407,7 +266,7 @@ def _least(stated: Any, *others: int) -> int:
     return min(value for value in (number, *others, 2**31) if value is not None)
 
 
-def _invalid(error: ValidationError, draft: _Draft, overrides: Overrides) -> ConfigError:
+def _invalid(error: ValidationError, draft: Draft, overrides: Overrides) -> ConfigError:
     """Turn pydantic's first complaint into one line that names file and line, or the flag."""
     first = error.errors()[0]
     if not first["loc"]:

@@ -21,13 +21,7 @@ from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import Report, whole_output, write_json
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.recipes.keys import VOLATILE, step_key
-from adaptermix.recipes.plan import (
-    blaming,
-    check_steps,
-    chosen_steps,
-    forced_steps,
-    statuses_of,
-)
+from adaptermix.recipes.plan import blaming, check_steps, chosen_steps, forced_steps, statuses_of
 from adaptermix.recipes.state import State, StepReport, alone_in
 from adaptermix.recipes.step import Recipe, Step
 from adaptermix.recipes.tables import recipe_view

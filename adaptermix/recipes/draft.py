@@ -1,0 +1,167 @@
+"""Steps as they are written in the files of a recipe, and the graph that they form."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from adaptermix.commands.catalog import COMMANDS
+from adaptermix.commands.command import Command
+from adaptermix.errors import ConfigError
+from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.settings.shared import keys_of
+
+# What the recipe itself decides for a step.
+MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
+_OWN_KEYS = ("base", "out")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A step as it is written, before its settings are made; checked when it is needed."""
+
+    name: str
+    path: Path
+    written: Mapping[str, Any]
+    shared: Mapping[str, tuple[Path, Any]]
+
+    @property
+    def command(self) -> Command:
+        """The command that the step runs."""
+        return COMMANDS[self.written["command"]]
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """What the step says beside its command."""
+        return {key: value for key, value in self.written.items() if key != "command"}
+
+    def fail(self, message: str, *keys: str, hint: str | None = None) -> ConfigError:
+        """Return an error at the line of a key, or of the step's header."""
+        line = line_of(self.path, self.name, keys[0] if keys else None)
+        return ConfigError(f"{self.path}:{line}: [{self.name}] {message}", hint=hint)
+
+
+def read_files(path: Path) -> tuple[dict[str, Draft], dict[str, tuple[Path, Any]], list[str]]:
+    """Return all steps, the keys at the top with their files, and the names of the own steps."""
+    contents = _with_base(path)
+    tops = {key: (file, v) for file, table in contents for key, v in _top_keys(file, table).items()}
+    drafts: dict[str, Draft] = {}
+    for file, table in contents:
+        for name in _tables(table):
+            if name in drafts:
+                line, there = line_of(file, name, None), drafts[name].path
+                raise ConfigError(f"{file}:{line}: {there} has a step [{name}] already")
+            drafts[name] = Draft(name, file, table[name], tops)
+    own = _tables(contents[-1][1])
+    if not own:
+        raise ConfigError(f"{path}: no steps", hint="a step is a table: [NAME] with a command")
+    return drafts, tops, own
+
+
+def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Read the file that a recipe names as its base, if it does, and the recipe."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="adaptermix recipe new writes a recipe")
+    content = read_toml(path)
+    if "base" not in content:
+        return [(path, content)]
+    line, name = line_of(path, None, "base"), content["base"]
+    if not isinstance(name, str) or not (path.parent / name).is_file():
+        raise ConfigError(f"{path}:{line}: base: no such file: {name}")
+    base = path.parent / name
+    shared = read_toml(base)
+    if "base" in shared:
+        line = line_of(base, None, "base")
+        raise ConfigError(f"{base}:{line}: the base of a recipe has no base itself")
+    return [(base, shared), (path, content)]
+
+
+def _tables(content: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in content.items() if isinstance(value, dict)]
+
+
+def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    known = all_keys()
+    tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    for key in tops:
+        if key not in known and key not in _OWN_KEYS:
+            near = get_close_matches(key, [*known, *_OWN_KEYS], 1)
+            hint = "settings of the steps stand there, and a step begins with [NAME]"
+            raise ConfigError(
+                f"{path}:{line_of(path, None, key)}: unknown key '{key}' at the top",
+                hint=f"did you mean {near[0]}?" if near else hint,
+            )
+    return tops
+
+
+def _check_step(draft: Draft) -> None:
+    """Check the name, the command and the keys of a step."""
+    if not _NAME.fullmatch(draft.name):
+        raise draft.fail("is no name of a step: letters, digits, - and _")
+    command = draft.written.get("command")
+    if not isinstance(command, str) or command not in COMMANDS:
+        hint = f"the commands are {', '.join(COMMANDS)}"
+        if command is None:
+            raise draft.fail("no command", hint=hint)
+        raise draft.fail(f"unknown command '{command}'", "command", hint=hint)
+    for key in draft.table:
+        if key in MANAGED:
+            raise draft.fail(f"'{key}' is no key of a step: {MANAGED[key]}", key)
+        if key not in draft.command.step_keys():
+            keys = [k for k in draft.command.step_keys() if k not in MANAGED]
+            raise draft.fail(f"unknown key '{key}'", key, hint=hint_of_keys(key, keys))
+
+
+def all_keys() -> set[str]:
+    """Return the settings that a step of any command may have."""
+    commands = COMMANDS.values()
+    return {key for command in commands for key in keys_of(command.settings)} - MANAGED.keys()
+
+
+def references(value: Any) -> Iterator[re.Match[str]]:
+    """Yield the references in a value or in the list that it is."""
+    for item in value if isinstance(value, list) else [value]:
+        found = REFERENCE.fullmatch(item) if isinstance(item, str) else None
+        if found:
+            yield found
+
+
+def needs(draft: Draft) -> dict[str, str]:
+    """Return the steps a draft refers to, with the keys that do so."""
+    return {found[1]: key for key, value in stated(draft).items() for found in references(value)}
+
+
+def stated(draft: Draft) -> dict[str, Any]:
+    """Return what the files say of a step, keys at the top included; paths as they are written."""
+    known = keys_of(draft.command.settings)
+    shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
+    return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)
+
+
+def in_order(drafts: Mapping[str, Draft], wanted: Sequence[str]) -> list[str]:
+    """Return the wanted steps and all they need, each after its needs, else as in the file."""
+    order: list[str] = []
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in order:
+            return
+        _check_step(drafts[name])
+        for need, key in needs(drafts[name]).items():
+            if need not in drafts:
+                near = get_close_matches(need, drafts, 1)
+                hint = f"did you mean @{near[0]}?" if near else f"the steps are {', '.join(drafts)}"
+                raise drafts[name].fail(f"{key}: no step '{need}'", key, hint=hint)
+            if need in (*above, name):
+                chain = (*above, name)[(*above, name).index(need) :]
+                ring = " -> ".join((*chain, need))
+                raise drafts[name].fail(f"{key}: the steps form a cycle: {ring}", key)
+            visit(need, (*above, name))
+        order.append(name)
+
+    for name in wanted:
+        visit(name, ())
+    return order
