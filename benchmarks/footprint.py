@@ -16,7 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from conftest import make_tokenizer, write_corpus
+from helpers.corpus import write_corpus
+from helpers.models import make_tokenizer
 
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.training.align import train_align

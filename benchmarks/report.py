@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from runs_on_disk import write_evaluation
+from helpers.records import write_evaluation
 
 from adaptermix.reports.page import report
 from adaptermix.settings.reports import ReportSettings

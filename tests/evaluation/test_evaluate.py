@@ -1,0 +1,225 @@
+import csv
+import json
+import shutil
+
+import pytest
+from helpers.adapters import peft_adapter
+from helpers.evaluation import eval_settings, read_predictions
+from helpers.progress import check_progress
+from helpers.training import task_settings
+from safetensors.torch import load_file, save_file
+
+from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.evaluation.evaluate import evaluate, plan
+from adaptermix.generation.engine import Generated
+from adaptermix.generation.prompts import PromptEncoder, truncate
+from adaptermix.models.loading import load_tokenizer
+from adaptermix.tasks.massive import Massive, read_massive
+from adaptermix.training.task import train_task
+
+
+@pytest.fixture
+def adapter(tmp_path, model_dir):
+    peft_adapter(model_dir, tmp_path / "adapter", seed=3)
+    return tmp_path / "adapter"
+
+
+def test_every_system_and_language_is_scored_and_kept(tmp_path, model_dir, corpus_dir, adapter):
+    out = tmp_path / "out"
+    settings = eval_settings(model_dir, corpus_dir, out, adapters=(str(adapter),))
+    seen = []
+    report = evaluate(settings, on_progress=seen.append)
+    check_progress(seen)
+    assert report.systems == ["base", "adapter"]
+    assert [(c.system, c.lang, c.examples) for c in report.cells] == [
+        ("base", "en", 5),
+        ("base", "cy", 5),
+        ("adapter", "en", 5),
+        ("adapter", "cy", 5),
+    ]
+    gold = read_massive("cy", "test", corpus_dir)[:5]
+    rows = read_predictions(out, "adapter", "cy")
+    assert [row["id"] for row in rows] == [example.id for example in gold]
+    assert [row["utterance"] for row in rows] == [example.utterance for example in gold]
+    assert rows != read_predictions(out, "base", "cy")
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["macro"] == report.macro
+    kept = report.cell("adapter", "cy").score.segments
+    assert [row["scores"] for row in rows] == [{"slot_f1": value} for value in kept]
+    assert "segments" not in json.dumps(scores), "they are with the predictions"
+    assert scores["settings"]["max_new_tokens"] == 8
+    with (out / "scores.csv").open() as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["lang", "base", "adapter"]
+    averages = ["supervised", "transfer-aligned", "macro average"]
+    assert [row[0] for row in table[1:]] == ["en", "cy", *averages]
+    assert scores["groups"] == {"supervised": ["en"], "transfer-aligned": ["cy"]}
+    assert report.group_macro["supervised"]["adapter"] == report.cell("adapter", "en").score.value
+
+
+def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir, monkeypatch):
+    """One adapter answers all right, the other nothing; the base model is left out."""
+    for name in ("good", "bad"):
+        peft_adapter(model_dir, tmp_path / name, seed=ord(name[0]))
+    gold = {lang: read_massive(lang, "test", corpus_dir) for lang in ("en", "cy")}
+    right = [Massive().answer(example) for lang in gold for example in gold[lang]]
+
+    class Uneven:
+        def generate(self, requests, on_answers):
+            texts = [*right, *("None" for _ in right)]
+            on_answers({at: Generated(text, False) for at, text in enumerate(texts)})
+
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Uneven())
+    settings = eval_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        adapters=(str(tmp_path / "good"), str(tmp_path / "bad")),
+        limit=None,
+        exclude_base=True,
+        baseline="bad",
+        groups={"ours": "cy,sw"},
+    )
+    report = evaluate(settings)
+    assert report.systems == ["good", "bad"]
+    assert report.groups == {"ours": ["cy"]}
+    assert [(c.system, c.over, c.difference) for c in report.comparisons] == [
+        ("good", "en", 1.0),
+        ("good", "cy", 1.0),
+        ("good", "ours", 1.0),
+        ("good", "macro average", 1.0),
+    ]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["comparisons"][1]["excludes_zero"] is True
+    with (tmp_path / "out" / "differences.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["over"], row["difference"]) for row in rows[2:]] == [
+        ("ours", "1.0"),
+        ("macro average", "1.0"),
+    ]
+
+
+def test_an_unknown_baseline_is_refused(tmp_path, model_dir, corpus_dir):
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", baseline="bsae")
+    with pytest.raises(ConfigError, match="no such system"):
+        evaluate(settings)
+
+
+def test_prompts_that_do_not_fit_are_cut_at_the_start_and_counted(tmp_path, model_dir, corpus_dir):
+    """The model reads 256 tokens; the answers leave room for the shorter half of the prompts."""
+    encoder = PromptEncoder(load_tokenizer(model_dir, eval_settings(model_dir, corpus_dir, "")))
+    lengths = {
+        lang: [
+            len(encoder.prompt_ids(Massive("").messages(example)))
+            for example in read_massive(lang, "test", corpus_dir)[:5]
+        ]
+        for lang in ("en", "cy")
+    }
+    room = sorted([*lengths["en"], *lengths["cy"]])[5]
+    changes = {"max_new_tokens": 256 - room}
+    report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
+    for lang in ("en", "cy"):
+        too_long = [length > room for length in lengths[lang]]
+        assert report.cell("base", lang).truncated_prompts == sum(too_long)
+        rows = read_predictions(tmp_path / "out", "base", lang)
+        assert [row["is_truncated"] for row in rows] == too_long
+    assert sum(cell.truncated_prompts for cell in report.cells) > 0
+    assert truncate([0, 1, 2, 3, 4], 3) == [0, 3, 4]
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "o", max_new_tokens=256)
+    with pytest.raises(ConfigError, match="the model reads 256 tokens at most"):
+        evaluate(settings)
+
+
+def test_answers_do_not_depend_on_the_batch(tmp_path, model_dir, corpus_dir, adapter):
+    outputs = []
+    for size in (1, 4):
+        out = tmp_path / str(size)
+        settings = eval_settings(
+            model_dir, corpus_dir, out, adapters=(str(adapter),), batch_size=size
+        )
+        evaluate(settings)
+        outputs.append([read_predictions(out, s, "en") for s in ("base", "adapter")])
+    assert outputs[0] == outputs[1]
+
+
+def test_hostile_output_stays_one_record(tmp_path, model_dir, corpus_dir, monkeypatch):
+    text = 'time: a\nb\t"\0\u202e[bold]'
+
+    class Parrot:
+        def generate(self, requests, on_answers):
+            on_answers({index: Generated(text, False) for index in range(len(requests))})
+
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Parrot())
+    evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out"))
+    rows = read_predictions(tmp_path / "out", "base", "en")
+    assert len(rows) == 5
+    assert {row["output"] for row in rows} == {text}
+
+
+def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
+    answers = [
+        "color_type: red; house_place: kitchen",
+        "None",
+    ]
+
+    class Oracle:
+        def generate(self, requests, on_answers):
+            on_answers({i: Generated(answers[i % 2], False) for i in range(len(requests))})
+
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Oracle())
+    report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", limit=1))
+    assert report.cell("base", "en").score.value == 1.0  # the first test row says just that
+    assert report.cell("base", "cy").score.value == 0.0
+    assert report.macro["base"] == 0.5
+
+
+def test_an_adapter_trained_on_another_prompt_is_noted(tmp_path, model_dir, corpus_dir):
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "task", max_steps=1))
+    adapters = (str(tmp_path / "task"),)
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "same", adapters=adapters)
+    assert evaluate(settings).notes == []
+    changes = {"adapters": adapters, "system_prompt": "other"}
+    (note,) = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "o", **changes)).notes
+    assert note == "task was trained with another system prompt than it is tested with"
+
+
+def test_an_adapter_of_another_base_of_the_same_shapes_is_noted(tmp_path, model_dir, corpus_dir):
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "task", max_steps=1))
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, other / "model.safetensors")
+    adapters = (str(tmp_path / "task"),)
+    settings = eval_settings(other, corpus_dir, tmp_path / "out", adapters=adapters, limit=1)
+    (note,) = evaluate(settings).notes
+    assert note == f"task was trained on {model_dir}, whose weights are not those of {other}"
+
+
+def test_a_plan_checks_everything_and_writes_nothing(tmp_path, model_dir, corpus_dir, adapter):
+    out = tmp_path / "out"
+    settings = eval_settings(model_dir, corpus_dir, out, adapters=(str(adapter),))
+    report = plan(settings)
+    assert report.systems == ["base", "adapter"]
+    assert report.examples == {"en": 5, "cy": 5}
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"langs": ("xx",)}, DataError, "no language 'xx'"),
+        ({"adapters": ("nowhere",)}, ArtifactError, "nowhere: no such file"),
+        ({"data_dir": "nowhere"}, DataError, "nowhere: no such folder"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_systems_of_one_name_are_refused(tmp_path, model_dir, corpus_dir):
+    for folder in ("a", "b"):
+        peft_adapter(model_dir, tmp_path / folder / "adapter")
+    adapters = (str(tmp_path / "a" / "adapter"), str(tmp_path / "b" / "adapter"))
+    with pytest.raises(ConfigError, match="named 'adapter' is there already"):
+        evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=adapters))

@@ -1,0 +1,50 @@
+"""Sums of models that PEFT has folded its adapters into."""
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from helpers.adapters import IDS
+
+
+def trained(model_dir, folder, seed=0, dtype=None, kind=AutoModelForCausalLM, **options):
+    """Let PEFT make an adapter, move everything that trains, and save it; biases included."""
+    torch.manual_seed(seed)
+    options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], **options}
+    task = "CAUSAL_LM" if kind is AutoModelForCausalLM else "FEATURE_EXTRACTION"
+    model = get_peft_model(kind.from_pretrained(model_dir), LoraConfig(task_type=task, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn_like(parameter) * 0.2
+    model.save_pretrained(folder)
+    if dtype:
+        rewrite(folder, lambda tensors: {name: t.to(dtype) for name, t in tensors.items()})
+    return folder
+
+
+def rewrite(folder, change):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(change(tensors), folder / "adapter_model.safetensors")
+
+
+def base_model(model_dir):
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
+
+
+def sum_of_folded_models(model_dir, paths, weights):
+    """Logits of W + sum_i w_i (W_i - W) in float64, where PEFT folded adapter i into W_i."""
+    base = base_model(model_dir).state_dict()
+    total = {name: weight.clone() for name, weight in base.items()}
+    for path, weight in zip(paths, weights, strict=True):
+        folded = PeftModel.from_pretrained(base_model(model_dir), str(path)).merge_and_unload()
+        for name, value in folded.state_dict().items():
+            total[name] += weight * (value - base[name])
+    model = base_model(model_dir)
+    model.load_state_dict(total)
+    return model(IDS).logits.detach().float()
+
+
+ATTENTION = {"target_modules": ["q_proj", "v_proj"]}
+CONV1D = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}

@@ -1,0 +1,290 @@
+"""A full model with a merge folded into it, against the base with the adapter through PEFT."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.adapters import IDS, logits_through_peft
+from helpers.merging import ATTENTION, CONV1D, rewrite, sum_of_folded_models, trained
+from helpers.models import save_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.writing import write_adapter
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.merging import fold as folding
+from adaptermix.merging.fold import fold, merge_into
+from adaptermix.merging.merge import merge
+from adaptermix.models.files import fingerprint
+from adaptermix.settings.merging import MergeSettings
+
+
+def logits(model_dir, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)(IDS).logits.detach().float()
+
+
+def check_fold(tmp_path, model_dir, paths, weights, **options):
+    """Fold, and compare with the sum of models and with the merged adapter through PEFT."""
+    report = merge_into(
+        paths,
+        MergeSettings(weights=weights, into=str(model_dir), out=tmp_path / "model", **options),
+    )
+    assert report.written
+    found = logits(tmp_path / "model")
+    merge(paths, MergeSettings(weights=weights, out=tmp_path / "merged", **options))
+    through_peft = logits_through_peft(model_dir, tmp_path / "merged")
+    torch.testing.assert_close(found, through_peft, rtol=2e-4, atol=2e-3)
+    if not options:
+        expected = sum_of_folded_models(model_dir, paths, weights)
+        torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
+    assert (found - logits(model_dir)).abs().max() > 0.1
+    return report
+
+
+def test_a_folded_model_is_the_base_with_the_merged_adapter(tmp_path, model_dir):
+    paths = [
+        trained(model_dir, tmp_path / "task", 1),
+        trained(model_dir, tmp_path / "align", 2, r=2, target_modules=["up_proj"]),
+    ]
+    check_fold(tmp_path, model_dir, paths, (0.9, -0.4))
+    AutoTokenizer.from_pretrained(tmp_path / "model")
+    record = json.loads((tmp_path / "model" / "adaptermix.json").read_text())
+    assert [source["weight"] for source in record["sources"]] == [0.9, -0.4]
+    before, after = (load_file(p / "model.safetensors") for p in (model_dir, tmp_path / "model"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    kinds = {name.split(".")[-2] for name in changed}
+    assert kinds == {"q_proj", "down_proj", "up_proj"}
+    assert set(before) == set(after)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "tsv", "knots", "factor-average"])
+def test_every_method_folds_to_what_it_merges_to(tmp_path, model_dir, method):
+    paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in (1, 2)]
+    check_fold(tmp_path, model_dir, paths, (0.7, 0.3), method=method, inactive="keep")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lora_bias": True, **ATTENTION},
+        {"bias": "all", **ATTENTION},
+        {"modules_to_save": ["lm_head"], **ATTENTION},
+        {"target_modules": ["embed_tokens", "lm_head"]},
+    ],
+)
+def test_biases_embeddings_and_whole_weights_are_folded(tmp_path, qwen_dir, options):
+    paths = [trained(qwen_dir, tmp_path / str(seed), seed, **options) for seed in (1, 2)]
+    check_fold(tmp_path, qwen_dir, paths, (0.7, 0.3))
+
+
+def test_a_bias_is_folded_beside_modules_that_have_none(tmp_path, qwen_dir):
+    """The merge has zeros there, and needs no bias of the base to add them to."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, lora_bias=True, target_modules=["q_proj"]),
+        trained(qwen_dir, tmp_path / "b", 2, target_modules=["q_proj", "down_proj"]),
+    ]
+    check_fold(tmp_path, qwen_dir, paths, (0.7, 0.4))
+
+
+def test_transposed_layers_are_folded(tmp_path, gpt2_dir):
+    paths = [trained(gpt2_dir, tmp_path / str(seed), seed, **CONV1D) for seed in (1, 2)]
+    check_fold(tmp_path, gpt2_dir, paths, (0.7, 0.5))
+
+
+def test_a_bias_that_the_base_has_not_is_refused(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1, lora_bias=True)
+    settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "model")
+    with pytest.raises(ArtifactError, match=r"has no weight '.*down_proj\.bias'"):
+        merge_into([path], settings)
+    assert not (tmp_path / "model").exists()
+
+
+def test_tied_embeddings_are_kept_and_never_changed_at_both_ends(tmp_path, gpt2_dir):
+    """An adapter on the input embeddings leaves the output as it is; a folded weight cannot."""
+    check_fold(tmp_path, gpt2_dir, [trained(gpt2_dir, tmp_path / "a", 1, **CONV1D)], (1.0,))
+    with safe_open(tmp_path / "model" / "model.safetensors", framework="pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
+    settings = MergeSettings(weights=(1,), into=str(gpt2_dir), out=tmp_path / "other")
+    for module in ("transformer.wte", "lm_head"):
+        both = trained(gpt2_dir, tmp_path / module, 2, target_modules=[module])
+        with pytest.raises(ArtifactError, match=f"ties its .* adapters change '{module}'"):
+            merge_into([both], settings)
+        assert not (tmp_path / "other").exists()
+
+
+def in_shards(model_dir, folder, dtype=None, size="40KB"):
+    """The same model in several files with an index, and files that must not be copied."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype or torch.float32)
+    model.save_pretrained(folder, max_shard_size=size)
+    AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder)
+    (folder / "README.md").write_text("mine")
+    (folder / "chat.jinja").write_text("{{ x }}")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    save_file({"layers.0.wq": torch.ones(2)}, folder / "consolidated.safetensors")
+    return folder
+
+
+def test_shards_stay_shards_and_other_files_are_copied(tmp_path, model_dir):
+    base = in_shards(model_dir, tmp_path / "base")
+    shards = sorted(path.name for path in base.glob("model-*.safetensors"))
+    assert len(shards) > 3
+    path = trained(model_dir, tmp_path / "a", 1)
+    check_fold(tmp_path, base, [path], (0.8,))
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    own = {path.name for path in base.iterdir()}
+    left = {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"}
+    assert names == own - left | {"adaptermix.json"}
+    for name in own - left - set(shards):
+        assert (tmp_path / "model" / name).read_bytes() == (base / name).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("adapter_dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_is_rounded_once(tmp_path, model_dir, dtype, adapter_dtype):
+    base = in_shards(model_dir, tmp_path / "base", dtype)
+    paths = [trained(model_dir, tmp_path / str(seed), seed, adapter_dtype) for seed in (1, 2)]
+    merge_into(paths, MergeSettings(weights=(0.9, 0.1), into=str(base), out=tmp_path / "model"))
+    before, after = ({}, {})
+    for folder, weights in ((base, before), (tmp_path / "model", after)):
+        for shard in folder.glob("model-*.safetensors"):
+            weights.update(load_file(shard))
+    assert {weight.dtype for weight in after.values()} == {dtype}
+    assert set(before) == set(after)
+    for name, weight in after.items():
+        wanted = before[name].double()
+        module = name.removesuffix(".weight")
+        for path, share in zip(paths, (0.9, 0.1), strict=True):
+            factors = load_file(path / "adapter_model.safetensors")
+            key = f"base_model.model.{module}.lora_"
+            if f"{key}A.weight" in factors:
+                a, b = (factors[f"{key}{side}.weight"].double() for side in "AB")
+                wanted = wanted + share * 2 * b @ a
+        # Off by the last place where float32 and float64 fall on two sides of a tie.
+        wrong = (weight != wanted.to(dtype)).double().mean()
+        assert wrong < 2e-3
+        torch.testing.assert_close(weight.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_a_whole_weight_that_half_precision_cannot_hold_is_refused(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1, modules_to_save=["lm_head"], **ATTENTION)
+    rewrite(path, lambda ts: {k: t * 1e6 if "lm_head" in k else t for k, t in ts.items()})
+    base = in_shards(model_dir, tmp_path / "base", torch.float16)
+    settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "m")
+    with pytest.raises(ArtifactError, match=r"lm_head\.weight: the sum is too large"):
+        merge_into([path], settings)
+    assert not (tmp_path / "m").exists()
+
+
+def test_rows_are_folded_in_blocks(monkeypatch):
+    generator = np.random.default_rng(0)
+    weight, a, b = (
+        generator.standard_normal(shape, np.float32) for shape in ((33, 20), (4, 20), (33, 4))
+    )
+    monkeypatch.setattr(folding, "_ROWS", 8)
+    found = fold(weight, LoraUpdate(a, b, 1.5))
+    np.testing.assert_allclose(found, weight + 1.5 * b @ a, rtol=1e-5, atol=1e-6)
+
+
+def test_a_base_that_does_not_fit_is_refused(tmp_path, model_dir, qwen_dir):
+    path = trained(model_dir, tmp_path / "a", 1, target_modules=["k_proj", "down_proj"])
+    config = AutoModelForCausalLM.from_pretrained(model_dir).config.to_dict()
+    narrow = LlamaConfig(**{**config, "intermediate_size": 32})
+    AutoModelForCausalLM.from_config(narrow).save_pretrained(tmp_path / "narrow")
+    out = tmp_path / "model"
+    for into, words in (
+        (tmp_path / "narrow", r"is 64 x 96, but .* has 64 x 32"),
+        (path, "no config.json"),
+    ):
+        with pytest.raises(ArtifactError, match=words):
+            merge_into([path], MergeSettings(weights=(1,), into=str(into), out=out))
+    headless = trained(qwen_dir, tmp_path / "b", 1, modules_to_save=["lm_head"], **ATTENTION)
+    factors = load_file(headless / "adapter_model.safetensors")
+    factors = {k: t[:-3] if "lm_head" in k else t for k, t in factors.items()}
+    save_file(
+        {k: t.contiguous() for k, t in factors.items()}, headless / "adapter_model.safetensors"
+    )
+    with pytest.raises(ArtifactError, match=r"'lm_head.weight' is \d+ x 64 in the adapters"):
+        merge_into([headless], MergeSettings(weights=(1,), into=str(qwen_dir), out=out))
+    assert not out.exists()
+
+
+def test_another_model_of_the_same_shape_is_refused(tmp_path, model_dir):
+    """An adapter made here says which weights it was trained on."""
+    made = dict(read_adapter(trained(model_dir, tmp_path / "a", 1)).updates())
+    config = describe_config({m: spec_of(u) for m, u in made.items()}, "base", all_layers=True)
+    record = {"base_fingerprint": fingerprint(model_dir)}
+    write_adapter(tmp_path / "ours", made, config, record)
+    other = AutoModelForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        other.model.embed_tokens.weight.mul_(1.01)
+    other.save_pretrained(tmp_path / "other")
+    settings = MergeSettings(weights=(1,), into=str(tmp_path / "other"), out=tmp_path / "model")
+    with pytest.raises(ArtifactError, match="whose weights are not those of"):
+        merge_into([tmp_path / "ours"], settings)
+    assert not (tmp_path / "model").exists()
+    for change in ({"ignore_base": True}, {"into": str(model_dir), "out": tmp_path / "right"}):
+        assert merge_into([tmp_path / "ours"], settings.model_copy(update=change)).written
+
+
+def test_outputs_that_cannot_be_are_refused(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1)
+    for options, words in (
+        ({}, "a full model is a folder"),
+        ({"out": tmp_path / "m.safetensors"}, "a full model is a folder"),
+        ({"out": model_dir}, "is one of the inputs"),
+        ({"out": model_dir / "new"}, "lies inside"),
+        ({"out": tmp_path / "m", "out_dtype": "float16"}, "--out-dtype"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            merge_into(
+                [path], MergeSettings(weights=(1,), into=str(model_dir), **options), force=True
+            )
+
+
+def test_a_dry_run_finds_what_is_damaged_and_writes_nothing(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1)
+    settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "m")
+    report = merge_into([path], settings, dry_run=True)
+    assert not report.written
+    assert not (tmp_path / "m").exists()
+    factors = load_file(path / "adapter_model.safetensors")
+    next(iter(factors.values()))[0, 0] = torch.nan
+    save_file(factors, path / "adapter_model.safetensors")
+    with pytest.raises(ArtifactError, match="holds NaN"):
+        merge_into([path], settings, dry_run=True)
+
+
+def test_a_quantized_layer_is_refused_and_others_are_copied(tmp_path, model_dir):
+    base = save_model(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    into = {"weights": (1,), "into": str(base), "out": tmp_path / "m"}
+    with pytest.raises(ArtifactError, match="a quantized model cannot take an update"):
+        merge_into([trained(model_dir, tmp_path / "a", 1)], MergeSettings(**into))
+    assert not (tmp_path / "m").exists()
+    merge_into(
+        [trained(model_dir, tmp_path / "b", 1, target_modules=["q_proj"])], MergeSettings(**into)
+    )
+    copied = load_file(tmp_path / "m" / "model.safetensors")[name]
+    assert copied.dtype == torch.float8_e4m3fn
+    assert torch.equal(copied.view(torch.uint8), weights[name].view(torch.uint8))
+
+
+def test_a_failure_midway_leaves_nothing(tmp_path, model_dir):
+    base = in_shards(model_dir, tmp_path / "base")
+    path = trained(model_dir, tmp_path / "a", 1)
+    factors = load_file(path / "adapter_model.safetensors")
+    factors["base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"][0, 0] = torch.nan
+    save_file(factors, path / "adapter_model.safetensors")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ArtifactError, match="holds NaN"):
+        merge_into([path], MergeSettings(weights=(1,), into=str(base), out=tmp_path / "model"))
+    assert sorted(tmp_path.iterdir()) == before

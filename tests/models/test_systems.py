@@ -1,0 +1,34 @@
+"""Evaluation, retrieval and search open what they work with in one way."""
+
+import pytest
+from helpers.adapters import peft_adapter
+
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.systems import read_systems
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.models.files import fingerprint
+from adaptermix.models.systems import open_systems
+from adaptermix.settings.shared import ModelSettings
+
+
+def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("b", "a")]
+    for seed, path in enumerate(paths):
+        peft_adapter(model_dir, path, seed=seed)
+    settings = ModelSettings(model=str(model_dir))
+    systems = open_systems(settings, read_systems(paths))
+    assert systems.names == ["base", "b", "a"]
+    assert open_systems(settings, systems.adapters, has_base=False).names == ["b", "a"]
+    assert systems.record() == {
+        "base_fingerprint": fingerprint(model_dir),
+        "adapters": {
+            path.name: {"path": str(path), "hash": adapter_hash(read_adapter(path))}
+            for path in paths
+        },
+    }
+    assert systems.notes() == []
+    with pytest.raises(ConfigError, match="a system named 'a'"):
+        read_systems([*paths, paths[1]])
+    monkeypatch.setattr("adaptermix.models.systems.weight_shapes", lambda folder: {})
+    with pytest.raises(ArtifactError, match="has no linear layer"):
+        open_systems(settings, systems.adapters)

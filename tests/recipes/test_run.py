@@ -1,0 +1,338 @@
+"""What of a recipe is run, and what is known from before: real merges of tiny adapters."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from helpers.adapters import peft_adapter
+from helpers.records import write_evaluation
+
+from adaptermix.commands.catalog import COMMANDS
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
+from adaptermix.recipes import keys
+from adaptermix.recipes.keys import content_hash, data_hash
+from adaptermix.recipes.plan import plan
+from adaptermix.recipes.recipe import read_recipe
+from adaptermix.recipes.run import run
+from adaptermix.recipes.state import alone_in
+
+CHAIN = """
+out = "o"
+
+[half]
+command = "merge"
+adapters = ["one", "two"]
+weight = 0.5
+
+[again]
+command = "merge"
+adapters = ["@half", "two"]
+weights = [1, 0.25]
+
+[small]
+command = "merge"
+adapters = ["@half"]
+weights = [1]
+rank = 2
+
+[look]
+command = "inspect"
+adapters = ["@again", "one"]
+"""
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, model_dir):
+    folder = tmp_path_factory.mktemp("sources")
+    for seed, name in enumerate(("one", "two", "other")):
+        peft_adapter(model_dir, folder / name, seed=seed)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, sources):
+    shutil.copytree(sources, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "recipe.toml").write_text(CHAIN)
+    return tmp_path
+
+
+def ran(folder, old="", new="", **options):
+    """Change the recipe, run it, and return the names of the steps that were run."""
+    path = folder / "recipe.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) if old else text)
+    report = run(read_recipe(path), **options)
+    assert len(report.steps) == len(json.loads((folder / "o" / "steps.json").read_text())["steps"])
+    return {step.name for step in report.steps if step.status == "done"}
+
+
+def test_a_change_runs_a_step_again_and_those_whose_inputs_change(folder):
+    assert ran(folder) == {"half", "again", "small", "look"}
+    assert ran(folder) == set()
+    assert ran(folder, "0.25", "0.5") == {"again", "look"}
+    assert ran(folder, "weight = 0.5", "weight = 0.6") == {"half", "again", "small", "look"}
+    assert ran(folder, "rank = 2", "rank = 3") == {"small"}
+    assert ran(folder, "[look]", "[look]\nby = 'kind'") == {"look"}
+    assert ran(folder, "[half]", "# a comment\n[half]") == set()
+    # Another way to write the same weights: the merge is made again, and comes out the same.
+    assert ran(folder, "weight = 0.6", "weights = [0.6, 0.4]") == {"half"}
+
+
+def test_a_changed_file_runs_what_reads_it(folder):
+    ran(folder)
+    shutil.rmtree(folder / "one")
+    shutil.copytree(folder / "other", folder / "one")
+    assert ran(folder) == {"half", "again", "small", "look"}
+    (folder / "o" / "look.json").write_text("{}")
+    assert ran(folder) == {"look"}
+    (folder / "o" / "small.safetensors").unlink()
+    assert ran(folder) == {"small"}
+    (folder / "weights.toml").write_text("weights = [1, 0.25]\n")
+    ran(folder, "weights = [1, 0.25]", 'weights-file = "weights.toml"')
+    assert ran(folder) == set()
+    (folder / "weights.toml").write_text("weights = [1, 0.5]\n")
+    assert ran(folder) == {"again", "look"}
+
+
+def test_another_version_runs_all_again(folder, monkeypatch):
+    ran(folder)
+    monkeypatch.setattr(keys, "__version__", "0.0.0")
+    assert ran(folder) == {"half", "again", "small", "look"}
+
+
+def test_one_step_runs_with_what_it_needs(folder):
+    assert {s.name for s in run(read_recipe(folder / "recipe.toml"), only="again").steps} == {
+        "half",
+        "again",
+    }
+    report = run(read_recipe(folder / "recipe.toml"), only="look")
+    assert [(s.name, s.status) for s in report.steps] == [
+        ("half", "done before"),
+        ("again", "done before"),
+        ("look", "done"),
+    ]
+    report = run(read_recipe(folder / "recipe.toml"), only="again", force=True)
+    assert [s.status for s in report.steps] == ["done before", "done"]
+    assert ran(folder, force=True) == {"half", "again", "small", "look"}
+    with pytest.raises(ConfigError, match="no step 'agian'"):
+        run(read_recipe(folder / "recipe.toml"), only="agian")
+
+
+def test_a_plan_says_what_would_run_and_writes_nothing(folder):
+    recipe = read_recipe(folder / "recipe.toml")
+    statuses = [(step.name, step.status) for step in plan(recipe).steps]
+    assert statuses == [(name, "to do") for name in ("half", "again", "small", "look")]
+    assert plan(recipe).steps[0].cost == {"rank": 8, "modules": 8}
+    assert not recipe.out.exists()
+    run(recipe)
+    assert {step.status for step in plan(recipe).steps} == {"finished"}
+    text = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(text.replace("weight = 0.5", "weight = 0.6"))
+    assert [step.status for step in plan(read_recipe(folder / "recipe.toml")).steps] == [
+        "to do",
+        *["to do if its inputs change"] * 3,
+    ]
+    assert json.dumps(plan(recipe).as_record())
+
+
+def test_a_step_that_stops_keeps_what_was_done(folder, monkeypatch):
+    def stop(work):
+        raise DataError("no more")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(COMMANDS, "inspect", replace(COMMANDS["inspect"], run=stop))
+        with pytest.raises(DataError, match=r"recipe.toml:20: \[look\] no more"):
+            ran(folder)
+    assert ran(folder) == {"look"}
+
+
+def test_what_others_made_is_not_replaced(folder):
+    (folder / "o").mkdir()
+    (folder / "o" / "half.safetensors").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"recipe.toml:4: .*exists, and no run of a recipe"):
+        run(read_recipe(folder / "recipe.toml"))
+    assert (folder / "o" / "half.safetensors").read_text() == "mine"
+    assert ran(folder, force=True) == {"half", "again", "small", "look"}
+
+
+def test_two_runs_do_not_share_a_folder(folder, monkeypatch):
+    inside = []
+
+    def again(work):
+        with pytest.raises(ResourceError, match="another run works here"):
+            run(read_recipe(folder / "recipe.toml"))
+        inside.append(work)
+        raise DataError("enough")
+
+    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=again))
+    with pytest.raises(DataError, match="enough"):
+        run(read_recipe(folder / "recipe.toml"))
+    assert inside
+
+
+def test_a_killed_run_keeps_nobody_out_of_its_folder(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from adaptermix.recipes.state import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "o")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "in\n"
+        refused = pytest.raises(ResourceError, match="o: another run works here")
+        with refused as caught, alone_in(tmp_path / "o"):
+            pass
+        process.kill()
+    assert caught.value.hint == "wait for it, or choose another --out"
+    with alone_in(tmp_path / "o"):
+        pass
+
+
+def test_a_damaged_record_of_steps_is_told(folder):
+    ran(folder)
+    (folder / "o" / "steps.json").write_text("{")
+    with pytest.raises(ArtifactError, match="steps.json: not the record"):
+        ran(folder)
+
+
+def test_leftovers_of_a_killed_run_are_swept(folder):
+    (folder / "o" / ".half.safetensors.abc").mkdir(parents=True)
+    (folder / "o" / ".half.safetensors.training").mkdir()
+    ran(folder)
+    assert [path.name for path in (folder / "o").glob(".*")] == [".lock"]
+
+
+def test_gaps_in_the_data_are_seen_before_the_first_step(tmp_path, model_dir, corpus_dir):
+    head = f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n'
+    first = '[first]\ncommand = "train-task"\nlangs = ["en"]\n'
+    test = '[test]\ncommand = "eval"\nadapters = ["@first"]\nlangs = ["en", "de"]\n'
+    align = '[align]\ncommand = "train-align"\npairs = ["cy-en",\n"de-en"]\n'
+    for step, line, words in ((test, 9, "no MASSIVE de-DE"), (align, 8, "no parallel text de-en")):
+        path = tmp_path / "recipe.toml"
+        path.write_text(head + first + step)
+        recipe = read_recipe(path, tmp_path / "o")
+        with pytest.raises(DataError) as caught:
+            run(recipe)
+        assert caught.value.message.startswith(f"{path}:{line}: [")
+        assert words in caught.value.message
+        assert list(recipe.out.iterdir()) == [recipe.out / ".lock"]
+        (problem,) = plan(recipe).problems
+        assert problem.message == caught.value.message
+
+
+LATER = {  # the line to blame, counted from the step's header, and what is said
+    "two tasks": (
+        '[ner]\ncommand = "eval"\ntask = "own.toml"\nlangs = ["en"]\n[test]\ncommand = "eval"\n'
+        'langs = ["en"]\n[page]\ncommand = "report"\nruns = ["@first", "@test",\n"@ner"]\n',
+        (10, "[page] runs: @ner is of the task 'own', but @test of 'massive'", 3),
+    ),
+    "two tasks, one on disk": (
+        '[test]\ncommand = "eval"\nlangs = ["en"]\n[page]\ncommand = "report"\n'
+        'runs = ["@test", "old"]\n',
+        (6, "old is of the task 'uner', but @test of 'massive'", 3),
+    ),
+    "a search of another task": (
+        '[test]\ncommand = "eval"\ntask = "own.toml"\nlangs = ["en"]\n'
+        '[m]\ncommand = "merge"\nadapters = ["@first", "one"]\nsearch = "0.5,1"\n'
+        'langs = ["en"]\n[page]\ncommand = "report"\nruns = ["@test", "@m.search"]\n',
+        (12, "@m.search is of the task 'massive', but @test of 'own'", 3),
+    ),
+    "no search": (
+        '[m]\ncommand = "merge"\nadapters = ["@first"]\nweights = [1]\n'
+        '[page]\ncommand = "report"\nruns = ["@m.search"]\n',
+        (7, "@m.search: m searches no weights", 3),
+    ),
+    "no run": ('[page]\ncommand = "report"\nruns = ["@first", "one/x"]\n', (3, "no run", 4)),
+    "a page in a page": (
+        '[look]\ncommand = "inspect"\nadapters = ["@first"]\n'
+        '[page]\ncommand = "report"\nruns = ["@look"]\n',
+        (6, "@look is no run but a inspect", 3),
+    ),
+    "two of a name": (
+        '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first", "old/first"]\n',
+        (4, "a system named 'first' is there already", 3),
+    ),
+    "baseline": (
+        '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first"]\nbaseline = "x"\n',
+        (5, "--baseline x: no such system", 3),
+    ),
+    "metric": (
+        '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first"]\nmetrics = ["bleu"]\n',
+        (5, "massive has no metric 'bleu'", 3),
+    ),
+    "weights": (
+        '[m]\ncommand = "merge"\nadapters = ["@first", "one"]\nweights = [1]\n',
+        (4, "--weights has 1 numbers for 2 adapters", 3),
+    ),
+    "pivot": (
+        '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\npivot = "de"\nadapters = ["@first"]\n',
+        (4, "--pivot de: not among the languages", 3),
+    ),
+    "scores": (
+        '[test]\ncommand = "eval"\nlangs = ["en"]\n[r]\ncommand = "retrieval"\n'
+        'langs = ["en", "cy"]\nscores = "@test"\n',
+        (7, "@test: languages analyzed here: 1; a correlation needs 3", 4),
+    ),
+    "scores of a training": (
+        '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\nscores = "@first"\n',
+        (4, "@first is no eval but a train-task", 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_what_stops_a_later_step_is_told_before_the_first(
+    tmp_path, model_dir, corpus_dir, sources, name
+):
+    steps, (line, words, code) = LATER[name]
+    write_evaluation(tmp_path / "old" / "eval", {"en": ["hello"]}, task="uner")
+    (tmp_path / "old" / "first").mkdir()
+    shutil.copytree(sources / "one", tmp_path / "one")
+    (tmp_path / "one" / "x").mkdir()
+    records = 'test = "{lang}.jsonl"\ntrain = "{lang}.jsonl"\ndev = "{lang}.jsonl"\n'
+    fields = 'name = "own"\nmetrics = ["exact-match"]\nprompt = "{utt}"\nanswer = "utt"\n'
+    (tmp_path / "own.toml").write_text(f"{fields}[files]\n{records}")
+    first = f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n'
+    first += '[first]\ncommand = "train-task"\nlangs = ["en"]\n'
+    path = tmp_path / "recipe.toml"
+    path.write_text(first + steps)
+    recipe = read_recipe(path, tmp_path / "o")
+    with pytest.raises(AdaptermixError) as caught:
+        run(recipe)
+    assert caught.value.message.startswith(f"{path}:{5 + line}: [")
+    assert words in caught.value.message
+    assert caught.value.exit_code == code
+    assert [entry.name for entry in recipe.out.iterdir()] == [".lock"]
+    assert caught.value.message in [problem.message for problem in plan(recipe).problems]
+
+
+def test_times_and_counts_of_a_run_are_no_content(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, seconds in ((one, 1), (two, 2)):
+        (folder / "deep").mkdir(parents=True)
+        record = {"score": 0.5, "decoded": seconds, "seconds": seconds}
+        (folder / "deep" / "scores.json").write_text(json.dumps(record))
+        (folder / "table.csv").write_text("a,b\n")
+    assert content_hash(one) == content_hash(two)
+    (two / "deep" / "scores.json").write_text('{"score": 0.6}')
+    assert content_hash(one) != content_hash(two)
+    assert content_hash(tmp_path / "no") == content_hash(tmp_path / "none")
+
+
+def test_data_is_what_commands_find_in_a_folder(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "data" / "runs"
+    for folder in (data / "a" / "b" / "c", out):
+        folder.mkdir(parents=True)
+    (data / "a" / "b" / "cy-en.tsv").write_text("x\ty\n")
+    before = data_hash(data, out)
+    (out / "score.json").write_text("{}")
+    (data / ".hidden").write_text("x")
+    (data / "a" / "b" / "c" / "too-deep.tsv").write_text("x")
+    (data / "model.safetensors").write_text("x")
+    assert data_hash(data, out) == before
+    (data / "sw-en.tsv").write_text("x\ty\n")
+    assert data_hash(data, out) != before

@@ -1,0 +1,328 @@
+"""Reports: what is found, what is shown, and what is refused. The page in a browser: e2e."""
+
+import base64
+import gzip
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+from helpers.cards import ALIGNED, TRAINED, write
+from helpers.records import write_evaluation, write_retrieval
+from typer.testing import CliRunner
+
+from adaptermix.cli import console
+from adaptermix.cli.main import program
+from adaptermix.errors import AdaptermixError, ArtifactError, DataError
+from adaptermix.merging.merge import merge
+from adaptermix.plots import PlottedScore, lines, scatter, score_bars, search_plot
+from adaptermix.reports.page import ReportSummary, report
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import ReportSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
+from adaptermix.tasks.metrics.equality import is_right
+from adaptermix.tasks.metrics.significance import Interval
+from adaptermix.training.report import recorded
+
+app = program()
+
+UTTERANCES = {"en": ["wake me at five", "hello"], "cy": ["deffra fi am bump", "helo"]}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with an evaluation, a retrieval analysis, and adapters aligned at two layers."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_evaluation(folder / "eval-massive", UTTERANCES)
+    write_retrieval(folder / "retrieval")
+    write(folder / "task.safetensors", TRAINED)
+    early, late = TrainAlignSettings(layer="bottom"), TrainJointSettings(layer="3")
+    write(folder / "early", ALIGNED | {"settings": recorded(early)}, seed=1)
+    joint = {"command": "train-joint", "settings": recorded(late)}
+    write(folder / "late", ALIGNED | joint, seed=2)
+    sources = [folder / "task.safetensors", folder / "early"]
+    merge(sources, MergeSettings(weight=0.9, out=folder / "merged.safetensors"))
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "model" / "model.safetensors").write_bytes(b"not looked at")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    settings = ReportSettings(out=out / "report.html", export=out / "figures")
+    summary = report([runs], settings)
+    return summary, (out / "report.html").read_text(encoding="utf-8"), out / "figures"
+
+
+def embedded(text):
+    packed = re.search(r'id="data">([^<]*)<', text)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_a_folder_of_runs_is_found_and_shown(page, runs):
+    summary, text, _ = page
+    assert summary.task == "massive"
+    assert "Left out of every sentence: its first 2 tokens." in text
+    assert len(summary.runs) == 2
+    assert [path.rpartition("/")[2] for path in summary.adapters] == [
+        *("early", "late", "merged.safetensors", "task.safetensors"),
+    ]
+    assert "merged is the exact merge 0.9 × task + 0.1 × early." in text
+    assert "+50.0 [+40.0, +60.0] *" in text
+    assert text.count("<svg") == len(summary.plots)
+    for figure in ("layers", "systems", "placement", "correlation-1", "pairs-1"):
+        assert f"retrieval-{figure}" in summary.plots
+
+
+def test_a_report_is_the_same_every_time(page, runs, tmp_path):
+    report([runs], ReportSettings(out=tmp_path / "again.html"))
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page[1]
+
+
+def test_every_answer_is_in_the_page(page):
+    (run,) = embedded(page[1])
+    assert run["prompt"] == [*UTTERANCES["en"], *UTTERANCES["cy"]]
+    assert [run["langs"][at] for at in run["lang"]] == ["en", "en", "cy", "cy"]
+    assert run["answers"] == [["none of it"] * 4, ["time: five"] * 4]
+    assert run["flags"] == ["2222", "1111"]  # unreadable; right
+    assert run["gold"] == ["time: five"] * 4
+
+
+def test_figures_and_tables_are_exported(page):
+    summary, _, folder = page
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"{n}.{end}" for n in summary.plots for end in ("svg", "png")} | {
+        f"{n}.{end}" for n in summary.tables for end in ("md", "tex")
+    }
+    assert (folder / "scores-languages.png").read_bytes().startswith(b"\x89PNG")
+    for path in folder.glob("*.svg"):
+        ElementTree.parse(path)
+    assert "| merged | 75.0 |" in (folder / "glance.md").read_text()
+    assert "merged & 75.0 &" in (folder / "glance.tex").read_text()
+
+
+def test_loss_placement_is_the_gain_over_the_base(page):
+    """Early is 10 and late 20 points better at layer 1, nowhere else."""
+    svg = (page[2] / "retrieval-placement.svg").read_text()
+    points = re.findall(
+        r'aria-label="layer: (\d); gain in accuracy \(points\): ([^;]*); line: ([^"]*)"', svg
+    )
+    assert {(layer, round(float(gain), 6), line) for layer, gain, line in points} == {
+        *(("1", 10.0, "at layer 1"), ("1", 20.0, "at layer 3")),
+        *((layer, 0.0, f"at layer {loss}") for layer in "023" for loss in (1, 3)),
+    }
+
+
+def test_an_adapter_is_not_compared_with_what_it_went_into(page):
+    table = (page[2] / "adapters-interference.md").read_text()
+    assert "early and task" in table
+    assert "late and merged" in table
+    assert "merged and task" not in table
+    assert "early and merged" not in table
+
+
+@pytest.mark.parametrize("kind", ["scores", "retrieval"])
+def test_adapters_that_were_tested_are_read_where_they_are(tmp_path, runs, kind):
+    from adaptermix.adapters.adapter import adapter_hash, read_adapter
+
+    folder = tmp_path / "run"
+    write_evaluation(folder, UTTERANCES) if kind == "scores" else write_retrieval(folder)
+    record = json.loads((folder / f"{kind}.json").read_text())
+    path = runs / "task.safetensors"
+    good = {"path": str(path), "hash": adapter_hash(read_adapter(path))}
+    record["adapters"] = {"a": good, "b": {"path": str(runs / "late"), "hash": "of before"}}
+    (folder / f"{kind}.json").write_text(json.dumps(record))
+    summary = report([folder], ReportSettings(out=tmp_path / "r.html"), dry_run=True)
+    assert summary.adapters == [str(path)]
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_runs_of_different_tasks_do_not_go_together(tmp_path):
+    one = write_evaluation(tmp_path / "one", UTTERANCES)
+    other = write_evaluation(tmp_path / "other", UTTERANCES, task="uner")
+    with pytest.raises(DataError, match=r"other/scores.json:4: .*'uner', but .*one.*'massive'"):
+        report([one, other], ReportSettings(out=tmp_path / "r.html"))
+
+
+def damaged(folder, change):
+    path = write_evaluation(folder, UTTERANCES) / "scores.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("cells"), "damaged record: cells: Field required"),
+        (lambda r: r["cells"].pop(), "damaged record: no scores of merged on cy"),
+        (lambda r: r["macro"].pop("merged"), "no average of merged over all languages"),
+        (lambda r: r["cells"][0]["score"].update(value="x"), r"cells\.0\.score\.value"),
+        (lambda r: r.update(cells=[], systems=[]), "it holds no scores"),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path, change, message):
+    folder = damaged(tmp_path / "eval", change)
+    with pytest.raises(DataError, match=message) as caught:
+        report([folder], ReportSettings(out=tmp_path / "r.html"))
+    assert str(folder) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("scores.json", b"{", "scores.json: not JSON"),
+        ("scores.json", b"[]", "damaged record: the whole"),
+        ("search.json", b"\xff", "not readable as UTF-8"),
+        ("retrieval.json", b"{}", "damaged record: systems: Field required"),
+        ("notes.txt", b"", "no run"),
+        ("adapter.safetensors", b"no", "not a whole safetensors file"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path, name, content, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(AdaptermixError, match=message):
+        report([tmp_path / "run"], ReportSettings(out=tmp_path / "r.html"))
+
+
+def test_the_command_plans_and_names_what_it_would_read(tmp_path, runs):
+    arguments = ["report", str(runs), "-o", str(tmp_path / "r.html"), "--dry-run", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["examples"] == 4
+    assert record["written"] is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_never_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    paths = [f"{'folder/' * 20}{name}" for name in ("page", "figures", "run", "one", "two")]
+    out, export, run, *adapters = paths
+    summary = ReportSummary(out, export, "massive", [run], adapters, [], [], 0, 10, written=True)
+    console.show(summary)
+    shown = "".join(capsys.readouterr().out.split())
+    assert "…" not in shown
+    assert all(shown.count(path) == 1 for path in paths)
+
+
+def test_missing_paths_and_existing_outputs_are_refused(tmp_path, runs):
+    with pytest.raises(DataError, match="no such file or folder"):
+        report([tmp_path / "nowhere"], ReportSettings(out=tmp_path / "r.html"))
+    (tmp_path / "r.html").write_text("mine")
+    with pytest.raises(ArtifactError, match="exists"):
+        report([runs], ReportSettings(out=tmp_path / "r.html"))
+    assert (tmp_path / "r.html").read_text() == "mine"
+
+
+def test_answers_that_do_not_belong_together_are_refused(tmp_path):
+    folder = write_evaluation(tmp_path / "eval", UTTERANCES)
+    path = folder / "predictions" / "merged" / "cy.jsonl"
+    path.write_text(path.read_text().replace('"id": "1"', '"id": "7"'))
+    with pytest.raises(DataError, match="other examples than those of base"):
+        report([folder], ReportSettings(out=tmp_path / "r.html"))
+    path.write_text('{"id": "0"}\n')
+    with pytest.raises(DataError, match=r"cy.jsonl:1: damaged record"):
+        report([folder], ReportSettings(out=tmp_path / "r.html"))
+
+
+SLOT = {"type": "time", "value": "Five  am"}
+ENTITY = {"type": "LOC", "text": "Iguazu", "start": 3, "end": 9}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected", "by_offsets", "answer"),
+    [
+        ([SLOT], [{"type": "time", "value": "five am"}], False, True),
+        ([SLOT, SLOT], [SLOT], False, False),
+        ([SLOT], [], False, False),
+        ([], [], False, True),
+        ([ENTITY], [ENTITY | {"start": 0}], False, True),
+        ([ENTITY], [ENTITY | {"start": 0}], True, False),
+        ([ENTITY], [ENTITY | {"text": "iguazu"}], False, False),
+        ([SLOT], [SLOT | {"value": "noon"}], True, False),
+        (["B-time", "O"], ["B-time", "O"], False, True),
+        (["O", "B-time"], ["B-time", "O"], False, False),
+        ("a  b", ["c", "a b"], False, True),
+        ("a", ["b"], False, False),
+        (None, None, False, False),
+    ],
+)
+def test_an_answer_is_right_when_it_says_all_and_no_more(predicted, expected, by_offsets, answer):
+    assert is_right(predicted, expected, by_offsets=by_offsets) is answer
+
+
+def test_a_plot_carries_its_numbers_and_no_markup():
+    hostile = "</svg><script>alert(1)</script>"
+    rows = [{"lang": hostile, "system": "base", "score": 25.5}]
+    svg = score_bars(rows, {"base": "#123456"}, "F1", "bars").svg
+    ElementTree.fromstring(svg)
+    assert "<script" not in svg
+    assert 'F1: 25.5"' in svg or "F1: 25.5;" in svg
+    assert "currentColor" in svg
+
+
+def test_names_in_a_legend_are_not_cut():
+    names = ["llama-align and align-de-flores", "llama-align and align-de-iwslt"]
+    rows = [{"layer": 1, "value": 1.0, "line": name} for name in names]
+    svg = lines(rows, dict.fromkeys(names, "red"), ("x", "y"), "n", ("title", "caption")).svg
+    assert "…" not in svg
+    assert all(f">{name}<" in svg for name in names)
+
+
+def test_numbers_that_are_none_are_left_out():
+    rows = [{"lang": "en", "system": "a", "score": float("nan")}]
+    assert "NaN" not in score_bars(rows, {"a": "red"}, "F1", "bars").svg
+
+
+def test_names_of_points_side_by_side_do_not_cover_each_other():
+    rows = [{"x": x, "y": 1.0 + x / 1000, "name": name} for x, name in ((9, "cy"), (9.2, "sw"))]
+    rows += [{"x": 1, "y": 1, "name": "en"}, {"x": 20, "y": 2, "name": "de"}]
+    svg = scatter(rows, ("x", "y"), "s", ("title", "caption")).svg
+    anchors = dict(re.findall(r'aria-label="[^"]*name: (\w+)"[^>]*text-anchor="(\w+)"', svg))
+    assert anchors == {"cy": "end", "sw": "start", "en": "start", "de": "start"}
+    assert scatter([], ("x", "y"), "s", ("title", "caption")).svg
+
+
+def test_a_correlation_that_is_none_is_not_drawn(tmp_path):
+    folder = write_retrieval(tmp_path / "retrieval")
+    record = json.loads((folder / "retrieval.json").read_text())
+    record["correlations"][0]["pearson"] = {"r": None, "p_value": None}
+    (folder / "retrieval.json").write_text(json.dumps(record))
+    summary = report([folder], ReportSettings(out=tmp_path / "r.html"))
+    assert not [name for name in summary.plots if "correlation" in name]
+    assert "retrieval-correlations" in summary.tables
+
+
+def test_no_color_stands_for_two_pairs_of_adapters(tmp_path):
+    for seed in range(5):  # ten pairs
+        write(tmp_path / f"a{seed}", ALIGNED, seed=seed)
+    settings = ReportSettings(out=tmp_path / "r.html", export=tmp_path / "figures")
+    report([tmp_path], settings)
+    svg = (tmp_path / "figures" / "adapters-cosine.svg").read_text()
+    assert len(set(re.findall(r'; line: ([^"]*)"', svg))) == 7
+    assert "The first 7 of 10 pairs." in (tmp_path / "r.html").read_text()
+    rows = (tmp_path / "figures" / "adapters-interference.md").read_text().splitlines()
+    assert len(rows) == 12
+
+
+@pytest.mark.parametrize("weight", [0.5, None])
+def test_the_plot_of_a_search_has_error_bars(weight):
+    points = [PlottedScore("one", Interval(0.5, 0.25, 0.75), weight, True, False)]
+    svg = search_plot(points, "F1").svg
+    assert len(re.findall('aria-roledescription="rule mark"', svg)) == 1
+    assert len(re.findall('aria-roledescription="point"', svg)) == 1
+    assert "0.25" in svg
+    assert "0.75" in svg
+
+
+def test_weights_stand_below_a_plot_as_they_are():
+    score = Interval(0.5, 0.25, 0.75)
+    points = [PlottedScore(str(w), score, w, False, False) for w in (0.0, 0.8, 0.85, 0.9, 1.0)]
+    shown = re.findall(r">([^<>]+)</text>", search_plot(points, "F1").svg)
+    assert shown[:5] == ["0", "0.8", "0.85", "0.9", "1"]

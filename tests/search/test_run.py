@@ -1,0 +1,531 @@
+import dataclasses
+import itertools
+import json
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.adapters import IDS, logits_through_peft, peft_adapter
+from helpers.corpus import write_corpus
+from helpers.search import settings_for
+from transformers import AutoModelForCausalLM
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.card import card_path
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
+from adaptermix.files import outputs
+from adaptermix.generation.engine import Generated
+from adaptermix.generation.prompts import PromptedExample
+from adaptermix.merging.merge import merge
+from adaptermix.merging.plan import open_adapters, plan_merge
+from adaptermix.merging.weights import Rule, Weighting
+from adaptermix.plots import Plot
+from adaptermix.search.candidates import (
+    Candidate,
+    as_parameters,
+    candidate_of,
+    first_candidates,
+    layer_groups,
+    scalar_candidate,
+)
+from adaptermix.search.halving import SuccessiveHalving, choose
+from adaptermix.search.learn import WeightedMerge
+from adaptermix.search.record import STAGE, search_folder
+from adaptermix.search.run import _told_apart, plan_search, search
+from adaptermix.settings.merging import MergeSettings, SearchSettings
+from adaptermix.tasks.massive import Massive, SlotExample
+
+
+@dataclass
+class SkilledGenerator:
+    """Answers right as often as an adapter's skill says; the same every time it is asked."""
+
+    skill: dict[str, float]
+    names: dict[Path, str] = field(default_factory=dict)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    def decode(self, requests, on_progress):
+        answers = []
+        for request in requests:
+            number = request.prompt_ids[0]
+            self.asked.append((request.adapter.name, number))
+            luck = random.Random(number).random()  # hard examples are hard for all
+            is_right = luck < self.skill[request.adapter.name]
+            answers.append(Generated(f"thing: {number}" if is_right else "None", False))
+        return answers
+
+
+def make_halving(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy")):
+    monkeypatch.setattr("adaptermix.search.halving.stage_merge", lambda plan, folder: folder / plan)
+    items = {
+        lang: [
+            PromptedExample(
+                lang, SlotExample(str(n), lang, f"take {n}", f"take [thing : {n}]"), [n], False
+            )
+            for n in range(at * examples, (at + 1) * examples)
+        ]
+        for at, lang in enumerate(langs)
+    }
+    names = {Weighting((w, 1 - w)): f"{w:g}" for w in (0.1, 0.3, 0.5, 0.7, 0.9, 0.0, 1.0)}
+    generator = SkilledGenerator(skill)
+    halving = SuccessiveHalving(
+        names.__getitem__, generator, Massive(), items, tmp_path, lambda p: None
+    )
+    candidates = [Candidate(name, weighting) for weighting, name in names.items() if name in skill]
+    return halving, generator, candidates
+
+
+SKILL = {"0.1": 0.2, "0.3": 0.4, "0.5": 0.5, "0.7": 0.9, "0.9": 0.7, "0": 0.1, "1": 0.6}
+
+
+def test_a_race_chooses_as_an_exhaustive_search_does_with_fewer_examples(monkeypatch, tmp_path):
+    winners, asked = [], []
+    for exhaustive in (True, False):
+        halving, generator, candidates = make_halving(monkeypatch, tmp_path, SKILL)
+        ranked = halving.run(candidates, exhaustive=exhaustive)
+        winners.append(choose(halving, ranked, "simpler")[0].candidate.name)
+        asked.append(len(generator.asked))
+        assert halving.needed == len(generator.asked) == len(set(generator.asked))
+        assert all(len(rows) == 200 for entry in ranked for rows in entry.statistics)
+    assert winners == ["0.7", "0.7"]
+    assert asked[0] == 7 * 400
+    assert asked[1] < 0.65 * asked[0]
+
+
+def test_a_search_halves_and_keeps_the_best_adapter_alone(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL | {"1": 0.15})
+    ranked = halving.run(candidates, exhaustive=False)
+    assert [entry.candidate.name for entry in ranked] == ["0.7", "0.9", "1"]
+    assert [entry.dropped for entry in ranked] == [None] * 3
+    seen = {name: len(entry.statistics[0]) for name, entry in halving.entries.items()}
+    assert seen == {"0.1": 50, "0": 50, "0.3": 100, "0.5": 100, "0.7": 200, "0.9": 200, "1": 200}
+    assert halving.entries["0"].dropped == 1
+    assert halving.entries["0.5"].dropped == halving.entries["0.3"].dropped == 2
+
+
+def test_each_answer_is_read_and_counted_once(monkeypatch, tmp_path):
+    """However often candidates are ranked and compared; COMET's statistics cost minutes."""
+    counted = []
+
+    class Counting(Massive):
+        def statistics(self, outcomes):
+            counted.extend(outcomes)
+            return super().statistics(outcomes)
+
+    halving, generator, candidates = make_halving(monkeypatch, tmp_path, SKILL)
+    halving.task = Counting()
+    choose(halving, halving.run(candidates, exhaustive=False), "simpler")
+    assert len(counted) == len(generator.asked) > 0
+
+
+def test_scores_are_macro_averages_on_what_was_seen(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=30)
+    halving.run(candidates, exhaustive=True)
+    for name, entry in halving.entries.items():
+        means = []
+        for start in (0, 30):
+            right = sum(random.Random(n).random() < SKILL[name] for n in range(start, start + 30))
+            means.append(2 * right / (right + 30))  # a wrong answer names no slot
+        assert halving.score(entry) == pytest.approx(sum(means) / 2)
+        interval = halving.score_interval(entry)
+        assert interval.low <= interval.value <= interval.high
+
+
+def test_of_what_cannot_be_told_apart_the_simpler_wins(monkeypatch, tmp_path):
+    skill = {"0.9": 0.608, "1": 0.6, "0.5": 0.2}
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, skill)
+    ranked = halving.run(candidates, exhaustive=True)
+    winner, tied, verdict = choose(halving, ranked, "simpler")
+    assert winner.candidate.name == "1"
+    assert [entry.candidate.name for entry in tied] == ["1"]
+    assert "0.9 has the best score, but is not distinguishable from 1: 1, the simplest" in verdict
+    winner, _, verdict = choose(halving, ranked, "best")
+    assert winner.candidate.name == "0.9"
+    assert verdict == "0.9 is not distinguishable from 1"
+
+
+def test_a_clear_winner_wins_over_what_is_simpler(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, {"0.9": 0.9, "1": 0.5})
+    winner, tied, verdict = choose(halving, halving.run(candidates, exhaustive=True), "simpler")
+    assert (winner.candidate.name, tied) == ("0.9", [])
+    assert verdict == "0.9 is better than every other finalist"
+
+
+def test_a_merge_is_compared_with_its_main_adapter_at_the_same_weight(monkeypatch, tmp_path):
+    """What a merge gains may be a smaller weight's doing: that is measured, and told."""
+    for alone, told in ((0.2, "better than"), (0.9, "not distinguishable from"), (1, "worse than")):
+        halving, _, candidates = make_halving(monkeypatch, tmp_path, {**SKILL, "shrunk": alone})
+        plan = halving.plan
+        halving.plan = lambda w, plan=plan: "shrunk" if w == Weighting((0.7, 0.0)) else plan(w)
+        winner = halving.run(candidates, exhaustive=False)[0]
+        control = halving.enter(winner.candidate.without_others(["task", "align"]))
+        halving.show([control], 1.0)
+        assert control.candidate == Candidate("task alone at 0.7", Weighting((0.7, 0.0)))
+        assert f"0.7 is {told} task alone at 0.7" in _told_apart(halving, winner, control)
+
+
+def test_the_main_adapter_keeps_its_weights_by_layer():
+    rules = (Rule((0.2, 0.8), frozenset([0])), Rule((0.9, 0.1), frozenset([1]), "mlp"))
+    learned = Candidate("learned", Weighting((0.4, 0.6), rules))
+    alone = learned.without_others(["task", "align"])
+    assert alone.name == "align alone as in learned"
+    assert alone.weighting.weights == (0.0, 0.6)
+    assert [rule.weights for rule in alone.weighting.rules] == [(0.0, 0.8), (0.0, 0.1)]
+    assert [rule.modules for rule in alone.weighting.rules] == [None, "mlp"]
+    assert Candidate("task alone", Weighting((1.0, 0.0))).without_others(["a", "b"]) is None
+
+
+def test_simplicity_counts_adapters_then_mixtures():
+    alone = Candidate("a", Weighting((1.0, 0.0)))
+    scalar = Candidate("b", Weighting((0.9, 0.1)))
+    layered = Candidate("c", Weighting((0.9, 0.1), (Rule((0.5, 0.5), frozenset({1})),)))
+    three = Candidate("d", Weighting((0.8, 0.1, 0.1)))
+    order = sorted([three, layered, scalar, alone], key=lambda c: c.complexity)
+    assert [candidate.name for candidate in order] == ["a", "b", "c", "d"]
+    assert alone.is_control and not scalar.is_control
+
+
+@pytest.fixture
+def adapters(tmp_path, model_dir):
+    paths = [tmp_path / name for name in ("task", "align", "style")]
+    for seed, path in enumerate(paths):
+        peft_adapter(model_dir, path, seed=seed)
+    return paths
+
+
+def test_controls_join_the_grid_and_nothing_is_tried_twice():
+    settings = SearchSettings(search="0.5,1,0.5")
+    names = [candidate.name for candidate in first_candidates(["task", "align"], settings)]
+    assert names == ["0.5", "task alone", "align alone"]
+    weights = [c.weighting.weights for c in first_candidates(["t", "a", "s"], settings)]
+    assert weights == [(0.5, 0.25, 0.25), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+
+def test_a_point_of_a_grid_may_have_all_weights():
+    """Weights that add up to more than 1 leave the task adapter at its full strength."""
+    settings = SearchSettings(search="0.7,1:0.2,1:-0.5,1:0")
+    candidates = first_candidates(["task", "align"], settings)
+    assert {c.name: c.weighting.weights for c in candidates} == {
+        "0.7": (0.7, 0.3),
+        "1:0.2": (1, 0.2),
+        "1:-0.5": (1, -0.5),
+        "task alone": (1, 0),
+        "align alone": (0, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("0.7,1:0.2:0.1", "1:0.2:0.1 is not 2 weights"),
+        ("0.7,0:0", "0:0 is not 2 weights, one of them not zero"),
+        ("0.7,1:", "neither auto, learn, nor weights"),
+        ("0.5", "a grid has two points or more"),
+        ("0.5,0.5", "a grid has two points or more"),
+        ("a,b", "neither auto, learn, nor weights"),
+        ("0.5,nan", "finite"),
+        ("", "a grid has two points"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(grid, message):
+    with pytest.raises(ConfigError, match=message):
+        first_candidates(["task", "align"], SearchSettings(search=grid))
+
+
+def test_a_search_writes_the_merge_it_chose(tmp_path, model_dir, corpus_dir, adapters):
+    out = tmp_path / "merged.safetensors"
+    settings = settings_for(model_dir, corpus_dir, out, prefer="best")
+    report = search(adapters[:2], settings)
+    folder = search_folder(out)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "search.json",
+        "search.png",
+        "search.svg",
+        "weights.toml",
+    ]
+    assert report.candidates[0].name == report.winner
+    again = tmp_path / "again.safetensors"
+    merge(adapters[:2], MergeSettings(weights_file=folder / "weights.toml", out=again))
+    found, expected = read_adapter(out), read_adapter(again)
+    assert found.modules == expected.modules
+    for module, update in found.updates():
+        assert np.array_equal(update.a, expected.update(module).a)
+        assert np.array_equal(update.b, expected.update(module).b)
+        assert update.scaling == expected.update(module).scaling
+    record = json.loads((folder / "search.json").read_text())
+    assert (report.control is None) == report.winner.endswith("alone")
+    tried = {"0.5", "0.7", "0.9", "task alone", "align alone"} | {report.control} - {None}
+    assert {c["name"] for c in record["candidates"]} == tried
+    assert record["decoded"] <= record["exhaustive"] == len(tried) * 12
+    assert found.record["weighting"] == record["merge"]["weighting"]
+
+
+def test_a_search_that_ends_while_it_draws_leaves_nothing(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch
+):
+    """Drawing takes seconds: an adapter that was there before would be in the next one's way."""
+    out = tmp_path / "merged"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adaptermix.plots.Plot.write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search(adapters[:2], settings_for(model_dir, corpus_dir, out))
+    assert not out.exists()
+    assert not search_folder(out).exists()
+
+
+@pytest.mark.parametrize(  # a file has a card beside it, which is moved first
+    ("name", "moved"), [("merged", 0), ("merged.safetensors", 0), ("merged.safetensors", 1)]
+)
+def test_a_search_that_ends_between_its_outputs_is_run_again(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch, name, moved
+):
+    """The record is there, the adapter is not: no flag is needed to go on."""
+    out = tmp_path / name
+    settings = settings_for(model_dir, corpus_dir, out)
+    moves = itertools.count()
+    whole_output = outputs.whole_output
+
+    def stop(path):
+        if path.parent == tmp_path and path != search_folder(out) and next(moves) == moved:
+            raise KeyboardInterrupt
+        return whole_output(path)
+
+    monkeypatch.setattr("adaptermix.search.record.whole_output", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search(adapters[:2], settings)
+    assert (search_folder(out) / "search.json").is_file()
+    assert not out.exists()
+    monkeypatch.undo()
+    report = search(adapters[:2], settings)
+    whole = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "whole"))
+    assert report.candidates == whole.candidates
+    assert report.verdict == whole.verdict
+    assert read_adapter(out).record["out"] == str(out)
+    assert card_path(out).is_file()
+    names = sorted(path.name for path in search_folder(out).iterdir())
+    assert names == ["search.json", "search.png", "search.svg", "weights.toml"]
+    for module, update in read_adapter(out).updates():
+        assert np.array_equal(update.b, read_adapter(tmp_path / "whole").update(module).b)
+
+
+def test_a_search_that_has_ended_is_told_again(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch
+):
+    """Killed after its last output and before its exit, it can be started again as well."""
+    out = tmp_path / "merged"
+    settings = settings_for(model_dir, corpus_dir, out)
+    report = search(adapters[:2], settings)
+    (search_folder(out) / STAGE).mkdir()
+    monkeypatch.setattr("adaptermix.search.run.write_merge", None)
+    monkeypatch.setattr("adaptermix.search.halving.stage_merge", None)
+    again = search(adapters[:2], settings)
+    assert again.notes == [*report.notes, "this search had ended; nothing was decoded or written"]
+    assert dataclasses.replace(again, notes=report.notes) == report
+    assert not (search_folder(out) / STAGE).exists()
+
+
+@pytest.mark.parametrize("what", ["seed", "adapters", "data", "merged", "record"])
+def test_another_search_is_not_taken_for_one_that_has_ended(
+    tmp_path, model_dir, corpus_dir, adapters, what
+):
+    out = tmp_path / "merged"
+    data = shutil.copytree(corpus_dir, tmp_path / "data")
+    settings = settings_for(model_dir, data, out)
+    search(adapters[:2], settings)
+    if what == "seed":
+        settings = settings.model_copy(update={"seed": 5})
+    elif what == "data":
+        for path in data.rglob("*en-US*"):
+            path.write_text(path.read_text().replace("lamp", "light"))
+    elif what == "merged":
+        merge(adapters[:2], MergeSettings(weight=0.1, out=out), force=True)
+    elif what == "record":
+        (search_folder(out) / "search.json").write_text("{}")
+    chosen = adapters[1:3] if what == "adapters" else adapters[:2]
+    with pytest.raises(ArtifactError, match="merged exists"):
+        search(chosen, settings)
+
+
+def test_an_output_that_appears_meanwhile_is_not_replaced(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch
+):
+    out = tmp_path / "new" / "merged"
+    write = Plot.write
+
+    def meanwhile(*arguments):
+        out.mkdir()
+        write(*arguments)
+
+    monkeypatch.setattr("adaptermix.plots.Plot.write", meanwhile)
+    with pytest.raises(ArtifactError, match="merged exists"):
+        search(adapters[:2], settings_for(model_dir, corpus_dir, out))
+    assert list(out.parent.iterdir()) == [out]
+    assert not list(out.iterdir())
+
+
+def test_a_second_search_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters, monkeypatch):
+    first = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "one"))
+    assert first.reused == 0
+
+    def refuse(*_):
+        raise AssertionError("the engine was started")
+
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", refuse)
+    second = search(adapters[:2], settings_for(model_dir, corpus_dir, tmp_path / "two"))
+    assert second.reused == second.decoded == first.decoded
+    assert second.candidates == first.candidates
+
+
+def test_more_adapters_are_searched_by_trials(tmp_path, model_dir, corpus_dir, adapters):
+    reports = []
+    for name in ("one", "two"):
+        settings = settings_for(
+            model_dir, corpus_dir, tmp_path / name, search="auto", trials=3, limit=4
+        )
+        reports.append(search(adapters, settings))
+    assert reports[0].candidates == reports[1].candidates
+    names = {candidate.name for candidate in reports[0].candidates}
+    assert {"task alone", "align alone", "style alone", "0.9"} <= names
+    assert any(name.startswith("trial ") for name in names)
+    for candidate in reports[0].candidates:
+        assert sum(candidate.weighting["weights"]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cma"])
+def test_groups_of_layers_get_weights_of_their_own(
+    tmp_path, model_dir, corpus_dir, adapters, sampler
+):
+    settings = settings_for(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        **{"search": "auto", "trials": 3, "limit": 2, "layer_groups": 2, "sampler": sampler},
+    )
+    report = search(adapters[:2], settings)
+    ruled = [c.weighting for c in report.candidates if "rules" in c.weighting]
+    assert ruled
+    assert {tuple(rule["layers"]) for w in ruled for rule in w["rules"]} == {(0, 1), (2, 3)}
+
+
+def test_proposed_numbers_become_weights_that_add_up_to_one():
+    groups = [frozenset({0, 1}), frozenset({2, 3})]
+    known = [scalar_candidate(0.5, 2)]
+    candidate = candidate_of([[0.2, 0.6], [1.0, 0.0]], groups, 4, known)
+    assert candidate.name == "trial 5"
+    assert [rule.weights for rule in candidate.weighting.rules] == [(0.25, 0.75), (1.0, 0.0)]
+    assert candidate_of([[0.3, 0.3], [0.1, 0.1]], groups, 4, known) is known[0]
+    assert candidate_of([[0.0, 0.0], [0.0, 0.0]], groups, 4, known) is known[0]
+    assert as_parameters((0.9, 0.1), 1) == {"0.0": 0.9, "1.0": 0.1}
+
+
+def test_layers_are_split_evenly(adapters):
+    settings = MergeSettings(weight=0.5)
+    plan = plan_merge(open_adapters(adapters[:2], settings), Weighting((0.5, 0.5)), settings)
+    assert layer_groups(plan, 2) == [frozenset({0, 1}), frozenset({2, 3})]
+    assert layer_groups(plan, 3) == [frozenset({0, 1}), frozenset({2}), frozenset({3})]
+    with pytest.raises(ConfigError, match="the adapters have 4 layers"):
+        layer_groups(plan, 5)
+
+
+def test_weights_in_the_model_give_the_logits_of_the_merged_adapter(tmp_path, model_dir, adapters):
+    weighting = Weighting((0.9, 0.1), (Rule((0.2, 0.6), frozenset({1, 2})),))
+    settings = SearchSettings(search="learn")
+    plan = plan_merge(open_adapters(adapters[:2], settings), weighting, settings)
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    merged = WeightedMerge(model, plan, settings).at(weighting)
+    with torch.no_grad():
+        found = merged.model(IDS).logits
+    (tmp_path / "weights.toml").write_text(merged.weighting().as_toml())
+    out = tmp_path / "merged"
+    merge(adapters[:2], MergeSettings(weights_file=tmp_path / "weights.toml", out=out))
+    torch.testing.assert_close(found, logits_through_peft(model_dir, out), rtol=1e-4, atol=1e-4)
+    plain = AutoModelForCausalLM.from_pretrained(model_dir)(IDS).logits
+    assert not torch.allclose(found, plain, atol=0.1)
+
+
+@pytest.mark.parametrize("per", ["layer", "module"])
+def test_learned_weights_lower_the_loss_they_were_trained_on(
+    tmp_path, model_dir, corpus_dir, adapters, per
+):
+    settings = settings_for(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        **{"search": "learn", "learn_steps": 15, "learn_lr": 0.1, "learn_per": per, "limit": 8},
+    )
+    report = search(adapters[:2], settings)
+    (note,) = [note for note in report.notes if note.startswith("learned from")]
+    before, after = (float(part) for part in note.rpartition("loss ")[2].split(" to "))
+    assert after < before
+    learned = next(c for c in report.candidates if c.name == "learned")
+    rules = learned.weighting["rules"]
+    assert len(rules) == (4 if per == "layer" else 8)
+    assert report.decoded <= report.exhaustive == 9 * 8  # half of the dev data learns
+
+
+def test_a_strong_pull_keeps_the_scalar_weights(tmp_path, model_dir, corpus_dir, adapters):
+    settings = settings_for(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        **{"search": "learn", "learn_steps": 10, "learn_lr": 1e-3, "learn_penalty": 1e9},
+    )
+    report = search(adapters[:2], settings)
+    learned = next(c for c in report.candidates if c.name == "learned")
+    start = next(n for n in report.notes if n.startswith("learned from")).split("(")[1].split(",")
+    for rule in learned.weighting["rules"]:
+        assert rule["weights"][0] == pytest.approx(float(start[0]), abs=0.02)
+
+
+def test_a_plan_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters):
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out")
+    plan = plan_search(adapters[:2], settings)
+    assert plan.candidates == ["0.5", "0.7", "0.9", "task alone", "align alone"]
+    assert plan.examples == {"en": 6, "cy": 6}
+    assert not (tmp_path / "out").exists()
+
+
+def test_dev_data_without_gold_answers_is_refused(tmp_path, model_dir, adapters):
+    folder = write_corpus(tmp_path / "corpus")
+    path = folder / "massive" / "cy-GB.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r | {"annot_utt": r["utt"]}) + "\n" for r in rows))
+    settings = settings_for(model_dir, folder, tmp_path / "out")
+    with pytest.raises(DataError, match="dev data of cy has no gold answers"):
+        search(adapters[:2], settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"into": "base"}, ConfigError, "--search writes an adapter"),
+        ({"langs": ("xx",)}, DataError, "no language 'xx'"),
+        ({"model": "nowhere/at/all"}, AdaptermixError, "nowhere"),
+        ({"search": "auto", "layer_groups": 9}, ConfigError, "the adapters have 4 layers"),
+    ],
+)
+def test_mistakes_are_named_and_leave_nothing(
+    tmp_path, model_dir, corpus_dir, adapters, changes, error, message
+):
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "new" / "out", **changes)
+    with pytest.raises(error, match=message):
+        search(adapters[:2], settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_existing_record_is_not_replaced_unasked(tmp_path, model_dir, corpus_dir, adapters):
+    out = tmp_path / "out"
+    search_folder(out).mkdir()
+    settings = settings_for(model_dir, corpus_dir, out)
+    with pytest.raises(ArtifactError, match=r"out\.search exists"):
+        search(adapters[:2], settings)
+    search(adapters[:2], settings, force=True)
+    assert (search_folder(out) / "search.json").is_file()
+    shutil.rmtree(search_folder(out))

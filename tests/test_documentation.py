@@ -1,0 +1,98 @@
+"""What the documentation tells to type and to write is understood."""
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from adaptermix.cli.main import program
+from adaptermix.commands.catalog import sections
+from adaptermix.commands.settings_file import load_settings
+from adaptermix.merging.weights import read_weighting
+from adaptermix.recipes.recipe import read_recipe
+from adaptermix.tasks.custom import load_task_file
+
+app = program()
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md"))]
+WRITTEN = ("*.md", "benchmarks/*.md", "docs/**/*.md", "examples/*/README.md")
+MARKDOWN = [page for pattern in WRITTEN for page in sorted(ROOT.glob(pattern))]
+SETTINGS = sections()
+PROGRAM = typer.main.get_command(app)
+
+
+def lines_of(page):
+    """Yield every command line, written on a line of its own or between backticks."""
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^    (adaptermix [^#\n]+)|`(adaptermix [a-z][^`]+)`", text, re.M):
+        yield " ".join((found[1] or found[2]).split())
+
+
+def examples_of(command):
+    """Yield the examples at the end of a command's help."""
+    text = inspect.getdoc(command.callback) or command.help
+    for part in re.findall(r"(?:^\s*|Example: )(adaptermix .+?)(?:\n\s*\n|\Z)", text, re.S | re.M):
+        yield " ".join(part.split())
+
+
+def understand(line):
+    """Parse a line as the shell and the program do, and check the settings that it makes."""
+    command, words = PROGRAM, shlex.split(line)[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    given = command.make_context(command.name, words).params
+    if command.name in SETTINGS:
+        kind = SETTINGS[command.name]
+        stated = {n: v for n, v in given.items() if n in kind.model_fields and v not in (None, [])}
+        load_settings(kind, stated)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_line_of_a_page_is_understood(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = list(lines_of(page))
+    assert lines
+    for line in lines:
+        understand(line)
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAM.commands if name in SETTINGS])
+def test_every_example_in_the_help_is_understood(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = list(examples_of(PROGRAM.commands[name]))
+    assert lines
+    for line in lines:
+        understand(line)
+
+
+@pytest.mark.parametrize("line", ["adaptermix merge a b --wieght 1", "adaptermix eval --limit 0"])
+def test_a_line_with_a_slip_is_not(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match="wieght|limit"):
+        understand(line)
+
+
+def test_every_file_in_the_readme_can_be_read(tmp_path):
+    """Settings, a recipe, weights and a task of one's own."""
+    blocks = re.findall(r"```toml\n(.*?)```", PAGES[0].read_text(encoding="utf-8"), re.S)
+    paths = [tmp_path / f"{number}.toml" for number in range(len(blocks))]
+    for path, block in zip(paths, blocks, strict=True):
+        path.write_text(block, encoding="utf-8")
+    settings, weights, recipe, task = paths
+    assert load_settings(SETTINGS["train-task"], {}, settings).langs == ("en", "de", "es")
+    assert len(read_weighting(weights, 2).rules) == 2
+    assert [step.name for step in read_recipe(recipe).steps] == ["task", "align", "merged", "test"]
+    assert load_task_file(task).name == "intent"
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_and_module_in_a_page_exists(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
+    modules = re.findall(r"\badaptermix/[\w/]+\.py", text)
+    places = [page.parent / link for link in links] + [ROOT / module for module in modules]
+    assert [str(place) for place in places if not place.exists()] == []

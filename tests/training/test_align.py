@@ -1,0 +1,323 @@
+"""What the settings of alignment do: layer, pooling, temperatures, preservation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.training import PAIRS, align_settings, factors, randomize
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.cli import console
+from adaptermix.commands.settings_file import load_settings
+from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.models.blocks import load_lower_blocks
+from adaptermix.models.loading import load_tokenizer
+from adaptermix.models.lora import with_lora
+from adaptermix.settings.training import TrainAlignSettings
+from adaptermix.training.align import train_align
+from adaptermix.training.alignment import Alignment, AlignmentObjective
+from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
+from adaptermix.training.contrastive import ContrastiveStep, Sentences
+
+LINES = ["wake me at five", "hello there", "play jazz"]
+
+
+def settings_from(tmp_path, text, flags=None):
+    path = tmp_path / "adaptermix.toml"
+    path.write_text(f"[train-align]\n{text}\n")
+    return load_settings(TrainAlignSettings, flags or {}, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("layer = 16", "layer", "16"),
+        ("layer = 0.5", "layer", "0.5"),
+        ('layer = "top"', "layer", "top"),
+        ("temperature = 0.2", "temperature", (0.2,)),
+        ("temperature = 1", "temperature", (1.0,)),
+        ("temperature = [0.1, 1.5]", "temperature", (0.1, 1.5)),
+    ],
+)
+def test_a_setting_in_the_file_is_read_as_it_is_written(tmp_path, text, name, value):
+    assert getattr(settings_from(tmp_path, text), name) == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"layer": "0"}, "--layer: it is the number of a block from 1.* not '0'"),
+        ({"layer": "centre"}, "--layer: it is the number of a block.* not 'centre'"),
+        ({"layer": "1.5"}, "--layer: .* fraction of the depth such as 0.5, not '1.5'"),
+        ({"layer": "-3"}, "--layer: "),
+        ({"temperature": "0.1,0"}, "--temperature: input should be greater than 0, not '0'"),
+        ({"temperature": "0.1,hot"}, "--temperature: .*valid number.* not 'hot'"),
+        ({"temperature": "1.0,1"}, "--temperature: '1.0' is there twice"),
+        ({"temperature": ""}, "--temperature: 1 or more are needed"),
+        ({"pool_skip": "-1"}, "--pool-skip: "),
+        ({"pooling": "max"}, "--pooling: .*'mean', 'weighted' or 'last'"),
+        ({"preserve": "-1"}, "--preserve: "),
+        ({"preserve_text": ["a.txt"]}, "does nothing without --preserve WEIGHT"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_named(tmp_path, flags, message):
+    with pytest.raises(ConfigError, match=message):
+        settings_from(tmp_path, "", flags)
+
+
+def test_anchor_text_in_the_file_lies_beside_the_file(tmp_path):
+    settings = settings_from(tmp_path, 'preserve = 1\npreserve-text = ["en.txt", "de.txt"]')
+    assert settings.preserve_text == (tmp_path / "en.txt", tmp_path / "de.txt")
+
+
+def test_the_defaults_are_the_papers():
+    settings = TrainAlignSettings()
+    assert (settings.pooling, settings.pool_skip, settings.directions) == ("mean", 0, "one")
+    assert (settings.layer, settings.temperature, settings.preserve) == ("middle", (0.1,), 0)
+    assert not settings.stop_gradient
+    assert not settings.mask_duplicates
+
+
+@pytest.fixture(scope="module")
+def adapted(model_dir):
+    """The lower blocks in float64 with a LoRA that does something, and a batch with anchor text.
+
+    Two sentences at a time go through the model, so that gradients come in parts.
+    """
+    settings = align_settings(model_dir, None, "x", layer=2, dropout=0.0)
+    tokenizer = load_tokenizer(model_dir, settings)
+    model = with_lora(load_lower_blocks(model_dir, settings, "2"), settings, None)
+    randomize(model.double())
+    pairs = with_anchor_text(encode_pairs(PAIRS, tokenizer, 64), LINES, tokenizer, 64)
+    return model, ContrastiveStep(model, 2), PairCollator(2)(pairs), tokenizer
+
+
+def loss_and_gradients(model, step, batch, settings):
+    model.zero_grad()
+    objective = AlignmentObjective(settings, model, step, batch)
+    loss = step.backpropagate(
+        model,
+        objective.sentences,
+        objective,
+        torch.Tensor.backward,
+        token_loss=objective.token_loss,
+    )
+    torch.testing.assert_close(Alignment(settings, model, step).loss(batch), loss)
+    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if "lora_" in n}
+
+
+def test_preservation_equals_a_plain_computation_on_the_whole_model(adapted, model_dir):
+    """Against stock transformers: one sentence at a time, two models, plain sums."""
+    model, step, batch, tokenizer = adapted
+    settings = align_settings(model_dir, None, "x", preserve=3.0, temperature=(0.5,))
+    loss, gradients = loss_and_gradients(model, step, batch, settings)
+
+    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
+    whole = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=list(settings.target_modules))
+    whole = get_peft_model(whole, config, autocast_adapter_dtype=False)
+    of_whole = dict(whole.named_parameters())
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            full_name = name.replace("base_model.model.", "base_model.model.model.")
+            of_whole[full_name].data.copy_(parameter.data)
+
+    def states(of, text):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        return of(ids, output_hidden_states=True).hidden_states[2][0]
+
+    expected, distances = 0.0, []
+    with torch.no_grad():
+        targets = [states(base, pair.target).mean(dim=0) for pair in PAIRS]
+    for at, pair in enumerate(PAIRS):
+        source = states(whole, pair.source).mean(dim=0)
+        cosines = torch.stack([torch.cosine_similarity(source, t, dim=0) for t in targets])
+        expected = expected - torch.log_softmax(cosines / 0.5, dim=0)[at] / len(PAIRS)
+    for text in [*(pair.target for pair in PAIRS), *LINES]:
+        for moved, old in zip(states(whole, text), states(base, text).detach(), strict=True):
+            distances.append((moved - old).square().sum() / old.square().sum())
+    expected = expected + 3.0 * sum(distances) / len(distances)
+    expected.backward()
+
+    assert loss == pytest.approx(expected.item(), rel=1e-9)
+    for name, gradient in gradients.items():
+        full_name = name.replace("base_model.model.", "base_model.model.model.")
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(gradient, of_whole[full_name].grad)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pooling": "last"},
+        {"pooling": "weighted"},
+        {"pool_skip": 1},
+        {"directions": "both"},
+        {"stop_gradient": True},
+        {"temperature": (1.5,)},
+        {"preserve": 1.0},
+    ],
+    ids=str,
+)
+def test_every_setting_reaches_the_loss(adapted, model_dir, changes):
+    model, step, batch, _ = adapted
+    _, plain = loss_and_gradients(model, step, batch, align_settings(model_dir, None, "x"))
+    _, other = loss_and_gradients(
+        model, step, batch, align_settings(model_dir, None, "x", **changes)
+    )
+    assert any(not torch.allclose(plain[name], other[name]) for name in plain)
+
+
+def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir):
+    model, step, _, tokenizer = adapted
+    collator = PairCollator(2)
+    pairs = encode_pairs([*PAIRS, PAIRS[0]], tokenizer, 64)
+    plain = align_settings(model_dir, None, "x")
+    masked = align_settings(model_dir, None, "x", mask_duplicates=True)
+    either = [Alignment(settings, model, step) for settings in (plain, masked)]
+    without = [alignment.loss(collator(pairs)) for alignment in either]
+    distinct = [alignment.loss(collator(pairs[:3])) for alignment in either]
+    assert without[1] < without[0]
+    assert distinct[1] == distinct[0]
+
+
+def test_anchor_text_is_repeated_and_takes_no_part_in_the_contrast(adapted, model_dir):
+    model, step, batch, tokenizer = adapted
+    pairs = encode_pairs(PAIRS, tokenizer, 64)
+    held = with_anchor_text(pairs, LINES[:2], tokenizer, 64)
+    assert held[2].anchor_ids == held[0].anchor_ids == tokenizer(LINES[0])["input_ids"]
+    assert len(batch["input_ids"]) == 3 * len(PAIRS)
+    with torch.no_grad():
+        mine = step.vectors(model, Sentences.of(batch))[: 2 * len(PAIRS)]
+        plain = step.vectors(model, Sentences.of(PairCollator(2)(pairs)))
+    torch.testing.assert_close(mine, plain)
+
+
+def moved(model_dir, adapter, tokenizer):
+    """Return how far an adapter takes the states of the held lines, relative to their norm."""
+    settings = align_settings(model_dir, None, "x")
+    base = load_lower_blocks(model_dir, settings)
+    other = load_lower_blocks(model_dir, settings)
+    with torch.no_grad():
+        for module, update in read_adapter(adapter).updates():
+            weight = other.get_submodule(module.removeprefix("model.")).weight
+            weight.add_(torch.from_numpy(update.delta_weight()))
+        total = 0.0
+        for line in LINES:
+            ids = torch.tensor([tokenizer(line)["input_ids"]])
+            old, new = base(ids).last_hidden_state, other(ids).last_hidden_state
+            total += ((new - old).norm() / old.norm()).item()
+    return total / len(LINES)
+
+
+def test_a_preserving_adapter_moves_ordinary_text_less(tmp_path, model_dir, corpus_dir, adapted):
+    text = tmp_path / "en.txt"
+    text.write_text("\n".join(LINES * 5) + "\n\n")
+    changes = {"lr": 1e-2, "dropout": 0.0, "max_steps": 10, "eval_steps": 10}
+    distance = {}
+    for name, more in {"plain": {}, "held": {"preserve": 20, "preserve_text": (text,)}}.items():
+        out = tmp_path / f"{name}.safetensors"
+        report = train_align(align_settings(model_dir, corpus_dir, out, **changes, **more))
+        distance[name] = moved(model_dir, out, adapted[-1])
+    assert distance["held"] < 0.5 * distance["plain"]
+    assert report.dev["retrieval_accuracy"] >= report.dev["retrieval_accuracy_of_base"]
+    assert -1 <= report.dev["random_cosine"] <= 1
+    assert report.dev["random_cosine"] != report.dev["random_cosine_of_base"]
+
+
+def test_anchor_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):
+    text = tmp_path / "en.txt"
+    text.write_text("one line\n\n")
+    settings = align_settings(
+        model_dir, corpus_dir, tmp_path / "a", preserve=1, preserve_text=(text,)
+    )
+    with pytest.raises(DataError, match=r"en.txt: --preserve-text needs two lines"):
+        train_align(settings)
+
+
+SEARCH = {"temperature": (0.05, 5.0), "max_steps": 6, "eval_steps": 3, "lr": 5e-3}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, model_dir, corpus_dir):
+    out = tmp_path_factory.mktemp("searched") / "a.safetensors"
+    return train_align(align_settings(model_dir, corpus_dir, out, **SEARCH)), out
+
+
+def test_the_temperature_of_the_best_retrieval_is_kept(
+    tmp_path, model_dir, corpus_dir, searched, capsys
+):
+    report, out = searched
+    accuracies = {name: dev["retrieval_accuracy"] for name, dev in report.candidates.items()}
+    assert list(accuracies) == ["0.05", "5"]
+    assert report.kept == max(accuracies, key=accuracies.get)
+    assert report.dev == report.candidates[report.kept]
+    left = sorted(path.name for path in out.parent.iterdir())
+    assert left == ["a.README.md", "a.log.jsonl", "a.safetensors"]
+    record = read_adapter(out).record
+    assert record["kept"] == report.kept
+    assert record["candidates"] == report.candidates
+    assert record["settings"]["temperature"] == [0.05, 5.0]
+    alone = SEARCH | {"temperature": (float(report.kept),)}
+    train_align(align_settings(model_dir, corpus_dir, tmp_path / "b", **alone))
+    mine, single = factors(out), factors(tmp_path / "b")
+    assert all(torch.equal(mine[key], single[key]) for key in mine)
+    console.show(report)
+    assert f"* temperature {report.kept}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cosine", "is_told"), [(0.99, True), (0.5, False)])
+def test_one_state_that_hides_all_else_is_told(searched, capsys, cosine, is_told):
+    dev = searched[0].dev | {"random_cosine_of_base": cosine}
+    console.show(replace(searched[0], dev=dev))
+    assert ("--pool-skip" in capsys.readouterr().out) == is_told
+
+
+def test_finished_candidates_are_not_trained_again(
+    tmp_path, model_dir, corpus_dir, searched, monkeypatch
+):
+    out = tmp_path / "a.safetensors"
+    settings = align_settings(model_dir, corpus_dir, out, **SEARCH)
+    steps = []
+
+    def stop_in_the_second(progress):
+        steps.append(progress.done)
+        if len(steps) == 6 + 4:  # a checkpoint of the second lies there
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_align(settings, on_progress=stop_in_the_second)
+    with pytest.raises(ArtifactError, match="candidates of a run that did not end"):
+        train_align(settings)
+    again = settings.model_copy(update={"resume": True})
+    with pytest.raises(ConfigError, match="made with other settings"):
+        train_align(again.model_copy(update={"lr": 1e-3}))
+    steps.clear()
+    report = train_align(again, on_progress=lambda progress: steps.append(progress.done))
+    assert steps == [4, 5, 6]
+    mine, whole = factors(out), factors(searched[1])
+    assert all(torch.equal(mine[key], whole[key]) for key in mine)
+    assert report.candidates == searched[0].candidates
+    for record in (records := [read_adapter(path).record for path in (out, searched[1])]):
+        del record["out"], record["log"], record["settings"]["out"]
+    assert records[0] == records[1]  # so that the same run gives the same file
+
+
+def test_leftovers_are_dropped_by_force(tmp_path, model_dir, corpus_dir):
+    work = tmp_path / ".a.safetensors.candidates"
+    work.mkdir()
+    (work / "0.05.safetensors").write_text("no adapter")
+    out = tmp_path / "a.safetensors"
+    changes = SEARCH | {"max_steps": 1, "temperature": (0.05, 0.1)}
+    train_align(align_settings(model_dir, corpus_dir, out, **changes), force=True)
+    assert out.is_file()
+    assert not work.exists()
+
+
+def test_a_plan_counts_the_steps_of_all_temperatures(tmp_path, model_dir, corpus_dir):
+    out = tmp_path / "a.safetensors"
+    report = train_align(align_settings(model_dir, corpus_dir, out, **SEARCH), dry_run=True)
+    assert report.planned_steps == 2 * 6
+    assert list(tmp_path.iterdir()) == []

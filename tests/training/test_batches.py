@@ -1,0 +1,121 @@
+import copy
+
+import pytest
+import torch
+from helpers.models import make_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptermix.data.pairs import ParallelPair
+from adaptermix.errors import ArtifactError
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.tasks.massive import SYSTEM_PROMPTS
+from adaptermix.training.batches import (
+    IGNORED,
+    AnswerCollator,
+    EncodedExample,
+    PairCollator,
+    answer_logits,
+    answer_span,
+    encode_example,
+    encode_pairs,
+)
+
+TOKENIZER = make_tokenizer()
+MESSAGES = [{"role": "system", "content": "slots"}, {"role": "user", "content": "wake me"}]
+
+
+def test_a_prompt_is_the_chat_template_with_one_bos():
+    ids = PromptEncoder(TOKENIZER).prompt_ids(MESSAGES)
+    text = "<|bos|><|system|>slots<|end|><|user|>wake me<|end|><|assistant|>"
+    assert TOKENIZER.decode(ids) == text
+    assert ids.count(TOKENIZER.bos_token_id) == 1
+
+
+def test_an_answer_ends_with_the_templates_end_of_turn():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.eos_token = "<|pad|>"  # as in Gemma, where turns and texts end differently
+    encoder = PromptEncoder(tokenizer)
+    assert encoder.end_id == tokenizer.convert_tokens_to_ids("<|end|>")
+    assert encoder.answer_ids("None")[-1] == encoder.end_id
+
+
+def test_a_tokenizer_without_template_gets_paragraphs():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = None
+    encoder = PromptEncoder(tokenizer)
+    assert tokenizer.decode(encoder.prompt_ids(MESSAGES)) == "<|bos|>slots\n\nwake me\n\n"
+    assert encoder.end_id == tokenizer.eos_token_id
+
+
+def test_a_tokenizer_without_end_is_refused():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = tokenizer.eos_token = None
+    with pytest.raises(ArtifactError, match="no end-of-sequence token"):
+        PromptEncoder(tokenizer)
+
+
+def test_turn_newlines_follow_each_eot_as_the_authors_trained_llama_3():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|eot_id|>")
+    plain, authors = (
+        tokenizer.decode(PromptEncoder(tokenizer, turn_newline=newline).prompt_ids(MESSAGES))
+        for newline in (False, True)
+    )
+    assert authors == plain.replace("<|eot_id|>", "<|eot_id|>\n")
+    assert authors.count("\n") == 2
+
+
+def test_system_prompts_are_the_papers_and_the_released_datas():
+    assert SYSTEM_PROMPTS["paper"] == (
+        "Given a command from the user, a voice assistant will extract entities essential for "
+        "carry out the command. Your task is to extract the entities as words from the command "
+        "if they fall under a predefined list of entity types."
+    )
+    first, second, third = SYSTEM_PROMPTS["authors-code"].split("\n")
+    assert f"{first} {third}" == SYSTEM_PROMPTS["paper"]
+    assert second.startswith("For example, for a command about playing a specific song")
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(2, 20))
+def test_labels_cover_the_answer_and_nothing_else(prompt_length, answer_length, max_length):
+    prompt, answer = [7] * prompt_length, list(range(100, 100 + answer_length))
+    encoded = encode_example(prompt, answer, max_length)
+    if prompt_length >= max_length:
+        assert encoded is None
+        return
+    assert encoded.input_ids == (prompt + answer)[:max_length]
+    labelled = [label for label in encoded.labels if label != IGNORED]
+    assert labelled == answer[: max_length - prompt_length]
+    assert labelled == encoded.input_ids[prompt_length:]
+
+
+def test_padding_has_no_attention_and_no_label():
+    rows = [encode_example([5, 6], [7], 9), encode_example([5], [8, 9, 10], 9)]
+    batch = AnswerCollator(pad_id=2)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 2], [5, 8, 9, 10]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 7, IGNORED], [IGNORED, 8, 9, 10]]
+
+
+def test_pairs_are_raw_text_with_the_tokenizers_bos_sources_first():
+    pairs = [ParallelPair("helo", "hello", "cy-en"), ParallelPair("habari", "hi", "sw-en")]
+    batch = PairCollator(pad_id=2)(encode_pairs(pairs, TOKENIZER, 64))
+    texts = [
+        TOKENIZER.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert texts == [f"<|bos|>{text}" for text in ("helo", "habari", "hello", "hi")]
+    assert torch.equal(batch["input_ids"] == 2, batch["attention_mask"] == 0)
+
+
+def test_logits_are_where_some_row_has_a_label_to_predict():
+    x = IGNORED
+    rows = [
+        EncodedExample([1, 2, 3, 4, 5], [x, x, 3, x, 5]),  # a conversation: two answers
+        EncodedExample([1, 2, 3, 4, 5, 6], [x, x, x, x, x, 6]),
+    ]
+    kept = answer_logits(AnswerCollator(0)(rows)["labels"])
+    assert kept["logits_to_keep"].tolist() == [1, 3, 4]
+    assert kept["shift_labels"].tolist() == [[3, 5, x], [x, x, 6]]
+    assert answer_span(rows) == 4

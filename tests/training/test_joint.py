@@ -1,0 +1,306 @@
+"""Joint training: what alternates, what each loss trains, what stops it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.training import PAIRS, factors, joint_settings, randomize
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.format import layer_of
+from adaptermix.commands.settings_file import load_settings
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.models.blocks import lower_blocks_only
+from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.lora import with_lora
+from adaptermix.settings.training import TrainJointSettings
+from adaptermix.tasks.catalog import make_task
+from adaptermix.training.batches import PairCollator, encode_pairs
+from adaptermix.training.joint import Alternation, JointTrainer, train_joint
+
+
+def log_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@given(
+    tasks=st.integers(1, 40),
+    pairs=st.integers(1, 40),
+    size=st.integers(1, 9),
+    turn=st.integers(1, 4),
+    count=st.integers(0, 30),
+)
+def test_kinds_alternate_in_full_batches_and_every_row_comes_as_often(
+    tasks, pairs, size, turn, count
+):
+    batches = list(Alternation(tasks=tasks, pairs=pairs, size=size, turn=turn, count=count, seed=3))
+    assert len(batches) == count
+    seen = {True: [], False: []}
+    for number, batch in enumerate(batches):
+        is_task = number // turn % 2 == 0
+        assert len(batch) == size
+        assert all((row < tasks) == is_task for row in batch)
+        seen[is_task] += batch
+    for is_task, rows in ((True, range(tasks)), (False, range(tasks, tasks + pairs))):
+        counts = [seen[is_task].count(row) for row in rows]
+        assert max(counts) - min(counts) <= 1
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """What the model is run on: task or pairs, and through how many blocks."""
+    seen = []
+    forward = LlamaForCausalLM.forward
+
+    def watched(self, *args, **options):
+        if self.training:
+            kind = "task" if options.get("labels") is not None else "align"
+            sentences = sum(group.sentences for group in options.get("groups", ()))
+            rows = sentences or options["input_ids"].shape[0]
+            seen.append((kind, len(self.model.layers), rows))
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", watched)
+    return seen
+
+
+TASK, ALIGN = ("task", 4, 4), ("align", 2, 8)  # both sides of four pairs in one pass
+
+
+@pytest.mark.parametrize(
+    ("alternate", "order"),
+    [("paper-code", [TASK, ALIGN] * 4), ("steps", [TASK] * 4 + [ALIGN] * 4)],
+)
+def test_the_order_of_passes(tmp_path, model_dir, corpus_dir, passes, alternate, order):
+    settings = joint_settings(
+        model_dir, corpus_dir, tmp_path / "a", alternate=alternate, max_steps=2, layer=2
+    )
+    train_joint(settings)
+    assert passes == order
+
+
+@pytest.mark.parametrize("layer", [1, 4])
+def test_the_short_pass_of_a_whole_model_gives_its_hidden_states(layout_dir, layer):
+    """Whatever the layout: those of the stock model, before the final norm, and no logits."""
+    settings = joint_settings(layout_dir, None, "x")
+    model = with_lora(load_model(layout_dir, settings), settings, "CAUSAL_LM").eval()
+    randomize(model)
+    tokenizer = load_tokenizer(layout_dir, settings)
+    batch = PairCollator(2)(encode_pairs(PAIRS, tokenizer, 64))
+    expected = []
+    block = model.get_base_model().model.layers[layer - 1]
+    hook = block.register_forward_hook(lambda module, inputs, output: expected.append(output))
+    whole = model(**batch, output_hidden_states=True)
+    hook.remove()
+    with lower_blocks_only(model.get_base_model(), layer):
+        short = model(
+            **batch,
+            output_hidden_states=True,
+            use_cache=False,
+            logits_to_keep=batch["input_ids"].new_empty(0),
+        )
+    assert short.logits.shape[1] == 0
+    assert len(short.hidden_states) == layer + 1
+    found = expected[0][0] if isinstance(expected[0], tuple) else expected[0]
+    torch.testing.assert_close(short.hidden_states[-1], found)
+    again = model(**batch, output_hidden_states=True)  # the model is whole again
+    torch.testing.assert_close(again.logits, whole.logits)
+
+
+def test_both_losses_fall_and_are_logged_apart(tmp_path, model_dir, corpus_dir):
+    report = train_joint(
+        joint_settings(
+            model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=40, eval_steps=10, lr=5e-3
+        )
+    )
+    log = log_of(tmp_path / "a.log.jsonl")
+    trained = [row for row in log if "loss" in row]
+    for name in ("task_loss", "align_loss"):
+        assert trained[-1][name] < trained[0][name]
+    for row in trained:
+        assert row["loss"] == pytest.approx((row["task_loss"] + row["align_loss"]) / 2, rel=1e-3)
+    tested = [row for row in log if "eval_sum" in row]
+    for row in tested:
+        assert row["eval_sum"] == pytest.approx(row["eval_task_loss"] + row["eval_align_loss"])
+    assert report.dev["sum"] == pytest.approx(min(row["eval_sum"] for row in tested), rel=1e-4)
+    assert report.examples == {"en": 60, "cy-en": 108}
+    adapter = read_adapter(tmp_path / "a.safetensors")
+    assert {layer_of(module) for module in adapter.modules} == {0, 1, 2, 3}
+
+
+def test_a_step_is_the_mean_of_its_micro_batches(tmp_path, model_dir, corpus_dir, monkeypatch):
+    """(T1 + A1 + T2 + A2) / 4 against the gradients of plain losses, one after another."""
+    taken = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *args, **options):
+        taken.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    plain = []
+    backpropagate = JointTrainer.backpropagate
+
+    def watched_batch(self, model, inputs, *args, **options):
+        model.eval()
+        batch = {n: inputs[n] for n in ("input_ids", "attention_mask")}
+        output = model(**batch, output_hidden_states=True)
+        if "labels" in inputs:
+            logits, labels = output.logits[:, :-1].float(), inputs["labels"][:, 1:]
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        else:
+            mask = inputs["attention_mask"][..., None]
+            pooled = (output.hidden_states[2] * mask).sum(1) / mask.sum(1)
+            sources, targets = pooled.chunk(2)
+            cosines = torch.cosine_similarity(sources[:, None], targets[None], dim=-1)
+            loss = -3.0 * (cosines / 0.1).log_softmax(1).diagonal().mean()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        plain.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+        return backpropagate(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(JointTrainer, "backpropagate", watched_batch)
+    settings = joint_settings(
+        model_dir, corpus_dir, tmp_path / "a", max_steps=1, dropout=0.0, align_weight=3.0
+    )
+    train_joint(settings)
+    assert len(plain) == 4
+    sums = [
+        sum(g if g is not None else 0 for g in gradients) / 4
+        for gradients in zip(*plain, strict=True)
+    ]
+    norm = sum(float((g * g).sum()) for g in sums if torch.is_tensor(g)) ** 0.5
+    scale = min(1.0, 1.0 / (norm + 1e-6))  # Trainer clips
+    for found, expected in zip(taken[0], sums, strict=True):
+        torch.testing.assert_close(found, expected * scale, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("stop_on", "name", "best"),
+    [
+        ("loss", "task_loss", min),
+        ("retrieval", "retrieval_accuracy", max),
+        ("score", "score", max),
+    ],
+)
+def test_the_best_adapter_is_the_one_asked_for(
+    tmp_path, model_dir, corpus_dir, stop_on, name, best
+):
+    settings = joint_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "a.safetensors",
+        stop_on=stop_on,
+        lr=0.05,
+        max_steps=4,
+        eval_steps=1,
+        max_new_tokens=4,
+    )
+    report = train_joint(settings)
+    values = [row[f"eval_{name}"] for row in log_of(tmp_path / "a.log.jsonl") if "eval_sum" in row]
+    assert len(values) == 4
+    assert report.dev[name] == pytest.approx(best(values), rel=1e-5)
+
+
+def test_a_score_that_is_right_ends_training_early(tmp_path, model_dir, corpus_dir, monkeypatch):
+    """Answers that are always the expected ones score 1; nothing gets better than that."""
+    settings = joint_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "a",
+        stop_on="score",
+        max_steps=50,
+        eval_steps=1,
+        patience=2,
+    )
+    from adaptermix.training import joint as joint_training
+
+    def answer(self, model, prompts):
+        task = make_task("massive")
+        return [task.answer(example) for example in self.examples["en"]]
+
+    monkeypatch.setattr(joint_training.DevScore, "_answers", answer)
+    report = train_joint(settings)
+    assert report.dev["score"] == 1.0
+    assert report.steps == 3
+
+
+def test_a_killed_joint_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_dir):
+    train_joint(joint_settings(model_dir, corpus_dir, tmp_path / "whole"))
+
+    def stop(progress):
+        if progress.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_joint(joint_settings(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
+    seen = []
+    train_joint(
+        joint_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True, workers=1),
+        on_progress=lambda progress: seen.append(progress.done),
+    )
+    assert seen == [4, 5, 6]
+    whole, cut = factors(tmp_path / "whole"), factors(tmp_path / "cut")
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_both_kinds_of_batches_are_cut_when_memory_lacks(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
+    forward = LlamaForCausalLM.forward
+    most = {"task": 2, "align": 3}
+    failures = []
+
+    def limited(self, *args, **options):
+        kind = "task" if options.get("labels") is not None else "align"
+        sentences = sum(group.sentences for group in options.get("groups", ()))
+        if self.training and (sentences or options["input_ids"].shape[0]) > most[kind]:
+            failures.append(kind)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return forward(self, *args, **options)
+
+    settings = joint_settings(model_dir, corpus_dir, tmp_path / "a", dropout=0.0, max_steps=2)
+    train_joint(settings)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", limited)
+    train_joint(settings.model_copy(update={"out": tmp_path / "b"}))
+    assert failures == ["task", "align", "align"]
+    whole, cut = factors(tmp_path / "a"), factors(tmp_path / "b")
+    for key in whole:
+        torch.testing.assert_close(cut[key], whole[key], rtol=1e-4, atol=1e-6)
+    most["align"] = 0
+    with pytest.raises(ResourceError, match="out of memory with 1 sentences"):
+        train_joint(settings.model_copy(update={"out": tmp_path / "c"}))
+
+
+def test_a_plan_counts_an_epoch_as_one_pass_over_the_task(tmp_path, model_dir, corpus_dir):
+    settings = joint_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=None, epochs=2)
+    report = train_joint(settings, dry_run=True)
+    assert report.planned_steps == 2 * -(-2 * 60 // 16)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"layer": 5}, ConfigError, "has 4 blocks"),
+        ({"contrastive_batch": 5}, ConfigError, "does not divide"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, message):
+    with pytest.raises(error, match=message):
+        train_joint(joint_settings(model_dir, corpus_dir, tmp_path / "a", **changes))
+
+
+def test_conversations_have_no_score():
+    with pytest.raises(ConfigError, match="--chat has no score"):
+        load_settings(TrainJointSettings, {"chat": "c.jsonl", "stop_on": "score"})
+
+
+def test_a_model_of_another_layout_is_named():
+    odd = SimpleNamespace(get_decoder=lambda: torch.nn.Linear(2, 2))
+    no_layout = pytest.raises(ArtifactError, match="Linear has not the usual decoder layout")
+    with no_layout, lower_blocks_only(odd, 1):
+        pass

@@ -1,0 +1,84 @@
+"""What a dry run says of parameters, tokens and memory, against what is there."""
+
+import shutil
+
+import pytest
+import torch
+from helpers.training import KINDS, joint_settings, task_settings
+from torch.autograd.graph import saved_tensors_hooks
+
+from adaptermix.models.blocks import empty_model, load_lower_blocks
+from adaptermix.models.loading import load_model
+from adaptermix.models.lora import with_lora
+from adaptermix.training.joint import train_joint
+from adaptermix.training.memory import _TRAINED_BYTES, Pass, footprint
+from adaptermix.training.task import train_task
+
+TRAININGS = {**KINDS, "joint": (train_joint, joint_settings)}
+
+
+def saved_bytes(model, batch):
+    """What autograd keeps of a real pass: the sum, and the largest."""
+    saved = {}
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def note(tensor):
+        if tensor.data_ptr() not in own:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        model.train()(**batch, use_cache=False)
+    sizes = [storage.nbytes() for storage in saved.values()]
+    return sum(sizes), max(sizes)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_activations_are_those_of_a_real_pass(layout_dir, is_whole):
+    settings = task_settings(layout_dir, None, "x")
+    if is_whole:
+        real, empty = load_model(layout_dir, settings), empty_model(layout_dir, settings)
+    else:
+        real = load_lower_blocks(layout_dir, settings, 2)
+        empty = empty_model(layout_dir, settings, 2)
+    kind = "CAUSAL_LM" if is_whole else "FEATURE_EXTRACTION"
+    ids = torch.randint(3, 200, (8, 40))
+    mask = torch.ones_like(ids)
+    mask[0, -5:] = 0
+    batch = {"input_ids": ids, "attention_mask": mask} | ({"labels": ids} if is_whole else {})
+    total, largest = saved_bytes(with_lora(real, settings, kind), batch)
+    found = footprint(with_lora(empty, settings, kind), [Pass(8, 40)])
+    frozen = sum(p.numel() * 4 for p in real.parameters() if not p.requires_grad)
+    estimated = found.memory_bytes - frozen - found.trained * _TRAINED_BYTES
+    assert estimated == pytest.approx(total + 2 * largest, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_plan_reads_no_weight_and_knows_the_parameters(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = TRAININGS[kind]
+    bare = tmp_path / "bare"
+    shutil.copytree(model_dir, bare)
+    (bare / "model.safetensors").write_bytes(b"")
+    changes = {"max_steps": 3, "eval_steps": 3}
+    plan = train(settings_for(bare, corpus_dir, tmp_path / "a", **changes), dry_run=True)
+    report = train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
+    assert plan.trainable_parameters == report.trainable_parameters
+    whole = sum(
+        p.numel() for p in load_model(model_dir, task_settings(model_dir, None, "x")).parameters()
+    )
+    if kind == "align":
+        lower = load_lower_blocks(model_dir, task_settings(model_dir, None, "x"), 2)
+        assert plan.held_parameters == sum(p.numel() for p in lower.parameters())
+        assert plan.held_parameters < 0.6 * whole
+    else:
+        assert plan.held_parameters == whole
+    assert plan.memory_bytes > 4 * plan.held_parameters
+
+
+def test_tokens_are_those_of_all_steps(tmp_path, model_dir, corpus_dir):
+    settings = task_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=None, epochs=2)
+    per_epoch = train_task(settings, dry_run=True)
+    assert per_epoch.planned_steps == 2 * -(-60 // 16)
+    one = train_task(settings.model_copy(update={"max_steps": 1}), dry_run=True)
+    assert one.tokens * per_epoch.planned_steps == pytest.approx(per_epoch.tokens, rel=1e-3)
+    assert 16 * 10 < one.tokens < 16 * 100

@@ -1,0 +1,351 @@
+import json
+from functools import wraps
+
+import pytest
+import torch
+from helpers.adapters import IDS, logits_through_peft
+from helpers.corpus import write_corpus
+from helpers.progress import check_progress
+from helpers.training import KINDS, PAIRS, align_settings, factors, randomize, task_settings
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.format import describe_config, layer_of, spec_of
+from adaptermix.adapters.writing import write_adapter
+from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.models.blocks import keeps_logits, load_lower_blocks
+from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.lora import with_lora
+from adaptermix.training import run as training
+from adaptermix.training.align import train_align
+from adaptermix.training.batches import IGNORED, PairCollator, answer_logits, encode_pairs
+from adaptermix.training.contrastive import ContrastiveStep, Sentences
+from adaptermix.training.objectives import contrastive_loss
+from adaptermix.training.task import train_task
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
+    """Against stock transformers: a full forward per side, hidden_states[layer], plain sums."""
+    settings = align_settings(layout_dir, None, "x", layer=layer, dropout=0.0)
+    tokenizer = load_tokenizer(layout_dir, settings)
+    lower = with_lora(load_lower_blocks(layout_dir, settings, layer), settings, None)
+    randomize(lower.double())
+    batch = PairCollator(2)(encode_pairs(PAIRS, tokenizer, 64))
+    step = ContrastiveStep(lower, len(PAIRS))
+    sources, targets = step.vectors(lower, Sentences.of(batch)).chunk(2)
+    contrastive_loss(sources, targets, 0.1).backward()
+
+    whole = AutoModelForCausalLM.from_pretrained(
+        layout_dir, dtype=torch.float64, attn_implementation="eager"
+    )
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=list(settings.target_modules))
+    whole = get_peft_model(whole, config, autocast_adapter_dtype=False)
+    factors = dict(whole.named_parameters())
+    for name, parameter in lower.named_parameters():
+        if "lora_" in name:
+            full_name = name.replace("base_model.model.", "base_model.model.model.")
+            factors[full_name].data.copy_(parameter.data)
+    sides = []
+    for texts in ([p.source for p in PAIRS], [p.target for p in PAIRS]):
+        inputs = tokenizer(texts, return_tensors="pt", padding=True)
+        states = whole(**inputs, output_hidden_states=True).hidden_states[layer]
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        sides.append((states * mask).sum(1) / mask.sum(1))
+    cosines = torch.nn.functional.cosine_similarity(sides[0][:, None], sides[1][None], dim=-1)
+    (-torch.log_softmax(cosines / 0.1, dim=1).diagonal().mean()).backward()
+
+    compared = 0
+    for name, parameter in lower.named_parameters():
+        if "lora_" in name:
+            full_name = name.replace("base_model.model.", "base_model.model.model.")
+            assert parameter.grad.abs().sum() > 0
+            # transformers' norms and rotations are float32 whatever the weights are
+            torch.testing.assert_close(
+                parameter.grad, factors[full_name].grad, rtol=1e-3, atol=1e-5
+            )
+            compared += 1
+    assert compared == 2 * 7 * layer
+    above = [p.grad for n, p in factors.items() if "lora_" in n and layer_of(n) >= layer]
+    assert above
+    assert all(grad is None or not grad.any() for grad in above)
+
+
+def test_task_gradients_with_few_logits_equal_those_with_all(layout_dir):
+    settings = task_settings(layout_dir, None, "x")
+    model = with_lora(load_model(layout_dir, settings), settings, "CAUSAL_LM").eval()
+    randomize(model)
+    ids = torch.randint(3, 200, (3, 12), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    for row, columns in ((0, slice(7)), (1, slice(9)), (2, slice(4)), (2, slice(8, None))):
+        labels[row, columns] = IGNORED
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    found = []
+    assert keeps_logits(model)
+    for changes in ({}, answer_logits(labels)):
+        model.zero_grad()
+        output = model(**batch, **changes)
+        output.loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.requires_grad]
+        found.append((output.loss, gradients, output.logits.shape[1]))
+    (loss, gradients, every), (few_loss, few_gradients, few) = found
+    assert (every, few) == (12, 8)
+    torch.testing.assert_close(few_loss, loss)
+    torch.testing.assert_close(few_gradients, gradients)
+
+
+def test_a_task_step_has_no_logits_of_prompts(tmp_path, model_dir, corpus_dir, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    shapes = []
+    forward = LlamaForCausalLM.forward
+
+    @wraps(forward)
+    def watched(self, *args, **options):
+        output = forward(self, *args, **options)
+        shapes.append((options["input_ids"].shape[1], output.logits.shape[1]))
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", watched)
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=1))
+    assert shapes and all(0 < kept < 0.8 * length for length, kept in shapes)
+
+
+def test_only_lora_factors_train(model_dir):
+    settings = task_settings(model_dir, None, "x")
+    model = with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM")
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+
+
+def specs_of(updates):
+    return {module: spec_of(update) for module, update in updates.items()}
+
+
+def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
+    settings = task_settings(model_dir, None, "x")
+    model = with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
+    randomize(model)
+    expected = model(IDS).logits.detach()
+    updates = training._updates(model, "")
+    config = describe_config(specs_of(updates), str(model_dir), all_layers=True)
+    write_adapter(tmp_path / "adapter", updates, config, {})
+    torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "adapter"), expected)
+
+
+def test_an_alignment_adapter_gives_the_training_models_states(tmp_path, model_dir):
+    settings = align_settings(model_dir, None, "x")
+    lower = with_lora(load_lower_blocks(model_dir, settings, 2), settings, None).eval()
+    randomize(lower)
+    expected = lower(IDS).last_hidden_state.detach()
+    updates = training._updates(lower, "model.")
+    config = describe_config(specs_of(updates), str(model_dir), all_layers=False)
+    write_adapter(tmp_path / "adapter", updates, config, {})
+    from peft import PeftModel
+
+    whole = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_dir), str(tmp_path / "adapter")
+    )
+    states = whole.eval()(IDS, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(states, expected)
+    assert sum("lora_A" in name for name, _ in whole.named_parameters()) == 2 * 7
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    seen = []
+    report = train(
+        settings_for(model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=30),
+        on_progress=seen.append,
+    )
+    log = [json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines()]
+    losses = [row["eval_loss"] for row in log if "eval_loss" in row]
+    assert losses[-1] < losses[0]
+    assert report.dev["loss"] == min(losses)
+    check_progress(seen)
+    assert [progress.done for progress in seen] == list(range(1, 31))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.README.md", "a.log.jsonl", "a.safetensors"]
+
+
+def test_tensorboard_logs_lie_beside_the_adapter(tmp_path, model_dir, corpus_dir):
+    settings = task_settings(
+        model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=2, tensorboard=True
+    )
+    train_task(settings)
+    (events,) = (tmp_path / "a.tensorboard").iterdir()
+    assert events.stat().st_size > 0
+
+
+def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(settings_for(model_dir, corpus_dir, tmp_path / name, seed=seed))
+    a, b, c = (factors(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+def test_a_killed_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    train(settings_for(model_dir, corpus_dir, tmp_path / "whole"))
+
+    def stop(progress):
+        if progress.done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings_for(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
+    assert not (tmp_path / "cut").exists()
+    with pytest.raises(ArtifactError, match="a run that did not end"):
+        train(settings_for(model_dir, corpus_dir, tmp_path / "cut"))
+    seen = []
+    train(
+        settings_for(model_dir, corpus_dir, tmp_path / "cut", resume=True),
+        on_progress=seen.append,
+    )
+    assert seen[0].done == 6
+    whole, cut = factors(tmp_path / "whole"), factors(tmp_path / "cut")
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_other_settings_do_not_go_on_from_old_checkpoints(tmp_path, model_dir, corpus_dir):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
+    with pytest.raises(ConfigError, match="made with other settings"):
+        train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True, lr=1e-2))
+
+
+def test_an_alignment_adapter_trains_the_lower_blocks_only(tmp_path, model_dir, corpus_dir):
+    report = train_align(align_settings(model_dir, corpus_dir, tmp_path / "a", layer=3))
+    adapter = read_adapter(tmp_path / "a")
+    assert {layer_of(module) for module in adapter.modules} == {0, 1, 2}
+    assert adapter.config["layers_to_transform"] == [0, 1, 2]
+    assert adapter.config["base_model_name_or_path"] == str(model_dir)
+    assert adapter.record["base_fingerprint"]
+    assert all(update.b.any() for _, update in adapter.updates())
+    assert report.trainable_parameters == sum(
+        update.a.size + update.b.size for _, update in adapter.updates()
+    )
+
+
+def test_alignment_raises_dev_retrieval(tmp_path, model_dir, corpus_dir):
+    settings = align_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=60, lr=5e-3)
+    dev = train_align(settings).dev
+    assert dev["retrieval_accuracy"] > dev["retrieval_accuracy_of_base"]
+
+
+def test_a_step_averages_its_contrastive_batches(tmp_path, model_dir, corpus_dir):
+    changes = {"dropout": 0.0, "max_steps": 1, "contrastive_batch": 4}
+    losses = []
+    for size in (4, 64):
+        settings = align_settings(
+            model_dir, corpus_dir, tmp_path / str(size), batch_size=size, **changes
+        )
+        train_align(settings)
+        log = (tmp_path / f"{size}.log.jsonl").read_text().splitlines()
+        losses.append(next(json.loads(line)["loss"] for line in log))
+    assert losses[1] == pytest.approx(losses[0], rel=0.5)  # and not 16 times as much
+
+
+def test_micro_batches_and_padding_make_the_same_adapter(tmp_path, model_dir, corpus_dir):
+    changes = {"max_steps": 2, "batch_size": 32, "contrastive_batch": 32}
+    found = []
+    for number, more in enumerate([{}, {"micro_batch_size": 5}, {"packing": False}]):
+        out = tmp_path / str(number)
+        train_align(align_settings(model_dir, corpus_dir, out, **changes, **more))
+        found.append(factors(out))
+    for name, factor in found[0].items():
+        for other in found[1:]:
+            assert (other[name] - factor).norm() < 0.02 * factor.norm().clamp(min=1e-3), name
+
+
+def test_early_stopping_keeps_the_best_adapter(tmp_path, model_dir, corpus_dir):
+    """The adapter kept is the one of a run that ends at the best step."""
+    changes = {
+        "eval_steps": 2,
+        "patience": 2,
+        "lr": 0.05,  # at which the dev loss soon rises
+        "schedule": "constant_with_warmup",  # the same steps whatever their number
+        "warmup_ratio": 0.0,
+    }
+    report = train_task(
+        task_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=400, **changes)
+    )
+    log = [json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["eval_loss"] for row in log if "eval_loss" in row}
+    best = min(losses, key=losses.get)
+    assert best < report.steps < 400
+    assert report.dev["loss"] == losses[best]
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "b", max_steps=best, **changes))
+    kept, ended = factors(tmp_path / "a"), factors(tmp_path / "b")
+    assert all(torch.equal(kept[key], ended[key]) for key in kept)
+
+
+def test_a_plan_counts_examples_and_writes_nothing(tmp_path, model_dir, corpus_dir, kind):
+    train, settings_for = kind
+    settings = settings_for(
+        model_dir, corpus_dir, tmp_path / "a", max_steps=None, epochs=2, batch_size=32
+    )
+    report = train(settings, dry_run=True)
+    rows = max(report.examples.values())
+    assert report.planned_steps == 2 * -(-rows // 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "settings_for", "changes", "error", "message"),
+    [
+        (train_align, align_settings, {"layer": 9}, ConfigError, "has 4 blocks"),
+        (train_align, align_settings, {"contrastive_batch": 12}, ConfigError, "does not divide"),
+        (train_align, align_settings, {"pairs": ("xx-en",)}, DataError, "no parallel text xx-en"),
+        (
+            train_align,
+            align_settings,
+            {"limit": 9},
+            DataError,
+            "9 sentence pairs, fewer than one contrastive batch of 16",
+        ),
+        (train_task, task_settings, {"langs": ("xx",)}, DataError, "no language 'xx'"),
+        (train_task, task_settings, {"langs": ("de",)}, DataError, "no MASSIVE de-DE"),
+        (train_task, task_settings, {"max_length": 5}, DataError, "longer than --max-length 5"),
+        (train_task, task_settings, {"target_modules": ("x",)}, ConfigError, "linear layer 'x'"),
+        (train_task, task_settings, {"micro_batch_size": 7}, ConfigError, "does not divide"),
+        (train_task, task_settings, {"lr": 1e30, "max_steps": 20}, ArtifactError, "not a number"),
+    ],
+)
+def test_mistakes_are_named_and_leave_no_adapter(
+    tmp_path, model_dir, corpus_dir, train, settings_for, changes, error, message
+):
+    with pytest.raises(error, match=message):
+        train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_existing_output_is_refused_before_anything_is_read(tmp_path, kind):
+    train, settings_for = kind
+    (tmp_path / "a").touch()
+    with pytest.raises(ArtifactError, match="exists"):
+        train(settings_for("no-model", tmp_path, tmp_path / "a"))
+
+
+def test_languages_are_resampled_to_the_same_share(tmp_path, model_dir):
+    corpus = write_corpus(tmp_path / "corpus")
+    path = corpus / "pairs" / "sw-en.tsv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:40]))
+    settings = align_settings(
+        model_dir, corpus, tmp_path / "a", pairs=("cy-en", "sw-en"), max_steps=None, epochs=1
+    )
+    report = train_align(settings, dry_run=True)
+    assert report.examples == {"cy-en": 108, "sw-en": 36}
+    assert report.planned_steps == -(-2 * 108 // 32)
