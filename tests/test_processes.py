@@ -1,12 +1,12 @@
 """What is refused where several processes train, and which of them reports."""
 
-from dataclasses import fields
+import os
+from types import SimpleNamespace
 
 import pytest
 from helpers.training import KINDS, align_settings, joint_settings, task_settings
 
-from adaptermix.cli import main as cli
-from adaptermix.cli.options import Options
+from adaptermix.cli import console
 from adaptermix.errors import ConfigError
 from adaptermix.training.align import train_align
 from adaptermix.training.joint import train_joint
@@ -44,9 +44,10 @@ def test_the_first_version_of_sharding_is_refused(tmp_path, model_dir, corpus_di
 
 def test_only_the_first_process_shows_the_report(monkeypatch):
     shown = []
-    names = [field.name for field in fields(Options)]
-    options = Options(**dict.fromkeys(names, False))
+    monkeypatch.setattr(console, "show_json", shown.append)
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        cli._show(rank, shown.append, options)
+        console.show(
+            SimpleNamespace(as_record=lambda: os.environ["RANK"], notices=()), as_json=True
+        )
     assert shown == ["0"]
