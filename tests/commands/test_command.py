@@ -1,0 +1,129 @@
+"""A command is a value: added to the catalog, it is everywhere where commands are."""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import jsonschema
+import pytest
+from pydantic import Field
+from typer.testing import CliRunner
+
+from adaptermix.cli.main import program
+from adaptermix.cli.reference import options_page, reference
+from adaptermix.commands.catalog import COMMANDS
+from adaptermix.commands.command import Command
+from adaptermix.commands.schema import recipe_schema, settings_schema
+from adaptermix.commands.settings_file import load_settings
+from adaptermix.errors import ConfigError
+from adaptermix.files.outputs import Report
+from adaptermix.settings.shared import Settings
+from adaptermix.tables import View
+
+ROOT = Path(__file__).parents[2]
+TOML_FILES = sorted([*ROOT.glob("examples/**/*.toml"), *ROOT.glob("adaptermix/**/*.toml")])
+
+
+class GreetSettings(Settings):
+    section: ClassVar[str] = "greet"
+
+    name: str = Field(default="world", description="Whom to greet.")
+    words: Path | None = Field(default=None, description="File with the words to greet with.")
+
+
+@dataclass(frozen=True)
+class Greeting(Report):
+    text: str
+
+    def view(self):
+        return View([self.text])
+
+
+def greet(call):
+    """Greet somebody.
+
+    Example: adaptermix greet --name Ann
+    """
+    words = call.settings.words
+    return Greeting(f"{words.read_text() if words else 'hello'} {call.settings.name}")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the command's file of words, where the command is in the catalog."""
+    command = Command(GreetSettings, greet, output=".json", can_dry_run=False, shows_progress=False)
+    monkeypatch.setitem(COMMANDS, "greet", command)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words").write_text("good day")
+    return tmp_path
+
+
+def run(*line):
+    done = CliRunner().invoke(program(), line, catch_exceptions=False, standalone_mode=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_it_is_on_the_command_line(folder, capsys):
+    assert "hello Ann" in run("greet", "--name", "Ann")
+    assert json.loads(run("greet", "--words", "words", "--json")) == {"text": "good day world"}
+    told = run("greet", "--help")
+    assert all(part in told for part in ("Greet somebody", "--name", "Whom to greet", "--words"))
+    assert "Greet somebody" in run("--help")
+
+
+def test_it_has_a_section_in_the_settings_file(folder):
+    file = folder / "project" / "adaptermix.toml"
+    file.parent.mkdir()
+    file.write_text('[greet]\nname = "Ben"\nwords = "words"\n')
+    settings = load_settings(GreetSettings, {}, file)
+    assert (settings.name, settings.words) == ("Ben", file.with_name("words"))
+    file.write_text('[greet]\nname = "Ben"\nnmae = "Ann"\n')
+    with pytest.raises(ConfigError, match=r"toml:3: unknown key 'nmae' in \[greet\]"):
+        load_settings(GreetSettings, {}, file)
+
+
+def test_it_is_a_step_of_a_recipe(folder):
+    recipe = '[hi]\ncommand = "greet"\nname = "Ann"\nwords = "words"\n'
+    (folder / "recipe.toml").write_text(recipe)
+    assert "greet" in run("run", "recipe.toml", "--dry-run")
+    assert not (folder / "runs").exists()
+    run("run", "recipe.toml", "--quiet")
+    made = json.loads((folder / "runs" / "recipe" / "hi.json").read_text())
+    assert made == {"text": "good day Ann"}
+
+
+def test_it_is_in_the_schemas_and_the_reference(folder):
+    keys = settings_schema()["properties"]["greet"]["properties"]
+    assert keys["name"]["description"] == "Whom to greet."
+    step = {"command": "greet", "name": "Ann", "words": "words"}
+    jsonschema.validate({"hi": step}, recipe_schema())
+    jsonschema.validate({"greet": {"name": "Ann"}}, settings_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"hi": step | {"nmae": "Ann"}}, recipe_schema())
+    page = options_page()
+    assert "## adaptermix greet\n" in page
+    assert "| `--name` | world | Whom to greet. |" in page
+
+
+def test_the_written_reference_is_that_of_the_commands():
+    folder = ROOT / "docs" / "reference"
+    written = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    fix = "write it again: python -m adaptermix.cli.reference docs/reference"
+    assert written == reference(), fix
+
+
+@pytest.mark.parametrize("path", TOML_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_toml_files_fit_their_schema_and_a_slip_does_not(path):
+    schema = settings_schema() if path.name == "adaptermix.toml" else recipe_schema()
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    jsonschema.validate(content, schema)
+    slips = [{**content, "sede": 1}]
+    for name, table in content.items():
+        if isinstance(table, dict):
+            slips.append({**content, name: {**table, "sede": 1}})
+    for slip in slips:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(slip, schema)
