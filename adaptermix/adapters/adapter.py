@@ -20,6 +20,7 @@ import numpy as np
 from blake3 import blake3
 
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
+from adaptermix.adapters.foreign import adapter_folder, as_peft, open_tensors, weights_in
 from adaptermix.adapters.format import (
     BASE_LAYER,
     CONFIG_FILE,
@@ -37,7 +38,7 @@ from adaptermix.adapters.format import (
 )
 from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import HUB_NAME, reaching_hub
-from adaptermix.files.tensors import DTYPES, TensorFile, TensorSpec
+from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
 
 # Widened where they are read: too narrow to add in, and exact in bfloat16.
 _FLOAT8_DTYPES = (DTYPES["F8_E4M3"], DTYPES["F8_E5M2"])
@@ -57,6 +58,7 @@ class Adapter:
             trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
         head: What was put before the names it had its modules by; its config knows the latter.
         origin: Where its config is, in words.
+        notes: What to say where it is used.
     """
 
     path: Path
@@ -65,9 +67,10 @@ class Adapter:
     record: dict[str, Any]
     factors: dict[str, ModuleTensors] = field(repr=False)
     saved: dict[str, str] = field(repr=False)
-    file: TensorFile = field(repr=False, compare=False)
+    file: Tensors = field(repr=False, compare=False)
     head: str = ""
     origin: str = CONFIG_FILE
+    notes: tuple[str, ...] = ()
 
     @property
     def modules(self) -> list[str]:
@@ -220,25 +223,27 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
             that are not LoRA factors, a factor without its partner.
         ResourceError: A hub repository that cannot be had.
     """
-    place = locate_adapter(path)
+    place, note = locate_adapter(path), ""
     if place.is_dir():
-        weights, config_path = place / WEIGHTS_FILE, place / CONFIG_FILE
-        if not config_path.is_file():
-            raise ArtifactError(f"{path}: no {CONFIG_FILE}", hint="name a PEFT adapter directory")
+        inner, note = adapter_folder(place, path)
+        path = path / inner.relative_to(place)
+        place = inner
+        weights, config_path = weights_in(place), place / CONFIG_FILE
     else:
         weights, config_path = place, place.with_name(CONFIG_FILE)
     if not weights.is_file():
         raise ArtifactError(f"{weights}: no such file", hint=_pickle_hint(path))
     if weights.suffix in PICKLES:
         raise ArtifactError(f"{weights}: not a safetensors file", hint=PICKLE_HINT)
-    file = TensorFile(weights)
-    names, metadata = list(file.specs), file.metadata
-    carried = {} if place.is_dir() else metadata  # PEFT and vLLM read a folder's config file
+    file = open_tensors(weights)
+    header = {} if place.is_dir() else file.metadata  # PEFT and vLLM read a folder's config file
+    file, carried = as_peft(weights, file, header, config_path)
     config, origin = read_config(weights, carried, config_path, rank, alpha)
     refuse_unsupported(path, config)
-    record = read_run_record(metadata)
-    factors, saved = sort_tensors(weights, names, config)
-    return Adapter(path, weights, config, record, factors, saved, file, origin=origin)
+    record = read_run_record(file.metadata)
+    factors, saved = sort_tensors(weights, list(file.specs), config)
+    notes = (note,) if note else ()
+    return Adapter(path, weights, config, record, factors, saved, file, origin=origin, notes=notes)
 
 
 def locate_adapter(path: Path) -> Path:
