@@ -20,7 +20,14 @@ import numpy as np
 from blake3 import blake3
 
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
-from adaptermix.adapters.foreign import adapter_folder, as_peft, open_tensors, weights_in
+from adaptermix.adapters.foreign import (
+    MLX_WEIGHTS,
+    SHARDS,
+    adapter_folder,
+    as_peft,
+    open_tensors,
+    weights_in,
+)
 from adaptermix.adapters.format import (
     BASE_LAYER,
     CONFIG_FILE,
@@ -37,7 +44,7 @@ from adaptermix.adapters.format import (
     sort_tensors,
 )
 from adaptermix.errors import ArtifactError
-from adaptermix.files.hub import HUB_NAME, reaching_hub
+from adaptermix.files.hub import hub_place, reaching_hub
 from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
 
 # Widened where they are read: too narrow to add in, and exact in bfloat16.
@@ -226,7 +233,8 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     place, note = locate_adapter(path), ""
     if place.is_dir():
         inner, note = adapter_folder(place, path)
-        path = path / inner.relative_to(place)
+        hub = None if path.exists() else hub_place(str(path))
+        path = Path(str(hub)) if hub else path / inner.relative_to(place)
         place = inner
         weights, config_path = weights_in(place), place / CONFIG_FILE
     else:
@@ -249,29 +257,38 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
 def locate_adapter(path: Path) -> Path:
     """Return where an adapter is: the path itself, or the folder that the hub's copy is kept in.
 
-    The hub is asked for nothing but what is not here and reads ``owner/name``. Only the config
-    and the safetensors file are fetched.
+    The hub is asked for nothing but what is not here and reads as a place there (``hub_place``).
+    Only the config and the safetensors files are fetched.
 
     Raises:
         ResourceError: A repository that cannot be had.
         ArtifactError: A repository that lacks one of the two files.
     """
-    if path.exists() or not HUB_NAME.fullmatch(path.as_posix()):
+    place = None if path.exists() else hub_place(str(path))
+    if place is None:
         return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    failure = f"{path}: no such file or folder, and no adapter of that name can be had from the hub"
+    start = f"{place.folder}/" if place.folder else ""
+    files = [start + name for name in (CONFIG_FILE, WEIGHTS_FILE, SHARDS, MLX_WEIGHTS)]
+    failure = (
+        f"{place}: no such file or folder, and no adapter of that name can be had from the hub"
+    )
     hint = "name a file or folder that is here, or a repository on the hub, OWNER/NAME"
     with reaching_hub(failure, hint):
         try:
-            folder = Path(snapshot_download(str(path), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+            root = snapshot_download(
+                place.repository, revision=place.revision, allow_patterns=files
+            )
         except HFValidationError:
             return path
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
+    folder = Path(root) / place.folder
+    for file in (folder / CONFIG_FILE, weights_in(folder)):
+        if not file.is_file():
             raise ArtifactError(
-                f"{path}: no such file or folder, and the hub's repository has no {name}",
+                f"{place}: no such file or folder, and the hub's repository has no "
+                f"{start}{file.name}",
                 hint="only LoRA adapters saved as safetensors are read; pickles are never opened",
             )
     return folder
