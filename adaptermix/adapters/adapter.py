@@ -20,6 +20,14 @@ import numpy as np
 from blake3 import blake3
 
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
+from adaptermix.adapters.foreign import (
+    MLX_WEIGHTS,
+    SHARDS,
+    adapter_folder,
+    as_peft,
+    open_tensors,
+    weights_in,
+)
 from adaptermix.adapters.format import (
     BASE_LAYER,
     CONFIG_FILE,
@@ -36,8 +44,8 @@ from adaptermix.adapters.format import (
     sort_tensors,
 )
 from adaptermix.errors import ArtifactError
-from adaptermix.files.hub import HUB_NAME, reaching_hub
-from adaptermix.files.tensors import DTYPES, TensorFile, TensorSpec
+from adaptermix.files.hub import hub_place, reaching_hub
+from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
 
 # Widened where they are read: too narrow to add in, and exact in bfloat16.
 _FLOAT8_DTYPES = (DTYPES["F8_E4M3"], DTYPES["F8_E5M2"])
@@ -57,6 +65,7 @@ class Adapter:
             trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
         head: What was put before the names it had its modules by; its config knows the latter.
         origin: Where its config is, in words.
+        notes: What to say where it is used.
     """
 
     path: Path
@@ -65,9 +74,10 @@ class Adapter:
     record: dict[str, Any]
     factors: dict[str, ModuleTensors] = field(repr=False)
     saved: dict[str, str] = field(repr=False)
-    file: TensorFile = field(repr=False, compare=False)
+    file: Tensors = field(repr=False, compare=False)
     head: str = ""
     origin: str = CONFIG_FILE
+    notes: tuple[str, ...] = ()
 
     @property
     def modules(self) -> list[str]:
@@ -220,53 +230,65 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
             that are not LoRA factors, a factor without its partner.
         ResourceError: A hub repository that cannot be had.
     """
-    place = locate_adapter(path)
+    place, note = locate_adapter(path), ""
     if place.is_dir():
-        weights, config_path = place / WEIGHTS_FILE, place / CONFIG_FILE
-        if not config_path.is_file():
-            raise ArtifactError(f"{path}: no {CONFIG_FILE}", hint="name a PEFT adapter directory")
+        inner, note = adapter_folder(place, path)
+        hub = None if path.exists() else hub_place(str(path))
+        path = Path(str(hub)) if hub else path / inner.relative_to(place)
+        place = inner
+        weights, config_path = weights_in(place), place / CONFIG_FILE
     else:
         weights, config_path = place, place.with_name(CONFIG_FILE)
     if not weights.is_file():
         raise ArtifactError(f"{weights}: no such file", hint=_pickle_hint(path))
     if weights.suffix in PICKLES:
         raise ArtifactError(f"{weights}: not a safetensors file", hint=PICKLE_HINT)
-    file = TensorFile(weights)
-    names, metadata = list(file.specs), file.metadata
-    carried = {} if place.is_dir() else metadata  # PEFT and vLLM read a folder's config file
+    file = open_tensors(weights)
+    header = {} if place.is_dir() else file.metadata  # PEFT and vLLM read a folder's config file
+    file, carried = as_peft(weights, file, header, config_path)
     config, origin = read_config(weights, carried, config_path, rank, alpha)
     refuse_unsupported(path, config)
-    record = read_run_record(metadata)
-    factors, saved = sort_tensors(weights, names, config)
-    return Adapter(path, weights, config, record, factors, saved, file, origin=origin)
+    record = read_run_record(file.metadata)
+    factors, saved = sort_tensors(weights, list(file.specs), config)
+    notes = (note,) if note else ()
+    return Adapter(path, weights, config, record, factors, saved, file, origin=origin, notes=notes)
 
 
 def locate_adapter(path: Path) -> Path:
     """Return where an adapter is: the path itself, or the folder that the hub's copy is kept in.
 
-    The hub is asked for nothing but what is not here and reads ``owner/name``. Only the config
-    and the safetensors file are fetched.
+    The hub is asked for nothing but what is not here and reads as a place there (``hub_place``).
+    Only the config and the safetensors files are fetched.
 
     Raises:
         ResourceError: A repository that cannot be had.
         ArtifactError: A repository that lacks one of the two files.
     """
-    if path.exists() or not HUB_NAME.fullmatch(path.as_posix()):
+    place = None if path.exists() else hub_place(str(path))
+    if place is None:
         return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    failure = f"{path}: no such file or folder, and no adapter of that name can be had from the hub"
+    start = f"{place.folder}/" if place.folder else ""
+    files = [start + name for name in (CONFIG_FILE, WEIGHTS_FILE, SHARDS, MLX_WEIGHTS)]
+    failure = (
+        f"{place}: no such file or folder, and no adapter of that name can be had from the hub"
+    )
     hint = "name a file or folder that is here, or a repository on the hub, OWNER/NAME"
     with reaching_hub(failure, hint):
         try:
-            folder = Path(snapshot_download(str(path), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+            root = snapshot_download(
+                place.repository, revision=place.revision, allow_patterns=files
+            )
         except HFValidationError:
             return path
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
+    folder = Path(root) / place.folder
+    for file in (folder / CONFIG_FILE, weights_in(folder)):
+        if not file.is_file():
             raise ArtifactError(
-                f"{path}: no such file or folder, and the hub's repository has no {name}",
+                f"{place}: no such file or folder, and the hub's repository has no "
+                f"{start}{file.name}",
                 hint="only LoRA adapters saved as safetensors are read; pickles are never opened",
             )
     return folder

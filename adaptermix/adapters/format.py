@@ -33,6 +33,22 @@ _ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether 
 }
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
+
+
+# The fields of PEFT's LoraConfig; another one that is set is a variant that is not known here.
+KNOWN_FIELDS = frozenset(
+    """
+    task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode
+    r target_modules exclude_modules lora_alpha lora_dropout fan_in_fan_out bias use_rslora
+    modules_to_save init_lora_weights layers_to_transform layers_pattern rank_pattern alpha_pattern
+    megatron_config megatron_core trainable_token_indices loftq_config eva_config corda_config
+    lora_ga_config use_dora velora_config alora_invocation_tokens use_qalora qalora_group_size
+    monteclora_config layer_replication runtime_config lora_bias target_parameters use_bdlora
+    arrow_config kasa_config ensure_weight_tying
+    """.split()
+)
+
+
 # Initializations that change the base model's weights, so that B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -98,8 +114,10 @@ def read_config(
         config = json.loads(text)
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from error
-    if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
-        raise ArtifactError(f"{origin}: not the config of a LoRA adapter")
+    kind = config.get("peft_type", "LORA") if isinstance(config, dict) else None
+    if kind != "LORA":
+        what = f": its peft_type is {kind}" if kind else ""
+        raise ArtifactError(f"{origin}: not the config of a LoRA adapter{what}")
     _check_numbers(origin, config)
     return config, place
 
@@ -143,6 +161,10 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
         "MonteCLoRA (monteclora_config)": config.get("monteclora_config"),
         "VeLoRA (velora_config)": config.get("velora_config"),
         "Arrow routing (arrow_config)": config.get("arrow_config"),
+    } | {
+        f"its config sets '{name}', which is not known": value
+        for name, value in config.items()
+        if name not in KNOWN_FIELDS
     }
     for what, is_there in refused.items():
         if is_there:

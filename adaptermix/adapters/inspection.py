@@ -313,7 +313,7 @@ def _describe(adapter: Adapter, at: int, measured: Sequence[Measured]) -> Adapte
         whole_weights=list(adapter.saved),
         parameters=sum(map(_parameters, specs.values())) + sum(map(math.prod, saved)),
         dtypes=_dtypes(adapter),
-        bytes=adapter.weights_path.stat().st_size,
+        bytes=adapter.file.size,
         blake3=adapter.weights_hash,
         norm=math.hypot(*(module.norms[at] or 0.0 for module in measured)),
         config=adapter.config,
@@ -371,6 +371,7 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
                 "their delta weights meet says little"
             )
     for adapter in adapters:
+        yield from adapter.notes
         replaced = [name for name in adapter.saved if not adapter.is_frozen(name)]
         if replaced:
             yield (

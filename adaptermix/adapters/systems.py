@@ -5,6 +5,7 @@ from pathlib import Path
 
 from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.errors import ConfigError
+from adaptermix.files.hub import hub_place
 from adaptermix.settings.evaluation import EvalSettings
 
 BASE = "base"  # the base model's name where systems are side by side
@@ -18,26 +19,52 @@ def read_systems(paths: Iterable[Path]) -> dict[str, Adapter]:
         ConfigError: Two of one name.
         ResourceError: A hub repository that cannot be had.
     """
-    adapters = [read_adapter(path) for path in paths]
-    return dict(zip(system_names(adapter.path for adapter in adapters), adapters, strict=True))
+    given = list(paths)
+    adapters = [read_adapter(path) for path in given]
+    return dict(zip(system_names(given), adapters, strict=True))
 
 
 def system_names(paths: Iterable[Path]) -> list[str]:
     """Return the names of adapters as systems: of their files or folders.
 
+    Where two have one name, the names of the folders above come before it, as many as it takes
+    to tell them apart: ``run1-checkpoint-200`` for ``run1/checkpoint-200``.
+
     Raises:
-        ConfigError: Two of one name.
+        ConfigError: The same adapter twice.
     """
-    names: list[str] = []
-    for path in paths:
-        name = path.resolve().name.removesuffix(".safetensors")
-        if name in (*names, BASE):
+    given = list(paths)
+    parts = [_parts(path) for path in given]
+    for at, path in enumerate(given):
+        if parts[at] in parts[:at]:
             raise ConfigError(
-                f"--adapter {path}: a system named '{name}' is there already",
-                hint="rename the file, so that the table can tell them apart",
+                f"--adapter {path}: a system named '{parts[at][-1]}' is there already",
+                hint="name every adapter once",
             )
-        names.append(name)
-    return names
+    depths = [1] * len(given)
+    while True:
+        names = ["-".join(p[-depth:]) for p, depth in zip(parts, depths, strict=True)]
+        short = [
+            at
+            for at, name in enumerate(names)
+            if (names.count(name) > 1 or name == BASE) and depths[at] < len(parts[at])
+        ]
+        if not short:
+            return names
+        for at in short:
+            depths[at] += 1
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """Return the names of an adapter and of the folders above it."""
+    place = None if path.exists() else hub_place(str(path))
+    parts = (
+        (*place.repository.split("/"), *filter(None, place.folder.split("/")))
+        if place
+        else path.resolve().parts[1:]
+    )
+    end = f"@{place.revision.replace('/', '-')}" if place and place.revision else ""
+    return (*parts[:-1], parts[-1].removesuffix(".safetensors") + end)
 
 
 def systems_of(settings: EvalSettings) -> list[str]:

@@ -1,18 +1,24 @@
 """Multi-way parallel text: the same sentences in many languages, one file each, as FLORES-200 has.
 
 Line n of every file is the same sentence. Files are named by their language, and a language may be
-written by its FLORES-200 code (``cym_Latn``) or a short one (``cy``).
+written by its FLORES-200 code (``cym_Latn``) or a short one (``cy``). FLORES+ has the same under
+other names, as text, JSON lines or parquet with a column ``text``.
 """
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from adaptermix.data.languages import FLORES_CODES, THREE_LETTERS, flores_code
 from adaptermix.errors import DataError
-from adaptermix.files.text import find_file, numbered_lines
+from adaptermix.files.text import find_file, json_rows, numbered_lines, parquet_rows
 
 _ENDINGS = ("", ".gz")
+
+
+_TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # as in FLORES+, with the sentences as "text"
+
+
 _FLORES_SPLITS = ("dev", "devtest")
 
 
@@ -20,7 +26,8 @@ def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, l
     """Read the same sentences in every language.
 
     For each language these are looked for, in the folder or up to two levels below: ``LANG.dev``,
-    with the name of the split for ``dev``, and ``LANG.txt``, either also with ``.gz``.
+    with the name of the split for ``dev``, and ``LANG.txt``, either also with ``.gz``; and as in
+    FLORES+, ``dev.LANG`` and ``dev/LANG``, either also with ``.jsonl`` or ``.parquet``.
 
     Args:
         langs: Languages, by FLORES-200 or short codes, or any other stems of files.
@@ -53,6 +60,13 @@ def _find(lang: str, split: str, folder: Path) -> Path:
     patterns = [
         f"{n}.{suffix}{end}" for n in names for suffix in (split, "txt") for end in _ENDINGS
     ]
+    starts = [f"{split}.", f"{split}/", *([""] if folder.name == split else [])]
+    patterns += [
+        f"{start}{n}{end}"
+        for n in names
+        for start in starts
+        for end in ([*_TABLES, *_ENDINGS] if start.endswith(".") else _TABLES)
+    ]
     try:
         return find_file(folder, patterns, f"{split} text in '{lang}'")
     except DataError as error:
@@ -83,19 +97,21 @@ def _what_is_there(split: str, folder: Path) -> str:
 
 
 def _languages_there(split: str, folder: Path) -> list[str]:
-    suffixes = [f".{suffix}{end}" for suffix in (split, "txt") for end in _ENDINGS]
-    found = [
-        path.name.removesuffix(suffix)
+    forms = [("", f".{suffix}{end}") for suffix in (split, "txt") for end in _ENDINGS]
+    forms += [(f"{split}.", end) for end in (*_TABLES, *_ENDINGS)]
+    forms += [(f"{split}/", end) for end in _TABLES]
+    found = {
+        path.name.removeprefix("" if start.endswith("/") else start).removesuffix(end)
         for below in ("", "*/", "*/*/")
-        for suffix in suffixes
-        for path in folder.glob(f"{below}*{suffix}")
-    ]
-    return sorted(set(found))
+        for start, end in forms
+        for path in folder.glob(f"{below}{start}*{end}")
+    }
+    return sorted(name for name in found if "." not in name)
 
 
 def _sentences(path: Path) -> list[str]:
     sentences = []
-    for number, line in numbered_lines(path):
+    for number, line in _texts(path):
         text = line.strip("\ufeff \t")
         if not text.strip():
             raise DataError(
@@ -104,6 +120,22 @@ def _sentences(path: Path) -> list[str]:
             )
         sentences.append(text)
     return sentences
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the numbered sentences of a file: lines, or the texts of its rows."""
+    if path.suffix == ".parquet":
+        rows: Iterable[tuple[int, object]] = enumerate(parquet_rows(path, ["text"]), start=1)
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        rows = json_rows(path)
+    else:
+        yield from numbered_lines(path)
+        return
+    for number, row in rows:
+        text = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            raise DataError(f"{path}:{number}: there is no 'text'")
+        yield number, text
 
 
 def _check_count(path: Path, count: int, other: Path, expected: int) -> None:

@@ -3,11 +3,68 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
+
+
+_PLACE = re.compile(
+    r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?P<folder>(/[\w-][\w.-]*)*)"
+    r"(@(?P<revision>[\w.-]+(/[\w.-]+)*))?"
+)
+
+
+_URL = re.compile(  # a path keeps one slash behind the colon
+    r"https?:/{1,2}(huggingface\.co|hf\.co)/(?P<repository>[\w.-]+/[\w.-]+)"
+    r"(/(tree|blob)/(?P<revision>refs/\w+/[^/]+|[^/]+)(?P<folder>(/[^/]+)*))?/?"
+)
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A repository on the hub, or a folder in it.
+
+    Attributes:
+        repository: ``OWNER/NAME``.
+        folder: Path of the folder, or nothing for the whole repository.
+        revision: Branch, tag or commit, or None for the main branch.
+    """
+
+    repository: str
+    folder: str = ""
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        """Return what ``hub_place`` reads: ``OWNER/NAME/FOLDER@REVISION``."""
+        name = "/".join(filter(None, (self.repository, self.folder)))
+        return f"{name}@{self.revision}" if self.revision else name
+
+
+def hub_place(text: str, beside: Path = Path()) -> HubPlace | None:
+    """Read ``OWNER/NAME[/FOLDER][@REVISION]`` or the address of such a page on the hub.
+
+    Args:
+        text: What may name a place on the hub.
+        beside: The folder that paths start from; what begins with the name of a folder there and
+            has three parts or more is a path.
+    """
+    url = _URL.fullmatch(unquote(text).partition("?")[0])
+    found = url or _PLACE.fullmatch(text)
+    if found is None:
+        return None
+    repository, folder = found["repository"], (found["folder"] or "").strip("/")
+    if not url and (
+        f"{repository}/{folder}".rstrip("/").endswith(".safetensors")
+        or (folder and (beside / repository.partition("/")[0]).is_dir())
+    ):
+        return None
+    return HubPlace(repository, folder, found["revision"])
+
+
 # The hub runs no data set scripts any more; this branch holds its own parquet copies of them.
 PARQUET_REVISION = "refs/convert/parquet"
 OFFLINE_HINT = (

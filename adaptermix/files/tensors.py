@@ -9,7 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -54,6 +54,23 @@ class TensorSpec(NamedTuple):
         return self.dtype.itemsize * math.prod(self.shape)
 
 
+class Tensors(Protocol):
+    """Named tensors that are read one at a time."""
+
+    specs: dict[str, TensorSpec]
+    metadata: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """Number of bytes on disk."""
+
+    def hash(self) -> str:
+        """Return a hash of all of them."""
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return one of them."""
+
+
 class TensorFile:
     """A safetensors file, checked by the safetensors library.
 
@@ -93,6 +110,11 @@ class TensorFile:
                 raise ArtifactError(f"{path}: {name} has the type {dtype}")
             self.specs[name] = TensorSpec(DTYPES[dtype], tuple(shape))
             self._starts[name], end = end, end + self.specs[name].size
+
+    @property
+    def size(self) -> int:
+        """Number of bytes on disk."""
+        return self.path.stat().st_size
 
     def hash(self) -> str:
         """Return the BLAKE3 hash of all bytes."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,8 @@ def merge_into(
         check_fits(adapter, shapes, str(settings.into))
         _check_base(adapter, own, settings)
     plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
+    files = {name: file for file in map(TensorFile, weight_files(folder)) for name in file.specs}
+    plan = replace(plan, base_weight=lambda name: files[name].tensor(name))
     if is_tied(folder):
         _refuse_tied(plan, str(settings.into))
     _check_whole_weights(plan, shapes, str(settings.into))

@@ -76,7 +76,8 @@ class MethodOptions:
     """What the methods may be told.
 
     Attributes:
-        rank: Rank of the result, or None for the largest the method can give.
+        rank: Rank of the result, or None for the largest the method can give; peft-svd then keeps
+            the largest rank of an update, as PEFT does.
         density: Share of entries that magnitude, ties, dare, dare-ties, della and knots keep.
         epsilon: Width of the window around ``density`` over which della spreads its shares.
         isotropic: Replace the singular values of the result by their mean; with ``rank``, of
@@ -102,13 +103,12 @@ def merged_rank(
     """
     if method in FACTOR_METHODS:
         full = max(ranks)
-    elif method == "peft-svd":
-        full = min(max(ranks), *shape)
     elif is_plain_sum(method, options):
         return sum(ranks)
     else:
         full = min(sum(ranks), *shape)
-    return full if options.rank is None else min(options.rank, full)
+    default = max(ranks) if method == "peft-svd" else full
+    return min(default if options.rank is None else options.rank, full)
 
 
 def is_plain_sum(method: str, options: MethodOptions) -> bool:

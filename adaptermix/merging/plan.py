@@ -44,7 +44,7 @@ from adaptermix.merging.methods import (
     merged_rank,
 )
 from adaptermix.merging.weights import Weighting, read_weighting
-from adaptermix.merging.whole_weights import saved_weight
+from adaptermix.merging.whole_weights import BaseWeight, saved_weight
 from adaptermix.settings.merging import MergeSettings
 
 
@@ -80,6 +80,7 @@ class MergePlan:
         method: Name of the method.
         options: What the method is told.
         seed: Seed of the random methods.
+        base_weight: Reads a weight of the base model, where the result is a full model.
     """
 
     adapters: list[Adapter]
@@ -90,6 +91,7 @@ class MergePlan:
     method: str
     options: MethodOptions
     seed: int
+    base_weight: BaseWeight | None = None
 
     def updates(self, tally: Tally) -> Iterator[LoraUpdate]:
         """Read and merge module by module, in the order of ``specs``, and add to the counts."""
@@ -178,7 +180,7 @@ class MergePlan:
         return any(adapter.config.get("fan_in_fan_out") for adapter in self.adapters)
 
     def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], np.ndarray]]]:
-        """Return the whole weights of the result: averages of the sources', where that is right.
+        """Return the whole weights of the result, where the sources' or the base model's tell them.
 
         Raises:
             ArtifactError: Naming the first weight for which it is not.
@@ -188,7 +190,7 @@ class MergePlan:
             weights = self.weighting.of(name.rpartition(".")[0])
             parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
             if any(name in adapter.saved for adapter, _ in parts):
-                saved[name] = saved_weight(name, parts)
+                saved[name] = saved_weight(name, parts, self.base_weight)
         return saved
 
     def brings_bias(self, module: str) -> bool:

@@ -10,41 +10,64 @@ from adaptermix.adapters.deltas import is_finite, widened, wider
 from adaptermix.errors import ArtifactError
 from adaptermix.files.tensors import TensorSpec
 
+BaseWeight = Callable[[str], np.ndarray]  # the weight of the base model that has a name
+
 
 def saved_weight(
-    name: str, parts: Sequence[tuple[Adapter, float]]
+    name: str, parts: Sequence[tuple[Adapter, float]], base: BaseWeight | None
 ) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
-    """A whole weight is W_0 + delta_i: its weighted sum is known when weights add up to 1."""
+    """A whole weight is W_0 + delta_i: its weighted sum needs W_0, or weights that add up to 1."""
     holders = [adapter for adapter, _ in parts if name in adapter.saved]
-    if _is_frozen_in_all(name, holders):  # nothing was added to W_0
-        return holders[0].saved_spec(name), partial(holders[0].saved_weight, name)
+    frozen = _frozen_copy(name, holders)
+    if frozen and base is None:  # nothing was added to W_0
+        return frozen.saved_spec(name), partial(frozen.saved_weight, name)
     total = sum(weight for _, weight in parts)
     lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
-    if lacking or abs(total - 1) > 1e-6:
+    is_average = not lacking and not frozen and abs(total - 1) <= 1e-6
+    if not is_average and base is None:
         why = f"{lacking[0].path} has none" if lacking else f"the weights add up to {total:g}"
         raise ArtifactError(
             f"{holders[0].path} brings the whole weight '{name}', and {why}",
             hint="trained biases, modules_to_save and embeddings merge when every adapter has "
-            "them and the weights add up to 1",
+            "them and the weights add up to 1, or into the base model with --into BASE",
         )
-    specs = [adapter.saved_spec(name) for adapter, _ in parts]
+    specs = [adapter.saved_spec(name) for adapter in holders]
     if len({spec.shape for spec in specs}) > 1:
         raise ArtifactError(f"'{name}' has different shapes in the adapters")
     dtype = wider(*(spec.dtype for spec in specs))
-    return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
+    if is_average or base is None:
+        return TensorSpec(dtype, specs[0].shape), partial(_average, parts, name, dtype)
+    dtype = np.promote_types(dtype, np.float32)
+    kept = [(adapter, weight) for adapter, weight in parts if name in adapter.saved]
+    return TensorSpec(dtype, specs[0].shape), partial(_on_base, kept, name, base)
 
 
-def _is_frozen_in_all(name: str, holders: Sequence[Adapter]) -> bool:
-    """Whether all have the same copy of a weight of the base, none of a type its own."""
+def _frozen_copy(name: str, holders: Sequence[Adapter]) -> Adapter | None:
+    """Return the adapter with the widest copy of a base weight, where all have copies of one."""
     if not all(holder.is_frozen(name) for holder in holders):
-        return False
-    first, *others = holders
-    spec = first.saved_spec(name)
-    return all(
-        other.saved_spec(name) == spec
-        and np.array_equal(first.saved_weight(name), other.saved_weight(name))
-        for other in others
-    )
+        return None
+    widest = max(holders, key=lambda holder: holder.saved_spec(name).dtype.itemsize)
+    copy = widest.saved_weight(name)
+    same = all(_is_copy(copy, holder.saved_weight(name)) for holder in holders)
+    return widest if same else None
+
+
+def _is_copy(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tensors are the same, but for the rounding of one to the other's dtype."""
+    narrow, wide = sorted((one, other), key=lambda tensor: tensor.dtype.itemsize)
+    return np.array_equal(wide.astype(narrow.dtype), narrow)
+
+
+def _on_base(parts: Sequence[tuple[Adapter, float]], name: str, base: BaseWeight) -> np.ndarray:
+    """Return W_0 + sum_i w_i (W_i - W_0); an adapter without the weight has nothing to add."""
+    start = base(name)
+    weight = widened(start)
+    with np.errstate(over="ignore"):  # the caller looks for numbers too large
+        for adapter, share in parts:
+            own = adapter.saved_weight(name)
+            if not (adapter.is_frozen(name) and _is_copy(own, start)):
+                weight = weight + share * (widened(own) - widened(start))
+    return weight
 
 
 def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: np.dtype) -> np.ndarray:

@@ -56,8 +56,9 @@ class Systems:
         }
 
     def notes(self) -> list[str]:
-        """Say which adapters were trained on another base of the same shapes."""
-        return notes_on_base(self.adapters, self.base, self.fingerprint)
+        """Say which adapters were trained on another base of the same shapes, and what was read."""
+        found = [note for adapter in self.adapters.values() for note in adapter.notes]
+        return found + list(notes_on_base(self.adapters, self.base, self.fingerprint))
 
 
 def open_systems(

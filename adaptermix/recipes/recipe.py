@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
-from adaptermix.files.hub import HUB_NAME
+from adaptermix.files.hub import HUB_NAME, hub_place
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.files.toml import line_of
 from adaptermix.recipes.draft import (
@@ -220,7 +220,9 @@ def _missing(
 
 
 def _leads_nowhere(location: Location | None, path: Any) -> bool:
-    if location in ("adapters", "model"):
+    if location == "adapters":
+        return not Path(path).exists() and hub_place(str(path)) is None
+    if location == "model":
         return not Path(path).exists() and not HUB_NAME.fullmatch(str(path))
     is_path = location in ("path", "paths") or str(path).endswith(".toml")
     return is_path and not Path(path).exists()

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from adaptermix.files.hub import HUB_NAME
+from adaptermix.files.hub import hub_place
 
 Location = Literal["path", "paths", "model", "adapters", "task"]
 
@@ -53,6 +53,6 @@ def _joined(folder: Path, location: Location, value: str) -> str | Path:
     is_beside = {
         "task": value.endswith(".toml"),
         "model": there.is_dir(),
-        "adapters": there.exists() or not HUB_NAME.fullmatch(value),
+        "adapters": there.exists() or hub_place(value, folder) is None,
     }[location]
     return str(there) if is_beside else value

@@ -1,6 +1,9 @@
 import gzip
+import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import DataError
@@ -43,6 +46,44 @@ def test_other_text_is_found_by_its_stem_and_with_gzip(tmp_path):
         "tlh": ["nuqneH", "Qapla'"],
         "cy": ["helo", "hwyl"],
     }
+
+
+def flores_plus(folder, lang, form):
+    """The three forms that FLORES+ was published in."""
+    rows = [{"id": number, "text": f"{lang} {number}"} for number in range(3)]
+    if form == "text":
+        write(folder / "dev", **{f"dev__{lang}": "".join(row["text"] + "\n" for row in rows)})
+    elif form == "lines":
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write(folder / "dev", **{f"{lang}__jsonl": text})
+        write(folder / "devtest", **{f"{lang}__jsonl": text})
+    else:
+        (folder / "dev").mkdir(exist_ok=True, parents=True)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "dev" / f"{lang}.parquet")
+
+
+@pytest.mark.parametrize("form", ["text", "lines", "table"])
+@pytest.mark.parametrize("below", ["", "dev", ".."])
+def test_flores_plus_is_found_in_its_forms(tmp_path, form, below):
+    root = tmp_path / "floresp"
+    for lang in ("eng_Latn", "cym_Latn"):
+        flores_plus(root, lang, form)
+    folder = (root / below).resolve()
+    texts = read_multiway(("en", "cym"), "dev", folder)
+    assert texts == {
+        lang: [f"{code} {number}" for number in range(3)]
+        for lang, code in (("en", "eng_Latn"), ("cym", "cym_Latn"))
+    }
+    with pytest.raises(DataError, match="no dev text in 'xx'") as caught:
+        read_multiway(("en", "xx"), "dev", folder)
+    if below != "dev" or form == "text":
+        assert caught.value.hint == "it has cym_Latn eng_Latn"
+
+
+def test_rows_without_text_are_named(tmp_path):
+    write(tmp_path / "dev", en__jsonl='{"text": "a"}\n{"sentence": "b"}\n')
+    with pytest.raises(DataError, match=r"en\.jsonl:2: there is no 'text'"):
+        read_multiway(("en",), "dev", tmp_path)
 
 
 def test_only_newlines_end_a_line(tmp_path):

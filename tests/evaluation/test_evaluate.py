@@ -215,11 +215,3 @@ def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, mes
     with pytest.raises(error, match=message):
         evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
-
-
-def test_two_systems_of_one_name_are_refused(tmp_path, model_dir, corpus_dir):
-    for folder in ("a", "b"):
-        peft_adapter(model_dir, tmp_path / folder / "adapter")
-    adapters = (str(tmp_path / "a" / "adapter"), str(tmp_path / "b" / "adapter"))
-    with pytest.raises(ConfigError, match="named 'adapter' is there already"):
-        evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=adapters))

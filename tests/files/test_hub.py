@@ -23,6 +23,8 @@ from adaptermix.adapters.writing import write_adapter
 from adaptermix.cli.main import program
 from adaptermix.cli.push import check_push, push
 from adaptermix.errors import ConfigError, ResourceError
+from adaptermix.files.hub import HubPlace, hub_place
+from adaptermix.settings.locations import from_folder
 
 app = program()
 
@@ -34,6 +36,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     files: dict = {}
+    asked: list = []
 
     def log_message(self, *arguments):
         pass
@@ -43,6 +46,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(self.path.split("?")[0])
+        self.asked.append(path)
         for (kind, repository), files in self.files.items():
             if path.startswith(f"/api/{kind}/{repository}"):
                 return self.answer_api(path, repository, files)
@@ -117,6 +121,9 @@ def hub(model_dir, tmp_path):
             path.name: path.read_bytes() for path in model_dir.iterdir() if path.is_file()
         },
         ("models", "somebody/lora"): adapter | pickle,
+        ("models", "somebody/runs"): {
+            f"checkpoint-2/{name}": content for name, content in adapter.items()
+        },
         ("models", "somebody/pickle"): pickle | {CONFIG_FILE: adapter[CONFIG_FILE]},
     }
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -244,6 +251,59 @@ def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tm
     first, second = through_the_hub(code, hub, tmp_path).splitlines()
     assert first == f"somebody/lora [{norm}, {2 * norm}] lora"
     assert second == "somebody/lora"
+
+
+def test_revisions_folders_and_addresses_on_the_hub_are_understood(hub, tmp_path):
+    names = {
+        "somebody/lora@v2": "somebody/lora@v2",
+        "somebody/lora@refs/pr/1": "somebody/lora@refs/pr/1",
+        "somebody/runs/checkpoint-2": "somebody/runs/checkpoint-2",
+        "https://huggingface.co/somebody/lora": "somebody/lora",
+        "https://huggingface.co/somebody/runs/tree/v3/checkpoint-2/": (
+            "somebody/runs/checkpoint-2@v3"
+        ),
+    }
+    Hub.asked.clear()
+    code = (
+        "from pathlib import Path\n"
+        "from adaptermix.adapters.adapter import read_adapter\n"
+        f"for name in {list(names)}:\n"
+        "    print(*read_adapter(Path(name)).modules, read_adapter(Path(name)).path)"
+    )
+    lines = through_the_hub(code, hub, tmp_path).splitlines()
+    module = "model.layers.0.self_attn.q_proj"
+    assert lines == [f"{module} {name}" for name in names.values()]
+    for revision in ("v2", "v3", "refs/pr/1"):
+        assert any(path.endswith(f"/revision/{revision}") for path in Hub.asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a/b", HubPlace("a/b")),
+        ("a/b@main", HubPlace("a/b", "", "main")),
+        ("a/b/c/d@v1", HubPlace("a/b", "c/d", "v1")),
+        ("http://hf.co/a/b/tree/refs%2Fpr%2F3", HubPlace("a/b", "", "refs/pr/3")),
+        ("https:/huggingface.co/a/b/tree/main/c?x=1", HubPlace("a/b", "c", "main")),
+        ("here/b/c", None),
+        ("a/b/c.safetensors", None),
+        ("a", None),
+        ("../a/b", None),
+        ("/a/b", None),
+        ("https://example.org/a/b", None),
+    ],
+)
+def test_what_names_a_place_on_the_hub(tmp_path, text, place):
+    (tmp_path / "here").mkdir()
+    assert hub_place(text, tmp_path) == place
+    assert place is None or hub_place(str(place), tmp_path) == place
+
+
+def test_places_on_the_hub_stay_what_they_are_in_files_with_settings(tmp_path):
+    (tmp_path / "here").mkdir()
+    names = ["a/b/c@v1", "https://hf.co/a/b", "here/b/c"]
+    read = [*names[:2], str(tmp_path / "here/b/c")]
+    assert from_folder(tmp_path, "adapters", names) == read
 
 
 def test_what_is_neither_here_nor_on_the_hub_is_said(hub, tmp_path):

@@ -82,6 +82,54 @@ def test_biases_embeddings_and_whole_weights_are_folded(tmp_path, qwen_dir, opti
     check_fold(tmp_path, qwen_dir, paths, (0.7, 0.3))
 
 
+@pytest.mark.parametrize("weights", [(0.7, 0.5), (-0.4, 1.0)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": "all", **ATTENTION},
+        {"modules_to_save": ["lm_head", "norm"], **ATTENTION},
+        {"modules_to_save": ["lm_head"], "target_modules": ["embed_tokens"]},
+    ],
+)
+def test_whole_weights_of_one_adapter_are_folded_at_any_weights(
+    tmp_path,
+    qwen_dir,
+    options,
+    weights,
+):
+    """The base model's weight is known here, and with it what each adapter adds to it."""
+    paths = [
+        trained(qwen_dir, tmp_path / "whole", 1, **options),
+        trained(qwen_dir, tmp_path / "plain", 2, target_modules=["q_proj", "lm_head"]),
+    ]
+    for name in ("whole", "twice"):
+        sources = paths if name == "whole" else [paths[0], paths[0]]
+        out = tmp_path / f"{name}-model"
+        merge_into(sources, MergeSettings(weights=weights, into=str(qwen_dir), out=out))
+        expected = sum_of_folded_models(qwen_dir, sources, weights)
+        torch.testing.assert_close(logits(out), expected, rtol=2e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("halved", [0, 1])
+def test_frozen_copies_that_differ_only_in_precision_are_one(tmp_path, qwen_dir, halved):
+    options = {"target_modules": ["lm_head", "embed_tokens"]}
+    paths = [trained(qwen_dir, tmp_path / str(seed), seed, **options) for seed in (0, 1)]
+    expected = sum_of_folded_models(qwen_dir, paths, (0.7, 0.9))
+    rewrite(
+        paths[halved],
+        lambda ts: {k: t.bfloat16() if "base_layer" in k else t for k, t in ts.items()},
+    )
+    settings = {"weights": (0.7, 0.9)}
+    merge(paths, MergeSettings(**settings, out=tmp_path / "merged"))
+    merge_into(paths, MergeSettings(**settings, into=str(qwen_dir), out=tmp_path / "model"))
+    torch.testing.assert_close(logits(tmp_path / "model"), expected, rtol=2e-4, atol=2e-3)
+    through_peft = logits_through_peft(qwen_dir, tmp_path / "merged")
+    torch.testing.assert_close(through_peft, expected, rtol=2e-4, atol=2e-3)
+    kept = load_file(tmp_path / "merged" / "adapter_model.safetensors")
+    head = load_file(qwen_dir / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(kept["base_model.model.lm_head.base_layer.weight"], head)
+
+
 def test_a_bias_is_folded_beside_modules_that_have_none(tmp_path, qwen_dir):
     """The merge has zeros there, and needs no bias of the base to add them to."""
     paths = [

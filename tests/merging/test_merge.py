@@ -509,7 +509,7 @@ def test_transposed_layers_are_merged(tmp_path, gpt2_dir):
 # --- what PEFT's own merge does
 
 
-def peft_merge(model_dir, paths, weights, kind):
+def peft_merge(model_dir, paths, weights, kind, rank=None):
     """Delta weights of PEFT's ``add_weighted_adapter``, by module."""
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(model_dir), str(paths[0]), adapter_name="0"
@@ -517,7 +517,7 @@ def peft_merge(model_dir, paths, weights, kind):
     for number, path in enumerate(paths[1:], 1):
         model.load_adapter(str(path), adapter_name=str(number))
     names = [str(number) for number in range(len(paths))]
-    model.add_weighted_adapter(names, list(weights), "merged", combination_type=kind)
+    model.add_weighted_adapter(names, list(weights), "merged", combination_type=kind, svd_rank=rank)
     return {
         name.removeprefix("base_model.model."): module.get_delta_weight("merged")
         for name, module in model.named_modules()
@@ -541,6 +541,16 @@ def test_peft_methods_are_pefts(tmp_path, model_dir, kind, weights):
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
     assert report.rank == (8 if kind == "cat" else 4)
+
+
+@pytest.mark.parametrize("rank", [2, 6, 8])
+def test_the_rank_of_peft_svd_is_pefts_svd_rank(tmp_path, model_dir, rank):
+    paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in range(2)]
+    settings = MergeSettings(weights=(0.7, 0.3), method="peft-svd", rank=rank, out=tmp_path / "m")
+    assert merge(paths, settings).rank == rank
+    theirs, ours = peft_merge(model_dir, paths, (0.7, 0.3), "svd", rank), our_deltas(tmp_path / "m")
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cat", "linear", "svd"])

@@ -190,7 +190,8 @@ def exact(updates, weights, options, seed):
 
 
 def peft_svd(updates, weights, options, seed):
-    return cut(dense_sum(updates, weights), max(update.rank for update in updates))
+    rank = options.rank or max(update.rank for update in updates)
+    return cut(dense_sum(updates, weights), rank)
 
 
 REFERENCES = {

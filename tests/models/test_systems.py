@@ -1,10 +1,12 @@
 """Evaluation, retrieval and search open what they work with in one way."""
 
+from pathlib import Path
+
 import pytest
 from helpers.adapters import peft_adapter
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
-from adaptermix.adapters.systems import read_systems
+from adaptermix.adapters.systems import read_systems, system_names
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.models.files import fingerprint
 from adaptermix.models.systems import open_systems
@@ -32,3 +34,21 @@ def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path, m
     monkeypatch.setattr("adaptermix.models.systems.weight_shapes", lambda folder: {})
     with pytest.raises(ArtifactError, match="has no linear layer"):
         open_systems(settings, systems.adapters)
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["run1/checkpoint-200", "run2/checkpoint-200"], ["run1-checkpoint-200", "run2-..."]),
+        (["x/a/c", "y/a/c", "d"], ["x-a-c", "y-a-c", "d"]),
+        (["a.safetensors", "b/a"], ["{here}-a", "b-a"]),
+        (["runs/base"], ["runs-base"]),
+        (["me/lora", "you/lora@v1", "me/lora/checkpoint-2"], ["lora", "lora@v1", "checkpoint-2"]),
+        (["me/lora@refs/pr/1", "https://hf.co/you/lora"], ["lora@refs-pr-1", "lora"]),
+        (["me/lora", "you/lora"], ["me-lora", "you-lora"]),
+    ],
+)
+def test_names_are_as_short_as_tells_adapters_apart(tmp_path, monkeypatch, paths, names):
+    monkeypatch.chdir(tmp_path)
+    wanted = [n.format(here=tmp_path.name).replace("...", "checkpoint-200") for n in names]
+    assert system_names(map(Path, paths)) == wanted

@@ -252,10 +252,6 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
         '[page]\ncommand = "report"\nruns = ["@look"]\n',
         (6, "@look is no run but a inspect", 3),
     ),
-    "two of a name": (
-        '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first", "old/first"]\n',
-        (4, "a system named 'first' is there already", 3),
-    ),
     "baseline": (
         '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first"]\nbaseline = "x"\n',
         (5, "--baseline x: no such system", 3),

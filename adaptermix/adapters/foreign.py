@@ -1,0 +1,279 @@
+"""Adapters in other formats than PEFT's: read as PEFT's where they mean the same, or named.
+
+Read are sharded files, keys that hold PEFT's name of the adapter, mlx-lm's folders, and
+diffusers' files of one component. An mlx-lm update is ``scale * lora_a @ lora_b``, in x out.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptermix.adapters.format import (
+    CONFIG_FILE,
+    CONFIG_KEY,
+    PREFIX,
+    WEIGHTS_FILE,
+    UpdateSpec,
+    describe_config,
+)
+from adaptermix.errors import ArtifactError
+from adaptermix.files.tensors import TensorFile, Tensors, TensorSpec
+
+MLX_WEIGHTS = "adapters.safetensors"
+
+
+SHARDS = "adapter_model-*-of-*.safetensors"
+
+
+_SHARD = re.compile(r"(?P<stem>.+-)(?P<at>\d{5})-of-(?P<count>\d{5})\.safetensors")
+
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+_NAMED_FACTOR = re.compile(
+    r"(?P<factor>.*\.lora_(embedding_)?[AB])\.(?!(weight|bias)$)(?P<name>[^.]+)"
+    r"(?P<part>\.weight|\.bias)?"
+)
+
+
+# What names of tensors say about formats that are not read: a pattern, the format, a hint.
+_IMAGE_HINT = "only adapters of language models are read"
+_FORMATS = (
+    (r"lora_(unet|te\d*|transformer)_", "kohya's (sd-scripts) of an image model", _IMAGE_HINT),
+    (r".*\.(hada|lokr)_w\d", "LyCORIS' LoHa or LoKr, no LoRA", _IMAGE_HINT),
+    (r"(unet|text_encoder\w*)\.", "diffusers' of an image model", _IMAGE_HINT),
+    (r".*\.(to_[qkv]|to_out\.\d+)\.lora", "diffusers' of an image model", _IMAGE_HINT),
+    (
+        r".*\.lora_[ab]\.weight$",
+        "torchtune's",
+        "name the folder that torchtune's checkpointer writes in PEFT's format",
+    ),
+    (
+        r".*\.lora_[ab]$",
+        "mlx-lm's, without the adapter_config.json that has its 'lora_parameters'",
+        "name the folder that holds both",
+    ),
+)
+
+
+class ShardedTensors:
+    """Several safetensors files as one."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Open the files."""
+        self._files = [TensorFile(path) for path in paths]
+        self._homes = {name: file for file in self._files for name in file.specs}
+        self.specs = {name: file.specs[name] for name, file in self._homes.items()}
+        self.metadata = self._files[0].metadata
+
+    @property
+    def size(self) -> int:
+        """Number of bytes of all files."""
+        return sum(file.size for file in self._files)
+
+    def hash(self) -> str:
+        """Return the hashes of all files."""
+        return "-".join(file.hash() for file in self._files)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor, a view of its file."""
+        return self._homes[name].tensor(name)
+
+
+class RenamedTensors:
+    """Tensors of a file under other names, all of them transposed or none."""
+
+    def __init__(
+        self, file: Tensors, names: Mapping[str, str], *, transposed: bool = False
+    ) -> None:
+        """Give tensors their names.
+
+        Args:
+            file: Where they are.
+            names: New names, by those in the file.
+            transposed: Whether rows become columns.
+        """
+        self._file, self._step = file, -1 if transposed else 1
+        self._olds = {new: old for old, new in names.items()}
+        self.specs = {new: self._spec(file.specs[old]) for new, old in self._olds.items()}
+        self.metadata = file.metadata
+
+    def _spec(self, spec: TensorSpec) -> TensorSpec:
+        return TensorSpec(spec.dtype, spec.shape[:: self._step])
+
+    @property
+    def size(self) -> int:
+        """Number of bytes of the file."""
+        return self._file.size
+
+    def hash(self) -> str:
+        """Return the hash of the file."""
+        return self._file.hash()
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor, a view of the file."""
+        tensor = self._file.tensor(self._olds[name])
+        return np.ascontiguousarray(tensor.T) if self._step < 0 else tensor
+
+
+def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:
+    """Return the folder that holds an adapter, and what to say if it is another one.
+
+    A folder of checkpoints alone means the last of them.
+
+    Raises:
+        ArtifactError: Several adapters below the folder that are no numbered checkpoints.
+    """
+    if (folder / CONFIG_FILE).is_file():
+        return folder, ""
+    below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+    numbers = {int(found[1]): n for n in below if (found := _CHECKPOINT.fullmatch(n))}
+    if below and len(numbers) == len(below):
+        last = numbers[max(numbers)]
+        return folder / last, f"{shown} holds checkpoints only; the last, {last}, is read"
+    if below:
+        raise ArtifactError(
+            f"{shown}: no {CONFIG_FILE}, but adapters in its folders {', '.join(below)}",
+            hint=f"name one of them, such as {shown / below[0]}",
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    alone = f"name a PEFT adapter directory, or the file {shown / files[0].name}" if files else None
+    raise ArtifactError(f"{shown}: no {CONFIG_FILE}", hint=alone or "name a PEFT adapter directory")
+
+
+def weights_in(folder: Path) -> Path:
+    """Return the file of an adapter's tensors, or the first of several."""
+    places = (*sorted(folder.glob(SHARDS)), folder / MLX_WEIGHTS)
+    single = folder / WEIGHTS_FILE
+    return single if single.is_file() else next(filter(Path.is_file, places), single)
+
+
+def open_tensors(weights: Path) -> Tensors:
+    """Open a file, or all shards that belong to it.
+
+    Raises:
+        ArtifactError: A shard that is not there, or a damaged file.
+    """
+    if weights.suffix == ".gguf":
+        raise ArtifactError(
+            f"{weights}: a GGUF adapter of llama.cpp, which is not read",
+            hint="name the PEFT adapter that it was converted from",
+        )
+    shard = _SHARD.fullmatch(weights.name)
+    if shard is None:
+        return TensorFile(weights)
+    count = int(shard["count"])
+    paths = [
+        weights.with_name(f"{shard['stem']}{at:05}-of-{count:05}.safetensors")
+        for at in range(1, count + 1)
+    ]
+    for path in paths:
+        if not path.is_file():
+            raise ArtifactError(f"{path}: no such file, but it is one of {count} shards")
+    return ShardedTensors(paths)
+
+
+def as_peft(
+    weights: Path, file: Tensors, header: Mapping[str, str], config_path: Path
+) -> tuple[Tensors, Mapping[str, str]]:
+    """Return tensors under PEFT's names, and a header with the config, if it had another form.
+
+    Raises:
+        ArtifactError: A format that is not read, by name.
+    """
+    config = _read_json(config_path)
+    if CONFIG_KEY not in header and config.keys() & {"lora_parameters", "fine_tune_type"}:
+        return _from_mlx(weights, file, config, config_path)
+    for pattern, what, hint in _FORMATS:
+        if any(re.match(pattern, name) for name in file.specs):
+            raise ArtifactError(f"{weights}: the format is {what}", hint=hint)
+    file, header = _without_component(file, header)
+    found = {name: match for name in file.specs if (match := _NAMED_FACTOR.fullmatch(name))}
+    if len({match["name"] for match in found.values()}) == 1:
+        names = {name: name for name in file.specs}
+        names |= {name: f"{m['factor']}{m['part'] or ''}" for name, m in found.items()}
+        file = RenamedTensors(file, names)
+    return file, header
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a table, or an empty one where PEFT's config is to be complained about later."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _from_mlx(
+    weights: Path, file: Tensors, config: Mapping[str, Any], origin: Path
+) -> tuple[Tensors, Mapping[str, str]]:
+    kind = config.get("fine_tune_type", "lora")
+    if kind != "lora":
+        raise ArtifactError(
+            f"{weights}: an mlx-lm result of type '{kind}', no LoRA",
+            hint="fuse it into its base model with mlx_lm.fuse instead",
+        )
+    scale = _mlx_scale(config.get("lora_parameters"), origin)
+    names, specs = {}, {}
+    for name, spec in file.specs.items():
+        module, _, side = name.rpartition(".lora_")
+        pair = file.specs.get(f"{module}.lora_b")
+        if not module or side not in ("a", "b") or len(spec.shape) != 2:
+            raise ArtifactError(
+                f"{weights}: '{name}' is no factor of a linear layer",
+                hint="only mlx-lm's LoRA of linear layers is read",
+            )
+        if module.endswith("embed_tokens"):
+            raise ArtifactError(f"{weights}: mlx-lm's LoRA on embeddings ({module}) is not read")
+        names[name] = f"{PREFIX}{module}.lora_{side.upper()}.weight"
+        if side == "a" and pair is not None:
+            shape = (pair.shape[-1], *spec.shape)
+            specs[module] = UpdateSpec(*shape, scaling=scale, dtype=spec.dtype)
+    if not specs:
+        raise ArtifactError(f"{weights}: the file holds no LoRA factors")
+    base = config.get("model")
+    # A conversion has a name of its own; its weights are those of another model.
+    if isinstance(base, str) and base.startswith("mlx-community/"):
+        base = None
+    described = describe_config(specs, base, all_layers=False)
+    return RenamedTensors(file, names, transposed=True), {CONFIG_KEY: json.dumps(described)}
+
+
+def _mlx_scale(options: object, origin: Path) -> float:
+    table = options if isinstance(options, dict) else {}
+    scale = table.get("scale")
+    if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise ArtifactError(f"{origin}: 'scale' in 'lora_parameters' is not a positive number")
+    if table.get("alpha") not in (None, table.get("rank")):
+        raise ArtifactError(
+            f"{origin}: 'lora_parameters' has both 'alpha' and 'scale': older versions of mlx-lm "
+            "multiply by scale * alpha / rank, newer ones by scale",
+            hint="take 'alpha' out, and write the factor of the training as 'scale'",
+        )
+    return float(scale)
+
+
+def _without_component(
+    file: Tensors, header: Mapping[str, str]
+) -> tuple[Tensors, Mapping[str, str]]:
+    """Take off the component of a diffusers pipeline, as in ``transformer.r``, if it is one."""
+    try:
+        config = json.loads(header.get(CONFIG_KEY, "{}"))
+    except ValueError:
+        return file, header
+    if not isinstance(config, dict) or "r" in config:
+        return file, header
+    components = {key.partition(".")[0] for key in config if "." in key}
+    start = f"{next(iter(components), '')}."
+    if len(components) != 1 or not all(key.startswith(start) for key in (*config, *file.specs)):
+        return file, header
+    names = {name: PREFIX + name.removeprefix(start) for name in file.specs}
+    text = json.dumps({key.removeprefix(start): value for key, value in config.items()})
+    return RenamedTensors(file, names), {**header, CONFIG_KEY: text}
