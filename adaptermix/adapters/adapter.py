@@ -55,7 +55,7 @@ class Adapter:
         factors: For every module, the tensor names of its factors.
         saved: Names of whole weights that it replaces in the base model (biases that were
             trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
-        head: What was put before the names it had its modules by; its config knows the latter.
+        own_names: Of renamed modules, the names that its config knows them by.
         origin: Where its config is, in words.
     """
 
@@ -66,7 +66,7 @@ class Adapter:
     factors: dict[str, ModuleTensors] = field(repr=False)
     saved: dict[str, str] = field(repr=False)
     file: TensorFile = field(repr=False, compare=False)
-    head: str = ""
+    own_names: dict[str, str] = field(default_factory=dict, repr=False)
     origin: str = CONFIG_FILE
 
     @property
@@ -172,7 +172,7 @@ class Adapter:
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
         """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
         for key, value in (self.config.get(pattern) or {}).items():
-            if re.match(as_suffix(key), module.removeprefix(self.head)):
+            if re.match(as_suffix(key), self.own_names.get(module, module)):
                 return float(value)
         return default
 

@@ -32,7 +32,7 @@ from adaptermix.adapters.format import (
     layer_of,
     layer_then_name,
 )
-from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec
 from adaptermix.merging.methods import (
@@ -253,7 +253,9 @@ def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapte
         read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha) for path in paths
     ]
     _check_bases(adapters, settings.ignore_base)
-    return with_common_names(adapters)
+    adapters = with_common_names(adapters)
+    check_names(adapters)
+    return adapters
 
 
 def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
@@ -402,8 +404,11 @@ def _plan_module(
 def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
     first = adapters[0]
     for other in adapters[1:]:
-        if not ignore and not share_a_base(first, other):
+        share = ignore or share_a_base(first, other)
+        if not share:
+            unknown = ": the names of these folders do not tell whether they are one base"
             raise ArtifactError(
-                f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}",
+                f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}"
+                f"{unknown if share is None else ''}",
                 hint="merge adapters of one base model, or pass --ignore-base if you know better",
             )
