@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adaptermix.adapters.deltas import LoraUpdate
-from adaptermix.adapters.names import EMBEDDINGS, PREFIX, unwrapped_pattern, without_wrappers
+from adaptermix.adapters.names import (
+    EMBEDDINGS,
+    PREFIX,
+    is_expert,
+    unwrapped_pattern,
+    without_wrappers,
+)
 from adaptermix.errors import ArtifactError
 from adaptermix.files.tensors import DTYPES, TensorSpec
 
@@ -264,7 +270,8 @@ def describe_config(
         all_layers: The updates cover every decoder block; otherwise the config names the blocks,
             or else all modules.
     """
-    kinds = [(update.rank, update.scaling) for update in updates.values()]
+    main = [u for m, u in updates.items() if is_expert(m)] or updates.values()
+    kinds = [(update.rank, update.scaling) for update in main]
     rank, scaling = max(set(kinds), key=kinds.count)
     odd = {
         m: update

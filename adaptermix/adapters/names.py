@@ -82,6 +82,9 @@ _CLASS_PREFIX = re.compile(
 )
 
 
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
 _BLOCK = re.compile(r"\.\d+\.")
 
 
@@ -216,6 +219,14 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
             hint="the adapters belong to different models, or one has a prefix that is not known; "
             "rename its tensors",
         )
+
+
+def is_expert(module: str) -> bool:
+    """Whether a module is in one of a layer's experts: ``mlp.experts.3.up_proj``.
+
+    Loaders fuse the experts of a model, and know one rank and one scaling for all of them.
+    """
+    return _EXPERT.search(module) is not None
 
 
 def embeddings_of(model_type: str | None) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def _in_float32(settings: MergeSettings) -> MergeSettings:
     """The merge is not rounded before it is added; the result has the dtype of the base."""
     if settings.out_dtype:
         raise ConfigError("--out-dtype has no meaning with --into: the base's dtype is kept")
-    return settings.model_copy(update={"out_dtype": "float32"})
+    return settings.model_copy(update={"out_dtype": "float32", "compact": True})
 
 
 def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:

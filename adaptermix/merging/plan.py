@@ -33,6 +33,7 @@ from adaptermix.adapters.format import (
     layer_then_name,
 )
 from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.names import is_expert
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec
 from adaptermix.merging.methods import (
@@ -125,7 +126,7 @@ class MergePlan:
                 f"{module}: the merge is too large for {spec.dtype}",
                 hint="use smaller weights, or --out-dtype float32",
             )
-        return _with_bias(update, spec)
+        return _with_bias(_padded(update, spec.rank), spec)
 
     def _sources(self, module: str) -> list[tuple[Adapter, float]]:
         """Return the adapters that take part in a module, with their weights."""
@@ -229,6 +230,15 @@ def _sum(updates: Sequence[LoraUpdate], weights: Sequence[float], spec: UpdateSp
     return LoraUpdate(np.concatenate(a), np.concatenate(b, axis=1), spec.scaling, bias)
 
 
+def _padded(update: LoraUpdate, rank: int) -> LoraUpdate:
+    """Add rows of zeros to A and columns of zeros to B; neither changes the delta weight."""
+    missing = rank - update.rank
+    if not missing:
+        return update
+    a, b = np.pad(update.a, ((0, missing), (0, 0))), np.pad(update.b, ((0, 0), (0, missing)))
+    return LoraUpdate(a, b, update.scaling, update.bias)
+
+
 def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
     """PEFT wants a bias in all modules or in none."""
     if not spec.has_bias or update.bias is not None:
@@ -310,6 +320,9 @@ def plan_merge(
         specs |= dict.fromkeys(modules, spec)
     if not specs:
         raise ConfigError("all weights are zero: nothing would be left")
+    specs |= _with_one_rank(
+        {m: spec for m, spec in specs.items() if not settings.compact or is_expert(m)}
+    )
     base = next((adapter.base for adapter in adapters if adapter.base), None)
     return MergePlan(
         list(adapters),
@@ -321,6 +334,20 @@ def plan_merge(
         options,
         settings.seed,
     )
+
+
+def _with_one_rank(specs: Mapping[str, UpdateSpec]) -> dict[str, UpdateSpec]:
+    """Give all updates one rank and one scaling, if they have not, for every loader to read.
+
+    Scalings then become 1 and are multiplied into B. With float16, which loses digits of small
+    numbers, they become the largest of them instead.
+    """
+    if len({(spec.rank, spec.scaling) for spec in specs.values()}) == 1:
+        return dict(specs)
+    rank = max((spec.rank for spec in specs.values()), default=0)
+    is_half = any(spec.dtype == np.float16 for spec in specs.values())
+    scaling = max(spec.scaling for spec in specs.values()) if is_half else 1.0
+    return {module: spec._replace(rank=rank, scaling=scaling) for module, spec in specs.items()}
 
 
 def _end_first(module: str) -> tuple[str, str]:
