@@ -35,6 +35,7 @@ from adaptermix.adapters.format import (
     refuse_unsupported,
     sort_tensors,
 )
+from adaptermix.adapters.names import TINKER_EXPERTS
 from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import HUB_NAME, reaching_hub
 from adaptermix.files.tensors import DTYPES, TensorFile, TensorSpec
@@ -236,8 +237,15 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     carried = {} if place.is_dir() else metadata  # PEFT and vLLM read a folder's config file
     config, origin = read_config(weights, carried, config_path, rank, alpha)
     refuse_unsupported(path, config)
+    if any(len(file.specs[name].shape) == 3 for name in names if TINKER_EXPERTS.search(name)):
+        raise ArtifactError(
+            f"{path}: a LoRA of Tinker on a mixture of experts: its factors have three dimensions",
+            hint="convert it to a PEFT adapter with the export tools of tinker-cookbook",
+        )
     record = read_run_record(metadata)
     factors, saved = sort_tensors(weights, names, config)
+    if any("unembed_tokens" in name for name in names) and "lm_head" in factors:
+        config["target_modules"] = sorted({module.rpartition(".")[2] for module in factors})
     return Adapter(path, weights, config, record, factors, saved, file, origin=origin)
 
 

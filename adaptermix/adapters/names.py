@@ -82,6 +82,14 @@ _CLASS_PREFIX = re.compile(
 )
 
 
+# Tinker's name of the LM head, which it has inside the decoder.
+_TINKER_HEAD = re.compile(r"(?<=base_model\.model\.)(?:model\.)?unembed_tokens\.")
+
+
+# Tinker's experts of a layer: three-dimensional factors, some of which all experts share.
+TINKER_EXPERTS = re.compile(r"\.experts\.w[123]\.lora_[AB]\.weight$")
+
+
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -110,6 +118,7 @@ def without_wrappers(name: str) -> str:
         ArtifactError: A wrapper that is not known.
     """
     short = _WRAPPER.sub("", name)
+    short = _TINKER_HEAD.sub("lm_head.", short)
     while short.startswith(PREFIX):
         short = short.removeprefix(PREFIX)
     if unknown := _UNKNOWN_WRAPPER.match(short):

@@ -27,6 +27,7 @@ from adaptermix.adapters.names import (
     is_one_base,
     without_wrappers,
 )
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.fold import merge_into
 from adaptermix.merging.merge import merge
@@ -412,3 +413,37 @@ def test_experts_get_one_rank_and_one_scaling(tmp_path, kind, case, compact):
     expected = logits(tmp_path / "folded")
     assert (expected - logits(base)).abs().max() > 0.1
     torch.testing.assert_close(logits(base, tmp_path / "m"), expected, rtol=1e-3, atol=1e-3)
+
+
+def as_tinker(adapter, folder):
+    """Name the head as Tinker does, and let the config say as little as Tinker's."""
+    keys = ("base_model.model.lm_head", "base_model.model.model.unembed_tokens")
+    with_keys(adapter, folder, lambda key: key.replace(*keys))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["target_modules"] = "all-linear"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_the_head_of_a_tinker_adapter_is_the_lm_head(tmp_path, model_dir):
+    plain = [
+        adapter_on(model_dir, tmp_path / str(seed), seed, target_modules=["q_proj", "lm_head"])
+        for seed in (1, 2)
+    ]
+    tinker = [as_tinker(path, tmp_path / f"t{path.name}") for path in plain]
+    check(model_dir, tmp_path / "m", tinker, references=plain)
+    assert read_adapter(tinker[0]).modules == read_adapter(plain[0]).modules
+    staged = stage_adapter(read_adapter(tinker[0]), tmp_path)
+    torch.testing.assert_close(logits(model_dir, staged), logits(model_dir, plain[0]))
+
+
+def test_experts_of_tinker_are_refused_for_what_they_are(tmp_path, model_dir):
+    adapter = adapter_on(model_dir, tmp_path / "a", 1, target_modules=["q_proj"])
+    file = adapter / "adapter_model.safetensors"
+    experts = {
+        f"base_model.model.model.layers.0.mlp.experts.w1.lora_{side}.weight": torch.ones(shape)
+        for side, shape in (("A", (1, 4, 64)), ("B", (3, 16, 4)))
+    }
+    save_file(load_file(file) | experts, file, {"format": "pt"})
+    with pytest.raises(ArtifactError, match="Tinker on a mixture of experts"):
+        read_adapter(adapter)
