@@ -14,20 +14,14 @@ from pathlib import PurePosixPath
 from adaptermix.errors import ArtifactError
 
 PREFIX = "base_model.model."  # of every key that PEFT saves
-
-
 # Left in names by torch.compile, activation checkpointing, FSDP and DDP.
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "module.")
-
-
 # The attribute that holds the decoder in a class with a head: base_model_prefix in transformers.
 BASE_PREFIXES = (
     *("model", "transformer", "backbone", "gpt_neox", "gpt_neox_japanese", "rwkv", "bert"),
     *("roberta", "roberta_prelayernorm", "roc_bert", "rembert", "roformer", "electra", "ernie"),
     *("data2vec_text", "biogpt", "cpmant", "git", "prophetnet", "reformer"),
 )
-
-
 # Names of input and output embeddings by model_type, where they are not the first of these.
 _EMBEDDINGS = ("embed_tokens", "lm_head")
 _EMBEDDINGS_BY_TYPE = {
@@ -58,51 +52,25 @@ _EMBEDDINGS_BY_TYPE = {
     "modernbert-decoder": ("tok_embeddings", "decoder"),
     "rwkv": ("embeddings", "head"),
 }
-
-
 # What may be saved whole, as PEFT does when the vocabulary was resized.
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
-
-
 # One decoder in a class with a vision tower: in memory, and in files of transformers 4 and vLLM.
 _MULTIMODAL = ("model.language_model.", "language_model.model.")
-
-
 _HEADS = ("lm_head", "embed_out", "score")  # beside the decoder, whatever its prefix
-
-
 _WRAPPER = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, WRAPPERS))})")
-
-
 _UNKNOWN_WRAPPER = re.compile(r"(?:^|.*\.)_[^.]*\.|.*base_model\.model\.")
-
-
 _CLASS_PREFIX = re.compile(
     rf"(?:model\.){{0,2}}(?:language_model\.)?(?:(?:{'|'.join(BASE_PREFIXES)})\.)?"
 )
-
-
 # Tinker's name of the LM head, which it has inside the decoder.
 _TINKER_HEAD = re.compile(r"(?<=base_model\.model\.)(?:model\.)?unembed_tokens\.")
-
-
 # Tinker's experts of a layer: three-dimensional factors, some of which all experts share.
 TINKER_EXPERTS = re.compile(r"\.experts\.w[123]\.lora_[AB]\.weight$")
-
-
 _EXPERT = re.compile(r"\.experts\.\d+\.")
-
-
 _BLOCK = re.compile(r"\.\d+\.")
-
-
 # Parts of one model, none of which is another under a different name.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
-
-
 _HUB_CACHE = re.compile(r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/[^/]+/*")
-
-
 _GENERIC = re.compile(  # names that folders of any model have
     r"(merged|model|models|base|base[-_]?model|output|outputs|out|final|best|last|latest|hf|save|"
     r"saved|export|exported|weights|result|results|adapter|ckpt|snapshot|full|train|trained|sft)"
