@@ -43,6 +43,7 @@ from adaptermix.adapters.format import (
     refuse_unsupported,
     sort_tensors,
 )
+from adaptermix.adapters.names import TINKER_EXPERTS
 from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import hub_place, reaching_hub
 from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
@@ -63,7 +64,7 @@ class Adapter:
         factors: For every module, the tensor names of its factors.
         saved: Names of whole weights that it replaces in the base model (biases that were
             trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
-        head: What was put before the names it had its modules by; its config knows the latter.
+        own_names: Of renamed modules, the names that its config knows them by.
         origin: Where its config is, in words.
         notes: What to say where it is used.
     """
@@ -75,7 +76,7 @@ class Adapter:
     factors: dict[str, ModuleTensors] = field(repr=False)
     saved: dict[str, str] = field(repr=False)
     file: Tensors = field(repr=False, compare=False)
-    head: str = ""
+    own_names: dict[str, str] = field(default_factory=dict, repr=False)
     origin: str = CONFIG_FILE
     notes: tuple[str, ...] = ()
 
@@ -182,7 +183,7 @@ class Adapter:
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
         """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
         for key, value in (self.config.get(pattern) or {}).items():
-            if re.match(as_suffix(key), module.removeprefix(self.head)):
+            if re.match(as_suffix(key), self.own_names.get(module, module)):
                 return float(value)
         return default
 
@@ -248,8 +249,16 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     file, carried = as_peft(weights, file, header, config_path)
     config, origin = read_config(weights, carried, config_path, rank, alpha)
     refuse_unsupported(path, config)
+    names = list(file.specs)
+    if any(len(file.specs[name].shape) == 3 for name in names if TINKER_EXPERTS.search(name)):
+        raise ArtifactError(
+            f"{path}: a LoRA of Tinker on a mixture of experts: its factors have three dimensions",
+            hint="convert it to a PEFT adapter with the export tools of tinker-cookbook",
+        )
     record = read_run_record(file.metadata)
-    factors, saved = sort_tensors(weights, list(file.specs), config)
+    factors, saved = sort_tensors(weights, names, config)
+    if any("unembed_tokens" in name for name in names) and "lm_head" in factors:
+        config["target_modules"] = sorted({module.rpartition(".")[2] for module in factors})
     notes = (note,) if note else ()
     return Adapter(path, weights, config, record, factors, saved, file, origin=origin, notes=notes)
 

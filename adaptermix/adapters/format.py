@@ -11,6 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.names import (
+    EMBEDDINGS,
+    PREFIX,
+    is_expert,
+    unwrapped_pattern,
+    without_wrappers,
+)
 from adaptermix.errors import ArtifactError
 from adaptermix.files.tensors import DTYPES, TensorSpec
 
@@ -19,9 +26,11 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "adaptermix.json"
 CONFIG_KEY = "lora_adapter_metadata"
 RECORD_KEY = "adaptermix"
+TARGETING = (  # keys of a config that say which modules are updated, and how strongly
+    *("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"),
+)
 FLOAT_DTYPES = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
-PREFIX = "base_model.model."  # of every key that PEFT saves
-EMBEDDINGS = ("embed_tokens", "wte", "lm_head")  # what PEFT saves whole when it was resized
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 PICKLE_HINT = "pickles are never opened here; load it with PEFT and save it as safetensors"
 _ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether of an embedding
@@ -119,7 +128,20 @@ def read_config(
         what = f": its peft_type is {kind}" if kind else ""
         raise ArtifactError(f"{origin}: not the config of a LoRA adapter{what}")
     _check_numbers(origin, config)
-    return config, place
+    return _without_wrappers(config), place
+
+
+def _without_wrappers(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config with modules named as if nothing had been put around them."""
+    for key in ("target_modules", "modules_to_save"):
+        if isinstance(names := config.get(key), list):
+            config[key] = [unwrapped_pattern(str(name)) for name in names]
+        elif isinstance(names, str):
+            config[key] = unwrapped_pattern(names)
+    for key in ("rank_pattern", "alpha_pattern"):
+        if patterns := config.get(key):
+            config[key] = {unwrapped_pattern(name): n for name, n in patterns.items()}
+    return config
 
 
 def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
@@ -181,7 +203,10 @@ def sort_tensors(
     parts: dict[str, dict[str, str]] = {}
     embeddings, saved = set(), {}
     for name in names:
-        short = name.removeprefix(PREFIX)
+        try:
+            short = without_wrappers(name)
+        except ArtifactError as error:
+            raise ArtifactError(f"{weights}: {error}", hint=error.hint) from error
         module, _, end = short.rpartition(".lora_")
         if module and end in _ENDS:
             part, is_embedding = _ENDS[end]
@@ -267,7 +292,8 @@ def describe_config(
         all_layers: The updates cover every decoder block; otherwise the config names the blocks,
             or else all modules.
     """
-    kinds = [(update.rank, update.scaling) for update in updates.values()]
+    main = [u for m, u in updates.items() if is_expert(m)] or updates.values()
+    kinds = [(update.rank, update.scaling) for update in main]
     rank, scaling = max(set(kinds), key=kinds.count)
     odd = {
         m: update

@@ -29,8 +29,9 @@ from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.adapters.core_space import random_overlap, subspace_overlap, subspaces
 from adaptermix.adapters.deltas import inner_product, norm
 from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
-from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
 from adaptermix.adapters.tables import inspection_view
+from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import Report
 from adaptermix.settings.reports import InspectSettings
 from adaptermix.tables import View
@@ -364,6 +365,10 @@ def _kind(module: str) -> str:
 
 def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
     first = adapters[0]
+    try:
+        check_names(adapters)
+    except ArtifactError as error:
+        yield str(error)
     for other in adapters[1:]:
         if not share_a_base(first, other):
             yield (

@@ -1,15 +1,19 @@
 """Whether adapters fit one another and a base model."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.format import UpdateSpec, layer_of
+from adaptermix.adapters.format import UpdateSpec
+from adaptermix.adapters.names import (
+    EMBEDDINGS,
+    check_names_meet,
+    common_names,
+    core,
+    is_one_base,
+    names_in_files,
+)
 from adaptermix.errors import ArtifactError
-
-_INPUT_EMBEDDINGS = re.compile(r"(.*\.)?(embed_tokens|wte)\.weight")
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
@@ -28,7 +32,8 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
     for module in adapter.modules:
         spec = adapter.spec(module)
         shape = (spec.out_features, spec.in_features)
-        expected = shapes.get(f"{module}.weight") or _tied_head(module, shapes)
+        found = (shapes.get(f"{name}.weight") for name in names_in_files(module))
+        expected = next(filter(None, found), None) or _tied_head(module, shapes)
         if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored the other way
             shape = shape[::-1]
         if expected is None:
@@ -43,10 +48,10 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
 
 def _tied_head(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
     """Return the shape of an LM head that no file has, for it is the input embeddings."""
-    if module != "lm_head":
+    if core(module) != "lm_head":
         return None
-    inputs = (shape for name, shape in shapes.items() if _INPUT_EMBEDDINGS.fullmatch(name))
-    return next(inputs, None)
+    inputs = {f"{name}.weight" for name in EMBEDDINGS}
+    return next((shape for name, shape in shapes.items() if core(name) in inputs), None)
 
 
 def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[str]:
@@ -80,52 +85,60 @@ def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[Updat
         )
 
 
-def share_a_base(one: Adapter, other: Adapter) -> bool:
-    """Tell by fingerprint, or else by name; True where neither is known of both."""
+def share_a_base(one: Adapter, other: Adapter) -> bool | None:
+    """Tell by fingerprint, or else by name; True where neither is known of both.
+
+    None means that both have names, and that these tell nothing.
+    """
     prints = one.record.get("base_fingerprint"), other.record.get("base_fingerprint")
     if all(prints):
         return bool(prints[0] == prints[1])
-    names = one.base, other.base
-    return not all(names) or _model_name(names[0]) == _model_name(names[1])
-
-
-def _model_name(name: str | None) -> str:
-    """Compare hub names whole and local paths by their folder, wherever it was mounted."""
-    path = Path(name or "")
-    return path.name if path.is_absolute() or len(path.parts) != 2 else str(path)
+    return not (one.base and other.base) or is_one_base(one.base, other.base)
 
 
 def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """Give all adapters the longest prefix of module names that one of them has.
+    """Give the modules of all adapters the same names, where they are known to be the same.
 
     An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with
-    the LM head names ``model.layers.0.mlp.up_proj``.
+    the LM head names ``model.layers.0.mlp.up_proj``, and one trained with a vision tower
+    ``model.language_model.layers.0.mlp.up_proj``.
     """
-    prefixes = [_prefixes(adapter.modules) for adapter in adapters]
-    if any(len(found) != 1 for found in prefixes):
-        return list(adapters)
-    own = [found.pop() for found in prefixes]
-    longest = max(own, key=len)
-    if not all(longest.endswith(prefix) for prefix in own):
-        return list(adapters)
-    return [
-        adapter if prefix == longest else _renamed(adapter, longest.removesuffix(prefix))
-        for adapter, prefix in zip(adapters, own, strict=True)
-    ]
+    renamings = common_names([[*a.factors, *a.saved] for a in adapters])
+    return [_renamed(a, rename) for a, rename in zip(adapters, renamings, strict=True)]
 
 
-def _prefixes(modules: Sequence[str]) -> set[str]:
-    """Return what stands before the decoder blocks: ``model.`` in ``model.layers.0.mlp``."""
-    layers = ((module, layer_of(module)) for module in modules)
-    blocks = {f".{m}".partition(f".{at}.")[0] for m, at in layers if at is not None}
-    prefixes = (block.rpartition(".")[0] for block in blocks)  # .model of .model.layers
-    return {f"{prefix}.".lstrip(".") for prefix in prefixes}
+def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
+    """Give the modules of an adapter the names that a base model's files have."""
+    known = {core(name): name for name in shapes}
+
+    def rename(name: str) -> str:
+        for end in ("", ".weight"):
+            if found := known.get(core(name + end)):
+                return found.removesuffix(end)
+        return name
+
+    return _renamed(adapter, rename)
 
 
-def _renamed(adapter: Adapter, prefix: str) -> Adapter:
+def check_names(adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters whose modules would never meet.
+
+    Raises:
+        ArtifactError: Naming a module of each.
+    """
+    first = adapters[0]
+    for other in adapters[1:]:
+        check_names_meet(first.modules, other.modules, (str(first.path), str(other.path)))
+
+
+def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:
+    names = {module: rename(module) for module in adapter.factors}
+    saved = {rename(name): tensor for name, tensor in adapter.saved.items()}
+    if all(old == new for old, new in names.items()) and saved == adapter.saved:
+        return adapter
     return replace(
         adapter,
-        factors={prefix + module: tensors for module, tensors in adapter.factors.items()},
-        saved={prefix + name: tensor for name, tensor in adapter.saved.items()},
-        head=prefix + adapter.head,
+        factors={names[module]: tensors for module, tensors in adapter.factors.items()},
+        saved=saved,
+        own_names={new: adapter.own_names.get(old, old) for old, new in names.items()},
     )

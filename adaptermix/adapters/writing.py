@@ -17,6 +17,7 @@ from adaptermix.adapters.format import (
     CONFIG_KEY,
     RECORD_FILE,
     RECORD_KEY,
+    TARGETING,
     WEIGHTS_FILE,
     UpdateSpec,
     describe_config,
@@ -125,6 +126,9 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
         config = adapter.config
         if "target_modules" not in config:  # a bare file, described by its rank and alpha
             config = describe_config(specs, adapter.base, all_layers=False)
+        elif adapter.own_names:  # its own config knows the modules by other names
+            described = describe_config(specs, adapter.base, all_layers=False)
+            config = config | {key: described.get(key) for key in TARGETING}
         updates = (as_dtype(u, specs[module].dtype) for module, u in adapter.updates())
         saved = {
             name: (adapter.saved_spec(name), partial(adapter.saved_weight, name))

@@ -10,8 +10,9 @@ import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, widened
-from adaptermix.adapters.format import EMBEDDINGS, FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
-from adaptermix.adapters.matching import check_fits
+from adaptermix.adapters.format import FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
+from adaptermix.adapters.matching import check_fits, with_names_of
+from adaptermix.adapters.names import is_embedding_name
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
@@ -46,9 +47,9 @@ def merge_into(
             hint="name a new folder with -o",
         )
     check_out([*paths, Path(str(settings.into))], settings.out, force)
-    adapters = open_adapters(paths, settings)
     folder = locate_model(ModelSettings(model=str(settings.into)))
     shapes = weight_shapes(folder)
+    adapters = [with_names_of(adapter, shapes) for adapter in open_adapters(paths, settings)]
     own = fingerprint(folder)
     for adapter in adapters:
         check_fits(adapter, shapes, str(settings.into))
@@ -57,7 +58,8 @@ def merge_into(
     files = {name: file for file in map(TensorFile, weight_files(folder)) for name in file.specs}
     plan = replace(plan, base_weight=lambda name: files[name].tensor(name))
     if is_tied(folder):
-        _refuse_tied(plan, str(settings.into))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        _refuse_tied(plan, str(settings.into), config.get("model_type"))
     _check_whole_weights(plan, shapes, str(settings.into))
     tally = Tally()
     if dry_run:
@@ -79,7 +81,7 @@ def _in_float32(settings: MergeSettings) -> MergeSettings:
     """The merge is not rounded before it is added; the result has the dtype of the base."""
     if settings.out_dtype:
         raise ConfigError("--out-dtype has no meaning with --into: the base's dtype is kept")
-    return settings.model_copy(update={"out_dtype": "float32"})
+    return settings.model_copy(update={"out_dtype": "float32", "compact": True})
 
 
 def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
@@ -114,12 +116,12 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _refuse_tied(plan: MergePlan, base: str) -> None:
+def _refuse_tied(plan: MergePlan, base: str, model_type: str | None) -> None:
     """An adapter changes the input embeddings alone; folded into tied ones it changes both ends."""
     saved = [name.rpartition(".")[0] for name in plan.saved()]
     for module in (*plan.specs, *saved):
         is_embedding = module in plan.specs and plan.specs[module].is_embedding
-        if is_embedding or module.rpartition(".")[2] in EMBEDDINGS:
+        if is_embedding or is_embedding_name(module, model_type):
             raise ArtifactError(
                 f"{base} ties its input and output embeddings, and the adapters change '{module}'",
                 hint="write an adapter instead, without --into",

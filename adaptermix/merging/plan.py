@@ -32,7 +32,8 @@ from adaptermix.adapters.format import (
     layer_of,
     layer_then_name,
 )
-from adaptermix.adapters.matching import check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.names import is_expert
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec
 from adaptermix.merging.methods import (
@@ -127,7 +128,7 @@ class MergePlan:
                 f"{module}: the merge is too large for {spec.dtype}",
                 hint="use smaller weights, or --out-dtype float32",
             )
-        return _with_bias(update, spec)
+        return _with_bias(_padded(update, spec.rank), spec)
 
     def _sources(self, module: str) -> list[tuple[Adapter, float]]:
         """Return the adapters that take part in a module, with their weights."""
@@ -231,6 +232,15 @@ def _sum(updates: Sequence[LoraUpdate], weights: Sequence[float], spec: UpdateSp
     return LoraUpdate(np.concatenate(a), np.concatenate(b, axis=1), spec.scaling, bias)
 
 
+def _padded(update: LoraUpdate, rank: int) -> LoraUpdate:
+    """Add rows of zeros to A and columns of zeros to B; neither changes the delta weight."""
+    missing = rank - update.rank
+    if not missing:
+        return update
+    a, b = np.pad(update.a, ((0, missing), (0, 0))), np.pad(update.b, ((0, 0), (0, missing)))
+    return LoraUpdate(a, b, update.scaling, update.bias)
+
+
 def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
     """PEFT wants a bias in all modules or in none."""
     if not spec.has_bias or update.bias is not None:
@@ -255,7 +265,9 @@ def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapte
         read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha) for path in paths
     ]
     _check_bases(adapters, settings.ignore_base)
-    return with_common_names(adapters)
+    adapters = with_common_names(adapters)
+    check_names(adapters)
+    return adapters
 
 
 def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
@@ -310,6 +322,9 @@ def plan_merge(
         specs |= dict.fromkeys(modules, spec)
     if not specs:
         raise ConfigError("all weights are zero: nothing would be left")
+    specs |= _with_one_rank(
+        {m: spec for m, spec in specs.items() if not settings.compact or is_expert(m)}
+    )
     base = next((adapter.base for adapter in adapters if adapter.base), None)
     return MergePlan(
         list(adapters),
@@ -321,6 +336,20 @@ def plan_merge(
         options,
         settings.seed,
     )
+
+
+def _with_one_rank(specs: Mapping[str, UpdateSpec]) -> dict[str, UpdateSpec]:
+    """Give all updates one rank and one scaling, if they have not, for every loader to read.
+
+    Scalings then become 1 and are multiplied into B. With float16, which loses digits of small
+    numbers, they become the largest of them instead.
+    """
+    if len({(spec.rank, spec.scaling) for spec in specs.values()}) == 1:
+        return dict(specs)
+    rank = max((spec.rank for spec in specs.values()), default=0)
+    is_half = any(spec.dtype == np.float16 for spec in specs.values())
+    scaling = max(spec.scaling for spec in specs.values()) if is_half else 1.0
+    return {module: spec._replace(rank=rank, scaling=scaling) for module, spec in specs.items()}
 
 
 def _end_first(module: str) -> tuple[str, str]:
@@ -404,8 +433,11 @@ def _plan_module(
 def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
     first = adapters[0]
     for other in adapters[1:]:
-        if not ignore and not share_a_base(first, other):
+        share = ignore or share_a_base(first, other)
+        if not share:
+            unknown = ": the names of these folders do not tell whether they are one base"
             raise ArtifactError(
-                f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}",
+                f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}"
+                f"{unknown if share is None else ''}",
                 hint="merge adapters of one base model, or pass --ignore-base if you know better",
             )

@@ -91,7 +91,8 @@ def is_tied(folder: Path) -> bool:
     for part in (config.get("text_config") or {}, config):
         if "tie_word_embeddings" in part:
             return bool(part["tie_word_embeddings"])
-    return not any(name.endswith("lm_head.weight") for name in weight_shapes(folder))
+    heads = ("lm_head.weight", "embed_out.weight")
+    return not any(name.endswith(heads) for name in weight_shapes(folder))
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,20 @@ from adaptermix.settings.shared import DecodingSettings, ScorerSettings, Setting
 from adaptermix.settings.values import Weights
 
 
-class MergeSettings(Settings):
+class SourceSettings(Settings):
+    """What is known of adapter files that carry no config."""
+
+    panel: ClassVar[str | None] = "Bare adapter files"
+
+    source_rank: int | None = Field(
+        default=None, gt=0, description="Rank of bare adapter files that carry no config."
+    )
+    source_alpha: float | None = Field(
+        default=None, gt=0, description="Alpha of bare adapter files that carry no config."
+    )
+
+
+class MergeSettings(SourceSettings):
     """Settings of ``merge``."""
 
     section: ClassVar[str] = "merge"
@@ -60,6 +73,11 @@ class MergeSettings(Settings):
     isotropic: bool = Field(
         default=False, description="Set all singular values of the result to their mean."
     )
+    compact: bool = Field(
+        default=False,
+        description="Let ranks and scalings differ between modules: a smaller file, which only "
+        "loaders that read rank_pattern and alpha_pattern apply rightly.",
+    )
     seed: int = Field(default=1, ge=0, description="Seed of dare, dare-ties and della.")
     out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
@@ -77,12 +95,6 @@ class MergeSettings(Settings):
         default=None,
         description="Find the weights on dev data: weights of the first adapter to try "
         "(0.5,0.7,0.9), all weights of each merge (1:0.2,1:0.5), auto, or learn.",
-    )
-    source_rank: int | None = Field(
-        default=None, gt=0, description="Rank of bare adapter files that carry no config."
-    )
-    source_alpha: float | None = Field(
-        default=None, gt=0, description="Alpha of bare adapter files that carry no config."
     )
     out: Path = Field(
         default=Path("merged.safetensors"),

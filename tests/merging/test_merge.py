@@ -108,7 +108,7 @@ def test_the_factors_of_one_adapter_may_differ_in_precision(tmp_path, adapters, 
 
 
 def test_ranks_add_up_module_by_module(tmp_path, adapters):
-    report = merge(adapters[:2], MergeSettings(weight=0.9, out=tmp_path / "m"))
+    report = merge(adapters[:2], MergeSettings(weight=0.9, out=tmp_path / "m", compact=True))
     merged = read_adapter(tmp_path / "m")
     assert report.rank == 6
     assert merged.update("model.layers.0.self_attn.q_proj").rank == 6
@@ -654,13 +654,12 @@ def assert_same_adapter(path, other):
 @pytest.mark.parametrize("out", ["m", "m.safetensors"])
 def test_one_adapter_at_weight_one_is_itself(tmp_path, qwen_dir, options, out):
     path = trained(qwen_dir, tmp_path / "a", 1, **options)
-    merge([path], MergeSettings(weights=(1,), out=tmp_path / out))
+    merge([path], MergeSettings(weights=(1,), out=tmp_path / out, compact=True))
     assert_same_adapter(tmp_path / out, path)
     other = trained(qwen_dir, tmp_path / "b", 2, r=5, target_modules=["up_proj"])
     for weights in ((0, 1), (0.0, 1.0)):
-        report = merge(
-            [other, path], MergeSettings(weights=weights, out=tmp_path / out), force=True
-        )
+        settings = MergeSettings(weights=weights, out=tmp_path / out, compact=True)
+        report = merge([other, path], settings, force=True)
         assert_same_adapter(tmp_path / out, path)
         assert report.relative_error == 0
 
@@ -720,7 +719,7 @@ def test_layers_where_an_adapter_does_nothing(tmp_path, model_dir, inactive, lac
         align = untrained_above(trained(model_dir, tmp_path / "align", 2), 2, lacking[0])
     else:
         align = trained(model_dir, tmp_path / "align", 2, layers_to_transform=[0, 1])
-    settings = MergeSettings(weight=0.8, inactive=inactive, out=tmp_path / "m")
+    settings = MergeSettings(weight=0.8, inactive=inactive, out=tmp_path / "m", compact=True)
     report = merge([task, align], settings)
     assert [source.inactive for source in report.sources] == [0, 4]
     assert report.inactive == inactive

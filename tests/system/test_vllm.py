@@ -124,7 +124,7 @@ def adapters(tmp_path_factory, model_dir):
     # Module by module another rank and another alpha: kept alone, or beside "align".
     merge(
         [tmp_path / "rslora", tmp_path / "align"],
-        MergeSettings(weights=(0.7, 0.5), out=tmp_path / "patterns"),
+        MergeSettings(weights=(0.7, 0.5), out=tmp_path / "patterns", compact=True),
     )
     config = read_adapter(tmp_path / "patterns").config
     assert config["rank_pattern"]

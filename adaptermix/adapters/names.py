@@ -1,0 +1,242 @@
+"""Names of modules: what wraps them, and how they differ between the classes of one model.
+
+Everything that compares names of modules asks here. A name has a prefix, which depends on the
+class that the model was loaded with and on the version of transformers, and a core, which does not:
+``model.layers.0.mlp``, ``model.language_model.layers.0.mlp``, ``language_model.model.layers.0.mlp``
+and ``layers.0.mlp`` have the core ``layers.0.mlp``.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import PurePosixPath
+
+from adaptermix.errors import ArtifactError
+
+PREFIX = "base_model.model."  # of every key that PEFT saves
+# Left in names by torch.compile, activation checkpointing, FSDP and DDP.
+WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "module.")
+# The attribute that holds the decoder in a class with a head: base_model_prefix in transformers.
+BASE_PREFIXES = (
+    *("model", "transformer", "backbone", "gpt_neox", "gpt_neox_japanese", "rwkv", "bert"),
+    *("roberta", "roberta_prelayernorm", "roc_bert", "rembert", "roformer", "electra", "ernie"),
+    *("data2vec_text", "biogpt", "cpmant", "git", "prophetnet", "reformer"),
+)
+# Names of input and output embeddings by model_type, where they are not the first of these.
+_EMBEDDINGS = ("embed_tokens", "lm_head")
+_EMBEDDINGS_BY_TYPE = {
+    **dict.fromkeys(("bloom", "falcon"), ("word_embeddings", "lm_head")),
+    **dict.fromkeys(
+        ("codegen", "dbrx", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "mpt"),
+        ("wte", "lm_head"),
+    ),
+    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2"), ("embeddings", "lm_head")),
+    **dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), ("embed_in", "embed_out", "lm_head")),
+    **dict.fromkeys(("biogpt", "trocr"), ("embed_tokens", "output_projection")),
+    **dict.fromkeys(
+        (
+            *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "ernie"),
+            *("megatron-bert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer"),
+            *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+        ),
+        ("word_embeddings", "decoder"),
+    ),
+    "ctrl": ("w", "lm_head"),
+    "electra": ("word_embeddings", "generator_lm_head"),
+    "git": ("word_embeddings", "output"),
+    "prophetnet": ("word_embeddings", "lm_head"),
+    "whisper": ("embed_tokens", "proj_out"),
+    "xlm": ("embeddings", "proj"),
+    "xlnet": ("word_embedding", "lm_loss"),
+    "openai-gpt": ("tokens_embed", "lm_head"),
+    "modernbert-decoder": ("tok_embeddings", "decoder"),
+    "rwkv": ("embeddings", "head"),
+}
+# What may be saved whole, as PEFT does when the vocabulary was resized.
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
+# One decoder in a class with a vision tower: in memory, and in files of transformers 4 and vLLM.
+_MULTIMODAL = ("model.language_model.", "language_model.model.")
+_HEADS = ("lm_head", "embed_out", "score")  # beside the decoder, whatever its prefix
+_WRAPPER = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, WRAPPERS))})")
+_UNKNOWN_WRAPPER = re.compile(r"(?:^|.*\.)_[^.]*\.|.*base_model\.model\.")
+_CLASS_PREFIX = re.compile(
+    rf"(?:model\.){{0,2}}(?:language_model\.)?(?:(?:{'|'.join(BASE_PREFIXES)})\.)?"
+)
+# Tinker's name of the LM head, which it has inside the decoder.
+_TINKER_HEAD = re.compile(r"(?<=base_model\.model\.)(?:model\.)?unembed_tokens\.")
+# Tinker's experts of a layer: three-dimensional factors, some of which all experts share.
+TINKER_EXPERTS = re.compile(r"\.experts\.w[123]\.lora_[AB]\.weight$")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_BLOCK = re.compile(r"\.\d+\.")
+# Parts of one model, none of which is another under a different name.
+_PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
+_HUB_CACHE = re.compile(r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/[^/]+/*")
+_GENERIC = re.compile(  # names that folders of any model have
+    r"(merged|model|models|base|base[-_]?model|output|outputs|out|final|best|last|latest|hf|save|"
+    r"saved|export|exported|weights|result|results|adapter|ckpt|snapshot|full|train|trained|sft)"
+    r"([-_.]?(merged|model|hf|\d+|v\d+))*|((checkpoint|ckpt|step|epoch|run|global_step)[-_]?\d*)"
+    r"|[0-9a-f]{7,}|\d+"
+)
+
+
+def without_wrappers(name: str) -> str:
+    """Return a tensor's name without PEFT's prefix and without what training put around modules.
+
+    Raises:
+        ArtifactError: A wrapper that is not known.
+    """
+    short = _WRAPPER.sub("", name)
+    short = _TINKER_HEAD.sub("lm_head.", short)
+    while short.startswith(PREFIX):
+        short = short.removeprefix(PREFIX)
+    if unknown := _UNKNOWN_WRAPPER.match(short):
+        raise ArtifactError(
+            f"'{name}' has the unknown prefix or wrapper '{unknown[0]}'",
+            hint=f"rename its tensors; known wrappers are {', '.join(WRAPPERS)}",
+        )
+    return short
+
+
+def unwrapped_pattern(pattern: str) -> str:
+    """Return a pattern for modules' names without the wrappers in it, escaped or not."""
+    for wrapper in WRAPPERS[:-1]:
+        pattern = pattern.replace(wrapper, "").replace(re.escape(wrapper), "")
+    return pattern.removeprefix(PREFIX)
+
+
+@cache
+def _split(name: str) -> tuple[str, str]:
+    """Return a name's prefix, which depends on the model's class, and its core."""
+    match = _CLASS_PREFIX.match(name)
+    prefix = match[0] if match else ""
+    return prefix, name[len(prefix) :]
+
+
+def core(name: str) -> str:
+    """Return what is the same in all names of one module."""
+    return _split(name)[1]
+
+
+def names_in_files(name: str) -> list[str]:
+    """Return the names that loaders take for this one: it, and that of the other multimodal form.
+
+    Other names with its core are not among them: they would load nothing.
+    """
+    prefix, rest = _split(name)
+    return [name, *(other + rest for other in _MULTIMODAL if prefix in _MULTIMODAL)]
+
+
+def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:
+    """Return for every set of names how to rename it, so that all have the same prefixes.
+
+    A part of the model, such as ``layers`` or ``visual``, gets the longest prefix that it has in
+    one of the sets. Names outside the blocks follow the blocks that share their prefix; heads
+    such as ``lm_head`` have none. Of two prefixes of one length,
+    ``model.language_model.``, which transformers 5 has in memory, is preferred.
+    """
+    own = [_prefixes(names) for names in sets]
+    best: dict[str, str] = {}
+    for prefixes, blocks in own:
+        for part, prefix in prefixes.items():
+            if part in blocks:
+                best[part] = max(best.get(part, prefix), prefix, key=lambda p: (len(p), p))
+    if any(best[part] != prefixes[part] for prefixes, blocks in own for part in blocks):
+        best |= dict.fromkeys(_HEADS, "")
+    return [_renaming(prefixes, blocks, best) for prefixes, blocks in own]
+
+
+def _prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the prefix of every part, and which parts are made of blocks; none if one has two."""
+    found: dict[str, str] = {}
+    blocks = []
+    for name in names:
+        prefix, rest = _split(name)
+        part = rest.partition(".")[0]
+        if found.setdefault(part, prefix) != prefix:
+            return {}, []
+        if _BLOCK.search(rest):
+            blocks.append(part)
+    return found, list(dict.fromkeys(blocks))
+
+
+def _renaming(
+    prefixes: Mapping[str, str], blocks: Sequence[str], best: Mapping[str, str]
+) -> Callable[[str], str]:
+    by_prefix = {prefixes[part]: best[part] for part in reversed(blocks)}
+    targets = {
+        part: best[part] if part in best else by_prefix.get(prefix, prefix)
+        for part, prefix in prefixes.items()
+    }
+
+    def rename(name: str) -> str:
+        prefix, rest = _split(name)
+        return targets.get(rest.partition(".")[0], prefix) + rest
+
+    return rename
+
+
+def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:
+    """Refuse two sets of modules whose blocks have different names: they would never meet.
+
+    Raises:
+        ArtifactError: With one module of each.
+    """
+    one, other = (
+        {f".{m}"[: at.start() + 1].lstrip("."): m for m in ms if (at := _BLOCK.search(m))}
+        for ms in (first, second)
+    )
+    if not one or not other or one.keys() & other.keys():
+        return
+    parts = [{match[1] if (match := _PART.fullmatch(b)) else "" for b in s} for s in (one, other)]
+    if parts[0] & parts[1]:
+        a, b = next(iter(one.values())), next(iter(other.values()))
+        raise ArtifactError(
+            f"no block of {paths[1]} is one of {paths[0]}: their modules are named like "
+            f"'{b}' and '{a}', which are not known to be the same",
+            hint="the adapters belong to different models, or one has a prefix that is not known; "
+            "rename its tensors",
+        )
+
+
+def is_expert(module: str) -> bool:
+    """Whether a module is in one of a layer's experts: ``mlp.experts.3.up_proj``.
+
+    Loaders fuse the experts of a model, and know one rank and one scaling for all of them.
+    """
+    return _EXPERT.search(module) is not None
+
+
+def embeddings_of(model_type: str | None) -> tuple[str, ...]:
+    """Return how a kind of model names its input and output embeddings."""
+    return _EMBEDDINGS_BY_TYPE.get(model_type or "", _EMBEDDINGS)
+
+
+def is_embedding_name(module: str, model_type: str | None) -> bool:
+    """Whether a module is the input or output embeddings of a model of this kind."""
+    last = module.rpartition(".")[2]
+    return last in EMBEDDINGS or last in embeddings_of(model_type)
+
+
+def is_one_base(one: str, other: str) -> bool | None:
+    """Tell by their names whether two base models are one; None where the names do not tell.
+
+    A hub name is compared whole, without regard to case; a folder by its last part, wherever it
+    is mounted; a snapshot in the hub's cache counts as the hub's name. Folders with names such
+    as ``merged`` or ``checkpoint-200`` tell nothing.
+    """
+    if one.rstrip("/") == other.rstrip("/"):
+        return True
+    (owner, model), (owner2, model2) = _owner_and_model(one), _owner_and_model(other)
+    if not model or not model2:
+        return None
+    return model == model2 and (owner == owner2 or not owner or not owner2)
+
+
+def _owner_and_model(name: str) -> tuple[str, str]:
+    """Return both, in lower case; no owner for a folder, and no model where it tells nothing."""
+    if cached := _HUB_CACHE.fullmatch(name):
+        return cached["owner"].lower(), cached["model"].lower()
+    *parents, last = PurePosixPath(name.replace("\\", "/").lower()).parts or ("",)
+    if len(parents) == 1 and not name.startswith((".", "/", "~")):
+        return parents[0], last
+    return "", "" if _GENERIC.fullmatch(last) else last

@@ -1,0 +1,449 @@
+"""Names of modules, in files and as PEFT reads them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from conftest import SHAPE, make_tokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from test_adapters import IDS
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.conversion_mapping import (
+    WeightRenaming,
+    _build_checkpoint_conversion_mapping,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.inspection import inspect
+from adaptermix.adapters.names import (
+    BASE_PREFIXES,
+    common_names,
+    core,
+    embeddings_of,
+    is_one_base,
+    without_wrappers,
+)
+from adaptermix.adapters.writing import stage_adapter
+from adaptermix.errors import ArtifactError
+from adaptermix.merging.fold import merge_into
+from adaptermix.merging.merge import merge
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings
+
+WEIGHTS = (0.7, 0.3)
+BLOCKS = r".*\.layers\.\d+\.(self_attn\.q_proj|mlp\.down_proj)"
+TEXT = {k: v for k, v in SHAPE.items() if k != "num_key_value_heads"} | {"vocab_size": 400}
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64}
+
+
+def randomized(model, seed):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+def saved_base(folder, kind, config):
+    model = randomized(getattr(transformers, kind)(config), 0)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def adapter_on(base, folder, seed, kind=AutoModelForCausalLM, **options):
+    torch.manual_seed(seed)
+    options = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"} | options
+    model = get_peft_model(kind.from_pretrained(base), LoraConfig(**options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name or ("modules_to_save" in name and parameter.ndim > 1):
+                parameter += torch.randn_like(parameter) * 0.1
+    model.save_pretrained(folder)
+    return folder
+
+
+def logits(base, adapter=None, kind=AutoModelForCausalLM):
+    model = kind.from_pretrained(base)
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+def sum_of_updates(base, adapters, weights=WEIGHTS, kind=AutoModelForCausalLM):
+    """Return logits of the base with the weighted sum of what PEFT folds of each adapter."""
+    result = kind.from_pretrained(base)
+    before = {name: p.detach().clone() for name, p in result.named_parameters()}
+    with torch.no_grad():
+        for adapter, weight in zip(adapters, weights, strict=True):
+            model = PeftModel.from_pretrained(kind.from_pretrained(base), adapter)
+            for name, parameter in model.merge_and_unload().named_parameters():
+                result.get_parameter(name).add_(weight * (parameter - before[name]))
+        return result.eval()(IDS).logits
+
+
+def with_keys(adapter, folder, change):
+    shutil.copytree(adapter, folder)
+    file = folder / "adapter_model.safetensors"
+    tensors = {change(key): tensor for key, tensor in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    return folder
+
+
+def check(base, out, adapters, kind=AutoModelForCausalLM, references=None):
+    merge(adapters, MergeSettings(weights=WEIGHTS, out=out))
+    expected = sum_of_updates(base, references or adapters, kind=kind)
+    assert (expected - logits(base, kind=kind)).abs().max() > 0.1
+    torch.testing.assert_close(logits(base, out, kind), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def two(tmp_path, model_dir):
+    return [
+        adapter_on(model_dir, tmp_path / "a", 1, target_modules=["q_proj", "down_proj"]),
+        adapter_on(model_dir, tmp_path / "b", 2, target_modules=["q_proj", "v_proj"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("base_model.", "_orig_mod.base_model."),
+        ("base_model.", "module.base_model."),
+        ("base_model.model.", "base_model.model._orig_mod."),
+        ("base_model.model.", "base_model.model.base_model.model."),
+        (".self_attn.", "._checkpoint_wrapped_module.self_attn."),
+        (".mlp.", ".mlp._fsdp_wrapped_module."),
+    ],
+)
+def test_known_wrappers_are_stripped_wherever_they_are(tmp_path, model_dir, two, old, new):
+    wrapped = with_keys(two[0], tmp_path / "w", lambda key: key.replace(old, new, 1))
+    check(model_dir, tmp_path / "m", [wrapped, two[1]], references=two)
+
+
+def test_wrappers_in_a_config_are_stripped_too(tmp_path, model_dir, two):
+    patterns = {"rank_pattern": {"layers.1.self_attn.q_proj": 2}}
+    plain = adapter_on(model_dir, tmp_path / "p", 3, target_modules=["q_proj"], **patterns)
+    wrapped = with_keys(plain, tmp_path / "w", lambda key: key.replace("_A", "_A"))
+    config = json.loads((wrapped / "adapter_config.json").read_text())
+    config["rank_pattern"] = {"_orig_mod.layers.1._orig_mod.self_attn.q_proj": 2}
+    (wrapped / "adapter_config.json").write_text(json.dumps(config))
+    check(model_dir, tmp_path / "m", [wrapped, two[1]], references=[plain, two[1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "prefix"),
+    [
+        (lambda key: f"trainer.{key}", "trainer.base_model.model."),
+        (lambda key: key.replace(".mlp.", "._fancy_wrapper.mlp."), "_fancy_wrapper."),
+    ],
+)
+def test_unknown_prefixes_are_refused_by_name(tmp_path, two, change, prefix):
+    wrapped = with_keys(two[0], tmp_path / "w", change)
+    with pytest.raises(ArtifactError, match=rf"has the unknown prefix or wrapper '.*{prefix}'"):
+        merge([wrapped, two[1]], MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
+
+
+def test_modules_that_never_meet_are_refused_with_an_example_of_each(tmp_path, two):
+    other = with_keys(two[0], tmp_path / "w", lambda key: key.replace(".layers.", ".trunk.layers."))
+    with pytest.raises(
+        ArtifactError, match=r"'model\.layers\.\d\..*' and 'model.trunk\.layers\.\d"
+    ):
+        merge([other, two[1]], MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
+    assert "not known to be the same" in inspect([other, two[1]], InspectSettings()).notes[0]
+
+
+@pytest.fixture(scope="module")
+def gemma_dir(tmp_path_factory):
+    vision = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(
+        text_config=TEXT | {"num_key_value_heads": 1},
+        vision_config=vision | {"hidden_size": 16, "intermediate_size": 16},
+        mm_tokens_per_image=4,
+    )
+    folder = tmp_path_factory.mktemp("gemma") / "m"
+    return saved_base(folder, "Gemma3ForConditionalGeneration", config)
+
+
+def test_old_and_new_names_of_a_multimodal_class_are_the_same_modules(tmp_path, gemma_dir):
+    kind = AutoModelForImageTextToText
+    text = r".*language_model.*\.(q_proj|down_proj)"
+    new = [
+        adapter_on(gemma_dir, tmp_path / str(seed), seed, kind, target_modules=text)
+        for seed in (1, 2)
+    ]
+    old = with_keys(
+        new[1],
+        tmp_path / "old",
+        lambda key: key.replace("model.language_model.", "language_model.model.", 1),
+    )
+    check(gemma_dir, tmp_path / "m", [new[0], old], kind, references=new)
+    assert len(read_adapter(tmp_path / "m").modules) == len(read_adapter(new[0]).modules)
+    settings = MergeSettings(weights=WEIGHTS, into=str(gemma_dir), out=tmp_path / "folded")
+    merge_into([new[0], old], settings)
+    expected = sum_of_updates(gemma_dir, new, kind=kind)
+    folded = logits(tmp_path / "folded", kind=kind)
+    torch.testing.assert_close(folded, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def qwen35_dir(tmp_path_factory):
+    config = transformers.Qwen3_5Config(
+        text_config=TEXT | {"num_key_value_heads": 1, "layer_types": ["full_attention"] * 4},
+        vision_config=VISION
+        | {"depth": 1, "num_position_embeddings": 16, "deepstack_visual_indexes": []},
+    )
+    folder = tmp_path_factory.mktemp("qwen35") / "m"
+    return saved_base(folder, "Qwen3_5ForConditionalGeneration", config)
+
+
+def test_a_head_keeps_its_name_where_blocks_are_renamed(tmp_path, qwen35_dir):
+    vision_class = AutoModelForImageTextToText
+    language = BLOCKS.replace(r".*\.layers", r".*language_model\.layers")
+    text = adapter_on(qwen35_dir, tmp_path / "text", 1, target_modules=f"{BLOCKS}|lm_head")
+    vision = adapter_on(
+        qwen35_dir, tmp_path / "vl", 2, vision_class, target_modules=f"{language}|lm_head"
+    )
+    as_vision = with_keys(
+        text, tmp_path / "as", lambda key: key.replace(".layers.", ".language_model.layers.")
+    )
+    config = json.loads((as_vision / "adapter_config.json").read_text())
+    config["target_modules"] = f"{language}|lm_head"
+    (as_vision / "adapter_config.json").write_text(json.dumps(config))
+    check(qwen35_dir, tmp_path / "m", [text, vision], vision_class, [as_vision, vision])
+    assert "lm_head" in read_adapter(tmp_path / "m").modules
+
+
+def tied(kind, **options):
+    shape = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2} | options
+    return getattr(transformers, f"{kind}Config")(**shape, tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "module"),
+    [
+        ("Falcon", {"num_attention_heads": 4}, "word_embeddings"),
+        ("Bloom", {"n_head": 4}, "word_embeddings"),
+        ("GPTNeoX", {"num_attention_heads": 4, "intermediate_size": 48}, "embed_in"),
+        ("Llama", {"num_attention_heads": 4, "intermediate_size": 48}, "embed_tokens"),
+    ],
+)
+@pytest.mark.parametrize("as_saved", [True, False])
+def test_tied_embeddings_of_any_name_are_never_changed_at_both_ends(
+    tmp_path, kind, options, module, as_saved
+):
+    base = saved_base(tmp_path / "base", f"{kind}ForCausalLM", tied(kind, **options))
+    config = json.loads((base / "config.json").read_text())
+    if not as_saved:
+        config.pop("tie_word_embeddings", None)
+        (base / "config.json").write_text(json.dumps(config))
+    attention = "q_proj" if kind == "Llama" else "query_key_value"
+    adapter = adapter_on(
+        base, tmp_path / "a", 1, target_modules=[attention], modules_to_save=[module]
+    )
+    settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "out")
+    with pytest.raises(ArtifactError, match=rf"ties its input .* change '.*{module}'"):
+        merge_into([adapter], settings)
+    assert not (tmp_path / "out").exists()
+
+
+BLOCK = "layers.0.self_attn.q_proj"
+HUB = "/home/u/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("Qwen/Qwen3-8B", f"{HUB}b968826d9c46dd6066d109eabc6255188de91218", True),
+        ("qwen/qwen3-8b/", f"{HUB}0123", True),
+        ("Qwen/Qwen3-8B", "/content/drive/Qwen3-8B", True),
+        ("Qwen/Qwen3-8B", "./models/Qwen3-8B", True),
+        ("/data/Qwen3-8B", "/mnt/Qwen3-8B", True),
+        ("/data/merged", "/data/merged/", True),
+        ("other/Qwen3-8B", f"{HUB}0123", False),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-4B", False),
+        ("/data/Qwen3-8B", "/mnt/Llama-3", False),
+        ("/runs/french/merged", "/runs/coder/merged", None),
+        ("/runs/a/checkpoint-123", "/runs/b/checkpoint-123", None),
+        ("Qwen/Qwen3-8B", "/runs/final", None),
+        ("/a/b968826d9c46", "/b/b968826d9c46", None),
+    ],
+)
+def test_names_of_bases_are_evidence_or_none(one, other, expected):
+    assert is_one_base(one, other) is expected
+    assert is_one_base(other, one) is expected
+
+
+def test_generic_folder_names_do_not_make_one_base_of_two(tmp_path, two):
+    for adapter, base in zip(two, ("/runs/french/merged", "/runs/coder/merged"), strict=True):
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = base
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+    settings = MergeSettings(weights=WEIGHTS, out=tmp_path / "m")
+    with pytest.raises(ArtifactError, match="names of these folders do not tell"):
+        merge(two, settings)
+    assert merge(two, settings.model_copy(update={"ignore_base": True})).written
+
+
+def test_names_outside_the_blocks_follow_the_blocks():
+    text = ["model.layers.0.q", "model.embed_tokens", "lm_head", "score"]
+    old = ["language_model.model.layers.0.q", "visual.blocks.0.q", "language_model.lm_head"]
+    new = ["model.language_model.layers.0.q", "model.visual.blocks.0.q", "lm_head"]
+    renamed = [
+        [rename(name) for name in names]
+        for rename, names in zip(common_names([text, old, new]), (text, old, new), strict=True)
+    ]
+    assert renamed[0] == [new[0], "model.language_model.embed_tokens", "lm_head", "score"]
+    assert renamed[1:] == [new, new]
+
+
+def test_the_table_of_prefixes_and_embeddings_is_that_of_transformers():
+    for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        kind = getattr(transformers, name)
+        assert kind.base_model_prefix in (*BASE_PREFIXES, "language_model"), name
+        tied_keys = getattr(kind, "_tied_weights_keys", None) or {}
+        pairs = [(a, b) for a, b in dict(tied_keys).items() if a.endswith(".weight")]
+        for key in {end.removesuffix(".weight") for pair in pairs[:1] for end in pair}:
+            assert key.rpartition(".")[2] in embeddings_of(model_type), (model_type, key)
+
+
+def test_transformers_own_renamings_keep_the_core_of_a_name():
+    starts = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+    renamed = set()
+    for conversions in _build_checkpoint_conversion_mapping().values():
+        for conversion in conversions:
+            for start in starts if isinstance(conversion, WeightRenaming) else ():
+                new = conversion.rename_source_key(start + BLOCK)[0].removesuffix(BLOCK)
+                if new != start and new in starts:
+                    renamed.add((start, new))
+    assert ("language_model.model.", "model.language_model.") in renamed
+    assert len(renamed) > 4
+    for pair in renamed:
+        assert {core(start + BLOCK) for start in pair} == {BLOCK}, pair
+
+
+def test_plain_names_stay():
+    assert without_wrappers("base_model.model.lm_head.lora_A.weight") == "lm_head.lora_A.weight"
+
+
+def test_a_merge_has_one_rank_and_one_alpha_for_loaders_that_know_no_other(tmp_path, model_dir):
+    options = {"r": 3, "lora_alpha": 5, "layers_to_transform": [0, 1]}
+    adapters = [
+        adapter_on(model_dir, tmp_path / "a", 1, target_modules=["q_proj", "down_proj"]),
+        adapter_on(model_dir, tmp_path / "b", 2, target_modules=["q_proj", "v_proj"], **options),
+    ]
+    check(model_dir, tmp_path / "m", adapters)
+    config = read_adapter(tmp_path / "m").config
+    assert (config["r"], config["lora_alpha"]) == (7, 7)
+    assert not config["rank_pattern"]
+    assert not config["alpha_pattern"]
+    tensors = load_file(tmp_path / "m" / "adapter_model.safetensors")
+    assert {t.shape[0] for key, t in tensors.items() if "lora_A" in key} == {7}
+    merge(adapters, MergeSettings(weights=WEIGHTS, out=tmp_path / "compact", compact=True))
+    assert read_adapter(tmp_path / "compact").config["rank_pattern"]
+    compact = logits(model_dir, tmp_path / "compact")
+    torch.testing.assert_close(compact, logits(model_dir, tmp_path / "m"), rtol=1e-4, atol=1e-4)
+
+
+MOE = {
+    "Qwen3Moe": ("mlp", ("gate_proj", "up_proj", "down_proj"), "num_experts"),
+    "Mixtral": ("block_sparse_moe", ("w1", "w3", "w2"), "num_local_experts"),
+}
+
+
+def moe_dir(folder, kind):
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 8}
+    shape |= {"vocab_size": 400, "num_key_value_heads": 2, "intermediate_size": 16}
+    if kind == "Qwen3Moe":
+        shape["moe_intermediate_size"] = 16
+    config = getattr(transformers, f"{kind}Config")(
+        **shape, num_experts_per_tok=2, **{MOE[kind][2]: 4}
+    )
+    return saved_base(folder, f"{kind}ForCausalLM", config)
+
+
+def per_expert(folder, base, kind, rank, layers=3):
+    """Write an adapter as transformers 4 had them: one LoRA for every expert."""
+    torch.manual_seed(rank + layers)
+    block, names, _ = MOE[kind]
+    shapes = dict(zip(names, ((16, 32), (16, 32), (32, 16)), strict=True))
+    modules = {f"{block}.experts.{e}.{name}": shapes[name] for e in range(4) for name in names}
+    modules["self_attn.q_proj"] = (32, 32)
+    tensors = {}
+    for layer in range(layers):
+        for module, (rows, columns) in modules.items():
+            key = f"base_model.model.model.layers.{layer}.{module}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, columns) * 0.2
+            tensors[f"{key}.lora_B.weight"] = torch.randn(rows, rank) * 0.2
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 8}
+    config |= {"target_modules": [*names, "q_proj"], "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+RULES = """
+weights = [0.7, 0.3]
+[[rule]]
+layers = "0"
+weights = [0.2, 0.1]
+"""
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("kind", MOE)
+@pytest.mark.parametrize("case", ["ranks", "layers", "rules"])
+def test_experts_get_one_rank_and_one_scaling(tmp_path, kind, case, compact):
+    base = moe_dir(tmp_path / "base", kind)
+    adapters = [
+        per_expert(tmp_path / "a", base, kind, 4),
+        per_expert(tmp_path / "b", base, kind, 8 if case == "ranks" else 3, 2 + (case != "layers")),
+    ]
+    (tmp_path / "w.toml").write_text(RULES)
+    weights = {"weights_file": tmp_path / "w.toml"} if case == "rules" else {"weights": WEIGHTS}
+    merge(adapters, MergeSettings(**weights, out=tmp_path / "m", compact=compact))
+    merge_into(adapters, MergeSettings(**weights, into=str(base), out=tmp_path / "folded"))
+    expected = logits(tmp_path / "folded")
+    assert (expected - logits(base)).abs().max() > 0.1
+    torch.testing.assert_close(logits(base, tmp_path / "m"), expected, rtol=1e-3, atol=1e-3)
+
+
+def as_tinker(adapter, folder):
+    """Name the head as Tinker does, and let the config say as little as Tinker's."""
+    keys = ("base_model.model.lm_head", "base_model.model.model.unembed_tokens")
+    with_keys(adapter, folder, lambda key: key.replace(*keys))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["target_modules"] = "all-linear"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_the_head_of_a_tinker_adapter_is_the_lm_head(tmp_path, model_dir):
+    plain = [
+        adapter_on(model_dir, tmp_path / str(seed), seed, target_modules=["q_proj", "lm_head"])
+        for seed in (1, 2)
+    ]
+    tinker = [as_tinker(path, tmp_path / f"t{path.name}") for path in plain]
+    check(model_dir, tmp_path / "m", tinker, references=plain)
+    assert read_adapter(tinker[0]).modules == read_adapter(plain[0]).modules
+    staged = stage_adapter(read_adapter(tinker[0]), tmp_path)
+    torch.testing.assert_close(logits(model_dir, staged), logits(model_dir, plain[0]))
+
+
+def test_experts_of_tinker_are_refused_for_what_they_are(tmp_path, model_dir):
+    adapter = adapter_on(model_dir, tmp_path / "a", 1, target_modules=["q_proj"])
+    file = adapter / "adapter_model.safetensors"
+    experts = {
+        f"base_model.model.model.layers.0.mlp.experts.w1.lora_{side}.weight": torch.ones(shape)
+        for side, shape in (("A", (1, 4, 64)), ("B", (3, 16, 4)))
+    }
+    save_file(load_file(file) | experts, file, {"format": "pt"})
+    with pytest.raises(ArtifactError, match="Tinker on a mixture of experts"):
+        read_adapter(adapter)
