@@ -61,7 +61,10 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
     "push_to_hub": (
         Annotated[
             str | None,
-            typer.Option(metavar="OWNER/NAME", help="Upload the output to the hub as well."),
+            typer.Option(
+                metavar="OWNER/NAME",
+                help="Upload the output to the hub as well; with --private, to a private repository.",
+            ),
         ],
         None,
     ),
@@ -93,6 +96,8 @@ class _Help(TyperCommand):
         unused = self.settings.model_fields.keys() - kind.model_fields.keys()
         if unused:
             unused |= {"quiet"}  # a merge alone is done before a bar could be drawn
+        if "push-to-hub" not in typed:
+            unused |= {"private"}
         for param in self.params:
             if isinstance(param, TyperOption):
                 param.hidden = param.name in unused
