@@ -13,7 +13,7 @@ from adaptermix.adapters.systems import read_systems, systems_of
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import Comparison, compare
 from adaptermix.evaluation.tables import evaluation_view, files_of
-from adaptermix.files.outputs import Report, check_output, whole_output
+from adaptermix.files.outputs import NotedReport, Report, check_output, whole_output
 from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
@@ -89,7 +89,7 @@ class EvalReport(Report):
 
 
 @dataclass(frozen=True)
-class EvalPlan(Report):
+class EvalPlan(NotedReport):
     """What an evaluation would do."""
 
     systems: list[str]
@@ -170,6 +170,7 @@ def evaluate(
             *missing,
             *inputs.systems.notes(),
             *_prompt_notes(settings, adapters),
+            *inputs.encoder.notes,
             *generator.notes,
         ],
         out=str(settings.out),
@@ -209,7 +210,13 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     inputs = _prepare(settings, force)
     counts = Counter(item.lang for item in inputs.items)
     longest = max(len(item.prompt_ids) for item in inputs.items)
-    return EvalPlan(inputs.systems.names, dict(counts), longest, str(settings.out))
+    return EvalPlan(
+        inputs.systems.names,
+        dict(counts),
+        longest,
+        str(settings.out),
+        notes=inputs.encoder.notes,
+    )
 
 
 def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:

@@ -110,6 +110,7 @@ def plan_search(
         inputs.generator.limits.prompt,
         str(settings.out),
         str(search_folder(settings.out)),
+        notes=inputs.encoder.notes,
     )
 
 
@@ -409,7 +410,7 @@ def _finish(
             exhaustive=len(entries) * halving.examples,
             reused=inputs.generator.reused,
             merge=write_merge(plan, settings, Tally(), at=staged, found=found),
-            notes=[*halving.notes, *inputs.generator.notes],
+            notes=[*inputs.encoder.notes, *halving.notes, *inputs.generator.notes],
             folder=str(folder),
             control=control,
         )

@@ -131,6 +131,7 @@ def _joined(task: TrainingData, pairs: TrainingData) -> TrainingData:
         task.truncated,
         task.dropped | pairs.dropped,
         epoch_rows=2 * len(task.train),
+        notes=task.notes,
     )
 
 

@@ -180,6 +180,7 @@ class TrainingRun:
             log=str(self.log),
             written=True,
             dropped=self.data.dropped,
+            notes=self.data.notes,
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard

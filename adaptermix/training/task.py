@@ -98,7 +98,14 @@ def task_data(settings: TaskSettings, encoder: PromptEncoder) -> TrainingData:
             rows[split].extend(kept)
     if not rows["train"] or not rows["dev"]:
         raise DataError(f"every prompt is longer than --max-length {settings.max_length}")
-    return TrainingData(rows["train"], rows["dev"], counts["train"], counts["dev"], lost)
+    return TrainingData(
+        rows["train"],
+        rows["dev"],
+        counts["train"],
+        counts["dev"],
+        truncated=lost,
+        notes=encoder.notes,
+    )
 
 
 def _chat_data(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> TrainingData:
@@ -122,5 +129,10 @@ def _chat_data(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> Tr
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}
     return TrainingData(
-        kept[0], kept[1], {"chat": train_count}, {"chat": dev_count}, dropped=dropped
+        kept[0],
+        kept[1],
+        {"chat": train_count},
+        {"chat": dev_count},
+        dropped=dropped,
+        notes=encoder.notes,
     )
