@@ -14,7 +14,7 @@ from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import Comparison, compare
 from adaptermix.evaluation.tables import evaluation_view, files_of
 from adaptermix.files.outputs import NotedReport, Report, check_output, whole_output
-from adaptermix.generation.cached import CachedGenerator
+from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.models.systems import Systems, open_systems
@@ -199,6 +199,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     systems_of(settings)
     adapters = read_systems(map(Path, settings.adapters))
     systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
+    check_engine(settings, systems.folder, list(adapters.values()))
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)

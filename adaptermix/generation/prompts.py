@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# What a template raises where a program would, besides Jinja's own errors.
+_FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
 _SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template writes these
 
 
@@ -114,7 +118,7 @@ class PromptEncoder:
                 f"{self._name}: the chat template is no template: line {error.lineno}: "
                 f"{first_line(error)}"
             ) from error
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (TemplateError, *_FAULTS) as error:
             raise DataError(
                 f"the model's chat template refuses the messages: {first_line(error)}"
             ) from error
@@ -138,10 +142,12 @@ class PromptEncoder:
         question = [{"role": "user", "content": _USER}]
         answered = [*question, {"role": "assistant", "content": _ANSWER}]
         try:
-            self._render(question, add_generation_prompt=True)
+            asked = self._render(question, add_generation_prompt=True)
             _, answer, tail = self._render(answered).rpartition(_ANSWER)
         except DataError as error:
             raise ArtifactError(f"{self._name}: {error.message}") from error
+        if _USER not in asked:
+            raise ArtifactError(f"{self._name}: the chat template leaves out what the user says")
         return tail.strip() if answer else ""
 
     def _find_end(self, marker: str) -> int:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.errors import ArtifactError
 from adaptermix.models.files import layer_index
-from adaptermix.models.loading import compute_dtype, load_class, load_config
+from adaptermix.models.loading import (
+    compute_dtype,
+    load_class,
+    load_config,
+    model_class,
+    opening,
+)
 from adaptermix.settings.shared import ModelSettings
 
 if TYPE_CHECKING:
@@ -115,13 +121,13 @@ def empty_model(
         layer: Number of blocks, without an LM head; the whole model by default.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel
 
     config = load_config(folder, settings)
     if layer is not None:
         _keep_blocks(config, layer)
-    kind = AutoModelForCausalLM if layer is None else AutoModel
-    with torch.device("meta"):
+    kind = model_class(config) if layer is None else AutoModel
+    with opening(str(folder / "config.json")), torch.device("meta"):
         model: PreTrainedModel = kind.from_config(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )

@@ -12,7 +12,7 @@ from adaptermix.errors import DataError
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import empty_model
 from adaptermix.models.files import locate_model
-from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.loading import check_quantization, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
@@ -51,6 +51,7 @@ def train_task(
         return finished
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
     folder = locate_model(settings)
+    check_quantization(folder, settings)
     tokenizer = load_tokenizer(folder, settings)
     data = task_data(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
     if dry_run:
