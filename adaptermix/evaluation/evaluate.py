@@ -216,7 +216,7 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
         dict(counts),
         longest,
         str(settings.out),
-        notes=inputs.encoder.notes,
+        notes=[*inputs.systems.tokenizer_notes(), *inputs.encoder.notes],
     )
 
 

@@ -1,5 +1,6 @@
 """The base model and the adapters that a command works with, opened and checked."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from adaptermix.adapters.adapter import Adapter, adapter_hash
 from adaptermix.adapters.matching import check_fits, notes_on_base
 from adaptermix.adapters.systems import BASE
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import AdaptermixError, ArtifactError
 from adaptermix.models.blocks import empty_model
 from adaptermix.models.files import (
     by,
@@ -65,7 +66,34 @@ class Systems:
 
     def notes(self) -> list[str]:
         """Say which adapters were trained on another base of the same shapes."""
-        return notes_on_base(self.adapters, self.base, self.fingerprint)
+        return [
+            *notes_on_base(self.adapters, self.base, self.fingerprint),
+            *self.tokenizer_notes(),
+        ]
+
+    def tokenizer_notes(self) -> list[str]:
+        """Say which adapters have another tokenizer or chat template beside them."""
+        others = {name: self._differences(adapter) for name, adapter in self.adapters.items()}
+        return [
+            f"the folder of {name} has another {' and '.join(found)} than {self.base}, whose own "
+            "is used; to use the adapter's, copy it into a copy of the base model's folder"
+            for name, found in others.items()
+            if found
+        ]
+
+    def _differences(self, adapter: Adapter) -> list[str]:
+        folder = adapter.weights_path.parent
+        if not (folder / "tokenizer_config.json").is_file() or folder == self.folder:
+            return []
+        try:
+            own = load_tokenizer(folder, ModelSettings())
+        except AdaptermixError:  # it is not used
+            return []
+        pairs = {
+            "vocabulary": (own.get_vocab(), self.tokenizer.get_vocab()),
+            "chat template": (own.chat_template, self.tokenizer.chat_template),
+        }
+        return [what for what, (one, other) in pairs.items() if one != other]
 
 
 def open_systems(
@@ -129,7 +157,11 @@ def _check_config(adapter: Adapter, empty: "PreTrainedModel") -> None:
     modules = dict(empty.named_modules())
     if "target_modules" not in adapter.config or not modules.keys() >= set(adapter.modules):
         return
-    with opening(f"{adapter.path}: PEFT cannot use the adapter's config"):
+    with (
+        opening(f"{adapter.path}: PEFT cannot use the adapter's config"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # several adapters in one model are meant
         config = LoraConfig.from_peft_type(**{"peft_type": "LORA", **adapter.config})
         inject_adapter_in_model(config, empty, adapter_hash(adapter), low_cpu_mem_usage=True)
     for module in adapter.modules:

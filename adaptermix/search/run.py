@@ -155,6 +155,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     check_engine(settings, systems.folder, adapters)
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
+    encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     examples = read_prompts(settings, "dev", task, encoder, systems.folder)
     items = _by_language(examples, task, settings.seed)

@@ -97,3 +97,14 @@ def test_custom_code_with_a_missing_package_names_it(tmp_path, model_dir, corpus
     with pytest.raises(ResourceError, match="a_missing_package") as raised:
         train_task(trusting, dry_run=True)
     assert raised.value.hint.startswith("pip install a_missing_package")
+
+
+def test_another_tokenizer_beside_an_adapter_is_told(tmp_path, model_dir, corpus_dir):
+    peft_adapter(model_dir, tmp_path / "a")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(model_dir / name, tmp_path / "a")
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "e", adapters=(str(tmp_path / "a"),))
+    assert plan(settings).notices == []
+    (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (note,) = plan(settings).notices
+    assert note.startswith("the folder of a has another chat template than")
