@@ -146,6 +146,9 @@ def _without_wrappers(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
     """Check every number that a scaling is made of."""
+    saved = config.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise ArtifactError(f"{origin}: 'modules_to_save' is not a list of names")
     for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         kinds = int if key == "r" else (int, float)
         overrides = config.get(pattern) or {}

@@ -123,7 +123,7 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
     staged = folder / adapter_hash(adapter)[:16]
     if not staged.exists():
         specs = {module: adapter.spec(module) for module in adapter.modules}
-        config = adapter.config
+        config = {"peft_type": "LORA", **adapter.config}  # PEFT wants the type, here it is optional
         if "target_modules" not in config:  # a bare file, described by its rank and alpha
             config = describe_config(specs, adapter.base, all_layers=False)
         elif adapter.own_names:  # its own config knows the modules by other names

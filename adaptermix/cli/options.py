@@ -63,7 +63,7 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
             str | None,
             typer.Option(
                 metavar="OWNER/NAME",
-                help="Upload the output to the hub as well; with --private, to a private repository.",
+                help="Upload the output to the hub as well; --private makes it private.",
             ),
         ],
         None,

@@ -13,8 +13,8 @@ from adaptermix.adapters.systems import read_systems, systems_of
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import Comparison, compare
 from adaptermix.evaluation.tables import evaluation_view, files_of
-from adaptermix.files.outputs import Report, check_output, whole_output
-from adaptermix.generation.cached import CachedGenerator
+from adaptermix.files.outputs import NotedReport, Report, check_output, whole_output
+from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.models.systems import Systems, open_systems
@@ -89,7 +89,7 @@ class EvalReport(Report):
 
 
 @dataclass(frozen=True)
-class EvalPlan(Report):
+class EvalPlan(NotedReport):
     """What an evaluation would do."""
 
     systems: list[str]
@@ -170,6 +170,7 @@ def evaluate(
             *missing,
             *inputs.systems.notes(),
             *_prompt_notes(settings, adapters),
+            *inputs.encoder.notes,
             *generator.notes,
         ],
         out=str(settings.out),
@@ -198,6 +199,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     systems_of(settings)
     adapters = read_systems(map(Path, settings.adapters))
     systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
+    check_engine(settings, systems.folder, list(adapters.values()))
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)
@@ -209,7 +211,13 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     inputs = _prepare(settings, force)
     counts = Counter(item.lang for item in inputs.items)
     longest = max(len(item.prompt_ids) for item in inputs.items)
-    return EvalPlan(inputs.systems.names, dict(counts), longest, str(settings.out))
+    return EvalPlan(
+        inputs.systems.names,
+        dict(counts),
+        longest,
+        str(settings.out),
+        notes=[*inputs.systems.tokenizer_notes(), *inputs.encoder.notes],
+    )
 
 
 def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:

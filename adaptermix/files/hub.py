@@ -119,8 +119,9 @@ def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
         raise ResourceError(f"{failure}: {first_line(error)}", hint=hint) from error
 
 
-# What a decoder reads, and no pickles, original checkpoints or other frameworks' weights.
-_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+# What a decoder reads, and no pickles, original checkpoints or other frameworks' weights. Code is
+# run with --trust-remote-code only; --into copies it beside the weights.
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py")
 
 
 def fetch(name: str, revision: str | None) -> Path:

@@ -51,6 +51,24 @@ class Report(ABC):
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotedReport(Report):
+    """A report whose notes are told beside its JSON, and are no part of it."""
+
+    notes: Sequence[str] = ()
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """The notes."""
+        return self.notes
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        record = super().as_record()
+        del record["notes"]
+        return record
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that people can read as well."""
     text = json.dumps(content, indent=2, sort_keys=True, default=str, ensure_ascii=False)

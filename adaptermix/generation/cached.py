@@ -11,15 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptermix.adapters.adapter import Adapter
 from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.transformers_engine import TransformersGenerator
-from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator
+from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator, vllm_lacks
 from adaptermix.models.files import fingerprint
-from adaptermix.models.loading import compute_dtype
+from adaptermix.models.loading import check_quantization, compute_dtype, opening
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.shared import EngineSettings
 
@@ -77,6 +78,25 @@ def make_generator(
     if engine == "vllm":
         return VllmGenerator(settings, folder, tokenizer, stop_ids, limits)
     return TransformersGenerator(settings, folder, tokenizer, stop_ids)
+
+
+def check_engine(settings: EngineSettings, folder: Path, adapters: Sequence[Adapter]) -> None:
+    """Check what is known of an engine, a base model and adapters before the engine starts.
+
+    Raises:
+        ArtifactError: An adapter that vLLM cannot load, or a damaged generation config.
+        ResourceError: vLLM, or what loading the quantized base takes, is not installed.
+    """
+    _own_ends(folder)
+    if choose_engine(settings) == "transformers":
+        check_quantization(folder, settings)
+        return
+    for adapter in adapters:
+        if why := vllm_lacks(adapter):
+            raise ArtifactError(
+                f"{adapter.path}: vLLM cannot load the adapter: {why}",
+                hint="evaluate it with --engine transformers",
+            )
 
 
 class CachedGenerator:
@@ -225,9 +245,23 @@ def find_stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:
     ids = {encoder.end_id}
     if encoder.tokenizer.eos_token_id is not None:
         ids.add(int(encoder.tokenizer.eos_token_id))
-    if (folder / "generation_config.json").is_file():
-        from transformers import GenerationConfig
+    return sorted(ids | _own_ends(folder))
 
+
+def _own_ends(folder: Path) -> set[int]:
+    """Return the tokens that end an answer by the model's generation config, if it has one.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return set()
+    from transformers import GenerationConfig
+
+    with opening(str(path)):
         eos = GenerationConfig.from_pretrained(str(folder)).eos_token_id
-        ids.update([eos] if isinstance(eos, int) else eos or [])
-    return sorted(ids)
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(isinstance(token, int) for token in ids):
+        raise ArtifactError(f"{path}: eos_token_id is neither a number nor a list of numbers")
+    return set(ids)

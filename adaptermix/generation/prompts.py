@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError, TemplateSyntaxError
+
 from adaptermix.data.chats import Message
-from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.errors import ArtifactError, ConfigError, DataError, first_line
 from adaptermix.files.text import Split
 from adaptermix.models.files import context_length
 from adaptermix.settings.shared import DecodingSettings
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# What a template raises where a program would, besides Jinja's own errors.
+_FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
+_SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template writes these
+
+
 class PromptEncoder:
     """Turns chat messages into prompt ids, and answers into the ids that should follow them.
 
@@ -26,33 +35,63 @@ class PromptEncoder:
     token once. A tokenizer without a template gets the messages as paragraphs. An answer is
     tokenized by itself and ends with the template's end-of-turn token, so that training and
     generation see the very same prompt ids.
+
+    Some templates refuse the system role or leave its text out (Gemma 1 and 2). Their system text
+    goes into the first user turn, as the documentation of such models recommends.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        turn_newline: Whether a newline follows each ``<|eot_id|>``.
+        end_id: The token that ends an answer.
+        notes: What the user should know of prompts and answers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, turn_newline: bool = False) -> None:
-        """Read the end-of-turn token off the template.
+        """Find out what the template does with a system text, and how it ends an answer.
 
         Args:
             tokenizer: The base model's.
             turn_newline: Put a newline after each ``<|eot_id|>``, as the authors' data has it.
 
         Raises:
-            ArtifactError: The tokenizer knows no token that ends an answer.
+            ArtifactError: The tokenizer has no token that ends an answer, or its template has an
+                error or refuses a question and its answer.
         """
         self.tokenizer = tokenizer
         self.turn_newline = turn_newline
-        self.end_id = self._find_end()
+        self.notes: list[str] = []
+        self._takes_system = True
+        marker = ""
+        if tokenizer.chat_template is not None:
+            self._takes_system = self._writes_system()
+            marker = self._end_marker()
+        self.end_id = self._find_end(marker)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids of the prompt, ready for the first token of the answer."""
+        """Return the ids of the prompt, ready for the first token of the answer.
+
+        Raises:
+            DataError: The chat template refuses the messages.
+        """
         text = self.prompt_text(messages)
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(text)["input_ids"])
         return self.text_ids(text)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
-        """Return the prompt as the chat template writes it."""
+        """Return the prompt as the chat template writes it.
+
+        Raises:
+            DataError: The chat template refuses the messages.
+        """
         if self.tokenizer.chat_template is None:
             return "".join(f"{message['content']}\n\n" for message in messages)
+        if messages and messages[0]["role"] == "system" and not self._takes_system:
+            messages = _system_in_user_turn(messages)
+            self._note(
+                "the model's chat template takes no system prompt: its text is written at the "
+                "start of the first user turn"
+            )
         text = self._render(messages, add_generation_prompt=True)
         return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
 
@@ -64,20 +103,78 @@ class PromptEncoder:
         """Return the ids of an answer and its end token."""
         return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
 
-    def _render(self, messages: Sequence[Message], **options: Any) -> str:
-        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
-    def _find_end(self) -> int:
+    def _render(self, messages: Sequence[Message], **options: Any) -> str:
+        """Let the template write messages; templates are programs, and fail as such do."""
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+            )
+        except TemplateSyntaxError as error:
+            raise ArtifactError(
+                f"{self._name}: the chat template is no template: line {error.lineno}: "
+                f"{first_line(error)}"
+            ) from error
+        except (TemplateError, *_FAULTS) as error:
+            raise DataError(
+                f"the model's chat template refuses the messages: {first_line(error)}"
+            ) from error
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer")
+
+    def _writes_system(self) -> bool:
+        messages = [
+            {"role": "system", "content": _SYSTEM},
+            {"role": "user", "content": _USER},
+        ]
+        try:
+            return _SYSTEM in self._render(messages, add_generation_prompt=True)
+        except DataError:
+            return False
+
+    def _end_marker(self) -> str:
+        """Return what the template writes behind an answer."""
+        question = [{"role": "user", "content": _USER}]
+        answered = [*question, {"role": "assistant", "content": _ANSWER}]
+        try:
+            asked = self._render(question, add_generation_prompt=True)
+            _, answer, tail = self._render(answered).rpartition(_ANSWER)
+        except DataError as error:
+            raise ArtifactError(f"{self._name}: {error.message}") from error
+        if _USER not in asked:
+            raise ArtifactError(f"{self._name}: the chat template leaves out what the user says")
+        return tail.strip() if answer else ""
+
+    def _find_end(self, marker: str) -> int:
+        """Return the token that ends an answer: the template's marker, if that is one, or EOS.
+
+        The first piece of a marker that the tokenizer splits occurs in answers as well.
+        """
+        ids = self.text_ids(marker)
+        if len(ids) == 1 or (ids and ids[0] in self.tokenizer.added_tokens_decoder):
+            return int(ids[0])
         end = self.tokenizer.eos_token_id
-        if self.tokenizer.chat_template is not None:
-            question = [{"role": "user", "content": "a"}]
-            answered = [*question, {"role": "assistant", "content": "answer"}]
-            tail = self._render(answered).rpartition("answer")[2].strip()
-            ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
-            end = ids[0] if ids else end
+        split = f"the chat template ends answers with '{marker}', which is {len(ids)} tokens"
         if end is None:
-            raise ArtifactError("the tokenizer has no end-of-sequence token")
+            why = f"{split}, and " if marker else ""
+            raise ArtifactError(f"{self._name}: {why}the tokenizer has no end-of-sequence token")
+        if marker:
+            self._note(f"{split}: they end with {self.tokenizer.eos_token} instead")
         return int(end)
+
+
+def _system_in_user_turn(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with the system text at the start of the first user turn."""
+    system, *others = messages
+    if not others or others[0]["role"] != "user":
+        return [{"role": "user", "content": system["content"]}, *others]
+    both = [text for text in (system["content"], others[0]["content"]) if text]
+    return [{"role": "user", "content": "\n\n".join(both)}, *others[1:]]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
 from adaptermix.generation.engine import (
     Generated,
@@ -34,6 +34,16 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 GPU_SLOTS = 8
 # Real prompts on which an adapter must differ from the base model.
 CANARIES = 4
+
+
+def vllm_lacks(adapter: Adapter) -> str | None:
+    """Return what of an adapter vLLM has no support for, if anything."""
+    whole = [name for name in adapter.saved if not adapter.is_frozen(name)]
+    if whole:
+        return f"it replaces '{whole[0]}' as a whole (modules_to_save)"
+    if any(adapter.spec(module).has_bias for module in adapter.modules):
+        return "its LoRA layers have biases (lora_bias)"
+    return None
 
 
 class IgnoredAdapterError(ArtifactError):

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.errors import ArtifactError
 from adaptermix.models.files import layer_index
-from adaptermix.models.loading import compute_dtype, load_class, load_config
+from adaptermix.models.loading import (
+    compute_dtype,
+    load_class,
+    load_config,
+    model_class,
+    opening,
+)
 from adaptermix.settings.shared import ModelSettings
 
 if TYPE_CHECKING:
@@ -40,10 +46,9 @@ def load_lower_blocks(
     config = load_config(folder, settings)
     _keep_blocks(config, choose_layer(folder, settings, layer))
     model = load_class(AutoModel, folder, settings, config)
-    if not isinstance(getattr(model, "layers", None), nn.ModuleList) or not hasattr(model, "norm"):
-        raise _unusual(type(model).__name__)
+    decoder = _decoder(model)
     if layer != "top-normed":
-        model.norm = nn.Identity()
+        decoder.norm = nn.Identity()
     return model
 
 
@@ -66,10 +71,8 @@ def lower_blocks_only(
     """
     from torch import nn
 
-    decoder = model.get_decoder()
-    blocks, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
-    if not isinstance(blocks, nn.ModuleList) or norm is None:
-        raise _unusual(type(decoder).__name__)
+    decoder = _decoder(model)
+    blocks, norm = decoder.layers, decoder.norm
     decoder.layers, decoder.norm = blocks[:layer], norm if is_normed else nn.Identity()
     try:
         yield
@@ -92,13 +95,30 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
         ArtifactError: A model whose config says no number of blocks.
     """
     config = load_config(folder, settings)
-    depth: int | None = getattr(config, "num_hidden_layers", None)
+    depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
     if depth is None:
         raise _unusual(type(config).__name__)
     return layer_index(layer, depth)
 
 
+def _decoder(model: "PreTrainedModel") -> Any:
+    """Return the part of a model that has the blocks: of several modes, the language model.
+
+    Raises:
+        ArtifactError: A model without the usual layout, by its class.
+    """
+    from torch import nn
+
+    decoder: Any = model.get_decoder()
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+        raise _unusual(type(decoder).__name__)
+    if not isinstance(getattr(decoder, "norm", None), nn.Module):
+        raise _unusual(type(decoder).__name__)
+    return decoder
+
+
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
+    config = config.get_text_config()
     config.num_hidden_layers = layer
     if getattr(config, "layer_types", None):  # one entry a block, checked against their number
         config.layer_types = config.layer_types[:layer]
@@ -115,18 +135,18 @@ def empty_model(
         layer: Number of blocks, without an LM head; the whole model by default.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel
 
     config = load_config(folder, settings)
     if layer is not None:
         _keep_blocks(config, layer)
-    kind = AutoModelForCausalLM if layer is None else AutoModel
-    with torch.device("meta"):
+    kind = model_class(config) if layer is None else AutoModel
+    with opening(str(folder / "config.json")), torch.device("meta"):
         model: PreTrainedModel = kind.from_config(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )
     if layer is not None:
-        model.norm = torch.nn.Identity()
+        _decoder(model).norm = torch.nn.Identity()
     return model
 
 

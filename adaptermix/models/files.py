@@ -30,6 +30,27 @@ def locate_model(settings: ModelSettings) -> Path:
     return folder
 
 
+def read_base_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.json``, without the defaults that the model's class adds.
+
+    Raises:
+        ArtifactError: It is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path}: not a JSON object")
+    return config
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """Return a shape in words."""
+    return " x ".join(map(str, shape))
+
+
 def layer_index(layer: str | int, depth: int) -> int:
     """Return the number of the block whose output is meant, counted from 1.
 
@@ -55,9 +76,10 @@ def layer_index(layer: str | int, depth: int) -> int:
 
 def context_length(folder: Path) -> int | None:
     """Return how many tokens the model can read, where its config says so."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("text_config", config).get("max_position_embeddings")
-    return int(found) if found else None
+    config = read_base_config(folder)
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -87,9 +109,9 @@ def is_tied(folder: Path) -> bool:
     Configs often leave that to the default of their class; then the weights tell, for a head that
     is tied is not saved.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for part in (config.get("text_config") or {}, config):
-        if "tie_word_embeddings" in part:
+    config = read_base_config(folder)
+    for part in (config.get("text_config"), config):
+        if isinstance(part, dict) and "tie_word_embeddings" in part:
             return bool(part["tie_word_embeddings"])
     heads = ("lm_head.weight", "embed_out.weight")
     return not any(name.endswith(heads) for name in weight_shapes(folder))
@@ -115,7 +137,7 @@ def fingerprint(folder: Path) -> str:
     evenly spaced samples of 4 KiB: fine-tuning changes them, moving the folder does not.
     """
     digest = hashlib.sha256()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_base_config(folder)
     digest.update(json.dumps(_lasting(config), sort_keys=True).encode())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size

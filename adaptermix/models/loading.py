@@ -1,13 +1,15 @@
 """Base models and tokenizers: loading them, and the part of them that alignment needs."""
 
 import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
-from adaptermix.errors import ArtifactError, ResourceError, first_line
+from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, first_line
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainSettings
@@ -18,6 +20,41 @@ if TYPE_CHECKING:
 LOADED = 8  # adapters that one base model holds, at most
 
 
+@contextmanager
+def opening(what: str, hint: str | None = None) -> Iterator[None]:
+    """Turn what libraries raise over a model's files into an error of one line.
+
+    They raise all kinds of exceptions over damaged files, plain ``Exception`` included.
+
+    Args:
+        what: What is opened, for the message.
+        hint: What to do, where the exception does not say so.
+
+    Raises:
+        ResourceError: A missing package, or not enough memory.
+        ArtifactError: Anything else.
+    """
+    try:
+        yield
+    except AdaptermixError:
+        raise
+    except ImportError as error:
+        pip = re.search(r"pip install [^`]+", str(error))
+        name = (error.name or "").partition(".")[0]
+        line = pip[0].strip() if pip else f"pip install {name}" if name else hint
+        raise ResourceError(f"{what}: {first_line(error)}", hint=line) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError(
+            f"{what}: not enough memory: {first_line(error)}",
+            hint="--dtype bfloat16 needs less than float32",
+        ) from error
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            hint = "--trust-remote-code runs the model's own code; know whose it is"
+        kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
+        raise ArtifactError(f"{what}: {kind}{first_line(error)}", hint=hint) from error
+
+
 def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenizerBase":
     """Load the model's tokenizer; a missing padding token becomes the end token.
 
@@ -26,15 +63,10 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
     """
     from transformers import AutoTokenizer
 
-    try:
+    with opening(f"{folder}: no usable tokenizer", "save the model's tokenizer beside its weights"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{folder}: no usable tokenizer: {first_line(error)}",
-            hint="save the model's tokenizer beside its weights",
-        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -46,9 +78,47 @@ def load_model(folder: Path, settings: ModelSettings) -> "PreTrainedModel":
     Raises:
         ArtifactError: The config or the weights cannot be read.
     """
-    from transformers import AutoModelForCausalLM
+    config = load_config(folder, settings)
+    return load_class(model_class(config), folder, settings, config)
 
-    return load_class(AutoModelForCausalLM, folder, settings, load_config(folder, settings))
+
+def model_class(config: "PreTrainedConfig") -> Any:
+    """Return the automatic class that makes a language model of a config.
+
+    Of models of several modes, some are in the list of causal language models, and some are not.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    maps = getattr(config, "auto_map", None) or {}
+    if (
+        type(config) not in AutoModelForCausalLM._model_mapping
+        and "AutoModelForCausalLM" not in maps
+        and type(config) in AutoModelForImageTextToText._model_mapping
+    ):
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def check_quantization(folder: Path, settings: ModelSettings) -> None:
+    """Check that transformers can load a model as it is quantized, if it is.
+
+    Raises:
+        ResourceError: A package or device that this takes is missing.
+        ArtifactError: The config's ``quantization_config`` cannot be read.
+    """
+    from transformers.quantizers import AutoHfQuantizer
+
+    given = getattr(load_config(folder, settings), "quantization_config", None)
+    if given is None:
+        return
+    method = given.get("quant_method") if isinstance(given, dict) else given.quant_method
+    what = f"{folder} is quantized ({getattr(method, 'value', method)})"
+    with opening(what, "use the model before it was quantized"):
+        try:
+            quantizer = AutoHfQuantizer.from_config(given, pre_quantized=True)
+            quantizer.validate_environment(device_map={"": _device()})
+        except RuntimeError as error:
+            raise ResourceError(f"{what}: {first_line(error)}") from error
 
 
 class AdaptedModel:
@@ -79,12 +149,14 @@ class AdaptedModel:
             return
         if adapter.name in self.loaded:
             self.loaded.remove(adapter.name)
-        elif self.loaded:
-            self.model.load_adapter(str(adapter), adapter_name=adapter.name)
         else:
-            self.model = PeftModel.from_pretrained(
-                self.model, str(adapter), adapter_name=adapter.name
-            )
+            with opening("PEFT cannot load an adapter into the model"):
+                if self.loaded:
+                    self.model.load_adapter(str(adapter), adapter_name=adapter.name)
+                else:
+                    self.model = PeftModel.from_pretrained(
+                        self.model, str(adapter), adapter_name=adapter.name
+                    )
         self.loaded.append(adapter.name)
         self.model.base_model.enable_adapter_layers()
         self.model.set_adapter(adapter.name)
@@ -100,12 +172,10 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
     """
     from transformers import AutoConfig
 
-    try:
+    with opening(str(folder / "config.json")):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{folder / 'config.json'}: {first_line(error)}") from error
     return config
 
 
@@ -113,26 +183,37 @@ def load_class(
     kind: Any, folder: Path, settings: ModelSettings, config: "PreTrainedConfig"
 ) -> "PreTrainedModel":
     """Load a model of a class in the precision that was asked for."""
-    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours shows what takes long
     quantized = _quantization(settings)
-    try:
-        model: PreTrainedModel = kind.from_pretrained(
+    if getattr(config, "quantization_config", None) is not None:
+        check_quantization(folder, settings)
+        quantized.setdefault("device_map", {"": _device()})
+    with opening(f"{folder}: cannot be loaded"):
+        model: PreTrainedModel
+        model, info = kind.from_pretrained(
             folder,
             config=config,
             dtype=compute_dtype(settings),
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
+            output_loading_info=True,
             **quantized,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ArtifactError(f"{folder}: cannot be loaded: {first_line(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ArtifactError(
+            f"{folder}: its files have no weight '{missing[0]}'",
+            hint="copy or download the model again",
+        )
     if quantized or shards_model():  # on the GPU already, or there part by part later on
         return model
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    model.to(_device())  # type: ignore[arg-type]
     return model
+
+
+def _device() -> Any:
+    return torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
 
 
 def _quantization(settings: ModelSettings) -> dict[str, Any]:
@@ -148,7 +229,6 @@ def _quantization(settings: ModelSettings) -> dict[str, Any]:
             f"--quantize {settings.quantize} needs bitsandbytes",
             hint='pip install "adaptermix[quantize]"',
         )
-    import torch
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
@@ -156,8 +236,7 @@ def _quantization(settings: ModelSettings) -> dict[str, Any]:
         bnb_4bit_quant_type=settings.quantize,
         bnb_4bit_compute_dtype=compute_dtype(settings),
     )
-    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": config, "device_map": {"": _device()}}
 
 
 def compute_dtype(settings: ModelSettings) -> "torch.dtype":

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
+from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.training import TrainSettings
 
 
@@ -21,20 +22,13 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
     Raises:
         ConfigError: A target module that the model does not have.
     """
-    found = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    missing = [name for name in settings.target_modules if name not in found]
-    if missing:
-        raise ConfigError(
-            f"--target-modules: {type(model).__name__} has no linear layer '{missing[0]}'",
-            hint="it has " + ", ".join(sorted(found)),
-        )
-    targets = list(settings.target_modules)
+    linear = _linear_layers(model)
+    targets = _targets(linear, type(model).__name__, settings)
     if settings.layers_to_transform:
-        targets = _modules_of_layers(model, settings)
+        targets = _modules_of_layers(model, linear, targets, settings)
+    elif len(linear) < sum(isinstance(module, nn.Linear) for module in model.modules()):
+        # The names of layers are those of another mode's as well, which get none.
+        targets = [name for name in linear if name.rsplit(".", 1)[-1] in targets]
     shift = "" if task_type == "CAUSAL_LM" else "model."  # the lower blocks stand alone
     config = LoraConfig(
         r=settings.rank,
@@ -52,9 +46,43 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
     return adapted
 
 
-def _modules_of_layers(model: PreTrainedModel, settings: TrainSettings) -> list[str]:
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """Return the names of the linear layers of the language model, its output included."""
+    decoder = model.get_decoder()
+    head = next((f"{name}." for name, module in model.named_modules() if module is decoder), "")
+    output = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and (name.startswith(head.lstrip(".")) or module is output)
+    ]
+
+
+def _targets(linear: list[str], kind: str, settings: TrainSettings) -> list[str]:
+    """Return the last parts of the names of the layers that get a LoRA.
+
+    Where the default names do not exist (Phi-3, GPT-NeoX, Falcon, Bloom), all linear layers of
+    the blocks do.
+    """
+    found = {name.rsplit(".", 1)[-1] for name in linear}
+    blocks = {name.rsplit(".", 1)[-1] for name in linear if layer_of(name) is not None}
+    wanted = settings.target_modules
+    missing = [name for name in wanted if name not in found]
+    if wanted == ("all-linear",) or (missing and wanted == ATTENTION_AND_MLP and blocks):
+        return sorted(blocks - {"gate", "router"})
+    if missing:
+        raise ConfigError(
+            f"--target-modules: {kind} has no linear layer '{missing[0]}'",
+            hint="it has " + ", ".join(sorted(found)),
+        )
+    return list(wanted)
+
+
+def _modules_of_layers(
+    model: PreTrainedModel, linear: list[str], targets: list[str], settings: TrainSettings
+) -> list[str]:
     """Return the full names of target modules in the blocks that get a LoRA."""
-    depth = model.config.num_hidden_layers
+    depth = model.config.get_text_config().num_hidden_layers
     last = max(settings.layers_to_transform)
     if last >= depth:
         raise ConfigError(
@@ -62,10 +90,8 @@ def _modules_of_layers(model: PreTrainedModel, settings: TrainSettings) -> list[
         )
     return [
         name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and name.rsplit(".", 1)[-1] in settings.target_modules
-        and layer_of(name) in settings.layers_to_transform
+        for name in linear
+        if name.rsplit(".", 1)[-1] in targets and layer_of(name) in settings.layers_to_transform
     ]
 
 

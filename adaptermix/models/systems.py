@@ -1,5 +1,6 @@
 """The base model and the adapters that a command works with, opened and checked."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 from adaptermix.adapters.adapter import Adapter, adapter_hash
 from adaptermix.adapters.matching import check_fits, notes_on_base
 from adaptermix.adapters.systems import BASE
-from adaptermix.models.files import fingerprint, locate_model, weight_shapes
-from adaptermix.models.loading import load_tokenizer
+from adaptermix.errors import AdaptermixError, ArtifactError
+from adaptermix.models.blocks import empty_model
+from adaptermix.models.files import (
+    by,
+    fingerprint,
+    locate_model,
+    read_base_config,
+    weight_shapes,
+)
+from adaptermix.models.loading import load_tokenizer, opening
 from adaptermix.settings.shared import ModelSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,35 @@ class Systems:
 
     def notes(self) -> list[str]:
         """Say which adapters were trained on another base of the same shapes, and what was read."""
-        found = [note for adapter in self.adapters.values() for note in adapter.notes]
-        return found + list(notes_on_base(self.adapters, self.base, self.fingerprint))
+        return [
+            *(note for adapter in self.adapters.values() for note in adapter.notes),
+            *notes_on_base(self.adapters, self.base, self.fingerprint),
+            *self.tokenizer_notes(),
+        ]
+
+    def tokenizer_notes(self) -> list[str]:
+        """Say which adapters have another tokenizer or chat template beside them."""
+        others = {name: self._differences(adapter) for name, adapter in self.adapters.items()}
+        return [
+            f"the folder of {name} has another {' and '.join(found)} than {self.base}, whose own "
+            "is used; to use the adapter's, copy it into a copy of the base model's folder"
+            for name, found in others.items()
+            if found
+        ]
+
+    def _differences(self, adapter: Adapter) -> list[str]:
+        folder = adapter.weights_path.parent
+        if not (folder / "tokenizer_config.json").is_file() or folder == self.folder:
+            return []
+        try:
+            own = load_tokenizer(folder, ModelSettings())
+        except AdaptermixError:  # it is not used
+            return []
+        pairs = {
+            "vocabulary": (own.get_vocab(), self.tokenizer.get_vocab()),
+            "chat template": (own.chat_template, self.tokenizer.chat_template),
+        }
+        return [what for what, (one, other) in pairs.items() if one != other]
 
 
 def open_systems(
@@ -71,8 +107,67 @@ def open_systems(
         ResourceError: A hub model that cannot be had.
     """
     folder = locate_model(settings)
-    shapes = weight_shapes(folder)
+    on_disk, empty = weight_shapes(folder), empty_model(folder, settings)
+    in_memory = {name: tuple(weight.shape) for name, weight in empty.state_dict().items()}
+    _check_weights(folder, on_disk, in_memory)
+    shapes = {**on_disk, **in_memory}
     for adapter in adapters.values():
+        _check_vocabulary(adapter, shapes, settings.model)
         check_fits(adapter, shapes, settings.model)
+        _check_config(adapter, empty)
     tokenizer = load_tokenizer(folder, settings)
     return Systems(settings.model, folder, tokenizer, adapters, has_base)
+
+
+def _check_weights(
+    folder: Path, on_disk: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Check that files and config agree; a quantized weight has a shape of its own."""
+    if "quantization_config" in read_base_config(folder):
+        return
+    for name, shape in on_disk.items():
+        if shapes.get(name, shape) != shape:
+            raise ArtifactError(
+                f"{folder}: '{name}' is {by(shape)} in its files, but {by(shapes[name])} by its "
+                "config.json"
+            )
+
+
+def _check_vocabulary(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
+    """Refuse an adapter that was trained after the embeddings had been resized."""
+    for name in adapter.saved:
+        own, expected = adapter.saved_spec(name).shape, shapes.get(name)
+        if expected is not None and own != expected:
+            raise ArtifactError(
+                f"{adapter.path}: '{name}' is {by(own)}, but {base} has {by(expected)}: the "
+                "vocabulary was resized before the adapter was trained",
+                hint="resize the base model likewise (resize_token_embeddings), save it with the "
+                "adapter's tokenizer, and pass that folder as --model",
+            )
+
+
+def _check_config(adapter: Adapter, empty: "PreTrainedModel") -> None:
+    """Let PEFT put an adapter on the empty model, as it will on the real one.
+
+    Where the model has other modules in memory than in its files, such as fused experts, PEFT
+    converts the adapter when it is loaded; that cannot be tried here.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    modules = dict(empty.named_modules())
+    if "target_modules" not in adapter.config or not modules.keys() >= set(adapter.modules):
+        return
+    with (
+        opening(f"{adapter.path}: PEFT cannot use the adapter's config"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # several adapters in one model are meant
+        config = LoraConfig.from_peft_type(**{"peft_type": "LORA", **adapter.config})
+        inject_adapter_in_model(config, empty, adapter_hash(adapter), low_cpu_mem_usage=True)
+    for module in adapter.modules:
+        if not isinstance(empty.get_submodule(module), LoraLayer):
+            raise ArtifactError(
+                f"{adapter.path}: '{module}' has an update in its file, but is not among the "
+                "target_modules of its config"
+            )

@@ -20,6 +20,7 @@ from adaptermix.data.languages import flores_code
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report, check_output, whole_output
+from adaptermix.models.loading import check_quantization
 from adaptermix.models.systems import open_systems
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.retrieval.summary import (
@@ -187,6 +188,7 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Retriev
     scores = None if settings.scores is None else read_scores(settings.scores, langs)
     opened = open_systems(settings, adapters, has_base=not settings.exclude_base)
     folder, tokenizer = opened.folder, opened.tokenizer
+    check_quantization(folder, settings)
     texts = {lang: sentences[: settings.limit] for lang, sentences in texts.items()}
     pad_id = int(tokenizer.pad_token_id or 0)
     return RetrievalInputs(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptermix.files.outputs import Report, whole_output
+from adaptermix.files.outputs import NotedReport, Report, whole_output
 from adaptermix.merging.merge import MergeReport
 from adaptermix.search.halving import Entry, SuccessiveHalving
 from adaptermix.search.tables import search_view
@@ -84,7 +84,7 @@ class SearchReport(Report):
 
 
 @dataclass(frozen=True)
-class SearchPlan(Report):
+class SearchPlan(NotedReport):
     """What a search would do."""
 
     candidates: list[str]

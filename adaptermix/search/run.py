@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.generation.cached import CachedGenerator
+from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.merging.merge import check_out, write_merge
@@ -110,6 +110,7 @@ def plan_search(
         inputs.generator.limits.prompt,
         str(settings.out),
         str(search_folder(settings.out)),
+        notes=inputs.encoder.notes,
     )
 
 
@@ -152,7 +153,9 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     names = names_of(adapters)
     candidates = first_candidates(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
+    check_engine(settings, systems.folder, adapters)
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
+    encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     examples = read_prompts(settings, "dev", task, encoder, systems.folder)
     items = _by_language(examples, task, settings.seed)
@@ -409,7 +412,7 @@ def _finish(
             exhaustive=len(entries) * halving.examples,
             reused=inputs.generator.reused,
             merge=write_merge(plan, settings, Tally(), at=staged, found=found),
-            notes=[*halving.notes, *inputs.generator.notes],
+            notes=[*inputs.encoder.notes, *halving.notes, *inputs.generator.notes],
             folder=str(folder),
             control=control,
         )

@@ -17,7 +17,9 @@ class TrainSettings(ModelSettings):
     alpha: float = Field(default=16.0, gt=0, description="LoRA alpha; scaling is alpha / rank.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="LoRA dropout probability.")
     target_modules: Names = Field(
-        default=ATTENTION_AND_MLP, description="Linear layers that get a LoRA, comma-separated."
+        default=ATTENTION_AND_MLP,
+        description="Linear layers that get a LoRA, comma-separated; all-linear for all of the "
+        "blocks, as by default where these names do not exist.",
     )
     use_rslora: bool = Field(default=False, description="Scaling is alpha / sqrt(rank): rsLoRA.")
     rank_pattern: Ranks = Field(

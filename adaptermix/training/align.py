@@ -17,7 +17,7 @@ from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import numbered_lines
 from adaptermix.models.blocks import choose_layer, empty_model, load_lower_blocks
 from adaptermix.models.files import locate_model
-from adaptermix.models.loading import load_tokenizer
+from adaptermix.models.loading import check_quantization, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
 from adaptermix.processes import process_count
@@ -78,6 +78,7 @@ def _train_one(
 ) -> TrainReport:
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
+    check_quantization(folder, settings)
     tokenizer = load_tokenizer(folder, settings)
     data = align_data(settings, tokenizer)
     if settings.preserve_text:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from adaptermix.data.chats import Chat
 from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import DataError, first_line
@@ -211,7 +209,6 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
 def _prompt(chat: Chat, at: int, encoder: PromptEncoder) -> str:
     try:
         return encoder.prompt_text(chat.messages[:at])
-    except TemplateError as error:
-        raise DataError(
-            f"{chat.location}: the model's chat template refuses it: {first_line(error)}"
-        ) from error
+    except DataError as error:
+        why = first_line(error.__cause__ or error)
+        raise DataError(f"{chat.location}: the model's chat template refuses it: {why}") from error

@@ -16,7 +16,7 @@ from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.transformers_engine import answer_greedily
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
 from adaptermix.models.files import locate_model
-from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.loading import check_quantization, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import retrieval_accuracy
 from adaptermix.processes import process_count
@@ -66,6 +66,7 @@ def train_joint(
         return finished
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
+    check_quantization(folder, settings)
     tokenizer = load_tokenizer(folder, settings)
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
     task, pairs = task_data(settings, encoder), align_data(settings, tokenizer)
@@ -131,6 +132,7 @@ def _joined(task: TrainingData, pairs: TrainingData) -> TrainingData:
         task.truncated,
         task.dropped | pairs.dropped,
         epoch_rows=2 * len(task.train),
+        notes=task.notes,
     )
 
 

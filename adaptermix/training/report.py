@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from adaptermix.files.outputs import Report
+from adaptermix.files.outputs import NotedReport
 from adaptermix.settings.training import TrainSettings
 from adaptermix.tables import View
 from adaptermix.training.batches import token_count
@@ -17,7 +17,7 @@ _FREE = {"resume", "out", "threads", "workers", "tensorboard"}
 
 
 @dataclass(frozen=True)
-class TrainReport(Report):
+class TrainReport(NotedReport):
     """What was trained, on what, and how it ended.
 
     Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
@@ -50,7 +50,7 @@ class TrainReport(Report):
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
         """Return the report that an adapter's record holds; the time it took is not kept."""
-        known = {"seconds": 0.0, **record}
+        known = {"seconds": 0.0, "notes": (), **record}
         return cls(**{each.name: known[each.name] for each in fields(cls)})
 
 
@@ -65,6 +65,7 @@ class TrainingData:
     truncated: int = 0
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     epoch_rows: int | None = None  # all training rows by default
+    notes: Sequence[str] = ()  # what to know of their prompts
 
     @property
     def rows_of_epoch(self) -> int:
@@ -108,6 +109,7 @@ def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footpr
         log=None,
         written=False,
         dropped=data.dropped,
+        notes=data.notes,
         held_parameters=footprint.held,
         tokens=round(steps * settings.batch_size * mean_tokens),
         memory_bytes=footprint.memory_bytes,

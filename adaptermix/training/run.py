@@ -180,6 +180,7 @@ class TrainingRun:
             log=str(self.log),
             written=True,
             dropped=self.data.dropped,
+            notes=self.data.notes,
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard
@@ -283,6 +284,10 @@ class TrainingRun:
             "rank_pattern": settings.rank_pattern,
             "alpha_pattern": settings.alpha_pattern,
         }
+        base: Any = model.get_base_model()
+        if base.config.get_text_config() is not base.config:
+            # Ends of names would be those of other modes' layers as well.
+            config |= {"target_modules": sorted(updates), "layers_to_transform": None}
         record = {
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},

@@ -12,7 +12,7 @@ from adaptermix.errors import DataError
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import empty_model
 from adaptermix.models.files import locate_model
-from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.loading import check_quantization, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
@@ -51,6 +51,7 @@ def train_task(
         return finished
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
     folder = locate_model(settings)
+    check_quantization(folder, settings)
     tokenizer = load_tokenizer(folder, settings)
     data = task_data(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
     if dry_run:
@@ -98,7 +99,14 @@ def task_data(settings: TaskSettings, encoder: PromptEncoder) -> TrainingData:
             rows[split].extend(kept)
     if not rows["train"] or not rows["dev"]:
         raise DataError(f"every prompt is longer than --max-length {settings.max_length}")
-    return TrainingData(rows["train"], rows["dev"], counts["train"], counts["dev"], lost)
+    return TrainingData(
+        rows["train"],
+        rows["dev"],
+        counts["train"],
+        counts["dev"],
+        truncated=lost,
+        notes=encoder.notes,
+    )
 
 
 def _chat_data(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> TrainingData:
@@ -122,5 +130,10 @@ def _chat_data(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> Tr
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}
     return TrainingData(
-        kept[0], kept[1], {"chat": train_count}, {"chat": dev_count}, dropped=dropped
+        kept[0],
+        kept[1],
+        {"chat": train_count},
+        {"chat": dev_count},
+        dropped=dropped,
+        notes=encoder.notes,
     )

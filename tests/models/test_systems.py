@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers.adapters import peft_adapter
+from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.systems import read_systems, system_names
@@ -13,7 +14,7 @@ from adaptermix.models.systems import open_systems
 from adaptermix.settings.shared import ModelSettings
 
 
-def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path, monkeypatch):
+def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path):
     paths = [tmp_path / name for name in ("b", "a")]
     for seed, path in enumerate(paths):
         peft_adapter(model_dir, path, seed=seed)
@@ -31,9 +32,10 @@ def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path, m
     assert systems.notes() == []
     with pytest.raises(ConfigError, match="a system named 'a'"):
         read_systems([*paths, paths[1]])
-    monkeypatch.setattr("adaptermix.models.systems.weight_shapes", lambda folder: {})
+    short = AutoModelForCausalLM.from_pretrained(model_dir, num_hidden_layers=1)
+    short.save_pretrained(tmp_path / "short")
     with pytest.raises(ArtifactError, match="has no linear layer"):
-        open_systems(settings, systems.adapters)
+        open_systems(ModelSettings(model=str(tmp_path / "short")), systems.adapters)
 
 
 @pytest.mark.parametrize(

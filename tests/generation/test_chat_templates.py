@@ -1,0 +1,99 @@
+"""Chat templates that refuse the system role, ends that are no tokens, templates with errors."""
+
+import shutil
+
+import pytest
+from helpers.evaluation import eval_settings
+from helpers.models import CHAT_TEMPLATE, make_tokenizer
+from helpers.training import task_settings
+
+from adaptermix.errors import ArtifactError, DataError
+from adaptermix.evaluation.evaluate import evaluate, plan
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.training.task import train_task
+
+TURN = "<|{{ m.role }}|>{{ m.content }}<|end|>"
+END = "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+LOOP = "<|bos|>{% for m in messages %}"
+GEMMA = (
+    LOOP + "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}" + TURN + END
+)
+ALTERNATING = (
+    LOOP + "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}" + TURN + END
+)
+SILENT = LOOP + "{% if m.role != 'system' %}" + TURN + "{% endif %}" + END
+MESSAGES = [{"role": "system", "content": "slots"}, {"role": "user", "content": "wake me"}]
+
+
+def encoder_of(template, **attributes):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    for name, value in attributes.items():
+        setattr(tokenizer, name, value)
+    return PromptEncoder(tokenizer)
+
+
+@pytest.mark.parametrize("template", [GEMMA, ALTERNATING, SILENT])
+def test_a_refused_system_text_is_in_the_first_user_turn(template):
+    encoder = encoder_of(template)
+    assert encoder.notes == []
+    for _ in range(2):
+        assert encoder.prompt_text(MESSAGES) == (
+            "<|bos|><|user|>slots\n\nwake me<|end|><|assistant|>"
+        )
+    assert [note for note in encoder.notes if "takes no system prompt" in note] == encoder.notes
+    assert len(encoder.notes) == 1
+    assert encoder.prompt_text(MESSAGES[1:]) == "<|bos|><|user|>wake me<|end|><|assistant|>"
+    assert encoder.prompt_text(MESSAGES[:1]) == "<|bos|><|user|>slots<|end|><|assistant|>"
+
+
+def test_a_marker_of_several_tokens_does_not_end_answers():
+    template = CHAT_TEMPLATE.replace("<|end|>", "<|im_end|>")
+    encoder = encoder_of(template)
+    assert encoder.end_id == encoder.tokenizer.eos_token_id
+    (note,) = encoder.notes
+    assert "'<|im_end|>', which is" in note
+    assert "they end with <|end|> instead" in note
+    with pytest.raises(ArtifactError, match=r"'<\|im_end\|>', which is .* no end-of-sequence"):
+        encoder_of(template, eos_token=None)
+
+
+def test_what_follows_the_marker_does_not_matter():
+    encoder = encoder_of(CHAT_TEMPLATE.replace("<|end|>", "<|end|>\nnext"), eos_token="<|pad|>")
+    assert encoder.end_id == encoder.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert encoder.notes == []
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (CHAT_TEMPLATE + "{% endfor %}", "no template: line 1"),
+        ("{{ raise_exception('never') }}", "refuses the messages: never"),
+        ("{{ messages[0].content + 1 }}", "refuses the messages"),
+        ("{{ nothing.at.all }}", "refuses the messages"),
+    ],
+)
+def test_a_template_that_writes_no_question_is_refused(template, why):
+    with pytest.raises(ArtifactError, match=why):
+        encoder_of(template)
+
+
+def test_a_template_that_refuses_some_messages_says_so():
+    with pytest.raises(DataError, match="refuses the messages: Conversation roles must alternate"):
+        encoder_of(ALTERNATING).prompt_ids([MESSAGES[1], MESSAGES[1]])
+
+
+def test_commands_take_a_model_without_system_role(tmp_path, model_dir, corpus_dir):
+    model = shutil.copytree(model_dir, tmp_path / "m")
+    (model / "chat_template.jinja").write_text(GEMMA)
+    settings = eval_settings(model, corpus_dir, tmp_path / "e", system_prompt="slots", limit=2)
+    planned = plan(settings)
+    assert "takes no system prompt" in planned.notices[0]
+    assert "notes" not in planned.as_record()
+    assert planned.notices[0] in evaluate(settings).notes
+    training = task_settings(model, corpus_dir, tmp_path / "t", system_prompt="slots")
+    report = train_task(training, dry_run=True)
+    assert report.notices == planned.notices
+    assert "notes" not in report.as_record()
