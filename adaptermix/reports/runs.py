@@ -192,6 +192,8 @@ def _check_cells(report: EvalReport, path: Path) -> None:
             raise DataError(f"{path}: damaged record: no average of {missing[0]} over {name}")
     if not report.cells:
         raise DataError(f"{path}: damaged record: it holds no scores")
+    if report.reference not in report.systems:
+        raise DataError(f"{path}: damaged record: the baseline {report.reference} is no system")
 
 
 def _check_layers(report: RetrievalReport, path: Path) -> None:

@@ -4,10 +4,13 @@ import pytest
 from helpers.adapters import peft_adapter
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
-from adaptermix.adapters.systems import read_systems
+from adaptermix.adapters.systems import choose_baseline, read_systems
 from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.merging.merge import merge
 from adaptermix.models.files import fingerprint
 from adaptermix.models.systems import open_systems
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
 
@@ -32,3 +35,24 @@ def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path, m
     monkeypatch.setattr("adaptermix.models.systems.weight_shapes", lambda folder: {})
     with pytest.raises(ArtifactError, match="has no linear layer"):
         open_systems(settings, systems.adapters)
+
+
+def test_the_baseline_is_what_counts_most_in_a_merge(model_dir, tmp_path):
+    paths = {name: tmp_path / name for name in ("task", "align", "merged")}
+    for seed, name in enumerate(("task", "align")):
+        peft_adapter(model_dir, paths[name], seed=seed)
+    merge([paths["align"], paths["task"]], MergeSettings(weights="0.2,0.8", out=paths["merged"]))
+
+    def baseline(*names, **changes):
+        settings = EvalSettings(adapters=[str(paths[name]) for name in names], **changes)
+        found = choose_baseline(settings, read_systems(paths[name] for name in names))
+        return found.name, found.reason
+
+    assert baseline("align", "task", "merged") == ("task", "the main source of merged")
+    assert baseline("merged", "align") == ("base", "the base model"), "task is not tested"
+    assert baseline("task", "align") == ("base", "the base model"), "nothing was merged"
+    assert baseline("merged", "align", exclude_base=True) == ("merged", "the first system")
+    chosen = baseline("task", "merged", baseline="base")
+    assert chosen == ("base", "chosen by --baseline")
+    peft_adapter(model_dir, paths["task"], seed=9)
+    assert baseline("task", "merged")[0] == "base", "another adapter of the same name"
