@@ -21,6 +21,7 @@ from adaptermix.cli.progress import progress_bar
 from adaptermix.commands.command import Call, Command
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
+from adaptermix.processes import is_main_process
 from adaptermix.settings.shared import Settings, complaint, flag_of, with_value
 
 
@@ -163,7 +164,7 @@ def _run(command: Command, given: dict[str, Any]) -> None:
     settings = load_settings(command.settings, stated, config)
     for name in stated.keys() - type(settings).model_fields.keys():
         console.say(f"note: --{name.replace('_', '-')} has no effect without --search")
-    if remark := command.remark(settings):
+    if is_main_process() and (remark := command.remark(settings)):
         console.say(remark)
     is_silent = options.quiet or options.dry_run or not command.shows_progress
     with _pushed(options, settings), progress_bar(is_silent) as on_progress:

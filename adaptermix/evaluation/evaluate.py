@@ -21,10 +21,11 @@ from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
+from adaptermix.settings.shared import notes_on_languages
 from adaptermix.tables import View, counted, pairs
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome, Score
-from adaptermix.tasks.metrics.text import without_missing_comet
+from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
 from adaptermix.tasks.task import Task
 from adaptermix.version import __version__
 
@@ -181,6 +182,8 @@ def evaluate(
         comparisons=_compare(inputs, results, baseline.name, groups, test),
         notes=[
             *missing,
+            *notes_on_languages(settings),
+            *notes_on_tokenizers(task.metrics, results[systems[0]]),
             *inputs.systems.notes(),
             *_prompt_notes(settings, adapters),
             *generator.notes,

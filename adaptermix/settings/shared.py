@@ -169,7 +169,8 @@ class ScorerSettings(Settings):
         "auto", "13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "flores200", "none"
     ] = Field(
         default="auto",
-        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, else 13a.",
+        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, "
+        "ko-mecab for Korean if it is installed, else 13a.",
     )
     src: Path | None = Field(
         default=None, description="Source sentences of a translation, one a line."
@@ -230,6 +231,14 @@ class DecodingSettings(EngineSettings, PromptSettings):
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N examples of each language."
     )
+
+
+def notes_on_languages(settings: PromptSettings) -> list[str]:
+    """Say that a task of one's own is read in languages that nobody named."""
+    if not settings.task.endswith(".toml") or "langs" in settings.model_fields_set:
+        return []
+    langs = " ".join(getattr(settings, "langs", ()))
+    return [f"{settings.task} is taken in the languages of massive, {langs}; --langs names others"]
 
 
 def keys_of(kind: type[Settings]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from adaptermix.files.outputs import Report
-from adaptermix.settings.training import TrainSettings
+from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.tables import View
 from adaptermix.training.batches import token_count
 from adaptermix.training.memory import Footprint
@@ -42,6 +42,7 @@ class TrainReport(Report):
     held_parameters: int | None = None  # of the base model, as far as it is loaded
     tokens: int | None = None  # that are trained on at most, in a plan
     memory_bytes: int | None = None  # at the peak, as a plan estimates it
+    notes: list[str] = field(default_factory=list)  # told when it begins
 
     def view(self) -> View:
         """Return what it looks like to a person."""
@@ -50,7 +51,7 @@ class TrainReport(Report):
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
         """Return the report that an adapter's record holds; the time it took is not kept."""
-        known = {"seconds": 0.0, **record}
+        known = {"seconds": 0.0, "notes": [], **record}
         return cls(**{each.name: known[each.name] for each in fields(cls)})
 
 
@@ -111,4 +112,5 @@ def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footpr
         held_parameters=footprint.held,
         tokens=round(steps * settings.batch_size * mean_tokens),
         memory_bytes=footprint.memory_bytes,
+        notes=notes_on_training(settings),
     )
