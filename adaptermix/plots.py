@@ -176,7 +176,11 @@ def search_plot(points: Sequence[PlottedScore], label: str, name: str = "search"
 
 
 def score_bars(
-    rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str], label: str, name: str
+    rows: Sequence[Mapping[str, Any]],
+    colors: Mapping[str, str],
+    label: str,
+    name: str,
+    caption: str = "",
 ) -> Plot:
     """Plot every system's score, language by language.
 
@@ -185,6 +189,7 @@ def score_bars(
         colors: Color of every system, in the order of the bars.
         label: Name and unit of the score.
         name: Stem of its files.
+        caption: How to read it.
     """
     chart = (
         _base(rows)
@@ -197,11 +202,15 @@ def score_bars(
         )
         .properties(width=_WIDTH, height=alt.Step(11))
     )
-    return _plot(name, "Scores by language", "", chart)
+    return _plot(name, "Scores by language", caption, chart)
 
 
 def difference_intervals(
-    rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str], label: str, name: str
+    rows: Sequence[Mapping[str, Any]],
+    colors: Mapping[str, str],
+    label: str,
+    name: str,
+    notes: tuple[str, str],
 ) -> Plot:
     """Plot differences to the baseline with their intervals, and a line at zero.
 
@@ -210,6 +219,7 @@ def difference_intervals(
         colors: Color of every system.
         label: What is subtracted from what, and the unit.
         name: Stem of its files.
+        notes: Which system is the baseline and why, and what the bars are.
     """
     offset = alt.YOffset("system:N", sort=list(colors))
     place = {"y": alt.Y("over:N", sort=None, title=None), "yOffset": offset}
@@ -224,10 +234,8 @@ def difference_intervals(
         bars.encode(x=alt.X("low:Q", title=label), x2="high:Q", color=color, **place),
         points.encode(x="difference:Q", color=color, **place),
     ).properties(width=_WIDTH, height=alt.Step(11))
-    caption = (
-        "Points right of the dashed line are better than the baseline. Bars are 95% intervals of "
-        "the paired bootstrap."
-    )
+    baseline, bars_are = notes
+    caption = f"{baseline} Points right of the dashed line are better. Bars: {bars_are}."
     return _plot(name, "Before and after", caption, chart)
 
 

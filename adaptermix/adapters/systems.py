@@ -1,6 +1,7 @@
 """Systems under evaluation: the base model and adapters, each with a unique name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from adaptermix.adapters.adapter import Adapter, read_adapter
@@ -9,6 +10,14 @@ from adaptermix.files.hub import hub_place
 from adaptermix.settings.evaluation import EvalSettings
 
 BASE = "base"  # the base model's name where systems are side by side
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The system that others are compared with, and why it is this one."""
+
+    name: str
+    reason: str
 
 
 def read_systems(paths: Iterable[Path]) -> dict[str, Adapter]:
@@ -81,3 +90,31 @@ def systems_of(settings: EvalSettings) -> list[str]:
             hint=f"the systems are {', '.join(systems)}",
         )
     return systems
+
+
+def choose_baseline(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> Baseline:
+    """Return what systems are compared with.
+
+    A merge is compared with the adapter that counts most in it, for whether the merge is better
+    than that adapter is what a user has to know; beside the base model both look good.
+    """
+    if settings.baseline is not None:
+        return Baseline(settings.baseline, "chosen by --baseline")
+    for name, adapter in adapters.items():
+        if (source := _main_source(adapter, adapters)) is not None:
+            return Baseline(source, f"the main source of {name}")
+    if not settings.exclude_base:
+        return Baseline(BASE, "the base model")
+    return Baseline(next(iter(adapters)), "the first system")
+
+
+def _main_source(merged: Adapter, adapters: Mapping[str, Adapter]) -> str | None:
+    """Return the name of the source with the largest weight, if it is among the adapters."""
+    try:
+        main = max(merged.record["sources"], key=lambda source: source["weight"])
+        blake3 = main["blake3"]
+    except (KeyError, TypeError, ValueError):  # no merge, or a record of another version
+        return None
+    others = {name: adapter for name, adapter in adapters.items() if adapter is not merged}
+    same = (name for name, other in others.items() if other.weights_hash == blake3)
+    return next(same, None)

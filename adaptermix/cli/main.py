@@ -13,7 +13,15 @@ from typing import Annotated
 import typer
 
 from adaptermix.cli import console
-from adaptermix.cli.options import Force, Json, Quiet, Verbose, add_command, let_libraries_talk
+from adaptermix.cli.options import (
+    CheckedCommand,
+    Force,
+    Json,
+    Quiet,
+    Verbose,
+    add_command,
+    let_libraries_talk,
+)
 from adaptermix.cli.progress import RecipeWatcher
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
@@ -42,7 +50,7 @@ def program() -> typer.Typer:
     for command in COMMANDS.values():
         add_command(made, command)
     for run in (demo, run_recipe, doctor, schema):
-        made.command("run" if run is run_recipe else None)(run)
+        made.command("run" if run is run_recipe else None, cls=CheckedCommand)(run)
     made.add_typer(comet_app)
     made.add_typer(recipe_app)
     return made
@@ -182,7 +190,7 @@ def _report_problems(problems: list[AdaptermixError]) -> None:
         raise typer.Exit(problems[0].exit_code)
 
 
-@recipe_app.command("new")
+@recipe_app.command("new", cls=CheckedCommand)
 def recipe_new(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.toml"),
     force: Force = False,
@@ -207,7 +215,7 @@ CometPath = Annotated[
 ]
 
 
-@comet_app.command("install")
+@comet_app.command("install", cls=CheckedCommand)
 def comet_install(
     path: CometPath = None,
     python: Annotated[
@@ -232,7 +240,7 @@ def comet_install(
     console.show(report, as_json=json)
 
 
-@comet_app.command("status")
+@comet_app.command("status", cls=CheckedCommand)
 def comet_status(path: CometPath = None, json: Json = False) -> None:
     """Show whether COMET is installed, where, and which versions.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand, TyperOption
 
@@ -20,7 +21,8 @@ from adaptermix.cli.progress import progress_bar
 from adaptermix.commands.command import Call, Command
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
-from adaptermix.settings.shared import Settings
+from adaptermix.processes import is_main_process
+from adaptermix.settings.shared import Settings, complaint, flag_of, with_value
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,39 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
 }
 _SHORT = {
     "out": ("--out", "-o"),
-    "adapters": ("--adapter",),
+    "adapters": (flag_of("adapters"),),
     "data_dir": ("--data-dir", "--data"),
 }
 _REPEATED = {"adapters", "ref", "preserve_text"}
 
 
-class _Help(TyperCommand):
+class CheckedCommand(TyperCommand):
+    """Tells of wrong values as settings files do, with the same exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the line; a value that cannot be read is a wrong setting.
+
+        Raises:
+            ConfigError: Naming the option.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if type(error) is not typer.BadParameter or error.param is None:  # a missing argument
+                raise
+            name = error.param.opts[0]
+            cause = error.__cause__ or error.__context__
+            message = f"{name}: {error.message.removesuffix('.')}"
+            if isinstance(cause, ValidationError):
+                first = cause.errors()[0]
+                if first["type"] == "value_error":  # it quotes the value
+                    message = f"{name}: {complaint(first).removesuffix('.')}"
+                else:
+                    message = with_value(f"{name}: {complaint(first)}", first["input"])
+            raise ConfigError(message) from error
+
+
+class _Help(CheckedCommand):
     """Shows in its help the options that matter to what was typed.
 
     Options of a search stand in the help of ``merge`` if ``--search`` is there.
@@ -101,7 +129,15 @@ class _Help(TyperCommand):
         for param in self.params:
             if isinstance(param, TyperOption):
                 param.hidden = param.name in unused
-        return super().parse_args(ctx, args)
+        takes_adapters = "adapters" in self.settings.model_fields
+        ctx.allow_extra_args |= takes_adapters
+        super().parse_args(ctx, args)
+        if takes_adapters and ctx.args and not ctx.resilient_parsing:
+            raise ConfigError(
+                f"{self.name} has no argument for {ctx.args[0]}",
+                hint="name adapters with " + " ".join(f"--adapter {arg}" for arg in ctx.args),
+            )
+        return list(ctx.args)
 
 
 def add_command(app: typer.Typer, command: Command) -> None:
@@ -133,7 +169,7 @@ def _run(command: Command, given: dict[str, Any]) -> None:
     settings = load_settings(command.settings, stated, config)
     for name in stated.keys() - type(settings).model_fields.keys():
         console.say(f"note: --{name.replace('_', '-')} has no effect without --search")
-    if remark := command.remark(settings):
+    if is_main_process() and (remark := command.remark(settings)):
         console.say(remark)
     is_silent = options.quiet or options.dry_run or not command.shows_progress
     with _pushed(options, settings), progress_bar(is_silent) as on_progress:

@@ -20,7 +20,9 @@ from adaptermix.settings.shared import (
     ScorerSettings,
     Settings,
     complaint,
+    flag_of,
     keys_of,
+    with_value,
 )
 
 CONFIG_NAME = "adaptermix.toml"
@@ -109,7 +111,7 @@ def _config_error(
         return ConfigError(message, hint=f"adaptermix {kind.section} --help")
     key = str(first["loc"][0])
     if key in stated:
-        return ConfigError(f"--{key}: {message}, not {first['input']!r}")
+        return ConfigError(with_value(f"{flag_of(key)}: {message}", first["input"]))
     in_section = line_of(path, kind.section, key)
     line = in_section if in_section > 1 else line_of(path, None, key)
-    return ConfigError(f"{path}:{line}: {key}: {message}, not {first['input']!r}")
+    return ConfigError(with_value(f"{path}:{line}: {key}: {message}", first["input"]))

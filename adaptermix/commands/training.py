@@ -6,7 +6,13 @@ from typing import Any
 from adaptermix.commands import examples
 from adaptermix.commands.command import Call, Command
 from adaptermix.files.outputs import Report
-from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
+from adaptermix.settings.training import (
+    TrainAlignSettings,
+    TrainJointSettings,
+    TrainTaskSettings,
+    notes_on_training,
+)
+from adaptermix.tables import noted
 from adaptermix.training.steps import planned_steps
 
 
@@ -48,6 +54,17 @@ def train_joint(call: Call) -> Report:
     return run(call.settings, force=call.force, dry_run=call.dry_run, on_progress=call.on_progress)
 
 
+def _remark(settings: Any) -> str | None:
+    from adaptermix.training.checkpoints import last_checkpoint, work_folder
+
+    notes = notes_on_training(settings)
+    is_one = len(getattr(settings, "temperature", ())) < 2  # each of several has its own folder
+    is_new = not settings.out.exists() and last_checkpoint(work_folder(settings.out)) is None
+    if settings.resume and is_one and is_new:
+        notes.append("--resume: there is no checkpoint yet, so the training starts anew")
+    return "\n".join(noted(notes)) or None
+
+
 def _task_examples(settings: Any) -> dict[str, int]:
     counts = {} if settings.chat is not None else examples.of_task(settings, ("train", "dev"))
     return examples.limited(counts, settings.limit)
@@ -82,11 +99,26 @@ def _joint_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 TRAIN_TASK = Command(
-    TrainTaskSettings, train_task, extra="train", examples=_task_examples, size=_task_size
+    TrainTaskSettings,
+    train_task,
+    extra="train",
+    remark=_remark,
+    examples=_task_examples,
+    size=_task_size,
 )
 TRAIN_ALIGN = Command(
-    TrainAlignSettings, train_align, extra="train", examples=_pair_examples, size=_align_size
+    TrainAlignSettings,
+    train_align,
+    extra="train",
+    remark=_remark,
+    examples=_pair_examples,
+    size=_align_size,
 )
 TRAIN_JOINT = Command(
-    TrainJointSettings, train_joint, extra="train", examples=_joint_examples, size=_joint_size
+    TrainJointSettings,
+    train_joint,
+    extra="train",
+    remark=_remark,
+    examples=_joint_examples,
+    size=_joint_size,
 )

@@ -1,20 +1,110 @@
 """Systems against a baseline on the same examples: differences with intervals and p-values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Literal
 
 import numpy as np
 
+from adaptermix.tasks.metrics.metric import Metric
 from adaptermix.tasks.metrics.significance import (
+    ALPHA,
     SEED,
+    TRIALS,
+    Drawn,
+    Procedure,
     Statistics,
     Value,
+    bootstrap_samples,
+    holm,
     macro_score,
-    paired_difference,
+    percentile,
+    randomization,
     resample_counts,
+    resampled_scores,
+    sacrebleu_bootstrap,
+    swapped_scores,
 )
+from adaptermix.tasks.metrics.text import SacreMetric
+from adaptermix.version import __version__
 
 ALL = "macro average"
+
+
+# For each test: what it is called, what its interval is, and what makes an interval and a p-value.
+_TESTS: dict[str, tuple[str, str, Procedure]] = {
+    "bootstrap": ("paired bootstrap", "95% interval", percentile),
+    "sacrebleu-bootstrap": (
+        "sacreBLEU's paired bootstrap",
+        "interval of the test",
+        sacrebleu_bootstrap,
+    ),
+    "sacrebleu-randomization": (
+        "sacreBLEU's paired approximate randomization",
+        "interval of the test",
+        randomization,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """How systems are compared.
+
+    Attributes:
+        kind: Which of the tests.
+        samples: Number of resamples.
+        signature: How to do it again.
+    """
+
+    kind: Literal["bootstrap", "sacrebleu-bootstrap", "sacrebleu-randomization"]
+    samples: int
+    signature: str
+
+    @classmethod
+    def of(cls, test: Literal["bootstrap", "ar"], metric: Metric, langs: int) -> "PairedTest":
+        """Return the test of a metric on a number of languages."""
+        by = f"version:{__version__}"
+        if test == "ar" or isinstance(metric, SacreMetric):
+            by = f"by:sacrebleu|version:{version('sacrebleu')}"
+        samples = TRIALS if test == "ar" else bootstrap_samples(langs)
+        key = "ar" if test == "ar" else "bs"
+        signature = f"{metric.name}|{key}:{samples}|seed:{SEED}|correction:holm|{by}"
+        if test == "ar":
+            return cls("sacrebleu-randomization", samples, signature)
+        is_sacre = isinstance(metric, SacreMetric)
+        return cls("sacrebleu-bootstrap" if is_sacre else "bootstrap", samples, signature)
+
+    @property
+    def name(self) -> str:
+        """What the test is called."""
+        return _TESTS[self.kind][0]
+
+    @property
+    def interval(self) -> str:
+        """What its interval is called."""
+        return _TESTS[self.kind][1]
+
+    @property
+    def procedure(self) -> Procedure:
+        """What makes an interval and a p-value of resamples."""
+        return _TESTS[self.kind][2]
+
+    def draw(
+        self, systems: Mapping[str, Statistics], baseline: str, value: Value, seed: int
+    ) -> dict[str, Drawn]:
+        """Return for every other system its scores and the baseline's, resample by resample."""
+        reference = systems[baseline]
+        others = {name: rows for name, rows in systems.items() if name != baseline}
+        if self.kind == "sacrebleu-randomization":
+            return {
+                name: swapped_scores(rows, reference, value, self.samples, seed)
+                for name, rows in others.items()
+            }
+        counts = resample_counts([len(reference)], self.samples, seed)
+        scores = resampled_scores([reference], value, counts)
+        return {n: (resampled_scores([rows], value, counts), scores) for n, rows in others.items()}
 
 
 @dataclass(frozen=True)
@@ -29,10 +119,12 @@ class Comparison:
         score: The system's score, macro-averaged over the languages.
         baseline_score: The baseline's.
         difference: ``score - baseline_score``.
-        low: Lower end of the difference's 95% interval.
+        low: Lower end of the difference's interval.
         high: Upper end.
-        p_value: From the paired bootstrap, not corrected for the number of comparisons.
-        excludes_zero: Whether zero is outside of the interval.
+        p_value: Two-sided, not corrected for the number of comparisons.
+        excludes_zero: Whether zero is outside of the interval, which is p < 0.05.
+        p_holm: For a language, p after Holm's correction over the system's languages; None for
+            groups and averages, which are not corrected.
     """
 
     system: str
@@ -46,6 +138,12 @@ class Comparison:
     high: float
     p_value: float
     excludes_zero: bool
+    p_holm: float | None = None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the difference is significant after the correction, and gets a star."""
+        return (self.p_value if self.p_holm is None else self.p_holm) < ALPHA
 
 
 def compare(
@@ -53,6 +151,7 @@ def compare(
     value: Value,
     baseline: str,
     groups: Mapping[str, Sequence[str]],
+    test: PairedTest,
 ) -> list[Comparison]:
     """Compare every other system with the baseline, on each language, each group, and all.
 
@@ -65,33 +164,32 @@ def compare(
         value: The metric, from sums to scores.
         baseline: Name of the system that the others are compared with.
         groups: Languages by the name of their group.
+        test: How they are compared.
     """
     langs = list(statistics[baseline])
-    sizes = {lang: len(rows) for lang, rows in statistics[baseline].items()}
-    counts = {
-        # As small numbers: for 52 languages of 3,000 examples they would fill a gigabyte.
-        lang: resample_counts([sizes[lang]], seed=SEED + 1 + at)[0].astype(np.int16)
-        for at, lang in enumerate(langs)
-    }
+    alone, apart = {}, {}
+    for at, lang in enumerate(langs):
+        rows = {system: of_langs[lang] for system, of_langs in statistics.items()}
+        alone[lang] = test.draw(rows, baseline, value, SEED)
+        apart[lang] = test.draw(rows, baseline, value, SEED + 1 + at)
     found = []
     for over, members in [*((lang, [lang]) for lang in langs), *groups.items(), (ALL, langs)]:
-        if len(members) == 1:
-            drawn = resample_counts([sizes[members[0]]])
-        else:
-            drawn = [counts[lang] for lang in members]
-        reference = [statistics[baseline][lang] for lang in members]
+        drawn = alone if len(members) == 1 else apart
+        reference = macro_score([statistics[baseline][lang] for lang in members], value)
         for system in statistics:
             if system != baseline:
-                rows = [statistics[system][lang] for lang in members]
-                seen = paired_difference(rows, reference, value, drawn)
+                score = macro_score([statistics[system][lang] for lang in members], value)
+                sides = zip(*(drawn[lang][system] for lang in members), strict=True)
+                first, second = (np.mean(side, axis=0) for side in sides)
+                seen = test.procedure(score - reference, first - second)
                 found.append(
                     Comparison(
                         system=system,
                         baseline=baseline,
                         over=over,
                         langs=list(members),
-                        score=macro_score(rows, value),
-                        baseline_score=macro_score(reference, value),
+                        score=score,
+                        baseline_score=reference,
                         difference=seen.interval.value,
                         low=seen.interval.low,
                         high=seen.interval.high,
@@ -99,4 +197,14 @@ def compare(
                         excludes_zero=seen.interval.excludes_zero,
                     )
                 )
-    return found
+    return _corrected(found, langs)
+
+
+def _corrected(found: Sequence[Comparison], langs: Sequence[str]) -> list[Comparison]:
+    """Add Holm's p-values; the languages of one system are a family."""
+    corrected = {}
+    for system in dict.fromkeys(c.system for c in found):
+        mine = [c for c in found if c.system == system and c.over in langs]
+        for comparison, p_value in zip(mine, holm([c.p_value for c in mine]), strict=True):
+            corrected[system, comparison.over] = p_value
+    return [replace(c, p_holm=corrected.get((c.system, c.over))) for c in found]

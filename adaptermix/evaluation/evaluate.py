@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.systems import read_systems, systems_of
+from adaptermix.adapters.systems import Baseline, choose_baseline, read_systems, systems_of
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.evaluation.comparison import Comparison, compare
+from adaptermix.evaluation.comparison import Comparison, PairedTest, compare
 from adaptermix.evaluation.tables import evaluation_view, files_of
 from adaptermix.files.outputs import NotedReport, Report, check_output, whole_output
 from adaptermix.generation.cached import CachedGenerator, check_engine
@@ -21,10 +21,11 @@ from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
+from adaptermix.settings.shared import notes_on_languages
 from adaptermix.tables import View, counted, pairs
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome, Score
-from adaptermix.tasks.metrics.text import without_missing_comet
+from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
 from adaptermix.tasks.task import Task
 from adaptermix.version import __version__
 
@@ -54,6 +55,8 @@ class EvalReport(Report):
         groups: Languages by the name of their group, those that were tested.
         group_macro: For every group, what ``macro`` is for all languages.
         comparisons: Every system against the baseline, where there are two systems or more.
+        baseline: What they are compared with, and why; None in records of before it.
+        test: How they are compared; None where nothing is.
     """
 
     task: str
@@ -70,6 +73,15 @@ class EvalReport(Report):
     comparisons: list[Comparison]
     notes: list[str]
     out: str
+    baseline: Baseline | None = None
+    test: PairedTest | None = None
+
+    @property
+    def reference(self) -> str:
+        """Name of the system that the others are compared with."""
+        if self.baseline is not None:
+            return self.baseline.name
+        return self.comparisons[0].baseline if self.comparisons else self.systems[0]
 
     def cell(self, system: str, lang: str) -> Cell:
         """Return one system's result on one language."""
@@ -153,6 +165,8 @@ def evaluate(
         for lang in settings.langs
     ]
     groups = _groups(settings)
+    baseline = choose_baseline(settings, adapters)
+    test = PairedTest.of(settings.test, task.metrics[0], len(settings.langs))
     report = EvalReport(
         task=settings.task,
         split=settings.split,
@@ -165,15 +179,19 @@ def evaluate(
         macro=_macro(cells, systems, settings.langs),
         groups=groups,
         group_macro={name: _macro(cells, systems, langs) for name, langs in groups.items()},
-        comparisons=_compare(inputs, results, settings, groups),
+        comparisons=_compare(inputs, results, baseline.name, groups, test),
         notes=[
             *missing,
+            *notes_on_languages(settings),
+            *notes_on_tokenizers(task.metrics, results[systems[0]]),
             *inputs.systems.notes(),
             *_prompt_notes(settings, adapters),
             *inputs.encoder.notes,
             *generator.notes,
         ],
         out=str(settings.out),
+        baseline=baseline,
+        test=test if len(systems) > 1 else None,
     )
     record = {
         "adaptermix": __version__,
@@ -290,15 +308,16 @@ def _groups(settings: EvalSettings) -> dict[str, list[str]]:
 def _compare(
     inputs: _EvalInputs,
     outcomes: dict[str, list[Outcome]],
-    settings: EvalSettings,
+    baseline: str,
     groups: dict[str, list[str]],
+    test: PairedTest,
 ) -> list[Comparison]:
     systems = inputs.systems.names
     if len(systems) < 2:
         return []
     members = {
         lang: [at for at, item in enumerate(inputs.items) if item.lang == lang]
-        for lang in settings.langs
+        for lang in dict.fromkeys(item.lang for item in inputs.items)
     }
     statistics = {
         system: {
@@ -307,7 +326,7 @@ def _compare(
         }
         for system in systems
     }
-    return compare(statistics, inputs.task.value, settings.baseline or systems[0], groups)
+    return compare(statistics, inputs.task.value, baseline, groups, test)
 
 
 def _write(

@@ -17,7 +17,7 @@ from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
 from adaptermix.tasks.metrics.metric import Score
-from adaptermix.tasks.metrics.text import without_missing_comet
+from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
 from adaptermix.tasks.task import Example, Task
 from adaptermix.tasks.translation import read_translations
 from adaptermix.tasks.uner import read_iob2
@@ -45,6 +45,7 @@ class ScoreReport(Report):
         """Return what it looks like to a person."""
         scores = {titled(name): shown(name, score.value) for name, score in self.metrics.items()}
         counts = {name.replace("_", " "): f"{count:,}" for name, count in self.counts.items()}
+        counts["malformed"] += f" of {counts['examples']}"
         return View([pairs(scores | counts), *(s.signature for s in self.metrics.values())])
 
     @property
@@ -99,7 +100,7 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
     }
     for score in scores.values():
         counts |= score.counts
-    return ScoreReport(scores, counts, notes)
+    return ScoreReport(scores, counts, [*notes, *notes_on_tokenizers(task.metrics, outcomes)])
 
 
 def _needed(settings: Settings, name: str) -> Any:

@@ -26,14 +26,37 @@ def evaluation_view(report: "EvalReport") -> View:
     ]
     remarks = []
     if report.comparisons:
-        parts.append(difference_table(report))
-        remarks.append("* the interval excludes zero: paired bootstrap over 1,000 resamples")
+        parts += [difference_table(report), baseline_line(report)]
+        parts += [report.test.signature] if report.test else []
+        remarks.append(f"* {_meaning_of_stars(report)}")
     remarks += noted(report.notes)
     if report.reused:
         remarks.append(
             f"{report.reused:,} answers were known from earlier runs, {report.decoded:,} decoded"
         )
     return View(parts, [*remarks, f"scores and predictions: {report.out}"])
+
+
+def baseline_line(report: "EvalReport") -> str:
+    """Say which system the others are compared with, and why; nothing where none is."""
+    if not report.comparisons:
+        return ""
+    reason = f", {report.baseline.reason}" if report.baseline else ""
+    return f"baseline: {report.reference}{reason}"
+
+
+def baseline_sentence(report: "EvalReport") -> str:
+    """Say the same as a sentence, for a caption or note."""
+    return f"B{baseline_line(report)[1:]}." if report.comparisons else ""
+
+
+def _meaning_of_stars(report: "EvalReport") -> str:
+    if report.test is None:  # a record of before the correction
+        return "the interval excludes zero"
+    return (
+        "p < 0.05, for a language after Holm's correction over the languages; "
+        f"{report.test.name}, {report.test.samples:,} resamples"
+    )
 
 
 def score_table(report: "EvalReport", metric: str = "") -> Table:
@@ -53,11 +76,12 @@ def score_table(report: "EvalReport", metric: str = "") -> Table:
         averages = [*report.group_macro.items(), (ALL, report.macro)]
         rows += [RULE, *(row(name, (means[s] for s in report.systems)) for name, means in averages)]
     title = f"{report.task} {report.split}: {titled(metric)}, {report.engine} engine"
-    return Table("scores", title, ["language", *report.systems], rows)
+    columns = ["language", *report.systems]
+    return Table("scores", title, columns, rows, baseline_sentence(report))
 
 
 def difference_table(report: "EvalReport") -> Table:
-    """Return the differences to the baseline; those whose interval excludes zero stand out."""
+    """Return the differences to the baseline; those that are significant stand out."""
     metric = report.cells[0].score.name
     found = {(c.over, c.system): c for c in report.comparisons}
     systems = list(dict.fromkeys(c.system for c in report.comparisons))
@@ -67,22 +91,22 @@ def difference_table(report: "EvalReport") -> Table:
         rows += [RULE] if over in averages[:1] else []
         compared = [found.get((over, system)) for system in systems]
         rows.append([over, *(difference(c, metric, c.p_value) if c else "-" for c in compared)])
-    baseline = report.comparisons[0].baseline
+    baseline = report.reference
+    interval = report.test.interval if report.test else "95% interval"
     note = (
-        f"Differences to {baseline} with 95% intervals and p-values of the paired bootstrap; * "
-        "where the interval excludes zero. P-values are not corrected for the number of "
-        "comparisons."
+        f"{baseline_sentence(report)} Differences with {interval} and two-sided p-value, "
+        f"which is not corrected; * {_meaning_of_stars(report)}."
     )
-    title = f"difference to {baseline}, 95% interval, p-value"
+    title = f"difference to {baseline}, {interval}, p-value; stars after Holm's correction"
     return Table("differences", title, ["", *systems], rows, note)
 
 
 def difference(comparison: Comparison, metric: str, p_value: float | None = None) -> Cell:
-    """Return a difference with its interval; a star says that this excludes zero."""
+    """Return a difference with its interval; a star says that it is significant."""
     ends = (comparison.difference, comparison.low, comparison.high)
     seen, low, high = (shown(metric, value, "+") for value in ends)
     text = f"{seen} [{low}, {high}]" + ("" if p_value is None else f" {p_value:.3f}")
-    if comparison.excludes_zero:
+    if comparison.is_sure:
         return Cell(f"{text} *", comparison.difference, "strong")
     return Cell(f"{text}  ", comparison.difference)  # as wide as those with a star
 
@@ -90,22 +114,29 @@ def difference(comparison: Comparison, metric: str, p_value: float | None = None
 def count_table(report: "EvalReport") -> Table | None:
     """Count what happened to answers and prompts, where anything did."""
     counted = _counted(report)
-    rows = [*counted, _sums(report, "examples", "examples")]
+    examples = _sums(report, "examples")
+    rows: list[Row] = [*counted, ["examples", *(f"{count:,}" for count in examples)]]
     title = "What happened to answers"
-    return Table("counts", title, ["", *report.systems], rows) if counted else None
+    note = baseline_sentence(report)
+    return Table("counts", title, ["", *report.systems], rows, note) if counted else None
 
 
 def _counted(report: "EvalReport") -> list[Row]:
-    rows = [_sums(report, label, field) for label, field in _COUNTS.items()]
-    return [row for row in rows if any(count != "0" for count in row[1:])]
+    examples = _sums(report, "examples")
+    rows: list[Row] = []
+    for label, field in _COUNTS.items():
+        if any(counts := _sums(report, field)):
+            shares = zip(counts, examples, strict=True)
+            rows.append([label, *(Cell(f"{n:,} of {total:,}", n) for n, total in shares)])
+    return rows
 
 
-def _sums(report: "EvalReport", label: str, field: str) -> Row:
-    sums = (
+def _sums(report: "EvalReport", field: str) -> list[int]:
+    """Sum a count over languages, for every system."""
+    return [
         sum(getattr(c, field) for c in report.cells if c.system == system)
         for system in report.systems
-    )
-    return [label, *(f"{count:,}" for count in sums)]
+    ]
 
 
 def glance_table(report: "EvalReport", run: str) -> Table:
@@ -115,7 +146,7 @@ def glance_table(report: "EvalReport", run: str) -> Table:
     langs = [c for c in report.comparisons if c.over in report.langs]
     rows: list[Row] = []
     for system in report.systems:
-        mine = [c for c in langs if c.system == system and c.excludes_zero]
+        mine = [c for c in langs if c.system == system and c.is_sure]
         better = sum(c.difference > 0 for c in mine)
         score = shown(metric, report.macro[system])
         if system in against:
@@ -123,11 +154,13 @@ def glance_table(report: "EvalReport", run: str) -> Table:
             rows.append([system, score, difference(against[system], metric), counts])
         else:
             rows.append([system, score, "", "baseline"])
-    columns = ["system", titled(metric), "difference, 95% interval", "languages better / worse"]
+    interval = report.test.interval if report.test else "95% interval"
+    columns = ["system", titled(metric), f"difference, {interval}", "languages better / worse"]
+    judged = "p < 0.05 after Holm's correction" if report.test else "its interval excludes zero"
     note = (
-        "Averages over languages. A language counts as better or worse where its interval excludes "
-        "zero."
-    )
+        f"{baseline_sentence(report)} Averages over languages. A language counts as better "
+        f"or worse where {judged}."
+    ).strip()
     title = f"{run}: {report.task} {report.split}, {len(report.langs)} languages"
     return Table("glance", title, columns, rows, note)
 

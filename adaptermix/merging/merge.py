@@ -1,7 +1,7 @@
 """Merge adapters into one, adapter to adapter: no base model is loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class MergeReport(Report):
         cross_term_energy: Squared norm of the cross terms B_i A_j relative to that of the sum.
         inactive: ``keep`` or ``average``.
         written: False for a dry run.
+        notes: What looks like a slip.
     """
 
     out: str
@@ -68,6 +69,7 @@ class MergeReport(Report):
     cross_term_energy: float
     inactive: str
     written: bool
+    notes: list[str] = field(default_factory=list)
 
     def view(self) -> View:
         """Return what it looks like to a person."""
@@ -182,7 +184,33 @@ def merge_report(
         cross_term_energy=tally.relative(tally.cross_energy),
         inactive=settings.inactive,
         written=written,
+        notes=_notes(plan),
     )
+
+
+def _notes(plan: MergePlan) -> list[str]:
+    """Name what is allowed and looks like a slip."""
+    paths = [str(adapter.path) for adapter in plan.adapters]
+    mixtures = [plan.weighting.weights, *(rule.weights for rule in plan.weighting.rules)]
+    notes = [
+        f"the weight {weight:g} of {path} is not between 0 and 1"
+        for path, weights in zip(paths, zip(*mixtures, strict=True), strict=True)
+        for weight in dict.fromkeys(weights)
+        if not 0 <= weight <= 1
+    ]
+    weights = plan.weighting.weights
+    most = max(range(len(weights)), key=weights.__getitem__)
+    is_alone = sum(weight == weights[most] for weight in weights) == 1
+    if len(weights) > 1 and is_alone and plan.adapters[most].record.get("command") == "train-align":
+        notes.append(
+            f"{paths[most]} was trained for alignment and has the largest weight, which a task "
+            "adapter has as a rule; weights are in the order of the adapters"
+        )
+    hashes = [adapter.weights_hash for adapter in plan.adapters]
+    for at, own in enumerate(hashes):
+        if own in hashes[:at]:
+            notes.append(f"{paths[hashes.index(own)]} and {paths[at]} are the same adapter")
+    return notes
 
 
 def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:

@@ -418,7 +418,8 @@ def _plan_module(
         scaling = sum_scaling([weight * spec.scaling for spec, weight in kept])
     if not 0 < scaling <= float(ml_dtypes.finfo(dtype).max):
         told = " and ".join(f"{weight:g}" for _, weight in kept)
-        raise ConfigError(f"the weight {told} is too small or too large for {module} in {dtype}")
+        subject = f"the weight {told} is" if len(kept) == 1 else f"the weights {told} are"
+        raise ConfigError(f"{subject} too small or too large for {module} in {dtype}")
     return UpdateSpec(
         out_features=first.out_features,
         in_features=first.in_features,

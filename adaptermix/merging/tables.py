@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from adaptermix.tables import Table, View
+from adaptermix.tables import Table, View, noted
 
 if TYPE_CHECKING:
     from adaptermix.merging.merge import MergeReport
@@ -16,7 +16,7 @@ def merge_view(report: "MergeReport") -> View:
         f"{report.method} merge of rank {report.rank} in {report.modules} modules: "
         f"{'' if report.written else 'would write '}{report.out}"
     )
-    remarks = []
+    remarks = noted(report.notes)
     if rules := report.weighting.get("rules"):
         remarks.append(
             f"modules that a rule matches have other weights ({len(rules)} in the weights file)"

@@ -40,7 +40,7 @@ from adaptermix.recipes.draft import (
 )
 from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.locations import Location, from_folder
-from adaptermix.settings.shared import Settings, complaint, keys_of
+from adaptermix.settings.shared import Settings, complaint, keys_of, with_value
 
 # Paths that need not exist: outputs, and a command that may be found on the PATH.
 _WRITTEN = ("out", "export", "comet-python")
@@ -277,7 +277,7 @@ def _invalid(error: ValidationError, draft: Draft, overrides: Overrides) -> Conf
     is_overridden = bool({key, f"{draft.name}.{key}"} & overrides.values.keys())
     is_written = key in draft.table and len(first["loc"]) == 1 and not is_overridden
     given = draft.table[key] if is_written else first["input"]  # as written, not as it was read
-    message = f"{key}: {complaint(first)}, not {given!r}"
+    message = with_value(f"{key}: {complaint(first)}", given)
     if is_overridden:
         return ConfigError(f"--set {message}")
     if key in draft.table or key not in draft.shared:

@@ -138,6 +138,7 @@ def _browsable(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "systems": systems,
+        "baseline": systems.index(run.report.reference),
         "langs": run.report.langs,
         **columns,
         "answers": answers,

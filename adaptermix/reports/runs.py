@@ -16,6 +16,7 @@ from adaptermix.files.text import json_rows, json_value
 from adaptermix.retrieval.analysis import RetrievalReport
 from adaptermix.search.record import RECORD_FILE as SEARCH_RECORD
 from adaptermix.search.record import SearchReport
+from adaptermix.settings.shared import complaint
 from adaptermix.tables import printable
 
 EVAL_RECORD = "scores.json"
@@ -163,7 +164,7 @@ def _validated(kind: type[T], content: Any, path: Path) -> T:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{path}: damaged record: {where or 'the whole'}: {first['msg']}",
+            f"{path}: damaged record: {where or 'the whole'}: {complaint(first)}",
             hint="run the command that wrote it again",
         ) from error
 
@@ -192,6 +193,8 @@ def _check_cells(report: EvalReport, path: Path) -> None:
             raise DataError(f"{path}: damaged record: no average of {missing[0]} over {name}")
     if not report.cells:
         raise DataError(f"{path}: damaged record: it holds no scores")
+    if report.reference not in report.systems:
+        raise DataError(f"{path}: damaged record: the baseline {report.reference} is no system")
 
 
 def _check_layers(report: RetrievalReport, path: Path) -> None:

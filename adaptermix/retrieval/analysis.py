@@ -39,7 +39,7 @@ from adaptermix.retrieval.summary import (
     scores_by_layer,
 )
 from adaptermix.retrieval.tables import files_of, retrieval_view
-from adaptermix.retrieval.task_scores import ScoreCorrelation, correlations_of, read_scores
+from adaptermix.retrieval.task_scores import LEAST, ScoreCorrelation, correlations_of, read_scores
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.tables import View, pairs
 from adaptermix.version import __version__
@@ -315,6 +315,11 @@ def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) 
     for name, members in (groups or {}).items():
         if absent := [member for member in members if flores_code(member) not in codes]:
             notes.append(f"group {name}: not analyzed: {' '.join(absent)}")
+    if inputs.scores is not None and len(inputs.scores.indices) < LEAST:
+        notes.append(
+            f"no correlation with task scores: {len(inputs.scores.indices)} languages have both, "
+            f"{LEAST} are needed"
+        )
     return notes
 
 

@@ -19,7 +19,7 @@ from adaptermix.retrieval.summary import ALL, Grid, RetrievalInputs, scores_of_l
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_LEAST = 3  # points that a correlation needs
+LEAST = 8  # languages; of fewer, a correlation of 0.7 may be chance
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
     """Read the record of an evaluation, and match its languages with those of the analysis.
 
     Raises:
-        DataError: No record of an evaluation, or too few languages in common.
+        DataError: No record of an evaluation, or no language in common.
     """
     file = path / "scores.json" if path.is_dir() else path
     if not file.is_file():
@@ -91,12 +91,12 @@ def match_languages(
     """Return the indices, among those analyzed, of the languages that ``source`` has scores of.
 
     Raises:
-        DataError: Too few of them.
+        DataError: None of them.
     """
     indices = {lang: index for lang in scored if (index := _indices(lang, langs))}
-    if len(indices) < _LEAST:
+    if not indices:
         raise DataError(
-            f"{source}: languages analyzed here: {len(indices)}; a correlation needs {_LEAST}",
+            f"{source}: none of its languages is analyzed here",
             hint="it has " + " ".join(scored),
         )
     return indices
@@ -129,7 +129,7 @@ def correlations_of(
             for over, members in {ALL: None, **groups}.items():
                 codes = None if members is None else {*map(flores_code, members)}
                 mine = [p for p in points if codes is None or flores_code(p.lang) in codes]
-                if len(mine) >= _LEAST:
+                if len(mine) >= LEAST:
                     sides = [p.accuracy for p in mine], [p.score for p in mine]
                     found.append(
                         ScoreCorrelation(

@@ -111,6 +111,20 @@ def _read_grid(text: str, adapters: int) -> list[Candidate]:
 
 
 def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candidate:
+    if len(weights) == 1 and adapters != 2:
+        raise ConfigError(
+            f"--search {text}: weights of the first adapter alone are for two adapters, not "
+            f"{adapters}",
+            hint="write all weights of each merge: --search "
+            + ":".join(["0.6", *["0.2"] * (adapters - 1)])
+            + ",...",
+        )
+    if len(weights) == 1 and not 0 <= weights[0] <= 1:
+        rest = round(1 - weights[0], 12)
+        raise ConfigError(
+            f"--search {text}: the weight {weights[0]:g} is not between 0 and 1",
+            hint=f"if you mean it, write both weights: {weights[0]:g}:{rest:g}",
+        )
     if len(weights) == 1:
         return scalar_candidate(weights[0], adapters)
     name = ":".join(f"{weight:g}" for weight in weights)

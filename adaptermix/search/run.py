@@ -351,6 +351,11 @@ def _show_without_others(
     return entry
 
 
+def _answered(entry: Entry) -> int:
+    """Return how many examples a candidate has answered; only equal numbers can be ranked."""
+    return sum(len(rows) for rows in entry.statistics)
+
+
 def _told_apart(halving: SuccessiveHalving, winner: Entry, control: Entry) -> str:
     """Say whether the other adapters of the chosen merge did more than a smaller weight does."""
     difference = halving.compare(winner, control).interval
@@ -375,7 +380,8 @@ def _finish(
     """
     settings, winner = inputs.settings, choice.winner.candidate
     entries = sorted(
-        halving.entries.values(), key=lambda e: (e is not choice.winner, -halving.score(e))
+        halving.entries.values(),
+        key=lambda e: (e is not choice.winner, -_answered(e), -halving.score(e)),
     )
     folder = search_folder(settings.out)
     score = halving.score_interval(choice.winner)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from adaptermix.tables import Cell, Row, Table, View, noted, shown, titled
+from adaptermix.tables import RULE, Cell, Row, Table, View, noted, shown, titled
 
 if TYPE_CHECKING:
     from adaptermix.search.record import SearchReport
@@ -14,7 +14,7 @@ def search_view(report: "SearchReport") -> View:
     remarks = [
         f"examples decoded: {report.decoded:,} of the {report.exhaustive:,} that an exhaustive "
         f"search of the same candidates needs; {report.reused:,} were known from before",
-        *noted(report.notes),
+        *noted([*_unranked(report), *report.notes]),
         *merge.remarks,
         f"record, weights and plot: {report.folder}",
     ]
@@ -22,10 +22,17 @@ def search_view(report: "SearchReport") -> View:
 
 
 def candidate_table(report: "SearchReport", *, weights: bool = False) -> Table:
-    """Return the candidates, best first; with ``weights``, a column of these."""
+    """Return the candidates, best first; with ``weights``, a column of these.
+
+    Those that have not answered all examples stand below a line: their scores are of others.
+    """
     metric = report.metric
     rows: list[Row] = []
-    for candidate in report.candidates:
+    most = _most_examples(report)
+    ranked = sorted(report.candidates, key=lambda candidate: candidate.examples < most)
+    for candidate in ranked:
+        if candidate.examples < most and RULE not in rows:
+            rows.append(RULE)
         score, difference = candidate.score, candidate.difference.interval
         is_winner = candidate.name == report.winner
         ends = (difference.value, difference.low, difference.high)
@@ -44,4 +51,20 @@ def candidate_table(report: "SearchReport", *, weights: bool = False) -> Table:
     columns = ["candidate", *(["weights"] if weights else [])]
     columns += ["score", "95% interval", "to the chosen one", "examples"]
     title = f"{report.task} dev: macro average of {titled(metric)}, {report.engine} engine"
-    return Table("candidates", title, columns, rows)
+    note = "".join(f"{note[0].upper()}{note[1:]}." for note in _unranked(report))
+    return Table("candidates", title, columns, rows, note)
+
+
+def _most_examples(report: "SearchReport") -> int:
+    return max((candidate.examples for candidate in report.candidates), default=0)
+
+
+def _unranked(report: "SearchReport") -> list[str]:
+    most = _most_examples(report)
+    fewer = sum(candidate.examples < most for candidate in report.candidates)
+    if not fewer:
+        return []
+    return [
+        f"{fewer} of {len(report.candidates)} candidates have answered fewer than {most:,} "
+        "examples; they stand below the line and are not ranked"
+    ]

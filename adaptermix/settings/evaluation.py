@@ -21,7 +21,14 @@ class EvalSettings(DecodingSettings, ScorerSettings):
     split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
     exclude_base: bool = Field(default=False, description="Test the adapters only.")
     baseline: str | None = Field(
-        default=None, description="System the others are compared with; the first by default."
+        default=None,
+        description="System the others are compared with; by default the main source of a merge, "
+        "if it is tested too, else the base model.",
+    )
+    test: Literal["bootstrap", "ar"] = Field(
+        default="bootstrap",
+        description="Test of differences: paired bootstrap, or sacreBLEU's paired approximate "
+        "randomization.",
     )
     groups: Groups | None = Field(
         default=None,

@@ -169,7 +169,8 @@ class ScorerSettings(Settings):
         "auto", "13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "flores200", "none"
     ] = Field(
         default="auto",
-        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, else 13a.",
+        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, "
+        "ko-mecab for Korean if it is installed, else 13a.",
     )
     src: Path | None = Field(
         default=None, description="Source sentences of a translation, one a line."
@@ -232,16 +233,46 @@ class DecodingSettings(EngineSettings, PromptSettings):
     )
 
 
+def notes_on_languages(settings: PromptSettings) -> list[str]:
+    """Say that a task of one's own is read in languages that nobody named."""
+    if not settings.task.endswith(".toml") or "langs" in settings.model_fields_set:
+        return []
+    langs = " ".join(getattr(settings, "langs", ()))
+    return [f"{settings.task} is taken in the languages of massive, {langs}; --langs names others"]
+
+
 def keys_of(kind: type[Settings]) -> list[str]:
     """Return the keys that a command's section in a file may have."""
     return [name.replace("_", "-") for name in kind.model_fields]
 
 
+FLAGS = {"adapters": "--adapter"}  # where an option is not called as its key
+
+
+def flag_of(key: str) -> str:
+    """Return the option that a key is set with."""
+    return FLAGS.get(key, f"--{key.replace('_', '-')}")
+
+
+# What is wrong, by the type of pydantic's error; its own words speak of inputs and strings.
 _WANTED = {
     "tuple_type": "a list is wanted",
     "path_type": "a path is wanted",
     "string_type": "text is wanted",
     "dict_type": "a table is wanted",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or greater",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be {le:g} or less",
+    "finite_number": "must be a finite number",
+    "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_short": "must not be empty",
+    "missing": "is missing",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("int_parsing_size",), "is too large a number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
 }
 
 
@@ -251,9 +282,15 @@ def complaint(details: Mapping[str, Any]) -> str:
     Args:
         details: One of a validation's errors.
     """
+    context = details.get("ctx", {})
     if details["type"] == "too_short":
-        return f"{details['ctx']['min_length']} or more are needed"
+        return f"{context['min_length']} or more are needed"
+    if details["type"] in _WANTED:
+        return _WANTED[details["type"]].format(**context)
     message = str(details["msg"]).removeprefix("Value error, ")
-    if not details["loc"]:
-        return message
-    return _WANTED.get(details["type"], message[0].lower() + message[1:])
+    return message if not details["loc"] else message[0].lower() + message[1:]
+
+
+def with_value(message: str, value: object) -> str:
+    """Add the value to a complaint about it, unless it is named there."""
+    return message if message.endswith("is there twice") else f"{message}, not {value!r}"

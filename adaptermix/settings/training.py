@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from adaptermix.settings.paper import ATTENTION_AND_MLP
-from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings
+from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings, notes_on_languages
 from adaptermix.settings.values import Alphas, Layer, Layers, Names, Ranks, Temperatures
 
 
@@ -257,3 +257,23 @@ class TrainJointSettings(TrainSettings, TaskDataSettings, AlignmentSettings):
         if self.stop_on == "score" and self.chat is not None:
             raise ValueError("--stop-on score needs a task that is scored; --chat has no score")
         return self
+
+
+_HIGH_RATE = 1e-2  # twenty times the paper's
+
+
+def notes_on_training(settings: TrainSettings) -> list[str]:
+    """Name what is allowed and looks like a slip."""
+    notes = []
+    if settings.lr > _HIGH_RATE:
+        notes.append(f"the learning rate {settings.lr:g} is high: LoRA rarely takes above 0.01")
+    if isinstance(settings, AlignmentSettings):
+        notes += [
+            f"{pair} pulls English to the other language, for each is pulled to its right side: "
+            f"{pair.partition('-')[2]}-en does the reverse"
+            for pair in settings.pairs
+            if pair.startswith("en-")
+        ]
+    if isinstance(settings, TaskDataSettings) and settings.chat is None:
+        notes += notes_on_languages(settings)
+    return notes

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -33,7 +34,22 @@ def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
-AdapterNames = Annotated[Names, locations.Names("adapters")]
+
+
+def _split_adapters(value: object) -> object:
+    """Read ``a,b`` as two adapters in each of repeated flags; a file's name may hold a comma."""
+    if not isinstance(value, list | tuple):
+        return value
+    parts: list[object] = []
+    for item in value:
+        if isinstance(item, str) and not Path(item).exists():
+            parts += [part.strip() for part in item.split(",") if part.strip()]
+        else:
+            parts.append(item)
+    return parts
+
+
+AdapterNames = Annotated[Names, BeforeValidator(_split_adapters), locations.Names("adapters")]
 
 
 def _split_numbers(value: object) -> object:

@@ -12,7 +12,7 @@ from adaptermix.data.chats import Message
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import Split, json_rows
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
-from adaptermix.settings.shared import ScorerSettings, Settings, keys_of
+from adaptermix.settings.shared import ScorerSettings, Settings, complaint, keys_of
 from adaptermix.tasks.entities import parse_entities
 from adaptermix.tasks.metrics import f1 as metrics
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
@@ -52,7 +52,7 @@ class TaskFile(Settings):
     @model_validator(mode="after")
     def _one_kind_of_metric(self) -> "TaskFile":
         if not self.metrics or (len(self.metrics) > 1 and {"slots", "entities"} & {*self.metrics}):
-            raise ValueError("metrics: slots or entities alone, or text metrics, at least one")
+            raise ValueError("slots or entities alone, or text metrics, at least one")
         return self
 
 
@@ -86,7 +86,7 @@ def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
         line, key = line_of(path, key, inner[0]), f"files.{inner[0]}"
     else:
         line = line_of(path, None, key)
-    return ConfigError(f"{path}:{line}: {key}: {first['msg'].removeprefix('Value error, ')}")
+    return ConfigError(f"{path}:{line}: {key}: {complaint(first)}")
 
 
 @dataclass(frozen=True)

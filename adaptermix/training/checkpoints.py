@@ -12,6 +12,11 @@ STAGING = ".staging"
 CHECKPOINT = "checkpoint-"
 
 
+def work_folder(out: Path) -> Path:
+    """Return the hidden folder where a training lies until its adapter is written."""
+    return out.parent / f".{out.name}.training"
+
+
 def last_checkpoint(work: Path) -> Path | None:
     """Return the newest checkpoint that is whole, of those in a folder; None without any."""
     found = [path for path in work.glob(CHECKPOINT + "*") if path.name.split("-")[1].isdigit()]

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from adaptermix.files.outputs import NotedReport
-from adaptermix.settings.training import TrainSettings
+from adaptermix.files.outputs import Report
+from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.tables import View
 from adaptermix.training.batches import token_count
 from adaptermix.training.memory import Footprint
@@ -17,7 +17,7 @@ _FREE = {"resume", "out", "threads", "workers", "tensorboard"}
 
 
 @dataclass(frozen=True)
-class TrainReport(NotedReport):
+class TrainReport(Report):
     """What was trained, on what, and how it ended.
 
     Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
@@ -42,6 +42,13 @@ class TrainReport(NotedReport):
     held_parameters: int | None = None  # of the base model, as far as it is loaded
     tokens: int | None = None  # that are trained on at most, in a plan
     memory_bytes: int | None = None  # at the peak, as a plan estimates it
+    notes: list[str] = field(default_factory=list)  # about the settings, told when it begins
+    data_notes: Sequence[str] = ()  # about prompts, told with the result
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What to know of the data."""
+        return self.data_notes
 
     def view(self) -> View:
         """Return what it looks like to a person."""
@@ -50,7 +57,7 @@ class TrainReport(NotedReport):
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
         """Return the report that an adapter's record holds; the time it took is not kept."""
-        known = {"seconds": 0.0, "notes": (), **record}
+        known = {"seconds": 0.0, "notes": [], "data_notes": (), **record}
         return cls(**{each.name: known[each.name] for each in fields(cls)})
 
 
@@ -109,8 +116,9 @@ def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footpr
         log=None,
         written=False,
         dropped=data.dropped,
-        notes=data.notes,
+        data_notes=data.notes,
         held_parameters=footprint.held,
         tokens=round(steps * settings.batch_size * mean_tokens),
         memory_bytes=footprint.memory_bytes,
+        notes=notes_on_training(settings),
     )

@@ -36,8 +36,8 @@ from adaptermix.models.files import fingerprint
 from adaptermix.models.lora import as_numpy
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.progress import OnProgress, Progress
-from adaptermix.settings.training import TrainSettings
-from adaptermix.training.checkpoints import last_checkpoint
+from adaptermix.settings.training import TrainSettings, notes_on_training
+from adaptermix.training.checkpoints import last_checkpoint, work_folder
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
@@ -64,12 +64,8 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     if lasting_settings(record.get("settings", {})) != comparable(settings):
         return None
     if is_main_process():
-        shutil.rmtree(_work_folder(settings), ignore_errors=True)
+        shutil.rmtree(work_folder(settings.out), ignore_errors=True)
     return TrainReport.of_record(record)
-
-
-def _work_folder(settings: TrainSettings) -> Path:
-    return settings.out.parent / f".{settings.out.name}.training"
 
 
 def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
@@ -127,7 +123,7 @@ class TrainingRun:
         self.collator = collator
         self.on_progress = on_progress
         self.out = settings.out
-        self.work = _work_folder(settings)
+        self.work = work_folder(settings.out)
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
 
     def train(
@@ -180,7 +176,8 @@ class TrainingRun:
             log=str(self.log),
             written=True,
             dropped=self.data.dropped,
-            notes=self.data.notes,
+            data_notes=self.data.notes,
+            notes=notes_on_training(self.settings),
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard

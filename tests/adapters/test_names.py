@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 import transformers
-from conftest import SHAPE, make_tokenizer
+from helpers.adapters import IDS
+from helpers.models import SHAPE, make_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_adapters import IDS
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.conversion_mapping import (
     WeightRenaming,

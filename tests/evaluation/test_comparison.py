@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from adaptermix.evaluation.comparison import ALL, compare
+from adaptermix.evaluation.comparison import ALL, PairedTest, compare
+from adaptermix.tasks.metrics.f1 import SLOT_F1
 from adaptermix.tasks.metrics.significance import SAMPLES, SEED, interval, paired_difference
+from adaptermix.tasks.metrics.text import SacreMetric
 
 
 def mean(sums):
@@ -21,6 +25,9 @@ def made_up(rights, sizes, seed=0):
 SIZES = {"en": 40, "cy": 30, "sw": 50}
 
 
+TESTS = pytest.mark.parametrize("test", ["bootstrap", "ar"])
+
+
 @pytest.fixture
 def statistics():
     return {
@@ -30,9 +37,10 @@ def statistics():
     }
 
 
-def found(statistics, baseline="base", groups=None):
+def found(statistics, baseline="base", groups=None, test="bootstrap"):
     groups = groups or {"pair": ["en", "cy"]}
-    return {(c.system, c.over): c for c in compare(statistics, mean, baseline, groups)}
+    test = PairedTest.of(test, SLOT_F1, len(SIZES))
+    return {(c.system, c.over): c for c in compare(statistics, mean, baseline, groups, test)}
 
 
 def test_every_system_is_compared_with_the_baseline_on_languages_groups_and_all(statistics):
@@ -72,7 +80,8 @@ def test_averages_against_a_plain_loop(statistics):
 
 def test_a_language_is_judged_as_if_it_were_alone(statistics):
     alone = {system: {"cy": rows["cy"]} for system, rows in statistics.items()}
-    assert found(alone, groups={"none": ["cy"]})["good", "cy"] == found(statistics)["good", "cy"]
+    one = found(alone, groups={"none": ["cy"]})["good", "cy"]
+    assert replace(one, p_holm=None) == replace(found(statistics)["good", "cy"], p_holm=None)
     plain = paired_difference([statistics["good"]["cy"]], [statistics["base"]["cy"]], mean)
     row = found(statistics)["good", "cy"]
     assert (row.low, row.high, row.p_value) == (
@@ -82,9 +91,11 @@ def test_a_language_is_judged_as_if_it_were_alone(statistics):
     )
 
 
-def test_a_large_difference_is_sure_and_no_difference_is_not(statistics):
-    rows = found(statistics)
+@TESTS
+def test_a_large_difference_is_sure_and_no_difference_is_not(statistics, test):
+    rows = found(statistics, test=test)
     assert rows["good", "en"].excludes_zero
+    assert rows["good", "en"].is_sure
     assert rows["good", "en"].p_value < 0.01
     for over in ("en", ALL):
         same = rows["same", over]
@@ -92,11 +103,12 @@ def test_a_large_difference_is_sure_and_no_difference_is_not(statistics):
         assert not same.excludes_zero
 
 
-def test_other_answers_of_the_same_score_are_no_difference(statistics):
+@TESTS
+def test_other_answers_of_the_same_score_are_no_difference(statistics, test):
     """Both systems have nothing right, in different ways."""
     wrong = {lang: rows * [0, 1] for lang, rows in statistics["base"].items()}
     more = {lang: rows * [1, 2] for lang, rows in wrong.items()}
-    for row in found({"base": wrong, "other": more}).values():
+    for row in found({"base": wrong, "other": more}, test=test).values():
         assert (row.difference, row.p_value) == (0, 1)
 
 
@@ -104,3 +116,46 @@ def test_another_baseline_turns_the_difference_around(statistics):
     there, back = found(statistics)["good", ALL], found(statistics, "good")["base", ALL]
     assert back.difference == pytest.approx(-there.difference)
     assert back.p_value == there.p_value
+
+
+@TESTS
+def test_stars_are_given_after_holms_correction_over_the_languages_of_a_system(test):
+    """Fifteen languages, in one of which the system is better by chance."""
+    sizes = {f"l{at}": 60 for at in range(15)}
+    rng = np.random.default_rng(5)
+    base = {lang: np.stack([rng.random(60) < 0.5, np.ones(60)], axis=1) * 1.0 for lang in sizes}
+    other = {lang: rows.copy() for lang, rows in base.items()}
+    wrong = np.flatnonzero(base["l0"][:, 0] == 0)
+    other["l0"][wrong[:6], 0] = 1
+    made = {"base": base, "other": other}
+    test = PairedTest.of(test, SLOT_F1, len(sizes))
+    rows = {c.over: c for c in compare(made, mean, "base", {}, test)}
+    row = rows["l0"]
+    assert row.p_value < 0.05 and row.excludes_zero
+    assert row.p_holm == pytest.approx(min(1.0, 15 * row.p_value))
+    assert row.is_sure == (row.p_holm < 0.05)
+    assert rows["l1"].p_holm == 1
+    assert rows[ALL].p_holm is None
+
+
+def test_resamples_suffice_for_a_star_in_every_language():
+    """With 1,000 of them, none of 60 languages could ever have p < 0.05 after the correction."""
+    for langs in (1, 6, 20, 60, 200):
+        test = PairedTest.of("bootstrap", SLOT_F1, langs)
+        assert langs / (test.samples + 1) < 0.05
+    assert PairedTest.of("bootstrap", SLOT_F1, 20).samples == SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("test", "metric", "kind", "parts"),
+    [
+        ("bootstrap", SLOT_F1, "bootstrap", ("bs:1000", "seed:12345")),
+        ("bootstrap", SacreMetric("bleu"), "sacrebleu-bootstrap", ("bs:1000", "by:sacrebleu")),
+        ("ar", SLOT_F1, "sacrebleu-randomization", ("ar:10000", "by:sacrebleu")),
+        ("ar", SacreMetric("chrf"), "sacrebleu-randomization", ("chrf", "ar:10000")),
+    ],
+)
+def test_the_signature_names_the_test(test, metric, kind, parts):
+    made = PairedTest.of(test, metric, 3)
+    assert made.kind == kind
+    assert {*parts, "correction:holm"} <= set(made.signature.split("|"))

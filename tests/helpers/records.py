@@ -4,7 +4,8 @@ import json
 from dataclasses import asdict
 from itertools import permutations
 
-from adaptermix.evaluation.comparison import ALL, Comparison
+from adaptermix.adapters.systems import Baseline
+from adaptermix.evaluation.comparison import ALL, Comparison, PairedTest
 from adaptermix.evaluation.evaluate import Cell, EvalReport
 from adaptermix.retrieval.analysis import RetrievalReport
 from adaptermix.retrieval.correlation import Correlation
@@ -35,7 +36,7 @@ def write_evaluation(folder, examples, *, task="massive", systems=SYSTEMS, answe
         for score in [Score(0.25 + at / 2, "slot_f1|made up")]
     ]
     comparisons = [
-        Comparison(system, systems[0], over, langs, 0.75, 0.25, 0.5, 0.4, 0.6, 0.001, True)
+        Comparison(system, systems[0], over, langs, 0.75, 0.25, 0.5, 0.4, 0.6, 0.001, True, 0.002)
         for system in systems[1:]
         for over in (*langs, ALL)
     ]
@@ -43,6 +44,7 @@ def write_evaluation(folder, examples, *, task="massive", systems=SYSTEMS, answe
     report = EvalReport(
         *(task, "test", "transformers", 1, 0, list(systems), langs, cells, macro),
         *({"first": langs[:1]}, {"first": macro}, comparisons, ["a note"], str(folder)),
+        *(Baseline(systems[0], "the first system"), PairedTest("bootstrap", 1000, "made up")),
     )
     folder.mkdir(parents=True)
     text = json.dumps({"settings": {}, "adapters": {}} | asdict(report), indent=2)

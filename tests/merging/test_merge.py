@@ -8,6 +8,7 @@ import pytest
 import torch
 from blake3 import blake3
 from helpers.adapters import IDS, logits_through_peft, peft_adapter
+from helpers.cards import ALIGNED, write
 from helpers.merging import ATTENTION, CONV1D, base_model, rewrite, sum_of_folded_models, trained
 from helpers.models import SHAPE, save_model
 from helpers.updates import BFLOAT16, assert_close, dense
@@ -1051,3 +1052,23 @@ def test_a_rule_that_matches_nothing_is_a_slip(tmp_path, adapters):
     path.write_text('weights = [0.9, 0.1]\n[[rule]]\nlayers = "40-50"\nweights = [1, 0]\n')
     with pytest.raises(ConfigError, match="rule 1 matches no module"):
         merge(adapters[:2], MergeSettings(weights_file=path, out=tmp_path / "m"))
+
+
+def test_what_looks_like_a_slip_is_noted(tmp_path, model_dir):
+    paths = [tmp_path / name for name in ("task", "align", "copy")]
+    for seed, path in zip((1, 2, 1), paths, strict=True):
+        peft_adapter(model_dir, path, seed=seed)
+
+    def notes(*chosen, **settings):
+        return merge(chosen, MergeSettings(out=tmp_path / "out", **settings), dry_run=True).notes
+
+    task, align, copy = paths
+    assert notes(task, align, weight=0.9) == []
+    assert notes(task, align, weights="1,-0.5") == [
+        f"the weight -0.5 of {align} is not between 0 and 1"
+    ]
+    assert notes(task, copy, weight=0.9) == [f"{task} and {copy} are the same adapter"]
+    aligned = tmp_path / "aligned.safetensors"
+    write(aligned, ALIGNED)
+    (note,) = notes(aligned, aligned, weight=0.9)[:1]
+    assert "was trained for alignment and has the largest weight" in note

@@ -7,10 +7,13 @@ from helpers.adapters import peft_adapter
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
-from adaptermix.adapters.systems import read_systems, system_names
+from adaptermix.adapters.systems import choose_baseline, read_systems, system_names
 from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.merging.merge import merge
 from adaptermix.models.files import fingerprint
 from adaptermix.models.systems import open_systems
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
 
@@ -54,3 +57,24 @@ def test_names_are_as_short_as_tells_adapters_apart(tmp_path, monkeypatch, paths
     monkeypatch.chdir(tmp_path)
     wanted = [n.format(here=tmp_path.name).replace("...", "checkpoint-200") for n in names]
     assert system_names(map(Path, paths)) == wanted
+
+
+def test_the_baseline_is_what_counts_most_in_a_merge(model_dir, tmp_path):
+    paths = {name: tmp_path / name for name in ("task", "align", "merged")}
+    for seed, name in enumerate(("task", "align")):
+        peft_adapter(model_dir, paths[name], seed=seed)
+    merge([paths["align"], paths["task"]], MergeSettings(weights="0.2,0.8", out=paths["merged"]))
+
+    def baseline(*names, **changes):
+        settings = EvalSettings(adapters=[str(paths[name]) for name in names], **changes)
+        found = choose_baseline(settings, read_systems(paths[name] for name in names))
+        return found.name, found.reason
+
+    assert baseline("align", "task", "merged") == ("task", "the main source of merged")
+    assert baseline("merged", "align") == ("base", "the base model"), "task is not tested"
+    assert baseline("task", "align") == ("base", "the base model"), "nothing was merged"
+    assert baseline("merged", "align", exclude_base=True) == ("merged", "the first system")
+    chosen = baseline("task", "merged", baseline="base")
+    assert chosen == ("base", "chosen by --baseline")
+    peft_adapter(model_dir, paths["task"], seed=9)
+    assert baseline("task", "merged")[0] == "base", "another adapter of the same name"

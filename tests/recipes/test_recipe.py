@@ -130,8 +130,8 @@ MISTAKES = {
     "unknown command": (f'{train()}[b]\ncommand = "train"\n', 5, "unknown command 'train'"),
     "unknown key": (train(more="rnk = 3\n"), 4, "[a] unknown key 'rnk'"),
     "managed key": (train(more='out = "x"\n'), 4, "the output of a step has its name"),
-    "wrong value": (train(more="rank = 0\n"), 4, "rank: input should be greater than 0, not 0"),
-    "wrong value at the top": ("rank = 0\n" + train(), 1, "rank: input should be greater"),
+    "wrong value": (train(more="rank = 0\n"), 4, "rank: must be greater than 0, not 0"),
+    "wrong value at the top": ("rank = 0\n" + train(), 1, "rank: must be greater"),
     "unknown step": (train() + "[b]\n" + INSPECT.replace("@a", "@A"), 6, "no step 'A'"),
     "itself": (f"[a]\n{INSPECT}", 3, "cycle: a -> a"),
     "no adapter": (
@@ -221,7 +221,7 @@ def test_overrides_are_checked(tmp_path):
     path = write(tmp_path, train())
     with pytest.raises(ConfigError, match="--set sede: no step has this key"):
         read_recipe(path, overrides=Overrides({"sede": "1"}))
-    with pytest.raises(ConfigError, match="--set rank: input should be"):
+    with pytest.raises(ConfigError, match="--set rank: must be"):
         read_recipe(path, overrides=Overrides({"rank": "0"}))
 
 

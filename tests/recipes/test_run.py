@@ -269,9 +269,9 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
         (4, "--pivot de: not among the languages", 3),
     ),
     "scores": (
-        '[test]\ncommand = "eval"\nlangs = ["en"]\n[r]\ncommand = "retrieval"\n'
+        '[test]\ncommand = "eval"\nlangs = ["fr"]\n[r]\ncommand = "retrieval"\n'
         'langs = ["en", "cy"]\nscores = "@test"\n',
-        (7, "@test: languages analyzed here: 1; a correlation needs 3", 4),
+        (7, "@test: none of its languages is analyzed here", 4),
     ),
     "scores of a training": (
         '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\nscores = "@first"\n',

@@ -81,6 +81,14 @@ def test_a_report_is_the_same_every_time(page, runs, tmp_path):
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page[1]
 
 
+def test_a_baseline_that_is_no_system_is_a_damaged_record(runs, tmp_path):
+    record = json.loads((runs / "eval-massive" / "scores.json").read_text())
+    record["baseline"]["name"] = "gone"
+    (tmp_path / "scores.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="the baseline gone is no system"):
+        report([tmp_path], ReportSettings(out=tmp_path / "page.html"))
+
+
 def test_every_answer_is_in_the_page(page):
     (run,) = embedded(page[1])
     assert run["prompt"] == [*UTTERANCES["en"], *UTTERANCES["cy"]]
@@ -88,6 +96,13 @@ def test_every_answer_is_in_the_page(page):
     assert run["answers"] == [["none of it"] * 4, ["time: five"] * 4]
     assert run["flags"] == ["2222", "1111"]  # unreadable; right
     assert run["gold"] == ["time: five"] * 4
+    assert run["systems"][run["baseline"]] == "base"
+
+
+def test_every_table_and_plot_of_scores_names_the_baseline(page):
+    for name in ("glance", "scores-table", "scores-difference-table"):
+        assert "Baseline: base, the first system." in (page[2] / f"{name}.md").read_text()
+    assert page[1].count("Baseline: base, the first system.") == 5
 
 
 def test_figures_and_tables_are_exported(page):

@@ -5,6 +5,7 @@ import random
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,10 +35,12 @@ from adaptermix.search.candidates import (
 )
 from adaptermix.search.halving import SuccessiveHalving, choose
 from adaptermix.search.learn import WeightedMerge
-from adaptermix.search.record import STAGE, search_folder
+from adaptermix.search.record import STAGE, CandidateResult, search_folder
 from adaptermix.search.run import _told_apart, plan_search, search
+from adaptermix.search.tables import candidate_table
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.tasks.massive import Massive, SlotExample
+from adaptermix.tasks.metrics.significance import Difference, Interval
 
 
 @dataclass
@@ -529,3 +532,23 @@ def test_an_existing_record_is_not_replaced_unasked(tmp_path, model_dir, corpus_
     search(adapters[:2], settings, force=True)
     assert (search_folder(out) / "search.json").is_file()
     shutil.rmtree(search_folder(out))
+
+
+def test_candidates_that_have_seen_fewer_examples_are_not_ranked():
+    """The one with the best score left the race early."""
+
+    def result(name, examples, score, dropped=None):
+        ends = Interval(score, score, score)
+        difference = Difference(Interval(0, 0, 0), 1.0)
+        weighting = {"weights": [1.0, 0.0]}
+        return CandidateResult(name, weighting, examples, ends, difference, dropped)
+
+    found = SimpleNamespace(
+        candidates=[result("a", 40, 0.5), result("c", 10, 0.9, 1), result("b", 40, 0.4)],
+        **{"winner": "a", "metric": "slot_f1", "task": "massive", "engine": "transformers"},
+    )
+    table = candidate_table(found)
+    assert [[str(row[0]) for row in group] for group in table.groups] == [["a", "b"], ["c"]]
+    assert table.note.startswith("1 of 3 candidates have answered fewer than 40 examples")
+    found.candidates.pop(1)
+    assert candidate_table(found).note == ""

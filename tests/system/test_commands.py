@@ -227,7 +227,7 @@ def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
     ("arguments", "code", "words"),
     [
         ("train-task --rnk 4", 2, "No such option"),
-        ("train-task --rank 0", 3, "--rank: input should be greater than 0"),
+        ("train-task --rank 0", 3, "--rank: must be greater than 0"),
         ("train-task --config nowhere.toml", 3, "nowhere.toml: no such file"),
         ("train-align --pairs cy", 4, "'cy' is not a language pair"),
         ("train-align --pairs xx-en", 4, "no parallel text xx-en"),

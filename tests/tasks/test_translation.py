@@ -6,7 +6,8 @@ from helpers.corpus import SHARED
 
 from adaptermix.data.languages import language_code
 from adaptermix.errors import DataError
-from adaptermix.tasks.metrics.text import bleu_tokenizer
+from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.metrics.text import SacreMetric, bleu_tokenizer, notes_on_tokenizers
 from adaptermix.tasks.translation import read_translations, read_wmt
 
 
@@ -125,3 +126,22 @@ def test_the_training_data_of_the_paper_can_be_read():
         for lang in ("de", "is")
     }
     assert sizes == {"de": [14211, 1002], "is": [1809, 200]}
+
+
+@pytest.mark.parametrize("has_package", [True, False])
+def test_korean_has_sacrebleus_own_tokenizer_where_it_is_installed(monkeypatch, has_package):
+    monkeypatch.setattr("adaptermix.tasks.metrics.text._has_korean", lambda: has_package)
+    assert bleu_tokenizer("ko") == ("ko-mecab" if has_package else "13a")
+    notes = notes_on_tokenizers([SacreMetric("bleu")], [Outcome("a", ["a"], lang="ko")])
+    assert ["sacrebleu[ko]" in note for note in notes] == ([] if has_package else [True])
+
+
+def test_bleu_of_languages_without_spaces_is_noted():
+    outcomes = [Outcome("a", ["a"], lang=lang) for lang in ("th", "de", "km")]
+    names = [
+        note.partition(" ")[0] for note in notes_on_tokenizers([SacreMetric("bleu")], outcomes)
+    ]
+    assert names == ["Thai", "Khmer"]
+    assert "flores200" in notes_on_tokenizers([SacreMetric("bleu")], outcomes)[0]
+    assert notes_on_tokenizers([SacreMetric("bleu", "flores200")], outcomes) == []
+    assert notes_on_tokenizers([SacreMetric("chrf")], outcomes) == []

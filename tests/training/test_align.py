@@ -11,11 +11,12 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.cli import console
 from adaptermix.commands.settings_file import load_settings
+from adaptermix.commands.training import TRAIN_ALIGN, TRAIN_TASK
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
-from adaptermix.settings.training import TrainAlignSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.training.align import train_align
 from adaptermix.training.alignment import Alignment, AlignmentObjective
 from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
@@ -52,8 +53,8 @@ def test_a_setting_in_the_file_is_read_as_it_is_written(tmp_path, text, name, va
         ({"layer": "centre"}, "--layer: it is the number of a block.* not 'centre'"),
         ({"layer": "1.5"}, "--layer: .* fraction of the depth such as 0.5, not '1.5'"),
         ({"layer": "-3"}, "--layer: "),
-        ({"temperature": "0.1,0"}, "--temperature: input should be greater than 0, not '0'"),
-        ({"temperature": "0.1,hot"}, "--temperature: .*valid number.* not 'hot'"),
+        ({"temperature": "0.1,0"}, "--temperature: must be greater than 0, not '0'"),
+        ({"temperature": "0.1,hot"}, "--temperature: must be a number, not 'hot'"),
         ({"temperature": "1.0,1"}, "--temperature: '1.0' is there twice"),
         ({"temperature": ""}, "--temperature: 1 or more are needed"),
         ({"pool_skip": "-1"}, "--pool-skip: "),
@@ -321,3 +322,22 @@ def test_a_plan_counts_the_steps_of_all_temperatures(tmp_path, model_dir, corpus
     report = train_align(align_settings(model_dir, corpus_dir, out, **SEARCH), dry_run=True)
     assert report.planned_steps == 2 * 6
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
+    def told(**settings):
+        return TRAIN_ALIGN.remark(TrainAlignSettings(out=tmp_path / "out", **settings))
+
+    assert told() is None
+    assert told(lr=0.01) is None
+    assert "the learning rate 0.02 is high" in told(lr=0.02)
+    assert "en-cy pulls English to the other language" in told(pairs="en-cy,sw-en")
+    assert "cy-en does the reverse" in told(pairs="en-cy,sw-en")
+    assert "the training starts anew" in told(resume=True)
+    (tmp_path / "out").touch()
+    assert told(resume=True) is None, "it has ended"
+    own = TrainTaskSettings(task="my.toml", out=tmp_path / "new")
+    assert "languages of massive, ar en es ru zh" in TRAIN_TASK.remark(own)
+    assert TRAIN_TASK.remark(own.model_copy(update={"task": "massive"})) is None
+    named = TrainTaskSettings(task="my.toml", langs="en", out=tmp_path / "new")
+    assert TRAIN_TASK.remark(named) is None

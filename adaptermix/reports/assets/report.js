@@ -51,8 +51,8 @@
       flags = run.flags.map((digits) => Uint8Array.from(digits, (digit) => parseInt(digit, 16)));
       const last = run.systems.length - 1;
       fill(controls.lang, ["all", ...run.langs], 0);
-      fill(controls.before, run.systems, 0);
-      fill(controls.after, run.systems, last);
+      fill(controls.before, run.systems, run.baseline);
+      fill(controls.after, run.systems, run.baseline === last ? 0 : last);
       filter();
     }
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from adaptermix.adapters.inspection import InspectReport, inspect
+from adaptermix.adapters.systems import BASE
 from adaptermix.adapters.tables import adapter_name, provenance_table
 from adaptermix.evaluation.tables import glance_table
 from adaptermix.plots import colors_of
@@ -26,7 +27,8 @@ def sections_of(runs: Runs) -> Iterator[Section]:
     inspected = inspect(runs.adapters, InspectSettings()) if runs.adapters else None
     names = [n for run in (*runs.evaluations, *runs.retrievals) for n in run.report.systems]
     names += [adapter_name(adapter.path) for adapter in inspected.adapters] if inspected else []
-    colors = colors_of(list(dict.fromkeys(["base", *names])))
+    baseline = runs.evaluations[0].report.reference if runs.evaluations else BASE
+    colors = colors_of(list(dict.fromkeys([baseline, BASE, *names])))
     yield _summary(runs, inspected)
     parts: tuple[tuple[str, Sequence[Run], Callable[..., Section]], ...] = (
         ("scores", runs.evaluations, evaluation_section),

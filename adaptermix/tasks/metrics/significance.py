@@ -1,12 +1,16 @@
-"""How sure a difference between two systems is: paired bootstrap resampling. NumPy only.
+"""How sure a difference between two systems is: resampling tests. NumPy only.
 
 A corpus score here is a function of sums: every example has a row of sufficient statistics, and
 the score of a set of examples is ``value(sum of their rows)``. Resampling then costs one matrix
 product for any metric that is built so: F1 (correct, predicted, expected), BLEU and chrF (n-gram
 matches), a mean (value, 1).
 
-The procedure is sacreBLEU's paired bootstrap (Koehn 2004; its ``significance.py``), with the same
-resamples for all systems, and its interval and p-value.
+There are three procedures. In each, the interval and the p-value come from the same resamples, and
+the interval excludes zero exactly where p is below 0.05:
+
+- ``percentile``: bootstrap, 95% percentile interval, two-sided p-value (Efron and Tibshirani 1993).
+- ``sacrebleu_bootstrap``: sacreBLEU's paired bootstrap (Koehn 2004; its ``significance.py``).
+- ``randomization``: sacreBLEU's paired approximate randomization (Riezler and Maxwell 2005).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-SAMPLES = 1000
+SAMPLES = 1000  # resamples of the bootstrap, sacreBLEU's default
+TRIALS = 10_000  # of approximate randomization, sacreBLEU's default
 SEED = 12345  # sacreBLEU's
+ALPHA = 0.05
+
+
 Statistics = Float[np.ndarray, "examples stats"]
 # From sums [..., stats] to scores [...].
 Value = Callable[[Float[np.ndarray, "*batch stats"]], Float[np.ndarray, "*batch"]]
@@ -42,13 +50,19 @@ class Difference:
 
     Attributes:
         interval: The difference of scores, system minus baseline.
-        p_value: Share of resamples whose absolute difference exceeds its mean by more than the
-            difference seen, as sacreBLEU computes it; 1 where no resample shows any, of which
-            the procedure would say 1 / (samples + 1).
+        p_value: Two-sided; below 0.05 exactly where the interval excludes zero.
     """
 
     interval: Interval
     p_value: float
+
+
+# Scores of the resamples of two systems, [samples] each.
+Drawn = tuple[Float[np.ndarray, " samples"], Float[np.ndarray, " samples"]]
+
+
+# From the difference seen and those of the resamples to what they say together.
+Procedure = Callable[[float, Float[np.ndarray, " samples"]], Difference]
 
 
 def resample_counts(
@@ -103,13 +117,95 @@ def interval(value: float, scores: Float[np.ndarray, " samples"]) -> Interval:
     return Interval(value, float(ordered[out]), float(ordered[-out - 1]))
 
 
+def percentile(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
+    """Judge a difference by bootstrap resamples of it.
+
+    p is twice the share of resamples on the rarer side of zero, out of one more than there are, and
+    not less than one of these. So p < 0.05 if at most one resample in forty is there, which is what
+    the bounds of ``interval`` leave out.
+    """
+    beyond = min(int(np.sum(drawn <= 0)), int(np.sum(drawn >= 0)))
+    return Difference(interval(seen, drawn), min(1.0, max(2 * beyond, 1) / (len(drawn) + 1)))
+
+
+def sacrebleu_bootstrap(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
+    """Judge a difference by bootstrap resamples of it, as sacreBLEU does.
+
+    p is the share of resamples whose absolute difference exceeds its mean by more than the
+    difference seen.
+    """
+    sizes = np.abs(drawn)
+    return _tested(seen, sizes - sizes.mean())
+
+
+def randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
+    """Judge a difference by those of pseudo-systems with swapped answers, as sacreBLEU does.
+
+    p is the share of trials whose absolute difference is larger than the difference seen.
+    """
+    return _tested(seen, np.abs(drawn))
+
+
+def _tested(seen: float, statistics: Float[np.ndarray, " samples"]) -> Difference:
+    """Return sacreBLEU's p-value, with the differences that the same test would not reject.
+
+    The interval is the difference seen, give or take the largest one with p >= 0.05. Systems of
+    the same score do not differ: p is 1, where sacreBLEU may say 1 / (samples + 1).
+    """
+    total = len(statistics) + 1
+    p_value = (int(np.sum(statistics > abs(seen))) + 1) / total if seen else 1.0
+    allowed = sum((count + 1) / total < ALPHA for count in range(len(statistics)))
+    critical = float(np.sort(statistics)[::-1][max(allowed - 1, 0)])
+    if p_value < ALPHA:  # a difference equal to the critical one is rejected
+        critical = min(critical, float(np.nextafter(abs(seen), 0)))
+    else:
+        critical = max(critical, abs(seen))
+    critical = max(critical, 0.0)
+    return Difference(Interval(seen, seen - critical, seen + critical), p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979): the chance of any false positive."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        corrected[at] = largest
+    return corrected
+
+
+def bootstrap_samples(comparisons: int) -> int:
+    """Return how many resamples it takes for Holm's correction to leave a p-value below 0.05.
+
+    The smallest p-value is 1 / (samples + 1), and is multiplied by the number of comparisons.
+    """
+    return max(SAMPLES, 40 * comparisons)
+
+
+def swapped_scores(
+    system: Statistics, baseline: Statistics, value: Value, trials: int = TRIALS, seed: int = SEED
+) -> Drawn:
+    """Return the scores of pseudo-systems that swap the answers to a random half of the examples.
+
+    With the seed, trials and statistics of sacreBLEU these are its scores.
+    """
+    swaps = np.random.default_rng(seed).integers(2, size=(trials, len(system)), dtype=bool)
+    step = 1000  # trials at a time, for the product is in float64
+    parts = [
+        (value(some @ baseline + ~some @ system), value(~some @ baseline + some @ system))
+        for some in (swaps[at : at + step] for at in range(0, trials, step))
+    ]
+    first, second = (np.concatenate(side) for side in zip(*parts, strict=True))
+    return first, second
+
+
 def paired_difference(
     system: Sequence[Statistics],
     baseline: Sequence[Statistics],
     value: Value,
     counts: Sequence[Int[np.ndarray, "samples group"]] | None = None,
 ) -> Difference:
-    """Compare two systems on the same examples, group by group in the same order.
+    """Compare two systems by percentiles, on the same examples in groups of the same order.
 
     Args:
         system: The statistics of the system, one array a group.
@@ -121,8 +217,4 @@ def paired_difference(
         counts = resample_counts([len(rows) for rows in system])
     seen = macro_score(system, value) - macro_score(baseline, value)
     drawn = resampled_scores(system, value, counts) - resampled_scores(baseline, value, counts)
-    sizes = np.abs(drawn)
-    if not (seen or sizes.any()):
-        return Difference(interval(seen, drawn), 1.0)
-    exceeding = int(np.sum(sizes - sizes.mean() > abs(seen)))
-    return Difference(interval(seen, drawn), (exceeding + 1) / (len(drawn) + 1))
+    return percentile(seen, drawn)

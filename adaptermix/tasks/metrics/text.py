@@ -1,15 +1,16 @@
 """Metrics of texts: exact match, sacreBLEU's and COMET."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from adaptermix.data.languages import language_code
+from adaptermix.data.languages import LANGUAGE_NAMES, language_code
 from adaptermix.errors import ResourceError
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.metrics.comet import (
@@ -23,17 +24,46 @@ from adaptermix.tasks.metrics.equality import is_one_of
 from adaptermix.tasks.metrics.metric import Metric, Outcome, S, Statistics, mean_of
 from adaptermix.version import __version__
 
-# BLEU's tokenizers where words are not between spaces; the paper's choice.
-_TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab"}
+# BLEU's tokenizers where 13a does not find words; sacreBLEU's own choice.
+_TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+_UNSPACED = ("th", "km", "lo", "my", "bo")  # no tokenizer of sacreBLEU's knows their words
+_PACKAGES = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]", "flores200": "sentencepiece"}
 
 
 def bleu_tokenizer(lang: str) -> str:
-    """Return sacreBLEU's tokenizer for a target language: zh, ja-mecab for Japanese, else 13a.
+    """Return sacreBLEU's tokenizer for a target language: zh, ja-mecab, ko-mecab, else 13a.
+
+    Korean without the package of its tokenizer has 13a, which the signature and a note say.
 
     Raises:
         DataError: No known language.
     """
-    return _TOKENIZERS.get(language_code(lang), "13a")
+    tokenizer = _TOKENIZERS.get(language_code(lang), "13a")
+    return "13a" if tokenizer == "ko-mecab" and not _has_korean() else tokenizer
+
+
+def _has_korean() -> bool:
+    return find_spec("mecab_ko") is not None
+
+
+def notes_on_tokenizers(metrics: Sequence[Metric], outcomes: Iterable[Outcome]) -> list[str]:
+    """Say where BLEU does not count words as others would count them."""
+    bleu = next((metric for metric in metrics if metric.name == "bleu"), None)
+    if not isinstance(bleu, SacreMetric) or bleu.tokenize != "auto":
+        return []
+    langs = {language_code(outcome.lang) for outcome in outcomes if outcome.lang}
+    notes = [
+        f"{LANGUAGE_NAMES[lang]} has no spaces between words, so BLEU with 13a compares whole "
+        "phrases: take --tokenize flores200 (spBLEU), or chrF"
+        for lang in _UNSPACED
+        if lang in langs
+    ]
+    if "ko" in langs and not _has_korean():
+        hint = f'pip install "{_PACKAGES["ko-mecab"]}"'
+        notes.append(
+            f"BLEU of Korean is with 13a, not sacreBLEU's ko-mecab, which is not installed: {hint}"
+        )
+    return notes
 
 
 @dataclass(frozen=True)
@@ -123,7 +153,7 @@ def _sacrebleu(name: str, tokenizer: str, *, effective_order: bool = False) -> A
     except (ImportError, RuntimeError) as error:
         raise ResourceError(
             f"BLEU's tokenizer {tokenizer} is not installed",
-            hint='pip install "sacrebleu[ja,ko]"',
+            hint=f'pip install "{_PACKAGES.get(tokenizer, "sacrebleu[ja,ko]")}"',
         ) from error
 
 

@@ -1,49 +1,130 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adaptermix.tasks.metrics.f1 import f1_value
+from adaptermix.tasks.metrics.metric import Outcome
 from adaptermix.tasks.metrics.significance import (
+    holm,
     macro_score,
     paired_difference,
+    percentile,
+    randomization,
     resample_counts,
     resampled_scores,
+    sacrebleu_bootstrap,
+    swapped_scores,
 )
+from adaptermix.tasks.metrics.text import SacreMetric
 
 REFERENCES = ["the cat sat on the mat", "a dog barks at night", "it rains", "we go home now"] * 6
+GOLD = [[line] for line in REFERENCES]
 BETTER = ["the cat sat on the mat", "a dog barks at noon", "it rains", "we go home"] * 6
 WORSE = ["the cat is on a mat", "the dog barked at night", "rain", "we went home now"] * 6
 
 
-def test_bleu_differences_equal_sacrebleus():
-    """The same resamples, p-value and mean as sacreBLEU's own paired bootstrap."""
-    from sacrebleu.metrics import BLEU
+@pytest.mark.parametrize(("kind", "samples"), [("bs", 300), ("ar", 500)])
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_p_values_of_bleu_and_chrf_are_sacrebleus(name, kind, samples):
+    """sacreBLEU's own paired tests on the same texts, resamples and seed."""
+    from sacrebleu.metrics import BLEU, CHRF
     from sacrebleu.significance import PairedTest
 
-    metric = BLEU(references=[REFERENCES])
-    test = PairedTest(
-        [("worse", WORSE), ("better", BETTER)], {"BLEU": metric}, None, "bs", n_samples=300
-    )
+    theirs = (BLEU if name == "bleu" else CHRF)(references=[REFERENCES])
+    named = [("worse", WORSE), ("better", BETTER)]
+    test = PairedTest(named, {name: theirs}, None, kind, n_samples=samples)
     _, scores = test()
-    expected = scores["BLEU"][1]
-
-    def value(sums):
-        flat = sums.reshape(-1, sums.shape[-1])
-        results = [metric._compute_score_from_stats(row.tolist()).score for row in flat]
-        return np.array(results).reshape(sums.shape[:-1])
-
-    plain = BLEU()
-    statistics = {
-        name: [np.array(plain._extract_corpus_statistics(lines, [REFERENCES]), dtype=float)]
-        for name, lines in (("better", BETTER), ("worse", WORSE))
+    worse, better = next(value for key, value in scores.items() if key != "System")
+    metric = SacreMetric(name, "13a")
+    rows = {
+        system: metric.statistics([Outcome(*pair) for pair in zip(lines, GOLD, strict=True)])
+        for system, lines in named
     }
-    counts = resample_counts([len(REFERENCES)], samples=300)
-    found = paired_difference(statistics["better"], statistics["worse"], value, counts)
-    assert found.p_value == expected.p_value
-    drawn = resampled_scores(statistics["better"], value, counts)
-    assert drawn.mean() == pytest.approx(expected.mean)
-    assert found.interval.value == pytest.approx(expected.score - scores["BLEU"][0].score)
+    seen = better.score - worse.score
+    if kind == "ar":
+        first, second = swapped_scores(rows["better"], rows["worse"], metric.value, samples)
+        found = randomization(seen, first - second)
+    else:
+        counts = resample_counts([len(REFERENCES)], samples)
+        drawn = [resampled_scores([rows[n]], metric.value, counts) for n in ("better", "worse")]
+        assert drawn[0].mean() == pytest.approx(better.mean)
+        found = sacrebleu_bootstrap(seen, drawn[0] - drawn[1])
+    assert found.p_value == better.p_value
+    assert 0 < better.p_value < 1
+
+
+PROCEDURES = pytest.mark.parametrize("procedure", [percentile, sacrebleu_bootstrap, randomization])
+SCORES = st.integers(-8, 8) | st.floats(-1, 1)
+DRAWN = st.lists(SCORES, min_size=20, max_size=130).map(lambda values: np.array(values, float))
+
+
+@PROCEDURES
+@given(seen=SCORES, drawn=DRAWN)
+@example(seen=1.0, drawn=np.array([1.0] * 40))
+@example(seen=0.0, drawn=np.array([0.0] * 39 + [1.0]))
+@example(seen=1.0, drawn=np.array([0.0] * 25 + [1.0] * 975))
+@example(seen=1.0, drawn=np.array([0.0] * 26 + [1.0] * 974))
+def test_p_is_below_five_percent_exactly_where_the_interval_excludes_zero(procedure, seen, drawn):
+    found = procedure(float(seen), drawn)
+    assert (found.p_value < 0.05) == found.interval.excludes_zero
+    assert 0 < found.p_value <= 1
+    assert found.interval.low <= found.interval.high
+
+
+@PROCEDURES
+@given(seen=SCORES, drawn=DRAWN)
+def test_no_system_is_favored_by_its_place(procedure, seen, drawn):
+    there, back = procedure(float(seen), drawn), procedure(-float(seen), -drawn)
+    assert there.p_value == back.p_value
+    assert (there.interval.low, there.interval.high) == (-back.interval.high, -back.interval.low)
+
+
+ROWS_OF_TWO = st.lists(
+    st.tuples(*[st.integers(0, 2)] * 4).map(lambda row: np.array(row, float)),
+    min_size=2,
+    max_size=15,
+)
+
+
+@given(ROWS_OF_TWO, st.integers(0, 9))
+def test_p_and_interval_of_f1_agree_on_any_answers(rows, seed):
+    """Rows: two systems' counts of correct and predicted items, beside two expected ones."""
+    two = np.stack(rows)
+    systems = [
+        [
+            np.stack(
+                [np.minimum(two[:, at], two[:, at + 1]), two[:, at + 1], two[:, at + 1] * 0 + 2], 1
+            )
+        ]
+        for at in (0, 2)
+    ]
+    counts = resample_counts([len(rows)], samples=80, seed=seed)
+    found = paired_difference(*systems, f1_value, counts)
+    assert (found.p_value < 0.05) == found.interval.excludes_zero
+
+
+def test_p_of_the_bootstrap_is_two_sided():
+    """In 10 of 1,000 resamples the system is worse: 2 times 10 of 1,001."""
+    drawn = np.array([-1.0] * 10 + [1.0] * 990)
+    assert percentile(1.0, drawn).p_value == pytest.approx(20 / 1001)
+    assert percentile(1.0, np.ones(1000)).p_value == pytest.approx(1 / 1001)
+
+
+def test_holms_correction_of_known_p_values():
+    """By hand: 4 * 0.005, 3 * 0.01, 2 * 0.03, and 0.04, which may not be below the one before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holms_correction_only_raises_p_values_and_keeps_their_order(p_values):
+    corrected = holm(p_values)
+    assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [corrected[at] for at in order] == sorted(corrected)
+    if p_values:
+        assert min(corrected) == min(1, len(p_values) * min(p_values))
 
 
 ROWS = st.lists(
