@@ -122,7 +122,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModuleRow:
     """Some modules together: a decoder block, a kind, a single module, or all of them.
 
     Attributes:
@@ -155,10 +155,10 @@ class InspectReport(Report):
     """
 
     adapters: list[AdapterReport]
-    total: Row
-    layers: list[Row]
-    kinds: list[Row]
-    modules: list[Row]
+    total: ModuleRow
+    layers: list[ModuleRow]
+    kinds: list[ModuleRow]
+    modules: list[ModuleRow]
     by: str
     notes: list[str]
 
@@ -168,7 +168,7 @@ class InspectReport(Report):
         return list(combinations(range(len(self.adapters)), 2))
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ModuleRow]:
         """The rows to show."""
         return {"layer": self.layers, "kind": self.kinds, "module": self.modules}[self.by]
 
@@ -261,21 +261,21 @@ def _overlaps(
     )
 
 
-def _grouped(measured: Iterable[Measured], group: Callable[[str], str]) -> list[Row]:
+def _grouped(measured: Iterable[Measured], group: Callable[[str], str]) -> list[ModuleRow]:
     groups: dict[str, list[Measured]] = {}
     for module in measured:
         groups.setdefault(group(module.name), []).append(module)
     return [_row(name, members) for name, members in groups.items()]
 
 
-def _row(name: str, measured: Sequence[Measured]) -> Row:
+def _row(name: str, measured: Sequence[Measured]) -> ModuleRow:
     """Join modules: squared norms and inner products add up."""
     norms = []
     for of_adapter in zip(*(module.norms for module in measured), strict=True):
         known = [value for value in of_adapter if value is not None]
         norms.append(math.hypot(*known) if known else None)
     pairs = sorted({pair for module in measured for pair in module.meetings})
-    return Row(
+    return ModuleRow(
         name,
         norms,
         [_compare(p, [m.meetings[p] for m in measured if p in m.meetings]) for p in pairs],

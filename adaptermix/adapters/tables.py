@@ -8,8 +8,7 @@ from adaptermix.adapters.card import data_of, made_of, model_name
 from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printable, ranges
 
 if TYPE_CHECKING:
-    from adaptermix.adapters import inspection
-    from adaptermix.adapters.inspection import AdapterReport, InspectReport
+    from adaptermix.adapters.inspection import AdapterReport, Comparison, InspectReport
 
 
 def inspection_view(report: "InspectReport") -> View:
@@ -69,7 +68,7 @@ def _pair_table(report: "InspectReport", pair: tuple[int, int]) -> Table:
     return Table("meeting", "", columns, rows)
 
 
-def _meeting(met: "inspection.Comparison | None") -> list[str]:
+def _meeting(met: "Comparison | None") -> list[str]:
     """Write the cosine, and on both sides the overlap and that of random subspaces."""
     if met is None:
         return ["-"] * 5
@@ -81,7 +80,7 @@ def _norm(value: float | None) -> str:
     return "-" if value is None else f"{value:#.4g}"
 
 
-def interference_table(met: Iterable[tuple[str, int, "inspection.Comparison"]]) -> Table:
+def interference_table(met: Iterable[tuple[str, int, "Comparison"]]) -> Table:
     """Return how adapters meet, a row each label and layer."""
     rows = [[f"{label}, layer {layer}", *_meeting(found)] for label, layer, found in met]
     columns = ["adapters", "cosine", "overlap out", "random", "overlap in", "random"]
