@@ -31,7 +31,7 @@ from adaptermix.version import __version__
 
 
 @dataclass(frozen=True)
-class LanguageScores:
+class SystemScores:
     """One system on one language; ``score`` is the first of its ``scores``."""
 
     system: str
@@ -66,7 +66,7 @@ class EvalReport(Report):
     reused: int
     systems: list[str]
     langs: list[str]
-    cells: list[LanguageScores]
+    cells: list[SystemScores]
     macro: dict[str, float]
     groups: dict[str, list[str]]
     group_macro: dict[str, dict[str, float]]
@@ -83,7 +83,7 @@ class EvalReport(Report):
             return self.baseline.name
         return self.comparisons[0].baseline if self.comparisons else self.systems[0]
 
-    def cell(self, system: str, lang: str) -> LanguageScores:
+    def cell(self, system: str, lang: str) -> SystemScores:
         """Return one system's result on one language."""
         return next(c for c in self.cells if (c.system, c.lang) == (system, lang))
 
@@ -275,10 +275,10 @@ def _cell(
     items: Sequence[PromptedExample],
     answers: Sequence[Generated],
     outcomes: Sequence[Outcome],
-) -> LanguageScores:
+) -> SystemScores:
     mine = [at for at, item in enumerate(items) if item.lang == lang]
     scores = task.scores([outcomes[at] for at in mine])
-    return LanguageScores(
+    return SystemScores(
         system=system,
         lang=lang,
         score=next(iter(scores.values())),
@@ -291,7 +291,7 @@ def _cell(
 
 
 def _macro(
-    cells: Sequence[LanguageScores], systems: Sequence[str], langs: Sequence[str]
+    cells: Sequence[SystemScores], systems: Sequence[str], langs: Sequence[str]
 ) -> dict[str, float]:
     """Return every system's mean over languages."""
     values = {(cell.system, cell.lang): cell.score.value for cell in cells}
