@@ -6,7 +6,8 @@ from itertools import permutations
 
 from adaptermix.adapters.systems import Baseline
 from adaptermix.evaluation.comparison import ALL, Comparison, PairedTest
-from adaptermix.evaluation.evaluate import EvalReport, LanguageScores
+from adaptermix.evaluation.evaluate import EvalReport
+from adaptermix.evaluation.evaluate import LanguageScores as ScoresOfLanguage
 from adaptermix.retrieval.analysis import RetrievalReport
 from adaptermix.retrieval.correlation import Correlation
 from adaptermix.retrieval.summary import Aggregate, LanguageScores, LayerScores, PairScores
@@ -30,7 +31,7 @@ def write_evaluation(folder, examples, *, task="massive", systems=SYSTEMS, answe
     answer = answer or (lambda system, number: "time: five" if system else "none of it")
     langs = list(examples)
     cells = [
-        LanguageScores(system, lang, score, len(examples[lang]), 0, 0, 0, {"slot_f1": score})
+        ScoresOfLanguage(system, lang, score, len(examples[lang]), 0, 0, 0, {"slot_f1": score})
         for at, system in enumerate(systems)
         for lang in langs
         for score in [Score(0.25 + at / 2, "slot_f1|made up")]
