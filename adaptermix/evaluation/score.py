@@ -45,7 +45,8 @@ class ScoreReport(Report):
         """Return what it looks like to a person."""
         scores = {titled(name): shown(name, score.value) for name, score in self.metrics.items()}
         counts = {name.replace("_", " "): f"{count:,}" for name, count in self.counts.items()}
-        counts["malformed"] += f" of {counts['examples']}"
+        if "malformed" in counts:
+            counts["malformed"] += f" of {counts['examples']}"
         return View([pairs(scores | counts), *(s.signature for s in self.metrics.values())])
 
     @property

@@ -223,7 +223,7 @@ def test_the_command_prints_json_and_imports_no_torch(massive):
         (["--lang", "xx", "--predictions", "two.txt"], 4, "MASSIVE has no language 'xx'"),
         (["--lang", "en"], 3, "--predictions is missing"),
         (["--task", "nope"], 3, "--task: it is one of massive, wmt23, uner"),
-        (["--scorer", "nope"], 2, "--scorer"),
+        (["--scorer", "nope"], 3, "--scorer"),
         (["--nope"], 2, "--nope"),
     ],
 )

@@ -172,7 +172,7 @@ def damaged(folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.pop("cells"), "damaged record: cells: Field required"),
+        (lambda r: r.pop("cells"), "damaged record: cells: is missing"),
         (lambda r: r["cells"].pop(), "damaged record: no scores of merged on cy"),
         (lambda r: r["macro"].pop("merged"), "no average of merged over all languages"),
         (lambda r: r["cells"][0]["score"].update(value="x"), r"cells\.0\.score\.value"),
@@ -193,7 +193,7 @@ def test_a_damaged_record_is_one_line(tmp_path, change, message):
         ("scores.json", b"{", "scores.json: not JSON"),
         ("scores.json", b"[]", "damaged record: the whole"),
         ("search.json", b"\xff", "not readable as UTF-8"),
-        ("retrieval.json", b"{}", "damaged record: systems: Field required"),
+        ("retrieval.json", b"{}", "damaged record: systems: is missing"),
         ("notes.txt", b"", "no run"),
         ("adapter.safetensors", b"no", "not a whole safetensors file"),
     ],

@@ -204,6 +204,9 @@ def test_controls_join_the_grid_and_nothing_is_tried_twice():
     settings = SearchSettings(search="0.5,1,0.5")
     names = [candidate.name for candidate in first_candidates(["task", "align"], settings)]
     assert names == ["0.5", "task alone", "align alone"]
+    with pytest.raises(ConfigError, match="for two adapters, not 3"):
+        first_candidates(["t", "a", "s"], settings)
+    settings = SearchSettings(search="0.5:0.25:0.25,1:0:0")
     weights = [c.weighting.weights for c in first_candidates(["t", "a", "s"], settings)]
     assert weights == [(0.5, 0.25, 0.25), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
 
