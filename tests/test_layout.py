@@ -22,6 +22,7 @@ ELSEWHERE = {
     "files/text.py": "data/test_reading.py",
     "generation/engine_guard.py": "system/test_engine_guard.py",
     "merging/whole_weights.py": "merging/test_merge.py, through merges",
+    "generation/vllm_engine.py": "system/test_vllm.py, and models/test_base_checks.py",
     "models/packing.py": "training/test_contrastive.py, by gradients",
     "plots.py": "reports/test_page.py",
     "progress.py": "cli/test_console.py, and helpers/progress.py for every command",
