@@ -16,32 +16,22 @@ import numpy as np
 from adaptermix.adapters.format import (
     CONFIG_FILE,
     CONFIG_KEY,
-    PREFIX,
     WEIGHTS_FILE,
     UpdateSpec,
     describe_config,
 )
+from adaptermix.adapters.names import PREFIX
 from adaptermix.errors import ArtifactError
 from adaptermix.files.tensors import TensorFile, Tensors, TensorSpec
 
 MLX_WEIGHTS = "adapters.safetensors"
-
-
 SHARDS = "adapter_model-*-of-*.safetensors"
-
-
 _SHARD = re.compile(r"(?P<stem>.+-)(?P<at>\d{5})-of-(?P<count>\d{5})\.safetensors")
-
-
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
 _NAMED_FACTOR = re.compile(
     r"(?P<factor>.*\.lora_(embedding_)?[AB])\.(?!(weight|bias)$)(?P<name>[^.]+)"
     r"(?P<part>\.weight|\.bias)?"
 )
-
-
 # What names of tensors say about formats that are not read: a pattern, the format, a hint.
 _IMAGE_HINT = "only adapters of language models are read"
 _FORMATS = (

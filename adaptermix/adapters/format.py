@@ -42,8 +42,6 @@ _ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether 
 }
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
-
-
 # The fields of PEFT's LoraConfig; another one that is set is a variant that is not known here.
 KNOWN_FIELDS = frozenset(
     """
@@ -56,8 +54,6 @@ KNOWN_FIELDS = frozenset(
     arrow_config kasa_config ensure_weight_tying
     """.split()
 )
-
-
 # Initializations that change the base model's weights, so that B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 

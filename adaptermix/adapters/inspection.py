@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,157 +30,9 @@ from adaptermix.adapters.core_space import random_overlap, subspace_overlap, sub
 from adaptermix.adapters.deltas import inner_product, norm
 from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
 from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
-from adaptermix.adapters.tables import inspection_view
+from adaptermix.adapters.report import AdapterReport, Comparison, InspectReport, ModuleRow
 from adaptermix.errors import ArtifactError
-from adaptermix.files.outputs import Report
 from adaptermix.settings.reports import InspectSettings
-from adaptermix.tables import View
-
-
-@dataclass(frozen=True)
-class AdapterReport:
-    """What one adapter is, by its files.
-
-    Attributes:
-        path: Where it is, or its name on the hub.
-        base: Base model it was trained on, where it says so.
-        base_fingerprint: Hash of that base, where adaptermix made the adapter.
-        ranks: Ranks of its modules, each once.
-        alpha: LoRA alpha in its config.
-        rslora: Whether the scaling is alpha / sqrt(rank).
-        scalings: What products of factors are multiplied by, each once.
-        kinds: Kinds of its modules, as ``q_proj``.
-        modules: Number of modules it updates.
-        inactive_modules: Those in which it changes nothing: B is zero.
-        layers: Indices of the decoder blocks with an update.
-        active_layers: Those in which it changes something.
-        whole_weights: Names of weights that it replaces; they take no part in any other number.
-        parameters: Numbers in all its tensors.
-        dtypes: Precisions of its factors, each once.
-        bytes: Size of its tensors' file.
-        blake3: Hash of that file.
-        norm: Frobenius norm of its delta weights, over all modules.
-        config: PEFT's LoRA config.
-        record: What adaptermix wrote of its making; empty for adapters made elsewhere.
-    """
-
-    path: str
-    base: str | None
-    base_fingerprint: str | None
-    ranks: list[int]
-    alpha: float
-    rslora: bool
-    scalings: list[float]
-    kinds: list[str]
-    modules: int
-    inactive_modules: list[str]
-    layers: list[int]
-    active_layers: list[int]
-    whole_weights: list[str]
-    parameters: int
-    dtypes: list[str]
-    bytes: int
-    blake3: str
-    norm: float
-    config: dict[str, Any]
-    record: dict[str, Any]
-
-    @property
-    def origin(self) -> str:
-        """What is known of its making, in one line."""
-        if "adaptermix" not in self.record:
-            version = self.config.get("peft_version")
-            return f"PEFT {version}" if version else "not recorded"
-        made = f"adaptermix {self.record['adaptermix']}, {self.record.get('command', 'unknown')}"
-        details = [_sources(self.record), _scores(self.record)]
-        return ": ".join([made, *filter(None, details)])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How two adapters meet, over the modules in which both are active.
-
-    Attributes:
-        adapters: Which two, counted from 0.
-        modules: Number of these modules.
-        inner_product: Of the delta weights.
-        cosine: Of the delta weights.
-        overlap_out: Mean squared cosine of the principal angles of the column spaces.
-        overlap_in: The same of the row spaces.
-        random_out: What ``overlap_out`` is of random subspaces, on average.
-        random_in: The same for ``overlap_in``.
-    """
-
-    adapters: tuple[int, int]
-    modules: int
-    inner_product: float
-    cosine: float
-    overlap_out: float
-    overlap_in: float
-    random_out: float
-    random_in: float
-
-
-@dataclass(frozen=True)
-class ModuleRow:
-    """Some modules together: a decoder block, a kind, a single module, or all of them.
-
-    Attributes:
-        name: What they are.
-        norms: Norm of each adapter's delta weights; None where it has no module here.
-        comparisons: Every two adapters that are both active in one of the modules.
-    """
-
-    name: str
-    norms: list[float | None]
-    comparisons: list[Comparison]
-
-    def comparison(self, pair: tuple[int, int]) -> Comparison | None:
-        """Return how two adapters meet here, if they do."""
-        return next((c for c in self.comparisons if c.adapters == pair), None)
-
-
-@dataclass(frozen=True)
-class InspectReport(Report):
-    """What adapters are and where they interfere.
-
-    Attributes:
-        adapters: The adapters, in order.
-        total: All modules together.
-        layers: By decoder block; modules outside of blocks have rows of their own.
-        kinds: By kind of module.
-        modules: By module.
-        by: Which of the three to show.
-        notes: What to mind.
-    """
-
-    adapters: list[AdapterReport]
-    total: ModuleRow
-    layers: list[ModuleRow]
-    kinds: list[ModuleRow]
-    modules: list[ModuleRow]
-    by: str
-    notes: list[str]
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """Every two adapters."""
-        return list(combinations(range(len(self.adapters)), 2))
-
-    @property
-    def rows(self) -> list[ModuleRow]:
-        """The rows to show."""
-        return {"layer": self.layers, "kind": self.kinds, "module": self.modules}[self.by]
-
-    def view(self) -> View:
-        """Return what it looks like to a person."""
-        return inspection_view(self)
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON."""
-        record = super().as_record()
-        del record["by"]
-        return record
 
 
 class Meeting(NamedTuple):
@@ -325,23 +177,6 @@ def _describe(adapter: Adapter, at: int, measured: Sequence[Measured]) -> Adapte
 def _dtypes(adapter: Adapter) -> list[str]:
     factors = (name for names in adapter.factors.values() for name in (names.a, names.b))
     return sorted({adapter.file.specs[name].dtype.name for name in factors})
-
-
-def _sources(record: dict[str, Any]) -> str:
-    """Tell a merge's method and sources; records of other hands may hold anything."""
-    sources = record.get("sources")
-    if not isinstance(sources, list):
-        return ""
-    terms = [f"{s.get('weight')} x {s.get('path')}" for s in sources if isinstance(s, dict)]
-    return f"{record.get('method')}, {' + '.join(terms)}"
-
-
-def _scores(record: dict[str, Any]) -> str:
-    scores = record.get("dev")
-    if not isinstance(scores, dict):
-        return ""
-    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-    return ", ".join(f"dev {name} {value:.4g}" for name, value in numbers.items())
 
 
 def _parameters(spec: UpdateSpec) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
 from adaptermix.commands.settings_file import CONFIG_NAME, load_settings
-from adaptermix.evaluation.evaluate import EvalReport, evaluate
+from adaptermix.evaluation.evaluate import evaluate
+from adaptermix.evaluation.report import EvalReport
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.merging.merge import merge
 from adaptermix.settings.evaluation import EvalSettings

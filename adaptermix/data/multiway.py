@@ -14,11 +14,7 @@ from adaptermix.errors import DataError
 from adaptermix.files.text import find_file, json_rows, numbered_lines, parquet_rows
 
 _ENDINGS = ("", ".gz")
-
-
 _TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # as in FLORES+, with the sentences as "text"
-
-
 _FLORES_SPLITS = ("dev", "devtest")
 
 

@@ -11,13 +11,7 @@ from adaptermix.data.alma import read_alma
 from adaptermix.data.languages import FLORES_CODES, is_in_wrong_script, split_pair
 from adaptermix.errors import DataError
 from adaptermix.files.hub import hub_parquet
-from adaptermix.files.text import (
-    find_file,
-    has_file,
-    numbered_lines,
-    parquet_columns,
-    parquet_rows,
-)
+from adaptermix.files.text import find_file, has_file, numbered_lines, parquet_columns, parquet_rows
 
 PAIRS_REPO = "sentence-transformers/parallel-sentences-tatoeba"
 

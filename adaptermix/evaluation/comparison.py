@@ -30,8 +30,6 @@ from adaptermix.tasks.metrics.text import SacreMetric
 from adaptermix.version import __version__
 
 ALL = "macro average"
-
-
 # For each test: what it is called, what its interval is, and what makes an interval and a p-value.
 _TESTS: dict[str, tuple[str, str, Procedure]] = {
     "bootstrap": ("paired bootstrap", "95% interval", percentile),

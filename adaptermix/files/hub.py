@@ -10,14 +10,10 @@ from urllib.parse import unquote
 from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
-
-
 _PLACE = re.compile(
     r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?P<folder>(/[\w-][\w.-]*)*)"
     r"(@(?P<revision>[\w.-]+(/[\w.-]+)*))?"
 )
-
-
 _URL = re.compile(  # a path keeps one slash behind the colon
     r"https?:/{1,2}(huggingface\.co|hf\.co)/(?P<repository>[\w.-]+/[\w.-]+)"
     r"(/(tree|blob)/(?P<revision>refs/\w+/[^/]+|[^/]+)(?P<folder>(/[^/]+)*))?/?"

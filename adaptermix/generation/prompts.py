@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # What a template raises where a program would, besides Jinja's own errors.
 _FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-
-
 _SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template writes these
 
 

@@ -16,8 +16,9 @@ from adaptermix.adapters.names import is_embedding_name
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
-from adaptermix.merging.merge import MergeReport, check_out, merge_record, merge_report
+from adaptermix.merging.merge import check_out, merge_record, merge_report
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
+from adaptermix.merging.report import MergeReport
 from adaptermix.models.files import fingerprint, is_tied, locate_model, weight_files, weight_shapes
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings

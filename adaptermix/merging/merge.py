@@ -1,7 +1,7 @@
 """Merge adapters into one, adapter to adapter: no base model is loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +11,11 @@ from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.card import languages_of
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
-from adaptermix.files.outputs import Report, check_output, real_path
+from adaptermix.files.outputs import check_output, real_path
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
-from adaptermix.merging.tables import merge_view
+from adaptermix.merging.report import MergeReport, MergeSource
 from adaptermix.settings.merging import MergeSettings
-from adaptermix.tables import View
 from adaptermix.version import __version__
-
-
-@dataclass(frozen=True)
-class MergeSource:
-    """One adapter that went into a merge.
-
-    Attributes:
-        path: Where it was.
-        blake3: Hash of its tensors' file.
-        weight: Its weight where no rule of a weights file says otherwise.
-        rank: Rank in its config.
-        modules: Number of modules it updates.
-        inactive: Modules of the result in which it does nothing: absent, or B is zero.
-    """
-
-    path: str
-    blake3: str
-    weight: float
-    rank: int
-    modules: int
-    inactive: int
-
-
-@dataclass(frozen=True)
-class MergeReport(Report):
-    """What was merged into what, and what the method made of the exact weighted sum.
-
-    Attributes:
-        out: The output.
-        method: Name of the method.
-        sources: The adapters, in order.
-        weighting: Weights, rules included.
-        rank: Largest rank of the result.
-        modules: Number of modules that it updates.
-        relative_error: Frobenius norm of the difference to the exact weighted sum of delta
-            weights, over all modules, relative to that sum's norm.
-        cross_term_energy: Squared norm of the cross terms B_i A_j relative to that of the sum.
-        inactive: ``keep`` or ``average``.
-        written: False for a dry run.
-        notes: What looks like a slip.
-    """
-
-    out: str
-    method: str
-    sources: list[MergeSource]
-    weighting: dict[str, Any]
-    rank: int
-    modules: int
-    relative_error: float
-    cross_term_energy: float
-    inactive: str
-    written: bool
-    notes: list[str] = field(default_factory=list)
-
-    def view(self) -> View:
-        """Return what it looks like to a person."""
-        return merge_view(self)
 
 
 def merge(

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.errors import ArtifactError
 from adaptermix.models.files import layer_index
-from adaptermix.models.loading import (
-    compute_dtype,
-    load_class,
-    load_config,
-    model_class,
-    opening,
-)
+from adaptermix.models.loading import compute_dtype, load_class, load_config, model_class, opening
 from adaptermix.settings.shared import ModelSettings
 
 if TYPE_CHECKING:

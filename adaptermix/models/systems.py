@@ -12,13 +12,7 @@ from adaptermix.adapters.matching import check_fits, notes_on_base
 from adaptermix.adapters.systems import BASE
 from adaptermix.errors import AdaptermixError, ArtifactError
 from adaptermix.models.blocks import empty_model
-from adaptermix.models.files import (
-    by,
-    fingerprint,
-    locate_model,
-    read_base_config,
-    weight_shapes,
-)
+from adaptermix.models.files import by, fingerprint, locate_model, read_base_config, weight_shapes
 from adaptermix.models.loading import load_tokenizer, opening
 from adaptermix.settings.shared import ModelSettings
 

@@ -2,56 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from adaptermix.errors import AdaptermixError
-from adaptermix.files.outputs import Report
 from adaptermix.recipes.keys import step_key
+from adaptermix.recipes.report import RecipePlan, Status, StepPlan
 from adaptermix.recipes.state import State
 from adaptermix.recipes.step import Recipe, Step
-from adaptermix.recipes.tables import plan_view
-from adaptermix.tables import View
-
-Status = Literal["finished", "to do", "to do if its inputs change"]
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What a run would do with a step.
-
-    Attributes:
-        needs: Steps whose outputs it reads.
-        cost: What is known of its size: examples, steps, candidates, answers.
-        problem: Why it could not run now, with file and line.
-    """
-
-    name: str
-    command: str
-    status: Status
-    needs: list[str]
-    cost: dict[str, Any]
-    out: str
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class RecipePlan(Report):
-    """What a run of a recipe would do."""
-
-    recipe: str
-    out: str
-    steps: list[StepPlan]
-    problems: list[AdaptermixError] = field(default_factory=list)
-
-    def view(self) -> View:
-        """Return what it looks like to a person."""
-        return plan_view(self)
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the plan as a dictionary for JSON."""
-        steps = [asdict(step) for step in self.steps]
-        return {"recipe": self.recipe, "out": self.out, "steps": steps}
 
 
 def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> RecipePlan:

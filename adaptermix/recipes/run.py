@@ -14,31 +14,16 @@ import shutil
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adaptermix.errors import ArtifactError
-from adaptermix.files.outputs import Report, whole_output, write_json
+from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.recipes.keys import VOLATILE, step_key
 from adaptermix.recipes.plan import blaming, check_steps, chosen_steps, forced_steps, statuses_of
-from adaptermix.recipes.state import State, StepReport, alone_in
+from adaptermix.recipes.report import RecipeReport
+from adaptermix.recipes.state import State, alone_in
 from adaptermix.recipes.step import Recipe, Step
-from adaptermix.recipes.tables import recipe_view
-from adaptermix.tables import View
-
-
-@dataclass(frozen=True)
-class RecipeReport(Report):
-    """What a run of a recipe did."""
-
-    recipe: str
-    out: str
-    steps: list[StepReport]
-
-    def view(self) -> View:
-        """Return what it looks like to a person."""
-        return recipe_view(self)
 
 
 class Watcher(Protocol):

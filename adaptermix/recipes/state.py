@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,28 +11,11 @@ from filelock import FileLock, Timeout
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.recipes.keys import content_hash
+from adaptermix.recipes.report import StepReport
 from adaptermix.recipes.step import Step
 from adaptermix.version import __version__
 
 STATE = "steps.json"
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """A step that was run, or had been.
-
-    Attributes:
-        status: Whether this run ran it.
-        seconds: How long it took, when it ran.
-        record: What the command reported, without times and counts of the run.
-    """
-
-    name: str
-    command: str
-    status: Literal["done", "done before"]
-    seconds: float
-    out: str
-    record: dict[str, Any]
 
 
 class State:

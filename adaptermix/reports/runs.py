@@ -10,10 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, RECORD_KEY
 from adaptermix.errors import AdaptermixError, DataError
-from adaptermix.evaluation.evaluate import EvalReport
+from adaptermix.evaluation.report import EvalReport
 from adaptermix.files.tensors import TensorFile
 from adaptermix.files.text import json_rows, json_value
-from adaptermix.retrieval.analysis import RetrievalReport
+from adaptermix.retrieval.report import RetrievalReport
 from adaptermix.search.record import RECORD_FILE as SEARCH_RECORD
 from adaptermix.search.record import SearchReport
 from adaptermix.settings.shared import complaint

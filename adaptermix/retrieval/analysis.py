@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +18,14 @@ from adaptermix.adapters.systems import read_systems
 from adaptermix.data.languages import flores_code
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
-from adaptermix.files.outputs import Report, check_output, whole_output
+from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.models.loading import check_quantization
 from adaptermix.models.systems import open_systems
 from adaptermix.progress import OnProgress, Progress, ignore
+from adaptermix.retrieval.report import RetrievalPlan, RetrievalReport, files_of
 from adaptermix.retrieval.summary import (
     ALL,
-    Aggregate,
     Grid,
-    LanguageScores,
-    LayerScores,
-    PairScores,
     RetrievalInputs,
     aggregate,
     groups_of_pairs,
@@ -38,86 +34,12 @@ from adaptermix.retrieval.summary import (
     scores_by_language,
     scores_by_layer,
 )
-from adaptermix.retrieval.tables import files_of, retrieval_view
-from adaptermix.retrieval.task_scores import LEAST, ScoreCorrelation, correlations_of, read_scores
+from adaptermix.retrieval.task_scores import LEAST, correlations_of, read_scores
 from adaptermix.settings.evaluation import RetrievalSettings
-from adaptermix.tables import View, pairs
 from adaptermix.version import __version__
 
 if TYPE_CHECKING:
     from adaptermix.retrieval.representations import LayerReader
-
-
-@dataclass(frozen=True)
-class RetrievalReport(Report):
-    """Retrieval of all systems; lists of values are parallel to ``layers``.
-
-    Attributes:
-        depth: Number of the model's blocks, and of its last layer; layer 0 is the embeddings.
-        groups: Languages by the name of their group, those that were analyzed.
-        extracted: Systems times languages whose representations were computed.
-        reused: The same, taken from the cache.
-    """
-
-    kind: str = field(default="retrieval", kw_only=True)
-    systems: list[str]
-    langs: list[str]
-    split: str
-    sentences: int
-    pooling: str
-    pool_skip: int = field(default=0, kw_only=True)  # records of before it have none
-    neighbors: int
-    pivot: str
-    depth: int
-    layers: list[int]
-    groups: dict[str, list[str]]
-    pairs: list[PairScores]
-    by_language: list[LanguageScores]
-    by_layer: list[LayerScores]
-    aggregates: list[Aggregate]
-    correlations: list[ScoreCorrelation]
-    extracted: int
-    reused: int
-    notes: list[str]
-    out: str
-
-    def view(self) -> View:
-        """Return what it looks like to a person."""
-        return retrieval_view(self)
-
-
-@dataclass(frozen=True)
-class RetrievalPlan(Report):
-    """What an analysis would do.
-
-    Attributes:
-        missing: Systems times languages that have to be extracted.
-        missing_bytes: What their representations take on disk.
-    """
-
-    systems: list[str]
-    langs: list[str]
-    sentences: int
-    layers: list[int]
-    pairs: int
-    missing: int
-    known: int
-    missing_bytes: int
-    out: str
-
-    def view(self) -> View:
-        """Return what it looks like to a person."""
-        rows = {
-            "systems": " ".join(self.systems),
-            "languages": " ".join(self.langs),
-            "sentences": f"{self.sentences:,}",
-            "layers": " ".join(map(str, self.layers)),
-            "pairs": f"{self.pairs:,}, both directions",
-            "to extract": f"{self.missing:,} of {self.missing + self.known:,} languages",
-            "disk": f"{self.missing_bytes / 1e6:,.1f} MB",
-            "would write": self.out,
-        }
-        return View([pairs(rows)])
 
 
 def analyze(

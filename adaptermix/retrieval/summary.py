@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from adaptermix.models.systems import Systems
     from adaptermix.retrieval.representations import Extractor, Text
-    from adaptermix.retrieval.task_scores import TaskScores
 
 ALL = "all"
 EVEN, EVERY, MIDDLE, ASKED = "even layers", "all layers", "middle layer", "layers asked for"
@@ -234,3 +233,20 @@ def aggregate(
         for values in (scores.accuracy, scores.mexa)
     )
     return Aggregate(scores.system, scores.over, name, chosen, accuracy, mexa)
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Task scores that have a retrieval accuracy beside them.
+
+    Attributes:
+        metric: Their name.
+        values: By system, then by the language as the record has it.
+        indices: For each such language, the language, or the pair of them, in the analysis.
+        unknown: Languages of the record that were not analyzed.
+    """
+
+    metric: str
+    values: dict[str, dict[str, float]]
+    indices: dict[str, tuple[int, ...]]
+    unknown: list[str]

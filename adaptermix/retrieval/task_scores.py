@@ -14,7 +14,7 @@ from adaptermix.data.languages import flores_code
 from adaptermix.errors import DataError
 from adaptermix.files.text import json_value
 from adaptermix.retrieval.correlation import Correlation, pearson, spearman
-from adaptermix.retrieval.summary import ALL, Grid, RetrievalInputs, scores_of_languages
+from adaptermix.retrieval.summary import ALL, Grid, RetrievalInputs, TaskScores, scores_of_languages
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,23 +43,6 @@ class ScoreCorrelation:
     points: list[Point]
     pearson: Correlation
     spearman: Correlation
-
-
-@dataclass(frozen=True)
-class TaskScores:
-    """Task scores that have a retrieval accuracy beside them.
-
-    Attributes:
-        metric: Their name.
-        values: By system, then by the language as the record has it.
-        indices: For each such language, the language, or the pair of them, in the analysis.
-        unknown: Languages of the record that were not analyzed.
-    """
-
-    metric: str
-    values: dict[str, dict[str, float]]
-    indices: dict[str, tuple[int, ...]]
-    unknown: list[str]
 
 
 def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:

@@ -6,9 +6,9 @@ from itertools import permutations
 
 from adaptermix.adapters.systems import Baseline
 from adaptermix.evaluation.comparison import ALL, Comparison, PairedTest
-from adaptermix.evaluation.evaluate import EvalReport, SystemScores
-from adaptermix.retrieval.analysis import RetrievalReport
+from adaptermix.evaluation.report import EvalReport, SystemScores
 from adaptermix.retrieval.correlation import Correlation
+from adaptermix.retrieval.report import RetrievalReport
 from adaptermix.retrieval.summary import Aggregate, LanguageScores, LayerScores, PairScores
 from adaptermix.retrieval.task_scores import Point, ScoreCorrelation
 from adaptermix.tasks.metrics.metric import Score

@@ -35,9 +35,8 @@ from adaptermix.search.candidates import (
 )
 from adaptermix.search.halving import SuccessiveHalving, choose
 from adaptermix.search.learn import WeightedMerge
-from adaptermix.search.record import STAGE, CandidateResult, search_folder
+from adaptermix.search.record import STAGE, CandidateResult, candidate_table, search_folder
 from adaptermix.search.run import _told_apart, plan_search, search
-from adaptermix.search.tables import candidate_table
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.tasks.massive import Massive, SlotExample
 from adaptermix.tasks.metrics.significance import Difference, Interval

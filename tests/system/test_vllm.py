@@ -233,13 +233,13 @@ def test_a_search_has_all_candidates_in_one_engine(tmp_path, model_dir, corpus_d
     code = """
 import json, sys
 from pathlib import Path
-from adaptermix.generation import decoder
+from adaptermix.generation import cached
 from adaptermix.search.run import search
 from adaptermix.settings.merging import SearchSettings
 if __name__ == "__main__":
     started = []
-    make = decoder.make_generator
-    decoder.make_generator = lambda *given: started.append(given) or make(*given)
+    make = cached.make_generator
+    cached.make_generator = lambda *given: started.append(given) or make(*given)
     settings = SearchSettings.model_validate_json(sys.argv[1])
     report = search([Path(path) for path in sys.argv[2:]], settings)
     print("RESULT", json.dumps([len(started), report.as_record()["candidates"]]))

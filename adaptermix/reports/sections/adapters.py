@@ -5,8 +5,12 @@ from dataclasses import replace
 
 from adaptermix.adapters.card import made_of, sources_of
 from adaptermix.adapters.format import layer_of
-from adaptermix.adapters.inspection import AdapterReport, InspectReport
-from adaptermix.adapters.tables import adapter_name, interference_table
+from adaptermix.adapters.report import (
+    AdapterReport,
+    InspectReport,
+    adapter_name,
+    interference_table,
+)
 from adaptermix.plots import PALETTE, lines
 from adaptermix.reports.sections.section import Section
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from adaptermix.adapters.inspection import InspectReport, inspect
+from adaptermix.adapters.inspection import inspect
+from adaptermix.adapters.report import InspectReport, adapter_name, provenance_table
 from adaptermix.adapters.systems import BASE
-from adaptermix.adapters.tables import adapter_name, provenance_table
-from adaptermix.evaluation.tables import glance_table
+from adaptermix.evaluation.report import glance_table
 from adaptermix.plots import colors_of
 from adaptermix.reports.runs import Run, Runs
 from adaptermix.reports.sections.adapters import adapters_section, recipe_section

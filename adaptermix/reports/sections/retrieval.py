@@ -5,15 +5,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from adaptermix.adapters.inspection import InspectReport
-from adaptermix.adapters.tables import adapter_name
+from adaptermix.adapters.report import InspectReport, adapter_name
 from adaptermix.errors import ConfigError
 from adaptermix.models.files import layer_index
 from adaptermix.plots import Plot, colors_of, heat_map, lines, scatter
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.section import Section
-from adaptermix.retrieval.analysis import RetrievalReport
-from adaptermix.retrieval.tables import aggregate_table, correlation_table
+from adaptermix.retrieval.report import RetrievalReport, aggregate_table, correlation_table
 from adaptermix.retrieval.task_scores import ScoreCorrelation
 from adaptermix.tables import Table, scaled, titled
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from adaptermix.evaluation.evaluate import EvalReport
-from adaptermix.evaluation.tables import (
+from adaptermix.evaluation.report import (
+    EvalReport,
     baseline_sentence,
     count_table,
     difference_table,

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.section import Section
-from adaptermix.search.record import SearchReport, plot_of
-from adaptermix.search.tables import candidate_table
+from adaptermix.search.record import SearchReport, candidate_table, plot_of
 
 
 def search_section(name: str, run: Run, colors: Mapping[str, str]) -> Section:

@@ -23,8 +23,6 @@ SAMPLES = 1000  # resamples of the bootstrap, sacreBLEU's default
 TRIALS = 10_000  # of approximate randomization, sacreBLEU's default
 SEED = 12345  # sacreBLEU's
 ALPHA = 0.05
-
-
 Statistics = Float[np.ndarray, "examples stats"]
 # From sums [..., stats] to scores [...].
 Value = Callable[[Float[np.ndarray, "*batch stats"]], Float[np.ndarray, "*batch"]]
@@ -59,8 +57,6 @@ class Difference:
 
 # Scores of the resamples of two systems, [samples] each.
 Drawn = tuple[Float[np.ndarray, " samples"], Float[np.ndarray, " samples"]]
-
-
 # From the difference seen and those of the resamples to what they say together.
 Procedure = Callable[[float, Float[np.ndarray, " samples"]], Difference]
 

@@ -1,18 +1,19 @@
-"""Retrieval analyses as tables."""
+"""What a retrieval analysis returns, and how it looks."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
+from adaptermix.files.outputs import Report
 from adaptermix.retrieval.correlation import Correlation
-from adaptermix.retrieval.summary import ALL
-from adaptermix.tables import RULE, Row, Table, View, noted, titled
-
-if TYPE_CHECKING:
-    from adaptermix.retrieval.analysis import RetrievalReport
-    from adaptermix.retrieval.task_scores import ScoreCorrelation
+from adaptermix.retrieval.summary import ALL, Aggregate, LanguageScores, LayerScores, PairScores
+from adaptermix.retrieval.task_scores import ScoreCorrelation
+from adaptermix.tables import RULE, Row, Table, View, noted, pairs, titled
 
 
-def retrieval_view(report: "RetrievalReport") -> View:
+def retrieval_view(report: RetrievalReport) -> View:
     """Show retrieval accuracy by layer, by language and by group, and what it goes with."""
     over = "all pairs" if report.pivot == ALL else f"pairs with {report.pivot}"
     sized = f"{report.split}, {report.sentences:,} sentences, {len(report.langs)} languages"
@@ -39,7 +40,7 @@ def _percent(values: Iterable[float]) -> list[str]:
 
 
 def _layer_table(
-    report: "RetrievalReport", title: str, over: str = ALL, value: str = "accuracy"
+    report: RetrievalReport, title: str, over: str = ALL, value: str = "accuracy"
 ) -> Table:
     curves = [getattr(scores, value) for scores in report.by_layer if scores.over == over]
     rows: list[Row] = [
@@ -55,7 +56,7 @@ def _layer_table(
     return Table("layers", title, columns, rows, align="r" * len(columns))
 
 
-def _language_table(report: "RetrievalReport") -> Table:
+def _language_table(report: RetrievalReport) -> Table:
     """Show each language and group by the first reading there is, the paper's by default."""
     first = report.aggregates[0] if report.aggregates else None
     chosen = first.layers if first else report.layers
@@ -76,7 +77,7 @@ def _language_table(report: "RetrievalReport") -> Table:
     return Table("languages", title, ["language", *report.systems], rows)
 
 
-def correlation_table(correlations: Sequence["ScoreCorrelation"], reading: str) -> Table:
+def correlation_table(correlations: Sequence[ScoreCorrelation], reading: str) -> Table:
     """Show how retrieval by one reading goes with scores, as figure 1b at the middle layer."""
     first = correlations[0]
     title = f"{first.system} retrieval, {reading}, and {titled(first.metric)} over languages"
@@ -98,7 +99,7 @@ def _coefficient(found: Correlation) -> tuple[str, str]:
     return f"{found.r:.3f}", "<0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
 
 
-def aggregate_table(report: "RetrievalReport") -> Table:
+def aggregate_table(report: RetrievalReport) -> Table:
     """Return the means of every group by every reading."""
     found = {(a.system, a.over, a.reading): a for a in report.aggregates}
     rows: list[Row] = []
@@ -110,7 +111,7 @@ def aggregate_table(report: "RetrievalReport") -> Table:
     return Table("aggregates", "Retrieval accuracy", ["", *report.systems], rows, note)
 
 
-def files_of(report: "RetrievalReport") -> list[Table]:
+def files_of(report: RetrievalReport) -> list[Table]:
     """Return the tables that an analysis leaves as CSV, a row a layer."""
 
     def by_layer(name: str, scores: Iterable[Any], keys: str, values: str) -> Table:
@@ -136,3 +137,75 @@ def files_of(report: "RetrievalReport") -> list[Table]:
         by_layer("pairs", report.pairs, "system source target", "accuracy mexa"),
         Table("aggregates", "", columns, means),
     ]
+
+
+@dataclass(frozen=True)
+class RetrievalReport(Report):
+    """Retrieval of all systems; lists of values are parallel to ``layers``.
+
+    Attributes:
+        depth: Number of the model's blocks, and of its last layer; layer 0 is the embeddings.
+        groups: Languages by the name of their group, those that were analyzed.
+        extracted: Systems times languages whose representations were computed.
+        reused: The same, taken from the cache.
+    """
+
+    kind: str = field(default="retrieval", kw_only=True)
+    systems: list[str]
+    langs: list[str]
+    split: str
+    sentences: int
+    pooling: str
+    pool_skip: int = field(default=0, kw_only=True)  # records of before it have none
+    neighbors: int
+    pivot: str
+    depth: int
+    layers: list[int]
+    groups: dict[str, list[str]]
+    pairs: list[PairScores]
+    by_language: list[LanguageScores]
+    by_layer: list[LayerScores]
+    aggregates: list[Aggregate]
+    correlations: list[ScoreCorrelation]
+    extracted: int
+    reused: int
+    notes: list[str]
+    out: str
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return retrieval_view(self)
+
+
+@dataclass(frozen=True)
+class RetrievalPlan(Report):
+    """What an analysis would do.
+
+    Attributes:
+        missing: Systems times languages that have to be extracted.
+        missing_bytes: What their representations take on disk.
+    """
+
+    systems: list[str]
+    langs: list[str]
+    sentences: int
+    layers: list[int]
+    pairs: int
+    missing: int
+    known: int
+    missing_bytes: int
+    out: str
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        rows = {
+            "systems": " ".join(self.systems),
+            "languages": " ".join(self.langs),
+            "sentences": f"{self.sentences:,}",
+            "layers": " ".join(map(str, self.layers)),
+            "pairs": f"{self.pairs:,}, both directions",
+            "to extract": f"{self.missing:,} of {self.missing + self.known:,} languages",
+            "disk": f"{self.missing_bytes / 1e6:,.1f} MB",
+            "would write": self.out,
+        }
+        return View([pairs(rows)])

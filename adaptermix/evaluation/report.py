@@ -1,14 +1,26 @@
-"""Evaluations and scores as tables."""
+"""What an evaluation returns, and how it looks."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
-from adaptermix.evaluation.comparison import ALL, Comparison
-from adaptermix.tables import RULE, Cell, Line, Row, Table, View, noted, shown, titled
-
-if TYPE_CHECKING:
-    from adaptermix.evaluation.evaluate import EvalReport
+from adaptermix.adapters.systems import Baseline
+from adaptermix.evaluation.comparison import ALL, Comparison, PairedTest
+from adaptermix.files.outputs import NotedReport, Report
+from adaptermix.tables import (
+    RULE,
+    Cell,
+    Line,
+    Row,
+    Table,
+    View,
+    counted,
+    noted,
+    pairs,
+    shown,
+    titled,
+)
+from adaptermix.tasks.metrics.metric import Score
 
 _COUNTS = {
     "malformed answers": "malformed",
@@ -173,3 +185,93 @@ def files_of(report: "EvalReport") -> list[Table]:
         replace(score_table(report), columns=["lang", *report.systems]),
         Table("differences", "", columns, [list(row.values()) for row in compared]),
     ]
+
+
+@dataclass(frozen=True)
+class SystemScores:
+    """One system on one language; ``score`` is the first of its ``scores``."""
+
+    system: str
+    lang: str
+    score: Score
+    examples: int
+    malformed: int
+    cut_answers: int
+    truncated_prompts: int
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class EvalReport(Report):
+    """Scores of all systems on all languages.
+
+    Attributes:
+        decoded: Prompts that the engine answered.
+        reused: Prompts whose answers were known.
+        macro: For every system, the mean over the languages.
+        groups: Languages by the name of their group, those that were tested.
+        group_macro: For every group, what ``macro`` is for all languages.
+        comparisons: Every system against the baseline, where there are two systems or more.
+        baseline: What they are compared with, and why; None in records of before it.
+        test: How they are compared; None where nothing is.
+    """
+
+    task: str
+    split: str
+    engine: str
+    decoded: int
+    reused: int
+    systems: list[str]
+    langs: list[str]
+    cells: list[SystemScores]
+    macro: dict[str, float]
+    groups: dict[str, list[str]]
+    group_macro: dict[str, dict[str, float]]
+    comparisons: list[Comparison]
+    notes: list[str]
+    out: str
+    baseline: Baseline | None = None
+    test: PairedTest | None = None
+
+    @property
+    def reference(self) -> str:
+        """Name of the system that the others are compared with."""
+        if self.baseline is not None:
+            return self.baseline.name
+        return self.comparisons[0].baseline if self.comparisons else self.systems[0]
+
+    def cell(self, system: str, lang: str) -> SystemScores:
+        """Return one system's result on one language."""
+        return next(c for c in self.cells if (c.system, c.lang) == (system, lang))
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return evaluation_view(self)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON; examples' scores are in the predictions."""
+        record = super().as_record()
+        for cell in record["cells"]:
+            for score in (cell["score"], *cell["scores"].values()):
+                del score["segments"]
+        return record
+
+
+@dataclass(frozen=True)
+class EvalPlan(NotedReport):
+    """What an evaluation would do."""
+
+    systems: list[str]
+    examples: dict[str, int]
+    longest_prompt: int
+    out: str
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        rows = {
+            "systems": " ".join(self.systems),
+            "examples": counted(self.examples),
+            "longest prompt": f"{self.longest_prompt:,} tokens",
+            "would write": self.out,
+        }
+        return View([pairs(rows)])

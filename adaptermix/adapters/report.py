@@ -1,0 +1,277 @@
+"""What an inspection of adapters returns, and how it looks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from adaptermix.adapters.card import data_of, made_of, model_name
+from adaptermix.files.outputs import Report
+from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printable, ranges
+
+
+def inspection_view(report: "InspectReport") -> View:
+    """Show what every adapter is, its norms, and how every two of them meet."""
+    parts: list[Table | Line] = []
+    for number, adapter in enumerate(report.adapters, start=1):
+        label = f"{number}  " if len(report.adapters) > 1 else ""
+        parts += [Cell(f"{label}{adapter.path}", look="strong"), _adapter_table(adapter), ""]
+    remarks = []
+    for pair in report.pairs:
+        parts += [_pair_table(report, pair), ""]
+    if report.pairs:
+        remarks.append(
+            "cosine: above 0 they add up, below 0 they cancel, near 0 they are independent. "
+            "Overlap: how far they write to the same directions (out) and read from the same "
+            "(in), 0 to 1; beside it, that of random subspaces."
+        )
+    else:
+        rows = [[row.name, _norm(row.norms[0])] for row in (*report.rows, report.total)]
+        parts.append(Table("norms", "", ["", "norm"], rows))
+    return View(parts, [*remarks, *noted(report.notes)])
+
+
+def _adapter_table(adapter: "AdapterReport") -> Table:
+    scaling = ", ".join(f"{value:.4g}" for value in adapter.scalings)
+    inactive = len(adapter.inactive_modules)
+    rows = {
+        "base": adapter.base or "not recorded",
+        "fingerprint": adapter.base_fingerprint,
+        "made by": adapter.origin,
+        "rank": ", ".join(map(str, adapter.ranks)),
+        "alpha": f"{adapter.alpha:g}",
+        "scaling": scaling + (" (rsLoRA)" if adapter.rslora else ""),
+        "modules": f"{adapter.modules}: {' '.join(adapter.kinds)}",
+        "layers": ranges(adapter.layers),
+        "active in": f"{ranges(adapter.active_layers)}; {inactive} modules do nothing"
+        if inactive
+        else None,
+        "norm": _norm(adapter.norm),
+        "parameters": f"{adapter.parameters:,} in {', '.join(adapter.dtypes)}",
+        "file": f"{adapter.bytes:,} bytes",
+        "BLAKE3": adapter.blake3,
+    }
+    return pairs([name, str(value)] for name, value in rows.items() if value)
+
+
+def _pair_table(report: "InspectReport", pair: tuple[int, int]) -> Table:
+    columns = ["", *(f"norm {at + 1}" for at in pair), "cosine", "modules"]
+    columns += ["overlap\nout", "random", "overlap\nin", "random"]
+    rows = []
+    for row in (*report.rows, report.total):
+        met = row.comparison(pair)
+        cosine, *overlaps = _meeting(met)
+        modules = str(met.modules) if met else "-"
+        norms = (_norm(row.norms[at]) for at in pair)
+        rows.append([row.name, *norms, cosine, modules, *overlaps])
+    return Table("meeting", "", columns, rows)
+
+
+def _meeting(met: "Comparison | None") -> list[str]:
+    """Write the cosine, and on both sides the overlap and that of random subspaces."""
+    if met is None:
+        return ["-"] * 5
+    overlaps = (met.overlap_out, met.random_out, met.overlap_in, met.random_in)
+    return [f"{met.cosine:+z.3f}", *(f"{number:.4f}" for number in overlaps)]
+
+
+def _norm(value: float | None) -> str:
+    return "-" if value is None else f"{value:#.4g}"
+
+
+def interference_table(met: Iterable[tuple[str, int, "Comparison"]]) -> Table:
+    """Return how adapters meet, a row each label and layer."""
+    rows = [[f"{label}, layer {layer}", *_meeting(found)] for label, layer, found in met]
+    columns = ["adapters", "cosine", "overlap out", "random", "overlap in", "random"]
+    return Table("interference", "Interference by layer", columns, rows)
+
+
+def provenance_table(report: "InspectReport") -> Table:
+    """Return the table of where adapters come from."""
+    rows: list[Row] = []
+    for adapter in report.adapters:
+        record = adapter.record
+        made = " + ".join(f"{weight:g} × {name}" for name, weight in made_of(record))
+        rows.append(
+            [
+                adapter_name(adapter.path),
+                printable(str(record.get("command", "not recorded"))),
+                printable(made or data_of(record)) or "not recorded",
+                model_name(adapter.base),
+                ", ".join(map(str, adapter.ranks)),
+                ranges(adapter.active_layers),
+                f"{adapter.norm:.4g}",
+                adapter.blake3[:12],
+            ]
+        )
+    columns = ["adapter", "made by", "from", "base", "rank", "layers", "norm", "BLAKE3"]
+    return Table("adapters-made", "What was made from what", columns, rows)
+
+
+def adapter_name(path: str) -> str:
+    """Return the name of an adapter as ``eval`` has it."""
+    return printable(Path(path).resolve().name.removesuffix(".safetensors"))
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What one adapter is, by its files.
+
+    Attributes:
+        path: Where it is, or its name on the hub.
+        base: Base model it was trained on, where it says so.
+        base_fingerprint: Hash of that base, where adaptermix made the adapter.
+        ranks: Ranks of its modules, each once.
+        alpha: LoRA alpha in its config.
+        rslora: Whether the scaling is alpha / sqrt(rank).
+        scalings: What products of factors are multiplied by, each once.
+        kinds: Kinds of its modules, as ``q_proj``.
+        modules: Number of modules it updates.
+        inactive_modules: Those in which it changes nothing: B is zero.
+        layers: Indices of the decoder blocks with an update.
+        active_layers: Those in which it changes something.
+        whole_weights: Names of weights that it replaces; they take no part in any other number.
+        parameters: Numbers in all its tensors.
+        dtypes: Precisions of its factors, each once.
+        bytes: Size of its tensors' file.
+        blake3: Hash of that file.
+        norm: Frobenius norm of its delta weights, over all modules.
+        config: PEFT's LoRA config.
+        record: What adaptermix wrote of its making; empty for adapters made elsewhere.
+    """
+
+    path: str
+    base: str | None
+    base_fingerprint: str | None
+    ranks: list[int]
+    alpha: float
+    rslora: bool
+    scalings: list[float]
+    kinds: list[str]
+    modules: int
+    inactive_modules: list[str]
+    layers: list[int]
+    active_layers: list[int]
+    whole_weights: list[str]
+    parameters: int
+    dtypes: list[str]
+    bytes: int
+    blake3: str
+    norm: float
+    config: dict[str, Any]
+    record: dict[str, Any]
+
+    @property
+    def origin(self) -> str:
+        """What is known of its making, in one line."""
+        if "adaptermix" not in self.record:
+            version = self.config.get("peft_version")
+            return f"PEFT {version}" if version else "not recorded"
+        made = f"adaptermix {self.record['adaptermix']}, {self.record.get('command', 'unknown')}"
+        details = [_sources(self.record), _scores(self.record)]
+        return ": ".join([made, *filter(None, details)])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two adapters meet, over the modules in which both are active.
+
+    Attributes:
+        adapters: Which two, counted from 0.
+        modules: Number of these modules.
+        inner_product: Of the delta weights.
+        cosine: Of the delta weights.
+        overlap_out: Mean squared cosine of the principal angles of the column spaces.
+        overlap_in: The same of the row spaces.
+        random_out: What ``overlap_out`` is of random subspaces, on average.
+        random_in: The same for ``overlap_in``.
+    """
+
+    adapters: tuple[int, int]
+    modules: int
+    inner_product: float
+    cosine: float
+    overlap_out: float
+    overlap_in: float
+    random_out: float
+    random_in: float
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """Some modules together: a decoder block, a kind, a single module, or all of them.
+
+    Attributes:
+        name: What they are.
+        norms: Norm of each adapter's delta weights; None where it has no module here.
+        comparisons: Every two adapters that are both active in one of the modules.
+    """
+
+    name: str
+    norms: list[float | None]
+    comparisons: list[Comparison]
+
+    def comparison(self, pair: tuple[int, int]) -> Comparison | None:
+        """Return how two adapters meet here, if they do."""
+        return next((c for c in self.comparisons if c.adapters == pair), None)
+
+
+@dataclass(frozen=True)
+class InspectReport(Report):
+    """What adapters are and where they interfere.
+
+    Attributes:
+        adapters: The adapters, in order.
+        total: All modules together.
+        layers: By decoder block; modules outside of blocks have rows of their own.
+        kinds: By kind of module.
+        modules: By module.
+        by: Which of the three to show.
+        notes: What to mind.
+    """
+
+    adapters: list[AdapterReport]
+    total: ModuleRow
+    layers: list[ModuleRow]
+    kinds: list[ModuleRow]
+    modules: list[ModuleRow]
+    by: str
+    notes: list[str]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every two adapters."""
+        return list(combinations(range(len(self.adapters)), 2))
+
+    @property
+    def rows(self) -> list[ModuleRow]:
+        """The rows to show."""
+        return {"layer": self.layers, "kind": self.kinds, "module": self.modules}[self.by]
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return inspection_view(self)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        record = super().as_record()
+        del record["by"]
+        return record
+
+
+def _sources(record: dict[str, Any]) -> str:
+    """Tell a merge's method and sources; records of other hands may hold anything."""
+    sources = record.get("sources")
+    if not isinstance(sources, list):
+        return ""
+    terms = [f"{s.get('weight')} x {s.get('path')}" for s in sources if isinstance(s, dict)]
+    return f"{record.get('method')}, {' + '.join(terms)}"
+
+
+def _scores(record: dict[str, Any]) -> str:
+    scores = record.get("dev")
+    if not isinstance(scores, dict):
+        return ""
+    numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+    return ", ".join(f"dev {name} {value:.4g}" for name, value in numbers.items())

@@ -1,0 +1,128 @@
+"""What a recipe's plan and run return, and how they look."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from adaptermix.errors import AdaptermixError
+from adaptermix.files.outputs import Report
+from adaptermix.tables import Table, View
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step that was run, or had been.
+
+    Attributes:
+        status: Whether this run ran it.
+        seconds: How long it took, when it ran.
+        record: What the command reported, without times and counts of the run.
+    """
+
+    name: str
+    command: str
+    status: Literal["done", "done before"]
+    seconds: float
+    out: str
+    record: dict[str, Any]
+
+
+def recipe_view(report: "RecipeReport") -> View:
+    """Show what became of every step."""
+    rows = [
+        [
+            *(step.name, step.command, step.status),
+            f"{step.seconds:,.0f} s" if step.status == "done" else "",
+            step.out,
+        ]
+        for step in report.steps
+    ]
+    columns = ["step", "command", "", "time", "output"]
+    return View([Table("steps", "", columns, rows, align="lllrl")])
+
+
+def plan_view(plan: "RecipePlan") -> View:
+    """Show what a run of a recipe would do with every step."""
+    rows = [
+        [
+            *(step.name, step.command, step.status, ", ".join(step.needs)),
+            _size(step),
+        ]
+        for step in plan.steps
+    ]
+    columns = ["step", "command", "", "after", "size"]
+    table = Table("steps", "", columns, rows, align="lllll")
+    return View([table, f"would write to {plan.out}"])
+
+
+def _size(step: "StepPlan") -> str:
+    """Write what is known of a step's size in a few words, and whether it cannot run here."""
+    cost = step.cost
+    parts = []
+    if examples := cost.get("examples"):
+        langs = f"{len(examples)} languages" if len(examples) > 1 else next(iter(examples))
+        parts.append(f"{sum(examples.values()):,} examples in {langs}")
+    if steps := cost.get("planned_steps"):
+        parts.append(f"at most {steps:,} steps")
+    if candidates := cost.get("candidates"):
+        parts.append(f"{len(candidates)} candidates")
+    if answers := cost.get("answers"):
+        parts.append(f"at most {answers:,} answers")
+    if modules := cost.get("modules"):
+        parts.append(f"rank {cost['rank']} in {modules} modules")
+    if step.problem:
+        parts.append("cannot run, see below")
+    return ", ".join(parts)
+
+
+Status = Literal["finished", "to do", "to do if its inputs change"]
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a run would do with a step.
+
+    Attributes:
+        needs: Steps whose outputs it reads.
+        cost: What is known of its size: examples, steps, candidates, answers.
+        problem: Why it could not run now, with file and line.
+    """
+
+    name: str
+    command: str
+    status: Status
+    needs: list[str]
+    cost: dict[str, Any]
+    out: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class RecipePlan(Report):
+    """What a run of a recipe would do."""
+
+    recipe: str
+    out: str
+    steps: list[StepPlan]
+    problems: list[AdaptermixError] = field(default_factory=list)
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return plan_view(self)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the plan as a dictionary for JSON."""
+        steps = [asdict(step) for step in self.steps]
+        return {"recipe": self.recipe, "out": self.out, "steps": steps}
+
+
+@dataclass(frozen=True)
+class RecipeReport(Report):
+    """What a run of a recipe did."""
+
+    recipe: str
+    out: str
+    steps: list[StepReport]
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        return recipe_view(self)
