@@ -32,11 +32,10 @@ ELSEWHERE = {
     "retrieval/summary.py": "retrieval/test_analysis.py, by the report",
     "retrieval/task_scores.py": "retrieval/test_analysis.py, by the report",
     "settings/*.py": "commands/test_settings_file.py",
-    "*/tables.py": "what commands print: system/test_recorded.py",
+    "*/report.py": "what commands print: system/test_recorded.py",
     "tasks/metrics/comet_worker.py": "system/test_comet.py, in COMET's environment",
     "tasks/metrics/equality.py": "reports/test_page.py",
     "tasks/task.py": "every task's own test",
-    "training/report.py": "reports/test_page.py",
     "training/steps.py": "training/test_run.py, through trainings",
     "training/sweep.py": "training/test_align.py, through a temperature's search",
 }

@@ -17,7 +17,6 @@ from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
 from adaptermix.generation.prompts import PromptEncoder
-from adaptermix.generation.transformers_engine import TransformersGenerator
 from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator, vllm_lacks
 from adaptermix.models.files import fingerprint
 from adaptermix.models.loading import check_quantization, compute_dtype, opening
@@ -77,6 +76,8 @@ def make_generator(
     """
     if engine == "vllm":
         return VllmGenerator(settings, folder, tokenizer, stop_ids, limits)
+    from adaptermix.generation.transformers_engine import TransformersGenerator
+
     return TransformersGenerator(settings, folder, tokenizer, stop_ids)
 
 

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, first_line
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainSettings
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LOADED = 8  # adapters that one base model holds, at most
@@ -43,12 +42,12 @@ def opening(what: str, hint: str | None = None) -> Iterator[None]:
         name = (error.name or "").partition(".")[0]
         line = pip[0].strip() if pip else f"pip install {name}" if name else hint
         raise ResourceError(f"{what}: {first_line(error)}", hint=line) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(
-            f"{what}: not enough memory: {first_line(error)}",
-            hint="--dtype bfloat16 needs less than float32",
-        ) from error
     except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+            raise ResourceError(
+                f"{what}: not enough memory: {first_line(error)}",
+                hint="--dtype bfloat16 needs less than float32",
+            ) from error
         if "trust_remote_code" in str(error):
             hint = "--trust-remote-code runs the model's own code; know whose it is"
         kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
@@ -213,6 +212,8 @@ def load_class(
 
 
 def _device() -> Any:
+    import torch
+
     return torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
 
 
