@@ -188,6 +188,11 @@ def as_peft(
     if len({match["name"] for match in found.values()}) == 1:
         names = {name: name for name in file.specs}
         names |= {name: f"{m['factor']}{m['part'] or ''}" for name, m in found.items()}
+        first: dict[str, str] = {}
+        for name, meant in names.items():
+            if meant in first:
+                raise ArtifactError(f"{weights}: '{name}' and '{first[meant]}' are the same factor")
+            first[meant] = name
         file = RenamedTensors(file, names)
     return file, header
 

@@ -59,7 +59,8 @@ def test_a_variant_of_a_task_adapter_means_what_was_trained(tmp_path, model_dir,
         if key != "target_modules":
             assert adapter.config[key] == (list(value) if key.startswith("layers") else value)
     merge([tmp_path / "adapter"], MergeSettings(weights=(1.0,), out=tmp_path / "merged"))
-    torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "merged"), expected)
+    merged = logits_through_peft(model_dir, tmp_path / "merged")
+    torch.testing.assert_close(merged, expected, rtol=1e-5, atol=5e-5)  # B holds the scaling
 
 
 @pytest.mark.parametrize("name", VARIANTS)
