@@ -101,7 +101,7 @@ def lora(
     return tensors, {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "base",
+        "base_model_name_or_path": "../../adaptermix/demo_data/base",
         "r": rank,
         "lora_alpha": 2 * rank,
         "lora_bias": with_bias,
