@@ -32,6 +32,7 @@ CHILD = """
 import sys
 from pathlib import PosixPath
 sys.path[:0] = {paths!r}
+from test_processes import train_all, {prepare}
 {prepare}()
 train_all({model!r}, {corpus!r}, {out!r})
 """

@@ -212,7 +212,7 @@ def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir,
         for engine in ("transformers", "vllm")
     )
     code = (
-        "import sys; from adaptermix.settings.shared import EvalSettings; "
+        "import sys; from adaptermix.settings.evaluation import EvalSettings; "
         "from adaptermix.evaluation.evaluate import evaluate; "
         "report = evaluate(EvalSettings.model_validate_json(sys.argv[1])); "
         "print('RESULT', __import__('json').dumps(report.engine))"
