@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import multiprocessing.util  # noqa: F401  (see below)
 import os
 import subprocess
 import sys
@@ -24,6 +25,10 @@ from adaptermix.generation.engine import (
 )
 from adaptermix.models.loading import compute_dtype
 from adaptermix.settings.shared import EngineSettings
+
+# multiprocessing waits at exit for its children, and vLLM's engine ends by a weakref.finalize. What
+# was registered last runs first, so multiprocessing must come before the first finalize (that of a
+# temporary folder): otherwise a command that has ended waits for its engine for ever.
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
