@@ -16,6 +16,9 @@ from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.locations import Location
 from adaptermix.settings.shared import Settings, keys_of
 
+# What the recipe itself decides for a step.
+MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
+
 
 @dataclass(frozen=True)
 class Argument:

@@ -10,10 +10,10 @@ from typing import Any, get_args
 from pydantic import BeforeValidator
 
 from adaptermix.commands.catalog import COMMANDS
+from adaptermix.commands.command import MANAGED
 from adaptermix.settings.shared import ModelSettings, Settings
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_MANAGED = ("out", "resume")  # settings that a recipe decides itself
 Schema = dict[str, Any]
 
 
@@ -32,7 +32,7 @@ def recipe_schema() -> Schema:
     tops = {
         key: {"anyOf": [value, step]}  # a step may have the name of a setting
         for key, value in shared.items()
-        if key not in _MANAGED
+        if key not in MANAGED
     } | {
         "base": _text("Another recipe, whose steps this one may use."),
         "out": _text("Folder of the outputs; runs/NAME beside the recipe by default."),
@@ -51,7 +51,7 @@ def _step(name: str) -> Schema:
         keys[command.argument.name] = items | {"description": command.argument.help}
         required.append(command.argument.name)
     own = _keys(command.settings)
-    keys |= {key: value for key, value in own.items() if key not in _MANAGED}
+    keys |= {key: value for key, value in own.items() if key not in MANAGED}
     return _table(keys) | {"title": name, "required": required}
 
 

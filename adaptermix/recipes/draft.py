@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.commands.command import Command
+from adaptermix.commands.command import MANAGED, Command
 from adaptermix.errors import ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.shared import keys_of
 
-# What the recipe itself decides for a step.
-MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
 _OWN_KEYS = ("base", "out")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)

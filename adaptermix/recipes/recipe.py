@@ -23,12 +23,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from adaptermix.commands.command import MANAGED
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files.hub import HUB_NAME, hub_place
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.files.toml import line_of
 from adaptermix.recipes.draft import (
-    MANAGED,
     REFERENCE,
     Draft,
     all_keys,
