@@ -26,6 +26,12 @@ ROOT = Path(__file__).parents[2]
 TOML_FILES = sorted([*ROOT.glob("examples/**/*.toml"), *ROOT.glob("adaptermix/**/*.toml")])
 
 
+@pytest.fixture(scope="module")
+def validators():
+    schemas = {"settings": settings_schema(), "recipe": recipe_schema()}
+    return {name: jsonschema.Draft202012Validator(schema) for name, schema in schemas.items()}
+
+
 class GreetSettings(Settings):
     section: ClassVar[str] = "greet"
 
@@ -116,14 +122,12 @@ def test_the_written_reference_is_that_of_the_commands():
 
 
 @pytest.mark.parametrize("path", TOML_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_toml_files_fit_their_schema_and_a_slip_does_not(path):
-    schema = settings_schema() if path.name == "adaptermix.toml" else recipe_schema()
+def test_toml_files_fit_their_schema_and_a_slip_does_not(path, validators):
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-    jsonschema.validate(content, schema)
+    validator = validators["settings" if path.name == "adaptermix.toml" else "recipe"]
+    validator.validate(content)
     slips = [{**content, "sede": 1}]
     for name, table in content.items():
         if isinstance(table, dict):
             slips.append({**content, name: {**table, "sede": 1}})
-    for slip in slips:
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(slip, schema)
+    assert not any(validator.is_valid(slip) for slip in slips)
