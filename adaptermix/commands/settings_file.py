@@ -49,10 +49,8 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
     if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
         from_file = {key: value for key, value in from_file.items() if key not in ways}
     keys = from_file | stated
-    own = kind.for_keys(keys)
-    unused = {*keys_of(kind)} - {*keys_of(own)}
     try:
-        return cast(S, own.model_validate({k: v for k, v in keys.items() if k not in unused}))
+        return cast(S, kind.from_keys(keys))
     except ValidationError as error:
         raise _config_error(error, stated, path, kind) from error
 

@@ -138,12 +138,10 @@ def _make_step(
         keys = _trial(command.settings, keys, overrides.limit) | overridden
     if "out" in keys_of(command.settings):
         keys["out"] = outs[draft.name]
-    kind = command.settings.for_keys(keys)
-    unused = {*keys_of(command.settings)} - {*keys_of(kind)}
-    for key in unused & draft.table.keys():
+    for key in command.settings.unused(keys) & draft.table.keys():
         raise draft.fail(f"{key}: has no effect without 'search'", key)
     try:
-        settings = kind.model_validate({k: v for k, v in keys.items() if k not in unused})
+        settings = command.settings.from_keys(keys)
     except ValidationError as error:
         raise _invalid(error, draft, overrides) from error
     return Step(

@@ -47,6 +47,22 @@ class Settings(BaseModel):
         return cls
 
     @classmethod
+    def unused(cls, keys: Mapping[str, object]) -> set[str]:
+        """Return the keys of this class that have no effect beside the given ones."""
+        return {*keys_of(cls)} - {*keys_of(cls.for_keys(keys))}
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, object]) -> "Settings":
+        """Read settings from keys as written in a file; those without effect are left out.
+
+        Raises:
+            pydantic.ValidationError: Unknown key, wrong type or value.
+        """
+        unused = cls.unused(keys)
+        used = {key: value for key, value in keys.items() if key not in unused}
+        return cls.for_keys(keys).model_validate(used)
+
+    @classmethod
     def location(cls, key: str) -> locations.Location | None:
         """Return what the value of a key names, if it names a file, a model or an adapter."""
         field = cls.model_fields.get(key.replace("-", "_"))
