@@ -6,14 +6,16 @@ another key. The exceptions are named here, with the reason.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
 
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.recipes.keys import data_hash, step_key
+from adaptermix.recipes.keys import content_hash, data_hash, step_key
 from adaptermix.recipes.step import Step
+from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.locations import location_of
 from adaptermix.tasks.metrics import comet_environment
 
@@ -130,7 +132,18 @@ def test_another_content_or_name_of_an_input_is_another_key(tmp_path, monkeypatc
 def test_another_command_is_another_key():
     keys = [key_of(command) for command in COMMANDS.values()]
     assert len(set(keys)) == len(keys)
-    assert key_of(COMMANDS["eval"]) == key_of(COMMANDS["eval"], name="another name of the step")
+    alike = replace(COMMANDS["eval"], settings=type("Other", (EvalSettings,), {"section": "other"}))
+    assert key_of(alike) != key_of(COMMANDS["eval"])
+    step = step_of(COMMANDS["eval"])
+    assert step_key(step, Path("o")) == step_key(replace(step, name="renamed"), Path("o"))
+
+
+def test_outputs_count_by_the_names_of_their_files(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "one.csv").write_text("a\n")
+    before = content_hash(tmp_path / "run")
+    (tmp_path / "run" / "one.csv").rename(tmp_path / "run" / "other.csv")
+    assert content_hash(tmp_path / "run") != before
 
 
 @pytest.fixture
