@@ -25,13 +25,9 @@ class TransformersGenerator:
         stop_ids: Sequence[int],
     ) -> None:
         """Load the base model."""
-        import torch
-
         self.settings = settings
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
         self.adapted = AdaptedModel(load_model(folder, settings))
         self.limit = RowLimit(settings.batch_size)
 

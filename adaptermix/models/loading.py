@@ -72,11 +72,15 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
 
 
 def load_model(folder: Path, settings: ModelSettings) -> "PreTrainedModel":
-    """Load the whole base model, for fine-tuning and generation.
+    """Load the whole base model, for fine-tuning and generation, and set torch's CPU threads.
 
     Raises:
         ArtifactError: The config or the weights cannot be read.
     """
+    import torch
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     config = load_config(folder, settings)
     return load_class(model_class(config), folder, settings, config)
 

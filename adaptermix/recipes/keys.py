@@ -8,6 +8,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from adaptermix.adapters.format import RECORD_FILE
 from adaptermix.recipes.step import Step
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
@@ -17,6 +18,8 @@ FORMAT = 1  # of what goes into keys; another number runs all steps again
 VOLATILE = ("seconds", "decoded", "reused", "extracted")
 # Settings that change how a step runs, and not what comes out.
 _IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python", "export"}
+# Files of a model folder that count, beside its weights.
+_BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 
 
@@ -72,13 +75,16 @@ def _named_content(path: str | Path) -> list[str]:
     return [there.name, content_hash(there)] if there.exists() else [str(path)]
 
 
-def _model_content(name: str) -> str:
+def _model_content(name: str) -> Any:
+    """Return the content of a model: its weights and config, tokenizer, template and the like."""
     folder = Path(name)
     if not (folder / "config.json").is_file():
         return name
     from adaptermix.models.files import fingerprint
 
-    return fingerprint(folder)
+    files = sorted(path for path in folder.iterdir() if path.suffix in _BESIDE_WEIGHTS)
+    others = [path for path in files if path.name not in ("config.json", RECORD_FILE)]
+    return [fingerprint(folder), *map(_named_content, others)]
 
 
 def _task_data(path: Path) -> list[tuple[str, str]]:

@@ -124,6 +124,11 @@ def test_a_changed_adapter_is_staged_elsewhere(tmp_path, model_dir):
         peft_adapter(model_dir, path, seed=seed)
         staged.append(stage_adapter(read_adapter(path), tmp_path / "stage"))
     assert staged[0] != staged[1]
+    config = json.loads((path / "adapter_config.json").read_text())
+    for key, value in (("lora_alpha", 9), ("use_rslora", True), ("alpha_pattern", {"q_proj": 3})):
+        (path / "adapter_config.json").write_text(json.dumps(config | {key: value}))
+        staged.append(stage_adapter(read_adapter(path), tmp_path / "stage"))
+    assert len(set(staged)) == 5
 
 
 def test_a_bare_file_wants_rank_and_alpha(tmp_path, model_dir, made_by_peft):

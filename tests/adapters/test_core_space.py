@@ -6,7 +6,13 @@ from helpers.updates import BFLOAT16, assert_close, dense, layers, norm, random_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptermix.adapters.core_space import core_space, truncate, update_in, weighted_sum
+from adaptermix.adapters.core_space import (
+    core_space,
+    subspaces,
+    truncate,
+    update_in,
+    weighted_sum,
+)
 from adaptermix.adapters.deltas import LoraUpdate
 
 
@@ -107,3 +113,18 @@ def test_nothing_but_untrained_updates_leaves_an_empty_space():
     assert space.left.vectors.shape == (4, 0)
     left, right = truncate(weighted_sum(space.cores, [1.0]), 2)
     assert not dense(update_in(space, left, right, np.float32)).any()
+
+
+@pytest.mark.parametrize("scaling", [1e-12, 1.0, -2.0, 1e12])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_what_counts_as_a_direction_depends_on_no_unit(scaling, size, dtype):
+    """Not on the scaling, its sign, or how a size is shared out between the factors."""
+    update = random_update(3, 20, 30, 1.0, 1, dtype)
+    a, b = (update.a * size).astype(dtype), update.b
+    left, right = subspaces(LoraUpdate(a, b, scaling))
+    assert (left.shape, right.shape) == ((20, 3), (30, 3))
+    twice, cancelled = np.concatenate([a, a]), np.concatenate([b, -b], axis=1)
+    assert subspaces(LoraUpdate(twice, cancelled, scaling))[0].shape == (20, 0)
+    a, b = (update.a / size).astype(dtype), (update.b * size).astype(dtype)
+    assert subspaces(LoraUpdate(a, b, scaling))[0].shape == (20, 3)

@@ -99,6 +99,36 @@ def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir,
     ]
 
 
+def test_what_went_wrong_is_counted_by_system_and_language(
+    tmp_path, model_dir, corpus_dir, adapter, monkeypatch
+):
+    """Cut and malformed answers, of 5 in each language: 1 and 2, then 3 and 4."""
+    counts = {("base", "en"): 1, ("base", "cy"): 2, ("adapter", "en"): 3, ("adapter", "cy"): 4}
+    wrong = [at < count for count in counts.values() for at in range(5)]
+
+    class Uneven:
+        def generate(self, requests, on_answers):
+            answers = [Generated("a b c" if is_wrong else "None", is_wrong) for is_wrong in wrong]
+            on_answers(dict(enumerate(answers)))
+
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Uneven())
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=(str(adapter),))
+    report = evaluate(settings)
+    for cell in report.cells:
+        wanted = counts[cell.system, cell.lang]
+        assert (cell.cut_answers, cell.malformed) == (wanted, wanted)
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_the_split_asked_for_is_tested(tmp_path, model_dir, corpus_dir, split):
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", split=split)
+    evaluate(settings)
+    for lang in ("en", "cy"):
+        gold = read_massive(lang, split, corpus_dir)[:5]
+        rows = read_predictions(tmp_path / "out", "base", lang)
+        assert [row["id"] for row in rows] == [example.id for example in gold]
+
+
 def test_an_unknown_baseline_is_refused(tmp_path, model_dir, corpus_dir):
     settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", baseline="bsae")
     with pytest.raises(ConfigError, match="no such system"):

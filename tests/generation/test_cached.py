@@ -1,5 +1,6 @@
 """Decoding with the real transformers engine, and the rules of the answer cache."""
 
+import json
 import shutil
 
 import pytest
@@ -195,6 +196,28 @@ def test_a_changed_adapter_at_the_same_path_is_decoded_anew(make_cached, model_d
     after, decoded = decode()
     assert decoded == 7
     assert after != before
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 80}))
+    _, decoded = decode()
+    assert decoded == 7, "an update is its factors times alpha / rank"
+
+
+def test_whatever_an_answer_depends_on_is_in_its_key(make_cached, model_dir, tmp_path, monkeypatch):
+    """Ends of answers from the generation config, the engine's version, vLLM's arguments."""
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    generation = json.loads((model / "generation_config.json").read_text())
+    first = make_cached(model)
+    (model / "generation_config.json").write_text(json.dumps(generation | {"eos_token_id": [1, 7]}))
+    other = make_cached(model)
+    assert 7 in other.stop_ids and 7 not in first.stop_ids
+    contexts = [first.context, other.context]
+    contexts += [make_cached(model, max_new_tokens=n).context for n in (3, 4)]
+    monkeypatch.setattr("adaptermix.generation.cached.installed_version", lambda engine: "0.0")
+    contexts.append(make_cached(model).context)
+    monkeypatch.setattr("adaptermix.generation.cached.choose_engine", lambda settings: "vllm")
+    contexts += [make_cached(model, engine_args={"quantization": q}).context for q in ("a", "b")]
+    assert len(set(contexts)) == len(contexts)
+    assert make_cached(model, engine_args={"quantization": "a"}).context == contexts[-2]
 
 
 def test_equal_prompts_are_decoded_once(make_cached):

@@ -1072,3 +1072,71 @@ def test_what_looks_like_a_slip_is_noted(tmp_path, model_dir):
     write(aligned, ALIGNED)
     (note,) = notes(aligned, aligned, weight=0.9)[:1]
     assert "was trained for alignment and has the largest weight" in note
+
+
+TARGETS = {
+    "all layers and one": ({}, {"target_modules": ["up_proj"], "layers_to_transform": [1]}),
+    "some layers": ({"layers_to_transform": [1, 2]},) * 2,
+    "all but one": ({"exclude_modules": ["model.layers.0.self_attn.q_proj"]},) * 2,
+    "names with and without a layer": ({"target_modules": ["q_proj", "layers.1.mlp.up_proj"]},) * 2,
+    "one module": ({"target_modules": ["layers.3.mlp.up_proj"]}, {"target_modules": ["q_proj"]}),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_the_config_of_a_merge_targets_its_modules_and_no_others(tmp_path, model_dir, kind):
+    paths = [tmp_path / "one", tmp_path / "other"]
+    for path, options in zip(paths, TARGETS[kind], strict=True):
+        peft_adapter(model_dir, path, **options)
+    merge(paths, MergeSettings(weight=0.5, out=tmp_path / "merged"))
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    loaded = PeftModel.from_pretrained(model, str(tmp_path / "merged"))
+    targeted = {
+        name.removeprefix("base_model.model.")
+        for name, layer in loaded.named_modules()
+        if hasattr(layer, "lora_A")
+    }
+    assert targeted == set(read_adapter(tmp_path / "merged").modules)
+
+
+OPTIONS = {  # two values each, and with what they count
+    "density": ("0.25", "0.75", {"method": "magnitude"}),
+    "epsilon": ("0.05", "0.8", {"method": "della"}),
+    "isotropic": (False, True, {}),
+    "rank": (1, 2, {}),
+    "seed": (1, 2, {"method": "dare"}),
+    "inactive": ("average", "keep", {}),
+    "out_dtype": ("float32", "bfloat16", {}),
+    "compact": (False, True, {"weights_file": "weights.toml"}),
+    "method": ("exact", "factor-average", {}),
+    "weight": (0.5, 0.6, {}),
+    "source_alpha": (8, 9, {}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_two_values_of_an_option_are_two_merges(tmp_path, monkeypatch, model_dir, name):
+    monkeypatch.chdir(tmp_path)
+    paths = [tmp_path / "one", tmp_path / "other"]
+    layers = {"layers_to_transform": [0, 1]} if name == "inactive" else {}
+    for seed, (path, options) in enumerate(zip(paths, ({}, layers), strict=True)):
+        peft_adapter(model_dir, path, seed=seed, **options)
+    (tmp_path / "weights.toml").write_text(
+        'weights = [1, 0.5]\n[[rule]]\nlayers = "1"\nweights = [1, 0]\n'
+    )
+    one, other, more = OPTIONS[name]
+    more = more | ({} if "weights_file" in more or name == "weight" else {"weight": 0.7})
+    if name.startswith("source"):
+        more |= {"source_rank": 4}
+        for path in paths:
+            (path / "adapter_model.safetensors").rename(path.with_suffix(".safetensors"))
+        paths = [path.with_suffix(".safetensors") for path in paths]
+    found = []
+    for value in (one, other, one):
+        out = tmp_path / f"merged{len(found)}"
+        merge(paths, MergeSettings(**{name: value}, **more, out=out))
+        merged = read_adapter(out)
+        updates = [(m, u.a.tolist(), u.b.tolist(), u.scaling) for m, u in merged.updates()]
+        found.append((updates, [str(merged.spec(m).dtype) for m in merged.modules]))
+    assert found[0] == found[2]
+    assert found[0] != found[1]

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
@@ -341,3 +342,45 @@ def test_weights_stand_below_a_plot_as_they_are():
     points = [PlottedScore(str(w), score, w, False, False) for w in (0.0, 0.8, 0.85, 0.9, 1.0)]
     shown = re.findall(r">([^<>]+)</text>", search_plot(points, "F1").svg)
     assert shown[:5] == ["0", "0.8", "0.85", "0.9", "1"]
+
+
+class _Elements(HTMLParser):
+    """Collects the elements of a page, their attributes, and its title."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements, self.handlers, self.title, self.inside = [], [], "", ""
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.inside = tag
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
+
+    def handle_data(self, data):
+        if self.inside == "title":
+            self.title += data
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+
+def test_hostile_names_are_texts_in_the_page(tmp_path):
+    """As in a browser (tests/system/test_report_page.py), on machines that have none."""
+    title = "</title><script>x</script>"
+    hostile = "<b onclick=x>merged<b>"
+    pages = []
+    for at, (system, lang, heading) in enumerate(
+        ((hostile, "<script>alert(1)</script>", title), ("merged", "cy", "plain"))
+    ):
+        folder = tmp_path / str(at)
+        write_evaluation(folder / "eval", UTTERANCES, systems=("base", system))
+        write_retrieval(folder / "retrieval", langs=("en", lang))
+        report([folder], ReportSettings(title=heading, out=folder / "r.html"))
+        text = (folder / "r.html").read_text(encoding="utf-8")
+        page = _Elements()
+        page.feed(text)
+        pages.append(page)
+        assert page.title == heading
+        assert page.handlers == []
+        assert not {"b", "img"} & {*page.elements}
+    assert pages[0].elements.count("script") == pages[1].elements.count("script")

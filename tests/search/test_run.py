@@ -3,8 +3,6 @@ import itertools
 import json
 import random
 import shutil
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +11,13 @@ import torch
 from helpers.adapters import IDS, logits_through_peft, peft_adapter
 from helpers.corpus import write_corpus
 from helpers.search import settings_for
+from helpers.search_answers import SKILL, make_halving
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.card import card_path
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.files import outputs
-from adaptermix.generation.engine import Generated
-from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merging.merge import merge
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
@@ -33,55 +30,13 @@ from adaptermix.search.candidates import (
     layer_groups,
     scalar_candidate,
 )
-from adaptermix.search.halving import SuccessiveHalving, choose
+from adaptermix.search.halving import choose
 from adaptermix.search.learn import WeightedMerge
 from adaptermix.search.record import STAGE, CandidateResult, candidate_table, search_folder
 from adaptermix.search.run import _told_apart, plan_search, search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
-from adaptermix.tasks.massive import Massive, SlotExample
+from adaptermix.tasks.massive import Massive
 from adaptermix.tasks.metrics.significance import Difference, Interval
-
-
-@dataclass
-class SkilledGenerator:
-    """Answers right as often as an adapter's skill says; the same every time it is asked."""
-
-    skill: dict[str, float]
-    names: dict[Path, str] = field(default_factory=dict)
-    asked: list[tuple[str, int]] = field(default_factory=list)
-
-    def decode(self, requests, on_progress):
-        answers = []
-        for request in requests:
-            number = request.prompt_ids[0]
-            self.asked.append((request.adapter.name, number))
-            luck = random.Random(number).random()  # hard examples are hard for all
-            is_right = luck < self.skill[request.adapter.name]
-            answers.append(Generated(f"thing: {number}" if is_right else "None", False))
-        return answers
-
-
-def make_halving(monkeypatch, tmp_path, skill, examples=200, langs=("en", "cy")):
-    monkeypatch.setattr("adaptermix.search.halving.stage_merge", lambda plan, folder: folder / plan)
-    items = {
-        lang: [
-            PromptedExample(
-                lang, SlotExample(str(n), lang, f"take {n}", f"take [thing : {n}]"), [n], False
-            )
-            for n in range(at * examples, (at + 1) * examples)
-        ]
-        for at, lang in enumerate(langs)
-    }
-    names = {Weighting((w, 1 - w)): f"{w:g}" for w in (0.1, 0.3, 0.5, 0.7, 0.9, 0.0, 1.0)}
-    generator = SkilledGenerator(skill)
-    halving = SuccessiveHalving(
-        names.__getitem__, generator, Massive(), items, tmp_path, lambda p: None
-    )
-    candidates = [Candidate(name, weighting) for weighting, name in names.items() if name in skill]
-    return halving, generator, candidates
-
-
-SKILL = {"0.1": 0.2, "0.3": 0.4, "0.5": 0.5, "0.7": 0.9, "0.9": 0.7, "0": 0.1, "1": 0.6}
 
 
 def test_a_race_chooses_as_an_exhaustive_search_does_with_fewer_examples(monkeypatch, tmp_path):
@@ -473,20 +428,6 @@ def test_learned_weights_lower_the_loss_they_were_trained_on(
     rules = learned.weighting["rules"]
     assert len(rules) == (4 if per == "layer" else 8)
     assert report.decoded <= report.exhaustive == 9 * 8  # half of the dev data learns
-
-
-def test_a_strong_pull_keeps_the_scalar_weights(tmp_path, model_dir, corpus_dir, adapters):
-    settings = settings_for(
-        model_dir,
-        corpus_dir,
-        tmp_path / "out",
-        **{"search": "learn", "learn_steps": 10, "learn_lr": 1e-3, "learn_penalty": 1e9},
-    )
-    report = search(adapters[:2], settings)
-    learned = next(c for c in report.candidates if c.name == "learned")
-    start = next(n for n in report.notes if n.startswith("learned from")).split("(")[1].split(",")
-    for rule in learned.weighting["rules"]:
-        assert rule["weights"][0] == pytest.approx(float(start[0]), abs=0.02)
 
 
 def test_a_plan_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters):

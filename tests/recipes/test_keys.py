@@ -1,0 +1,246 @@
+"""A step is finished only if everything its output depends on is as it was.
+
+The law, for every command: another value of a setting, or another content of what it names, is
+another key. The exceptions are named here, with the reason.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+from adaptermix.commands.catalog import COMMANDS
+from adaptermix.recipes.keys import content_hash, data_hash, step_key
+from adaptermix.recipes.step import Step
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.locations import location_of
+from adaptermix.tasks.metrics import comet_environment
+
+# Settings that change how a step runs, and not what comes out.
+NO_MATTER = {
+    "out": "the recipe decides it",
+    "resume": "a resumed training ends as one that was not stopped",
+    "threads": "speed",
+    "cache": "answers and representations are the same with it",
+    "tensorboard": "a log beside the output",
+    "comet_python": "where COMET is; whether it is there counts",
+    "export": "the same tables and plots once more, beside the page",
+}
+FIELDS = [
+    (command, field) for command in COMMANDS.values() for field in command.settings.model_fields
+]
+NAMED = [
+    (command, field)
+    for command, field in FIELDS
+    if location_of(command.settings.model_fields[field]) and field not in NO_MATTER
+]
+
+
+def ids(value):
+    return value if isinstance(value, str) else value.name
+
+
+def step_of(command, inputs=(), name="step", **values):
+    """Return a step with settings that nobody has checked."""
+    settings = command.settings.model_construct(**values)
+    return Step(name, command, settings, tuple(map(str, inputs)), Path("o/step"), (), Path(), {})
+
+
+def key_of(command, inputs=(), **values):
+    return step_key(step_of(command, inputs, **values), Path("o"))
+
+
+def other_than(value, annotation):
+    """Return another value of the same kind."""
+    if isinstance(value, bool) or annotation is bool:
+        return not value
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in get_args(annotation) if choice != value)
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, dict):
+        return {**value, "more": 1}
+    if isinstance(value, tuple):
+        return (*value, Path("more") if Path in get_args(annotation) else "more")
+    return Path("other") if Path in get_args(annotation) else f"other than {value}"
+
+
+@pytest.mark.parametrize(("command", "field"), FIELDS, ids=ids)
+def test_another_value_is_another_key(tmp_path, monkeypatch, command, field):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").write_text("content")
+    info = command.settings.model_fields[field]
+    value = other_than(info.default, info.annotation)
+    is_another = key_of(command) != key_of(command, **{field: value})
+    assert is_another == (field not in NO_MATTER), NO_MATTER.get(field)
+
+
+def put(path, location, text):
+    """Lay out what a setting of this kind may name."""
+    if location == "model":
+        path.mkdir(exist_ok=True)
+        (path / "config.json").write_text(json.dumps({"about": text}))
+    elif location == "task":
+        content = 'name = "own"\nmetrics = ["exact-match"]\nprompt = "{p}"\nanswer = "a"\n'
+        path.write_text(f"{content}# {text}\n")
+    else:
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(("command", "field"), NAMED, ids=ids)
+def test_another_content_of_what_a_setting_names_is_another_key(
+    tmp_path, monkeypatch, command, field
+):
+    monkeypatch.chdir(tmp_path)
+    location = location_of(command.settings.model_fields[field])
+    path = Path("there.toml" if location == "task" else "there")
+    value = {
+        "path": path,
+        "paths": (Path("first"), path),
+        "adapters": ("first", str(path)),
+    }.get(location, str(path))
+    Path("first").write_text("the same")
+    keys = []
+    for text in ("one", "another", "one"):
+        put(path, location, text)
+        keys.append(key_of(command, **{field: value}))
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS.values() if command.argument], ids=ids
+)
+def test_another_content_or_name_of_an_input_is_another_key(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text('{"r": 4}')
+    before = key_of(command, ["one", "two"])
+    assert key_of(command, ["two", "one"]) != before
+    Path("two").rename("new")
+    assert key_of(command, ["one", "new"]) != before, "tables show the name"
+    Path("new").rename("two")
+    assert key_of(command, ["one", "two"]) == before
+    Path("two/adapter_config.json").write_text('{"r": 4, "lora_alpha": 9}')
+    assert key_of(command, ["one", "two"]) != before
+
+
+def test_another_command_is_another_key():
+    keys = [key_of(command) for command in COMMANDS.values()]
+    assert len(set(keys)) == len(keys)
+    alike = replace(COMMANDS["eval"], settings=type("Other", (EvalSettings,), {"section": "other"}))
+    assert key_of(alike) != key_of(COMMANDS["eval"])
+    step = step_of(COMMANDS["eval"])
+    assert step_key(step, Path("o")) == step_key(replace(step, name="renamed"), Path("o"))
+
+
+def test_outputs_count_by_the_names_of_their_files(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "one.csv").write_text("a\n")
+    before = content_hash(tmp_path / "run")
+    (tmp_path / "run" / "one.csv").rename(tmp_path / "run" / "other.csv")
+    assert content_hash(tmp_path / "run") != before
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with data beside it and up to two levels below."""
+    for name in ("a.tsv", "b/c.tsv", "b/d/e.tsv"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "b/c.tsv", "b/d/e.tsv"])
+def test_data_counts_by_name_place_and_content_as_deep_as_commands_look(data, name):
+    before = data_hash(data, data / "o")
+    path = data / name
+    text = path.read_text()
+    path.write_text("changed\n")
+    assert data_hash(data, data / "o") != before
+    path.write_text(text)
+    assert data_hash(data, data / "o") == before
+    path.rename(path.with_name("z.tsv"))
+    assert data_hash(data, data / "o") != before
+    path.with_name("z.tsv").rename(path)
+    moved = data / "b" / path.name if path.parent != data / "b" else data / path.name
+    path.rename(moved)
+    assert data_hash(data, data / "o") != before
+    moved.unlink()
+    assert data_hash(data, data / "o") != before
+
+
+def test_the_data_of_an_own_task_counts(tmp_path):
+    """Patterns may lead anywhere below the file; with a data folder, only that is read."""
+    content = 'name = "own"\nmetrics = ["exact-match"]\nprompt = "{p}"\nanswer = "a"\n'
+    path = tmp_path / "own.toml"
+    path.write_text(f'{content}[files]\ntest = "test/{{lang}}.jsonl"\ndev = "{{lang}}.jsonl"\n')
+    (tmp_path / "test").mkdir()
+    files = [tmp_path / "test" / "cy.jsonl", tmp_path / "en.jsonl"]
+    for file in files:
+        file.write_text("{}\n")
+    command = COMMANDS["eval"]
+    before = key_of(command, task=str(path))
+    for file in files:
+        file.write_text('{"changed": 1}\n')
+        assert key_of(command, task=str(path)) != before
+        file.write_text("{}\n")
+        assert key_of(command, task=str(path)) == before
+        file.rename(file.with_name("sw.jsonl"))
+        assert key_of(command, task=str(path)) != before
+        file.with_name("sw.jsonl").rename(file)
+    (tmp_path / "data").mkdir()
+    elsewhere = key_of(command, task=str(path), data_dir=tmp_path / "data")
+    files[0].write_text('{"changed": 1}\n')
+    assert key_of(command, task=str(path), data_dir=tmp_path / "data") == elsewhere
+
+
+def install_comet(folder):
+    """Lay out what an installed environment looks like from outside."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").touch()
+    record = {"pins": list(comet_environment.PINS), "versions": {}, "megabytes": 1}
+    (folder / comet_environment._RECORD).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("name", ["eval", "score"])
+def test_the_presence_of_comet_counts_where_it_is_asked_for(tmp_path, name):
+    """Without it the other metrics are given alone: a result that is not that of the step."""
+    command = COMMANDS[name]
+    asked = {"metrics": ("bleu", "comet")}
+    without, plain = key_of(command, **asked), key_of(command, metrics=("bleu",))
+    assert key_of(command, **asked, comet_python=Path("python")) != without
+    install_comet(comet_environment.default_path())
+    assert comet_environment.status().installed
+    assert key_of(command, **asked) != without
+    assert key_of(command, metrics=("bleu",)) == plain
+    shutil.rmtree(comet_environment.default_path())
+    assert key_of(command, **asked) == without
+
+
+BESIDE_THE_WEIGHTS = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", *BESIDE_THE_WEIGHTS])
+def test_every_file_of_a_model_that_counts_is_in_the_key(tmp_path, model_dir, name):
+    """What is asked depends on the template, and where an answer ends on the generation config."""
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    assert (model / name).is_file()
+    before = key_of(COMMANDS["eval"], model=str(model))
+    content = (model / name).read_bytes()
+    half = len(content) // 2
+    changed = content[:half] + bytes(byte ^ 1 for byte in content[half:])
+    if name == "config.json":
+        changed = json.dumps(json.loads(content) | {"rms_norm_eps": 0.1}).encode()
+    (model / name).write_bytes(changed)
+    assert key_of(COMMANDS["eval"], model=str(model)) != before
+    (model / name).write_bytes(content)
+    (model / "README.md").write_text("about")
+    model.rename(tmp_path / "moved")
+    assert key_of(COMMANDS["eval"], model=str(tmp_path / "moved")) == before

@@ -1,0 +1,209 @@
+"""Laws of a search that a plausible mistake would break without an error."""
+
+import shutil
+
+import optuna
+import pytest
+import torch
+from helpers.adapters import peft_adapter
+from helpers.search import settings_for
+from helpers.search_answers import SKILL, make_halving
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from adaptermix.errors import ArtifactError
+from adaptermix.merging.plan import open_adapters, plan_merge
+from adaptermix.merging.weights import Weighting
+from adaptermix.search.learn import WeightedMerge, learn_weights
+from adaptermix.search.run import _prepare, search
+from adaptermix.settings.merging import SearchSettings
+from adaptermix.tasks.massive import read_massive
+from adaptermix.training.batches import AnswerCollator, encode_example
+
+LANGS = ("en", "cy")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, model_dir):
+    folder = tmp_path_factory.mktemp("adapters")
+    paths = [folder / name for name in ("task", "align")]
+    for seed, path in enumerate(paths):
+        peft_adapter(model_dir, path, seed=seed)
+    return paths
+
+
+@pytest.fixture
+def prepared(tmp_path, model_dir, corpus_dir, adapters):
+    """Return what a search would ask; nothing is decoded."""
+
+    def prepare(**changes):
+        given = {"limit": None, **changes}
+        model = given.pop("model", model_dir)
+        return _prepare(adapters, settings_for(model, corpus_dir, tmp_path / "o", **given), False)
+
+    return prepare
+
+
+def asked(inputs):
+    return {lang: [item.example.id for item in items] for lang, items in inputs.items.items()}
+
+
+def test_weights_are_searched_on_dev_data(prepared, corpus_dir):
+    for lang, ids in asked(prepared()).items():
+        assert sorted(ids) == sorted(row.id for row in read_massive(lang, "dev", corpus_dir))
+
+
+def test_dev_data_is_shuffled_by_the_seed_and_by_language(prepared):
+    """A race shows the first part of it: sorted data would be no fair sample."""
+    first, again, other = (asked(prepared(seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    for lang in LANGS:
+        assert first[lang] != sorted(first[lang], key=int)
+        assert first[lang] != other[lang]
+        assert sorted(first[lang]) == sorted(other[lang])
+    assert first["en"] != first["cy"]
+
+
+def test_what_learns_does_not_judge(prepared):
+    inputs = prepared(search="learn")
+    learns = {(item.lang, item.example.id) for item in inputs.learning}
+    judges = {(lang, id_) for lang, ids in asked(inputs).items() for id_ in ids}
+    assert learns and judges and not learns & judges
+    everything = {(lang, id_) for lang, ids in asked(prepared()).items() for id_ in ids}
+    assert learns | judges == everything
+
+
+def test_a_search_asks_with_the_prompt_that_it_is_told(prepared, tmp_path, model_dir):
+    def prompts(**changes):
+        return [item.prompt_ids for items in prepared(**changes).items.values() for item in items]
+
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template.replace("<|end|>", "<|eot_id|>"))
+    found = [
+        *(prompts(prompt=name, system_prompt=None) for name in ("paper", "zero-shot")),
+        *(prompts(system_prompt=text) for text in ("one", "other")),
+        *(prompts(model=model, turn_newline=on) for on in (False, True)),
+    ]
+    assert all(one != other for at, one in enumerate(found) for other in found[:at])
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "seen"), [(0.5, 3, 2), (0.25, 5, 2), (0.25, 8, 2), (0.1, 4, 1), (1.0, 7, 7)]
+)
+def test_a_share_of_the_examples_is_rounded_up(monkeypatch, tmp_path, share, count, seen):
+    halving, generator, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=count)
+    entry = halving.enter(candidates[0])
+    halving.show([entry], share)
+    assert [len(rows) for rows in entry.statistics] == [seen, seen]
+    assert len(generator.asked) == halving.needed == 2 * seen
+
+
+@pytest.fixture
+def studies(monkeypatch):
+    """The studies that Optuna makes while a test runs."""
+    made, create = [], optuna.create_study
+
+    def keep(**options):
+        made.append(create(**options))
+        return made[-1]
+
+    monkeypatch.setattr(optuna, "create_study", keep)
+    return made
+
+
+def test_trials_follow_sampler_and_seed_and_the_highest_score_is_the_best(
+    tmp_path, model_dir, corpus_dir, adapters, studies
+):
+    tried = {}
+    for sampler, seed in (("tpe", 1), ("tpe", 2), ("cma", 1)):
+        changes = {"search": "auto", "trials": 3, "limit": 2, "layer_groups": 2, "seed": seed}
+        out = tmp_path / f"{sampler}{seed}"
+        search(adapters, settings_for(model_dir, corpus_dir, out, **changes, sampler=sampler))
+        proposed = [tuple(trial.params.values()) for trial in studies[-1].trials]
+        tried[sampler, seed] = tuple(proposed[-3:])
+    assert len(set(tried.values())) == 3
+    assert [type(study.sampler).__name__ for study in studies] == [
+        *["TPESampler"] * 2,
+        "CmaEsSampler",
+    ]
+    assert {study.direction for study in studies} == {optuna.study.StudyDirection.MAXIMIZE}
+
+
+def merged_for(model_dir, adapters, **changes):
+    settings = SearchSettings(search="learn", **changes)
+    plan = plan_merge(open_adapters(adapters, settings), Weighting((0.5, 0.5)), settings)
+    return WeightedMerge(AutoModelForCausalLM.from_pretrained(model_dir), plan, settings), plan
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.5, 3.0])
+def test_the_pull_is_the_penalty_times_the_mean_squared_distance_from_the_start(
+    model_dir, adapters, penalty
+):
+    merged, _ = merged_for(model_dir, adapters, learn_penalty=penalty)
+    merged.at(Weighting((0.7, 0.3)))
+    ids = torch.tensor([[0, 20, 30, 40]])
+    with torch.no_grad():
+        merged.weights[0, 0] += 0.5
+        merged.weights[1, 1] -= 0.25
+        drift = (0.5**2 + 0.25**2) / merged.weights.numel()
+        plain = merged.model(input_ids=ids, labels=ids).loss
+        found = merged(input_ids=ids, labels=ids)["loss"]
+    assert float(found - plain) == pytest.approx(penalty * drift, abs=1e-5)
+
+
+def learned(model_dir, corpus_dir, prepared, starts, **changes):
+    inputs = prepared(search="learn", limit=8, learn_steps=changes.pop("learn_steps", 1), **changes)
+    encoder = inputs.encoder
+    rows = [
+        encode_example(item.prompt_ids, encoder.answer_ids(inputs.task.answer(item.example)), 4096)
+        for item in inputs.learning
+    ]
+    plan = inputs.plan(starts[0])
+    done = learn_weights(plan, starts, rows, model_dir, 2, inputs.settings, lambda event: None)
+    merged = WeightedMerge(AutoModelForCausalLM.from_pretrained(model_dir), plan, inputs.settings)
+    losses = [merged.at(start).mean_loss(rows, AnswerCollator(2)) for start in starts]
+    return done, losses
+
+
+def test_learning_starts_from_the_merge_of_the_lowest_loss(model_dir, corpus_dir, prepared):
+    starts = [Weighting((w, 1 - w)) for w in (0.2, 0.4, 0.6, 0.9)]
+    for order in (starts, starts[::-1], starts[2:] + starts[:2]):
+        done, losses = learned(model_dir, corpus_dir, prepared, order)
+        assert len(set(losses)) == 4
+        assert done.start == order[losses.index(min(losses))]
+        assert done.start_loss == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_steps_rate_and_penalty_decide_how_far_weights_go(model_dir, corpus_dir, prepared):
+    start = Weighting((0.5, 0.5))
+
+    def distance(**changes):
+        done, _ = learned(model_dir, corpus_dir, prepared, [start], **changes)
+        return sum(abs(w - 0.5) for rule in done.weighting.rules for w in rule.weights)
+
+    free = distance(learn_steps=15, learn_lr=0.1, learn_penalty=0.0)
+    assert distance(learn_steps=15, learn_lr=0.1, learn_penalty=1e3) < 0.5 * free
+    assert distance(learn_steps=15, learn_lr=0.01, learn_penalty=0.0) < 0.5 * free
+    assert distance(learn_steps=3, learn_lr=0.1, learn_penalty=0.0) < 0.7 * free
+
+
+@pytest.mark.parametrize("what", ["base", "engine", "template"])
+def test_an_ended_search_is_of_its_base_and_engine(
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch, what
+):
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    settings = settings_for(model, corpus_dir, tmp_path / "merged", limit=2)
+    search(adapters, settings)
+    assert search(adapters, settings).notes[-1].startswith("this search had ended")
+    if what == "base":
+        tensors = load_file(model / "model.safetensors")
+        moved = {name: tensor + 1 for name, tensor in tensors.items()}
+        save_file(moved, model / "model.safetensors", {"format": "pt"})
+    elif what == "engine":
+        monkeypatch.setattr("adaptermix.generation.cached.installed_version", lambda engine: "0.0")
+    else:
+        template = (model / "chat_template.jinja").read_text()
+        (model / "chat_template.jinja").write_text(template + " ")
+    with pytest.raises(ArtifactError, match="merged exists"):
+        search(adapters, settings)
