@@ -117,7 +117,7 @@ def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
 
 # What a decoder reads, and no pickles, original checkpoints or other frameworks' weights. Code is
 # run with --trust-remote-code only; --into copies it beside the weights.
-_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py")
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py")
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -132,7 +132,7 @@ def fetch(name: str, revision: str | None) -> Path:
 
     with reaching_hub(f"the model {name} is no folder here and cannot be had from the hub"):
         try:
-            folder = snapshot_download(name, revision=revision, allow_patterns=list(_MODEL_FILES))
+            folder = snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES))
         except HFValidationError as error:
             raise ArtifactError(
                 f"{name}: neither a folder nor a hub name",

@@ -72,15 +72,11 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
 
 
 def load_model(folder: Path, settings: ModelSettings) -> "PreTrainedModel":
-    """Load the whole base model, for fine-tuning and generation, and set torch's CPU threads.
+    """Load the whole base model, for fine-tuning and generation.
 
     Raises:
         ArtifactError: The config or the weights cannot be read.
     """
-    import torch
-
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     config = load_config(folder, settings)
     return load_class(model_class(config), folder, settings, config)
 
@@ -185,9 +181,12 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
 def load_class(
     kind: Any, folder: Path, settings: ModelSettings, config: "PreTrainedConfig"
 ) -> "PreTrainedModel":
-    """Load a model of a class in the precision that was asked for."""
+    """Load a model of a class with the precision and the CPU threads of the settings."""
+    import torch
     from transformers.utils import logging
 
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     logging.disable_progress_bar()  # ours shows what takes long
     quantized = _quantization(settings)
     if getattr(config, "quantization_config", None) is not None:

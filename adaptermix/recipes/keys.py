@@ -9,6 +9,7 @@ from typing import Any
 from blake3 import blake3
 
 from adaptermix.adapters.format import RECORD_FILE
+from adaptermix.files.hub import MODEL_FILES
 from adaptermix.recipes.step import Step
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
@@ -18,8 +19,6 @@ FORMAT = 1  # of what goes into keys; another number runs all steps again
 VOLATILE = ("seconds", "decoded", "reused", "extracted")
 # Settings that change how a step runs, and not what comes out.
 _IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python", "export"}
-# Files of a model folder that count, beside its weights.
-_BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 
 
@@ -82,8 +81,12 @@ def _model_content(name: str) -> Any:
         return name
     from adaptermix.models.files import fingerprint
 
-    files = sorted(path for path in folder.iterdir() if path.suffix in _BESIDE_WEIGHTS)
-    others = [path for path in files if path.name not in ("config.json", RECORD_FILE)]
+    files = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
+    others = [
+        path
+        for path in files
+        if path.suffix != ".safetensors" and path.name not in ("config.json", RECORD_FILE)
+    ]
     return [fingerprint(folder), *map(_named_content, others)]
 
 

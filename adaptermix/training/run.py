@@ -71,8 +71,6 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
 def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
     """Check what can be checked before anything is read; return the rows of one forward pass."""
     check_output(settings.out, force)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     processes = process_count()
     if shards_model() and sharding_version() != 2:
         raise ConfigError(

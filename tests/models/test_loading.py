@@ -173,3 +173,10 @@ def test_tied_embeddings_are_known_where_the_config_leaves_them_to_its_class(
         config["text_config"] = {"tie_word_embeddings": expected}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     assert is_tied(tmp_path / "m") == expected
+
+
+@pytest.mark.parametrize("load", [load_model, load_lower_blocks])
+def test_a_loaded_model_computes_with_the_threads_asked_for(model_dir, load):
+    for threads in (2, 3):
+        load(model_dir, ModelSettings(model=str(model_dir), threads=threads))
+        assert torch.get_num_threads() == threads

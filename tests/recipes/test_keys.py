@@ -244,3 +244,14 @@ def test_every_file_of_a_model_that_counts_is_in_the_key(tmp_path, model_dir, na
     (model / "README.md").write_text("about")
     model.rename(tmp_path / "moved")
     assert key_of(COMMANDS["eval"], model=str(tmp_path / "moved")) == before
+
+
+def test_what_only_tells_how_a_model_was_made_is_not_in_the_key(tmp_path, model_dir):
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    before = key_of(COMMANDS["eval"], model=str(model))
+    config = json.loads((model / "config.json").read_text()) | {"transformers_version": "0"}
+    (model / "config.json").write_text(json.dumps(config))
+    assert key_of(COMMANDS["eval"], model=str(model)) == before
+    (model / "adaptermix.json").write_text('{"sources": []}')
+    assert key_of(COMMANDS["eval"], model=str(model)) == before
