@@ -345,6 +345,16 @@ ANSWERS = (
 )
 
 
+def weights_sum(adapter):
+    """Return a whole number that follows from an adapter's weights alone, not from its name."""
+    if adapter is None:
+        return 0
+    updates = [update for _, update in read_adapter(adapter).updates()]
+    return sum(
+        int(1e4 * update.scaling * abs(update.b.astype("float64")).sum()) for update in updates
+    )
+
+
 @pytest.fixture
 def watched(monkeypatch):
     """What the engine was asked, and the sizes of its batches."""
@@ -363,7 +373,7 @@ def watched(monkeypatch):
             for at, request in enumerate(requests):
                 name = request.adapter.name if request.adapter else ""
                 seen["asked"].append((name, tuple(request.prompt_ids)))
-                luck = sum(map(ord, name)) + sum(request.prompt_ids)
+                luck = weights_sum(request.adapter) + sum(request.prompt_ids)
                 text = ANSWERS[luck % 4]
                 if seen.get("task") == "wmt23":
                     text = ("the house number 1 is read", "a red house is the number 5")[luck % 2]
