@@ -64,7 +64,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_model(folder: Path, layout: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
+def save_model(
+    folder: Path, layout: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Path:
     """Save a model of random weights and its tokenizer; the same every time."""
     tokenizer = make_tokenizer()
     shape = {key: SHAPE[key] for key in SHAPE if layout != "qwen2" or key != "head_dim"}
@@ -75,7 +77,7 @@ def save_model(folder: Path, layout: str = "llama", dtype: torch.dtype = torch.f
         eos_token_id=1,
         pad_token_id=2,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():  # the stock initialization is too small for blocks to matter
         for parameter in model.parameters():
