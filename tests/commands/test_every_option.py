@@ -14,7 +14,7 @@ from functools import wraps
 import pytest
 import torch
 from helpers.corpus import write_corpus
-from helpers.models import CHAT_TEMPLATE, save_model
+from helpers.models import save_model, save_model_of_eot
 from helpers.options import (
     Differs,
     Elsewhere,
@@ -25,7 +25,7 @@ from helpers.options import (
 )
 from helpers.training import factors
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaModel
+from transformers import LlamaModel
 from typer.testing import CliRunner
 
 from adaptermix.adapters.adapter import read_adapter
@@ -199,18 +199,6 @@ def chat(number):
     return {"messages": [{"role": role, "content": text} for role, text in roles.items()]}
 
 
-def with_template(model_dir, folder, template):
-    """Save a copy of a model with another chat template, whose turns end with <|eot_id|>."""
-    shutil.copytree(model_dir, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
-    tokenizer.chat_template = template.replace("<|end|>", "<|eot_id|>")
-    tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(folder)
-
-
 def with_own_code(model_dir, folder):
     """Save a copy of a model whose classes are in a file beside its weights."""
     shutil.copytree(model_dir, folder)
@@ -259,7 +247,7 @@ def material(tmp_path_factory, model_dir, corpus_dir):
         path.write_text(path.read_text().replace("lamp", "light").replace("jazz", "rock"))
     write_odd_pairs(folder / "odd")
     save_model(folder / "other", "llama", seed=1)
-    with_template(model_dir, folder / "eot", CHAT_TEMPLATE)
+    save_model_of_eot(model_dir, folder / "eot")
     with_own_code(model_dir, folder / "own-code")
     write_rows(folder / "chat.jsonl", map(chat, range(40)))
     write_rows(folder / "dev.jsonl", map(chat, range(40, 43)))

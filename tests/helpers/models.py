@@ -1,5 +1,6 @@
 """Tiny models made from configs, and their tokenizer."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -39,9 +40,13 @@ LAYOUTS = {
 }
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of 400 tokens on the test sentences."""
-    specials = ["<|bos|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
+def make_tokenizer(end: str = "<|end|>") -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of 400 tokens on the test sentences.
+
+    Args:
+        end: The token that ends a turn.
+    """
+    specials = ["<|bos|>", end, "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevel()
@@ -58,9 +63,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|bos|>",
-        eos_token="<|end|>",
+        eos_token=end,
         pad_token="<|pad|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE.replace("<|end|>", end),
     )
 
 
@@ -85,4 +90,11 @@ def save_model(
                 parameter.normal_(0, 0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_model_of_eot(model_dir: Path, folder: Path) -> Path:
+    """Save a copy of a model whose turns end with <|eot_id|>, as those of Llama 3."""
+    shutil.copytree(model_dir, folder)
+    make_tokenizer("<|eot_id|>").save_pretrained(folder)
     return folder
