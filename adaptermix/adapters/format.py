@@ -42,6 +42,8 @@ _ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether 
 }
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
+# PEFT saves embeddings of modules_to_save three times where the vocabulary was resized.
+_COPY = re.compile(r"\.(?P<kind>modules_to_save|original_module)\.(?=[^.]+$)")
 # The fields of PEFT's LoraConfig; another one that is set is a variant that is not known here.
 KNOWN_FIELDS = frozenset(
     """
@@ -216,7 +218,11 @@ def sort_tensors(
             if is_embedding:
                 embeddings.add(module)
         elif _is_whole_weight(short, config):
-            saved[short.replace(BASE_LAYER, ".")] = name
+            copy = _COPY.search(short)
+            if copy is None:
+                saved[short.replace(BASE_LAYER, ".")] = name
+            elif copy["kind"] == "modules_to_save":  # the other is the base model's weight
+                saved.setdefault(short.replace(copy[0], "."), name)
         else:
             raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
     _check_complete(weights, parts, saved, config)

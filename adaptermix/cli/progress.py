@@ -96,6 +96,8 @@ class RecipeWatcher:
         if not self.quiet:
             done = ": done before" if is_finished else f": {step.command.name}"
             say(f"{number}/{total}  {step.name}{done}")
+        if not is_finished and (remark := step.command.remark(step.settings)):
+            say(remark)
 
     def progress(self, step: "Step") -> AbstractContextManager[OnProgress]:
         """Show the bar of the step's command."""

@@ -11,6 +11,8 @@ from adaptermix.errors import require_extra
 from adaptermix.files.outputs import Report
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.reports import InspectSettings
+from adaptermix.settings.shared import notes_on_languages
+from adaptermix.tables import noted
 
 
 def merge(call: Call) -> Report:
@@ -79,6 +81,11 @@ def _search_examples(settings: Any) -> dict[str, int]:
     return examples.limited(examples.of_task(settings, ("dev",)), settings.limit)
 
 
+def _remark(settings: Any) -> str | None:
+    notes = [] if settings.search is None else notes_on_languages(settings)
+    return "\n".join(noted(notes)) or None
+
+
 def _search_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
     if call.settings.search is None:
         return {}
@@ -104,6 +111,7 @@ MERGE = Command(
     SearchSettings,
     merge,
     Argument("adapters", "Adapters, in the order of weights.", "adapters"),
+    remark=_remark,
     examples=_search_examples,
     size=_search_size,
     check=_check_merge,

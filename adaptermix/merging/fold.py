@@ -19,7 +19,14 @@ from adaptermix.files.tensors import TensorFile, write_tensors
 from adaptermix.merging.merge import check_out, merge_record, merge_report
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
 from adaptermix.merging.report import MergeReport
-from adaptermix.models.files import fingerprint, is_tied, locate_model, weight_files, weight_shapes
+from adaptermix.models.files import (
+    fingerprint,
+    is_tied,
+    locate_model,
+    read_base_config,
+    weight_files,
+    weight_shapes,
+)
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
@@ -49,6 +56,7 @@ def merge_into(
         )
     check_out([*paths, Path(str(settings.into))], settings.out, force)
     folder = locate_model(ModelSettings(model=str(settings.into)))
+    _refuse_quantized(folder)
     shapes = weight_shapes(folder)
     adapters = [with_names_of(adapter, shapes) for adapter in open_adapters(paths, settings)]
     own = fingerprint(folder)
@@ -83,6 +91,18 @@ def _in_float32(settings: MergeSettings) -> MergeSettings:
     if settings.out_dtype:
         raise ConfigError("--out-dtype has no meaning with --into: the base's dtype is kept")
     return settings.model_copy(update={"out_dtype": "float32", "compact": True})
+
+
+def _refuse_quantized(folder: Path) -> None:
+    """Refuse a quantized base: its files hold no matrices of the layers' shapes."""
+    quantization = read_base_config(folder).get("quantization_config")
+    if quantization is None:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    raise ArtifactError(
+        f"{folder} is quantized ({method}): a quantized model cannot take an update",
+        hint="fold into the model before it was quantized",
+    )
 
 
 def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:

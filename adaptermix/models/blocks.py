@@ -41,9 +41,23 @@ def load_lower_blocks(
     _keep_blocks(config, choose_layer(folder, settings, layer))
     model = load_class(AutoModel, folder, settings, config)
     decoder = _decoder(model)
+    _drop_other_modes(model, decoder)
     if layer != "top-normed":
         decoder.norm = nn.Identity()
     return model
+
+
+def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
+    """Drop what turns images and sound into vectors.
+
+    Raises:
+        ArtifactError: A class without a model of hidden states alone, such as Llama 4's.
+    """
+    if model.get_output_embeddings() is not None:
+        raise _unusual(type(model).__name__)
+    for name, child in list(model.named_children()):
+        if model is not decoder and all(module is not decoder for module in child.modules()):
+            delattr(model, name)
 
 
 @contextmanager
@@ -104,6 +118,8 @@ def _decoder(model: "PreTrainedModel") -> Any:
     from torch import nn
 
     decoder: Any = model.get_decoder()
+    if hasattr(decoder, "lm_head"):  # Llama 4 names its text model with the LM head
+        decoder = decoder.model
     if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
         raise _unusual(type(decoder).__name__)
     if not isinstance(getattr(decoder, "norm", None), nn.Module):
@@ -112,7 +128,14 @@ def _decoder(model: "PreTrainedModel") -> Any:
 
 
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
-    config = config.get_text_config()
+    """Let a config be of the text's first blocks alone, without those of images and sound."""
+    text = config.get_text_config()
+    for name in config.sub_configs:
+        other = getattr(config, name, None)
+        for key in ("num_hidden_layers", "depth"):
+            if other is not None and other is not text and hasattr(other, key):
+                setattr(other, key, 0)
+    config = text
     config.num_hidden_layers = layer
     if getattr(config, "layer_types", None):  # one entry a block, checked against their number
         config.layer_types = config.layer_types[:layer]
@@ -140,7 +163,9 @@ def empty_model(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )
     if layer is not None:
-        _decoder(model).norm = torch.nn.Identity()
+        decoder = _decoder(model)
+        _drop_other_modes(model, decoder)
+        decoder.norm = torch.nn.Identity()
     return model
 
 

@@ -4,6 +4,7 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import jsonschema
@@ -12,13 +13,16 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from adaptermix.cli.main import program
+from adaptermix.cli.progress import RecipeWatcher
 from adaptermix.cli.reference import options_page, reference
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.commands.command import Command
+from adaptermix.commands.merging import MERGE
 from adaptermix.commands.schema import recipe_schema, settings_schema
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report
+from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.settings.shared import Settings
 from adaptermix.tables import View
 
@@ -131,3 +135,16 @@ def test_toml_files_fit_their_schema_and_a_slip_does_not(path, validators):
         if isinstance(table, dict):
             slips.append({**content, name: {**table, "sede": 1}})
     assert not any(validator.is_valid(slip) for slip in slips)
+
+
+def test_a_search_and_a_step_of_a_recipe_say_what_looks_like_a_slip(capsys):
+    own = SearchSettings(search="auto", task="my.toml")
+    assert "is taken in the languages of massive" in MERGE.remark(own)
+    assert MERGE.remark(MergeSettings(weight=0.5)) is None
+    assert MERGE.remark(SearchSettings(search="auto", task="my.toml", langs="en")) is None
+    step = SimpleNamespace(name="search", command=MERGE, settings=own)
+    watcher = RecipeWatcher(quiet=False, json=False)
+    watcher.begin(1, 2, step, is_finished=True)
+    assert "languages of massive" not in capsys.readouterr().err
+    watcher.begin(1, 2, step, is_finished=False)
+    assert "languages of massive" in " ".join(capsys.readouterr().err.split())

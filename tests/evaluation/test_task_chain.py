@@ -1,15 +1,19 @@
 """Every task can be trained and tested: the same chain on small files of each."""
 
 import json
+import shutil
 
 import pytest
 from helpers.evaluation import eval_settings, read_predictions
-from helpers.training import task_settings
+from helpers.models import make_tokenizer, save_model_of_eot
+from helpers.training import joint_settings, task_settings
 from pydantic import ValidationError
 
 from adaptermix.evaluation.evaluate import evaluate
+from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.training import TrainTaskSettings
+from adaptermix.training.joint import train_joint
 from adaptermix.training.task import train_task
 
 COLORS = {"red": "rot", "blue": "blau", "green": "grün", "white": "weiß"}
@@ -110,3 +114,39 @@ def test_a_task_brings_its_own_defaults():
     assert TrainTaskSettings(task="uner").langs == ("en", "pt", "zh")
     assert len(TrainTaskSettings(task="wmt23").langs) == 10
     assert str(EvalSettings(task="x/my.toml").out) == "eval-my"
+
+
+@pytest.mark.parametrize("changes", [{}, {"turn_newline": True}, {"system_prompt": "Translate."}])
+def test_trainings_and_an_evaluation_ask_the_same(
+    tmp_path, model_dir, corpus_dir, monkeypatch, changes
+):
+    """The very same prompt ids of the same example, whatever the options of the prompt are."""
+    write_records(tmp_path)
+    shutil.copytree(corpus_dir / "pairs", tmp_path / "pairs")
+    base = save_model_of_eot(model_dir, tmp_path / "base")
+    asked = []
+    prompt_ids = PromptEncoder.prompt_ids
+
+    def noted(self, messages):
+        asked.append(tuple(prompt_ids(self, messages)))
+        return asked[-1]
+
+    monkeypatch.setattr(PromptEncoder, "prompt_ids", lambda *given: list(noted(*given)))
+    chosen = {"task": str(tmp_path / "colors.toml"), "langs": ("en",), "system_prompt": None}
+    chosen |= changes
+    found = {}
+    for name, run in {
+        "task": lambda: train_task(task_settings(base, tmp_path, "x", **chosen), dry_run=True),
+        "joint": lambda: train_joint(joint_settings(base, tmp_path, "x", **chosen), dry_run=True),
+        "eval": lambda: evaluate(
+            eval_settings(base, tmp_path, tmp_path / "out", max_new_tokens=1, **chosen)
+        ),
+    }.items():
+        asked.clear()
+        run()
+        found[name] = set(asked)
+    assert found["task"] == found["joint"] == found["eval"]
+    assert len(found["eval"]) == len(COLORS)
+    text = make_tokenizer("<|eot_id|>").decode(max(found["eval"]))
+    assert ("<|eot_id|>\n" in text) == changes.get("turn_newline", False)
+    assert ("Translate." in text) == ("system_prompt" in changes)

@@ -108,6 +108,13 @@ def adapter_files(folder):
 def hub(model_dir, tmp_path):
     adapter = adapter_files(tmp_path / "for-the-hub")
     pickle = {"adapter_model.bin": b"a pickle", "optimizer.pt": b"another"}
+    unread = {
+        name: b"not read"
+        for name in (
+            *("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.gguf"),
+            *("original/consolidated.00.pth", "onnx/model.onnx", "training_args.bin"),
+        )
+    }
     Hub.files = {
         ("datasets", "AmazonScience/massive"): {
             "en-US/train/0000.parquet": massive(3),
@@ -119,7 +126,8 @@ def hub(model_dir, tmp_path):
         },
         ("models", "somebody/tiny"): {
             path.name: path.read_bytes() for path in model_dir.iterdir() if path.is_file()
-        },
+        }
+        | unread,
         ("models", "somebody/lora"): adapter | pickle,
         ("models", "somebody/runs"): {
             f"checkpoint-2/{name}": content for name, content in adapter.items()
@@ -174,6 +182,34 @@ def test_a_model_comes_from_the_hub(hub, tmp_path, model_dir):
     from adaptermix.models.files import fingerprint
 
     assert through_the_hub(code, hub, tmp_path) == fingerprint(model_dir)
+
+
+def test_of_a_model_only_what_is_read_is_fetched(hub, tmp_path, model_dir):
+    code = (
+        "from adaptermix.settings.shared import ModelSettings as S\n"
+        "from adaptermix.models.files import locate_model\n"
+        "folder = locate_model(S(model='somebody/tiny'))\n"
+        "print(*sorted(str(path.relative_to(folder)) for path in folder.rglob('*.*')))"
+    )
+    fetched = through_the_hub(code, hub, tmp_path).split()
+    assert fetched == sorted(path.name for path in model_dir.iterdir())
+
+
+@pytest.mark.parametrize("revision", [None, "v2", "refs/pr/1"])
+def test_a_model_is_of_the_revision_that_was_asked_for(hub, tmp_path, revision):
+    """As a training is typed: what stands in --revision is what the hub hears."""
+    Hub.asked.clear()
+    given = ["--revision", revision] if revision else []
+    code = (
+        "from adaptermix.cli.main import program\n"
+        f"program()(['train-task', '--model', 'somebody/tiny', *{given}, '--langs', 'en', "
+        "'--system-prompt', '', '--dry-run', '--json'], standalone_mode=False)"
+    )
+    plan = json.loads(through_the_hub(code, hub, tmp_path))
+    assert plan["examples"] == {"en": 3}
+    models = [path for path in Hub.asked if path.startswith("/api/models/somebody/tiny")]
+    assert models
+    assert all(f"/revision/{revision or 'main'}" in path for path in models if "/tree/" not in path)
 
 
 def test_what_the_hub_lacks_is_said(hub, tmp_path):

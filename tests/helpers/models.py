@@ -1,5 +1,6 @@
 """Tiny models made from configs, and their tokenizer."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -39,9 +40,13 @@ LAYOUTS = {
 }
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of 400 tokens on the test sentences."""
-    specials = ["<|bos|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
+def make_tokenizer(end: str = "<|end|>") -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of 400 tokens on the test sentences.
+
+    Args:
+        end: The token that ends a turn.
+    """
+    specials = ["<|bos|>", end, "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevel()
@@ -58,13 +63,15 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|bos|>",
-        eos_token="<|end|>",
+        eos_token=end,
         pad_token="<|pad|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE.replace("<|end|>", end),
     )
 
 
-def save_model(folder: Path, layout: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
+def save_model(
+    folder: Path, layout: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Path:
     """Save a model of random weights and its tokenizer; the same every time."""
     tokenizer = make_tokenizer()
     shape = {key: SHAPE[key] for key in SHAPE if layout != "qwen2" or key != "head_dim"}
@@ -75,7 +82,7 @@ def save_model(folder: Path, layout: str = "llama", dtype: torch.dtype = torch.f
         eos_token_id=1,
         pad_token_id=2,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():  # the stock initialization is too small for blocks to matter
         for parameter in model.parameters():
@@ -83,4 +90,11 @@ def save_model(folder: Path, layout: str = "llama", dtype: torch.dtype = torch.f
                 parameter.normal_(0, 0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_model_of_eot(model_dir: Path, folder: Path) -> Path:
+    """Save a copy of a model whose turns end with <|eot_id|>, as those of Llama 3."""
+    shutil.copytree(model_dir, folder)
+    make_tokenizer("<|eot_id|>").save_pretrained(folder)
     return folder

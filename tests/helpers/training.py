@@ -6,6 +6,7 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.data.pairs import ParallelPair
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.training.align import train_align
+from adaptermix.training.joint import train_joint
 from adaptermix.training.task import train_task
 
 PAIRS = [
@@ -87,6 +88,9 @@ def joint_settings(model_dir, corpus_dir, out, **changes):
             **changes,
         }
     )
+
+
+ALL_KINDS = {**KINDS, "joint": (train_joint, joint_settings)}
 
 
 def assert_same(one, other):

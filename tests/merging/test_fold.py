@@ -1,6 +1,7 @@
 """A full model with a merge folded into it, against the base with the adapter through PEFT."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from helpers.adapters import IDS, logits_through_peft
 from helpers.merging import ATTENTION, CONV1D, rewrite, sum_of_folded_models, trained
 from helpers.models import save_model
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -324,6 +326,44 @@ def test_a_quantized_layer_is_refused_and_others_are_copied(tmp_path, model_dir)
     copied = load_file(tmp_path / "m" / "model.safetensors")[name]
     assert copied.dtype == torch.float8_e4m3fn
     assert torch.equal(copied.view(torch.uint8), weights[name].view(torch.uint8))
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq"])
+def test_a_quantized_base_is_refused_for_what_it_is(tmp_path, model_dir, method):
+    path = trained(model_dir, tmp_path / "a", 1)
+    base = shutil.copytree(model_dir, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    (base / "config.json").write_text(json.dumps(config))
+    settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "o", ignore_base=True)
+    with pytest.raises(ArtifactError, match=rf"is quantized \({method}\)"):
+        merge_into([path], settings)
+
+
+def test_embeddings_that_peft_saves_three_times_are_one(tmp_path, model_dir):
+    """Of a resized vocabulary: the trained weight, the base's, and the trained one again."""
+    base = tmp_path / "base"
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    model.resize_token_embeddings(model.config.vocab_size + 2, mean_resizing=False)
+    model.save_pretrained(base)
+    options = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    adapted = get_peft_model(model, options)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    adapted.save_pretrained(tmp_path / "a", save_embedding_layers=True)
+    names = list(load_file(tmp_path / "a" / "adapter_model.safetensors"))
+    assert sum("embed_tokens" in name for name in names) == 3
+    assert "model.embed_tokens.weight" in read_adapter(tmp_path / "a").saved
+    settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "model")
+    merge_into([tmp_path / "a"], settings)
+    expected = logits_through_peft(base, tmp_path / "a")
+    torch.testing.assert_close(logits(tmp_path / "model"), expected, rtol=2e-4, atol=2e-3)
+    merge([tmp_path / "a"], MergeSettings(weights=(1,), out=tmp_path / "merged"))
+    through_peft = logits_through_peft(base, tmp_path / "merged")
+    torch.testing.assert_close(through_peft, expected, rtol=2e-4, atol=2e-3)
 
 
 def test_a_failure_midway_leaves_nothing(tmp_path, model_dir):

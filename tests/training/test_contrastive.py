@@ -21,7 +21,9 @@ from transformers import (
 )
 
 from adaptermix.errors import ConfigError, ResourceError
+from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training import contrastive as contrastive_step
+from adaptermix.training.alignment import AlignmentObjective
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
 from adaptermix.training.objectives import contrastive_loss
 
@@ -276,30 +278,54 @@ def test_other_errors_of_a_pass_are_not_taken_for_lack_of_memory():
         ContrastiveStep(model, 10).vectors(model, Sentences.of(batch))
 
 
-def one_of_two(rank, folder):
+HALVES = (9, 2, 5, 5, 12, 4, 6, 3)  # four pairs, of which each of two processes has two
+SOURCES, TARGETS = (0, 1, 0, 2), (0, 1, 2, 1)  # texts that are the same are in both halves
+
+
+def objective_of(changes, batch, *, together):
+    """Return the loss of a batch as settings describe it."""
+    settings = TrainAlignSettings(**changes)
+    return AlignmentObjective(settings, None, None, batch, 7, together=together)
+
+
+def one_of_two(rank, folder, changes):
     """Take the step of one process: every other contrastive batch of half the size."""
     torch.set_num_threads(1)
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank)}
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
-    batch = make_batch((9, 2, 5, 5, 12, 4, 6, 3))
+    batch = make_batch(HALVES)
     rows = torch.tensor([0, 1, 4, 5]) + 2 * rank
     model = lower_model(LAYOUTS["llama"], 0.3).train()
     step = ContrastiveStep(model, 3)
     parallel = nn.parallel.DistributedDataParallel(model)
     own = {name: batch[name][rows] for name in ("input_ids", "attention_mask")}
-    sentences = Sentences.of({**own, "source_keys": rows[:2]}, 7)
+    own["source_keys"] = torch.tensor(SOURCES)[rows[:2]]
+    own["target_keys"] = torch.tensor(TARGETS)[rows[:2]]
+    objective = objective_of(changes, own, together=True)
     loss = step.backpropagate(
-        parallel, sentences, loss_of, torch.Tensor.backward, no_sync=parallel.no_sync
+        parallel, objective.sentences, objective, torch.Tensor.backward, no_sync=parallel.no_sync
     )
     torch.save((loss, gradients(model)), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
-def test_two_processes_have_the_gradient_of_one(tmp_path):
-    expected = run(8, dropout=0.3, batch=make_batch((9, 2, 5, 5, 12, 4, 6, 3)))
-    multiprocessing.start_processes(one_of_two, (str(tmp_path),), 2, start_method="fork")
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"mask_duplicates": True, "directions": "both"}, {"pooling": "last", "pool_skip": 1}],
+    ids=str,
+)
+def test_two_processes_have_the_gradient_of_one(tmp_path, changes):
+    batch = make_batch(HALVES)
+    batch |= {"source_keys": torch.tensor(SOURCES), "target_keys": torch.tensor(TARGETS)}
+    objective = objective_of(changes, batch, together=False)
+    model = lower_model(LAYOUTS["llama"], 0.3).train()
+    loss = ContrastiveStep(model, 8).backpropagate(
+        model, objective.sentences, objective, torch.Tensor.backward
+    )
+    expected = loss, gradients(model)
+    multiprocessing.start_processes(one_of_two, (str(tmp_path), changes), 2, start_method="fork")
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)

@@ -14,13 +14,14 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import lower_blocks_only
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import PairCollator, encode_pairs
-from adaptermix.training.joint import Alternation, JointTrainer, train_joint
+from adaptermix.training.joint import Alternation, DevScore, JointTrainer, train_joint
 
 
 def log_of(path):
@@ -114,7 +115,8 @@ def test_the_short_pass_of_a_whole_model_gives_its_hidden_states(layout_dir, lay
 def test_both_losses_fall_and_are_logged_apart(tmp_path, model_dir, corpus_dir):
     report = train_joint(
         joint_settings(
-            model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=40, eval_steps=10, lr=5e-3
+            *(model_dir, corpus_dir, tmp_path / "a.safetensors"),
+            **{"max_steps": 40, "eval_steps": 10, "lr": 5e-3, "align_weight": 3.0},
         )
     )
     log = log_of(tmp_path / "a.log.jsonl")
@@ -122,10 +124,12 @@ def test_both_losses_fall_and_are_logged_apart(tmp_path, model_dir, corpus_dir):
     for name in ("task_loss", "align_loss"):
         assert trained[-1][name] < trained[0][name]
     for row in trained:
-        assert row["loss"] == pytest.approx((row["task_loss"] + row["align_loss"]) / 2, rel=1e-3)
+        mean = (row["task_loss"] + 3 * row["align_loss"]) / 2
+        assert row["loss"] == pytest.approx(mean, rel=1e-3)
     tested = [row for row in log if "eval_sum" in row]
     for row in tested:
-        assert row["eval_sum"] == pytest.approx(row["eval_task_loss"] + row["eval_align_loss"])
+        weighted = 3 * row["eval_align_loss"]
+        assert row["eval_sum"] == pytest.approx(row["eval_task_loss"] + weighted)
     assert report.dev["sum"] == pytest.approx(min(row["eval_sum"] for row in tested), rel=1e-4)
     assert report.examples == {"en": 60, "cy-en": 108}
     adapter = read_adapter(tmp_path / "a.safetensors")
@@ -178,10 +182,26 @@ def test_a_step_is_the_mean_of_its_micro_batches(tmp_path, model_dir, corpus_dir
         torch.testing.assert_close(found, expected * scale, rtol=1e-4, atol=1e-7)
 
 
+def write_own_task(folder):
+    """Write a task whose scores are fine enough to change with any other answer."""
+    rows = [{"asked": f"say {n}", "answered": f"lamp {n} kitchen red"} for n in range(24)]
+    for lang in ("en", "cy"):
+        for split, part in (("train", rows[:20]), ("dev", rows[20:])):
+            text = "".join(f"{json.dumps(row)}\n" for row in part)
+            (folder / f"{lang}.{split}.jsonl").write_text(text)
+    path = folder / "own.toml"
+    path.write_text(
+        'name = "own"\nmetrics = ["chrf"]\nprompt = "{asked}"\nanswer = "answered"\n[files]\n'
+        'train = "{lang}.train.jsonl"\ndev = "{lang}.dev.jsonl"\n'
+    )
+    return {"task": str(path), "data_dir": folder}
+
+
 @pytest.mark.parametrize(
     ("stop_on", "name", "best"),
     [
         ("loss", "task_loss", min),
+        ("sum", "sum", min),
         ("retrieval", "retrieval_accuracy", max),
         ("score", "score", max),
     ],
@@ -189,20 +209,48 @@ def test_a_step_is_the_mean_of_its_micro_batches(tmp_path, model_dir, corpus_dir
 def test_the_best_adapter_is_the_one_asked_for(
     tmp_path, model_dir, corpus_dir, stop_on, name, best
 ):
+    changes = {"pairs_dir": corpus_dir, **write_own_task(tmp_path)}
     settings = joint_settings(
         model_dir,
         corpus_dir,
         tmp_path / "a.safetensors",
-        stop_on=stop_on,
-        lr=0.05,
-        max_steps=4,
-        eval_steps=1,
-        max_new_tokens=4,
+        **{"stop_on": stop_on, "max_steps": 8, "eval_steps": 1, "patience": 8},
+        **{"lr": 0.1, "schedule": "constant_with_warmup", "warmup_ratio": 0.0},  # up and down
+        **{"max_new_tokens": 8, **changes},
     )
     report = train_joint(settings)
     values = [row[f"eval_{name}"] for row in log_of(tmp_path / "a.log.jsonl") if "eval_sum" in row]
-    assert len(values) == 4
+    assert len(values) == 8
+    assert best(values) != values[-1]
     assert report.dev[name] == pytest.approx(best(values), rel=1e-5)
+
+
+def test_a_score_is_the_mean_over_languages_of_answers_to_dev_prompts(
+    tmp_path, model_dir, monkeypatch
+):
+    """Answers that are right in one of two languages; others, as if each were asked alone."""
+    own = write_own_task(tmp_path)
+    settings = joint_settings(
+        model_dir, None, "x", langs=("en", "cy"), dev_limit=3, max_new_tokens=5, **own
+    )
+    encoder = PromptEncoder(load_tokenizer(model_dir, settings))
+    judge = DevScore(settings, encoder, [1])
+    dev = judge.task.read("en", "dev", tmp_path)
+    assert judge.examples["en"] == dev[:3]
+    model = load_model(model_dir, settings).eval()
+    prompts = [encoder.prompt_ids([{"role": "user", "content": "a " * n}]) for n in (3, 1, 9, 5, 2)]
+    alone = [answer for prompt in prompts for answer in judge._answers(model, [prompt])]
+    assert len(set(alone)) > 1
+    assert judge._answers(model, prompts) == alone
+    right = {id(judge.prompts["en"]): [example.expected for example in dev[:3]]}
+    monkeypatch.setattr(judge, "_answers", lambda _, of: right.get(id(of), [""] * len(of)))
+    assert judge(model) == pytest.approx(right_score(judge) / 2)
+
+
+def right_score(judge):
+    """Return what right answers alone would score."""
+    outcomes = [judge.task.outcome(each, each.expected) for each in judge.examples["en"]]
+    return judge.task.score(outcomes).value
 
 
 def test_a_score_that_is_right_ends_training_early(tmp_path, model_dir, corpus_dir, monkeypatch):

@@ -6,7 +6,15 @@ import torch
 from helpers.adapters import IDS, logits_through_peft
 from helpers.corpus import write_corpus
 from helpers.progress import check_progress
-from helpers.training import KINDS, PAIRS, align_settings, factors, randomize, task_settings
+from helpers.training import (
+    ALL_KINDS,
+    KINDS,
+    PAIRS,
+    align_settings,
+    factors,
+    randomize,
+    task_settings,
+)
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -14,15 +22,18 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import describe_config, layer_of, spec_of
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.models import lora_linear
 from adaptermix.models.blocks import keeps_logits, load_lower_blocks
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.training import run as training
-from adaptermix.training.align import train_align
+from adaptermix.training.align import AlignmentTrainer, train_align
+from adaptermix.training.alignment import Alignment
 from adaptermix.training.batches import IGNORED, PairCollator, answer_logits, encode_pairs
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
 from adaptermix.training.objectives import contrastive_loss
 from adaptermix.training.task import train_task
+from adaptermix.training.trainer import AdapterTrainer
 
 
 @pytest.mark.parametrize("layer", [2, 3])
@@ -349,3 +360,66 @@ def test_languages_are_resampled_to_the_same_share(tmp_path, model_dir):
     report = train_align(settings, dry_run=True)
     assert report.examples == {"cy-en": 108, "sw-en": 36}
     assert report.planned_steps == -(-2 * 108 // 32)
+
+
+@pytest.mark.parametrize("name", ALL_KINDS)
+def test_what_is_trained_on_is_never_judged_by(tmp_path, model_dir, corpus_dir, monkeypatch, name):
+    """Every training row is trained on, every dev row judged, and none of them is both."""
+    train, settings_for = ALL_KINDS[name]
+    trained, judged = set(), set()
+    loss = {"in training": trained, "in judgement": judged}
+
+    def noting(method, rows):
+        def noted(self, *given, **options):
+            batch = next(each for each in given if isinstance(each, dict))
+            loss[rows].update(batch["names"])
+            return method(self, *given, **options)
+
+        return noted
+
+    monkeypatch.setattr(
+        AdapterTrainer, "training_step", noting(AdapterTrainer.training_step, "in training")
+    )
+    for kind in (AdapterTrainer, AlignmentTrainer):
+        monkeypatch.setattr(kind, "prediction_step", noting(kind.prediction_step, "in judgement"))
+    dev_vectors = Alignment.dev_vectors
+
+    def noted_vectors(self, batches):
+        batches = list(batches)
+        judged.update(name for batch in batches for name in batch["names"])
+        return dev_vectors(self, batches)
+
+    monkeypatch.setattr(Alignment, "dev_vectors", noted_vectors)
+    report = train(
+        settings_for(
+            *(model_dir, corpus_dir, tmp_path / "a"),
+            **{"max_steps": None, "epochs": 1, "limit": 40, "eval_steps": 100},
+            **({} if name == "align" else {"dev_limit": 7}),
+        )
+    )
+    assert len(trained) == sum(report.examples.values())
+    assert len(judged) == sum(report.dev_examples.values())
+    assert not trained & judged
+
+
+@pytest.mark.parametrize("name", ["align", "joint"])
+def test_every_step_and_every_layer_drops_elements_of_its_own(
+    tmp_path, model_dir, corpus_dir, monkeypatch, name
+):
+    """No key of a token is there in two steps, and no key of a feature in two layers."""
+    train, settings_for = ALL_KINDS[name]
+    tokens, features = set(), set()
+    kept_elements = lora_linear.kept_elements
+
+    def noted(of_tokens, of_features, rate, **options):
+        tokens.add(tuple(of_tokens.tolist()))
+        features.add(tuple(of_features.tolist()))
+        return kept_elements(of_tokens, of_features, rate, **options)
+
+    monkeypatch.setattr(lora_linear, "kept_elements", noted)
+    changes = {"batch_size": 4 if name == "align" else 8, "contrastive_batch": 4, "layer": 2}
+    train(settings_for(model_dir, corpus_dir, tmp_path / "a", max_steps=3, dropout=0.5, **changes))
+    assert len(tokens) == 3  # both sides of the pairs of a step, in one pass
+    assert len(features) == 2 * 7  # modules
+    for keys in (tokens, features):
+        assert len({key for group in keys for key in group}) == sum(map(len, keys))

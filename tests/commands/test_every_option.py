@@ -1,0 +1,374 @@
+"""Every option of the training commands changes what it is there to change.
+
+Each command runs as typed, on a tiny model, once for every value in the tables below. A new option
+needs an entry: values that give different results, or the test that shows its effect and why that
+test does it.
+"""
+
+import gc
+import hashlib
+import json
+import shutil
+from functools import wraps
+
+import pytest
+import torch
+from helpers.corpus import write_corpus
+from helpers.models import save_model, save_model_of_eot
+from helpers.options import (
+    Differs,
+    Elsewhere,
+    assert_all_differ,
+    assert_choices_are_tried,
+    assert_table_is_whole,
+    command_line,
+)
+from helpers.training import factors
+from torch.utils.data import DataLoader
+from transformers import LlamaModel
+from typer.testing import CliRunner
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.cli.main import program
+from adaptermix.commands.catalog import COMMANDS
+from adaptermix.errors import AdaptermixError
+
+HUB = Elsewhere("files/test_hub.py", "needs a hub")
+SHORT = {"max_steps": None, "limit": "16"}  # as long as its epochs are
+WORSE = {"eval_steps": "1", "max_steps": "6", "lr": "0.5", "schedule": "constant_with_warmup"}
+LONG = {"system_prompt": None, "max_length": "1400", "limit": "8", "batch_size": "4"}
+TWO_PAIRS = {"pairs": "cy-en,sw-en", "pairs_dir": "@odd"}
+SLOPES = {"max_steps": "3"}  # the loss's slope for A is zero in the first step
+ODD = {"pairs_dir": "@odd"}
+
+COMMON = {
+    # Model and data
+    "model": Differs(("@model", "@other")),
+    "revision": HUB,
+    "dtype": Differs(
+        ("float32", "bfloat16", "float16"), left_out={"auto": "float32 where there is no GPU"}
+    ),
+    "trust_remote_code": Differs((False, True), ("exit",), {"model": "@own-code"}),
+    "data_dir": Differs(("@corpus", "@other-corpus")),
+    "threads": Differs(("1", "2"), ("threads",), {"dry_run": True}),
+    # LoRA
+    "rank": Differs(("4", "8")),
+    "alpha": Differs(("8", "32"), ("tensors", "config.lora_alpha")),
+    "dropout": Differs(("0", "0.1")),
+    "target_modules": Differs(("q_proj", "all-linear")),
+    "use_rslora": Differs((False, True), ("tensors", "config.use_rslora")),
+    "rank_pattern": Differs((None, "down_proj=2")),
+    "alpha_pattern": Differs((None, "down_proj=32")),
+    "layers_to_transform": Differs((None, "0", "1")),
+    "quantize": Elsewhere("models/test_loading.py", "needs bitsandbytes"),
+    # Training
+    "lr": Differs(("1e-3", "2e-3")),
+    "schedule": Differs(
+        ("inverse_sqrt", "linear", "cosine", "constant_with_warmup"), beside={"max_steps": "4"}
+    ),
+    "warmup_ratio": Differs(("0.1", "0.9")),
+    "batch_size": Differs(("8", "16"), ("tensors", "passes")),
+    "epochs": Differs(("1", "2"), ("report.steps", "report.planned_steps"), SHORT),
+    "max_steps": Differs(("1", "2"), ("tensors", "report.steps", "report.planned_steps")),
+    "eval_steps": Differs(("1", "2"), ("evaluations",)),
+    "patience": Differs(("1", "3"), ("report.steps",), WORSE),
+    "max_length": Differs(("128", "50")),
+    "seed": Differs(("1", "2")),
+    "workers": Differs(("0", "1"), ("workers",)),
+    "tensorboard": Differs((False, True), ("files",)),
+    "resume": Differs((False, True), ("exit",), again=True),
+    "out": Differs(("a.safetensors", "b.safetensors"), ("files",)),
+    # Of every command
+    "config": Differs((None, "@seed-2.toml")),
+    "force": Differs((None, True), ("exit",), again=True),
+    "json": Differs((None, True), ("is_json",)),
+    "dry_run": Differs((None, True), ("files", "report.written")),
+    "quiet": Elsewhere("cli/test_console.py", "a progress bar is drawn in a terminal only"),
+    "verbose": Elsewhere("system/test_commands.py", "it changes the libraries of the process"),
+    "push_to_hub": HUB,
+    "private": HUB,
+}
+TASK_DATA = {
+    "task": Differs(("massive", "@own.toml"), beside={"data_dir": "@both"}),
+    "prompt": Differs(("paper", "authors-code", "zero-shot"), beside=LONG),
+    "system_prompt": Differs(("", "Find the slots.")),
+    "turn_newline": Differs((False, True), beside={"model": "@eot"}),
+    "langs": Differs(("en", "cy", "en,cy"), ("tensors", "report.examples")),
+    "chat": Differs((None, "@chat.jsonl"), ("tensors", "report.examples")),
+    "dev_chat": Differs(
+        (None, "@dev.jsonl"), ("report.dev", "report.dev_examples"), {"chat": "@chat.jsonl"}
+    ),
+    "limit": Differs(("8", "32"), ("tensors", "report.examples")),
+    "dev_limit": Differs(("2", "4"), ("report.dev", "report.dev_examples")),
+}
+ALIGNMENT = {
+    "pairs": Differs(("cy-en", "sw-en", "cy-en,sw-en"), ("tensors", "report.examples")),
+    "pairs_dir": Differs((None, "@odd")),
+    "layer": Differs(("bottom", "middle", "0.75", "top", "top-normed")),
+    "pooling": Differs(("mean", "weighted", "last")),
+    "pool_skip": Differs(("0", "1")),
+    "temperature": Differs(("0.1", "0.5")),
+    "directions": Differs(("one", "both")),
+    "stop_gradient": Differs((False, True)),
+    "mask_duplicates": Differs((False, True), beside=ODD),
+    "contrastive_batch": Differs(("4", "8")),
+    "dev_pairs": Differs(("2", "4"), ("tensors", "report.dev_examples", "report.examples")),
+    "resample": Differs(("0", "0.5", "1"), beside=TWO_PAIRS),
+    "several_sentences": Differs((False, True), ("tensors", "report.dropped"), ODD),
+    "check_script": Differs((False, True), ("tensors", "report.dropped"), ODD),
+}
+TABLES = {
+    "train-task": {
+        **COMMON,
+        **TASK_DATA,
+        "micro_batch_size": Differs(("4", "8"), ("passes",)),
+    },
+    "train-align": {
+        **COMMON,
+        **ALIGNMENT,
+        "max_length": Differs(("128", "9"), ("tensors", "report.dropped")),
+        "preserve": Differs(("0", "1", "10"), beside=SLOPES),
+        "preserve_text": Differs((None, ["@lines.txt"]), beside={"preserve": "1"}),
+        "micro_batch_size": Differs((None, "2"), ("passes",)),
+        "packing": Differs((True, False), ("passes",)),
+        "limit": Differs(("16", "32"), ("tensors", "report.examples")),
+    },
+    "train-joint": {
+        **COMMON,
+        **TASK_DATA,
+        **ALIGNMENT,
+        "contrastive_batch": Differs(("4", "2")),
+        "alternate": Differs(("paper-code", "steps")),
+        "align_weight": Differs(("1", "0.1")),
+        "stop_on": Elsewhere("training/test_joint.py", "that the best adapter is kept says more"),
+        "max_new_tokens": Differs(
+            ("2", "12"),
+            ("report.dev.score",),
+            {"stop_on": "score", "task": "@own.toml", "data_dir": "@both"},
+        ),
+    },
+}
+TASK_BASE = {
+    "langs": "en",
+    "system_prompt": "",
+    "dev_limit": "4",
+}
+ALIGN_BASE = {"pairs": "cy-en", "contrastive_batch": "4", "dev_pairs": "4"}
+BASE = {
+    "model": "@model",
+    "data_dir": "@corpus",
+    "batch_size": "8",
+    "max_steps": "2",
+    "eval_steps": "2",
+    "max_length": "128",
+    "lr": "1e-3",
+    "out": "a.safetensors",
+    "json": True,
+}
+USUAL = {
+    "train-task": BASE | TASK_BASE | {"micro_batch_size": "4"},
+    "train-align": BASE | ALIGN_BASE,
+    "train-joint": BASE | TASK_BASE | ALIGN_BASE,
+}
+CASES = [
+    pytest.param(command, option, id=f"{command}-{option}")
+    for command, table in TABLES.items()
+    for option, entry in table.items()
+    if isinstance(entry, Differs)
+]
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+class OwnConfig(LlamaConfig):
+    model_type = "own-llama"
+
+class OwnModel(LlamaModel):
+    config_class = OwnConfig
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def write_rows(path, rows):
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def chat(number):
+    roles = {"user": f"say {number}", "assistant": f"it is {number}"}
+    return {"messages": [{"role": role, "content": text} for role, text in roles.items()]}
+
+
+def with_own_code(model_dir, folder):
+    """Save a copy of a model whose classes are in a file beside its weights."""
+    shutil.copytree(model_dir, folder)
+    (folder / "own.py").write_text(OWN_CODE)
+    config = json.loads((folder / "config.json").read_text())
+    names = {
+        "AutoConfig": "OwnConfig",
+        "AutoModel": "OwnModel",
+        "AutoModelForCausalLM": "OwnForCausalLM",
+    }
+    config |= {"model_type": "own-llama", "architectures": ["OwnForCausalLM"]}
+    config["auto_map"] = {auto: f"own.{name}" for auto, name in names.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_odd_pairs(folder):
+    """Write pairs of every kind that an option is about, and far fewer of another language."""
+    folder.mkdir()
+    rows = [f"rho'r lamp {n} ymlaen\tturn on lamp {n // 8}" for n in range(40)]
+    rows += [f"Helo {n}. Sut wyt ti?\tHello {n}. How are you?" for n in range(20)]
+    rows += [f"привет {n} друзья\thello {n} friends" for n in range(20)]
+    (folder / "cy-en.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    rows = [f"washa taa {n}\tturn on lamp {n}\n" for n in range(16)]
+    (folder / "sw-en.tsv").write_text("".join(rows), encoding="utf-8")
+
+
+def write_own_task(folder):
+    toml = ['name = "own"', 'metrics = ["chrf"]', 'prompt = "{asked}"', 'answer = "answered"']
+    toml += ["[files]", *(f'{split} = "{{lang}}.{split}.jsonl"' for split in ("train", "dev"))]
+    (folder / "own.toml").write_text("\n".join(toml), encoding="utf-8")
+    for split, count in (("train", 24), ("dev", 4)):
+        rows = [{"asked": f"say {n}", "answered": f"lamp kitchen {n} red"} for n in range(count)]
+        write_rows(folder / "both" / f"en.{split}.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, model_dir, corpus_dir):
+    """The folder that ``@`` stands for."""
+    folder = tmp_path_factory.mktemp("options")
+    (folder / "model").symlink_to(model_dir)
+    (folder / "corpus").symlink_to(corpus_dir)
+    shutil.copytree(corpus_dir, folder / "both")
+    write_own_task(folder)
+    write_corpus(folder / "other-corpus")
+    for path in (folder / "other-corpus").rglob("*.*"):
+        path.write_text(path.read_text().replace("lamp", "light").replace("jazz", "rock"))
+    write_odd_pairs(folder / "odd")
+    save_model(folder / "other", "llama", seed=1)
+    save_model_of_eot(model_dir, folder / "eot")
+    with_own_code(model_dir, folder / "own-code")
+    write_rows(folder / "chat.jsonl", map(chat, range(40)))
+    write_rows(folder / "dev.jsonl", map(chat, range(40, 43)))
+    (folder / "lines.txt").write_text("".join(f"the lamp {n} is red\n" for n in range(20)))
+    sections = [f"[{command}]\nseed = 2\n" for command in TABLES]
+    (folder / "seed-2.toml").write_text("".join(sections))
+    gc.freeze()  # each training ends with a collection: of its own objects alone, that is fast
+    yield folder
+    gc.unfreeze()
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What is done on the way: shapes of training passes, and processes that prepare batches."""
+    seen = {"passes": [], "workers": set()}
+    forward, init = LlamaModel.forward, DataLoader.__init__
+
+    @wraps(forward)
+    def watched_forward(self, *args, **options):
+        if self.training:
+            seen["passes"].append(tuple(options["input_ids"].shape))
+        return forward(self, *args, **options)
+
+    def watched_init(self, *args, **options):
+        seen["workers"].add(options.get("num_workers", 0))
+        init(self, *args, **options)
+
+    monkeypatch.setattr(LlamaModel, "forward", watched_forward)
+    monkeypatch.setattr(DataLoader, "__init__", watched_init)
+    return seen
+
+
+OUTCOMES = {}
+
+
+@pytest.fixture
+def outcome(material, watched, tmp_path_factory, monkeypatch):
+    """Run a command with some options in place of its usual ones; return all that came of it."""
+
+    def placed(value):
+        if isinstance(value, list):
+            return [placed(item) for item in value]
+        is_name = isinstance(value, str) and value.startswith("@")
+        return str(material / value[1:]) if is_name else value
+
+    def perform(command, changes, again):
+        folder = tmp_path_factory.mktemp("run")
+        monkeypatch.chdir(folder)
+        options = {n: placed(v) for n, v in (USUAL[command] | changes).items()}
+        if again:
+            run(command_line(command, {n: placed(v) for n, v in USUAL[command].items()}))
+        watched.update(passes=[], workers=set())
+        return run(command_line(command, options)) | watched | left_in(folder)
+
+    def known(command, changes, again=False):
+        key = (command, json.dumps(USUAL[command] | changes, sort_keys=True), again)
+        if key not in OUTCOMES:
+            OUTCOMES[key] = perform(command, changes, again)
+        return OUTCOMES[key]
+
+    return known
+
+
+def run(line):
+    done = CliRunner().invoke(program(), line, standalone_mode=False)
+    error = done.exception
+    if error is not None and not isinstance(error, AdaptermixError):
+        raise error
+    text = done.stdout.strip()
+    is_json = text.startswith("{")
+    return {
+        "exit": error.exit_code if error else done.exit_code,
+        "error": str(error or ""),
+        "is_json": is_json,
+        "report": json.loads(text) if is_json else {},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def left_in(folder):
+    found = {"files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))}
+    adapter, log = folder / "a.safetensors", folder / "a.log.jsonl"
+    if adapter.exists():
+        found["tensors"] = {
+            name: hashlib.sha256(factor.numpy().tobytes()).hexdigest()
+            for name, factor in factors(adapter).items()
+        }
+        found["config"] = read_adapter(adapter).config
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    found["evaluations"] = sorted({row["step"] for row in rows if any("eval_" in k for k in row)})
+    return found
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_every_option_has_an_entry(command):
+    assert_table_is_whole(command, TABLES[command])
+    assert_choices_are_tried(COMMANDS[command].settings, TABLES[command])
+
+
+def test_every_training_command_has_a_table():
+    assert {name for name in COMMANDS if name.startswith("train")} == TABLES.keys()
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_the_same_options_give_the_same_result(outcome, command):
+    """Or two values would differ whatever they are."""
+    first = outcome(command, {})
+    OUTCOMES.clear()
+    second = outcome(command, {})
+    assert first["exit"] == 0, first["error"]
+    for each in (first, second):
+        each["report"].pop("seconds", None)
+    assert first == second
+
+
+@pytest.mark.parametrize(("command", "option"), CASES)
+def test_no_two_values_give_the_same_result(outcome, command, option):
+    entry = TABLES[command][option]
+    outcomes = [
+        outcome(command, {**entry.beside, option: value}, entry.again) for value in entry.values
+    ]
+    if "exit" not in entry.seen:
+        assert [each["error"] for each in outcomes] == [""] * len(outcomes)
+    assert_all_differ(entry, outcomes)
