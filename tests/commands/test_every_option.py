@@ -5,7 +5,6 @@ needs an entry: values that give different results, or the test that shows its e
 test does it.
 """
 
-import gc
 import hashlib
 import json
 import shutil
@@ -227,9 +226,7 @@ def material(tmp_path_factory, model_dir, corpus_dir):
     (folder / "lines.txt").write_text("".join(f"the lamp {n} is red\n" for n in range(20)))
     sections = [f"[{command}]\nseed = 2\n" for command in TABLES]
     (folder / "seed-2.toml").write_text("".join(sections))
-    gc.freeze()  # each training ends with a collection: of its own objects alone, that is fast
-    yield folder
-    gc.unfreeze()
+    return folder
 
 
 @pytest.fixture
