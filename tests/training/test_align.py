@@ -171,10 +171,19 @@ def test_every_setting_reaches_the_loss(adapted, model_dir, changes):
     assert any(not torch.allclose(plain[name], other[name]) for name in plain)
 
 
-def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir):
+@pytest.mark.parametrize(
+    "other",
+    [
+        PAIRS[0],
+        replace(PAIRS[0], source="cyfarchion"),
+        replace(PAIRS[0], target="greetings"),
+    ],
+    ids=["both sides", "the target", "the source"],
+)
+def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir, other):
     model, step, _, tokenizer = adapted
     collator = PairCollator(2)
-    pairs = encode_pairs([*PAIRS, PAIRS[0]], tokenizer, 64)
+    pairs = encode_pairs([*PAIRS, other], tokenizer, 64)
     plain = align_settings(model_dir, None, "x")
     masked = align_settings(model_dir, None, "x", mask_duplicates=True)
     either = [Alignment(settings, model, step) for settings in (plain, masked)]
