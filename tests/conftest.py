@@ -1,9 +1,13 @@
 """Tiny models made from configs, tiny corpora, no network."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the hub points it at a local server
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp()  # code of models; the user's is left alone
 os.environ.pop("COLUMNS", None)  # Rich keeps for good the width that it finds at its import
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing by more, and bits stay the same
@@ -40,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ needs an entry: values that give different results, or the test that shows its e
 test does it.
 """
 
-import gc
 import hashlib
 import json
 import shutil
@@ -14,7 +13,7 @@ from functools import wraps
 import pytest
 import torch
 from helpers.corpus import write_corpus
-from helpers.models import save_model, save_model_of_eot
+from helpers.models import save_model, save_model_of_eot, save_model_of_own_code
 from helpers.options import (
     Differs,
     Elsewhere,
@@ -176,18 +175,6 @@ CASES = [
     for option, entry in table.items()
     if isinstance(entry, Differs)
 ]
-OWN_CODE = """
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
-
-class OwnConfig(LlamaConfig):
-    model_type = "own-llama"
-
-class OwnModel(LlamaModel):
-    config_class = OwnConfig
-
-class OwnForCausalLM(LlamaForCausalLM):
-    config_class = OwnConfig
-"""
 
 
 def write_rows(path, rows):
@@ -197,21 +184,6 @@ def write_rows(path, rows):
 def chat(number):
     roles = {"user": f"say {number}", "assistant": f"it is {number}"}
     return {"messages": [{"role": role, "content": text} for role, text in roles.items()]}
-
-
-def with_own_code(model_dir, folder):
-    """Save a copy of a model whose classes are in a file beside its weights."""
-    shutil.copytree(model_dir, folder)
-    (folder / "own.py").write_text(OWN_CODE)
-    config = json.loads((folder / "config.json").read_text())
-    names = {
-        "AutoConfig": "OwnConfig",
-        "AutoModel": "OwnModel",
-        "AutoModelForCausalLM": "OwnForCausalLM",
-    }
-    config |= {"model_type": "own-llama", "architectures": ["OwnForCausalLM"]}
-    config["auto_map"] = {auto: f"own.{name}" for auto, name in names.items()}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def write_odd_pairs(folder):
@@ -248,15 +220,13 @@ def material(tmp_path_factory, model_dir, corpus_dir):
     write_odd_pairs(folder / "odd")
     save_model(folder / "other", "llama", seed=1)
     save_model_of_eot(model_dir, folder / "eot")
-    with_own_code(model_dir, folder / "own-code")
+    save_model_of_own_code(model_dir, folder / "own-code")
     write_rows(folder / "chat.jsonl", map(chat, range(40)))
     write_rows(folder / "dev.jsonl", map(chat, range(40, 43)))
     (folder / "lines.txt").write_text("".join(f"the lamp {n} is red\n" for n in range(20)))
     sections = [f"[{command}]\nseed = 2\n" for command in TABLES]
     (folder / "seed-2.toml").write_text("".join(sections))
-    gc.freeze()  # each training ends with a collection: of its own objects alone, that is fast
-    yield folder
-    gc.unfreeze()
+    return folder
 
 
 @pytest.fixture

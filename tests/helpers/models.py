@@ -1,5 +1,6 @@
 """Tiny models made from configs, and their tokenizer."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -97,4 +98,43 @@ def save_model_of_eot(model_dir: Path, folder: Path) -> Path:
     """Save a copy of a model whose turns end with <|eot_id|>, as those of Llama 3."""
     shutil.copytree(model_dir, folder)
     make_tokenizer("<|eot_id|>").save_pretrained(folder)
+    return folder
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
+
+class OwnConfig(LlamaConfig):
+    model_type = "own-llama"
+
+class OwnModel(LlamaModel):
+    config_class = OwnConfig
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def save_model_of_own_code(model_dir: Path, folder: Path) -> Path:
+    """Save a copy of a model whose classes are in a file beside its weights."""
+    shutil.copytree(model_dir, folder)
+    (folder / "own.py").write_text(OWN_CODE)
+    own = {
+        "AutoConfig": "own.OwnConfig",
+        "AutoModel": "own.OwnModel",
+        "AutoModelForCausalLM": "own.OwnForCausalLM",
+    }
+    changes = {
+        "config.json": {"model_type": "own-llama", "auto_map": own},
+        "tokenizer_config.json": {
+            "tokenizer_class": "OwnTokenizer",
+            "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]},
+        },
+    }
+    for name, changed in changes.items():
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     return folder

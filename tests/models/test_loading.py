@@ -4,11 +4,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from helpers.models import save_model
+from helpers.models import save_model, save_model_of_own_code
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.models.blocks import load_lower_blocks
+from adaptermix.models.blocks import empty_model, load_lower_blocks
 from adaptermix.models.files import (
     context_length,
     fingerprint,
@@ -17,7 +17,7 @@ from adaptermix.models.files import (
     locate_model,
     weight_shapes,
 )
-from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.loading import load_config, load_model, load_tokenizer
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings
 
@@ -180,3 +180,24 @@ def test_a_loaded_model_computes_with_the_threads_asked_for(model_dir, load):
     for threads in (2, 3):
         load(model_dir, ModelSettings(model=str(model_dir), threads=threads))
         assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("load", "kind"),
+    [
+        (load_tokenizer, "OwnTokenizer"),
+        (load_config, "OwnConfig"),
+        (load_model, "OwnForCausalLM"),
+        (load_lower_blocks, "OwnModel"),
+        (empty_model, "OwnForCausalLM"),
+        (lambda folder, settings: empty_model(folder, settings, 2), "OwnModel"),
+    ],
+)
+def test_code_of_a_model_runs_where_it_is_trusted_and_only_there(tmp_path, model_dir, load, kind):
+    # transformers knows a class for good once it is loaded, by the name of its folder
+    own_code_dir = save_model_of_own_code(model_dir, tmp_path / tmp_path.name)
+    trusted = SETTINGS.model_copy(update={"trust_remote_code": True})
+    assert type(load(own_code_dir, trusted)).__name__ == kind
+    with pytest.raises(ArtifactError) as raised:
+        load(own_code_dir, SETTINGS)
+    assert "--trust-remote-code" in raised.value.hint

@@ -72,6 +72,15 @@ def test_dropout_takes_elements_of_the_input_and_scales_the_rest():
         torch.testing.assert_close(one, other)
 
 
+def test_a_model_that_is_judged_drops_nothing():
+    x = torch.randn(1, 3, 6, dtype=torch.float64)
+    plain, fast = make_layer(), make_layer(dropout=0.5)
+    dropout = speed_up(fast)
+    dropout.tokens = token_keys(3, torch.arange(3), torch.arange(3))
+    assert not torch.allclose(fast.train()(x), plain(x))
+    torch.testing.assert_close(fast.eval()(x), plain(x))
+
+
 def test_pefts_own_layer_runs_where_this_one_does_not_do():
     x = torch.randn(3, 6, dtype=torch.float64)
     plain, fast = make_layer(dropout=0.9).train(), make_layer(dropout=0.9).train()

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.training import PAIRS, align_settings, factors, randomize
-from peft import LoraConfig, get_peft_model
+from helpers.training import ALL_KINDS, PAIRS, align_settings, factors, randomize
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
@@ -17,7 +17,7 @@ from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
-from adaptermix.training.align import train_align
+from adaptermix.training.align import align_data, train_align
 from adaptermix.training.alignment import Alignment, AlignmentObjective
 from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
@@ -171,10 +171,19 @@ def test_every_setting_reaches_the_loss(adapted, model_dir, changes):
     assert any(not torch.allclose(plain[name], other[name]) for name in plain)
 
 
-def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir):
+@pytest.mark.parametrize(
+    "other",
+    [
+        PAIRS[0],
+        replace(PAIRS[0], source="cyfarchion"),
+        replace(PAIRS[0], target="greetings"),
+    ],
+    ids=["both sides", "the target", "the source"],
+)
+def test_sentences_that_are_the_same_are_no_negatives(adapted, model_dir, other):
     model, step, _, tokenizer = adapted
     collator = PairCollator(2)
-    pairs = encode_pairs([*PAIRS, PAIRS[0]], tokenizer, 64)
+    pairs = encode_pairs([*PAIRS, other], tokenizer, 64)
     plain = align_settings(model_dir, None, "x")
     masked = align_settings(model_dir, None, "x", mask_duplicates=True)
     either = [Alignment(settings, model, step) for settings in (plain, masked)]
@@ -236,6 +245,58 @@ def test_anchor_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):
     )
     with pytest.raises(DataError, match=r"en.txt: --preserve-text needs two lines"):
         train_align(settings)
+
+
+@pytest.mark.parametrize("name", ["align", "joint"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"pooling": "last"}, {"pool_skip": 3}, {"pooling": "weighted"}], ids=str
+)
+def test_dev_numbers_are_those_of_the_written_adapter(
+    tmp_path, model_dir, corpus_dir, name, changes
+):
+    """Against stock transformers and PEFT: a sentence at a time, no dropout, plain sums."""
+    train, settings_for = ALL_KINDS[name]
+    changes = {"max_steps": 2, "eval_steps": 2, "dropout": 0.5, "lr": 0.01, **changes}
+    batches = {"batch_size": 16, "contrastive_batch": 16, "layer": 2}
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "a", **batches, **changes)
+    dev = train(settings).dev
+    tokenizer = load_tokenizer(model_dir, settings)
+    pairs = align_data(settings, tokenizer).dev
+    assert 5 < len(pairs) <= 16, "one contrastive batch"
+    base = AutoModelForCausalLM.from_pretrained(model_dir)
+    model = PeftModel.from_pretrained(base, str(tmp_path / "a")).eval()
+    skip = settings.pool_skip
+
+    @torch.no_grad()
+    def vector(ids):
+        kept = model(torch.tensor([list(ids)]), output_hidden_states=True).hidden_states[2][
+            0, skip:
+        ]
+        if settings.pooling == "last":
+            return kept[-1]
+        counts = torch.arange(1.0, len(kept) + 1) if settings.pooling == "weighted" else None
+        shares = torch.ones(len(kept)) if counts is None else counts
+        return (shares[:, None] * kept).sum(0) / shares.sum()
+
+    def cosines():
+        sides = ([vector(p.source_ids) for p in pairs], [vector(p.target_ids) for p in pairs])
+        sources, targets = map(torch.stack, sides)
+        return torch.cosine_similarity(sources[:, None], targets[None], dim=-1)
+
+    found = cosines()
+    own = torch.arange(len(pairs))
+    loss = torch.nn.functional.cross_entropy(found / 0.1, own).item()
+    assert dev["loss" if name == "align" else "align_loss"] == pytest.approx(loss, rel=1e-4)
+    accuracy = (found.argmax(1) == own).float().mean().item()
+    assert dev["retrieval_accuracy"] == pytest.approx(accuracy)
+    with model.disable_adapter():
+        of_base = cosines()
+    accuracy = (of_base.argmax(1) == own).float().mean().item()
+    assert dev["retrieval_accuracy_of_base"] == pytest.approx(accuracy)
+    if name == "align":
+        others = ~torch.eye(len(pairs), dtype=torch.bool)
+        for key, values in (("random_cosine", found), ("random_cosine_of_base", of_base)):
+            assert dev[key] == pytest.approx(values[others].mean().item(), rel=1e-4)
 
 
 SEARCH = {"temperature": (0.05, 5.0), "max_steps": 6, "eval_steps": 3, "lr": 5e-3}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.evaluation import eval_settings, read_predictions
 from helpers.training import PAIRS, factors, joint_settings, randomize
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import lower_blocks_only
 from adaptermix.models.loading import load_model, load_tokenizer
@@ -192,7 +194,7 @@ def write_own_task(folder):
     path = folder / "own.toml"
     path.write_text(
         'name = "own"\nmetrics = ["chrf"]\nprompt = "{asked}"\nanswer = "answered"\n[files]\n'
-        'train = "{lang}.train.jsonl"\ndev = "{lang}.dev.jsonl"\n'
+        'train = "{lang}.train.jsonl"\ndev = "{lang}.dev.jsonl"\ntest = "{lang}.dev.jsonl"\n'
     )
     return {"task": str(path), "data_dir": folder}
 
@@ -245,6 +247,24 @@ def test_a_score_is_the_mean_over_languages_of_answers_to_dev_prompts(
     right = {id(judge.prompts["en"]): [example.expected for example in dev[:3]]}
     monkeypatch.setattr(judge, "_answers", lambda _, of: right.get(id(of), [""] * len(of)))
     assert judge(model) == pytest.approx(right_score(judge) / 2)
+
+
+def test_a_dev_score_is_what_an_evaluation_of_the_kept_adapter_gives(
+    tmp_path, model_dir, corpus_dir
+):
+    """Answers that end where an evaluation ends them, to the same prompts."""
+    chosen = {"langs": ("en",), "max_new_tokens": 24, **write_own_task(tmp_path)}
+    out = tmp_path / "a.safetensors"
+    changes = {"stop_on": "score", "lr": 0.05, "max_steps": 8, "eval_steps": 8, **chosen}
+    settings = joint_settings(model_dir, None, out, pairs_dir=corpus_dir, **changes)
+    report = train_joint(settings)
+    where = {"adapters": (str(out),), "cache": False, **chosen}
+    del where["data_dir"]
+    tested = evaluate(eval_settings(model_dir, tmp_path, tmp_path / "out", **where))
+    (score,) = (cell.score.value for cell in tested.cells if cell.system != "base")
+    assert report.dev["score"] == pytest.approx(score)
+    answers = [row["output"] for row in read_predictions(tmp_path / "out", "a", "en")]
+    assert any(0 < len(answer) < 30 for answer in answers), "an answer that ended by itself"
 
 
 def right_score(judge):

@@ -173,15 +173,16 @@ def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_di
     train, settings_for = kind
     seen = []
     report = train(
-        settings_for(model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=30),
+        settings_for(model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=32),
         on_progress=seen.append,
     )
     log = [json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines()]
     losses = [row["eval_loss"] for row in log if "eval_loss" in row]
+    assert [row["step"] for row in log if "eval_loss" in row] == [*range(5, 31, 5), 32]
     assert losses[-1] < losses[0]
     assert report.dev["loss"] == min(losses)
     check_progress(seen)
-    assert [progress.done for progress in seen] == list(range(1, 31))
+    assert [progress.done for progress in seen] == list(range(1, 33))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a.README.md", "a.log.jsonl", "a.safetensors"]
 
@@ -195,13 +196,15 @@ def test_tensorboard_logs_lie_beside_the_adapter(tmp_path, model_dir, corpus_dir
     assert events.stat().st_size > 0
 
 
-def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
-    train, settings_for = kind
+@pytest.mark.parametrize("name", ALL_KINDS)
+def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, name):
+    train, settings_for = ALL_KINDS[name]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(settings_for(model_dir, corpus_dir, tmp_path / name, seed=seed))
     a, b, c = (factors(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert not all(torch.equal(a[key], c[key]) for key in a)
+    for key in a:  # from its first values on
+        assert (a[key] - c[key]).norm() > 0.5 * a[key].norm()
 
 
 def test_a_killed_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
