@@ -9,8 +9,7 @@ read and written one module at a time.
 
 import json
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from blake3 import blake3
 
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
+from adaptermix.adapters.experts import split_factors
 from adaptermix.adapters.foreign import (
     MLX_WEIGHTS,
     SHARDS,
@@ -37,11 +37,12 @@ from adaptermix.adapters.format import (
     WEIGHTS_FILE,
     ModuleTensors,
     UpdateSpec,
-    as_suffix,
+    by_pattern,
     read_config,
     read_run_record,
     refuse_unsupported,
     sort_tensors,
+    split_parameters,
 )
 from adaptermix.adapters.names import TINKER_EXPERTS
 from adaptermix.errors import ArtifactError
@@ -122,13 +123,21 @@ class Adapter:
         """
         names, scaling = self.factors[module], self.spec(module).scaling
         bias = self._tensor(names.bias) if names.bias else None
-        return LoraUpdate(self._tensor(names.a), self._tensor(names.b), scaling, bias)
+        return LoraUpdate(*self._factors(names, self._tensor), scaling, bias)
+
+    def _factors(
+        self, names: ModuleTensors, read: Callable[[str], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        a, b = read(names.a), read(names.b)
+        return split_factors(a, b, names.expert, names.experts) if names.experts > 1 else (a, b)
 
     def is_active(self, module: str) -> bool:
         """Whether the update of one module changes anything."""
-        a, b, bias, _ = self.factors[module]
-        if self.file.tensor(b).any() and self.file.tensor(a).any():
+        names = self.factors[module]
+        a, b = self._factors(names, self.file.tensor)
+        if b.any() and a.any():
             return True
+        bias = names.bias
         return bias is not None and bool(self.file.tensor(bias).any())
 
     def spec(self, module: str) -> UpdateSpec:
@@ -149,6 +158,9 @@ class Adapter:
         names = self.factors[module]
         (type_a, a), (type_b, b) = self._checked_spec(names.a), self._checked_spec(names.b)
         rank = self._rank(module)
+        experts = max(1, names.experts)
+        if experts > 1 and len(a) == len(b) == 2 and (a[0], b[1]) == (rank * experts,) * 2:
+            a, b = (rank, a[1]), (b[0], rank)
         if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank or 0 in (*a, *b):
             raise self._misfit(module, a, b, rank)
         if names.bias and self.file.specs[names.bias].shape != b[:1]:
@@ -163,6 +175,7 @@ class Adapter:
             dtype=wider(type_a, type_b),
             has_bias=names.bias is not None,
             is_embedding=names.is_embedding,
+            experts=names.experts,
         )
 
     def saved_weight(self, name: str) -> np.ndarray:
@@ -181,11 +194,8 @@ class Adapter:
         return int(self._by_pattern("rank_pattern", module, self.config["r"]))
 
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
-        """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
-        for key, value in (self.config.get(pattern) or {}).items():
-            if re.match(as_suffix(key), self.own_names.get(module, module)):
-                return float(value)
-        return default
+        """Look a module up under the name that the config knows it by."""
+        return by_pattern(self.config.get(pattern), self.own_names.get(module, module), default)
 
     def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:
         why, hint = "", "A is rank x in_features, B is out_features x rank"
@@ -257,10 +267,15 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
         )
     record = read_run_record(file.metadata)
     factors, saved = sort_tensors(weights, names, config)
+    factors, own_names = split_parameters(
+        weights, factors, lambda name: file.specs[name].shape[0], config
+    )
     if any("unembed_tokens" in name for name in names) and "lm_head" in factors:
         config["target_modules"] = sorted({module.rpartition(".")[2] for module in factors})
     notes = (note,) if note else ()
-    return Adapter(path, weights, config, record, factors, saved, file, origin=origin, notes=notes)
+    return Adapter(
+        path, weights, config, record, factors, saved, file, own_names, origin=origin, notes=notes
+    )
 
 
 def locate_adapter(path: Path) -> Path:

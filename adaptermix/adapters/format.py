@@ -3,14 +3,15 @@
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.deltas import LoraUpdate, wider
+from adaptermix.adapters.experts import Joining, expert_module, parameter_of, targets_of
 from adaptermix.adapters.names import (
     EMBEDDINGS,
     PREFIX,
@@ -28,7 +29,7 @@ CONFIG_KEY = "lora_adapter_metadata"
 RECORD_KEY = "adaptermix"
 TARGETING = (  # keys of a config that say which modules are updated, and how strongly
     *("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules"),
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_parameters"),
 )
 FLOAT_DTYPES = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -61,16 +62,26 @@ _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class ModuleTensors(NamedTuple):
-    """Names of the tensors of one module's update."""
+    """Names of the tensors of one module's update.
+
+    Those of a parameter hold the factors of ``experts`` modules, of which this is number
+    ``expert``; 0 experts are a module that is no parameter.
+    """
 
     a: str
     b: str
     bias: str | None
     is_embedding: bool
+    expert: int = 0
+    experts: int = 0
 
 
 class UpdateSpec(NamedTuple):
-    """What an update is, before its factors are there."""
+    """What an update is, before its factors are there.
+
+    Attributes:
+        experts: How many such updates its parameter has; 0 where it is no parameter's.
+    """
 
     out_features: int
     in_features: int
@@ -79,6 +90,7 @@ class UpdateSpec(NamedTuple):
     dtype: np.dtype
     has_bias: bool = False
     is_embedding: bool = False
+    experts: int = 0
 
 
 def as_suffix(key: str) -> str:
@@ -177,7 +189,6 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
         "QALoRA (use_qalora)": config.get("use_qalora"),
         "layer_replication": config.get("layer_replication"),
         "trainable_token_indices": config.get("trainable_token_indices"),
-        "target_parameters": config.get("target_parameters"),
         "activated LoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
         "KaSA (kasa_config), which changes the base model": config.get("kasa_config"),
         "block-diagonal factors (use_bdlora)": config.get("use_bdlora"),
@@ -232,6 +243,60 @@ def sort_tensors(
         )
         for module in sorted(parts, key=layer_then_name)
     }, saved
+
+
+def split_parameters(
+    weights: Path,
+    factors: Mapping[str, ModuleTensors],
+    rows: Callable[[str], int],
+    config: Mapping[str, Any],
+) -> tuple[dict[str, ModuleTensors], dict[str, str]]:
+    """Give every expert of a fused parameter a module of its own (``experts``).
+
+    Args:
+        weights: The file, for messages.
+        factors: What the file holds.
+        rows: Returns the rows of a tensor.
+        config: PEFT's config.
+
+    Returns:
+        The modules, and the names that the config knows those of parameters by.
+
+    Raises:
+        ArtifactError: Parameters that the config does not tell, or factors that do not fit.
+    """
+    try:
+        targets = {target.stored: target for target in targets_of(factors, config)}
+    except ArtifactError as error:
+        raise ArtifactError(f"{weights}: {error}", hint=error.hint) from error
+    split: dict[str, ModuleTensors] = {}
+    own_names = {}
+    for stored, tensors in factors.items():
+        if stored not in targets:
+            split[stored] = tensors
+            continue
+        module, parameter, _ = targets[stored]
+        name = f"{module}.{parameter}"
+        rank = int(by_pattern(config.get("rank_pattern"), name, config["r"]))
+        experts, rest = divmod(rows(tensors.a), rank)
+        if rest or not experts or (experts == 1 and parameter != "weight"):
+            raise ArtifactError(
+                f"{weights}: the factors of {name} have {rows(tensors.a)} rows, which are not "
+                f"those of several experts at rank {rank}"
+            )
+        for expert in range(experts):
+            known = module if experts == 1 else expert_module(module, parameter, expert)
+            split[known] = tensors._replace(expert=expert, experts=experts)
+            own_names[known] = name
+    return {module: split[module] for module in sorted(split, key=layer_then_name)}, own_names
+
+
+def by_pattern(pattern: Mapping[str, float] | None, name: str, default: float) -> float:
+    """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
+    for key, value in (pattern or {}).items():
+        if re.match(as_suffix(key), name):
+            return float(value)
+    return default
 
 
 def _check_complete(
@@ -297,7 +362,7 @@ def describe_config(
         all_layers: The updates cover every decoder block; otherwise the config names the blocks,
             or else all modules.
     """
-    main = [u for m, u in updates.items() if is_expert(m)] or updates.values()
+    main = [u for m, u in updates.items() if u.experts > 1 or is_expert(m)] or updates.values()
     kinds = [(update.rank, update.scaling) for update in main]
     rank, scaling = max(set(kinds), key=kinds.count)
     odd = {
@@ -305,12 +370,14 @@ def describe_config(
         for m, update in updates.items()
         if (update.rank, update.scaling) != (rank, scaling)
     }
-    suffixes = sorted({module.rsplit(".", 1)[-1] for module in updates})
-    layers = sorted({layer for layer in map(layer_of, updates) if layer is not None})
-    is_regular = len(suffixes) * max(1, len(layers)) == len(updates)
+    modules = [module for module, update in updates.items() if not update.experts]
+    parameters = {parameter_of(m, u.experts) for m, u in updates.items() if u.experts}
+    suffixes = sorted({module.rsplit(".", 1)[-1] for module in modules})
+    layers = sorted({layer for layer in map(layer_of, modules) if layer is not None})
+    is_regular = len(suffixes) * max(1, len(layers)) == len(modules)
     if layers and not all_layers:  # PEFT reads a block's index only behind "NAME.layers."
-        is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in updates)
-    return {
+        is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in modules)
+    described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -322,12 +389,20 @@ def describe_config(
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "target_modules": suffixes if is_regular else sorted(updates),
+        "target_modules": suffixes if is_regular else sorted(modules),
         "layers_to_transform": layers if is_regular and layers and not all_layers else None,
-        "rank_pattern": {module: update.rank for module, update in odd.items()},
-        "alpha_pattern": {module: _alpha(u.scaling, u.rank) for module, u in odd.items()},
+        "rank_pattern": {_target(m, update): update.rank for m, update in odd.items()},
+        "alpha_pattern": {_target(m, u): _alpha(u.scaling, u.rank) for m, u in odd.items()},
         "use_rslora": False,
     }
+    if parameters:  # with full names: PEFT looks for their ends, and knows no layers of theirs
+        described["target_parameters"] = sorted(parameters)
+    return described
+
+
+def _target(module: str, update: UpdateSpec) -> str:
+    """Return the name by which PEFT looks for a module's rank."""
+    return parameter_of(module, update.experts) if update.experts else module
 
 
 def _alpha(scaling: float, rank: int) -> int | float:
@@ -337,7 +412,7 @@ def _alpha(scaling: float, rank: int) -> int | float:
     return next((number for number in near if number / rank == scaling), alpha)
 
 
-def spec_of(update: LoraUpdate, is_embedding: bool = False) -> UpdateSpec:
+def spec_of(update: LoraUpdate, experts: int = 0) -> UpdateSpec:
     """Describe an update that is there."""
     return UpdateSpec(
         update.b.shape[0],
@@ -346,11 +421,21 @@ def spec_of(update: LoraUpdate, is_embedding: bool = False) -> UpdateSpec:
         update.scaling,
         update.a.dtype,
         update.bias is not None,
-        is_embedding,
+        experts=experts,
     )
 
 
-def layout_of(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
+def layout_of(specs: Mapping[str, UpdateSpec], joining: Joining) -> dict[str, TensorSpec]:
+    """Return the tensors of all updates, in the order in which they are joined."""
+    layout: dict[str, TensorSpec] = {}
+    for name, modules in joining.names.items():
+        parts = [specs[module] for module in modules]
+        spec = parts[0]._replace(dtype=wider(*(part.dtype for part in parts)))
+        layout |= _tensors_of(name, spec._replace(rank=spec.rank * max(1, spec.experts)))
+    return layout
+
+
+def _tensors_of(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
     """Return the tensors of one update, under the names that PEFT gives them."""
     a, b = (
         f"{PREFIX}{module}.lora_embedding_{side}"

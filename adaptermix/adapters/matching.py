@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.experts import parameter_of, places_of
 from adaptermix.adapters.format import UpdateSpec
 from adaptermix.adapters.names import (
     EMBEDDINGS,
     check_names_meet,
     common_names,
     core,
+    is_expert,
     is_one_base,
     names_in_files,
 )
@@ -31,6 +33,9 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
     """
     for module in adapter.modules:
         spec = adapter.spec(module)
+        if spec.experts > 1:
+            _check_expert(adapter, module, shapes, base)
+            continue
         shape = (spec.out_features, spec.in_features)
         found = (shapes.get(f"{name}.weight") for name in names_in_files(module))
         expected = next(filter(None, found), None) or _tied_head(module, shapes)
@@ -44,6 +49,47 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
                 f"{' x '.join(map(str, expected))}",
                 hint="the adapter was trained on another base model",
             )
+
+
+def _check_expert(
+    adapter: Adapter, module: str, shapes: Mapping[str, tuple[int, ...]], base: str
+) -> None:
+    spec = adapter.spec(module)
+    places = next(
+        filter(None, (places_of(n, spec.out_features, shapes) for n in names_in_files(module))), []
+    )
+    if not places:
+        parameter = parameter_of(module, spec.experts)
+        raise ArtifactError(f"{adapter.path}: {base} has no fused experts '{parameter}'")
+    for weight, rows, expert in places:
+        own = (rows.stop - rows.start, spec.in_features)
+        fits = (own,) if expert is None else ((spec.experts, *own), (spec.experts, *own[::-1]))
+        if shapes[weight] not in fits:
+            raise ArtifactError(
+                f"{adapter.path}: {module} is {own[0]} x {own[1]} in {spec.experts} experts, but "
+                f"'{weight}' of {base} is {' x '.join(map(str, shapes[weight]))}",
+                hint="the adapter was trained on another base model",
+            )
+
+
+def check_experts(adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters of fused experts beside adapters of experts apart.
+
+    Fused, gate_proj and up_proj have one A; apart, each has its own.
+
+    Raises:
+        ArtifactError: Naming one of each.
+    """
+    fused = [a for a in adapters if any(a.factors[m].experts > 1 for m in a.factors)]
+    apart = [
+        a for a in adapters if any(is_expert(m) and not a.factors[m].experts for m in a.factors)
+    ]
+    if fused and apart:
+        raise ArtifactError(
+            f"{fused[0].path} updates the fused experts of a layer (target_parameters), and "
+            f"{apart[0].path} has a LoRA of every expert's projections: no adapter has both",
+            hint="fold one into the base model with --into, then the other with --ignore-base",
+        )
 
 
 def _tied_head(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
@@ -110,11 +156,14 @@ def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
 def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
     """Give the modules of an adapter the names that a base model's files have."""
     known = {core(name): name for name in shapes}
+    prefixes = {c.partition(".")[0]: name.removesuffix(c) for c, name in known.items()}
 
     def rename(name: str) -> str:
         for end in ("", ".weight"):
             if found := known.get(core(name + end)):
                 return found.removesuffix(end)
+        if name in adapter.factors and adapter.factors[name].experts > 1:
+            return prefixes.get(core(name).partition(".")[0], "") + core(name)
         return name
 
     return _renamed(adapter, rename)

@@ -12,6 +12,7 @@ from adaptermix.adapters.adapter import Adapter, adapter_hash
 from adaptermix.adapters.card import FILE_NAME as CARD_FILE
 from adaptermix.adapters.card import card_path, model_card
 from adaptermix.adapters.deltas import LoraUpdate, as_dtype
+from adaptermix.adapters.experts import Joining
 from adaptermix.adapters.format import (
     CONFIG_FILE,
     CONFIG_KEY,
@@ -75,13 +76,12 @@ def stream_adapter(
         ArtifactError: The output exists and ``force`` is not set.
     """
     check_output(path, force)
-    layout: dict[str, TensorSpec] = {}
-    for module, spec in specs.items():
-        layout.update(layout_of(module, spec))
+    joining = Joining({module: spec.experts for module, spec in specs.items()})
+    layout = layout_of(specs, joining)
     layout |= {saved_name(name, specs): spec for name, (spec, _) in saved.items()}
 
     def tensors() -> Iterator[np.ndarray]:
-        for update in updates:
+        for update in joining.join(updates):
             yield from update.parts
         for _, read in saved.values():
             yield read()

@@ -48,6 +48,8 @@ def vllm_lacks(adapter: Adapter) -> str | None:
         return f"it replaces '{whole[0]}' as a whole (modules_to_save)"
     if any(adapter.spec(module).has_bias for module in adapter.modules):
         return "its LoRA layers have biases (lora_bias)"
+    if any(tensors.experts for tensors in adapter.factors.values()):
+        return "it updates parameters such as fused experts (target_parameters)"
     return None
 
 

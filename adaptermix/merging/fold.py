@@ -2,14 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, widened
+from adaptermix.adapters.experts import Place, is_transposed, places_of
 from adaptermix.adapters.format import FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
 from adaptermix.adapters.matching import check_fits, with_names_of
 from adaptermix.adapters.names import is_embedding_name
@@ -66,10 +68,11 @@ def merge_into(
     plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
     files = {name: file for file in map(TensorFile, weight_files(folder)) for name in file.specs}
     plan = replace(plan, base_weight=lambda name: files[name].tensor(name))
+    model_type = read_base_config(folder).get("model_type")
     if is_tied(folder):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        _refuse_tied(plan, str(settings.into), config.get("model_type"))
+        _refuse_tied(plan, str(settings.into), model_type)
     _check_whole_weights(plan, shapes, str(settings.into))
+    experts = _experts(plan, shapes, model_type)
     tally = Tally()
     if dry_run:
         plan.try_out(tally)
@@ -80,7 +83,7 @@ def merge_into(
             if path.is_file() and not path.name.endswith(_OTHER_WEIGHTS):
                 shutil.copyfile(path, out / path.name)
         for shard in weight_files(folder):
-            _fold_shard(shard, out / shard.name, plan, tally)
+            _fold_shard(shard, out / shard.name, plan, experts, tally)
         report = merge_report(plan, settings, tally, written=True)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
@@ -149,16 +152,59 @@ def _refuse_tied(plan: MergePlan, base: str, model_type: str | None) -> None:
             )
 
 
-def _fold_shard(shard: Path, out: Path, plan: MergePlan, tally: Tally) -> None:
+class _Expert(NamedTuple):
+    """An update that goes into a part of a weight."""
+
+    module: str
+    place: Place
+    is_transposed: bool
+
+
+def _experts(
+    plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], model_type: str | None
+) -> dict[str, list[_Expert]]:
+    """Return what goes into which weight of the experts that the adapters target as one."""
+    found: dict[str, list[_Expert]] = {}
+    for module, spec in plan.specs.items():
+        if spec.experts < 2:
+            continue
+        for place in places_of(module, spec.out_features, shapes):
+            shape, update = shapes[place.weight][-2:], (spec.out_features, spec.in_features)
+            turned = place.expert is not None and is_transposed(shape, update, model_type)
+            found.setdefault(place.weight, []).append(_Expert(module, place, turned))
+    return found
+
+
+def _fold_shard(
+    shard: Path, out: Path, plan: MergePlan, experts: Mapping[str, list[_Expert]], tally: Tally
+) -> None:
     file = TensorFile(shard)
     metadata = {**file.metadata, "format": "pt"}
     metadata[RECORD_KEY] = json.dumps({"folded": [str(a.path) for a in plan.adapters]})
-    write_tensors(out, file.specs, _folded(file, plan, tally), lambda: metadata)
-
-
-def _folded(file: TensorFile, plan: MergePlan, tally: Tally) -> Iterator[np.ndarray]:
     saved = {name: read for name, (_, read) in plan.saved().items()}
-    return (_changed(file, name, saved.get(name), plan, tally) for name in file.specs)
+    folded = (
+        _with_experts(file, name, experts[name], plan, tally)
+        if name in experts
+        else _changed(file, name, saved.get(name), plan, tally)
+        for name in file.specs
+    )
+    write_tensors(out, file.specs, folded, lambda: metadata)
+
+
+@np.errstate(over="ignore")  # of numbers too large, which are looked for at the end
+def _with_experts(
+    file: TensorFile, name: str, experts: Sequence[_Expert], plan: MergePlan, tally: Tally
+) -> np.ndarray:
+    """Return the weight of an expert, or of all of them, with their updates added."""
+    weight = file.tensor(name)
+    _refuse_quantized(name, weight.dtype)
+    folded = weight.copy()
+    for module, (_, rows, expert), turned in experts:
+        update = plan.update(module, tally if rows.start == 0 else Tally())
+        update = replace(update, b=update.b[rows])
+        part = () if expert is None else expert
+        folded[part] = fold(weight[part], _turned(update) if turned else update)
+    return _checked(name, folded)
 
 
 @np.errstate(over="ignore")  # of numbers too large, which are looked for at the end
@@ -177,25 +223,37 @@ def _changed(
     is_updated = module in plan.specs and kind in ("weight", "bias")
     if is_updated:
         weight = _add(weight, name, plan, tally)
-    if (is_updated or saved) and not is_finite(weight):
+    return _checked(name, weight) if is_updated or saved else weight
+
+
+def _checked(name: str, weight: np.ndarray) -> np.ndarray:
+    if not is_finite(weight):
         raise ArtifactError(
             f"{name}: the sum is too large for {weight.dtype}, or the base is not finite"
         )
     return weight
 
 
-def _add(weight: np.ndarray, name: str, plan: MergePlan, tally: Tally) -> np.ndarray:
-    if weight.dtype not in FLOAT_DTYPES:
+def _refuse_quantized(name: str, dtype: np.dtype) -> None:
+    if dtype not in FLOAT_DTYPES:
         raise ArtifactError(
-            f"{name} has the type {weight.dtype}: a quantized model cannot take an update",
+            f"{name} has the type {dtype}: a quantized model cannot take an update",
             hint="fold into the model before it was quantized",
         )
+
+
+def _turned(update: LoraUpdate) -> LoraUpdate:
+    return LoraUpdate(update.b.T, update.a.T, update.scaling, update.bias)
+
+
+def _add(weight: np.ndarray, name: str, plan: MergePlan, tally: Tally) -> np.ndarray:
+    _refuse_quantized(name, weight.dtype)
     module, _, kind = name.rpartition(".")
     update = plan.update(module, tally if kind == "weight" else Tally())
     if kind == "bias":
         return fold_bias(weight, update)
     if plan.specs[module].is_embedding or plan.is_transposed:
-        update = LoraUpdate(update.b.T, update.a.T, update.scaling, update.bias)
+        update = _turned(update)
     return fold(weight, update)
 
 

@@ -32,7 +32,13 @@ from adaptermix.adapters.format import (
     layer_of,
     layer_then_name,
 )
-from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.matching import (
+    check_experts,
+    check_names,
+    check_shapes,
+    share_a_base,
+    with_common_names,
+)
 from adaptermix.adapters.names import is_expert
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec
@@ -267,6 +273,7 @@ def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapte
     _check_bases(adapters, settings.ignore_base)
     adapters = with_common_names(adapters)
     check_names(adapters)
+    check_experts(adapters)
     return adapters
 
 
@@ -323,7 +330,11 @@ def plan_merge(
     if not specs:
         raise ConfigError("all weights are zero: nothing would be left")
     specs |= _with_one_rank(
-        {m: spec for m, spec in specs.items() if not settings.compact or is_expert(m)}
+        {
+            m: spec
+            for m, spec in specs.items()
+            if not settings.compact or spec.experts > 1 or is_expert(m)
+        }
     )
     base = next((adapter.base for adapter in adapters if adapter.base), None)
     return MergePlan(
@@ -428,6 +439,7 @@ def _plan_module(
         dtype=dtype,
         has_bias=has_bias,
         is_embedding=first.is_embedding,
+        experts=min(spec.experts for spec, _ in kept),  # who targets the module knows it as one
     )
 
 

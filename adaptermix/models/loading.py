@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptermix.adapters.format import layer_of
 from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, first_line
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
@@ -150,6 +151,7 @@ class AdaptedModel:
             self.loaded.remove(adapter.name)
         else:
             with opening("PEFT cannot load an adapter into the model"):
+                self._make_room(adapter)
                 if self.loaded:
                     self.model.load_adapter(str(adapter), adapter_name=adapter.name)
                 else:
@@ -161,6 +163,27 @@ class AdaptedModel:
         self.model.set_adapter(adapter.name)
         while len(self.loaded) > LOADED:
             self.model.delete_adapter(self.loaded.pop(0))
+
+    def _make_room(self, adapter: Path) -> None:
+        """Take all adapters out of the model if PEFT does not hold the new one beside them.
+
+        Those that target parameters must all target the same ones. Experts apart become
+        parameters when PEFT loads them, under names of their own, without a layer.
+        """
+        from peft import PeftConfig
+
+        config = PeftConfig.from_pretrained(str(adapter))
+        wanted = set(getattr(config, "target_parameters", None) or ())
+        held = [
+            set(getattr(self.model.peft_config[name], "target_parameters", None) or ())
+            for name in self.loaded
+        ]
+        if any(
+            targets and targets != wanted and (wanted or layer_of(next(iter(targets))) is not None)
+            for targets in held
+        ):
+            self.model = self.model.unload()
+            self.loaded.clear()
 
 
 def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":

@@ -189,7 +189,7 @@ def test_damaged_tensors_are_named(made_by_peft, change, message):
         ({"use_dora": True}, r"DoRA \(use_dora\)"),
         ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16, which changes the base model"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
-        ({"target_parameters": ["mlp.experts"]}, "target_parameters"),
+        ({"target_parameters": ["self_attn.q_proj.x"]}, "not those of several experts"),
         ({"modules_to_save": ["lm_head"]}, "'lm_head' among modules_to_save"),
         ({"r": 0}, "'r' is not a positive whole number"),
         ({"lora_alpha": "x"}, "'lora_alpha' is not a positive number"),

@@ -587,10 +587,6 @@ def test_dora_is_refused_where_peft_forgets_the_magnitudes(tmp_path, model_dir):
         ({"velora_config": VeloraConfig()}, "VeLoRA"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2], [1, 4]]}, "layer_replication"),
-        (
-            {"target_modules": [], "target_parameters": ["self_attn.q_proj.weight"]},
-            "target_parameters",
-        ),
     ],
 )
 def test_what_is_no_plain_update_is_refused_by_name(tmp_path, model_dir, options, words):

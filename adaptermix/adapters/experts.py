@@ -1,0 +1,242 @@
+"""Parameters that an adapter targets directly, above all the fused experts of a layer.
+
+PEFT's ``target_parameters`` puts one LoRA on a tensor that holds all experts of a layer, such as
+``mlp.experts.gate_up_proj`` [experts out in]. Its factors hold those of all experts: A
+[experts * rank, in] one expert after the other, B [out, rank * experts] with the experts side by
+side in every rank. Here every expert has a module of its own, ``mlp.experts.3.gate_up_proj``, so
+that whatever is done to the update of a linear layer is done to that of an expert.
+
+A module has one pair of tensors per parameter. PEFT wraps the parameters one around the other, in
+the order in which the model's class defines them: of several, the last has the module's own name,
+and each one before it has one ``.base_layer`` more.
+
+A parameter of two dimensions, such as ``mlp.gate.weight``, is like the weight of a linear layer,
+and its module keeps its name.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adaptermix.adapters.deltas import LoraUpdate, as_dtype, wider
+from adaptermix.errors import ArtifactError
+
+_WRAPPED = ".base_layer"
+# Parameters of one module in the order in which the classes of transformers define them.
+_ORDER = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+# Names of the projections in files that hold every expert apart; those of one parameter in order.
+_APART = {
+    "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
+    "down_proj": (("down_proj",), ("w2",)),
+}
+# Classes that hold experts as [experts in out]; a test compares them with transformers' own.
+TRANSPOSED = ("aria_text", "gpt_oss", "openai_privacy_filter")
+
+
+class Target(NamedTuple):
+    """A parameter with a LoRA.
+
+    Attributes:
+        module: The module that holds it.
+        parameter: Its name there.
+        stored: What the adapter's tensors are named by.
+    """
+
+    module: str
+    parameter: str
+    stored: str
+
+
+class Place(NamedTuple):
+    """Where an expert's update goes in a file of the base model.
+
+    Attributes:
+        weight: Name of the weight.
+        rows: The rows of the update that go there.
+        expert: Index in the weight, if that holds all experts.
+    """
+
+    weight: str
+    rows: slice
+    expert: int | None
+
+
+def targets_of(stored: Collection[str], config: Mapping[str, Any]) -> list[Target]:
+    """Tell which of the names in an adapter's file are of parameters, and of which.
+
+    Args:
+        stored: What its factors are named by.
+        config: PEFT's config.
+
+    Raises:
+        ArtifactError: The config does not tell the parameters of a module.
+    """
+    wrapped = Counter(name.replace(_WRAPPED, "") for name in stored)
+    targets = []
+    for module, count in wrapped.items():
+        found = _parameters_of(module, config)
+        if not found and count == 1 and module in stored:
+            continue
+        if len(found) != count:
+            named = ", ".join(found) or "none"
+            raise ArtifactError(
+                f"{module} has factors of {count} parameters, and its config's target_parameters "
+                f"name {named}"
+            )
+        if others := [name for name in found if name.endswith("_bias")]:
+            raise ArtifactError(
+                f"target_parameters has the bias {module}.{others[0]}; only weights are read",
+                hint="merge it into its base model with PEFT's merge_and_unload instead",
+            )
+        if count > 1 and (unknown := [name for name in found if name not in _ORDER]):
+            raise ArtifactError(
+                f"target_parameters has several parameters of {module}, and which factors are "
+                f"those of '{unknown[0]}' is not known"
+            )
+        for name, key in zip(found, _stored_names(module, count), strict=True):
+            if key not in stored:
+                raise ArtifactError(f"{module}.{name} is a target, but has no factors '{key}'")
+            targets.append(Target(module, name, key))
+    return targets
+
+
+def _parameters_of(module: str, config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the parameters of a module that a config targets, the innermost first."""
+    is_module = _is_targeted(module, config.get("target_modules"))
+    names = set()
+    for entry in config.get("target_parameters") or ():
+        owner, _, name = str(entry).rpartition(".")
+        if f".{module}".endswith(f".{owner}") if owner else not is_module:
+            names.add(name)
+    return _in_order(names)
+
+
+def _is_targeted(module: str, targets: Any) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, module) is not None
+    return any(f".{module}".endswith(f".{target}") for target in targets or ())
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else -1, name))
+
+
+def _stored_names(module: str, count: int) -> list[str]:
+    return [module + _WRAPPED * depth for depth in reversed(range(count))]
+
+
+def expert_module(module: str, parameter: str, expert: int) -> str:
+    """Return the name that one expert's share of a fused parameter has here."""
+    return f"{module}.{expert}.{parameter}"
+
+
+def parameter_of(module: str, experts: int) -> str:
+    """Return the parameter that an update belongs to, as ``target_parameters`` names it."""
+    if experts < 2:
+        return f"{module}.weight"
+    owner, _, parameter = module.rsplit(".", 2)
+    return f"{owner}.{parameter}"
+
+
+def split_factors(
+    a: np.ndarray, b: np.ndarray, expert: int, experts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors of one expert."""
+    return (
+        a.reshape(experts, -1, a.shape[1])[expert],
+        b.reshape(len(b), -1, experts)[:, :, expert],
+    )
+
+
+class Joining:
+    """Puts the updates of experts together, as a file holds them.
+
+    Attributes:
+        names: What the tensors of an adapter are named by, in the order in which ``join`` returns
+            the updates, with the modules that they are made of.
+    """
+
+    def __init__(self, experts: Mapping[str, int]) -> None:
+        """Learn the modules in their order, and of how many experts each is one; 0 for none."""
+        self._experts = experts
+        self._groups: dict[str, list[str]] = {}
+        owners: dict[str, set[str]] = {}
+        for module, count in experts.items():
+            key = parameter_of(module, count) if count > 1 else module
+            self._groups.setdefault(key, []).append(module)
+            if count > 1:
+                owner, _, parameter = key.rpartition(".")
+                owners.setdefault(owner, set()).add(parameter)
+        stored = {
+            f"{owner}.{parameter}": name
+            for owner, found in owners.items()
+            for parameter, name in zip(
+                _in_order(found), _stored_names(owner, len(found)), strict=True
+            )
+        }
+        lasts = {group[-1]: key for key, group in self._groups.items()}
+        self._complete = {module: lasts[module] for module in experts if module in lasts}
+        self.names = {stored.get(key, key): self._groups[key] for key in self._complete.values()}
+
+    def join(self, updates: Iterable[LoraUpdate]) -> Iterator[LoraUpdate]:
+        """Return what the file holds of updates that come in the order of the modules."""
+        waiting: dict[str, LoraUpdate] = {}
+        for module, update in zip(self._experts, updates, strict=True):
+            waiting[module] = update
+            if key := self._complete.get(module):
+                group = {name: waiting.pop(name) for name in self._groups[key]}
+                yield _joined(group, self._experts[module])
+
+
+def _joined(group: Mapping[str, LoraUpdate], experts: int) -> LoraUpdate:
+    """Join updates of one rank and scaling; an expert without one gets zeros."""
+    first, *_ = group.values()
+    if experts < 2:
+        return first
+    dtype = wider(*(part.dtype for update in group.values() for part in update.parts))
+    a = np.zeros((experts, *first.a.shape), dtype)
+    b = np.zeros((*first.b.shape, experts), dtype)
+    for module, update in group.items():
+        expert = int(module.rsplit(".", 2)[1])
+        even = as_dtype(update, dtype)
+        a[expert], b[:, :, expert] = even.a, even.b
+    return LoraUpdate(a.reshape(-1, a.shape[-1]), b.reshape(len(b), -1), first.scaling, first.bias)
+
+
+def places_of(module: str, rows: int, names: Collection[str]) -> list[Place]:
+    """Return where the update of an expert goes in a model's files; nothing if there is no place.
+
+    Args:
+        module: Its name here.
+        rows: Rows of its delta weight.
+        names: The weights of the files, which hold all experts in one tensor, or each apart.
+    """
+    owner, expert, parameter = module.rsplit(".", 2)
+    if f"{owner}.{parameter}" in names:
+        return [Place(f"{owner}.{parameter}", slice(0, rows), int(expert))]
+    for parts in _APART.get(parameter, ()):
+        for place in (owner, owner.replace(".mlp.", ".block_sparse_moe.")):  # Mixtral's files
+            weights = [f"{place}.{expert}.{part}.weight" for part in parts]
+            if all(weight in names for weight in weights):
+                size = rows // len(parts)
+                return [
+                    Place(weight, slice(at * size, (at + 1) * size), None)
+                    for at, weight in enumerate(weights)
+                ]
+    return []
+
+
+def is_transposed(shape: Sequence[int], update: tuple[int, int], model_type: str | None) -> bool:
+    """Whether a model holds an expert as [in out].
+
+    Args:
+        shape: Of the expert's weight in the model.
+        update: Of the update's delta weight, [out in].
+        model_type: Kind of the model, which tells where the weight is square.
+    """
+    if update[0] == update[1]:
+        return model_type in TRANSPOSED
+    return tuple(shape) == update[::-1]

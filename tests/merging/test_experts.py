@@ -1,0 +1,169 @@
+"""Adapters of fused experts: PEFT is the reference for their sum, and for the folded model."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from helpers.experts import (
+    CONFIGS,
+    folded_by_peft,
+    fused_adapter,
+    logits_of,
+    logits_with,
+    save_experts,
+)
+from safetensors.numpy import load_file, save_file
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.experts import TRANSPOSED
+from adaptermix.adapters.inspection import inspect
+from adaptermix.errors import ArtifactError
+from adaptermix.merging.fold import merge_into
+from adaptermix.merging.merge import merge
+from adaptermix.merging.methods import METHODS
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def base(request, tmp_path_factory):
+    return save_experts(tmp_path_factory.mktemp(request.param) / "base", request.param)
+
+
+OPTIONS = {
+    "two parameters": ({}, {"r": 2, "lora_alpha": 5}),
+    "other ranks": ({"rank_pattern": {"gate_up_proj": 5}}, {"use_rslora": True}),
+    "one parameter": (
+        {"target_parameters": ["mlp.experts.down_proj"]},
+        {"target_parameters": ["mlp.experts.gate_up_proj"]},
+    ),
+    "experts alone": ({"target_modules": []}, {}),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_merge_is_the_weighted_sum_of_what_peft_adds(base, tmp_path, options):
+    paths = [
+        fused_adapter(base, tmp_path / name, at, **options[at]) for at, name in enumerate("ab")
+    ]
+    weights = (0.7, -0.4)
+    expected = folded_by_peft(base, paths, weights)
+    reference = logits_of(expected, base)
+    merge(paths, MergeSettings(weights=weights, out=tmp_path / "m"))
+    effect = (reference - logits_with(base)).abs().max()
+    assert effect > 0.05
+    assert (logits_with(base, tmp_path / "m") - reference).abs().max() < 1e-5 * effect
+
+    merge_into(paths, MergeSettings(weights=weights, out=tmp_path / "into", into=str(base)))
+    assert (logits_with(tmp_path / "into") - reference).abs().max() < 1e-4 * effect
+    folded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "into").state_dict()
+    for name, weight in folded.items():
+        torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_merge_has_one_rank_and_pefts_names(base, tmp_path):
+    paths = [
+        fused_adapter(base, tmp_path / "a", 1),
+        fused_adapter(base, tmp_path / "b", 2, r=5, target_modules=["q_proj", "o_proj"]),
+    ]
+    merge(paths, MergeSettings(weights=(0.5, 0.5), out=tmp_path / "m"))
+    config = json.loads((tmp_path / "m" / "adapter_config.json").read_text())
+    assert config["r"] == 8
+    assert not config["rank_pattern"]
+    assert not config["alpha_pattern"]
+    tensors = load_file(tmp_path / "m" / "adapter_model.safetensors")
+    of_a = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert set(of_a) < set(tensors)
+    layer = "base_model.model.model.layers.1.mlp.experts"
+    assert tensors[f"{layer}.base_layer.lora_A.weight"].shape == (4 * 8, 32)
+    assert tensors[f"{layer}.lora_B.weight"].shape == (32, 8 * 4)
+
+
+def test_experts_are_read_as_peft_lays_them_out(base, tmp_path):
+    path = fused_adapter(base, tmp_path / "a", 3)
+    adapter, before = read_adapter(path), logits_with(base)
+    added = folded_by_peft(base, [path], [1])
+    weights = transformers.AutoModelForCausalLM.from_pretrained(base).state_dict()
+    for module in adapter.modules:
+        if adapter.factors[module].experts:
+            owner, expert, name = module.rsplit(".", 2)
+            delta = (added[f"{owner}.{name}"] - weights[f"{owner}.{name}"])[int(expert)].numpy()
+            if "gpt_oss" in str(base):
+                delta = delta.T
+            np.testing.assert_allclose(adapter.update(module).delta_weight(), delta, atol=1e-5)
+    report = inspect([path], InspectSettings())
+    norms = math.hypot(*(float((added[name] - w).norm()) for name, w in weights.items()))
+    assert report.total.norms[0] == pytest.approx(norms, rel=1e-5)
+    assert before.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_merges_every_expert(base, tmp_path, method):
+    paths = [fused_adapter(base, tmp_path / name, at) for at, name in enumerate("ab")]
+    settings = MergeSettings(weights=(0.5, 0.5), out=tmp_path / "m", method=method)
+    merge(paths, settings)
+    merged, one = read_adapter(tmp_path / "m"), read_adapter(paths[0])
+    assert set(merged.modules) == set(one.modules)
+    assert all(map(merged.is_active, merged.modules))
+    assert logits_with(base, tmp_path / "m").isfinite().all()
+
+
+def test_experts_apart_and_fused_are_not_merged(tmp_path):
+    base = save_experts(tmp_path / "base", "qwen3_moe")
+    fused, apart = fused_adapter(base, tmp_path / "fused", 1), tmp_path / "apart"
+    apart.mkdir()
+    (apart / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": 2,
+                "lora_alpha": 2,
+                "base_model_name_or_path": str(base),
+                "target_modules": ["down_proj"],
+            }
+        )
+    )
+    key = "base_model.model.model.layers.0.mlp.experts.0.down_proj.lora_"
+    factors = {"A": np.ones((2, 12), np.float32), "B": np.ones((32, 2), np.float32)}
+    save_file(
+        {f"{key}{side}.weight": factor for side, factor in factors.items()},
+        apart / "adapter_model.safetensors",
+    )
+    with pytest.raises(
+        ArtifactError, match=r"fused experts .* has a LoRA of every expert"
+    ) as error:
+        merge([fused, apart], MergeSettings(weights=(0.5, 0.5), out=tmp_path / "m"))
+    assert "--into" in error.value.hint
+
+
+def test_factors_that_the_config_does_not_tell_are_refused(tmp_path):
+    base = save_experts(tmp_path / "base", "qwen3_moe")
+    path = fused_adapter(base, tmp_path / "a", 1)
+    config_file = path / "adapter_config.json"
+    config = json.loads(config_file.read_text())
+    for change, message in (
+        ({"target_parameters": ["mlp.experts.down_proj"]}, "factors of 2 parameters"),
+        ({"r": 5}, "not those of several experts at rank 5"),
+        (
+            {"target_parameters": ["mlp.experts.up", "mlp.experts.down_proj"]},
+            "those of 'up' is not known",
+        ),
+    ):
+        config_file.write_text(json.dumps(config | change))
+        with pytest.raises(ArtifactError, match=message):
+            read_adapter(path)
+
+
+def test_transposed_classes_are_those_of_transformers():
+    folder = next(iter(transformers.models.__path__))
+    from pathlib import Path
+
+    found = {
+        file.parent.name
+        for file in Path(folder).glob("*/modeling_*.py")
+        if "is_transposed=True" in file.read_text(encoding="utf-8")
+    }
+    assert found == {name.removesuffix("_text") for name in TRANSPOSED}
