@@ -15,6 +15,22 @@ from adaptermix.errors import ConfigError
 from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.training import TrainSettings
 
+_FUSED_QKV = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+# Default targets by model_type, where ATTENTION_AND_MLP does not exist as a whole. Experts are
+# fused parameters and no linear layers: they are trained with --target-parameters only.
+_LAYOUTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("bloom", "falcon", "gpt_neox", "persimmon"), _FUSED_QKV),
+    **dict.fromkeys(("apertus", "arcee", "nemotron"), ATTENTION_AND_MLP),
+    **dict.fromkeys(("gpt_oss", "mixtral", "olmoe", "phimoe", "qwen3_moe"), ATTENTION_AND_MLP),
+    **dict.fromkeys(("glm", "glm4"), (*_ATTENTION, "gate_up_proj", "down_proj")),
+    "mpt": ("Wqkv", "out_proj", "up_proj", "down_proj"),
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    "starcoder2": (*_ATTENTION, "c_fc", "c_proj"),
+}
+
 
 def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:
     """Put a fresh LoRA of the settings' shape on a model.
@@ -23,7 +39,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
         ConfigError: A target module that the model does not have.
     """
     linear = _linear_layers(model)
-    targets = _targets(linear, type(model).__name__, settings)
+    targets = _targets(linear, model, settings)
     if settings.layers_to_transform:
         targets = _modules_of_layers(model, linear, targets, settings)
     elif len(linear) < sum(isinstance(module, nn.Linear) for module in model.modules()):
@@ -35,6 +51,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT takes fractions as well
         lora_dropout=settings.dropout,
         target_modules=targets,
+        target_parameters=_target_parameters(model, linear, settings),
         use_rslora=settings.use_rslora,
         rank_pattern=_shifted(settings.rank_pattern, shift),
         alpha_pattern=_shifted(settings.alpha_pattern, shift),
@@ -58,24 +75,59 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def _targets(linear: list[str], kind: str, settings: TrainSettings) -> list[str]:
+def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings) -> list[str]:
     """Return the last parts of the names of the layers that get a LoRA.
 
-    Where the default names do not exist (Phi-3, GPT-NeoX, Falcon, Bloom), all linear layers of
-    the blocks do.
+    Where the default names do not exist, those of the model's class do (``_LAYOUTS``).
     """
     found = {name.rsplit(".", 1)[-1] for name in linear}
     blocks = {name.rsplit(".", 1)[-1] for name in linear if layer_of(name) is not None}
     wanted = settings.target_modules
     missing = [name for name in wanted if name not in found]
-    if wanted == ("all-linear",) or (missing and wanted == ATTENTION_AND_MLP and blocks):
+    if wanted == ("all-linear",) and blocks:
         return sorted(blocks - {"gate", "router"})
-    if missing:
-        raise ConfigError(
-            f"--target-modules: {kind} has no linear layer '{missing[0]}'",
-            hint="it has " + ", ".join(sorted(found)),
-        )
-    return list(wanted)
+    if not missing:
+        return list(wanted)
+    layout = _LAYOUTS.get(model.config.get_text_config().model_type, ())
+    if wanted == ATTENTION_AND_MLP and (known := sorted(blocks & set(layout))):
+        return known
+    raise ConfigError(
+        f"--target-modules: {type(model).__name__} has no linear layer '{missing[0]}'",
+        hint="name some that it has, or all-linear: " + ", ".join(sorted(found)),
+    )
+
+
+def _target_parameters(
+    model: PreTrainedModel, linear: list[str], settings: TrainSettings
+) -> list[str] | None:
+    """Return the full names of the parameters that get a LoRA.
+
+    Raises:
+        ConfigError: A parameter that the blocks do not have, or one of a linear layer.
+    """
+    if not settings.target_parameters:
+        return None
+    there = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim in (2, 3)
+        and layer_of(name) is not None
+        and name.rpartition(".")[0] not in linear
+        and not name.endswith("_bias")
+    ]
+    layers = settings.layers_to_transform
+    targets = []
+    for wanted in settings.target_parameters:
+        found = [name for name in there if f".{name}".endswith(f".{wanted}")]
+        if not found:
+            ends = dict.fromkeys(re.split(r"\.\d+\.", name)[-1] for name in there)
+            raise ConfigError(
+                f"--target-parameters: {type(model).__name__} has no parameter '{wanted}' beside "
+                "its linear layers",
+                hint="it has " + (", ".join(ends) or "none; see --target-modules"),
+            )
+        targets += [name for name in found if not layers or layer_of(name) in layers]
+    return targets
 
 
 def _modules_of_layers(
@@ -101,7 +153,8 @@ def _shifted(patterns: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
     """Refuse a pattern that matches nothing, which PEFT would ignore."""
-    names: list[str] = model.base_model.targeted_module_names  # type: ignore[assignment]
+    tuner: Any = model.base_model
+    names = [*tuner.targeted_module_names, *tuner.targeted_parameter_names]
     for flag in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, flag):
             if not any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in names):

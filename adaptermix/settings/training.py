@@ -19,7 +19,12 @@ class TrainSettings(ModelSettings):
     target_modules: Names = Field(
         default=ATTENTION_AND_MLP,
         description="Linear layers that get a LoRA, comma-separated; all-linear for all of the "
-        "blocks, as by default where these names do not exist.",
+        "blocks. Where these names do not exist, the default is that of the model's class.",
+    )
+    target_parameters: Names = Field(
+        default=(),
+        description="Parameters that get a LoRA though they are no linear layers, such as the "
+        "fused experts mlp.experts.gate_up_proj,mlp.experts.down_proj; needs --dropout 0.",
     )
     use_rslora: bool = Field(default=False, description="Scaling is alpha / sqrt(rank): rsLoRA.")
     rank_pattern: Ranks = Field(
@@ -67,6 +72,12 @@ class TrainSettings(ModelSettings):
         default=Path("adapter.safetensors"),
         description="Adapter to write: one .safetensors file, or a new PEFT directory.",
     )
+
+    @model_validator(mode="after")
+    def _parameters_have_no_dropout(self) -> Self:
+        if self.target_parameters and self.dropout:
+            raise ValueError("--target-parameters needs --dropout 0: PEFT has no dropout there")
+        return self
 
 
 class TaskDataSettings(PromptSettings):

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import ParamWrapper
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import (
@@ -28,8 +29,9 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.experts import expert_module, split_factors
 from adaptermix.adapters.format import describe_config, spec_of
-from adaptermix.adapters.writing import write_adapter
+from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
@@ -269,7 +271,8 @@ class TrainingRun:
         prefix = "" if "CAUSAL_LM" in str(model.peft_config["default"].task_type) else "model."
         settings = self.settings
         updates = _updates(model, prefix, state)
-        specs = {module: spec_of(update) for module, update in updates.items()}
+        experts = _experts(model, prefix)
+        specs = {module: spec_of(u, experts.get(module, 0)) for module, u in updates.items()}
         all_layers = not prefix and not settings.layers_to_transform
         config = describe_config(specs, settings.model, all_layers=all_layers) | {
             "r": settings.rank,
@@ -282,14 +285,15 @@ class TrainingRun:
         base: Any = model.get_base_model()
         if base.config.get_text_config() is not base.config:
             # Ends of names would be those of other modes' layers as well.
-            config |= {"target_modules": sorted(updates), "layers_to_transform": None}
+            modules = sorted(updates.keys() - experts.keys())
+            config |= {"target_modules": modules, "layers_to_transform": None}
         record = {
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},
             "settings": recorded(settings),
             "base_fingerprint": fingerprint(self.base),
         }
-        write_adapter(self.out, updates, config, record, force=force)
+        stream_adapter(self.out, specs, updates.values(), {}, config, lambda: record, force=force)
 
 
 def common_arguments(seed: int) -> dict[str, Any]:
@@ -322,12 +326,42 @@ def _updates(model: PeftModel, prefix: str, state: State | None = None) -> dict[
         if name.endswith(".lora_A.weight"):
             path = name.removesuffix(".lora_A.weight")
             module = path.removeprefix("base_model.model.")
-            scaling = float(model.get_submodule(path).scaling["default"])  # type: ignore[index,union-attr]
+            layer: Any = model.get_submodule(path)
+            scaling = float(layer.scaling["default"])
             b = state[name.replace("lora_A", "lora_B")]
             if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
                 raise ArtifactError(f"training diverged: {module} holds NaN or infinity")
-            updates[prefix + module] = LoraUpdate(as_numpy(a), as_numpy(b), scaling)
+            factors = as_numpy(a), as_numpy(b)
+            if not isinstance(layer, ParamWrapper):
+                updates[prefix + module] = LoraUpdate(*factors, scaling)
+                continue
+            for expert, name in enumerate(_expert_modules(layer, prefix + module)):
+                own = split_factors(*factors, expert, layer.num_experts)
+                updates[name] = LoraUpdate(*own, scaling)
     return updates
+
+
+def _experts(model: PeftModel, prefix: str) -> dict[str, int]:
+    """Return of how many experts each update of a parameter is one."""
+    wrappers = {
+        prefix + name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, ParamWrapper)
+    }
+    return {
+        name: wrapper.num_experts
+        for module, wrapper in wrappers.items()
+        for name in _expert_modules(wrapper, module)
+    }
+
+
+def _expert_modules(wrapper: ParamWrapper, stored: str) -> list[str]:
+    """Return the names that the updates of a parameter have here."""
+    module = stored.replace(".base_layer", "")
+    if wrapper.num_experts == 1:
+        return [module]
+    experts = range(wrapper.num_experts)
+    return [expert_module(module, wrapper.parameter_name, expert) for expert in experts]
 
 
 def _cut_log(path: Path, checkpoint: Path | None) -> None:

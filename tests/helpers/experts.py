@@ -29,10 +29,15 @@ WIDE = {"dtype": torch.float64, "experts_implementation": "eager"}
 IDS = torch.tensor([[0, 20, 30, 40, 50, 60]])
 
 
-def save_experts(folder, kind):
-    """Save a model of random weights."""
+def save_experts(folder, kind, tokenizer=None):
+    """Save a model of random weights, with the tokenizer that it is to have, if any."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[kind]())
+    config = CONFIGS[kind]()
+    if tokenizer is not None:
+        config.vocab_size, config.max_position_embeddings = len(tokenizer), 256
+        config.bos_token_id, config.eos_token_id, config.pad_token_id = 0, 1, 2
+        tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

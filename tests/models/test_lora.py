@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from helpers.adapters import IDS, logits_through_peft
+from helpers.experts import FUSED, save_experts
 from helpers.training import align_settings, randomize, task_settings
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -16,8 +18,9 @@ from adaptermix.errors import ConfigError
 from adaptermix.merging.merge import merge
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_model
-from adaptermix.models.lora import with_lora
+from adaptermix.models.lora import _LAYOUTS, with_lora
 from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.batches import EncodedExample
 from adaptermix.training.memory import Footprint
@@ -100,3 +103,119 @@ def test_variants_on_the_command_line():
     for wrong in ({"rank_pattern": "q=0"}, {"rank_pattern": "(=1"}, {"layers_to_transform": "a"}):
         with pytest.raises(ConfigError):
             load_settings(TrainTaskSettings, wrong)
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "pad_token_id": 0,
+}
+FUSED_QKV = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+DEFAULTS = {
+    "ApertusConfig": ATTENTION | {"up_proj", "down_proj"},
+    "ArceeConfig": ATTENTION | {"up_proj", "down_proj"},
+    "BloomConfig": FUSED_QKV,
+    "FalconConfig": FUSED_QKV,
+    "GPTNeoXConfig": FUSED_QKV,
+    "GlmConfig": ATTENTION | {"gate_up_proj", "down_proj"},
+    "Glm4Config": ATTENTION | {"gate_up_proj", "down_proj"},
+    "GptOssConfig": ATTENTION,
+    "MixtralConfig": ATTENTION,
+    "MptConfig": {"Wqkv", "out_proj", "up_proj", "down_proj"},
+    "NemotronConfig": ATTENTION | {"up_proj", "down_proj"},
+    "OlmoeConfig": ATTENTION,
+    "OPTConfig": {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
+    "PersimmonConfig": FUSED_QKV,
+    "PhiConfig": {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"},
+    "Phi3Config": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
+    "PhimoeConfig": ATTENTION,
+    "Qwen3MoeConfig": ATTENTION,
+    "Starcoder2Config": ATTENTION | {"c_fc", "c_proj"},
+    "LlamaConfig": ATTENTION | {"gate_proj", "up_proj", "down_proj"},
+}
+
+
+def small_model(name):
+    config = getattr(transformers, name)(**SMALL)
+    if name != "BloomConfig":
+        config.intermediate_size = config.moe_intermediate_size = 48
+        config.num_key_value_heads = 4
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default_targets_are_those_of_the_models_class(tmp_path, name):
+    settings = task_settings("unused", None, tmp_path / "adapter")
+    assert settings.target_modules == ATTENTION_AND_MLP
+    adapted = with_lora(small_model(name), settings, "CAUSAL_LM")
+    found = adapted.base_model.targeted_module_names
+    assert {module.rpartition(".")[2] for module in found} == DEFAULTS[name]
+    assert {layer_of(module) for module in found} == {0, 1}
+
+
+def test_the_table_of_layouts_is_tested():
+    kinds = {getattr(transformers, name)().model_type for name in DEFAULTS}
+    assert kinds == {*_LAYOUTS, "llama"}
+
+
+def test_a_layout_that_is_not_known_is_an_error_with_its_linear_layers(tmp_path):
+    settings = task_settings("unused", None, tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="no linear layer 'o_proj'") as error:
+        with_lora(small_model("GPTJConfig"), settings, "CAUSAL_LM")
+    assert "all-linear: fc_in, fc_out, k_proj, lm_head, out_proj" in error.value.hint
+    settings = settings.model_copy(update={"target_modules": ("all-linear",)})
+    adapted = with_lora(small_model("GPTJConfig"), settings, "CAUSAL_LM")
+    found = {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names}
+    assert found == {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"}
+
+
+PARAMETERS = {
+    "experts": {},
+    "layer": {"layers_to_transform": (1,)},
+    "rank": {"rank_pattern": {"gate_up_proj": 5}, "use_rslora": True},
+    "router": {"target_parameters": ("mlp.gate.weight", "down_proj")},
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_trained_and_saved_as_peft_has_them(tmp_path, name):
+    base = save_experts(tmp_path / "base", "qwen3_moe")
+    changes = {"target_parameters": FUSED, "dropout": 0.0, **PARAMETERS[name]}
+    settings = task_settings(base, None, tmp_path / "adapter", **changes)
+    model = with_lora(load_model(base, settings), settings, "CAUSAL_LM").eval()
+    randomize(model)
+    expected = model(IDS).logits.detach()
+    adapter = saved(settings, model, tmp_path / "adapter")
+    assert any(tensors.experts for tensors in adapter.factors.values())
+    assert adapter.record["settings"]["target_parameters"] == list(changes["target_parameters"])
+    torch.testing.assert_close(logits_through_peft(base, tmp_path / "adapter"), expected)
+
+
+def test_parameters_of_lower_blocks_are_saved_under_the_full_models_names(tmp_path):
+    base = save_experts(tmp_path / "base", "gpt_oss")
+    changes = {"target_parameters": FUSED, "dropout": 0.0, "layer": 1}
+    settings = align_settings(base, None, tmp_path / "adapter", **changes)
+    lower = load_lower_blocks(base, settings, 1)
+    model = with_lora(lower, settings, "FEATURE_EXTRACTION").eval()
+    randomize(model)
+    expected = model(IDS).last_hidden_state.detach()
+    saved(settings, model, tmp_path / "adapter")
+    whole = AutoModelForCausalLM.from_pretrained(base)
+    whole = PeftModel.from_pretrained(whole, tmp_path / "adapter").eval()
+    states = whole(IDS, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(states[1].detach(), expected)
+
+
+def test_parameters_that_are_not_there_are_named(tmp_path):
+    base = save_experts(tmp_path / "base", "qwen3_moe")
+    changes = {"dropout": 0.0, "target_parameters": ("experts.up",)}
+    settings = task_settings(base, None, tmp_path / "adapter", **changes)
+    with pytest.raises(ConfigError, match=r"no parameter 'experts\.up'") as error:
+        with_lora(load_model(base, settings), settings, "CAUSAL_LM")
+    assert "mlp.experts.gate_up_proj, mlp.experts.down_proj" in error.value.hint
+    with pytest.raises(ValueError, match="--target-parameters needs --dropout 0"):
+        task_settings(base, None, tmp_path / "adapter", target_parameters=FUSED, dropout=0.1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 import transformers
 from helpers.experts import (
     CONFIGS,
+    IDS,
+    WIDE,
     folded_by_peft,
     fused_adapter,
     logits_of,
@@ -20,10 +23,13 @@ from safetensors.numpy import load_file, save_file
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.experts import TRANSPOSED
 from adaptermix.adapters.inspection import inspect
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError
+from adaptermix.generation.vllm_engine import vllm_lacks
 from adaptermix.merging.fold import merge_into
 from adaptermix.merging.merge import merge
 from adaptermix.merging.methods import METHODS
+from adaptermix.models.loading import AdaptedModel
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings
 
@@ -159,11 +165,48 @@ def test_factors_that_the_config_does_not_tell_are_refused(tmp_path):
 
 def test_transposed_classes_are_those_of_transformers():
     folder = next(iter(transformers.models.__path__))
-    from pathlib import Path
-
     found = {
         file.parent.name
         for file in Path(folder).glob("*/modeling_*.py")
         if "is_transposed=True" in file.read_text(encoding="utf-8")
     }
     assert found == {name.removesuffix("_text") for name in TRANSPOSED}
+
+
+def test_parameters_of_two_dimensions_are_like_the_weights_of_linear_layers(base, tmp_path):
+    router = "mlp.router.weight" if "gpt_oss" in str(base) else "mlp.gate.weight"
+    targets = {"target_modules": [], "target_parameters": ["self_attn.v_proj.weight", router]}
+    paths = [
+        fused_adapter(base, tmp_path / "a", 1, **targets),
+        fused_adapter(base, tmp_path / "b", 2, r=4),
+    ]
+    reference = logits_of(folded_by_peft(base, paths, (0.5, 0.8)), base)
+    merge(paths, MergeSettings(weights=(0.5, 0.8), out=tmp_path / "m"))
+    effect = (reference - logits_with(base)).abs().max()
+    assert (logits_with(base, tmp_path / "m") - reference).abs().max() < 1e-5 * effect
+    merge([paths[0], paths[0]], MergeSettings(weights=(0.5, 0.5), out=tmp_path / "c", compact=True))
+    once = logits_with(base, paths[0])
+    assert (logits_with(base, tmp_path / "c") - once).abs().max() < 1e-5
+
+
+def test_adapters_of_other_parameters_take_turns_in_one_model(base, tmp_path):
+    paths = [
+        fused_adapter(base, tmp_path / "both", 1),
+        fused_adapter(base, tmp_path / "down", 2, target_parameters=["mlp.experts.down_proj"]),
+        fused_adapter(base, tmp_path / "none", 3, target_parameters=None),
+    ]
+    model = AdaptedModel(transformers.AutoModelForCausalLM.from_pretrained(base, **WIDE))
+    staged = [stage_adapter(read_adapter(path), tmp_path) for path in paths]
+    for at in (0, 1, 2, 0, 0, 2, 1):
+        model.switch_to(staged[at])
+        torch.testing.assert_close(model.model(IDS).logits, logits_with(base, paths[at]))
+    model.switch_to(None)
+    torch.testing.assert_close(model.model(IDS).logits, logits_with(base))
+
+
+def test_vllm_is_not_given_fused_experts(tmp_path):
+    base = save_experts(tmp_path / "base", "qwen3_moe")
+    adapter = read_adapter(fused_adapter(base, tmp_path / "a", 1))
+    assert "fused experts" in vllm_lacks(adapter)
+    plain = fused_adapter(base, tmp_path / "b", 1, target_parameters=None)
+    assert vllm_lacks(read_adapter(plain)) is None
