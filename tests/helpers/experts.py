@@ -2,7 +2,12 @@
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GptOssConfig,
+    MixtralConfig,
+    Qwen3MoeConfig,
+)
 
 SHAPE = {
     "vocab_size": 64,

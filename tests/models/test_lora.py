@@ -190,7 +190,8 @@ def test_parameters_are_trained_and_saved_as_peft_has_them(tmp_path, name):
     randomize(model)
     expected = model(IDS).logits.detach()
     adapter = saved(settings, model, tmp_path / "adapter")
-    assert any(tensors.experts for tensors in adapter.factors.values())
+    experts = [name for name in adapter.modules if adapter.factors[name].experts]
+    assert {layer_of(name) for name in experts} == ({1} if name == "layer" else {0, 1})
     assert adapter.record["settings"]["target_parameters"] == list(changes["target_parameters"])
     torch.testing.assert_close(logits_through_peft(base, tmp_path / "adapter"), expected)
 
