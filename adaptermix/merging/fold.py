@@ -197,7 +197,7 @@ def _with_experts(
 ) -> np.ndarray:
     """Return the weight of an expert, or of all of them, with their updates added."""
     weight = file.tensor(name)
-    _refuse_quantized(name, weight.dtype)
+    _refuse_integers(name, weight.dtype)
     folded = weight.copy()
     for module, (_, rows, expert), turned in experts:
         update = plan.update(module, tally if rows.start == 0 else Tally())
@@ -234,7 +234,7 @@ def _checked(name: str, weight: np.ndarray) -> np.ndarray:
     return weight
 
 
-def _refuse_quantized(name: str, dtype: np.dtype) -> None:
+def _refuse_integers(name: str, dtype: np.dtype) -> None:
     if dtype not in FLOAT_DTYPES:
         raise ArtifactError(
             f"{name} has the type {dtype}: a quantized model cannot take an update",
@@ -247,7 +247,7 @@ def _turned(update: LoraUpdate) -> LoraUpdate:
 
 
 def _add(weight: np.ndarray, name: str, plan: MergePlan, tally: Tally) -> np.ndarray:
-    _refuse_quantized(name, weight.dtype)
+    _refuse_integers(name, weight.dtype)
     module, _, kind = name.rpartition(".")
     update = plan.update(module, tally if kind == "weight" else Tally())
     if kind == "bias":

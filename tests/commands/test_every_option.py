@@ -55,6 +55,7 @@ COMMON = {
     "alpha": Differs(("8", "32"), ("tensors", "config.lora_alpha")),
     "dropout": Differs(("0", "0.1")),
     "target_modules": Differs(("q_proj", "all-linear")),
+    "target_parameters": Elsewhere("models/test_lora.py", "needs fused experts"),
     "use_rslora": Differs((False, True), ("tensors", "config.use_rslora")),
     "rank_pattern": Differs((None, "down_proj=2")),
     "alpha_pattern": Differs((None, "down_proj=32")),
