@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptermix.adapters.stacking import trained_on
 from adaptermix.files.hub import HUB_NAME
 from adaptermix.tables import Table, escaped_markdown, printable
 
@@ -116,6 +117,7 @@ def _tables(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[Table]
     tables = [
         Table("facts", "What it is", ["", "value"], _rows(facts)),
         Table("sources", "Made from", ["adapter", "weight", "rank", "BLAKE3"], _sources(record)),
+        Table("on", "Trained on the base model with", ["adapter", "weight", "BLAKE3"], _on(record)),
         Table("scores", "Scores on dev data", ["score", "value"], _scores(record)),
         Table(
             "settings",
@@ -144,6 +146,13 @@ def _sources(record: Mapping[str, Any]) -> list[list[str]]:
             printable(str(source.get("blake3", ""))[:12]),
         ]
         for source in sources_of(record)
+    ]
+
+
+def _on(record: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [_name_of(entry["path"]), f"{entry['weight']:g}", printable(entry["blake3"][:12])]
+        for entry in trained_on(record)
     ]
 
 

@@ -80,7 +80,7 @@ _SHORT = {
     "adapters": (flag_of("adapters"),),
     "data_dir": ("--data-dir", "--data"),
 }
-_REPEATED = {"adapters", "ref", "preserve_text"}
+_REPEATED = {"adapters", "on", "ref", "preserve_text"}
 
 
 class CheckedCommand(TyperCommand):

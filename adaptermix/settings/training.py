@@ -7,7 +7,15 @@ from pydantic import Field, model_validator
 
 from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings, notes_on_languages
-from adaptermix.settings.values import Alphas, Layer, Layers, Names, Ranks, Temperatures
+from adaptermix.settings.values import (
+    Alphas,
+    Layer,
+    Layers,
+    Names,
+    Ranks,
+    Temperatures,
+    WeightedAdapters,
+)
 
 
 class TrainSettings(ModelSettings):
@@ -30,6 +38,11 @@ class TrainSettings(ModelSettings):
     )
     layers_to_transform: Layers = Field(
         default=(), description="Blocks that get a LoRA, as 0-15,20; all by default."
+    )
+    on: WeightedAdapters = Field(
+        default=(),
+        description="Adapters to train on: their delta weights are added to the base model and "
+        "stay as they are. Comma-separated; ADAPTER=0.5 has the weight 0.5.",
     )
     quantize: Literal["nf4"] | None = Field(
         default=None, description="Hold the base model in 4 bits (bitsandbytes)."
@@ -67,6 +80,12 @@ class TrainSettings(ModelSettings):
         default=Path("adapter.safetensors"),
         description="Adapter to write: one .safetensors file, or a new PEFT directory.",
     )
+
+    @model_validator(mode="after")
+    def _a_quantized_base_takes_no_adapters(self) -> Self:
+        if self.on and self.quantize:
+            raise ValueError(f"--on cannot add adapters to a base in {self.quantize} (--quantize)")
+        return self
 
 
 class TaskDataSettings(PromptSettings):

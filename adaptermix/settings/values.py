@@ -1,6 +1,7 @@
 """How the values of settings are read: as text from a flag, as text or lists from a file."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -50,6 +51,29 @@ def _split_adapters(value: object) -> object:
 
 
 AdapterNames = Annotated[Names, BeforeValidator(_split_adapters), locations.Names("adapters")]
+
+
+def weight_of(named: str) -> tuple[Path, float]:
+    """Read ``ADAPTER=0.5``, or ``ADAPTER``, whose weight is 1."""
+    name, weight = locations.without_weight(named)
+    return Path(name), float(weight[1:] or 1)
+
+
+def _check_weighted(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name, weight in map(locations.without_weight, names):
+        if weight and not 0 < abs(float(weight[1:])) < math.inf:
+            raise ValueError(f"the weight of {name} must be finite and not 0")
+    _refuse_repeats(tuple(locations.without_weight(name)[0] for name in names))
+    return names
+
+
+WeightedAdapters = Annotated[
+    tuple[str, ...],
+    AfterValidator(_check_weighted),
+    BeforeValidator(_split_commas),
+    BeforeValidator(_split_adapters),
+    locations.Names("weighted-adapters"),
+]
 
 
 def _split_numbers(value: object) -> object:

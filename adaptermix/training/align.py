@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from adaptermix.adapters.stacking import read_weighted
 from adaptermix.data.pairs import read_clean_pairs
 from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
@@ -20,8 +21,9 @@ from adaptermix.models.files import locate_model
 from adaptermix.models.loading import check_quantization, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
+from adaptermix.models.stacking import add_stack, check_stack
 from adaptermix.processes import process_count
-from adaptermix.progress import OnProgress, ignore
+from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.alignment import Alignment, AlignSettings
 from adaptermix.training.batches import (
@@ -83,18 +85,21 @@ def _train_one(
     data = align_data(settings, tokenizer)
     if settings.preserve_text:
         data = _with_anchor_text(data, settings, tokenizer)
+    stack = read_weighted(settings.on)
+    notes = check_stack(folder, settings, stack)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
+        tell(on_progress, notes)
         layer = choose_layer(folder, settings, settings.layer)
         empty = with_lora(empty_model(folder, settings, layer), settings, "FEATURE_EXTRACTION")
         both_sides = Pass(2 * pairs, max(map(padded_length, data.train)))
         plan = plan_training(settings, data, footprint(empty, [both_sides]))
         return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
     set_seed(settings.seed)
-    lower = load_lower_blocks(folder, settings, settings.layer)
+    lower = add_stack(load_lower_blocks(folder, settings, settings.layer), stack)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
-    run = _AlignmentRun(settings, folder, data, micro, collator, on_progress)
+    run = _AlignmentRun(settings, folder, data, micro, collator, on_progress, notes)
     step = ContrastiveStep(model, 2 * pairs, settings.packing)
     return run.train(model, partial(AlignmentTrainer, Alignment(settings, model, step)), force)
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,20 +29,21 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.stacking import stack_record
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
 from adaptermix.models.lora import as_numpy
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
-from adaptermix.progress import OnProgress, Progress
+from adaptermix.progress import OnProgress, Progress, tell
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.checkpoints import last_checkpoint, work_folder
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
     comparable,
-    lasting_settings,
+    comparable_record,
     recorded,
 )
 from adaptermix.training.signals import StopSignals
@@ -61,7 +62,7 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     if not settings.resume or force or not settings.out.exists():
         return None
     record = read_adapter(settings.out).record
-    if lasting_settings(record.get("settings", {})) != comparable(settings):
+    if comparable_record(record) != comparable(settings):
         return None
     if is_main_process():
         shutil.rmtree(work_folder(settings.out), ignore_errors=True)
@@ -105,6 +106,7 @@ class TrainingRun:
         micro: int,
         collator: Any,
         on_progress: OnProgress,
+        notes: Sequence[str] = (),
     ) -> None:
         """Take what the run works on.
 
@@ -115,6 +117,7 @@ class TrainingRun:
             micro: Rows of one forward pass; divides the batch size.
             collator: Makes a batch of rows.
             on_progress: Told after every optimizer step.
+            notes: What to mind; they are told now.
         """
         self.settings = settings
         self.base = base
@@ -122,6 +125,8 @@ class TrainingRun:
         self.micro = micro
         self.collator = collator
         self.on_progress = on_progress
+        self.notes = [*notes]
+        tell(on_progress, notes)
         self.out = settings.out
         self.work = work_folder(settings.out)
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
@@ -177,7 +182,8 @@ class TrainingRun:
             written=True,
             dropped=self.data.dropped,
             data_notes=self.data.notes,
-            notes=notes_on_training(self.settings),
+            notes=[*notes_on_training(self.settings), *self.notes],
+            on=stack_record(self.settings.on),
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard
