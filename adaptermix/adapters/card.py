@@ -91,7 +91,9 @@ def _what(record: Mapping[str, Any]) -> str:
         parts = " + ".join(f"{weight:g} x {name}" for name, weight in made_of(record))
         return escaped_markdown(f"the {record.get('method')} merge {parts}")
     if command == "train-align":
-        layer = str(settings.get("layer") or "middle")
+        layers = record.get("layers")
+        chosen = layers.get("layer") if isinstance(layers, dict) else None
+        layer = str(chosen or settings.get("layer") or "middle")
         where = f"the {layer} layer" if layer.isalpha() else f"layer {layer}"
         return escaped_markdown(f"trained to align {langs} at {where} with a contrastive loss")
     if settings.get("chat"):  # in place of the task, which has its default all the same
@@ -119,6 +121,12 @@ def _tables(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[Table]
         Table("sources", "Made from", ["adapter", "weight", "rank", "BLAKE3"], _sources(record)),
         Table("on", "Trained on the base model with", ["adapter", "weight", "BLAKE3"], _on(record)),
         Table("scores", "Scores on dev data", ["score", "value"], _scores(record)),
+        Table(
+            "layers",
+            "Retrieval by layer before training",
+            ["layer", "accuracy on dev pairs", "norm of the first token / others'"],
+            _layers(record),
+        ),
         Table(
             "settings",
             "Settings",
@@ -169,6 +177,23 @@ def _scores(record: Mapping[str, Any]) -> list[list[str]]:
         rows.append(["on", f"{Path(search['task']).stem}: {', '.join(search['langs'])}"])
         rows.append(["verdict", printable(search["verdict"])])
     return rows
+
+
+def _layers(record: Mapping[str, Any]) -> list[list[str]]:
+    """Return what the choice of a layer was made by; records of other hands may hold anything."""
+    layers = record.get("layers")
+    layers = layers if isinstance(layers, dict) else {}
+    curves = [layers.get(name) for name in ("accuracy", "first_token")]
+    if not all(isinstance(curve, list) for curve in curves):
+        return []
+    return [
+        [
+            f"{block} (aligned)" if str(block) == layers.get("layer") else str(block),
+            f"{accuracy:.1%}",
+            f"{ratio:.2f}",
+        ]
+        for block, (accuracy, ratio) in enumerate(zip(*curves, strict=False), start=1)
+    ]
 
 
 def languages_of(record: Mapping[str, Any]) -> list[str]:

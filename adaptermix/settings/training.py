@@ -12,6 +12,7 @@ from adaptermix.settings.values import (
     Layer,
     Layers,
     Names,
+    PoolSkip,
     Ranks,
     Temperatures,
     WeightedAdapters,
@@ -150,15 +151,18 @@ class AlignmentSettings(Settings):
     layer: Layer = Field(
         default="middle",
         description="Align hidden states after this block: its number, bottom, middle or top, a "
-        "fraction of the depth (0.5), or top-normed: after the final norm.",
+        "fraction of the depth (0.5), top-normed: after the final norm, or auto: chosen by "
+        "retrieval of the dev pairs in the model before training.",
     )
     pooling: Literal["mean", "weighted", "last"] = Field(
         default="mean",
         description="A sentence's vector: mean of its tokens, mean weighted by position, or its "
         "last token.",
     )
-    pool_skip: int = Field(
-        default=0, ge=0, description="Leave out the first N tokens of a sentence (BOS is one)."
+    pool_skip: PoolSkip = Field(
+        default=0,
+        description="Leave out the first N tokens of a sentence (BOS is one); auto leaves out the "
+        "first one where its state is twice as long as the others'.",
     )
     temperature: Temperatures = Field(
         default=(0.1,),

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -88,14 +88,23 @@ def _split_numbers(value: object) -> object:
 def _read_layer(value: object) -> object:
     """Check a block's number, a name or a fraction; numbers from the file become text."""
     text = str(value)
-    if text in ("bottom", "middle", "top", "top-normed") or re.fullmatch(r"0*[1-9]\d*", text):
+    if text in ("bottom", "middle", "top", "top-normed", "auto") or re.fullmatch(
+        r"0*[1-9]\d*", text
+    ):
         return text
     if re.fullmatch(r"\d*\.\d+", text) and 0 < float(text) <= 1:
         return text
     raise ValueError(
-        "it is the number of a block from 1, bottom, middle, top, top-normed, or a fraction of "
-        "the depth such as 0.5"
+        "it is the number of a block from 1, bottom, middle, top, top-normed, auto, or a fraction "
+        "of the depth such as 0.5"
     )
+
+
+def _read_skip(value: object) -> object:
+    """Check a number of tokens, or ``auto``."""
+    if value == "auto" or re.fullmatch(r"\d+", str(value)):
+        return value if value == "auto" else int(str(value))
+    raise ValueError("it is a number from 0, or auto")
 
 
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_numbers)]
@@ -104,6 +113,7 @@ Temperatures = Annotated[
     tuple[Positive, ...], BeforeValidator(_split_numbers), AfterValidator(_refuse_repeats)
 ]
 Layer = Annotated[str, BeforeValidator(_read_layer)]
+PoolSkip = Annotated[int | Literal["auto"], BeforeValidator(_read_skip)]
 
 
 def _read_arguments(value: object) -> object:

@@ -33,6 +33,10 @@ def _done(report: "TrainReport") -> list[Row]:
         ["steps", f"{report.steps:,} of at most {report.planned_steps:,}"],
         ["trained", f"{report.trainable_parameters:,} parameters"],
     ]
+    if report.layers:
+        skipped = "; without the first token" if report.layers["pool_skip"] == 1 else ""
+        rows.append(["aligned", f"layer {report.layers['layer']}{skipped}"])
+        rows.append(["retrieval by layer before", curve_of(report.layers)])
     for name, value in report.dev.items():
         rows.append([f"dev {name.replace('_', ' ')}", f"{value:.4f}"])
     for name, dev in report.candidates.items():
@@ -60,7 +64,14 @@ def _planned(report: "TrainReport") -> list[Row]:
     ]
 
 
-_OPTIONAL = {"on"}  # left out of JSON where there is nothing to say
+_OPTIONAL = {"on", "layers"}  # left out of JSON where there is nothing to say
+
+
+def curve_of(layers: Mapping[str, Any]) -> str:
+    """Return retrieval accuracies of layers in one line."""
+    return "  ".join(f"{at} {value:.1%}" for at, value in enumerate(layers["accuracy"], start=1))
+
+
 # Settings that a run may go on with another value of: none of them changes the adapter.
 _FREE = {"resume", "out", "threads", "workers", "tensorboard"}
 
@@ -93,6 +104,7 @@ class TrainReport(Report):
     memory_bytes: int | None = None  # at the peak, as a plan estimates it
     notes: list[str] = field(default_factory=list)  # told when it begins
     on: list[dict[str, Any]] = field(default_factory=list)  # adapters under this one, if any
+    layers: dict[str, Any] | None = None  # the layer and pooling that were chosen, and by what
     data_notes: Sequence[str] = ()  # about prompts, told with the result
 
     @property
@@ -112,7 +124,7 @@ class TrainReport(Report):
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
         """Return the report that an adapter's record holds; the time it took is not kept."""
-        known = {"seconds": 0.0, "notes": [], "data_notes": (), "on": [], **record}
+        known = {"seconds": 0.0, "notes": [], "data_notes": (), "on": [], "layers": None, **record}
         return cls(**{each.name: known[each.name] for each in fields(cls)})
 
 

@@ -39,6 +39,7 @@ from adaptermix.processes import is_main_process, process_count, sharding_versio
 from adaptermix.progress import OnProgress, Progress, tell
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.checkpoints import last_checkpoint, work_folder
+from adaptermix.training.layers import LayerChoice, is_measured, read_choice, write_choice
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
@@ -130,6 +131,20 @@ class TrainingRun:
         self.out = settings.out
         self.work = work_folder(settings.out)
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
+        self.choice: LayerChoice | None = None  # of what is aligned, where the run aligns
+
+    def choose(self, choice: LayerChoice) -> None:
+        """Take what is aligned, and tell what to know of it."""
+        self.choice = choice
+        self.notes += choice.notes
+        tell(self.on_progress, choice.notes)
+
+    @property
+    def layers(self) -> dict[str, Any] | None:
+        """What the record tells of the choice, where there was one to make."""
+        if self.choice is None or not is_measured(self.settings):
+            return None
+        return self.choice.as_record()
 
     def train(
         self, model: PeftModel, kind: Callable[..., AdapterTrainer], force: bool
@@ -148,6 +163,7 @@ class TrainingRun:
         arguments = self._arguments()
         with arguments.main_process_first(local=False, desc="preparing the folder"):
             checkpoint = self._prepare_work(force)
+            self._keep_choice()
         signals = StopSignals()
         trainer = kind(
             model=model,
@@ -184,6 +200,7 @@ class TrainingRun:
             data_notes=self.data.notes,
             notes=[*notes_on_training(self.settings), *self.notes],
             on=stack_record(self.settings.on),
+            layers=self.layers,
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard
@@ -228,6 +245,26 @@ class TrainingRun:
             write_json(partial, settings)
         self.log.unlink(missing_ok=True)
         return None
+
+    def _keep_choice(self) -> None:
+        """Keep the choice of a layer beside the checkpoints, and tell it in the log.
+
+        Raises:
+            ConfigError: Another process has measured otherwise.
+        """
+        if self.choice is None:
+            return
+        kept = read_choice(self.work)
+        if kept is None:
+            write_choice(self.work, self.choice)
+            if self.layers is not None:
+                line = {"step": 0, **self.layers}
+                self.log.write_text(json.dumps(line) + "\n", encoding="utf-8")
+        elif kept.settled_by != self.choice.settled_by:
+            raise ConfigError(
+                "--layer auto: the processes have measured different layers",
+                hint="name the layer: " + kept.layer,
+            )
 
     def _tensorboard(self) -> list[TrainerCallback]:
         if not self.settings.tensorboard or not is_main_process():
