@@ -129,6 +129,36 @@ def test_lower_blocks_equal_those_of_the_whole_model(layout_dir, tmp_path):
     assert not torch.allclose(mine, plain, atol=1e-2)
 
 
+def test_several_adapters_are_added(model_dir, tmp_path, under):
+    peft_adapter(model_dir, tmp_path / "other", seed=1, target_modules=["q_proj", "o_proj"])
+    paths = [under, tmp_path / "other"]
+    merged(paths, (0.5, -2.0), tmp_path / "sum")
+    stack = read_weighted([f"{paths[0]}=0.5", f"{paths[1]}=-2"])
+    model = add_stack(AutoModelForCausalLM.from_pretrained(model_dir), stack).eval()
+    with torch.no_grad():
+        expected = logits_through_peft(model_dir, tmp_path / "sum")
+        torch.testing.assert_close(model(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_an_lm_head_is_trained_on_where_it_is_not_the_embeddings(tmp_path, corpus_dir, is_tied):
+    base = tmp_path / "base"
+    config = LlamaConfig(**SHAPE, vocab_size=400, tie_word_embeddings=is_tied)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    make_tokenizer().save_pretrained(base)
+    peft_adapter(base, tmp_path / "under", target_modules=["lm_head", "q_proj"])
+    settings = task_settings(base, corpus_dir, tmp_path / "o", on=[str(tmp_path / "under")])
+    if is_tied:
+        with pytest.raises(ArtifactError, match="changes embeddings"):
+            train_task(settings, dry_run=True)
+    else:
+        assert train_task(settings, dry_run=True).on
+        model = add_stack(AutoModelForCausalLM.from_pretrained(base), read_weighted(settings.on))
+        with torch.no_grad():
+            expected = logits_through_peft(base, tmp_path / "under")
+            torch.testing.assert_close(model.eval()(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_an_adapter_that_is_switched_off_leaves_the_stacked_model(model_dir, under):
     """So --preserve holds what the model under the new adapter has."""
     settings = align_settings(model_dir, None, "x", layer=2)
