@@ -1,6 +1,6 @@
 """How far a command is: the one event that all of them send, and what receives it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -14,15 +14,23 @@ class Progress:
             smaller number where other work begins.
         total: All units of this work; None where that is not known.
         detail: A measurement to show beside it, such as the loss or the speed.
+        note: What to know before the work goes on; then the rest says nothing.
     """
 
     stage: str
     done: int
     total: int | None
     detail: str = ""
+    note: str = ""
 
 
 OnProgress = Callable[[Progress], None]
+
+
+def tell(on_progress: OnProgress, notes: Iterable[str]) -> None:
+    """Send notes ahead of the work that they are about."""
+    for note in notes:
+        on_progress(Progress("", 0, None, note=note))
 
 
 def ignore(progress: Progress) -> None:

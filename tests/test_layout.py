@@ -12,6 +12,7 @@ TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 HELPERS = sorted(path for path in (TESTS / "helpers").glob("*.py") if path.stem != "__init__")
 # Modules that no test beside them imports, and what tests them instead.
 ELSEWHERE = {
+    "adapters/stacking.py": "models/test_stacking.py, with trainings",
     "adapters/systems.py": "models/test_systems.py, with the systems of models",
     "cli/demo.py": "system/test_demo.py",
     "cli/options.py": "commands/test_command.py, on the command line",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptermix.adapters.stacking import trained_on
 from adaptermix.files.hub import HUB_NAME
 from adaptermix.tables import Table, escaped_markdown, printable
 
@@ -90,7 +91,9 @@ def _what(record: Mapping[str, Any]) -> str:
         parts = " + ".join(f"{weight:g} x {name}" for name, weight in made_of(record))
         return escaped_markdown(f"the {record.get('method')} merge {parts}")
     if command == "train-align":
-        layer = str(settings.get("layer") or "middle")
+        layers = record.get("layers")
+        chosen = layers.get("layer") if isinstance(layers, dict) else None
+        layer = str(chosen or settings.get("layer") or "middle")
         where = f"the {layer} layer" if layer.isalpha() else f"layer {layer}"
         return escaped_markdown(f"trained to align {langs} at {where} with a contrastive loss")
     if settings.get("chat"):  # in place of the task, which has its default all the same
@@ -116,7 +119,14 @@ def _tables(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[Table]
     tables = [
         Table("facts", "What it is", ["", "value"], _rows(facts)),
         Table("sources", "Made from", ["adapter", "weight", "rank", "BLAKE3"], _sources(record)),
+        Table("on", "Trained on the base model with", ["adapter", "weight", "BLAKE3"], _on(record)),
         Table("scores", "Scores on dev data", ["score", "value"], _scores(record)),
+        Table(
+            "layers",
+            "Retrieval by layer before training",
+            ["layer", "accuracy on dev pairs", "norm of the first token / others'"],
+            _layers(record),
+        ),
         Table(
             "settings",
             "Settings",
@@ -147,6 +157,13 @@ def _sources(record: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
+def _on(record: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [_name_of(entry["path"]), f"{entry['weight']:g}", printable(entry["blake3"][:12])]
+        for entry in trained_on(record)
+    ]
+
+
 def _scores(record: Mapping[str, Any]) -> list[list[str]]:
     dev = record.get("dev")
     rows = [
@@ -160,6 +177,23 @@ def _scores(record: Mapping[str, Any]) -> list[list[str]]:
         rows.append(["on", f"{Path(search['task']).stem}: {', '.join(search['langs'])}"])
         rows.append(["verdict", printable(search["verdict"])])
     return rows
+
+
+def _layers(record: Mapping[str, Any]) -> list[list[str]]:
+    """Return what the choice of a layer was made by; records of other hands may hold anything."""
+    layers = record.get("layers")
+    layers = layers if isinstance(layers, dict) else {}
+    curves = [layers.get(name) for name in ("accuracy", "first_token")]
+    if not all(isinstance(curve, list) for curve in curves):
+        return []
+    return [
+        [
+            f"{block} (aligned)" if str(block) == layers.get("layer") else str(block),
+            f"{accuracy:.1%}",
+            f"{ratio:.2f}",
+        ]
+        for block, (accuracy, ratio) in enumerate(zip(*curves, strict=False), start=1)
+    ]
 
 
 def languages_of(record: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ from adaptermix.adapters.deltas import inner_product, norm
 from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
 from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
 from adaptermix.adapters.report import AdapterReport, Comparison, InspectReport, ModuleRow
+from adaptermix.adapters.stacking import notes_on_company
 from adaptermix.errors import ArtifactError
 from adaptermix.settings.reports import InspectSettings
 
@@ -210,6 +211,8 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
                 f"{other.path} was trained on {other.base}, {first.path} on {first.base}: where "
                 "their delta weights meet says little"
             )
+    if len(adapters) > 1:  # of a single one, its table tells
+        yield from notes_on_company(adapters)
     for adapter in adapters:
         yield from adapter.notes
         replaced = [name for name in adapter.saved if not adapter.is_frozen(name)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.card import data_of, made_of, model_name
+from adaptermix.adapters.stacking import stack_terms
 from adaptermix.files.outputs import Report
 from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printable, ranges
 
@@ -39,6 +40,7 @@ def _adapter_table(adapter: "AdapterReport") -> Table:
         "base": adapter.base or "not recorded",
         "fingerprint": adapter.base_fingerprint,
         "made by": adapter.origin,
+        "trained on": " + ".join(stack_terms(adapter.record, hashes=True)),
         "rank": ", ".join(map(str, adapter.ranks)),
         "alpha": f"{adapter.alpha:g}",
         "scaling": scaling + (" (rsLoRA)" if adapter.rslora else ""),
@@ -93,11 +95,13 @@ def provenance_table(report: "InspectReport") -> Table:
     for adapter in report.adapters:
         record = adapter.record
         made = " + ".join(f"{weight:g} × {name}" for name, weight in made_of(record))
+        under = ", ".join(f"on {term}" for term in stack_terms(record))
+        data = ", ".join(filter(None, [data_of(record), under]))
         rows.append(
             [
                 adapter_name(adapter.path),
                 printable(str(record.get("command", "not recorded"))),
-                printable(made or data_of(record)) or "not recorded",
+                printable(made or data) or "not recorded",
                 model_name(adapter.base),
                 ", ".join(map(str, adapter.ranks)),
                 ranges(adapter.active_layers),

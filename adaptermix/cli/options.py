@@ -80,7 +80,7 @@ _SHORT = {
     "adapters": (flag_of("adapters"),),
     "data_dir": ("--data-dir", "--data"),
 }
-_REPEATED = {"adapters", "ref", "preserve_text"}
+_REPEATED = {"adapters", "on", "ref", "preserve_text"}
 
 
 class CheckedCommand(TyperCommand):
@@ -254,7 +254,8 @@ def _panel(name: str, kind: type[Settings]) -> str | None:
 def _option_type(name: str, annotation: Any) -> Any:
     """Return the type Typer should read: lists are comma-separated text, or repeated flags."""
     if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
+        kinds = [arg for arg in get_args(annotation) if arg is not type(None)]
+        annotation = kinds[0] if len(kinds) == 1 else str  # a number or a word
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is tuple:

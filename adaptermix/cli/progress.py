@@ -17,6 +17,7 @@ from rich.progress import Progress as Bars
 from adaptermix.cli.console import say, show, talk
 from adaptermix.processes import is_main_process
 from adaptermix.progress import OnProgress, Progress
+from adaptermix.tables import noted
 
 if TYPE_CHECKING:
     from adaptermix.recipes.step import Step
@@ -72,6 +73,10 @@ def progress_bar(quiet: bool, name: str = "") -> Iterator[OnProgress]:
 
         def update(progress: Progress) -> None:
             nonlocal task, last
+            if progress.note:
+                if is_main_process():
+                    say(*noted([progress.note]))
+                return
             is_other_work = progress.total != last.total or progress.done < last.done
             if is_other_work:  # with a speed of its own
                 bar.remove_task(task)

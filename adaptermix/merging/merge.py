@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.card import languages_of
+from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import check_output, real_path
@@ -148,6 +149,10 @@ def _notes(plan: MergePlan) -> list[str]:
             f"{paths[most]} was trained for alignment and has the largest weight, which a task "
             "adapter has as a rule; weights are in the order of the adapters"
         )
+    weights_here: dict[str, list[float]] = {}
+    for adapter, given in zip(plan.adapters, zip(*mixtures, strict=True), strict=True):
+        weights_here.setdefault(adapter.weights_hash, []).extend(given)
+    notes += notes_on_stack(plan.adapters, weights_here)
     hashes = [adapter.weights_hash for adapter in plan.adapters]
     for at, own in enumerate(hashes):
         if own in hashes[:at]:

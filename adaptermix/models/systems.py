@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash
 from adaptermix.adapters.matching import check_fits, notes_on_base
+from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.systems import BASE
 from adaptermix.errors import AdaptermixError, ArtifactError
 from adaptermix.models.blocks import empty_model
@@ -63,7 +64,16 @@ class Systems:
         return [
             *(note for adapter in self.adapters.values() for note in adapter.notes),
             *notes_on_base(self.adapters, self.base, self.fingerprint),
+            *self.stack_notes(),
             *self.tokenizer_notes(),
+        ]
+
+    def stack_notes(self) -> list[str]:
+        """Say which adapters were trained on others, and are used here without them."""
+        return [
+            note
+            for adapter in self.adapters.values()
+            for note in notes_on_stack([adapter], {adapter.weights_hash: [1.0]})
         ]
 
     def tokenizer_notes(self) -> list[str]:

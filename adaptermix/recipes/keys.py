@@ -11,6 +11,7 @@ from blake3 import blake3
 from adaptermix.adapters.format import RECORD_FILE
 from adaptermix.files.hub import MODEL_FILES
 from adaptermix.recipes.step import Step
+from adaptermix.settings.values import weight_of
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
 
@@ -60,6 +61,9 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
         return [content_hash(path) for path in value]
     if location == "adapters":
         return [_named_content(path) for path in value]
+    if location == "weighted-adapters":
+        weighted = [weight_of(item) for item in value]
+        return [[*_named_content(path), weight] for path, weight in weighted]
     if location == "model":
         return _model_content(value)
     if value.endswith(".toml") and Path(value).is_file():

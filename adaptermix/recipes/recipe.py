@@ -39,7 +39,7 @@ from adaptermix.recipes.draft import (
     stated,
 )
 from adaptermix.recipes.step import Overrides, Recipe, Step
-from adaptermix.settings.locations import Location, from_folder
+from adaptermix.settings.locations import Location, from_folder, without_weight
 from adaptermix.settings.shared import Settings, complaint, keys_of, with_value
 
 # Paths that need not exist: outputs, and a command that may be found on the PATH.
@@ -176,6 +176,9 @@ def _resolved(
     """Turn references into paths of outputs, and paths in a file into paths from here."""
     if isinstance(value, list):
         return [_resolved(item, location, parent, outs, folder) for item in value]
+    if location == "weighted-adapters" and isinstance(value, str):
+        name, weight = without_weight(value, parent)
+        return f"{_resolved(name, 'adapters', parent, outs, folder)}{weight}"
     found = next(references(value), None)
     if found:
         return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
@@ -187,6 +190,10 @@ def _resolved(
 def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: Any) -> None:
     """Refuse a test where an adapter is wanted, and a file in an output that is one itself."""
     location = draft.command.location(key)
+    if location == "weighted-adapters":
+        location = "adapters"
+        listed = value if isinstance(value, list) else [value]
+        value = [without_weight(item)[0] if isinstance(item, str) else item for item in listed]
     for found in references(value):
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
@@ -213,11 +220,14 @@ def _missing(
             and _leads_nowhere(location, path)
         ):
             line = line_of(origin, draft.name if key in draft.table else None, key)
-            kind = ArtifactError if location in ("adapters", "model") else DataError
+            is_artifact = location in ("adapters", "weighted-adapters", "model")
+            kind = ArtifactError if is_artifact else DataError
             yield kind(f"{origin}:{line}: {key}: no such file or folder: {path}")
 
 
 def _leads_nowhere(location: Location | None, path: Any) -> bool:
+    if location == "weighted-adapters":
+        return _leads_nowhere("adapters", without_weight(str(path))[0])
     if location == "adapters":
         return not Path(path).exists() and hub_place(str(path)) is None
     if location == "model":

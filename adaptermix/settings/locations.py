@@ -4,6 +4,7 @@ A ``Path`` field names a file or folder. Other fields say so in their annotation
 ``Annotated[str, Names("model")]``.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -12,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from adaptermix.files.hub import hub_place
 
-Location = Literal["path", "paths", "model", "adapters", "task"]
+Location = Literal["path", "paths", "model", "adapters", "weighted-adapters", "task"]
+_WEIGHT = re.compile(r"(.+?)(=[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,21 @@ def location_of(field: FieldInfo) -> Location | None:
     return "path" if Path in (field.annotation, *get_args(field.annotation)) else None
 
 
+def without_weight(text: str, folder: Path = Path()) -> tuple[str, str]:
+    """Split ``ADAPTER=0.5`` into the adapter and ``=0.5``; a name that exists is taken whole."""
+    found = _WEIGHT.fullmatch(text)
+    if found is None or (folder / text).exists():
+        return text, ""
+    return found[1], found[2]
+
+
 def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
     """Read a value that stands in a file as relative to the file's folder.
 
     A model or adapter that is not there may be a hub name, and stays as it is. Values of other
     types pass unchanged; the settings complain of them.
     """
-    if location in ("paths", "adapters") and isinstance(value, list):
+    if location in ("paths", "adapters", "weighted-adapters") and isinstance(value, list):
         items = [item for item in value if isinstance(item, str)]
         return [_joined(folder, location, item) for item in items]
     if location in ("path", "model", "task") and isinstance(value, str):
@@ -49,6 +59,9 @@ def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
 def _joined(folder: Path, location: Location, value: str) -> str | Path:
     if location in ("path", "paths"):
         return folder / value
+    if location == "weighted-adapters":
+        value, weight = without_weight(value, folder)
+        return f"{_joined(folder, 'adapters', value)}{weight}"
     there = folder / value
     is_beside = {
         "task": value.endswith(".toml"),

@@ -7,7 +7,16 @@ from pydantic import Field, model_validator
 
 from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings, notes_on_languages
-from adaptermix.settings.values import Alphas, Layer, Layers, Names, Ranks, Temperatures
+from adaptermix.settings.values import (
+    Alphas,
+    Layer,
+    Layers,
+    Names,
+    PoolSkip,
+    Ranks,
+    Temperatures,
+    WeightedAdapters,
+)
 
 
 class TrainSettings(ModelSettings):
@@ -35,6 +44,11 @@ class TrainSettings(ModelSettings):
     )
     layers_to_transform: Layers = Field(
         default=(), description="Blocks that get a LoRA, as 0-15,20; all by default."
+    )
+    on: WeightedAdapters = Field(
+        default=(),
+        description="Adapters to train on: their delta weights are added to the base model and "
+        "stay as they are. Comma-separated; ADAPTER=0.5 has the weight 0.5.",
     )
     quantize: Literal["nf4"] | None = Field(
         default=None, description="Hold the base model in 4 bits (bitsandbytes)."
@@ -77,6 +91,12 @@ class TrainSettings(ModelSettings):
     def _parameters_have_no_dropout(self) -> Self:
         if self.target_parameters and self.dropout:
             raise ValueError("--target-parameters needs --dropout 0: PEFT has no dropout there")
+        return self
+
+    @model_validator(mode="after")
+    def _a_quantized_base_takes_no_adapters(self) -> Self:
+        if self.on and self.quantize:
+            raise ValueError(f"--on cannot add adapters to a base in {self.quantize} (--quantize)")
         return self
 
 
@@ -142,15 +162,18 @@ class AlignmentSettings(Settings):
     layer: Layer = Field(
         default="middle",
         description="Align hidden states after this block: its number, bottom, middle or top, a "
-        "fraction of the depth (0.5), or top-normed: after the final norm.",
+        "fraction of the depth (0.5), top-normed: after the final norm, or auto: chosen by "
+        "retrieval of the dev pairs in the model before training.",
     )
     pooling: Literal["mean", "weighted", "last"] = Field(
         default="mean",
         description="A sentence's vector: mean of its tokens, mean weighted by position, or its "
         "last token.",
     )
-    pool_skip: int = Field(
-        default=0, ge=0, description="Leave out the first N tokens of a sentence (BOS is one)."
+    pool_skip: PoolSkip = Field(
+        default=0,
+        description="Leave out the first N tokens of a sentence (BOS is one); auto leaves out the "
+        "first one where its state is twice as long as the others'.",
     )
     temperature: Temperatures = Field(
         default=(0.1,),

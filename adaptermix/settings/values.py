@@ -1,9 +1,10 @@
 """How the values of settings are read: as text from a flag, as text or lists from a file."""
 
 import json
+import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -52,6 +53,29 @@ def _split_adapters(value: object) -> object:
 AdapterNames = Annotated[Names, BeforeValidator(_split_adapters), locations.Names("adapters")]
 
 
+def weight_of(named: str) -> tuple[Path, float]:
+    """Read ``ADAPTER=0.5``, or ``ADAPTER``, whose weight is 1."""
+    name, weight = locations.without_weight(named)
+    return Path(name), float(weight[1:] or 1)
+
+
+def _check_weighted(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name, weight in map(locations.without_weight, names):
+        if weight and not 0 < abs(float(weight[1:])) < math.inf:
+            raise ValueError(f"the weight of {name} must be finite and not 0")
+    _refuse_repeats(tuple(locations.without_weight(name)[0] for name in names))
+    return names
+
+
+WeightedAdapters = Annotated[
+    tuple[str, ...],
+    AfterValidator(_check_weighted),
+    BeforeValidator(_split_commas),
+    BeforeValidator(_split_adapters),
+    locations.Names("weighted-adapters"),
+]
+
+
 def _split_numbers(value: object) -> object:
     """Read ``0.1,1.0`` as a list, a number as a list of one; between two commas one is missing."""
     if isinstance(value, int | float):
@@ -64,14 +88,23 @@ def _split_numbers(value: object) -> object:
 def _read_layer(value: object) -> object:
     """Check a block's number, a name or a fraction; numbers from the file become text."""
     text = str(value)
-    if text in ("bottom", "middle", "top", "top-normed") or re.fullmatch(r"0*[1-9]\d*", text):
+    if text in ("bottom", "middle", "top", "top-normed", "auto") or re.fullmatch(
+        r"0*[1-9]\d*", text
+    ):
         return text
     if re.fullmatch(r"\d*\.\d+", text) and 0 < float(text) <= 1:
         return text
     raise ValueError(
-        "it is the number of a block from 1, bottom, middle, top, top-normed, or a fraction of "
-        "the depth such as 0.5"
+        "it is the number of a block from 1, bottom, middle, top, top-normed, auto, or a fraction "
+        "of the depth such as 0.5"
     )
+
+
+def _read_skip(value: object) -> object:
+    """Check a number of tokens, or ``auto``."""
+    if value == "auto" or re.fullmatch(r"\d+", str(value)):
+        return value if value == "auto" else int(str(value))
+    raise ValueError("it is a number from 0, or auto")
 
 
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_numbers)]
@@ -80,6 +113,7 @@ Temperatures = Annotated[
     tuple[Positive, ...], BeforeValidator(_split_numbers), AfterValidator(_refuse_repeats)
 ]
 Layer = Annotated[str, BeforeValidator(_read_layer)]
+PoolSkip = Annotated[int | Literal["auto"], BeforeValidator(_read_skip)]
 
 
 def _read_arguments(value: object) -> object:

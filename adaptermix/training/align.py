@@ -4,13 +4,15 @@ import random
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from adaptermix.adapters.stacking import read_weighted
 from adaptermix.data.pairs import read_clean_pairs
 from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
@@ -20,8 +22,9 @@ from adaptermix.models.files import locate_model
 from adaptermix.models.loading import check_quantization, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
+from adaptermix.models.stacking import add_stack, check_stack
 from adaptermix.processes import process_count
-from adaptermix.progress import OnProgress, ignore
+from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.alignment import Alignment, AlignSettings
 from adaptermix.training.batches import (
@@ -32,6 +35,13 @@ from adaptermix.training.batches import (
     with_anchor_text,
 )
 from adaptermix.training.contrastive import ContrastiveStep
+from adaptermix.training.layers import (
+    LayerChoice,
+    choose,
+    known_choice,
+    measure,
+    write_choice,
+)
 from adaptermix.training.memory import Pass, footprint
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
@@ -68,14 +78,27 @@ def train_align(
     }
 
     def train(variant: TrainAlignSettings) -> TrainReport:
-        return _train_one(variant, False, False, on_progress)
+        return _train_one(variant, False, False, on_progress, shared=variant.out.parent)
 
     return train_best(settings, variants, train, "retrieval_accuracy", force=force)
 
 
 def _train_one(
-    settings: TrainAlignSettings, force: bool, dry_run: bool, on_progress: OnProgress
+    settings: TrainAlignSettings,
+    force: bool,
+    dry_run: bool,
+    on_progress: OnProgress,
+    shared: Path | None = None,
 ) -> TrainReport:
+    """Train at one temperature.
+
+    Args:
+        settings: With one temperature.
+        force: Replace the output.
+        dry_run: Plan only.
+        on_progress: Told how far it is.
+        shared: Folder of several runs that align one layer.
+    """
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     folder = locate_model(settings)
     check_quantization(folder, settings)
@@ -83,20 +106,40 @@ def _train_one(
     data = align_data(settings, tokenizer)
     if settings.preserve_text:
         data = _with_anchor_text(data, settings, tokenizer)
+    stack = read_weighted(settings.on)
+    notes = check_stack(folder, settings, stack)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
-        layer = choose_layer(folder, settings, settings.layer)
+        tell(on_progress, notes)
+        most = "top" if settings.layer == "auto" else settings.layer
+        layer = choose_layer(folder, settings, most)
         empty = with_lora(empty_model(folder, settings, layer), settings, "FEATURE_EXTRACTION")
         both_sides = Pass(2 * pairs, max(map(padded_length, data.train)))
         plan = plan_training(settings, data, footprint(empty, [both_sides]))
         return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
-    set_seed(settings.seed)
-    lower = load_lower_blocks(folder, settings, settings.layer)
-    model = with_lora(lower, settings, "FEATURE_EXTRACTION")
     collator = PairCollator(int(tokenizer.pad_token_id or 0))
-    run = _AlignmentRun(settings, folder, data, micro, collator, on_progress)
+    choice = known_choice(settings, shared)
+
+    def load(layer: str) -> PreTrainedModel:
+        return add_stack(load_lower_blocks(folder, settings, layer), stack)
+
+    def measured(model: PreTrainedModel) -> LayerChoice:
+        depth = choose_layer(folder, settings, "top")
+        return choose(settings, measure(model, settings, data, collator, on_progress), depth)
+
+    if choice is None and settings.layer == "auto":
+        choice = measured(load("top"))
+    set_seed(settings.seed)
+    lower = load(settings.layer if choice is None else choice.layer)
+    choice = choice or measured(lower)
+    if shared is not None:
+        write_choice(shared, choice)
+    settled = choice.settled(settings)
+    model = with_lora(lower, settings, "FEATURE_EXTRACTION")
+    run = _AlignmentRun(settings, folder, data, micro, collator, on_progress, notes)
+    run.choose(choice)
     step = ContrastiveStep(model, 2 * pairs, settings.packing)
-    return run.train(model, partial(AlignmentTrainer, Alignment(settings, model, step)), force)
+    return run.train(model, partial(AlignmentTrainer, Alignment(settled, model, step)), force)
 
 
 def pairs_per_process(settings: AlignSettings) -> int:

@@ -23,6 +23,13 @@ AlignSettings = TrainAlignSettings | TrainJointSettings
 _TENSORS = ("input_ids", "attention_mask", "source_keys", "target_keys")  # of a batch of pairs
 
 
+def tokens_to_skip(settings: AlignSettings) -> int:
+    """Return how many tokens pooling leaves out, where that is settled."""
+    if settings.pool_skip == "auto":
+        raise AssertionError("what is auto is measured before the training")
+    return settings.pool_skip
+
+
 class AlignmentObjective:
     """The loss of one contrastive batch, as the settings describe it.
 
@@ -55,7 +62,7 @@ class AlignmentObjective:
             temperature, settings.directions, settings.stop_gradient, settings.mask_duplicates
         )
         self.preserve = settings.preserve if isinstance(settings, TrainAlignSettings) else 0.0
-        self.sentences = Sentences.of(batch, seed, settings.pooling, settings.pool_skip)
+        self.sentences = Sentences.of(batch, seed, settings.pooling, tokens_to_skip(settings))
         self.keys = torch.cat([batch["source_keys"], batch["target_keys"]])
         self.together = together
         self.base_vectors: Tensor | None = None
@@ -158,7 +165,8 @@ class Alignment:
         sides: tuple[list[Tensor], list[Tensor]] = ([], [])
         for batch in batches:
             tensors = {name: batch[name].to(self.adapted.device) for name in _TENSORS}
-            sentences = Sentences.of(tensors, 0, self.settings.pooling, self.settings.pool_skip)
+            skip = tokens_to_skip(self.settings)
+            sentences = Sentences.of(tensors, 0, self.settings.pooling, skip)
             with torch.no_grad():
                 vectors = self.step.vectors(self.adapted, sentences)[: 2 * sentences.pairs]
             for side, pooled in zip(sides, vectors.chunk(2), strict=True):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
+from adaptermix.adapters.stacking import read_weighted
 from adaptermix.generation.cached import find_stop_ids
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.transformers_engine import answer_greedily
@@ -19,8 +20,9 @@ from adaptermix.models.files import locate_model
 from adaptermix.models.loading import check_quantization, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import retrieval_accuracy
+from adaptermix.models.stacking import add_stack, check_stack
 from adaptermix.processes import process_count
-from adaptermix.progress import OnProgress, ignore
+from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.align import AlignmentTrainer, align_data, pairs_per_process
@@ -33,6 +35,7 @@ from adaptermix.training.batches import (
     padded_length,
 )
 from adaptermix.training.contrastive import ContrastiveStep, Forward
+from adaptermix.training.layers import choose, known_choice, measure
 from adaptermix.training.memory import Pass, footprint
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
@@ -71,8 +74,14 @@ def train_joint(
     encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
     task, pairs = task_data(settings, encoder), align_data(settings, tokenizer)
     data = _joined(task, pairs)
-    layer = choose_layer(folder, settings, settings.layer)
+    stack = read_weighted(settings.on)
+    notes = check_stack(folder, settings, stack)
+    depth = choose_layer(folder, settings, "top")
     if dry_run:
+        layer = (
+            depth if settings.layer == "auto" else choose_layer(folder, settings, settings.layer)
+        )
+        tell(on_progress, notes)
         empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
         passes = [
             task_pass(micro, task.train),
@@ -80,9 +89,16 @@ def train_joint(
         ]
         return plan_training(settings, data, footprint(empty, passes))
     set_seed(settings.seed)
-    adapted = with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
+    base = add_stack(load_model(folder, settings), stack)
     pad = int(tokenizer.pad_token_id or 0)
     collator = JointCollator(AnswerCollator(pad), PairCollator(pad))
+    choice = known_choice(settings)
+    if choice is None:
+        curve = measure(base, settings, pairs, collator.pairs, on_progress)
+        choice = choose(settings, curve, depth)
+    settled = choice.settled(settings)
+    layer = choose_layer(folder, settings, settled.layer)
+    adapted = with_lora(base, settings, "CAUSAL_LM")
     judge = None
     if settings.stop_on == "score":
         judge = DevScore(settings, encoder, find_stop_ids(folder, encoder))
@@ -94,10 +110,11 @@ def train_joint(
         count=planned_steps(settings, data.rows_of_epoch) * (settings.batch_size // micro),
         seed=settings.seed,
     )
-    step = ContrastiveStep(adapted, 2 * micro, forward=_lower_forward(adapted, settings, layer))
-    alignment = Alignment(settings, adapted, step)
+    step = ContrastiveStep(adapted, 2 * micro, forward=_lower_forward(adapted, settled, layer))
+    alignment = Alignment(settled, adapted, step)
     plan = JointPlan(batches, settings, alignment, task.dev, pairs.dev, judge)
-    run = _JointRun(settings, folder, data, micro, collator, on_progress)
+    run = _JointRun(settings, folder, data, micro, collator, on_progress, notes)
+    run.choose(choice)
     return run.train(adapted, partial(JointTrainer, plan), force)
 
 

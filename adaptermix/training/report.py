@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from adaptermix.adapters.stacking import stack_record, stack_terms
 from adaptermix.files.outputs import Report
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.tables import Row, View, counted, pairs
@@ -17,6 +18,8 @@ _ALIKE = 0.9  # mean cosine of sentences that have nothing to do with each other
 def training_view(report: "TrainReport") -> View:
     """Show what was trained and how it ended, or what would be."""
     rows: list[Row] = [["examples", counted(report.examples)]]
+    if report.on:
+        rows.append(["on", " + ".join(stack_terms({"on": report.on}))])
     if report.truncated:
         rows.append(["left out", f"{report.truncated:,} prompts longer than --max-length"])
     rows += [
@@ -30,6 +33,11 @@ def _done(report: "TrainReport") -> list[Row]:
         ["steps", f"{report.steps:,} of at most {report.planned_steps:,}"],
         ["trained", f"{report.trainable_parameters:,} parameters"],
     ]
+    skipped = (report.layers or {}).get("pool_skip")
+    if report.layers:
+        told = "; without the first token" if skipped == 1 else ""
+        rows.append(["aligned", f"layer {report.layers['layer']}{told}"])
+        rows.append(["retrieval by layer before", curve_of(report.layers)])
     for name, value in report.dev.items():
         rows.append([f"dev {name.replace('_', ' ')}", f"{value:.4f}"])
     for name, dev in report.candidates.items():
@@ -39,8 +47,8 @@ def _done(report: "TrainReport") -> list[Row]:
     rows += [["log", str(report.log)], ["adapter", report.out]]
     if report.dev.get("random_cosine_of_base", 0.0) > _ALIKE:
         note = (
-            "to the base, all dev sentences look alike: their mean is one constant state; "
-            "try --pool-skip 1"
+            "to the base, all dev sentences look alike: their mean is one constant state; try "
+            + ("another --layer" if skipped else "--pool-skip 1")
         )
         rows.append(["note", note])
     return rows
@@ -55,6 +63,14 @@ def _planned(report: "TrainReport") -> list[Row]:
         ["memory", f"about {(report.memory_bytes or 0) / 1e9:,.2f} GB"],
         ["would write", report.out],
     ]
+
+
+_OPTIONAL = {"on", "layers"}  # left out of JSON where there is nothing to say
+
+
+def curve_of(layers: Mapping[str, Any]) -> str:
+    """Return retrieval accuracies of layers in one line."""
+    return "  ".join(f"{at} {value:.1%}" for at, value in enumerate(layers["accuracy"], start=1))
 
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
@@ -87,7 +103,9 @@ class TrainReport(Report):
     held_parameters: int | None = None  # of the base model, as far as it is loaded
     tokens: int | None = None  # that are trained on at most, in a plan
     memory_bytes: int | None = None  # at the peak, as a plan estimates it
-    notes: list[str] = field(default_factory=list)  # about the settings, told when it begins
+    notes: list[str] = field(default_factory=list)  # told when it begins
+    on: list[dict[str, Any]] = field(default_factory=list)  # adapters under this one, if any
+    layers: dict[str, Any] | None = None  # the layer and pooling that were chosen, and by what
     data_notes: Sequence[str] = ()  # about prompts, told with the result
 
     @property
@@ -99,10 +117,15 @@ class TrainReport(Report):
         """Return what it looks like to a person."""
         return training_view(self)
 
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON, without what it has nothing to say of."""
+        record = super().as_record()
+        return {name: value for name, value in record.items() if value or name not in _OPTIONAL}
+
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
         """Return the report that an adapter's record holds; the time it took is not kept."""
-        known = {"seconds": 0.0, "notes": [], "data_notes": (), **record}
+        known = {"seconds": 0.0, "notes": [], "data_notes": (), "on": [], "layers": None, **record}
         return cls(**{each.name: known[each.name] for each in fields(cls)})
 
 
@@ -131,8 +154,16 @@ def lasting_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparable(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that must be the same for a run to go on from its checkpoints."""
-    return lasting_settings(settings.model_dump(mode="json"))
+    """Return what must be the same for a run to go on from its checkpoints.
+
+    The settings, and the content of the adapters that it trains on.
+    """
+    return lasting_settings(settings.model_dump(mode="json")) | {"stack": stack_record(settings.on)}
+
+
+def comparable_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same of the record of an adapter that is finished."""
+    return lasting_settings(record.get("settings", {})) | {"stack": record.get("on", [])}
 
 
 def recorded(settings: TrainSettings) -> dict[str, Any]:
@@ -165,5 +196,6 @@ def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footpr
         held_parameters=footprint.held,
         tokens=round(steps * settings.batch_size * mean_tokens),
         memory_bytes=footprint.memory_bytes,
+        on=stack_record(settings.on),
         notes=notes_on_training(settings),
     )

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,20 +31,22 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.experts import expert_module, split_factors
 from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.stacking import stack_record
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
 from adaptermix.models.lora import as_numpy
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
-from adaptermix.progress import OnProgress, Progress
+from adaptermix.progress import OnProgress, Progress, tell
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.checkpoints import last_checkpoint, work_folder
+from adaptermix.training.layers import LayerChoice, is_measured, read_choice, write_choice
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
     comparable,
-    lasting_settings,
+    comparable_record,
     recorded,
 )
 from adaptermix.training.signals import StopSignals
@@ -63,7 +65,7 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     if not settings.resume or force or not settings.out.exists():
         return None
     record = read_adapter(settings.out).record
-    if lasting_settings(record.get("settings", {})) != comparable(settings):
+    if comparable_record(record) != comparable(settings):
         return None
     if is_main_process():
         shutil.rmtree(work_folder(settings.out), ignore_errors=True)
@@ -105,6 +107,7 @@ class TrainingRun:
         micro: int,
         collator: Any,
         on_progress: OnProgress,
+        notes: Sequence[str] = (),
     ) -> None:
         """Take what the run works on.
 
@@ -115,6 +118,7 @@ class TrainingRun:
             micro: Rows of one forward pass; divides the batch size.
             collator: Makes a batch of rows.
             on_progress: Told after every optimizer step.
+            notes: What to mind; they are told now.
         """
         self.settings = settings
         self.base = base
@@ -122,9 +126,25 @@ class TrainingRun:
         self.micro = micro
         self.collator = collator
         self.on_progress = on_progress
+        self.notes = [*notes]
+        tell(on_progress, notes)
         self.out = settings.out
         self.work = work_folder(settings.out)
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
+        self.choice: LayerChoice | None = None  # of what is aligned, where the run aligns
+
+    def choose(self, choice: LayerChoice) -> None:
+        """Take what is aligned, and tell what to know of it."""
+        self.choice = choice
+        self.notes += choice.notes
+        tell(self.on_progress, choice.notes)
+
+    @property
+    def layers(self) -> dict[str, Any] | None:
+        """What the record tells of the choice, where there was one to make."""
+        if self.choice is None or not is_measured(self.settings):
+            return None
+        return self.choice.as_record()
 
     def train(
         self, model: PeftModel, kind: Callable[..., AdapterTrainer], force: bool
@@ -143,6 +163,7 @@ class TrainingRun:
         arguments = self._arguments()
         with arguments.main_process_first(local=False, desc="preparing the folder"):
             checkpoint = self._prepare_work(force)
+            self._keep_choice()
         signals = StopSignals()
         trainer = kind(
             model=model,
@@ -177,7 +198,9 @@ class TrainingRun:
             written=True,
             dropped=self.data.dropped,
             data_notes=self.data.notes,
-            notes=notes_on_training(self.settings),
+            notes=[*notes_on_training(self.settings), *self.notes],
+            on=stack_record(self.settings.on),
+            layers=self.layers,
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard
@@ -222,6 +245,26 @@ class TrainingRun:
             write_json(partial, settings)
         self.log.unlink(missing_ok=True)
         return None
+
+    def _keep_choice(self) -> None:
+        """Keep the choice of a layer beside the checkpoints, and tell it in the log.
+
+        Raises:
+            ConfigError: Another process has measured otherwise.
+        """
+        if self.choice is None:
+            return
+        kept = read_choice(self.work)
+        if kept is None:
+            write_choice(self.work, self.choice)
+            if self.layers is not None:
+                line = {"step": 0, **self.layers}
+                self.log.write_text(json.dumps(line) + "\n", encoding="utf-8")
+        elif kept.settled_by != self.choice.settled_by:
+            raise ConfigError(
+                "--layer auto: the processes have measured different layers",
+                hint="name the layer: " + kept.layer,
+            )
 
     def _tensorboard(self) -> list[TrainerCallback]:
         if not self.settings.tensorboard or not is_main_process():

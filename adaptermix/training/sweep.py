@@ -85,7 +85,7 @@ def _finished(out: Path, settings: TrainSettings) -> TrainReport:
     """Return the report that a finished variant's adapter carries."""
     record: Mapping[str, Any] = read_adapter(out).record
     made = settings.model_validate(record["settings"])
-    if comparable(made) != comparable(settings):
+    if comparable(made) | {"stack": record.get("on", [])} != comparable(settings):
         raise ConfigError(
             f"--resume: {out} was made with other settings",
             hint="repeat the settings of that run, or start anew without --resume",

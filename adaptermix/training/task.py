@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from adaptermix.adapters.stacking import read_weighted
 from adaptermix.data.chats import read_chats
 from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
@@ -14,7 +15,8 @@ from adaptermix.models.blocks import empty_model
 from adaptermix.models.files import locate_model
 from adaptermix.models.loading import check_quantization, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
-from adaptermix.progress import OnProgress, ignore
+from adaptermix.models.stacking import add_stack, check_stack
+from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import (
@@ -53,14 +55,17 @@ def train_task(
     folder = locate_model(settings)
     check_quantization(folder, settings)
     tokenizer = load_tokenizer(folder, settings)
+    stack = read_weighted(settings.on)
+    notes = check_stack(folder, settings, stack)
     data = task_data(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
     if dry_run:
         empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
+        tell(on_progress, notes)
         return plan_training(settings, data, footprint(empty, [task_pass(micro, data.train)]))
     set_seed(settings.seed)
-    model = with_lora(load_model(folder, settings), settings, "CAUSAL_LM")
+    model = with_lora(add_stack(load_model(folder, settings), stack), settings, "CAUSAL_LM")
     collator = AnswerCollator(int(tokenizer.pad_token_id or 0))
-    run = TrainingRun(settings, folder, data, micro, collator, on_progress)
+    run = TrainingRun(settings, folder, data, micro, collator, on_progress, notes)
     return run.train(model, AdapterTrainer, force)
 
 

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from adaptermix.cli import main as cli
 from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
+from adaptermix.recipes.keys import step_key
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
@@ -250,3 +251,49 @@ def test_a_wrong_override_is_quoted_as_it_was_typed(tmp_path):
     path = write(tmp_path, train(more="limit = 2\n"))
     with pytest.raises(ConfigError, match="--set limit: .*, not 'no'"):
         read_recipe(path, overrides=Overrides({"limit": "no"}))
+
+
+def test_a_training_on_the_output_of_another_step_waits_for_it(tmp_path):
+    """And runs again where that output has other content or another weight."""
+    (tmp_path / "bought=2").mkdir()
+    align = '[al]\ncommand = "train-align"\non = ["@a=0.5", "bought=2", "them/theirs=3"]\n'
+    path = write(tmp_path, align + train())
+    recipe = read_recipe(path)
+    a, al = recipe.steps
+    out = tmp_path / "runs" / "recipe"
+    assert (a.name, al.needs) == ("a", ("a",))
+    assert al.settings.on == (
+        f"{out / 'a.safetensors'}=0.5",
+        str(tmp_path / "bought=2"),
+        "them/theirs=3",
+    )
+    out.mkdir(parents=True)
+    keys = set()
+    for content in ("one", "two"):
+        a.out.write_text(content)
+        for weight in ("0.5", "0.6"):
+            write(tmp_path, align.replace("0.5", weight) + train())
+            keys.add(step_key(read_recipe(path).steps[1], out))
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+    ("on", "message"),
+    [
+        ('["@b=0.5"]', r"recipe.toml:3: \[al\] on: no step 'b'"),
+        ('["@t=0.5"]', r"recipe.toml:3: \[al\] on: @t is no adapter but an eval"),
+        ('["@a=0"]', r"recipe.toml:3: \[al\] on: the weight of .* must be finite and not 0"),
+        ('["@a/x=0.5"]', r"recipe.toml:3: \[al\] on: the output of a is a file"),
+    ],
+)
+def test_a_slip_in_what_a_step_trains_on_is_named(tmp_path, on, message):
+    test = '[t]\ncommand = "eval"\nadapters = ["@a"]\n'
+    path = write(tmp_path, f'[al]\ncommand = "train-align"\non = {on}\n' + train() + test)
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(path)
+
+
+def test_an_adapter_to_train_on_that_is_not_there_is_named(tmp_path):
+    path = write(tmp_path, '[al]\ncommand = "train-align"\non = ["./gone=0.5"]\n')
+    missing = read_recipe(path).steps[0].missing
+    assert "recipe.toml:3: on: no such file or folder" in str(missing)

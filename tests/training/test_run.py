@@ -182,7 +182,7 @@ def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_di
     assert losses[-1] < losses[0]
     assert report.dev["loss"] == min(losses)
     check_progress(seen)
-    assert [progress.done for progress in seen] == list(range(1, 33))
+    assert [progress.done for progress in seen if progress.total] == list(range(1, 33))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a.README.md", "a.log.jsonl", "a.safetensors"]
 
