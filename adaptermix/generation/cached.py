@@ -26,9 +26,21 @@ from adaptermix.settings.shared import EngineSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Whoever gives one of these means vLLM.
+VLLM_OPTIONS = {
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "gpu_memory_utilization",
+    "max_lora_rank",
+    "engine_args",
+}
+
 
 def choose_engine(settings: EngineSettings) -> str:
     """Return the name of the engine that the settings ask for.
+
+    ``auto`` is vLLM on a GPU, and where one of its own options is given. On a CPU the transformers
+    engine is faster.
 
     Raises:
         ResourceError: vLLM is asked for and not installed.
@@ -39,7 +51,17 @@ def choose_engine(settings: EngineSettings) -> str:
             "vLLM is not installed",
             hint='pip install "adaptermix[vllm]", or --engine transformers',
         )
-    return "vllm" if has_vllm and settings.engine != "transformers" else "transformers"
+    if settings.engine != "auto":
+        return settings.engine
+    if has_vllm and (VLLM_OPTIONS & settings.model_fields_set or _has_gpu()):
+        return "vllm"
+    return "transformers"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @cache

@@ -1,5 +1,6 @@
 """The transformers engine: greedy decoding with PEFT adapters."""
 
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,17 +68,27 @@ def answer_greedily(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
 ) -> list[Generated]:
-    """Answer prompts in one batch, padded on the left, with transformers' own generation."""
+    """Answer prompts in one batch, with transformers' own generation.
+
+    What all prompts begin with, such as a system prompt, is read once. Padding comes after it.
+    """
     import torch
 
     pad = int(tokenizer.pad_token_id or 0)
     width = max(len(prompt) for prompt in prompts)
-    ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    shared = 0
+    if len(prompts) > 1 and _can_share(model, width + max_new_tokens):
+        shared = len(os.path.commonprefix([prompt[:-1] for prompt in prompts]))
+    ids, mask = [], []
+    for prompt in prompts:
+        gap = width - len(prompt)
+        ids.append([*prompt[:shared], *[pad] * gap, *prompt[shared:]])
+        mask.append([*[1] * shared, *[0] * gap, *[1] * (len(prompt) - shared)])
     with torch.inference_mode():
         output = model.generate(
             input_ids=torch.tensor(ids, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
+            past_key_values=_read_once(model, prompts[0][:shared], len(prompts)),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -90,3 +101,28 @@ def answer_greedily(
         )
     rows = output[:, width:].tolist()
     return [read_answer(row, stop_ids, tokenizer) for row in rows]
+
+
+def _can_share(model: Any, width: int) -> bool:
+    """Whether prompts can share what they begin with.
+
+    A sliding window counts the padding between the beginning and the rest, so all of it must fit.
+    """
+    from adaptermix.models.packing import can_pack
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return can_pack(base) and width <= (getattr(base.config, "sliding_window", None) or width)
+
+
+def _read_once(model: Any, prefix: list[int], rows: int) -> Any:
+    """Return the keys and values of a prefix, for so many rows; None where there is no prefix."""
+    import torch
+    from transformers import DynamicCache
+
+    if not prefix:
+        return None
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    read = DynamicCache(config=base.config)
+    base.get_decoder()(torch.tensor([prefix], device=model.device), past_key_values=read)
+    read.batch_repeat_interleave(rows)
+    return read

@@ -1,6 +1,5 @@
 """Blocks (decoder layers) of a model: count, choose and load the lower ones."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,13 +85,6 @@ def lower_blocks_only(
         yield
     finally:
         decoder.layers, decoder.norm = blocks, norm
-
-
-def keeps_logits(model: Any) -> bool:
-    """Whether a causal language model can compute logits, and its loss, at some positions only."""
-    base: Any = getattr(model, "get_base_model", lambda: model)()
-    takes = inspect.signature(base.forward).parameters
-    return "logits_to_keep" in takes and type(base).__name__.endswith("ForCausalLM")
 
 
 def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int:

@@ -208,7 +208,9 @@ class EngineSettings(ModelSettings):
     panel: ClassVar[str | None] = "Engine"
 
     engine: Literal["auto", "vllm", "transformers"] = Field(
-        default="auto", description="auto is vLLM where it is installed, else transformers."
+        default="auto",
+        description="auto is vLLM on a GPU, if it is installed, and with options of its own; "
+        "else transformers, which is faster on a CPU.",
     )
     max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
     batch_size: int = Field(

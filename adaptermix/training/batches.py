@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from adaptermix.data.chats import Chat
@@ -14,7 +13,6 @@ from adaptermix.errors import DataError, first_line
 from adaptermix.generation.prompts import PromptEncoder, pad
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -54,23 +52,9 @@ class AnswerCollator:
         return {**batch, "labels": labels["input_ids"]}
 
 
-def answer_logits(labels: Int[Tensor, "batch seq"]) -> dict[str, Tensor]:
-    """Return what makes a model compute logits only where some row has a label to predict.
-
-    Prompts have none, and are most of a batch: with a large vocabulary, their logits would be most
-    of what a step holds. The loss is the same.
-    """
-    from torch.nn import functional
-
-    following = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    positions = (following != IGNORED).any(dim=0).nonzero()[:, 0]
-    return {"logits_to_keep": positions, "shift_labels": following[:, positions].contiguous()}
-
-
-def answer_span(examples: Sequence[EncodedExample]) -> int:
-    """Return at how many positions any batch of these examples has logits, at most."""
-    prompts = (sum(1 for _ in takewhile(IGNORED.__eq__, row.labels)) for row in examples)
-    return max(map(padded_length, examples)) - min(prompts)
+def answer_length(row: EncodedExample) -> int:
+    """Return the number of tokens of an example that have a label."""
+    return sum(label != IGNORED for label in row.labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, PreTrainedModel
 
-from adaptermix.models.blocks import keeps_logits, lower_blocks_only
+from adaptermix.models.blocks import lower_blocks_only
+from adaptermix.training.answer_loss import can_gather_answers, rows_of_part
 
 _ATTENTION = "adaptermix_footprint"
 # Bytes of a trained parameter: itself, its gradient, and both moments of Adam, in float32.
 _TRAINED_BYTES = 16
+_PART_BYTES = 16  # of a logit: itself, its logarithm, and the gradients of both, in float32
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,14 @@ class Pass:
         rows: Sequences in the batch.
         length: Tokens of each, padding included.
         layer: Blocks that a whole model runs, when not all of them and the loss.
-        logits: Positions with logits, where the model can compute some only; all by default.
+        answers: Answer tokens of the batch, the only ones with logits where the model allows that;
+            all tokens by default.
     """
 
     rows: int
     length: int
     layer: int | None = None
-    logits: int | None = None
+    answers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,11 @@ def footprint(model: PeftModel, passes: Sequence[Pass]) -> Footprint:
 
 
 def _activation_bytes(model: PeftModel, each: Pass) -> int:
-    """Return what a pass holds when it turns back: all that is saved, and gradients in flight.
+    """Return what a pass holds when it turns back: all that is saved, and what is in flight.
 
-    The gradients in flight are taken to be twice the largest saved tensor: most often, the
-    logits' own and that of their logarithmic softmax.
+    Gradients in flight are taken to be twice the largest saved tensor: most often, the logits' own
+    and that of their logarithmic softmax. Logits of answers alone come and go before that, a part
+    at a time: the logits, their logarithmic softmax, and the gradients of both.
     """
     model.train()
     base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
@@ -83,22 +87,22 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
     ids = torch.zeros((each.rows, each.length), dtype=torch.long, device="meta")
     mask = torch.ones((each.rows, 1, each.length, each.length), dtype=torch.bool, device="meta")
     batch = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    part = 0
     with _counting(model) as saved:
         if each.layer is not None:
             with lower_blocks_only(base, each.layer):
                 output = model(**batch, output_hidden_states=True, logits_to_keep=ids.new_empty(0))
         elif base.get_output_embeddings() is None:
             output = model(**batch)
-        elif each.logits is not None and keeps_logits(model):
-            kept = ids[:, : each.logits].contiguous()
-            output = model(
-                **batch, labels=ids, logits_to_keep=ids[0, : each.logits], shift_labels=kept
-            )
+        elif each.answers is not None and can_gather_answers(model):
+            output = base.get_decoder()(**batch)
+            rows = min(each.answers, rows_of_part(base))
+            part = rows * base.config.get_text_config().vocab_size * _PART_BYTES
         else:
             output = model(**batch, labels=ids)
     del output
     sizes = [storage.nbytes() for storage in saved.values()]
-    return sum(sizes) + 2 * max(sizes, default=0)
+    return sum(sizes) + max(2 * max(sizes, default=0), part)
 
 
 class _Attention(torch.autograd.Function):

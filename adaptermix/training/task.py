@@ -22,7 +22,7 @@ from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import (
     AnswerCollator,
     EncodedExample,
-    answer_span,
+    answer_length,
     encode_chat,
     encode_example,
     padded_length,
@@ -71,7 +71,8 @@ def train_task(
 
 def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:
     """Return the largest pass that a batch of these examples can be."""
-    return Pass(rows, max(map(padded_length, examples)), logits=answer_span(examples))
+    longest = max(map(answer_length, examples))
+    return Pass(rows, max(map(padded_length, examples)), answers=rows * longest)
 
 
 def task_data(settings: TaskSettings, encoder: PromptEncoder) -> TrainingData:

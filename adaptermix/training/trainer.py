@@ -21,9 +21,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState
 
 from adaptermix.errors import ArtifactError, ResourceError, first_line
-from adaptermix.models.blocks import keeps_logits
 from adaptermix.models.fitting import RowLimit, lacks_memory, saved_gradients
-from adaptermix.training.batches import answer_logits
+from adaptermix.training.answer_loss import gather_answers
 from adaptermix.training.checkpoints import (
     CHECKPOINT,
     STAGING,
@@ -61,6 +60,7 @@ class AdapterTrainer(Trainer):
     def __init__(self, **arguments: Any) -> None:
         """Take what any Trainer takes."""
         super().__init__(**arguments)
+        gather_answers(self.model)
         shape = (len(self.loss_names), 2)  # sum of losses, and what to divide it by
         self.losses = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
         self.limit = RowLimit(sys.maxsize)  # of one pass
@@ -199,8 +199,6 @@ class AdapterTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         self.names = prepared.pop("names", ())
-        if "labels" in prepared and keeps_logits(self.model):
-            prepared |= answer_logits(prepared["labels"])
         return prepared
 
     def training_step(

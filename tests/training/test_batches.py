@@ -13,10 +13,7 @@ from adaptermix.tasks.massive import SYSTEM_PROMPTS
 from adaptermix.training.batches import (
     IGNORED,
     AnswerCollator,
-    EncodedExample,
     PairCollator,
-    answer_logits,
-    answer_span,
     encode_example,
     encode_pairs,
 )
@@ -107,15 +104,3 @@ def test_pairs_are_raw_text_with_the_tokenizers_bos_sources_first():
     ]
     assert texts == [f"<|bos|>{text}" for text in ("helo", "habari", "hello", "hi")]
     assert torch.equal(batch["input_ids"] == 2, batch["attention_mask"] == 0)
-
-
-def test_logits_are_where_some_row_has_a_label_to_predict():
-    x = IGNORED
-    rows = [
-        EncodedExample([1, 2, 3, 4, 5], [x, x, 3, x, 5]),  # a conversation: two answers
-        EncodedExample([1, 2, 3, 4, 5, 6], [x, x, x, x, x, 6]),
-    ]
-    kept = answer_logits(AnswerCollator(0)(rows)["labels"])
-    assert kept["logits_to_keep"].tolist() == [1, 3, 4]
-    assert kept["shift_labels"].tolist() == [[3, 5, x], [x, x, 6]]
-    assert answer_span(rows) == 4

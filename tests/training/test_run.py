@@ -1,5 +1,4 @@
 import json
-from functools import wraps
 
 import pytest
 import torch
@@ -23,13 +22,13 @@ from adaptermix.adapters.format import describe_config, layer_of, spec_of
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models import lora_linear
-from adaptermix.models.blocks import keeps_logits, load_lower_blocks
+from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.training import run as training
 from adaptermix.training.align import AlignmentTrainer, train_align
 from adaptermix.training.alignment import Alignment
-from adaptermix.training.batches import IGNORED, PairCollator, answer_logits, encode_pairs
+from adaptermix.training.batches import PairCollator, encode_pairs
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
 from adaptermix.training.objectives import contrastive_loss
 from adaptermix.training.task import train_task
@@ -81,46 +80,6 @@ def test_alignment_gradients_equal_those_of_the_whole_model(layout_dir, layer):
     above = [p.grad for n, p in factors.items() if "lora_" in n and layer_of(n) >= layer]
     assert above
     assert all(grad is None or not grad.any() for grad in above)
-
-
-def test_task_gradients_with_few_logits_equal_those_with_all(layout_dir):
-    settings = task_settings(layout_dir, None, "x")
-    model = with_lora(load_model(layout_dir, settings), settings, "CAUSAL_LM").eval()
-    randomize(model)
-    ids = torch.randint(3, 200, (3, 12), generator=torch.Generator().manual_seed(1))
-    labels = ids.clone()
-    for row, columns in ((0, slice(7)), (1, slice(9)), (2, slice(4)), (2, slice(8, None))):
-        labels[row, columns] = IGNORED
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    found = []
-    assert keeps_logits(model)
-    for changes in ({}, answer_logits(labels)):
-        model.zero_grad()
-        output = model(**batch, **changes)
-        output.loss.backward()
-        gradients = [p.grad.clone() for p in model.parameters() if p.requires_grad]
-        found.append((output.loss, gradients, output.logits.shape[1]))
-    (loss, gradients, every), (few_loss, few_gradients, few) = found
-    assert (every, few) == (12, 8)
-    torch.testing.assert_close(few_loss, loss)
-    torch.testing.assert_close(few_gradients, gradients)
-
-
-def test_a_task_step_has_no_logits_of_prompts(tmp_path, model_dir, corpus_dir, monkeypatch):
-    from transformers import LlamaForCausalLM
-
-    shapes = []
-    forward = LlamaForCausalLM.forward
-
-    @wraps(forward)
-    def watched(self, *args, **options):
-        output = forward(self, *args, **options)
-        shapes.append((options["input_ids"].shape[1], output.logits.shape[1]))
-        return output
-
-    monkeypatch.setattr(LlamaForCausalLM, "forward", watched)
-    train_task(task_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=1))
-    assert shapes and all(0 < kept < 0.8 * length for length, kept in shapes)
 
 
 def test_only_lora_factors_train(model_dir):

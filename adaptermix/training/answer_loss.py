@@ -1,0 +1,172 @@
+"""The loss of a task, with logits of answer tokens only, and of a part of those at a time.
+
+Prompts and padding have nothing to predict. With a large vocabulary, their logits would be most
+of the work and of the memory of a step, and those of all answers at once still much of the memory.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from peft import PeftModel
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from adaptermix.training.batches import IGNORED
+
+_LOGITS = 2**24  # of a part: 64 tokens of Gemma's vocabulary; fewer would slow the product down
+_MIN_ROWS = 16
+
+PartLoss = Callable[[Tensor, Tensor], Tensor]  # of hidden states and the tokens they predict
+
+
+def can_gather_answers(model: Any) -> bool:
+    """Whether a model's decoder and head can run one after the other, with the same loss.
+
+    A mixture of experts that balances them adds a loss of its own, which needs a whole pass.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return (
+        type(base).__name__.endswith("ForCausalLM")
+        and "logits_to_keep" in inspect.signature(base.forward).parameters
+        and base.get_decoder() is not base
+        and not getattr(base.config, "output_router_logits", False)
+    )
+
+
+def gather_answers(model: Any) -> None:
+    """Let a model, when it is given labels, compute its loss at answer tokens only.
+
+    The loss and its gradients stay the same; there are no logits in the output. A model for which
+    this cannot be done stays as it is.
+    """
+    if not can_gather_answers(model):
+        return
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    whole = base.forward
+
+    @wraps(whole)
+    def forward(*args: Any, **inputs: Any) -> Any:
+        if inputs.get("labels") is None:
+            return whole(*args, **inputs)
+        labels, items = inputs.pop("labels"), inputs.pop("num_items_in_batch", None)
+        following = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        is_answer = following != IGNORED
+        output = base.get_decoder()(*args, **inputs)
+        states = output.last_hidden_state[is_answer]
+        head = HeadLoss(base, whole, type(output), len(states) if items is None else items)
+        loss: Any = loss_in_parts(base, states, following[is_answer], head)
+        return CausalLMOutput(loss=loss)
+
+    base.forward = forward
+
+
+class HeadLoss:
+    """What a model makes of hidden states after its decoder, by its own code.
+
+    So a scale or a cap of the logits, a bias, a quantized head and a LoRA on it all count.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        whole: Callable[..., Any],
+        output: type[Any],
+        items: Tensor | int,
+    ) -> None:
+        """Take the model, its forward, its decoder's kind of output, and what divides the loss."""
+        self.base = base
+        self.whole = whole
+        self.output = output
+        self.items = items
+
+    def __call__(
+        self, states: Float[Tensor, "answers hidden"], targets: Int[Tensor, " answers"]
+    ) -> Float[Tensor, ""]:
+        """Return the part of the loss that these tokens have."""
+        decoder: Any = self.base.get_decoder()
+        own = vars(decoder).get("forward")
+        decoder.forward = lambda *_, **__: self.output(last_hidden_state=states[None])
+        try:
+            loss: Tensor = self.whole(
+                input_ids=targets[None],
+                labels=targets[None],
+                shift_labels=targets[None],
+                num_items_in_batch=self.items,
+                use_cache=False,
+            ).loss
+        finally:
+            del decoder.forward
+            if own is not None:
+                decoder.forward = own
+        return loss
+
+
+def rows_of_part(base: PreTrainedModel) -> int:
+    """Return how many answer tokens have logits at the same time, at most."""
+    vocabulary: int = base.config.get_text_config().vocab_size
+    return max(_MIN_ROWS, _LOGITS // vocabulary)
+
+
+def loss_in_parts(
+    base: PreTrainedModel,
+    states: Float[Tensor, "answers hidden"],
+    targets: Int[Tensor, " answers"],
+    part_loss: PartLoss,
+) -> Float[Tensor, ""]:
+    """Return the sum of the losses of parts.
+
+    Args:
+        base: The model that the head belongs to.
+        states: What the head reads.
+        targets: The token that each state predicts.
+        part_loss: The loss of some of them.
+    """
+    rows = rows_of_part(base)
+    if not torch.is_grad_enabled() or not states.requires_grad:
+        return _summed(states, targets, rows, part_loss)
+    if any(parameter.requires_grad for parameter in base.get_output_embeddings().parameters()):
+
+        def again(*part: Tensor) -> Any:
+            return checkpoint(part_loss, *part, use_reentrant=False)
+
+        return _summed(states, targets, rows, again)
+    loss: Tensor = _InParts.apply(states, targets, rows, part_loss)
+    return loss
+
+
+def _summed(states: Tensor, targets: Tensor, rows: int, part_loss: PartLoss) -> Tensor:
+    parts = zip(states.split(rows), targets.split(rows), strict=True)
+    return torch.stack([part_loss(*part) for part in parts]).sum()
+
+
+class _InParts(torch.autograd.Function):
+    """Sums losses of parts; their gradients are made at once, before the logits are let go.
+
+    With a frozen head, that saves the second pass through it that checkpointing takes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, targets: Tensor, rows: int, part_loss: PartLoss
+    ) -> Tensor:
+        losses, gradients = [], []
+        for part, part_targets in zip(states.split(rows), targets.split(rows), strict=True):
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_()
+                loss = part_loss(leaf, part_targets)
+            gradients += torch.autograd.grad(loss, leaf)
+            losses.append(loss.detach())
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (gradients,) = ctx.saved_tensors
+        return (gradients * grad).to(gradients), None, None, None
