@@ -1,11 +1,11 @@
 """Time and memory of merging and inspecting, whole processes, beside `cp` and PEFT.
 
-    python benchmarks/merge.py [--dtype bfloat16] [--no-peft]
+    python benchmarks/merge.py [--model 8b] [--dtype bfloat16] [--no-peft]
 
-Two adapters shaped like rank 8 on all seven projections of Llama-3-8B (224 modules) are made in a
-temporary folder. Each command runs as a process of its own, from its start to its end; times are
-medians, memory is the largest peak. `cp` copies the same bytes, and PEFT merges one 4096 x 4096
-module by its SVD.
+Two adapters on all seven projections of Llama 3 are made in a temporary folder: rank 8 on the
+shapes of 8B (224 modules), or rank 64 on those of 70B (560 modules; 3.3 GB together in bfloat16).
+Each command runs as a process of its own, from its start to its end; times are medians, memory is
+the largest peak. `cp` copies the same bytes, and PEFT merges one square module by its SVD.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,49 +28,65 @@ from adaptermix.adapters.format import CONFIG_KEY
 from adaptermix.files.tensors import TensorSpec, write_tensors
 from adaptermix.merging.methods import MethodOptions, merge_updates
 
-HIDDEN, MIDDLE, KEYS, LAYERS, RANK = 4096, 14336, 1024, 32, 8
-SHAPES = {
-    "self_attn.q_proj": (HIDDEN, HIDDEN),
-    "self_attn.k_proj": (KEYS, HIDDEN),
-    "self_attn.v_proj": (KEYS, HIDDEN),
-    "self_attn.o_proj": (HIDDEN, HIDDEN),
-    "mlp.gate_proj": (MIDDLE, HIDDEN),
-    "mlp.up_proj": (MIDDLE, HIDDEN),
-    "mlp.down_proj": (HIDDEN, MIDDLE),
-}
+
+class Model(NamedTuple):
+    """The sizes of a model, and the rank of the adapters made for it."""
+
+    hidden: int
+    middle: int
+    layers: int
+    rank: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """The shape of every projection of a block: rows, columns."""
+        keys = 1024  # 8 heads of 128
+        return {
+            "self_attn.q_proj": (self.hidden, self.hidden),
+            "self_attn.k_proj": (keys, self.hidden),
+            "self_attn.v_proj": (keys, self.hidden),
+            "self_attn.o_proj": (self.hidden, self.hidden),
+            "mlp.gate_proj": (self.middle, self.hidden),
+            "mlp.up_proj": (self.middle, self.hidden),
+            "mlp.down_proj": (self.hidden, self.middle),
+        }
+
+
+MODELS = {"8b": Model(4096, 14336, 32, 8), "70b": Model(8192, 28672, 80, 64)}
+# Each method, and whether its result is cut to the rank of its sources.
 RUNS = [
-    ("exact", None),
-    ("exact", RANK),
-    ("factor-average", None),
-    ("peft-linear", None),
-    ("peft-svd", None),
-    ("magnitude", None),
-    ("ties", None),
-    ("dare", None),
-    ("dare-ties", None),
-    ("della", None),
-    ("knots", None),
-    ("tsv", None),
-    ("iso-c", None),
+    ("exact", False),
+    ("exact", True),
+    ("factor-average", False),
+    ("peft-linear", False),
+    ("peft-svd", False),
+    ("magnitude", False),
+    ("ties", False),
+    ("dare", False),
+    ("dare-ties", False),
+    ("della", False),
+    ("knots", False),
+    ("tsv", False),
+    ("iso-c", False),
 ]
 
 
-def make_adapters(folder: Path, dtype: str) -> list[Path]:
+def make_adapters(folder: Path, model: Model, dtype: str) -> list[Path]:
     """Write two adapters of random factors."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "r": RANK,
-        "lora_alpha": 2 * RANK,
-        "target_modules": [name.split(".")[1] for name in SHAPES],
+        "r": model.rank,
+        "lora_alpha": 2 * model.rank,
+        "target_modules": [name.split(".")[1] for name in model.shapes],
         "base_model_name_or_path": "a model of this shape",
     }
     specs = {
         f"base_model.model.model.layers.{layer}.{name}.lora_{side}.weight": TensorSpec(
-            np.dtype(dtype), (RANK, columns) if side == "A" else (rows, RANK)
+            np.dtype(dtype), (model.rank, columns) if side == "A" else (rows, model.rank)
         )
-        for layer in range(LAYERS)
-        for name, (rows, columns) in SHAPES.items()
+        for layer in range(model.layers)
+        for name, (rows, columns) in model.shapes.items()
         for side in "AB"
     }
     paths = []
@@ -127,8 +143,8 @@ def measure(folder: Path, arguments: Sequence[str], repeats: int) -> tuple[float
     return time_of(run, repeats), max(peaks)
 
 
-def peft_svd() -> float:
-    """Let PEFT merge two rank-8 updates of one 4096 x 4096 layer by its SVD; return seconds."""
+def peft_svd(hidden: int, rank: int) -> float:
+    """Return the seconds that PEFT's SVD takes to merge two updates of one square layer."""
     import torch
     from peft import LoraConfig, get_peft_model
     from torch import nn
@@ -136,12 +152,12 @@ def peft_svd() -> float:
     class OneLayer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Linear(HIDDEN, HIDDEN, bias=False)
+            self.layer = nn.Linear(hidden, hidden, bias=False)
 
         def forward(self, values: Any) -> Any:
             return self.layer(values)
 
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["layer"])
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["layer"])
     model = get_peft_model(OneLayer(), config, adapter_name="task")
     model.add_adapter("align", config)
     with torch.no_grad():
@@ -150,48 +166,55 @@ def peft_svd() -> float:
                 parameter.normal_(0, 0.02)
     started = time.perf_counter()
     model.base_model.add_weighted_adapter(
-        ["task", "align"], [0.9, 0.1], "merged", combination_type="svd", svd_rank=RANK
+        ["task", "align"], [0.9, 0.1], "merged", combination_type="svd", svd_rank=rank
     )
     return time.perf_counter() - started
 
 
-def ours_per_module() -> float:
-    """Return the seconds that the best rank 8 of the same two updates takes here."""
+def ours_per_module(hidden: int, rank: int) -> float:
+    """Return the seconds that the best truncation of two such updates takes here."""
     normal = np.random.default_rng(0).standard_normal
     updates = [
-        LoraUpdate(normal((RANK, HIDDEN), np.float32), normal((HIDDEN, RANK), np.float32), 2.0)
+        LoraUpdate(normal((rank, hidden), np.float32), normal((hidden, rank), np.float32), 2.0)
         for _ in range(2)
     ]
-    options = MethodOptions(rank=RANK)
+    options = MethodOptions(rank=rank)
     return time_of(lambda: merge_updates("exact", updates, [0.9, 0.1], options), 20)
 
 
 def main() -> None:
     """Measure and print a table, and what PEFT takes for one module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="8b", choices=MODELS)
+    parser.add_argument("--methods", nargs="*", help="only these, of the methods")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT's SVD out (a minute)")
     options = parser.parse_args()
+    model = MODELS[options.model]
     folder = Path(tempfile.mkdtemp(prefix="adaptermix-benchmark-"))
     try:
-        paths = make_adapters(folder, options.dtype)
+        paths = make_adapters(folder, model, options.dtype)
         size = sum(path.stat().st_size for path in paths) / 1e6
         print(f"two adapters, {size:.0f} MB together, {options.dtype}, {os.cpu_count()} cores\n")
         print(f"{'':24}{'seconds':>9}{'MB':>7}")
         print(f"{'cp of both':24}{time_of(lambda: copy(paths, folder), options.repeats):9.3f}")
         merge = ["merge", *(path.name for path in paths), "--weight", "0.9"]
         commands = {"inspect one": ["inspect", paths[0].name]}
-        for method, rank in RUNS:
-            cut = ["--rank", str(rank)] if rank else []
+        for method, is_cut in RUNS:
+            if method not in (options.methods or [method]):
+                continue
+            cut = ["--rank", str(model.rank)] if is_cut else []
             out = ["-o", "merged.safetensors"]
             commands[" ".join([method, *cut])] = [*merge, "--method", method, *cut, *out]
         for name, arguments in commands.items():
             seconds, peak = measure(folder, arguments, options.repeats)
             print(f"{name:24}{seconds:9.3f}{peak:7.0f}", flush=True)
         if not options.no_peft:
-            ours, theirs = ours_per_module(), peft_svd()
-            print(f"\nbest rank 8 of two, one 4096 x 4096 module: {1000 * ours:.2f} ms here,")
+            hidden, rank = model.hidden, model.rank
+            ours, theirs = ours_per_module(hidden, rank), peft_svd(hidden, rank)
+            print(f"\nbest rank {rank} of two, one module of {hidden} x {hidden}:")
+            print(f"{1000 * ours:.2f} ms here,")
             print(f"{theirs:.1f} s with PEFT's svd: {theirs / ours:,.0f} times as long")
     finally:
         shutil.rmtree(folder)

@@ -6,9 +6,9 @@ Models of random weights, made from configs: the shape of Gemma 3 270M (262,144 
 of about the same blocks with 32,000 tokens. All train the same LoRA on the same token ids, whose
 lengths are those of MASSIVE with the paper's prompt. Each run is a process of its own; the methods
 take turns. On a CPU, time is processor time, which other work on the machine changes least, and
-memory is the peak above the imports, with the model. On a GPU, time is that of the clock, and memory
-is the most that torch allocates. TRL is used where it is installed, or where --trl names the folder
-it was installed to (pip install --target).
+memory is the peak above the imports, with the model. On a GPU, time is that of the clock, and
+memory is the most that torch allocates. TRL is used where it is installed, or where --trl names the
+folder it was installed to (pip install --target).
 """
 
 import argparse
