@@ -39,7 +39,7 @@ def load_lower_blocks(
     config = load_config(folder, settings)
     _keep_blocks(config, choose_layer(folder, settings, layer))
     model = load_class(AutoModel, folder, settings, config)
-    decoder = _decoder(model)
+    decoder = decoder_of(model)
     _drop_other_modes(model, decoder)
     if layer != "top-normed":
         decoder.norm = nn.Identity()
@@ -78,7 +78,7 @@ def lower_blocks_only(
     """
     from torch import nn
 
-    decoder = _decoder(model)
+    decoder = decoder_of(model)
     blocks, norm = decoder.layers, decoder.norm
     decoder.layers, decoder.norm = blocks[:layer], norm if is_normed else nn.Identity()
     try:
@@ -101,7 +101,7 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
     return layer_index(layer, depth)
 
 
-def _decoder(model: "PreTrainedModel") -> Any:
+def decoder_of(model: "PreTrainedModel") -> Any:
     """Return the part of a model that has the blocks: of several modes, the language model.
 
     Raises:
@@ -155,7 +155,7 @@ def empty_model(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )
     if layer is not None:
-        decoder = _decoder(model)
+        decoder = decoder_of(model)
         _drop_other_modes(model, decoder)
         decoder.norm = torch.nn.Identity()
     return model

@@ -101,6 +101,7 @@ def test_another_content_of_what_a_setting_names_is_another_key(
         "path": path,
         "paths": (Path("first"), path),
         "adapters": ("first", str(path)),
+        "weighted-adapters": ("first", f"{path}=0.5"),
     }.get(location, str(path))
     Path("first").write_text("the same")
     keys = []
