@@ -37,7 +37,9 @@ ELSEWHERE = {
     "tasks/metrics/comet_worker.py": "system/test_comet.py, in COMET's environment",
     "tasks/metrics/equality.py": "reports/test_page.py",
     "tasks/task.py": "every task's own test",
+    "training/base.py": "models/test_lora.py and models/test_stacking.py, through trainings",
     "training/checkpoints.py": "system/test_checkpoints.py, with kills",
+    "training/log.py": "training/test_run.py and system/test_checkpoints.py, through trainings",
     "training/steps.py": "training/test_run.py, through trainings",
     "training/sweep.py": "training/test_align.py, through a temperature's search",
 }

@@ -12,21 +12,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from adaptermix.adapters.stacking import read_weighted
 from adaptermix.data.pairs import read_clean_pairs
 from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import numbered_lines
 from adaptermix.models.blocks import choose_layer, empty_model, load_lower_blocks
-from adaptermix.models.files import locate_model
-from adaptermix.models.loading import check_quantization, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
-from adaptermix.models.stacking import add_stack, check_stack
+from adaptermix.models.stacking import add_stack
 from adaptermix.processes import process_count
 from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.alignment import Alignment, AlignSettings
+from adaptermix.training.base import open_base
 from adaptermix.training.batches import (
     EncodedPair,
     PairCollator,
@@ -46,7 +44,7 @@ from adaptermix.training.memory import Pass, footprint
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.sweep import train_best
-from adaptermix.training.trainer import AdapterTrainer
+from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 
 _PAIRS_AT_A_TIME = 1000  # tokenized together; their texts are not kept
 
@@ -100,31 +98,27 @@ def _train_one(
         shared: Folder of several runs that align one layer.
     """
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
-    folder = locate_model(settings)
-    check_quantization(folder, settings)
-    tokenizer = load_tokenizer(folder, settings)
-    data = align_data(settings, tokenizer)
+    base = open_base(settings)
+    data = align_data(settings, base.tokenizer)
     if settings.preserve_text:
-        data = _with_anchor_text(data, settings, tokenizer)
-    stack = read_weighted(settings.on)
-    notes = check_stack(folder, settings, stack)
+        data = _with_anchor_text(data, settings, base.tokenizer)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
-        tell(on_progress, notes)
+        tell(on_progress, base.notes)
         most = "top" if settings.layer == "auto" else settings.layer
-        layer = choose_layer(folder, settings, most)
-        empty = with_lora(empty_model(folder, settings, layer), settings, "FEATURE_EXTRACTION")
+        layer = choose_layer(base.folder, settings, most)
+        empty = with_lora(empty_model(base.folder, settings, layer), settings, "FEATURE_EXTRACTION")
         both_sides = Pass(2 * pairs, max(map(padded_length, data.train)))
         plan = plan_training(settings, data, footprint(empty, [both_sides]))
         return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
-    collator = PairCollator(int(tokenizer.pad_token_id or 0))
+    collator = PairCollator(base.pad)
     choice = known_choice(settings, shared)
 
     def load(layer: str) -> PreTrainedModel:
-        return add_stack(load_lower_blocks(folder, settings, layer), stack)
+        return add_stack(load_lower_blocks(base.folder, settings, layer), base.stack)
 
     def measured(model: PreTrainedModel) -> LayerChoice:
-        depth = choose_layer(folder, settings, "top")
+        depth = choose_layer(base.folder, settings, "top")
         return choose(settings, measure(model, settings, data, collator, on_progress), depth)
 
     if choice is None and settings.layer == "auto":
@@ -136,10 +130,11 @@ def _train_one(
         write_choice(shared, choice)
     settled = choice.settled(settings)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
-    run = _AlignmentRun(settings, folder, data, micro, collator, on_progress, notes)
+    run = _AlignmentRun(settings, base, data, micro, on_progress)
     run.choose(choice)
-    step = ContrastiveStep(model, 2 * pairs, settings.packing)
-    return run.train(model, partial(AlignmentTrainer, Alignment(settled, model, step)), force)
+    alignment = Alignment(settled, model, ContrastiveStep(model, 2 * pairs, settings.packing))
+    kind = partial(AlignmentTrainer, alignment, data_collator=NamedCollator(collator))
+    return run.train(model, kind, force)
 
 
 def pairs_per_process(settings: AlignSettings) -> int:

@@ -11,22 +11,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
-from adaptermix.adapters.stacking import read_weighted
 from adaptermix.generation.cached import find_stop_ids
 from adaptermix.generation.prompts import PromptEncoder
-from adaptermix.generation.transformers_engine import answer_greedily
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
-from adaptermix.models.files import locate_model
-from adaptermix.models.loading import check_quantization, load_model, load_tokenizer
+from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import retrieval_accuracy
-from adaptermix.models.stacking import add_stack, check_stack
+from adaptermix.models.stacking import add_stack
 from adaptermix.processes import process_count
 from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainJointSettings
-from adaptermix.tasks.catalog import make_task
 from adaptermix.training.align import AlignmentTrainer, align_data, pairs_per_process
 from adaptermix.training.alignment import Alignment
+from adaptermix.training.base import open_base
 from adaptermix.training.batches import (
     IGNORED,
     AnswerCollator,
@@ -35,13 +32,14 @@ from adaptermix.training.batches import (
     padded_length,
 )
 from adaptermix.training.contrastive import ContrastiveStep, Forward
+from adaptermix.training.dev_score import DevScore
 from adaptermix.training.layers import choose, known_choice, measure
 from adaptermix.training.memory import Pass, footprint
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.steps import planned_steps
 from adaptermix.training.task import task_data, task_pass
-from adaptermix.training.trainer import AdapterTrainer
+from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 
 # What --stop-on names is the best adapter's, on dev data.
 _CRITERIA = {"loss": "task_loss", "sum": "sum", "retrieval": "retrieval_accuracy", "score": "score"}
@@ -68,40 +66,34 @@ def train_joint(
     if (finished := finished_report(settings, force)) is not None:
         return finished
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
-    folder = locate_model(settings)
-    check_quantization(folder, settings)
-    tokenizer = load_tokenizer(folder, settings)
-    encoder = PromptEncoder(tokenizer, turn_newline=settings.turn_newline)
-    task, pairs = task_data(settings, encoder), align_data(settings, tokenizer)
+    base = open_base(settings)
+    encoder = PromptEncoder(base.tokenizer, turn_newline=settings.turn_newline)
+    task, pairs = task_data(settings, encoder), align_data(settings, base.tokenizer)
     data = _joined(task, pairs)
-    stack = read_weighted(settings.on)
-    notes = check_stack(folder, settings, stack)
-    depth = choose_layer(folder, settings, "top")
+    depth = choose_layer(base.folder, settings, "top")
     if dry_run:
-        layer = (
-            depth if settings.layer == "auto" else choose_layer(folder, settings, settings.layer)
-        )
-        tell(on_progress, notes)
-        empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
+        is_open = settings.layer == "auto"
+        layer = depth if is_open else choose_layer(base.folder, settings, settings.layer)
+        tell(on_progress, base.notes)
+        empty = with_lora(empty_model(base.folder, settings), settings, "CAUSAL_LM")
         passes = [
             task_pass(micro, task.train),
             Pass(2 * micro, max(map(padded_length, pairs.train)), layer),
         ]
         return plan_training(settings, data, footprint(empty, passes))
     set_seed(settings.seed)
-    base = add_stack(load_model(folder, settings), stack)
-    pad = int(tokenizer.pad_token_id or 0)
-    collator = JointCollator(AnswerCollator(pad), PairCollator(pad))
+    whole = add_stack(load_model(base.folder, settings), base.stack)
+    collator = JointCollator(AnswerCollator(base.pad), PairCollator(base.pad))
     choice = known_choice(settings)
     if choice is None:
-        curve = measure(base, settings, pairs, collator.pairs, on_progress)
+        curve = measure(whole, settings, pairs, collator.pairs, on_progress)
         choice = choose(settings, curve, depth)
     settled = choice.settled(settings)
-    layer = choose_layer(folder, settings, settled.layer)
-    adapted = with_lora(base, settings, "CAUSAL_LM")
+    layer = choose_layer(base.folder, settings, settled.layer)
+    adapted = with_lora(whole, settings, "CAUSAL_LM")
     judge = None
     if settings.stop_on == "score":
-        judge = DevScore(settings, encoder, find_stop_ids(folder, encoder))
+        judge = DevScore(settings, encoder, find_stop_ids(base.folder, encoder))
     batches = Alternation(
         tasks=len(task.train),
         pairs=len(pairs.train),
@@ -113,9 +105,10 @@ def train_joint(
     step = ContrastiveStep(adapted, 2 * micro, forward=_lower_forward(adapted, settled, layer))
     alignment = Alignment(settled, adapted, step)
     plan = JointPlan(batches, settings, alignment, task.dev, pairs.dev, judge)
-    run = _JointRun(settings, folder, data, micro, collator, on_progress, notes)
+    run = _JointRun(settings, base, data, micro, on_progress)
     run.choose(choice)
-    return run.train(adapted, partial(JointTrainer, plan), force)
+    kind = partial(JointTrainer, plan, data_collator=NamedCollator(collator))
+    return run.train(adapted, kind, force)
 
 
 def _lower_forward(adapted: PeftModel, settings: TrainJointSettings, layer: int) -> Forward:
@@ -212,55 +205,6 @@ class Alternation(Sampler[list[int]]):
                 waiting += rng.sample(rows, len(rows))
             yield waiting[: self.batch_size]
             waiting = waiting[self.batch_size :]
-
-
-class DevScore:
-    """The task's own score of the answers that the model in training gives to dev prompts."""
-
-    def __init__(
-        self, settings: TrainJointSettings, encoder: PromptEncoder, stop_ids: Sequence[int]
-    ) -> None:
-        """Read the dev examples."""
-        self.tokenizer = encoder.tokenizer
-        self.settings = settings
-        self.stop_ids = stop_ids
-        self.task = make_task(settings.task, settings.prompt, settings.system_prompt)
-        self.examples = {
-            lang: self.task.read(lang, "dev", settings.data_dir)[: settings.dev_limit]
-            for lang in settings.langs
-        }
-        self.prompts = {
-            lang: [encoder.prompt_ids(self.task.messages(example)) for example in examples]
-            for lang, examples in self.examples.items()
-        }
-
-    def __call__(self, model: PeftModel) -> float:
-        """Return the macro average over languages of the task's first metric."""
-        scores = []
-        for lang, examples in self.examples.items():
-            answers = self._answers(model, self.prompts[lang])
-            outcomes = [
-                self.task.outcome(example, answer)
-                for example, answer in zip(examples, answers, strict=True)
-            ]
-            scores.append(self.task.score(outcomes).value)
-        return sum(scores) / len(scores)
-
-    def _answers(self, model: PeftModel, prompts: Sequence[list[int]]) -> list[str]:
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        answers: dict[int, str] = {}
-        size = self.settings.contrastive_batch
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            generated = answer_greedily(
-                model,
-                self.tokenizer,
-                self.stop_ids,
-                [prompts[index] for index in batch],
-                self.settings.max_new_tokens,
-            )
-            answers |= {i: answer.text for i, answer in zip(batch, generated, strict=True)}
-        return [answers[index] for index in range(len(prompts))]
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from peft.tuners.lora import ParamWrapper
-from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from peft import PeftModel
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -28,20 +25,19 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.adapters.deltas import LoraUpdate
-from adaptermix.adapters.experts import expert_module, split_factors
 from adaptermix.adapters.format import describe_config, spec_of
 from adaptermix.adapters.stacking import stack_record
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
-from adaptermix.models.lora import as_numpy
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
-from adaptermix.progress import OnProgress, Progress, tell
+from adaptermix.progress import OnProgress, tell
 from adaptermix.settings.training import TrainSettings, notes_on_training
+from adaptermix.training.base import Base
 from adaptermix.training.checkpoints import last_checkpoint, work_folder
 from adaptermix.training.layers import LayerChoice, is_measured, read_choice, write_choice
+from adaptermix.training.log import RunLog, cut_log
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
@@ -51,10 +47,9 @@ from adaptermix.training.report import (
 )
 from adaptermix.training.signals import StopSignals
 from adaptermix.training.steps import planned_steps
-from adaptermix.training.trainer import AdapterTrainer, NamedCollator
+from adaptermix.training.trained import State, experts_of, gathered_state, trained_updates
+from adaptermix.training.trainer import AdapterTrainer
 from adaptermix.version import __version__
-
-State = dict[str, Tensor]
 
 
 def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
@@ -102,32 +97,27 @@ class TrainingRun:
     def __init__(
         self,
         settings: TrainSettings,
-        base: Path,
+        base: Base,
         data: TrainingData,
         micro: int,
-        collator: Any,
         on_progress: OnProgress,
-        notes: Sequence[str] = (),
     ) -> None:
         """Take what the run works on.
 
         Args:
             settings: Of the command.
-            base: Folder of the base model.
+            base: What is trained on; its notes are told now.
             data: Training and dev rows.
             micro: Rows of one forward pass; divides the batch size.
-            collator: Makes a batch of rows.
             on_progress: Told after every optimizer step.
-            notes: What to mind; they are told now.
         """
         self.settings = settings
         self.base = base
         self.data = data
         self.micro = micro
-        self.collator = collator
         self.on_progress = on_progress
-        self.notes = [*notes]
-        tell(on_progress, notes)
+        self.notes = [*base.notes]
+        tell(on_progress, base.notes)
         self.out = settings.out
         self.work = work_folder(settings.out)
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
@@ -170,11 +160,10 @@ class TrainingRun:
             args=arguments,
             train_dataset=self.data.train,  # type: ignore[arg-type]
             eval_dataset=self.data.dev,  # type: ignore[arg-type]
-            data_collator=NamedCollator(self.collator),
             callbacks=[
                 EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
                 _EvaluateAtTheEnd(),
-                _RunLog(self.log, self.settings.section.removeprefix("train-"), self.on_progress),
+                RunLog(self.log, self.settings.section.removeprefix("train-"), self.on_progress),
                 *self._tensorboard(),
                 signals,
             ],
@@ -204,10 +193,7 @@ class TrainingRun:
         )
         state = None
         if trainer.is_fsdp_enabled:  # every process has a shard
-            trained_only = StateDictOptions(
-                full_state_dict=True, cpu_offload=True, ignore_frozen_params=True
-            )
-            state = cast(State, get_model_state_dict(model, options=trained_only))
+            state = gathered_state(model)
         if is_main_process():
             self._write(model, report, force, state)
             shutil.rmtree(self.work, ignore_errors=True)
@@ -232,7 +218,7 @@ class TrainingRun:
                     hint="repeat the settings of that run, or start anew without --resume",
                 )
             checkpoint = last_checkpoint(self.work)
-            _cut_log(self.log, checkpoint)
+            cut_log(self.log, checkpoint)
             return checkpoint
         if any(self.work.glob("checkpoint-*")) and not force:
             raise ArtifactError(
@@ -313,8 +299,8 @@ class TrainingRun:
     ) -> None:
         prefix = "" if "CAUSAL_LM" in str(model.peft_config["default"].task_type) else "model."
         settings = self.settings
-        updates = _updates(model, prefix, state)
-        experts = _experts(model, prefix)
+        updates = trained_updates(model, prefix, state)
+        experts = experts_of(model, prefix)
         specs = {module: spec_of(u, experts.get(module, 0)) for module, u in updates.items()}
         all_layers = not prefix and not settings.layers_to_transform
         config = describe_config(specs, settings.model, all_layers=all_layers) | {
@@ -334,7 +320,7 @@ class TrainingRun:
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},
             "settings": recorded(settings),
-            "base_fingerprint": fingerprint(self.base),
+            "base_fingerprint": fingerprint(self.base.folder),
         }
         stream_adapter(self.out, specs, updates.values(), {}, config, lambda: record, force=force)
 
@@ -355,66 +341,6 @@ def common_arguments(seed: int) -> dict[str, Any]:
     }
 
 
-def _updates(model: PeftModel, prefix: str, state: State | None = None) -> dict[str, LoraUpdate]:
-    """Collect the trained factors under the module names of the full model.
-
-    Args:
-        model: What was trained.
-        prefix: What the names lack where only a part of the model was loaded.
-        state: The trained weights, where the model has only a shard of them.
-    """
-    state = get_peft_model_state_dict(model, state_dict=state)
-    updates = {}
-    for name, a in state.items():
-        if name.endswith(".lora_A.weight"):
-            path = name.removesuffix(".lora_A.weight")
-            module = path.removeprefix("base_model.model.")
-            layer: Any = model.get_submodule(path)
-            scaling = float(layer.scaling["default"])
-            b = state[name.replace("lora_A", "lora_B")]
-            if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-                raise ArtifactError(f"training diverged: {module} holds NaN or infinity")
-            factors = as_numpy(a), as_numpy(b)
-            if not isinstance(layer, ParamWrapper):
-                updates[prefix + module] = LoraUpdate(*factors, scaling)
-                continue
-            for expert, name in enumerate(_expert_modules(layer, prefix + module)):
-                own = split_factors(*factors, expert, layer.num_experts)
-                updates[name] = LoraUpdate(*own, scaling)
-    return updates
-
-
-def _experts(model: PeftModel, prefix: str) -> dict[str, int]:
-    """Return of how many experts each update of a parameter is one."""
-    wrappers = {
-        prefix + name.removeprefix("base_model.model."): module
-        for name, module in model.named_modules()
-        if isinstance(module, ParamWrapper)
-    }
-    return {
-        name: wrapper.num_experts
-        for module, wrapper in wrappers.items()
-        for name in _expert_modules(wrapper, module)
-    }
-
-
-def _expert_modules(wrapper: ParamWrapper, stored: str) -> list[str]:
-    """Return the names that the updates of a parameter have here."""
-    module = stored.replace(".base_layer", "")
-    if wrapper.num_experts == 1:
-        return [module]
-    experts = range(wrapper.num_experts)
-    return [expert_module(module, wrapper.parameter_name, expert) for expert in experts]
-
-
-def _cut_log(path: Path, checkpoint: Path | None) -> None:
-    """Drop what was logged after the checkpoint: it will be logged again."""
-    last = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last]
-    path.write_text("".join(whole), encoding="utf-8")
-
-
 class _EvaluateAtTheEnd(TrainerCallback):
     """Let the last step compete for the best adapter, wherever the evaluation interval falls."""
 
@@ -424,33 +350,3 @@ class _EvaluateAtTheEnd(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
             control.should_save = True
-
-
-class _RunLog(TrainerCallback):
-    """Writes every logged number as one JSON line, and tells how far the run is."""
-
-    def __init__(self, path: Path, stage: str, on_progress: OnProgress) -> None:
-        self.path = path
-        self.stage = stage
-        self.on_progress = on_progress
-        self.loss: float | None = None
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        numbers = logs or {}
-        self.loss = numbers.get("loss", self.loss)
-        if is_main_process():
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        loss = "" if self.loss is None else f"loss {self.loss:.3f}"
-        self.on_progress(Progress(self.stage, state.global_step, state.max_steps, loss))

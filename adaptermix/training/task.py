@@ -2,23 +2,23 @@
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from transformers import set_seed
 
-from adaptermix.adapters.stacking import read_weighted
 from adaptermix.data.chats import read_chats
 from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import empty_model
-from adaptermix.models.files import locate_model
-from adaptermix.models.loading import check_quantization, load_model, load_tokenizer
+from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
-from adaptermix.models.stacking import add_stack, check_stack
+from adaptermix.models.stacking import add_stack
 from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.catalog import make_task
+from adaptermix.training.base import open_base
 from adaptermix.training.batches import (
     AnswerCollator,
     EncodedExample,
@@ -30,7 +30,7 @@ from adaptermix.training.batches import (
 from adaptermix.training.memory import Pass, footprint
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
-from adaptermix.training.trainer import AdapterTrainer
+from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 
 TaskSettings = TrainTaskSettings | TrainJointSettings
 
@@ -52,21 +52,17 @@ def train_task(
     if (finished := finished_report(settings, force)) is not None:
         return finished
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
-    folder = locate_model(settings)
-    check_quantization(folder, settings)
-    tokenizer = load_tokenizer(folder, settings)
-    stack = read_weighted(settings.on)
-    notes = check_stack(folder, settings, stack)
-    data = task_data(settings, PromptEncoder(tokenizer, turn_newline=settings.turn_newline))
+    base = open_base(settings)
+    data = task_data(settings, PromptEncoder(base.tokenizer, turn_newline=settings.turn_newline))
     if dry_run:
-        empty = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
-        tell(on_progress, notes)
+        empty = with_lora(empty_model(base.folder, settings), settings, "CAUSAL_LM")
+        tell(on_progress, base.notes)
         return plan_training(settings, data, footprint(empty, [task_pass(micro, data.train)]))
     set_seed(settings.seed)
-    model = with_lora(add_stack(load_model(folder, settings), stack), settings, "CAUSAL_LM")
-    collator = AnswerCollator(int(tokenizer.pad_token_id or 0))
-    run = TrainingRun(settings, folder, data, micro, collator, on_progress, notes)
-    return run.train(model, AdapterTrainer, force)
+    whole = add_stack(load_model(base.folder, settings), base.stack)
+    run = TrainingRun(settings, base, data, micro, on_progress)
+    kind = partial(AdapterTrainer, data_collator=NamedCollator(AnswerCollator(base.pad)))
+    return run.train(with_lora(whole, settings, "CAUSAL_LM"), kind, force)
 
 
 def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:

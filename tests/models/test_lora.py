@@ -22,6 +22,7 @@ from adaptermix.models.lora import _LAYOUTS, with_lora
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.training import TrainTaskSettings
+from adaptermix.training.base import Base
 from adaptermix.training.batches import EncodedExample
 from adaptermix.training.memory import Footprint
 from adaptermix.training.report import TrainingData, plan_training
@@ -44,7 +45,7 @@ VARIANTS = {
 
 def saved(settings, model, out):
     data = TrainingData([EncodedExample([0], [0])], [], {}, {})
-    run = TrainingRun(settings, Path(settings.model), data, 1, None, None)
+    run = TrainingRun(settings, Base(Path(settings.model), None, [], []), data, 1, None)
     run._write(model, plan_training(settings, data, Footprint(0, 0, 0)), force=False)
     return read_adapter(out)
 

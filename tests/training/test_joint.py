@@ -23,7 +23,8 @@ from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import PairCollator, encode_pairs
-from adaptermix.training.joint import Alternation, DevScore, JointTrainer, train_joint
+from adaptermix.training.dev_score import DevScore
+from adaptermix.training.joint import Alternation, JointTrainer, train_joint
 
 
 def log_of(path):

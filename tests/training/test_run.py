@@ -25,13 +25,13 @@ from adaptermix.models import lora_linear
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
-from adaptermix.training import run as training
 from adaptermix.training.align import AlignmentTrainer, train_align
 from adaptermix.training.alignment import Alignment
 from adaptermix.training.batches import PairCollator, encode_pairs
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
 from adaptermix.training.objectives import contrastive_loss
 from adaptermix.training.task import train_task
+from adaptermix.training.trained import trained_updates
 from adaptermix.training.trainer import AdapterTrainer
 
 
@@ -99,7 +99,7 @@ def test_a_task_adapter_gives_the_training_models_logits(tmp_path, model_dir):
     model = with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
     randomize(model)
     expected = model(IDS).logits.detach()
-    updates = training._updates(model, "")
+    updates = trained_updates(model, "")
     config = describe_config(specs_of(updates), str(model_dir), all_layers=True)
     write_adapter(tmp_path / "adapter", updates, config, {})
     torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "adapter"), expected)
@@ -110,7 +110,7 @@ def test_an_alignment_adapter_gives_the_training_models_states(tmp_path, model_d
     lower = with_lora(load_lower_blocks(model_dir, settings, 2), settings, None).eval()
     randomize(lower)
     expected = lower(IDS).last_hidden_state.detach()
-    updates = training._updates(lower, "model.")
+    updates = trained_updates(lower, "model.")
     config = describe_config(specs_of(updates), str(model_dir), all_layers=False)
     write_adapter(tmp_path / "adapter", updates, config, {})
     from peft import PeftModel

@@ -1,0 +1,47 @@
+"""The base model of a training, before its weights are loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from adaptermix.adapters.stacking import Weighted, read_weighted
+from adaptermix.models.files import locate_model
+from adaptermix.models.loading import check_quantization, load_tokenizer
+from adaptermix.models.stacking import check_stack
+from adaptermix.settings.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model, and the adapters that are active while another one is trained.
+
+    Attributes:
+        folder: Of the model.
+        tokenizer: The model's own, or the one that the settings name.
+        stack: The adapters of ``--on``.
+        notes: What to mind about them.
+    """
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    stack: list[Weighted]
+    notes: list[str]
+
+    @property
+    def pad(self) -> int:
+        """The token that fills up short rows of a batch."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+def open_base(settings: TrainSettings) -> Base:
+    """Find what a training stands on, and check it.
+
+    Raises:
+        ArtifactError: A model that cannot be used, or an adapter of ``--on`` that does not fit it.
+    """
+    folder = locate_model(settings)
+    check_quantization(folder, settings)
+    tokenizer = load_tokenizer(folder, settings)
+    stack = read_weighted(settings.on)
+    return Base(folder, tokenizer, stack, check_stack(folder, settings, stack))

@@ -1,0 +1,59 @@
+"""The task's own score of a model in training, by the answers it gives to dev prompts."""
+
+from collections.abc import Sequence
+
+from peft import PeftModel
+
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.transformers_engine import answer_greedily
+from adaptermix.settings.training import TrainJointSettings
+from adaptermix.tasks.catalog import make_task
+
+
+class DevScore:
+    """The task's own score of the answers that the model in training gives to dev prompts."""
+
+    def __init__(
+        self, settings: TrainJointSettings, encoder: PromptEncoder, stop_ids: Sequence[int]
+    ) -> None:
+        """Read the dev examples."""
+        self.tokenizer = encoder.tokenizer
+        self.settings = settings
+        self.stop_ids = stop_ids
+        self.task = make_task(settings.task, settings.prompt, settings.system_prompt)
+        self.examples = {
+            lang: self.task.read(lang, "dev", settings.data_dir)[: settings.dev_limit]
+            for lang in settings.langs
+        }
+        self.prompts = {
+            lang: [encoder.prompt_ids(self.task.messages(example)) for example in examples]
+            for lang, examples in self.examples.items()
+        }
+
+    def __call__(self, model: PeftModel) -> float:
+        """Return the macro average over languages of the task's first metric."""
+        scores = []
+        for lang, examples in self.examples.items():
+            answers = self._answers(model, self.prompts[lang])
+            outcomes = [
+                self.task.outcome(example, answer)
+                for example, answer in zip(examples, answers, strict=True)
+            ]
+            scores.append(self.task.score(outcomes).value)
+        return sum(scores) / len(scores)
+
+    def _answers(self, model: PeftModel, prompts: Sequence[list[int]]) -> list[str]:
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: dict[int, str] = {}
+        size = self.settings.contrastive_batch
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            generated = answer_greedily(
+                model,
+                self.tokenizer,
+                self.stop_ids,
+                [prompts[index] for index in batch],
+                self.settings.max_new_tokens,
+            )
+            answers |= {i: answer.text for i, answer in zip(batch, generated, strict=True)}
+        return [answers[index] for index in range(len(prompts))]
