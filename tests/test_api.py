@@ -10,7 +10,7 @@ from helpers.adapters import peft_adapter
 
 import adaptermix
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
 
 def test_importing_the_package_is_light():
@@ -46,15 +46,14 @@ def test_type_checkers_know_every_export():
     assert {name: module for module, name in names} == adaptermix._HOMES
 
 
-def test_the_readme_s_example_runs(tmp_path, model_dir, corpus_dir, monkeypatch, capsys):
-    section = README.read_text(encoding="utf-8").partition("### From Python")[2]
-    (code,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+def test_the_example_of_the_page_runs(tmp_path, model_dir, corpus_dir, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "base").symlink_to(model_dir)
     (tmp_path / "data").symlink_to(corpus_dir)
     for seed, name in enumerate(("task", "align")):
         peft_adapter(model_dir, tmp_path / name, seed=seed)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, str(PAGE), "exec"), {})
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said[2:4]] == ["en", "cy"]
     assert "'merged': " in said[3]

@@ -18,7 +18,9 @@ from adaptermix.tasks.custom import load_task_file
 app = program()
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("examples/*/README.md"))]
+WITHOUT_LINES = ("architecture", "concepts", "data", "exit-codes", "loaders", "python")
+GUIDES = [page for page in sorted(ROOT.glob("docs/*.md")) if page.stem not in WITHOUT_LINES]
+PAGES = [ROOT / "README.md", *GUIDES, *sorted(ROOT.glob("examples/*/README.md"))]
 WRITTEN = ("*.md", "benchmarks/*.md", "docs/**/*.md", "examples/*/README.md")
 MARKDOWN = [page for pattern in WRITTEN for page in sorted(ROOT.glob(pattern))]
 SETTINGS = sections()
@@ -76,17 +78,33 @@ def test_a_line_with_a_slip_is_not(line, tmp_path, monkeypatch):
         understand(line)
 
 
-def test_every_file_in_the_readme_can_be_read(tmp_path):
-    """Settings, a recipe, weights and a task of one's own."""
-    blocks = re.findall(r"```toml\n(.*?)```", PAGES[0].read_text(encoding="utf-8"), re.S)
-    paths = [tmp_path / f"{number}.toml" for number in range(len(blocks))]
+def files_in(page, tmp_path):
+    """Write every TOML file of a page, and return where."""
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    paths = [tmp_path / f"{Path(page).stem}-{number}.toml" for number in range(len(blocks))]
     for path, block in zip(paths, blocks, strict=True):
         path.write_text(block, encoding="utf-8")
-    settings, weights, recipe, task = paths
+    return paths
+
+
+def test_every_file_in_a_page_can_be_read(tmp_path):
+    """Settings, a recipe, weights and a task of one's own."""
+    (readme,), (settings,) = files_in("README.md", tmp_path), files_in("docs/training.md", tmp_path)
+    assert load_settings(SETTINGS["eval"], {}, readme).langs == ("en", "de", "es", "cy", "sw")
     assert load_settings(SETTINGS["train-task"], {}, settings).langs == ("en", "de", "es")
+    (weights,), (recipe,) = (
+        files_in("docs/merging.md", tmp_path),
+        files_in("docs/recipes.md", tmp_path),
+    )
     assert len(read_weighting(weights, 2).rules) == 2
     assert [step.name for step in read_recipe(recipe).steps] == ["task", "align", "merged", "test"]
+    (task,) = files_in("docs/evaluation.md", tmp_path)
     assert load_task_file(task).name == "intent"
+    task, settings = files_in("docs/tutorial.md", tmp_path)
+    task.rename(tmp_path / "intent.toml")
+    tested = load_settings(SETTINGS["eval"], {}, settings)
+    assert load_task_file(Path(tested.task)).name == "intent"
+    assert tested.langs == ("en", "de", "cy")
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))

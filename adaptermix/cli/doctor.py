@@ -299,7 +299,7 @@ def vllm_check(requirements: Iterable[str], known: dict[str, Any], why: str) -> 
     if why == LATE:
         return Check("vllm", "warn", f"{version}; {LATE}", "look again: adaptermix doctor")
     if "vllm" not in known:
-        fix = "install it again with the torch it was built for, see README, Install"
+        fix = "install it again with the torch it was built for, see docs/install.md"
         return Check("vllm", "missing", f"{version} cannot be imported: {why}", fix)
     wanted = [r for r in map(Requirement, requirements) if r.name == "vllm"]
     if any(not r.specifier.contains(version, prereleases=True) for r in wanted):
