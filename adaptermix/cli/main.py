@@ -27,6 +27,16 @@ from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.version import __version__
 
+TOUR = """Train, merge and evaluate LoRA adapters that carry a task across languages.
+
+1. Train an adapter that aligns languages: adaptermix train-align --pairs cy-en,sw-en
+
+2. Merge it into your task adapter: adaptermix merge task align --search 0.5,0.7,0.9
+
+3. Compare them by language: adaptermix eval --adapter task --adapter merged
+
+COMMAND --help shows examples. To see everything at work in three minutes: adaptermix demo
+"""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -43,9 +53,7 @@ def _group(name: str, purpose: str) -> typer.Typer:
 
 def program() -> typer.Typer:
     """Return the program with all its commands."""
-    made = _group(
-        "adaptermix", "Train, merge and evaluate LoRA adapters that carry a task across languages."
-    )
+    made = _group("adaptermix", TOUR)
     made.callback()(_options)
     for command in COMMANDS.values():
         add_command(made, command)
@@ -57,7 +65,7 @@ def program() -> typer.Typer:
 
 
 comet_app = _group(
-    "comet", "Install COMET, in a Python environment of its own, and show what is installed."
+    "comet", "Install COMET in a separate Python environment, and show what is installed."
 )
 recipe_app = _group("recipe", "Write a recipe for `adaptermix run`.")
 
@@ -68,20 +76,20 @@ def demo(
         typer.Option(
             "--out",
             "-o",
-            help="New folder for everything it makes.",
+            help="Folder to write.",
             show_default="runs/demo, or runs/demo-2 and so on",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of both trainings.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of both trainings.")] = 1,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the main job on a small corpus and model that come with the tool.
+    """Run the whole chain on a small built-in corpus and model.
 
-    Trains a task adapter and an alignment adapter, merges them and tests all of it, in a few
-    minutes on two cores, without network or GPU. The folder it leaves is a working example: an
-    adaptermix.toml, a corpus, a base model.
+    Trains a task adapter and an alignment adapter, merges them, and evaluates all of them. This
+    takes a few minutes on two cores, without network or GPU. The output folder is a working
+    example with an adaptermix.toml, a corpus and a base model.
 
     Example: adaptermix demo -o runs/mine --seed 2
     """
@@ -97,15 +105,17 @@ def run_recipe(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a .toml file.")],
     only: Annotated[
         str | None,
-        typer.Option(metavar="STEP", help="Run this step, and what it needs and is not done."),
+        typer.Option(
+            metavar="STEP", help="Run only this step, and unfinished steps that it needs."
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model, for all steps.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model for all steps.")] = None,
     limit: Annotated[
         int | None,
         typer.Option(
             min=2,
-            help="Try the recipe on small slices: N examples of each language in every step, N "
-            "steps a training, answers of at most 32 tokens.",
+            help="Try the recipe on small slices: N examples per language, N training steps, "
+            "answers of at most 32 tokens.",
         ),
     ] = None,
     values: Annotated[
@@ -113,7 +123,8 @@ def run_recipe(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting, for all steps that have it, or STEP.KEY=VALUE; repeat it.",
+            help="Change a setting in all steps that have it (KEY=VALUE) or in one step "
+            "(STEP.KEY=VALUE). Repeat the option for several.",
         ),
     ] = None,
     out: Annotated[
@@ -121,26 +132,27 @@ def run_recipe(
         typer.Option(
             "--out",
             "-o",
-            help="Folder of the outputs.",
-            show_default="what the recipe says, or runs/NAME beside it",
+            help="Folder for the outputs.",
+            show_default="set in the recipe, or runs/NAME next to it",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Run finished steps again; replace what is there.")
+        bool, typer.Option("--force", help="Run finished steps again and replace their outputs.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan with its costs, write nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan with its costs; write nothing.")
     ] = False,
     json: Json = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, and no results of single steps.")
+        bool,
+        typer.Option("--quiet", "-q", help="Do not show progress or the results of single steps."),
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run the steps of a recipe: training, merging, evaluation, in one file.
+    """Run the steps of a recipe: training, merging and evaluation from one file.
 
-    A finished step is not run again until its settings, its data or its inputs change. A run that
-    was killed goes on where it was with the same line.
+    A finished step runs again only if its settings, its data or its inputs have changed. To resume
+    a killed run, run the same command again.
 
     Examples:
         adaptermix recipe new recipe.toml
@@ -195,7 +207,7 @@ def recipe_new(
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.toml"),
     force: Force = False,
 ) -> None:
-    """Write a recipe with comments, to fill in and run.
+    """Write a recipe with comments, ready to edit and run.
 
     Example: adaptermix recipe new recipe.toml
     """
@@ -209,8 +221,8 @@ CometPath = Annotated[
     Path | None,
     typer.Option(
         "--path",
-        help="Folder of the environment.",
-        show_default="comet in $ADAPTERMIX_CACHE, or in adaptermix in the user's cache folder",
+        help="Folder for the environment.",
+        show_default="comet in $ADAPTERMIX_CACHE or in the user's cache folder",
     ),
 ]
 
@@ -220,16 +232,19 @@ def comet_install(
     path: CometPath = None,
     python: Annotated[
         str | None,
-        typer.Option(help="Python to build it with.", show_default="one that suits COMET"),
+        typer.Option(
+            help="Python interpreter to build it with.", show_default="one that COMET supports"
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build it again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build the environment again.")] = False,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on the way.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")] = False,
 ) -> None:
-    """Install COMET in a Python environment of its own.
+    """Install COMET in a separate Python environment.
 
-    It cannot share one with vLLM. The environment is there whole or not at all, takes minutes and
-    about 1.5 GB on a CPU, and is left as it is when it is there. pip's own configuration applies.
+    COMET and vLLM cannot be installed in the same environment. The installation takes a few
+    minutes and about 1.5 GB on a CPU. If the environment exists, nothing changes. pip reads its
+    usual configuration.
 
     Example: adaptermix comet install --python python3.12
     """
@@ -242,7 +257,7 @@ def comet_install(
 
 @comet_app.command("status", cls=CheckedCommand)
 def comet_status(path: CometPath = None, json: Json = False) -> None:
-    """Show whether COMET is installed, where, and which versions.
+    """Show whether COMET is installed, where, and in which version.
 
     Example: adaptermix comet status --json
     """
@@ -253,11 +268,11 @@ def comet_status(path: CometPath = None, json: Json = False) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """Look at what works here, and say how to mend what does not.
+    """Check what works on this machine, and print how to fix what does not.
 
-    Packages and their versions, the device, vLLM, COMET, the hub, disk and memory, in seconds.
-    Nothing is changed, and the token for the hub is never shown. Optional parts may be missing;
-    the exit code is 6 if something is amiss that every command needs.
+    Checks packages and their versions, the device, vLLM, COMET, the Hub, disk and memory. Changes
+    nothing, and never prints your Hub token. The exit code is 6 if something is missing that every
+    command needs; optional parts may be missing.
 
     Examples:
         adaptermix doctor
@@ -281,12 +296,15 @@ class SchemaOf(StrEnum):
 
 def schema(
     of: Annotated[
-        SchemaOf, typer.Argument(help="settings: of adaptermix.toml; recipe: of recipes.")
+        SchemaOf,
+        typer.Argument(
+            help="settings: the schema of adaptermix.toml. recipe: the schema of recipes."
+        ),
     ],
 ) -> None:
-    """Print a JSON schema with which editors complete and check TOML files.
+    """Print a JSON schema, so that editors can complete and check TOML files.
 
-    Save it beside your files, and name it in their first line: #:schema recipe.schema.json
+    Save it next to your files, and name it in their first line: #:schema recipe.schema.json
 
     Example: adaptermix schema recipe > recipe.schema.json
     """

@@ -8,8 +8,9 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import ValidationError
@@ -38,24 +39,48 @@ class Options:
     private: bool
 
 
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+GENERAL = "General"  # heading of what every command has
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an existing output.", rich_help_panel=GENERAL)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=GENERAL)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Do not show progress.", rich_help_panel=GENERAL)
+]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Versions, and what the libraries have to say.")
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Print versions, and the log messages of the libraries.",
+        rich_help_panel=GENERAL,
+    ),
 ]
 _OPTIONS: dict[str, tuple[Any, object]] = {
     "config": (
         Annotated[
             Path | None,
-            typer.Option(help="Settings file.", show_default="adaptermix.toml, if there is one"),
+            typer.Option(
+                help="Settings file.",
+                show_default="adaptermix.toml, if it exists",
+                rich_help_panel=GENERAL,
+            ),
         ],
         None,
     ),
     "force": (Force, False),
     "json": (Json, False),
     "dry_run": (
-        Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")],
+        Annotated[
+            bool,
+            typer.Option(
+                "--dry-run",
+                help="Check all inputs and print the plan; write nothing.",
+                rich_help_panel=GENERAL,
+            ),
+        ],
         False,
     ),
     "quiet": (Quiet, False),
@@ -65,13 +90,19 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
             str | None,
             typer.Option(
                 metavar="OWNER/NAME",
-                help="Upload the output to the hub as well; --private makes it private.",
+                help="Also upload the output to this repository on the Hub.",
+                rich_help_panel=GENERAL,
             ),
         ],
         None,
     ),
     "private": (
-        Annotated[bool, typer.Option("--private", help="Make a new repository private.")],
+        Annotated[
+            bool,
+            typer.Option(
+                "--private", help="Create the repository as private.", rich_help_panel=GENERAL
+            ),
+        ],
         False,
     ),
 }
@@ -80,11 +111,12 @@ _SHORT = {
     "adapters": (flag_of("adapters"),),
     "data_dir": ("--data-dir", "--data"),
 }
+_WIDEST = 24  # characters of choices, beside which the help has room at 80 columns
 _REPEATED = {"adapters", "on", "ref", "preserve_text"}
 
 
 class CheckedCommand(TyperCommand):
-    """Tells of wrong values as settings files do, with the same exit code."""
+    """Reports wrong values like settings files do, with the same exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the line; a value that cannot be read is a wrong setting.
@@ -107,6 +139,29 @@ class CheckedCommand(TyperCommand):
                 else:
                     message = with_value(f"{name}: {complaint(first)}", first["input"])
             raise ConfigError(message) from error
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help; columns are narrow enough for 80 characters."""
+        switches = {
+            param: param.secondary_opts
+            for param in self.params
+            if isinstance(param, TyperOption) and param.secondary_opts
+        }
+        for param in self.params:
+            if isinstance(getattr(param, "show_default", None), str):
+                # Typer writes a text in parentheses, as if it were no value.
+                setattr(param, "_get_default_string", partial(_shown_default, param))  # noqa: B010
+        try:
+            for switch in switches:
+                switch.secondary_opts = []
+            super().format_help(ctx, formatter)
+        finally:
+            for switch, negative in switches.items():
+                switch.secondary_opts = negative
+
+
+def _shown_default(param: Any, **_: Any) -> str:
+    return str(param.show_default)
 
 
 class _Help(CheckedCommand):
@@ -144,7 +199,10 @@ def add_command(app: typer.Typer, command: Command) -> None:
     """Add a command to the program."""
     fields = [
         _option(name, field, command.settings)
-        for name, field in command.settings.model_fields.items()
+        for name, field in sorted(
+            command.settings.model_fields.items(),
+            key=lambda item: _place(item[0], command.settings),
+        )
     ]
     parameters = [*_arguments(command), *fields, *_common_options(command)]
 
@@ -235,14 +293,37 @@ def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parame
     is_switch = bool in (field.annotation, *get_args(field.annotation))
     names = _SHORT.get(name, (flag,) if not is_switch else (f"{flag}/--no-{flag[2:]}",))
     default = field.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    text, metavar = field.description or "", None
+    choices = "|".join(_choices(field.annotation))
+    if len(choices) > _WIDEST:
+        text += f" One of {choices.replace('|', ', ')}."
+        metavar = f"<{name.replace('_', '-')}>"
+    if is_switch and default is True:
+        text += f" --no-{flag[2:]} turns it off."
     option = typer.Option(
         *names,
-        help=field.description,
-        rich_help_panel=_panel(name, kind),
+        metavar=metavar,
+        help=text,
+        rich_help_panel=None if name in kind.main else _panel(name, kind),
         show_default=False if default in (None, (), {}) or is_switch else shown,
     )
     return _parameter(name, Annotated[_option_type(name, field.annotation) | None, option], None)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """Return the words that an option can be, if these are all it can be."""
+    while get_origin(annotation) in (Union, types.UnionType, Annotated):
+        kinds = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if get_origin(annotation) is not Annotated and len(kinds) > 1:
+            return ()
+        annotation = kinds[0]
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _place(name: str, kind: type[Settings]) -> int:
+    """Return where an option stands in the help: what matters most comes first."""
+    return kind.main.index(name) if name in kind.main else len(kind.main)
 
 
 def _panel(name: str, kind: type[Settings]) -> str | None:

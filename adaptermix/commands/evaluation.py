@@ -12,9 +12,10 @@ from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, Scor
 
 
 def evaluate(call: Call) -> Report:
-    """Test the base model and adapters side by side on a task.
+    """Score the base model and adapters on a task, language by language.
 
-    Every answer is kept, one JSON record an example.
+    Shows the difference of each system to the baseline with its interval, and writes every
+    answer as a JSON record.
 
     Examples:
         adaptermix eval --task massive
@@ -34,7 +35,7 @@ def evaluate(call: Call) -> Report:
 def score(call: Call) -> Report:
     """Score existing outputs of any system, without a model.
 
-    Outputs are one line, or one JSON record with an "output" field, for each gold row.
+    The predictions have one line, or one JSON record with an "output" field, per gold row.
 
     Examples:
         adaptermix score --task massive --lang cy --gold cy-GB.jsonl.gz --predictions answers.txt
@@ -50,10 +51,10 @@ def score(call: Call) -> Report:
 
 
 def retrieval(call: Call) -> Report:
-    """See where languages are aligned: translation retrieval at every layer.
+    """Measure where languages are aligned: translation retrieval at every layer.
 
-    Every sentence's hidden states are averaged, and its translation is looked for among all
-    sentences of another language, by LASER's margin score. For the base model and adapters.
+    Each sentence is the mean of its hidden states. Its translation is searched among all
+    sentences of the other language by LASER's margin score, for the base model and adapters.
 
     Examples:
         adaptermix retrieval --data flores200 --langs en,de,cy,sw

@@ -16,10 +16,10 @@ from adaptermix.tables import noted
 
 
 def merge(call: Call) -> Report:
-    """Merge adapters into one, without a base model.
+    """Merge adapters into one, without loading the base model.
 
-    With the default method, exact, the result's delta weight is the weighted sum of the
-    adapters' delta weights. One adapter with --weights 1 can be cut to another --rank.
+    The default method, exact, gives the weighted sum of the adapters' delta weights. A single
+    adapter with --weights 1 can be truncated to another --rank.
 
     Examples:
         adaptermix merge task.safetensors align.safetensors --weight 0.9
@@ -57,11 +57,11 @@ def _search(call: Call) -> Report:
 
 
 def inspect(call: Call) -> Report:
-    """Tell what adapters are, and where two or more of them interfere.
+    """Show what adapters contain, and where they interfere.
 
-    Rank, modules, norms of the delta weights, base and origin; for every two adapters, layer by
-    layer, the cosine of their delta weights and the overlap of their subspaces. No base model is
-    needed.
+    Shows rank, modules, norms of the delta weights, base model and origin and, for each pair of
+    adapters, the cosine of their delta weights and the overlap of their subspaces by layer. No
+    base model is needed.
 
     Examples:
         adaptermix inspect task.safetensors
@@ -110,7 +110,7 @@ def _check_merge(call: Call, maker: Maker) -> None:
 MERGE = Command(
     SearchSettings,
     merge,
-    Argument("adapters", "Adapters, in the order of weights.", "adapters"),
+    Argument("adapters", "Adapters to merge, in the order of the weights.", "adapters"),
     remark=_remark,
     examples=_search_examples,
     size=_search_size,
@@ -119,7 +119,7 @@ MERGE = Command(
 INSPECT = Command(
     InspectSettings,
     inspect,
-    Argument("adapters", "Adapters: files, folders, or hub names (OWNER/NAME).", "adapters"),
+    Argument("adapters", "Adapters: files, folders, or names on the Hub (OWNER/NAME).", "adapters"),
     output=".json",
     can_dry_run=False,
     shows_progress=False,

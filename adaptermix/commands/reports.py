@@ -9,10 +9,11 @@ from adaptermix.settings.reports import ReportSettings
 
 
 def report(call: Call) -> Report:
-    """Write one HTML page about runs: what was merged, how it did, and every answer.
+    """Write one HTML page about runs: what was merged, the scores, and every answer.
 
-    It needs no network: scores with intervals, before and after by language, retrieval by layer,
-    weights that were tried, norms and interference of the adapters, and single examples to browse.
+    The page shows scores with intervals, languages before and after, retrieval by layer, the
+    weights that were tried, norms and interference of the adapters, and all answers. It loads
+    nothing from the network.
 
     Examples:
         adaptermix report eval-massive merged.search task.safetensors align.safetensors
@@ -58,7 +59,10 @@ REPORT = Command(
     ReportSettings,
     report,
     Argument(
-        "runs", "Folders of eval, merge --search, retrieval; adapters; or all in one.", "paths"
+        "runs",
+        "Output folders of eval, merge --search and retrieval, adapters, or a folder "
+        "that contains them.",
+        "paths",
     ),
     output=".html",
     shows_progress=False,

@@ -19,7 +19,7 @@ from adaptermix.training.steps import planned_steps
 def train_task(call: Call) -> Report:
     """Fine-tune a LoRA on a task in some languages.
 
-    The loss is on the answers only. Defaults are the paper's.
+    The loss covers the answers only. The defaults are the paper's.
 
     Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
     """
@@ -31,8 +31,8 @@ def train_task(call: Call) -> Report:
 def train_align(call: Call) -> Report:
     """Train a LoRA that aligns languages at a middle layer.
 
-    A contrastive loss pulls each sentence to its translation. Only the embeddings and the
-    blocks up to the layer are loaded and run.
+    A contrastive loss pulls each sentence toward its translation. Only the embeddings and the
+    blocks up to that layer are loaded.
 
     Example: adaptermix train-align --pairs cy-en,sw-en
     """
@@ -42,10 +42,10 @@ def train_align(call: Call) -> Report:
 
 
 def train_joint(call: Call) -> Report:
-    """Train one LoRA on a task and on alignment at once.
+    """Train one LoRA on a task and on alignment.
 
-    Both losses train the same adapter in turn: the task's through the whole model, the
-    alignment's through the blocks up to the layer.
+    The two losses alternate. The task loss goes through the whole model, the alignment loss
+    through the blocks up to the aligned layer.
 
     Example: adaptermix train-joint --langs en,de,es --pairs cy-en,sw-en
     """
@@ -61,7 +61,7 @@ def _remark(settings: Any) -> str | None:
     is_one = len(getattr(settings, "temperature", ())) < 2  # each of several has its own folder
     is_new = not settings.out.exists() and last_checkpoint(work_folder(settings.out)) is None
     if settings.resume and is_one and is_new:
-        notes.append("--resume: there is no checkpoint yet, so the training starts anew")
+        notes.append("--resume: there is no checkpoint yet; the training starts from the beginning")
     return "\n".join(noted(notes)) or None
 
 

@@ -14,28 +14,31 @@ class EvalSettings(DecodingSettings, ScorerSettings):
     """Settings of ``eval``."""
 
     section: ClassVar[str] = "eval"
+    panel: ClassVar[str | None] = "Comparison"
+    main: ClassVar[tuple[str, ...]] = ("model", "adapters", "task", "langs", "out")
 
     adapters: AdapterNames = Field(
-        default=(), description="Adapters to test beside the base model; repeat the flag."
+        default=(), description="Adapter to evaluate. Repeat the option for several."
     )
-    split: Literal["test", "dev"] = Field(default="test", description="Part of the data.")
-    exclude_base: bool = Field(default=False, description="Test the adapters only.")
+    split: Literal["test", "dev"] = Field(default="test", description="Split of the data.")
+    exclude_base: bool = Field(default=False, description="Leave the base model out.")
     baseline: str | None = Field(
         default=None,
-        description="System the others are compared with; by default the main source of a merge, "
-        "if it is tested too, else the base model.",
+        description="System that the others are compared with. Default: the main source of a "
+        "merge if it is tested too, otherwise the base model.",
     )
     test: Literal["bootstrap", "ar"] = Field(
         default="bootstrap",
-        description="Test of differences: paired bootstrap, or sacreBLEU's paired approximate "
-        "randomization.",
+        description="Significance test: paired bootstrap, or sacreBLEU's paired approximate "
+        "randomization (ar).",
     )
     groups: Groups | None = Field(
         default=None,
-        description="Languages to average, as name=cy,sw;other=ja; the paper's by default.",
+        description='Groups of languages to average, such as "name=cy,sw;other=ja". Default: the '
+        "paper's.",
     )
     out: Path = Field(
-        default=Path("eval-massive"), description="New directory for scores and predictions."
+        default=Path("eval-massive"), description="Folder to write: scores and predictions."
     )
 
     @model_validator(mode="after")
@@ -57,15 +60,18 @@ class RetrievalSettings(ModelSettings):
     """Settings of ``retrieval``."""
 
     section: ClassVar[str] = "retrieval"
+    panel: ClassVar[str | None] = "Analysis"
+    main: ClassVar[tuple[str, ...]] = ("model", "adapters", "data_dir", "langs", "out")
 
     data_dir: Path | None = Field(
         default=None,
-        description="Folder of the parallel text, one file a language: eng_Latn.dev, or en.txt.",
+        description="Folder with the parallel text, one file per language: eng_Latn.dev, or "
+        "en.txt.",
     )
     adapters: AdapterNames = Field(
-        default=(), description="Adapters to analyze beside the base model; repeat the flag."
+        default=(), description="Adapter to analyze. Repeat the option for several."
     )
-    exclude_base: bool = Field(default=False, description="Analyze the adapters only.")
+    exclude_base: bool = Field(default=False, description="Leave the base model out.")
     langs: Names = Field(
         default=PAPER_LANGS,
         min_length=2,
@@ -74,44 +80,49 @@ class RetrievalSettings(ModelSettings):
     split: str = Field(
         default="dev",
         pattern=r"^[\w-]+$",
-        description="Part of the data: the ending of its files, dev or devtest in FLORES-200.",
+        description="Split of the data: the suffix of its files, such as dev or devtest in "
+        "FLORES-200.",
     )
     pivot: str = Field(
-        default="all", description="All pairs of languages, or only those with this language."
+        default="all",
+        description="Analyze all pairs of languages, or only pairs with this language.",
     )
     layers: Layers | None = Field(
         default=None,
         min_length=1,
-        description="Layers, as 0,8-16; 0 is the embeddings. All by default.",
+        description="Layers, such as 0,8-16; 0 is the embeddings. Default: all.",
     )
     limit: int | None = Field(
         default=None, gt=1, description="Use the first N sentences of each language."
     )
     groups: Groups | None = Field(
         default=None,
-        description="Languages to average, as name=cy,sw;other=ja; the paper's by default.",
+        description='Groups of languages to average, such as "name=cy,sw;other=ja". Default: the '
+        "paper's.",
     )
     scores: Path | None = Field(
         default=None,
-        description="Folder, or scores.json, of an eval: correlate the base model's retrieval "
-        "with its task scores over languages.",
+        description="Output folder (or scores.json) of eval: correlate the base model's "
+        "retrieval with the task scores over languages.",
     )
     pooling: Literal["mean", "weighted"] = Field(
         default="mean",
-        description="Mean over the tokens, or with weights 1, 2, 3, ... as MEXA has it.",
+        description="Sentence vector: the mean of the tokens, or the mean with weights 1, 2, 3, "
+        "... as in MEXA.",
     )
     pool_skip: int = Field(
         default=0,
         ge=0,
-        description="Leave out the first N tokens of a sentence: an attention sink says nothing.",
+        description="Leave the first N tokens out of the mean; the first one is often an "
+        "attention sink.",
     )
-    neighbors: int = Field(default=4, gt=0, description="Neighbors of the margin score; xsim's.")
-    batch_size: int = Field(default=32, gt=0, description="Sentences in one forward pass.")
-    cache: bool = Field(
-        default=True, description="Keep representations, and take those kept before."
+    neighbors: int = Field(
+        default=4, gt=0, description="Number of neighbors in the margin score; xsim uses 4."
     )
+    batch_size: int = Field(default=32, gt=0, description="Sentences per forward pass.")
+    cache: bool = Field(default=True, description="Store representations, and reuse stored ones.")
     out: Path = Field(
-        default=Path("retrieval"), description="New directory for the record and the tables."
+        default=Path("retrieval"), description="Folder to write: the record and the tables."
     )
 
     @model_validator(mode="after")
@@ -127,20 +138,22 @@ class ScoreSettings(ScorerSettings):
     """Settings of ``score``."""
 
     section: ClassVar[str] = "score"
+    main: ClassVar[tuple[str, ...]] = ("task", "lang", "gold", "predictions", "metrics")
 
     task: TaskName = Field(
-        default="massive", description="massive, wmt23, uner, or the .toml file of your own task."
+        default="massive",
+        description="Task: massive, wmt23, uner, or the .toml file of your own task.",
     )
     predictions: Path | None = Field(
-        default=None, description="Outputs to score: one line, or one JSON record, for each row."
+        default=None, description="Outputs to score: one line or one JSON record per gold row."
     )
     gold: Path | None = Field(
-        default=None, description="What is right: a MASSIVE .jsonl, a UNER .iob2, your records."
+        default=None, description="Gold file: MASSIVE's .jsonl, UNER's .iob2, or your own records."
     )
     lang: str | None = Field(default=None, description="Language of the gold file.")
     split: Literal["test", "dev", "train"] = Field(
-        default="test", description="Part of a MASSIVE file."
+        default="test", description="Split of a MASSIVE file."
     )
     target_lang: str | None = Field(
-        default=None, description="Language that was translated to; it decides BLEU's tokenizer."
+        default=None, description="Target language of the translation; selects BLEU's tokenizer."
     )

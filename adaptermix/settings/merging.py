@@ -17,10 +17,10 @@ class SourceSettings(Settings):
     panel: ClassVar[str | None] = "Bare adapter files"
 
     source_rank: int | None = Field(
-        default=None, gt=0, description="Rank of bare adapter files that carry no config."
+        default=None, gt=0, description="Rank of adapter files without a config."
     )
     source_alpha: float | None = Field(
-        default=None, gt=0, description="Alpha of bare adapter files that carry no config."
+        default=None, gt=0, description="Alpha of adapter files without a config."
     )
 
 
@@ -28,15 +28,17 @@ class MergeSettings(SourceSettings):
     """Settings of ``merge``."""
 
     section: ClassVar[str] = "merge"
+    panel: ClassVar[str | None] = "How to merge"
+    main: ClassVar[tuple[str, ...]] = ("weight", "weights", "search", "method", "into", "out")
 
     weight: float | None = Field(
-        default=None, description="Weight of the first of two adapters; the second gets 1 - W."
+        default=None, description="Weight W of the first of two adapters; the second gets 1 - W."
     )
     weights: Weights | None = Field(
         default=None, description="One weight per adapter, comma-separated."
     )
     weights_file: Path | None = Field(
-        default=None, description="TOML file with weights of layer ranges and modules."
+        default=None, description="TOML file with weights by layer and module."
     )
     method: Literal[
         "exact",
@@ -52,20 +54,25 @@ class MergeSettings(SourceSettings):
         "knots",
         "tsv",
         "iso-c",
-    ] = Field(default="exact", description="exact: the weighted sum of the delta weights.")
+    ] = Field(
+        default="exact", description="Merge method. exact is the weighted sum of the delta weights."
+    )
     rank: int | None = Field(
-        default=None, gt=0, description="Cut the result to its best approximation of this rank."
+        default=None,
+        gt=0,
+        description="Truncate the result to its best approximation of this rank.",
     )
     inactive: Literal["average", "keep"] = Field(
         default="average",
-        description="Where an adapter does nothing: average with zero as the paper does, or keep "
-        "the others at full strength.",
+        description="In modules that an adapter does not have: average with zero, as in the "
+        "paper (average), or keep the other adapters at full strength (keep).",
     )
     density: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="Share of entries kept by magnitude, ties, dare, dare-ties, della and knots.",
+        description="Fraction of the entries that magnitude, ties, dare, dare-ties, della and "
+        "knots keep.",
     )
     epsilon: float = Field(
         default=0.1, ge=0, lt=1, description="della: width of the window around the density."
@@ -75,30 +82,30 @@ class MergeSettings(SourceSettings):
     )
     compact: bool = Field(
         default=False,
-        description="Let ranks and scalings differ between modules: a smaller file, which only "
-        "loaders that read rank_pattern and alpha_pattern apply rightly.",
+        description="Allow different ranks and scalings per module. The file is smaller, but "
+        "only loaders that read rank_pattern and alpha_pattern (PEFT, vLLM) apply it "
+        "correctly.",
     )
     seed: int = Field(default=1, ge=0, description="Seed of dare, dare-ties and della.")
     out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
-        description="Precision of the result; by default, module by module the widest of the "
-        "inputs.",
+        description="Precision of the result. Default: for each module, the widest of the inputs.",
     )
     ignore_base: bool = Field(
-        default=False, description="Merge adapters of different base models whose shapes agree."
+        default=False, description="Allow adapters of different base models, if their shapes match."
     )
     into: Annotated[str | None, locations.Names("model")] = Field(
         default=None,
-        description="Base model, folder or hub name: write it with the merge added to its weights.",
+        description="Add the merge to the weights of this base model, and write a complete model.",
     )
     search: str | None = Field(
         default=None,
-        description="Find the weights on dev data: weights of the first adapter to try "
+        description="Search the weights on dev data. Takes weights of the first adapter "
         "(0.5,0.7,0.9), all weights of each merge (1:0.2,1:0.5), auto, or learn.",
     )
     out: Path = Field(
         default=Path("merged.safetensors"),
-        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+        description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
 
     @model_validator(mode="after")
@@ -125,32 +132,34 @@ class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
     panel: ClassVar[str | None] = "Search"
 
     exhaustive: bool = Field(
-        default=False, description="Decode all dev examples with every candidate."
+        default=False,
+        description="Decode all dev examples with every candidate, instead of "
+        "dropping the worse half early.",
     )
     prefer: Literal["simpler", "best"] = Field(
         default="simpler",
-        description="Of candidates that cannot be told apart, take the simplest, or the "
-        "one with the best score.",
+        description="Among candidates that are not significantly different from the best, choose "
+        "the simplest (simpler) or the one with the highest score (best).",
     )
     layer_groups: int = Field(
-        default=1, gt=0, description="auto: groups of layers with weights of their own."
+        default=1, gt=0, description="auto: number of layer groups with separate weights."
     )
     trials: int = Field(
-        default=30, gt=0, description="auto: weights to try where a grid is too large."
+        default=30,
+        gt=0,
+        description="auto: number of weight sets that Optuna tries if a grid would be too large.",
     )
-    sampler: Literal["tpe", "cma"] = Field(
-        default="tpe", description="auto: Optuna's sampler for these trials."
-    )
+    sampler: Literal["tpe", "cma"] = Field(default="tpe", description="auto: Optuna's sampler.")
     learn_per: Literal["layer", "module"] = Field(
-        default="layer", description="learn: what gets a weight of its own."
+        default="layer", description="learn: what gets a separate weight."
     )
-    learn_steps: int = Field(default=100, gt=0, description="learn: gradient steps.")
+    learn_steps: int = Field(default=100, gt=0, description="learn: number of gradient steps.")
     learn_lr: float = Field(default=0.02, gt=0, description="learn: learning rate.")
     learn_penalty: float = Field(
         default=1.0,
         ge=0,
-        description="learn: pull towards the best scalar weights, times the mean squared "
-        "difference.",
+        description="learn: weight of the penalty for the mean squared distance from the best "
+        "scalar weights.",
     )
 
     @classmethod

@@ -15,13 +15,14 @@ class InspectSettings(Settings):
 
     by: Literal["layer", "module", "kind"] = Field(
         default="layer",
-        description="Rows of the tables: decoder blocks, single modules, or kinds (q_proj ...).",
+        description="Rows of the tables: decoder blocks, single modules, or kinds of modules "
+        "(q_proj, ...).",
     )
     source_rank: int | None = Field(
-        default=None, gt=0, description="Rank of bare adapter files that carry no config."
+        default=None, gt=0, description="Rank of adapter files without a config."
     )
     source_alpha: float | None = Field(
-        default=None, gt=0, description="Alpha of bare adapter files that carry no config."
+        default=None, gt=0, description="Alpha of adapter files without a config."
     )
 
 
@@ -33,10 +34,11 @@ class ReportSettings(Settings):
     title: str = Field(default="adaptermix report", description="Heading of the page.")
     examples: bool = Field(
         default=True,
-        description="Single examples, to be browsed in the page; they fill most of it.",
+        description="Include the single answers, which take most of the page's size.",
     )
     export: Path | None = Field(
         default=None,
-        description="New folder for every plot as SVG and PNG, every table as Markdown and LaTeX.",
+        description="Also write each plot as SVG and PNG, and each table as Markdown and LaTeX, "
+        "to this folder.",
     )
     out: Path = Field(default=Path("report.html"), description="Page to write.")

@@ -40,6 +40,7 @@ class Settings(BaseModel):
     )
     section: ClassVar[str] = ""
     panel: ClassVar[str | None] = None  # heading of its options in the help
+    main: ClassVar[tuple[str, ...]] = ()  # what the help shows first
 
     @classmethod
     def for_keys(cls, keys: Mapping[str, object]) -> "type[Settings]":
@@ -83,19 +84,25 @@ class ModelSettings(Settings):
     panel: ClassVar[str | None] = "Model and data"
 
     model: ModelName = Field(
-        default=PAPER_MODEL, description="Base model: a folder, or a hub name."
+        default=PAPER_MODEL,
+        description="Base model: a local folder, or a name on the Hugging Face Hub.",
     )
-    revision: str | None = Field(default=None, description="Revision of a hub model.")
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit of a model on the Hub."
+    )
     dtype: Dtype = Field(
-        default="auto", description="Precision of the base model; auto is bfloat16 on a GPU."
+        default="auto",
+        description="Precision of the base model. auto is bfloat16 on a GPU and float32 on a CPU.",
     )
     trust_remote_code: bool = Field(
-        default=False, description="Run code that comes with the model. Know whose it is."
+        default=False,
+        description="Run code that ships with the model. Enable only for models you trust.",
     )
     data_dir: Path | None = Field(
-        default=None, description="Folder of the task data; without it, data comes from the hub."
+        default=None,
+        description="Folder with the task data. By default, the data is downloaded from the Hub.",
     )
-    threads: int | None = Field(default=None, gt=0, description="CPU threads for torch.")
+    threads: int | None = Field(default=None, gt=0, description="Number of CPU threads for torch.")
 
 
 TASKS = ("massive", "wmt23", "uner")
@@ -138,19 +145,22 @@ class PromptSettings(ModelSettings):
     panel: ClassVar[str | None] = "Task and prompt"
 
     task: TaskName = Field(
-        default="massive", description="massive, wmt23, uner, or the .toml file of your own task."
+        default="massive",
+        description="Task: massive, wmt23, uner, or the .toml file of your own task.",
     )
     prompt: Literal["paper", "authors-code", "zero-shot"] = Field(
         default="paper",
-        description="System prompt of massive: the paper's appendix D.2, the longer one of its "
-        "code, or the paper's for models that were not trained on the task.",
+        description="System prompt for massive: the one in the paper's appendix D.2 (paper), the "
+        "longer one in the authors' code (authors-code), or the paper's prompt for "
+        "models that were not fine-tuned (zero-shot).",
     )
     system_prompt: str | None = Field(
-        default=None, description="A system prompt of your own; overrides --prompt."
+        default=None, description="Your own system prompt; overrides --prompt."
     )
     turn_newline: bool = Field(
         default=False,
-        description="Newline after each <|eot_id|>, as the authors trained Llama 3.",
+        description="Add a newline after each <|eot_id|>, as in the authors' training data for "
+        "Llama 3.",
     )
 
     @model_validator(mode="before")
@@ -173,10 +183,11 @@ class ScorerSettings(Settings):
 
     scorer: Literal["strict", "paper"] = Field(
         default="strict",
-        description="Slot F1 over types and values, or as the paper's own script counts.",
+        description="Slot F1 over (type, value) pairs (strict), or as the authors' script counts "
+        "it (paper).",
     )
     match: Literal["text", "offsets"] = Field(
-        default="text", description="Entities agree by type and text, or by type and offsets."
+        default="text", description="Entities match by type and text, or by type and offsets."
     )
     metrics: Names = Field(
         default=(), description="Metrics, comma-separated: bleu,chrf,comet for translation."
@@ -189,16 +200,20 @@ class ScorerSettings(Settings):
         "ko-mecab for Korean if it is installed, else 13a.",
     )
     src: Path | None = Field(
-        default=None, description="Source sentences of a translation, one a line."
+        default=None, description="Source sentences of a translation, one per line."
     )
     ref: tuple[Path, ...] = Field(
-        default=(), description="Reference translations; repeat the flag for several sets."
+        default=(),
+        description="Reference translations, one per line. Repeat the option for "
+        "several references.",
     )
     comet_model: str = Field(
-        default="Unbabel/wmt22-comet-da", description="COMET: a hub name, or a checkpoint file."
+        default="Unbabel/wmt22-comet-da",
+        description="COMET model: a name on the Hub, or a local checkpoint.",
     )
     comet_python: Path | None = Field(
-        default=None, description="Python of the environment that COMET is installed in."
+        default=None,
+        description="Python interpreter of the environment in which COMET is installed.",
     )
 
 
@@ -209,30 +224,30 @@ class EngineSettings(ModelSettings):
 
     engine: Literal["auto", "vllm", "transformers"] = Field(
         default="auto",
-        description="auto is vLLM on a GPU, if it is installed, and with options of its own; "
-        "else transformers, which is faster on a CPU.",
+        description="Engine. auto is vLLM if it is installed and there is a GPU or a vLLM option "
+        "is given, and otherwise transformers, which is faster on a CPU.",
     )
-    max_new_tokens: int = Field(default=128, gt=0, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(
+        default=128, gt=0, description="Maximum length of an answer, in tokens."
+    )
     batch_size: int = Field(
-        default=64, gt=0, description="Prompts in one batch of the transformers engine."
+        default=64, gt=0, description="Prompts per batch of the transformers engine."
     )
-    cache: bool = Field(
-        default=True, description="Take answers that were decoded before from the cache."
-    )
+    cache: bool = Field(default=True, description="Reuse cached answers.")
     tensor_parallel_size: int = Field(
-        default=1, gt=0, description="GPUs that share one copy of the model (vLLM)."
+        default=1, gt=0, description="GPUs per copy of the model (vLLM)."
     )
-    data_parallel_size: int = Field(
-        default=1, gt=0, description="Copies of the model that share the prompts (vLLM)."
-    )
+    data_parallel_size: int = Field(default=1, gt=0, description="Copies of the model (vLLM).")
     gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Share of GPU memory that vLLM may take."
+        default=0.9, gt=0, le=1, description="Fraction of GPU memory that vLLM may use."
     )
     max_lora_rank: int | None = Field(
-        default=None, gt=0, description="Largest rank vLLM makes room for; the adapters' own."
+        default=None,
+        gt=0,
+        description="Maximum LoRA rank of vLLM. Default: the largest rank of the adapters.",
     )
     engine_args: EngineArgs = Field(
-        default={}, description="More arguments of the vLLM engine: JSON, or key=value,key=value."
+        default={}, description="More arguments for the vLLM engine: JSON, or key=value,key=value."
     )
 
 

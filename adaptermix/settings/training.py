@@ -22,69 +22,77 @@ from adaptermix.settings.values import (
 class TrainSettings(ModelSettings):
     """What both kinds of training share."""
 
+    panel: ClassVar[str | None] = "LoRA and training"
+
     rank: int = Field(default=8, gt=0, description="LoRA rank.")
-    alpha: float = Field(default=16.0, gt=0, description="LoRA alpha; scaling is alpha / rank.")
+    alpha: float = Field(default=16.0, gt=0, description="LoRA alpha; the scaling is alpha / rank.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="LoRA dropout probability.")
     target_modules: Names = Field(
         default=ATTENTION_AND_MLP,
-        description="Linear layers that get a LoRA, comma-separated; all-linear for all of the "
-        "blocks. Where these names do not exist, the default is that of the model's class.",
+        description="Linear layers that get a LoRA, comma-separated; all-linear selects all of "
+        "them. If the model has none of the default layers, the default for its "
+        "architecture is used.",
     )
     target_parameters: Names = Field(
         default=(),
-        description="Parameters that get a LoRA though they are no linear layers, such as the "
-        "fused experts mlp.experts.gate_up_proj,mlp.experts.down_proj; needs --dropout 0.",
+        description="Parameters that get a LoRA although they are not linear layers, such as the "
+        "fused experts mlp.experts.gate_up_proj and mlp.experts.down_proj. Requires "
+        "--dropout 0.",
     )
-    use_rslora: bool = Field(default=False, description="Scaling is alpha / sqrt(rank): rsLoRA.")
+    use_rslora: bool = Field(
+        default=False, description="Use rsLoRA: the scaling is alpha / sqrt(rank)."
+    )
     rank_pattern: Ranks = Field(
-        default={}, description="Other ranks of some modules, as down_proj=16,3.mlp.up_proj=4."
+        default={}, description="Ranks of single modules, such as down_proj=16,3.mlp.up_proj=4."
     )
     alpha_pattern: Alphas = Field(
-        default={}, description="Other alphas of some modules, as down_proj=32."
+        default={}, description="Alphas of single modules, such as down_proj=32."
     )
     layers_to_transform: Layers = Field(
-        default=(), description="Blocks that get a LoRA, as 0-15,20; all by default."
+        default=(), description="Blocks that get a LoRA, such as 0-15,20. Default: all."
     )
     on: WeightedAdapters = Field(
         default=(),
-        description="Adapters to train on: their delta weights are added to the base model and "
-        "stay as they are. Comma-separated; ADAPTER=0.5 has the weight 0.5.",
+        description="Adapters to train on: they are added to the base model and frozen. "
+        "Comma-separated; ADAPTER=0.5 sets the weight (default 1).",
     )
     quantize: Literal["nf4"] | None = Field(
-        default=None, description="Hold the base model in 4 bits (bitsandbytes)."
+        default=None, description="Store the base model in 4 bits (bitsandbytes)."
     )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(
         default="inverse_sqrt", description="Learning rate schedule."
     )
     warmup_ratio: float = Field(
-        default=0.03, ge=0, lt=1, description="Share of all steps that warm up."
+        default=0.03, ge=0, lt=1, description="Fraction of the steps used for warm-up."
     )
     batch_size: int = Field(
-        default=128, gt=0, description="Examples in one optimizer step (the effective batch)."
+        default=128, gt=0, description="Examples per optimizer step (the effective batch size)."
     )
-    epochs: float = Field(default=5.0, gt=0, description="Passes over the data, at most.")
+    epochs: float = Field(default=5.0, gt=0, description="Maximum number of passes over the data.")
     max_steps: int | None = Field(
-        default=None, gt=0, description="Optimizer steps, at most; overrides epochs."
+        default=None, gt=0, description="Maximum number of optimizer steps; overrides --epochs."
     )
     eval_steps: int = Field(
-        default=200, gt=0, description="Optimizer steps between two evaluations on dev data."
+        default=200, gt=0, description="Optimizer steps between evaluations on dev data."
     )
     patience: int = Field(
-        default=5, gt=0, description="Stop after this many evaluations without a better dev loss."
+        default=5, gt=0, description="Stop after this many evaluations without improvement."
     )
-    max_length: int = Field(default=2048, gt=1, description="Longest sequence, in tokens.")
-    seed: int = Field(default=1, ge=0, description="Seed of everything random.")
+    max_length: int = Field(default=2048, gt=1, description="Maximum sequence length, in tokens.")
+    seed: int = Field(default=1, ge=0, description="Random seed.")
     workers: int = Field(
-        default=0, ge=0, description="Processes that prepare batches; the adapter is the same."
+        default=0,
+        ge=0,
+        description="Number of processes that prepare batches. The result does not depend on it.",
     )
     tensorboard: bool = Field(default=False, description="Also write TensorBoard logs.")
     resume: bool = Field(
-        default=False, description="Go on from the last checkpoint of a run that was killed."
+        default=False, description="Continue a killed run from its last checkpoint."
     )
     out: Path = Field(
         default=Path("adapter.safetensors"),
-        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+        description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
 
     @model_validator(mode="after")
@@ -108,15 +116,16 @@ class TaskDataSettings(PromptSettings):
     langs: Names = Field(
         default=("ar", "en", "es", "ru", "zh"),
         min_length=1,
-        description="Languages with task data, comma-separated.",
+        description="Languages to train on, comma-separated.",
     )
     chat: Path | None = Field(
         default=None,
-        description="Conversations of your own in place of a task and its --langs: JSONL with "
+        description="Train on your own conversations instead of a task: a JSON Lines file with "
         "'messages'.",
     )
     dev_chat: Path | None = Field(
-        default=None, description="Dev conversations; by default a tenth of --chat, 100 at most."
+        default=None,
+        description="Dev conversations. By default, a tenth of --chat is held out, at most 100.",
     )
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N training examples of each language."
@@ -136,13 +145,15 @@ class TrainTaskSettings(TrainSettings, TaskDataSettings):
     """Settings of ``train-task``."""
 
     section: ClassVar[str] = "train-task"
+    panel: ClassVar[str | None] = "LoRA and training"
+    main: ClassVar[tuple[str, ...]] = ("model", "langs", "data_dir", "task", "out")
 
     micro_batch_size: int = Field(
-        default=32, gt=0, description="Examples in one forward pass; divides the batch size."
+        default=32, gt=0, description="Examples per forward pass; must divide --batch-size."
     )
     out: Path = Field(
         default=Path("task.safetensors"),
-        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+        description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
 
 
@@ -154,60 +165,68 @@ class AlignmentSettings(Settings):
     pairs: Names = Field(
         default=("cy-en", "ja-en", "jv-en", "sw-en", "tl-en"),
         min_length=1,
-        description="Language pairs to align, comma-separated; each is pulled to its right side.",
+        description="Language pairs to align, comma-separated. Each sentence is pulled toward "
+        "the right-hand language.",
     )
     pairs_dir: Path | None = Field(
-        default=None, description="Folder of the parallel text; the data folder by default."
+        default=None, description="Folder with the parallel text. Default: the data folder."
     )
     layer: Layer = Field(
         default="middle",
-        description="Align hidden states after this block: its number, bottom, middle or top, a "
-        "fraction of the depth (0.5), top-normed: after the final norm, or auto: chosen by "
-        "retrieval of the dev pairs in the model before training.",
+        description="Block whose output is aligned: a number, bottom, middle, top, a fraction of "
+        "the depth (0.5), top-normed (after the final norm), or auto (chosen before "
+        "training by retrieval of the dev pairs).",
     )
     pooling: Literal["mean", "weighted", "last"] = Field(
         default="mean",
-        description="A sentence's vector: mean of its tokens, mean weighted by position, or its "
-        "last token.",
+        description="Sentence vector: the mean of the tokens, the mean weighted by position, or "
+        "the last token.",
     )
     pool_skip: PoolSkip = Field(
         default=0,
-        description="Leave out the first N tokens of a sentence (BOS is one); auto leaves out the "
-        "first one where its state is twice as long as the others'.",
+        description="Leave the first N tokens (including BOS) out of the mean. auto leaves out "
+        "the first token if it is an attention sink: its hidden state is at least "
+        "twice as long as the others.",
     )
     temperature: Temperatures = Field(
         default=(0.1,),
         min_length=1,
-        description="Divides the cosines; the paper has 0.1 for Llama 3. train-align tries "
-        "several, comma-separated, and keeps the best by dev retrieval accuracy.",
+        description="Temperature of the contrastive loss (the paper: 0.1 for Llama 3, 1.5 for "
+        "Qwen 2.5). With several values, comma-separated, train-align keeps the "
+        "adapter with the best dev retrieval accuracy.",
     )
     directions: Literal["one", "both"] = Field(
-        default="one", description="Contrast left with right sides, or both ways."
+        default="one", description="Contrast left with right sentences (one), or both ways (both)."
     )
     stop_gradient: bool = Field(
-        default=False, description="No gradient to the right (English) sides."
+        default=False, description="Send no gradient through the right-hand (English) sentences."
     )
     mask_duplicates: bool = Field(
-        default=False, description="Pairs that share a text are not each other's negatives."
+        default=False, description="Pairs that share a sentence are not negatives of each other."
     )
     contrastive_batch: int = Field(
-        default=32, gt=1, description="Pairs contrasted with each other; divides the batch size."
+        default=32,
+        gt=1,
+        description="Number of pairs contrasted with each other; must divide --batch-size.",
     )
     dev_pairs: int = Field(
-        default=100, gt=0, description="Pairs held out per language, a tenth of it at most."
+        default=100,
+        gt=0,
+        description="Pairs held out per language as dev data; at most a tenth of the pairs.",
     )
     resample: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="A language's share grows with its pairs to this power: 0 is the same share "
-        "for all, as in the paper, 1 leaves them as they are.",
+        description="Resampling exponent: each language's share is its size to this power. 0 "
+        "gives all languages the same share, as in the paper; 1 changes nothing.",
     )
     several_sentences: bool = Field(
-        default=False, description="Keep pairs with several sentences; the paper drops them."
+        default=False,
+        description="Keep pairs with several sentences per side; the paper drops them.",
     )
     check_script: bool = Field(
-        default=True, description="Drop sentences that are not in their language's script."
+        default=True, description="Drop sentences that are not in the script of their language."
     )
 
 
@@ -215,35 +234,38 @@ class TrainAlignSettings(TrainSettings, AlignmentSettings):
     """Settings of ``train-align``."""
 
     section: ClassVar[str] = "train-align"
+    panel: ClassVar[str | None] = "Alignment"
+    main: ClassVar[tuple[str, ...]] = ("model", "pairs", "pairs_dir", "layer", "temperature", "out")
 
     preserve: float = Field(
         default=0.0,
         ge=0,
-        description="Pull to the base's own English, and hold hidden states where the base has "
-        "them, with this weight; 0 is off.",
+        description="Weight of a penalty that keeps hidden states close to the base model's; "
+        "sentences are pulled toward the base model's English vectors. 0 turns it "
+        "off.",
     )
     preserve_text: tuple[Path, ...] = Field(
         default=(),
-        description="Text to hold beside the right sides of the pairs, one sentence a line; "
-        "repeat the flag, one file a language of the task.",
+        description="More text for --preserve, one sentence per line. Repeat the option: one "
+        "file per language of the task.",
     )
     micro_batch_size: int | None = Field(
         default=None,
         gt=0,
-        description="Pairs in one forward pass: saves memory and changes nothing else; the whole "
-        "contrastive batch by default.",
+        description="Pairs per forward pass. Saves memory; the gradient is the same. Default: "
+        "the whole contrastive batch.",
     )
     packing: bool | None = Field(
         default=None,
-        description="Pack sentences into one row without padding; where the model allows it, by "
-        "default.",
+        description="Pack sentences into one row without padding. Default: on, if the model's "
+        "architecture allows it; --no-packing turns it off.",
     )
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N pairs of each language."
     )
     out: Path = Field(
         default=Path("align.safetensors"),
-        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+        description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
 
     @model_validator(mode="after")
@@ -257,27 +279,33 @@ class TrainJointSettings(TrainSettings, TaskDataSettings, AlignmentSettings):
     """Settings of ``train-joint``."""
 
     section: ClassVar[str] = "train-joint"
+    panel: ClassVar[str | None] = "Alternation"
+    main: ClassVar[tuple[str, ...]] = ("model", "langs", "pairs", "data_dir", "out")
 
     alternate: Literal["paper-code", "steps"] = Field(
         default="paper-code",
-        description="What alternates between task and alignment: the micro-batches of every "
-        "optimizer step, as the authors run it, or whole steps, as the paper's text says.",
+        description="Alternate between task and alignment by micro-batch within each optimizer "
+        "step, as in the authors' code (paper-code), or by whole steps, as in the "
+        "paper's text (steps).",
     )
     contrastive_batch: int = Field(
-        default=32, gt=1, description="Pairs, or task examples, of a micro-batch."
+        default=32, gt=1, description="Pairs, or task examples, per micro-batch."
     )
     align_weight: float = Field(default=1.0, gt=0, description="Weight of the alignment loss.")
     stop_on: Literal["loss", "sum", "retrieval", "score"] = Field(
         default="sum",
-        description="What the best adapter has on dev data: the lowest task loss, the lowest sum "
-        "of both losses, the highest retrieval accuracy, or the highest score of its answers.",
+        description="Keep the adapter with, on dev data, the lowest task loss (loss), the lowest "
+        "sum of both losses (sum), the highest retrieval accuracy (retrieval) or the "
+        "highest task score (score).",
     )
     max_new_tokens: int = Field(
-        default=128, gt=0, description="Longest dev answer, in tokens, with --stop-on score."
+        default=128,
+        gt=0,
+        description="Maximum length of dev answers, in tokens, with --stop-on score.",
     )
     out: Path = Field(
         default=Path("joint.safetensors"),
-        description="Adapter to write: one .safetensors file, or a new PEFT directory.",
+        description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
 
     @model_validator(mode="after")
