@@ -165,7 +165,7 @@ class Adapter:
             raise self._misfit(module, a, b, rank)
         if names.bias and self.file.specs[names.bias].shape != b[:1]:
             raise ArtifactError(
-                f"{self.weights_path}: {names.bias} has not the {b[0]} rows of its module"
+                f"{self.weights_path}: {names.bias} does not have the {b[0]} rows of its module"
             )
         return UpdateSpec(
             out_features=b[0],
@@ -313,7 +313,7 @@ def locate_adapter(path: Path) -> Path:
             raise ArtifactError(
                 f"{place}: no such file or folder, and the hub's repository has no "
                 f"{start}{file.name}",
-                hint="only LoRA adapters saved as safetensors are read; pickles are never opened",
+                hint="only LoRA adapters saved as safetensors are read; pickles are never loaded",
             )
     return folder
 

@@ -212,7 +212,7 @@ def _from_mlx(
     kind = config.get("fine_tune_type", "lora")
     if kind != "lora":
         raise ArtifactError(
-            f"{weights}: an mlx-lm result of type '{kind}', no LoRA",
+            f"{weights}: an mlx-lm result of type '{kind}', not a LoRA",
             hint="fuse it into its base model with mlx_lm.fuse instead",
         )
     scale = _mlx_scale(config.get("lora_parameters"), origin)
@@ -222,7 +222,7 @@ def _from_mlx(
         pair = file.specs.get(f"{module}.lora_b")
         if not module or side not in ("a", "b") or len(spec.shape) != 2:
             raise ArtifactError(
-                f"{weights}: '{name}' is no factor of a linear layer",
+                f"{weights}: '{name}' is not a factor of a linear layer",
                 hint="only mlx-lm's LoRA of linear layers is read",
             )
         if module.endswith("embed_tokens"):

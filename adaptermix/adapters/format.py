@@ -125,7 +125,7 @@ def read_config(
         return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}, "--source-rank"
     else:
         raise ArtifactError(
-            f"{weights}: the file carries no LoRA config, and no {CONFIG_FILE} lies beside it",
+            f"{weights}: the file has no LoRA config, and there is no {CONFIG_FILE} next to it",
             hint="write one with it, from its rank and alpha: adaptermix merge FILE --weights 1 "
             "--source-rank 8 --source-alpha 16 -o DIRECTORY",
         )
@@ -174,7 +174,7 @@ def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
                 re.compile(as_suffix(name))
             except re.error as error:
                 raise ArtifactError(
-                    f"{origin}: '{name}' in {pattern} is no regular expression: {error}"
+                    f"{origin}: '{name}' in {pattern} is not a regular expression: {error}"
                 ) from error
 
 
@@ -203,7 +203,7 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
     for what, is_there in refused.items():
         if is_there:
             raise ArtifactError(
-                f"{path}: the adapter is no plain LoRA: {what}",
+                f"{path}: the adapter is not a plain LoRA: {what}",
                 hint="merge it into its base model with PEFT's merge_and_unload instead",
             )
 
@@ -310,7 +310,7 @@ def _check_complete(
     for module in config.get("modules_to_save") or ():
         if not any(is_within(name, module) for name in saved):
             raise ArtifactError(
-                f"{weights}: the config has '{module}' among modules_to_save, the file has not"
+                f"{weights}: modules_to_save lists '{module}', but the file has no weights for it"
             )
     for module, found in parts.items():
         for side, other in (("A", "B"), ("B", "A")):

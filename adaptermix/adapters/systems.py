@@ -48,7 +48,7 @@ def system_names(paths: Iterable[Path]) -> list[str]:
         if parts[at] in parts[:at]:
             raise ConfigError(
                 f"--adapter {path}: a system named '{parts[at][-1]}' is there already",
-                hint="name every adapter once",
+                hint="name each adapter once",
             )
     depths = [1] * len(given)
     while True:

@@ -264,7 +264,7 @@ def import_checks(known: dict[str, Any], why: str) -> list[Check]:
         fix = "look again on an idle machine: adaptermix doctor"
         loaded = Check("imports", "warn", LATE, fix, required=True)
     elif why:
-        fix = "pip install --force-reinstall adaptermix, or mend what it names"
+        fix = "pip install --force-reinstall adaptermix, or fix what the error names"
         if "torch" in known and "peft" not in known:
             fix = (
                 "torchvision, torchaudio and torchcodec must fit torch, or go: pip uninstall "

@@ -31,8 +31,8 @@ def check_push(repository: str) -> None:
         )
     if get_token() is None:
         raise ResourceError(
-            f"--push-to-hub {repository}: there is no token for the hub",
-            hint="make one that may write, then: hf auth login, or set HF_TOKEN",
+            f"--push-to-hub {repository}: there is no Hub token",
+            hint="create a token with write access, then run: hf auth login, or set HF_TOKEN",
         )
 
 
@@ -79,13 +79,14 @@ def _failure(path: Path, repository: str, error: Exception) -> AdaptermixError:
     why = getattr(error, "server_message", None) or first_line(error)
     if status in (401, 403):
         return ResourceError(
-            f"{repository}: the hub refuses the upload ({status}): {why}",
-            hint=f"{path} is whole and stays; the token must be one that may write to "
+            f"{repository}: the Hub refused the upload ({status}): {why}",
+            hint=f"{path} is complete; the token needs write access to "
             f"{repository.partition('/')[0]}: hf auth login, or HF_TOKEN",
         )
     again = f"hf upload {repository} {path}"
     if not path.is_dir():
         again = f"adaptermix merge {path} --weights 1 -o FOLDER --push-to-hub {repository}"
     return ResourceError(
-        f"{repository}: not uploaded: {why}", hint=f"{path} is whole and stays; later: {again}"
+        f"{repository}: not uploaded: {why}",
+        hint=f"{path} is complete; to upload it later: {again}",
     )

@@ -39,7 +39,7 @@ def _check(call: Call, maker: Maker) -> None:
         (one, first), (other, second) = list(tasks.items())[:2]
         raise ConfigError(
             f"runs: {second} is of the task '{other}', but {first} of '{one}'",
-            hint="a report is of one task: make one for each",
+            hint="a report covers one task; make one report per task",
         )
 
 
@@ -48,7 +48,9 @@ def _task_of(made: Made, path: Path) -> str | None:
     from adaptermix.tasks.catalog import make_task
 
     if made.command in ("report", "score", "inspect"):
-        raise ConfigError(f"runs: @{made.step} is no run but a {made.command}")
+        raise ConfigError(
+            f"runs: @{made.step} is a {made.command} step, which has no scores to report"
+        )
     is_search = path.name.endswith(".search")
     if is_search and getattr(made.settings, "search", None) is None:
         raise ConfigError(f"runs: @{path.name}: {made.step} searches no weights")

@@ -47,7 +47,7 @@ def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, l
     for lang, sentences in texts.items():
         _check_count(paths[lang], len(sentences), paths[first], len(texts[first]))
     if len(texts[first]) < 2:
-        raise DataError(f"{paths[first]}: one sentence leaves nothing to choose among")
+        raise DataError(f"{paths[first]}: retrieval needs more than one sentence")
     return texts
 
 
@@ -112,7 +112,7 @@ def _sentences(path: Path) -> list[str]:
         if not text.strip():
             raise DataError(
                 f"{path}:{number}: the line is empty",
-                hint="line n is the same sentence in every file; take it out of all of them",
+                hint="line n must be the same sentence in every file; remove it from all files",
             )
         sentences.append(text)
     return sentences
@@ -140,7 +140,7 @@ def _check_count(path: Path, count: int, other: Path, expected: int) -> None:
     longer, shorter = (path, other) if count > expected else (other, path)
     least = min(count, expected)
     raise DataError(
-        f"{longer}:{least + 1}: {longer.name} goes on here to line {max(count, expected)}, "
+        f"{longer}:{least + 1}: {longer.name} continues to line {max(count, expected)}, "
         f"but {shorter} ends with line {least}",
         hint="line n must be the same sentence in every file",
     )

@@ -98,7 +98,7 @@ def _two_columns(path: Path, number: int, line: str) -> tuple[str, str]:
 
 def _side_by_side(path: Path, other: Path) -> Iterator[tuple[str, str]]:
     if not other.is_file():
-        raise DataError(f"{other}: no such file beside {path.name}")
+        raise DataError(f"{other}: no such file next to {path.name}")
     lefts, rights = numbered_lines(path), numbered_lines(other)
     for left, right in zip_longest(lefts, rights):
         if left is None:
@@ -127,8 +127,8 @@ def _parquet_pairs(path: Path, source: str, target: str) -> Iterable[tuple[str, 
 def _hub_pairs(source: str, target: str) -> tuple[Iterable[tuple[str, str]], Path]:
     if "en" not in (source, target):
         raise DataError(
-            f"the hub's Tatoeba copy has pairs with English only, not {source}-{target}",
-            hint="give your own parallel text with --pairs-dir",
+            f"the Hub's copy of Tatoeba has pairs with English only, not {source}-{target}",
+            hint="provide your own parallel text with --pairs-dir",
         )
     other = source if target == "en" else target
     paths = hub_parquet(PAIRS_REPO, f"en-{other}", "train")

@@ -43,9 +43,7 @@ def evaluation_view(report: "EvalReport") -> View:
         remarks.append(f"* {_meaning_of_stars(report)}")
     remarks += noted(report.notes)
     if report.reused:
-        remarks.append(
-            f"{report.reused:,} answers were known from earlier runs, {report.decoded:,} decoded"
-        )
+        remarks.append(f"{report.reused:,} answers were cached, {report.decoded:,} decoded")
     return View(parts, [*remarks, f"scores and predictions: {report.out}"])
 
 

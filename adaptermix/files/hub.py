@@ -73,7 +73,7 @@ def hub_parquet(repo: str, config: str, split: str) -> list[Path]:
     """Fetch the parquet files of one configuration and split of a hub data set."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    with reaching_hub(f"the data set {repo} cannot be had from the hub"):
+    with reaching_hub(f"the data set {repo} could not be downloaded from the Hub"):
         names = HfApi().list_repo_files(repo, repo_type="dataset", revision=PARQUET_REVISION)
         wanted = sorted(
             name
@@ -87,7 +87,7 @@ def hub_parquet(repo: str, config: str, split: str) -> list[Path]:
             for name in wanted
         ]
     if not paths:
-        raise DataError(f"the hub's {repo} has no {split} part of '{config}'")
+        raise DataError(f"{repo} on the Hub has no {split} split of '{config}'")
     return [Path(path) for path in paths]
 
 
@@ -107,7 +107,7 @@ def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
     """Say what failed where the hub cannot be reached or has not what is asked for.
 
     Raises:
-        ResourceError: Something cannot be had from the hub.
+        ResourceError: Something could not be downloaded from the Hub.
     """
     try:
         yield
@@ -130,12 +130,14 @@ def fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    with reaching_hub(f"the model {name} is no folder here and cannot be had from the hub"):
+    with reaching_hub(
+        f"the model {name} is not a local folder, and could not be downloaded from the Hub"
+    ):
         try:
             folder = snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES))
         except HFValidationError as error:
             raise ArtifactError(
-                f"{name}: neither a folder nor a hub name",
-                hint="name the folder of a saved model, or a model on the hub, OWNER/NAME",
+                f"{name}: neither a local folder nor a name on the Hub",
+                hint="name the folder of a saved model, or a model on the Hub as OWNER/NAME",
             ) from error
     return Path(folder)

@@ -40,7 +40,7 @@ def json_value(text: str, location: str) -> Any:
     except json.JSONDecodeError as error:
         raise DataError(f"{location}: not JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
-        raise DataError(f"{location}: not readable as JSON: {first_line(error)}") from error
+        raise DataError(f"{location}: not JSON: {first_line(error)}") from error
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
@@ -86,9 +86,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 encoding = "utf-8-sig" if number == 1 else "utf-8"
                 yield number, line.decode(encoding).rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not readable as UTF-8 text: {error}") from error
+        raise DataError(f"{path}:{number}: not UTF-8 text: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}:{number + 1}: not readable as gzip: {error}") from error
+        raise DataError(f"{path}:{number + 1}: not a valid gzip file: {error}") from error
     if not number:
         raise DataError(f"{path}: the file is empty")
 

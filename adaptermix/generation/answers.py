@@ -92,12 +92,16 @@ class AnswerCache:
             return True
         except OSError:
             return False
-        self.notes.append(f"the answer cache was damaged and is now {aside}; a new one is begun")
+        self.notes.append(
+            f"the answer cache was damaged and has been moved to {aside}; a new one is started"
+        )
         return True
 
     def _give_up(self, why: str) -> None:
         self._is_on = False
-        self.notes.append(f"the answer cache {self.path} cannot be used: {why}; going on without")
+        self.notes.append(
+            f"the answer cache {self.path} cannot be used: {why}; continuing without it"
+        )
 
 
 def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Generated]:

@@ -113,7 +113,7 @@ class PromptEncoder:
             )
         except TemplateSyntaxError as error:
             raise ArtifactError(
-                f"{self._name}: the chat template is no template: line {error.lineno}: "
+                f"{self._name}: the chat template is not valid: line {error.lineno}: "
                 f"{first_line(error)}"
             ) from error
         except (TemplateError, *_FAULTS) as error:

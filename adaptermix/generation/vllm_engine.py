@@ -362,7 +362,7 @@ def _first_effective(adapter: Path) -> str | None:
 def _engine_stopped(error: Exception) -> ResourceError:
     return ResourceError(
         f"the vLLM engine stopped: {first_line(error)}",
-        hint="its own words are above; --engine transformers needs less",
+        hint="see its log above; --engine transformers needs less memory",
     )
 
 

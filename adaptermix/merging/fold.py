@@ -114,7 +114,7 @@ def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
         raise ArtifactError(
             f"{adapter.path} was trained on {adapter.base}, whose weights are not those of "
             f"{settings.into}",
-            hint="fold into the model it was trained on, or pass --ignore-base if you know better",
+            hint="fold into the model it was trained on, or pass --ignore-base if you are sure",
         )
 
 

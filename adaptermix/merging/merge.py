@@ -173,9 +173,9 @@ def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
         if new == old:
             raise ConfigError(f"--out {out}: is one of the inputs")
         if new.is_relative_to(old):
-            raise ConfigError(f"--out {out}: lies inside {path}, which is read")
+            raise ConfigError(f"--out {out}: is inside the input {path}")
         if old.is_relative_to(new):  # --force would take it along
-            raise ConfigError(f"--out {out}: holds {path}, which is read")
+            raise ConfigError(f"--out {out}: contains the input {path}")
     check_output(out, force)
 
 

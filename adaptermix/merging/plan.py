@@ -328,7 +328,7 @@ def plan_merge(
         weights |= dict.fromkeys(modules, kind[0])
         specs |= dict.fromkeys(modules, spec)
     if not specs:
-        raise ConfigError("all weights are zero: nothing would be left")
+        raise ConfigError("all weights are zero, so the merge would be empty")
     specs |= _with_one_rank(
         {
             m: spec
@@ -389,7 +389,7 @@ def _module_weights(
     if abs(sum(weights) - 1) > 1e-6:
         raise ConfigError(
             f"--inactive keep: the weights {', '.join(map(str, weights))} do not add up to 1",
-            hint="it shares out the weight of adapters that do nothing in a module",
+            hint="it redistributes the weight of adapters that have no weights in a module",
         )
     active = [
         weight if module in adapter.factors and adapter.is_active(module) else 0.0
@@ -452,5 +452,5 @@ def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
             raise ArtifactError(
                 f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}"
                 f"{unknown if share is None else ''}",
-                hint="merge adapters of one base model, or pass --ignore-base if you know better",
+                hint="merge adapters of one base model, or pass --ignore-base if you are sure",
             )

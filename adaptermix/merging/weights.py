@@ -160,7 +160,7 @@ class _Table:
             first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
             if not first <= last <= _MOST_LAYERS:
                 raise self.mistake(
-                    "layers", f"layers: '{text}' is no range", 'write "0-15" or "0-3,8"'
+                    "layers", f"layers: '{text}' is not a range", 'write "0-15" or "0-3,8"'
                 )
             layers.update(range(first, last + 1))
         return frozenset(layers)

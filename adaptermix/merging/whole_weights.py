@@ -27,7 +27,7 @@ def saved_weight(
     if not is_average and base is None:
         why = f"{lacking[0].path} has none" if lacking else f"the weights add up to {total:g}"
         raise ArtifactError(
-            f"{holders[0].path} brings the whole weight '{name}', and {why}",
+            f"{holders[0].path} has the whole weight '{name}', and {why}",
             hint="trained biases, modules_to_save and embeddings merge when every adapter has "
             "them and the weights add up to 1, or into the base model with --into BASE",
         )

@@ -163,6 +163,6 @@ def empty_model(
 
 def _unusual(name: str) -> ArtifactError:
     return ArtifactError(
-        f"{name} has not the usual decoder layout (embed_tokens, layers, norm)",
+        f"{name} does not have the usual decoder layout (embed_tokens, layers, norm)",
         hint="alignment works on decoders such as Llama, Qwen2, Qwen3, Mistral and Gemma",
     )

@@ -63,7 +63,9 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
     """
     from transformers import AutoTokenizer
 
-    with opening(f"{folder}: no usable tokenizer", "save the model's tokenizer beside its weights"):
+    with opening(
+        f"{folder}: no usable tokenizer", "save the model's tokenizer next to its weights"
+    ):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )

@@ -99,7 +99,7 @@ def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 def _check_step(draft: Draft) -> None:
     """Check the name, the command and the keys of a step."""
     if not _NAME.fullmatch(draft.name):
-        raise draft.fail("is no name of a step: letters, digits, - and _")
+        raise draft.fail("is not a valid step name; use letters, digits, - and _")
     command = draft.written.get("command")
     if not isinstance(command, str) or command not in COMMANDS:
         hint = f"the commands are {', '.join(COMMANDS)}"
@@ -108,7 +108,7 @@ def _check_step(draft: Draft) -> None:
         raise draft.fail(f"unknown command '{command}'", "command", hint=hint)
     for key in draft.table:
         if key in MANAGED:
-            raise draft.fail(f"'{key}' is no key of a step: {MANAGED[key]}", key)
+            raise draft.fail(f"'{key}' is not an option of a step: {MANAGED[key]}", key)
         if key not in draft.command.step_keys():
             keys = [k for k in draft.command.step_keys() if k not in MANAGED]
             raise draft.fail(f"unknown key '{key}'", key, hint=hint_of_keys(key, keys))

@@ -166,7 +166,7 @@ def _inputs(draft: Draft, keys: dict[str, Any]) -> list[Any]:
     is_list = isinstance(inputs, list) and all(isinstance(item, str | Path) for item in inputs)
     if not inputs or not is_list:
         hint = f'such as {name} = ["@NAME", "PATH"]'
-        raise draft.fail(f"{name}: a list of steps and paths is wanted", hint=hint)
+        raise draft.fail(f"{name}: expected a list of steps and paths", hint=hint)
     return list(inputs)
 
 
@@ -197,12 +197,14 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
     for found in references(value):
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
-            raise draft.fail(f"{key}: the output of {found[1]} is a file, and holds no others", key)
+            raise draft.fail(f"{key}: the output of {found[1]} is a file, not a folder", key)
         if location == "model" and _output(Path(), other).suffix:
             hint = "a merge with 'into' makes one"
-            raise draft.fail(f"{key}: @{found[1]} is no model", key, hint=hint)
+            raise draft.fail(f"{key}: @{found[1]} is not a model", key, hint=hint)
         if location == "adapters" and not found[2] and other.command.output != "adapter":
-            raise draft.fail(f"{key}: @{found[1]} is no adapter but an {other.command.name}", key)
+            raise draft.fail(
+                f"{key}: @{found[1]} is not an adapter but the output of {other.command.name}", key
+            )
 
 
 def _missing(

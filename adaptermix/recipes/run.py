@@ -94,7 +94,7 @@ def _run_step(step: Step, key: str, state: "State", watcher: Watcher, *, force: 
     if step.out.exists() and not state.made(step) and not force:
         where = f"{step.path}:{step.line()}: [{step.name}]"
         raise ArtifactError(
-            f"{where} {step.out} exists, and no run of a recipe made it",
+            f"{where} {step.out} exists, and was not made by a recipe",
             hint="choose another --out, or pass --force",
         )
     is_resumed = state.was_begun(step, key)

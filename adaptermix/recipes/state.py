@@ -74,13 +74,14 @@ class State:
 def alone_in(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder; the lock goes with the process, however it ends."""
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is no folder")
+        raise ConfigError(f"--out {out}: is not a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise ResourceError(
-            f"{out}: another run works here", hint="wait for it, or choose another --out"
+            f"{out}: another run is using this folder",
+            hint="wait until it ends, or choose another --out",
         ) from error
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written to: {error.strerror}") from error

@@ -90,7 +90,7 @@ def find_runs(paths: Sequence[Path]) -> Runs:
         here = list(_places(path))
         if not here:
             raise DataError(
-                f"{path}: no run",
+                f"{path}: not a run",
                 hint="name what eval, merge --search or retrieval wrote, an adapter, or a folder "
                 "of these",
             )
@@ -115,7 +115,9 @@ def _places(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from _in_folder(path, _DEPTH)
     elif not path.is_file():
-        raise DataError(f"{path}: no such file or folder", hint="name a run, or a folder of runs")
+        raise DataError(
+            f"{path}: no such file or folder", hint="name a run, or a folder that contains runs"
+        )
     elif path.name in _RECORDS or path.suffix == ".safetensors":
         yield path
 
@@ -142,7 +144,7 @@ def _read(path: Path) -> Run:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not readable as UTF-8 text: {error}") from error
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
     content = json_value(text, str(path))
     kinds: dict[str, type] = {
         EVAL_RECORD: EvalReport,
@@ -194,7 +196,9 @@ def _check_cells(report: EvalReport, path: Path) -> None:
     if not report.cells:
         raise DataError(f"{path}: damaged record: it holds no scores")
     if report.reference not in report.systems:
-        raise DataError(f"{path}: damaged record: the baseline {report.reference} is no system")
+        raise DataError(
+            f"{path}: damaged record: the baseline {report.reference} is not one of the systems"
+        )
 
 
 def _check_layers(report: RetrievalReport, path: Path) -> None:
@@ -228,7 +232,7 @@ def _refuse_other_tasks(runs: Sequence[Run]) -> None:
             raise DataError(
                 f"{run.path}:{_line_of_task(run.path)}: a run of the task '{run.report.task}', "
                 f"but {runs[0].path} is of '{runs[0].report.task}'",
-                hint="a report is of one task: make one for each",
+                hint="a report covers one task; make one report per task",
             )
 
 
@@ -256,7 +260,7 @@ def read_answers(run: Run) -> Iterator[Answers]:
         for (name, _), other in zip(list(systems.items())[1:], others, strict=True):
             if [row["id"] for row in other] != [row["id"] for row in first]:
                 raise DataError(
-                    f"{folder / name / lang}.jsonl: other examples than those of "
+                    f"{folder / name / lang}.jsonl: examples differ from those of "
                     f"{next(iter(systems))}"
                 )
         yield Answers(printable(lang), rows)

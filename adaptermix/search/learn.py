@@ -124,7 +124,7 @@ class WeightedMerge(nn.Module):
         for row, modules in enumerate(self.groups.values()):
             for module in modules:
                 if module not in linear:
-                    raise ArtifactError(f"--search learn: '{module}' is no linear layer")
+                    raise ArtifactError(f"--search learn: '{module}' is not a linear layer")
                 self._hook(linear[module], row, module, plan.adapters)
 
     def _hook(self, layer: nn.Linear, row: int, module: str, adapters: Sequence[Adapter]) -> None:

@@ -197,7 +197,7 @@ def _by_language(
         if not any(task.outcome(prompted.example, "").expected for prompted in group):
             raise DataError(
                 f"the dev data of {lang} has no gold answers",
-                hint="a search scores answers; give labelled dev data, or --langs with some",
+                hint="use labeled dev data, or restrict --langs to languages that have some",
             )
         random.Random(f"{seed}:{lang}").shuffle(group)
     return groups

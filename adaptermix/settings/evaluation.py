@@ -44,7 +44,7 @@ class EvalSettings(DecodingSettings, ScorerSettings):
     @model_validator(mode="after")
     def _something_to_test(self) -> "EvalSettings":
         if self.exclude_base and not self.adapters:
-            raise ValueError("--exclude-base leaves nothing to test; add --adapter PATH")
+            raise ValueError("--exclude-base leaves nothing to evaluate; add --adapter PATH")
         return self
 
     @model_validator(mode="after")

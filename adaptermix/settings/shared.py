@@ -74,7 +74,7 @@ class Settings(BaseModel):
     def _true_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
         annotation = cls.model_fields[str(field.field_name)].annotation
         if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError("a number or text is wanted")
+            raise ValueError("expected a number or text")
         return value
 
 
@@ -289,10 +289,10 @@ def flag_of(key: str) -> str:
 
 # What is wrong, by the type of pydantic's error; its own words speak of inputs and strings.
 _WANTED = {
-    "tuple_type": "a list is wanted",
-    "path_type": "a path is wanted",
-    "string_type": "text is wanted",
-    "dict_type": "a table is wanted",
+    "tuple_type": "expected a list",
+    "path_type": "expected a path",
+    "string_type": "expected text",
+    "dict_type": "expected a table",
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be {ge:g} or greater",
     "less_than": "must be less than {lt:g}",
@@ -326,4 +326,4 @@ def complaint(details: Mapping[str, Any]) -> str:
 
 def with_value(message: str, value: object) -> str:
     """Add the value to a complaint about it, unless it is named there."""
-    return message if message.endswith("is there twice") else f"{message}, not {value!r}"
+    return message if message.endswith("is listed twice") else f"{message}, not {value!r}"

@@ -30,7 +30,7 @@ def _split_commas(value: object) -> object:
 def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
     repeated = [name for at, name in enumerate(names) if name in names[:at]]
     if repeated:
-        raise ValueError(f"'{repeated[0]}' is there twice")
+        raise ValueError(f"'{repeated[0]}' is listed twice")
     return names
 
 
@@ -167,7 +167,7 @@ def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+            raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error
     return patterns
 
 

@@ -85,7 +85,7 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
     source, target = split_pair(pair)
     language_code(source), language_code(target)
     if data_dir is None:
-        raise DataError("translation data is not fetched from the hub", hint="give --data-dir")
+        raise DataError("translation data is not downloaded from the Hub", hint="give --data-dir")
     if split == "test":
         return _read_test(pair, source, target, data_dir)
     names = [f"{source}-{target}", f"{target}-{source}"]

@@ -45,7 +45,7 @@ def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExam
     """
     code = language_code(lang)
     if data_dir is None:
-        raise DataError("Universal NER is not fetched from the hub", hint="give --data-dir")
+        raise DataError("Universal NER is not downloaded from the Hub", hint="give --data-dir")
     names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2", f"{lang}_*-ud-{split}.iob2"]
     patterns = [name + end for name in dict.fromkeys(names) for end in ("", ".gz")]
     return read_iob2(find_file(data_dir, patterns, f"UNER {lang} {split}"), lang)

@@ -215,15 +215,15 @@ class TrainingRun:
             if json.loads(stamp.read_text(encoding="utf-8")) != settings:
                 raise ConfigError(
                     f"--resume: the checkpoints in {self.work} were made with other settings",
-                    hint="repeat the settings of that run, or start anew without --resume",
+                    hint="repeat the settings of that run, or start again without --resume",
                 )
             checkpoint = last_checkpoint(self.work)
             cut_log(self.log, checkpoint)
             return checkpoint
         if any(self.work.glob("checkpoint-*")) and not force:
             raise ArtifactError(
-                f"{self.work} holds checkpoints of a run that did not end",
-                hint="go on with --resume, or drop them with --force",
+                f"{self.work} contains checkpoints of an unfinished run",
+                hint="continue with --resume, or discard them with --force",
             )
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)

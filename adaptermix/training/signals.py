@@ -58,5 +58,5 @@ class StopSignals(TrainerCallback):
         raise StoppedError(
             self.signal,
             f"stopped by {name} after step {state.global_step}, of which a checkpoint was made",
-            hint="start the same command with --resume to go on",
+            hint="to continue, run the same command with --resume",
         )

@@ -74,8 +74,8 @@ def _prepare(work: Path, resume: bool, force: bool) -> None:
     if work.exists() and not resume:
         if not force:
             raise ArtifactError(
-                f"{work} holds candidates of a run that did not end",
-                hint="go on with --resume, or drop them with --force",
+                f"{work} contains candidates of an unfinished run",
+                hint="continue with --resume, or discard them with --force",
             )
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
@@ -88,6 +88,6 @@ def _finished(out: Path, settings: TrainSettings) -> TrainReport:
     if comparable(made) | {"stack": record.get("on", [])} != comparable(settings):
         raise ConfigError(
             f"--resume: {out} was made with other settings",
-            hint="repeat the settings of that run, or start anew without --resume",
+            hint="repeat the settings of that run, or start again without --resume",
         )
     return TrainReport.of_record(record)

@@ -135,8 +135,8 @@ class AdapterTrainer(Trainer):
         return ResourceError(
             f"the checkpoint of step {self.state.global_step} cannot be written to {self._work}, "
             f"where {free / 1e6:,.0f} MB are free: {why}",
-            hint="make room and start the same command with --resume; "
-            + (f"it goes on from step {step_of(last)}" if last else "there is no checkpoint yet"),
+            hint="make room and run the same command with --resume; "
+            + (f"it continues from step {step_of(last)}" if last else "there is no checkpoint yet"),
         )
 
     def _find_best(self) -> None:

@@ -106,7 +106,7 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
     [
         (TrainTaskSettings, {"rank": 0}, "--rank: must be greater than 0, not 0"),
         (TrainAlignSettings, {"pairs": ","}, "--pairs"),
-        (TrainAlignSettings, {"pairs": "cy-en,cy-en"}, "--pairs: 'cy-en' is there twice"),
+        (TrainAlignSettings, {"pairs": "cy-en,cy-en"}, "--pairs: 'cy-en' is listed twice"),
         (RetrievalSettings, {"langs": "cy"}, "--langs: 2 or more are needed"),
         (RetrievalSettings, {"layers": "8-2"}, "--layers: blocks are written as 0-15,20"),
         (MergeSettings, {}, "give one of --weight W, --weights"),
@@ -153,7 +153,7 @@ def test_groups_are_named_lists_of_languages(tmp_path):
         ({"engine_args": "seed"}, "neither a JSON object nor key=value"),
         ({"engine_args": '{"seed": '}, "--engine-args: "),
         ({"groups": "cy,sw"}, "name=lang,lang;name=lang"),
-        ({"groups": "a=cy,cy"}, "'cy' is there twice"),
+        ({"groups": "a=cy,cy"}, "'cy' is listed twice"),
         ({"exclude_base": True}, "leaves nothing to test"),
     ],
 )
@@ -169,7 +169,7 @@ def test_engine_and_comparison_settings_are_checked(flags, message):
         ("train-task --rank x", "--rank: must be a whole number, not 'x'", None),
         ("demo --seed x", "--seed: must be a whole number, not 'x'", None),
         ("eval --engine foo", "--engine: 'foo' is not one of 'auto', 'vllm'", None),
-        ("eval --adapter x,x", "--adapter: 'x' is there twice", None),
+        ("eval --adapter x,x", "--adapter: 'x' is listed twice", None),
         ("merge a b c --search 0.5,0.7", "are for two adapters, not 3", "0.6:0.2:0.2"),
         ("merge a b --search 0.5,1.5", "1.5 is not between 0 and 1", "1.5:-0.5"),
     ],

@@ -217,7 +217,7 @@ def test_what_the_hub_lacks_is_said(hub, tmp_path):
         "read_massive('sw', 'test', None)": "has no test part of 'sw-KE'",
         "read_pairs('de-fr', None)": "pairs with English only",
         "locate_model(S(model='nobody/nothing'))": "cannot be had from the hub",
-        "locate_model(S(model='no such//name'))": "neither a folder nor a hub name",
+        "locate_model(S(model='no such//name'))": "neither a local folder nor a name on the Hub",
     }
     code = (
         "from adaptermix.settings.shared import ModelSettings as S\n"
@@ -245,7 +245,7 @@ def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
         "except ResourceError as error: print(error.message, error.hint)"
     )
     said = through_the_hub(code, "http://127.0.0.1:9", tmp_path)
-    assert "AmazonScience/massive cannot be had from the hub" in said
+    assert "AmazonScience/massive could not be downloaded from the Hub" in said
     assert "--model PATH --data-dir PATH" in said
 
 

@@ -255,7 +255,7 @@ def test_force_never_takes_the_current_folder_nor_one_above(tmp_path, monkeypatc
     for path in (Path(), Path(".."), tmp_path, tmp_path / "here", Path("/")):
         with pytest.raises(AdaptermixError):
             check_output(path, force=False)
-        with pytest.raises(ConfigError, match="holds the folder you are in"):
+        with pytest.raises(ConfigError, match="contains the current folder"):
             check_output(path, force=True)
 
 

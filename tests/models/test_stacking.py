@@ -298,7 +298,7 @@ def test_adapters_are_named_with_weights(given, expected):
     ("given", "message"),
     [
         (["a=0"], "the weight of a must be finite and not 0"),
-        (["a", "a=0.5"], "'a' is there twice"),
+        (["a", "a=0.5"], "'a' is listed twice"),
     ],
 )
 def test_a_slip_in_a_weight_is_named(given, message):

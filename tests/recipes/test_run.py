@@ -163,7 +163,7 @@ def test_two_runs_do_not_share_a_folder(folder, monkeypatch):
     inside = []
 
     def again(work):
-        with pytest.raises(ResourceError, match="another run works here"):
+        with pytest.raises(ResourceError, match="another run is using this folder"):
             run(read_recipe(folder / "recipe.toml"))
         inside.append(work)
         raise DataError("enough")
@@ -183,11 +183,11 @@ def test_a_killed_run_keeps_nobody_out_of_its_folder(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "o")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "in\n"
-        refused = pytest.raises(ResourceError, match="o: another run works here")
+        refused = pytest.raises(ResourceError, match="o: another run is using this folder")
         with refused as caught, alone_in(tmp_path / "o"):
             pass
         process.kill()
-    assert caught.value.hint == "wait for it, or choose another --out"
+    assert caught.value.hint == "wait until it ends, or choose another --out"
     with alone_in(tmp_path / "o"):
         pass
 

@@ -240,7 +240,7 @@ def test_answers_that_do_not_belong_together_are_refused(tmp_path):
     folder = write_evaluation(tmp_path / "eval", UTTERANCES)
     path = folder / "predictions" / "merged" / "cy.jsonl"
     path.write_text(path.read_text().replace('"id": "1"', '"id": "7"'))
-    with pytest.raises(DataError, match="other examples than those of base"):
+    with pytest.raises(DataError, match="examples differ from those of base"):
         report([folder], ReportSettings(out=tmp_path / "r.html"))
     path.write_text('{"id": "0"}\n')
     with pytest.raises(DataError, match=r"cy.jsonl:1: damaged record"):

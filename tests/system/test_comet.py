@@ -168,7 +168,7 @@ def test_scores_are_close_to_those_of_the_comet_score_command(metric, tmp_path):
 def test_a_hub_model_that_cannot_be_had_names_both_ways_on(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(
-        ResourceError, match="Unbabel/wmt22-comet-da cannot be had from the hub"
+        ResourceError, match="Unbabel/wmt22-comet-da could not be downloaded from the Hub"
     ) as e:
         segment_scores(["a"], ["b"], ["c"], python=REAL)
     assert "network" in e.value.hint

@@ -55,7 +55,7 @@ def test_a_setting_in_the_file_is_read_as_it_is_written(tmp_path, text, name, va
         ({"layer": "-3"}, "--layer: "),
         ({"temperature": "0.1,0"}, "--temperature: must be greater than 0, not '0'"),
         ({"temperature": "0.1,hot"}, "--temperature: must be a number, not 'hot'"),
-        ({"temperature": "1.0,1"}, "--temperature: '1.0' is there twice"),
+        ({"temperature": "1.0,1"}, "--temperature: '1.0' is listed twice"),
         ({"temperature": ""}, "--temperature: 1 or more are needed"),
         ({"pool_skip": "-1"}, "--pool-skip: "),
         ({"pooling": "max"}, "--pooling: .*'mean', 'weighted' or 'last'"),

@@ -127,13 +127,13 @@ def _locate(model: str) -> dict[str, str]:
         if _HUB_NAME.fullmatch(model):
             return {"repository": model}
         raise ArtifactError(
-            f"{model}: neither a COMET checkpoint nor a hub name",
-            hint=f"name a .ckpt file, its folder, or a hub model such as {DEFAULT_MODEL}",
+            f"{model}: neither a COMET checkpoint nor a name on the Hub",
+            hint=f"name a .ckpt file, its folder, or a model on the Hub such as {DEFAULT_MODEL}",
         )
     settings = path.parent.parent / "hparams.yaml"
     if not settings.is_file():
         raise ArtifactError(
-            f"{settings}: is missing; COMET reads it beside the folder of {path.name}",
+            f"{settings}: is missing; COMET reads it next to the folder of {path.name}",
             hint="copy the whole model: hparams.yaml and checkpoints/model.ckpt",
         )
     return {"checkpoint": str(path)}
@@ -143,7 +143,7 @@ def _interpreter(python: Path | None) -> Path:
     """Return COMET's interpreter; not resolved, since a venv is known by the link's place."""
     if python is not None:
         if not python.is_file():
-            raise ResourceError(f"{python}: there is no Python", hint=INSTALL_HINT)
+            raise ResourceError(f"{python}: no such Python interpreter", hint=INSTALL_HINT)
         return python.absolute()
     found = status()
     if not found.installed:
@@ -174,7 +174,7 @@ def _ask(
                 timeout=timeout_seconds,
             )
         except subprocess.TimeoutExpired as error:
-            raise ResourceError(f"COMET gave no answer in {timeout_seconds:g} s") from error
+            raise ResourceError(f"COMET did not respond within {timeout_seconds:g} s") from error
         except OSError as error:
             raise ResourceError(
                 f"{python}: cannot be run: {error.strerror}", hint=INSTALL_HINT
@@ -198,11 +198,13 @@ def _failure(
         return ResourceError(f"{python} cannot import COMET: {why}", hint=INSTALL_HINT)
     if stage == "fetch":
         return ResourceError(
-            f"the COMET model {model} cannot be had from the hub: {why}", hint=_HUB_HINT
+            f"the COMET model {model} could not be downloaded from the Hub: {why}", hint=_HUB_HINT
         )
     if stage == "load" and answer.get("is_lacking"):
         return ResourceError(
-            f"the COMET model {model} lacks a file, maybe of its encoder: {why}", hint=_HUB_HINT
+            f"the COMET model {model} is incomplete; a file is missing, possibly of its "
+            f"encoder: {why}",
+            hint=_HUB_HINT,
         )
     if stage == "load" and error:
         return ArtifactError(f"{model}: not a checkpoint that COMET can load: {why}")

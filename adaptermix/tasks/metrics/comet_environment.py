@@ -153,7 +153,7 @@ def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another install into {folder} is running; waiting for it")
+            say(f"another installation into {folder} is running; waiting for it to finish")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
@@ -206,12 +206,12 @@ def _python_version(python: str) -> str | None:
 
 def _build(folder: Path, base: str, lock: int, say: Callable[[str], None]) -> None:
     python = str(folder / "bin" / "python")
-    say(f"making an environment for COMET in {folder}")
+    say(f"creating an environment for COMET in {folder}")
     _run([base, "-I", "-m", "venv", str(folder)], lock, f"{base} cannot make an environment")
-    say(f"installing {', '.join(PINS)}; this takes minutes")
+    say(f"installing {', '.join(PINS)}; this takes a few minutes")
     pip = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, "--no-input", *PINS], lock, "COMET could not be installed")
-    say("importing COMET there")
+    say("checking that COMET can be imported")
     said = _run([python, *FLAGS, "-c", _VERSIONS], lock, "COMET was installed but does not load")
     used = sum(path.lstat().st_blocks for path in folder.rglob("*")) * 512
     record = {
@@ -236,8 +236,8 @@ def _run(command: Sequence[str], lock: int, failure: str) -> str:
         said = last_line(done.stderr or done.stdout)
         raise ResourceError(
             f"{failure}: {said}",
-            hint="mend that and run it again, or make an environment yourself and name its Python "
-            "with --comet-python",
+            hint="fix this and run the command again, or create an environment yourself and name "
+            "its Python with --comet-python",
         )
     return done.stdout
 

@@ -49,7 +49,7 @@ print("{" * 100_000)
         ("answer(scores=[[1.0]])", r"not give one score a segment; expected \[2\]"),
         ("answer(scores=[[1.0, 2.0], []])", "not give one score a segment"),
         ("answer(scores=5)", "not give one score a segment"),
-        ("time.sleep(60)", "COMET gave no answer in 0.5 s"),
+        ("time.sleep(60)", "COMET did not respond within 0.5 s"),
     ],
 )
 def test_a_process_that_fails_is_a_resource_error(tmp_path, checkpoint, body, message):
@@ -84,8 +84,8 @@ def test_models_that_cannot_be_meant_are_refused_before_a_process_starts(tmp_pat
         with pytest.raises(ArtifactError, match=message):
             segment_scores("a", "b", "c", model=str(model), python=Path("never started"))
 
-    refuse("nowhere/model.ckpt", "neither a COMET checkpoint nor a hub name")
-    refuse("wmt22-comet-da", "neither a COMET checkpoint nor a hub name")
+    refuse("nowhere/model.ckpt", "neither a COMET checkpoint nor a name on the Hub")
+    refuse("wmt22-comet-da", "neither a COMET checkpoint nor a name on the Hub")
     refuse(tmp_path, "has 0 .ckpt files")
     Path(checkpoint, "checkpoints", "last.ckpt").touch()
     refuse(checkpoint, "has 2 .ckpt files")
