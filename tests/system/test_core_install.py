@@ -1,7 +1,10 @@
 """The core alone, as `pip install adaptermix` brings it: small, and without torch."""
 
 import json
+import os
 import subprocess
+import sys
+import tarfile
 import venv
 from pathlib import Path
 
@@ -21,13 +24,31 @@ CONFIG = {
 }
 
 
+def build(folder):
+    """Build wheel and sdist, and return what they hold, by their names."""
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    env = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode != 0:
+        pytest.skip(f"nothing can be built here: {done.stdout.strip().splitlines()[-1]}")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
+def packages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packages")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory, packages):
     """Python of a new environment that holds adaptermix and nothing it does not ask for."""
     folder = tmp_path_factory.mktemp("core")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    command = [python, "-m", "pip", "install", "--quiet", str(ROOT)]
+    (wheel,) = packages.glob("*.whl")
+    command = [python, "-m", "pip", "install", "--quiet", str(wheel)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"pip cannot install here: {done.stderr.strip().splitlines()[-1]}")
@@ -48,6 +69,16 @@ def adapter(folder, seed):
 def run(python, *arguments, cwd):
     command = [python.with_name("adaptermix"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_same_files_give_the_same_packages(packages, tmp_path):
+    again = build(tmp_path)
+    assert {path.name: path.read_bytes() for path in packages.iterdir()} == again
+    (archive,) = packages.glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        names = {name.partition("/")[2] for name in source.getnames()}
+    for name in ("Makefile", "README.md", "mkdocs.yml", "docs/tutorial.md", "tests/test_api.py"):
+        assert name in names
 
 
 def test_two_adapters_are_merged_without_torch_in_a_small_environment(python, tmp_path):
