@@ -1,0 +1,96 @@
+"""``data get`` and ``data check``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaptermix.cli import console
+from adaptermix.cli.options import CheckedCommand, Json, Quiet
+from adaptermix.cli.progress import progress_bar
+
+
+class SourceName(StrEnum):
+    """Public data, as ``SOURCES`` has it."""
+
+    MASSIVE = "massive"
+    TATOEBA = "tatoeba"
+    ALMA = "alma"
+    WMT23 = "wmt23"
+    UNER = "uner"
+    UNER_AYA = "uner-aya"
+    FLORES = "flores"
+    IWSLT = "iwslt"
+
+
+_Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of all data.")]
+
+
+def add_data(app: typer.Typer) -> None:
+    """Add the commands to their group."""
+    app.command("get", cls=CheckedCommand)(data_get)
+
+
+def data_get(
+    source: Annotated[SourceName, typer.Argument(help="Which data.")],
+    langs: Annotated[
+        str | None, typer.Option(help="Languages, comma-separated: massive, flores, uner.")
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Pairs such as cy-en,sw-en: tatoeba, alma, wmt23, iwslt."),
+    ] = None,
+    out: _Out = Path("data"),
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Where copies are: a folder, a file, or an http(s) address to which the names of "
+            "the files are added.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace files, and take content other than what was recorded."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be downloaded, ask no server.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download public data, check it, and lay it out as commands and the paper's recipes read it.
+
+    Each source is pinned to a version; its licence and citation are printed. A download that broke
+    goes on where it stopped. Published digests are checked; where there is none, the first download
+    is recorded in sources.lock, and later ones are compared with it. Files that are there stay, and
+    nothing is downloaded for them.
+
+    The exit code is 6 if the server cannot be reached, refuses, or has no such file, and 4 if what
+    came is not what was published or recorded.
+
+    Examples:
+        adaptermix data get massive
+
+        adaptermix data get tatoeba --pairs cy-en,sw-en
+
+        adaptermix data get flores --langs en,cy,sw --dry-run
+
+        adaptermix data get massive --mirror downloads/amazon-massive-dataset-1.1.tar.gz
+    """
+    from adaptermix.commands.data import names_of
+    from adaptermix.sources.catalog import SOURCES
+    from adaptermix.sources.get import Order, get
+
+    chosen = SOURCES[source.value]
+    order = Order(chosen, names_of(chosen, _listed(langs), _listed(pairs)), out, mirror, force)
+    with progress_bar(quiet or dry_run) as on_progress:
+        report = get(order, dry_run=dry_run, on_progress=on_progress)
+    console.show(report, as_json=json)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

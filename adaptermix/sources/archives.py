@@ -1,0 +1,160 @@
+"""Files out of archives that nobody vouches for: none outside of the folder, no links, no bombs."""
+
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from adaptermix.errors import DataError
+from adaptermix.sources.source import Member
+
+_MOST_MEMBERS = 100_000
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file in an archive: its path, and what opens it."""
+
+    path: str
+    file: IO[bytes]
+
+
+def unpack(archive: Path, members: Sequence[Member], folder: Path, limit: int) -> list[str]:
+    """Write the wanted members of a tar or zip archive into a folder.
+
+    Everything in the archive is checked, wanted or not: an archive with a link, a device or a path
+    that leads out of it is not what was published, and is refused whole.
+
+    Args:
+        archive: The file.
+        members: What is wanted.
+        folder: Where it goes, by its local names.
+        limit: Bytes that all of the archive may unpack to.
+
+    Returns:
+        The local names.
+
+    Raises:
+        DataError: No archive, a damaged one, one with unsafe members or too many bytes, or without
+            a member that is wanted.
+    """
+    written: list[str] = []
+    found: set[Member] = set()
+    with _readable(archive):
+        for entry in _entries(archive, limit):
+            for member in members:
+                if fnmatchcase(entry.path, member.inside):
+                    local = _local(member, entry.path)
+                    _write(entry.file, folder / local, member.is_tagged)
+                    written.append(local)
+                    found.add(member)
+    missing = [member for member in members if member not in found]
+    if missing:
+        raise DataError(
+            f"{archive.name}: the archive has no {missing[0].inside}",
+            hint="the data has no such language, or the archive is of another version",
+        )
+    return written
+
+
+def _local(member: Member, path: str) -> str:
+    return PurePosixPath(path).name if "*" in member.inside else member.local
+
+
+def _entries(archive: Path, limit: int) -> Iterator[_Entry]:
+    if zipfile.is_zipfile(archive):
+        yield from _zip_entries(archive, limit)
+    else:
+        yield from _tar_entries(archive, limit)
+
+
+def _tar_entries(archive: Path, limit: int) -> Iterator[_Entry]:
+    total = 0
+    with tarfile.open(archive) as tar:
+        for count, info in enumerate(tar):
+            total += info.size
+            _check_amount(archive, total, count, limit)
+            tarfile.data_filter(info, "/nowhere")  # refuses paths outside, devices and pipes
+            path = _plain(archive, info.name)
+            if not (info.isfile() or info.isdir()):
+                raise _unsafe(archive, info.name, "a link")
+            if info.isfile() and (file := tar.extractfile(info)):
+                yield _Entry(path, file)
+
+
+def _zip_entries(archive: Path, limit: int) -> Iterator[_Entry]:
+    total = 0
+    with zipfile.ZipFile(archive) as zipped:
+        for count, info in enumerate(zipped.infolist()):
+            total += info.file_size
+            _check_amount(archive, total, count, limit)
+            mode = info.external_attr >> 16
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _unsafe(archive, info.filename, "a link or a device")
+            if info.flag_bits & 1:
+                raise _unsafe(archive, info.filename, "encrypted")
+            path = _plain(archive, info.filename)
+            if not info.is_dir():
+                with zipped.open(info) as file:
+                    yield _Entry(path, file)
+
+
+def _plain(archive: Path, name: str) -> str:
+    """Return a path without ``./``; one that leads elsewhere is refused."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        raise _unsafe(archive, name, "a path that leads out of it")
+    return str(path)
+
+
+def _check_amount(archive: Path, total: int, count: int, limit: int) -> None:
+    if total > limit or count >= _MOST_MEMBERS:
+        raise DataError(
+            f"{archive.name}: the archive holds more than {limit:,} bytes or "
+            f"{_MOST_MEMBERS:,} files",
+            hint="it is not what was published: name another copy with --mirror",
+        )
+
+
+def _unsafe(archive: Path, name: str, what: str) -> DataError:
+    return DataError(
+        f"{archive.name}: the archive is not unpacked: {name!r} is {what}",
+        hint="it is not what was published: name another copy with --mirror",
+    )
+
+
+@contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    """Say what is wrong with an archive in the project's own errors."""
+    try:
+        yield
+    except tarfile.FilterError as error:
+        raise _unsafe(archive, error.tarinfo.name, "a path outside, a link or a device") from error
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
+        raise DataError(
+            f"{archive.name}: not readable as an archive: {error}",
+            hint="the file is damaged, or a web page in its place; name another copy with --mirror",
+        ) from error
+
+
+def _write(file: IO[bytes], path: Path, is_tagged: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        if is_tagged:
+            out.writelines(line for line in file if not line.lstrip().startswith(b"<"))
+        else:
+            while block := file.read(_BLOCK):
+                out.write(block)
