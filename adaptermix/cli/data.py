@@ -9,6 +9,7 @@ import typer
 from adaptermix.cli import console
 from adaptermix.cli.options import CheckedCommand, Json, Quiet
 from adaptermix.cli.progress import progress_bar
+from adaptermix.errors import DataError
 
 
 class SourceName(StrEnum):
@@ -24,12 +25,10 @@ class SourceName(StrEnum):
     IWSLT = "iwslt"
 
 
-_Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of all data.")]
-
-
 def add_data(app: typer.Typer) -> None:
     """Add the commands to their group."""
     app.command("get", cls=CheckedCommand)(data_get)
+    app.command("check", cls=CheckedCommand)(data_check)
 
 
 def data_get(
@@ -41,7 +40,7 @@ def data_get(
         str | None,
         typer.Option(help="Pairs such as cy-en,sw-en: tatoeba, alma, wmt23, iwslt."),
     ] = None,
-    out: _Out = Path("data"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all data.")] = Path("data"),
     mirror: Annotated[
         str | None,
         typer.Option(
@@ -94,3 +93,39 @@ def data_get(
 
 def _listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def data_check(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe, to see whether its data is there.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of all data.",
+            show_default="data, beside the recipe if one is named",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what public data is there, what a recipe lacks, and what to know before it is used.
+
+    Files are counted and compared with sources.lock. Of a recipe, every language and pair that its
+    steps read is tried, and the lines that get what is missing are printed. Sentences of FLORES-200
+    in ALMA's training files are counted. The exit code is 4 if a recipe lacks data.
+
+    Examples:
+        adaptermix data check
+
+        adaptermix data check examples/paper/table-6.toml
+    """
+    from adaptermix.recipes.data import check_data
+    from adaptermix.recipes.recipe import read_recipe
+
+    folder = out or (recipe.parent if recipe else Path()) / "data"
+    report = check_data(folder, read_recipe(recipe) if recipe else None)
+    console.show(report, as_json=json)
+    if report.missing:
+        raise typer.Exit(DataError.exit_code)
