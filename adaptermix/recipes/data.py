@@ -62,7 +62,9 @@ class DataReport(Report):
         """Return what it looks like to a person."""
         rows = [_row(stock) for stock in self.sources]
         columns = ("source", "folder", "files", "rows", "state")
-        shown: list[Table | Line] = [Table("data", f"data in {self.folder}", columns, rows)]
+        shown: list[Table | Line] = [
+            Table("data", f"data in {self.folder}", columns, rows, align="llrrl")
+        ]
         if self.needs:
             shown.append(
                 Table(

@@ -23,7 +23,7 @@ pairs-dir = "data/tatoeba"
 
 [joint]
 command = "train-joint"
-langs = ["en", "de"]
+langs = ["en"]
 pairs = ["cy-en", "jv-en"]
 
 [merged]
