@@ -19,6 +19,21 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A tar or zip archive.
+
+    Attributes:
+        path: The file.
+        name: What messages call it: where it is from.
+        limit: Bytes that all of it may unpack to.
+    """
+
+    path: Path
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True)
 class _Entry:
     """A file in an archive: its path, and what opens it."""
 
@@ -26,17 +41,16 @@ class _Entry:
     file: IO[bytes]
 
 
-def unpack(archive: Path, members: Sequence[Member], folder: Path, limit: int) -> list[str]:
-    """Write the wanted members of a tar or zip archive into a folder.
+def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[str]:
+    """Write the wanted members of an archive into a folder.
 
     Everything in the archive is checked, wanted or not: an archive with a link, a device or a path
     that leads out of it is not what was published, and is refused whole.
 
     Args:
-        archive: The file.
+        archive: The archive.
         members: What is wanted.
         folder: Where it goes, by its local names.
-        limit: Bytes that all of the archive may unpack to.
 
     Returns:
         The local names.
@@ -48,7 +62,7 @@ def unpack(archive: Path, members: Sequence[Member], folder: Path, limit: int) -
     written: list[str] = []
     found: set[Member] = set()
     with _readable(archive):
-        for entry in _entries(archive, limit):
+        for entry in _entries(archive):
             for member in members:
                 if fnmatchcase(entry.path, member.inside):
                     local = _local(member, entry.path)
@@ -68,19 +82,19 @@ def _local(member: Member, path: str) -> str:
     return PurePosixPath(path).name if "*" in member.inside else member.local
 
 
-def _entries(archive: Path, limit: int) -> Iterator[_Entry]:
-    if zipfile.is_zipfile(archive):
-        yield from _zip_entries(archive, limit)
+def _entries(archive: Archive) -> Iterator[_Entry]:
+    if zipfile.is_zipfile(archive.path):
+        yield from _zip_entries(archive)
     else:
-        yield from _tar_entries(archive, limit)
+        yield from _tar_entries(archive)
 
 
-def _tar_entries(archive: Path, limit: int) -> Iterator[_Entry]:
+def _tar_entries(archive: Archive) -> Iterator[_Entry]:
     total = 0
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive.path) as tar:
         for count, info in enumerate(tar):
             total += info.size
-            _check_amount(archive, total, count, limit)
+            _check_amount(archive, total, count)
             tarfile.data_filter(info, "/nowhere")  # refuses paths outside, devices and pipes
             path = _plain(archive, info.name)
             if not (info.isfile() or info.isdir()):
@@ -89,12 +103,12 @@ def _tar_entries(archive: Path, limit: int) -> Iterator[_Entry]:
                 yield _Entry(path, file)
 
 
-def _zip_entries(archive: Path, limit: int) -> Iterator[_Entry]:
+def _zip_entries(archive: Archive) -> Iterator[_Entry]:
     total = 0
-    with zipfile.ZipFile(archive) as zipped:
+    with zipfile.ZipFile(archive.path) as zipped:
         for count, info in enumerate(zipped.infolist()):
             total += info.file_size
-            _check_amount(archive, total, count, limit)
+            _check_amount(archive, total, count)
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _unsafe(archive, info.filename, "a link or a device")
@@ -106,7 +120,7 @@ def _zip_entries(archive: Path, limit: int) -> Iterator[_Entry]:
                     yield _Entry(path, file)
 
 
-def _plain(archive: Path, name: str) -> str:
+def _plain(archive: Archive, name: str) -> str:
     """Return a path without ``./``; one that leads elsewhere is refused."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
@@ -114,16 +128,16 @@ def _plain(archive: Path, name: str) -> str:
     return str(path)
 
 
-def _check_amount(archive: Path, total: int, count: int, limit: int) -> None:
-    if total > limit or count >= _MOST_MEMBERS:
+def _check_amount(archive: Archive, total: int, count: int) -> None:
+    if total > archive.limit or count >= _MOST_MEMBERS:
         raise DataError(
-            f"{archive.name}: the archive holds more than {limit:,} bytes or "
+            f"{archive.name}: the archive holds more than {archive.limit:,} bytes or "
             f"{_MOST_MEMBERS:,} files",
             hint="it is not what was published: name another copy with --mirror",
         )
 
 
-def _unsafe(archive: Path, name: str, what: str) -> DataError:
+def _unsafe(archive: Archive, name: str, what: str) -> DataError:
     return DataError(
         f"{archive.name}: the archive is not unpacked: {name!r} is {what}",
         hint="it is not what was published: name another copy with --mirror",
@@ -131,7 +145,7 @@ def _unsafe(archive: Path, name: str, what: str) -> DataError:
 
 
 @contextmanager
-def _readable(archive: Path) -> Iterator[None]:
+def _readable(archive: Archive) -> Iterator[None]:
     """Say what is wrong with an archive in the project's own errors."""
     try:
         yield

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import whole_output
 from adaptermix.progress import OnProgress, Progress, ignore
-from adaptermix.sources.archives import unpack
+from adaptermix.sources.archives import Archive, unpack
 from adaptermix.sources.download import Download, MissingUpstreamError, Patience, download
 from adaptermix.sources.lock import LOCK_NAME, Lock, alone_in, read_lock
 from adaptermix.sources.report import FileReport, FileStatus, GetReport, RemoteReport, RemoteStatus
@@ -124,8 +124,9 @@ class _Getting:
                 raise
             return self.get(remote.other)
         self._check(remote, arrived, place)
+        limit = self.order.source.limit
         with _emptied(self.work / f"{name}.unpacked") as unpacked:
-            written = self._lay_out(remote, arrived, unpacked)
+            written = self._lay_out(remote, Archive(arrived, str(place), limit), unpacked)
             self._record(remote, arrived, unpacked, written)
             for local in written:
                 with whole_output(self.order.folder / local) as partial:
@@ -144,7 +145,7 @@ class _Getting:
             self.on_progress(Progress(stage, done // 1000, kilo, detail="kB"))
 
         limit = remote.size or _MOST
-        headers = _hub_headers() if place.startswith(_hub()) else {}
+        headers = _hub_headers() if place.startswith(f"{_hub()}/") else {}
         hint = self.order.hint
         wanted = Download(place, arrived, limit, headers, hint)
         download(wanted, tell, self.patience)
@@ -172,16 +173,16 @@ class _Getting:
             message, hint=f"it changed upstream or was damaged on the way; {self.order.hint}"
         )
 
-    def _lay_out(self, remote: Remote, arrived: Path, unpacked: Path) -> list[str]:
+    def _lay_out(self, remote: Remote, arrived: Archive, unpacked: Path) -> list[str]:
         """Unpack or copy what is wanted and not there; return the local names."""
         members = [m for m in remote.members if self.order.force or not _is_there(self.order, m)]
         if not remote.members[0].inside:
-            shutil.copyfile(arrived, unpacked / members[0].local)
+            shutil.copyfile(arrived.path, unpacked / members[0].local)
             return [members[0].local]
         try:
-            return unpack(arrived, members, unpacked, self.order.source.limit)
+            return unpack(arrived, members, unpacked)
         except DataError:
-            arrived.unlink()  # so that the next run does not stumble over it again
+            arrived.path.unlink()  # so that the next run does not stumble over it again
             raise
 
     def _record(self, remote: Remote, arrived: Path, unpacked: Path, written: list[str]) -> None:

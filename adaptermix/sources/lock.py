@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptermix.errors import DataError
+from adaptermix.errors import DataError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
 
 LOCK_NAME = "sources.lock"
@@ -55,11 +55,18 @@ def read_lock(folder: Path) -> Lock:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[Path]:
-    """Work in a folder of data alone; give the hidden folder for what is under way."""
+    """Work in a folder of data alone; give the hidden folder for what is under way.
+
+    Raises:
+        ResourceError: The folder cannot be made or written to.
+    """
     from filelock import FileLock
 
     work = folder / WORK_NAME
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written to: {error.strerror}") from error
     lock = FileLock(work / ".lock")
     with suppress(OSError, NotImplementedError):  # a file system without locks
         lock.acquire()

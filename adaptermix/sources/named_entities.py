@@ -151,6 +151,6 @@ UNER_AYA = Source(
     remotes=_aya,
     notes=(
         "its prompts are written in each language",
-        "reading the files needs pyarrow, which adaptermix[eval] brings",
+        "the files are parquet, which adaptermix[parquet] or [eval] reads",
     ),
 )

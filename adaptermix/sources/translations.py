@@ -97,6 +97,6 @@ WMT23 = Source(
     remotes=_wmt23,
     notes=(
         "cs-en is en-cs read backwards, as in the authors' code; WMT 23 has no cs-en",
-        "reading the files needs pyarrow, which adaptermix[eval] brings",
+        "the files are parquet, which adaptermix[parquet] or [eval] reads",
     ),
 )

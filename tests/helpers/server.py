@@ -16,8 +16,8 @@ class Site:
     Attributes:
         files: Content by path, without the first slash.
         troubles: By path, what the next requests get: a number of bytes after which the connection
-            is cut, ``http NNN``, ``stall``, ``silence``, ``no ranges`` or ``weak``; after these,
-            all is well.
+            is cut, ``("pause", bytes)``, ``http NNN``, ``stall``, ``silence``, ``no ranges`` or
+            ``weak``; after these, all is well.
         asked: Paths with the range that was asked for, in order.
     """
 
@@ -65,6 +65,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[start : start + 10] if trouble == "stall" else b"")
             self.wfile.flush()
             time.sleep(2)
+            self.close_connection = True
+            return
+        if isinstance(trouble, tuple):  # ("pause", bytes): these, then nothing for a long time
+            self.wfile.write(content[start : start + trouble[1]])
+            self.wfile.flush()
+            time.sleep(20)
             self.close_connection = True
             return
         end = start + trouble if isinstance(trouble, int) else len(content)

@@ -8,20 +8,16 @@ import pytest
 from helpers.sources import tar_gz, zipped
 
 from adaptermix.errors import DataError
-from adaptermix.sources.archives import unpack
+from adaptermix.sources.archives import Archive, unpack
 from adaptermix.sources.source import Member
 
 WANTED = (Member("a.txt", "data/a.txt"),)
 
 
-def archive(tmp_path, content, name="archive"):
-    path = tmp_path / name
-    path.write_bytes(content)
-    return path
-
-
 def take(tmp_path, content, members=WANTED, limit=10**6):
-    return unpack(archive(tmp_path, content), members, tmp_path / "out", limit)
+    (tmp_path / "archive").write_bytes(content)
+    archive = Archive(tmp_path / "archive", "http://here/archive", limit)
+    return unpack(archive, members, tmp_path / "out")
 
 
 @pytest.mark.parametrize("make", [tar_gz, zipped])
@@ -88,7 +84,9 @@ def zip_of(name, mode=0):
     ],
 )
 def test_an_archive_with_unsafe_members_is_refused_whole(tmp_path, content):
-    with pytest.raises(DataError, match="is not unpacked") as caught:
+    with pytest.raises(
+        DataError, match="^http://here/archive: the archive is not unpacked"
+    ) as caught:
         take(tmp_path, content)
     assert "--mirror" in caught.value.hint
     assert not (tmp_path / "evil.txt").exists()
