@@ -121,8 +121,7 @@ def _needs(step: Step) -> Iterator[Need]:
     settings: Any = step.settings
     folder = getattr(settings, "data_dir", None)
     own = [getattr(settings, name, None) for name in ("chat", "src")]  # files, by their names
-    reads_task = own == [None, None] and getattr(settings, "search", "") is not None
-    for lang in getattr(settings, "langs", ()) if reads_task else ():
+    for lang in getattr(settings, "langs", ()) if own == [None, None] else ():
         yield _need(step, folder, lang, {"langs": (lang,), "pairs": ()})
     for pair in getattr(settings, "pairs", ()):
         yield _need(step, settings.pairs_dir or folder, pair, {"langs": (), "pairs": (pair,)})

@@ -32,10 +32,11 @@ def opus(monkeypatch):
         yield site
 
 
-def test_without_a_folder_a_pair_is_downloaded_once(opus):
+def test_without_a_folder_a_pair_is_downloaded_once(opus, answer_cache):
     assert [(p.source, p.target) for p in read_pairs("cy-en", None)] == ROWS
     assert [(p.source, p.target) for p in read_pairs("en-cy", None)][0] == ROWS[0][::-1]
     assert [path for path, _ in opus.asked] == ["cy-en.txt.zip"]
+    assert (answer_cache / "data" / "tatoeba" / "Tatoeba.cy-en.cy").is_file()
 
 
 def test_train_align_works_as_it_is_typed(opus, model_dir, tmp_path, monkeypatch):

@@ -15,9 +15,10 @@ class Site:
 
     Attributes:
         files: Content by path, without the first slash.
-        troubles: By path, what the next requests get: a number of bytes after which the connection
-            is cut, ``("pause", bytes)``, ``http NNN``, ``stall``, ``silence``, ``no ranges`` or
-            ``weak``; after these, all is well.
+        troubles: By path, what the next requests get; after these, all is well. A number of bytes
+            after which the connection is cut, ``("weak", bytes)`` the same with a weak tag,
+            ``("pause", bytes)`` and then nothing for long, ``stall`` a few bytes and then nothing,
+            ``silence``, ``http NNN``, or ``no ranges``.
         asked: Paths with the range that was asked for, in order.
     """
 
@@ -52,13 +53,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, content, trouble):
         tag = f'"{hash(content) & 0xFFFFFFFF:x}"'
+        is_weak = isinstance(trouble, tuple) and trouble[0] == "weak"
         start = self.start_of(content, tag) if trouble != "no ranges" else 0
         if start is None:
             return self.refuse(416)
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("ETag", f"W/{tag}" if trouble == "weak" else tag)
+        self.send_header("ETag", f"W/{tag}" if is_weak else tag)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if trouble in ("stall", "silence"):
@@ -67,10 +69,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(2)
             self.close_connection = True
             return
-        if isinstance(trouble, tuple):  # ("pause", bytes): these, then nothing for a long time
+        if isinstance(trouble, tuple):
             self.wfile.write(content[start : start + trouble[1]])
             self.wfile.flush()
-            time.sleep(20)
+            time.sleep(0 if is_weak else 20)
             self.close_connection = True
             return
         end = start + trouble if isinstance(trouble, int) else len(content)

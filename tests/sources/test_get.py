@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from adaptermix.errors import ConfigError, DataError, ResourceError
 from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.download import Patience
 from adaptermix.sources.get import Order, get
-from adaptermix.sources.lock import LOCK_NAME
+from adaptermix.sources.lock import LOCK_NAME, WORK_NAME
 from adaptermix.sources.source import Member, Remote
 
 QUICK = Patience(seconds=0.5, tries=2, pause=0.01)
@@ -67,7 +68,9 @@ def test_a_second_run_downloads_nothing_and_another_language_only_adds_its_file(
     source = at(site, "massive")
     fetch(source, ["cy-GB"], tmp_path)
     asked = len(site.asked)
+    shutil.rmtree(tmp_path / "data" / WORK_NAME)
     again = fetch(source, ["cy-GB"], tmp_path)
+    assert not (tmp_path / "data" / WORK_NAME).exists()  # nothing is locked or written
     assert len(site.asked) == asked
     assert [file.status for file in again.files] == ["there"]
     assert again.downloads[0].status == "there"

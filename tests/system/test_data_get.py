@@ -48,6 +48,17 @@ def test_a_killed_download_goes_on_and_leaves_nothing_behind(tmp_path):
     assert [path.name for path in part.parent.iterdir()] == [".lock"]
 
 
+def test_two_processes_that_want_the_same_download_it_once(tmp_path):
+    with served({"cy-en.txt.zip": CONTENT}) as site:
+        children = [
+            subprocess.Popen(command(site), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        told = [child.communicate()[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0], told
+    assert site.asked == [("cy-en.txt.zip", "")]
+
+
 @pytest.mark.parametrize(
     ("trouble", "changes", "code", "told"),
     [
