@@ -45,31 +45,30 @@ def data_get(
         str | None,
         typer.Option(
             metavar="PLACE",
-            help="Where copies are: a folder, a file, or an http(s) address to which the names of "
-            "the files are added.",
+            help="Use copies from here: a folder, a file, or an http(s) address that the names of "
+            "the files are appended to.",
         ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Replace files, and take content other than what was recorded."
-        ),
+        typer.Option("--force", help="Replace files, and accept other content than was recorded."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be downloaded, ask no server.")
+        bool,
+        typer.Option("--dry-run", help="Show what would be downloaded, without asking a server."),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Download public data, check it, and lay it out as commands and the paper's recipes read it.
 
-    Each source is pinned to a version; its licence and citation are printed. A download that broke
-    goes on where it stopped. Published digests are checked; where there is none, the first download
-    is recorded in sources.lock, and later ones are compared with it. Files that are there stay, and
-    nothing is downloaded for them.
+    Each source is pinned to a version. Its license and citation are printed. An interrupted
+    download continues where it stopped. Files are checked against published digests; if there is none, the
+    first download is recorded in sources.lock, and later ones are compared with it. Existing files
+    are kept, and nothing is downloaded for them.
 
-    The exit code is 6 if the server cannot be reached, refuses, or has no such file, and 4 if what
-    came is not what was published or recorded.
+    The exit code is 6 if the server cannot be reached, refuses, or has no such file, and 4 if the
+    content is not what was published or recorded.
 
     Examples:
         adaptermix data get massive
@@ -97,7 +96,7 @@ def _listed(text: str | None) -> list[str]:
 
 def data_check(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe, to see whether its data is there.")
+        Path | None, typer.Argument(help="A recipe, to check whether its data is there.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -110,11 +109,11 @@ def data_check(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what public data is there, what a recipe lacks, and what to know before it is used.
+    """Show which public data is there, what a recipe lacks, and known traps.
 
-    Files are counted and compared with sources.lock. Of a recipe, every language and pair that its
-    steps read is tried, and the lines that get what is missing are printed. Sentences of FLORES-200
-    in ALMA's training files are counted. The exit code is 4 if a recipe lacks data.
+    Files are counted and compared with sources.lock. Every language and pair that the steps of a
+    recipe read is tried, and the commands that get what is missing are printed. Sentences of
+    FLORES-200 in ALMA's training files are counted. The exit code is 4 if a recipe lacks data.
 
     Examples:
         adaptermix data check

@@ -67,7 +67,7 @@ def program() -> typer.Typer:
     return made
 
 
-data_app = _group("data", "Get public data, and see what is there.")
+data_app = _group("data", "Download public data, and check what is there.")
 comet_app = _group(
     "comet", "Install COMET in a separate Python environment, and show what is installed."
 )

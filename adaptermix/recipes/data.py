@@ -66,21 +66,12 @@ class DataReport(Report):
             Table("data", f"data in {self.folder}", columns, rows, align="llrrl")
         ]
         if self.needs:
-            shown.append(
-                Table(
-                    "steps",
-                    "what the steps read",
-                    ("step", "from", "it has"),
-                    [*self._steps()],
-                    align="lll",
-                )
-            )
-        if self.missing:
-            shown += [
-                Cell(need.problem or "", look="missing") for need in _first_of_each(self.missing)
-            ]
+            heads = ("step", "folder", "examples", "missing")
+            steps = list(self._steps())
+            shown.append(Table("steps", "what the steps read", heads, steps, align="llrl"))
+        shown += [Cell(need.problem or "", look="missing") for need in _first_of_each(self.missing)]
         if self.get:
-            shown += ["what is missing comes with", *(f"    {line}" for line in self.get)]
+            shown += ["to download what is missing:", *(f"    {line}" for line in self.get)]
         elif self.needs and not self.missing:
             shown.append(Cell("nothing is missing", look="ok"))
         return View(shown, noted(self.traps))
@@ -89,14 +80,10 @@ class DataReport(Report):
         keys = dict.fromkeys((need.step, need.folder) for need in self.needs)
         for step, folder in keys:
             needs = [need for need in self.needs if (need.step, need.folder) == (step, folder)]
-            lacking = [need.name for need in needs if need.problem]
-            there = [need for need in needs if need.examples is not None]
-            told = f"{sum(need.examples or 0 for need in there):,} examples of {len(there)}"
-            if not folder:
-                told = "downloaded when it runs: " + " ".join(need.name for need in needs)
-            if lacking:
-                told += f", not {' '.join(lacking)}"
-            yield (step, folder or "no folder", Cell(told, look="missing" if lacking else ""))
+            lacking = " ".join(need.name for need in needs if need.problem)
+            count = sum(need.examples or 0 for need in needs)
+            told = f"{count:,}" if folder else "downloaded when it runs"
+            yield (step, folder or "none", told, Cell(lacking, look="missing"))
 
 
 def check_data(folder: Path, recipe: Recipe | None = None) -> DataReport:
@@ -183,7 +170,7 @@ def _row(stock: Stock) -> Row:
     states = [
         (stock.recorded, "as recorded"),
         (len(stock.changed), "changed"),
-        (stock.others, "own"),
+        (stock.others, "not recorded"),
     ]
     told = ", ".join(f"{count} {state}" for count, state in states if count)
     look: Look = "warn" if stock.changed else ""

@@ -133,14 +133,14 @@ def _check_amount(archive: Archive, total: int, count: int) -> None:
         raise DataError(
             f"{archive.name}: the archive holds more than {archive.limit:,} bytes or "
             f"{_MOST_MEMBERS:,} files",
-            hint="it is not what was published: name another copy with --mirror",
+            hint="it is not what was published: use another copy with --mirror",
         )
 
 
 def _unsafe(archive: Archive, name: str, what: str) -> DataError:
     return DataError(
         f"{archive.name}: the archive is not unpacked: {name!r} is {what}",
-        hint="it is not what was published: name another copy with --mirror",
+        hint="it is not what was published: use another copy with --mirror",
     )
 
 
@@ -160,7 +160,7 @@ def _readable(archive: Archive) -> Iterator[None]:
     ) as error:
         raise DataError(
             f"{archive.name}: not readable as an archive: {error}",
-            hint="the file is damaged, or a web page in its place; name another copy with --mirror",
+            hint="the file is damaged, or a web page instead; use another copy with --mirror",
         ) from error
 
 

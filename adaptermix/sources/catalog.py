@@ -35,7 +35,7 @@ _MASSIVE = Source(
     folder="massive",
     address="https://amazon-massive-nlu-dataset.s3.amazonaws.com/",
     page="https://github.com/alexa/massive",
-    licence="CC BY 4.0",
+    license="CC BY 4.0",
     citation="FitzGerald et al. 2023, MASSIVE: A 1M-Example Multilingual Natural Language "
     "Understanding Dataset with 51 Typologically-Diverse Languages, ACL",
     by="langs",
@@ -71,7 +71,7 @@ _FLORES = Source(
     folder="flores200",
     address="https://dl.fbaipublicfiles.com/nllb/",
     page="https://github.com/facebookresearch/flores",
-    licence="CC BY-SA 4.0",
+    license="CC BY-SA 4.0",
     citation="NLLB Team 2022, No Language Left Behind: Scaling Human-Centered Machine Translation, "
     "arXiv:2207.04672",
     by="langs",
@@ -112,7 +112,7 @@ TATOEBA = Source(
     folder="tatoeba",
     address="https://object.pouta.csc.fi/OPUS-Tatoeba/v2021-07-22/moses/",
     page="https://opus.nlpl.eu/Tatoeba",
-    licence="CC BY 2.0 FR",
+    license="CC BY 2.0 FR",
     citation="Tiedemann 2012, Parallel Data, Tools and Interfaces in OPUS, LREC; "
     "sentences by the contributors of tatoeba.org",
     by="pairs",
@@ -144,7 +144,7 @@ _IWSLT = Source(
     folder="iwslt2017",
     address=f"{_HUB}IWSLT/iwslt2017/resolve/main/",
     page=f"{_HUB}IWSLT/iwslt2017",
-    licence="CC BY-NC-ND 4.0",
+    license="CC BY-NC-ND 4.0",
     citation="Cettolo et al. 2017, Overview of the IWSLT 2017 Evaluation Campaign, IWSLT",
     by="pairs",
     known=(),

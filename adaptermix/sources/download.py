@@ -89,7 +89,7 @@ def download(wanted: Download, on_bytes: OnBytes, patience: Patience) -> None:
             if failures >= patience.tries:
                 raise ResourceError(
                     f"{wanted.address}: {_reason(error, patience)}",
-                    hint=f"run it again, and it goes on where it stopped; or {wanted.hint}",
+                    hint=f"run it again to continue where it stopped; or {wanted.hint}",
                 ) from error
             time.sleep(patience.pause * 2 ** (failures - 1))
 
@@ -138,8 +138,8 @@ def _check_status(wanted: Download, status: int) -> None:
     if status in (401, 403):
         raise ResourceError(
             f"{wanted.address}: the server refuses the file (HTTP {status})",
-            hint="it may ask for an account or a licence (hf auth login for the hub), or block "
-            f"this network; or {wanted.hint}",
+            hint="it may require an account or a license agreement (hf auth login for the Hub), or "
+            f"block this network; or {wanted.hint}",
         )
     if status in (408, 425, 429) or status >= 500:
         raise _BusyError(f"the server answers HTTP {status}")
@@ -150,8 +150,8 @@ def _check_size(wanted: Download, size: int) -> None:
     if size > wanted.limit:
         wanted.path.unlink(missing_ok=True)
         raise DataError(
-            f"{wanted.address}: larger than the {wanted.limit:,} bytes that it may have",
-            hint=f"it changed upstream, or is no file of this data: {wanted.hint}",
+            f"{wanted.address}: larger than the expected {wanted.limit:,} bytes",
+            hint=f"it changed upstream, or is another file; {wanted.hint}",
         )
 
 

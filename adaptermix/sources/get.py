@@ -55,7 +55,7 @@ class Order:
     @property
     def hint(self) -> str:
         """What to do where the source cannot be had."""
-        return f"name a copy: {self.line} --mirror FOLDER, FILE or ADDRESS"
+        return f"use a copy: {self.line} --mirror FOLDER, FILE or ADDRESS"
 
 
 def get(
@@ -164,7 +164,7 @@ class _Getting:
             arrived.unlink()
             raise DataError(
                 f"{place}: sha256 {found}, but {self.lock.path} recorded {recorded.get('sha256')}",
-                hint="it changed upstream, or is no copy of it; --force takes it and records it",
+                hint="it changed upstream, or is another copy; --force accepts and records it",
             )
 
     def _refused(self, arrived: Path, message: str) -> DataError:
@@ -193,7 +193,7 @@ class _Getting:
             "sha256": sha256(arrived),
             "size": arrived.stat().st_size,
             "source": source.name,
-            "licence": source.licence,
+            "license": source.license,
         }
         for local in written:
             self.lock.files[f"{source.folder}/{local}"] = {
@@ -297,15 +297,15 @@ def _report(
     notes = [*source.notes]
     if kept := [file.path for file in files if file.status == "kept"]:
         notes.append(
-            f"{len(kept)} files were there and are not from {LOCK_NAME}, such as {kept[0]}: they "
-            "stay; --force replaces them"
+            f"{len(kept)} existing files are not recorded in {LOCK_NAME}, such as {kept[0]}: they "
+            "are kept; --force replaces them"
         )
     return GetReport(
         source=source.name,
         title=source.title,
         folder=str(order.folder),
         page=source.page,
-        licence=source.licence,
+        license=source.license,
         citation=source.citation,
         downloads=[_remote_report(order, remote, lock, done.get(remote)) for remote in remotes],
         files=files,

@@ -119,7 +119,7 @@ UNER = Source(
     folder="uner",
     address=f"{_GITHUB}UniversalNER/",
     page="https://www.universalner.org",
-    licence="CC BY-SA 4.0",
+    license="CC BY-SA 4.0",
     citation="Mayhew et al. 2024, Universal NER: A Gold-Standard Multilingual Named Entity "
     "Recognition Benchmark, NAACL",
     by="langs",
@@ -142,7 +142,7 @@ UNER_AYA = Source(
     folder="uner-aya",
     address=f"{_HUB}CohereForAI/aya_collection/resolve/6f3cc5c8ced962cbd040f0a7a73a0e92f757b469/",
     page=f"{_HUB}CohereForAI/aya_collection",
-    licence="Apache-2.0 (the collection), CC BY-SA 4.0 (Universal NER)",
+    license="Apache-2.0 (the collection), CC BY-SA 4.0 (Universal NER)",
     citation="Singh et al. 2024, Aya Dataset: An Open-Access Collection for Multilingual "
     "Instruction Tuning, ACL; Mayhew et al. 2024, Universal NER, NAACL",
     by="langs",

@@ -56,7 +56,7 @@ class GetReport(Report):
     title: str
     folder: str
     page: str
-    licence: str
+    license: str
     citation: str
     downloads: Sequence[RemoteReport]
     files: Sequence[FileReport]
@@ -69,7 +69,7 @@ class GetReport(Report):
         counts = [(status, self._count(status)) for status in ("written", "there", "kept")]
         told = ", ".join(f"{count} {status}" for status, count in counts if count)
         lines += [f"files: {told}"] if told else []
-        lines += [f"page: {self.page}", f"licence: {self.licence}", f"cite: {self.citation}"]
+        lines += [f"page: {self.page}", f"license: {self.license}", f"cite: {self.citation}"]
         return View(lines, noted(self.notes))
 
     def _count(self, status: str) -> int:

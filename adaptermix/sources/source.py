@@ -1,4 +1,4 @@
-"""What is known of public data: addresses, digests, licences, and where each file goes."""
+"""What is known of public data: addresses, digests, licenses, and where each file goes."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class Source:
         folder: Its folder in the folder of all data.
         address: What all its files' addresses begin with.
         page: Where it is described.
-        licence: Its licence.
+        license: Its license.
         citation: The publication to cite.
         by: Whether languages or pairs of languages are chosen.
         known: What there is to choose; empty where anything may be asked for.
@@ -69,7 +69,7 @@ class Source:
     folder: str
     address: str
     page: str
-    licence: str
+    license: str
     citation: str
     by: Literal["langs", "pairs"]
     known: tuple[str, ...]

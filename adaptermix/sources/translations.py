@@ -49,7 +49,7 @@ ALMA = Source(
     folder="alma",
     address=f"{_GITHUB}fe1ixxu/ALMA/10360c33dc875c747315dcf0a5be0d48472c7a4c/",
     page="https://github.com/fe1ixxu/ALMA",
-    licence="MIT (the repository); WMT news data for research, FLORES-200 CC BY-SA 4.0",
+    license="MIT (the repository); WMT news data for research, FLORES-200 CC BY-SA 4.0",
     citation="Xu et al. 2024, A Paradigm Shift in Machine Translation: Boosting Translation "
     "Performance of Large Language Models, ICLR",
     by="pairs",
@@ -88,7 +88,7 @@ WMT23 = Source(
     folder="wmt",
     address=f"{_HUB}haoranxu/WMT23-Test/resolve/19c6f6f18f37bc2bd58306a2b20c93bcbaa4e75a/",
     page=f"{_HUB}haoranxu/WMT23-Test",
-    licence="none stated; WMT shared-task data is given out for research",
+    license="none stated; WMT shared-task data is given out for research",
     citation="Kocmi et al. 2023, Findings of the 2023 Conference on Machine Translation (WMT23): "
     "LLMs Are Here but Not Quite There Yet, WMT",
     by="pairs",

@@ -36,12 +36,12 @@ def test_the_names_of_the_sources_are_those_of_the_table():
     assert [name.value for name in SourceName] == list(SOURCES)
 
 
-def test_licence_and_citation_are_printed_and_json_has_every_file(here):
+def test_license_and_citation_are_printed_and_json_has_every_file(here):
     rows = [("Helo.", "Hello.")]
     with served({"cy-en.txt.zip": tatoeba_zip("cy-en", rows)}) as site:
         line = ("get", "tatoeba", "--pairs", "cy-en", "--mirror", site.address)
         said = run(*line).output
-        assert "licence: CC BY 2.0 FR" in said
+        assert "license: CC BY 2.0 FR" in said
         assert "cite: Tiedemann 2012" in said
         assert "downloaded: https://object.pouta.csc.fi/OPUS-Tatoeba/v2021-07-22" in said
         record = json.loads(run(*line, "--json", "-q").stdout)

@@ -51,7 +51,7 @@ def test_a_later_run_goes_on_and_a_content_that_changed_starts_again(site, tmp_p
     site.troubles["data/a.bin"] = [150_000, "http 503", "http 503"]
     with pytest.raises(ResourceError, match="HTTP 503") as caught:
         fetch(wanted(site, tmp_path), Patience(0.5, 2, 0.01))
-    assert "goes on where it stopped" in caught.value.hint
+    assert "continue where it stopped" in caught.value.hint
     assert 0 < (tmp_path / "a.bin").stat().st_size <= 150_000
     site.asked.clear()
     other = CONTENT[::-1]
@@ -118,7 +118,7 @@ def test_refusals_name_the_address_and_the_way_on(site, tmp_path, status, kind, 
 
 
 def test_a_file_that_is_too_large_is_not_taken(site, tmp_path):
-    with pytest.raises(DataError, match="399,999 bytes"):
+    with pytest.raises(DataError, match="larger than the expected 399,999 bytes"):
         fetch(wanted(site, tmp_path, limit=len(CONTENT) - 1))
     assert not (tmp_path / "a.bin").exists()
 

@@ -59,7 +59,7 @@ def test_massive_is_laid_out_as_its_reader_looks_for_it(site, tmp_path):
     assert len(read_massive("cy", "train", folder)) == 1
     assert report.downloads[0].is_published
     assert [file.status for file in report.files] == ["written", "written"]
-    assert {"CC BY 4.0", SOURCES["massive"].citation} <= {report.licence, report.citation}
+    assert {"CC BY 4.0", SOURCES["massive"].citation} <= {report.license, report.citation}
 
 
 def test_a_second_run_downloads_nothing_and_another_language_only_adds_its_file(site, tmp_path):
@@ -310,7 +310,7 @@ def test_every_source_is_complete():
     for source in SOURCES.values():
         remotes = source.remotes(source.default)
         assert remotes
-        assert source.licence
+        assert source.license
         assert source.citation
         locals_ = [member.local for remote in remotes for member in remote.members]
         assert len(set(locals_)) == len(locals_)
