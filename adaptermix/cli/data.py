@@ -63,9 +63,9 @@ def data_get(
     """Download public data, check it, and lay it out as commands and the paper's recipes read it.
 
     Each source is pinned to a version. Its license and citation are printed. An interrupted
-    download continues where it stopped. Files are checked against published digests; if there is none, the
-    first download is recorded in sources.lock, and later ones are compared with it. Existing files
-    are kept, and nothing is downloaded for them.
+    download continues where it stopped. Files are checked against published digests; if there is
+    none, the first download is recorded in sources.lock, and later ones are compared with it.
+    Existing files are kept, and nothing is downloaded for them.
 
     The exit code is 6 if the server cannot be reached, refuses, or has no such file, and 4 if the
     content is not what was published or recorded.

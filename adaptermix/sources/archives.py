@@ -1,5 +1,6 @@
 """Files out of archives that nobody vouches for: none outside of the folder, no links, no bombs."""
 
+import re
 import stat
 import tarfile
 import zipfile
@@ -16,6 +17,10 @@ from adaptermix.sources.source import Member
 
 _MOST_MEMBERS = 100_000
 _BLOCK = 1 << 20
+# Lines of IWSLT's files that describe a talk; a sentence may begin with "<" as well.
+_TAG = re.compile(
+    rb"\s*</?(doc|url|keywords|speaker|talkid|title|description|reviewer|translator)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ def _write(file: IO[bytes], path: Path, is_tagged: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         if is_tagged:
-            out.writelines(line for line in file if not line.lstrip().startswith(b"<"))
+            out.writelines(line for line in file if not _TAG.match(line))
         else:
             while block := file.read(_BLOCK):
                 out.write(block)

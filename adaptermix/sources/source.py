@@ -16,7 +16,7 @@ class Member:
     Attributes:
         local: Its name in the folder of the source. ``*`` stands for the same as in ``inside``.
         inside: Its path in the archive, which may hold ``*``; empty where the file is no archive.
-        is_tagged: Lines that begin with ``<`` describe the text and are left out.
+        is_tagged: Lines with tags such as ``<url>`` describe the text and are left out.
     """
 
     local: str

@@ -35,9 +35,11 @@ def test_patterns_keep_the_names_inside(tmp_path):
 
 
 def test_lines_of_tags_are_left_out(tmp_path):
-    content = zipped({"data/a.txt": "<url>x</url>\nHallo\n <title>T</title>\nWelt\n"})
+    content = zipped(
+        {"data/a.txt": '<doc docid="1">\n<url>x</url>\nHallo\n <title>T</title>\n<3 Welt\n</doc>\n'}
+    )
     take(tmp_path, content, [Member("a.txt", "data/a.txt", is_tagged=True)])
-    assert (tmp_path / "out" / "a.txt").read_text() == "Hallo\nWelt\n"
+    assert (tmp_path / "out" / "a.txt").read_text() == "Hallo\n<3 Welt\n"
 
 
 def tar_of(*infos):
