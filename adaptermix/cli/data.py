@@ -60,15 +60,16 @@ def data_get(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download public data, check it, and lay it out as commands and the paper's recipes read it.
+    """Download public data in the layout that commands and the paper's recipes read.
 
-    Each source is pinned to a version. Its license and citation are printed. An interrupted
-    download continues where it stopped. Files are checked against published digests; if there is
-    none, the first download is recorded in sources.lock, and later ones are compared with it.
-    Existing files are kept, and nothing is downloaded for them.
+    Each source is pinned to a version. Its license and citation are printed. An
+    interrupted download continues where it stopped. Files are checked against
+    published digests; if there is none, the first download is recorded in
+    sources.lock, and later ones are compared with it. Existing files are kept,
+    and nothing is downloaded for them.
 
-    The exit code is 6 if the server cannot be reached, refuses, or has no such file, and 4 if the
-    content is not what was published or recorded.
+    The exit code is 6 if the server cannot be reached, refuses, or has no such
+    file, and 4 if the content is not what was published or recorded.
 
     Examples:
         adaptermix data get massive
@@ -77,7 +78,7 @@ def data_get(
 
         adaptermix data get flores --langs en,cy,sw --dry-run
 
-        adaptermix data get massive --mirror downloads/amazon-massive-dataset-1.1.tar.gz
+        adaptermix data get massive --mirror downloads
     """
     from adaptermix.commands.data import names_of
     from adaptermix.sources.catalog import SOURCES
@@ -111,9 +112,10 @@ def data_check(
 ) -> None:
     """Show which public data is there, what a recipe lacks, and known traps.
 
-    Files are counted and compared with sources.lock. Every language and pair that the steps of a
-    recipe read is tried, and the commands that get what is missing are printed. Sentences of
-    FLORES-200 in ALMA's training files are counted. The exit code is 4 if a recipe lacks data.
+    Files are counted and compared with sources.lock. Every language and pair
+    that the steps of a recipe read is tried, and the commands that get what is
+    missing are printed. Sentences of FLORES-200 in ALMA's training files are
+    counted. The exit code is 4 if a recipe lacks data.
 
     Examples:
         adaptermix data check
