@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from adaptermix.cli import console
+from adaptermix.cli.data import add_data
 from adaptermix.cli.options import (
     CheckedCommand,
     Force,
@@ -59,11 +60,14 @@ def program() -> typer.Typer:
         add_command(made, command)
     for run in (demo, run_recipe, doctor, schema):
         made.command("run" if run is run_recipe else None, cls=CheckedCommand)(run)
+    add_data(data_app)
+    made.add_typer(data_app)
     made.add_typer(comet_app)
     made.add_typer(recipe_app)
     return made
 
 
+data_app = _group("data", "Download public data, and check what is there.")
 comet_app = _group(
     "comet", "Install COMET in a separate Python environment, and show what is installed."
 )

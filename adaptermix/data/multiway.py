@@ -7,6 +7,7 @@ other names, as text, JSON lines or parquet with a column ``text``.
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from adaptermix.data.languages import FLORES_CODES, THREE_LETTERS, flores_code
@@ -16,6 +17,13 @@ from adaptermix.files.text import find_file, json_rows, numbered_lines, parquet_
 _ENDINGS = ("", ".gz")
 _TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # as in FLORES+, with the sentences as "text"
 _FLORES_SPLITS = ("dev", "devtest")
+# What FLORES+ calls languages that FLORES-200 calls by other codes.
+_FLORES_PLUS = {
+    "zho_Hans": "cmn_Hans",
+    "zho_Hant": "cmn_Hant",
+    "tgl_Latn": "fil_Latn",
+    "est_Latn": "ekk_Latn",
+}
 
 
 def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, list[str]]:
@@ -80,6 +88,8 @@ def _spellings(lang: str) -> list[str]:
     elif letters := THREE_LETTERS.get(lang, lang if len(lang) == 3 else None):
         others.append(f"{letters}_*")
     others += [s for s, letters in THREE_LETTERS.items() if lang.startswith(f"{letters}_")]
+    for code, plus in _FLORES_PLUS.items():
+        others += [plus for name in (lang, *others) if fnmatch(code, name)]
     return [glob.escape(lang), *others]
 
 

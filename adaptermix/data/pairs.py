@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from adaptermix.data.alma import read_alma
+from adaptermix.data.alma import has_translations, read_alma
 from adaptermix.data.languages import FLORES_CODES, is_in_wrong_script, split_pair
 from adaptermix.errors import DataError
-from adaptermix.files.hub import hub_parquet
+from adaptermix.files.outputs import cache_folder
 from adaptermix.files.text import find_file, has_file, numbered_lines, parquet_columns, parquet_rows
-
-PAIRS_REPO = "sentence-transformers/parallel-sentences-tatoeba"
+from adaptermix.sources.catalog import TATOEBA
+from adaptermix.sources.get import Order, get
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
 
     In the folder, itself or one below it, these are looked for, with the languages in either
     order: ``cy-en.tsv`` (two tab-separated columns), ``NAME.cy-en.cy`` and ``NAME.cy-en.en``
-    (Moses), ``cym_Latn.dev`` and ``eng_Latn.dev`` (FLORES-200), and ``cy-en.parquet``; where there
-    is none of them, ``cy-en.train.json`` (ALMA). Text files may be gzipped. Without a folder, the
-    hub's copy of Tatoeba is read.
+    (Moses), ``cym_Latn.dev`` and ``eng_Latn.dev`` (FLORES-200), and ``cy-en.parquet`` or
+    ``cy-en/train-*.parquet`` (data sets of the hub); where there is none of them,
+    ``cy-en.train.json`` (ALMA). Text files may be gzipped. Without a folder, the pair is
+    downloaded from OPUS Tatoeba, once.
 
     Raises:
         DataError: Not a pair, no or several such files, a malformed line, no pairs.
-        ResourceError: The hub is needed and cannot be reached.
+        ResourceError: The pair must be downloaded, and cannot be.
     """
     rows, origin = read_pair_rows(pair, data_dir)
     pairs = [row for row in rows if row.source and row.target]
@@ -49,10 +50,7 @@ def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
 def read_pair_rows(pair: str, data_dir: Path | None) -> tuple[Iterator[ParallelPair], Path]:
     """Read rows as ``read_pairs`` does, one by one, with empty sides too; also name the file."""
     source, target = split_pair(pair)
-    if data_dir is None:
-        rows, origin = _hub_pairs(source, target)
-    else:
-        rows, origin = _local_pairs(data_dir, source, target)
+    rows, origin = _local_pairs(data_dir or _downloaded(source, target), source, target)
     pairs = (
         ParallelPair((left or "").strip(), (right or "").strip(), pair, f"{origin.name}:{number}")
         for number, (left, right) in enumerate(rows, start=1)
@@ -63,7 +61,11 @@ def read_pair_rows(pair: str, data_dir: Path | None) -> tuple[Iterator[ParallelP
 def _local_pairs(folder: Path, source: str, target: str) -> tuple[Iterable[tuple[str, str]], Path]:
     straight, swapped = f"{source}-{target}", f"{target}-{source}"
     columns = [f"{name}{end}" for name in (straight, swapped) for end in (".tsv", ".tsv.gz")]
-    columns += [f"{straight}.parquet", f"{swapped}.parquet"]
+    columns += [
+        f"{name}{end}"
+        for name in (straight, swapped)
+        for end in (".parquet", "/train-*.parquet", "/train/*.parquet")
+    ]
     moses = [f"*{name}.{source}{end}" for name in (straight, swapped) for end in ("", ".gz")]
     codes = [FLORES_CODES.get(code) for code in (source, target)]
     flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if all(codes) else []
@@ -115,25 +117,19 @@ def _uneven(path: Path, lines: int, other: Path, other_lines: int) -> DataError:
 def _parquet_pairs(path: Path, source: str, target: str) -> Iterable[tuple[str, str]]:
     """Read pairs from the column layouts in use: a translation struct, or two text columns."""
     names = parquet_columns(path)
-    if "translation" in names:
-        rows = (row["translation"] for row in parquet_rows(path, ("translation",)))
-        return ((row[source], row[target]) for row in rows)
+    if has_translations(names):
+        return (sides for _, sides in read_alma(path, source, target))
     if {"english", "non_english"} <= set(names):
         columns = ("non_english", "english") if target == "en" else ("english", "non_english")
         return ((row[columns[0]], row[columns[1]]) for row in parquet_rows(path, columns))
     raise DataError(f"{path}: no columns of sentence pairs among {', '.join(names)}")
 
 
-def _hub_pairs(source: str, target: str) -> tuple[Iterable[tuple[str, str]], Path]:
-    if "en" not in (source, target):
-        raise DataError(
-            f"the Hub's copy of Tatoeba has pairs with English only, not {source}-{target}",
-            hint="provide your own parallel text with --pairs-dir",
-        )
-    other = source if target == "en" else target
-    paths = hub_parquet(PAIRS_REPO, f"en-{other}", "train")
-    rows = (row for path in paths for row in _parquet_pairs(path, source, target))
-    return rows, paths[0]
+def _downloaded(source: str, target: str) -> Path:
+    """Return the folder of the pairs that are downloaded where no folder is named."""
+    order = Order(TATOEBA, (f"{source}-{target}",), cache_folder() / "data")
+    get(order)
+    return order.folder
 
 
 _SHORT = set("mr mrs ms dr st prof sr jr vs etc bzw ca z.b e.g i.e sra ud uds mme m".split())
@@ -167,13 +163,13 @@ def read_clean_pairs(
 
     Args:
         pair: Both languages, such as ``cy-en``.
-        data_dir: Where they are; the hub's copy of Tatoeba without it.
+        data_dir: Where they are; OPUS Tatoeba without it.
         several_sentences: Keep pairs with several sentences on a side.
         check_script: Drop sides that are mostly in a script not of their language.
 
     Raises:
         DataError: Not a pair, no or several such files, a malformed line.
-        ResourceError: The hub is needed and cannot be reached.
+        ResourceError: The pair must be downloaded, and cannot be.
     """
     rows, origin = read_pair_rows(pair, data_dir)
     langs = split_pair(pair)

@@ -9,10 +9,11 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from adaptermix.errors import DataError, first_line
+from adaptermix.errors import DataError, ResourceError, first_line
 
 Split = Literal["train", "dev", "test"]
 T = TypeVar("T")
@@ -98,7 +99,17 @@ def _decompressed(raw: BinaryIO, path: Path) -> AbstractContextManager[Iterable[
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a parquet file."""
+    """Return the names of the columns of a parquet file.
+
+    Raises:
+        DataError: Not a parquet file.
+        ResourceError: What reads parquet is not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise ResourceError(
+            f"{path}: pyarrow, which reads parquet, is not installed",
+            hint='pip install "adaptermix[parquet]"',
+        )
     from pyarrow import ArrowException, parquet
 
     try:
@@ -109,11 +120,11 @@ def parquet_columns(path: Path) -> list[str]:
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file, of some columns only."""
-    from pyarrow import parquet
-
     missing = [name for name in columns if name not in parquet_columns(path)]
     if missing:
         raise DataError(f"{path}: no column '{missing[0]}'")
+    from pyarrow import parquet
+
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
             yield from batch.to_pylist()

@@ -10,6 +10,7 @@ from adaptermix.errors import DataError
 from adaptermix.files.hub import hub_parquet
 from adaptermix.files.text import Split, find_file, json_rows, parquet_rows
 from adaptermix.settings.shared import ScorerSettings
+from adaptermix.sources.catalog import MASSIVE_LOCALES
 from adaptermix.tasks.metrics import f1 as metrics
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
 from adaptermix.tasks.slots import (
@@ -23,15 +24,6 @@ from adaptermix.tasks.slots import (
 from adaptermix.tasks.task import Scored, chat_of
 
 MASSIVE_REPO = "AmazonScience/massive"
-# The 52 locales of MASSIVE 1.1; a bare language code stands for the first locale listed for it.
-MASSIVE_LOCALES: tuple[str, ...] = tuple(
-    """
-    af-ZA am-ET ar-SA az-AZ bn-BD ca-ES cy-GB da-DK de-DE el-GR en-US es-ES fa-IR fi-FI fr-FR he-IL
-    hi-IN hu-HU hy-AM id-ID is-IS it-IT ja-JP jv-ID ka-GE km-KH kn-IN ko-KR lv-LV ml-IN mn-MN ms-MY
-    my-MM nb-NO nl-NL pl-PL pt-PT ro-RO ru-RU sl-SL sq-AL sv-SE sw-KE ta-IN te-IN th-TH tl-PH tr-TR
-    ur-PK vi-VN zh-CN zh-TW
-    """.split()
-)
 
 
 @dataclass(frozen=True)

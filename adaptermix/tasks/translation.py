@@ -1,7 +1,7 @@
 """Translation: sentences, their references, and the names of languages.
 
 Test sets are plain text, one sentence a line; training data is JSON, one
-``{"translation": {"de": ..., "en": ...}}`` a line, as ALMA has it.
+``{"translation": {"de": ..., "en": ...}}`` a line, as ALMA has it. The hub has both as parquet.
 """
 
 import random
@@ -73,11 +73,13 @@ def read_translations(
 def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[TranslationExample]:
     """Read one direction: a test set of WMT, or ALMA's training data.
 
-    In the folder, or up to two levels below it, these are looked for: ``en-de.src`` and
-    ``en-de.ref`` (or WMT's own names, ``NAME.en-de.src.en`` and ``NAME.en-de.ref.refA.de``) for
-    the test part; ``de-en.train.json`` and ``de-en.valid.json``, with the languages in either
-    order, for the others. Text may be gzipped. Without a dev file, the same rows are held out of
-    the training file whenever it is read.
+    In the folder, or up to two levels below it, these are looked for. For the test part:
+    ``en-de.src`` and ``en-de.ref`` (or WMT's own names, ``NAME.en-de.src.en`` and
+    ``NAME.en-de.ref.refA.de``), ``en-de.test.parquet`` or ``en-de/test-*.parquet`` (WMT23-Test),
+    and ``en-de.test.json`` (ALMA's copy of WMT 22). For the others, with the languages in either
+    order: ``de-en.train.json`` and ``de-en.valid.json``, or ``de-en/train-*.parquet`` and
+    ``de-en/validation-*.parquet``. Text may be gzipped. Without a dev file, the same rows are held
+    out of the training file whenever it is read.
 
     Raises:
         DataError: Not a pair of known languages, no folder, missing or malformed files.
@@ -85,38 +87,53 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
     source, target = split_pair(pair)
     language_code(source), language_code(target)
     if data_dir is None:
-        raise DataError("translation data is not downloaded from the Hub", hint="give --data-dir")
+        raise DataError(
+            "translation data is not downloaded from the Hub",
+            hint="give --data-dir; adaptermix data get wmt23 and alma download the paper's",
+        )
     if split == "test":
         return _read_test(pair, source, target, data_dir)
     names = [f"{source}-{target}", f"{target}-{source}"]
-    if split == "dev" and (path := _find_optional(data_dir, [f"{n}.valid.json" for n in names])):
-        return _read_alma(path, source, target)
-    train = find_file(data_dir, _gzipped(f"{n}.train.json" for n in names), f"{pair} training data")
+    dev = _find_optional(data_dir, _alma_names(names, "valid"))
+    if split == "dev" and dev:
+        return _read_alma(dev, source, target)
+    train = find_file(data_dir, _alma_names(names, "train"), f"{pair} training data")
     rows = _read_alma(train, source, target)
-    if _find_optional(data_dir, [f"{n}.valid.json" for n in names]):
+    if dev:
         return rows
     kept, held = hold_out(rows, _DEV_ROWS, random.Random(0))
     return held if split == "dev" else kept
 
 
 def _read_test(pair: str, source: str, target: str, folder: Path) -> list[TranslationExample]:
-    patterns = _gzipped((f"{pair}.src", f"*.{pair}.src.{source}"))
-    path = find_file(folder, patterns, f"{pair} source sentences")
+    texts = _gzipped((f"{pair}.src", f"*.{pair}.src.{source}"))
+    if not has_file(folder, texts):
+        path = _find_optional(folder, _alma_names([pair], "test"))
+        if path is not None:
+            return _read_references(path, source, target)
+    path = find_file(folder, texts, f"{pair} source sentences")
     patterns = _gzipped((f"{pair}.ref", f"*.{pair}.ref.refA.{target}", f"*.{pair}.ref.{target}"))
     return read_translations(path, [find_file(folder, patterns, f"{pair} references")], pair)
+
+
+def _alma_names(pairs: Sequence[str], part: str) -> list[str]:
+    """Return the names of a part's file: as ALMA's repository has it, and as the hub has it."""
+    on_hub = "validation" if part == "valid" else part
+    ends = [f".{part}.json", f".{part}.json.gz", f".{part}.parquet"]
+    ends += [f"/{on_hub}-*.parquet", f"/{on_hub}/*.parquet"]
+    return [pair + end for pair in pairs for end in ends]
 
 
 def _gzipped(names: Any) -> list[str]:
     return [name + end for name in names for end in ("", ".gz")]
 
 
-def _find_optional(folder: Path, names: list[str]) -> Path | None:
-    patterns = _gzipped(names)
+def _find_optional(folder: Path, patterns: list[str]) -> Path | None:
     return find_file(folder, patterns, "dev data") if has_file(folder, patterns) else None
 
 
 def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]:
-    """Read ALMA's JSON; rows with an empty side are left out."""
+    """Read training data; rows with an empty side are left out."""
     pair = f"{source}-{target}"
     rows = (
         (str(number), *(side.strip() for side in sides))
@@ -127,6 +144,19 @@ def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]
         for number, text, reference in rows
         if text and reference
     ]
+    if not examples:
+        raise DataError(f"{path}: no {pair} sentence pairs")
+    return examples
+
+
+def _read_references(path: Path, source: str, target: str) -> list[TranslationExample]:
+    """Read a test set that has its references beside its sentences."""
+    pair = f"{source}-{target}"
+    examples = []
+    for number, (text, reference) in read_alma(path, source, target):
+        if not reference.strip():
+            raise DataError(f"{path}:{number}: an empty reference")
+        examples.append(TranslationExample(str(number - 1), pair, text, (reference,)))
     if not examples:
         raise DataError(f"{path}: no {pair} sentence pairs")
     return examples

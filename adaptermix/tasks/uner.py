@@ -9,8 +9,9 @@ from typing import NamedTuple
 from adaptermix.data.chats import Message
 from adaptermix.data.languages import language_code
 from adaptermix.errors import DataError
-from adaptermix.files.text import Split, find_file, numbered_lines
+from adaptermix.files.text import Split, find_file, has_file, numbered_lines
 from adaptermix.settings.shared import ScorerSettings
+from adaptermix.tasks.aya import aya_names, read_aya
 from adaptermix.tasks.entities import Entity, parse_entities, render_entities
 from adaptermix.tasks.metrics import f1 as metrics
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
@@ -21,12 +22,17 @@ ENTITY_TYPES = ("PER", "ORG", "LOC")
 
 @dataclass(frozen=True)
 class EntityExample:
-    """A sentence and its named entities."""
+    """A sentence and its named entities.
+
+    Attributes:
+        prompt: The whole question, where the data has it; it ends with the sentence.
+    """
 
     id: str
     lang: str
     utterance: str
     entities: tuple[Entity, ...]
+    prompt: str = ""
 
 
 class _Token(NamedTuple):
@@ -38,17 +44,36 @@ def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExam
     """Read one language and part of Universal NER, in file order.
 
     In the folder, or up to two levels below it, ``da.test.iob2`` or the official
-    ``da_ddt-ud-test.iob2`` is looked for; it may be gzipped.
+    ``da_ddt-ud-test.iob2`` is looked for; it may be gzipped. Where there is neither, the Aya
+    collection's ``test-*.parquet`` is, which has a prompt in the language with every sentence.
 
     Raises:
         DataError: An unknown language, no folder, no or several such files, a malformed one.
     """
     code = language_code(lang)
     if data_dir is None:
-        raise DataError("Universal NER is not downloaded from the Hub", hint="give --data-dir")
+        raise DataError(
+            "Universal NER is not downloaded from the Hub",
+            hint="give --data-dir; adaptermix data get uner downloads it",
+        )
     names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2", f"{lang}_*-ud-{split}.iob2"]
     patterns = [name + end for name in dict.fromkeys(names) for end in ("", ".gz")]
+    if not has_file(data_dir, patterns) and has_file(data_dir, aya_names(split)):
+        return _read_aya(find_file(data_dir, aya_names(split), f"UNER {split}"), lang, code)
     return read_iob2(find_file(data_dir, patterns, f"UNER {lang} {split}"), lang)
+
+
+def _read_aya(path: Path, lang: str, code: str) -> list[EntityExample]:
+    return [
+        EntityExample(
+            str(row.number),
+            lang,
+            row.sentence,
+            tuple(parse_entities(row.answer).entities),
+            row.prompt,
+        )
+        for row in read_aya(path, code)
+    ]
 
 
 def read_iob2(path: Path, lang: str) -> list[EntityExample]:
@@ -172,8 +197,12 @@ class Uner(Scored):
         return read_uner(lang, split, data_dir)
 
     def messages(self, example: EntityExample) -> list[Message]:
-        """Return the paper's instruction, worked example and sentence, as one user message."""
-        return chat_of(self.system_prompt or "", _ENTITY_PROMPT + example.utterance)
+        """Return instruction, worked example and sentence as one user message.
+
+        They are the data's own where it has them, else the paper's English ones.
+        """
+        question = example.prompt or _ENTITY_PROMPT + example.utterance
+        return chat_of(self.system_prompt or "", question)
 
     def answer(self, example: EntityExample) -> str:
         """Return the entities as JSON."""

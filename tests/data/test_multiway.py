@@ -62,6 +62,17 @@ def flores_plus(folder, lang, form):
         parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "dev" / f"{lang}.parquet")
 
 
+@pytest.mark.parametrize("lang", ["zh", "zho_Hans", "cmn_Hans"])
+def test_languages_that_flores_plus_calls_otherwise_are_found(tmp_path, lang):
+    for code in ("cmn_Hans", "fil_Latn"):
+        flores_plus(tmp_path, code, "lines")
+    texts = read_multiway((lang, "tl"), "dev", tmp_path)
+    assert texts == {
+        lang: [f"cmn_Hans {n}" for n in range(3)],
+        "tl": [f"fil_Latn {n}" for n in range(3)],
+    }
+
+
 @pytest.mark.parametrize("form", ["text", "lines", "table"])
 @pytest.mark.parametrize("below", ["", "dev", ".."])
 def test_flores_plus_is_found_in_its_forms(tmp_path, form, below):

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from adaptermix.data.languages import split_pair
 from adaptermix.data.pairs import read_pairs
 from adaptermix.data.sampling import hold_out, resample_evenly
-from adaptermix.errors import DataError
+from adaptermix.errors import DataError, ResourceError
 from adaptermix.files.text import json_rows
 from adaptermix.tasks.massive import MASSIVE_LOCALES, massive_locale, read_massive
 
@@ -162,3 +162,11 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_the_text(tmp_path
     assert [(pair.source, pair.target) for pair in pairs] == [("un", "one"), ("\ufeffdau", "two")]
     (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
     assert list(json_rows(tmp_path / "rows.jsonl")) == [(1, {"a": 1})]
+
+
+def test_parquet_without_its_reader_is_told_with_the_line_that_installs_it(tmp_path, monkeypatch):
+    (tmp_path / "cy-en.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr("adaptermix.files.text.find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match="pyarrow, which reads parquet") as caught:
+        read_pairs("cy-en", tmp_path)
+    assert caught.value.hint == 'pip install "adaptermix[parquet]"'

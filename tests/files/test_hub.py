@@ -121,9 +121,6 @@ def hub(model_dir, tmp_path):
             "en-US/validation/0000.parquet": massive(2),
             "cy-GB/massive-test.parquet": massive(4),
         },
-        ("datasets", "sentence-transformers/parallel-sentences-tatoeba"): {
-            "en-cy/train/0000.parquet": table(english=["hello"], non_english=["helo"]),
-        },
         ("models", "somebody/tiny"): {
             path.name: path.read_bytes() for path in model_dir.iterdir() if path.is_file()
         }
@@ -162,15 +159,6 @@ def test_massive_comes_from_the_hubs_parquet_copy_in_both_layouts(hub, tmp_path)
         "len(read('cy', 'test', None)), read('cy', 'test', None)[3].annotated)"
     )
     assert through_the_hub(code, hub, tmp_path) == "3 2 4 at [time : 3]"
-
-
-def test_pairs_come_from_the_hubs_tatoeba_copy(hub, tmp_path):
-    code = (
-        "from adaptermix.data.pairs import read_pairs\n"
-        "(pair,) = read_pairs('cy-en', None)\n"
-        "print(pair.source, pair.target)"
-    )
-    assert through_the_hub(code, hub, tmp_path) == "helo hello"
 
 
 def test_a_model_comes_from_the_hub(hub, tmp_path, model_dir):
@@ -215,7 +203,6 @@ def test_a_model_is_of_the_revision_that_was_asked_for(hub, tmp_path, revision):
 def test_what_the_hub_lacks_is_said(hub, tmp_path):
     expected = {
         "read_massive('sw', 'test', None)": "has no test part of 'sw-KE'",
-        "read_pairs('de-fr', None)": "pairs with English only",
         "locate_model(S(model='nobody/nothing'))": "cannot be had from the hub",
         "locate_model(S(model='no such//name'))": "neither a local folder nor a name on the Hub",
     }

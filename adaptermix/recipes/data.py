@@ -1,0 +1,182 @@
+"""The data that a recipe needs: what is there, what is missing, and what gets it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.data.contamination import flores_in_training
+from adaptermix.data.languages import split_pair
+from adaptermix.errors import AdaptermixError
+from adaptermix.files.outputs import Report
+from adaptermix.recipes.step import Recipe, Step
+from adaptermix.sources.catalog import SOURCES
+from adaptermix.sources.inventory import Stock, stocks
+from adaptermix.sources.lock import LOCK_NAME
+from adaptermix.tables import Cell, Line, Look, Row, Table, View, noted
+
+
+@dataclass(frozen=True)
+class Need:
+    """A language or pair that a step reads.
+
+    Attributes:
+        step: The step.
+        folder: Where it reads; empty where no folder is named and the data is downloaded.
+        name: The language or pair.
+        examples: How many it has; None where it was not read.
+        problem: Why it cannot be read.
+    """
+
+    step: str
+    folder: str
+    name: str
+    examples: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class DataReport(Report):
+    """What is there, and what a recipe lacks.
+
+    Attributes:
+        folder: Folder of all data.
+        sources: What is there of each source.
+        needs: What the steps of the recipe read.
+        get: The lines that get what is missing.
+        traps: What to know before the data is used.
+    """
+
+    folder: str
+    sources: Sequence[Stock]
+    needs: Sequence[Need]
+    get: Sequence[str]
+    traps: Sequence[str]
+
+    @property
+    def missing(self) -> list[Need]:
+        """What the recipe needs and cannot read."""
+        return [need for need in self.needs if need.problem]
+
+    def view(self) -> View:
+        """Return what it looks like to a person."""
+        rows = [_row(stock) for stock in self.sources]
+        columns = ("source", "folder", "files", "rows", "state")
+        shown: list[Table | Line] = [
+            Table("data", f"data in {self.folder}", columns, rows, align="llrrl")
+        ]
+        if self.needs:
+            heads = ("step", "folder", "examples", "missing")
+            steps = list(self._steps())
+            shown.append(Table("steps", "what the steps read", heads, steps, align="llrl"))
+        shown += [Cell(need.problem or "", look="missing") for need in _first_of_each(self.missing)]
+        if self.get:
+            shown += ["to download what is missing:", *(f"    {line}" for line in self.get)]
+        elif self.needs and not self.missing:
+            shown.append(Cell("nothing is missing", look="ok"))
+        return View(shown, noted(self.traps))
+
+    def _steps(self) -> Iterator[Row]:
+        keys = dict.fromkeys((need.step, need.folder) for need in self.needs)
+        for step, folder in keys:
+            needs = [need for need in self.needs if (need.step, need.folder) == (step, folder)]
+            lacking = " ".join(need.name for need in needs if need.problem)
+            count = sum(need.examples or 0 for need in needs)
+            told = f"{count:,}" if folder else "downloaded when it runs"
+            yield (step, folder or "none", told, Cell(lacking, look="missing"))
+
+
+def check_data(folder: Path, recipe: Recipe | None = None) -> DataReport:
+    """Look at a folder of data, and at what a recipe needs of it and of others.
+
+    Raises:
+        DataError: A damaged file or record.
+    """
+    needs = [need for step in recipe.steps for need in _needs(step)] if recipe else []
+    found = stocks(folder)
+    return DataReport(
+        folder=str(folder),
+        sources=found,
+        needs=needs,
+        get=list(get_lines([need for need in needs if need.problem])),
+        traps=list(_traps(folder, found)),
+    )
+
+
+def _needs(step: Step) -> Iterator[Need]:
+    """Yield what a step reads, language by language, so that each that is missing is told."""
+    settings: Any = step.settings
+    folder = getattr(settings, "data_dir", None)
+    own = [getattr(settings, name, None) for name in ("chat", "src")]  # files, by their names
+    for lang in getattr(settings, "langs", ()) if own == [None, None] else ():
+        yield _need(step, folder, lang, {"langs": (lang,), "pairs": ()})
+    for pair in getattr(settings, "pairs", ()):
+        yield _need(step, settings.pairs_dir or folder, pair, {"langs": (), "pairs": (pair,)})
+
+
+def _need(step: Step, folder: Path | None, name: str, names: dict[str, tuple[str, ...]]) -> Need:
+    if folder is None:
+        return Need(step.name, "", name, None, None)
+    fields = type(step.settings).model_fields
+    narrowed = {key: value for key, value in (names | {"limit": None}).items() if key in fields}
+    try:
+        counts = step.command.examples(step.settings.model_copy(update=narrowed))
+    except AdaptermixError as error:
+        return Need(step.name, str(folder), name, None, error.message)
+    return Need(step.name, str(folder), name, counts.get(name), None)
+
+
+def get_lines(needs: Sequence[Need]) -> Iterator[str]:
+    """Yield the commands that get what is needed, of folders that are named as those of sources."""
+    by_folder = {source.folder: source for source in SOURCES.values()}
+    wanted: dict[str, dict[str, None]] = {}
+    for need in needs:
+        source = by_folder.get(Path(need.folder).name)
+        if source is not None:
+            is_pair = "-" in need.name and source.by == "langs" and source.name != "massive"
+            langs = split_pair(need.name) if is_pair else (need.name,)
+            wanted.setdefault(need.folder, {}).update(dict.fromkeys(langs))
+    for folder, names in wanted.items():
+        source = by_folder[Path(folder).name]
+        told = ",".join(names)
+        yield f"adaptermix data get {source.name} --{source.by} {told} -o {Path(folder).parent}"
+
+
+def _traps(folder: Path, found: Sequence[Stock]) -> Iterator[str]:
+    by_name = {source.name: source.folder for source in SOURCES.values()}
+    for path, (held, rows) in flores_in_training(
+        folder / by_name["alma"], folder / by_name["flores"]
+    ).items():
+        if held:
+            yield (
+                f"{path} holds {held:,} sentences of FLORES-200 among its {rows:,} rows: retrieval "
+                "on FLORES after training on it is inflated"
+            )
+    for stock in found:
+        if (
+            stock.files
+            and stock.source == "alma"
+            and not any(s.files for s in found if s.source == "flores")
+        ):
+            yield from SOURCES["alma"].notes[:1]
+        if stock.changed:
+            yield f"{stock.changed[0]} is not as {LOCK_NAME} has it; --force gets it again"
+        yield from stock.odd[:3]
+
+
+def _row(stock: Stock) -> Row:
+    if not stock.files:
+        return (stock.source, stock.folder, 0, "", Cell("not there", look="warn"))
+    states = [
+        (stock.recorded, "as recorded"),
+        (len(stock.changed), "changed"),
+        (stock.others, "not recorded"),
+    ]
+    told = ", ".join(f"{count} {state}" for count, state in states if count)
+    look: Look = "warn" if stock.changed else ""
+    return (stock.source, stock.folder, stock.files, f"{stock.rows:,}", Cell(told, look=look))
+
+
+def _first_of_each(needs: Sequence[Need]) -> list[Need]:
+    """Return one need for each folder: the rest of its problems read alike."""
+    return list({need.folder: need for need in reversed(needs)}.values())[::-1]

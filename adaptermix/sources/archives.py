@@ -1,0 +1,179 @@
+"""Files out of archives that nobody vouches for: none outside of the folder, no links, no bombs."""
+
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from adaptermix.errors import DataError
+from adaptermix.sources.source import Member
+
+_MOST_MEMBERS = 100_000
+_BLOCK = 1 << 20
+# Lines of IWSLT's files that describe a talk; a sentence may begin with "<" as well.
+_TAG = re.compile(
+    rb"\s*</?(doc|url|keywords|speaker|talkid|title|description|reviewer|translator)\b"
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar or zip archive.
+
+    Attributes:
+        path: The file.
+        name: What messages call it: where it is from.
+        limit: Bytes that all of it may unpack to.
+    """
+
+    path: Path
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file in an archive: its path, and what opens it."""
+
+    path: str
+    file: IO[bytes]
+
+
+def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[str]:
+    """Write the wanted members of an archive into a folder.
+
+    Everything in the archive is checked, wanted or not: an archive with a link, a device or a path
+    that leads out of it is not what was published, and is refused whole.
+
+    Args:
+        archive: The archive.
+        members: What is wanted.
+        folder: Where it goes, by its local names.
+
+    Returns:
+        The local names.
+
+    Raises:
+        DataError: No archive, a damaged one, one with unsafe members or too many bytes, or without
+            a member that is wanted.
+    """
+    written: list[str] = []
+    found: set[Member] = set()
+    with _readable(archive):
+        for entry in _entries(archive):
+            for member in members:
+                if fnmatchcase(entry.path, member.inside):
+                    local = _local(member, entry.path)
+                    _write(entry.file, folder / local, member.is_tagged)
+                    written.append(local)
+                    found.add(member)
+    missing = [member for member in members if member not in found]
+    if missing:
+        raise DataError(
+            f"{archive.name}: the archive has no {missing[0].inside}",
+            hint="the data has no such language, or the archive is of another version",
+        )
+    return written
+
+
+def _local(member: Member, path: str) -> str:
+    return PurePosixPath(path).name if "*" in member.inside else member.local
+
+
+def _entries(archive: Archive) -> Iterator[_Entry]:
+    if zipfile.is_zipfile(archive.path):
+        yield from _zip_entries(archive)
+    else:
+        yield from _tar_entries(archive)
+
+
+def _tar_entries(archive: Archive) -> Iterator[_Entry]:
+    total = 0
+    with tarfile.open(archive.path) as tar:
+        for count, info in enumerate(tar):
+            total += info.size
+            _check_amount(archive, total, count)
+            tarfile.data_filter(info, "/nowhere")  # refuses paths outside, devices and pipes
+            path = _plain(archive, info.name)
+            if not (info.isfile() or info.isdir()):
+                raise _unsafe(archive, info.name, "a link")
+            if info.isfile() and (file := tar.extractfile(info)):
+                yield _Entry(path, file)
+
+
+def _zip_entries(archive: Archive) -> Iterator[_Entry]:
+    total = 0
+    with zipfile.ZipFile(archive.path) as zipped:
+        for count, info in enumerate(zipped.infolist()):
+            total += info.file_size
+            _check_amount(archive, total, count)
+            mode = info.external_attr >> 16
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _unsafe(archive, info.filename, "a link or a device")
+            if info.flag_bits & 1:
+                raise _unsafe(archive, info.filename, "encrypted")
+            path = _plain(archive, info.filename)
+            if not info.is_dir():
+                with zipped.open(info) as file:
+                    yield _Entry(path, file)
+
+
+def _plain(archive: Archive, name: str) -> str:
+    """Return a path without ``./``; one that leads elsewhere is refused."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        raise _unsafe(archive, name, "a path that leads out of it")
+    return str(path)
+
+
+def _check_amount(archive: Archive, total: int, count: int) -> None:
+    if total > archive.limit or count >= _MOST_MEMBERS:
+        raise DataError(
+            f"{archive.name}: the archive holds more than {archive.limit:,} bytes or "
+            f"{_MOST_MEMBERS:,} files",
+            hint="it is not what was published: use another copy with --mirror",
+        )
+
+
+def _unsafe(archive: Archive, name: str, what: str) -> DataError:
+    return DataError(
+        f"{archive.name}: the archive is not unpacked: {name!r} is {what}",
+        hint="it is not what was published: use another copy with --mirror",
+    )
+
+
+@contextmanager
+def _readable(archive: Archive) -> Iterator[None]:
+    """Say what is wrong with an archive in the project's own errors."""
+    try:
+        yield
+    except tarfile.FilterError as error:
+        raise _unsafe(archive, error.tarinfo.name, "a path outside, a link or a device") from error
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
+        raise DataError(
+            f"{archive.name}: not readable as an archive: {error}",
+            hint="the file is damaged, or a web page instead; use another copy with --mirror",
+        ) from error
+
+
+def _write(file: IO[bytes], path: Path, is_tagged: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        if is_tagged:
+            out.writelines(line for line in file if not _TAG.match(line))
+        else:
+            while block := file.read(_BLOCK):
+                out.write(block)

@@ -1,0 +1,197 @@
+"""Downloads that grow in a file, go on after a break, and end in one line where they cannot.
+
+The HTTP client is that of huggingface_hub, so its settings hold here: proxies, certificates, and
+``HF_HUB_OFFLINE``.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adaptermix.errors import DataError, ResourceError, first_line
+
+OnBytes = Callable[[int, int | None], None]
+
+
+class MissingUpstreamError(ResourceError):
+    """The server answers, and has no such file."""
+
+
+class _BusyError(Exception):
+    """The server may answer later."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to download.
+
+    Attributes:
+        address: Where it is.
+        path: File that grows; what an earlier download left there is kept if it is of the same
+            content.
+        limit: Bytes that it may have.
+        headers: More headers of the request.
+        hint: What to do where it cannot be had.
+    """
+
+    address: str
+    path: Path
+    limit: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    hint: str = ""
+
+    @property
+    def note(self) -> Path:
+        """File that says which content the growing file is a part of."""
+        return self.path.with_name(self.path.name + ".json")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a server.
+
+    Attributes:
+        seconds: For an answer, and for each next piece of it.
+        tries: In a row that bring nothing.
+        pause: Seconds before the second try; it doubles with each.
+    """
+
+    seconds: float = 30.0
+    tries: int = 4
+    pause: float = 1.0
+
+
+def download(wanted: Download, on_bytes: OnBytes, patience: Patience) -> None:
+    """Download a file; a connection that breaks is taken up where it broke.
+
+    Raises:
+        MissingUpstreamError: There is no such file.
+        ResourceError: No network, no answer, a refusal, or a connection that keeps breaking.
+        DataError: More bytes than there may be.
+    """
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+    failures = 0
+    while True:
+        before = _size(wanted.path)
+        try:
+            return _attempt(wanted, on_bytes, patience.seconds)
+        except OfflineModeIsEnabled as error:
+            raise ResourceError(
+                f"{wanted.address}: HF_HUB_OFFLINE is set, so nothing is downloaded",
+                hint=f"unset HF_HUB_OFFLINE; or {wanted.hint}",
+            ) from error
+        except (HTTPError, _BusyError) as error:
+            failures = 1 if _size(wanted.path) > before else failures + 1
+            if failures >= patience.tries:
+                raise ResourceError(
+                    f"{wanted.address}: {_reason(error, patience)}",
+                    hint=f"run it again to continue where it stopped; or {wanted.hint}",
+                ) from error
+            time.sleep(patience.pause * 2 ** (failures - 1))
+
+
+def _attempt(wanted: Download, on_bytes: OnBytes, seconds: float) -> None:
+    """Ask for the file, or for what is missing of it, and write what comes."""
+    from huggingface_hub.utils import get_session
+
+    offset, validator = _begun(wanted)
+    headers = {**wanted.headers, "Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
+    request = get_session().stream("GET", wanted.address, headers=headers, timeout=seconds)
+    with request as response:
+        status = response.status_code
+        if offset and status == 416:  # it has no more bytes than are here, or others
+            wanted.path.unlink()
+            raise _BusyError("the file upstream is another one than before")
+        _check_status(wanted, status)
+        is_rest = status == 206 and _start(response.headers) == offset
+        if status == 206 and not is_rest:
+            wanted.path.unlink(missing_ok=True)
+            raise _BusyError("the server sends another part than was asked for")
+        done = offset if is_rest else 0
+        total = _total(response.headers, done)
+        _check_size(wanted, total or 0)
+        wanted.note.write_text(json.dumps(_described(wanted, response.headers)), encoding="utf-8")
+        with wanted.path.open("ab" if is_rest else "wb") as file:
+            for block in response.iter_raw():
+                done += len(block)
+                _check_size(wanted, done)
+                file.write(block)
+                on_bytes(done, total)
+    if total is not None and done < total:
+        raise _BusyError(f"the connection ended after {done:,} of {total:,} bytes")
+    wanted.note.unlink(missing_ok=True)
+
+
+def _check_status(wanted: Download, status: int) -> None:
+    if status in (200, 206):
+        return
+    if status in (404, 410):
+        raise MissingUpstreamError(
+            f"{wanted.address}: there is no such file (HTTP {status})", hint=wanted.hint
+        )
+    if status in (401, 403):
+        raise ResourceError(
+            f"{wanted.address}: the server refuses the file (HTTP {status})",
+            hint="it may require an account or a license agreement (hf auth login for the Hub), or "
+            f"block this network; or {wanted.hint}",
+        )
+    if status in (408, 425, 429) or status >= 500:
+        raise _BusyError(f"the server answers HTTP {status}")
+    raise ResourceError(f"{wanted.address}: the server answers HTTP {status}", hint=wanted.hint)
+
+
+def _check_size(wanted: Download, size: int) -> None:
+    if size > wanted.limit:
+        wanted.path.unlink(missing_ok=True)
+        raise DataError(
+            f"{wanted.address}: larger than the expected {wanted.limit:,} bytes",
+            hint=f"it changed upstream, or is another file; {wanted.hint}",
+        )
+
+
+def _begun(wanted: Download) -> tuple[int, str]:
+    """Return how many bytes are there, and what tells their content; none without the latter."""
+    try:
+        note = json.loads(wanted.note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0, ""
+    validator = note.get("validator") if isinstance(note, dict) else None
+    if not validator or note.get("address") != wanted.address:
+        return 0, ""
+    return _size(wanted.path), str(validator)
+
+
+def _described(wanted: Download, headers: Mapping[str, str]) -> dict[str, str]:
+    etag = headers.get("etag", "")
+    is_strong = etag and not etag.startswith("W/")  # a weak one cannot ask for a part
+    validator = etag if is_strong else headers.get("last-modified", "")
+    return {"address": wanted.address, "validator": validator}
+
+
+def _start(headers: Mapping[str, str]) -> int | None:
+    """Return where the part begins that a partial answer holds."""
+    span = headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+    return int(span) if span.isdecimal() else None
+
+
+def _total(headers: Mapping[str, str], offset: int) -> int | None:
+    length = headers.get("content-length", "")
+    return offset + int(length) if length.isdecimal() else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _reason(error: Any, patience: Patience) -> str:
+    if "Timeout" in type(error).__name__:
+        return f"no answer within {patience.seconds:g} s"
+    if "Connect" in type(error).__name__:
+        return f"the server cannot be reached: {first_line(error)}"
+    return first_line(error)

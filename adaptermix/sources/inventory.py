@@ -1,0 +1,120 @@
+"""What is there of public data: files, rows, and whether they are as they were recorded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from adaptermix.errors import DataError
+from adaptermix.files.text import json_value, numbered_lines
+from adaptermix.sources.catalog import SOURCES
+from adaptermix.sources.lock import Lock, read_lock
+from adaptermix.sources.source import Source, sha256
+
+# Rows that every file of a kind has, by folder and suffix.
+_ROWS = {
+    ("massive", ".jsonl"): 16_521,
+    ("flores200", ".dev"): 997,
+    ("flores200", ".devtest"): 1012,
+}
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What is there of one source.
+
+    Attributes:
+        source: Its name.
+        folder: Where it is.
+        files: How many files it has.
+        rows: Rows in all of them; files whose rows cannot be counted here have none.
+        recorded: Files that are as ``sources.lock`` has them.
+        changed: Files that are not.
+        odd: Files with another number of rows than published, with both numbers.
+    """
+
+    source: str
+    folder: str
+    files: int
+    rows: int
+    recorded: int
+    changed: list[str]
+    odd: list[str]
+
+    @property
+    def others(self) -> int:
+        """Files that are not recorded."""
+        return self.files - self.recorded - len(self.changed)
+
+
+def stocks(folder: Path) -> list[Stock]:
+    """Return what is there of each source.
+
+    Raises:
+        DataError: A damaged file or record.
+    """
+    lock = read_lock(folder)
+    return [_stock(folder, source, lock) for source in SOURCES.values()]
+
+
+def _stock(folder: Path, source: Source, lock: Lock) -> Stock:
+    own = folder / source.folder
+    paths = sorted(_data_files(own))
+    recorded, changed, odd = 0, [], []
+    total = 0
+    for path in paths:
+        entry = lock.files.get(f"{source.folder}/{path.relative_to(own).as_posix()}")
+        if entry is not None and entry.get("sha256") == sha256(path):
+            recorded += 1
+        elif entry is not None:
+            changed.append(str(path))
+        rows = count_rows(path)
+        total += rows or 0
+        expected = _ROWS.get((source.folder, Path(path.name.removesuffix(".gz")).suffix), rows)
+        if rows != expected:
+            odd.append(f"{path} has {rows:,} rows, not {expected:,}")
+    return Stock(source.name, str(own), len(paths), total, recorded, changed, odd)
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        inner = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
+            yield path
+
+
+def count_rows(path: Path) -> int | None:
+    """Count the rows of a file: lines, sentences of .iob2, items of a JSON array.
+
+    Returns None for parquet where pyarrow is not installed.
+
+    Raises:
+        DataError: A file that cannot be read.
+    """
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return _parquet_rows(path)
+    if path.stat().st_size == 0:
+        return 0
+    lines = [line for _, line in numbered_lines(path)]
+    if name.endswith(".iob2"):
+        starts = zip(lines, ["", *lines], strict=False)
+        return sum(bool(line.strip()) and not before.strip() for line, before in starts)
+    if name.endswith(".json") and lines[0].lstrip().startswith("["):
+        items: Any = json_value("\n".join(lines), str(path))
+        return len(items)
+    if name.endswith((".json", ".jsonl")):
+        return sum(bool(line.strip()) for line in lines)
+    return len(lines)
+
+
+def _parquet_rows(path: Path) -> int | None:
+    if find_spec("pyarrow") is None:
+        return None
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except ArrowException as error:
+        raise DataError(f"{path}: not a parquet file: {error}") from error

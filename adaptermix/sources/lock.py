@@ -1,0 +1,76 @@
+"""``sources.lock``: what was downloaded and made of it, to compare with what comes later.
+
+It is JSON, with sorted keys, so that it can be kept under version control beside the recipes::
+
+    {"downloads": {"https://...": {"sha256": "...", "size": 312459, "source": "tatoeba"}},
+     "files": {"tatoeba/Tatoeba.cy-en.cy": {"sha256": "...", "size": 99, "from": "https://..."}}}
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adaptermix.errors import DataError, ResourceError
+from adaptermix.files.outputs import whole_output, write_json
+
+LOCK_NAME = "sources.lock"
+WORK_NAME = ".downloads"  # hidden: no command takes it for data
+
+
+@dataclass
+class Lock:
+    """The record of a folder of data."""
+
+    path: Path
+    downloads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Write the record; it is there whole or as it was."""
+        with whole_output(self.path) as partial:
+            write_json(partial, {"downloads": self.downloads, "files": self.files})
+
+
+def read_lock(folder: Path) -> Lock:
+    """Read the record of a folder; an empty one where there is none.
+
+    Raises:
+        DataError: The file is no such record.
+    """
+    path = folder / LOCK_NAME
+    if not path.is_file():
+        return Lock(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tables = [content[name] for name in ("downloads", "files")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a record of downloads", hint="move it away") from error
+    if not all(isinstance(entry, dict) for table in tables for entry in dict(table).values()):
+        raise DataError(f"{path}: not a record of downloads", hint="move it away")
+    return Lock(path, *tables)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[Path]:
+    """Work in a folder of data alone; give the hidden folder for what is under way.
+
+    Raises:
+        ResourceError: The folder cannot be made or written to.
+    """
+    from filelock import FileLock
+
+    work = folder / WORK_NAME
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written to: {error.strerror}") from error
+    lock = FileLock(work / ".lock")
+    with suppress(OSError, NotImplementedError):  # a file system without locks
+        lock.acquire()
+    try:
+        yield work
+    finally:
+        lock.release()

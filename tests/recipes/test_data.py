@@ -1,0 +1,142 @@
+"""The data of a recipe: what is there, what is missing, and the lines that get it."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers.corpus import write_corpus
+from typer.testing import CliRunner
+
+from adaptermix.cli.main import program
+from adaptermix.commands.data import names_of
+from adaptermix.recipes.data import Need, check_data, get_lines
+from adaptermix.recipes.recipe import read_recipe
+from adaptermix.sources.catalog import SOURCES
+
+PAPER = sorted((Path(__file__).parents[2] / "examples" / "paper").glob("*-*.toml"))
+RECIPE = """
+model = "somebody/model"
+data-dir = "data/massive"
+pairs-dir = "data/tatoeba"
+
+[joint]
+command = "train-joint"
+langs = ["en"]
+pairs = ["cy-en", "jv-en"]
+
+[merged]
+command = "merge"
+adapters = ["@joint", "other.safetensors"]
+weight = 0.5
+
+[test]
+command = "eval"
+adapters = ["@joint"]
+langs = ["en", "cy", "is"]
+
+[where]
+command = "retrieval"
+data-dir = "data/flores200"
+langs = ["en", "cy"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    write_corpus(tmp_path / "data" / "massive")
+    (tmp_path / "data" / "tatoeba").mkdir()
+    (tmp_path / "data" / "tatoeba" / "cy-en.tsv").write_text("Helo.\tHello.\nIe.\tYes.\n")
+    return tmp_path
+
+
+def test_what_is_missing_is_told_language_by_language(folder):
+    report = check_data(folder / "data", read_recipe(folder / "recipe.toml"))
+    lacking = [(need.step, need.name) for need in report.missing]
+    assert lacking == [("joint", "jv-en"), ("test", "is"), ("where", "en"), ("where", "cy")]
+    pairs = next(need for need in report.needs if need.name == "cy-en")
+    assert pairs.examples == 2
+    data = folder / "data"
+    assert report.get == [
+        f"adaptermix data get tatoeba --pairs jv-en -o {data}",
+        f"adaptermix data get massive --langs is -o {data}",
+        f"adaptermix data get flores --langs en,cy -o {data}",
+    ]
+
+
+def test_the_command_fails_where_data_is_missing_and_only_there(folder):
+    arguments = ["data", "check", str(folder / "recipe.toml")]
+    result = CliRunner().invoke(program(), arguments)
+    assert result.exit_code == 4
+    assert "jv-en" in result.output
+    assert "adaptermix data get flores --langs en,cy" in result.output
+    text = RECIPE.replace(', "jv-en"', "").replace(', "is"', "").partition("[where]")[0]
+    (folder / "recipe.toml").write_text(text)
+    result = CliRunner().invoke(program(), [*arguments, "--json"])
+    assert result.exit_code == 0
+    record = json.loads(result.stdout)
+    assert {need["step"] for need in record["needs"]} == {"joint", "test"}
+    assert not record["get"]
+    assert "nothing is missing" in CliRunner().invoke(program(), arguments).output
+
+
+def test_without_a_recipe_it_says_what_is_there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(program(), ["data", "check", "--json"])
+    record = json.loads(result.stdout)
+    assert [stock["source"] for stock in record["sources"]] == list(SOURCES)
+    assert record["sources"][1]["files"] == 1
+    assert "not there" in CliRunner().invoke(program(), ["data", "check"]).output
+
+
+def test_traps_are_told(folder):
+    alma, flores = folder / "data" / "alma", folder / "data" / "flores200"
+    alma.mkdir()
+    row = json.dumps({"translation": {"is": "Halló", "en": "Hello."}})
+    (alma / "is-en.train.json").write_text(row)
+    assert any(
+        "hold all sentences of FLORES-200" in trap for trap in check_data(folder / "data").traps
+    )
+    flores.mkdir()
+    (flores / "eng_Latn.dev").write_text("Hello.\nBye.\n")
+    traps = check_data(folder / "data").traps
+    assert any("holds 1 sentences of FLORES-200 among its 1 rows" in trap for trap in traps)
+    assert any("has 2 rows, not 997" in trap for trap in traps)
+
+
+def test_pairs_of_a_text_in_many_languages_are_its_languages():
+    need = Need("align", "data/flores200", "de-en", None, "not there")
+    assert list(get_lines([need])) == ["adaptermix data get flores --langs de,en -o data"]
+    assert not list(get_lines([Need("align", "elsewhere", "de-en", None, "not there")]))
+
+
+def needed(report):
+    """What a recipe reads, by source: the names of the source."""
+    return [name_by_source(line) for line in get_lines(report.needs)]
+
+
+def name_by_source(line):
+    words = shlex.split(line)[3:]
+    source = SOURCES[words[0]]
+    given = dict(zip(words[1::2], words[2::2], strict=True))
+    assert set(given) <= {"--langs", "--pairs", "-o"}
+    langs, pairs = ([n for n in given.get(k, "").split(",") if n] for k in ("--langs", "--pairs"))
+    return source.name, {*names_of(source, langs, pairs)}, given["-o"]
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_recipe_of_the_paper_begins_with_the_lines_that_get_its_data(path):
+    """Checked against what its steps read, none of which is there."""
+    head = path.read_text().partition("base =")[0]
+    written = [
+        name_by_source(line) for line in re.findall(r"^#     (adaptermix data get .+)$", head, re.M)
+    ]
+    assert all(out == "examples/paper/data" for _, _, out in written)
+    told = {source: names for source, names, _ in written}
+    recipe = read_recipe(path)
+    reads = needed(check_data(path.parent / "data", recipe))
+    assert {source for source, _, _ in reads} == told.keys()
+    for source, names, _ in reads:
+        assert names <= told[source]

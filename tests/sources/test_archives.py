@@ -1,0 +1,124 @@
+"""Archives that nobody vouches for."""
+
+import io
+import tarfile
+import zipfile
+
+import pytest
+from helpers.sources import tar_gz, zipped
+
+from adaptermix.errors import DataError
+from adaptermix.sources.archives import Archive, unpack
+from adaptermix.sources.source import Member
+
+WANTED = (Member("a.txt", "data/a.txt"),)
+
+
+def take(tmp_path, content, members=WANTED, limit=10**6):
+    (tmp_path / "archive").write_bytes(content)
+    archive = Archive(tmp_path / "archive", "http://here/archive", limit)
+    return unpack(archive, members, tmp_path / "out")
+
+
+@pytest.mark.parametrize("make", [tar_gz, zipped])
+@pytest.mark.parametrize("start", ["", "./"])
+def test_wanted_members_are_written_and_no_others(tmp_path, make, start):
+    content = make({f"{start}data/a.txt": "text\n", f"{start}data/b.txt": "other"})
+    assert take(tmp_path, content) == ["a.txt"]
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a.txt"]
+    assert (tmp_path / "out" / "a.txt").read_text() == "text\n"
+
+
+def test_patterns_keep_the_names_inside(tmp_path):
+    content = tar_gz({"dev/est_Latn.dev": "tere", "dev/eng_Latn.dev": "hello"})
+    assert take(tmp_path, content, [Member("est_*.dev", "dev/est_*.dev")]) == ["est_Latn.dev"]
+
+
+def test_lines_of_tags_are_left_out(tmp_path):
+    content = zipped(
+        {"data/a.txt": '<doc docid="1">\n<url>x</url>\nHallo\n <title>T</title>\n<3 Welt\n</doc>\n'}
+    )
+    take(tmp_path, content, [Member("a.txt", "data/a.txt", is_tagged=True)])
+    assert (tmp_path / "out" / "a.txt").read_text() == "Hallo\n<3 Welt\n"
+
+
+def tar_of(*infos):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for info in infos:
+            tar.addfile(info, io.BytesIO(b"x" * info.size))
+    return buffer.getvalue()
+
+
+def info(name, kind=tarfile.REGTYPE, target="", size=0):
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname, made.size = kind, target, size
+    return made
+
+
+def zip_of(name, mode=0):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        made = zipfile.ZipInfo(name)
+        made.external_attr = mode << 16
+        zipped.writestr(made, "x")
+        zipped.writestr("data/a.txt", "text")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tar_of(info("../evil.txt", size=3), info("data/a.txt", size=3)),
+        tar_of(info("data/../../evil.txt", size=3), info("data/a.txt", size=3)),
+        tar_of(info("/tmp/evil.txt", size=3), info("data/a.txt", size=3)),
+        tar_of(info("data/a.txt", tarfile.SYMTYPE, "/etc/passwd")),
+        tar_of(info("data/a.txt", tarfile.SYMTYPE, "b.txt"), info("data/b.txt", size=3)),
+        tar_of(info("data/b.txt", size=3), info("data/a.txt", tarfile.LNKTYPE, "data/b.txt")),
+        tar_of(info("data/a.txt", tarfile.FIFOTYPE)),
+        tar_of(info("data/a.txt", tarfile.CHRTYPE)),
+        zip_of("../evil.txt"),
+        zip_of("/evil.txt"),
+        zip_of("..\\evil.txt"),
+        zip_of("C:/evil.txt"),
+        zip_of("link", 0o120777),
+        zip_of("pipe", 0o010644),
+    ],
+)
+def test_an_archive_with_unsafe_members_is_refused_whole(tmp_path, content):
+    with pytest.raises(
+        DataError, match="^http://here/archive: the archive is not unpacked"
+    ) as caught:
+        take(tmp_path, content)
+    assert "--mirror" in caught.value.hint
+    assert not (tmp_path / "evil.txt").exists()
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("make", [tar_gz, zipped])
+def test_an_archive_that_unpacks_to_more_than_it_may_is_refused(tmp_path, make):
+    content = make({"data/b.txt": "\0" * 2_000_000, "data/a.txt": "text"})
+    assert len(content) < 10_000
+    with pytest.raises(DataError, match="more than 1,000,000 bytes"):
+        take(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>not here</html>", b"", tar_gz({"data/a.txt": "x" * 9000})[:40], b"PK\x05\x06" + b"x"],
+)
+def test_what_is_no_archive_is_named(tmp_path, content):
+    with pytest.raises(DataError, match="not readable as an archive"):
+        take(tmp_path, content)
+
+
+def test_a_damaged_member_is_found_by_its_checksum(tmp_path):
+    content = bytearray(zipped({"data/a.txt": "".join(map(str, range(500)))}))
+    content[60] ^= 0xFF
+    with pytest.raises(DataError, match="not readable as an archive"):
+        take(tmp_path, bytes(content))
+
+
+def test_a_missing_member_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"has no data/a\.txt"):
+        take(tmp_path, tar_gz({"data/b.txt": "x"}))

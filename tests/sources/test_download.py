@@ -1,0 +1,136 @@
+"""Downloads over real connections that break, stall and change."""
+
+import random
+
+import pytest
+from helpers.server import served
+
+from adaptermix.errors import DataError, ResourceError
+from adaptermix.sources.download import Download, MissingUpstreamError, Patience, download
+
+CONTENT = random.Random(0).randbytes(400_000)
+QUICK = Patience(seconds=0.5, tries=3, pause=0.01)
+
+
+@pytest.fixture
+def site(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with served({"data/a.bin": CONTENT}) as site:
+        yield site
+
+
+def wanted(site, tmp_path, name="data/a.bin", limit=10**6):
+    hint = "name a copy: --mirror"
+    return Download(f"{site.address}/{name}", tmp_path / "a.bin", limit, hint=hint)
+
+
+def fetch(wanted, patience=QUICK):
+    seen = []
+    download(wanted, lambda done, total: seen.append((done, total)), patience)
+    return seen
+
+
+def test_a_file_comes_whole_and_tells_how_far_it_is(site, tmp_path):
+    seen = fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert len(seen) > 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_cut_connection_is_taken_up_where_it_broke(site, tmp_path):
+    site.troubles["data/a.bin"] = [150_000, 100_000]
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    starts = [int(span.removeprefix("bytes=").rstrip("-") or 0) for _, span in site.asked]
+    assert len(starts) == 3
+    assert 0 == starts[0] < starts[1] < starts[2]
+
+
+def test_a_later_run_goes_on_and_a_content_that_changed_starts_again(site, tmp_path):
+    site.troubles["data/a.bin"] = [150_000, "http 503", "http 503"]
+    with pytest.raises(ResourceError, match="HTTP 503") as caught:
+        fetch(wanted(site, tmp_path), Patience(0.5, 2, 0.01))
+    assert "continue where it stopped" in caught.value.hint
+    assert 0 < (tmp_path / "a.bin").stat().st_size <= 150_000
+    site.asked.clear()
+    other = CONTENT[::-1]
+    site.files["data/a.bin"] = other
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == other
+    assert site.asked[0][1].startswith("bytes=")
+
+
+def test_a_server_without_ranges_sends_all_again(site, tmp_path):
+    site.troubles["data/a.bin"] = [150_000, "no ranges"]
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_part_that_only_a_weak_tag_describes_is_not_gone_on_with(site, tmp_path):
+    site.troubles["data/a.bin"] = [("weak", 150_000)]
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert [span for _, span in site.asked] == ["", ""]
+
+
+def test_what_is_left_of_a_smaller_file_is_thrown_away(site, tmp_path):
+    site.troubles["data/a.bin"] = [150_000, "http 503", "http 503", "http 503"]
+    with pytest.raises(ResourceError):
+        fetch(wanted(site, tmp_path))
+    whole = CONTENT + b"more"
+    (tmp_path / "a.bin").write_bytes(whole)  # longer than the server has: HTTP 416
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_server_that_stalls_is_given_up(site, tmp_path):
+    site.troubles["data/a.bin"] = ["silence"] * 9
+    with pytest.raises(ResourceError, match=r"no answer within 0\.2 s"):
+        fetch(wanted(site, tmp_path), Patience(0.2, 2, 0.01))
+
+
+def test_a_stall_that_ends_loses_nothing(site, tmp_path):
+    site.troubles["data/a.bin"] = ["stall", "stall"]
+    fetch(wanted(site, tmp_path), Patience(0.2, 2, 0.01))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "told"),
+    [
+        (404, MissingUpstreamError, "no such file"),
+        (410, MissingUpstreamError, "no such file"),
+        (403, ResourceError, "refuses"),
+        (401, ResourceError, "refuses"),
+        (418, ResourceError, "HTTP 418"),
+        (500, ResourceError, "HTTP 500"),
+    ],
+)
+def test_refusals_name_the_address_and_the_way_on(site, tmp_path, status, kind, told):
+    site.troubles["data/a.bin"] = [f"http {status}"] * 3
+    with pytest.raises(kind, match=told) as caught:
+        fetch(wanted(site, tmp_path))
+    assert caught.value.message.startswith(f"{site.address}/data/a.bin: ")
+    assert "--mirror" in caught.value.hint
+    assert caught.value.exit_code == 6
+    assert len(site.asked) == (3 if status == 500 else 1)
+
+
+def test_a_file_that_is_too_large_is_not_taken(site, tmp_path):
+    with pytest.raises(DataError, match="larger than the expected 399,999 bytes"):
+        fetch(wanted(site, tmp_path, limit=len(CONTENT) - 1))
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_no_server_is_told_on_one_line(site, tmp_path):
+    away = Download("http://127.0.0.1:9/a", tmp_path / "a", 10, hint="name a copy")
+    with pytest.raises(ResourceError, match=r"127\.0\.0\.1:9/a: the server cannot be reached"):
+        fetch(away, Patience(0.5, 1, 0.01))
+
+
+def test_offline_mode_asks_nobody(site, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ResourceError, match="HF_HUB_OFFLINE is set"):
+        fetch(wanted(site, tmp_path))
+    assert not site.asked

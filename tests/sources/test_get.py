@@ -1,0 +1,318 @@
+"""Public data from a server that has archives of the true format, good and bad."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from helpers.server import served
+from helpers.sources import flores_tar, massive_tar, tatoeba_zip, zipped
+
+from adaptermix.errors import ConfigError, DataError, ResourceError
+from adaptermix.sources.catalog import SOURCES
+from adaptermix.sources.download import Patience
+from adaptermix.sources.get import Order, get
+from adaptermix.sources.lock import LOCK_NAME, WORK_NAME
+from adaptermix.sources.source import Member, Remote
+
+QUICK = Patience(seconds=0.5, tries=2, pause=0.01)
+PAIRS = [("Helo.", "Hello."), ("Hwyl fawr.", "Goodbye.")]
+
+
+@pytest.fixture
+def site(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with served({}) as site:
+        yield site
+
+
+def at(site, name, **pins):
+    """A source of the table whose files are on the server, with digests of what is there."""
+    source = SOURCES[name]
+
+    def remotes(names):
+        return [replace(remote, **{"size": None, "digest": ""} | pins) for remote in found(names)]
+
+    found = source.remotes
+    return replace(source, address=f"{site.address}/", remotes=remotes)
+
+
+def order(source, names, out, **options):
+    return Order(source, tuple(names), out / "data", **options)
+
+
+def fetch(*arguments, **options):
+    return get(order(*arguments, **options), patience=QUICK)
+
+
+def test_massive_is_laid_out_as_its_reader_looks_for_it(site, tmp_path):
+    from adaptermix.tasks.massive import read_massive
+
+    content = massive_tar(("cy-GB", "en-US", "sw-KE"))
+    site.files["amazon-massive-dataset-1.1.tar.gz"] = content
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    source = at(site, "massive", size=len(content), digest=digest)
+    report = fetch(source, ["cy-GB", "en-US"], tmp_path)
+    folder = tmp_path / "data" / "massive"
+    assert sorted(path.name for path in folder.iterdir()) == ["cy-GB.jsonl", "en-US.jsonl"]
+    assert len(read_massive("cy", "train", folder)) == 1
+    assert report.downloads[0].is_published
+    assert [file.status for file in report.files] == ["written", "written"]
+    assert {"CC BY 4.0", SOURCES["massive"].citation} <= {report.license, report.citation}
+
+
+def test_a_second_run_downloads_nothing_and_another_language_only_adds_its_file(site, tmp_path):
+    content = massive_tar(("cy-GB", "en-US"))
+    site.files["amazon-massive-dataset-1.1.tar.gz"] = content
+    source = at(site, "massive")
+    fetch(source, ["cy-GB"], tmp_path)
+    asked = len(site.asked)
+    shutil.rmtree(tmp_path / "data" / WORK_NAME)
+    again = fetch(source, ["cy-GB"], tmp_path)
+    assert not (tmp_path / "data" / WORK_NAME).exists()  # nothing is locked or written
+    assert len(site.asked) == asked
+    assert [file.status for file in again.files] == ["there"]
+    assert again.downloads[0].status == "there"
+    more = fetch(source, ["cy-GB", "en-US"], tmp_path)
+    assert [file.status for file in more.files] == ["there", "written"]
+
+
+def test_tatoeba_is_found_under_its_codes_in_alphabetical_order(site, tmp_path):
+    from adaptermix.data.pairs import read_pairs
+
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    site.files["en-tl.txt.zip"] = tatoeba_zip("en-tl", [("Hello.", "Kumusta.")])
+    fetch(at(site, "tatoeba"), ["cy-en", "tl-en"], tmp_path)
+    folder = tmp_path / "data" / "tatoeba"
+    assert [(p.source, p.target) for p in read_pairs("cy-en", folder)] == PAIRS
+    assert [(p.source, p.target) for p in read_pairs("tl-en", folder)] == [("Kumusta.", "Hello.")]
+    assert [(p.source, p.target) for p in read_pairs("en-cy", folder)][0] == ("Hello.", "Helo.")
+
+
+@pytest.mark.parametrize("pair", ["cmn-en", "en-zh"])
+def test_chinese_is_found_under_either_code(site, tmp_path, pair):
+    from adaptermix.data.pairs import read_pairs
+
+    rows = [("你好。", "Hello.")]
+    site.files[f"{pair}.txt.zip"] = tatoeba_zip(pair, rows if pair == "cmn-en" else [rows[0][::-1]])
+    fetch(at(site, "tatoeba"), ["zh-en"], tmp_path)
+    (read,) = read_pairs("zh-en", tmp_path / "data" / "tatoeba")
+    assert (read.source, read.target) == rows[0]
+
+
+def test_flores_holds_both_parts_of_each_language(site, tmp_path):
+    from adaptermix.data.multiway import read_multiway
+
+    site.files["flores200_dataset.tar.gz"] = flores_tar(("cym_Latn", "eng_Latn", "est_Latn"))
+    fetch(at(site, "flores"), ["cym_Latn", "eng_Latn", "est_*"], tmp_path)
+    folder = tmp_path / "data" / "flores200"
+    assert len(list(folder.iterdir())) == 6
+    for split in ("dev", "devtest"):
+        texts = read_multiway(("cy", "en", "et"), split, folder)
+        assert texts["et"][0] == f"est_Latn {split} 0"
+    asked = len(site.asked)
+    fetch(at(site, "flores"), ["cym_Latn", "est_*"], tmp_path)
+    assert len(site.asked) == asked
+
+
+def test_iwslt_is_text_without_its_tags(site, tmp_path):
+    from adaptermix.data.pairs import read_pairs
+
+    sides = {"de": "Hallo", "en": "hello"}
+    members = {
+        f"de-en/train.tags.de-en.{code}": f"<url>u</url>\n{text}\n<talkid>1</talkid>\n{text} 2\n"
+        for code, text in sides.items()
+    }
+    site.files["data/2017-01-trnted/texts/de/en/de-en.zip"] = zipped(members)
+    fetch(at(site, "iwslt"), ["de-en"], tmp_path)
+    pairs = read_pairs("de-en", tmp_path / "data" / "iwslt2017")
+    assert [(p.source, p.target) for p in pairs] == [("Hallo", "hello"), ("Hallo 2", "hello 2")]
+
+
+def test_alma_has_training_dev_and_test_parts(site, tmp_path):
+    from adaptermix.tasks.translation import read_wmt
+
+    row = json.dumps({"translation": {"is": "Halló", "en": "Hello"}})
+    for part in ("train", "test"):
+        site.files[f"human_written_data/isen/{part}.is-en.json"] = row.encode()
+    turned = json.dumps([{"translation": {"en": "Bye", "is": "Bless"}}])
+    site.files["human_written_data/isen/test.en-is.json"] = turned.encode()
+    fetch(at(site, "alma"), ["is-en"], tmp_path)
+    folder = tmp_path / "data" / "alma"
+    names = ["en-is.test.json", "is-en.test.json", "is-en.train.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert read_wmt("is-en", "train", folder) == []  # its one row is held out as dev data
+
+
+def test_uner_is_checked_by_the_object_ids_of_git(site, tmp_path):
+    source = at(site, "uner")
+    text = "# sent_id = 1\n1\tAarhus\tB-LOC\n\n"
+    for remote in source.remotes(["da"]):
+        site.files[remote.path] = text.encode()
+    with pytest.raises(DataError, match="not the published git:"):
+        fetch(replace(SOURCES["uner"], address=f"{site.address}/"), ["da"], tmp_path)
+    assert not list((tmp_path / "data").glob("uner/*"))
+    blob = b"blob %d\0%s" % (len(text), text.encode())
+    object_id = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+    report = fetch(at(site, "uner", digest=f"git:{object_id}"), ["da"], tmp_path)
+    assert [file.status for file in report.files] == ["written"] * 3
+    assert (tmp_path / "data" / "uner" / "da_ddt-ud-test.iob2").read_text() == text
+
+
+def test_what_is_not_the_published_content_is_not_kept(site, tmp_path):
+    content = massive_tar(("cy-GB",))
+    site.files["amazon-massive-dataset-1.1.tar.gz"] = content
+    for pins, told in (
+        ({"digest": f"sha256:{'0' * 64}"}, "not the published sha256:0000"),
+        ({"size": len(content) + 5}, "bytes, but"),
+        ({"size": len(content) - 5}, "larger than"),
+    ):
+        with pytest.raises(DataError, match=told) as caught:
+            fetch(at(site, "massive", **pins), ["cy-GB"], tmp_path, force=True)
+        assert site.address in caught.value.message
+        assert "--mirror" in caught.value.hint
+        assert [path.name for path in (tmp_path / "data").iterdir()] == [".downloads"]
+        left = [p.name for p in (tmp_path / "data" / ".downloads").iterdir() if p.suffix == ".gz"]
+        assert not left
+
+
+def test_without_a_published_digest_the_first_download_is_what_later_ones_are_compared_with(
+    site, tmp_path
+):
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    source = at(site, "tatoeba")
+    fetch(source, ["cy-en"], tmp_path)
+    lock = json.loads((tmp_path / "data" / LOCK_NAME).read_text())
+    (recorded,) = lock["downloads"].values()
+    assert recorded["sha256"] == hashlib.sha256(site.files["cy-en.txt.zip"]).hexdigest()
+    first = (tmp_path / "data" / "tatoeba" / "Tatoeba.cy-en.cy").read_bytes()
+    for path in (tmp_path / "data" / "tatoeba").iterdir():
+        path.unlink()
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS[:1])
+    with pytest.raises(DataError, match=r"sources\.lock recorded") as caught:
+        fetch(source, ["cy-en"], tmp_path)
+    assert "--force" in caught.value.hint
+    assert not list((tmp_path / "data" / "tatoeba").iterdir())
+    report = fetch(source, ["cy-en"], tmp_path, force=True)
+    assert [file.status for file in report.files] == ["written", "written"]
+    assert (tmp_path / "data" / "tatoeba" / "Tatoeba.cy-en.cy").read_bytes() != first
+
+
+def test_a_file_of_ones_own_is_not_replaced_unasked(site, tmp_path):
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    mine = tmp_path / "data" / "tatoeba" / "Tatoeba.cy-en.cy"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("Fy ngeiriau\nAc eto\n")
+    report = fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    assert {file.status for file in report.files} == {"kept", "written"}
+    assert mine.read_text().startswith("Fy")
+    assert "--force replaces them" in report.notes[-1]
+    fetch(at(site, "tatoeba"), ["cy-en"], tmp_path, force=True)
+    assert mine.read_text().startswith("Helo")
+
+
+def test_a_broken_download_goes_on_in_the_next_run(site, tmp_path):
+    content = massive_tar(("cy-GB",))
+    site.files["amazon-massive-dataset-1.1.tar.gz"] = content
+    site.troubles["amazon-massive-dataset-1.1.tar.gz"] = [100, "http 503", "http 503"]
+    source = at(site, "massive")
+    with pytest.raises(ResourceError):
+        fetch(source, ["cy-GB"], tmp_path)
+    assert not (tmp_path / "data" / "massive").exists()
+    fetch(source, ["cy-GB"], tmp_path)
+    assert site.asked[-1][1] == "bytes=100-"
+    assert (tmp_path / "data" / "massive" / "cy-GB.jsonl").is_file()
+
+
+def test_a_bad_archive_leaves_nothing(site, tmp_path):
+    site.files["cy-en.txt.zip"] = zipped({"../evil": "x", "Tatoeba.cy-en.cy": "Helo\n"})
+    with pytest.raises(DataError, match="is not unpacked"):
+        fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    there = [path.name for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert there == [".lock"]
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_a_refusal_names_address_and_mirror(site, tmp_path, status):
+    site.troubles["cy-en.txt.zip"] = [f"http {status}"]
+    with pytest.raises(ResourceError, match=f"HTTP {status}") as caught:
+        fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    assert f"{site.address}/cy-en.txt.zip" in caught.value.message
+    assert "adaptermix data get tatoeba --pairs cy-en" in caught.value.hint
+
+
+def test_a_mirror_is_an_address_a_folder_or_a_file(site, tmp_path):
+    content = tatoeba_zip("cy-en", PAIRS)
+    site.files["copies/cy-en.txt.zip"] = content
+    source = SOURCES["tatoeba"]  # its own address is not asked
+    report = fetch(source, ["cy-en"], tmp_path / "1", mirror=f"{site.address}/copies/")
+    assert report.downloads[0].taken_from == f"{site.address}/copies/cy-en.txt.zip"
+    assert report.downloads[0].address.startswith("https://object.pouta.csc.fi/")
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    (copies / "cy-en.txt.zip").write_bytes(content)
+    for at_, place in (("2", copies), ("3", copies / "cy-en.txt.zip")):
+        report = fetch(source, ["cy-en"], tmp_path / at_, mirror=str(place))
+        assert report.downloads[0].status == "copied"
+        assert (tmp_path / at_ / "data" / "tatoeba" / "Tatoeba.cy-en.cy").is_file()
+    with pytest.raises(ResourceError, match=r"no cy-en\.txt\.zip"):
+        fetch(source, ["cy-en"], tmp_path / "4", mirror=str(tmp_path / "1"))
+    with pytest.raises(ConfigError, match="neither a folder"):
+        fetch(source, ["cy-en"], tmp_path / "5", mirror="nowhere")
+    with pytest.raises(ConfigError, match="one file, but 2 are wanted"):
+        fetch(source, ["cy-en", "sw-en"], tmp_path / "6", mirror=str(copies / "cy-en.txt.zip"))
+
+
+def test_a_local_file_under_the_other_code_of_chinese_is_taken(tmp_path):
+    copy = tmp_path / "en-zh.txt.zip"
+    copy.write_bytes(tatoeba_zip("en-zh", [("Hello.", "你好。")]))
+    fetch(SOURCES["tatoeba"], ["zh-en"], tmp_path, mirror=str(copy))
+    assert (tmp_path / "data" / "tatoeba" / "Tatoeba.en-zh.zh").read_text() == "你好。\n"
+
+
+def test_a_dry_run_asks_no_server_and_writes_nothing(site, tmp_path):
+    report = get(order(at(site, "tatoeba"), ["cy-en"], tmp_path), dry_run=True)
+    assert [remote.status for remote in report.downloads] == ["planned"]
+    assert [file.status for file in report.files] == ["missing", "missing"]
+    assert not site.asked
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_told(site, tmp_path):
+    site.files["amazon-massive-dataset-1.1.tar.gz"] = massive_tar(("cy-GB",))
+    seen = []
+    wanted = order(at(site, "massive"), ["cy-GB"], tmp_path)
+    get(wanted, on_progress=seen.append, patience=QUICK)
+    assert seen
+    assert seen[-1].stage == "massive: amazon-massive-dataset-1.1.tar.gz"
+
+
+def test_a_record_that_is_none_is_refused(site, tmp_path):
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    (tmp_path / "data").mkdir()
+    for text in ("[]", "{}", '{"downloads": {"a": 1}, "files": {}}', "no json"):
+        (tmp_path / "data" / LOCK_NAME).write_text(text)
+        with pytest.raises(DataError, match="not a record of downloads"):
+            fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+
+
+def test_the_hubs_address_can_be_another(site, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", site.address)
+    source = SOURCES["wmt23"]
+    path = source.address.removeprefix("https://huggingface.co/")
+    site.files[f"{path}de-en/test-00000-of-00001.parquet"] = b"PAR1"
+    fetch(source, ["de-en"], tmp_path)
+    assert (tmp_path / "data" / "wmt" / "de-en.test.parquet").read_bytes() == b"PAR1"
+
+
+def test_every_source_is_complete():
+    for source in SOURCES.values():
+        remotes = source.remotes(source.default)
+        assert remotes
+        assert source.license
+        assert source.citation
+        locals_ = [member.local for remote in remotes for member in remote.members]
+        assert len(set(locals_)) == len(locals_)
+        assert all(isinstance(member, Member) for r in remotes for member in r.members)
+        assert all(isinstance(remote, Remote) for remote in remotes)
