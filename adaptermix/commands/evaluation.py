@@ -111,7 +111,7 @@ def _check_retrieval(call: Call, maker: Maker) -> None:
     if made is None:
         read_scores(settings.scores, settings.langs)
     elif made.command != EVAL.name:
-        raise ConfigError(f"scores: @{made.step} is a {made.command} step, not an eval step")
+        raise ConfigError(f"scores: @{made.step} runs {made.command}, not eval")
     else:
         match_languages(made.settings.langs, settings.langs, f"@{made.step}")
 

@@ -48,9 +48,7 @@ def _task_of(made: Made, path: Path) -> str | None:
     from adaptermix.tasks.catalog import make_task
 
     if made.command in ("report", "score", "inspect"):
-        raise ConfigError(
-            f"runs: @{made.step} is a {made.command} step, which has no scores to report"
-        )
+        raise ConfigError(f"runs: @{made.step} runs {made.command}, which has no scores to report")
     is_search = path.name.endswith(".search")
     if is_search and getattr(made.settings, "search", None) is None:
         raise ConfigError(f"runs: @{path.name}: {made.step} searches no weights")

@@ -134,7 +134,7 @@ def test_a_changed_adapter_is_staged_elsewhere(tmp_path, model_dir):
 def test_a_bare_file_wants_rank_and_alpha(tmp_path, model_dir, made_by_peft):
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(made_by_peft / "adapter_model.safetensors"), bare)
-    with pytest.raises(ArtifactError, match="carries no LoRA config") as caught:
+    with pytest.raises(ArtifactError, match="has no LoRA config") as caught:
         read_adapter(bare)
     assert "--source-rank 8 --source-alpha 16" in caught.value.hint
     adapter = read_adapter(bare, rank=4, alpha=8)
@@ -190,7 +190,7 @@ def test_damaged_tensors_are_named(made_by_peft, change, message):
         ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16, which changes the base model"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"target_parameters": ["self_attn.q_proj.x"]}, "not those of several experts"),
-        ({"modules_to_save": ["lm_head"]}, "'lm_head' among modules_to_save"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save lists 'lm_head'"),
         ({"r": 0}, "'r' is not a positive whole number"),
         ({"lora_alpha": "x"}, "'lora_alpha' is not a positive number"),
     ],

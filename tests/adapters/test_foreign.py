@@ -131,7 +131,7 @@ def test_a_variant_that_is_not_known_is_refused_by_name(made):
     path.write_text(json.dumps(config | {"newlora_config": {}, "some_new_field": None}))
     read_adapter(made)
     path.write_text(json.dumps(config | {"use_newlora": True}))
-    with pytest.raises(ArtifactError, match="no plain LoRA: its config sets 'use_newlora'"):
+    with pytest.raises(ArtifactError, match="not a plain LoRA: its config sets 'use_newlora'"):
         read_adapter(made)
 
 
@@ -163,7 +163,7 @@ def test_other_mistakes_in_foreign_folders_are_named(tmp_path, made):
     cases = {
         tmp_path / "x.gguf": "a GGUF adapter of llama.cpp",
         tmp_path / "torn": "00002-of-00002.safetensors: no such file, but it is one of 2 shards",
-        mlx(made, tmp_path / "dora", fine_tune_type="dora"): "of type 'dora', no LoRA",
+        mlx(made, tmp_path / "dora", fine_tune_type="dora"): "of type 'dora', not a LoRA",
         mlx(made, tmp_path / "old", lora_parameters=both): "both 'alpha' and 'scale'",
         mlx(made, tmp_path / "none", lora_parameters=None): "'scale' in 'lora_parameters' is not",
     }

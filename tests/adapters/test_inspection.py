@@ -294,7 +294,7 @@ def test_a_bare_file_needs_rank_and_alpha(tmp_path):
         for side, factor in (("A", u.a), ("B", u.b))
     }
     save_file(tensors, tmp_path / "bare.safetensors")
-    with pytest.raises(ArtifactError, match="carries no LoRA config"):
+    with pytest.raises(ArtifactError, match="has no LoRA config"):
         look(tmp_path / "bare.safetensors")
     report = look(tmp_path / "bare.safetensors", source_rank=3, source_alpha=6)
     assert report.adapters[0].scalings == [2.0]

@@ -154,7 +154,7 @@ def test_groups_are_named_lists_of_languages(tmp_path):
         ({"engine_args": '{"seed": '}, "--engine-args: "),
         ({"groups": "cy,sw"}, "name=lang,lang;name=lang"),
         ({"groups": "a=cy,cy"}, "'cy' is listed twice"),
-        ({"exclude_base": True}, "leaves nothing to test"),
+        ({"exclude_base": True}, "leaves nothing to evaluate"),
     ],
 )
 def test_engine_and_comparison_settings_are_checked(flags, message):

@@ -116,7 +116,7 @@ def test_only_newlines_end_a_line(tmp_path):
         (
             {"urd_Arab__dev": "a\n", "zho_Hans__dev": "a\n"},
             ("ur", "zh"),
-            "leaves nothing to choose",
+            "needs more than one sentence",
         ),
     ],
 )

@@ -59,10 +59,10 @@ def test_bad_massive_files_are_named_with_the_line(tmp_path, content, message):
 
 def test_text_that_is_not_utf8_or_not_gzip_is_named(tmp_path):
     (tmp_path / "cy-en.tsv").write_bytes(b"a\tb\n\xff\xfe\tc\n")
-    with pytest.raises(DataError, match=r"cy-en.tsv:2: not readable"):
+    with pytest.raises(DataError, match=r"cy-en.tsv:2: not UTF-8"):
         read_pairs("cy-en", tmp_path)
     (tmp_path / "sw-en.tsv.gz").write_bytes(b"plain text")
-    with pytest.raises(DataError, match=r"sw-en.tsv.gz:1: not readable"):
+    with pytest.raises(DataError, match=r"sw-en.tsv.gz:1: not a valid gzip"):
         read_pairs("sw-en", tmp_path)
 
 

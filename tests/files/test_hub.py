@@ -202,8 +202,8 @@ def test_a_model_is_of_the_revision_that_was_asked_for(hub, tmp_path, revision):
 
 def test_what_the_hub_lacks_is_said(hub, tmp_path):
     expected = {
-        "read_massive('sw', 'test', None)": "has no test part of 'sw-KE'",
-        "locate_model(S(model='nobody/nothing'))": "cannot be had from the hub",
+        "read_massive('sw', 'test', None)": "has no test split of 'sw-KE'",
+        "locate_model(S(model='nobody/nothing'))": "could not be downloaded from the Hub",
         "locate_model(S(model='no such//name'))": "neither a local folder nor a name on the Hub",
     }
     code = (
@@ -504,7 +504,7 @@ def test_a_push_that_cannot_succeed_is_refused_before_the_work(uploads, tmp_path
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     without_token = merge_in(tmp_path, "-o", out, "--push-to-hub", "somebody/new")
     assert isinstance(without_token.exception, ResourceError)
-    assert "there is no token" in without_token.exception.message
+    assert "there is no Hub token" in without_token.exception.message
     assert not out.exists()
     assert uploads.asked == []
 
@@ -525,8 +525,8 @@ def test_a_hub_that_refuses_is_quoted_and_the_output_stays(uploads, tmp_path, st
     assert isinstance(error, ResourceError), error
     assert "somebody/new" in error.message
     assert "you may not write here" in error.message
-    assert f"{tmp_path / 'm'} is whole and stays" in error.hint
-    assert ("may write to somebody" in error.hint) == (status != 400)
+    assert f"{tmp_path / 'm'} is complete" in error.hint
+    assert ("needs write access to somebody" in error.hint) == (status != 400)
     assert "hf_ours" not in error.message + error.hint
     assert read_adapter(tmp_path / "m").modules
 

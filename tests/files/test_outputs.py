@@ -261,7 +261,7 @@ def test_force_never_takes_the_current_folder_nor_one_above(tmp_path, monkeypatc
 
 def test_a_file_is_no_folder_to_write_into(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="file is no folder"):
+    with pytest.raises(ConfigError, match="file is not a folder"):
         check_output(tmp_path / "file" / "new" / "out", force=False)
 
 

@@ -74,8 +74,8 @@ def test_a_damaged_file_is_set_aside_with_a_note(tmp_path, damage):
     cache.put(ANSWERS)
     assert cache.get(list(ANSWERS)) == ANSWERS
     (note,) = cache.notes
-    assert note.startswith("the answer cache was damaged and is now ")
-    assert Path(note.split(" is now ")[1].split(";")[0]).read_bytes()[:99] == content[:99]
+    assert note.startswith("the answer cache was damaged and has been moved to ")
+    assert Path(note.split(" moved to ")[1].split(";")[0]).read_bytes()[:99] == content[:99]
 
 
 def test_a_folder_that_cannot_be_used_is_noted_once(tmp_path):
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_used_is_noted_once(tmp_path):
     assert cache.get(list(ANSWERS)) == {}
     (note,) = cache.notes
     assert "cannot be used" in note
-    assert "going on without" in note
+    assert "continuing without it" in note
 
 
 def test_a_full_disk_is_noted(tmp_path):
@@ -98,14 +98,14 @@ def test_a_full_disk_is_noted(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (note,) = cache.notes
-    assert "going on without" in note
+    assert "continuing without it" in note
     assert AnswerCache(tmp_path).get(list(ANSWERS)) == ANSWERS
 
 
 def test_a_folder_that_takes_no_files_is_noted():
     cache = AnswerCache(Path("/proc/cache"))  # not even root may write there
     cache.put(ANSWERS)
-    assert "going on without" in cache.notes[0]
+    assert "continuing without it" in cache.notes[0]
 
 
 def test_a_file_of_another_make_is_noted(tmp_path):

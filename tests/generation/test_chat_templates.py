@@ -69,7 +69,7 @@ def test_what_follows_the_marker_does_not_matter():
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        (CHAT_TEMPLATE + "{% endfor %}", "no template: line 1"),
+        (CHAT_TEMPLATE + "{% endfor %}", "not valid: line 1"),
         ("{{ raise_exception('never') }}", "refuses the messages: never"),
         ("{{ messages[0].content + 1 }}", "refuses the messages"),
         ("{{ nothing.at.all }}", "refuses the messages"),

@@ -288,7 +288,7 @@ def test_outputs_that_cannot_be_are_refused(tmp_path, model_dir):
         ({}, "a full model is a folder"),
         ({"out": tmp_path / "m.safetensors"}, "a full model is a folder"),
         ({"out": model_dir}, "is one of the inputs"),
-        ({"out": model_dir / "new"}, "lies inside"),
+        ({"out": model_dir / "new"}, "inside the input"),
         ({"out": tmp_path / "m", "out_dtype": "float16"}, "--out-dtype"),
     ):
         with pytest.raises(ConfigError, match=words):

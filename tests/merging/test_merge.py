@@ -865,7 +865,7 @@ def without(name):
         ),
         (
             lambda t: t | {LAST_B.replace("weight", "bias"): torch.ones(3)},
-            "lora_B.bias has not the 64 rows",
+            "lora_B.bias does not have the 64 rows",
         ),
     ],
 )
@@ -887,7 +887,7 @@ def test_damaged_tensors_leave_nothing(tmp_path, two, change, message):
         ({"lora_alpha": -8}, "'lora_alpha' is not a positive number"),
         ({"rank_pattern": {"q_proj": 0}}, "'q_proj' in rank_pattern is not a positive whole"),
         ({"alpha_pattern": {"q_proj": "x"}}, "'q_proj' in alpha_pattern is not a positive number"),
-        ({"alpha_pattern": {"(": 1}}, "is no regular expression"),
+        ({"alpha_pattern": {"(": 1}}, "is not a regular expression"),
         ({"alpha_pattern": [1]}, "'alpha_pattern' is not a table"),
         ({"rank_pattern": {"q_proj": 3}}, r"do not fit rank 3 in .*a.adapter_config\.json$"),
         ({"r": 8}, r"do not fit rank 8 in .*a.adapter_config\.json$"),
@@ -941,7 +941,7 @@ def test_links_in_a_circle_are_no_input_and_no_output(tmp_path, two):
     for paths, out, message in (
         ([loop, two[1]], tmp_path / "m", "loop: no such file"),
         (two, loop, "loop exists"),
-        (two, loop / "m", "loop is no folder"),
+        (two, loop / "m", "loop is not a folder"),
     ):
         with pytest.raises(AdaptermixError, match=message):
             merge(paths, MergeSettings(weight=0.9, out=out))
@@ -953,10 +953,10 @@ def test_an_output_never_takes_an_input_along(tmp_path, two, monkeypatch):
     for out, words in (
         (two[0], "one of the inputs"),
         (tmp_path / "link", "one of the inputs"),
-        (two[0] / "new" / "m", "lies inside"),
-        (tmp_path, "holds"),
-        (Path(".."), "holds"),
-        (Path("inside"), "lies inside"),
+        (two[0] / "new" / "m", "inside the input"),
+        (tmp_path, "contains the input"),
+        (Path(".."), "contains the input"),
+        (Path("inside"), "inside the input"),
     ):
         with pytest.raises(ConfigError, match=words):
             merge(two, MergeSettings(weight=0.9, out=out), force=True)

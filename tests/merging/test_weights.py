@@ -119,7 +119,7 @@ GOOD = "weights = [0.9, 0.1]\n"
         (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = 'low'\n", 4, "'low' is not a range"),
         (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '5-3'\n", 4, "'5-3' is not a range"),
         (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '-1'\n", 4, "'-1' is not a range"),
-        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '0-999999999999'\n", 4, "is no range"),
+        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '0-999999999999'\n", 4, "is not a range"),
         (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = ''\n", 4, "'' is not a range"),
         (
             GOOD + "[[rule]]\nweights = [1, 2]\n[[ rule ]]\nmodules = '('\nweights = [1, 2]\n",

@@ -116,7 +116,7 @@ def test_the_top_is_before_the_final_norm_unless_it_is_asked_for(model_dir):
 def test_another_layout_is_refused_by_its_class(tmp_path, model_dir):
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=400)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ArtifactError, match="GPT2Model has not the usual decoder layout"):
+    with pytest.raises(ArtifactError, match="GPT2Model does not have the usual decoder layout"):
         load_lower_blocks(tmp_path, SETTINGS, 1)
 
 

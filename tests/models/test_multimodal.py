@@ -120,7 +120,7 @@ def several_modes(request, tmp_path_factory):
 
 def test_lower_blocks_give_the_states_of_the_whole(several_modes):
     if several_modes.name == "llama4":  # its only class has the LM head
-        with pytest.raises(ArtifactError, match="not the usual decoder layout"):
+        with pytest.raises(ArtifactError, match="not have the usual decoder layout"):
             load_lower_blocks(several_modes, ModelSettings(), 2)
         return
     ids = torch.tensor([[0, 20, 30, 40, 50]])

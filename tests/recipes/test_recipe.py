@@ -149,8 +149,12 @@ MISTAKES = {
     "missing data": (train(more='data-dir = "nowhere"\n'), 4, "data-dir: no such file or folder"),
     "missing data at the top": ('data-dir = "nowhere"\n' + train(), 1, "data-dir: no such file"),
     "missing base": ('base = "nowhere.toml"\n' + train(), 1, "base: no such file: nowhere.toml"),
-    "bad name": ('["a b"]\ncommand = "eval"\n', 1, "no name of a step"),
-    "no adapters": ('[m]\ncommand = "merge"\nweight = 0.5\n', 1, "adapters: a list of steps"),
+    "bad name": ('["a b"]\ncommand = "eval"\n', 1, "not a valid step name"),
+    "no adapters": (
+        '[m]\ncommand = "merge"\nweight = 0.5\n',
+        1,
+        "adapters: expected a list of steps",
+    ),
     "two ways": (
         f'{train()}[m]\ncommand = "merge"\nadapters = ["@a"]\nweight = 1\nsearch = "auto"\n',
         4,
@@ -165,9 +169,9 @@ MISTAKES = {
     "numbers as adapters": (
         '[m]\ncommand = "merge"\nweight = 1\nadapters = [1, 2]\n',
         1,
-        "adapters: a list of steps and paths",
+        "adapters: expected a list of steps and paths",
     ),
-    "adapter as model": (f'{train()}[t]\ncommand = "eval"\nmodel = "@a"\n', 6, "@a is no model"),
+    "adapter as model": (f'{train()}[t]\ncommand = "eval"\nmodel = "@a"\n', 6, "@a is not a model"),
     "missing task": ('[t]\ncommand = "eval"\ntask = "no.toml"\n', 3, "no such file or folder"),
     "several tables": ('[[a]]\ncommand = "eval"\n', 1, "unknown key 'a' at the top"),
     "too deep": (f"a = {'[' * 3000}{']' * 3000}\n", 1, "nested too deeply"),
@@ -281,7 +285,7 @@ def test_a_training_on_the_output_of_another_step_waits_for_it(tmp_path):
     ("on", "message"),
     [
         ('["@b=0.5"]', r"recipe.toml:3: \[al\] on: no step 'b'"),
-        ('["@t=0.5"]', r"recipe.toml:3: \[al\] on: @t is no adapter but an eval"),
+        ('["@t=0.5"]', r"recipe.toml:3: \[al\] on: @t is not an adapter but the output of eval"),
         ('["@a=0"]', r"recipe.toml:3: \[al\] on: the weight of .* must be finite and not 0"),
         ('["@a/x=0.5"]', r"recipe.toml:3: \[al\] on: the output of a is a file"),
     ],

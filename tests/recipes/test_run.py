@@ -153,7 +153,9 @@ def test_a_step_that_stops_keeps_what_was_done(folder, monkeypatch):
 def test_what_others_made_is_not_replaced(folder):
     (folder / "o").mkdir()
     (folder / "o" / "half.safetensors").write_text("mine")
-    with pytest.raises(ArtifactError, match=r"recipe.toml:4: .*exists, and no run of a recipe"):
+    with pytest.raises(
+        ArtifactError, match=r"recipe.toml:4: .*exists, and was not made by a recipe"
+    ):
         run(read_recipe(folder / "recipe.toml"))
     assert (folder / "o" / "half.safetensors").read_text() == "mine"
     assert ran(folder, force=True) == {"half", "again", "small", "look"}
@@ -246,11 +248,11 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
         '[page]\ncommand = "report"\nruns = ["@m.search"]\n',
         (7, "@m.search: m searches no weights", 3),
     ),
-    "no run": ('[page]\ncommand = "report"\nruns = ["@first", "one/x"]\n', (3, "no run", 4)),
+    "no run": ('[page]\ncommand = "report"\nruns = ["@first", "one/x"]\n', (3, "not a run", 4)),
     "a page in a page": (
         '[look]\ncommand = "inspect"\nadapters = ["@first"]\n'
         '[page]\ncommand = "report"\nruns = ["@look"]\n',
-        (6, "@look is no run but a inspect", 3),
+        (6, "@look runs inspect, which has no scores to report", 3),
     ),
     "baseline": (
         '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first"]\nbaseline = "x"\n',
@@ -275,7 +277,7 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
     ),
     "scores of a training": (
         '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\nscores = "@first"\n',
-        (4, "@first is no eval but a train-task", 3),
+        (4, "@first runs train-task, not eval", 3),
     ),
 }
 

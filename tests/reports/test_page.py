@@ -86,7 +86,7 @@ def test_a_baseline_that_is_no_system_is_a_damaged_record(runs, tmp_path):
     record = json.loads((runs / "eval-massive" / "scores.json").read_text())
     record["baseline"]["name"] = "gone"
     (tmp_path / "scores.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="the baseline gone is no system"):
+    with pytest.raises(DataError, match="the baseline gone is not one of the systems"):
         report([tmp_path], ReportSettings(out=tmp_path / "page.html"))
 
 
@@ -193,9 +193,9 @@ def test_a_damaged_record_is_one_line(tmp_path, change, message):
     [
         ("scores.json", b"{", "scores.json: not JSON"),
         ("scores.json", b"[]", "damaged record: the whole"),
-        ("search.json", b"\xff", "not readable as UTF-8"),
+        ("search.json", b"\xff", "not UTF-8"),
         ("retrieval.json", b"{}", "damaged record: systems: is missing"),
-        ("notes.txt", b"", "no run"),
+        ("notes.txt", b"", "not a run"),
         ("adapter.safetensors", b"no", "not a whole safetensors file"),
     ],
 )

@@ -243,7 +243,7 @@ def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
         ("eval --adapter nowhere.safetensors", 5, "nowhere.safetensors: no such file"),
         ("eval --langs en,xx --adapter task.safetensors", 4, "MASSIVE has no language 'xx'"),
         ("eval --baseline bsae --adapter task.safetensors", 3, "the systems are base, task"),
-        ("eval --model nobody/nothing --adapter task.safetensors", 6, "no folder here"),
+        ("eval --model nobody/nothing --adapter task.safetensors", 6, "not a local folder"),
     ],
 )
 def test_a_mistake_gets_one_line_an_exit_code_and_leaves_nothing(trained, arguments, code, words):

@@ -262,5 +262,5 @@ def test_official_names_are_found_too(tmp_path):
         read_uner("hr", "dev", tmp_path)
     with pytest.raises(DataError, match="unknown language 'qq'"):
         read_uner("qq", "dev", tmp_path)
-    with pytest.raises(DataError, match="not fetched from the hub"):
+    with pytest.raises(DataError, match="not downloaded from the Hub"):
         read_uner("hr", "dev", None)

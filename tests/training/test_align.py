@@ -355,7 +355,7 @@ def test_finished_candidates_are_not_trained_again(
 
     with pytest.raises(KeyboardInterrupt):
         train_align(settings, on_progress=stop_in_the_second)
-    with pytest.raises(ArtifactError, match="candidates of a run that did not end"):
+    with pytest.raises(ArtifactError, match="candidates of an unfinished run"):
         train_align(settings)
     again = settings.model_copy(update={"resume": True})
     with pytest.raises(ConfigError, match="made with other settings"):
@@ -398,7 +398,7 @@ def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
     assert "the learning rate 0.02 is high" in told(lr=0.02)
     assert "en-cy pulls English to the other language" in told(pairs="en-cy,sw-en")
     assert "cy-en does the reverse" in told(pairs="en-cy,sw-en")
-    assert "the training starts anew" in told(resume=True)
+    assert "the training starts from the beginning" in told(resume=True)
     (tmp_path / "out").touch()
     assert told(resume=True) is None, "it has ended"
     own = TrainTaskSettings(task="my.toml", out=tmp_path / "new")

@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_di
     with pytest.raises(KeyboardInterrupt):
         train(settings_for(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(ArtifactError, match="a run that did not end"):
+    with pytest.raises(ArtifactError, match="an unfinished run"):
         train(settings_for(model_dir, corpus_dir, tmp_path / "cut"))
     seen = []
     train(

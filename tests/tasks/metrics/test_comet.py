@@ -98,7 +98,7 @@ def test_an_interpreter_without_comet_says_how_to_install_it(tmp_path, checkpoin
         segment_scores("a", "b", "c", model=checkpoint, python=Path(PYTHON))
     assert "adaptermix comet install" in error.value.hint
     assert "--comet-python" in error.value.hint
-    with pytest.raises(ResourceError, match="there is no Python"):
+    with pytest.raises(ResourceError, match="no such Python interpreter"):
         segment_scores("a", "b", "c", model=checkpoint, python=tmp_path / "python")
     (tmp_path / "python").touch()
     with pytest.raises(ResourceError, match="cannot be run: Permission denied"):
