@@ -16,6 +16,7 @@ import numpy as np
 from adaptermix.adapters.format import (
     CONFIG_FILE,
     CONFIG_KEY,
+    ROUTES_FILE,
     WEIGHTS_FILE,
     UpdateSpec,
     describe_config,
@@ -123,6 +124,12 @@ def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:
     if (folder / CONFIG_FILE).is_file():
         return folder, ""
     below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if (folder / ROUTES_FILE).is_file():
+        raise ArtifactError(
+            f"{shown}: a family of adapters with routes, where one adapter is wanted",
+            hint=f"name one of its adapters, such as {shown / (below or ['NAME'])[0]}; eval, "
+            "inspect and report take the family",
+        )
     numbers = {int(found[1]): n for n in below if (found := _CHECKPOINT.fullmatch(n))}
     if below and len(numbers) == len(below):
         last = numbers[max(numbers)]
