@@ -96,10 +96,15 @@ class SuccessiveHalving:
         """Number of dev examples."""
         return sum(len(items) for items in self.items.values())
 
-    def enter(self, candidate: Candidate) -> Entry:
-        """Merge a candidate, unless it is there already."""
+    def enter(self, candidate: Candidate, adapter: Path | None = None) -> Entry:
+        """Merge a candidate, unless it is there already.
+
+        Args:
+            candidate: The candidate.
+            adapter: Where it lies, if it need not be merged.
+        """
         if candidate.name not in self.entries:
-            adapter = stage_merge(self.plan(candidate.weighting), self.scratch)
+            adapter = adapter or stage_merge(self.plan(candidate.weighting), self.scratch)
             self.generator.names[adapter] = f"candidate {candidate.name}"
             nothing = [self.task.statistics([]) for _ in self.items]
             self.entries[candidate.name] = Entry(candidate, adapter, nothing)

@@ -37,6 +37,7 @@ from adaptermix.search.candidates import (
     candidate_of,
     first_candidates,
     layer_groups,
+    merges_with_first,
     names_of,
     scalar_candidate,
 )
@@ -158,7 +159,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     examples = read_prompts(settings, "dev", task, encoder, systems.folder)
-    items = _by_language(examples, task, settings.seed)
+    items = by_language(examples, task, settings.seed)
     learning = _set_apart(items) if settings.search == "learn" else []
     plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
     limits = Limits(
@@ -186,10 +187,14 @@ def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
     return replace(report, notes=[*report.notes, note])
 
 
-def _by_language(
+def by_language(
     examples: Sequence[PromptedExample], task: Task, seed: int
 ) -> dict[str, list[PromptedExample]]:
-    """Group dev examples by language, shuffled once: any first part of one is a fair sample."""
+    """Group dev examples by language, shuffled once: any first part of one is a fair sample.
+
+    Raises:
+        DataError: Dev data without gold answers.
+    """
     groups: dict[str, list[PromptedExample]] = {}
     for prompted in examples:
         groups.setdefault(prompted.lang, []).append(prompted)
@@ -230,7 +235,8 @@ def check_search(paths: Sequence[Path], settings: SearchSettings) -> None:
     if len(paths) < 2:
         raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
     require_extra("search")
-    first_candidates([path.name for path in paths], settings)
+    first = merges_with_first if settings.per_language else first_candidates
+    first([path.name for path in paths], settings)
 
 
 def _run(
