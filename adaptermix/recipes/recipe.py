@@ -109,8 +109,12 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
 
 
 def _output(folder: Path, draft: Draft) -> Path:
-    suffix = "" if "into" in draft.table else draft.command.suffix
-    return folder / (draft.name + suffix)
+    is_folder = "into" in draft.table or _is_family(draft)
+    return folder / (draft.name + ("" if is_folder else draft.command.suffix))
+
+
+def _is_family(draft: Draft) -> bool:
+    return stated(draft).get("per-language") is True
 
 
 def _make_step(
@@ -198,13 +202,21 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, not a folder", key)
-        if location == "model" and _output(Path(), other).suffix:
+        if location == "model" and (_output(Path(), other).suffix or _is_family(other)):
             hint = "a merge with 'into' makes one"
             raise draft.fail(f"{key}: @{found[1]} is not a model", key, hint=hint)
         if location == "adapters" and not found[2] and other.command.output != "adapter":
             raise draft.fail(
                 f"{key}: @{found[1]} is not an adapter but the output of {other.command.name}", key
             )
+        if location == "adapters" and not found[2] and _is_family(other):
+            _check_takes_family(draft, found[1], key)
+
+
+def _check_takes_family(draft: Draft, name: str, key: str) -> None:
+    if draft.command.name not in ("eval", "inspect"):
+        hint = f"name one of its adapters, @{name}/NAME; eval, inspect and report take the family"
+        raise draft.fail(f"{key}: @{name} is a family of adapters", key, hint=hint)
 
 
 def _missing(

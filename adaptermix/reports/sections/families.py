@@ -1,0 +1,22 @@
+"""The section about a family: the adapter of each language, and why."""
+
+from pathlib import Path
+
+from adaptermix.adapters.family import read_family
+from adaptermix.reports.sections.section import Section
+from adaptermix.tables import printable
+
+
+def family_section(name: str, path: Path) -> Section:
+    """Return the section about a family.
+
+    Raises:
+        ArtifactError: A damaged family.
+    """
+    routes = read_family(path).content
+    texts = [
+        f"A language takes the adapter of its row, others take {printable(routes.default)}. The "
+        "difference is that of the best merge to the task adapter on dev data."
+    ]
+    title = f"Routes by language: {printable(path.resolve().name)}"
+    return Section(name, title, texts, tables=[routes.table(name, "The adapter of each language")])
