@@ -98,7 +98,7 @@ def welsh_family(monkeypatch, model_dir, folder):
 
 def hand_written(model_dir, folder, text, names=("task", "align")):
     """Write adapters, and routes as they are given."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     write_adapters(model_dir, folder, names)
     (folder / "routes.toml").write_text(text, encoding="utf-8")
     return folder
