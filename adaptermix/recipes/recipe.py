@@ -102,6 +102,8 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
             f"{draft.name}.{key}" for key in {*keys_of(draft.command.settings)} - MANAGED.keys()
         }
     for key in overrides.values:
+        if key.rpartition(".")[2] == "per-language":
+            raise ConfigError(f"--set {key}: write it into the recipe: the output is a folder then")
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]}?" if near else "write KEY=VALUE or STEP.KEY=VALUE"

@@ -327,6 +327,12 @@ def test_the_output_of_a_choice_per_language_is_a_folder(tmp_path):
     assert read_recipe(write(tmp_path, off)).steps[0].out.suffix == ".safetensors"
 
 
+def test_a_folder_in_place_of_a_file_is_not_overridden(tmp_path):
+    for key in ("per-language", "a.per-language"):
+        with pytest.raises(ConfigError, match=f"--set {key}: write it into the recipe"):
+            read_recipe(write(tmp_path, FAMILY), overrides=Overrides({key: "true"}))
+
+
 def test_a_report_names_a_family_and_not_its_search(tmp_path):
     text = FAMILY + '[r]\ncommand = "report"\nruns = ["@a.search"]\n'
     recipe = read_recipe(write(tmp_path, text))
