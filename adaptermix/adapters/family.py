@@ -31,6 +31,10 @@ from adaptermix.tables import RULE, Cell, Row, Table, printable, shown
 
 _STRICT = ConfigDict(extra="forbid")
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's name of it
+COLUMNS = (
+    "n: dev examples; task: score of the task adapter; merge: that of the best merge, with the "
+    "difference, its 95% interval, and p after Holm's correction over languages and merges."
+)
 
 
 @checked(frozen=True, config=_STRICT)
@@ -104,22 +108,19 @@ class Routes:
     def table(self, name: str, title: str) -> Table:
         """Return the routes with their evidence."""
         rows: list[Row] = [[_cell(lang), *self._evidence(r)] for lang, r in self.routes.items()]
-        rows += [RULE, ["others", _cell(self.default), *[""] * 6]]
-        columns = ["language", "adapter", "examples", "task adapter", "best merge"]
-        columns += ["difference (95% interval)", "p", "p, Holm"]
-        return Table(name, title, columns, rows, align="llrrrrrr")
+        rows += [RULE, ["others", _cell(self.default), *[""] * 5]]
+        columns = ["language", "adapter", "n", "task", "merge", "difference", "p, Holm"]
+        return Table(name, title, columns, rows, COLUMNS, align="llrrrrr")
 
     def _evidence(self, route: Route) -> list[str | Cell]:
-        look = Cell(_cell(route.adapter), look="strong" if route.adapter != self.default else "")
         ends = [self._shown(end, "+") for end in (route.difference, route.low, route.high)]
-        merge = f"{_cell(route.merge)} {self._shown(route.merge_score)}" if route.merge else "-"
         return [
-            look,
+            Cell(_cell(route.adapter), look="strong" if route.adapter != self.default else ""),
             f"{route.examples:,}",
             self._shown(route.task_score),
-            merge,
-            f"{ends[0]} ({ends[1]} to {ends[2]})" if route.difference is not None else "-",
-            *("-" if p is None else f"{p:.4f}" for p in (route.p, route.p_holm)),
+            self._shown(route.merge_score),
+            "-" if route.difference is None else f"{ends[0]} [{ends[1]}, {ends[2]}]",
+            "-" if route.p_holm is None else f"{route.p_holm:.4f}",
         ]
 
     def _shown(self, value: float | None, sign: str = "") -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.card import data_of, made_of, model_name
-from adaptermix.adapters.family import Routes
+from adaptermix.adapters.family import COLUMNS, Routes
 from adaptermix.adapters.stacking import stack_terms
 from adaptermix.files.outputs import Report
 from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printable, ranges
@@ -21,7 +21,7 @@ def inspection_view(report: "InspectReport") -> View:
     for number, adapter in enumerate(report.adapters, start=1):
         label = f"{number}  " if len(report.adapters) > 1 else ""
         parts += [Cell(f"{label}{adapter.path}", look="strong"), _adapter_table(adapter), ""]
-    remarks = []
+    remarks = [COLUMNS] if report.routes else []
     for pair in report.pairs:
         parts += [_pair_table(report, pair), ""]
     if report.pairs:

@@ -26,7 +26,7 @@ from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
-from adaptermix.generation.vllm_engine import VLLM_RANKS
+from adaptermix.generation.vllm_engine import VLLM_RANKS, vllm_lacks
 from adaptermix.merging.merge import check_out, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
@@ -137,7 +137,22 @@ class _Inputs:
         """What to know before anything is decoded."""
         lacking = [lang for lang in self.settings.langs if lang not in self.items]
         without = f"no dev data in {', '.join(lacking)}: {self.name} alone is taken"
-        return [*([without] if lacking else []), *self.encoder.notes]
+        slip = (
+            f"{self.first.path} was trained for alignment, and stands where the task adapter is "
+            "wanted: it is the first one"
+        )
+        is_slip = self.first.record.get("command") == "train-align"
+        served = [
+            f"serve.sh: vLLM cannot load {adapter.path}: {why}"
+            for adapter in self.adapters
+            if (why := vllm_lacks(adapter))
+        ]
+        return [
+            *([without] if lacking else []),
+            *([slip] if is_slip else []),
+            *served,
+            *self.encoder.notes,
+        ]
 
     @property
     def key(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adaptermix.adapters.family import Routes
+from adaptermix.adapters.family import COLUMNS, Routes
 from adaptermix.files.outputs import NotedReport, Report
 from adaptermix.search.routes import Evidence
 from adaptermix.tables import View, counted, noted, pairs, titled
@@ -53,6 +53,7 @@ class RoutesReport(Report):
         title = f"{routes.task} dev: {titled(routes.metric or 'score')}, {self.engine} engine"
         remarks = [
             f"examples decoded: {self.decoded:,}; {self.reused:,} were known from before",
+            COLUMNS,
             *noted(self.notes),
             f"adapters, routes and a script for vLLM: {self.out}",
         ]

@@ -115,8 +115,7 @@ def test_routes_are_written_as_they_are_read(family):
     assert read_family(family).content == routes
     table = routes.table("routes", "")
     assert [str(cell) for cell in table.rows[0]] == [
-        *("cy", "align", "200", "40.0", "align 50.0"),
-        *("+10.0 (+5.0 to +15.0)", "0.0010", "0.0020"),
+        *("cy", "align", "200", "40.0", "50.0", "+10.0 [+5.0, +15.0]", "0.0020"),
     ]
 
 

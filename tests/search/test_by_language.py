@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.family import read_family
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, MissingDataError
 from adaptermix.evaluation.evaluate import evaluate
@@ -246,6 +247,24 @@ def test_equal_adapters_of_one_name_have_folders_of_their_own(monkeypatch, tmp_p
     use_known_effects(monkeypatch, paths[0], WELSH)
     plan = plan_by_language(paths, family_settings(model_dir, data, tmp_path / "family"))
     assert len(set(plan.candidates)) == 5
+
+
+def test_slips_and_what_vllm_cannot_serve_are_noted(monkeypatch, tmp_path, model_dir):
+    data = write_dev_data(tmp_path / "data", examples=20)
+    task, align = write_adapters(model_dir, tmp_path)
+    peft_adapter(model_dir, tmp_path / "biased", seed=4, lora_bias=True)
+    record = read_adapter(align)
+    aligned = tmp_path / "aligned.safetensors"
+    updates = dict(record.updates())
+    write_adapter(aligned, updates, record.config, {"command": "train-align"})
+    settings = family_settings(model_dir, data, tmp_path / "family", engine="transformers")
+    first, second = (
+        plan_by_language(paths, settings).notes
+        for paths in ([aligned, task], [task, tmp_path / "biased"])
+    )
+    assert any("aligned.safetensors was trained for alignment" in note for note in first)
+    assert any("serve.sh: vLLM cannot load" in note and "lora_bias" in note for note in second)
+    assert plan_by_language([task, align], settings).notes == []
 
 
 def test_the_command_prints_routes_and_json(monkeypatch, tmp_path, model_dir):
