@@ -9,7 +9,7 @@ choice is started again with the same line, finds its answers, and ends as it wo
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from pydantic import TypeAdapter
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.family import Route, Routes, family_hash, read_family
 from adaptermix.adapters.family_files import serving, write_family
+from adaptermix.adapters.matching import notes_on_base
+from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import copy_adapter, stage_adapter
 from adaptermix.errors import AdaptermixError, MissingDataError
 from adaptermix.files.outputs import whole_output, write_json
@@ -27,7 +29,7 @@ from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.generation.vllm_engine import VLLM_RANKS, vllm_lacks
-from adaptermix.merging.merge import check_out, write_merge
+from adaptermix.merging.merge import check_out, merge_report, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
 from adaptermix.models.systems import Systems, open_systems
@@ -262,8 +264,23 @@ def _report(
         engine=inputs.generator.engine,
         decoded=halving.needed,
         reused=inputs.generator.reused,
-        notes=[*inputs.systems.notes(), *inputs.notes, *inputs.generator.notes],
+        notes=list(dict.fromkeys(_notes(chosen, inputs))),
     )
+
+
+def _notes(chosen: Mapping[str, Chosen], inputs: _Inputs) -> Iterator[str]:
+    """Yield what to mind of the adapters that are taken, the data and the answers."""
+    systems, first = inputs.systems, inputs.first
+    yield from first.notes
+    yield from notes_on_base(systems.adapters, systems.base, systems.fingerprint)
+    yield from notes_on_stack([first], {first.weights_hash: [1.0]})
+    taken = {route.chosen for route in chosen.values()}
+    for merge in inputs.merges:
+        if merge.name in taken:
+            plan = inputs.plan(merge.weighting)
+            yield from merge_report(plan, inputs.settings, Tally(), written=True).notes
+    yield from inputs.notes
+    yield from inputs.generator.notes
 
 
 def _route(found: Chosen, alone: str) -> Route:

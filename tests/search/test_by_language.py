@@ -49,6 +49,7 @@ def test_a_merge_is_taken_where_it_gains_and_nowhere_else(monkeypatch, tmp_path,
     assert report.routes.routes["en"].p_holm == 1.0
     assert report.verdict == "a merge is taken for cy; en, sw take task alone"
     assert report.decoded == 3 * 3 * 200
+    assert report.notes == []
     assert [e.candidate for e in report.evidence["sw"]] == ["align-0.7", "align-0.9"]
     assert report.weights["align-0.9"] == {"task": 0.9, "align": 0.1}
     family = read_family(tmp_path / "family")
@@ -145,6 +146,18 @@ def test_several_adapters_compete_each_with_the_task_adapter(monkeypatch, tmp_pa
         "welsh-1_0.5": {"task": 1, "align": 0, "welsh": 0.5},
     }
     assert report.decoded == 5 * 3 * 20
+
+
+def test_what_looks_like_a_slip_in_a_merge_that_is_taken_is_noted(monkeypatch, tmp_path, model_dir):
+    data = write_dev_data(tmp_path / "data")
+    paths = write_adapters(model_dir, tmp_path)
+    use_known_effects(monkeypatch, paths[0], WELSH)
+    settings = family_settings(model_dir, data, tmp_path / "family", search="1.5:-0.5")
+    report = search_by_language(paths, settings)
+    assert [note.partition(" of ")[0] for note in report.notes] == [
+        "the weight 1.5",
+        "the weight -0.5",
+    ]
 
 
 def test_a_language_without_dev_data_takes_the_task_adapter(monkeypatch, tmp_path, model_dir):
