@@ -25,6 +25,7 @@ from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.merging.merge import merge
 from adaptermix.search.by_language import plan_by_language, search_by_language
 from adaptermix.search.candidates import folder_names, merges_with_first
+from adaptermix.search.run import search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 
 
@@ -119,6 +120,18 @@ def test_answers_are_shared_with_evaluations(monkeypatch, tmp_path, model_dir):
         max_new_tokens=6,
     )
     assert (evaluate(settings).decoded, len(started)) == (0, 1)
+
+
+def test_answers_of_merges_are_shared_with_a_search(monkeypatch, tmp_path, model_dir):
+    data = write_dev_data(tmp_path / "data", examples=20)
+    paths = write_adapters(model_dir, tmp_path)
+    started = use_known_effects(monkeypatch, paths[0], WELSH)
+    settings = family_settings(model_dir, data, tmp_path / "family")
+    one = {"per_language": False, "exhaustive": True, "out": tmp_path / "merged"}
+    search(paths, settings.model_copy(update=one))
+    search_by_language(paths, settings)
+    assert len(started) == 2
+    assert {who for who, _ in started[1].asked} == {"task"}
 
 
 def test_the_best_score_is_taken_where_it_is_asked_for(monkeypatch, tmp_path, model_dir):
