@@ -163,9 +163,9 @@ class Family:
         if self.content.base_fingerprint not in (None, fingerprint):
             raise ArtifactError(
                 f"{_at(self.path, 'base_fingerprint')}: the routes were chosen on "
-                f"{self.content.base or 'another base model'}, whose weights are not those of "
+                f"{self.content.base or 'another base model'}, whose weights differ from those of "
                 f"{base}",
-                hint="pass that base model as --model, or delete the line base-fingerprint",
+                hint="use that base model as --model, or delete the line base-fingerprint",
             )
 
     def notes_on(self, langs: Iterable[str]) -> list[str]:
@@ -173,7 +173,7 @@ class Family:
         others = [lang for lang in langs if lang not in self.content.routes]
         if not others:
             return []
-        return [f"{self.path} has no route of {', '.join(others)}: {self.content.default} is used"]
+        return [f"{self.path} has no route for {', '.join(others)}: {self.content.default} is used"]
 
 
 def is_family(path: Path) -> bool:
@@ -215,7 +215,7 @@ def _read_routes(path: Path) -> Routes:
         unknown_first = sorted(error.errors(), key=lambda found: found["type"] != _UNKNOWN)
         raise _damaged(path, unknown_first[0]) from error
     if not content.routes:
-        raise ArtifactError(f"{file}:1: no routes", hint='write [routes.LANG] and adapter = "NAME"')
+        raise ArtifactError(f"{file}:1: no routes", hint='add [routes.LANG] with adapter = "NAME"')
     return content
 
 
@@ -225,13 +225,13 @@ def _read_member(path: Path, content: Routes, name: str) -> Adapter:
     what = "the default" if name == content.default else f"the route of {lang}"
     if not name or name in (".", "..") or Path(name).name != name:
         raise ArtifactError(
-            f"{_at(path, *place)}: {what} is {name!r}, which is no name of a folder in {path}"
+            f"{_at(path, *place)}: {what} must be the name of a folder in {path}, not {name!r}"
         )
     if not (path / name).is_dir():
         there = sorted(config.parent.name for config in path.glob(f"*/{CONFIG_FILE}"))
         raise ArtifactError(
             f"{_at(path, *place)}: {what}: no adapter '{name}' in {path}",
-            hint=f"the adapters there are {', '.join(there) or 'none'}",
+            hint=f"adapters in this folder: {', '.join(there) or 'none'}",
         )
     return read_adapter(path / name)
 
@@ -241,7 +241,7 @@ def _check_base(path: Path, content: Routes, name: str, adapter: Adapter) -> Non
     if base and adapter.base and is_one_base(base, adapter.base) is False:
         raise ArtifactError(
             f"{_at(path, 'base')}: base is {base}, but {path / name} was trained on {adapter.base}",
-            hint="a family has one base model",
+            hint="all adapters of a family need the same base model",
         )
 
 
@@ -259,7 +259,7 @@ def _damaged(path: Path, details: Mapping[str, Any]) -> ArtifactError:
 
 def _complaint(details: Mapping[str, Any]) -> str:
     if details["type"] in ("dataclass_type", "dataclass_exact_type"):
-        return "a table is wanted"
+        return "expected a table"
     return complaint(details)
 
 

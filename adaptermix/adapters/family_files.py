@@ -14,8 +14,8 @@ SCRIPT_FILE = "serve.sh"
 _MOST_SLOTS = 8  # adapters in one batch of vLLM; each slot takes memory
 _SCRIPT = """\
 #!/bin/sh
-# Serves the base model with a LoRA for each language: a request whose "model" is a language gets
-# the adapter of its route in {routes}. More options of vLLM may follow: sh {script} --port 8001
+# Serves the base model with one LoRA per language. To use the adapter that {routes} selects for a
+# language, send the language as "model". More vLLM options can follow: sh {script} --port 8001
 set -e
 cd -- "$(dirname -- "$0")"
 exec {command} "$@"
@@ -23,24 +23,24 @@ exec {command} "$@"
 _CARD = """\
 # {name}
 
-LoRA adapters for {base}, and the one that each language takes: {counts}.
+LoRA adapters for {base}, one per language: {counts}.
 
 The routes were chosen on dev data of {task}: {rule}.
 
 {table}
-They are in `{routes}`. Languages without a route take `{default}`.
+The routes are in `{routes}`. Languages without a route use `{default}`.
 
 ## Use
 
     adaptermix eval --model BASE --adapter {plain}
-    sh {script}    # serves it with vLLM; the name of a LoRA is its language
+    sh {script}    # serve with vLLM; the name of each LoRA is its language
 
-The folders {folders} are PEFT adapters, which work alone as well.
+The folders {folders} are PEFT adapters and also work on their own.
 """
 _RULES = {
-    "simpler": "a merge was taken where its gain over the task adapter is significant (paired "
+    "simpler": "a merge is used where its gain over the task adapter is significant (paired "
     "permutation test, p < 0.05 after Holm's correction over languages and merges)",
-    "best": "the highest score was taken, whether or not its lead is significant",
+    "best": "the adapter with the highest score is used, significant or not",
 }
 
 

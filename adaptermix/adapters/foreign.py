@@ -126,9 +126,9 @@ def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:
     below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
     if (folder / ROUTES_FILE).is_file():
         raise ArtifactError(
-            f"{shown}: a family of adapters with routes, where one adapter is wanted",
-            hint=f"name one of its adapters, such as {shown / (below or ['NAME'])[0]}; eval, "
-            "inspect and report take the family",
+            f"{shown}: a family of adapters ({ROUTES_FILE}), not one adapter",
+            hint=f"use one of its adapters, for example {shown / (below or ['NAME'])[0]}; only "
+            "eval, inspect and report accept a family",
         )
     numbers = {int(found[1]): n for n in below if (found := _CHECKPOINT.fullmatch(n))}
     if below and len(numbers) == len(below):

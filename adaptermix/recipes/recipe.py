@@ -103,7 +103,9 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
         }
     for key in overrides.values:
         if key.rpartition(".")[2] == "per-language":
-            raise ConfigError(f"--set {key}: write it into the recipe: the output is a folder then")
+            raise ConfigError(
+                f"--set {key}: set it in the recipe, because it makes the output a folder"
+            )
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]}?" if near else "write KEY=VALUE or STEP.KEY=VALUE"
@@ -217,7 +219,9 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
 
 def _check_takes_family(draft: Draft, name: str, key: str) -> None:
     if draft.command.name not in ("eval", "inspect"):
-        hint = f"name one of its adapters, @{name}/NAME; eval, inspect and report take the family"
+        hint = (
+            f"use one of its adapters, @{name}/NAME; only eval, inspect and report accept a family"
+        )
         raise draft.fail(f"{key}: @{name} is a family of adapters", key, hint=hint)
 
 

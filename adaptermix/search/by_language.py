@@ -138,10 +138,10 @@ class _Inputs:
     def notes(self) -> list[str]:
         """What to know before anything is decoded."""
         lacking = [lang for lang in self.settings.langs if lang not in self.items]
-        without = f"no dev data in {', '.join(lacking)}: {self.name} alone is taken"
+        without = f"no dev data for {', '.join(lacking)}: {self.name} alone is used"
         slip = (
-            f"{self.first.path} was trained for alignment, and stands where the task adapter is "
-            "wanted: it is the first one"
+            f"{self.first.path} was trained for alignment, but the first adapter is used as the "
+            "task adapter"
         )
         is_slip = self.first.record.get("command") == "train-align"
         served = [

@@ -104,7 +104,7 @@ def merges_with_first(names: Sequence[str], settings: SearchSettings) -> list[Ca
             if weights[1:].count(0.0) < len(names) - 1 or first != 1:
                 unique.setdefault(Weighting(weights), f"{name}-{point.name}")
     if not unique:
-        raise ConfigError(f"--search {settings.search}: no point of the grid is a merge")
+        raise ConfigError(f"--search {settings.search}: the grid contains no merge")
     folders = folder_names([names[0], *unique.values()])[1:]
     return [Candidate(name, weighting) for name, weighting in zip(folders, unique, strict=True)]
 

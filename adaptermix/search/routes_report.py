@@ -42,8 +42,8 @@ class RoutesReport(Report):
         merged = [lang for lang in routes.routes if routes.name_for(lang) != routes.default]
         others = [lang for lang in routes.routes if lang not in merged]
         parts = [
-            f"a merge is taken for {', '.join(merged)}" if merged else "no merge is taken",
-            f"{', '.join(others)} take {routes.default} alone" if others else "",
+            f"a merge is used for {', '.join(merged)}" if merged else "no merge is used",
+            f"{routes.default} alone for {', '.join(others)}" if others else "",
         ]
         return "; ".join(filter(None, parts))
 
@@ -55,7 +55,7 @@ class RoutesReport(Report):
             f"examples decoded: {self.decoded:,}; {self.reused:,} were known from before",
             COLUMNS,
             *noted(self.notes),
-            f"adapters, routes and a script for vLLM: {self.out}",
+            f"adapters, routes and serve.sh for vLLM: {self.out}",
         ]
         return View([routes.table("routes", title), self.verdict], remarks)
 
@@ -73,8 +73,8 @@ class RoutesPlan(NotedReport):
     def view(self) -> View:
         """Return what it looks like to a person."""
         rows = {
-            "for each language one of": ", ".join(self.candidates),
-            "preferred": self.prefer,
+            "candidates": ", ".join(self.candidates),
+            "prefer": self.prefer,
             "dev examples": counted(self.examples),
             "longest prompt": f"{self.longest_prompt:,} tokens",
             "would write": self.out,

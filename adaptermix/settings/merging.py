@@ -172,12 +172,12 @@ class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
     def _per_language_fits(self) -> "SearchSettings":
         if self.per_language and self.search in ("auto", "learn"):
             raise ValueError(
-                f"--per-language takes the weights of a grid, such as --search 0.5,0.7,0.9, not "
+                f"--per-language needs a grid of weights, for example --search 0.5,0.7,0.9, not "
                 f"--search {self.search}"
             )
         if self.per_language and self.into is None and self.out.suffix == ".safetensors":
             raise ValueError(
-                f"--out {self.out}: --per-language writes a folder; name one, such as -o family"
+                f"--out {self.out}: --per-language writes a folder, for example -o family"
             )
         return self
 

@@ -184,7 +184,7 @@ MISTAKES = {
         9,
         "adapters: @a is a family of adapters",
     ),
-    "family as model": (f'{FAMILY}[t]\ncommand = "eval"\nmodel = "@a"\n', 8, "@a is no model"),
+    "family as model": (f'{FAMILY}[t]\ncommand = "eval"\nmodel = "@a"\n', 8, "@a is not a model"),
     "family to train on": (f'{FAMILY}{train("b")}on = ["@a"]\n', 9, "on: @a is a family"),
     "missing task": ('[t]\ncommand = "eval"\ntask = "no.toml"\n', 3, "no such file or folder"),
     "several tables": ('[[a]]\ncommand = "eval"\n', 1, "unknown key 'a' at the top"),
@@ -329,7 +329,7 @@ def test_the_output_of_a_choice_per_language_is_a_folder(tmp_path):
 
 def test_a_folder_in_place_of_a_file_is_not_overridden(tmp_path):
     for key in ("per-language", "a.per-language"):
-        with pytest.raises(ConfigError, match=f"--set {key}: write it into the recipe"):
+        with pytest.raises(ConfigError, match=f"--set {key}: set it in the recipe"):
             read_recipe(write(tmp_path, FAMILY), overrides=Overrides({key: "true"}))
 
 
@@ -337,5 +337,5 @@ def test_a_report_names_a_family_and_not_its_search(tmp_path):
     text = FAMILY + '[r]\ncommand = "report"\nruns = ["@a.search"]\n'
     recipe = read_recipe(write(tmp_path, text))
     step = recipe.steps[-1]
-    with pytest.raises(ConfigError, match="a chooses per language; its record is in @a"):
+    with pytest.raises(ConfigError, match="with per-language, the record of a is in @a"):
         step.command.check(step.call(), recipe.maker)

@@ -23,10 +23,13 @@ from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, MissingDataError
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.merging.merge import merge
-from adaptermix.search.by_language import plan_by_language, search_by_language
+from adaptermix.search.by_language import _route, plan_by_language, search_by_language
 from adaptermix.search.candidates import folder_names, merges_with_first
+from adaptermix.search.routes import Evidence
+from adaptermix.search.routes import Route as Chosen
 from adaptermix.search.run import search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
+from adaptermix.tasks.metrics.significance import Difference, Interval
 
 
 def test_a_merge_is_taken_where_it_gains_and_nowhere_else(monkeypatch, tmp_path, model_dir):
@@ -48,7 +51,7 @@ def test_a_merge_is_taken_where_it_gains_and_nowhere_else(monkeypatch, tmp_path,
     assert welsh.low < welsh.difference < welsh.high
     assert welsh.p <= welsh.p_holm < 0.05
     assert report.routes.routes["en"].p_holm == 1.0
-    assert report.verdict == "a merge is taken for cy; en, sw take task alone"
+    assert report.verdict == "a merge is used for cy; task alone for en, sw"
     assert report.decoded == 3 * 3 * 200
     assert report.notes == []
     assert [e.candidate for e in report.evidence["sw"]] == ["align-0.7", "align-0.9"]
@@ -178,7 +181,7 @@ def test_a_language_without_dev_data_takes_the_task_adapter(monkeypatch, tmp_pat
     paths = write_adapters(model_dir, tmp_path)
     use_known_effects(monkeypatch, paths[0], WELSH)
     settings = family_settings(model_dir, data, tmp_path / "family")
-    said = "no dev data in sw: task alone is taken"
+    said = "no dev data for sw: task alone is used"
     plan = plan_by_language(paths, settings)
     assert said in plan.notes
     assert plan.examples == {"en": 20, "cy": 20, "sw": 0}
@@ -215,7 +218,7 @@ def test_broken_dev_data_is_no_missing_data(tmp_path, model_dir):
         ("--search 0.5,0.7", "--out merged.safetensors: --per-language writes a folder"),
         ("--search 0.5,0.7 -o f.safetensors", "writes a folder"),
         ("--search 0.5,0.7 -o f --into base", "--search writes an adapter, and --into a model"),
-        ("--search 1,1:0 -o family", "no point of the grid is a merge"),
+        ("--search 1,1:0 -o family", "the grid contains no merge"),
         ("--search 1:0.2:0.1 -o family", "is not 2 weights"),
     ],
 )
@@ -310,3 +313,19 @@ def test_the_command_prints_routes_and_json(monkeypatch, tmp_path, model_dir):
     assert done.exit_code == 0, done.exception
     record = json.loads(done.stdout)
     assert record["routes"]["routes"]["cy"]["merge"] == "align-0.7"
+
+
+def test_the_evidence_of_a_route_is_of_the_merge_that_it_takes():
+    """Another one may have the better score by chance."""
+
+    def evidence(name, score, p_holm):
+        difference = Difference(Interval(score - 0.4, 0.0, 0.2), p_holm / 2)
+        return Evidence(name, score, difference, p_holm)
+
+    found = [evidence("lucky", 0.6, 0.2), evidence("real", 0.5, 0.01)]
+    taken = _route(Chosen("real", 0.4, 50, found), "task")
+    assert (taken.adapter, taken.merge, taken.merge_score, taken.p_holm) == (
+        *("real", "real", 0.5, 0.01),
+    )
+    kept = _route(Chosen(None, 0.4, 50, found), "task")
+    assert (kept.adapter, kept.merge, kept.p) == ("task", "lucky", 0.1)

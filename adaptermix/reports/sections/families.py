@@ -14,6 +14,6 @@ def family_section(name: str, path: Path) -> Section:
         ArtifactError: A damaged family.
     """
     routes = read_family(path).content
-    texts = [f"A language takes the adapter of its row, others take {printable(routes.default)}."]
+    texts = [f"Each language uses the adapter in its row, others use {printable(routes.default)}."]
     title = f"Routes by language: {printable(path.resolve().name)}"
     return Section(name, title, texts, tables=[routes.table(name, "The adapter of each language")])
