@@ -97,7 +97,10 @@ def test_the_hash_is_of_what_a_family_does(family):
     first = family_hash(read_family(family))
     file.write_text(file.read_text().replace("# by hand", "# by mouth"))
     assert family_hash(read_family(family)) == first
-    file.write_text(file.read_text().replace('"align"', '"task"'))
+    (family / "align").rename(family / "renamed")
+    file.write_text(file.read_text().replace('"align"', '"renamed"'))
+    assert family_hash(read_family(family)) == first
+    file.write_text(file.read_text().replace('adapter = "task"', 'adapter = "renamed"'))
     assert family_hash(read_family(family)) != first
 
 
