@@ -153,7 +153,8 @@ def test_several_adapters_compete_each_with_the_task_adapter(monkeypatch, tmp_pa
     data = write_dev_data(tmp_path / "data", examples=20)
     paths = write_adapters(model_dir, tmp_path, ("task", "align", "welsh"))
     use_known_effects(monkeypatch, paths[0], WELSH)
-    settings = family_settings(model_dir, data, tmp_path / "family", search="0.7,1:0.5")
+    changes = {"search": "0.7,1:0.5", "prefer": "best"}
+    settings = family_settings(model_dir, data, tmp_path / "family", **changes)
     report = search_by_language(paths, settings)
     assert report.weights == {
         "align-0.7": {"task": 0.7, "align": 0.3, "welsh": 0},
@@ -162,6 +163,8 @@ def test_several_adapters_compete_each_with_the_task_adapter(monkeypatch, tmp_pa
         "welsh-1_0.5": {"task": 1, "align": 0, "welsh": 0.5},
     }
     assert report.decoded == 5 * 3 * 20
+    welsh = read_family(tmp_path / "family").adapter_for("cy")
+    assert len(welsh.record["sources"]) == 2, "no adapter takes part with the weight 0"
 
 
 def test_what_looks_like_a_slip_in_a_merge_that_is_taken_is_noted(monkeypatch, tmp_path, model_dir):
