@@ -23,11 +23,11 @@ from adaptermix.adapters.family_files import serving, write_family
 from adaptermix.adapters.matching import notes_on_base
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import copy_adapter, stage_adapter
-from adaptermix.errors import AdaptermixError, MissingDataError
+from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Limits
-from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
+from adaptermix.generation.prompts import PromptedExample, PromptEncoder
 from adaptermix.generation.vllm_engine import VLLM_RANKS, vllm_lacks
 from adaptermix.merging.merge import check_out, merge_report, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
@@ -35,11 +35,12 @@ from adaptermix.merging.weights import Weighting
 from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.search.candidates import Candidate, folder_names, merges_with_first, names_of
+from adaptermix.search.dev_data import group_by_language, read_dev
 from adaptermix.search.halving import SuccessiveHalving
 from adaptermix.search.routes import Route as Chosen
 from adaptermix.search.routes import choose_routes
 from adaptermix.search.routes_report import EVIDENCE_FILE, RoutesPlan, RoutesReport
-from adaptermix.search.run import CONCURRENT, by_language, check_search
+from adaptermix.search.run import CONCURRENT, check_search
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.significance import Statistics
@@ -181,8 +182,8 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    examples = _read_dev(settings, task, encoder, systems.folder)
-    items = by_language(examples, task, settings.seed)
+    examples = read_dev(settings, task, encoder, systems.folder)
+    items = group_by_language(examples, task, settings.seed)
     plans = [_plan(adapters, merge.weighting, settings) for merge in merges]
     limits = Limits(
         adapters=min(CONCURRENT, 1 + len(merges)),
@@ -198,23 +199,6 @@ def _plan(adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSet
     weighted = [(a, w) for a, w in zip(adapters, weighting.weights, strict=True) if w]
     weights = Weighting(tuple(weight for _, weight in weighted))
     return plan_merge([adapter for adapter, _ in weighted], weights, settings)
-
-
-def _read_dev(
-    settings: SearchSettings, task: Task, encoder: PromptEncoder, folder: Path
-) -> list[PromptedExample]:
-    """Read the dev examples of the languages that have any."""
-    found: list[PromptedExample] = []
-    lacking: list[MissingDataError] = []
-    for lang in settings.langs:
-        alone = settings.model_copy(update={"langs": (lang,)})
-        try:
-            found += read_prompts(alone, "dev", task, encoder, folder)
-        except MissingDataError as error:
-            lacking.append(error)
-    if not found:
-        raise lacking[0]
-    return found
 
 
 def _rank(adapter: Adapter) -> int:

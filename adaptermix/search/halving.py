@@ -53,6 +53,11 @@ class Entry:
     statistics: list[Statistics]
     dropped: int | None = None
 
+    @property
+    def answered(self) -> int:
+        """How many examples it has answered; only equal numbers can be ranked."""
+        return sum(len(rows) for rows in self.statistics)
+
 
 class SuccessiveHalving:
     """Scores candidates on dev examples, as few as are asked for.

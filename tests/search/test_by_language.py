@@ -281,6 +281,7 @@ def test_equal_adapters_of_one_name_have_folders_of_their_own(monkeypatch, tmp_p
     assert len(set(plan.candidates)) == 5
 
 
+@pytest.mark.filterwarnings("ignore:.*lora_bias=True", "ignore:Adapter 'default'")
 def test_slips_and_what_vllm_cannot_serve_are_noted(monkeypatch, tmp_path, model_dir):
     data = write_dev_data(tmp_path / "data", examples=20)
     task, align = write_adapters(model_dir, tmp_path)
