@@ -39,6 +39,10 @@ class DataError(AdaptermixError):
     exit_code: int = 4
 
 
+class MissingDataError(DataError):
+    """There is no data of a language or part; none of what is there is malformed."""
+
+
 class ArtifactError(AdaptermixError):
     """A model or adapter is damaged or does not fit, or an output is in the way."""
 

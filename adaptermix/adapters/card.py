@@ -62,7 +62,7 @@ def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, An
     base = config.get("base_model_name_or_path")
     is_file = adapter.suffix == ".safetensors"
     data = ModelCardData(
-        base_model=base if _is_on_hub(base) else None,
+        base_model=hub_name(base),
         library_name="peft",
         language=languages_of(record) or None,
         tags=["lora", "adaptermix", *_task_tag(record)],
@@ -215,6 +215,11 @@ def _task_tag(record: Mapping[str, Any]) -> list[str]:
 
 def _is_on_hub(base: str | None) -> bool:
     return base is not None and bool(HUB_NAME.fullmatch(base)) and not Path(base).exists()
+
+
+def hub_name(base: str | None) -> str | None:
+    """Return a base model's name where that is one of the hub."""
+    return base if _is_on_hub(base) else None
 
 
 def model_name(base: str | None) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from adaptermix.adapters.format import (
     CONFIG_FILE,
     CONFIG_KEY,
+    ROUTES_FILE,
     WEIGHTS_FILE,
     UpdateSpec,
     describe_config,
@@ -123,6 +124,12 @@ def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:
     if (folder / CONFIG_FILE).is_file():
         return folder, ""
     below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if (folder / ROUTES_FILE).is_file():
+        raise ArtifactError(
+            f"{shown}: a family of adapters ({ROUTES_FILE}), not one adapter",
+            hint=f"use one of its adapters, for example {shown / (below or ['NAME'])[0]}; only "
+            "eval, inspect and report accept a family",
+        )
     numbers = {int(found[1]): n for n in below if (found := _CHECKPOINT.fullmatch(n))}
     if below and len(numbers) == len(below):
         last = numbers[max(numbers)]

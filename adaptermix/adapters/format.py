@@ -25,6 +25,7 @@ from adaptermix.files.tensors import DTYPES, TensorSpec
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "adaptermix.json"
+ROUTES_FILE = "routes.toml"  # of a folder of adapters, one for each language
 CONFIG_KEY = "lora_adapter_metadata"
 RECORD_KEY = "adaptermix"
 TARGETING = (  # keys of a config that say which modules are updated, and how strongly

@@ -28,6 +28,7 @@ import numpy as np
 from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.adapters.core_space import random_overlap, subspace_overlap, subspaces
 from adaptermix.adapters.deltas import inner_product, norm
+from adaptermix.adapters.family import is_family, read_family
 from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
 from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
 from adaptermix.adapters.report import AdapterReport, Comparison, InspectReport, ModuleRow
@@ -57,6 +58,8 @@ class Measured:
 def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
     """Read adapters module by module, measure their delta weights and compare every two.
 
+    A family stands for its adapters, and its routes are listed.
+
     No out x in matrix is formed: the cost is that of reading the files and of products of factors.
 
     Raises:
@@ -64,9 +67,14 @@ def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
             shape.
         ResourceError: A hub repository that cannot be had.
     """
-    adapters = with_common_names(
-        [read_adapter(p, rank=settings.source_rank, alpha=settings.source_alpha) for p in paths]
-    )
+    families = [read_family(path) for path in paths if is_family(path)]
+    known = {family.path: list(family.adapters.values()) for family in families}
+    read = [
+        known.get(path)
+        or [read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha)]
+        for path in paths
+    ]
+    adapters = with_common_names([adapter for group in read for adapter in group])
     names = {module for adapter in adapters for module in adapter.modules}
     measured = [_measure(module, adapters) for module in sorted(names, key=layer_then_name)]
     return InspectReport(
@@ -77,6 +85,7 @@ def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
         modules=_grouped(measured, str),
         by=settings.by,
         notes=list(_notes(adapters)),
+        routes={str(family.path): family.content for family in families},
     )
 
 

@@ -1,24 +1,27 @@
 """What an inspection of adapters returns, and how it looks."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.card import data_of, made_of, model_name
+from adaptermix.adapters.family import COLUMNS, Routes
 from adaptermix.adapters.stacking import stack_terms
 from adaptermix.files.outputs import Report
 from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printable, ranges
 
 
 def inspection_view(report: "InspectReport") -> View:
-    """Show what every adapter is, its norms, and how every two of them meet."""
+    """Show routes, what every adapter is, its norms, and how every two of them meet."""
     parts: list[Table | Line] = []
+    for path, routes in report.routes.items():
+        parts += [routes.table("routes", f"{path}: {len(routes.names)} adapters"), ""]
     for number, adapter in enumerate(report.adapters, start=1):
         label = f"{number}  " if len(report.adapters) > 1 else ""
         parts += [Cell(f"{label}{adapter.path}", look="strong"), _adapter_table(adapter), ""]
-    remarks = []
+    remarks = [COLUMNS] if report.routes else []
     for pair in report.pairs:
         parts += [_pair_table(report, pair), ""]
     if report.pairs:
@@ -233,6 +236,7 @@ class InspectReport(Report):
         modules: By module.
         by: Which of the three to show.
         notes: What to mind.
+        routes: The routes of families, by their paths.
     """
 
     adapters: list[AdapterReport]
@@ -242,6 +246,7 @@ class InspectReport(Report):
     modules: list[ModuleRow]
     by: str
     notes: list[str]
+    routes: dict[str, Routes] = field(default_factory=dict)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -261,6 +266,8 @@ class InspectReport(Report):
         """Return the report as a dictionary for JSON."""
         record = super().as_record()
         del record["by"]
+        if not self.routes:
+            del record["routes"]
         return record
 
 

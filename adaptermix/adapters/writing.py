@@ -1,6 +1,7 @@
 """Write adapters: tensors, config, run record and model card."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -113,6 +114,29 @@ def _write_card(
     if record:
         with whole_output(card) as unfinished:
             unfinished.write_text(model_card(adapter, config, record), encoding="utf-8")
+
+
+def copy_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter as a new PEFT directory, the file of its tensors byte for byte.
+
+    Where PEFT could not read that file, the directory is that of ``stage_adapter``, with the same
+    tensors.
+    """
+    source, config = adapter.weights_path, adapter.config
+    is_peft = {"peft_type", "target_modules"} <= config.keys() and not adapter.own_names
+    if is_peft and source.name == WEIGHTS_FILE:
+        folder.mkdir()
+        for name in (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE, CARD_FILE):
+            if (source.parent / name).is_file():
+                shutil.copyfile(source.parent / name, folder / name)
+    elif is_peft and adapter.record:  # one file of our own, whose header has what a folder has
+        folder.mkdir()
+        shutil.copyfile(source, folder / WEIGHTS_FILE)
+        write_json(folder / CONFIG_FILE, config)
+        write_json(folder / RECORD_FILE, adapter.record)
+        _write_card(folder / CARD_FILE, folder, config, adapter.record)
+    else:
+        stage_adapter(adapter, folder.parent).rename(folder)
 
 
 def stage_adapter(adapter: Adapter, folder: Path) -> Path:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adaptermix.errors import MissingDataError
+
 
 def of_pairs(settings: Any) -> dict[str, int]:
     """Count the parallel sentences of each pair of languages."""
@@ -17,12 +19,26 @@ def of_pairs(settings: Any) -> dict[str, int]:
     return {pair: _pairs(pair, folder) for pair in settings.pairs}
 
 
-def of_task(settings: Any, splits: Sequence[str]) -> dict[str, int]:
-    """Count a task's examples of each language: those of the first split; all splits are read."""
+def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> dict[str, int]:
+    """Count a task's examples of each language: those of the first split; all splits are read.
+
+    Args:
+        settings: The command's settings.
+        splits: The parts to read.
+        may_lack: Leave languages without data out, as long as one has some.
+    """
     counts: dict[str, int] = {}
+    lacking: list[MissingDataError] = []
     for split in reversed(splits):
         for lang in settings.langs:
-            counts[lang] = _task(settings, lang, split)
+            try:
+                counts[lang] = _task(settings, lang, split)
+            except MissingDataError as error:
+                lacking.append(error)
+                if not may_lack:
+                    raise
+    if lacking and not counts:
+        raise lacking[0]
     return counts
 
 

@@ -28,6 +28,8 @@ def merge(call: Call) -> Report:
 
         adaptermix merge task align --search 0.5,0.7,0.9 --task massive --langs en,cy
 
+        adaptermix merge task align --search 0.7,0.9 --langs en,cy,sw --per-language -o family
+
         adaptermix merge task align --weight 0.9 --into meta-llama/Llama-3.1-8B -o model
 
     More options with --search: adaptermix merge --search auto --help
@@ -49,6 +51,14 @@ def _keep_to_one_thread() -> None:
 
 def _search(call: Call) -> Report:
     require_extra("eval")
+    if call.settings.per_language:
+        from adaptermix.search.by_language import plan_by_language, search_by_language
+
+        if call.dry_run:
+            return plan_by_language(call.inputs, call.settings, force=call.force)
+        return search_by_language(
+            call.inputs, call.settings, force=call.force, on_progress=call.on_progress
+        )
     from adaptermix.search.run import plan_search, search
 
     if call.dry_run:
@@ -60,8 +70,8 @@ def inspect(call: Call) -> Report:
     """Show what adapters contain, and where they interfere.
 
     Shows rank, modules, norms of the delta weights, base model and origin and, for each pair of
-    adapters, the cosine of their delta weights and the overlap of their subspaces by layer. No
-    base model is needed.
+    adapters, the cosine of their delta weights and the overlap of their subspaces by layer. For a
+    family (merge --per-language), also its routes. No base model is needed.
 
     Examples:
         adaptermix inspect task.safetensors
@@ -78,7 +88,8 @@ def _search_examples(settings: Any) -> dict[str, int]:
     """Only a search reads data."""
     if settings.search is None:
         return {}
-    return examples.limited(examples.of_task(settings, ("dev",)), settings.limit)
+    counts = examples.of_task(settings, ("dev",), may_lack=settings.per_language)
+    return examples.limited(counts, settings.limit)
 
 
 def _remark(settings: Any) -> str | None:
@@ -89,9 +100,12 @@ def _remark(settings: Any) -> str | None:
 def _search_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
     if call.settings.search is None:
         return {}
-    from adaptermix.search.candidates import first_candidates
+    from adaptermix.search.candidates import first_candidates, merges_with_first
 
     names = [path.name.removesuffix(".safetensors") for path in call.inputs]
+    if call.settings.per_language:
+        merges = merges_with_first(names, call.settings)
+        return {"candidates": [names[0], *(found.name for found in merges)]}
     return {"candidates": [found.name for found in first_candidates(names, call.settings)]}
 
 

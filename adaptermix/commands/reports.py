@@ -52,6 +52,10 @@ def _task_of(made: Made, path: Path) -> str | None:
     is_search = path.name.endswith(".search")
     if is_search and getattr(made.settings, "search", None) is None:
         raise ConfigError(f"runs: @{path.name}: {made.step} searches no weights")
+    if is_search and made.settings.per_language:
+        raise ConfigError(
+            f"runs: @{path.name}: with per-language, the record of {made.step} is in @{made.step}"
+        )
     return make_task(made.settings.task).name if is_search or made.command == "eval" else None
 
 

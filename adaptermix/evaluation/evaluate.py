@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.systems import choose_baseline, read_systems, systems_of
+from adaptermix.adapters.family import Family
+from adaptermix.adapters.systems import (
+    BASE,
+    System,
+    adapter_for,
+    adapters_of,
+    choose_baseline,
+    read_routed_systems,
+    system_record,
+    systems_of,
+)
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import Comparison, PairedTest, compare
 from adaptermix.evaluation.report import EvalPlan, EvalReport, SystemScores, files_of
@@ -59,11 +69,11 @@ def evaluate(
     )
     generator = CachedGenerator(settings, inputs.systems.folder, inputs.encoder, limits)
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
-        staged = {name: stage_adapter(a, Path(scratch)) for name, a in adapters.items()}
-        generator.names = {path: str(adapters[name].path) for name, path in staged.items()}
-        paths = [staged.get(system) for system in inputs.systems.names]
-        answers = _decode(generator, items, paths, on_progress)
-    systems = inputs.systems.names
+        staged = {str(a.path): stage_adapter(a, Path(scratch)) for a in adapters.values()}
+        generator.names = {path: name for name, path in staged.items()}
+        places = [_places(system, settings.langs, Path(scratch)) for system in inputs.tested]
+        answers = _decode(generator, items, places, on_progress)
+    systems = inputs.names
     results = {
         system: [task.outcome(item.example, a.text) for item, a in zip(items, given, strict=True)]
         for system, given in zip(systems, answers, strict=True)
@@ -74,7 +84,7 @@ def evaluate(
         for lang in settings.langs
     ]
     groups = _groups(settings)
-    baseline = choose_baseline(settings, adapters)
+    baseline = choose_baseline(settings, inputs.routed)
     test = PairedTest.of(settings.test, task.metrics[0], len(settings.langs))
     report = EvalReport(
         task=settings.task,
@@ -94,6 +104,7 @@ def evaluate(
             *notes_on_languages(settings),
             *notes_on_tokenizers(task.metrics, results[systems[0]]),
             *inputs.systems.notes(),
+            *_route_notes(inputs.routed, settings.langs),
             *_prompt_notes(settings, adapters),
             *inputs.encoder.notes,
             *generator.notes,
@@ -105,7 +116,8 @@ def evaluate(
     record = {
         "adaptermix": __version__,
         "settings": settings.model_dump(mode="json"),
-        **inputs.systems.record(),
+        "base_fingerprint": inputs.systems.fingerprint,
+        "adapters": {name: system_record(system) for name, system in inputs.routed.items()},
     }
     _write(report, record, items, dict(zip(systems, answers, strict=True)), results)
     return report
@@ -113,24 +125,46 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _EvalInputs:
-    """Everything an evaluation needs, checked before an engine is started."""
+    """Everything an evaluation needs, checked before an engine is started.
+
+    Attributes:
+        systems: The base model, and all adapters.
+        routed: The systems beside the base model.
+        task: The task.
+        encoder: What made the prompts.
+        items: All examples.
+    """
 
     systems: Systems
+    routed: Mapping[str, System]
     task: Task
     encoder: PromptEncoder
     items: list[PromptedExample]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the systems, in their order."""
+        return [*([BASE] if self.systems.has_base else []), *self.routed]
+
+    @property
+    def tested(self) -> list[System | None]:
+        """The systems in that order; None for the base model."""
+        return [self.routed.get(name) for name in self.names]
 
 
 def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     check_output(settings.out, force)
     systems_of(settings)
-    adapters = read_systems(map(Path, settings.adapters))
+    routed = read_routed_systems(map(Path, settings.adapters))
+    adapters = adapters_of(routed)
     systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
+    for family in _families(routed):
+        family.check_base(settings.model, systems.fingerprint)
     check_engine(settings, systems.folder, list(adapters.values()))
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)
-    return _EvalInputs(systems, task, encoder, items)
+    return _EvalInputs(systems, routed, task, encoder, items)
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
@@ -139,12 +173,24 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     counts = Counter(item.lang for item in inputs.items)
     longest = max(len(item.prompt_ids) for item in inputs.items)
     return EvalPlan(
-        inputs.systems.names,
+        inputs.names,
         dict(counts),
         longest,
         str(settings.out),
-        notes=[*inputs.systems.tokenizer_notes(), *inputs.encoder.notes],
+        notes=[
+            *inputs.systems.tokenizer_notes(),
+            *_route_notes(inputs.routed, settings.langs),
+            *inputs.encoder.notes,
+        ],
     )
+
+
+def _families(systems: Mapping[str, System]) -> list[Family]:
+    return [system for system in systems.values() if isinstance(system, Family)]
+
+
+def _route_notes(systems: Mapping[str, System], langs: Sequence[str]) -> list[str]:
+    return [note for family in _families(systems) for note in family.notes_on(langs)]
 
 
 def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:
@@ -163,15 +209,24 @@ def _rank(adapter: Adapter) -> int:
     return int(max(adapter.config["r"], *pattern.values(), 0))
 
 
+def _places(system: System | None, langs: Sequence[str], scratch: Path) -> dict[str, Path | None]:
+    """Return where the adapter of a system is staged, for each language."""
+    if system is None:
+        return dict.fromkeys(langs)
+    return {lang: stage_adapter(adapter_for(system, lang), scratch) for lang in langs}
+
+
 def _decode(
     generator: CachedGenerator,
     items: Sequence[PromptedExample],
-    adapters: Sequence[Path | None],
+    places: Sequence[Mapping[str, Path | None]],
     on_progress: OnProgress,
 ) -> list[list[Generated]]:
     """Answer every item with every system; return the answers system by system."""
     requests = [
-        Request(item.prompt_ids, adapter, group=item.lang) for adapter in adapters for item in items
+        Request(item.prompt_ids, adapters[item.lang], group=item.lang)
+        for adapters in places
+        for item in items
     ]
     answers = generator.decode(requests, on_progress)
     return [answers[at : at + len(items)] for at in range(0, len(requests), len(items))]
@@ -223,7 +278,7 @@ def _compare(
     groups: dict[str, list[str]],
     test: PairedTest,
 ) -> list[Comparison]:
-    systems = inputs.systems.names
+    systems = inputs.names
     if len(systems) < 2:
         return []
     members = {

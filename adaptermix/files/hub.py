@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from adaptermix.errors import ArtifactError, DataError, ResourceError, first_line
+from adaptermix.errors import ArtifactError, MissingDataError, ResourceError, first_line
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 _PLACE = re.compile(
@@ -87,7 +87,7 @@ def hub_parquet(repo: str, config: str, split: str) -> list[Path]:
             for name in wanted
         ]
     if not paths:
-        raise DataError(f"{repo} on the Hub has no {split} split of '{config}'")
+        raise MissingDataError(f"{repo} on the Hub has no {split} split of '{config}'")
     return [Path(path) for path in paths]
 
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from adaptermix.errors import DataError, ResourceError, first_line
+from adaptermix.errors import DataError, MissingDataError, ResourceError, first_line
 
 Split = Literal["train", "dev", "test"]
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
             )
         if found:
             return found[0]
-    raise DataError(f"{folder}: no {what}", hint="looked for " + ", ".join(patterns))
+    raise MissingDataError(f"{folder}: no {what}", hint="looked for " + ", ".join(patterns))
 
 
 def has_file(folder: Path, patterns: Sequence[str]) -> bool:
@@ -80,7 +80,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise MissingDataError(f"{path}: no such file")
     try:
         with path.open("rb") as raw, _decompressed(raw, path) as file:
             for number, line in enumerate(file, start=1):

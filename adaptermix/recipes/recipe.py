@@ -102,6 +102,10 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
             f"{draft.name}.{key}" for key in {*keys_of(draft.command.settings)} - MANAGED.keys()
         }
     for key in overrides.values:
+        if key.rpartition(".")[2] == "per-language":
+            raise ConfigError(
+                f"--set {key}: set it in the recipe, because it makes the output a folder"
+            )
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]}?" if near else "write KEY=VALUE or STEP.KEY=VALUE"
@@ -109,8 +113,12 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
 
 
 def _output(folder: Path, draft: Draft) -> Path:
-    suffix = "" if "into" in draft.table else draft.command.suffix
-    return folder / (draft.name + suffix)
+    is_folder = "into" in draft.table or _is_family(draft)
+    return folder / (draft.name + ("" if is_folder else draft.command.suffix))
+
+
+def _is_family(draft: Draft) -> bool:
+    return stated(draft).get("per-language") is True
 
 
 def _make_step(
@@ -198,13 +206,23 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, not a folder", key)
-        if location == "model" and _output(Path(), other).suffix:
+        if location == "model" and (_output(Path(), other).suffix or _is_family(other)):
             hint = "a merge with 'into' makes one"
             raise draft.fail(f"{key}: @{found[1]} is not a model", key, hint=hint)
         if location == "adapters" and not found[2] and other.command.output != "adapter":
             raise draft.fail(
                 f"{key}: @{found[1]} is not an adapter but the output of {other.command.name}", key
             )
+        if location == "adapters" and not found[2] and _is_family(other):
+            _check_takes_family(draft, found[1], key)
+
+
+def _check_takes_family(draft: Draft, name: str, key: str) -> None:
+    if draft.command.name not in ("eval", "inspect"):
+        hint = (
+            f"use one of its adapters, @{name}/NAME; only eval, inspect and report accept a family"
+        )
+        raise draft.fail(f"{key}: @{name} is a family of adapters", key, hint=hint)
 
 
 def _missing(

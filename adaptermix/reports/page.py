@@ -39,7 +39,7 @@ class ReportSummary(Report):
         export: Folder of plots and tables, if one was asked for.
         task: The task of the runs.
         runs: Records that were read.
-        adapters: Adapters that were measured.
+        adapters: Adapters that were measured, and families.
         plots: Names of the plots.
         tables: Names of the tables.
         examples: Examples that can be browsed.
@@ -101,7 +101,7 @@ def report(
         export=str(settings.export) if settings.export else None,
         task=runs.task,
         runs=[str(r.path) for r in (*runs.evaluations, *runs.searches, *runs.retrievals)],
-        adapters=[str(path) for path in runs.adapters],
+        adapters=[str(path) for path in (*runs.adapters, *runs.families)],
         plots=[plot.name for section in sections for plot in section.plots],
         tables=[table.name for section in sections for table in section.tables],
         examples=sum(len(run["id"]) for run in examples),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.family import family_hash, is_family, read_family
 from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, RECORD_KEY
 from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.evaluation.report import EvalReport
@@ -67,6 +68,7 @@ class Runs:
     searches: list[Run]
     retrievals: list[Run]
     adapters: list[Path]
+    families: list[Path]
 
     @property
     def task(self) -> str | None:
@@ -105,7 +107,9 @@ def find_runs(paths: Sequence[Path]) -> Runs:
     for run in (*records[EVAL_RECORD], *records[RETRIEVAL_RECORD]):
         adapters |= {a.resolve(): a for a in _tested(run) if a.resolve() not in adapters}
     evaluations, searches, retrievals = records.values()
-    runs = Runs(evaluations, searches, retrievals, list(adapters.values()))
+    families = [path for path in adapters.values() if is_family(path)]
+    alone = [path for path in adapters.values() if path not in families]
+    runs = Runs(evaluations, searches, retrievals, alone, families)
     _refuse_other_tasks([*runs.evaluations, *runs.searches])
     return runs
 
@@ -126,7 +130,7 @@ def _in_folder(folder: Path, depth: int) -> Iterator[Path]:
     records = [folder / name for name in _RECORDS if (folder / name).is_file()]
     if records:
         yield from records
-    elif (folder / CONFIG_FILE).is_file():
+    elif (folder / CONFIG_FILE).is_file() or is_family(folder):
         yield folder
     elif depth and not (folder / "config.json").is_file():  # that of a model
         for child in sorted(folder.iterdir()):
@@ -220,10 +224,14 @@ def _tested(run: Run) -> Iterator[Path]:
             continue
         path = Path(entry["path"])
         try:
-            if path.exists() and adapter_hash(read_adapter(path)) == entry.get("hash"):
+            if path.exists() and _hash(path) == entry.get("hash"):
                 yield path
         except (AdaptermixError, OSError):  # gone or replaced since: no matter of this report
             continue
+
+
+def _hash(path: Path) -> str:
+    return family_hash(read_family(path)) if is_family(path) else adapter_hash(read_adapter(path))
 
 
 def _refuse_other_tasks(runs: Sequence[Run]) -> None:

@@ -1,6 +1,7 @@
 """Candidates of a search: grids, groups of layers, and their weights."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -87,7 +88,34 @@ def first_candidates(names: Sequence[str], settings: SearchSettings) -> list[Can
     return list(unique.values())
 
 
-def _read_grid(text: str, adapters: int) -> list[Candidate]:
+def merges_with_first(names: Sequence[str], settings: SearchSettings) -> list[Candidate]:
+    """Return the merges of the first adapter with each of the others, at every point of the grid.
+
+    Their names are those of folders. A point that is the first adapter alone is left out.
+
+    Raises:
+        ConfigError: A grid that is none, or without a merge.
+    """
+    unique: dict[Weighting, str] = {}
+    for point in _read_grid(str(settings.search), 2, least=1):
+        first, second = point.weighting.weights
+        for at, name in enumerate(names[1:], start=1):
+            weights = (first, *(second if at == other else 0.0 for other in range(1, len(names))))
+            if weights[1:].count(0.0) < len(names) - 1 or first != 1:
+                unique.setdefault(Weighting(weights), f"{name}-{point.name}")
+    if not unique:
+        raise ConfigError(f"--search {settings.search}: the grid contains no merge")
+    folders = folder_names([names[0], *unique.values()])[1:]
+    return [Candidate(name, weighting) for name, weighting in zip(folders, unique, strict=True)]
+
+
+def folder_names(names: Sequence[str]) -> list[str]:
+    """Return names of folders that vLLM and shells take: no signs but ``_ . + -``, each once."""
+    plain = [re.sub(r"[^\w.+-]+", "_", name).lstrip(".-") or "adapter" for name in names]
+    return [name if name not in plain[:at] else f"{name}_{at + 1}" for at, name in enumerate(plain)]
+
+
+def _read_grid(text: str, adapters: int, least: int = 2) -> list[Candidate]:
     """Read points of a grid: weights of the first adapter, or all weights with colons between."""
     try:
         grid = [
@@ -102,9 +130,9 @@ def _read_grid(text: str, adapters: int) -> list[Candidate]:
         ) from error
     if not all(math.isfinite(weight) for weights in grid for weight in weights):
         raise ConfigError(f"--search {text}: weights are finite numbers")
-    if len(set(grid)) < 2:
+    if len(set(grid)) < least:
         raise ConfigError(
-            f"--search {text}: a grid has two points or more",
+            f"--search {text}: a grid has {'two points' if least == 2 else 'one point'} or more",
             hint="for one weight, merge with --weight W",
         )
     return [_grid_point(weights, adapters, text) for weights in grid]

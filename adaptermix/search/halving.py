@@ -53,6 +53,11 @@ class Entry:
     statistics: list[Statistics]
     dropped: int | None = None
 
+    @property
+    def answered(self) -> int:
+        """How many examples it has answered; only equal numbers can be ranked."""
+        return sum(len(rows) for rows in self.statistics)
+
 
 class SuccessiveHalving:
     """Scores candidates on dev examples, as few as are asked for.
@@ -96,10 +101,15 @@ class SuccessiveHalving:
         """Number of dev examples."""
         return sum(len(items) for items in self.items.values())
 
-    def enter(self, candidate: Candidate) -> Entry:
-        """Merge a candidate, unless it is there already."""
+    def enter(self, candidate: Candidate, adapter: Path | None = None) -> Entry:
+        """Merge a candidate, unless it is there already.
+
+        Args:
+            candidate: The candidate.
+            adapter: Where it lies, if it need not be merged.
+        """
         if candidate.name not in self.entries:
-            adapter = stage_merge(self.plan(candidate.weighting), self.scratch)
+            adapter = adapter or stage_merge(self.plan(candidate.weighting), self.scratch)
             self.generator.names[adapter] = f"candidate {candidate.name}"
             nothing = [self.task.statistics([]) for _ in self.items]
             self.entries[candidate.name] = Entry(candidate, adapter, nothing)

@@ -252,7 +252,7 @@ def result_of(halving: SuccessiveHalving, entry: Entry, winner: Entry) -> Candid
     return CandidateResult(
         name=entry.candidate.name,
         weighting=entry.candidate.weighting.as_record(),
-        examples=sum(len(rows) for rows in entry.statistics),
+        examples=entry.answered,
         score=halving.score_interval(entry),
         difference=halving.compare(entry, winner),
         dropped=entry.dropped,

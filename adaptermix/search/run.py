@@ -8,7 +8,6 @@ killed is run again from the start, finds its answers, and ends as it would have
 """
 
 import json
-import random
 import shutil
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from blake3 import blake3
 from pydantic import TypeAdapter
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
-from adaptermix.errors import AdaptermixError, ConfigError, DataError, require_extra
+from adaptermix.errors import AdaptermixError, ConfigError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Limits
@@ -37,9 +36,11 @@ from adaptermix.search.candidates import (
     candidate_of,
     first_candidates,
     layer_groups,
+    merges_with_first,
     names_of,
     scalar_candidate,
 )
+from adaptermix.search.dev_data import group_by_language, set_apart
 from adaptermix.search.halving import Entry, SuccessiveHalving, choose
 from adaptermix.search.record import (
     RECORD_FILE,
@@ -158,8 +159,8 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     examples = read_prompts(settings, "dev", task, encoder, systems.folder)
-    items = _by_language(examples, task, settings.seed)
-    learning = _set_apart(items) if settings.search == "learn" else []
+    items = group_by_language(examples, task, settings.seed)
+    learning = set_apart(items) if settings.search == "learn" else []
     plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
     limits = Limits(
         adapters=min(CONCURRENT, len(candidates)),
@@ -186,35 +187,6 @@ def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
     return replace(report, notes=[*report.notes, note])
 
 
-def _by_language(
-    examples: Sequence[PromptedExample], task: Task, seed: int
-) -> dict[str, list[PromptedExample]]:
-    """Group dev examples by language, shuffled once: any first part of one is a fair sample."""
-    groups: dict[str, list[PromptedExample]] = {}
-    for prompted in examples:
-        groups.setdefault(prompted.lang, []).append(prompted)
-    for lang, group in groups.items():
-        if not any(task.outcome(prompted.example, "").expected for prompted in group):
-            raise DataError(
-                f"the dev data of {lang} has no gold answers",
-                hint="use labeled dev data, or restrict --langs to languages that have some",
-            )
-        random.Random(f"{seed}:{lang}").shuffle(group)
-    return groups
-
-
-def _set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]:
-    """Take half of each language's dev examples out, to learn on; the others judge."""
-    learning = []
-    for lang, group in items.items():
-        half = len(group) // 2
-        if not half:
-            raise DataError(f"--search learn needs two dev examples or more, {lang} has one")
-        learning += group[half:]
-        items[lang] = group[:half]
-    return learning
-
-
 def check_search(paths: Sequence[Path], settings: SearchSettings) -> None:
     """Check what a search needs besides adapters, data and a model.
 
@@ -230,7 +202,8 @@ def check_search(paths: Sequence[Path], settings: SearchSettings) -> None:
     if len(paths) < 2:
         raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
     require_extra("search")
-    first_candidates([path.name for path in paths], settings)
+    first = merges_with_first if settings.per_language else first_candidates
+    first([path.name for path in paths], settings)
 
 
 def _run(
@@ -351,11 +324,6 @@ def _show_without_others(
     return entry
 
 
-def _answered(entry: Entry) -> int:
-    """Return how many examples a candidate has answered; only equal numbers can be ranked."""
-    return sum(len(rows) for rows in entry.statistics)
-
-
 def _told_apart(halving: SuccessiveHalving, winner: Entry, control: Entry) -> str:
     """Say whether the other adapters of the chosen merge did more than a smaller weight does."""
     difference = halving.compare(winner, control).interval
@@ -381,7 +349,7 @@ def _finish(
     settings, winner = inputs.settings, choice.winner.candidate
     entries = sorted(
         halving.entries.values(),
-        key=lambda e: (e is not choice.winner, -_answered(e), -halving.score(e)),
+        key=lambda e: (e is not choice.winner, -e.answered, -halving.score(e)),
     )
     folder = search_folder(settings.out)
     score = halving.score_interval(choice.winner)

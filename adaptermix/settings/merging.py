@@ -139,7 +139,13 @@ class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
     prefer: Literal["simpler", "best"] = Field(
         default="simpler",
         description="Among candidates that are not significantly different from the best, choose "
-        "the simplest (simpler) or the one with the highest score (best).",
+        "the simplest (simpler) or the one with the highest score (best). With --per-language: a "
+        "merge only where its gain is significant, or the highest score.",
+    )
+    per_language: bool = Field(
+        default=False,
+        description="Choose for each language: the first adapter alone, or a merge of it with "
+        "another adapter. Writes a folder of adapters with routes.",
     )
     layer_groups: int = Field(
         default=1, gt=0, description="auto: number of layer groups with separate weights."
@@ -161,6 +167,19 @@ class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
         description="learn: weight of the penalty for the mean squared distance from the best "
         "scalar weights.",
     )
+
+    @model_validator(mode="after")
+    def _per_language_fits(self) -> "SearchSettings":
+        if self.per_language and self.search in ("auto", "learn"):
+            raise ValueError(
+                f"--per-language needs a grid of weights, for example --search 0.5,0.7,0.9, not "
+                f"--search {self.search}"
+            )
+        if self.per_language and self.into is None and self.out.suffix == ".safetensors":
+            raise ValueError(
+                f"--out {self.out}: --per-language writes a folder, for example -o family"
+            )
+        return self
 
     @classmethod
     def for_keys(cls, keys: Mapping[str, object]) -> type[Settings]:

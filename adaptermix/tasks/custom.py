@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from adaptermix.data.chats import Message
-from adaptermix.errors import ConfigError, DataError
+from adaptermix.errors import ConfigError, DataError, MissingDataError
 from adaptermix.files.text import Split, json_rows
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.shared import ScorerSettings, Settings, complaint, keys_of
@@ -147,7 +147,7 @@ class CustomTask(Scored):
         """
         rows = [self._example(row, f"{path}:{number}", lang) for number, row in json_rows(path)]
         if not rows:
-            raise DataError(f"{path}: no records")
+            raise MissingDataError(f"{path}: no records")
         return rows
 
     def _example(self, row: Any, location: str, lang: str) -> RecordExample:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.data.chats import Message
-from adaptermix.errors import DataError
+from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.hub import hub_parquet
 from adaptermix.files.text import Split, find_file, json_rows, parquet_rows
 from adaptermix.settings.shared import ScorerSettings
@@ -73,7 +73,7 @@ def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExa
     wanted = None if data_dir is None else split
     rows = [row for path in paths for row in read_massive_file(path, lang, wanted)]
     if not rows:
-        raise DataError(f"{paths[0]}: no rows of the {split} partition")
+        raise MissingDataError(f"{paths[0]}: no rows of the {split} partition")
     return rows
 
 

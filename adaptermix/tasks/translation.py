@@ -14,7 +14,7 @@ from adaptermix.data.alma import read_alma
 from adaptermix.data.chats import Message
 from adaptermix.data.languages import LANGUAGE_NAMES, language_code, split_pair
 from adaptermix.data.sampling import hold_out
-from adaptermix.errors import DataError
+from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.text import Split, find_file, has_file, numbered_lines
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
@@ -145,7 +145,7 @@ def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]
         if text and reference
     ]
     if not examples:
-        raise DataError(f"{path}: no {pair} sentence pairs")
+        raise MissingDataError(f"{path}: no {pair} sentence pairs")
     return examples
 
 

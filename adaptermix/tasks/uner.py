@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from adaptermix.data.chats import Message
 from adaptermix.data.languages import language_code
-from adaptermix.errors import DataError
+from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.text import Split, find_file, has_file, numbered_lines
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.aya import aya_names, read_aya
@@ -93,7 +93,7 @@ def read_iob2(path: Path, lang: str) -> list[EntityExample]:
         text, offsets = _located(comments.get("text"), tokens)
         examples[id_] = EntityExample(id_, lang, text, tuple(_entities(text, offsets, tokens)))
     if not examples:
-        raise DataError(f"{path}: no sentences")
+        raise MissingDataError(f"{path}: no sentences")
     return list(examples.values())
 
 

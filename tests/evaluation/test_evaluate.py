@@ -5,6 +5,7 @@ import shutil
 import pytest
 from helpers.adapters import peft_adapter
 from helpers.evaluation import eval_settings, read_predictions
+from helpers.families import hand_written
 from helpers.progress import check_progress
 from helpers.training import task_settings
 from safetensors.torch import load_file, save_file
@@ -245,3 +246,49 @@ def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, mes
     with pytest.raises(error, match=message):
         evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+ROUTES = """\
+default = "task"
+
+[routes.cy]
+adapter = "align"
+"""
+
+
+def test_a_family_without_a_route_takes_its_default_and_says_so(tmp_path, model_dir, corpus_dir):
+    family = hand_written(model_dir, tmp_path / "family", ROUTES)
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=(str(family),))
+    said = f"{family} has no route for en: task is used"
+    planned = plan(settings)
+    assert planned.systems == ["base", "family"]
+    assert said in planned.notes
+    report = evaluate(settings)
+    assert said in report.notes
+    alone = eval_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "alone",
+        adapters=(str(family / "task"), str(family / "align")),
+        exclude_base=True,
+    )
+    evaluate(alone)
+    for lang, name in (("en", "task"), ("cy", "align")):
+        answers = read_predictions(tmp_path / "out", "family", lang)
+        assert answers == read_predictions(tmp_path / "alone", name, lang)
+    answers = [read_predictions(tmp_path / "alone", name, "cy") for name in ("task", "align")]
+    assert answers[0] != answers[1]
+
+
+def test_a_family_of_another_base_model_is_refused(tmp_path, model_dir, corpus_dir):
+    text = ROUTES.replace("\n\n", '\nbase = "their/model"\nbase-fingerprint = "0123"\n\n')
+    family = hand_written(model_dir, tmp_path / "family", text)
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=(str(family),))
+    for config in family.glob("*/adapter_config.json"):
+        own = json.loads(config.read_text()) | {"base_model_name_or_path": "their/model"}
+        config.write_text(json.dumps(own))
+    with pytest.raises(ArtifactError, match="the routes were chosen on their/model") as refused:
+        plan(settings)
+    assert refused.value.message.startswith(f"{family / 'routes.toml'}:3: ")
+    (family / "routes.toml").write_text(text.replace('base-fingerprint = "0123"\n', ""))
+    assert plan(settings).systems == ["base", "family"]

@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 from helpers.adapters import peft_adapter
+from helpers.families import hand_written
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
-from adaptermix.adapters.systems import choose_baseline, read_systems, system_names
+from adaptermix.adapters.systems import (
+    adapters_of,
+    choose_baseline,
+    read_routed_systems,
+    read_systems,
+    system_names,
+)
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merging.merge import merge
 from adaptermix.models.files import fingerprint
@@ -78,3 +85,14 @@ def test_the_baseline_is_what_counts_most_in_a_merge(model_dir, tmp_path):
     assert chosen == ("base", "chosen by --baseline")
     peft_adapter(model_dir, paths["task"], seed=9)
     assert baseline("task", "merged")[0] == "base", "another adapter of the same name"
+
+
+def test_a_family_is_one_system_and_its_adapters_are_counted_once(model_dir, tmp_path):
+    routes = 'default = "task"\n[routes.cy]\nadapter = "align"\n'
+    family = hand_written(model_dir, tmp_path / "family", routes)
+    systems = read_routed_systems([family / "task", family])
+    assert list(systems) == ["task", "family"]
+    assert list(adapters_of(systems)) == ["task", "family/align"]
+    assert list(adapters_of({"family": systems["family"]})) == ["family/task", "family/align"]
+    settings = EvalSettings(adapters=(str(family / "task"), str(family)))
+    assert choose_baseline(settings, systems).name == "task"

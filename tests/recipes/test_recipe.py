@@ -16,6 +16,13 @@ from adaptermix.recipes.step import Overrides
 app = program()
 
 INSPECT = 'command = "inspect"\nadapters = ["@a"]\n'
+FAMILY = """\
+[a]
+command = "merge"
+adapters = ["x/y", "x/z"]
+search = "0.7"
+per-language = true
+"""
 
 
 def write(folder, text, name="recipe.toml"):
@@ -172,6 +179,13 @@ MISTAKES = {
         "adapters: expected a list of steps and paths",
     ),
     "adapter as model": (f'{train()}[t]\ncommand = "eval"\nmodel = "@a"\n', 6, "@a is not a model"),
+    "family as adapter": (
+        f'{FAMILY}[b]\ncommand = "merge"\nweights = [1]\nadapters = ["@a"]\n',
+        9,
+        "adapters: @a is a family of adapters",
+    ),
+    "family as model": (f'{FAMILY}[t]\ncommand = "eval"\nmodel = "@a"\n', 8, "@a is not a model"),
+    "family to train on": (f'{FAMILY}{train("b")}on = ["@a"]\n', 9, "on: @a is a family"),
     "missing task": ('[t]\ncommand = "eval"\ntask = "no.toml"\n', 3, "no such file or folder"),
     "several tables": ('[[a]]\ncommand = "eval"\n', 1, "unknown key 'a' at the top"),
     "too deep": (f"a = {'[' * 3000}{']' * 3000}\n", 1, "nested too deeply"),
@@ -301,3 +315,27 @@ def test_an_adapter_to_train_on_that_is_not_there_is_named(tmp_path):
     path = write(tmp_path, '[al]\ncommand = "train-align"\non = ["./gone=0.5"]\n')
     missing = read_recipe(path).steps[0].missing
     assert "recipe.toml:3: on: no such file or folder" in str(missing)
+
+
+def test_the_output_of_a_choice_per_language_is_a_folder(tmp_path):
+    steps = '[t]\ncommand = "eval"\nadapters = ["@a", "@a/task"]\n[i]\n' + INSPECT
+    a, t, i = read_recipe(write(tmp_path, FAMILY + steps)).steps
+    assert a.settings.out == a.out == tmp_path / "runs" / "recipe" / "a"
+    assert t.settings.adapters == (str(a.out), str(a.out / "task"))
+    assert i.inputs == (str(a.out),)
+    off = FAMILY.replace("true", "false") + "[i]\n" + INSPECT
+    assert read_recipe(write(tmp_path, off)).steps[0].out.suffix == ".safetensors"
+
+
+def test_a_folder_in_place_of_a_file_is_not_overridden(tmp_path):
+    for key in ("per-language", "a.per-language"):
+        with pytest.raises(ConfigError, match=f"--set {key}: set it in the recipe"):
+            read_recipe(write(tmp_path, FAMILY), overrides=Overrides({key: "true"}))
+
+
+def test_a_report_names_a_family_and_not_its_search(tmp_path):
+    text = FAMILY + '[r]\ncommand = "report"\nruns = ["@a.search"]\n'
+    recipe = read_recipe(write(tmp_path, text))
+    step = recipe.steps[-1]
+    with pytest.raises(ConfigError, match="with per-language, the record of a is in @a"):
+        step.command.check(step.call(), recipe.maker)

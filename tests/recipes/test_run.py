@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.adapters import peft_adapter
+from helpers.families import WELSH, use_known_effects, write_adapters, write_dev_data
 from helpers.records import write_evaluation
 
 from adaptermix.commands.catalog import COMMANDS
@@ -334,3 +335,52 @@ def test_data_is_what_commands_find_in_a_folder(tmp_path):
     assert data_hash(data, out) == before
     (data / "sw-en.tsv").write_text("x\ty\n")
     assert data_hash(data, out) != before
+
+
+def test_a_family_is_chosen_tested_and_reported(monkeypatch, tmp_path, model_dir):
+    """Each language by its route; the same line again does nothing."""
+    paths = write_adapters(model_dir, tmp_path)
+    data = write_dev_data(tmp_path / "data", examples=60)
+    (tmp_path / "recipe.toml").write_text(
+        f'''
+model = "{model_dir}"
+data-dir = "data"
+langs = ["en", "cy", "sw"]
+engine = "transformers"
+system-prompt = ""
+max-new-tokens = 6
+
+[family]
+command = "merge"
+adapters = ["task", "align"]
+search = "0.7"
+per-language = true
+
+[test]
+command = "eval"
+adapters = ["task", "@family"]
+
+[page]
+command = "report"
+runs = ["@test"]
+'''
+    )
+    (data / "massive" / "sw-KE.jsonl").write_text(
+        (data / "massive" / "sw-KE.jsonl").read_text().replace('"dev"', '"train"')
+    )
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    planned = plan(recipe)
+    assert planned.problems == []
+    assert planned.steps[0].cost["examples"] == {"en": 60, "cy": 60, "sw": 0}
+    assert planned.steps[0].cost["candidates"] == ["task", "align-0.7"]
+    assert planned.steps[0].cost["answers"] == 2 * 120
+    with monkeypatch.context() as patched:
+        use_known_effects(patched, paths[0], WELSH)
+        run(recipe, only="family")
+    report = run(recipe)
+    assert [step.status for step in report.steps] == ["done before", "done", "done"]
+    scores = json.loads((recipe.out / "test" / "scores.json").read_text())
+    assert scores["systems"] == ["base", "task", "family"]
+    assert scores["adapters"]["family"]["routes"]["cy"] == "align-0.7"
+    assert "Routes by language: family" in (recipe.out / "page.html").read_text()
+    assert {step.status for step in run(recipe).steps} == {"done before"}

@@ -9,9 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 from helpers.cards import ALIGNED, TRAINED, write
+from helpers.families import hand_written
 from helpers.records import write_evaluation, write_retrieval
 from typer.testing import CliRunner
 
+from adaptermix.adapters.family import family_hash, read_family
 from adaptermix.cli import console
 from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ArtifactError, DataError
@@ -153,6 +155,30 @@ def test_adapters_that_were_tested_are_read_where_they_are(tmp_path, runs, kind)
     summary = report([folder], ReportSettings(out=tmp_path / "r.html"), dry_run=True)
     assert summary.adapters == [str(path)]
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_family_is_shown_with_its_routes(tmp_path, model_dir):
+    """Where it is named, where it lies in a folder of runs, and where it was tested."""
+    family = hand_written(
+        model_dir, tmp_path / "runs" / "mine", 'default = "task"\n[routes.cy]\nadapter = "align"\n'
+    )
+    run = write_evaluation(tmp_path / "run", UTTERANCES)
+    record = json.loads((run / "scores.json").read_text())
+    known = {"path": str(family), "hash": family_hash(read_family(family))}
+    record["adapters"] = {"mine": known}
+    (run / "scores.json").write_text(json.dumps(record))
+    for at, path in enumerate((family, tmp_path / "runs", run)):
+        out = tmp_path / f"r{at}.html"
+        summary = report([path], ReportSettings(out=out))
+        assert summary.adapters == [str(family)]
+        assert "routes" in summary.tables
+        text = out.read_text()
+        assert "Routes by language: mine" in text
+        assert re.search(r"<t[dh][^>]*>cy</t[dh]>\s*<td[^>]*>(<strong>)?align", text)
+    record["adapters"]["mine"]["hash"] = "of before"
+    (run / "scores.json").write_text(json.dumps(record))
+    summary = report([run], ReportSettings(out=tmp_path / "r.html"), dry_run=True)
+    assert summary.adapters == []
 
 
 def test_runs_of_different_tasks_do_not_go_together(tmp_path):

@@ -137,6 +137,7 @@ MERGE = {
     "search": Two("one two --search 0.5,0.7", "one two --search 0.5,0.8"),
     "out": OUT,
     "exhaustive": Two("one two --exhaustive", "one two --no-exhaustive", "asked"),
+    "per_language": Two("one two --no-per-language", "one two --per-language"),
     "prefer": Two("one two --prefer simpler", "one two --prefer best", "winner"),
     "layer_groups": Two(f"one two {AUTO}", f"one two {AUTO} --layer-groups 4"),
     "trials": Two(f"one two {AUTO}", f"one two {AUTO} --trials 4", "asked"),
@@ -251,7 +252,16 @@ ENTRIES = {
 BASE = "--model base --data data --langs en,cy --limit 8 --engine transformers --no-cache "
 BASE += "--max-new-tokens 8 --batch-size 3 --system-prompt ask"
 LINES = {"eval": BASE, "retrieval": "--model base --data text --langs en,cy,sw"}
-SEARCHING = {*DECODING, "exhaustive", "prefer", "search", "layer_groups", "trials", "sampler"}
+SEARCHING = {
+    *DECODING,
+    "exhaustive",
+    "per_language",
+    "prefer",
+    "search",
+    "layer_groups",
+    "trials",
+    "sampler",
+}
 SEARCHING |= {name for name in MERGE if name.startswith("learn")}
 CASES = [
     (name, option, case)

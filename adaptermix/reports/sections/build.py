@@ -11,6 +11,7 @@ from adaptermix.evaluation.report import glance_table
 from adaptermix.plots import colors_of
 from adaptermix.reports.runs import Run, Runs
 from adaptermix.reports.sections.adapters import adapters_section, recipe_section
+from adaptermix.reports.sections.families import family_section
 from adaptermix.reports.sections.retrieval import retrieval_section
 from adaptermix.reports.sections.scores import evaluation_section
 from adaptermix.reports.sections.search import search_section
@@ -38,6 +39,8 @@ def sections_of(runs: Runs) -> Iterator[Section]:
     for kind, found, section in parts:
         for number, run in enumerate(found, start=1):
             yield section(kind if len(found) == 1 else f"{kind}-{number}", run, colors)
+    for number, path in enumerate(runs.families, start=1):
+        yield family_section("routes" if len(runs.families) == 1 else f"routes-{number}", path)
     if inspected:
         yield adapters_section("adapters", inspected, colors)
 

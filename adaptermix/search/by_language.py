@@ -1,0 +1,327 @@
+"""Choose an adapter for every language on dev data, and write them as one folder: a family.
+
+For each language the task adapter alone competes with its merges. All of them answer all dev
+examples, for a race would leave out merges that are bad on average and good in one language.
+
+As in a search for one merge, everything is a function of the answers, which are kept: a killed
+choice is started again with the same line, finds its answers, and ends as it would have.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+from pydantic import TypeAdapter
+
+from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
+from adaptermix.adapters.family import Route, Routes, family_hash, read_family
+from adaptermix.adapters.family_files import serving, write_family
+from adaptermix.adapters.matching import notes_on_base
+from adaptermix.adapters.stacking import notes_on_stack
+from adaptermix.adapters.writing import copy_adapter, stage_adapter
+from adaptermix.errors import AdaptermixError
+from adaptermix.files.outputs import whole_output, write_json
+from adaptermix.generation.cached import CachedGenerator, check_engine
+from adaptermix.generation.engine import Limits
+from adaptermix.generation.prompts import PromptedExample, PromptEncoder
+from adaptermix.generation.vllm_engine import VLLM_RANKS, vllm_lacks
+from adaptermix.merging.merge import check_out, merge_report, write_merge
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
+from adaptermix.merging.weights import Weighting
+from adaptermix.models.systems import Systems, open_systems
+from adaptermix.progress import OnProgress, ignore
+from adaptermix.search.candidates import Candidate, folder_names, merges_with_first, names_of
+from adaptermix.search.dev_data import group_by_language, read_dev
+from adaptermix.search.halving import SuccessiveHalving
+from adaptermix.search.routes import Route as Chosen
+from adaptermix.search.routes import choose_routes
+from adaptermix.search.routes_report import EVIDENCE_FILE, RoutesPlan, RoutesReport
+from adaptermix.search.run import CONCURRENT, check_search
+from adaptermix.settings.merging import SearchSettings
+from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.metrics.significance import Statistics
+from adaptermix.tasks.task import Task
+from adaptermix.version import __version__
+
+
+def search_by_language(
+    paths: Sequence[Path],
+    settings: SearchSettings,
+    *,
+    force: bool = False,
+    on_progress: OnProgress = ignore,
+) -> RoutesReport:
+    """Choose the first adapter or a merge of it for every language, and write the family.
+
+    Writes a new folder: a PEFT directory for each adapter that is taken and for the task adapter,
+    ``routes.toml``, ``serve.sh``, a model card, and ``evidence.json``. Where the same choice has
+    left them before, its report is returned.
+
+    Args:
+        paths: The task adapter, and the adapters that are merged with it, one at a time.
+        settings: The grid and the dev data.
+        force: Replace an existing output.
+        on_progress: Hears of decoding.
+
+    Raises:
+        ConfigError: A grid that is none, or settings that do not go together.
+        DataError: Malformed dev data, or none in any language.
+        ArtifactError: As ``merge``, or a base model that the adapters do not fit.
+        ResourceError: The engine asked for is not installed, or stopped.
+    """
+    is_there = not force and (settings.out / EVIDENCE_FILE).is_file()
+    inputs = _prepare(paths, settings, force or is_there)
+    if is_there:
+        ended = _ended_choice(inputs)
+        if ended is not None:
+            return ended
+        check_out(paths, settings.out, force)
+    with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
+        halving = SuccessiveHalving(
+            inputs.plan, inputs.generator, inputs.task, inputs.items, Path(scratch), on_progress
+        )
+        chosen = _choose(halving, inputs)
+    report = _report(halving, chosen, inputs)
+    _write(report, inputs)
+    return report
+
+
+def plan_by_language(
+    paths: Sequence[Path], settings: SearchSettings, *, force: bool = False
+) -> RoutesPlan:
+    """Check everything ``search_by_language`` needs and say what it would do."""
+    inputs = _prepare(paths, settings, force)
+    return RoutesPlan(
+        [inputs.name, *(merge.name for merge in inputs.merges)],
+        {lang: len(inputs.items.get(lang, ())) for lang in settings.langs},
+        inputs.generator.limits.prompt,
+        settings.prefer,
+        str(settings.out),
+        notes=inputs.notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything a choice needs, checked before an engine is started.
+
+    Attributes:
+        adapters: All adapters, with one naming of modules.
+        first: The task adapter, as it is.
+        merges: Merges of it, named as their folders will be.
+        items: Dev examples by language, those without left out.
+    """
+
+    adapters: list[Adapter]
+    first: Adapter
+    merges: list[Candidate]
+    systems: Systems
+    task: Task
+    items: dict[str, list[PromptedExample]]
+    encoder: PromptEncoder
+    generator: CachedGenerator
+    settings: SearchSettings
+
+    @property
+    def name(self) -> str:
+        """Name of the task adapter's folder."""
+        return folder_names(names_of(self.adapters))[0]
+
+    def plan(self, weighting: Weighting) -> MergePlan:
+        """Plan the merge of the adapters that have a weight."""
+        return _plan(self.adapters, weighting, self.settings)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know before anything is decoded."""
+        lacking = [lang for lang in self.settings.langs if lang not in self.items]
+        without = f"no dev data for {', '.join(lacking)}: {self.name} alone is used"
+        slip = (
+            f"{self.first.path} was trained for alignment, but the first adapter is used as the "
+            "task adapter"
+        )
+        is_slip = self.first.record.get("command") == "train-align"
+        served = [
+            f"serve.sh: vLLM cannot load {adapter.path}: {why}"
+            for adapter in self.adapters
+            if (why := vllm_lacks(adapter))
+        ]
+        return [
+            *([without] if lacking else []),
+            *([slip] if is_slip else []),
+            *served,
+            *self.encoder.notes,
+        ]
+
+    @property
+    def key(self) -> str:
+        """Return a hash of all that the result depends on."""
+        parts = (
+            __version__,
+            self.settings.model_dump_json(),
+            [adapter_hash(adapter) for adapter in self.adapters],
+            self.generator.context.hex(),
+            self.items,
+        )
+        return blake3(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _Inputs:
+    check_search(paths, settings)
+    check_out(paths, settings.out, force)
+    adapters = open_adapters(paths, settings)
+    first = read_adapter(paths[0], rank=settings.source_rank, alpha=settings.source_alpha)
+    names = names_of(adapters)
+    merges = merges_with_first(names, settings)
+    systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
+    check_engine(settings, systems.folder, adapters)
+    encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
+    encoder.notes += systems.tokenizer_notes()
+    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
+    examples = read_dev(settings, task, encoder, systems.folder)
+    items = group_by_language(examples, task, settings.seed)
+    plans = [_plan(adapters, merge.weighting, settings) for merge in merges]
+    limits = Limits(
+        adapters=min(CONCURRENT, 1 + len(merges)),
+        rank=max(_rank(first), *(spec.rank for plan in plans for spec in plan.specs.values())),
+        prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
+    )
+    generator = CachedGenerator(settings, systems.folder, encoder, limits)
+    return _Inputs(adapters, first, merges, systems, task, items, encoder, generator, settings)
+
+
+def _plan(adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSettings) -> MergePlan:
+    """Plan a merge without the adapters whose weight is zero: the one of a search of these two."""
+    weighted = [(a, w) for a, w in zip(adapters, weighting.weights, strict=True) if w]
+    weights = Weighting(tuple(weight for _, weight in weighted))
+    return plan_merge([adapter for adapter, _ in weighted], weights, settings)
+
+
+def _rank(adapter: Adapter) -> int:
+    return max(adapter.spec(module).rank for module in adapter.modules)
+
+
+def _choose(halving: SuccessiveHalving, inputs: _Inputs) -> dict[str, Chosen]:
+    """Let all answer all dev examples, and choose."""
+    alone = Weighting((1.0, *[0.0] * (len(inputs.adapters) - 1)))
+    staged = stage_adapter(inputs.first, halving.scratch)
+    task = halving.enter(Candidate(inputs.name, alone), staged)
+    merges = [halving.enter(merge) for merge in inputs.merges]
+    halving.show([task, *merges], 1.0)
+    langs = list(inputs.items)
+    rows: Mapping[str, Mapping[str, Statistics]] = {
+        entry.candidate.name: dict(zip(langs, entry.statistics, strict=True))
+        for entry in (task, *merges)
+    }
+    nothing = np.empty((0, task.statistics[0].shape[1]))
+    of_task = {lang: rows[inputs.name].get(lang, nothing) for lang in inputs.settings.langs}
+    of_merges = {merge.name: rows[merge.name] for merge in inputs.merges}
+    return choose_routes(of_task, of_merges, inputs.task.value, inputs.settings.prefer)
+
+
+def _report(
+    halving: SuccessiveHalving, chosen: Mapping[str, Chosen], inputs: _Inputs
+) -> RoutesReport:
+    settings = inputs.settings
+    names = names_of(inputs.adapters)
+    return RoutesReport(
+        out=str(settings.out),
+        routes=Routes(
+            default=inputs.name,
+            routes={lang: _route(found, inputs.name) for lang, found in chosen.items()},
+            base=inputs.first.base or settings.model,
+            base_fingerprint=inputs.systems.fingerprint,
+            task=settings.task,
+            metric=inputs.task.metrics[0].name,
+            prefer=settings.prefer,
+            adaptermix=__version__,
+        ),
+        evidence={lang: found.evidence for lang, found in chosen.items()},
+        weights={
+            merge.name: dict(zip(names, merge.weighting.weights, strict=True))
+            for merge in inputs.merges
+        },
+        engine=inputs.generator.engine,
+        decoded=halving.needed,
+        reused=inputs.generator.reused,
+        notes=list(dict.fromkeys(_notes(chosen, inputs))),
+    )
+
+
+def _notes(chosen: Mapping[str, Chosen], inputs: _Inputs) -> Iterator[str]:
+    """Yield what to mind of the adapters that are taken, the data and the answers."""
+    systems, first = inputs.systems, inputs.first
+    yield from first.notes
+    yield from notes_on_base(systems.adapters, systems.base, systems.fingerprint)
+    yield from notes_on_stack([first], {first.weights_hash: [1.0]})
+    taken = {route.chosen for route in chosen.values()}
+    for merge in inputs.merges:
+        if merge.name in taken:
+            plan = inputs.plan(merge.weighting)
+            yield from merge_report(plan, inputs.settings, Tally(), written=True).notes
+    yield from inputs.notes
+    yield from inputs.generator.notes
+
+
+def _route(found: Chosen, alone: str) -> Route:
+    """Return a route with the evidence of the merge that was taken, or else of the best one."""
+    merge = next((e for e in found.evidence if found.chosen in (None, e.candidate)), None)
+    if merge is None:
+        return Route(alone)
+    ends = merge.difference.interval
+    numbers = (merge.score, ends.value, ends.low, ends.high, merge.difference.p_value, merge.p_holm)
+    score, *others = (round(float(number), 6) for number in numbers)
+    task_score = None if found.task_score is None else round(found.task_score, 6)
+    adapter = found.chosen or alone
+    return Route(adapter, found.examples, task_score, merge.candidate, score, *others)
+
+
+def _write(report: RoutesReport, inputs: _Inputs) -> None:
+    """Write the family, whole or not at all."""
+    settings, routes = inputs.settings, report.routes
+    merges = {merge.name: merge for merge in inputs.merges}
+    with whole_output(settings.out) as partial:
+        partial.mkdir()
+        copy_adapter(inputs.first, partial / routes.default)
+        for name in routes.names[1:]:
+            langs = [lang for lang in routes.routes if routes.name_for(lang) == name]
+            write_merge(
+                inputs.plan(merges[name].weighting),
+                settings.model_copy(update={"out": settings.out / name}),
+                Tally(),
+                at=partial / name,
+                found={"chosen_for": langs},
+            )
+        rank = max(_rank(read_adapter(partial / name)) for name in routes.names)
+        room = next((size for size in VLLM_RANKS if size >= rank), rank)
+        options = ["--revision", settings.revision] if settings.revision else []
+        options += ["--trust-remote-code"] if settings.trust_remote_code else []
+        write_family(
+            partial, settings.out.name, routes, serving(settings.model, routes, room, options)
+        )
+        kept = {
+            "adaptermix": __version__,
+            "settings": settings.model_dump(mode="json"),
+            "key": inputs.key,
+            "family": family_hash(read_family(partial)),
+        }
+        write_json(partial / EVIDENCE_FILE, kept | report.as_record())
+
+
+def _ended_choice(inputs: _Inputs) -> RoutesReport | None:
+    """Return the report of the same choice, if it has ended and its family is what it left."""
+    out = inputs.settings.out
+    try:
+        record = json.loads((out / EVIDENCE_FILE).read_text(encoding="utf-8"))
+        if (record["key"], record["family"]) != (inputs.key, family_hash(read_family(out))):
+            return None
+        known = {field.name: record[field.name] for field in fields(RoutesReport)}
+        report = TypeAdapter(RoutesReport).validate_python(known)
+    except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
+        return None  # damaged, or of another version
+    note = "this choice had ended; nothing was decoded or written"
+    return replace(report, notes=[*report.notes, note])

@@ -1,0 +1,68 @@
+"""The dev examples of a search."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaptermix.errors import DataError, MissingDataError
+from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
+from adaptermix.settings.merging import SearchSettings
+from adaptermix.tasks.task import Task
+
+
+def read_dev(
+    settings: SearchSettings, task: Task, encoder: PromptEncoder, folder: Path
+) -> list[PromptedExample]:
+    """Read the dev examples of the languages that have any.
+
+    Raises:
+        DataError: Malformed data, or none in any language.
+    """
+    found: list[PromptedExample] = []
+    lacking: list[MissingDataError] = []
+    for lang in settings.langs:
+        alone = settings.model_copy(update={"langs": (lang,)})
+        try:
+            found += read_prompts(alone, "dev", task, encoder, folder)
+        except MissingDataError as error:
+            lacking.append(error)
+    if not found:
+        raise lacking[0]
+    return found
+
+
+def group_by_language(
+    examples: Sequence[PromptedExample], task: Task, seed: int
+) -> dict[str, list[PromptedExample]]:
+    """Group dev examples by language, shuffled once: any first part of one is a fair sample.
+
+    Raises:
+        DataError: Dev data without gold answers.
+    """
+    groups: dict[str, list[PromptedExample]] = {}
+    for prompted in examples:
+        groups.setdefault(prompted.lang, []).append(prompted)
+    for lang, group in groups.items():
+        if not any(task.outcome(prompted.example, "").expected for prompted in group):
+            raise DataError(
+                f"the dev data of {lang} has no gold answers",
+                hint="use labeled dev data, or restrict --langs to languages that have some",
+            )
+        random.Random(f"{seed}:{lang}").shuffle(group)
+    return groups
+
+
+def set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]:
+    """Take half of each language's dev examples out, to learn on; the others judge.
+
+    Raises:
+        DataError: A language with one dev example.
+    """
+    learning = []
+    for lang, group in items.items():
+        half = len(group) // 2
+        if not half:
+            raise DataError(f"--search learn needs two dev examples or more, {lang} has one")
+        learning += group[half:]
+        items[lang] = group[:half]
+    return learning
