@@ -3,8 +3,8 @@
     python examples/gemma/compare.py EVAL --langs cy,ja SYSTEM=BASELINE [SYSTEM=BASELINE ...]
 
 Each pair is one seed. Printed is the mean difference of slot F1 (macro average of the languages)
-over the seeds, with a 95% interval of a hierarchical bootstrap: a resample draws seeds, and examples
-of each language, the same for all systems.
+over the seeds, with a 95% interval of a hierarchical bootstrap: a resample draws seeds, and
+examples of each language, the same for all systems.
 """
 
 import argparse

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import torch
-from gguf import GGUFReader
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -37,6 +36,8 @@ def main(source: Path, out: Path) -> None:
 
 def adds_bos(source: Path) -> bool:
     """Whether the GGUF's tokenizer puts BOS before each text."""
+    from gguf import GGUFReader  # what transformers reads GGUFs with
+
     field = GGUFReader(source).get_field("tokenizer.ggml.add_bos_token")
     return field is not None and bool(field.contents())
 
