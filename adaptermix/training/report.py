@@ -33,9 +33,8 @@ def _done(report: "TrainReport") -> list[Row]:
         ["steps", f"{report.steps:,} of at most {report.planned_steps:,}"],
         ["trained", f"{report.trainable_parameters:,} parameters"],
     ]
-    skipped = (report.layers or {}).get("pool_skip")
     if report.layers:
-        told = "; without the first token" if skipped == 1 else ""
+        told = "; without the first token" if report.layers["pool_skip"] == 1 else ""
         rows.append(["aligned", f"layer {report.layers['layer']}{told}"])
         rows.append(["retrieval by layer before", curve_of(report.layers)])
     for name, value in report.dev.items():
@@ -46,11 +45,9 @@ def _done(report: "TrainReport") -> list[Row]:
     rows.append(["time", f"{report.seconds:.0f} s"])
     rows += [["log", str(report.log)], ["adapter", report.out]]
     if report.dev.get("random_cosine_of_base", 0.0) > _ALIKE:
-        note = (
-            "to the base, all dev sentences look alike: their mean is one constant state; try "
-            + ("another --layer" if skipped else "--pool-skip 1")
-        )
-        rows.append(["note", note])
+        alike = "to the base, all dev sentences look alike: their mean is one constant state"
+        advice = "" if report.layers else "; see --layer auto and --pool-skip auto"
+        rows.append(["note", alike + advice])
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from adaptermix.training.align import align_data, train_align
 from adaptermix.training.batches import PairCollator
 from adaptermix.training.joint import train_joint
 from adaptermix.training.layers import Curve, choose, choose_block, measure
+from adaptermix.training.report import TrainReport
 
 AUTO = {"layer": "auto", "pool_skip": "auto", "dev_pairs": 20}
 
@@ -205,6 +207,19 @@ def test_a_run_keeps_log_record_and_card_of_its_choice(tmp_path, sunk_dir, corpu
     assert "layers" not in read_adapter(named).record
     if run is train_align:
         assert len({m.split(".")[2] for m in read_adapter(out).modules}) == int(layers["layer"])
+
+
+def test_what_was_measured_is_not_advised_after_the_training():
+    """Sentences that look alike: --layer auto is advised to those who did not have it."""
+    known = {"out": "", "command": "train-align", "examples": {}, "dev_examples": {}, "log": None}
+    counts = dict.fromkeys(("truncated", "steps", "planned_steps", "trainable_parameters"), 1)
+    dev = {"random_cosine_of_base": 0.95}
+    report = TrainReport(**known, **counts, dev=dev, seconds=1, written=True)
+    assert str(report.view()).count("look alike") == 1
+    assert "see --layer auto and --pool-skip auto" in str(report.view())
+    measured = replace(report, layers={"layer": "2", "pool_skip": 0, "accuracy": [0.1, 0.2]})
+    assert str(measured.view()).count("look alike") == 1
+    assert "see --layer auto" not in str(measured.view())
 
 
 def stop_at(step):
