@@ -15,6 +15,7 @@ from adaptermix.adapters.experts import Joining, expert_module, parameter_of, ta
 from adaptermix.adapters.names import (
     EMBEDDINGS,
     PREFIX,
+    has_modes,
     is_expert,
     unwrapped_pattern,
     without_wrappers,
@@ -375,7 +376,9 @@ def describe_config(
     parameters = {parameter_of(m, u.experts) for m, u in updates.items() if u.experts}
     suffixes = sorted({module.rsplit(".", 1)[-1] for module in modules})
     layers = sorted({layer for layer in map(layer_of, modules) if layer is not None})
+    # Ends of names would be those of other modes' layers as well.
     is_regular = len(suffixes) * max(1, len(layers)) == len(modules)
+    is_regular &= not any(map(has_modes, modules))
     if layers and not all_layers:  # PEFT reads a block's index only behind "NAME.layers."
         is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in modules)
     described = {

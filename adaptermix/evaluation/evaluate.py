@@ -160,7 +160,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
     for family in _families(routed):
         family.check_base(settings.model, systems.fingerprint)
-    check_engine(settings, systems.folder, list(adapters.values()))
+    check_engine(settings, systems.folder, list(systems.adapters.values()))
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)

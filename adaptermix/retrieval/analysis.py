@@ -119,7 +119,7 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Retriev
         texts=encode_texts(texts, tokenizer, folder),
         layers=_layers(settings, layers_and_width(folder, settings)[0]),
         pairs=pairs,
-        extractor=Extractor(settings, folder, pad_id, adapters, scratch),
+        extractor=Extractor(settings, folder, pad_id, opened.adapters, scratch),
         scores=scores,
     )
 

@@ -29,6 +29,7 @@ from adaptermix.errors import ArtifactError, DataError, ResourceError, first_lin
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.generation.prompts import pad
+from adaptermix.models.blocks import text_decoder
 from adaptermix.models.files import context_length, fingerprint
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
@@ -243,7 +244,7 @@ class Extractor:
         pooling, skip = self.settings.pooling, self.settings.pool_skip
         weights = pooling_weights(batch["attention_mask"], pooling, skip)
         with torch.inference_mode():
-            output = model.get_decoder()(**batch, output_hidden_states=True, use_cache=False)
+            output = text_decoder(model)(**batch, output_hidden_states=True, use_cache=False)
             return torch.stack([pool(h, weights) for h in output.hidden_states])
 
 
