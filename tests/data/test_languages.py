@@ -49,6 +49,7 @@ def test_all_names_of_a_language_are_one(lang):
         ("pes_Arab", "fa-IR"),
         ("lav", "lv-LV"),
         ("Norwegian Bokmål", "nb-NO"),
+        ("Norwegian_Bokmål", "nb-NO"),
         ("swa", "sw-KE"),
         ("jw", "jv-ID"),
     ],
