@@ -102,6 +102,8 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
     depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
     if depth is None:
         raise _unusual(type(config).__name__)
+    if depth < 1:
+        raise ArtifactError(f"{folder / 'config.json'}: the model has no blocks")
     return layer_index(layer, depth)
 
 
