@@ -113,8 +113,8 @@ def notes_on_names(adapters: Mapping[str, Adapter], base: str) -> list[str]:
         new, own = next(iter(adapter.own_names.items()), ("", ""))
         if has_modes(new) and not has_modes(own) and core(new) == core(own):
             notes.append(
-                f"{name} calls '{own}' what {base} calls '{new}'; it is read so here, and other "
-                "programs may ignore it"
+                f"the modules of {name} are named like '{own}', those of {base} like '{new}': "
+                "they are renamed here, but other programs may ignore the adapter"
             )
     return notes
 

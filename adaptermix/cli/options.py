@@ -240,7 +240,7 @@ def _run(command: Command, given: dict[str, Any]) -> None:
 def _arguments(command: Command) -> list[inspect.Parameter]:
     if command.argument is None:
         return []
-    argument = typer.Argument(help=command.argument.help, parser=path_of, metavar="PATH...")
+    argument = typer.Argument(help=command.argument.help, parser=path_of)
     hint = Annotated[list[Path], argument]
     return [_parameter(command.argument.name, hint, inspect.Parameter.empty)]
 

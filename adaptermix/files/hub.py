@@ -82,7 +82,7 @@ def hint_of_path(text: str, hub_name: str) -> str | None:
     first = text.partition("/")[0]
     if not HUB_NAME.fullmatch(text) or not Path(first).is_dir():
         return None
-    return f"the folder {first} is here, so it is taken for a path; the hub's is {hub_name}"
+    return f"the folder {first} exists, so this is read as a path; from the Hub: {hub_name}"
 
 
 # The hub runs no data set scripts any more; this branch holds its own parquet copies of them.
@@ -151,7 +151,7 @@ def fetch(name: str, revision: str | None) -> Path:
         ArtifactError: The name is not one of a model.
         ResourceError: The hub cannot be reached, or has no such model.
     """
-    hint = None if revision else hint_of_path(name, "meant with --revision main")
+    hint = None if revision else hint_of_path(name, "--revision main")
     if hint or name.startswith((".", "/", "~")):
         raise ArtifactError(
             f"{name}: no such folder",

@@ -94,8 +94,7 @@ def check_tokens(ids: Iterable[int], folder: Path) -> None:
     largest = max(ids, default=0)
     if isinstance(size, int) and largest >= size:
         raise ArtifactError(
-            f"{folder}: its tokenizer has the token {largest}, but its config.json only {size} of "
-            "them",
+            f"{folder}: the tokenizer has token {largest}, but config.json has only {size} tokens",
             hint="save the model with the tokenizer that it was trained with",
         )
 

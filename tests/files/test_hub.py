@@ -353,7 +353,7 @@ def test_the_hub_is_not_asked_for_a_path_that_is_not_here(
     assert isinstance(done.exception, ArtifactError), done.output
     assert f"{name.removeprefix('./')}" in done.exception.message
     assert "no such file" in done.exception.message
-    hinted = "the folder runs is here, so it is taken for a path; the hub's is runs/adapter@main"
+    hinted = "the folder runs exists, so this is read as a path; from the Hub: runs/adapter@main"
     assert (done.exception.hint == hinted) == (name == "runs/adapter")
 
 

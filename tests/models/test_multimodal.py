@@ -323,7 +323,7 @@ def test_names_of_a_class_for_text_alone_are_understood(
     adapter = opened.adapters["text"]
     assert adapter.modules == as_trained.modules
     (note,) = opened.notes()
-    assert "text calls 'model.layers.0." in note
+    assert "the modules of text are named like 'model.layers.0." in note
     model = AdaptedModel(load_model(several_modes, settings))
     model.switch_to(stage_adapter(adapter, tmp_path))
     with torch.no_grad():
