@@ -288,19 +288,19 @@ def heat_map(
     axes: tuple[str, str, str],
     name: str,
     texts: tuple[str, str],
-    top: float,
+    span: tuple[float, float],
 ) -> Plot:
     """Plot a number for every ordered pair of languages.
 
     Args:
-        rows: ``source``, ``target`` and ``value``, 0 or more, in the order to show.
+        rows: ``source``, ``target`` and ``value``, in the order to show.
         axes: Titles of the vertical axis, of the horizontal one, and of the colors.
         name: Stem of its files.
         texts: Title and caption.
-        top: Where the scale of colors ends.
+        span: Where the scale of colors begins and ends; below 0, it has two hues that part there.
     """
     sources = list(dict.fromkeys(row["source"] for row in rows))
-    scale = alt.Scale(scheme="viridis", domain=[0, top])
+    scale = alt.Scale(scheme="purpleorange" if span[0] < 0 else "viridis", domain=list(span))
     chart = (
         _base(rows)
         .mark_rect()

@@ -46,7 +46,7 @@ from adaptermix.adapters.format import (
 )
 from adaptermix.adapters.names import TINKER_EXPERTS
 from adaptermix.errors import ArtifactError
-from adaptermix.files.hub import hub_place, reaching_hub
+from adaptermix.files.hub import hint_of_path, hub_place, reaching_hub
 from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
 
 # Widened where they are read: too narrow to add in, and exact in bfloat16.
@@ -251,7 +251,8 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     else:
         weights, config_path = place, place.with_name(CONFIG_FILE)
     if not weights.is_file():
-        raise ArtifactError(f"{weights}: no such file", hint=_pickle_hint(path))
+        hint = _pickle_hint(path) or hint_of_path(str(path), f"{path}@main")
+        raise ArtifactError(f"{weights}: no such file", hint=hint)
     if weights.suffix in PICKLES:
         raise ArtifactError(f"{weights}: not a safetensors file", hint=PICKLE_HINT)
     file = open_tensors(weights)

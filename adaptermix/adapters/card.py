@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptermix.adapters.names import has_modes
 from adaptermix.adapters.stacking import trained_on
 from adaptermix.files.hub import HUB_NAME
 from adaptermix.tables import Table, escaped_markdown, printable
@@ -27,9 +28,9 @@ or with PEFT:
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {kind}
 
-model = AutoModelForCausalLM.from_pretrained("{base}")
+model = {kind}.from_pretrained("{base}")
 model = PeftModel.from_pretrained(model, "{name}")
 ```
 """
@@ -72,9 +73,18 @@ def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, An
         f"# {name}",
         f"A LoRA adapter for {escaped_markdown(model_name(base))}, {_what(record)}.",
         *(f"## {table.title}\n\n{table.as_markdown()}" for table in _tables(config, record)),
-        (_USE_FILE if is_file else _USE).format(name=_plain(adapter.name), base=model_name(base)),
+        (_USE_FILE if is_file else _USE).format(
+            name=_plain(adapter.name), base=model_name(base), kind=_class_for(config)
+        ),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts)
+
+
+def _class_for(config: Mapping[str, Any]) -> str:
+    """Return the class of transformers that has the modules of an adapter."""
+    targets = config.get("target_modules")
+    modes = isinstance(targets, list) and any(map(has_modes, targets))
+    return "AutoModelForImageTextToText" if modes else "AutoModelForCausalLM"
 
 
 def _plain(name: str) -> str:

@@ -15,6 +15,7 @@ from adaptermix.adapters.experts import Joining, expert_module, parameter_of, ta
 from adaptermix.adapters.names import (
     EMBEDDINGS,
     PREFIX,
+    has_modes,
     is_expert,
     unwrapped_pattern,
     without_wrappers,
@@ -57,6 +58,15 @@ KNOWN_FIELDS = frozenset(
     monteclora_config layer_replication runtime_config lora_bias target_parameters use_bdlora
     arrow_config kasa_config ensure_weight_tying
     """.split()
+)
+_PATTERNS = ("target_modules", "exclude_modules")  # a list of names, or a regular expression
+# The fields of a config that are read here: their type (of a list, that of its items is str).
+_TYPES: tuple[tuple[str, type, str], ...] = (
+    *((key, list, "a list of names or a pattern") for key in _PATTERNS),
+    *((key, list, "a list of names") for key in ("modules_to_save", "target_parameters")),
+    *((key, str, "text") for key in ("base_model_name_or_path", "bias", "task_type")),
+    *((key, bool, "true or false") for key in ("use_rslora", "fan_in_fan_out", "lora_bias")),
+    ("layers_to_transform", int, "a number or a list of numbers"),
 )
 # Initializations that change the base model's weights, so that B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -138,6 +148,7 @@ def read_config(
     if kind != "LORA":
         what = f": its peft_type is {kind}" if kind else ""
         raise ArtifactError(f"{origin}: not the config of a LoRA adapter{what}")
+    _check_types(origin, config)
     _check_numbers(origin, config)
     return _without_wrappers(config), place
 
@@ -155,11 +166,28 @@ def _without_wrappers(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def _check_types(origin: Path, config: Mapping[str, Any]) -> None:
+    """Check what is read as text, names or switches; null stands for nothing in all of them."""
+    given = {key: value for key, value in config.items() if value is not None}
+    for key, kind, what in _TYPES:
+        value = given.get(key, () if kind is list else kind())
+        items = value if isinstance(value, list | tuple) and kind in (list, int) else [value]
+        wanted = str if kind is list else kind
+        if not all(isinstance(item, wanted) for item in items) or (
+            kind is list and isinstance(value, str) and key not in _PATTERNS
+        ):
+            raise ArtifactError(f"{origin}: '{key}' is not {what}")
+    for key in _PATTERNS:
+        try:
+            re.compile(given[key] if isinstance(given.get(key), str) else "")
+        except re.error as error:
+            raise ArtifactError(
+                f"{origin}: '{given[key]}' in {key} is no regular expression: {error}"
+            ) from error
+
+
 def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
     """Check every number that a scaling is made of."""
-    saved = config.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        raise ArtifactError(f"{origin}: 'modules_to_save' is not a list of names")
     for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         kinds = int if key == "r" else (int, float)
         overrides = config.get(pattern) or {}
@@ -375,7 +403,9 @@ def describe_config(
     parameters = {parameter_of(m, u.experts) for m, u in updates.items() if u.experts}
     suffixes = sorted({module.rsplit(".", 1)[-1] for module in modules})
     layers = sorted({layer for layer in map(layer_of, modules) if layer is not None})
+    # Ends of names would be those of other modes' layers as well.
     is_regular = len(suffixes) * max(1, len(layers)) == len(modules)
+    is_regular &= not any(map(has_modes, modules))
     if layers and not all_layers:  # PEFT reads a block's index only behind "NAME.layers."
         is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in modules)
     described = {

@@ -11,9 +11,10 @@ from adaptermix.adapters.names import (
     check_names_meet,
     common_names,
     core,
+    has_modes,
     is_expert,
     is_one_base,
-    names_in_files,
+    names_in_models,
 )
 from adaptermix.errors import ArtifactError
 
@@ -37,7 +38,7 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
             _check_expert(adapter, module, shapes, base)
             continue
         shape = (spec.out_features, spec.in_features)
-        found = (shapes.get(f"{name}.weight") for name in names_in_files(module))
+        found = (shapes.get(f"{name}.weight") for name in names_in_models(module))
         expected = next(filter(None, found), None) or _tied_head(module, shapes)
         if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored the other way
             shape = shape[::-1]
@@ -56,7 +57,7 @@ def _check_expert(
 ) -> None:
     spec = adapter.spec(module)
     places = next(
-        filter(None, (places_of(n, spec.out_features, shapes) for n in names_in_files(module))), []
+        filter(None, (places_of(n, spec.out_features, shapes) for n in names_in_models(module))), []
     )
     if not places:
         parameter = parameter_of(module, spec.experts)
@@ -98,6 +99,24 @@ def _tied_head(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int,
         return None
     inputs = {f"{name}.weight" for name in EMBEDDINGS}
     return next((shape for name, shape in shapes.items() if core(name) in inputs), None)
+
+
+def notes_on_names(adapters: Mapping[str, Adapter], base: str) -> list[str]:
+    """Say which adapters were trained on a class for text alone, and are read as if they were not.
+
+    Args:
+        adapters: By their names, with the names of modules that the base model has.
+        base: Name of the base model they are used on.
+    """
+    notes = []
+    for name, adapter in adapters.items():
+        new, own = next(iter(adapter.own_names.items()), ("", ""))
+        if has_modes(new) and not has_modes(own) and core(new) == core(own):
+            notes.append(
+                f"the modules of {name} are named like '{own}', those of {base} like '{new}': "
+                "they are renamed here, but other programs may ignore the adapter"
+            )
+    return notes
 
 
 def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[str]:
@@ -154,7 +173,12 @@ def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
 
 
 def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
-    """Give the modules of an adapter the names that a base model's files have."""
+    """Give the modules of an adapter the names that a base model has.
+
+    Args:
+        adapter: The adapter.
+        shapes: Shapes of the base model's weights, by their names in its files or in memory.
+    """
     known = {core(name): name for name in shapes}
     prefixes = {c.partition(".")[0]: name.removesuffix(c) for c, name in known.items()}
 
@@ -162,7 +186,7 @@ def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Ad
         for end in ("", ".weight"):
             if found := known.get(core(name + end)):
                 return found.removesuffix(end)
-        if name in adapter.factors and adapter.factors[name].experts > 1:
+        if name in adapter.factors and (adapter.factors[name].experts > 1 or is_expert(name)):
             return prefixes.get(core(name).partition(".")[0], "") + core(name)
         return name
 

@@ -117,13 +117,19 @@ def core(name: str) -> str:
     return _split(name)[1]
 
 
-def names_in_files(name: str) -> list[str]:
-    """Return the names that loaders take for this one: it, and that of the other multimodal form.
+def names_in_models(name: str) -> list[str]:
+    """Return the names that one module has: this one, and those in the model's other classes.
 
-    Other names with its core are not among them: they would load nothing.
+    A bare decoder's name is not among them: whether it means this model cannot be known.
     """
     prefix, rest = _split(name)
-    return [name, *(other + rest for other in _MULTIMODAL if prefix in _MULTIMODAL)]
+    forms = (*_MULTIMODAL, "model.")
+    return [name, *(other + rest for other in forms if prefix in forms and other != prefix)]
+
+
+def has_modes(name: str) -> bool:
+    """Whether a module's name tells that its model has other modes beside text."""
+    return _split(name)[0] in _MULTIMODAL
 
 
 def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:

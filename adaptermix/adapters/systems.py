@@ -8,7 +8,7 @@ from typing import Any
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.family import Family, family_hash, is_family, read_family
 from adaptermix.errors import ConfigError
-from adaptermix.files.hub import hub_place
+from adaptermix.files.hub import hub_place, path_of
 from adaptermix.settings.evaluation import EvalSettings
 
 BASE = "base"  # the base model's name where systems are side by side
@@ -131,7 +131,7 @@ def systems_of(settings: EvalSettings) -> list[str]:
     Raises:
         ConfigError: Two adapters of one name, a baseline that is none of them.
     """
-    adapters = system_names(map(Path, settings.adapters))
+    adapters = system_names(map(path_of, settings.adapters))
     systems = [*([] if settings.exclude_base else [BASE]), *adapters]
     if settings.baseline not in (None, *systems):
         raise ConfigError(

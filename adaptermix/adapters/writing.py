@@ -139,6 +139,19 @@ def copy_adapter(adapter: Adapter, folder: Path) -> None:
         stage_adapter(adapter, folder.parent).rename(folder)
 
 
+def staged_config(adapter: Adapter) -> dict[str, Any]:
+    """Return the config with which PEFT puts an adapter on the modules that it names."""
+    config = {"peft_type": "LORA", **adapter.config}  # PEFT wants the type, here it is optional
+    if "target_modules" in config and not adapter.own_names:
+        return config
+    specs = {module: adapter.spec(module) for module in adapter.modules}
+    described = describe_config(specs, adapter.base, all_layers=False)
+    if "target_modules" not in config:  # a bare file, described by its rank and alpha
+        return described
+    # Its own config knows the modules by other names.
+    return config | {key: described.get(key) for key in TARGETING}
+
+
 def stage_adapter(adapter: Adapter, folder: Path) -> Path:
     """Lay the adapter out as a PEFT directory named by its content, for PEFT and vLLM to load.
 
@@ -147,16 +160,10 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
     staged = folder / adapter_hash(adapter)[:16]
     if not staged.exists():
         specs = {module: adapter.spec(module) for module in adapter.modules}
-        config = {"peft_type": "LORA", **adapter.config}  # PEFT wants the type, here it is optional
-        if "target_modules" not in config:  # a bare file, described by its rank and alpha
-            config = describe_config(specs, adapter.base, all_layers=False)
-        elif adapter.own_names:  # its own config knows the modules by other names
-            described = describe_config(specs, adapter.base, all_layers=False)
-            config = config | {key: described.get(key) for key in TARGETING}
         updates = (as_dtype(u, specs[module].dtype) for module, u in adapter.updates())
         saved = {
             name: (adapter.saved_spec(name), partial(adapter.saved_weight, name))
             for name in adapter.saved
         }
-        stream_adapter(staged, specs, updates, saved, config, dict)
+        stream_adapter(staged, specs, updates, saved, staged_config(adapter), dict)
     return staged

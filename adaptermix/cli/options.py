@@ -22,6 +22,7 @@ from adaptermix.cli.progress import progress_bar
 from adaptermix.commands.command import Call, Command
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
+from adaptermix.files.hub import path_of
 from adaptermix.processes import is_main_process
 from adaptermix.settings.shared import Settings, complaint, flag_of, with_value
 
@@ -239,7 +240,8 @@ def _run(command: Command, given: dict[str, Any]) -> None:
 def _arguments(command: Command) -> list[inspect.Parameter]:
     if command.argument is None:
         return []
-    hint = Annotated[list[Path], typer.Argument(help=command.argument.help)]
+    argument = typer.Argument(help=command.argument.help, parser=path_of)
+    hint = Annotated[list[Path], argument]
     return [_parameter(command.argument.name, hint, inspect.Parameter.empty)]
 
 

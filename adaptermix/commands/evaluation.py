@@ -1,12 +1,12 @@
 """``eval``, ``score`` and ``retrieval``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from adaptermix.commands import examples
 from adaptermix.commands.command import Call, Command, Maker
 from adaptermix.errors import ConfigError
+from adaptermix.files.hub import path_of
 from adaptermix.files.outputs import Report
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
 
@@ -103,7 +103,7 @@ def _check_retrieval(call: Call, maker: Maker) -> None:
     from adaptermix.retrieval.task_scores import match_languages, read_scores
 
     settings = call.settings
-    system_names(map(Path, settings.adapters))
+    system_names(map(path_of, settings.adapters))
     language_pairs(settings.langs, settings.pivot)
     if settings.scores is None:
         return

@@ -1,11 +1,16 @@
 """Languages: codes, names and scripts."""
 
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import regex
 
-from adaptermix.errors import DataError
+from adaptermix.errors import DataError, MissingDataError
+from adaptermix.files.text import find_file, has_file
 
 # FLORES-200 codes of the languages of the paper (its table 9 and appendix C).
 FLORES_CODES: dict[str, str] = {
@@ -21,16 +26,38 @@ FLORES_CODES: dict[str, str] = {
 }
 
 
+_SUBTAG = re.compile(r"[A-Z][a-z]{3}|[A-Z]{2}|\d{3}")  # a script, or a region
+
+
 def split_pair(pair: str) -> tuple[str, str]:
-    """Return both language codes of a pair such as ``cy-en``.
+    """Return both languages of a pair such as ``cy-en`` or ``zh-Hans-en``, as they are written.
 
     Raises:
-        DataError: Not two codes with a dash between them.
+        DataError: Not two languages with a dash between them.
     """
-    codes = pair.split("-")
-    if len(codes) != 2 or not all(code.isalnum() for code in codes) or codes[0] == codes[1]:
+    langs: list[str] = []
+    for part in pair.split("-"):
+        if langs and pair.count("-") > 1 and _SUBTAG.fullmatch(part):
+            langs[-1] += f"-{part}"
+        else:
+            langs.append(part)
+    if (
+        len(langs) != 2
+        or langs[0] == langs[1]
+        or not all(re.fullmatch(r"\w[\w -]*", lang) for lang in langs)
+    ):
         raise DataError(f"'{pair}' is not a language pair", hint="write pairs as cy-en,sw-en")
-    return codes[0], codes[1]
+    return langs[0], langs[1]
+
+
+def target_of(lang: str) -> str:
+    """Return the language that answers are in: the second one of a pair, else the language."""
+    if "-" not in lang or (lang[0].islower() and _SUBTAG.fullmatch(lang.partition("-")[2])):
+        return lang
+    try:
+        return split_pair(lang)[1]
+    except DataError:
+        return lang.rpartition("-")[2]
 
 
 # FLORES-200's three letters for other two-letter codes; the file that is there has the script.
@@ -51,10 +78,29 @@ THREE_LETTERS: dict[str, str] = {
 def flores_code(lang: str) -> str:
     """Return the FLORES-200 code of a language, by which two spellings are compared.
 
-    ``cy`` and ``cym`` give ``cym_Latn``; what is not among the paper's languages stays as it is.
+    ``cy``, ``cym`` and ``Welsh`` give ``cym_Latn``; what is not among the paper's languages, or is
+    said to be in another script, stays as it is, and so does a pair.
     """
-    by_letters = {code.partition("_")[0]: code for code in FLORES_CODES.values()}
-    return FLORES_CODES.get(lang) or by_letters.get(lang, lang)
+    if target_of(lang) != lang:
+        return lang
+    code = FLORES_CODES.get(known_code(lang) or "", lang)
+    return code if code.endswith(_script_of(lang)) else lang
+
+
+def is_one_language(one: str, other: str) -> bool:
+    """Whether two names are of one known language, in one script where both are known."""
+    code = known_code(one)
+    usual = FLORES_CODES.get(code or "", "").partition("_")[2]
+    scripts = {_script_of(one) or usual, _script_of(other) or usual}
+    return code is not None and code == known_code(other) and len(scripts - {""}) < 2
+
+
+def _script_of(lang: str) -> str:
+    """Return the script that a tag such as ``zh-Hant`` or ``zh-TW`` names, if it names one."""
+    tags = lang.replace("_", "-").split("-")[1:]
+    if {"TW", "HK", "MO"} & set(tags):
+        return "Hant"
+    return next((tag for tag in tags if re.fullmatch(r"[A-Z][a-z]{3}", tag)), "")
 
 
 # Scripts of letters where they are not the one that the FLORES-200 code names.
@@ -68,6 +114,7 @@ _ALSO = {"sr": ("Latn",)}  # written in two scripts
 
 def is_in_wrong_script(text: str, lang: str) -> bool:
     """Whether most letters are not of the language's script; False for languages not known."""
+    lang = known_code(lang) or ""
     if lang not in FLORES_CODES:
         return False
     return 2 * len(_own_letters(lang).findall(text)) < sum(map(str.isalpha, text))
@@ -111,20 +158,119 @@ LANGUAGE_NAMES: dict[str, str] = {
     yi=Yiddish yo=Yoruba yue=Cantonese zh=mandarin_Chinese zu=Zulu
     """.split()
 }
-_OTHER_CODES = {"cmn": "zh", "fil": "tl", "iw": "he", "nno": "nn", "nob": "nb"}
+# Other codes of them: of ISO 639-2 and 639-3, of several languages that count as one here, and
+# those that were replaced.
+_OTHER_CODES: dict[str, str] = {
+    code: entry.partition("=")[0]
+    for entry in """
+    ar=ara az=aze bo=tib cs=cze cy=wel de=ger el=gre es=spn et=ekk eu=baq fa=fas,per fr=fre he=iw
+    hr=scr hy=arm id=in is=ice jv=jw ka=geo lv=lav mg=mlg mi=mao mk=mac mn=mon ms=msa,may my=bur
+    nb=nob ne=nep nl=dut nn=nno no=nor om=orm or=ori ps=pus ro=rum,mo sk=slo sq=sqi,alb sr=scc
+    sw=swa tl=fil uz=uzb yi=ji zh=cmn,chi
+    """.split()
+    for code in entry.partition("=")[2].split(",")
+}
+_OTHER_NAMES = {
+    **{"arabic": "ar", "azerbaijani": "az", "chinese": "zh", "mandarin": "zh", "farsi": "fa"},
+    **{"persian": "fa", "bokmål": "nb", "bokmal": "nb", "norwegian bokmal": "nb", "nynorsk": "nn"},
+    **{"filipino": "tl", "kiswahili": "sw", "castilian": "es", "flemish": "nl"},
+}
+# Codes of countries that are taken for those of their languages, where they are none.
+_COUNTRIES = {
+    **{"cz": "cs", "jp": "ja", "dk": "da", "gr": "el", "ua": "uk", "cn": "zh", "ir": "fa"},
+    **{"vn": "vi", "il": "he", "us": "en", "gb": "en", "kr": "ko"},
+}
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """Return the plain code of a language by everything that it is called."""
+    names = {name.lower(): code for code, name in LANGUAGE_NAMES.items()}
+    letters = {flores.partition("_")[0]: code for code, flores in FLORES_CODES.items()}
+    return (
+        names
+        | _OTHER_NAMES
+        | {three: code for code, three in THREE_LETTERS.items()}
+        | letters
+        | _OTHER_CODES
+        | {code: code for code in LANGUAGE_NAMES}
+    )
+
+
+def known_code(lang: str) -> str | None:
+    """Return the plain code of a language, or None where it is not known: see ``language_code``."""
+    said = lang.strip().lower()
+    by_name = _codes().get(said.replace("_", " "))
+    return by_name or _codes().get(re.split("[-_]", said)[0])
 
 
 def language_code(lang: str) -> str:
-    """Return the plain code of a language: ``zh`` for ``zh``, ``zh-TW``, ``zh_CN``, ``zho_Hans``.
+    """Return the plain code of a language.
+
+    It is ``zh`` for ``zh``, ``zh-TW``, ``zh_CN``, ``zho_Hans``, ``zh-Hans``, ``cmn`` and
+    ``Chinese``.
 
     Raises:
         DataError: No known language.
     """
-    code = lang.replace("_", "-").split("-")[0].lower()
-    by_flores = {flores.split("_")[0]: code for code, flores in FLORES_CODES.items()}
-    code = (by_flores | _OTHER_CODES).get(code, code)
+    code = known_code(lang)
     if code not in LANGUAGE_NAMES:
-        raise DataError(
-            f"unknown language '{lang}'", hint="it is one of " + " ".join(LANGUAGE_NAMES)
-        )
+        hint = hint_of_language(lang, LANGUAGE_NAMES, "it is one of ")
+        raise DataError(f"unknown language '{lang}'", hint=hint)
     return code
+
+
+def hint_of_language(lang: str, there: Iterable[str], what: str = "it has ") -> str:
+    """Return what to name in place of a language or pair: the nearest one there, and all there are.
+
+    Args:
+        lang: A language, or a pair.
+        there: What could be named.
+        what: Comes before them.
+    """
+    listed = list(dict.fromkeys(there))
+    near = (_nearest if target_of(lang) == lang else _nearest_pair)(lang, listed)
+    return (f"did you mean {near}? " if near else "") + what + " ".join(listed)
+
+
+def _nearest(lang: str, there: Sequence[str]) -> str | None:
+    code = known_code(lang) or _COUNTRIES.get(lang.lower())
+    if code:
+        return next((other for other in there if known_code(other) == code), None)
+    spelled = {other.lower(): other for other in there}
+    spelled |= {LANGUAGE_NAMES[c].lower(): o for o in there if (c := known_code(o) or "")}
+    near = get_close_matches(lang.lower(), [name for name in spelled if len(name) > 2], 1, 0.7)
+    return spelled[near[0]] if near else None
+
+
+def _nearest_pair(pair: str, there: Sequence[str]) -> str | None:
+    """Return the pair of which both sides are nearest, in either order."""
+    try:
+        wanted = split_pair(pair)
+        pairs = {split_pair(other): other for other in there}
+    except DataError:
+        return None
+    sides = list(dict.fromkeys(side for found in pairs for side in found))
+    source, target = (_nearest(side, sides) or "" for side in wanted)
+    return pairs.get((source, target)) or pairs.get((target, source))
+
+
+def find_language(folder: Path, patterns: Sequence[str], lang: str, what: str, named: str) -> Path:
+    """Find the one file of a language or a pair, as ``find_file`` does.
+
+    Args:
+        folder: Where it is looked for.
+        patterns: Names that it may have.
+        lang: What it is of.
+        what: What it is, for messages.
+        named: Regular expression of the names of such files, with the language as its first group.
+
+    Raises:
+        DataError: No such file, with what is there; or several.
+    """
+    if folder.is_dir() and not has_file(folder, patterns):
+        files = (path.name for below in ("*", "*/*", "*/*/*") for path in folder.glob(below))
+        there = sorted({found[1] for name in files if (found := re.fullmatch(named, name))})
+        if there:
+            raise MissingDataError(f"{folder}: no {what}", hint=hint_of_language(lang, there))
+    return find_file(folder, patterns, what)

@@ -10,7 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from adaptermix.data.languages import FLORES_CODES, THREE_LETTERS, flores_code
+from adaptermix.data.languages import (
+    FLORES_CODES,
+    THREE_LETTERS,
+    flores_code,
+    hint_of_language,
+    known_code,
+)
 from adaptermix.errors import DataError
 from adaptermix.files.text import find_file, json_rows, numbered_lines, parquet_rows
 
@@ -76,26 +82,26 @@ def _find(lang: str, split: str, folder: Path) -> Path:
     except DataError as error:
         if not folder.is_dir() or "several files" in error.message:
             raise
-        told = _what_is_there(split, folder)
+        told = _what_is_there(lang, split, folder)
         raise DataError(f"{folder}: no {split} text in '{lang}'", hint=told) from error
 
 
 def _spellings(lang: str) -> list[str]:
     """Return the names a language's file may have, as patterns."""
-    others = [short for short, code in FLORES_CODES.items() if code == flores_code(lang)]
-    if (code := flores_code(lang)) != lang:
-        others.append(code)
-    elif letters := THREE_LETTERS.get(lang, lang if len(lang) == 3 else None):
+    code, flores = known_code(lang), flores_code(lang)
+    if code in FLORES_CODES and flores == lang and lang != FLORES_CODES[code]:
+        return [glob.escape(lang)]  # in another script
+    others = [code, FLORES_CODES.get(code)] if code else []
+    if letters := THREE_LETTERS.get(code or "", lang if len(lang) == 3 and not code else None):
         others.append(f"{letters}_*")
-    others += [s for s, letters in THREE_LETTERS.items() if lang.startswith(f"{letters}_")]
-    for code, plus in _FLORES_PLUS.items():
-        others += [plus for name in (lang, *others) if fnmatch(code, name)]
-    return [glob.escape(lang), *others]
+    for flores_200, plus in _FLORES_PLUS.items():
+        others += [plus for name in (lang, *others) if name and fnmatch(flores_200, name)]
+    return [glob.escape(lang), *(other for other in others if other and other != lang)]
 
 
-def _what_is_there(split: str, folder: Path) -> str:
+def _what_is_there(lang: str, split: str, folder: Path) -> str:
     if there := _languages_there(split, folder):
-        return "it has " + " ".join(there)
+        return hint_of_language(lang, there)
     others = [other for other in _FLORES_SPLITS if _languages_there(other, folder)]
     if others:
         return f"it has {' and '.join(others)} text: --split {others[0]}"

@@ -8,7 +8,13 @@ from itertools import zip_longest
 from pathlib import Path
 
 from adaptermix.data.alma import has_translations, read_alma
-from adaptermix.data.languages import FLORES_CODES, is_in_wrong_script, split_pair
+from adaptermix.data.languages import (
+    FLORES_CODES,
+    find_language,
+    is_in_wrong_script,
+    known_code,
+    split_pair,
+)
 from adaptermix.errors import DataError
 from adaptermix.files.outputs import cache_folder
 from adaptermix.files.text import find_file, has_file, numbered_lines, parquet_columns, parquet_rows
@@ -58,34 +64,47 @@ def read_pair_rows(pair: str, data_dir: Path | None) -> tuple[Iterator[ParallelP
     return pairs, origin
 
 
+# Files of pairs, whose names tell the pair.
+_NAMED = r"(?:.*\.)?(([a-z]\w*)-([a-z]\w*))\.(?:tsv|parquet|train\.json|\2|\3)(?:\.gz)?"
+
+
 def _local_pairs(folder: Path, source: str, target: str) -> tuple[Iterable[tuple[str, str]], Path]:
-    straight, swapped = f"{source}-{target}", f"{target}-{source}"
-    columns = [f"{name}{end}" for name in (straight, swapped) for end in (".tsv", ".tsv.gz")]
-    columns += [
-        f"{name}{end}"
-        for name in (straight, swapped)
-        for end in (".parquet", "/train-*.parquet", "/train/*.parquet")
-    ]
-    moses = [f"*{name}.{source}{end}" for name in (straight, swapped) for end in ("", ".gz")]
-    codes = [FLORES_CODES.get(code) for code in (source, target)]
-    flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if all(codes) else []
-    names = columns + moses + flores
-    alma = [f"{name}.train.json{end}" for name in (straight, swapped) for end in ("", ".gz")]
+    """Find the pairs of two languages as they are written, else by their plain codes."""
+    plain = known_code(source) or source, known_code(target) or target
+    if plain != (source, target) and not has_file(
+        folder, [name for names in _names(source, target) for name in names]
+    ):
+        return _local_pairs(folder, *plain)
+    columns, flores, alma = _names(source, target)
+    straight, names = f"{source}-{target}", columns + flores
     if not has_file(folder, names) and has_file(folder, alma):
         path = find_file(folder, alma, f"parallel text {straight}")
         return (sides for _, sides in read_alma(path, source, target)), path
-    path = find_file(folder, names, f"parallel text {straight}")
+    path = find_language(folder, names, straight, f"parallel text {straight}", _NAMED)
     if path.suffix == ".parquet":
         return _parquet_pairs(path, source, target), path
     if ".tsv" in path.suffixes:
         rows = (_two_columns(path, number, line) for number, line in numbered_lines(path))
         return (row if path.name.startswith(straight) else row[::-1] for row in rows), path
     if path.name in flores:
-        other = path.with_name(path.name.replace(str(codes[0]), str(codes[1])))
+        codes = FLORES_CODES[source], FLORES_CODES[target]
+        other = path.with_name(path.name.replace(*codes))
     else:
         stem = path.name.removesuffix(".gz").removesuffix(source)
         other = path.with_name(stem + target + (".gz" if path.suffix == ".gz" else ""))
     return _side_by_side(path, other), path
+
+
+def _names(source: str, target: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the names that files of a pair may have: with it, as FLORES-200, and as ALMA."""
+    both = f"{source}-{target}", f"{target}-{source}"
+    columns = [f"{name}{end}" for name in both for end in (".tsv", ".tsv.gz")]
+    tables = (".parquet", "/train-*.parquet", "/train/*.parquet")
+    columns += [f"{name}{end}" for name in both for end in tables]
+    columns += [f"*{name}.{source}{end}" for name in both for end in ("", ".gz")]
+    codes = [FLORES_CODES.get(code) for code in (source, target)]
+    flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if all(codes) else []
+    return columns, flores, [f"{n}.train.json{end}" for n in both for end in ("", ".gz")]
 
 
 def _two_columns(path: Path, number: int, line: str) -> tuple[str, str]:
@@ -127,7 +146,8 @@ def _parquet_pairs(path: Path, source: str, target: str) -> Iterable[tuple[str, 
 
 def _downloaded(source: str, target: str) -> Path:
     """Return the folder of the pairs that are downloaded where no folder is named."""
-    order = Order(TATOEBA, (f"{source}-{target}",), cache_folder() / "data")
+    pair = f"{known_code(source) or source}-{known_code(target) or target}"
+    order = Order(TATOEBA, (pair,), cache_folder() / "data")
     get(order)
     return order.folder
 

@@ -17,6 +17,7 @@ from adaptermix.tasks.metrics.significance import (
     Statistics,
     Value,
     bootstrap_samples,
+    differing,
     holm,
     macro_score,
     percentile,
@@ -24,7 +25,9 @@ from adaptermix.tasks.metrics.significance import (
     resample_counts,
     resampled_scores,
     sacrebleu_bootstrap,
+    sacrebleu_randomization,
     swapped_scores,
+    with_least_p,
 )
 from adaptermix.tasks.metrics.text import SacreMetric
 from adaptermix.version import __version__
@@ -38,10 +41,11 @@ _TESTS: dict[str, tuple[str, str, Procedure]] = {
         "interval of the test",
         sacrebleu_bootstrap,
     ),
+    "randomization": ("paired approximate randomization", "interval of the test", randomization),
     "sacrebleu-randomization": (
         "sacreBLEU's paired approximate randomization",
         "interval of the test",
-        randomization,
+        sacrebleu_randomization,
     ),
 }
 
@@ -56,22 +60,24 @@ class PairedTest:
         signature: How to do it again.
     """
 
-    kind: Literal["bootstrap", "sacrebleu-bootstrap", "sacrebleu-randomization"]
+    kind: Literal["bootstrap", "randomization", "sacrebleu-bootstrap", "sacrebleu-randomization"]
     samples: int
     signature: str
 
     @classmethod
     def of(cls, test: Literal["bootstrap", "ar"], metric: Metric, langs: int) -> "PairedTest":
         """Return the test of a metric on a number of languages."""
-        by = f"version:{__version__}"
-        if test == "ar" or isinstance(metric, SacreMetric):
-            by = f"by:sacrebleu|version:{version('sacrebleu')}"
+        is_sacre = isinstance(metric, SacreMetric)
+        by = (
+            f"by:sacrebleu|version:{version('sacrebleu')}" if is_sacre else f"version:{__version__}"
+        )
         samples = TRIALS if test == "ar" else bootstrap_samples(langs)
         key = "ar" if test == "ar" else "bs"
         signature = f"{metric.name}|{key}:{samples}|seed:{SEED}|correction:holm|{by}"
         if test == "ar":
-            return cls("sacrebleu-randomization", samples, signature)
-        is_sacre = isinstance(metric, SacreMetric)
+            return cls(
+                "sacrebleu-randomization" if is_sacre else "randomization", samples, signature
+            )
         return cls("sacrebleu-bootstrap" if is_sacre else "bootstrap", samples, signature)
 
     @property
@@ -95,7 +101,7 @@ class PairedTest:
         """Return for every other system its scores and the baseline's, resample by resample."""
         reference = systems[baseline]
         others = {name: rows for name, rows in systems.items() if name != baseline}
-        if self.kind == "sacrebleu-randomization":
+        if self.kind in ("randomization", "sacrebleu-randomization"):
             return {
                 name: swapped_scores(rows, reference, value, self.samples, seed)
                 for name, rows in others.items()
@@ -180,6 +186,11 @@ def compare(
                 sides = zip(*(drawn[lang][system] for lang in members), strict=True)
                 first, second = (np.mean(side, axis=0) for side in sides)
                 seen = test.procedure(score - reference, first - second)
+                if test.kind == "bootstrap":
+                    examples = (statistics[name] for name in (system, baseline))
+                    seen = with_least_p(
+                        seen, differing(*([s[m] for m in members] for s in examples))
+                    )
                 found.append(
                     Comparison(
                         system=system,

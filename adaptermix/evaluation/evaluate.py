@@ -23,6 +23,7 @@ from adaptermix.adapters.systems import (
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.comparison import Comparison, PairedTest, compare
 from adaptermix.evaluation.report import EvalPlan, EvalReport, SystemScores, files_of
+from adaptermix.files.hub import path_of
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Generated, Limits, Request
@@ -155,12 +156,12 @@ class _EvalInputs:
 def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     check_output(settings.out, force)
     systems_of(settings)
-    routed = read_routed_systems(map(Path, settings.adapters))
+    routed = read_routed_systems(map(path_of, settings.adapters))
     adapters = adapters_of(routed)
     systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
     for family in _families(routed):
         family.check_base(settings.model, systems.fingerprint)
-    check_engine(settings, systems.folder, list(adapters.values()))
+    check_engine(settings, systems.folder, list(systems.adapters.values()))
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)

@@ -45,20 +45,44 @@ def hub_place(text: str, beside: Path = Path()) -> HubPlace | None:
 
     Args:
         text: What may name a place on the hub.
-        beside: The folder that paths start from; what begins with the name of a folder there and
-            has three parts or more is a path.
+        beside: The folder that paths start from; what begins with the name of a folder there is
+            a path, unless a revision is named.
     """
     url = _URL.fullmatch(unquote(text).partition("?")[0])
     found = url or _PLACE.fullmatch(text)
     if found is None:
         return None
     repository, folder = found["repository"], (found["folder"] or "").strip("/")
+    begins_here = (beside / repository.partition("/")[0]).is_dir()
     if not url and (
         f"{repository}/{folder}".rstrip("/").endswith(".safetensors")
-        or (folder and (beside / repository.partition("/")[0]).is_dir())
+        or (begins_here and (folder or not found["revision"]))
     ):
         return None
     return HubPlace(repository, folder, found["revision"])
+
+
+def path_of(text: str) -> Path:
+    """Return the path that a name on the command line or in settings is.
+
+    One that begins with ``./`` stays a path where nothing is: without that it reads as a place on
+    the hub, and pathlib drops it.
+    """
+    path = Path(text)
+    return path.absolute() if text.startswith("./") and not path.exists() else path
+
+
+def hint_of_path(text: str, hub_name: str) -> str | None:
+    """Return why the hub is not asked for what could be a name there, if that is so.
+
+    Args:
+        text: What is not here.
+        hub_name: How to ask the hub for it all the same.
+    """
+    first = text.partition("/")[0]
+    if not HUB_NAME.fullmatch(text) or not Path(first).is_dir():
+        return None
+    return f"the folder {first} exists, so this is read as a path; from the Hub: {hub_name}"
 
 
 # The hub runs no data set scripts any more; this branch holds its own parquet copies of them.
@@ -127,6 +151,12 @@ def fetch(name: str, revision: str | None) -> Path:
         ArtifactError: The name is not one of a model.
         ResourceError: The hub cannot be reached, or has no such model.
     """
+    hint = None if revision else hint_of_path(name, "--revision main")
+    if hint or name.startswith((".", "/", "~")):
+        raise ArtifactError(
+            f"{name}: no such folder",
+            hint=hint or "name the folder of a saved model, or a model on the hub, OWNER/NAME",
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -283,8 +283,11 @@ def _own_ends(folder: Path) -> set[int]:
     from transformers import GenerationConfig
 
     with opening(str(path)):
-        eos = GenerationConfig.from_pretrained(str(folder)).eos_token_id
-    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    if not all(isinstance(token, int) for token in ids):
-        raise ArtifactError(f"{path}: eos_token_id is neither a number nor a list of numbers")
-    return set(ids)
+        config = GenerationConfig.from_pretrained(str(folder))
+    ids: dict[str, list[int]] = {}
+    for name in ("bos_token_id", "pad_token_id", "eos_token_id"):
+        value = getattr(config, name)
+        ids[name] = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(token, int) for token in ids[name]):
+            raise ArtifactError(f"{path}: {name} is neither a number nor a list of numbers")
+    return set(ids["eos_token_id"])

@@ -12,7 +12,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from adaptermix.data.chats import Message
 from adaptermix.errors import ArtifactError, ConfigError, DataError, first_line
 from adaptermix.files.text import Split
-from adaptermix.models.files import context_length
+from adaptermix.models.files import check_tokens, context_length
 from adaptermix.settings.shared import DecodingSettings
 from adaptermix.tasks.task import Example, Task
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 # What a template raises where a program would, besides Jinja's own errors.
-_FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+_FAULTS = (
+    *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError),
+    *(MemoryError, NotImplementedError),
+)
 _SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template writes these
 
 
@@ -222,6 +225,7 @@ def read_prompts(
             prompt = encoder.prompt_ids(task.messages(example))
             fitting = truncate(prompt, room)
             prompted.append(PromptedExample(lang, example, fitting, len(fitting) < len(prompt)))
+    check_tokens((max(item.prompt_ids, default=0) for item in prompted), folder)
     return prompted
 
 

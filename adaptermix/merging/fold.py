@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,10 +73,11 @@ def merge_into(
         _refuse_tied(plan, str(settings.into), model_type)
     _check_whole_weights(plan, shapes, str(settings.into))
     experts = _experts(plan, shapes, model_type)
+    notes = [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
     tally = Tally()
     if dry_run:
         plan.try_out(tally)
-        return merge_report(plan, settings, tally, written=False)
+        return _with_notes(merge_report(plan, settings, tally, written=False), notes)
     with whole_output(settings.out) as out:
         out.mkdir()
         for path in sorted(folder.iterdir()):
@@ -84,9 +85,46 @@ def merge_into(
                 shutil.copyfile(path, out / path.name)
         for shard in weight_files(folder):
             _fold_shard(shard, out / shard.name, plan, experts, tally)
-        report = merge_report(plan, settings, tally, written=True)
+        report = _with_notes(merge_report(plan, settings, tally, written=True), notes)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
+
+
+def _with_notes(report: MergeReport, notes: Sequence[str]) -> MergeReport:
+    return replace(report, notes=[*report.notes, *notes])
+
+
+def _notes_on_tokenizer(adapter: Adapter, base: Path) -> list[str]:
+    """Say that another vocabulary or chat template lies beside an adapter, and is not written."""
+    folder = adapter.weights_path.parent
+    own, there = _tokenizer_of(folder), _tokenizer_of(base)
+    found = [what for what, value in own.items() if value and value != there.get(what)]
+    if not found or folder == base:
+        return []
+    return [
+        f"the folder of {adapter.path} has another {' and '.join(found)} than the base model, "
+        "whose own is written; to use the adapter's, copy it into the new folder"
+    ]
+
+
+def _tokenizer_of(folder: Path) -> dict[str, Any]:
+    """Return vocabulary and chat template of a folder, where their files can be read."""
+    found: dict[str, Any] = {}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if name == "tokenizer.json" and isinstance(content, dict):
+            model = content.get("model")
+            vocabulary = model.get("vocab") if isinstance(model, dict) else None
+            found["vocabulary"] = (vocabulary, content.get("added_tokens"))
+        elif isinstance(content, dict):
+            found["chat template"] = content.get("chat_template")
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        found["chat template"] = template.read_text(encoding="utf-8", errors="replace")
+    return found
 
 
 def _in_float32(settings: MergeSettings) -> MergeSettings:

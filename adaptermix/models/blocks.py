@@ -53,7 +53,11 @@ def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
         ArtifactError: A class without a model of hidden states alone, such as Llama 4's.
     """
     if model.get_output_embeddings() is not None:
-        raise _unusual(type(model).__name__)
+        raise ArtifactError(
+            f"transformers has no class of {type(model).__name__} without its LM head, which "
+            "alignment leaves out",
+            hint="train-joint aligns such models",
+        )
     for name, child in list(model.named_children()):
         if model is not decoder and all(module is not decoder for module in child.modules()):
             delattr(model, name)
@@ -98,6 +102,8 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
     depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
     if depth is None:
         raise _unusual(type(config).__name__)
+    if depth < 1:
+        raise ArtifactError(f"{folder / 'config.json'}: the model has no blocks")
     return layer_index(layer, depth)
 
 
@@ -109,14 +115,19 @@ def decoder_of(model: "PreTrainedModel") -> Any:
     """
     from torch import nn
 
-    decoder: Any = model.get_decoder()
-    if hasattr(decoder, "lm_head"):  # Llama 4 names its text model with the LM head
-        decoder = decoder.model
+    decoder = text_decoder(model)
     if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
         raise _unusual(type(decoder).__name__)
     if not isinstance(getattr(decoder, "norm", None), nn.Module):
         raise _unusual(type(decoder).__name__)
     return decoder
+
+
+def text_decoder(model: Any) -> Any:
+    """Return the part of a model, or of PEFT's wrapper of it, that makes text's hidden states."""
+    decoder = model.get_decoder()
+    has_head = hasattr(decoder, "lm_head")  # Llama 4 names its text model with the LM head
+    return getattr(decoder, "model", decoder) if has_head else decoder
 
 
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,23 @@ def context_length(folder: Path) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
+def check_tokens(ids: Iterable[int], folder: Path) -> None:
+    """Refuse tokens that the model has no embedding for, where its config says how many it has.
+
+    Raises:
+        ArtifactError: Tokenizer and model do not belong together.
+    """
+    config = read_base_config(folder)
+    text = config.get("text_config")
+    size = (text if isinstance(text, dict) else config).get("vocab_size")
+    largest = max(ids, default=0)
+    if isinstance(size, int) and largest >= size:
+        raise ArtifactError(
+            f"{folder}: the tokenizer has token {largest}, but config.json has only {size} tokens",
+            hint="save the model with the tokenizer that it was trained with",
+        )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that transformers loads: those the index names, or one.
 
@@ -143,10 +160,10 @@ def fingerprint(folder: Path) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-            digest.update(file.read(min(header, size)))
+            header = min(int.from_bytes(file.read(8), "little"), max(size - 8, 0))
+            digest.update(file.read(header))
             for sample in range(64):
-                file.seek(8 + header + (size - 8 - header) * sample // 64)
+                file.seek(8 + header + max(size - 8 - header, 0) * sample // 64)
                 digest.update(file.read(4096))
     return digest.hexdigest()
 

@@ -87,18 +87,19 @@ def load_model(folder: Path, settings: ModelSettings) -> "PreTrainedModel":
 def model_class(config: "PreTrainedConfig") -> Any:
     """Return the automatic class that makes a language model of a config.
 
-    Of models of several modes, some are in the list of causal language models, and some are not.
+    A model of several modes gets the class that has all of them, even where transformers has one
+    for its text alone: its modules then have the names that vLLM and alignment know them by.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     maps = getattr(config, "auto_map", None) or {}
-    if (
-        type(config) not in AutoModelForCausalLM._model_mapping
-        and "AutoModelForCausalLM" not in maps
-        and type(config) in AutoModelForImageTextToText._model_mapping
-    ):
-        return AutoModelForImageTextToText
-    return AutoModelForCausalLM
+    text, modes = AutoModelForCausalLM._model_mapping, AutoModelForImageTextToText._model_mapping
+    if "AutoModelForCausalLM" in maps or type(config) not in modes:
+        return AutoModelForCausalLM
+    own = getattr(text[type(config)], "__name__", "") if type(config) in text else ""
+    if own in (config.architectures or ()):
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
 
 
 def check_quantization(folder: Path, settings: ModelSettings) -> None:

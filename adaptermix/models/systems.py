@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash
-from adaptermix.adapters.matching import check_fits, notes_on_base
+from adaptermix.adapters.matching import check_fits, notes_on_base, notes_on_names, with_names_of
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.systems import BASE
+from adaptermix.adapters.writing import staged_config
 from adaptermix.errors import AdaptermixError, ArtifactError
 from adaptermix.models.blocks import empty_model
 from adaptermix.models.files import by, fingerprint, locate_model, read_base_config, weight_shapes
@@ -29,7 +30,7 @@ class Systems:
         base: The base model, as the settings name it.
         folder: Where it is.
         tokenizer: Its tokenizer.
-        adapters: By name.
+        adapters: By name, their modules as the base model names them.
         has_base: Whether the base model is a system itself.
     """
 
@@ -64,6 +65,7 @@ class Systems:
         return [
             *(note for adapter in self.adapters.values() for note in adapter.notes),
             *notes_on_base(self.adapters, self.base, self.fingerprint),
+            *notes_on_names(self.adapters, self.base),
             *self.stack_notes(),
             *self.tokenizer_notes(),
         ]
@@ -115,12 +117,13 @@ def open_systems(
     in_memory = {name: tuple(weight.shape) for name, weight in empty.state_dict().items()}
     _check_weights(folder, on_disk, in_memory)
     shapes = {**on_disk, **in_memory}
-    for adapter in adapters.values():
-        _check_vocabulary(adapter, shapes, settings.model)
+    named = {name: with_names_of(adapter, in_memory) for name, adapter in adapters.items()}
+    for name, adapter in adapters.items():
+        _check_vocabulary(named[name], shapes, settings.model)
         check_fits(adapter, shapes, settings.model)
-        _check_config(adapter, empty)
+        _check_config(named[name], empty)
     tokenizer = load_tokenizer(folder, settings)
-    return Systems(settings.model, folder, tokenizer, adapters, has_base)
+    return Systems(settings.model, folder, tokenizer, named, has_base)
 
 
 def _check_weights(
@@ -162,12 +165,13 @@ def _check_config(adapter: Adapter, empty: "PreTrainedModel") -> None:
     modules = dict(empty.named_modules())
     if "target_modules" not in adapter.config or not modules.keys() >= set(adapter.modules):
         return
+    given = staged_config(adapter)
     with (
         opening(f"{adapter.path}: PEFT cannot use the adapter's config"),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # several adapters in one model are meant
-        config = LoraConfig.from_peft_type(**{"peft_type": "LORA", **adapter.config})
+        config = LoraConfig.from_peft_type(**given)
         inject_adapter_in_model(config, empty, adapter_hash(adapter), low_cpu_mem_usage=True)
     for module in adapter.modules:
         if not isinstance(empty.get_submodule(module), LoraLayer):

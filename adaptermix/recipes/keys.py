@@ -64,6 +64,8 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
     if location == "weighted-adapters":
         weighted = [weight_of(item) for item in value]
         return [[*_named_content(path), weight] for path, weight in weighted]
+    if location == "checkpoint":
+        return content_hash(Path(value)) if Path(value).is_file() else value
     if location == "model":
         return _model_content(value)
     if value.endswith(".toml") and Path(value).is_file():

@@ -18,6 +18,7 @@ from adaptermix.adapters.systems import read_systems
 from adaptermix.data.languages import flores_code
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
+from adaptermix.files.hub import path_of
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.models.loading import check_quantization
 from adaptermix.models.systems import open_systems
@@ -105,7 +106,7 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Retriev
         )
     langs = list(settings.langs)
     pairs = language_pairs(langs, settings.pivot)
-    adapters = read_systems(map(Path, settings.adapters))
+    adapters = read_systems(map(path_of, settings.adapters))
     texts = read_multiway(langs, settings.split, settings.data_dir)
     scores = None if settings.scores is None else read_scores(settings.scores, langs)
     opened = open_systems(settings, adapters, has_base=not settings.exclude_base)
@@ -119,7 +120,7 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Retriev
         texts=encode_texts(texts, tokenizer, folder),
         layers=_layers(settings, layers_and_width(folder, settings)[0]),
         pairs=pairs,
-        extractor=Extractor(settings, folder, pad_id, adapters, scratch),
+        extractor=Extractor(settings, folder, pad_id, opened.adapters, scratch),
         scores=scores,
     )
 

@@ -29,7 +29,8 @@ from adaptermix.errors import ArtifactError, DataError, ResourceError, first_lin
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.generation.prompts import pad
-from adaptermix.models.files import context_length, fingerprint
+from adaptermix.models.blocks import text_decoder
+from adaptermix.models.files import check_tokens, context_length, fingerprint
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
 from adaptermix.models.pooling import pool, pooling_weights
@@ -69,6 +70,7 @@ def encode_texts(
         if empty := [at for at, ids in enumerate(whole, start=1) if not ids]:
             raise DataError(f"sentence {empty[0]} in '{lang}' has no tokens")
         cut = sum(limit is not None and len(ids) > limit for ids in whole)
+        check_tokens((max(ids) for ids in whole), folder)
         encoded.append(Text(lang, [list(ids[:limit]) for ids in whole], cut))
     return encoded
 
@@ -243,7 +245,7 @@ class Extractor:
         pooling, skip = self.settings.pooling, self.settings.pool_skip
         weights = pooling_weights(batch["attention_mask"], pooling, skip)
         with torch.inference_mode():
-            output = model.get_decoder()(**batch, output_hidden_states=True, use_cache=False)
+            output = text_decoder(model)(**batch, output_hidden_states=True, use_cache=False)
             return torch.stack([pool(h, weights) for h in output.hidden_states])
 
 

@@ -154,6 +154,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     names = names_of(adapters)
     candidates = first_candidates(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
+    adapters = list(systems.adapters.values())
     check_engine(settings, systems.folder, adapters)
     encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
     encoder.notes += systems.tokenizer_notes()

@@ -29,8 +29,8 @@ class EvalSettings(DecodingSettings, ScorerSettings):
     )
     test: Literal["bootstrap", "ar"] = Field(
         default="bootstrap",
-        description="Significance test: paired bootstrap, or sacreBLEU's paired approximate "
-        "randomization (ar).",
+        description="Significance test: paired bootstrap, or paired approximate randomization "
+        "(ar). For BLEU and chrF, both are sacreBLEU's.",
     )
     groups: Groups | None = Field(
         default=None,

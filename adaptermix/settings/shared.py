@@ -207,7 +207,7 @@ class ScorerSettings(Settings):
         description="Reference translations, one per line. Repeat the option for "
         "several references.",
     )
-    comet_model: str = Field(
+    comet_model: Annotated[str, locations.Names("checkpoint")] = Field(
         default="Unbabel/wmt22-comet-da",
         description="COMET model: a name on the Hub, or a local checkpoint.",
     )

@@ -15,6 +15,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from adaptermix.files.hub import path_of
 from adaptermix.settings import locations
 
 R = TypeVar("R")
@@ -56,7 +57,7 @@ AdapterNames = Annotated[Names, BeforeValidator(_split_adapters), locations.Name
 def weight_of(named: str) -> tuple[Path, float]:
     """Read ``ADAPTER=0.5``, or ``ADAPTER``, whose weight is 1."""
     name, weight = locations.without_weight(named)
-    return Path(name), float(weight[1:] or 1)
+    return path_of(name), float(weight[1:] or 1)
 
 
 def _check_weighted(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from adaptermix.data.chats import Message
+from adaptermix.data.languages import hint_of_language, target_of
 from adaptermix.errors import ConfigError, DataError, MissingDataError
 from adaptermix.files.text import Split, json_rows
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
@@ -137,7 +138,10 @@ class CustomTask(Scored):
         if pattern is None:
             raise DataError(f"the task {self.name} has no file for the {split} part")
         folder = self.folder if data_dir is None else data_dir
-        return self.read_file(folder / pattern.replace("{lang}", lang), lang)
+        path = folder / pattern.replace("{lang}", lang)
+        if not path.exists() and (langs := _languages_there(folder, pattern)):
+            raise MissingDataError(f"{path}: no such file", hint=hint_of_language(lang, langs))
+        return self.read_file(path, lang)
 
     def read_file(self, path: Path, lang: str) -> list[RecordExample]:
         """Return the examples of one file.
@@ -180,7 +184,7 @@ class CustomTask(Scored):
             found = parse_entities(output)
             expected = parse_entities(example.expected).entities
             return Outcome(found.entities, expected, found.malformed)
-        lang = self.file.target_lang or example.lang.rpartition("-")[2]
+        lang = self.file.target_lang or target_of(example.lang)
         return text_outcome(output, (example.expected,), example.utterance, lang=lang)
 
 
@@ -195,3 +199,12 @@ def _field(row: Mapping[str, Any], name: str, location: str) -> str:
     if not isinstance(row[name], str | int | float):
         raise DataError(f"{location}: '{name}' must be text or a number")
     return str(row[name])
+
+
+def _languages_there(folder: Path, pattern: str) -> list[str]:
+    """Return the languages that have a file, where its name tells one."""
+    start, lang, end = pattern.partition("{lang}")
+    if not lang or "{lang}" in end or Path(pattern).is_absolute():
+        return []
+    names = (path.relative_to(folder).as_posix() for path in folder.glob(f"{start}*{end}"))
+    return sorted(name.removeprefix(start).removesuffix(end) for name in names)

@@ -1,14 +1,16 @@
 """MASSIVE: slot filling in 52 languages."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptermix.data.chats import Message
+from adaptermix.data.languages import find_language, hint_of_language, is_one_language
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.hub import hub_parquet
-from adaptermix.files.text import Split, find_file, json_rows, parquet_rows
+from adaptermix.files.text import Split, json_rows, parquet_rows
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.sources.catalog import MASSIVE_LOCALES
 from adaptermix.tasks.metrics import f1 as metrics
@@ -38,7 +40,7 @@ class SlotExample:
 
 
 def massive_locale(lang: str) -> str:
-    """Return the MASSIVE locale of a language code (``cy``) or locale (``cy-GB``).
+    """Return the MASSIVE locale of a language (``cy``, ``cym``, ``Welsh``) or locale (``cy-GB``).
 
     Raises:
         DataError: MASSIVE has no such language.
@@ -47,7 +49,13 @@ def massive_locale(lang: str) -> str:
     for locale in MASSIVE_LOCALES:
         if said in (locale.casefold(), locale.split("-")[0]):
             return locale
-    raise DataError(f"MASSIVE has no language '{lang}'", hint="it has " + " ".join(MASSIVE_LOCALES))
+    has_region = re.search(r"[-_]([A-Z]{2}|\d{3})$", lang)
+    for locale in MASSIVE_LOCALES:
+        if not has_region and is_one_language(lang, locale):
+            return locale
+    raise DataError(
+        f"MASSIVE has no language '{lang}'", hint=hint_of_language(lang, MASSIVE_LOCALES)
+    )
 
 
 def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExample]:
@@ -69,7 +77,9 @@ def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExa
         paths = hub_parquet(MASSIVE_REPO, locale, hub_split)
     else:
         endings = (".jsonl", ".jsonl.gz", ".parquet")
-        paths = [find_file(data_dir, [f"{locale}{end}" for end in endings], f"MASSIVE {locale}")]
+        names = [f"{locale}{end}" for end in endings]
+        named = r"([a-z]{2}-[A-Z]{2})\.(?:jsonl|jsonl\.gz|parquet)"
+        paths = [find_language(data_dir, names, lang, f"MASSIVE {locale}", named)]
     wanted = None if data_dir is None else split
     rows = [row for path in paths for row in read_massive_file(path, lang, wanted)]
     if not rows:

@@ -6,13 +6,19 @@ Test sets are plain text, one sentence a line; training data is JSON, one
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adaptermix.data.alma import read_alma
 from adaptermix.data.chats import Message
-from adaptermix.data.languages import LANGUAGE_NAMES, language_code, split_pair
+from adaptermix.data.languages import (
+    LANGUAGE_NAMES,
+    find_language,
+    language_code,
+    split_pair,
+    target_of,
+)
 from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.text import Split, find_file, has_file, numbered_lines
@@ -94,10 +100,16 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
     if split == "test":
         return _read_test(pair, source, target, data_dir)
     names = [f"{source}-{target}", f"{target}-{source}"]
+    train_names = _alma_names(names, "train")
+    plain = language_code(source), language_code(target)
+    if plain != (source, target) and not has_file(data_dir, train_names):
+        rows = read_wmt("-".join(plain), split, data_dir)
+        return [replace(row, lang=pair) for row in rows]
     dev = _find_optional(data_dir, _alma_names(names, "valid"))
     if split == "dev" and dev:
         return _read_alma(dev, source, target)
-    train = find_file(data_dir, _alma_names(names, "train"), f"{pair} training data")
+    what = f"{pair} training data"
+    train = find_language(data_dir, train_names, pair, what, _NAMED_TRAINING)
     rows = _read_alma(train, source, target)
     if dev:
         return rows
@@ -105,13 +117,27 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
     return held if split == "dev" else kept
 
 
+# Files of pairs, whose names tell the pair.
+_NAMED_TRAINING = r"(\w+-\w+)\.train\.json(?:\.gz)?"
+_NAMED_TEST = r"(?:.*\.)?(\w+-\w+)\.(?:src|src\.\w+)(?:\.gz)?"
+
+
+def _test_names(source: str, target: str) -> list[str]:
+    pair = f"{source}-{target}"
+    return _gzipped((f"{pair}.src", f"*.{pair}.src.{source}"))
+
+
 def _read_test(pair: str, source: str, target: str, folder: Path) -> list[TranslationExample]:
-    texts = _gzipped((f"{pair}.src", f"*.{pair}.src.{source}"))
+    """Read a test set whose files name the pair as it is written, or else by plain codes."""
+    plain = language_code(source), language_code(target)
+    texts, alma = _test_names(source, target), _alma_names([f"{source}-{target}"], "test")
+    if plain != (source, target) and not has_file(folder, [*texts, *alma]):
+        return [replace(row, lang=pair) for row in _read_test("-".join(plain), *plain, folder)]
     if not has_file(folder, texts):
-        path = _find_optional(folder, _alma_names([pair], "test"))
+        path = _find_optional(folder, alma)
         if path is not None:
             return _read_references(path, source, target)
-    path = find_file(folder, texts, f"{pair} source sentences")
+    path = find_language(folder, texts, pair, f"{pair} source sentences", _NAMED_TEST)
     patterns = _gzipped((f"{pair}.ref", f"*.{pair}.ref.refA.{target}", f"*.{pair}.ref.{target}"))
     return read_translations(path, [find_file(folder, patterns, f"{pair} references")], pair)
 
@@ -192,7 +218,7 @@ class Translation(Scored):
         """Return the paper's system prompt and the sentence."""
         if self.system_prompt is not None:
             return chat_of(self.system_prompt, example.source)
-        source, target = (LANGUAGE_NAMES[language_code(code)] for code in example.lang.split("-"))
+        source, target = (LANGUAGE_NAMES[language_code(code)] for code in split_pair(example.lang))
         return chat_of(
             f"Translate the following sentences from {source} to {target}.", example.source
         )
@@ -204,5 +230,5 @@ class Translation(Scored):
     def outcome(self, example: TranslationExample, output: str) -> Outcome:
         """Take the output as it is; an empty one counts as malformed."""
         return text_outcome(
-            output, example.references, example.source, lang=example.lang.rpartition("-")[2]
+            output, example.references, example.source, lang=target_of(example.lang)
         )

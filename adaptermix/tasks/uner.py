@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adaptermix.data.chats import Message
-from adaptermix.data.languages import language_code
+from adaptermix.data.languages import find_language, language_code
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.text import Split, find_file, has_file, numbered_lines
 from adaptermix.settings.shared import ScorerSettings
@@ -60,7 +60,9 @@ def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExam
     patterns = [name + end for name in dict.fromkeys(names) for end in ("", ".gz")]
     if not has_file(data_dir, patterns) and has_file(data_dir, aya_names(split)):
         return _read_aya(find_file(data_dir, aya_names(split), f"UNER {split}"), lang, code)
-    return read_iob2(find_file(data_dir, patterns, f"UNER {lang} {split}"), lang)
+    named = rf"([a-z]+)(?:_.*-ud-|\.){split}\.iob2(?:\.gz)?"
+    path = find_language(data_dir, patterns, lang, f"UNER {lang} {split}", named)
+    return read_iob2(path, lang)
 
 
 def _read_aya(path: Path, lang: str, code: str) -> list[EntityExample]:

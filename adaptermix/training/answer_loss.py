@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from adaptermix.models.blocks import text_decoder
 from adaptermix.training.batches import IGNORED
 
 _LOGITS = 2**24  # of a part: 64 tokens of Gemma's vocabulary; fewer would slow the product down
@@ -33,9 +34,9 @@ def can_gather_answers(model: Any) -> bool:
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return (
-        type(base).__name__.endswith("ForCausalLM")
+        type(base).__name__.endswith(("ForCausalLM", "ForConditionalGeneration"))
         and "logits_to_keep" in inspect.signature(base.forward).parameters
-        and base.get_decoder() is not base
+        and text_decoder(base) is not base
         and not getattr(base.config, "output_router_logits", False)
     )
 
@@ -58,7 +59,7 @@ def gather_answers(model: Any) -> None:
         labels, items = inputs.pop("labels"), inputs.pop("num_items_in_batch", None)
         following = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         is_answer = following != IGNORED
-        output = base.get_decoder()(*args, **inputs)
+        output = text_decoder(base)(*args, **inputs)
         states = output.last_hidden_state[is_answer]
         head = HeadLoss(base, whole, type(output), len(states) if items is None else items)
         loss: Any = loss_in_parts(base, states, following[is_answer], head)
@@ -90,7 +91,7 @@ class HeadLoss:
         self, states: Float[Tensor, "answers hidden"], targets: Int[Tensor, " answers"]
     ) -> Float[Tensor, ""]:
         """Return the part of the loss that these tokens have."""
-        decoder: Any = self.base.get_decoder()
+        decoder = text_decoder(self.base)
         own = vars(decoder).get("forward")
         decoder.forward = lambda *_, **__: self.output(last_hidden_state=states[None])
         try:

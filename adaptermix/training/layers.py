@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptermix.files.outputs import whole_output, write_json
-from adaptermix.models.blocks import decoder_of, lower_blocks_only
+from adaptermix.models.blocks import lower_blocks_only, text_decoder
 from adaptermix.models.files import layer_index
 from adaptermix.models.pooling import cosine_similarities, pooling_weights, widened
 from adaptermix.progress import OnProgress, Progress
@@ -176,7 +176,7 @@ def _groups(data: TrainingData) -> Iterator[Sequence[EncodedPair]]:
 
 def _all_blocks(model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq blocks_hidden"]:
     """Return the states after all blocks, side by side; the last one before the final norm."""
-    decoder = decoder_of(model)  # type: ignore[arg-type]
+    decoder = text_decoder(model)
     with lower_blocks_only(model, len(decoder.layers)):  # type: ignore[arg-type]
         output = decoder(**inputs, output_hidden_states=True)
     return torch.cat(output.hidden_states[1:], dim=-1)
@@ -195,7 +195,7 @@ def _states(
     rows = 2 * sentences.pairs  # anchor text comes after them
     chosen = sorted(range(rows), key=sentences.lengths.__getitem__)
     row, states = step.states(model, sentences, chosen)
-    width = model.get_decoder().config.hidden_size  # type: ignore[union-attr]
+    width = text_decoder(model).config.hidden_size
     states = widened(states).unflatten(-1, (-1, width))  # [tokens blocks hidden]
     vectors = []
     for skip in skips:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, PreTrainedModel
 
-from adaptermix.models.blocks import lower_blocks_only
+from adaptermix.models.blocks import lower_blocks_only, text_decoder
 from adaptermix.training.answer_loss import can_gather_answers, rows_of_part
 
 _ATTENTION = "adaptermix_footprint"
@@ -95,7 +95,7 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
         elif base.get_output_embeddings() is None:
             output = model(**batch)
         elif each.answers is not None and can_gather_answers(model):
-            output = base.get_decoder()(**batch)
+            output = text_decoder(base)(**batch)
             rows = min(each.answers, rows_of_part(base))
             part = rows * base.config.get_text_config().vocab_size * _PART_BYTES
         else:

@@ -311,11 +311,6 @@ class TrainingRun:
             "rank_pattern": settings.rank_pattern,
             "alpha_pattern": settings.alpha_pattern,
         }
-        base: Any = model.get_base_model()
-        if base.config.get_text_config() is not base.config:
-            # Ends of names would be those of other modes' layers as well.
-            modules = sorted(updates.keys() - experts.keys())
-            config |= {"target_modules": modules, "layers_to_transform": None}
         record = {
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow
 import pytest
+from helpers.adapters import peft_adapter
 from pyarrow import parquet
 from typer.testing import CliRunner
 
@@ -22,9 +23,11 @@ from adaptermix.adapters.format import CONFIG_FILE, WEIGHTS_FILE, describe_confi
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.cli.main import program
 from adaptermix.cli.push import check_push, push
-from adaptermix.errors import ConfigError, ResourceError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.hub import HubPlace, hub_place
+from adaptermix.models.files import fingerprint, locate_model
 from adaptermix.settings.locations import from_folder
+from adaptermix.settings.shared import ModelSettings
 
 app = program()
 
@@ -309,6 +312,9 @@ def test_revisions_folders_and_addresses_on_the_hub_are_understood(hub, tmp_path
         ("http://hf.co/a/b/tree/refs%2Fpr%2F3", HubPlace("a/b", "", "refs/pr/3")),
         ("https:/huggingface.co/a/b/tree/main/c?x=1", HubPlace("a/b", "c", "main")),
         ("here/b/c", None),
+        ("here/b", None),
+        ("here/b@main", HubPlace("here/b", "", "main")),
+        ("https://hf.co/here/b", HubPlace("here/b")),
         ("a/b/c.safetensors", None),
         ("a", None),
         ("../a/b", None),
@@ -319,7 +325,58 @@ def test_revisions_folders_and_addresses_on_the_hub_are_understood(hub, tmp_path
 def test_what_names_a_place_on_the_hub(tmp_path, text, place):
     (tmp_path / "here").mkdir()
     assert hub_place(text, tmp_path) == place
-    assert place is None or hub_place(str(place), tmp_path) == place
+    if place is not None and not text.endswith("here/b"):
+        assert hub_place(str(place), tmp_path) == place
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "merge {} task.safetensors --weight 0.5 -o m",
+        "inspect {}",
+        "eval --model base --data-dir corpus --langs en --adapter {} -o e",
+        "retrieval --model base --data-dir corpus --adapter {} -o r",
+        "train-task --model base --data-dir corpus --on {} -o t",
+    ],
+)
+@pytest.mark.parametrize("name", ["runs/adapter", "./out/adapter", "./adapter", "runs/a/b"])
+def test_the_hub_is_not_asked_for_a_path_that_is_not_here(
+    tmp_path, monkeypatch, model_dir, corpus_dir, name, command
+):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "base").symlink_to(model_dir)
+    (tmp_path / "corpus").symlink_to(corpus_dir)
+    peft_adapter(model_dir, tmp_path / "task.safetensors")
+    done = CliRunner().invoke(app, command.format(name).split())
+    assert isinstance(done.exception, ArtifactError), done.output
+    assert f"{name.removeprefix('./')}" in done.exception.message
+    assert "no such file" in done.exception.message
+    hinted = "the folder runs exists, so this is read as a path; from the Hub: runs/adapter@main"
+    assert (done.exception.hint == hinted) == (name == "runs/adapter")
+
+
+@pytest.mark.parametrize("name", ["runs/base", "./out/base", "../base", "/no/base"])
+def test_the_hub_is_not_asked_for_a_model_that_reads_as_a_path(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ArtifactError, match="no such folder") as raised:
+        locate_model(ModelSettings(model=name))
+    assert ("--revision main" in raised.value.hint) == (name == "runs/base")
+
+
+def test_a_model_whose_owner_is_a_folder_here_comes_from_the_hub_with_a_revision(
+    hub, tmp_path, model_dir
+):
+    code = (
+        f"import os; os.chdir({str(tmp_path)!r}); os.mkdir('somebody')\n"
+        "from adaptermix.models.files import locate_model, fingerprint\n"
+        "from adaptermix.settings.shared import ModelSettings as S\n"
+        "print(fingerprint(locate_model(S(model='somebody/tiny', revision='main'))))"
+    )
+    assert through_the_hub(code, hub, tmp_path) == fingerprint(model_dir)
 
 
 def test_places_on_the_hub_stay_what_they_are_in_files_with_settings(tmp_path):

@@ -376,3 +376,24 @@ def test_a_failure_midway_leaves_nothing(tmp_path, model_dir):
     with pytest.raises(ArtifactError, match="holds NaN"):
         merge_into([path], MergeSettings(weights=(1,), into=str(base), out=tmp_path / "model"))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_template_or_vocabulary_beside_an_adapter_is_told_and_the_bases_are_written(
+    tmp_path, model_dir
+):
+    adapter = trained(model_dir, tmp_path / "a")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(model_dir / name, adapter / name)
+    into = {"weights": (1,), "into": str(model_dir)}
+    assert merge_into([adapter], MergeSettings(out=tmp_path / "same", **into)).notes == []
+    (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (note,) = merge_into([adapter], MergeSettings(out=tmp_path / "m", **into)).notes
+    assert note.startswith(f"the folder of {adapter} has another chat template than the base")
+    template = (tmp_path / "m" / "chat_template.jinja").read_text()
+    assert template == (model_dir / "chat_template.jinja").read_text()
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(adapter)
+    settings = MergeSettings(out=tmp_path / "n", **into)
+    (note,) = merge_into([adapter], settings, dry_run=True).notes
+    assert "has another vocabulary and chat template than" in note

@@ -1,26 +1,41 @@
 """Models of several modes, and of other names than Llama's: every command takes them."""
 
+import json
 import re
+import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 import transformers as t
 from helpers.evaluation import eval_settings
+from helpers.merging import rewrite
 from helpers.models import SHAPE, make_tokenizer
 from helpers.training import align_settings, joint_settings, task_settings
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.names import core
+from adaptermix.adapters.systems import read_systems
+from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.evaluation.evaluate import evaluate, plan
 from adaptermix.merging.fold import merge_into
+from adaptermix.merging.merge import merge
 from adaptermix.models.blocks import load_lower_blocks
+from adaptermix.models.loading import AdaptedModel, load_model
 from adaptermix.models.lora import with_lora
+from adaptermix.models.systems import open_systems
+from adaptermix.retrieval.analysis import analyze
+from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.align import train_align
+from adaptermix.training.answer_loss import can_gather_answers, gather_answers
+from adaptermix.training.batches import IGNORED
 from adaptermix.training.joint import train_joint
 from adaptermix.training.task import train_task
 
@@ -99,7 +114,7 @@ MAKERS = {
 }
 
 MODULES = {"qwen35": 4 * 3 + 2 * 4}  # every other block has linear attention, of other names
-TEXT = re.compile(r"model\.(language_model\.)?layers\.")  # Qwen 3.5 has a class for text alone
+TEXT = re.compile(r"(model\.language_model|language_model\.model)\.layers\.")
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -120,7 +135,7 @@ def several_modes(request, tmp_path_factory):
 
 def test_lower_blocks_give_the_states_of_the_whole(several_modes):
     if several_modes.name == "llama4":  # its only class has the LM head
-        with pytest.raises(ArtifactError, match="not have the usual decoder layout"):
+        with pytest.raises(ArtifactError, match="no class of .* without its LM head"):
             load_lower_blocks(several_modes, ModelSettings(), 2)
         return
     ids = torch.tensor([[0, 20, 30, 40, 50]])
@@ -176,6 +191,169 @@ def test_an_alignment_adapter_has_the_names_of_a_task_adapter(several_modes, cor
     assert len(modules) == MODULES.get(several_modes.name, 4 * 7) // 2
     assert all(module.startswith("model.language_model.layers.") for module in modules)
     plan(eval_settings(several_modes, corpus_dir, tmp_path / "e", adapters=(str(tmp_path / "a"),)))
+
+
+def test_logits_of_answers_alone_give_the_same_loss_and_gradients(several_modes):
+    def loss_and_gradients(*, gathered):
+        model = load_model(several_modes, ModelSettings()).eval()
+        if gathered:
+            assert can_gather_answers(model)
+            gather_answers(model)
+        ids = torch.randint(3, 300, (3, 12), generator=torch.Generator().manual_seed(1))
+        mask, labels = torch.ones_like(ids), ids.clone()
+        mask[1, 10:] = 0
+        labels[:, :6] = labels[1, 9:] = IGNORED
+        output = model(input_ids=ids, attention_mask=mask, labels=labels, num_items_in_batch=5)
+        output.loss.backward()
+        text = {core(name): p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return output, text
+
+    whole, expected = loss_and_gradients(gathered=False)
+    output, gradients = loss_and_gradients(gathered=True)
+    assert output.logits is None
+    torch.testing.assert_close(output.loss, whole.loss)
+    torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained(several_modes, corpus_dir, tmp_path_factory):
+    """Adapters with the names that both trainings give, of large random factors."""
+    folder = tmp_path_factory.mktemp("trained") / several_modes.name
+    train_task(task_settings(several_modes, corpus_dir, folder / "task", max_steps=1))
+    if several_modes.name == "llama4":
+        lower = {"max_steps": 1, "layers_to_transform": (0, 1)}
+        train_task(task_settings(several_modes, corpus_dir, folder / "align", **lower))
+    else:
+        train_align(align_settings(several_modes, corpus_dir, folder / "align", max_steps=1))
+    for seed, name in enumerate(("task", "align")):
+        torch.manual_seed(seed)
+        rewrite(folder / name, lambda ts: {n: torch.randn_like(x) * 0.1 for n, x in ts.items()})
+    paths = [folder / "task", folder / "align"]
+    merge(paths, MergeSettings(weights=WEIGHTS, out=folder / "merged"))
+    return folder
+
+
+WEIGHTS = (0.6, 0.4)
+IDS = torch.tensor([[0, 20, 30, 40, 50, 60]])
+
+
+def logits_of_sum(base, adapters):
+    """Logits of the base with weighted delta weights added to its text's linear layers."""
+    model = load_model(base, ModelSettings()).eval()
+    linear = {
+        core(name): module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not VISUAL.search(name)
+    }
+    with torch.no_grad():
+        for path, weight in adapters.items():
+            for name, update in read_adapter(path).updates():
+                delta = torch.from_numpy(update.b @ update.a)
+                linear[core(name)].weight += weight * update.scaling * delta
+        return model(input_ids=IDS).logits
+
+
+def logits_through_peft(base, adapter):
+    model = t.AutoModelForImageTextToText.from_pretrained(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # PEFT's, of keys that are missing
+        model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def test_a_merge_of_a_task_and_an_alignment_is_their_sum(several_modes, trained, tmp_path):
+    weights = dict(zip((trained / "task", trained / "align"), WEIGHTS, strict=True))
+    expected = logits_of_sum(several_modes, weights)
+    assert (expected - logits_of_sum(several_modes, {})).abs().max() > 1
+    torch.testing.assert_close(
+        logits_through_peft(several_modes, trained / "merged"), expected, rtol=1e-4, atol=1e-4
+    )
+    into = MergeSettings(weights=WEIGHTS, into=str(several_modes), out=tmp_path / "folded")
+    merge_into(list(weights), into)
+    torch.testing.assert_close(
+        logits_of_sum(tmp_path / "folded", {}), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def retrieval_settings(base, folder, adapters, **changes):
+    (folder / "texts").mkdir()
+    for lang in ("en", "cy"):
+        (folder / "texts" / f"{lang}.txt").write_text(f"wake me {lang}\nplay jazz {lang}\n")
+    return RetrievalSettings(
+        model=str(base),
+        data_dir=folder / "texts",
+        langs=("en", "cy"),
+        adapters=adapters,
+        out=folder / "r",
+        **changes,
+    )
+
+
+def test_all_three_are_evaluated_and_retrieved_with(several_modes, trained, corpus_dir, tmp_path):
+    adapters = tuple(str(trained / name) for name in ("task", "align", "merged"))
+    settings = eval_settings(several_modes, corpus_dir, tmp_path / "e", adapters=adapters, limit=2)
+    opened = open_systems(settings, read_systems(map(Path, adapters)))
+    model = AdaptedModel(load_model(several_modes, settings))
+    for path, adapter in zip(adapters, opened.adapters.values(), strict=True):
+        model.switch_to(stage_adapter(adapter, tmp_path))
+        with torch.no_grad():
+            given = model.model(input_ids=IDS).logits
+        expected = logits_of_sum(several_modes, {Path(path): 1})
+        torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+    assert len(evaluate(settings).systems) == 4
+    report = analyze(retrieval_settings(several_modes, tmp_path, adapters, cache=False))
+    assert len(report.systems) == 4
+
+
+def test_names_of_a_class_for_text_alone_are_understood(
+    trained, several_modes, tmp_path, answer_cache
+):
+    """Trained by other programs: transformers loads some such models as their text alone."""
+    text = shutil.copytree(trained / "task", tmp_path / "text")
+    settings = ModelSettings(model=str(several_modes))
+    as_trained = open_systems(settings, read_systems([trained / "task"])).adapters["task"]
+    own = TEXT.match(as_trained.modules[0])[0]
+    rewrite(text, lambda ts: {n.replace(own, "model.layers."): x for n, x in ts.items()})
+    config = json.loads((text / "adapter_config.json").read_text())
+    config["target_modules"] = [name.replace(own, "model.layers.") for name in as_trained.modules]
+    config["alpha_pattern"] = {"model.layers.1.mlp.up_proj": 3}
+    (text / "adapter_config.json").write_text(json.dumps(config))
+    opened = open_systems(settings, read_systems([text]))
+    adapter = opened.adapters["text"]
+    assert adapter.modules == as_trained.modules
+    (note,) = opened.notes()
+    assert "the modules of text are named like 'model.layers.0." in note
+    model = AdaptedModel(load_model(several_modes, settings))
+    model.switch_to(stage_adapter(adapter, tmp_path))
+    with torch.no_grad():
+        given = model.model(input_ids=IDS).logits
+    torch.testing.assert_close(given, logits_of_sum(several_modes, {text: 1}), rtol=1e-4, atol=1e-4)
+    analyze(retrieval_settings(several_modes, tmp_path, (str(text),)))
+    kept = [path.read_bytes() for path in answer_cache.rglob("*.safetensors")]
+    assert len({*kept}) == len(kept) == 4  # the adapter has an effect in both languages
+
+
+def test_a_base_of_the_text_alone_takes_adapters_of_the_whole(corpus_dir, tmp_path):
+    torch.manual_seed(0)
+    whole, tokenizer = qwen35(), make_tokenizer()
+    for folder, model in (("whole", whole), ("text", None)):
+        if model is None:
+            model = t.Qwen3_5ForCausalLM.from_pretrained(tmp_path / "whole")
+        model.save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+    train_task(task_settings(tmp_path / "whole", corpus_dir, tmp_path / "t", max_steps=1))
+    torch.manual_seed(0)
+    rewrite(tmp_path / "t", lambda ts: {n: torch.randn_like(x) * 0.1 for n, x in ts.items()})
+    settings = ModelSettings(model=str(tmp_path / "text"))
+    adapter = open_systems(settings, read_systems([tmp_path / "t"])).adapters["t"]
+    assert adapter.modules[0].startswith("model.layers.0.")
+    model = AdaptedModel(load_model(tmp_path / "text", settings))
+    model.switch_to(stage_adapter(adapter, tmp_path))
+    with torch.no_grad():
+        given = model.model(input_ids=IDS).logits
+    expected = logits_of_sum(tmp_path / "text", {tmp_path / "t": 1})
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
 
 
 OTHERS = {

@@ -157,6 +157,20 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
+def test_another_file_of_comet_is_another_key(tmp_path):
+    command = COMMANDS["eval"]
+    checkpoint = tmp_path / "model.ckpt"
+    keys = [key_of(command, comet_model=str(checkpoint))]
+    for content in (b"one", b"other"):
+        checkpoint.write_bytes(content)
+        keys.append(key_of(command, comet_model=str(checkpoint)))
+    assert len({*keys}) == 3
+    elsewhere = tmp_path / "other" / "model.ckpt"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"other")
+    assert key_of(command, comet_model=str(elsewhere)) == keys[-1]
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "b/c.tsv", "b/d/e.tsv"])
 def test_data_counts_by_name_place_and_content_as_deep_as_commands_look(data, name):
     before = data_hash(data, data / "o")

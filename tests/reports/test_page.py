@@ -341,6 +341,36 @@ def test_a_correlation_that_is_none_is_not_drawn(tmp_path):
     assert "retrieval-correlations" in summary.tables
 
 
+def test_correlations_over_few_languages_are_left_out(tmp_path):
+    """As records from before that rule have them."""
+    write_retrieval(tmp_path / "run")
+    path = tmp_path / "run" / "retrieval.json"
+    record = json.loads(path.read_text())
+    del record["correlations"][0]["points"][7:]
+    path.write_text(json.dumps(record))
+    summary = report([tmp_path / "run"], ReportSettings(out=tmp_path / "report.html"))
+    assert not [name for name in (*summary.plots, *summary.tables) if "correlation" in name]
+
+
+def test_language_pairs_are_drawn_where_they_were_aligned_as_gains(page):
+    """The first adapter was aligned after block 1 of 3, the second after the last, base nowhere."""
+    accuracy = r"accuracy \(%\)|gain in accuracy \(points\)"
+    drawn = {}
+    for number in (1, 2, 3):
+        svg = (page[2] / f"retrieval-pairs-{number}.svg").read_text()
+        values = re.findall(rf"({accuracy}): ([^;\"]*)", svg)
+        legend = re.search(r"with values from (\S+) to (\S+)\"", svg).groups()
+        drawn[number] = (legend, {(what, round(float(value), 6)) for what, value in values})
+    gain = "gain in accuracy (points)"
+    assert drawn == {
+        1: (("0", "20"), {("accuracy (%)", 20.0)}),
+        2: (("\N{MINUS SIGN}10", "10"), {(gain, 10.0)}),
+        3: (("\N{MINUS SIGN}1.0", "1.0"), {(gain, 0.0)}),
+    }
+    for layer in (1, 3):
+        assert f"Layer {layer}, accuracy minus that of base." in page[1]
+
+
 def test_no_color_stands_for_two_pairs_of_adapters(tmp_path):
     for seed in range(5):  # ten pairs
         write(tmp_path / f"a{seed}", ALIGNED, seed=seed)

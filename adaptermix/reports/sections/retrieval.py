@@ -12,7 +12,8 @@ from adaptermix.plots import Plot, colors_of, heat_map, lines, scatter
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.section import Section
 from adaptermix.retrieval.report import RetrievalReport, aggregate_table, correlation_table
-from adaptermix.retrieval.task_scores import ScoreCorrelation
+from adaptermix.retrieval.summary import PairScores
+from adaptermix.retrieval.task_scores import LEAST, ScoreCorrelation
 from adaptermix.tables import Table, scaled, titled
 
 
@@ -21,6 +22,8 @@ def retrieval_section(
 ) -> Section:
     """Return the section about a retrieval analysis."""
     report: RetrievalReport = run.report
+    enough = [c for c in report.correlations if len(c.points) >= LEAST]  # older records have others
+    report = replace(report, correlations=enough)
     own = {system: colors[system] for system in report.systems}
     plots = [
         _by_layer(report, f"{name}-layers"),
@@ -30,7 +33,7 @@ def retrieval_section(
             _correlation(c, f"{name}-correlation-{number}")
             for number, c in enumerate(_drawn(report.correlations), start=1)
         ),
-        *_language_pairs(report, name),
+        *_language_pairs(report, inspected, name),
     ]
     left_out = f" Left out of every sentence: its first {report.pool_skip} tokens."
     texts = [
@@ -163,24 +166,40 @@ def _coefficients(found: ScoreCorrelation) -> str:
     return f"{found.over}: {', '.join(parts)}, {len(found.points)} languages"
 
 
-def _language_pairs(report: RetrievalReport, name: str) -> Iterator[Plot]:
-    """Draw a heat map of language pairs for every system, at the layer where the first is best."""
-    overall = next((r for r in report.by_layer if r.over == "all"), None)
-    if overall is None or not report.layers:
+def _language_pairs(
+    report: RetrievalReport, inspected: InspectReport | None, name: str
+) -> Iterator[Plot]:
+    """Draw a heat map of language pairs for every system: the first, and what others change.
+
+    Each is drawn at the layer where its adapter was aligned; others, such as merges, at that of
+    all adapters here if it is one, else in the middle.
+    """
+    if not report.layers:
         return
-    at = max(range(len(report.layers)), key=overall.accuracy.__getitem__)
+    placed = _alignment_layers(inspected, report.depth) if inspected else {}
+    layers = {placed[system] for system in report.systems if system in placed}
+    common = layers.pop() if len(layers) == 1 else layer_index("middle", report.depth)
     order = {lang: number for number, lang in enumerate(report.langs)}
-    top = 100 * (max((p.accuracy[at] for p in report.pairs), default=0) or 1.0)
+    pairs = sorted(report.pairs, key=lambda p: order.get(p.source, 0))
+    first = report.systems[0]
     for number, system in enumerate(report.systems, start=1):
-        rows = [
-            {"source": p.source, "target": p.target, "value": 100 * p.accuracy[at]}
-            for p in sorted(report.pairs, key=lambda p: order.get(p.source, 0))
-            if p.system == system
-        ]
-        texts = (
-            f"Language pairs: {system}",
-            f"Layer {report.layers[at]}, where {overall.system} is best.",
-        )
-        yield heat_map(
-            rows, ("source", "target", "accuracy (%)"), f"{name}-pairs-{number}", texts, top
-        )
+        wanted = placed.get(system, common)
+        layer = min(report.layers, key=lambda layer: abs(layer - wanted))
+        values = _values_of_pairs(pairs, system, report.layers.index(layer))
+        texts = (f"Language pairs: {system}", f"Layer {layer}.")
+        axes = ("source", "target", "accuracy (%)")
+        if system != first:
+            before = _values_of_pairs(pairs, first, report.layers.index(layer))
+            values = {pair: value - before[pair] for pair, value in values.items()}
+            texts = (texts[0], f"Layer {layer}, accuracy minus that of {first}.")
+            axes = ("source", "target", "gain in accuracy (points)")
+        top = max(map(abs, values.values()), default=0.0) or 1.0
+        low = 0.0 if system == first else -top
+        rows = [{"source": s, "target": t, "value": v} for (s, t), v in values.items()]
+        yield heat_map(rows, axes, f"{name}-pairs-{number}", texts, (low, top))
+
+
+def _values_of_pairs(
+    pairs: Sequence[PairScores], system: str, at: int
+) -> dict[tuple[str, str], float]:
+    return {(p.source, p.target): 100 * p.accuracy[at] for p in pairs if p.system == system}

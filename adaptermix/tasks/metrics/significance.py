@@ -5,16 +5,19 @@ the score of a set of examples is ``value(sum of their rows)``. Resampling then 
 product for any metric that is built so: F1 (correct, predicted, expected), BLEU and chrF (n-gram
 matches), a mean (value, 1).
 
-There are three procedures. In each, the interval and the p-value come from the same resamples, and
+There are four procedures. In each, the interval and the p-value come from the same resamples, and
 the interval excludes zero exactly where p is below 0.05:
 
-- ``percentile``: bootstrap, 95% percentile interval, two-sided p-value (Efron and Tibshirani 1993).
+- ``percentile``: bootstrap, 95% percentile interval, two-sided p-value (Efron and Tibshirani 1993);
+  where few answers differ, ``with_least_p``.
+- ``randomization``: approximate randomization (Noreen 1989).
 - ``sacrebleu_bootstrap``: sacreBLEU's paired bootstrap (Koehn 2004; its ``significance.py``).
-- ``randomization``: sacreBLEU's paired approximate randomization (Riezler and Maxwell 2005).
+- ``sacrebleu_randomization``: sacreBLEU's paired approximate randomization (Riezler and Maxwell
+  2005).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,6 +26,7 @@ SAMPLES = 1000  # resamples of the bootstrap, sacreBLEU's default
 TRIALS = 10_000  # of approximate randomization, sacreBLEU's default
 SEED = 12345  # sacreBLEU's
 ALPHA = 0.05
+_ROUNDING = 1e-12  # relative; differences that are equal but for their last bits
 Statistics = Float[np.ndarray, "examples stats"]
 # From sums [..., stats] to scores [...].
 Value = Callable[[Float[np.ndarray, "*batch stats"]], Float[np.ndarray, "*batch"]]
@@ -134,7 +138,7 @@ def sacrebleu_bootstrap(seen: float, drawn: Float[np.ndarray, " samples"]) -> Di
     return _tested(seen, sizes - sizes.mean())
 
 
-def randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
+def sacrebleu_randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
     """Judge a difference by those of pseudo-systems with swapped answers, as sacreBLEU does.
 
     p is the share of trials whose absolute difference is larger than the difference seen.
@@ -142,14 +146,27 @@ def randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Differen
     return _tested(seen, np.abs(drawn))
 
 
-def _tested(seen: float, statistics: Float[np.ndarray, " samples"]) -> Difference:
-    """Return sacreBLEU's p-value, with the differences that the same test would not reject.
+def randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
+    """Judge a difference by those of pseudo-systems with swapped answers.
+
+    p is the share of trials whose absolute difference is as large as the difference seen, or
+    larger. Scores that count few right answers have many trials of the very same difference.
+    """
+    return _tested(seen, np.abs(drawn), with_ties=True)
+
+
+def _tested(
+    seen: float, statistics: Float[np.ndarray, " samples"], *, with_ties: bool = False
+) -> Difference:
+    """Return a test's p-value, with the differences that the same test would not reject.
 
     The interval is the difference seen, give or take the largest one with p >= 0.05. Systems of
     the same score do not differ: p is 1, where sacreBLEU may say 1 / (samples + 1).
     """
     total = len(statistics) + 1
-    p_value = (int(np.sum(statistics > abs(seen))) + 1) / total if seen else 1.0
+    least = abs(seen) * (1 - _ROUNDING)
+    beyond = statistics >= least if with_ties else statistics > abs(seen)
+    p_value = (int(np.sum(beyond)) + 1) / total if seen else 1.0
     allowed = sum((count + 1) / total < ALPHA for count in range(len(statistics)))
     critical = float(np.sort(statistics)[::-1][max(allowed - 1, 0)])
     if p_value < ALPHA:  # a difference equal to the critical one is rejected
@@ -158,6 +175,31 @@ def _tested(seen: float, statistics: Float[np.ndarray, " samples"]) -> Differenc
         critical = max(critical, abs(seen))
     critical = max(critical, 0.0)
     return Difference(Interval(seen, seen - critical, seen + critical), p_value)
+
+
+def differing(system: Sequence[Statistics], baseline: Sequence[Statistics]) -> int:
+    """Return how many examples two systems do not share the statistics of."""
+    pairs = zip(system, baseline, strict=True)
+    return sum(int((rows != others).any(axis=-1).sum()) for rows, others in pairs)
+
+
+def with_least_p(found: Difference, examples: int) -> Difference:
+    """Raise p to the least that swapping answers could give, and widen the interval with it.
+
+    If n examples differ, one swap in 2 ** (n - 1) is as extreme as what was seen, at least. The
+    bootstrap does not know that: of four differences, all of one sign among 50, it makes 0.03.
+
+    Args:
+        found: What the bootstrap gave.
+        examples: Number of examples that differ.
+    """
+    least = min(1.0, 2.0 ** (1 - examples))
+    if found.p_value >= least:
+        return found
+    bounds = found.interval
+    if least >= ALPHA:
+        bounds = replace(bounds, low=min(bounds.low, 0.0), high=max(bounds.high, 0.0))
+    return Difference(bounds, least)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -213,4 +255,4 @@ def paired_difference(
         counts = resample_counts([len(rows) for rows in system])
     seen = macro_score(system, value) - macro_score(baseline, value)
     drawn = resampled_scores(system, value, counts) - resampled_scores(baseline, value, counts)
-    return percentile(seen, drawn)
+    return with_least_p(percentile(seen, drawn), differing(system, baseline))

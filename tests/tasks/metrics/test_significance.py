@@ -1,11 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adaptermix.tasks.metrics.f1 import f1_value
-from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.metrics.metric import Outcome, mean_of
 from adaptermix.tasks.metrics.significance import (
+    differing,
     holm,
     macro_score,
     paired_difference,
@@ -14,7 +17,9 @@ from adaptermix.tasks.metrics.significance import (
     resample_counts,
     resampled_scores,
     sacrebleu_bootstrap,
+    sacrebleu_randomization,
     swapped_scores,
+    with_least_p,
 )
 from adaptermix.tasks.metrics.text import SacreMetric
 
@@ -44,7 +49,7 @@ def test_p_values_of_bleu_and_chrf_are_sacrebleus(name, kind, samples):
     seen = better.score - worse.score
     if kind == "ar":
         first, second = swapped_scores(rows["better"], rows["worse"], metric.value, samples)
-        found = randomization(seen, first - second)
+        found = sacrebleu_randomization(seen, first - second)
     else:
         counts = resample_counts([len(REFERENCES)], samples)
         drawn = [resampled_scores([rows[n]], metric.value, counts) for n in ("better", "worse")]
@@ -54,7 +59,9 @@ def test_p_values_of_bleu_and_chrf_are_sacrebleus(name, kind, samples):
     assert 0 < better.p_value < 1
 
 
-PROCEDURES = pytest.mark.parametrize("procedure", [percentile, sacrebleu_bootstrap, randomization])
+PROCEDURES = pytest.mark.parametrize(
+    "procedure", [percentile, sacrebleu_bootstrap, randomization, sacrebleu_randomization]
+)
 SCORES = st.integers(-8, 8) | st.floats(-1, 1)
 DRAWN = st.lists(SCORES, min_size=20, max_size=130).map(lambda values: np.array(values, float))
 
@@ -188,3 +195,59 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         found = paired_difference(*rows, f1_value, counts).interval
         covered += found.low <= 0.2 <= found.high
     assert 178 <= covered <= 199
+
+
+def right_answers(better, worse, examples=50):
+    """Two systems' exact matches: one is right alone so often, the other so often."""
+    both = np.zeros((2, examples))
+    both[0, :better] = both[1, better : better + worse] = 1
+    return [np.stack([rows, np.ones(examples)], axis=1) for rows in both]
+
+
+def exact_p(better, worse):
+    """The sign test: two-sided, of examples that only one system has right."""
+    least, examples = min(better, worse), better + worse
+    tail = sum(math.comb(examples, k) for k in range(least + 1)) / 2**examples
+    return min(1.0, 2 * tail)
+
+
+@pytest.mark.parametrize("better", range(1, 6))
+@pytest.mark.parametrize("turned", [False, True])
+def test_few_answers_that_differ_are_no_evidence(better, turned):
+    """A percentile bootstrap says p = 0.038 for four of 50 that only one system has right."""
+    systems = right_answers(better, 0)
+    found = paired_difference(*([rows] for rows in (systems[::-1] if turned else systems)), mean_of)
+    assert found.p_value == exact_p(better, 0) >= 0.05
+    assert not found.interval.excludes_zero
+    assert found.interval.low <= found.interval.value <= found.interval.high
+
+
+def test_enough_answers_that_differ_are_evidence():
+    found = paired_difference(*([rows] for rows in right_answers(6, 0)), mean_of)
+    assert found.p_value == exact_p(6, 0) == 2 / 64
+    assert found.interval.excludes_zero
+
+
+def test_examples_differ_by_any_of_their_statistics():
+    one, other = np.zeros((4, 3)), np.zeros((4, 3))
+    other[1, 2] = other[3, 0] = other[3, 1] = 1
+    assert differing([one, one], [other, one]) == 2
+
+
+@given(ROWS_OF_TWO, st.integers(0, 20))
+def test_the_least_p_keeps_p_and_interval_together(rows, examples):
+    drawn = np.stack(rows)[:, 0] - np.stack(rows)[:, 1]
+    found = with_least_p(percentile(float(drawn.mean()), np.tile(drawn, 20)), examples)
+    assert (found.p_value < 0.05) == found.interval.excludes_zero
+    assert min(1.0, 2 / 2**examples) <= found.p_value <= 1
+
+
+@pytest.mark.parametrize(("better", "worse"), [(3, 0), (4, 0), (6, 0), (6, 1), (8, 1), (12, 4)])
+def test_randomization_of_right_answers_is_the_sign_test(better, worse):
+    """Trials as extreme as what was seen count: here most differences are seen many times."""
+    first, second = swapped_scores(*right_answers(better, worse), mean_of)
+    seen = (better - worse) / 50
+    found = randomization(seen, first - second)
+    assert found.p_value == pytest.approx(exact_p(better, worse), abs=0.01)
+    assert sacrebleu_randomization(seen, first - second).p_value < exact_p(better, worse) / 1.5
+    assert (found.p_value < 0.05) == found.interval.excludes_zero

@@ -1,0 +1,236 @@
+"""Names of languages and pairs: what is understood, and what is named where one is not."""
+
+import json
+
+import pytest
+from helpers.corpus import write_corpus
+
+from adaptermix.data.languages import (
+    FLORES_CODES,
+    LANGUAGE_NAMES,
+    THREE_LETTERS,
+    flores_code,
+    hint_of_language,
+    is_in_wrong_script,
+    known_code,
+    language_code,
+    split_pair,
+    target_of,
+)
+from adaptermix.data.multiway import read_multiway
+from adaptermix.data.pairs import read_clean_pairs, read_pairs
+from adaptermix.errors import DataError
+from adaptermix.settings.shared import ScorerSettings
+from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.massive import massive_locale, read_massive
+from adaptermix.tasks.translation import Translation
+from adaptermix.tasks.uner import read_uner
+
+WELSH = ("cy", "cym", "wel", "Welsh", "welsh", "cym_Latn", "cy-Latn", "CY")
+
+
+@pytest.mark.parametrize("lang", WELSH)
+def test_all_names_of_a_language_are_one(lang):
+    assert language_code(lang) == "cy"
+    assert flores_code(lang) == "cym_Latn"
+    assert massive_locale(lang) == "cy-GB"
+
+
+@pytest.mark.parametrize(
+    ("lang", "locale"),
+    [
+        ("zh-Hans", "zh-CN"),
+        ("zho_Hans", "zh-CN"),
+        ("Chinese", "zh-CN"),
+        ("zh-Hant", "zh-TW"),
+        ("zho_Hant", "zh-TW"),
+        ("zh_TW", "zh-TW"),
+        ("fas", "fa-IR"),
+        ("pes_Arab", "fa-IR"),
+        ("lav", "lv-LV"),
+        ("Norwegian Bokmål", "nb-NO"),
+        ("Norwegian_Bokmål", "nb-NO"),
+        ("swa", "sw-KE"),
+        ("jw", "jv-ID"),
+    ],
+)
+def test_locales_are_found_by_other_codes_scripts_and_names(lang, locale):
+    assert massive_locale(lang) == locale
+
+
+def test_a_language_in_another_script_is_another():
+    assert flores_code("cy-en") == "cy-en"
+    assert [flores_code(lang) for lang in ("zh-TW", "zho_Hant", "sr-Latn")] == [
+        "zh-TW",
+        "zho_Hant",
+        "sr-Latn",
+    ]
+    assert is_in_wrong_script("hello there", "Russian")
+    assert not is_in_wrong_script("привет", "rus_Cyrl")
+
+
+def test_every_known_language_has_one_code_by_all_its_names():
+    for code, name in LANGUAGE_NAMES.items():
+        assert language_code(code) == language_code(name) == code
+    for code, letters in {**THREE_LETTERS, **FLORES_CODES}.items():
+        assert known_code(letters) in (code, "nb", "no")
+
+
+@pytest.mark.parametrize(
+    ("lang", "hint"),
+    [
+        ("Welch", "did you mean cy-GB? it has af-ZA"),
+        ("jp", "did you mean ja-JP? it has"),
+        ("pt-BR", "did you mean pt-PT? it has"),
+        ("cz", "it has af-ZA"),
+        ("xx", "it has af-ZA"),
+    ],
+)
+def test_an_unknown_language_of_massive_names_the_nearest(lang, hint):
+    with pytest.raises(DataError, match=f"MASSIVE has no language '{lang}'") as raised:
+        massive_locale(lang)
+    assert raised.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("pair", "sides"),
+    [
+        ("cy-en", ("cy", "en")),
+        ("zh-Hans-en", ("zh-Hans", "en")),
+        ("en-zh-Hans", ("en", "zh-Hans")),
+        ("pt-BR-en-US", ("pt-BR", "en-US")),
+        ("cym_Latn-eng_Latn", ("cym_Latn", "eng_Latn")),
+        ("Welsh-English", ("Welsh", "English")),
+    ],
+)
+def test_pairs_are_split_between_languages(pair, sides):
+    assert split_pair(pair) == sides
+    assert target_of(pair) == sides[1]
+
+
+@pytest.mark.parametrize("pair", ["cy", "cy-", "-en", "cy-cy", "cy-en-de", "../a-b", "cy-en/x"])
+def test_what_is_no_pair_is_refused(pair):
+    with pytest.raises(DataError, match="is not a language pair"):
+        split_pair(pair)
+
+
+def test_a_language_with_its_region_is_its_own_target():
+    assert [target_of(lang) for lang in ("zh-TW", "zh-Hans", "cy", "EN-DE")] == [
+        *("zh-TW", "zh-Hans", "cy"),
+        "DE",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        ("cs-en", "it has cy-en en-zh"),
+        ("cn-en", "did you mean en-zh? it has cy-en en-zh"),
+        ("Welch-en", "did you mean cy-en? it has cy-en en-zh"),
+    ],
+)
+def test_a_pair_that_is_not_there_names_the_nearest_and_what_is(tmp_path, wanted, hint):
+    (tmp_path / "cy-en.tsv").write_text("a\tb\n")
+    (tmp_path / "News.en-zh.en").write_text("a\n")
+    (tmp_path / "cy-GB.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=f"no parallel text {wanted}") as raised:
+        read_pairs(wanted, tmp_path)
+    assert raised.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    "pair", ["cym-eng", "Welsh-English", "cym_Latn-eng_Latn", "cy-Latn-en", "en-cym"]
+)
+def test_pairs_are_found_by_other_names(tmp_path, pair):
+    (tmp_path / "cy-en.tsv").write_text("helo\thello\n")
+    (found,) = read_pairs(pair, tmp_path)
+    turned = pair == "en-cym"
+    assert (found.source, found.target) == (("hello", "helo") if turned else ("helo", "hello"))
+    assert found.pair == pair
+
+
+def test_pairs_as_they_are_written_come_first(tmp_path):
+    for name in ("cy-en", "cym-en"):
+        (tmp_path / f"{name}.tsv").write_text(f"{name}\thello\n")
+    assert read_pairs("cym-en", tmp_path)[0].source == "cym-en"
+
+
+def test_pairs_of_flores_are_found_by_other_names(tmp_path):
+    for lang in ("cym_Latn", "eng_Latn"):
+        (tmp_path / f"{lang}.dev").write_text(f"{lang}\n")
+    (found,) = read_pairs("Welsh-eng", tmp_path)
+    assert (found.source, found.target) == ("cym_Latn", "eng_Latn")
+
+
+def test_the_script_is_checked_under_every_name(tmp_path):
+    (tmp_path / "ru-en.tsv").write_text("привет всем\thello\nhello there\thello\n")
+    options = {"several_sentences": False, "check_script": True}
+    cleaned = read_clean_pairs("Russian-English", tmp_path, **options)
+    assert [pair.source for pair in cleaned.kept] == ["привет всем"]
+
+
+def test_massive_is_read_by_other_names_and_says_what_is_there(tmp_path):
+    folder = write_corpus(tmp_path / "corpus")
+    (example, *_) = read_massive("Welsh", "test", folder)
+    assert (example.lang, example.locale) == ("Welsh", "cy-GB")
+    with pytest.raises(DataError, match="no MASSIVE fr-FR") as raised:
+        read_massive("fr", "test", folder)
+    assert raised.value.hint.startswith("it has cy-GB ")
+
+
+def test_translation_is_read_by_other_names(tmp_path):
+    (tmp_path / "cy-en.src").write_text("helo\n")
+    (tmp_path / "cy-en.ref").write_text("hello\n")
+    rows = [{"translation": {"zh": "你好", "en": "hello"}}] * 3
+    (tmp_path / "zh-en.train.json").write_text("\n".join(map(json.dumps, rows)))
+    task = Translation(options=ScorerSettings())
+    (example,) = task.read("Welsh-eng", "test", tmp_path)
+    assert (example.lang, example.references) == ("Welsh-eng", ("hello",))
+    assert "from Welsh to English." in task.messages(example)[0]["content"]
+    chinese = task.read("en-zh-Hans", "train", tmp_path)[0]
+    assert (chinese.lang, chinese.references) == ("en-zh-Hans", ("你好",))
+    assert "from English to mandarin Chinese." in task.messages(chinese)[0]["content"]
+    assert task.outcome(chinese, "你好").lang == "zh-Hans"
+    with pytest.raises(DataError, match="no cz-en|unknown language 'cz'") as raised:
+        task.read("cz-en", "test", tmp_path)
+    assert raised.value.hint.startswith("did you mean cs? it is one of af ")
+    with pytest.raises(DataError, match="no de-en source sentences") as raised:
+        task.read("de-en", "test", tmp_path)
+    assert raised.value.hint == "it has cy-en"
+
+
+def test_other_tasks_say_what_is_there(tmp_path):
+    (tmp_path / "da_ddt-ud-test.iob2").write_text("# text = a\n1\ta\tO\n")
+    assert read_uner("Danish", "test", tmp_path)[0].lang == "Danish"
+    with pytest.raises(DataError, match="no UNER sv test") as raised:
+        read_uner("sv", "test", tmp_path)
+    assert raised.value.hint == "it has da"
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\nprompt = "{q}"\nanswer = "a"\nmetrics = ["exact-match"]\n\n[files]\n'
+        'test = "data/{lang}.test.jsonl"\n'
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cy.test.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    task = make_task(str(tmp_path / "own.toml"), options=ScorerSettings())
+    assert len(task.read("cy", "test", None)) == 1
+    with pytest.raises(DataError, match="no such file") as raised:
+        task.read("Welsh", "test", None)
+    assert raised.value.hint == "did you mean cy? it has cy"
+
+
+def test_parallel_text_is_found_by_other_names(tmp_path):
+    for lang in ("cym_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "fin_Latn"):
+        (tmp_path / f"{lang}.dev").write_text(f"{lang}\n" * 2)
+    wanted = ("Welsh", "en", "zh-Hans", "zho_Hant", "Finnish")
+    texts = read_multiway(wanted, "dev", tmp_path)
+    assert [text[0] for text in texts.values()] == [
+        *("cym_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "fin_Latn"),
+    ]
+    with pytest.raises(DataError, match="no dev text in 'Welch'") as raised:
+        read_multiway(("Welch", "en"), "dev", tmp_path)
+    assert raised.value.hint.startswith("did you mean cym_Latn? it has cym_Latn eng_Latn")
+
+
+def test_nothing_near_is_named_where_nothing_is():
+    assert hint_of_language("xx", ["cy", "en"]) == "it has cy en"
+    assert hint_of_language("welsch", ["cy", "en"]) == "did you mean cy? it has cy en"
