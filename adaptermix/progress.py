@@ -33,5 +33,18 @@ def tell(on_progress: OnProgress, notes: Iterable[str]) -> None:
         on_progress(Progress("", 0, None, note=note))
 
 
+def with_notes_once(on_progress: OnProgress) -> OnProgress:
+    """Return what passes events on, and each note only the first time."""
+    sent: set[str] = set()
+
+    def pass_on(progress: Progress) -> None:
+        if progress.note not in sent:
+            on_progress(progress)
+        if progress.note:
+            sent.add(progress.note)
+
+    return pass_on
+
+
 def ignore(progress: Progress) -> None:
     """Take no note of an event."""

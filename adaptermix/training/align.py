@@ -21,7 +21,7 @@ from adaptermix.models.lora import with_lora
 from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
 from adaptermix.models.stacking import add_stack
 from adaptermix.processes import process_count
-from adaptermix.progress import OnProgress, ignore, tell
+from adaptermix.progress import OnProgress, ignore, tell, with_notes_once
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.alignment import Alignment, AlignSettings
 from adaptermix.training.base import open_base
@@ -74,6 +74,8 @@ def train_align(
         f"{temperature:g}": settings.model_copy(update={"temperature": (temperature,)})
         for temperature in settings.temperature
     }
+
+    on_progress = with_notes_once(on_progress)
 
     def train(variant: TrainAlignSettings) -> TrainReport:
         return _train_one(variant, False, False, on_progress, shared=variant.out.parent)

@@ -308,6 +308,16 @@ def searched(tmp_path_factory, model_dir, corpus_dir):
     return train_align(align_settings(model_dir, corpus_dir, out, **SEARCH)), out
 
 
+def test_a_note_is_sent_once_and_not_for_every_temperature(tmp_path, model_dir, corpus_dir):
+    changes = SEARCH | {"max_steps": 1, "eval_steps": 1, "layer": "auto"}
+    seen = []
+    settings = align_settings(model_dir, corpus_dir, tmp_path / "a", **changes)
+    train_align(settings, on_progress=seen.append)
+    notes = [progress.note for progress in seen if progress.note]
+    assert sum("--layer auto" in note for note in notes) == 1
+    assert len(notes) == len(set(notes))
+
+
 def test_the_temperature_of_the_best_retrieval_is_kept(
     tmp_path, model_dir, corpus_dir, searched, capsys
 ):
