@@ -182,7 +182,7 @@ def _check_types(origin: Path, config: Mapping[str, Any]) -> None:
             re.compile(given[key] if isinstance(given.get(key), str) else "")
         except re.error as error:
             raise ArtifactError(
-                f"{origin}: '{given[key]}' in {key} is no regular expression: {error}"
+                f"{origin}: '{given[key]}' in {key} is not a regular expression: {error}"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""The reference of all options, and the schemas for editors, as files.
+"""The reference of all options and messages, and the schemas for editors, as files.
 
 Write them with ``python -m adaptermix.cli.reference docs/reference``.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from adaptermix.cli.main import program
+from adaptermix.cli.messages import messages_page
 from adaptermix.commands.schema import recipe_schema, settings_schema
 from adaptermix.tables import escaped_markdown
 
@@ -19,6 +20,7 @@ def reference() -> dict[str, str]:
     """Return the files of the reference: their names and texts."""
     return {
         "options.md": options_page(),
+        "messages.md": messages_page(),
         "adaptermix.schema.json": _as_json(settings_schema()),
         "recipe.schema.json": _as_json(recipe_schema()),
     }
