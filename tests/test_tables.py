@@ -64,7 +64,7 @@ class Cells(HTMLParser):
 
 def as_html(table):
     sections = [Section("s", "S", tables=[table])]
-    text = page._render("title", Runs([], [], [], []), sections, [])
+    text = page._render("title", Runs([], [], [], [], []), sections, [])
     return text[text.index("<table") : text.index("</section>")]
 
 

@@ -71,7 +71,7 @@ def test_every_source_has_a_default(here, name):
         (("massive", "--pairs", "cy-en"), 3, "--pairs: massive is chosen by --langs"),
         (("tatoeba", "--langs", "cy"), 3, "--langs: tatoeba is chosen by --pairs"),
         (("massive", "--langs", "xx"), 4, "no language 'xx'"),
-        (("flores", "--langs", "Welsh"), 4, "flores has no 'Welsh'"),
+        (("flores", "--langs", "Breton"), 4, "flores has no 'Breton'"),
         (("uner", "--langs", "cy"), 4, "uner has no 'cy'"),
         (("alma", "--pairs", "cy-en"), 4, "alma has no 'cy-en'"),
         (("tatoeba", "--pairs", "cy"), 4, "'cy' is not a language pair"),

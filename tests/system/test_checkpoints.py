@@ -166,7 +166,7 @@ def test_a_kill_after_the_last_step_trains_no_more(tmp_path, model_dir, corpus_d
     changes = {"max_steps": 6, "eval_steps": 50}  # within an epoch of four steps
     train_task(task_settings(model_dir, corpus_dir, tmp_path / "whole", **changes))
     with monkeypatch.context() as patch:
-        patch.setattr("adaptermix.training.run.write_adapter", lambda *a, **o: interrupt())
+        patch.setattr("adaptermix.training.run.stream_adapter", lambda *a, **o: interrupt())
         with pytest.raises(KeyboardInterrupt):
             train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", **changes))
     seen = []
