@@ -19,9 +19,9 @@ test: $(VENV)/.installed-dev check  ## Set up, and check everything CI checks
 check: lint types imports $(VENV)/.installed-comet  ## Format, lint, types, import rules, tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Engines, installs, browsers and whole runs are left to `make check`.
+# Engines, installs, browsers, whole runs and other tests of seconds are left to `make check`.
 quick: lint types imports  ## The checks that take a few minutes, before each commit
-	$(BIN)/python -m pytest tests --ignore=tests/system --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore=tests/system -m "not slow" --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -46,6 +46,7 @@ def test_type_checkers_know_every_export():
     assert {name: module for module, name in names} == adaptermix._HOMES
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_runs(tmp_path, model_dir, corpus_dir, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "base").symlink_to(model_dir)

@@ -171,6 +171,7 @@ def gemma_dir(tmp_path_factory):
     return saved_base(folder, "Gemma3ForConditionalGeneration", config)
 
 
+@pytest.mark.slow
 def test_old_and_new_names_of_a_multimodal_class_are_the_same_modules(tmp_path, gemma_dir):
     kind = AutoModelForImageTextToText
     text = r".*language_model.*\.(q_proj|down_proj)"
@@ -303,6 +304,7 @@ def test_names_outside_the_blocks_follow_the_blocks():
     assert renamed[1:] == [new, new]
 
 
+@pytest.mark.slow
 def test_the_table_of_prefixes_and_embeddings_is_that_of_transformers():
     for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         kind = getattr(transformers, name)

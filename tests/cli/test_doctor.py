@@ -64,6 +64,7 @@ def states(checks):
     return {check.name: check.state for check in checks}
 
 
+@pytest.mark.slow
 def test_everything_is_looked_at_and_what_the_tests_run_on_is_fit(monkeypatch):
     """On a busy machine the imports may not end in time; then they are no failure."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")

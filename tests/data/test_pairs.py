@@ -186,6 +186,7 @@ def test_most_of_tatoeba_is_kept(pair):
     assert 0.8 < kept / (kept + sum(found.dropped.values())) < 1
 
 
+@pytest.mark.slow
 def test_many_pairs_take_little_memory(tmp_path, model_dir):
     """Their texts are let go as they are read, and token ids lie in arrays."""
     words = "the cat sits on a mat and looks at the big red house".split()

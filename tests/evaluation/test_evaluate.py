@@ -136,6 +136,7 @@ def test_an_unknown_baseline_is_refused(tmp_path, model_dir, corpus_dir):
         evaluate(settings)
 
 
+@pytest.mark.slow
 def test_prompts_that_do_not_fit_are_cut_at_the_start_and_counted(tmp_path, model_dir, corpus_dir):
     """The model reads 256 tokens; the answers leave room for the shorter half of the prompts."""
     encoder = PromptEncoder(load_tokenizer(model_dir, eval_settings(model_dir, corpus_dir, "")))

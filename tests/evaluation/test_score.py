@@ -263,6 +263,7 @@ def massive_f1(locale, predictions, scorer):
     return score_files(settings)
 
 
+@pytest.mark.slow
 @HAS_DATA
 @pytest.mark.parametrize("scorer", ["paper", "strict"])
 def test_slot_f1_equals_the_values_of_the_authors_script(tmp_path, scorer):
@@ -288,6 +289,7 @@ def gold_answers(locale, folder):
     return write(folder / locale, [render_answer(slots_of(row["annot_utt"])) for row in rows])
 
 
+@pytest.mark.slow
 @HAS_DATA
 def test_gold_answers_in_every_locale(tmp_path):
     """100 with the strict scorer; what the authors' script gives them, run on the same files."""
@@ -315,6 +317,7 @@ def wmt_scores(name, column):
     return {(row["pair"], *(row[key] for key in column)): float(row["score"]) for row in rows}
 
 
+@pytest.mark.slow
 @HAS_DATA
 @pytest.mark.parametrize("pair", ["de-en", "en-de", "en-zh", "en-ja", "ja-en", "uk-en", "he-en"])
 def test_bleu_and_chrf_equal_the_published_scores(pair):

@@ -186,6 +186,7 @@ def test_of_a_model_only_what_is_read_is_fetched(hub, tmp_path, model_dir):
     assert fetched == sorted(path.name for path in model_dir.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", [None, "v2", "refs/pr/1"])
 def test_a_model_is_of_the_revision_that_was_asked_for(hub, tmp_path, revision):
     """As a training is typed: what stands in --revision is what the hub hears."""
@@ -225,6 +226,7 @@ def test_what_the_hub_lacks_is_said(hub, tmp_path):
         assert words in message
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
     code = (
         "import time\n"
@@ -239,6 +241,7 @@ def test_an_unreachable_hub_is_said_with_the_two_ways_on(tmp_path):
     assert "--model PATH --data-dir PATH" in said
 
 
+@pytest.mark.slow
 def test_an_adapter_comes_from_the_hub_without_its_pickles(hub, tmp_path):
     code = (
         "from pathlib import Path\n"
@@ -257,6 +260,7 @@ def test_an_adapter_comes_from_the_hub_without_its_pickles(hub, tmp_path):
     assert "somebody/lora" in through_the_hub(code, "http://127.0.0.1:9", tmp_path)
 
 
+@pytest.mark.slow
 def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tmp_path):
     code = (
         "import os\n"
@@ -279,6 +283,7 @@ def test_hub_adapters_are_inspected_merged_and_named_by_their_repository(hub, tm
     assert second == "somebody/lora"
 
 
+@pytest.mark.slow
 def test_revisions_folders_and_addresses_on_the_hub_are_understood(hub, tmp_path):
     names = {
         "somebody/lora@v2": "somebody/lora@v2",
@@ -367,6 +372,7 @@ def test_the_hub_is_not_asked_for_a_model_that_reads_as_a_path(tmp_path, monkeyp
     assert ("--revision main" in raised.value.hint) == (name == "runs/base")
 
 
+@pytest.mark.slow
 def test_a_model_whose_owner_is_a_folder_here_comes_from_the_hub_with_a_revision(
     hub, tmp_path, model_dir
 ):
@@ -386,6 +392,7 @@ def test_places_on_the_hub_stay_what_they_are_in_files_with_settings(tmp_path):
     assert from_folder(tmp_path, "adapters", names) == read
 
 
+@pytest.mark.slow
 def test_what_is_neither_here_nor_on_the_hub_is_said(hub, tmp_path):
     expected = {
         "nobody/nothing": "no such file or folder, and no adapter of that name can be had",

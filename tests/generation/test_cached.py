@@ -99,6 +99,7 @@ def test_batches_stay_as_they_were_when_others_are_left_out(shapes, size, data):
     assert sorted([left[index] for index in batch] for batch in again) == sorted(kept)
 
 
+@pytest.mark.slow
 def test_adapters_come_and_go_without_reloading_the_base(model_dir, staged, monkeypatch):
     """More adapters than the engine holds, in two rounds: each answers as if it were alone."""
     adapters = [staged(seed) for seed in range(LOADED + 2)]

@@ -31,6 +31,7 @@ def squares(rows, capacity, undo):
     return limit.run(len(rows), attempt, refusal, undo=undo), passes, limit
 
 
+@pytest.mark.slow
 @given(st.integers(1, 20), st.integers(1, 20))
 def test_halving_gives_what_a_batch_that_fits_gives(count, capacity):
     rows = torch.linspace(-1, 1, count, dtype=torch.float64)[:, None]
@@ -49,6 +50,7 @@ def test_what_cannot_be_halved_is_refused():
         squares(rows, 2, undo=False)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers()), st.integers(1, 9))
 def test_parts_are_all_rows_in_order(rows, capacity):
     def attempt(part):

@@ -39,6 +39,8 @@ from adaptermix.training.batches import IGNORED
 from adaptermix.training.joint import train_joint
 from adaptermix.training.task import train_task
 
+pytestmark = pytest.mark.slow  # six models of their own classes
+
 VISION = {"hidden_size": 16, "intermediate_size": 16}
 VISUAL = re.compile("vis|multi_modal_projector")
 SHAPE = SHAPE | {"vocab_size": 371, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}

@@ -217,6 +217,7 @@ def test_an_adapter_without_what_it_was_trained_on_is_noted(
         assert told == [f"{base} it is not here"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_only_with_the_same_adapters(tmp_path, model_dir, corpus_dir, under):
     copy = tmp_path / "copy"
     shutil.copytree(under, copy)

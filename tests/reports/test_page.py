@@ -64,6 +64,7 @@ def embedded(text):
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
+@pytest.mark.slow
 def test_a_folder_of_runs_is_found_and_shown(page, runs):
     summary, text, _ = page
     assert summary.task == "massive"

@@ -175,6 +175,7 @@ def test_learning_starts_from_the_merge_of_the_lowest_loss(model_dir, corpus_dir
         assert done.start_loss == pytest.approx(min(losses), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_rate_and_penalty_decide_how_far_weights_go(model_dir, corpus_dir, prepared):
     start = Weighting((0.5, 0.5))
 

@@ -196,6 +196,7 @@ def test_a_grid_that_is_none_is_refused(grid, message):
         first_candidates(["task", "align"], SearchSettings(search=grid))
 
 
+@pytest.mark.slow
 def test_a_search_writes_the_merge_it_chose(tmp_path, model_dir, corpus_dir, adapters):
     out = tmp_path / "merged.safetensors"
     settings = settings_for(model_dir, corpus_dir, out, prefer="best")
@@ -224,6 +225,7 @@ def test_a_search_writes_the_merge_it_chose(tmp_path, model_dir, corpus_dir, ada
     assert found.record["weighting"] == record["merge"]["weighting"]
 
 
+@pytest.mark.slow
 def test_a_search_that_ends_while_it_draws_leaves_nothing(
     tmp_path, model_dir, corpus_dir, adapters, monkeypatch
 ):
@@ -240,6 +242,7 @@ def test_a_search_that_ends_while_it_draws_leaves_nothing(
     assert not search_folder(out).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(  # a file has a card beside it, which is moved first
     ("name", "moved"), [("merged", 0), ("merged.safetensors", 0), ("merged.safetensors", 1)]
 )

@@ -185,6 +185,7 @@ def uner_files():
     return sorted((SHARED / "data" / "uner").glob("*.iob2*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not uner_files(), reason="the real UNER files are not on this machine")
 def test_every_sentence_of_uner_survives_rendering_and_reading():
     rng = random.Random(0)

@@ -78,6 +78,7 @@ def massive_files():
     return sorted((SHARED / "data" / "massive").glob("*.jsonl.gz"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not massive_files(), reason="the real MASSIVE files are not on this machine")
 def test_every_row_of_massive_survives_rendering_and_reading():
     rng = random.Random(0)

@@ -222,6 +222,7 @@ def moved(model_dir, adapter, tokenizer):
     return total / len(LINES)
 
 
+@pytest.mark.slow
 def test_a_preserving_adapter_moves_ordinary_text_less(tmp_path, model_dir, corpus_dir, adapted):
     text = tmp_path / "en.txt"
     text.write_text("\n".join(LINES * 5) + "\n\n")
@@ -247,6 +248,7 @@ def test_anchor_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):
         train_align(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["align", "joint"])
 @pytest.mark.parametrize(
     "changes", [{}, {"pooling": "last"}, {"pool_skip": 3}, {"pooling": "weighted"}], ids=str
@@ -318,6 +320,7 @@ def test_a_note_is_sent_once_and_not_for_every_temperature(tmp_path, model_dir, 
     assert len(notes) == len(set(notes))
 
 
+@pytest.mark.slow
 def test_the_temperature_of_the_best_retrieval_is_kept(
     tmp_path, model_dir, corpus_dir, searched, capsys
 ):
@@ -347,6 +350,7 @@ def test_one_state_that_hides_all_else_is_told(searched, capsys, cosine, is_told
     assert ("--pool-skip" in capsys.readouterr().out) == is_told
 
 
+@pytest.mark.slow
 def test_finished_candidates_are_not_trained_again(
     tmp_path, model_dir, corpus_dir, searched, monkeypatch
 ):

@@ -24,6 +24,7 @@ def base(request, tmp_path_factory):
     return save_experts(folder, request.param, make_tokenizer())
 
 
+@pytest.mark.slow
 def test_experts_are_trained_merged_and_evaluated(base, tmp_path, corpus_dir):
     steps = {"max_steps": 2, "eval_steps": 1, "dropout": 0.0, "target_parameters": FUSED}
     train_task(task_settings(base, corpus_dir, tmp_path / "task", **steps))

@@ -115,6 +115,7 @@ def test_the_short_pass_of_a_whole_model_gives_its_hidden_states(layout_dir, lay
     torch.testing.assert_close(again.logits, whole.logits)
 
 
+@pytest.mark.slow
 def test_both_losses_fall_and_are_logged_apart(tmp_path, model_dir, corpus_dir):
     report = train_joint(
         joint_settings(
@@ -200,6 +201,7 @@ def write_own_task(folder):
     return {"task": str(path), "data_dir": folder}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop_on", "name", "best"),
     [
@@ -297,6 +299,7 @@ def test_a_score_that_is_right_ends_training_early(tmp_path, model_dir, corpus_d
     assert report.steps == 3
 
 
+@pytest.mark.slow
 def test_a_killed_joint_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_dir):
     train_joint(joint_settings(model_dir, corpus_dir, tmp_path / "whole"))
 
@@ -316,6 +319,7 @@ def test_a_killed_joint_run_goes_on_to_the_same_adapter(tmp_path, model_dir, cor
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_both_kinds_of_batches_are_cut_when_memory_lacks(
     tmp_path, model_dir, corpus_dir, monkeypatch
 ):

@@ -179,6 +179,7 @@ def sunk_dir(tmp_path_factory, model_dir):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "make"), [(train_align, align_settings), (train_joint, joint_settings)]
 )
@@ -230,6 +231,7 @@ def stop_at(step):
     return stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [(0.1,), (0.1, 0.5)], ids=["one", "two"])
 def test_a_killed_run_does_not_measure_twice(tmp_path, model_dir, corpus_dir, temperature):
     once = tmp_path / "once.safetensors"

@@ -128,6 +128,7 @@ def kind(request):
     return KINDS[request.param]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_dev_loss_and_logs_it(tmp_path, model_dir, corpus_dir, kind):
     train, settings_for = kind
     seen = []
@@ -155,6 +156,7 @@ def test_tensorboard_logs_lie_beside_the_adapter(tmp_path, model_dir, corpus_dir
     assert events.stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_KINDS)
 def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, name):
     train, settings_for = ALL_KINDS[name]
@@ -166,6 +168,7 @@ def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, n
         assert (a[key] - c[key]).norm() > 0.5 * a[key].norm()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_adapter(tmp_path, model_dir, corpus_dir, kind):
     train, settings_for = kind
     train(settings_for(model_dir, corpus_dir, tmp_path / "whole"))
@@ -212,6 +215,7 @@ def test_an_alignment_adapter_trains_the_lower_blocks_only(tmp_path, model_dir, 
     )
 
 
+@pytest.mark.slow
 def test_alignment_raises_dev_retrieval(tmp_path, model_dir, corpus_dir):
     settings = align_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=60, lr=5e-3)
     dev = train_align(settings).dev
@@ -243,6 +247,7 @@ def test_micro_batches_and_padding_make_the_same_adapter(tmp_path, model_dir, co
             assert (other[name] - factor).norm() < 0.02 * factor.norm().clamp(min=1e-3), name
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_adapter(tmp_path, model_dir, corpus_dir):
     """The adapter kept is the one of a run that ends at the best step."""
     changes = {

@@ -93,6 +93,7 @@ def test_models_that_cannot_be_meant_are_refused_before_a_process_starts(tmp_pat
     refuse(f"{checkpoint}/checkpoints/last.ckpt", "hparams.yaml: is missing")
 
 
+@pytest.mark.slow
 def test_an_interpreter_without_comet_says_how_to_install_it(tmp_path, checkpoint):
     with pytest.raises(ResourceError, match="cannot import COMET: ModuleNotFoundError") as error:
         segment_scores("a", "b", "c", model=checkpoint, python=Path(PYTHON))
