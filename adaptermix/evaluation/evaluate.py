@@ -162,7 +162,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     for family in _families(routed):
         family.check_base(settings.model, systems.fingerprint)
     check_engine(settings, systems.folder, list(systems.adapters.values()))
-    encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
+    encoder = PromptEncoder.of(systems.tokenizer, settings)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)
     return _EvalInputs(systems, routed, task, encoder, items)
@@ -195,13 +195,22 @@ def _route_notes(systems: Mapping[str, System], langs: Sequence[str]) -> list[st
 
 
 def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:
-    """Say which adapters were trained on another prompt than they are tested with."""
+    """Say which adapters were trained on another prompt than they are tested with.
+
+    A tokenizer or template may lie elsewhere now; whether one was named is what is compared.
+    """
+
+    def differs(field: str, before: Any) -> bool:
+        now = getattr(settings, field)
+        is_named = field in ("tokenizer", "chat_template")
+        return (before is None) != (now is None) if is_named else before != now
+
     return [
         f"{name} was trained with another {field.replace('_', ' ')} than it is tested with"
         for name, adapter in adapters.items()
-        for field in ("prompt", "system_prompt", "turn_newline")
+        for field in ("prompt", "system_prompt", "turn_newline", "tokenizer", "chat_template")
         if field in adapter.record.get("settings", {})
-        and adapter.record["settings"][field] != getattr(settings, field)
+        and differs(field, adapter.record["settings"][field])
     ]
 
 

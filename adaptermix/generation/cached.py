@@ -254,6 +254,8 @@ class CachedGenerator:
             "max_new_tokens": self.settings.max_new_tokens,
             "stop_ids": self.stop_ids,
         }
+        if self.settings.tokenizer:  # another one may write the same ids as other text
+            context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
     def _key(self, request: Request) -> bytes:

@@ -11,9 +11,9 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from adaptermix.data.chats import Message
 from adaptermix.errors import ArtifactError, ConfigError, DataError, first_line
-from adaptermix.files.text import Split
+from adaptermix.files.text import Split, numbered_lines
 from adaptermix.models.files import check_tokens, context_length
-from adaptermix.settings.shared import DecodingSettings
+from adaptermix.settings.shared import DecodingSettings, PromptSettings
 from adaptermix.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -67,6 +67,20 @@ class PromptEncoder:
             self._takes_system = self._writes_system()
             marker = self._end_marker()
         self.end_id = self._find_end(marker)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> PromptEncoder:
+        """Return the encoder of a command: its chat template may come from a file.
+
+        Raises:
+            ArtifactError: The template cannot be used.
+            DataError: Its file cannot be read.
+        """
+        if settings.chat_template is not None:
+            tokenizer.chat_template = "\n".join(
+                line for _, line in numbered_lines(settings.chat_template)
+            )
+        return cls(tokenizer, turn_newline=settings.turn_newline)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the prompt, ready for the first token of the answer.

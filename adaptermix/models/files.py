@@ -88,15 +88,21 @@ def check_tokens(ids: Iterable[int], folder: Path) -> None:
     Raises:
         ArtifactError: Tokenizer and model do not belong together.
     """
-    config = read_base_config(folder)
-    text = config.get("text_config")
-    size = (text if isinstance(text, dict) else config).get("vocab_size")
+    size = vocabulary_size(folder)
     largest = max(ids, default=0)
-    if isinstance(size, int) and largest >= size:
+    if size is not None and largest >= size:
         raise ArtifactError(
             f"{folder}: the tokenizer has token {largest}, but config.json has only {size} tokens",
-            hint="save the model with the tokenizer that it was trained with",
+            hint="--tokenizer names the folder of the tokenizer that the model was trained with",
         )
+
+
+def vocabulary_size(folder: Path) -> int | None:
+    """Return how many tokens the model has embeddings for, where its config says so."""
+    config = read_base_config(folder) if (folder / "config.json").is_file() else {}
+    text = config.get("text_config")
+    size = (text if isinstance(text, dict) else config).get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 def weight_files(folder: Path) -> list[Path]:

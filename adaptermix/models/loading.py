@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, first_line
+from adaptermix.models.files import vocabulary_size
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainSettings
@@ -56,20 +57,29 @@ def opening(what: str, hint: str | None = None) -> Iterator[None]:
 
 
 def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenizerBase":
-    """Load the model's tokenizer; a missing padding token becomes the end token.
+    """Load the model's tokenizer, or the one that ``--tokenizer`` names.
+
+    A padding token that is missing, or that the model has no embedding for, becomes the end token.
+
+    Args:
+        folder: Of the model.
+        settings: Say whether another tokenizer is wanted.
 
     Raises:
         ArtifactError: There is none, or it is damaged.
     """
     from transformers import AutoTokenizer
 
-    with opening(
-        f"{folder}: no usable tokenizer", "save the model's tokenizer next to its weights"
-    ):
+    name = settings.tokenizer or folder
+    hint = "save the model's tokenizer next to its weights"
+    if settings.tokenizer:
+        hint = "--tokenizer names a folder with tokenizer.json, or a tokenizer on the Hub"
+    with opening(f"{name}: no usable tokenizer", hint):
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=settings.trust_remote_code
+            name, trust_remote_code=settings.trust_remote_code
         )
-    if tokenizer.pad_token is None:
+    size = vocabulary_size(folder)
+    if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -83,7 +83,7 @@ class Systems:
         others = {name: self._differences(adapter) for name, adapter in self.adapters.items()}
         return [
             f"the folder of {name} has another {' and '.join(found)} than {self.base}, whose own "
-            "is used; to use the adapter's, copy it into a copy of the base model's folder"
+            f"is used; --tokenizer {self.adapters[name].weights_path.parent} uses the adapter's"
             for name, found in others.items()
             if found
         ]

@@ -66,8 +66,8 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
         return [[*_named_content(path), weight] for path, weight in weighted]
     if location == "checkpoint":
         return content_hash(Path(value)) if Path(value).is_file() else value
-    if location == "model":
-        return _model_content(value)
+    if location in ("model", "tokenizer"):
+        return _model_content(value) if location == "model" else _tokenizer_content(value)
     if value.endswith(".toml") and Path(value).is_file():
         own_data = getattr(step.settings, "data_dir", None) is None
         return [content_hash(Path(value)), _task_data(Path(value)) if own_data else None]
@@ -87,13 +87,20 @@ def _model_content(name: str) -> Any:
         return name
     from adaptermix.models.files import fingerprint
 
+    return [fingerprint(folder), *_tokenizer_content(name)]
+
+
+def _tokenizer_content(name: str) -> Any:
+    """Return the content of a tokenizer, its template and what else is small beside it."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
     files = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
-    others = [
-        path
+    return [
+        _named_content(path)
         for path in files
         if path.suffix != ".safetensors" and path.name not in ("config.json", RECORD_FILE)
     ]
-    return [fingerprint(folder), *map(_named_content, others)]
 
 
 def _task_data(path: Path) -> list[tuple[str, str]]:

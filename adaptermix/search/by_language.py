@@ -179,7 +179,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
     merges = merges_with_first(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     check_engine(settings, systems.folder, adapters)
-    encoder = PromptEncoder(systems.tokenizer, turn_newline=settings.turn_newline)
+    encoder = PromptEncoder.of(systems.tokenizer, settings)
     encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     examples = read_dev(settings, task, encoder, systems.folder)

@@ -13,7 +13,9 @@ from pydantic.fields import FieldInfo
 
 from adaptermix.files.hub import hub_place
 
-Location = Literal["path", "paths", "model", "adapters", "weighted-adapters", "task", "checkpoint"]
+Location = Literal[
+    "path", "paths", "model", "tokenizer", "adapters", "weighted-adapters", "task", "checkpoint"
+]
 _WEIGHT = re.compile(r"(.+?)(=[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 
 
@@ -51,7 +53,7 @@ def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
     if location in ("paths", "adapters", "weighted-adapters") and isinstance(value, list):
         items = [item for item in value if isinstance(item, str)]
         return [_joined(folder, location, item) for item in items]
-    if location in ("path", "model", "task", "checkpoint") and isinstance(value, str):
+    if location in ("path", "model", "tokenizer", "task", "checkpoint") and isinstance(value, str):
         return _joined(folder, location, value)
     return value
 
@@ -67,6 +69,7 @@ def _joined(folder: Path, location: Location, value: str) -> str | Path:
         "task": value.endswith(".toml"),
         "checkpoint": there.is_file(),
         "model": there.is_dir() or value.startswith("."),
+        "tokenizer": there.is_dir() or value.startswith("."),
         "adapters": there.exists() or value.startswith(".") or hub_place(value, folder) is None,
     }[location]
     return str(there) if is_beside else value

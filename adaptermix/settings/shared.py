@@ -90,6 +90,11 @@ class ModelSettings(Settings):
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of a model on the Hub."
     )
+    tokenizer: Annotated[str | None, locations.Names("tokenizer")] = Field(
+        default=None,
+        description="Use the tokenizer and chat template of this folder, such as an adapter's, or "
+        "of a name on the Hub. Default: the base model's.",
+    )
     dtype: Dtype = Field(
         default="auto",
         description="Precision of the base model. auto is bfloat16 on a GPU and float32 on a CPU.",
@@ -156,6 +161,10 @@ class PromptSettings(ModelSettings):
     )
     system_prompt: str | None = Field(
         default=None, description="Your own system prompt; overrides --prompt."
+    )
+    chat_template: Path | None = Field(
+        default=None,
+        description="Use the chat template in this file (Jinja). Default: the tokenizer's own.",
     )
     turn_newline: bool = Field(
         default=False,

@@ -104,6 +104,7 @@ def _train_one(
     data = align_data(settings, base.tokenizer)
     if settings.preserve_text:
         data = _with_anchor_text(data, settings, base.tokenizer)
+    base.check_tokens(data)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
         tell(on_progress, base.notes)

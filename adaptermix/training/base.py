@@ -1,15 +1,17 @@
 """The base model of a training, before its weights are loaded."""
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from adaptermix.adapters.stacking import Weighted, read_weighted
-from adaptermix.models.files import locate_model
+from adaptermix.models.files import check_tokens, locate_model
 from adaptermix.models.loading import check_quantization, load_tokenizer
 from adaptermix.models.stacking import check_stack
 from adaptermix.settings.training import TrainSettings
+from adaptermix.training.report import TrainingData
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,15 @@ class Base:
     def pad(self) -> int:
         """The token that fills up short rows of a batch."""
         return int(self.tokenizer.pad_token_id or 0)
+
+    def check_tokens(self, data: TrainingData) -> None:
+        """Refuse rows with tokens that the model has no embedding for.
+
+        Raises:
+            ArtifactError: Tokenizer and model do not belong together.
+        """
+        rows = chain(data.train, data.dev)
+        check_tokens(chain([self.pad], (row.largest_id for row in rows)), self.folder)
 
 
 def open_base(settings: TrainSettings) -> Base:

@@ -27,6 +27,11 @@ class EncodedExample:
     labels: list[int]
     name: str = ""
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id."""
+        return max(self.input_ids)
+
 
 def encode_example(
     prompt: list[int], answer: list[int], max_length: int, name: str = ""
@@ -69,6 +74,11 @@ class EncodedPair:
     target_ids: Sequence[int]
     name: str = ""
     anchor_ids: Sequence[int] = ()
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id."""
+        return max(*self.source_ids, *self.target_ids, *self.anchor_ids)
 
 
 def encode_pairs(

@@ -67,9 +67,10 @@ def train_joint(
         return finished
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     base = open_base(settings)
-    encoder = PromptEncoder(base.tokenizer, turn_newline=settings.turn_newline)
+    encoder = PromptEncoder.of(base.tokenizer, settings)
     task, pairs = task_data(settings, encoder), align_data(settings, base.tokenizer)
     data = _joined(task, pairs)
+    base.check_tokens(data)
     depth = choose_layer(base.folder, settings, "top")
     if dry_run:
         is_open = settings.layer == "auto"

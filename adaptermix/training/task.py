@@ -53,7 +53,8 @@ def train_task(
         return finished
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
     base = open_base(settings)
-    data = task_data(settings, PromptEncoder(base.tokenizer, turn_newline=settings.turn_newline))
+    data = task_data(settings, PromptEncoder.of(base.tokenizer, settings))
+    base.check_tokens(data)
     if dry_run:
         empty = with_lora(empty_model(base.folder, settings), settings, "CAUSAL_LM")
         tell(on_progress, base.notes)

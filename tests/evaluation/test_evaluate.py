@@ -6,6 +6,7 @@ import pytest
 from helpers.adapters import peft_adapter
 from helpers.evaluation import eval_settings, read_predictions
 from helpers.families import hand_written
+from helpers.models import CHAT_TEMPLATE
 from helpers.progress import check_progress
 from helpers.training import task_settings
 from safetensors.torch import load_file, save_file
@@ -213,6 +214,10 @@ def test_an_adapter_trained_on_another_prompt_is_noted(tmp_path, model_dir, corp
     changes = {"adapters": adapters, "system_prompt": "other"}
     (note,) = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "o", **changes)).notes
     assert note == "task was trained with another system prompt than it is tested with"
+    (tmp_path / "t.jinja").write_text(CHAT_TEMPLATE)
+    changes = {"adapters": adapters, "chat_template": tmp_path / "t.jinja"}
+    (note,) = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "t", **changes)).notes
+    assert note == "task was trained with another chat template than it is tested with"
 
 
 def test_an_adapter_of_another_base_of_the_same_shapes_is_noted(tmp_path, model_dir, corpus_dir):

@@ -97,3 +97,17 @@ def test_commands_take_a_model_without_system_role(tmp_path, model_dir, corpus_d
     report = train_task(training, dry_run=True)
     assert list(report.notices) == list(planned.notices)
     assert list(report.as_record()["data_notes"]) == list(planned.notices)
+
+
+def test_a_template_of_ones_own_is_asked_with(tmp_path, model_dir, corpus_dir):
+    path = tmp_path / "own.jinja"
+    path.write_text(CHAT_TEMPLATE.replace("<|user|>", "Q:").replace("<|{{ message.role }}|>", "T "))
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "e", chat_template=path)
+    text = PromptEncoder.of(make_tokenizer(), settings).prompt_text(MESSAGES)
+    assert text == "<|bos|>T slots<|end|>T wake me<|end|><|assistant|>"
+    path.unlink()
+    with pytest.raises(DataError, match=r"own.jinja: no such file"):
+        plan(settings)
+    path.write_text("{% for %}")
+    with pytest.raises(ArtifactError, match="the chat template is not valid: line 1"):
+        plan(settings)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import (
     AutoModelForCausalLM,
@@ -98,6 +98,14 @@ def save_model_of_eot(model_dir: Path, folder: Path) -> Path:
     """Save a copy of a model whose turns end with <|eot_id|>, as those of Llama 3."""
     shutil.copytree(model_dir, folder)
     make_tokenizer("<|eot_id|>").save_pretrained(folder)
+    return folder
+
+
+def save_other_tokenizer(folder: Path) -> Path:
+    """Save a tokenizer of the same tokens that reads every a as an e, and no model."""
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("a", "e")
+    tokenizer.save_pretrained(folder)
     return folder
 
 

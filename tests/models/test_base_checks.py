@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import pytest
 from helpers.adapters import peft_adapter
 from helpers.evaluation import eval_settings
-from helpers.training import task_settings
+from helpers.models import make_tokenizer
+from helpers.training import align_settings, task_settings
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -15,8 +16,10 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.evaluation.evaluate import plan
 from adaptermix.generation import cached
+from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.systems import open_systems
 from adaptermix.settings.shared import ModelSettings
+from adaptermix.training.align import train_align
 from adaptermix.training.task import train_task
 
 
@@ -108,3 +111,26 @@ def test_another_tokenizer_beside_an_adapter_is_told(tmp_path, model_dir, corpus
     (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     (note,) = plan(settings).notices
     assert note.startswith("the folder of a has another chat template than")
+    assert f"--tokenizer {tmp_path / 'a'} uses" in note
+    chosen = settings.model_copy(update={"tokenizer": str(tmp_path / "a")})
+    assert plan(chosen).notices == []
+    assert plan(chosen).longest_prompt < plan(settings).longest_prompt
+
+
+def test_tokens_without_an_embedding_are_refused_before_a_training(tmp_path, model_dir, corpus_dir):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["lamp"])
+    tokenizer.save_pretrained(tmp_path / "more")
+    more = {"tokenizer": str(tmp_path / "more")}
+    for train, settings in ((train_task, task_settings), (train_align, align_settings)):
+        given = settings(model_dir, corpus_dir, tmp_path / "t", **more)
+        with pytest.raises(ArtifactError, match=r"has token (\d+), .* has only \1 tokens"):
+            train(given, dry_run=True)
+
+
+def test_a_padding_token_without_an_embedding_is_not_used(tmp_path, model_dir):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|none|>"})
+    tokenizer.save_pretrained(tmp_path / "more")
+    loaded = load_tokenizer(model_dir, ModelSettings(tokenizer=str(tmp_path / "more")))
+    assert loaded.pad_token == loaded.eos_token

@@ -83,6 +83,9 @@ def put(path, location, text):
     if location == "model":
         path.mkdir(exist_ok=True)
         (path / "config.json").write_text(json.dumps({"about": text}))
+    elif location == "tokenizer":
+        path.mkdir(exist_ok=True)
+        (path / "chat_template.jinja").write_text(text)
     elif location == "task":
         content = 'name = "own"\nmetrics = ["exact-match"]\nprompt = "{p}"\nanswer = "a"\n'
         path.write_text(f"{content}# {text}\n")

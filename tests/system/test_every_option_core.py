@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.adapters import peft_adapter
 from helpers.corpus import write_corpus
-from helpers.models import save_model
+from helpers.models import save_model, save_other_tokenizer
 from helpers.options import options_of
 from helpers.records import write_evaluation
 from safetensors.torch import load_file, save_file
@@ -74,6 +74,8 @@ DECODING = {
     "comet_python": COMET,
     "model": Two("--model base", "--model other", engine=True),
     "revision": HUB,
+    "tokenizer": Two("--model base", "--model base --tokenizer reader", "asked"),
+    "chat_template": Two("--model base", "--model base --chat-template t.jinja", "asked"),
     "dtype": Two(
         "--dtype float32 --max-new-tokens 40", "--dtype bfloat16 --max-new-tokens 40", engine=True
     ),
@@ -215,6 +217,7 @@ INSPECT = {
 RETRIEVAL = {
     "model": Two("--model base", "--model other"),
     "revision": HUB,
+    "tokenizer": Two("--model base", "--model base --tokenizer reader"),
     "dtype": Two("--dtype float32", "--dtype bfloat16"),
     "trust_remote_code": "code of models is not run here: tests/models/test_loading.py",
     "data_dir": Two("--data text", "--data text2"),
@@ -290,6 +293,8 @@ def inputs(tmp_path_factory, model_dir):
         save_file(tensors, model / "model.safetensors", {"format": "pt"})
     template = folder / "eot" / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|end|>", "<|eot_id|>"))
+    save_other_tokenizer(folder / "reader")
+    (folder / "t.jinja").write_text(template.read_text().replace("<|user|>", "<|user|>Q: "))
     for seed, name in enumerate(("one", "two")):
         peft_adapter(model_dir, folder / name, seed=seed)
     peft_adapter(model_dir, folder / "part", seed=5, layers_to_transform=[0, 1], r=2)

@@ -13,7 +13,13 @@ from functools import wraps
 import pytest
 import torch
 from helpers.corpus import write_corpus
-from helpers.models import save_model, save_model_of_eot, save_model_of_own_code
+from helpers.models import (
+    CHAT_TEMPLATE,
+    save_model,
+    save_model_of_eot,
+    save_model_of_own_code,
+    save_other_tokenizer,
+)
 from helpers.options import (
     Differs,
     Elsewhere,
@@ -44,6 +50,7 @@ COMMON = {
     # Model and data
     "model": Differs(("@model", "@other")),
     "revision": HUB,
+    "tokenizer": Differs((None, "@reader")),
     "dtype": Differs(
         ("float32", "bfloat16", "float16"), left_out={"auto": "float32 where there is no GPU"}
     ),
@@ -93,6 +100,7 @@ TASK_DATA = {
     "task": Differs(("massive", "@own.toml"), beside={"data_dir": "@both"}),
     "prompt": Differs(("paper", "authors-code", "zero-shot"), beside=LONG),
     "system_prompt": Differs(("", "Find the slots.")),
+    "chat_template": Differs((None, "@t.jinja")),
     "turn_newline": Differs((False, True), beside={"model": "@eot"}),
     "langs": Differs(("en", "cy", "en,cy"), ("tensors", "report.examples")),
     "chat": Differs((None, "@chat.jsonl"), ("tensors", "report.examples")),
@@ -225,6 +233,8 @@ def material(tmp_path_factory, model_dir, corpus_dir):
     save_model(folder / "other", "llama", seed=1)
     save_model_of_eot(model_dir, folder / "eot")
     save_model_of_own_code(model_dir, folder / "own-code")
+    save_other_tokenizer(folder / "reader")
+    (folder / "t.jinja").write_text(CHAT_TEMPLATE.replace("<|end|>", " over<|end|>"))
     write_rows(folder / "chat.jsonl", map(chat, range(40)))
     write_rows(folder / "dev.jsonl", map(chat, range(40, 43)))
     (folder / "lines.txt").write_text("".join(f"the lamp {n} is red\n" for n in range(20)))
