@@ -15,6 +15,12 @@ from adaptermix.settings.shared import ModelSettings, Settings
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
+_SEEDS: Schema = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0},
+    "minItems": 1,
+    "uniqueItems": True,
+}
 
 
 def settings_schema() -> Schema:
@@ -36,6 +42,7 @@ def recipe_schema() -> Schema:
     } | {
         "base": _text("Another recipe, whose steps this one may use."),
         "out": _text("Folder of the outputs; runs/NAME beside the recipe by default."),
+        "seeds": _SEEDS | {"description": "Seeds of every training: a step for each."},
     }
     steps = {"oneOf": [_step(name) for name in COMMANDS]}
     document = _document("adaptermix recipe", tops)
@@ -52,6 +59,8 @@ def _step(name: str) -> Schema:
         required.append(command.argument.name)
     own = _keys(command.settings)
     keys |= {key: value for key, value in own.items() if key not in MANAGED}
+    if "seed" in keys:
+        keys["seeds"] = _SEEDS | {"description": "Several seeds: the step is run with each."}
     return _table(keys) | {"title": name, "required": required}
 
 

@@ -13,16 +13,26 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.shared import keys_of
 
-_OWN_KEYS = ("base", "out")
+SEEDS = "seeds"
+_OWN_KEYS = ("base", "out", SEEDS)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A step as it is written, before its settings are made; checked when it is needed."""
+    """A step as it is written, before its settings are made; checked when it is needed.
+
+    Attributes:
+        name: Its name; of a step with seeds, the name for one of them.
+        header: Its name in the file.
+        path: The file.
+        written: What the file says of it.
+        shared: The keys at the top, with their files.
+    """
 
     name: str
+    header: str
     path: Path
     written: Mapping[str, Any]
     shared: Mapping[str, tuple[Path, Any]]
@@ -39,7 +49,7 @@ class Draft:
 
     def fail(self, message: str, *keys: str, hint: str | None = None) -> ConfigError:
         """Return an error at the line of a key, or of the step's header."""
-        line = line_of(self.path, self.name, keys[0] if keys else None)
+        line = line_of(self.path, self.header, keys[0] if keys else None)
         return ConfigError(f"{self.path}:{line}: [{self.name}] {message}", hint=hint)
 
 
@@ -53,7 +63,7 @@ def read_files(path: Path) -> tuple[dict[str, Draft], dict[str, tuple[Path, Any]
             if name in drafts:
                 line, there = line_of(file, name, None), drafts[name].path
                 raise ConfigError(f"{file}:{line}: {there} has a step [{name}] already")
-            drafts[name] = Draft(name, file, table[name], tops)
+            drafts[name] = Draft(name, name, file, table[name], tops)
     own = _tables(contents[-1][1])
     if not own:
         raise ConfigError(f"{path}: no steps", hint="a step is a table: [NAME] with a command")
@@ -109,9 +119,15 @@ def _check_step(draft: Draft) -> None:
     for key in draft.table:
         if key in MANAGED:
             raise draft.fail(f"'{key}' is not an option of a step: {MANAGED[key]}", key)
-        if key not in draft.command.step_keys():
-            keys = [k for k in draft.command.step_keys() if k not in MANAGED]
+        if key not in (known := draft_keys(draft.command)):
+            keys = [k for k in known if k not in MANAGED]
             raise draft.fail(f"unknown key '{key}'", key, hint=hint_of_keys(key, keys))
+
+
+def draft_keys(command: Command) -> list[str]:
+    """Return the keys that a step may have in a file; one with a seed may have several."""
+    own = command.step_keys()
+    return [*own, SEEDS] if "seed" in own else own
 
 
 def all_keys() -> set[str]:

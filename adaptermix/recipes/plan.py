@@ -72,7 +72,7 @@ def forced_steps(recipe: Recipe, only: str | None, force: bool) -> set[str]:
     """Return the names of the steps that run even if they have finished."""
     if not force:
         return set()
-    return {only} if only is not None else {step.name for step in recipe.steps}
+    return recipe.named(only) if only is not None else {step.name for step in recipe.steps}
 
 
 def statuses_of(recipe: Recipe, state: "State", forced: set[str]) -> dict[str, Status]:

@@ -30,14 +30,17 @@ from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.files.toml import line_of
 from adaptermix.recipes.draft import (
     REFERENCE,
+    SEEDS,
     Draft,
     all_keys,
+    draft_keys,
     in_order,
     needs,
     read_files,
     references,
     stated,
 )
+from adaptermix.recipes.seeds import expand
 from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.locations import Location, from_folder, without_weight
 from adaptermix.settings.shared import Settings, complaint, keys_of, with_value
@@ -64,6 +67,7 @@ def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None
     overrides = overrides or Overrides()
     drafts, tops, own = read_files(path)
     folder = out or _out_folder(path, tops)
+    drafts, own = expand(drafts, own, overrides.values)
     order = in_order(drafts, own)
     _check_overrides(overrides, [drafts[name] for name in order])
     outs = {name: _output(folder, drafts[name]) for name in order}
@@ -96,11 +100,10 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
 
 def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
     """Refuse keys that no command has; one that no step of this recipe has changes nothing."""
-    known = all_keys()
+    known = all_keys() | {SEEDS}
     for draft in drafts:
-        known |= {
-            f"{draft.name}.{key}" for key in {*keys_of(draft.command.settings)} - MANAGED.keys()
-        }
+        keys = {*draft_keys(draft.command)} & {SEEDS, *keys_of(draft.command.settings)}
+        known |= {f"{name}.{key}" for name in _names(draft) for key in keys - MANAGED.keys()}
     for key in overrides.values:
         if key.rpartition(".")[2] == "per-language":
             raise ConfigError(
@@ -110,6 +113,11 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]}?" if near else "write KEY=VALUE or STEP.KEY=VALUE"
             raise ConfigError(f"--set {key}: no step has this key", hint=hint)
+
+
+def _names(draft: Draft) -> tuple[str, ...]:
+    """Return the names that a setting of one step may be written with."""
+    return tuple(dict.fromkeys((draft.header, draft.name)))
 
 
 def _output(folder: Path, draft: Draft) -> Path:
@@ -154,6 +162,7 @@ def _make_step(
         raise _invalid(error, draft, overrides) from error
     return Step(
         name=draft.name,
+        header=draft.header,
         command=command,
         settings=settings,
         inputs=tuple(map(str, inputs)),
@@ -258,8 +267,12 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
 
 def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
     """Return the overrides that concern a step; a model that another step makes stays."""
-    own = f"{draft.name}."
-    named = {k.removeprefix(own): v for k, v in overrides.values.items() if k.startswith(own)}
+    named = {
+        key.removeprefix(f"{name}."): value
+        for name in _names(draft)
+        for key, value in overrides.values.items()
+        if key.startswith(f"{name}.") and key != f"{name}.{SEEDS}"
+    }
     keys = {
         k: v for k, v in overrides.values.items() if k in keys_of(draft.command.settings)
     } | named
@@ -302,7 +315,8 @@ def _invalid(error: ValidationError, draft: Draft, overrides: Overrides) -> Conf
     if not first["loc"]:
         return draft.fail(complaint(first))
     key = str(first["loc"][0])
-    is_overridden = bool({key, f"{draft.name}.{key}"} & overrides.values.keys())
+    written = {key, *(f"{name}.{key}" for name in _names(draft))}
+    is_overridden = bool(written & overrides.values.keys())
     is_written = key in draft.table and len(first["loc"]) == 1 and not is_overridden
     given = draft.table[key] if is_written else first["input"]  # as written, not as it was read
     message = with_value(f"{key}: {complaint(first)}", given)

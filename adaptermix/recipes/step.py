@@ -31,7 +31,8 @@ class Step:
     """One step, ready to run.
 
     Attributes:
-        name: Its name.
+        name: Its name; of a step with seeds, the name for one of them.
+        header: Its name in the file.
         command: The command it runs.
         settings: The command's settings; the output lies in the recipe's folder.
         inputs: What the command takes beside its settings, such as the adapters of a merge.
@@ -43,6 +44,7 @@ class Step:
     """
 
     name: str
+    header: str
     command: Command
     settings: Settings
     inputs: tuple[str, ...]
@@ -59,7 +61,7 @@ class Step:
 
     def line(self, key: str | None = None) -> int:
         """Return the line of one of its keys, or of its header."""
-        return line_of(self.path, self.name, key if key in self.table else None)
+        return line_of(self.path, self.header, key if key in self.table else None)
 
     def blame(self, error: AdaptermixError) -> AdaptermixError:
         """Say where in the recipe the cause of an error stands, as far as its words tell."""
@@ -89,19 +91,19 @@ class Recipe:
     out: Path
     steps: tuple[Step, ...]
 
-    def step(self, name: str) -> Step:
-        """Return a step by name.
+    def named(self, name: str) -> set[str]:
+        """Return the names of the steps that a name means: one step, or all seeds of one.
 
         Raises:
             ConfigError: There is none of that name.
         """
-        for step in self.steps:
-            if step.name == name:
-                return step
-        names = [step.name for step in self.steps]
-        raise ConfigError(
-            f"{self.path}: no step '{name}'", hint=f"the steps are {', '.join(names)}"
-        )
+        found = {step.name for step in self.steps if name in (step.name, step.header)}
+        if not found:
+            names = [step.name for step in self.steps]
+            raise ConfigError(
+                f"{self.path}: no step '{name}'", hint=f"the steps are {', '.join(names)}"
+            )
+        return found
 
     def maker(self, path: Path) -> Made | None:
         """Return which step leaves something there; outputs begin with the name of their step."""
@@ -115,8 +117,8 @@ class Recipe:
         return None
 
     def with_needs(self, name: str) -> "Recipe":
-        """Return the recipe of one step and of all that it needs."""
-        wanted = {self.step(name).name}
+        """Return the recipe of one step, or all seeds of one, and of all that it needs."""
+        wanted = self.named(name)
         for step in reversed(self.steps):
             if step.name in wanted:
                 wanted.update(step.needs)

@@ -1,0 +1,20 @@
+"""Names of systems that were made with several seeds: ``task-seed-1``, ``task-seed-2``."""
+
+import re
+from collections.abc import Iterable
+
+SEEDED = re.compile(r"(.+)-seed-(\d+)")
+
+
+def with_seed(name: str, seed: int) -> str:
+    """Return the name of what is made with a seed."""
+    return f"{name}-seed-{seed}"
+
+
+def seed_families(names: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Return the systems of several seeds: by the name without it, and by seed; two or more."""
+    families: dict[str, dict[int, str]] = {}
+    for name in names:
+        if found := SEEDED.fullmatch(name):
+            families.setdefault(found[1], {})[int(found[2])] = name
+    return {name: seeds for name, seeds in families.items() if len(seeds) > 1}
