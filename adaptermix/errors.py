@@ -70,6 +70,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "eval": ("torch", "transformers", "peft", "accelerate"),
     "report": ("altair", "vl_convert"),
     "search": ("altair", "vl_convert", "optuna"),
+    "ray": ("ray",),
 }
 
 

@@ -27,6 +27,7 @@ ELSEWHERE = {
     "models/packing.py": "training/test_contrastive.py, by gradients",
     "plots.py": "reports/test_page.py",
     "progress.py": "cli/test_console.py, and helpers/progress.py for every command",
+    "recipes/cluster.py": "system/test_ray.py, on a real cluster",
     "recipes/draft.py": "recipes/test_recipe.py, through reading",
     "reports/runs.py": "reports/test_page.py, through pages",
     "reports/sections/*.py": "reports/test_page.py, through pages",

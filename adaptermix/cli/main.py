@@ -107,6 +107,14 @@ def demo(
 
 def run_recipe(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a .toml file.")],
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[://ADDRESS]",
+            help="Run independent steps at the same time on a Ray cluster: the one at ADDRESS, "
+            "the one that RAY_ADDRESS names, or this machine.",
+        ),
+    ] = None,
     only: Annotated[
         str | None,
         typer.Option(
@@ -170,6 +178,8 @@ def run_recipe(
         adaptermix run recipe.toml --model runs/demo/base --limit 8 -o trial
 
         adaptermix run recipe.toml --set seed=2 --set engine=transformers -o seed-2
+
+        adaptermix run recipe.toml --on ray
     """
     if verbose:
         let_libraries_talk()
@@ -186,7 +196,7 @@ def run_recipe(
         _report_problems(planned.problems)
         return
     watcher = RecipeWatcher(quiet=quiet, json=json)
-    report = pipeline.run(read, only=only, force=force, watcher=watcher)
+    report = pipeline.run(read, only=only, force=force, watcher=watcher, on=on)
     console.show(report, as_json=json)
 
 

@@ -109,7 +109,41 @@ class RecipeWatcher:
         has_stages = not step.command.name.startswith("train-")
         return progress_bar(self.quiet, "" if has_stages else step.name)
 
+    @contextmanager
+    def together(self) -> Iterator["_StepBars"]:
+        """Show a bar for each of several steps."""
+        with _bar(self.quiet) as bar:
+            yield _StepBars(bar)
+
     def end(self, step: "Step", report: Any) -> None:
         """Print what the step's command reports."""
         if not (self.quiet or self.json):
             show(report)
+
+
+class _StepBars:
+    """Bars of steps that run at the same time."""
+
+    def __init__(self, bar: Bars) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, step: "Step", progress: Progress) -> None:
+        """Show how far a step is, or what there is to know about it."""
+        if progress.note:
+            say(*noted([f"{step.name}: {progress.note}"]))
+            return
+        if step.name not in self._tasks:
+            self._tasks[step.name] = self._bar.add_task("", total=None)
+        shown = "  ".join(filter(None, (step.name, progress.stage, progress.detail)))
+        self._bar.update(
+            self._tasks[step.name],
+            description=shown,
+            completed=progress.done,
+            total=progress.total,
+        )
+
+    def remove(self, step: "Step") -> None:
+        """Take the bar of a step away."""
+        if (task := self._tasks.pop(step.name, None)) is not None:
+            self._bar.remove_task(task)

@@ -15,6 +15,14 @@ from adaptermix.settings.shared import ModelSettings, Settings
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
+_RESOURCES: dict[str, Schema] = {
+    "cpus": {"type": "number", "minimum": 0, "description": "CPU cores of the step (--on ray)."},
+    "gpus": {"type": "number", "minimum": 0, "description": "GPUs of the step (--on ray)."},
+    "memory": {
+        "type": ["string", "integer"],
+        "description": "Memory of the step (--on ray), such as 24GB.",
+    },
+}
 _SEEDS: Schema = {
     "type": "array",
     "items": {"type": "integer", "minimum": 0},
@@ -42,6 +50,7 @@ def recipe_schema() -> Schema:
     } | {
         "base": _text("Another recipe, whose steps this one may use."),
         "out": _text("Folder of the outputs; runs/NAME beside the recipe by default."),
+        **_RESOURCES,
         "seeds": _SEEDS | {"description": "Seeds of every training: a step for each."},
     }
     steps = {"oneOf": [_step(name) for name in COMMANDS]}
@@ -61,7 +70,7 @@ def _step(name: str) -> Schema:
     keys |= {key: value for key, value in own.items() if key not in MANAGED}
     if "seed" in keys:
         keys["seeds"] = _SEEDS | {"description": "Several seeds: the step is run with each."}
-    return _table(keys) | {"title": name, "required": required}
+    return _table(keys | _RESOURCES) | {"title": name, "required": required}
 
 
 def _summary(text: str) -> str:

@@ -11,10 +11,12 @@ from adaptermix.commands.catalog import COMMANDS
 from adaptermix.commands.command import MANAGED, Command
 from adaptermix.errors import ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.recipes.resources import KEYS as RESOURCES
+from adaptermix.recipes.resources import Resources, read_resources
 from adaptermix.settings.shared import keys_of
 
 SEEDS = "seeds"
-_OWN_KEYS = ("base", "out", SEEDS)
+_OWN_KEYS = ("base", "out", SEEDS, *RESOURCES)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
 
@@ -44,8 +46,27 @@ class Draft:
 
     @property
     def table(self) -> dict[str, Any]:
-        """What the step says beside its command."""
-        return {key: value for key, value in self.written.items() if key != "command"}
+        """What the step says beside its command and its resources."""
+        others = ("command", *RESOURCES)
+        return {key: value for key, value in self.written.items() if key not in others}
+
+    @property
+    def resources(self) -> Resources:
+        """What the step asks of a machine of a cluster: its own keys, or those at the top.
+
+        Raises:
+            ConfigError: A wrong value, with file and line.
+        """
+        top = {key: self.shared[key][1] for key in RESOURCES if key in self.shared}
+        own = {key: self.written[key] for key in RESOURCES if key in self.written}
+        try:
+            return read_resources(top | own)
+        except ValueError as error:
+            key, why = error.args
+        if key in own:
+            raise self.fail(f"{key}: {why}", key)
+        file = self.shared[key][0]
+        raise ConfigError(f"{file}:{line_of(file, None, key)}: {key}: {why}")
 
     def fail(self, message: str, *keys: str, hint: str | None = None) -> ConfigError:
         """Return an error at the line of a key, or of the step's header."""

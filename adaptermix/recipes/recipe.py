@@ -171,6 +171,7 @@ def _make_step(
         path=draft.path,
         table=draft.table,
         missing=next(iter(missing), None),
+        resources=draft.resources,
     )
 
 

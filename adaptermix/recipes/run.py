@@ -13,17 +13,21 @@ import gc
 import shutil
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TextIO
 
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
-from adaptermix.progress import OnProgress, ignore
+from adaptermix.progress import OnProgress, Progress, ignore
+from adaptermix.recipes.cluster import ATTEMPTS, Board, Cluster, Done, address_of, connected
 from adaptermix.recipes.keys import VOLATILE, step_key
 from adaptermix.recipes.plan import blaming, check_steps, chosen_steps, forced_steps, statuses_of
 from adaptermix.recipes.report import RecipeReport
 from adaptermix.recipes.state import State, alone_in
 from adaptermix.recipes.step import Recipe, Step
+from adaptermix.settings.shared import Settings
 
 
 class Watcher(Protocol):
@@ -34,6 +38,9 @@ class Watcher(Protocol):
 
     def progress(self, step: Step) -> AbstractContextManager[OnProgress]:
         """Return what is told how far the step is."""
+
+    def together(self) -> AbstractContextManager[Board]:
+        """Return what is told how far several steps are."""
 
     def end(self, step: Step, report: Any) -> None:
         """A step is done; ``report`` is its command's own."""
@@ -49,6 +56,16 @@ class Unwatched:
         """Show nothing."""
         return nullcontext(ignore)
 
+    def together(self) -> AbstractContextManager[Board]:
+        """Show nothing."""
+        return nullcontext(self)
+
+    def show(self, step: Step, progress: Progress) -> None:
+        """Show nothing."""
+
+    def remove(self, step: Step) -> None:
+        """Take nothing away."""
+
     def end(self, step: Step, report: Any) -> None:
         """Say nothing."""
 
@@ -59,6 +76,7 @@ def run(
     only: str | None = None,
     force: bool = False,
     watcher: Watcher | None = None,
+    on: str | None = None,
 ) -> RecipeReport:
     """Run the steps of a recipe that are not finished.
 
@@ -67,53 +85,156 @@ def run(
         only: Run this step alone, and what it needs that is not finished.
         force: Run finished steps again (with ``only``, that step), and replace what is there.
         watcher: Is told how far the run is.
+        on: ``ray`` or ``ray://ADDRESS``: run steps on a cluster, independent ones at the same time.
 
     Raises:
         AdaptermixError: Whatever stops a step, with the line of the recipe that it comes from.
         ArtifactError: An output that another program made.
-        ResourceError: Another run works in the same folder.
+        ResourceError: Another run works in the same folder, or there is no such cluster.
     """
-    watcher = watcher or Unwatched()
+    address = None if on is None else address_of(on)
     chosen = chosen_steps(recipe, only)
     forced = forced_steps(chosen, only, force)
     with alone_in(recipe.out):
         state = State(recipe.out)
         check_steps(chosen, statuses_of(chosen, state, forced))
-        reports = []
-        for number, step in enumerate(chosen.steps, start=1):
-            key = step_key(step, recipe.out)
-            is_finished = step.name not in forced and state.is_finished(step, key)
-            watcher.begin(number, len(chosen.steps), step, is_finished=is_finished)
-            if not is_finished:
-                _run_step(step, key, state, watcher, force=force)
-            reports.append(state.report(step, "done before" if is_finished else "done"))
+        work = _Run(chosen, state, watcher or Unwatched(), forced, force)
+        if on is None:
+            work.in_turn()
+        else:
+            work.at_once(address)
+        reports = [
+            state.report(step, "done before" if step.name in work.skipped else "done")
+            for step in chosen.steps
+        ]
     return RecipeReport(str(recipe.path), str(recipe.out), reports)
 
 
-def _run_step(step: Step, key: str, state: "State", watcher: Watcher, *, force: bool) -> None:
-    if step.out.exists() and not state.made(step) and not force:
-        where = f"{step.path}:{step.line()}: [{step.name}]"
-        raise ArtifactError(
-            f"{where} {step.out} exists, and was not made by a recipe",
-            hint="choose another --out, or pass --force",
-        )
-    is_resumed = state.was_begun(step, key)
-    _sweep(step, is_resumed)
-    settings = step.settings
-    if is_resumed and "resume" in type(settings).model_fields:
-        settings = settings.model_copy(update={"resume": True})
-    state.begin(step, key)
+@dataclass
+class _Run:
+    """The work of one run.
+
+    Attributes:
+        recipe: Its steps are to be done.
+        state: What is known of their outputs.
+        watcher: Is told how far it is.
+        forced: Names of the steps that run even if they have finished.
+        force: Replace what another program made.
+        done: Names of the steps that are finished.
+        skipped: Names of those that were before.
+        keys: Of the steps that have begun.
+        stdout: Where results are printed.
+    """
+
+    recipe: Recipe
+    state: State
+    watcher: Watcher
+    forced: set[str]
+    force: bool
+    done: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
+    keys: dict[str, str] = field(default_factory=dict)
+    stdout: TextIO = field(default_factory=lambda: sys.stdout)
+
+    def in_turn(self) -> None:
+        """Perform the steps one after the other, in this process."""
+        for step in self.recipe.steps:
+            settings = self._begin(step)
+            if settings is None:
+                continue
+            with self.watcher.progress(step) as on_progress, blaming(step):
+                done = perform(step, settings, on_progress)
+            self._finish(step, done)
+            del done
+            _free_memory()
+
+    def at_once(self, address: str | None) -> None:
+        """Perform the steps on a cluster, each as soon as what it needs is there.
+
+        After an error no further step is started; those that run are waited for.
+        """
+        waiting = list(self.recipe.steps)
+        failed: AdaptermixError | None = None
+        with connected(address) as cluster, self.watcher.together() as board:
+            while (waiting and not failed) or cluster.is_busy:
+                waiting = waiting if failed else self._submit_ready(waiting, cluster, board)
+                for step, outcome in cluster.wait(board):
+                    if isinstance(outcome, Done):
+                        self._finish(step, outcome)
+                    elif outcome is None and cluster.attempts[step.name] < ATTEMPTS:
+                        board.show(step, Progress("", 0, None, note=_LOST))
+                        cluster.submit(step, self._start(step), perform)
+                    else:
+                        failed = failed or step.blame(outcome or _lost())
+        if failed:
+            raise failed
+
+    def _submit_ready(self, waiting: Sequence[Step], cluster: Cluster, board: Board) -> list[Step]:
+        """Submit the steps whose needs are done, and return the others."""
+        left = []
+        for step in waiting:  # each after its needs: one that is skipped lets others follow
+            if not self.done.issuperset(step.needs):
+                left.append(step)
+            elif (settings := self._begin(step)) is not None:
+                if note := cluster.check(step):
+                    board.show(step, Progress("", 0, None, note=note))
+                cluster.submit(step, settings, perform)
+        return left
+
+    def _begin(self, step: Step) -> Settings | None:
+        """Return the settings to perform a step with; None if it has finished."""
+        key = self.keys[step.name] = step_key(step, self.recipe.out)
+        is_finished = step.name not in self.forced and self.state.is_finished(step, key)
+        number = 1 + self.recipe.steps.index(step)
+        self.watcher.begin(number, len(self.recipe.steps), step, is_finished=is_finished)
+        if is_finished:
+            self.skipped.add(step.name)
+            self.done.add(step.name)
+            return None
+        if step.out.exists() and not self.state.made(step) and not self.force:
+            where = f"{step.path}:{step.line()}: [{step.name}]"
+            raise ArtifactError(
+                f"{where} {step.out} exists, and was not made by a recipe",
+                hint="choose another --out, or pass --force",
+            )
+        return self._start(step)
+
+    def _start(self, step: Step) -> Settings:
+        """Make room for a step, and return its settings: one that was begun is resumed."""
+        key = self.keys[step.name]
+        is_resumed = self.state.was_begun(step, key)
+        _sweep(step, is_resumed)
+        self.state.begin(step, key)
+        if is_resumed and "resume" in type(step.settings).model_fields:
+            return step.settings.model_copy(update={"resume": True})
+        return step.settings
+
+    def _finish(self, step: Step, done: Done) -> None:
+        self.state.finish(step, self.keys[step.name], done.record, done.seconds)
+        self.done.add(step.name)
+        with redirect_stdout(self.stdout):
+            self.watcher.end(step, done.report)
+
+
+def perform(step: Step, settings: Settings, on_progress: OnProgress) -> Done:
+    """Run the command of a step, wherever that is."""
     started = time.monotonic()
-    with watcher.progress(step) as on_progress, blaming(step):
-        report = step.command.perform(step.call(settings, on_progress=on_progress))
+    report = step.command.perform(step.call(settings, on_progress=on_progress))
     record = {k: v for k, v in report.as_record().items() if k not in VOLATILE}
     if "out" not in type(settings).model_fields:
         with whole_output(step.out) as partial:
             write_json(partial, record)
-    state.finish(step, key, record, round(time.monotonic() - started, 1))
-    watcher.end(step, report)
-    del report
-    _free_memory()
+    return Done(record, report, round(time.monotonic() - started, 1))
+
+
+_LOST = "its worker was lost; it is run again, from its last checkpoint"
+
+
+def _lost() -> ResourceError:
+    return ResourceError(
+        f"its worker was lost {ATTEMPTS} times; not enough memory, perhaps",
+        hint='give it more: memory = "24GB" in the step',
+    )
 
 
 def _free_memory() -> None:

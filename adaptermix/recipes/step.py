@@ -9,6 +9,7 @@ from typing import Any
 from adaptermix.commands.command import Call, Command, Made
 from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.files.toml import line_of
+from adaptermix.recipes.resources import Resources
 from adaptermix.settings.shared import Settings
 
 
@@ -41,6 +42,7 @@ class Step:
         path: The file it is written in.
         table: What the file says of it.
         missing: The first of its files that is not there, as an error with file and line.
+        resources: What it asks of a machine of a cluster.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Step:
     path: Path
     table: Mapping[str, Any]
     missing: AdaptermixError | None = None
+    resources: Resources = Resources()
 
     def call(self, settings: Settings | None = None, **options: Any) -> Call:
         """Return the call of its command, which may replace what an earlier run left."""

@@ -46,7 +46,9 @@ def ids(value):
 def step_of(command, inputs=(), name="step", **values):
     """Return a step with settings that nobody has checked."""
     settings = command.settings.model_construct(**values)
-    return Step(name, command, settings, tuple(map(str, inputs)), Path("o/step"), (), Path(), {})
+    return Step(
+        name, name, command, settings, tuple(map(str, inputs)), Path("o/step"), (), Path(), {}
+    )
 
 
 def key_of(command, inputs=(), **values):

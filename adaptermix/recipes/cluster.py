@@ -1,0 +1,285 @@
+"""Steps of a recipe on a Ray cluster: independent ones run at the same time.
+
+Ray decides where a step runs and starts its process. What is decided here is what can run, from
+the graph of the steps, and what becomes of a step whose worker is lost: it is started again and
+goes on from its checkpoint. The folders of the recipe, its data and its outputs lie on storage
+that all machines see under the same paths.
+"""
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, first_line, require_extra
+from adaptermix.progress import OnProgress, Progress
+from adaptermix.recipes.step import Step
+from adaptermix.settings.shared import Settings
+
+ATTEMPTS = 3  # of a step whose worker is lost
+_LOOK = 0.3  # seconds between two looks at what has come
+_PASSED_ON = ("ADAPTERMIX_CACHE", "HF_HUB_OFFLINE", "PYTHONPATH")  # keys and tokens never are
+
+
+class Board(Protocol):
+    """Shows how far several steps are."""
+
+    def show(self, step: Step, progress: Progress) -> None:
+        """Show how far a step is."""
+
+    def remove(self, step: Step) -> None:
+        """Take a step away: it has ended."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step came to.
+
+    Attributes:
+        record: What is kept of its report.
+        report: The report of its command.
+        seconds: How long it took.
+    """
+
+    record: dict[str, Any]
+    report: Any
+    seconds: float
+
+
+Perform = Callable[[Step, Settings, OnProgress], Done]
+
+
+class Cluster:
+    """A Ray cluster that performs steps.
+
+    Attributes:
+        is_own: Whether it was started for this run, on this machine.
+        attempts: How often each step was submitted.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        """Connect.
+
+        Args:
+            address: ``ray://HOST:PORT`` or ``HOST:PORT``; None for the cluster that
+                ``RAY_ADDRESS`` names, or else for one on this machine.
+
+        Raises:
+            ResourceError: Ray is not installed, or there is no such cluster.
+        """
+        require_extra("ray")
+        import ray
+
+        self.is_own = address is None and not os.environ.get("RAY_ADDRESS")
+        _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
+        own: dict[str, Any] = (
+            {"include_dashboard": False, "address": "local"} if self.is_own else {}
+        )
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # Ray gives a task one thread, and another number of threads rounds sums differently.
+        variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+        try:
+            ray.init(
+                **({"address": address or "auto"} | own),
+                runtime_env={"env_vars": variables},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise _unreachable(address or "ray", error) from error
+        self._ray: Any = ray
+        # Its own process for every step: what a step leaves in memory goes with it.
+        self._task: Any = ray.remote(max_calls=1)(_perform)
+        inbox: Any = ray.remote(_Inbox)
+        self._inbox = inbox.options(num_cpus=0, max_restarts=-1).remote()
+        self._running: dict[Any, Step] = {}
+        self.attempts: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Stop what still runs, and let go of the cluster."""
+        for ref in self._running:
+            self._ray.cancel(ref, force=True)
+        self._ray.shutdown()
+
+    def check(self, step: Step) -> str | None:
+        """Say that no machine has what a step asks for; on one's own machine none will come.
+
+        Raises:
+            ConfigError: The cluster is this machine alone.
+        """
+        asked = self._asked(step)
+        named = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked["memory"]}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if any(all(node.get(k, 0) >= v for k, v in named.items()) for node in nodes):
+            return None
+        key = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}
+        lacking = [
+            f"{key[name]} = {value:g} (the largest machine has "
+            f"{max((node.get(name, 0) for node in nodes), default=0):g})"
+            for name, value in named.items()
+            if not any(node.get(name, 0) >= value for node in nodes)
+        ]
+        what = f"it asks for {', '.join(lacking) or 'more than one machine has'}"
+        if self.is_own:
+            raise ConfigError(f"{step.path}:{step.line()}: [{step.name}] {what}")
+        return f"{what}, and waits until the cluster has such a machine"
+
+    def submit(self, step: Step, settings: Settings, perform: Perform) -> None:
+        """Give a step to the cluster."""
+        self.attempts[step.name] += 1
+        task = self._task.options(max_retries=0, name=step.name, **self._asked(step))
+        self._running[task.remote(perform, step, settings, str(Path.cwd()), self._inbox)] = step
+
+    def wait(self, board: Board) -> Iterator[tuple[Step, Done | AdaptermixError | None]]:
+        """Wait a moment, show what is new, and yield steps that have ended.
+
+        None stands for a step whose worker was lost.
+        """
+        if not self._running:
+            return
+        refs = list(self._running)
+        ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=_LOOK)
+        self._show(board)
+        for ref in ready:
+            step = self._running.pop(ref)
+            board.remove(step)
+            yield step, self._outcome(ref)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a step runs."""
+        return bool(self._running)
+
+    def _outcome(self, ref: Any) -> Done | AdaptermixError | None:
+        try:
+            outcome: Done | AdaptermixError = self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError:
+            raise
+        except self._ray.exceptions.RayError:
+            return None
+        return outcome
+
+    def _show(self, board: Board) -> None:
+        steps = {step.name: step for step in self._running.values()}
+        try:
+            events = self._ray.get(self._inbox.take.remote(), timeout=10)
+        except self._ray.exceptions.RayError:  # its machine was lost; Ray starts it elsewhere
+            return
+        for name, progress in events:
+            if name in steps:
+                board.show(steps[name], progress)
+
+    def _asked(self, step: Step) -> dict[str, Any]:
+        """Return Ray's options for what a step asks for.
+
+        A command that needs torch gets a GPU where the cluster has any.
+        """
+        has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
+        is_heavy = step.command.extra in ("train", "eval", "search") or bool(
+            getattr(step.settings, "search", None)
+        )
+        asked = step.resources
+        gpus = asked.gpus if asked.gpus is not None else float(has_gpus and is_heavy)
+        cpus = asked.cpus if asked.cpus is not None else 1
+        return {"num_cpus": cpus, "num_gpus": gpus, "memory": asked.memory or 0}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Cluster]:
+    """Connect to a cluster for the time of a run.
+
+    What is printed meanwhile goes to standard error: Ray tells there of workers that died.
+
+    Raises:
+        ResourceError: As ``Cluster``.
+    """
+    with redirect_stdout(sys.stderr):
+        cluster = Cluster(address)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def address_of(on: str) -> str | None:
+    """Read ``--on``: ``ray``, or ``ray://ADDRESS``.
+
+    Raises:
+        ConfigError: Something else.
+    """
+    if on == "ray":
+        return None
+    if on.startswith("ray://") and len(on) > len("ray://"):
+        return on
+    raise ConfigError(f"--on {on}: write --on ray, or --on ray://HOST:PORT for a cluster")
+
+
+def _check_reachable(address: str) -> None:
+    """Try to connect: Ray itself goes on trying for minutes.
+
+    Raises:
+        ResourceError: Nobody answers there.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"--on {address}: no connection to a Ray cluster: {first_line(error)}",
+        hint="start one with `ray start --head`, or use --on ray without RAY_ADDRESS to use this "
+        "machine",
+    )
+
+
+class _Inbox:
+    """Takes events of steps that run anywhere: the last of each step, and every note."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, Progress] = {}
+        self.notes: list[tuple[str, Progress]] = []
+
+    def put(self, name: str, progress: Progress) -> None:
+        """Take an event of a step."""
+        if progress.note:
+            self.notes.append((name, progress))
+        else:
+            self.last[name] = progress
+
+    def take(self) -> list[tuple[str, Progress]]:
+        """Return what has come since the last time."""
+        events = [*self.notes, *self.last.items()]
+        self.notes, self.last = [], {}
+        return events
+
+
+def _perform(
+    perform: Perform, step: Step, settings: Settings, folder: str, inbox: Any
+) -> Done | AdaptermixError:
+    """Perform a step in a worker. An error of the user's is a result: Ray would wrap it."""
+    os.chdir(folder)
+    told = 0.0
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal told
+        if progress.note or time.monotonic() - told > _LOOK:
+            told = time.monotonic()
+            inbox.put.remote(step.name, progress)
+
+    try:
+        return perform(step, settings, on_progress)
+    except AdaptermixError as error:
+        return error

@@ -1,0 +1,46 @@
+"""What a step of a recipe asks of the machine that it runs on, on a cluster."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+KEYS = ("cpus", "gpus", "memory")
+_SIZE = TypeAdapter(ByteSize)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a step asks for; None is left to the cluster.
+
+    Attributes:
+        cpus: CPU cores.
+        gpus: GPUs; a fraction shares one.
+        memory: Bytes.
+    """
+
+    cpus: float | None = None
+    gpus: float | None = None
+    memory: int | None = None
+
+
+def read_resources(keys: Mapping[str, Any]) -> Resources:
+    """Read the keys of a step, such as ``gpus = 1`` and ``memory = "24GB"``.
+
+    Raises:
+        ValueError: A value that is none; it says which key is to blame.
+    """
+    known = {key: keys[key] for key in KEYS if key in keys}
+    for key in known.keys() & {"cpus", "gpus"}:
+        value = known[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+            raise ValueError(key, f"must be a number from 0, not {value!r}")
+    if "memory" in known:
+        try:
+            known["memory"] = int(_SIZE.validate_python(known["memory"]))
+        except ValidationError as error:
+            raise ValueError(
+                "memory", f"must be a size such as 24GB, not {known['memory']!r}"
+            ) from error
+    return Resources(**known)
