@@ -68,8 +68,8 @@ class StoppedError(AdaptermixError):
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "transformers", "peft", "accelerate"),
     "eval": ("torch", "transformers", "peft", "accelerate"),
-    "report": ("altair", "vl_convert"),
-    "search": ("altair", "vl_convert", "optuna"),
+    "report": ("vl_convert",),
+    "search": ("vl_convert", "optuna"),
     "ray": ("ray",),
 }
 

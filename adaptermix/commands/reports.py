@@ -70,6 +70,5 @@ REPORT = Command(
     ),
     output=".html",
     shows_progress=False,
-    extra="report",
     check=_check,
 )

@@ -17,16 +17,22 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from adaptermix.adapters.inspection import inspect
+from adaptermix.adapters.report import InspectReport
+from adaptermix.errors import require_extra
 from adaptermix.files.outputs import Report, check_output, whole_output
+from adaptermix.plots.drawing import palette_css
 from adaptermix.reports.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.reports.sections.build import sections_of
+from adaptermix.reports.sections.roles import merge_among
 from adaptermix.reports.sections.section import Section
-from adaptermix.settings.reports import ReportSettings
+from adaptermix.settings.reports import InspectSettings, ReportSettings
 from adaptermix.tables import View, pairs, printable
 from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.version import __version__
 
 _PAGE = Path(__file__).with_name("assets")
+_MANY_ROWS = 12  # of a table; more are folded
 _RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as the page's script reads
 
 
@@ -86,10 +92,13 @@ def report(
     outputs = [path for path in (settings.out, settings.export) if path is not None]
     for path in outputs:
         check_output(path, force)
+    if settings.export is not None:
+        require_extra("report")
     runs = find_runs(paths)
-    sections = list(sections_of(runs))
-    examples = [_browsable(run) for run in runs.evaluations] if settings.examples else []
-    examples = [run for run in examples if run["id"]]
+    inspected = inspect(runs.adapters, InspectSettings()) if runs.adapters else None
+    sections = [section for section in sections_of(runs, inspected) if not section.is_empty]
+    evaluations = runs.evaluations if settings.examples else []
+    examples = [found for run in evaluations if (found := _browsable(run, inspected))["id"]]
     page = _render(settings.title, runs, sections, examples)
     if not dry_run:
         if settings.export is not None:
@@ -102,8 +111,8 @@ def report(
         task=runs.task,
         runs=[str(r.path) for r in (*runs.evaluations, *runs.searches, *runs.retrievals)],
         adapters=[str(path) for path in (*runs.adapters, *runs.families)],
-        plots=[plot.name for section in sections for plot in section.plots],
-        tables=[table.name for section in sections for table in section.tables],
+        plots=[plot.name for section in sections for plot in section.all_plots],
+        tables=[table.name for section in sections for table in section.all_tables],
         examples=sum(len(run["id"]) for run in examples),
         bytes=len(page.encode()),
         written=not dry_run,
@@ -114,13 +123,13 @@ def _export(sections: Sequence[Section], folder: Path) -> None:
     with whole_output(folder) as partial_folder:
         partial_folder.mkdir()
         for section in sections:
-            for plot in section.plots:
+            for plot in section.all_plots:
                 plot.write(partial_folder)
-            for table in section.tables:
+            for table in section.all_tables:
                 table.write(partial_folder, "md", "tex")
 
 
-def _browsable(run: Run) -> dict[str, Any]:
+def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
     """Return the examples of an evaluation, column by column, as the page's script reads them."""
     settings = run.content.get("settings")
     by_offsets = isinstance(settings, dict) and settings.get("match") == "offsets"
@@ -135,10 +144,13 @@ def _browsable(run: Run) -> dict[str, Any]:
         columns["prompt"] += [row["utterance"] for row in first]
         columns["gold"] += [_as_text(row.get("expected")) for row in first]
         _add_answers(answered, answers, flags, by_offsets)
+    reference = run.report.reference
+    merge = merge_among(systems, reference, inspected) or reference
     return {
         "name": run.name,
         "systems": systems,
-        "baseline": systems.index(run.report.reference),
+        "baseline": systems.index(reference),
+        "merge": systems.index(merge),
         "langs": run.report.langs,
         **columns,
         "answers": answers,
@@ -185,11 +197,12 @@ def _render(
         loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     style, script = ((_PAGE / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style = palette_css() + style
     return environment.get_template("report.html").render(
         title=printable(title),
         version=__version__,
         task=runs.task,
-        sections=[s for s in sections if s.texts or s.plots or s.tables],
+        sections=sections,
         style=Markup(style),
         script=Markup(script),
         policy="; ".join(
@@ -202,7 +215,8 @@ def _render(
                 "form-action 'none'",
             ]
         ),
-        markup=lambda plot: Markup(plot.svg),
+        markup=Markup,
+        many_rows=_MANY_ROWS,
         count=sum(len(run["id"]) for run in examples),
         examples=_packed(examples) if examples else None,
     )

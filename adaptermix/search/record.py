@@ -26,7 +26,8 @@ from adaptermix.tables import (
 from adaptermix.tasks.metrics.significance import Difference, Interval
 
 if TYPE_CHECKING:
-    from adaptermix.plots import Plot
+    from adaptermix.plots.intervals import Estimate
+    from adaptermix.plots.plot import Plot
 
 
 def search_view(report: "SearchReport") -> View:
@@ -92,6 +93,7 @@ def _unranked(report: "SearchReport") -> list[str]:
 
 
 RECORD_FILE = "search.json"
+_PANEL = 400  # width of a panel of the plot
 STAGE = "merged"  # in the folder of a search: its adapter, until that is in its place
 
 
@@ -222,29 +224,67 @@ def plot_of(
     name: str = "search",
     control: str | None = None,
 ) -> "Plot":
-    """Plot the scores of a search; ``name`` is the stem of the plot's files.
+    """Plot all candidates of a search: their scores, and what they lost against the chosen one.
 
-    The control has no place among merges by weight, and is left out.
+    Against weights if all have one; otherwise one below the other. The control has no place among
+    merges by weight; there it is a dashed line.
     """
-    from adaptermix.plots import PlottedScore, search_plot
+    from adaptermix.plots.intervals import along, forest
+    from adaptermix.plots.plot import Plot, titled_panel
+    from adaptermix.plots.scales import around_zero, span_of
 
-    points = []
-    for candidate in (candidate for candidate in candidates if candidate.name != control):
-        weights = candidate.weighting["weights"]
-        is_scalar = len(weights) == 2 and math.isclose(sum(weights), 1)
-        is_scalar &= "rules" not in candidate.weighting
-        score = candidate.score
-        ends = (scaled(metric, end) for end in (score.value, score.low, score.high))
-        points.append(
-            PlottedScore(
-                candidate.name,
-                Interval(*ends),
-                weights[0] if is_scalar else None,
-                is_chosen=candidate.name == winner,
-                is_faint=candidate.dropped is not None,
-            )
-        )
-    return search_plot(points, f"{titled(metric)} on dev data, macro average", name)
+    label = titled(metric)
+    titles = f"{label} on dev data", f"{label}, minus the chosen one"
+    merges = [c for c in candidates if c.name != control]
+    is_curve = all(_weight(c) is not None for c in merges)
+    panels = []
+    for title, is_difference in zip(titles, (False, True), strict=True):
+        rows = [_estimate(c, winner, metric, is_difference) for c in candidates]
+        ends = [end for row in rows for end in (row.low, row.high)]
+        span = around_zero(ends) if is_difference else span_of(ends)
+        if is_curve:
+            level = next((row for row in rows if row.label == control), None)
+            shown_rows = [row for row in rows if row.label != control]
+            axes = "weight of the first adapter", title
+            panels.append(along(shown_rows, axes, span, _PANEL, level))
+        else:
+            sides = ("worse", "better") if is_difference else ("", "")
+            panels.append(forest([("", rows)], title, span, _PANEL, sides))
+    headings = "Score of each candidate", "Difference to the chosen one, same examples"
+    panels = [titled_panel(*pair) for pair in zip(headings, panels, strict=True)]
+    dashed = " Dashed: the chosen merge without its other adapters." if control else ""
+    caption = (
+        "Macro averages over languages with 95% intervals. Blue: chosen. Filled grey: answered all "
+        "examples. Hollow: left the race early, so its score is of fewer examples; compare it in "
+        f"the second panel.{dashed if is_curve else ''}"
+    )
+    return Plot(name, "Dev score by weight" if is_curve else "Dev scores", caption, panels)
+
+
+def _weight(candidate: CandidateResult) -> float | None:
+    """Return the weight of the first of two adapters whose weights sum to 1."""
+    weights = candidate.weighting["weights"]
+    is_scalar = len(weights) == 2 and math.isclose(sum(weights), 1)
+    return weights[0] if is_scalar and "rules" not in candidate.weighting else None
+
+
+def _estimate(
+    candidate: CandidateResult, winner: str, metric: str, is_difference: bool
+) -> "Estimate":
+    from adaptermix.plots.intervals import Estimate
+
+    seen = candidate.difference.interval if is_difference else candidate.score
+    value, low, high = (scaled(metric, end) for end in (seen.value, seen.low, seen.high))
+    is_chosen, left = candidate.name == winner, candidate.dropped
+    sign = "+" if is_difference else ""
+    says = (
+        f"{shown(metric, seen.value, sign)} "
+        f"[{shown(metric, seen.low, sign)}, {shown(metric, seen.high, sign)}], "
+        f"{candidate.examples:,} examples"
+        + ("" if left is None else f", left the race after round {left}")
+    )
+    look = "chosen" if is_chosen else "finalist" if left is None else "dropped"
+    return Estimate(candidate.name, value, low, high, look, says, at=_weight(candidate))
 
 
 def result_of(halving: SuccessiveHalving, entry: Entry, winner: Entry) -> CandidateResult:

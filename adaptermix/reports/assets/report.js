@@ -12,16 +12,20 @@
     return element;
   }
 
-  // Values of marks, which the plots carry for screen readers, beside the pointer.
+  // Values of marks beside the pointer, at once; without this script the browser shows them itself.
   const tip = byId("tip");
+  for (const title of document.querySelectorAll(".plot .mark > title")) {
+    title.parentNode.dataset.says = title.textContent;
+    title.remove();
+  }
   document.addEventListener("pointerover", (event) => {
-    const mark = event.target.closest?.(".plot [aria-roledescription][aria-label]");
-    const isValue = mark && !/axis|legend|title|container/.test(mark.getAttribute("aria-roledescription"));
-    tip.hidden = !isValue;
-    if (!isValue) return;
-    tip.textContent = mark.getAttribute("aria-label");
+    const mark = event.target.closest?.(".plot .mark");
+    tip.hidden = !mark;
+    if (!mark) return;
+    tip.textContent = mark.dataset.says;
     const box = mark.getBoundingClientRect();
-    tip.style.left = `${Math.min(box.right + 8, innerWidth - tip.offsetWidth - 8)}px`;
+    const left = Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8);
+    tip.style.left = `${Math.max(8, left)}px`;
     tip.style.top = `${Math.max(8, box.top - tip.offsetHeight - 4)}px`;
   });
 
@@ -49,10 +53,13 @@
     function open(at) {
       run = runs[at];
       flags = run.flags.map((digits) => Uint8Array.from(digits, (digit) => parseInt(digit, 16)));
-      const last = run.systems.length - 1;
       fill(controls.lang, ["all", ...run.langs], 0);
       fill(controls.before, run.systems, run.baseline);
-      fill(controls.after, run.systems, run.baseline === last ? 0 : last);
+      fill(controls.after, run.systems, run.merge);
+      controls.show.value = "changed";
+      filter();
+      if (kept.length) return;
+      controls.show.value = "all";
       filter();
     }
 

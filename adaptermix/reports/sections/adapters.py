@@ -1,21 +1,28 @@
-"""The section about adapters, and a sentence about each merge."""
+"""The section about adapters: what was made from what, how large it is, and how two meet."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from adaptermix.adapters.card import made_of, sources_of
 from adaptermix.adapters.format import layer_of
 from adaptermix.adapters.report import (
     AdapterReport,
+    Comparison,
     InspectReport,
     adapter_name,
     interference_table,
+    provenance_table,
 )
-from adaptermix.plots import PALETTE, lines
+from adaptermix.plots.charts import Curve, Space, curves_chart
+from adaptermix.plots.plot import Plot, titled_panel
 from adaptermix.reports.sections.section import Section
+from adaptermix.tables import Row, Table
+
+_PAIRS = 8  # that are drawn; the table has all
+Met = tuple[str, int, Comparison]
 
 
-def recipe_section(adapter: AdapterReport) -> str:
+def recipe_sentence(adapter: AdapterReport) -> str:
     """Say in a sentence what a merge was made of."""
     record = adapter.record
     terms = made_of(record)
@@ -31,61 +38,99 @@ def recipe_section(adapter: AdapterReport) -> str:
     return text + (", with other weights in some modules." if rules else ".")
 
 
-def adapters_section(name: str, inspected: InspectReport, colors: Mapping[str, str]) -> Section:
+def adapters_section(name: str, inspected: InspectReport) -> Section:
     """Return the section about adapters and their interference."""
+    texts = [text for adapter in inspected.adapters if (text := recipe_sentence(adapter))]
+    plots, tables = [_norms(name, inspected)], [provenance_table(inspected)]
+    met = _met(inspected)
+    if met:
+        plots += _meetings(name, met)
+        tables.append(replace(interference_table(met), name=f"{name}-interference"))
+    return Section(name, "Adapters", texts, [], tables, inspected.notes, folded=plots)
+
+
+def _norms(name: str, inspected: InspectReport) -> Plot:
     names = [adapter_name(adapter.path) for adapter in inspected.adapters]
     blocks = [(layer, row) for row in inspected.layers if (layer := layer_of(row.name)) is not None]
-    norms = [
-        {"layer": layer, "value": value, "line": names[at]}
-        for at in range(len(names))
+    panels = {
+        adapter: [
+            Curve(
+                adapter,
+                [
+                    (float(layer), norm)
+                    for layer, row in blocks
+                    if (norm := row.norms[at]) is not None
+                ],
+            )
+        ]
+        for at, adapter in enumerate(names)
+    }
+    rows: list[Row] = [
+        [str(layer), *("-" if norm is None else f"{norm:#.4g}" for norm in row.norms)]
         for layer, row in blocks
-        if (value := row.norms[at]) is not None
     ]
-    texts = (
-        "Norm of delta weights by layer",
-        "Frobenius norm of what an adapter adds to the base.",
-    )
-    own = {adapter: colors[adapter] for adapter in names}
-    plots = [lines(norms, own, ("layer", "norm"), f"{name}-norms", texts)]
-    tables = []
+    title = "Norm of delta weights by layer"
+    caption = "Frobenius norm of what an adapter adds to the base."
+    values = Table(f"{name}-norms-values", title, ["layer", *names], rows)
+    return _plot((f"{name}-norms", title, caption), panels, "norm", values)
+
+
+def _met(inspected: InspectReport) -> list[Met]:
+    """Return how every two adapters meet in every layer, without merges and their own parts."""
+    names = [adapter_name(adapter.path) for adapter in inspected.adapters]
+    merges = [bool(sources_of(adapter.record)) for adapter in inspected.adapters]
     pairs = [pair for pair in inspected.pairs if not _share_an_origin(inspected, pair)]
-    met = [
+    pairs.sort(key=lambda pair: merges[pair[0]] or merges[pair[1]])  # what was trained, first
+    blocks = [(layer, row) for row in inspected.layers if (layer := layer_of(row.name)) is not None]
+    return [
         (f"{names[pair[0]]} and {names[pair[1]]}", layer, comparison)
         for pair in pairs
         for layer, row in blocks
         if (comparison := row.comparison(pair)) is not None
     ]
-    if met:
-        labels = list(dict.fromkeys(label for label, _, _ in met))
-        hues = dict(zip(labels, PALETTE[1:], strict=False))  # more lines than colors tell nothing
-        drawn = [row for row in met if row[0] in hues]
-        first = f" The first {len(hues)} of {len(labels)} pairs." if len(hues) < len(labels) else ""
-        cosines = [{"layer": at, "value": c.cosine, "line": label} for label, at, c in drawn]
-        overlaps = [
-            {"layer": at, "value": value, "line": label, "part": side, "kind": kind}
-            for label, at, c in drawn
-            for side, kind, value in (
-                ("out", "measured", c.overlap_out),
-                ("out", "random", c.random_out),
-                ("in", "measured", c.overlap_in),
-                ("in", "random", c.random_in),
-            )
+
+
+def _meetings(name: str, met: Sequence[Met]) -> list[Plot]:
+    labels = list(dict.fromkeys(label for label, _, _ in met))
+    more = f" The first {_PAIRS} of {len(labels)} pairs." if len(labels) > _PAIRS else ""
+    of_pair = {
+        label: [(float(layer), c) for other, layer, c in met if other == label]
+        for label in labels[:_PAIRS]
+    }
+    cosines = {
+        label: [Curve(label, [(layer, c.cosine) for layer, c in found])]
+        for label, found in of_pair.items()
+    }
+    overlaps = {
+        f"{label}, {side}": [
+            Curve("measured", [(layer, getattr(c, f"overlap_{side}")) for layer, c in found]),
+            Curve("random", [(at, getattr(c, f"random_{side}")) for at, c in found], "reference"),
         ]
-        text = f"Above 0 the delta weights add up in a merge, below 0 they cancel.{first}"
-        plots.append(
-            lines(cosines, hues, ("layer", "cosine"), f"{name}-cosine", ("Cosine by layer", text))
-        )
-        text = (
-            "Of the directions they write to (out) and read from (in): 1 where one subspace lies "
-            f"in the other. Dashed: random subspaces.{first}"
-        )
-        plots.append(
-            lines(
-                overlaps, hues, ("layer", "overlap"), f"{name}-overlap", ("Overlap by layer", text)
-            )
-        )
-        tables.append(replace(interference_table(met), name=f"{name}-interference"))
-    return Section(name, "Adapters", [], plots, tables, inspected.notes)
+        for label, found in of_pair.items()
+        for side in ("out", "in")
+    }
+    add_up = f"Above 0 the delta weights add up in a merge, below 0 they cancel.{more}"
+    share = (
+        "Of the directions they write to (out) and read from (in): 1 where one subspace lies "
+        f"in the other. Dashed grey: random subspaces.{more}"
+    )
+    return [
+        _plot((f"{name}-cosine", "Cosine by layer", add_up), cosines, "cosine"),
+        _plot((f"{name}-overlap", "Overlap by layer", share), overlaps, "overlap"),
+    ]
+
+
+def _plot(
+    texts: tuple[str, str, str],
+    panels: Mapping[str, Sequence[Curve]],
+    y_title: str,
+    values: Table | None = None,
+) -> Plot:
+    """Draw curves over layers in panels with shared axes; ``texts``: name, title and caption."""
+    every = [curve for curves in panels.values() for curve in curves]
+    space = Space.of(("layer", y_title), every, 0.0)
+    drawn = [titled_panel(title, curves_chart(curves, space)) for title, curves in panels.items()]
+    return Plot(*texts, drawn, values)
 
 
 def _share_an_origin(inspected: InspectReport, pair: tuple[int, int]) -> bool:

@@ -1,133 +1,321 @@
-"""Sections about retrieval."""
+"""Sections about retrieval: how well translations find each other, before and after."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from math import sqrt
 
-from adaptermix.adapters.report import InspectReport, adapter_name
-from adaptermix.errors import ConfigError
+from adaptermix.adapters.report import InspectReport
 from adaptermix.models.files import layer_index
-from adaptermix.plots import Plot, colors_of, heat_map, lines, scatter
+from adaptermix.plots.charts import (
+    Curve,
+    Named,
+    Space,
+    curves_chart,
+    heat_map,
+    scatter,
+)
+from adaptermix.plots.plot import Panel, Plot, titled_panel
 from adaptermix.reports.runs import Run
+from adaptermix.reports.sections.roles import alignment_layers, language_groups, merge_among
 from adaptermix.reports.sections.section import Section
 from adaptermix.retrieval.report import RetrievalReport, aggregate_table, correlation_table
-from adaptermix.retrieval.summary import PairScores
+from adaptermix.retrieval.summary import ALL, LayerScores
 from adaptermix.retrieval.task_scores import LEAST, ScoreCorrelation
-from adaptermix.tables import Table, scaled, titled
+from adaptermix.tables import Cell, Row, Table, scaled, titled
+
+_Z = 1.959964  # of a 95% interval
+_AXES = ("layer", "retrieval accuracy (%)")
+
+
+@dataclass(frozen=True)
+class Analyzed:
+    """A retrieval analysis with the roles of its systems.
+
+    Attributes:
+        name: Stem of its plots' names.
+        report: The analysis.
+        inspected: The adapters that are here.
+        before: System that others are compared with.
+        after: The merge, or what else the reader asks about.
+        placed: Layer at which each adapter was aligned.
+    """
+
+    name: str
+    report: RetrievalReport
+    inspected: InspectReport | None
+    before: str
+    after: str | None
+    placed: Mapping[str, int]
+
+    @property
+    def layer(self) -> int:
+        """The analyzed layer that is nearest to where adapters were aligned, or to the middle."""
+        layers = {*self.placed.values()}
+        common = layers.pop() if len(layers) == 1 else layer_index("middle", self.report.depth)
+        wanted = self.placed.get(self.after or "", common)
+        return min(self.report.layers, key=lambda layer: abs(layer - wanted))
+
+    def mean(self, system: str, over: str = ALL) -> LayerScores | None:
+        """Return a system's accuracy by layer over a group."""
+        found = (r for r in self.report.by_layer if (r.system, r.over) == (system, over))
+        return next(found, None)
+
+
+def analyzed(
+    name: str, run: Run, inspected: InspectReport | None, baseline: str | None
+) -> Analyzed:
+    """Assign the roles: the merge against the baseline of the evaluation, where both are here."""
+    report: RetrievalReport = run.report
+    first = report.systems[0]
+    before = baseline if baseline in report.systems else first
+    after = merge_among(report.systems, before or first, inspected)
+    placed = alignment_layers(inspected, report.depth)
+    return Analyzed(name, report, inspected, before or first, after, placed)
 
 
 def retrieval_section(
-    name: str, run: Run, colors: Mapping[str, str], *, inspected: InspectReport | None
+    name: str, run: Run, inspected: InspectReport | None, baseline: str | None
 ) -> Section:
     """Return the section about a retrieval analysis."""
-    report: RetrievalReport = run.report
-    enough = [c for c in report.correlations if len(c.points) >= LEAST]  # older records have others
-    report = replace(report, correlations=enough)
-    own = {system: colors[system] for system in report.systems}
+    seen = analyzed(name, run, inspected, baseline)
+    report = seen.report
     plots = [
-        _by_layer(report, f"{name}-layers"),
-        _before_and_after(report, own, f"{name}-systems"),
-        *_placement(report, inspected, f"{name}-placement"),
+        *_pair_gains(seen),
+        *_systems(seen),
+        _groups(seen),
+        *_placement(seen),
         *(
             _correlation(c, f"{name}-correlation-{number}")
             for number, c in enumerate(_drawn(report.correlations), start=1)
         ),
-        *_language_pairs(report, inspected, name),
     ]
-    left_out = f" Left out of every sentence: its first {report.pool_skip} tokens."
+    tokens = "token" if report.pool_skip == 1 else f"{report.pool_skip} tokens"
+    left_out = f" Left out of every sentence: its first {tokens}."
     texts = [
         f"{report.sentences:,} sentences of {report.split} in {len(report.langs)} languages, "
         f"{'all pairs' if report.pivot == 'all' else f'pairs with {report.pivot}'}, ratio margin "
         f"with {report.neighbors} neighbors. Layer 0 is the embeddings."
         + (left_out if report.pool_skip else ""),
     ]
-    return Section(
-        name,
-        f"Retrieval: {run.name}",
-        texts,
-        [plot for plot in plots if plot is not None],
-        [replace(table, name=f"{name}-{table.name}") for table in _tables(report)],
-        report.notes,
+    tables = [replace(table, name=f"{name}-{table.name}") for table in _tables(report)]
+    title = f"Retrieval: {run.name}"
+    return Section(name, title, texts, plots, tables, report.notes, answer=sentence(seen))
+
+
+def sentence(seen: Analyzed) -> str:
+    """Say how retrieval changed at the aligned layer; nothing where there is one system."""
+    after = seen.mean(seen.after) if seen.after else None
+    before = seen.mean(seen.before)
+    if after is None or before is None or not seen.report.layers:
+        return ""
+    at = seen.report.layers.index(seen.layer)
+    was, now = before.accuracy[at], after.accuracy[at]
+    what = "rises" if now > was else "falls" if now < was else "stays"
+    place = "the aligned layer" if seen.placed else "the middle layer"
+    return (
+        f"At layer {seen.layer}, {place}, retrieval {what} from {was:.1%} with {seen.before} to "
+        f"{now:.1%} with {seen.after}."
     )
 
 
 def _tables(report: RetrievalReport) -> Iterator[Table]:
     yield aggregate_table(report)
-    readings = dict.fromkeys(found.reading for found in report.correlations)
-    for number, reading in enumerate(readings, start=1):
-        table = correlation_table(report.correlations, reading)
+    enough = _enough(report.correlations)
+    for number, reading in enumerate(dict.fromkeys(found.reading for found in enough), start=1):
+        table = correlation_table(enough, reading)
         yield replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
 
 
-def _by_layer(report: RetrievalReport, name: str) -> Plot:
+def _enough(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
+    """Leave out correlations over few languages, which older records have."""
+    return [c for c in correlations if len(c.points) >= LEAST]
+
+
+def wilson(share: float, trials: int) -> tuple[float, float]:
+    """Return the 95% score interval of a share of independent trials.
+
+    For the mean of several languages that share their sentences it is too wide, never too narrow:
+    the mean of shares varies most where every language gets the same sentences right.
+    """
+    if not trials:
+        return 0.0, 1.0
+    middle = share + _Z**2 / (2 * trials)
+    half = _Z * sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
+    whole = 1 + _Z**2 / trials
+    return (middle - half) / whole, (middle + half) / whole
+
+
+def _curve(seen: Analyzed, scores: LayerScores, name: str, *, is_reference: bool) -> Curve:
+    points = [
+        (float(layer), 100 * value)
+        for layer, value in zip(seen.report.layers, scores.accuracy, strict=True)
+    ]
+    bounds = [wilson(value, seen.report.sentences) for value in scores.accuracy]
+    band = [(100 * low, 100 * high) for low, high in bounds]
+    return Curve(name, points, "reference" if is_reference else "subject", band)
+
+
+def _small_multiples(
+    seen: Analyzed, panels: Mapping[str, Sequence[Curve]], marks: Mapping[str, float]
+) -> list[Panel]:
+    """Draw curves in panels with shared axes."""
+    space = Space.of(_AXES, [curve for curves in panels.values() for curve in curves], 0.0)
+    return [
+        titled_panel(title, curves_chart(curves, space, marks.get(title)))
+        for title, curves in panels.items()
+    ]
+
+
+def _band_says(seen: Analyzed) -> str:
+    return (
+        f"Bands: 95% intervals for other sentences (Wilson's, of {seen.report.sentences:,}; wide, "
+        "as if all languages failed on the same sentences)."
+    )
+
+
+def _systems(seen: Analyzed) -> Iterator[Plot]:
+    """Figure 3: every system's accuracy by layer over all languages, before and after."""
+    before = seen.mean(seen.before)
+    others = [s for s in seen.report.systems if s != seen.before and seen.mean(s)]
+    if not others or before is None:
+        return
+    reference = _curve(seen, before, seen.before, is_reference=True)
+    panels = {
+        system: [reference, _curve(seen, scores, system, is_reference=False)]
+        for system in others
+        if (scores := seen.mean(system))
+    }
+    marks = {s: float(seen.placed.get(s, seen.layer)) for s in others} if seen.placed else {}
+    rule = " Dotted line: the aligned layer." if marks else ""
+    caption = f"Dashed grey: {seen.before}. Blue: the system. {_band_says(seen)}{rule}"
+    columns = {seen.before: before, **{s: m for s in others if (m := seen.mean(s))}}
+    name = f"{seen.name}-systems"
+    yield Plot(
+        name,
+        "Retrieval by layer, before and after",
+        caption,
+        _small_multiples(seen, panels, marks),
+        _layer_values(seen, name, columns),
+    )
+
+
+def _groups(seen: Analyzed) -> Plot:
     """Figure 1a: the first system's accuracy by layer, over all languages and groups."""
-    first = report.systems[0]
-    mine = [row for row in report.by_layer if row.system == first]
-    rows = [
-        {"layer": layer, "value": 100 * value, "line": row.over}
-        for row in mine
-        for layer, value in zip(report.layers, row.accuracy, strict=True)
+    first = seen.report.systems[0]
+    mine = {row.over: row for row in seen.report.by_layer if row.system == first}
+    every = [_curve(seen, mine[ALL], "all", is_reference=True)] if len(mine) > 1 else []
+    panels = {
+        over: [*every, _curve(seen, row, over, is_reference=False)]
+        for over, row in mine.items()
+        if over != ALL or len(mine) == 1
+    }
+    caption = f"Dashed grey: all languages. Blue: the group. {_band_says(seen)}"
+    name = f"{seen.name}-layers"
+    values = _layer_values(seen, name, mine)
+    title = f"Retrieval by layer and group: {first}"
+    return Plot(name, title, caption, _small_multiples(seen, panels, {}), values)
+
+
+def _layer_values(seen: Analyzed, name: str, columns: Mapping[str, LayerScores]) -> Table:
+    rows: list[Row] = [
+        [
+            str(layer),
+            *(Cell(f"{100 * s.accuracy[at]:.1f}", s.accuracy[at]) for s in columns.values()),
+        ]
+        for at, layer in enumerate(seen.report.layers)
     ]
-    colors = colors_of([row.over for row in mine])
-    texts = (f"Retrieval by layer: {first}", "All languages, and each group of languages.")
-    return lines(rows, colors, ("layer", "retrieval accuracy (%)"), name, texts)
+    sides = "r" * (len(columns) + 1)
+    return Table(f"{name}-values", "Retrieval accuracy (%)", ["layer", *columns], rows, align=sides)
 
 
-def _before_and_after(report: RetrievalReport, colors: Mapping[str, str], name: str) -> Plot | None:
-    """Figure 3: every system's accuracy by layer over all languages."""
-    if len(report.systems) < 2:
-        return None
-    rows = [
-        {"layer": layer, "value": 100 * value, "line": row.system}
-        for row in report.by_layer
-        if row.over == "all"
-        for layer, value in zip(report.layers, row.accuracy, strict=True)
-    ]
-    texts = ("Retrieval before and after tuning", "Mean over all language pairs.")
-    return lines(rows, colors, ("layer", "retrieval accuracy (%)"), name, texts)
-
-
-def _placement(report: RetrievalReport, inspected: InspectReport | None, name: str) -> list[Plot]:
+def _placement(seen: Analyzed) -> Iterator[Plot]:
     """Figure 4: the gain of adapters that were aligned at different layers, by layer."""
-    placed = _alignment_layers(inspected, report.depth) if inspected else {}
-    placed = {system: layer for system, layer in placed.items() if system in report.systems}
-    base = next(
-        (r for r in report.by_layer if (r.system, r.over) == (report.systems[0], "all")), None
-    )
+    placed = {s: layer for s, layer in seen.placed.items() if s in seen.report.systems}
+    base = seen.mean(seen.report.systems[0])
     if len(set(placed.values())) < 2 or base is None:
-        return []
-    rows: list[dict[str, Any]] = [
-        {
-            "layer": layer,
-            "value": 100 * (value - before),
-            "line": f"at layer {placed[row.system]}",
-        }
-        for row in sorted(report.by_layer, key=lambda row: placed.get(row.system, 0))
-        if row.over == "all" and row.system in placed
-        for layer, value, before in zip(report.layers, row.accuracy, base.accuracy, strict=True)
+        return
+    layers = seen.report.layers
+    gains = {
+        f"{system}, at layer {placed[system]}": [
+            100 * (value - was) for value, was in zip(scores.accuracy, base.accuracy, strict=True)
+        ]
+        for system in sorted(placed, key=lambda system: placed[system])
+        if (scores := seen.mean(system))
+    }
+    drawn = {
+        title: Curve(title, [(float(at), y) for at, y in zip(layers, values, strict=True)])
+        for title, values in gains.items()
+    }
+    space = Space.of(("layer", "gain in accuracy (points)"), list(drawn.values()), 0.0)
+    panels = [
+        titled_panel(title, curves_chart([curve], space, float(placed[title.rsplit(", ", 1)[0]])))
+        for title, curve in drawn.items()
     ]
-    colors = colors_of(["", *dict.fromkeys(row["line"] for row in rows)])
-    colors.pop("")
-    texts = (
-        "Where the alignment loss was placed",
-        f"Accuracy minus that of {report.systems[0]}, for adapters aligned at different layers.",
+    name = f"{seen.name}-placement"
+    rows: list[Row] = [
+        [str(layer), *(f"{values[at]:+.1f}" for values in gains.values())]
+        for at, layer in enumerate(layers)
+    ]
+    values_table = Table(f"{name}-values", "Gain in accuracy (points)", ["layer", *gains], rows)
+    caption = f"Accuracy minus that of {seen.report.systems[0]}, for adapters aligned at different "
+    caption += "layers. Dotted line: the aligned layer."
+    yield Plot(name, "Where the alignment loss was placed", caption, panels, values_table)
+
+
+def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
+    """Draw what the merge changes for every pair of languages at the aligned layer."""
+    if seen.after is None or not seen.report.layers:
+        return
+    gains = _gains(seen)
+    if not gains:
+        return
+    is_pivot = seen.report.pivot != ALL
+    name = f"{seen.name}-pairs"
+    title = f"What changed between languages: {seen.after} minus {seen.before}"
+    caption = f"Retrieval accuracy at layer {seen.layer}, in points. Blue: gains. Orange: losses."
+    titles = ("language", "direction") if is_pivot else ("source", "target")
+    cells = _by_direction(gains, seen.report.pivot) if is_pivot else gains
+    top = max(map(abs, cells.values())) or 1.0
+    panel = heat_map(cells, titles, "gain in accuracy (points)", top)
+    sources, targets = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
+    rows: list[Row] = [
+        [s, *(f"{cells[s, t]:+.1f}" if (s, t) in cells else "" for t in targets)] for s in sources
+    ]
+    values = Table(f"{name}-values", "Gain in accuracy (points)", [titles[0], *targets], rows)
+    yield Plot(name, title, caption, [panel], values)
+
+
+def _gains(seen: Analyzed) -> dict[tuple[str, str], float]:
+    report = seen.report
+    at = report.layers.index(seen.layer)
+    groups = language_groups(report.langs, seen.after, seen.inspected, report.groups)
+    order = {
+        lang: place for place, lang in enumerate(lang for _, group in groups for lang in group)
+    }
+    found = {(p.system, p.source, p.target): 100 * p.accuracy[at] for p in report.pairs}
+    pairs = sorted(
+        {(source, target) for system, source, target in found if system == seen.after},
+        key=lambda pair: (order.get(pair[0], len(order)), order.get(pair[1], len(order))),
     )
-    return [lines(rows, colors, ("layer", "gain in accuracy (points)"), name, texts)]
+    return {
+        (source, target): found[str(seen.after), source, target]
+        - found[seen.before, source, target]
+        for source, target in pairs
+        if (seen.before, source, target) in found
+    }
 
 
-def _alignment_layers(inspected: InspectReport, depth: int) -> dict[str, int]:
-    """Return the layer that each adapter was aligned at, alone or beside a task."""
-    layers = {}
-    for adapter in inspected.adapters:
-        settings = adapter.record.get("settings")
-        is_aligned = adapter.record.get("command") in ("train-align", "train-joint")
-        if is_aligned and isinstance(settings, dict):
-            with suppress(ConfigError, ValueError):  # of a deeper model, or written by another hand
-                layers[adapter_name(adapter.path)] = layer_index(
-                    settings.get("layer") or "middle", depth
-                )
-    return layers
+def _by_direction(
+    gains: Mapping[tuple[str, str], float], pivot: str
+) -> dict[tuple[str, str], float]:
+    """Put pairs with one language into a row each: from it, and to it."""
+    others = dict.fromkeys(lang for pair in gains for lang in pair if lang != pivot)
+    return {
+        (lang, f"{way} {pivot}"): gains[pair]
+        for lang in others
+        for way, pair in (("from", (pivot, lang)), ("to", (lang, pivot)))
+        if pair in gains
+    }
 
 
 def _drawn(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
@@ -135,7 +323,7 @@ def _drawn(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
 
     Where one side does not vary there is nothing to see.
     """
-    over_all = [c for c in correlations if c.over == "all" and c.pearson.r is not None]
+    over_all = [c for c in _enough(correlations) if c.over == "all" and c.pearson.r is not None]
     readings = [c.reading for c in over_all]
     drawn = ["middle layer"] if "middle layer" in readings else readings[:1]
     return [c for c in over_all if c.reading in drawn]
@@ -143,17 +331,16 @@ def _drawn(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
 
 def _correlation(found: ScoreCorrelation, name: str) -> Plot:
     """Figure 1b: retrieval accuracy against task score, a point a language."""
-    rows = [
-        {
-            "x": 100 * point.accuracy,
-            "y": scaled(found.metric, point.score),
-            "name": point.lang,
-        }
+    points = [
+        Named(point.lang, 100 * point.accuracy, scaled(found.metric, point.score))
         for point in found.points
     ]
-    axes = (f"retrieval accuracy of {found.system} (%), {found.reading}", titled(found.metric))
+    axes = f"retrieval accuracy of {found.system} (%), {found.reading}", titled(found.metric)
     title = f"Retrieval of {found.system} against the score of {found.scored}"
-    return scatter(rows, axes, name, (title, _coefficients(found) + "."))
+    caption = f"{_coefficients(found)}. Band: 95% of the lines through resampled languages."
+    rows: list[Row] = [[p.name, f"{p.x:.1f}", f"{p.y:.4g}"] for p in points]
+    values = Table(f"{name}-values", title, ["language", *axes], rows)
+    return Plot(name, title, caption, [scatter(points, axes)], values)
 
 
 def _coefficients(found: ScoreCorrelation) -> str:
@@ -164,42 +351,3 @@ def _coefficients(found: ScoreCorrelation) -> str:
         for label, c in (("Pearson", found.pearson), ("Spearman", found.spearman))
     ]
     return f"{found.over}: {', '.join(parts)}, {len(found.points)} languages"
-
-
-def _language_pairs(
-    report: RetrievalReport, inspected: InspectReport | None, name: str
-) -> Iterator[Plot]:
-    """Draw a heat map of language pairs for every system: the first, and what others change.
-
-    Each is drawn at the layer where its adapter was aligned; others, such as merges, at that of
-    all adapters here if it is one, else in the middle.
-    """
-    if not report.layers:
-        return
-    placed = _alignment_layers(inspected, report.depth) if inspected else {}
-    layers = {placed[system] for system in report.systems if system in placed}
-    common = layers.pop() if len(layers) == 1 else layer_index("middle", report.depth)
-    order = {lang: number for number, lang in enumerate(report.langs)}
-    pairs = sorted(report.pairs, key=lambda p: order.get(p.source, 0))
-    first = report.systems[0]
-    for number, system in enumerate(report.systems, start=1):
-        wanted = placed.get(system, common)
-        layer = min(report.layers, key=lambda layer: abs(layer - wanted))
-        values = _values_of_pairs(pairs, system, report.layers.index(layer))
-        texts = (f"Language pairs: {system}", f"Layer {layer}.")
-        axes = ("source", "target", "accuracy (%)")
-        if system != first:
-            before = _values_of_pairs(pairs, first, report.layers.index(layer))
-            values = {pair: value - before[pair] for pair, value in values.items()}
-            texts = (texts[0], f"Layer {layer}, accuracy minus that of {first}.")
-            axes = ("source", "target", "gain in accuracy (points)")
-        top = max(map(abs, values.values()), default=0.0) or 1.0
-        low = 0.0 if system == first else -top
-        rows = [{"source": s, "target": t, "value": v} for (s, t), v in values.items()]
-        yield heat_map(rows, axes, f"{name}-pairs-{number}", texts, (low, top))
-
-
-def _values_of_pairs(
-    pairs: Sequence[PairScores], system: str, at: int
-) -> dict[tuple[str, str], float]:
-    return {(p.source, p.target): 100 * p.accuracy[at] for p in pairs if p.system == system}

@@ -1,56 +1,335 @@
-"""Sections about scores."""
+"""Sections about scores: did the merge help, where, and can it be trusted?"""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from adaptermix.adapters.report import InspectReport
+from adaptermix.evaluation.comparison import ALL, Comparison
 from adaptermix.evaluation.report import (
     EvalReport,
     baseline_sentence,
     count_table,
     difference_table,
+    glance_table,
     score_table,
 )
-from adaptermix.plots import difference_intervals, score_bars
+from adaptermix.plots.charts import Change, changes
+from adaptermix.plots.intervals import Estimate, Groups, forest
+from adaptermix.plots.plot import Panel, Plot, titled_panel
+from adaptermix.plots.scales import around_zero, span_of
 from adaptermix.reports.runs import Run
-from adaptermix.reports.sections.section import Section
-from adaptermix.tables import scaled, titled
+from adaptermix.reports.sections.roles import controls_among, label_of, language_groups, merge_among
+from adaptermix.reports.sections.section import Fact, Section
+from adaptermix.tables import RULE, Cell, Look, Row, Table, scaled, shown, titled
+
+_WIDE, _NARROW, _PANEL = 640, 350, 264
+_MANY_UNREADABLE = 0.05  # of the answers
 
 
-def evaluation_section(name: str, run: Run, colors: Mapping[str, str]) -> Section:
-    """Return the section about an evaluation."""
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation with the roles of its systems and languages."""
+
+    report: EvalReport
+    inspected: InspectReport | None
+
+    @property
+    def metric(self) -> str:
+        """Name of the first metric."""
+        return self.report.cells[0].score.name
+
+    @property
+    def unit(self) -> str:
+        """What a difference is counted in."""
+        return f"points of {titled(self.metric).removesuffix(' (%)')}"
+
+    @property
+    def merge(self) -> str | None:
+        """The system that the reader asks about."""
+        compared = {c.system for c in self.report.comparisons}
+        systems = [s for s in self.report.systems if s in compared]
+        return merge_among(systems, self.report.reference, self.inspected)
+
+    @property
+    def groups(self) -> list[tuple[str, list[str]]]:
+        """The languages by what they were to the adapters."""
+        report = self.report
+        return language_groups(report.langs, self.merge, self.inspected, report.groups)
+
+    @property
+    def interval(self) -> str:
+        """What the intervals are called."""
+        return self.report.test.interval if self.report.test else "95% interval"
+
+    def of(self, system: str | None) -> list[Comparison]:
+        """Return the comparisons of a system."""
+        return [c for c in self.report.comparisons if c.system == system]
+
+    def over_all(self, system: str | None) -> Comparison | None:
+        """Return a system's comparison over all languages."""
+        return next((c for c in self.of(system) if c.over == ALL), None)
+
+    def number(self, value: float, sign: str = "+") -> str:
+        """Write a score or difference as its field does."""
+        return shown(self.metric, value, sign).replace("-", "\N{MINUS SIGN}")
+
+    def ends(self, c: Comparison) -> str:
+        """Write an interval."""
+        return f"{self.number(c.low)} to {self.number(c.high)}"
+
+
+def answer_section(run: Run, inspected: InspectReport | None) -> Section:
+    """Return the first screen: the answer in a sentence, where, and what to trust."""
+    seen = Evaluated(run.report, inspected)
+    merge = seen.merge
+    name = "glance"
+    glance = replace(glance_table(run.report, run.name), name=name)
+    if merge is None or seen.over_all(merge) is None:
+        only = ", ".join(run.report.systems)
+        text = f"Only {only} was evaluated, so there is nothing to compare."
+        return Section("answer", "Did the merge help?", [], [], [glance], answer=text)
+    return Section(
+        "answer",
+        f"Did {merge} help?",
+        [],
+        [_answer_plot(seen, merge)],
+        [glance],
+        answer=_sentence(seen, merge),
+        facts=_facts(seen, merge),
+    )
+
+
+def _sentence(seen: Evaluated, merge: str) -> str:
+    """Say whether the merge is better, by how much, and where."""
+    c = seen.over_all(merge)
+    if c is None:
+        return ""
+    langs = len(seen.report.langs)
+    size = f"{seen.number(abs(c.difference), '')} {seen.unit}"
+    average = f"over {langs} languages ({seen.interval} {seen.ends(c)})"
+    reference = seen.report.reference
+    if c.is_sure and c.difference > 0:
+        first = f"Yes: {merge} scores {size} higher than {reference} on average {average}."
+    elif c.is_sure:
+        first = f"No, it hurts: {merge} scores {size} lower than {reference} on average {average}."
+    else:
+        signed = f"{seen.number(c.difference)} {seen.unit}"
+        first = f"No clear effect: {merge} minus {reference} is {signed} on average {average}."
+    return f"{first} {_where(seen, merge)}"
+
+
+def _where(seen: Evaluated, merge: str) -> str:
+    single = [c for c in seen.of(merge) if c.over in seen.report.langs and c.is_sure]
+    parts = [
+        f"{what} in {', '.join(label_of(c.over) for c in found)}"
+        for what, found in (
+            ("better", [c for c in single if c.difference > 0]),
+            ("worse", [c for c in single if c.difference < 0]),
+        )
+        if found
+    ]
+    means = [
+        f"the average over {name} is {'better' if c.difference > 0 else 'worse'}"
+        for name, langs in seen.groups
+        if name and len(langs) > 1
+        for c in seen.of(merge)
+        if _is_over(c, langs) and c.is_sure
+    ]
+    first = f"Clearly {' and '.join(parts)}." if parts else "No single language differs clearly"
+    if not means:
+        return first if parts else f"{first}."
+    also = " and ".join(means)
+    return f"{first} {also[0].upper()}{also[1:]}." if parts else f"{first}; {also}."
+
+
+def _facts(seen: Evaluated, merge: str) -> list[Fact]:
+    report, c = seen.report, seen.over_all(merge)
+    sizes = [report.cell(merge, lang).examples for lang in report.langs]
+    each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    data = f"{report.split} data, {each} examples a language"
+    if report.split != "test":
+        data += "; if weights were chosen on the same data, the gain looks larger than it is"
+    facts = [
+        Fact("Data", f"{data[:1].upper()}{data[1:]}.", "ok" if report.split == "test" else "warn")
+    ]
+    if c is not None:
+        half = seen.number((c.high - c.low) / 2, "")
+        text = f"The average is known to ±{half} {seen.unit}; a smaller effect cannot be seen."
+        facts.append(Fact("Precision", text))
+    if report.test is None:
+        facts.append(Fact("Test", "No significance test is recorded.", "warn"))
+    else:
+        text = (
+            f"{report.test.name}, {report.test.samples:,} resamples; single languages are "
+            f"corrected for {len(report.langs)} comparisons (Holm). "
+            "Training seeds are not resampled."
+        )
+        facts.append(Fact("Test", f"{text[0].upper()}{text[1:]}", "ok"))
+    return [*facts, _control(seen), _unreadable(seen, merge)]
+
+
+def _control(seen: Evaluated) -> Fact:
+    names = controls_among(seen.report.systems, seen.inspected)
+    compared = [c for name in names if (c := seen.over_all(name))]
+    if not compared:
+        text = "None: a gain may come from scaling the task adapter alone. Evaluate "
+        return Fact("Control", f"{text}it scaled, without the alignment adapter.", "warn")
+    parts = [f"{c.system} {seen.number(c.difference)} ({seen.ends(c)})" for c in compared]
+    return Fact("Control", f"Scaled, with nothing merged in: {', '.join(parts)}.", "ok")
+
+
+def _unreadable(seen: Evaluated, merge: str) -> Fact:
+    shares = []
+    for system in (seen.report.reference, merge):
+        cells = [c for c in seen.report.cells if c.system == system]
+        bad, total = sum(c.malformed for c in cells), sum(c.examples for c in cells)
+        shares.append((system, bad / total if total else 0.0))
+    text = ", ".join(f"{system} {share:.1%}" for system, share in shares)
+    is_many = shares[1][1] > max(_MANY_UNREADABLE, 2 * shares[0][1])
+    return Fact("Unreadable answers", f"{text}.", "warn" if is_many else "ok")
+
+
+def _estimates(seen: Evaluated, system: str, *, long: bool) -> Groups:
+    """Return the rows of a forest plot: languages by group and averages.
+
+    The order is that of the merge, best first, for every system.
+    """
+    found = seen.of(system)
+    place = {c.over: -c.difference for c in seen.of(seen.merge)}
+    groups = []
+    for name, langs in seen.groups:
+        rows = sorted((c for c in found if c.over in langs), key=lambda c: place.get(c.over, 0.0))
+        mean = next((c for c in found if len(langs) > 1 and _is_over(c, langs)), None)
+        means = [_estimate(seen, mean, f"mean of {len(langs)}")] if mean else []
+        labels = [label_of(c.over) if long else c.over for c in rows]
+        bars = [_estimate(seen, c, label) for c, label in zip(rows, labels, strict=True)]
+        groups.append((name, [*bars, *means]))
+    over_all = seen.over_all(system)
+    if over_all and len(seen.report.langs) > 1:
+        groups.append(("all", [_estimate(seen, over_all, f"mean of {len(seen.report.langs)}")]))
+    return groups
+
+
+def _is_over(c: Comparison, langs: Sequence[str]) -> bool:
+    return c.over != ALL and set(c.langs) == set(langs)
+
+
+def _estimate(seen: Evaluated, c: Comparison, label: str) -> Estimate:
+    says = f"{seen.number(c.difference)} [{seen.number(c.low)}, {seen.number(c.high)}]"
+    value, low, high = (scaled(seen.metric, end) for end in (c.difference, c.low, c.high))
+    return Estimate(label, value, low, high, _look(c), says, is_mean=label.startswith("mean of "))
+
+
+def _look(c: Comparison) -> str:
+    return "unclear" if not c.is_sure else "better" if c.difference > 0 else "worse"
+
+
+def _answer_plot(seen: Evaluated, merge: str) -> Plot:
+    title = f"{merge} minus {seen.report.reference}, {seen.unit}"
+    drawn = []
+    for width in (_WIDE, _NARROW):
+        groups = _estimates(seen, merge, long=width == _WIDE)
+        span = around_zero(end for _, rows in groups for r in rows for end in (r.low, r.high))
+        drawn.append(forest(groups, title, span, width, ("worse", "better")))
+    caption = (
+        f"Lines and diamonds are {seen.interval}s. Filled marks differ clearly from zero (p < 0.05"
+        f"{', languages corrected by Holm' if seen.report.test else ''}); hollow ones do not. "
+        f"{baseline_sentence(seen.report)}"
+    )
+    values = _answer_values(seen, merge)
+    heading = f"{merge} against {seen.report.reference}, by language"
+    return Plot("answer-differences", heading, caption, [drawn[0]], values, [drawn[1]])
+
+
+def _answer_values(seen: Evaluated, merge: str) -> Table:
+    found = {c.over: c for c in seen.of(merge)}
+    rows: list[Row] = []
+    for name, langs in seen.groups:
+        rows += [RULE] if rows else []
+        rows += [_value_row(seen, found[lang], name) for lang in langs if lang in found]
+    rows += [
+        RULE,
+        *(_value_row(seen, c, "") for o, c in found.items() if o not in seen.report.langs),
+    ]
+    reference = seen.report.reference
+    columns = ["", "group", reference, merge, "difference", seen.interval, "p", "p, Holm"]
+    title = f"{merge} against {reference}, {titled(seen.metric)}"
+    return Table("answer-values", title, columns, rows, align="llrrrrrr")
+
+
+def _value_row(seen: Evaluated, c: Comparison, group: str) -> Row:
+    look: Look = "strong" if c.is_sure else ""
+    return [
+        c.over,
+        group,
+        Cell(seen.number(c.baseline_score, ""), c.baseline_score),
+        Cell(seen.number(c.score, ""), c.score),
+        Cell(seen.number(c.difference), c.difference, look),
+        seen.ends(c),
+        Cell(f"{c.p_value:.3f}", c.p_value),
+        "" if c.p_holm is None else Cell(f"{c.p_holm:.3f}", c.p_holm),
+    ]
+
+
+def evaluation_section(name: str, run: Run, inspected: InspectReport | None) -> Section:
+    """Return the section about all systems of an evaluation."""
     report: EvalReport = run.report
-    metric = report.cells[0].score.name
-    own = {system: colors[system] for system in report.systems}
-    rows = [
-        {"lang": cell.lang, "system": cell.system, "score": scaled(metric, cell.score.value)}
-        for cell in report.cells
-    ]
-    baseline = baseline_sentence(report)
-    plots = [score_bars(rows, own, titled(metric), f"{name}-languages", baseline)]
-    others = [other for other in report.cells[0].scores if other != metric]
-    tables = [
-        replace(score_table(report), name=f"{name}-table"),
-        *(replace(score_table(report, m), name=f"{name}-table-{m}") for m in others),
-    ]
+    seen = Evaluated(report, inspected)
+    others = [other for other in report.cells[0].scores if other != seen.metric]
+    tables = [replace(score_table(report, m), name=f"{name}-table-{m}") for m in others]
+    plots = []
     if report.comparisons:
-        against = {s: own[s] for s in report.systems if s != report.reference}
-        differences = [
-            {
-                "over": c.over,
-                "system": c.system,
-                **{k: scaled(metric, getattr(c, k)) for k in ("difference", "low", "high")},
-            }
-            for c in report.comparisons
-        ]
-        label = f"{titled(metric)}, difference to {report.reference}"
-        test = f"{report.test.interval}, {report.test.name}" if report.test else "95% interval"
-        caption = (baseline, test)
-        plot = difference_intervals(differences, against, label, f"{name}-differences", caption)
-        plots.append(plot)
-        tables.append(replace(difference_table(report), name=f"{name}-difference-table"))
+        table = replace(difference_table(report), name=f"{name}-difference-table")
+        if len({c.system for c in report.comparisons}) > 1:
+            plots.append(_difference_plot(seen, f"{name}-differences", table))
+        else:
+            tables.insert(0, table)
+    plots.append(_score_plot(seen, f"{name}-languages", f"{name}-table"))
     if counts := count_table(report):
         tables.append(replace(counts, name=f"{name}-counts"))
     signatures = dict.fromkeys(s.signature for cell in report.cells for s in cell.scores.values())
     texts = [f"{report.task}, {report.split} data, {report.engine} engine."]
     notes = [*report.notes, *signatures, *([report.test.signature] if report.test else [])]
     return Section(name, f"Scores: {run.name}", texts, plots, tables, notes)
+
+
+def _difference_plot(seen: Evaluated, name: str, table: Table) -> Plot:
+    """Draw every system's differences, in panels with one axis."""
+    systems = list(dict.fromkeys(c.system for c in seen.report.comparisons))
+    rows = {system: _estimates(seen, system, long=False) for system in systems}
+    ends = [e for gs in rows.values() for _, group in gs for r in group for e in (r.low, r.high)]
+    span, title = around_zero(ends), f"minus {seen.report.reference}, {seen.unit}"
+    panels = [
+        titled_panel(system, forest(groups, title, span, _PANEL, ("worse", "better")))
+        for system, groups in rows.items()
+    ]
+    caption = f"{baseline_sentence(seen.report)} Lines and diamonds are {seen.interval}s."
+    return Plot(name, "Every system against the baseline", caption, panels, table)
+
+
+def _score_plot(seen: Evaluated, name: str, table: str) -> Plot:
+    """Draw every system's scores beside the baseline's, in panels with one axis."""
+    report, reference = seen.report, seen.report.reference
+    values = {(c.system, c.lang): scaled(seen.metric, c.score.value) for c in report.cells}
+    looks = {(c.system, c.over): _look(c) for c in report.comparisons}
+    span = span_of(values.values())
+    order = [lang for _, langs in seen.groups for lang in langs]
+    panels: list[Panel] = []
+    for system in [s for s in report.systems if s != reference] or [reference]:
+        rows = [
+            Change(
+                lang,
+                values[reference, lang],
+                values[system, lang],
+                looks.get((system, lang), "unclear"),
+                f"{values[reference, lang]:.4g} → {values[system, lang]:.4g}",
+            )
+            for lang in order
+        ]
+        panels.append(titled_panel(system, changes(rows, titled(seen.metric), span)))
+    caption = (
+        f"From {reference} (hollow) to the system (filled); grey: no clear difference. "
+        f"{baseline_sentence(report)}"
+    )
+    whole = replace(score_table(report), name=table)
+    return Plot(name, "Scores by language", caption, panels, whole)

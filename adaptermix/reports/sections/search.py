@@ -1,6 +1,5 @@
 """The section about a search."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from adaptermix.reports.runs import Run
@@ -8,7 +7,7 @@ from adaptermix.reports.sections.section import Section
 from adaptermix.search.record import SearchReport, candidate_table, plot_of
 
 
-def search_section(name: str, run: Run, colors: Mapping[str, str]) -> Section:
+def search_section(name: str, run: Run) -> Section:
     """Return the section about a search."""
     report: SearchReport = run.report
     texts = [
@@ -16,14 +15,9 @@ def search_section(name: str, run: Run, colors: Mapping[str, str]) -> Section:
         f"Dev data of {report.task} in {', '.join(report.langs)}; {report.decoded:,} of the "
         f"{report.exhaustive:,} answers that an exhaustive search needs.",
     ]
-    plot = plot_of(
-        report.candidates, report.winner, report.metric, f"{name}-weights", report.control
+    table = replace(candidate_table(report, weights=True), name=f"{name}-candidates")
+    plot = replace(
+        plot_of(report.candidates, report.winner, report.metric, f"{name}-weights", report.control),
+        values=table,
     )
-    return Section(
-        name,
-        f"Weight search: {run.name}",
-        texts,
-        [plot],
-        [replace(candidate_table(report, weights=True), name=f"{name}-candidates")],
-        report.notes,
-    )
+    return Section(name, f"Weight search: {run.name}", texts, [plot], [], report.notes)

@@ -1,0 +1,1 @@
+"""Plots as SVG: scales, axes, marks, and the few kinds of charts that are made of them."""

@@ -1,0 +1,183 @@
+"""Charts of estimates with their intervals: one below the other, or along a line of numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from adaptermix.plots.drawing import dot, fitted, line, mark, path, target, text, width_of
+from adaptermix.plots.plot import Panel
+from adaptermix.plots.scales import Axis, Scale
+
+_ROW = 20
+_WIDE = 520  # from here on there is room for numbers beside the marks
+_LABELS = 0.36  # of the width, at most
+# By look: the color, and whether the mark is filled.
+LOOKS: dict[str, tuple[str, bool]] = {
+    "better": ("better", True),
+    "worse": ("worse", True),
+    "unclear": ("reference", False),
+    "chosen": ("subject", True),
+    "finalist": ("reference", True),
+    "dropped": ("reference", False),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    Attributes:
+        label: What it is of.
+        value: The number.
+        low: Lower end of its interval.
+        high: Upper end.
+        look: One of ``LOOKS``.
+        says: The numbers in words.
+        is_mean: It is the mean of others; drawn as a diamond from end to end of its interval.
+        at: Where it stands, in charts along numbers.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    look: str
+    says: str
+    is_mean: bool = False
+    at: float | None = None
+
+    @property
+    def color(self) -> str:
+        """The color of its look."""
+        return LOOKS[self.look][0]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its numbers are numbers."""
+        return all(map(isfinite, (self.value, self.low, self.high)))
+
+
+Groups = Sequence[tuple[str, Sequence[Estimate]]]
+
+
+def forest(
+    groups: Groups,
+    title: str,
+    span: tuple[float, float],
+    width: int,
+    sides: tuple[str, str] = ("", ""),
+) -> Panel:
+    """Draw estimates one below the other, in groups.
+
+    Args:
+        groups: Estimates by the heading above them; an empty heading takes no room.
+        title: What the estimates are.
+        span: Where the axis begins and ends.
+        width: Of the panel; a wide one has the numbers beside the marks.
+        sides: Words for what is left and right of zero; without them there is no zero line.
+    """
+    rows = [row for _, group in groups for row in group]
+    is_wide = width >= _WIDE
+    numbers = 12 + max((width_of(row.says) for row in rows), default=0) if is_wide else 8
+    labels = min(_LABELS * width, max((width_of(row.label) for row in rows), default=0) + 14)
+    top = 20 if any(sides) else 2
+    parts, y = [], float(top)
+    scale = Scale(*span, labels, width - numbers)
+    for heading, group in groups:
+        if heading:
+            parts.append(text(heading, 0, y + 15, font_weight="bold"))
+            y += _ROW
+        for row in group:
+            parts.append(_row(row, scale, y, width if is_wide else 0))
+            y += _ROW
+    axis = Axis(scale, title, is_signed=any(sides)).horizontal(top, y + 2)
+    return Panel(width, y + 42, "".join([axis, *_zero(scale, sides, y + 2), *parts]))
+
+
+def _zero(scale: Scale, sides: tuple[str, str], bottom: float) -> list[str]:
+    """Draw the line at zero, and say what its sides mean."""
+    if not any(sides):
+        return []
+    x, (left, right) = scale(0), sides
+    return [
+        line((x, 18), (x, bottom), stroke="ink", stroke_width=1.25),
+        text(f"◂ {left}", x - 8, 12, text_anchor="end", fill="worse", font_weight="bold"),
+        text(f"{right} ▸", x + 8, 12, fill="better", font_weight="bold"),
+    ]
+
+
+def _row(row: Estimate, scale: Scale, top: float, numbers_at: int) -> str:
+    middle = top + _ROW / 2
+    bold = {"font_weight": "bold"} if row.is_mean else {}
+    shapes = [
+        target(0, top, scale.end, _ROW),
+        text(fitted(row.label, scale.start - 8), 0, middle + 4, **bold),
+    ]
+    if row.is_whole:
+        shapes.append(_diamond(row, scale, middle) if row.is_mean else _bar(row, scale, middle))
+        if numbers_at:
+            place = {"text_anchor": "end", "fill": "ink" if row.is_mean else "faint", **bold}
+            shapes.append(text(row.says, numbers_at, middle + 4, **place))
+    return mark(f"{row.label}: {row.says}", *shapes)
+
+
+def _bar(row: Estimate, scale: Scale, y: float) -> str:
+    color, is_filled = LOOKS[row.look]
+    ends = (scale(row.low), y), (scale(row.high), y)
+    bar = line(*ends, stroke=color, stroke_width=2)
+    return bar + dot(scale(row.value), y, color, is_filled=is_filled)
+
+
+def _diamond(row: Estimate, scale: Scale, y: float) -> str:
+    left, middle, right = (scale(value) for value in (row.low, row.value, row.high))
+    corners = [(left, y), (middle, y - 6), (right, y), (middle, y + 6)]
+    fill = row.color if LOOKS[row.look][1] else "paper"
+    return path(corners, "Z", fill=fill, stroke=row.color, stroke_width=1.75)
+
+
+def along(
+    rows: Sequence[Estimate],
+    titles: tuple[str, str],
+    span: tuple[float, float],
+    width: int,
+    level: Estimate | None = None,
+) -> Panel:
+    """Draw estimates above the numbers that they belong to, and a line through the finalists.
+
+    Args:
+        rows: The estimates, each with ``at``.
+        titles: Of the axis of numbers, and of the estimates.
+        span: Where the axis of the estimates begins and ends.
+        width: Of the panel.
+        level: An estimate that belongs to no number: a dashed line.
+    """
+    whole = [row for row in rows if row.is_whole and row.at is not None]
+    places = sorted({row.at for row in whole if row.at is not None}) or [0.0]
+    room = (places[-1] - places[0]) * 0.08 or 0.5
+    across = Scale(places[0] - room, places[-1] + room, 44, width - 8)
+    up = Scale(*span, 190, 26)
+    is_signed = span[0] < 0 < span[1]
+    parts = [
+        Axis(up, titles[1], is_signed=is_signed).vertical(across.start, across.end),
+        Axis(across, titles[0], values=places).horizontal(190, 190),
+    ]
+    if is_signed:
+        parts.append(line((across.start, up(0)), (across.end, up(0)), stroke="ink"))
+    if level is not None and level.is_whole:
+        y, dashes = up(level.value), {"stroke_dasharray": "5 4", "stroke": "worse"}
+        drawn = line((across.start, y), (across.end, y), **dashes)
+        name = text(level.label, across.end, y - 5, text_anchor="end", fill="worse")
+        parts.append(mark(f"{level.label}: {level.says}", drawn, name))
+    finalists = sorted(
+        (across(row.at), up(row.value))
+        for row in whole
+        if row.at is not None and row.look != "dropped"
+    )
+    if len(finalists) > 1:
+        parts.append(path(finalists, fill="none", stroke="reference", stroke_opacity=0.6))
+    for row in whole:
+        x, (color, is_filled) = across(row.at or 0.0), LOOKS[row.look]
+        bar = line((x, up(row.low)), (x, up(row.high)), stroke=color, stroke_width=2)
+        shapes = target(x - 8, 26, 16, 164), bar, dot(x, up(row.value), color, is_filled=is_filled)
+        parts.append(mark(f"{row.label}: {row.says}", *shapes))
+    return Panel(width, 228, "".join(parts))

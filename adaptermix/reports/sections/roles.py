@@ -1,0 +1,118 @@
+"""Which system is the merge, which languages were trained or aligned, and at which layer."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from adaptermix.adapters.card import sources_of
+from adaptermix.adapters.report import AdapterReport, InspectReport, adapter_name
+from adaptermix.adapters.systems import BASE
+from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, split_pair
+from adaptermix.errors import ConfigError, DataError
+from adaptermix.models.files import layer_index
+
+_TASK = ("train-task", "train-joint")
+_ALIGNMENT = ("train-align", "train-joint")
+Groups = list[tuple[str, list[str]]]
+
+
+def merge_among(systems: Sequence[str], before: str, inspected: InspectReport | None) -> str | None:
+    """Return the system that a reader asks about: the first merge of several adapters.
+
+    It is not the best one, since the best of several looks better than it is. Where no merge is
+    known, the last adapter that was trained for alignment, else the last system.
+    """
+    others = [system for system in systems if system not in (before, BASE)]
+    known = _by_name(inspected)
+    for system in others:
+        if system in known and len(sources_of(known[system].record)) > 1:
+            return system
+    aligned = [s for s in others if s in known and known[s].record.get("command") in _ALIGNMENT]
+    rest = [system for system in systems if system != before]
+    return next(iter([*aligned[-1:], *others[-1:], *rest[-1:]]), None)
+
+
+def controls_among(systems: Sequence[str], inspected: InspectReport | None) -> list[str]:
+    """Return the systems that scale an adapter and merge nothing into it."""
+    known = _by_name(inspected)
+    return [s for s in systems if s in known and len(sources_of(known[s].record)) == 1]
+
+
+def language_groups(
+    langs: Sequence[str],
+    merge: str | None,
+    inspected: InspectReport | None,
+    given: Mapping[str, Sequence[str]],
+) -> Groups:
+    """Return the languages as trained, aligned and other ones, by what the adapters were made of.
+
+    Where that is not known, they are in the groups of the record if no language is in two of them,
+    and else in one group without a name.
+    """
+    trained, aligned = _seen(_parts_of(merge, inspected))
+    if trained or aligned:
+        first = [lang for lang in langs if flores_code(lang) in trained]
+        second = [lang for lang in langs if lang not in first and flores_code(lang) in aligned]
+        found = {"trained on the task": first, "aligned": second}
+    else:
+        members = [lang for group in given.values() for lang in group]
+        is_clear = len(members) == len(set(members))
+        found = {name: list(group) for name, group in given.items()} if is_clear else {}
+    rest = [lang for lang in langs if not any(lang in group for group in found.values())]
+    groups = {**found, ("other languages" if any(found.values()) else ""): rest}
+    return [(name, group) for name, group in groups.items() if group]
+
+
+def alignment_layers(inspected: InspectReport | None, depth: int) -> dict[str, int]:
+    """Return the layer that each adapter was aligned at, alone or beside a task."""
+    layers = {}
+    for name, adapter in _by_name(inspected).items():
+        if adapter.record.get("command") in _ALIGNMENT:
+            chosen = _mapping(adapter.record.get("layers")).get("layer")  # by --layer auto
+            asked = _mapping(adapter.record.get("settings")).get("layer")
+            with suppress(ConfigError, ValueError):  # of a deeper model, or written by another hand
+                layers[name] = layer_index(chosen or asked or "middle", depth)
+    return layers
+
+
+def label_of(lang: str) -> str:
+    """Return a language as people know it, with its code."""
+    name = LANGUAGE_NAMES.get(known_code(lang) or "", "")
+    return f"{name} ({lang})" if name and name != lang and len(name) < 16 else lang
+
+
+def _by_name(inspected: InspectReport | None) -> dict[str, AdapterReport]:
+    return {adapter_name(a.path): a for a in inspected.adapters} if inspected else {}
+
+
+def _parts_of(merge: str | None, inspected: InspectReport | None) -> list[AdapterReport]:
+    """Return what a merge was made of, as far as it is here; without a merge, all adapters."""
+    known = _by_name(inspected)
+    record = known[merge].record if merge in known else {}
+    hashes = {source.get("blake3") for source in sources_of(record)}
+    return [a for a in known.values() if not hashes or a.blake3 in hashes]
+
+
+def _seen(adapters: Sequence[AdapterReport]) -> tuple[set[str], set[str]]:
+    """Return the languages of tasks and of alignments."""
+    trained: set[str] = set()
+    aligned: set[str] = set()
+    for adapter in adapters:
+        command = adapter.record.get("command")
+        for name in _mapping(adapter.record.get("examples")):
+            sides = _sides(str(name))
+            if command in _ALIGNMENT and len(sides) == 2:
+                aligned |= {flores_code(side) for side in sides}
+            elif command in _TASK:
+                trained.add(flores_code(str(name)))
+    return trained, aligned
+
+
+def _sides(pair: str) -> tuple[str, ...]:
+    try:
+        return split_pair(pair)
+    except DataError:
+        return ()
+
+
+def _mapping(value: object) -> Mapping[str, str]:
+    return value if isinstance(value, dict) else {}
