@@ -25,7 +25,6 @@ ELSEWHERE = {
     "merging/whole_weights.py": "merging/test_merge.py, through merges",
     "generation/vllm_engine.py": "system/test_vllm.py, and models/test_base_checks.py",
     "models/packing.py": "training/test_contrastive.py, by gradients",
-    "plots.py": "reports/test_page.py",
     "progress.py": "cli/test_console.py, and helpers/progress.py for every command",
     "recipes/cluster.py": "system/test_ray.py, on a real cluster",
     "recipes/draft.py": "recipes/test_recipe.py, through reading",

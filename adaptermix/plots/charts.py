@@ -159,6 +159,7 @@ def heat_map(
         top: The value of the strongest color.
     """
     rows, columns = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
+    columns.sort(key=lambda column: rows.index(column) if column in rows else len(rows))
     labels = min(120.0, max((width_of(row) for row in rows), default=0) + 10)
     side = max(14.0, min(34.0, (LARGE - labels) / max(len(columns), 1)))
     wide = max(
@@ -245,7 +246,7 @@ def scatter(points: Sequence[Named], titles: tuple[str, str]) -> Panel:
         parts.append(path(area, "Z", fill="subject", fill_opacity=0.14))
         parts.append(path(spots[2], fill="none", stroke="subject", stroke_dasharray="5 4"))
     spots_of_points = [(across(p.x), up(p.y)) for p in whole]
-    labels = placed([p.name for p in whole], spots_of_points, LARGE)
+    labels = placed([p.name for p in whole], spots_of_points, (44, bottom))
     for point, (x, y), label in zip(whole, spots_of_points, labels, strict=True):
         says = f"{point.name}: {titles[0]} {point.x:.4g}, {titles[1]} {point.y:.4g}"
         parts.append(mark(says, dot(x, y, "subject"), label))
@@ -271,8 +272,13 @@ def _line(samples: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return fitted_lines
 
 
-def placed(names: Sequence[str], spots: Sequence[tuple[float, float]], width: float) -> list[str]:
-    """Return the label of every point where it covers nothing; where there is no room, none."""
+def placed(
+    names: Sequence[str], spots: Sequence[tuple[float, float]], corner: tuple[float, float]
+) -> list[str]:
+    """Return the label of every point where it covers nothing; where there is no room, none.
+
+    They stay right of the lower left corner of the area, and above it.
+    """
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     labels = []
     for name, (x, y) in zip(names, spots, strict=True):
@@ -280,7 +286,7 @@ def placed(names: Sequence[str], spots: Sequence[tuple[float, float]], width: fl
         for dx, dy, anchor in _PLACES:
             left = x + dx - size * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
             box = (left, y + dy - 10, left + size, y + dy + 3)
-            is_inside = left >= 0 and left + size <= width
+            is_inside = left >= corner[0] and left + size <= LARGE and y + dy < corner[1]
             if is_inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 label = text(name, x + dx, y + dy, text_anchor=anchor)

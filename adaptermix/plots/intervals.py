@@ -91,18 +91,19 @@ def forest(
             parts.append(_row(row, scale, y, width if is_wide else 0))
             y += _ROW
     axis = Axis(scale, title, is_signed=any(sides)).horizontal(top, y + 2)
-    return Panel(width, y + 42, "".join([axis, *_zero(scale, sides, y + 2), *parts]))
+    return Panel(width, y + 42, "".join([axis, *_zero(scale, sides, y + 2, width), *parts]))
 
 
-def _zero(scale: Scale, sides: tuple[str, str], bottom: float) -> list[str]:
+def _zero(scale: Scale, sides: tuple[str, str], bottom: float, width: int) -> list[str]:
     """Draw the line at zero, and say what its sides mean."""
     if not any(sides):
         return []
     x, (left, right) = scale(0), sides
+    beside = min(x + 8, width - width_of(f"{right} →") - 6)  # bold is wider
     return [
         line((x, 18), (x, bottom), stroke="ink", stroke_width=1.25),
-        text(f"◂ {left}", x - 8, 12, text_anchor="end", fill="worse", font_weight="bold"),
-        text(f"{right} ▸", x + 8, 12, fill="better", font_weight="bold"),
+        text(f"← {left}", x - 8, 12, text_anchor="end", fill="worse", font_weight="bold"),
+        text(f"{right} →", beside, 12, fill="better", font_weight="bold"),
     ]
 
 
@@ -164,9 +165,9 @@ def along(
     if is_signed:
         parts.append(line((across.start, up(0)), (across.end, up(0)), stroke="ink"))
     if level is not None and level.is_whole:
-        y, dashes = up(level.value), {"stroke_dasharray": "5 4", "stroke": "worse"}
+        y, dashes = up(level.value), {"stroke_dasharray": "5 4", "stroke": "ink"}
         drawn = line((across.start, y), (across.end, y), **dashes)
-        name = text(level.label, across.end, y - 5, text_anchor="end", fill="worse")
+        name = text(level.label, across.start + 4, y + 13, fill="faint")
         parts.append(mark(f"{level.label}: {level.says}", drawn, name))
     finalists = sorted(
         (across(row.at), up(row.value))

@@ -9,6 +9,7 @@ from adaptermix.tables import Table
 
 _COLUMNS = 3  # of panels, in a file
 _GAP = 16
+_LEGIBLE = 480  # width that a phone can shrink
 _HEADING = 17  # height of a line of a panel's title
 
 
@@ -68,6 +69,11 @@ class Plot:
     panels: Sequence[Panel]
     values: Table | None = None
     narrow: Sequence[Panel] = ()
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a phone scrolls it, since its letters would be too small."""
+        return not self.narrow and max((panel.width for panel in self.panels), default=0) > _LEGIBLE
 
     @property
     def drawings(self) -> Iterable[tuple[str, list[str]]]:

@@ -53,7 +53,7 @@ def span_of(values: Iterable[float], *also: float) -> tuple[float, float]:
 def around_zero(values: Iterable[float]) -> tuple[float, float]:
     """Return the span of differences: both sides of zero have room for a word."""
     low, high = span_of(values, 0.0)
-    least = 0.22 * (high - low)
+    least = 0.3 * (high - low)
     return min(low, -least), max(high, least)
 
 
@@ -76,7 +76,7 @@ class Axis:
     def horizontal(self, top: float, bottom: float) -> str:
         """Draw it below an area, with lines up to the area's top."""
         scale, parts, free = self.scale, [], -math.inf
-        for value, label in self._labels(44):
+        for value, label in self._labels(36):
             x, half = scale(value), width_of(label) / 2
             parts.append(line((x, top), (x, bottom), stroke="grid"))
             if x - half > free:
@@ -108,5 +108,6 @@ class Axis:
 
 def number(value: float, digits: int, *, is_signed: bool = False) -> str:
     """Write a number as print does: with a minus as wide as a plus."""
-    sign = "+" if is_signed and round(value, digits) else ""
+    value = round(value, digits) + 0.0  # which has no minus where it is zero
+    sign = "+" if is_signed and value else ""
     return f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")

@@ -21,7 +21,7 @@ from adaptermix.files import outputs
 from adaptermix.merging.merge import merge
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
-from adaptermix.plots import Plot
+from adaptermix.plots.plot import Plot
 from adaptermix.search.candidates import (
     Candidate,
     as_parameters,
@@ -235,7 +235,7 @@ def test_a_search_that_ends_while_it_draws_leaves_nothing(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("adaptermix.plots.Plot.write", stop)
+    monkeypatch.setattr("adaptermix.plots.plot.Plot.write", stop)
     with pytest.raises(KeyboardInterrupt):
         search(adapters[:2], settings_for(model_dir, corpus_dir, out))
     assert not out.exists()
@@ -326,7 +326,7 @@ def test_an_output_that_appears_meanwhile_is_not_replaced(
         out.mkdir()
         write(*arguments)
 
-    monkeypatch.setattr("adaptermix.plots.Plot.write", meanwhile)
+    monkeypatch.setattr("adaptermix.plots.plot.Plot.write", meanwhile)
     with pytest.raises(ArtifactError, match="merged exists"):
         search(adapters[:2], settings_for(model_dir, corpus_dir, out))
     assert list(out.parent.iterdir()) == [out]

@@ -400,7 +400,7 @@ def watched(monkeypatch):
             on_answers(answers)
 
     monkeypatch.setattr(TransformersGenerator, "_decode", batch)
-    monkeypatch.setattr("adaptermix.plots.Plot.write", lambda *_: None)  # drawing takes a second
+    monkeypatch.setattr("adaptermix.plots.plot.Plot.write", lambda *_: None)  # a PNG takes a second
     seen["engine"] = NowAndThen
     return seen
 

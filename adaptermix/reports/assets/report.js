@@ -37,6 +37,7 @@
 
   function browse(runs) {
     const list = byId("list"), rows = byId("rows"), count = byId("count"), detail = byId("detail");
+    const columns = byId("columns");
     const controls = Object.fromEntries(
       ["run", "lang", "before", "after", "show", "search"].map((id) => [id, byId(`filter-${id}`)]));
     let run, flags, kept = [], chosen = -1;
@@ -99,10 +100,13 @@
         if (texts && !texts[at].includes(wanted)) continue;
         kept.push(at);
       }
-      const after = flags[Number(controls.after.value)];
-      const right = kept.reduce((sum, at) => sum + (after[at] & RIGHT), 0);
+      const sides = ["before", "after"].map((side) => Number(controls[side].value));
+      const [was, is] = sides.map((system) =>
+        kept.reduce((sum, at) => sum + (flags[system][at] & RIGHT), 0).toLocaleString("en"));
       count.textContent = `${kept.length.toLocaleString("en")} of ` +
-        `${run.id.length.toLocaleString("en")} examples, ${right.toLocaleString("en")} right after`;
+        `${run.id.length.toLocaleString("en")} examples, ${was} right before, ${is} right after`;
+      columns.replaceChildren(...["", "prompt", ...sides.map((system) => run.systems[system])]
+        .map((name) => make("span", name)));
       chosen = -1;
       detail.replaceChildren();
       list.scrollTop = 0;

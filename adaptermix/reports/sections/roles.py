@@ -6,7 +6,7 @@ from contextlib import suppress
 from adaptermix.adapters.card import sources_of
 from adaptermix.adapters.report import AdapterReport, InspectReport, adapter_name
 from adaptermix.adapters.systems import BASE
-from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, split_pair
+from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, split_pair, target_of
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.models.files import layer_index
 
@@ -76,7 +76,7 @@ def alignment_layers(inspected: InspectReport | None, depth: int) -> dict[str, i
 
 def label_of(lang: str) -> str:
     """Return a language as people know it, with its code."""
-    name = LANGUAGE_NAMES.get(known_code(lang) or "", "")
+    name = LANGUAGE_NAMES.get(known_code(lang) or "", "") if target_of(lang) == lang else ""
     return f"{name} ({lang})" if name and name != lang and len(name) < 16 else lang
 
 

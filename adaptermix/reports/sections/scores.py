@@ -24,6 +24,7 @@ from adaptermix.tables import RULE, Cell, Look, Row, Table, scaled, shown, title
 
 _WIDE, _NARROW, _PANEL = 640, 350, 264
 _MANY_UNREADABLE = 0.05  # of the answers
+_NAMED = 6  # languages in a sentence; more are counted
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def answer_section(run: Run, inspected: InspectReport | None) -> Section:
     return Section(
         "answer",
         f"Did {merge} help?",
-        [],
+        [_where(seen, merge)],
         [_answer_plot(seen, merge)],
         [glance],
         answer=_sentence(seen, merge),
@@ -100,7 +101,7 @@ def answer_section(run: Run, inspected: InspectReport | None) -> Section:
 
 
 def _sentence(seen: Evaluated, merge: str) -> str:
-    """Say whether the merge is better, by how much, and where."""
+    """Say whether the merge is better, and by how much."""
     c = seen.over_all(merge)
     if c is None:
         return ""
@@ -109,44 +110,48 @@ def _sentence(seen: Evaluated, merge: str) -> str:
     average = f"over {langs} languages ({seen.interval} {seen.ends(c)})"
     reference = seen.report.reference
     if c.is_sure and c.difference > 0:
-        first = f"Yes: {merge} scores {size} higher than {reference} on average {average}."
-    elif c.is_sure:
-        first = f"No, it hurts: {merge} scores {size} lower than {reference} on average {average}."
-    else:
-        signed = f"{seen.number(c.difference)} {seen.unit}"
-        first = f"No clear effect: {merge} minus {reference} is {signed} on average {average}."
-    return f"{first} {_where(seen, merge)}"
+        return f"Yes: {merge} scores {size} higher than {reference} on average {average}."
+    if c.is_sure:
+        return f"No, it hurts: {merge} scores {size} lower than {reference} on average {average}."
+    signed = f"{seen.number(c.difference)} {seen.unit}"
+    return f"No clear effect: {merge} minus {reference} is {signed} on average {average}."
 
 
 def _where(seen: Evaluated, merge: str) -> str:
-    single = [c for c in seen.of(merge) if c.over in seen.report.langs and c.is_sure]
-    parts = [
-        f"{what} in {', '.join(label_of(c.over) for c in found)}"
-        for what, found in (
-            ("better", [c for c in single if c.difference > 0]),
-            ("worse", [c for c in single if c.difference < 0]),
-        )
-        if found
-    ]
-    means = [
-        f"the average over {name} is {'better' if c.difference > 0 else 'worse'}"
-        for name, langs in seen.groups
-        if name and len(langs) > 1
-        for c in seen.of(merge)
-        if _is_over(c, langs) and c.is_sure
-    ]
-    first = f"Clearly {' and '.join(parts)}." if parts else "No single language differs clearly"
-    if not means:
-        return first if parts else f"{first}."
-    also = " and ".join(means)
-    return f"{first} {also[0].upper()}{also[1:]}." if parts else f"{first}; {also}."
+    """Name the languages and groups in which the merge clearly differs."""
+    mine, langs = seen.of(merge), seen.report.langs
+    single = _better_and_worse(
+        [(label_of(c.over), c) for c in mine if c.over in langs], f" of {len(langs)} languages"
+    )
+    means = _better_and_worse(
+        [
+            (n, c)
+            for n, group in seen.groups
+            for c in mine
+            if n and len(group) > 1 and _is_over(c, group)
+        ],
+        " groups",
+    )
+    first = f"Clearly {single}." if single else "No single language differs clearly."
+    return f"{first} Averages over groups: {means}." if means else first
+
+
+def _better_and_worse(found: Sequence[tuple[str, Comparison]], of: str) -> str:
+    parts = []
+    for what, sign in (("better", 1), ("worse", -1)):
+        names = [name for name, c in found if c.is_sure and c.difference * sign > 0]
+        if len(names) > _NAMED:
+            parts.append(f"{what} in {len(names)}{of}")
+        elif names:
+            parts.append(f"{what} in {', '.join(names)}")
+    return ", ".join(parts)
 
 
 def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     report, c = seen.report, seen.over_all(merge)
     sizes = [report.cell(merge, lang).examples for lang in report.langs]
     each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
-    data = f"{report.split} data, {each} examples a language"
+    data = f"{report.split} data, {each} examples per language"
     if report.split != "test":
         data += "; if weights were chosen on the same data, the gain looks larger than it is"
     facts = [
@@ -217,7 +222,7 @@ def _is_over(c: Comparison, langs: Sequence[str]) -> bool:
 def _estimate(seen: Evaluated, c: Comparison, label: str) -> Estimate:
     says = f"{seen.number(c.difference)} [{seen.number(c.low)}, {seen.number(c.high)}]"
     value, low, high = (scaled(seen.metric, end) for end in (c.difference, c.low, c.high))
-    return Estimate(label, value, low, high, _look(c), says, is_mean=label.startswith("mean of "))
+    return Estimate(label, value, low, high, _look(c), says, is_mean=len(c.langs) > 1)
 
 
 def _look(c: Comparison) -> str:

@@ -13,7 +13,7 @@ SCORES = Tolerance(relative=0.0, absolute=0.0)
 EXACT = Tolerance(is_exact=True)
 TRAINING = Tolerance(relative=1e-3, absolute=1e-3, tensors=1e-2)
 LEARNING = Tolerance(relative=1e-3, absolute=1e-3, tensors=1e-3)
-PLOTS = ("altair", "vl_convert")
+PLOTS = ("vl_convert",)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ LIGHT = (
     *("numpy", "pydantic.main", "pydantic.type_adapter", "typer.main", "typer.core", "zoneinfo"),
     *("rich.console", "rich.progress", "rich.table", "blake3", "jaxtyping", "sacrebleu", "torch"),
 )
-HEAVY = ("transformers", "peft", "accelerate", "sqlite3", "altair", "optuna")
+HEAVY = ("transformers", "peft", "accelerate", "sqlite3", "vl_convert", "optuna")
 # transformers imports the files of its classes when they are first asked for.
 CLASSES = ("AutoModelForCausalLM", "AutoTokenizer", "LlamaForCausalLM", "Trainer")
 

@@ -1,0 +1,242 @@
+"""What a report says: did the merge help, where, and can it be trusted?"""
+
+import json
+from dataclasses import replace
+
+import pytest
+from helpers.cards import ALIGNED, TRAINED, write
+from helpers.records import write_evaluation, write_retrieval
+
+from adaptermix.adapters.inspection import inspect
+from adaptermix.evaluation.comparison import ALL
+from adaptermix.merging.merge import merge
+from adaptermix.reports.runs import find_runs
+from adaptermix.reports.sections.adapters import adapters_section
+from adaptermix.reports.sections.build import sections_of
+from adaptermix.reports.sections.retrieval import analyzed, retrieval_section, wilson
+from adaptermix.reports.sections.roles import label_of, language_groups, merge_among
+from adaptermix.reports.sections.scores import answer_section
+from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings
+
+LANGS = ("en", "cy", "sw", "de")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """A task adapter of en and cy, an alignment of sw, their merge, and the task adapter scaled."""
+    folder = tmp_path_factory.mktemp("adapters")
+    task, align = folder / "task.safetensors", folder / "align.safetensors"
+    write(task, TRAINED)
+    write(align, ALIGNED | {"settings": {"layer": 2}}, seed=1)
+    for name, sources in (("scaled", [task]), ("merged", [task, align])):
+        weights = ",".join(["0.5"] * len(sources))
+        merge(sources, MergeSettings(weights=weights, out=folder / f"{name}.safetensors"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inspected(adapters):
+    return inspect(sorted(adapters.glob("*.safetensors")), InspectSettings())
+
+
+def evaluated(tmp_path, differences, systems=("task", "merged"), split="test"):
+    """An evaluation whose systems differ so much, by language; those of 0.1 and more are clear."""
+    folder = write_evaluation(
+        tmp_path / "eval", {lang: ["hello"] for lang in LANGS}, systems=systems
+    )
+    path = folder / "scores.json"
+    record = json.loads(path.read_text())
+    record["split"] = split
+    model = record["comparisons"][0]
+    means = {ALL: list(LANGS), "trained": ["en", "cy"]}
+    record["comparisons"] = [
+        model
+        | {"system": system, "over": over, "langs": langs, "difference": difference}
+        | {"low": difference - 0.05, "high": difference + 0.05}
+        | {"p_value": p, "p_holm": p if len(langs) == 1 else None}
+        for system in systems[1:]
+        for over, langs in [*((lang, [lang]) for lang in LANGS), *means.items()]
+        for difference in [sum(differences[lang] for lang in langs) / len(langs)]
+        for p in [0.001 if abs(difference) >= 0.1 else 0.5]
+    ]
+    path.write_text(json.dumps(record))
+    return find_runs([folder]).evaluations[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        (0.2, "Yes: merged scores 20.0 points of slot F1 higher than task on average over 4 "
+         "languages (95% interval +15.0 to +25.0)."),
+        (-0.2, "No, it hurts: merged scores 20.0 points of slot F1 lower than task on average "
+         "over 4 languages (95% interval −25.0 to −15.0)."),
+        (0.02, "No clear effect: merged minus task is +2.0 points of slot F1 on average over 4 "
+         "languages (95% interval −3.0 to +7.0)."),
+    ],
+)  # fmt: skip
+def test_the_answer_is_yes_no_or_unclear(tmp_path, size, sentence):
+    section = answer_section(evaluated(tmp_path, dict.fromkeys(LANGS, size)), None)
+    assert section.answer == sentence
+    assert section.title == "Did merged help?"
+
+
+def test_where_names_languages_and_groups(tmp_path, inspected):
+    seen = evaluated(tmp_path, {"en": 0.3, "cy": 0.2, "sw": -0.4, "de": 0.0})
+    (where,) = answer_section(seen, inspected).texts
+    assert where == (
+        "Clearly better in English (en), Welsh (cy), worse in Swahili (sw). "
+        "Averages over groups: better in trained on the task."
+    )
+    small = evaluated(tmp_path / "small", dict.fromkeys(LANGS, 0.0))
+    assert answer_section(small, None).texts == ["No single language differs clearly."]
+
+
+def test_the_first_plot_has_languages_sorted_in_groups(tmp_path, inspected):
+    seen = evaluated(tmp_path, {"en": 0.1, "cy": 0.2, "sw": -0.4, "de": 0.0})
+    (plot,) = answer_section(seen, inspected).plots
+    order = ["trained on the task", "Welsh (cy)", "English (en)", "mean of 2", "aligned"]
+    order += ["Swahili (sw)", "other languages", "German (de)", "all", "mean of 4"]
+    places = [plot.panels[0].marks.index(f">{label}<") for label in order]
+    assert places == sorted(places)
+    assert ">cy<" in plot.narrow[0].marks, "a phone has room for codes"
+    assert [row[0] for row in plot.values.rows if row] == ["en", "cy", "sw", "de", ALL, "trained"]
+
+
+def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
+    seen = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2), ("task", "scaled", "merged"), "dev")
+    facts = {fact.name: fact for fact in answer_section(seen, inspected).facts}
+    assert facts["Data"].look == "warn"
+    assert facts["Data"].text.startswith("Dev data, 1 examples per language; if weights")
+    assert facts["Control"].text == "Scaled, with nothing merged in: scaled +20.0 (+15.0 to +25.0)."
+    assert facts["Precision"].text.startswith("The average is known to ±5.0 points of slot F1")
+    cells = [replace(cell, malformed=int(cell.system == "merged")) for cell in seen.report.cells]
+    spoiled = replace(seen, report=replace(seen.report, cells=cells, test=None))
+    facts = {fact.name: fact for fact in answer_section(spoiled, None).facts}
+    assert facts["Unreadable answers"].look == "warn"
+    assert facts["Unreadable answers"].text == "task 0.0%, merged 100.0%."
+    assert facts["Test"].look == facts["Control"].look == "warn"
+
+
+def test_the_merge_is_the_first_of_several_adapters_and_not_the_best(inspected):
+    systems = ["base", "task", "scaled", "merged", "align"]
+    assert merge_among(systems, "task", inspected) == "merged"
+    assert merge_among(["base", "task", "scaled", "align"], "task", inspected) == "align"
+    assert merge_among(["base", "one", "two"], "base", None) == "two"
+    assert merge_among(["one", "base"], "one", None) == "base"
+    assert merge_among(["base"], "base", None) is None
+
+
+def test_groups_come_from_adapters_or_from_the_record(inspected):
+    assert language_groups(LANGS, "merged", inspected, {}) == [
+        *(("trained on the task", ["en", "cy"]), ("aligned", ["sw"]), ("other languages", ["de"])),
+    ]
+    given = {"near": ["en"], "far": ["cy", "sw"]}
+    groups = language_groups(LANGS, None, None, given)
+    assert groups == [("near", ["en"]), ("far", ["cy", "sw"]), ("other languages", ["de"])]
+    twice = {"near": ["en"], "far": ["en", "sw"]}
+    assert language_groups(LANGS, None, None, twice) == [("", list(LANGS))]
+
+
+def test_languages_have_names_that_people_know():
+    assert [label_of(lang) for lang in ("cy", "de-en", "ar")] == ["Welsh (cy)", "de-en", "ar"]
+
+
+@pytest.fixture(scope="module")
+def retrieval(tmp_path_factory, inspected):
+    folder = tmp_path_factory.mktemp("retrieval") / "run"
+    write_retrieval(folder, systems=("base", "task", "merged"))
+    path = folder / "retrieval.json"
+    record = json.loads(path.read_text())
+    for pair in record["pairs"]:
+        if pair["system"] == "merged" and pair["source"] == "cy":
+            pair["accuracy"] = [0.0, 0.0, 0.1, 0.0]
+    path.write_text(json.dumps(record))
+    return find_runs([folder]).retrievals[0]
+
+
+def test_one_heat_map_has_the_gains_at_the_aligned_layer(retrieval, inspected):
+    """align was trained at layer 2, where cy as a source loses 20 points and others gain none."""
+    section = retrieval_section("retrieval", retrieval, inspected, "task")
+    (plot,) = [plot for plot in section.plots if plot.name == "retrieval-pairs"]
+    assert plot.title == "What changed between languages: merged minus task"
+    assert "at layer 2," in plot.caption
+    cells = {(row[0], column): value for row in plot.values.rows
+             for column, value in zip(plot.values.columns[1:], row[1:], strict=True)}  # fmt: skip
+    assert cells["cy", "en"] == cells["cy", "sw"] == "-20.0"
+    assert cells["en", "cy"] == cells["sw", "en"] == "+0.0"
+    assert cells["cy", "cy"] == ""
+    assert section.answer == (
+        "At layer 2, the aligned layer, retrieval stays from 30.0% with task to 30.0% with merged."
+    )
+
+
+def test_pairs_with_one_language_are_two_columns(retrieval, inspected):
+    pairs = [p for p in retrieval.report.pairs if "en" in (p.source, p.target)]
+    run = replace(retrieval, report=replace(retrieval.report, pairs=pairs, pivot="en"))
+    plot = retrieval_section("retrieval", run, inspected, "task").plots[0]
+    assert list(plot.values.columns) == ["language", "from en", "to en"]
+    assert {row[0]: row[1:] for row in plot.values.rows} == {
+        "cy": ["+0.0", "-20.0"],
+        "sw": ["+0.0", "+0.0"],
+    }
+
+
+def test_a_layer_chosen_by_measurement_is_the_aligned_one(tmp_path, retrieval):
+    chosen = {"settings": {"layer": "auto"}, "layers": {"layer": "3"}}
+    path = write(tmp_path / "align", ALIGNED | chosen)
+    seen = analyzed("r", retrieval, inspect([path], InspectSettings()), None)
+    assert seen.placed == {"align": 3}
+    assert seen.layer == 3
+
+
+def test_every_system_is_drawn_against_the_baseline_with_its_band(retrieval, inspected):
+    section = retrieval_section("retrieval", retrieval, inspected, "task")
+    (plot,) = [plot for plot in section.plots if plot.name == "retrieval-systems"]
+    assert [panel.title for panel in plot.panels] == ["base", "merged"]
+    assert all(panel.marks.count('fill-opacity="0.2"') == 2 for panel in plot.panels)
+    assert list(plot.values.columns) == ["layer", "task", "base", "merged"]
+    assert [str(cell) for cell in plot.values.rows[1]] == ["1", "30.0", "20.0", "40.0"]
+
+
+@pytest.mark.parametrize(
+    ("share", "trials", "ends"),  # SciPy's binomtest(...).proportion_ci(method="wilson")
+    [(0.5, 100, (0.403832, 0.596168)), (0.0, 10, (0.0, 0.277533)), (0.9, 60, (0.798505, 0.953357))],
+)
+def test_intervals_of_shares_are_wilsons(share, trials, ends):
+    assert wilson(share, trials) == pytest.approx(ends, abs=1e-5)
+    assert wilson(share, 0) == (0.0, 1.0)
+
+
+def test_where_the_loss_was_placed_is_the_gain_over_the_base(tmp_path):
+    """Early is 10 and late 20 points better at layer 1, nowhere else."""
+    write_retrieval(tmp_path / "run")
+    paths = [write(tmp_path / name, ALIGNED | {"settings": {"layer": layer}}, seed=layer)
+             for name, layer in (("early", 1), ("late", 3))]  # fmt: skip
+    run = find_runs([tmp_path / "run"]).retrievals[0]
+    section = retrieval_section("retrieval", run, inspect(paths, InspectSettings()), None)
+    (plot,) = [plot for plot in section.plots if plot.name == "retrieval-placement"]
+    assert plot.values.rows == [
+        *(["0", "+0.0", "+0.0"], ["1", "+10.0", "+20.0"]),
+        *(["2", "+0.0", "+0.0"], ["3", "+0.0", "+0.0"]),
+    ]
+    assert [panel.title for panel in plot.panels] == ["early, at layer 1", "late, at layer 3"]
+
+
+def test_pairs_of_adapters_that_are_not_drawn_are_in_the_table(tmp_path):
+    paths = [write(tmp_path / f"a{seed}", ALIGNED, seed=seed) for seed in range(5)]  # ten pairs
+    section = adapters_section("adapters", inspect(paths, InspectSettings()))
+    cosine = next(plot for plot in section.folded if plot.name == "adapters-cosine")
+    assert len(cosine.panels) == 8
+    assert "The first 8 of 10 pairs." in cosine.caption
+    assert len(section.tables[1].rows) == 10
+
+
+def test_the_first_section_tells_of_alignment_too(tmp_path, retrieval, inspected):
+    seen = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2))
+    runs = replace(find_runs([tmp_path / "eval"]), retrievals=[retrieval])
+    first = next(iter(sections_of(runs, inspected)))
+    assert first.answer == answer_section(seen, inspected).answer
+    assert [fact.text for fact in first.facts if fact.name == "Alignment"] == [
+        "At layer 2, the aligned layer, retrieval stays from 30.0% with task to 30.0% with merged."
+    ]
