@@ -31,6 +31,7 @@ HOSTILE = [
     "&lt;b&gt; {{ 7 * 7 }} ${7 * 7} `",
 ]
 MANY = 60_000
+UTTERANCES = {"en": ["wake me"], "cy": ["deffra fi"]}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,9 @@ def shown(page):
 def test_hostile_texts_stay_texts_and_nothing_is_asked_for(page, hostile_page):
     visit(page, hostile_page)
     assert page.title() == "</title><script>x</script>"
-    assert page.locator("svg").count() == page.locator("figure").count() >= 5
+    assert page.locator("figure").count() >= 5
+    assert page.locator("figure svg").count() == page.locator("svg").count() >= 5
+    assert page.locator("svg :not(svg, g, rect, line, path, circle, text, title)").count() == 0
     assert page.locator("#list img, #list script, #list style, section b").count() == 0
     page.select_option("#filter-lang", label="en")
     for number, text in enumerate(HOSTILE):
@@ -158,7 +161,10 @@ def test_filters_show_what_they_say(page, tmp_path):
         page.select_option("#filter-show", kind)
         return prompts()
 
-    assert prompts() == ["alpha", "beta", "gamma", "delta", "Alffa", "beta"]
+    assert prompts() == ["alpha", "gamma", "Alffa"], "it opens on what changed"
+    assert page.inner_text("#count") == "3 of 6 examples, 2 right before, 1 right after"
+    assert page.locator("#columns span").all_inner_texts() == ["", "prompt", "base", "merged"]
+    assert show("all") == ["alpha", "beta", "gamma", "delta", "Alffa", "beta"]
     assert show("changed") == ["alpha", "gamma", "Alffa"]
     assert show("unchanged") == ["beta", "delta", "beta"]
     assert show("right") == ["beta", "gamma", "beta"]
@@ -172,10 +178,10 @@ def test_filters_show_what_they_say(page, tmp_path):
     page.fill("#filter-search", "ALFF")
     expect(page.locator("#list .row")).to_have_count(1)
     assert prompts() == ["Alffa"]
-    assert page.inner_text("#count") == "1 of 6 examples, 0 right after"
+    assert page.inner_text("#count") == "1 of 6 examples, 1 right before, 0 right after"
     page.fill("#filter-search", "nothing has this")
     expect(page.locator("#list .row")).to_have_count(0)
-    assert page.inner_text("#count") == "0 of 6 examples, 0 right after"
+    assert page.inner_text("#count") == "0 of 6 examples, 0 right before, 0 right after"
     page.locator("#list").press("ArrowDown")
     assert page.said == []
 
@@ -193,14 +199,68 @@ def test_an_answer_of_a_million_letters_is_whole_below_and_short_in_the_list(pag
     expect(page.locator("#count")).to_contain_text("2 of 2")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
-def test_the_page_fits_a_phone_and_the_dark(page, hostile_page, width, scheme):
+def test_it_opens_on_everything_where_nothing_changed(page, tmp_path):
+    write_evaluation(tmp_path / "eval", UTTERANCES, answer=lambda system, number: "time: five")
+    report([tmp_path / "eval"], ReportSettings(out=tmp_path / "r.html"))
+    visit(page, tmp_path / "r.html")
+    assert page.input_value("#filter-show") == "all"
+    assert page.inner_text("#count") == "2 of 2 examples, 2 right before, 2 right after"
+    assert not page.locator("#run-label").is_visible(), "there is one run"
+
+
+def test_values_are_beside_the_pointer_and_below_the_plot(page, tmp_path):
+    write_evaluation(tmp_path / "eval", UTTERANCES)
+    report([tmp_path / "eval"], ReportSettings(out=tmp_path / "r.html"))
+    visit(page, tmp_path / "r.html")
+    assert not page.locator("#tip").is_visible()
+    page.locator("#answer-differences .wide .mark").first.hover()
+    assert page.inner_text("#tip") == "English (en): +50.0 [+40.0, +60.0]"
+    table = page.locator("#answer-values")
+    assert not table.is_visible()
+    page.locator("#answer-differences summary").click()
+    assert table.is_visible()
+    assert page.said == []
+
+
+def test_all_but_browsing_works_without_a_script(browser, tmp_path):
+    write_evaluation(tmp_path / "eval", UTTERANCES)
+    report([tmp_path / "eval"], ReportSettings(out=tmp_path / "r.html"))
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((tmp_path / "r.html").as_uri())
+    assert page.locator("#answer .answer").inner_text().startswith("Yes: merged scores 50.0")
+    title = page.locator("#answer-differences .wide .mark title").first
+    assert title.text_content() == "English (en): +50.0 [+40.0, +60.0]"
+    page.locator("#answer-differences summary").click()
+    assert page.locator("#answer-values").is_visible()
+    assert page.locator("noscript").inner_text().startswith("Browsing the 2 examples needs")
+    page.close()
+
+
+def test_a_screen_reader_gets_names_of_plots_and_headings_of_tables(page, tmp_path):
+    write_evaluation(tmp_path / "eval", UTTERANCES)
+    report([tmp_path / "eval"], ReportSettings(out=tmp_path / "r.html"))
+    visit(page, tmp_path / "r.html")
+    name = "merged against base, by language"
+    figure = page.get_by_role("figure", name=name)
+    assert figure.get_by_role("img", name=name).count() == 1, "one of the two widths"
+    assert page.get_by_role("heading", level=2).first.inner_text() == "Did merged help?"
+    glance = page.get_by_role("table", name="eval: massive test, 2 languages")
+    assert glance.get_by_role("columnheader").count() == 4
+    assert glance.get_by_role("rowheader").all_inner_texts() == ["base", "merged"]
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(360, "light"), (768, "dark"), (1280, "dark"), (1920, "light")]
+)
+def test_the_page_fits_screens_and_the_dark(page, hostile_page, width, scheme):
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
     visit(page, hostile_page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    color = "getComputedStyle(document.querySelector('svg text')).fill"
+    color = "getComputedStyle(document.querySelector('svg .mark text')).fill"
     assert page.evaluate(color) == page.evaluate("getComputedStyle(document.body).color")
+    drawn = page.locator("#answer-differences .plot")
+    assert [plot.is_visible() for plot in drawn.all()] == [width >= 704, width < 704]
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert back == ("rgb(22, 24, 29)" if scheme == "dark" else "rgb(255, 255, 255)")
 
@@ -209,7 +269,7 @@ def test_paper_has_the_plots_and_no_controls(page, hostile_page):
     visit(page, hostile_page)
     page.emulate_media(media="print")
     assert page.locator("svg").first.is_visible()
-    assert page.locator("table").first.is_visible()
+    assert page.locator("#answer-values").is_visible(), "paper cannot unfold"
     assert not page.locator("#browser").is_visible()
     assert not page.locator("nav").is_visible()
 
@@ -230,6 +290,7 @@ def test_sixty_thousand_examples_are_browsed_without_waiting(page, tmp_path, cap
     load = page.evaluate("document.body.dataset.loadMs")
     times = {}
     for name, act in {
+        "all": lambda: page.select_option("#filter-show", "all"),
         "changed": lambda: page.select_option("#filter-show", "changed"),
         "first search": lambda: page.fill("#filter-search", "example 77 "),
         "search": lambda: page.fill("#filter-search", "example 1234 "),
