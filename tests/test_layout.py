@@ -28,7 +28,6 @@ ELSEWHERE = {
     "progress.py": "cli/test_console.py, and helpers/progress.py for every command",
     "recipes/cluster.py": "system/test_ray.py, on a real cluster",
     "recipes/draft.py": "recipes/test_recipe.py, through reading",
-    "reports/runs.py": "reports/test_page.py, through pages",
     "reports/sections/*.py": "reports/test_page.py, through pages",
     "retrieval/summary.py": "retrieval/test_analysis.py, by the report",
     "retrieval/task_scores.py": "retrieval/test_analysis.py, by the report",

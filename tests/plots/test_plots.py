@@ -1,7 +1,9 @@
 """Scales, marks and charts: what is drawn is where its value is, escaped, and on hover."""
 
 import re
+import runpy
 from math import inf, nan
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,6 +25,7 @@ from adaptermix.plots.intervals import Estimate, along, forest
 from adaptermix.plots.plot import Panel, Plot, titled_panel
 from adaptermix.plots.scales import Axis, Scale, around_zero, number, span_of
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = "</svg><script>alert('1')</script>"
 
 
@@ -280,3 +283,11 @@ def test_a_page_gets_a_drawing_for_phones_too():
     (svg,) = next(iter(plot.drawings))[1]
     assert 'role="img"' in svg
     assert 'aria-label="title"' in svg
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_of_the_readme_shows_the_committed_result(theme):
+    script = runpy.run_path(str(ROOT / "examples" / "gemma" / "picture.py"))
+    result = ROOT / "examples" / "gemma" / "results" / "reduced-differences.csv"
+    committed = ROOT / "docs" / "images" / f"before-after-{theme}.svg"
+    assert script["picture"](result, "merged").svg(theme) == committed.read_text(encoding="utf-8")

@@ -86,7 +86,7 @@ def test_where_names_languages_and_groups(tmp_path, inspected):
     (where,) = answer_section(seen, inspected).texts
     assert where == (
         "Clearly better in English (en), Welsh (cy), worse in Swahili (sw). "
-        "Averages over groups: better in trained on the task."
+        "Averages over groups: better in trained languages."
     )
     small = evaluated(tmp_path / "small", dict.fromkeys(LANGS, 0.0))
     assert answer_section(small, None).texts == ["No single language differs clearly."]
@@ -95,7 +95,7 @@ def test_where_names_languages_and_groups(tmp_path, inspected):
 def test_the_first_plot_has_languages_sorted_in_groups(tmp_path, inspected):
     seen = evaluated(tmp_path, {"en": 0.1, "cy": 0.2, "sw": -0.4, "de": 0.0})
     (plot,) = answer_section(seen, inspected).plots
-    order = ["trained on the task", "Welsh (cy)", "English (en)", "mean of 2", "aligned"]
+    order = ["trained languages", "Welsh (cy)", "English (en)", "mean of 2", "aligned languages"]
     order += ["Swahili (sw)", "other languages", "German (de)", "all", "mean of 4"]
     places = [plot.panels[0].marks.index(f">{label}<") for label in order]
     assert places == sorted(places)
@@ -129,7 +129,11 @@ def test_the_merge_is_the_first_of_several_adapters_and_not_the_best(inspected):
 
 def test_groups_come_from_adapters_or_from_the_record(inspected):
     assert language_groups(LANGS, "merged", inspected, {}) == [
-        *(("trained on the task", ["en", "cy"]), ("aligned", ["sw"]), ("other languages", ["de"])),
+        *(
+            ("trained languages", ["en", "cy"]),
+            ("aligned languages", ["sw"]),
+            ("other languages", ["de"]),
+        ),
     ]
     given = {"near": ["en"], "far": ["cy", "sw"]}
     groups = language_groups(LANGS, None, None, given)

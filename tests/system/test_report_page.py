@@ -299,7 +299,7 @@ def test_sixty_thousand_examples_are_browsed_without_waiting(page, tmp_path, cap
         act()
         expect(page.locator("#count")).not_to_have_text(before)
         times[name] = float(page.evaluate("document.body.dataset.filterMs"))
-    assert page.inner_text("#count") == "20 of 60,000 examples, 20 right after"
+    assert page.inner_text("#count") == "20 of 60,000 examples, 0 right before, 20 right after"
     page.fill("#filter-search", "")
     expect(page.locator("#count")).to_contain_text("30,000 of")
     page.locator("#list").press("End")

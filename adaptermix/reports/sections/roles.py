@@ -52,7 +52,7 @@ def language_groups(
     if trained or aligned:
         first = [lang for lang in langs if flores_code(lang) in trained]
         second = [lang for lang in langs if lang not in first and flores_code(lang) in aligned]
-        found = {"trained on the task": first, "aligned": second}
+        found = {"trained languages": first, "aligned languages": second}
     else:
         members = [lang for group in given.values() for lang in group]
         is_clear = len(members) == len(set(members))

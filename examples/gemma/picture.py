@@ -1,0 +1,71 @@
+"""Draw a system before and after by language, from the differences.csv that eval writes.
+
+python examples/gemma/picture.py DIFFERENCES.csv SYSTEM OUT
+
+writes OUT-light.svg and OUT-dark.svg; README.md has the line that made its picture.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+from adaptermix.evaluation.comparison import ALL
+from adaptermix.plots.drawing import THEMES
+from adaptermix.plots.intervals import Estimate, Groups, forest
+from adaptermix.plots.plot import Plot, titled_panel
+from adaptermix.plots.scales import around_zero
+from adaptermix.reports.sections.roles import label_of
+
+WIDTH = 640
+
+
+def estimate(row: dict[str, str]) -> Estimate:
+    """Return a comparison as a row of the picture, with both scores in words."""
+    value, low, high = (100 * float(row[name]) for name in ("difference", "low", "high"))
+    is_sure = float(row["p_holm"] or row["p_value"]) < 0.05
+    look = "unclear" if not is_sure else "better" if value > 0 else "worse"
+    says = f"{100 * float(row['baseline_score']):.1f} → {100 * float(row['score']):.1f}"
+    langs = row["langs"].split()
+    label = label_of(row["over"]) if len(langs) == 1 else f"mean of {len(langs)}"
+    return Estimate(label, value, low, high, look, says, is_mean=len(langs) > 1)
+
+
+def groups_of(rows: list[dict[str, str]]) -> Groups:
+    """Put languages under their group, best first, and the mean of the group below them."""
+    single = [row for row in rows if row["over"] == row["langs"]]
+    groups = []
+    for group in (row for row in rows if row not in single):
+        members = [row for row in single if row["over"] in group["langs"].split()]
+        members.sort(key=lambda row: -float(row["difference"]))
+        shown = [] if group["over"] == ALL else members
+        name = "all languages" if group["over"] == ALL else group["over"]
+        groups.append((name, [estimate(row) for row in (*shown, group)]))
+    return groups
+
+
+def picture(path: Path, system: str) -> Plot:
+    """Draw the system against its baseline."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["system"] == system]
+    groups, baseline = groups_of(rows), rows[0]["baseline"]
+    span = around_zero(end for _, found in groups for row in found for end in (row.low, row.high))
+    axis = f"{system} minus {baseline}, points of slot F1, with 95% intervals"
+    panel = forest(groups, axis, span, WIDTH, ("worse", "better"))
+    title = f"Slot F1 before and after: {baseline} → {system}"
+    return Plot("before-after", title, "", [titled_panel(title, panel)])
+
+
+def main() -> None:
+    """Write the picture for light pages and for dark ones."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("differences", type=Path, help="differences.csv of an eval")
+    parser.add_argument("system", help="the system that is compared")
+    parser.add_argument("out", help="where to: OUT-light.svg and OUT-dark.svg")
+    arguments = parser.parse_args()
+    plot = picture(arguments.differences, arguments.system)
+    for theme in THEMES:
+        Path(f"{arguments.out}-{theme}.svg").write_text(plot.svg(theme), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
