@@ -157,12 +157,12 @@ def along(
     room = (places[-1] - places[0]) * 0.08 or 0.5
     across = Scale(places[0] - room, places[-1] + room, 44, width - 8)
     up = Scale(*span, 190, 26)
-    is_signed = span[0] < 0 < span[1]
+    is_signed = any(row.low < 0 for row in whole)
     parts = [
         Axis(up, titles[1], is_signed=is_signed).vertical(across.start, across.end),
         Axis(across, titles[0], values=places).horizontal(190, 190),
     ]
-    if is_signed:
+    if up.low <= 0 <= up.high:
         parts.append(line((across.start, up(0)), (across.end, up(0)), stroke="ink"))
     if level is not None and level.is_whole:
         y, dashes = up(level.value), {"stroke_dasharray": "5 4", "stroke": "ink"}

@@ -102,7 +102,7 @@ class Plot:
 
     def write(self, folder: Path) -> None:
         """Write ``NAME.svg`` and ``NAME.png``."""
-        import vl_convert  # 50 MB of Rust, and for files alone
+        import vl_convert  # large, and for PNG files alone
 
         (folder / f"{self.name}.svg").write_text(self.svg(), encoding="utf-8")
         (folder / f"{self.name}.png").write_bytes(vl_convert.svg_to_png(self.svg(), scale=2))

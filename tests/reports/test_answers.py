@@ -116,6 +116,10 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     assert facts["Unreadable answers"].look == "warn"
     assert facts["Unreadable answers"].text == "task 0.0%, merged 100.0%."
     assert facts["Test"].look == facts["Control"].look == "warn"
+    assert facts["Control"].text == "Unknown: the adapters are not part of this report."
+    alone = evaluated(tmp_path / "alone", dict.fromkeys(LANGS, 0.2))
+    (control,) = [f for f in answer_section(alone, inspected).facts if f.name == "Control"]
+    assert control.text.startswith("None: a gain may come from scaling")
 
 
 def test_the_merge_is_the_first_of_several_adapters_and_not_the_best(inspected):
@@ -123,6 +127,7 @@ def test_the_merge_is_the_first_of_several_adapters_and_not_the_best(inspected):
     assert merge_among(systems, "task", inspected) == "merged"
     assert merge_among(["base", "task", "scaled", "align"], "task", inspected) == "align"
     assert merge_among(["base", "one", "two"], "base", None) == "two"
+    assert merge_among(["base", "merged", "two"], "base", None) == "merged", "by its usual name"
     assert merge_among(["one", "base"], "one", None) == "base"
     assert merge_among(["base"], "base", None) is None
 

@@ -16,7 +16,13 @@ from typer.testing import CliRunner
 from adaptermix.adapters.family import family_hash, read_family
 from adaptermix.cli import console
 from adaptermix.cli.main import program
-from adaptermix.errors import AdaptermixError, ArtifactError, DataError
+from adaptermix.errors import (
+    EXTRAS,
+    AdaptermixError,
+    ArtifactError,
+    DataError,
+    ResourceError,
+)
 from adaptermix.merging.merge import merge
 from adaptermix.reports.page import ReportSummary, report
 from adaptermix.settings.merging import MergeSettings
@@ -218,6 +224,14 @@ def test_what_is_no_run_is_refused(tmp_path, name, content, message):
     (tmp_path / "run" / name).write_bytes(content)
     with pytest.raises(AdaptermixError, match=message):
         report([tmp_path / "run"], ReportSettings(out=tmp_path / "r.html"))
+
+
+def test_only_files_of_plots_need_an_extra(tmp_path, runs, monkeypatch):
+    monkeypatch.setitem(EXTRAS, "report", ("not_installed",))
+    report([runs], ReportSettings(out=tmp_path / "r.html"))
+    with pytest.raises(ResourceError, match="not_installed is not installed"):
+        report([runs], ReportSettings(out=tmp_path / "s.html", export=tmp_path / "figures"))
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_the_command_plans_and_names_what_it_would_read(tmp_path, runs):

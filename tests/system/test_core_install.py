@@ -102,13 +102,20 @@ def test_two_adapters_are_merged_without_torch_in_a_small_environment(python, tm
     assert sum(path.stat().st_size for path in files if not path.is_symlink()) < LIMIT
 
 
+def test_a_report_is_made_without_an_extra(python, tmp_path):
+    adapter(tmp_path / "task", 0)
+    done = run(python, "report", "task", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<figure" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
         (("train-task", "--dry-run"), "train"),
         (("eval", "--dry-run"), "eval"),
         (("merge", "task", "align", "--search", "auto"), "eval"),
-        (("report", "task"), "report"),
+        (("report", "task", "--export", "figures"), "report"),
         (("demo",), "eval"),
     ],
 )

@@ -9,23 +9,28 @@ from adaptermix.adapters.systems import BASE
 from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, split_pair, target_of
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.models.files import layer_index
+from adaptermix.settings.merging import MergeSettings
 
 _TASK = ("train-task", "train-joint")
 _ALIGNMENT = ("train-align", "train-joint")
+_MERGED = MergeSettings.model_fields["out"].default.stem
 Groups = list[tuple[str, list[str]]]
 
 
 def merge_among(systems: Sequence[str], before: str, inspected: InspectReport | None) -> str | None:
     """Return the system that a reader asks about: the first merge of several adapters.
 
-    It is not the best one, since the best of several looks better than it is. Where no merge is
-    known, the last adapter that was trained for alignment, else the last system.
+    It is not the best one, since the best of several looks better than it is. Where the adapters
+    are not here, the system that is called as ``merge`` calls its output; else the last adapter
+    that was trained for alignment, else the last system.
     """
     others = [system for system in systems if system not in (before, BASE)]
     known = _by_name(inspected)
     for system in others:
         if system in known and len(sources_of(known[system].record)) > 1:
             return system
+    if _MERGED in others and _MERGED not in known:
+        return _MERGED
     aligned = [s for s in others if s in known and known[s].record.get("command") in _ALIGNMENT]
     rest = [system for system in systems if system != before]
     return next(iter([*aligned[-1:], *others[-1:], *rest[-1:]]), None)

@@ -174,6 +174,9 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
 
 
 def _control(seen: Evaluated) -> Fact:
+    if seen.inspected is None:
+        text = "Unknown: the adapters are not part of this report."
+        return Fact("Control", text, "warn")
     names = controls_among(seen.report.systems, seen.inspected)
     compared = [c for name in names if (c := seen.over_all(name))]
     if not compared:
