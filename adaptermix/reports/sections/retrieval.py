@@ -110,12 +110,18 @@ def sentence(seen: Analyzed) -> str:
         return ""
     at = seen.report.layers.index(seen.layer)
     was, now = before.accuracy[at], after.accuracy[at]
-    what = "rises" if now > was else "falls" if now < was else "stays"
+    what = "rises" if now > was else "falls" if now < was else "goes"
     place = "the aligned layer" if seen.placed else "the middle layer"
+    first, second = (_with_interval(seen, share) for share in (was, now))
     return (
-        f"At layer {seen.layer}, {place}, retrieval {what} from {was:.1%} with {seen.before} to "
-        f"{now:.1%} with {seen.after}."
+        f"At layer {seen.layer}, {place}, retrieval {what} from {first} with {seen.before} to "
+        f"{second} with {seen.after}."
     )
+
+
+def _with_interval(seen: Analyzed, share: float) -> str:
+    low, high = wilson(share, seen.report.sentences)
+    return f"{share:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _tables(report: RetrievalReport) -> Iterator[Table]:

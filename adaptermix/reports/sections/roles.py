@@ -9,11 +9,10 @@ from adaptermix.adapters.systems import BASE
 from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, split_pair, target_of
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.models.files import layer_index
-from adaptermix.settings.merging import MergeSettings
 
 _TASK = ("train-task", "train-joint")
 _ALIGNMENT = ("train-align", "train-joint")
-_MERGED = MergeSettings.model_fields["out"].default.stem
+_MERGED = "merged"  # as merge calls its output, unless -o says otherwise
 Groups = list[tuple[str, list[str]]]
 
 
