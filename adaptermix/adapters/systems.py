@@ -7,6 +7,7 @@ from typing import Any
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.family import Family, family_hash, is_family, read_family
+from adaptermix.adapters.seeds import seed_families
 from adaptermix.errors import ConfigError
 from adaptermix.files.hub import hub_place, path_of
 from adaptermix.settings.evaluation import EvalSettings
@@ -133,7 +134,7 @@ def systems_of(settings: EvalSettings) -> list[str]:
     """
     adapters = system_names(map(path_of, settings.adapters))
     systems = [*([] if settings.exclude_base else [BASE]), *adapters]
-    if settings.baseline not in (None, *systems):
+    if settings.baseline not in (None, *systems, *seed_families(systems)):
         raise ConfigError(
             f"--baseline {settings.baseline}: no such system",
             hint=f"the systems are {', '.join(systems)}",
@@ -149,7 +150,9 @@ def choose_baseline(settings: EvalSettings, systems: Mapping[str, System]) -> Ba
     compared with its task adapter.
     """
     if settings.baseline is not None:
-        return Baseline(settings.baseline, "chosen by --baseline")
+        seeds = seed_families(systems).get(settings.baseline)
+        name = settings.baseline if seeds is None else next(iter(seeds.values()))
+        return Baseline(name, "chosen by --baseline")
     for name, system in systems.items():
         if (source := _main_source(system, systems)) is not None:
             what = "task adapter" if isinstance(system, Family) else "main source"

@@ -21,8 +21,9 @@ from adaptermix.adapters.systems import (
     systems_of,
 )
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.evaluation.comparison import Comparison, PairedTest, compare
+from adaptermix.evaluation.comparison import PairedTest, compare
 from adaptermix.evaluation.report import EvalPlan, EvalReport, SystemScores, files_of
+from adaptermix.evaluation.seeds import over_seeds
 from adaptermix.files.hub import path_of
 from adaptermix.files.outputs import check_output, whole_output
 from adaptermix.generation.cached import CachedGenerator, check_engine
@@ -35,6 +36,7 @@ from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.settings.shared import notes_on_languages
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.metrics.significance import Statistics
 from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
 from adaptermix.tasks.task import Task
 from adaptermix.version import __version__
@@ -48,8 +50,9 @@ def evaluate(
 ) -> EvalReport:
     """Decode the task's examples with every system and score the answers.
 
-    Writes a new directory: ``scores.json``, ``scores.csv``, ``differences.csv``, and for every
-    system and language ``predictions/SYSTEM/LANG.jsonl`` with one record an example.
+    Writes a new directory: ``scores.json``, ``scores.csv``, ``differences.csv``, ``seeds.csv``
+    where systems have several seeds, and for every system and language
+    ``predictions/SYSTEM/LANG.jsonl`` with one record an example.
 
     Raises:
         ConfigError: Two adapters of one name, a baseline that is not among the systems, answers
@@ -87,6 +90,7 @@ def evaluate(
     groups = _groups(settings)
     baseline = choose_baseline(settings, inputs.routed)
     test = PairedTest.of(settings.test, task.metrics[0], len(settings.langs))
+    statistics = _statistics(inputs, results) if len(systems) > 1 else {}
     report = EvalReport(
         task=settings.task,
         split=settings.split,
@@ -99,7 +103,9 @@ def evaluate(
         macro=_macro(cells, systems, settings.langs),
         groups=groups,
         group_macro={name: _macro(cells, systems, langs) for name, langs in groups.items()},
-        comparisons=_compare(inputs, results, baseline.name, groups, test),
+        comparisons=compare(statistics, task.value, baseline.name, groups, test)
+        if statistics
+        else [],
         notes=[
             *missing,
             *notes_on_languages(settings),
@@ -112,7 +118,8 @@ def evaluate(
         ],
         out=str(settings.out),
         baseline=baseline,
-        test=test if len(systems) > 1 else None,
+        test=test if statistics else None,
+        over_seeds=over_seeds(statistics, task.value, baseline.name, groups),
     )
     record = {
         "adaptermix": __version__,
@@ -281,28 +288,21 @@ def _groups(settings: EvalSettings) -> dict[str, list[str]]:
     return {name: langs for name, langs in tested.items() if 0 < len(langs) < len(settings.langs)}
 
 
-def _compare(
-    inputs: _EvalInputs,
-    outcomes: dict[str, list[Outcome]],
-    baseline: str,
-    groups: dict[str, list[str]],
-    test: PairedTest,
-) -> list[Comparison]:
-    systems = inputs.names
-    if len(systems) < 2:
-        return []
+def _statistics(
+    inputs: _EvalInputs, outcomes: dict[str, list[Outcome]]
+) -> dict[str, dict[str, Statistics]]:
+    """Return the sufficient statistics of every example, by system and language."""
     members = {
         lang: [at for at, item in enumerate(inputs.items) if item.lang == lang]
         for lang in dict.fromkeys(item.lang for item in inputs.items)
     }
-    statistics = {
+    return {
         system: {
             lang: inputs.task.statistics([outcomes[system][at] for at in mine])
             for lang, mine in members.items()
         }
-        for system in systems
+        for system in inputs.names
     }
-    return compare(statistics, inputs.task.value, baseline, groups, test)
 
 
 def _write(

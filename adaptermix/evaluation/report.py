@@ -1,16 +1,18 @@
 """What an evaluation returns, and how it looks."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from adaptermix.adapters.systems import Baseline
 from adaptermix.evaluation.comparison import ALL, Comparison, PairedTest
+from adaptermix.evaluation.seeds import OverSeeds
 from adaptermix.files.outputs import NotedReport, Report
 from adaptermix.tables import (
     RULE,
     Cell,
     Line,
+    Look,
     Row,
     Table,
     View,
@@ -41,6 +43,7 @@ def evaluation_view(report: "EvalReport") -> View:
         parts += [difference_table(report), baseline_line(report)]
         parts += [report.test.signature] if report.test else []
         remarks.append(f"* {_meaning_of_stars(report)}")
+    parts += seed_tables(report)
     remarks += noted(report.notes)
     if report.reused:
         remarks.append(f"{report.reused:,} answers were cached, {report.decoded:,} decoded")
@@ -121,6 +124,49 @@ def difference(comparison: Comparison, metric: str, p_value: float | None = None
     return Cell(f"{text}  ", comparison.difference)  # as wide as those with a star
 
 
+def seed_tables(report: "EvalReport") -> list[Table]:
+    """Return mean and spread over seeds, and the differences to the baseline, where there are."""
+    if not report.over_seeds:
+        return []
+    found = {(row.over, row.system): row for row in report.over_seeds}
+    systems = list(dict.fromkeys(row.system for row in report.over_seeds))
+    overs = list(dict.fromkeys(row.over for row in report.over_seeds))
+    compared = [s for s in systems if found[overs[0], s].difference is not None]
+    metric = report.cells[0].score.name
+    means: list[Row] = []
+    gains: list[Row] = []
+    for over in overs:
+        if over in (*report.group_macro, ALL) and RULE not in means:
+            means.append(RULE)
+            gains.append(RULE)
+        means.append([over, *(_mean_cell(found[over, system], metric) for system in systems)])
+        gains.append([over, *(_gain_cell(found[over, system], metric) for system in compared)])
+    seeds = ", ".join(f"{s}: {' '.join(map(str, found[ALL, s].seeds))}" for s in systems)
+    note = (
+        f"Seeds of {seeds}. Mean ± standard deviation over the seeds (n - 1), with the 95% "
+        "interval of a bootstrap over seeds and examples. With few seeds it is too narrow."
+    )
+    title = f"{titled(metric)} over seeds: mean ± standard deviation, 95% interval"
+    tables = [Table("seeds", title, ["language", *systems], means, note)]
+    if compared:
+        baseline = next(row.baseline for row in report.over_seeds if row.baseline)
+        title = f"difference to {baseline} over seeds, 95% interval; * excludes zero"
+        tables.append(Table("seed-differences", title, ["", *compared], gains, note))
+    return tables
+
+
+def _mean_cell(row: OverSeeds, metric: str) -> Cell:
+    ends = ", ".join(shown(metric, value) for value in (row.low, row.high))
+    return Cell(f"{shown(metric, row.mean)} ± {shown(metric, row.deviation)} [{ends}]", row.mean)
+
+
+def _gain_cell(row: OverSeeds, metric: str) -> Cell:
+    values = (row.difference or 0.0, row.difference_low or 0.0, row.difference_high or 0.0)
+    gain, low, high = (shown(metric, value, "+") for value in values)
+    look: Look = "strong" if row.is_sure else ""
+    return Cell(f"{gain} [{low}, {high}] {'*' if row.is_sure else ' '}", row.difference, look)
+
+
 def count_table(report: "EvalReport") -> Table | None:
     """Count what happened to answers and prompts, where anything did."""
     counted = _counted(report)
@@ -134,17 +180,17 @@ def count_table(report: "EvalReport") -> Table | None:
 def _counted(report: "EvalReport") -> list[Row]:
     examples = _sums(report, "examples")
     rows: list[Row] = []
-    for label, field in _COUNTS.items():
-        if any(counts := _sums(report, field)):
+    for label, name in _COUNTS.items():
+        if any(counts := _sums(report, name)):
             shares = zip(counts, examples, strict=True)
             rows.append([label, *(Cell(f"{n:,} of {total:,}", n) for n, total in shares)])
     return rows
 
 
-def _sums(report: "EvalReport", field: str) -> list[int]:
+def _sums(report: "EvalReport", name: str) -> list[int]:
     """Sum a count over languages, for every system."""
     return [
-        sum(getattr(c, field) for c in report.cells if c.system == system)
+        sum(getattr(c, name) for c in report.cells if c.system == system)
         for system in report.systems
     ]
 
@@ -178,11 +224,17 @@ def glance_table(report: "EvalReport", run: str) -> Table:
 def files_of(report: "EvalReport") -> list[Table]:
     """Return the tables that an evaluation leaves as CSV: scores, and all of the differences."""
     compared = (asdict(c) | {"langs": " ".join(c.langs)} for c in report.comparisons)
-    columns = [field.name for field in fields(Comparison)]
-    return [
+    columns = [f.name for f in fields(Comparison)]
+    seeds = (
+        asdict(row) | {k: " ".join(map(str, getattr(row, k))) for k in ("seeds", "langs", "scores")}
+        for row in report.over_seeds
+    )
+    tables = [
         replace(score_table(report), columns=["lang", *report.systems]),
         Table("differences", "", columns, [list(row.values()) for row in compared]),
+        Table("seeds", "", [f.name for f in fields(OverSeeds)], [[*row.values()] for row in seeds]),
     ]
+    return tables if report.over_seeds else tables[:2]
 
 
 @dataclass(frozen=True)
@@ -212,6 +264,7 @@ class EvalReport(Report):
         comparisons: Every system against the baseline, where there are two systems or more.
         baseline: What they are compared with, and why; None in records of before it.
         test: How they are compared; None where nothing is.
+        over_seeds: Systems of several seeds, summed up.
     """
 
     task: str
@@ -230,6 +283,7 @@ class EvalReport(Report):
     out: str
     baseline: Baseline | None = None
     test: PairedTest | None = None
+    over_seeds: list[OverSeeds] = field(default_factory=list)
 
     @property
     def reference(self) -> str:
@@ -252,6 +306,8 @@ class EvalReport(Report):
         for cell in record["cells"]:
             for score in (cell["score"], *cell["scores"].values()):
                 del score["segments"]
+        if not self.over_seeds:
+            del record["over_seeds"]
         return record
 
 

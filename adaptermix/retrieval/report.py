@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 from typing import Any
 
+from adaptermix.adapters.seeds import seed_families
 from adaptermix.files.outputs import Report
 from adaptermix.retrieval.correlation import Correlation
 from adaptermix.retrieval.summary import ALL, Aggregate, LanguageScores, LayerScores, PairScores
 from adaptermix.retrieval.task_scores import ScoreCorrelation
-from adaptermix.tables import RULE, Row, Table, View, noted, pairs, titled
+from adaptermix.tables import RULE, Cell, Row, Table, View, noted, pairs, titled
 
 
 def retrieval_view(report: RetrievalReport) -> View:
@@ -23,6 +25,8 @@ def retrieval_view(report: RetrievalReport) -> View:
         tables.append(_layer_table(report, title, "low-resource"))
     tables.append(_layer_table(report, f"MEXA score (%), {over}", value="mexa"))
     tables.append(_language_table(report))
+    if (seeds := seed_table(report)) is not None:
+        tables.append(seeds)
     if report.correlations:
         readings = [found.reading for found in report.correlations]
         reading = "middle layer" if "middle layer" in readings else readings[0]
@@ -109,6 +113,25 @@ def aggregate_table(report: RetrievalReport) -> Table:
         rows.append([f"{over}, {reading}", *means])
     note = "In percent: retrieval accuracy / MEXA."
     return Table("aggregates", "Retrieval accuracy", ["", *report.systems], rows, note)
+
+
+def seed_table(report: RetrievalReport) -> Table | None:
+    """Return mean and spread over the seeds of systems that have several."""
+    families = seed_families(report.systems)
+    found = {(a.system, a.over, a.reading): a.accuracy for a in report.aggregates}
+    rows: list[Row] = []
+    for over, reading in dict.fromkeys((a.over, a.reading) for a in report.aggregates):
+        cells = []
+        for seeds in families.values():
+            values = [found[name, over, reading] for name in seeds.values()]
+            mean, spread = _percent((fmean(values), stdev(values)))
+            cells.append(Cell(f"{mean} ± {spread}", fmean(values)))
+        rows.append([f"{over}, {reading}", *cells])
+    if not families or not rows:
+        return None
+    note = "In percent; the standard deviation (n - 1) is over the seeds."
+    title = "Retrieval accuracy over seeds: mean ± standard deviation"
+    return Table("seeds", title, ["", *families], rows, note)
 
 
 def files_of(report: RetrievalReport) -> list[Table]:

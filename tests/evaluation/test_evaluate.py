@@ -16,6 +16,7 @@ from adaptermix.evaluation.evaluate import evaluate, plan
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptEncoder, truncate
 from adaptermix.models.loading import load_tokenizer
+from adaptermix.tables import Table
 from adaptermix.tasks.massive import Massive, read_massive
 from adaptermix.training.task import train_task
 
@@ -98,6 +99,35 @@ def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir,
     assert [(row["over"], row["difference"]) for row in rows[2:]] == [
         ("ours", "1.0"),
         ("macro average", "1.0"),
+    ]
+
+
+def test_systems_of_several_seeds_are_summed_up(tmp_path, model_dir, corpus_dir):
+    names = [f"{name}-seed-{seed}" for name in ("task", "merged") for seed in (1, 2)]
+    for at, name in enumerate(names):
+        peft_adapter(model_dir, tmp_path / name, seed=at)
+    settings = eval_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "out",
+        adapters=tuple(str(tmp_path / name) for name in names),
+        baseline="task",
+    )
+    report = evaluate(settings)
+    assert report.reference == "task-seed-1"
+    found = {(row.system, row.over): row for row in report.over_seeds}
+    row = found["merged", "cy"]
+    assert row.scores == [report.cell(name, "cy").score.value for name in names[2:]]
+    assert (row.baseline, found["task", "cy"].baseline) == ("task", None)
+    assert {over for _, over in found} == {"en", "cy", *report.groups, "macro average"}
+    kept = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert kept["over_seeds"][0]["seeds"] == [1, 2]
+    with (tmp_path / "out" / "seeds.csv").open() as file:
+        assert {(r["system"], r["over"]) for r in csv.DictReader(file)} == set(found)
+    titles = [part.title for part in report.view().shown if isinstance(part, Table)]
+    assert [title for title in titles if "over seeds" in title] == [
+        "slot F1 (%) over seeds: mean ± standard deviation, 95% interval",
+        "difference to task over seeds, 95% interval; * excludes zero",
     ]
 
 

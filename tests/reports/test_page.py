@@ -84,6 +84,16 @@ def test_a_folder_of_runs_is_found_and_shown(page, runs):
         assert f"retrieval-{figure}" in summary.plots
 
 
+def test_mean_and_spread_over_seeds_are_shown(tmp_path):
+    systems = ("base", "a-seed-1", "a-seed-2")
+    write_retrieval(tmp_path / "retrieval", systems=systems)
+    settings = ReportSettings(out=tmp_path / "report.html", export=tmp_path / "figures")
+    report([tmp_path / "retrieval"], settings)
+    table = (tmp_path / "figures" / "retrieval-seeds.md").read_text()
+    assert "| all, even layers | 31.0 ± 0.0 |" in table
+    assert "| | a |" in table.replace("|  |", "| |")
+
+
 def test_a_report_is_the_same_every_time(page, runs, tmp_path):
     report([runs], ReportSettings(out=tmp_path / "again.html"))
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page[1]

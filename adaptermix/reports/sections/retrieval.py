@@ -18,7 +18,12 @@ from adaptermix.plots.plot import Panel, Plot, titled_panel
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.roles import alignment_layers, language_groups, merge_among
 from adaptermix.reports.sections.section import Section
-from adaptermix.retrieval.report import RetrievalReport, aggregate_table, correlation_table
+from adaptermix.retrieval.report import (
+    RetrievalReport,
+    aggregate_table,
+    correlation_table,
+    seed_table,
+)
 from adaptermix.retrieval.summary import ALL, LayerScores
 from adaptermix.retrieval.task_scores import LEAST, ScoreCorrelation
 from adaptermix.tables import Cell, Row, Table, scaled, titled
@@ -126,6 +131,8 @@ def _with_interval(seen: Analyzed, share: float) -> str:
 
 def _tables(report: RetrievalReport) -> Iterator[Table]:
     yield aggregate_table(report)
+    if (seeds := seed_table(report)) is not None:
+        yield seeds
     enough = _enough(report.correlations)
     for number, reading in enumerate(dict.fromkeys(found.reading for found in enough), start=1):
         table = correlation_table(enough, reading)

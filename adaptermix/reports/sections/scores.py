@@ -12,6 +12,7 @@ from adaptermix.evaluation.report import (
     difference_table,
     glance_table,
     score_table,
+    seed_tables,
 )
 from adaptermix.plots.charts import Change, changes
 from adaptermix.plots.intervals import Estimate, Groups, forest
@@ -293,6 +294,7 @@ def evaluation_section(name: str, run: Run, inspected: InspectReport | None) -> 
         else:
             tables.insert(0, table)
     plots.append(_score_plot(seen, f"{name}-languages", f"{name}-table"))
+    tables += [replace(table, name=f"{name}-{table.name}") for table in seed_tables(report)]
     if counts := count_table(report):
         tables.append(replace(counts, name=f"{name}-counts"))
     signatures = dict.fromkeys(s.signature for cell in report.cells for s in cell.scores.values())
