@@ -138,8 +138,9 @@ def get_lines(needs: Sequence[Need]) -> Iterator[str]:
             wanted.setdefault(need.folder, {}).update(dict.fromkeys(langs))
     for folder, names in wanted.items():
         source = by_folder[Path(folder).name]
-        told = ",".join(names)
-        yield f"adaptermix data get {source.name} --{source.by} {told} -o {Path(folder).parent}"
+        is_whole = source.known == source.default and len(source.known) == 1
+        told = "" if is_whole else f" --{source.by} {','.join(names)}"
+        yield f"adaptermix data get {source.name}{told} -o {Path(folder).parent}"
 
 
 def _traps(folder: Path, found: Sequence[Stock]) -> Iterator[str]:

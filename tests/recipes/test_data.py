@@ -110,6 +110,8 @@ def test_pairs_of_a_text_in_many_languages_are_its_languages():
     need = Need("align", "data/flores200", "de-en", None, "not there")
     assert list(get_lines([need])) == ["adaptermix data get flores --langs de,en -o data"]
     assert not list(get_lines([Need("align", "elsewhere", "de-en", None, "not there")]))
+    aya = [Need("json", "data/uner-aya", lang, None, "not there") for lang in ("da", "sv")]
+    assert list(get_lines(aya)) == ["adaptermix data get uner-aya -o data"], "it is had as a whole"
 
 
 def needed(report):
