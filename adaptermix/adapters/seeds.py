@@ -12,9 +12,14 @@ def with_seed(name: str, seed: int) -> str:
 
 
 def seed_families(names: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Return the systems of several seeds: by the name without it, and by seed; two or more."""
+    """Return the systems that were made with a seed, by the name without it and by seed."""
     families: dict[str, dict[int, str]] = {}
     for name in names:
         if found := SEEDED.fullmatch(name):
             families.setdefault(found[1], {})[int(found[2])] = name
-    return {name: seeds for name, seeds in families.items() if len(seeds) > 1}
+    return families
+
+
+def several_seeds(names: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Return those of two seeds or more."""
+    return {name: seeds for name, seeds in seed_families(names).items() if len(seeds) > 1}

@@ -27,8 +27,11 @@ def report(call: Call) -> Report:
 
 def _check(call: Call, maker: Maker) -> None:
     """A report is of one task; what earlier steps will make is known by their settings."""
+    from adaptermix.reports.published import read_published
     from adaptermix.reports.runs import find_runs
 
+    if call.settings.published is not None:
+        read_published(call.settings.published)
     tasks: dict[str, str] = {}  # with the first run of each
     for path in call.inputs:
         made = maker(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from adaptermix.adapters.seeds import SEEDED, seed_families
+from adaptermix.adapters.seeds import SEEDED, several_seeds
 from adaptermix.evaluation.comparison import ALL
 from adaptermix.tasks.metrics.significance import (
     SAMPLES,
@@ -144,7 +144,7 @@ def _families(systems: Sequence[str]) -> list[_Family]:
     """Return the systems of several seeds; those of the same seeds draw the same ones."""
     picks: dict[tuple[int, ...], Int[np.ndarray, "samples seeds"]] = {}
     found = []
-    for name, by_seed in seed_families(systems).items():
+    for name, by_seed in several_seeds(systems).items():
         members = dict(sorted(by_seed.items()))
         seeds = tuple(members)
         if seeds not in picks:

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,19 @@ from adaptermix.adapters.report import InspectReport
 from adaptermix.errors import require_extra
 from adaptermix.files.outputs import Report, check_output, whole_output
 from adaptermix.plots.drawing import palette_css
+from adaptermix.reports.published import (
+    ComparedCell,
+    Published,
+    compare_published,
+    published_tables,
+    read_published,
+)
 from adaptermix.reports.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.reports.sections.build import sections_of
 from adaptermix.reports.sections.roles import merge_among
 from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import InspectSettings, ReportSettings
-from adaptermix.tables import View, pairs, printable
+from adaptermix.tables import Table, View, pairs, printable
 from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.version import __version__
 
@@ -51,6 +58,8 @@ class ReportSummary(Report):
         examples: Examples that can be browsed.
         bytes: Size of the page.
         written: False for a dry run.
+        published: Published numbers beside those of the runs.
+        compared: The same as tables.
     """
 
     out: str
@@ -63,6 +72,8 @@ class ReportSummary(Report):
     examples: int
     bytes: int
     written: bool
+    published: list[ComparedCell] = field(default_factory=list)
+    compared: list[Table] = field(default_factory=list)
 
     def view(self) -> View:
         """Return what it looks like to a person."""
@@ -77,7 +88,15 @@ class ReportSummary(Report):
         ]
         if self.export:
             rows.append(["plots and tables" if self.written else done, self.export])
-        return View([pairs(rows)])
+        return View([*self.compared, pairs(rows)])
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the report as a dictionary for JSON."""
+        record = super().as_record()
+        del record["compared"]
+        if not self.published:
+            del record["published"]
+        return record
 
 
 def report(
@@ -94,9 +113,15 @@ def report(
         check_output(path, force)
     if settings.export is not None:
         require_extra("report")
+    numbers = None if settings.published is None else read_published(settings.published)
     runs = find_runs(paths)
     inspected = inspect(runs.adapters, InspectSettings()) if runs.adapters else None
     sections = [section for section in sections_of(runs, inspected) if not section.is_empty]
+    cells = compare_published(runs, numbers) if numbers else []
+    compared = published_tables(numbers, cells) if numbers else []
+    if numbers:  # after the answer
+        place = 1 if runs.evaluations else 0
+        sections.insert(place, _published_section(settings, numbers, compared))
     evaluations = runs.evaluations if settings.examples else []
     examples = [found for run in evaluations if (found := _browsable(run, inspected))["id"]]
     page = _render(settings.title, runs, sections, examples)
@@ -116,7 +141,18 @@ def report(
         examples=sum(len(run["id"]) for run in examples),
         bytes=len(page.encode()),
         written=not dry_run,
+        published=cells,
+        compared=compared,
     )
+
+
+def _published_section(
+    settings: ReportSettings, numbers: Published, compared: Sequence[Table]
+) -> Section:
+    nothing = f"No number in {settings.published} is of these runs."
+    texts = [f"Published numbers of {numbers.citation}."] if numbers.citation else []
+    shown = texts if compared else [nothing]
+    return Section("published", "Published numbers", shown, tables=list(compared))
 
 
 def _export(sections: Sequence[Section], folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from adaptermix.adapters.seeds import seed_families
+from adaptermix.adapters.seeds import several_seeds
 from adaptermix.files.outputs import Report
 from adaptermix.retrieval.correlation import Correlation
 from adaptermix.retrieval.summary import ALL, Aggregate, LanguageScores, LayerScores, PairScores
@@ -117,7 +117,7 @@ def aggregate_table(report: RetrievalReport) -> Table:
 
 def seed_table(report: RetrievalReport) -> Table | None:
     """Return mean and spread over the seeds of systems that have several."""
-    families = seed_families(report.systems)
+    families = several_seeds(report.systems)
     found = {(a.system, a.over, a.reading): a.accuracy for a in report.aggregates}
     rows: list[Row] = []
     for over, reading in dict.fromkeys((a.over, a.reading) for a in report.aggregates):

@@ -36,6 +36,11 @@ class ReportSettings(Settings):
         default=True,
         description="Include the single answers, which take most of the page's size.",
     )
+    published: Path | None = Field(
+        default=None,
+        description="TOML file of published numbers, which are shown beside those of the runs, "
+        "with the differences.",
+    )
     export: Path | None = Field(
         default=None,
         description="Also write each plot as SVG and PNG, and each table as Markdown and LaTeX, "

@@ -1,0 +1,327 @@
+"""Published numbers beside those of runs: what a paper prints, what was measured, the difference.
+
+The file has a table for each table of the paper::
+
+    citation = "Liu and Niehues (2025)"
+
+    [table-2]
+    source = "table 2, page 5"
+    metric = "slot_f1"
+    over = ["supervised", "transfer"]      # languages, groups of the run, or all
+    values.llama-sft = [76.6, 60.2]        # by system, in the order of over; nan is not printed
+    values.llama-joint = [77.0, 61.7]
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adaptermix.adapters.seeds import SEEDED, seed_families
+from adaptermix.errors import ConfigError, DataError
+from adaptermix.evaluation.comparison import ALL
+from adaptermix.evaluation.report import EvalReport
+from adaptermix.files.toml import line_of, read_toml
+from adaptermix.reports.runs import Run, Runs
+from adaptermix.retrieval.report import RetrievalReport
+from adaptermix.retrieval.summary import EVEN
+from adaptermix.settings.shared import complaint
+from adaptermix.tables import Cell, Row, Table, printable, scaled, titled
+
+RETRIEVAL = "retrieval"
+_ALL = ("all", ALL)  # what stands for all languages
+# From a system's score by language, and the baseline's, to what a table prints.
+_STATISTICS: dict[str, Callable[[list[float], list[float]], float]] = {
+    "mean": lambda scores, baseline: fmean(scores),
+    "gain": lambda scores, baseline: fmean(scores) - fmean(baseline),
+    "sd": lambda scores, baseline: stdev(scores),
+    "sd-of-gains": lambda scores, baseline: stdev(
+        one - other for one, other in zip(scores, baseline, strict=True)
+    ),
+}
+_OF_STATISTICS = {
+    "mean": "",
+    "gain": ", difference to {}",
+    "sd": ", standard deviation over languages",
+    "sd-of-gains": ", standard deviation over languages of the difference to {}",
+}
+
+
+class PublishedTable(BaseModel):
+    """Numbers of one table of a paper.
+
+    Attributes:
+        source: Where they are printed.
+        metric: A metric of the run, or ``retrieval``.
+        over: Languages, names of the run's groups, or ``all``.
+        values: By system, a number for each of ``over``; nan where none is printed.
+        statistic: The mean over languages; the difference of means to the baseline; the standard
+            deviation (n - 1) over languages of the scores, or of the differences to the baseline.
+        baseline: The system that differences are to.
+        scale: What scores are multiplied with; by default 100 for shares and 1 for BLEU, chrF and
+            COMET.
+        runs: Names of the runs that the numbers are of; by default any with the metric.
+        reading: Layers that retrieval is averaged over.
+        note: What to know of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    metric: str
+    over: list[str] = Field(min_length=1)
+    values: dict[str, list[float]] = Field(min_length=1)
+    statistic: Literal["mean", "gain", "sd", "sd-of-gains"] = "mean"
+    baseline: str | None = None
+    scale: float | None = Field(default=None, gt=0)
+    runs: list[str] | None = None
+    reading: str = EVEN
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PublishedTable":
+        for system, numbers in self.values.items():
+            if len(numbers) != len(self.over):
+                raise ValueError(
+                    f"values.{system}: {len(numbers)} numbers, but over has {len(self.over)} names"
+                )
+        if self.baseline is None and self.statistic in ("gain", "sd-of-gains"):
+            raise ValueError(f"statistic = '{self.statistic}' needs a baseline")
+        if self.metric == RETRIEVAL and self.statistic not in ("mean", "gain"):
+            raise ValueError(f"statistic = '{self.statistic}' is not for retrieval")
+        return self
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point in print."""
+        numbers = [n for row in self.values.values() for n in row if math.isfinite(n)]
+        return max([1, *(len(repr(n).partition(".")[2]) for n in numbers if n != int(n))])
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied with."""
+        if self.scale is not None:
+            return self.scale
+        return 100.0 if self.metric == RETRIEVAL else scaled(self.metric, 1.0)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of published numbers."""
+
+    citation: str
+    tables: Mapping[str, PublishedTable]
+
+
+@dataclass(frozen=True)
+class ComparedCell:
+    """A published number and the one of a run, on the scale of the paper.
+
+    Attributes:
+        table: Name of the table in the file.
+        source: Where it is printed.
+        run: Name of the run.
+        metric: The metric.
+        statistic: What of it.
+        system: The system, without seed where it has several.
+        over: A language, a group, or ``all``.
+        measured: What the run has; the mean where there are several seeds.
+        deviation: Standard deviation over the seeds; None for one.
+        published: What the paper has.
+        difference: Measured less published.
+    """
+
+    table: str
+    source: str
+    run: str
+    metric: str
+    statistic: str
+    system: str
+    over: str
+    measured: float
+    deviation: float | None
+    published: float
+    difference: float
+
+
+def read_published(path: Path) -> Published:
+    """Read a file of published numbers.
+
+    Raises:
+        ConfigError: It is not such a file; with file and line.
+        DataError: It is not there.
+    """
+    if not path.is_file():
+        raise DataError(f"--published {path}: no such file")
+    content = read_toml(path)
+    citation = content.pop("citation", "")
+    if not isinstance(citation, str):
+        raise ConfigError(f"{path}:{line_of(path, None, 'citation')}: citation: expected text")
+    tables = {}
+    for name, table in content.items():
+        if not isinstance(table, dict):
+            line = line_of(path, None, name)
+            hint = "a table of numbers begins with [NAME]; citation stands at the top"
+            raise ConfigError(f"{path}:{line}: unknown key '{name}' at the top", hint=hint)
+        try:
+            tables[name] = PublishedTable.model_validate(table)
+        except ValidationError as error:
+            raise _invalid(path, name, error) from error
+    return Published(printable(citation), tables)
+
+
+def _invalid(path: Path, name: str, error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    line = line_of(path, name, keys[0] if keys else None)
+    if line == 1 and keys:  # values.SYSTEM, or a key that is missing
+        line = line_of(path, name, None)
+    where = f"{'.'.join(keys)}: " if keys else ""
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key '{keys[0]}'"
+        hint = f"the keys are {', '.join(PublishedTable.model_fields)}"
+        return ConfigError(f"{path}:{line}: [{name}] {message}", hint=hint)
+    return ConfigError(f"{path}:{line}: [{name}] {where}{complaint(dict(first))}")
+
+
+def compare_published(runs: Runs, published: Published) -> list[ComparedCell]:
+    """Return every published number that a run has as well."""
+    return [
+        cell
+        for run in (*runs.evaluations, *runs.retrievals)
+        for name, table in published.tables.items()
+        if table.runs is None or run.name in table.runs
+        for cell in _cells(run, name, table)
+    ]
+
+
+def _cells(run: Run, name: str, table: PublishedTable) -> Iterator[ComparedCell]:
+    scores_of = _reader(run.report, table)
+    families = seed_families(run.report.systems)
+    for at, over in enumerate(table.over):
+        for system, numbers in table.values.items():
+            if not math.isfinite(numbers[at]):
+                continue
+            names = list(families.get(system, {system: system}).values())
+            values = [_value(scores_of, table, member, over, families) for member in names]
+            known = [value * table.factor for value in values if value is not None]
+            if known and len(known) == len(names):
+                mean = fmean(known)
+                yield ComparedCell(
+                    table=name,
+                    source=table.source,
+                    run=run.name,
+                    metric=table.metric,
+                    statistic=table.statistic,
+                    system=system,
+                    over=over,
+                    measured=mean,
+                    deviation=stdev(known) if len(known) > 1 else None,
+                    published=numbers[at],
+                    difference=mean - numbers[at],
+                )
+
+
+# From a system and a language, group or ``all`` to its scores by language; None where it has none.
+_Scores = Callable[[str, str], list[float] | None]
+
+
+def _value(
+    scores_of: _Scores,
+    table: PublishedTable,
+    system: str,
+    over: str,
+    families: Mapping[str, Mapping[int, str]],
+) -> float | None:
+    """Return what a table prints of a system; its baseline is the one with its seed, if any."""
+    scores = scores_of(system, over)
+    baseline: list[float] | None = []
+    if table.statistic in ("gain", "sd-of-gains") and table.baseline is not None:
+        seeds, found = families.get(table.baseline, {}), SEEDED.fullmatch(system)
+        same = seeds.get(int(found[2])) if found else None
+        of_seeds = [scores_of(name, over) for name in ([same] if same else seeds.values())]
+        known = [one for one in of_seeds if one is not None]
+        baseline = (
+            [fmean(column) for column in zip(*known, strict=True)]
+            if known
+            else scores_of(table.baseline, over)
+        )
+    if scores is None or baseline is None:
+        return None
+    if table.statistic.startswith("sd") and len(scores) < 2:
+        return None
+    return _STATISTICS[table.statistic](scores, baseline)
+
+
+def _reader(report: Any, table: PublishedTable) -> _Scores:
+    """Return what reads the scores of a run for a table."""
+    if isinstance(report, RetrievalReport):
+        return lambda system, over: _retrieved(report, table, system, over)
+    return lambda system, over: _scored(report, table.metric, system, over)
+
+
+def _retrieved(
+    report: RetrievalReport, table: PublishedTable, system: str, over: str
+) -> list[float] | None:
+    if table.metric != RETRIEVAL:
+        return None
+    found = (
+        a.accuracy
+        for a in report.aggregates
+        if (a.system, a.over, a.reading) == (system, "all" if over in _ALL else over, table.reading)
+    )
+    accuracy = next(found, None)
+    return None if accuracy is None else [accuracy]
+
+
+def _scored(report: EvalReport, metric: str, system: str, over: str) -> list[float] | None:
+    langs = [over] if over in report.langs else report.groups.get(over)
+    langs = report.langs if langs is None and over in _ALL else langs
+    if langs is None or system not in report.systems:
+        return None
+    by_metric = [report.cell(system, lang).scores.get(metric) for lang in langs]
+    scores = [score.value for score in by_metric if score is not None]
+    return scores if len(scores) == len(langs) else None
+
+
+def published_tables(published: Published, cells: Sequence[ComparedCell]) -> list[Table]:
+    """Return a table for each run and table of the paper: measured, published, difference."""
+    tables = []
+    for run, name in dict.fromkeys((cell.run, cell.table) for cell in cells):
+        mine = {(c.over, c.system): c for c in cells if (c.run, c.table) == (run, name)}
+        table = published.tables[name]
+        systems = list(dict.fromkeys(system for _, system in mine))
+        rows: list[Row] = [
+            [over, *(_cell(mine.get((over, system)), table.digits) for system in systems)]
+            for over in dict.fromkeys(over for over, _ in mine)
+        ]
+        of = _OF_STATISTICS[table.statistic].format(table.baseline)
+        metric = "retrieval accuracy (%)" if table.metric == RETRIEVAL else titled(table.metric)
+        note = (
+            f"Measured, then what {published.citation or 'the paper'} prints ({table.source}), "
+            f"and the difference. {_summary(list(mine.values()), table.digits)} {table.note}"
+        )
+        title = f"{run} beside {table.source}: {metric}{of}"
+        tables.append(Table(f"published-{run}-{name}", title, ["", *systems], rows, note.strip()))
+    return tables
+
+
+def _cell(cell: ComparedCell | None, digits: int) -> Cell:
+    if cell is None:
+        return Cell("-")
+    spread = "" if cell.deviation is None else f" ± {cell.deviation:.{digits}f}"
+    text = f"{cell.measured:.{digits}f}{spread} vs {cell.published:.{digits}f}"
+    return Cell(f"{text} ({cell.difference:+.{digits}f})", cell.measured)
+
+
+def _summary(cells: Sequence[ComparedCell], digits: int) -> str:
+    sizes = [abs(cell.difference) for cell in cells]
+    numbers = "1 number" if len(cells) == 1 else f"{len(cells):,} numbers"
+    return (
+        f"{numbers}: mean absolute difference {fmean(sizes):.{digits}f}, "
+        f"largest {max(sizes):.{digits}f}."
+    )
