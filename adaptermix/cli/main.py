@@ -210,7 +210,7 @@ def _read_values(pairs: list[str]) -> dict[str, object]:
 
 def _report_problems(problems: list[AdaptermixError]) -> None:
     """Print all that would stop a run, and exit as the first of it would."""
-    for problem in problems:
+    for problem in {str(problem): problem for problem in problems}.values():
         console.show_error(problem)
     if problems:
         raise typer.Exit(problems[0].exit_code)

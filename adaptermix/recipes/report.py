@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from adaptermix.adapters.seeds import several_seeds
 from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import Report
 from adaptermix.tables import Table, View
@@ -44,7 +45,7 @@ def plan_view(plan: "RecipePlan") -> View:
     """Show what a run of a recipe would do with every step."""
     rows = [
         [
-            *(step.name, step.command, step.status, ", ".join(step.needs)),
+            *(step.name, step.command, step.status, _needed(step.needs)),
             _size(step),
         ]
         for step in plan.steps
@@ -52,6 +53,20 @@ def plan_view(plan: "RecipePlan") -> View:
     columns = ["step", "command", "", "after", "size"]
     table = Table("steps", "", columns, rows, align="lllll")
     return View([table, f"would write to {plan.out}"])
+
+
+def _needed(needs: list[str]) -> str:
+    """Write the steps that a step needs; several seeds of one as ``task-seed-1, 2, 3``."""
+    families = several_seeds(needs)
+    members = {name: seeds for seeds in families.values() for name in seeds.values()}
+    written = []
+    for name in needs:
+        seeds = list(members.get(name, {}).items())
+        if not seeds:
+            written.append(name)
+        elif name == seeds[0][1]:
+            written.append(", ".join([name, *(str(seed) for seed, _ in seeds[1:])]))
+    return ", ".join(written)
 
 
 def _size(step: "StepPlan") -> str:

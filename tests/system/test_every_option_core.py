@@ -241,6 +241,7 @@ RETRIEVAL = {
 REPORT = {
     "title": Two("run --title one", "run --title other", "page"),
     "examples": Two("run --examples", "run --no-examples", "page"),
+    "published": Two("run --published paper.toml", "run --published paper2.toml", "page"),
     "export": Two("run", "run --export figures", "export"),
     "out": OUT,
 }
@@ -352,6 +353,10 @@ def write_data(folder):
                 (folder / name / f"{lang}.{ending}").write_text("\n".join(rows) + "\n")
     examples = {lang: ["one", "two", "three"] for lang in ("en", "cy", "sw")}
     write_evaluation(folder / "run", examples)
+    for name, number in (("paper", 50), ("paper2", 60)):
+        text = '[t]\nsource = "table 1"\nmetric = "slot_f1"\nover = ["cy"]\n'
+        text += f"values.base = [{number}]\n"
+        (folder / f"{name}.toml").write_text(text)
 
 
 ANSWERS = (
