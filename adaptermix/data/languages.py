@@ -109,7 +109,7 @@ _SCRIPTS = {
     "Hans": ("Hani",),
     "Jpan": ("Hani", "Hira", "Kana"),
 }
-_ALSO = {"sr": ("Latn",)}  # written in two scripts
+_ALSO = {"jv": ("Java",), "sr": ("Latn",)}  # written in two scripts
 
 
 def is_in_wrong_script(text: str, lang: str) -> bool:
