@@ -1,7 +1,9 @@
 """Every recipe of the paper runs: as it stands, on a tiny model, with small slices of data."""
 
+import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -31,6 +33,18 @@ NATIVE = {
 }
 ENTITY = '"Results": [{"TypeName": "LOC", "Text": "WORD", "Start": 3, "End": 7}]'
 WORDS = "red blue green white black grey pink gold dark pale lime teal".split()
+
+
+def test_the_readme_has_the_costs_that_the_shapes_have():
+    """A block of Llama 3 8B has 218,103,808 weights; LoRA on it 655,360, as the paper counts."""
+    spec = importlib.util.spec_from_file_location("costs", FOLDER / "costs.py")
+    costs = importlib.util.module_from_spec(spec)
+    sys.modules["costs"] = costs
+    spec.loader.exec_module(costs)
+    assert costs.table() in (FOLDER / "README.md").read_text()
+    assert (costs.LLAMA.block, costs.LLAMA.head) == (218_103_808, 525_336_576)
+    assert costs.LLAMA.trained(1, blocks=16) == 13_958_643_712
+    assert costs.QWEN.block == 233_046_016
 
 
 def test_every_table_and_figure_has_its_recipe():
