@@ -6,7 +6,9 @@ import shutil
 import jsonschema
 import pytest
 from helpers.adapters import peft_adapter
+from typer.testing import CliRunner
 
+from adaptermix.cli.main import program
 from adaptermix.commands.schema import recipe_schema
 from adaptermix.errors import ConfigError
 from adaptermix.recipes.plan import plan
@@ -126,6 +128,21 @@ def test_one_of_the_seeds_can_be_named(tmp_path):
     both = recipe.with_needs("task")
     assert [step.name for step in both.steps] == ["task-seed-1", "task-seed-2"]
     assert plan(recipe, only="task", force=True).steps[1].status == "to do"
+
+
+def test_a_plan_names_seeds_together_and_a_problem_once(tmp_path):
+    text = CHAIN.replace('langs = ["en"]', 'langs = ["en"]\ndata-dir = "nowhere"')
+    recipe = read(tmp_path, text)
+    (table, _) = plan(recipe).view().shown
+    after = {row[0]: row[3] for row in table.rows}
+    names = ("task", "merged", "again")
+    assert after["test"] == ", ".join(f"{name}-seed-1, 2" for name in names)
+    assert after["page"] == "test, merged-seed-1, 2"
+    assert after["merged-seed-2"] == "task-seed-2, align-seed-2"
+    line = ["run", str(recipe.path), "--dry-run", "--only", "task"]
+    done = CliRunner().invoke(program(), line)
+    assert done.output.count("data-dir: no such file or folder") == 1
+    assert done.exit_code == 4
 
 
 BUILDS = '[m]\ncommand = "merge"\nadapters = ["@a", "@b"]\nweight = 1\n'

@@ -194,6 +194,10 @@ def tables():
     return read_published(EXAMPLES / "published.toml").tables
 
 
+def test_numbers_are_shown_with_the_digits_of_the_paper(tables):
+    assert {table.digits for table in tables.values()} == {1}
+
+
 def by_over(table, system):
     return dict(zip(table.over, table.values[system], strict=True))
 
