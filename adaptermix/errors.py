@@ -71,6 +71,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "report": ("vl_convert",),
     "search": ("vl_convert", "optuna"),
     "ray": ("ray",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "trackio": ("trackio",),
 }
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -233,7 +233,8 @@ def _run(command: Command, given: dict[str, Any]) -> None:
     is_silent = options.quiet or options.dry_run or not command.shows_progress
     with _pushed(options, settings), progress_bar(is_silent) as on_progress:
         call = Call(settings, inputs, options.force, options.dry_run, on_progress)
-        report = command.perform(call)
+        with redirect_stdout(sys.stderr):  # what libraries print is no result
+            report = command.perform(call)
         console.show(report, as_json=options.json)
 
 

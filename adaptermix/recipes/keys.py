@@ -19,7 +19,10 @@ FORMAT = 1  # of what goes into keys; another number runs all steps again
 # What a record holds of how a run went, and not of what came out.
 VOLATILE = ("seconds", "decoded", "reused", "extracted")
 # Settings that change how a step runs, and not what comes out.
-_IMMATERIAL = {"out", "resume", "threads", "cache", "tensorboard", "comet_python", "export"}
+_IMMATERIAL = {
+    *("out", "resume", "threads", "cache", "comet_python", "export"),
+    *("tensorboard", "report_to"),
+}
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 
 

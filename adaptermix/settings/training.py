@@ -15,6 +15,7 @@ from adaptermix.settings.values import (
     PoolSkip,
     Ranks,
     Temperatures,
+    Trackers,
     WeightedAdapters,
 )
 
@@ -87,6 +88,11 @@ class TrainSettings(ModelSettings):
         description="Number of processes that prepare batches. The result does not depend on it.",
     )
     tensorboard: bool = Field(default=False, description="Also write TensorBoard logs.")
+    report_to: Trackers = Field(
+        default=(),
+        description="Also send the log to these trackers, comma-separated: wandb, mlflow, "
+        "trackio, tensorboard.",
+    )
     resume: bool = Field(
         default=False, description="Continue a killed run from its last checkpoint."
     )

@@ -38,6 +38,12 @@ def _refuse_repeats(names: tuple[R, ...]) -> tuple[R, ...]:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)]
 
 
+Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
+Trackers = Annotated[
+    tuple[Tracker, ...], BeforeValidator(_split_commas), AfterValidator(_refuse_repeats)
+]
+
+
 def _split_adapters(value: object) -> object:
     """Read ``a,b`` as two adapters in each of repeated flags; a file's name may hold a comma."""
     if not isinstance(value, list | tuple):

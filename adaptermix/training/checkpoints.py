@@ -10,6 +10,7 @@ from adaptermix.files.tensors import TensorFile
 STATE_FILE = "trainer_state.json"
 STAGING = ".staging"
 CHECKPOINT = "checkpoint-"
+CANDIDATES = ".candidates"  # of a folder of several trainings, of which one is kept
 
 
 def work_folder(out: Path) -> Path:

@@ -9,6 +9,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from adaptermix.processes import is_main_process
 from adaptermix.progress import OnProgress, Progress
 
+TOLD = "told.jsonl"  # in the folder of checkpoints: lines that are logged a second time
+
 
 class RunLog(TrainerCallback):
     """Writes every logged number as one JSON line, and tells how far the run is."""
@@ -43,9 +45,11 @@ class RunLog(TrainerCallback):
         self.on_progress(Progress(self.stage, state.global_step, state.max_steps, loss))
 
 
-def cut_log(path: Path, checkpoint: Path | None) -> None:
-    """Drop what was logged after the checkpoint: it will be logged again."""
+def cut_log(path: Path, checkpoint: Path | None) -> list[str]:
+    """Drop what was logged after the checkpoint, and return it: it will be logged again."""
     last = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= last]
-    path.write_text("".join(whole), encoding="utf-8")
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= last]
+    path.write_text("".join(kept), encoding="utf-8")
+    return whole[len(kept) :]

@@ -71,7 +71,7 @@ def curve_of(layers: Mapping[str, Any]) -> str:
 
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
-_FREE = {"resume", "out", "threads", "workers", "tensorboard"}
+_FREE = {"resume", "out", "threads", "workers", "tensorboard", "report_to"}
 
 
 @dataclass(frozen=True)

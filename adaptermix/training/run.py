@@ -21,14 +21,13 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import describe_config, spec_of
 from adaptermix.adapters.stacking import stack_record
 from adaptermix.adapters.writing import stream_adapter
-from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
@@ -37,7 +36,7 @@ from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.base import Base
 from adaptermix.training.checkpoints import last_checkpoint, work_folder
 from adaptermix.training.layers import LayerChoice, is_measured, read_choice, write_choice
-from adaptermix.training.log import RunLog, cut_log
+from adaptermix.training.log import TOLD, RunLog, cut_log
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
@@ -47,6 +46,7 @@ from adaptermix.training.report import (
 )
 from adaptermix.training.signals import StopSignals
 from adaptermix.training.steps import planned_steps
+from adaptermix.training.trackers import check_trackers, reporting
 from adaptermix.training.trained import State, experts_of, gathered_state, trained_updates
 from adaptermix.training.trainer import AdapterTrainer
 from adaptermix.version import __version__
@@ -70,6 +70,7 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
 def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
     """Check what can be checked before anything is read; return the rows of one forward pass."""
     check_output(settings.out, force)
+    check_trackers(settings)
     processes = process_count()
     if shards_model() and sharding_version() != 2:
         raise ConfigError(
@@ -155,23 +156,25 @@ class TrainingRun:
             checkpoint = self._prepare_work(force)
             self._keep_choice()
         signals = StopSignals()
-        trainer = kind(
-            model=model,
-            args=arguments,
-            train_dataset=self.data.train,  # type: ignore[arg-type]
-            eval_dataset=self.data.dev,  # type: ignore[arg-type]
-            callbacks=[
-                EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
-                _EvaluateAtTheEnd(),
-                RunLog(self.log, self.settings.section.removeprefix("train-"), self.on_progress),
-                *self._tensorboard(),
-                signals,
-            ],
-        )
-        for talker in (PrinterCallback, ProgressCallback):  # ours says it all
-            trainer.remove_callback(talker)
-        with signals.listening():
-            trainer.train_from(checkpoint)
+        stage = self.settings.section.removeprefix("train-")
+        with reporting(self.settings, self.work, self.log, self.on_progress) as trackers:
+            trainer = kind(
+                model=model,
+                args=arguments,
+                train_dataset=self.data.train,  # type: ignore[arg-type]
+                eval_dataset=self.data.dev,  # type: ignore[arg-type]
+                callbacks=[
+                    EarlyStoppingCallback(early_stopping_patience=self.settings.patience),
+                    _EvaluateAtTheEnd(),
+                    RunLog(self.log, stage, self.on_progress),
+                    *trackers,
+                    signals,
+                ],
+            )
+            for talker in (PrinterCallback, ProgressCallback):  # ours says it all
+                trainer.remove_callback(talker)
+            with signals.listening():
+                trainer.train_from(checkpoint)
         report = TrainReport(
             out=str(self.out),
             command=self.settings.section,
@@ -218,7 +221,8 @@ class TrainingRun:
                     hint="repeat the settings of that run, or start again without --resume",
                 )
             checkpoint = last_checkpoint(self.work)
-            cut_log(self.log, checkpoint)
+            with (self.work / TOLD).open("a", encoding="utf-8") as told:
+                told.writelines(cut_log(self.log, checkpoint))
             return checkpoint
         if any(self.work.glob("checkpoint-*")) and not force:
             raise ArtifactError(
@@ -251,18 +255,6 @@ class TrainingRun:
                 "--layer auto: the processes have measured different layers",
                 hint="name the layer: " + kept.layer,
             )
-
-    def _tensorboard(self) -> list[TrainerCallback]:
-        if not self.settings.tensorboard or not is_main_process():
-            return []
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ResourceError(
-                "TensorBoard is not installed", hint='pip install "adaptermix[tensorboard]"'
-            ) from error
-        folder = self.out.parent / f"{self.out.stem}.tensorboard"
-        return [TensorBoardCallback(SummaryWriter(str(folder)))]
 
     def _arguments(self) -> TrainingArguments:
         settings = self.settings

@@ -11,6 +11,7 @@ from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output
 from adaptermix.settings.training import TrainSettings
+from adaptermix.training.checkpoints import CANDIDATES
 from adaptermix.training.report import TrainReport, comparable, recorded
 
 S = TypeVar("S", bound=TrainSettings)
@@ -42,7 +43,7 @@ def train_best(
         ArtifactError: The output exists, or a search that did not end is in the way.
     """
     check_output(settings.out, force)
-    work = settings.out.parent / f".{settings.out.name}.candidates"
+    work = settings.out.parent / f".{settings.out.name}{CANDIDATES}"
     _prepare(work, settings.resume, force)
     reports = {}
     for name, variant in variants.items():

@@ -26,6 +26,7 @@ NO_MATTER = {
     "threads": "speed",
     "cache": "answers and representations are the same with it",
     "tensorboard": "a log beside the output",
+    "report_to": "the same log elsewhere",
     "comet_python": "where COMET is; whether it is there counts",
     "export": "the same tables and plots once more, beside the page",
 }

@@ -84,6 +84,7 @@ COMMON = {
     "seed": Differs(("1", "2")),
     "workers": Differs(("0", "1"), ("workers",)),
     "tensorboard": Differs((False, True), ("files",)),
+    "report_to": Differs((None, "tensorboard"), ("files",)),
     "resume": Differs((False, True), ("exit",), again=True),
     "out": Differs(("a.safetensors", "b.safetensors"), ("files",)),
     # Of every command
