@@ -2,7 +2,7 @@
 
 from adaptermix.commands.command import Command
 from adaptermix.commands.evaluation import EVAL, RETRIEVAL, SCORE
-from adaptermix.commands.merging import INSPECT, MERGE
+from adaptermix.commands.merging import EXPORT, INSPECT, MERGE
 from adaptermix.commands.reports import REPORT
 from adaptermix.commands.training import TRAIN_ALIGN, TRAIN_JOINT, TRAIN_TASK
 from adaptermix.settings.shared import Settings
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Command] = {
         EVAL,
         SCORE,
         INSPECT,
+        EXPORT,
         RETRIEVAL,
         REPORT,
     )

@@ -1,4 +1,4 @@
-"""``merge``, with its search, and ``inspect``."""
+"""``merge``, with its search, ``inspect`` and ``export``."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from adaptermix.commands import examples
 from adaptermix.commands.command import Argument, Call, Command, Maker
 from adaptermix.errors import require_extra
 from adaptermix.files.outputs import Report
+from adaptermix.settings.export import ExportSettings
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.reports import InspectSettings
 from adaptermix.settings.shared import notes_on_languages
@@ -84,6 +85,23 @@ def inspect(call: Call) -> Report:
     return run(call.inputs, call.settings)
 
 
+def export(call: Call) -> Report:
+    """Write an adapter for llama.cpp, Ollama or mlx-lm.
+
+    A LoRA in GGUF with a Modelfile for Ollama (--to gguf), or a folder of mlx-lm (--to mlx). The
+    base model's config is read, and none of its weights.
+
+    Examples:
+        adaptermix export merged.safetensors --to gguf -o merged-gguf
+
+        adaptermix export merged.safetensors --to mlx --model meta-llama/Llama-3.1-8B -o merged-mlx
+    """
+    _keep_to_one_thread()
+    from adaptermix.export.export import export as run
+
+    return run(call.inputs, call.settings, force=call.force, dry_run=call.dry_run)
+
+
 def _search_examples(settings: Any) -> dict[str, int]:
     """Only a search reads data."""
     if settings.search is None:
@@ -136,5 +154,12 @@ INSPECT = Command(
     Argument("adapters", "Adapters: files, folders, or names on the Hub (OWNER/NAME).", "adapters"),
     output=".json",
     can_dry_run=False,
+    shows_progress=False,
+)
+EXPORT = Command(
+    ExportSettings,
+    export,
+    Argument("adapters", "The adapter: a file, a folder, or a name on the Hub.", "adapters"),
+    output="folder",
     shows_progress=False,
 )

@@ -1,7 +1,7 @@
 """Download from the Hugging Face Hub, with errors a user can act on."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +144,7 @@ def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py")
 
 
-def fetch(name: str, revision: str | None) -> Path:
+def fetch(name: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
     """Download a model's files from the hub and return their folder.
 
     Raises:
@@ -164,7 +164,7 @@ def fetch(name: str, revision: str | None) -> Path:
         f"the model {name} is not a local folder, and could not be downloaded from the Hub"
     ):
         try:
-            folder = snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES))
+            folder = snapshot_download(name, revision=revision, allow_patterns=list(files))
         except HFValidationError as error:
             raise ArtifactError(
                 f"{name}: neither a local folder nor a name on the Hub",

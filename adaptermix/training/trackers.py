@@ -155,11 +155,9 @@ class _Tracker(TrainerCallback):
         with whole_output(self.runs) as unfinished:
             write_json(unfinished, _read(self.runs) | {self.tracker: self.run})
 
-    def on_train_begin(
-        self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
         """Begin the run; a new one of a resumed training gets what was logged until then."""
-        self.setup(args, state, model)
+        self.setup(args, state, rest.get("model"))
         for step, logs in self.before.kept if self.is_new else ():
             self.on_log(args, replace(state, global_step=step), control, logs=logs)
 
@@ -230,7 +228,7 @@ class TensorBoard(_Tracker, TensorBoardCallback):
         self.tb_writer.close()
 
 
-class Wandb(_Tracker, WandbCallback):
+class Wandb(_Tracker, WandbCallback):  # type: ignore[misc]
     """Weights & Biases; with WANDB_MODE=offline, in the folder ``wandb``."""
 
     tracker = "wandb"
@@ -262,7 +260,7 @@ class Wandb(_Tracker, WandbCallback):
         self._wandb.finish(exit_code=int(failed))
 
 
-class MLflow(_Tracker, MLflowCallback):
+class MLflow(_Tracker, MLflowCallback):  # type: ignore[misc]
     """MLflow; without MLFLOW_TRACKING_URI, in a database in the current folder."""
 
     tracker = "mlflow"
@@ -284,7 +282,7 @@ class MLflow(_Tracker, MLflowCallback):
         self._ml_flow.end_run("FAILED" if failed else "FINISHED")
 
 
-class Trackio(_Tracker, TrackioCallback):
+class Trackio(_Tracker, TrackioCallback):  # type: ignore[misc]
     """Trackio; without TRACKIO_SPACE_ID, in its folder in the cache of the hub."""
 
     tracker = "trackio"

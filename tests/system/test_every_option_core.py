@@ -214,6 +214,17 @@ INSPECT = {
         "one.safetensors --source-rank 4 --source-alpha 9",
     ),
 }
+EXPORT = {
+    **{
+        name: Two(f"{case.one} --model base", f"{case.other} --model base", case.seen)
+        for name, case in INSPECT.items()
+        if name.startswith("source")
+    },
+    "to": "each is read back: tests/export/test_gguf.py and test_mlx.py",
+    "model": Two("one --model base", "one --model other"),
+    "out_dtype": Two("one --out-dtype float32", "one --out-dtype bfloat16"),
+    "out": OUT,
+}
 RETRIEVAL = {
     "model": Two("--model base", "--model other"),
     "revision": HUB,
@@ -250,12 +261,17 @@ ENTRIES = {
     "eval": EVAL,
     "score": SCORE,
     "inspect": INSPECT,
+    "export": EXPORT,
     "retrieval": RETRIEVAL,
     "report": REPORT,
 }
 BASE = "--model base --data data --langs en,cy --limit 8 --engine transformers --no-cache "
 BASE += "--max-new-tokens 8 --batch-size 3 --system-prompt ask"
-LINES = {"eval": BASE, "retrieval": "--model base --data text --langs en,cy,sw"}
+LINES = {
+    "eval": BASE,
+    "retrieval": "--model base --data text --langs en,cy,sw",
+    "export": "--to mlx",
+}
 SEARCHING = {
     *DECODING,
     "exhaustive",

@@ -1,0 +1,135 @@
+"""Write an adapter for programs that do not read PEFT's: llama.cpp and Ollama, or mlx-lm.
+
+No weights of the base model are needed. Its config tells how many blocks it has, and how llama.cpp
+calls its architecture.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
+from adaptermix.adapters.format import RECORD_FILE
+from adaptermix.adapters.matching import check_fits
+from adaptermix.adapters.names import is_expert
+from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.export.report import ExportReport
+from adaptermix.export.source import Source
+from adaptermix.files.hub import fetch
+from adaptermix.files.outputs import check_output, whole_output, write_json
+from adaptermix.files.tensors import DTYPES
+from adaptermix.models.files import fingerprint, is_tied, read_base_config, weight_shapes
+from adaptermix.settings.export import ExportSettings
+from adaptermix.version import __version__
+
+_DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
+
+
+def export(
+    paths: Sequence[Path], settings: ExportSettings, *, force: bool = False, dry_run: bool = False
+) -> ExportReport:
+    """Write one adapter as a folder in another format.
+
+    Raises:
+        ConfigError: Several adapters, or no base model is known.
+        ArtifactError: An adapter that the format cannot hold, or that does not fit its base model.
+        ResourceError: The package that writes the format is not installed.
+    """
+    if len(paths) != 1:
+        raise ConfigError(
+            f"export takes one adapter, not {len(paths)}", hint="merge them first: adaptermix merge"
+        )
+    if settings.out.suffix == ".safetensors":
+        raise ConfigError(f"--out {settings.out}: an export is a folder, not one file")
+    check_output(settings.out, force)
+    source = _open(paths[0], settings)
+    if settings.to == "gguf":
+        from adaptermix.export.gguf import plan_gguf as plan
+    else:
+        from adaptermix.export.mlx import plan_mlx as plan  # type: ignore[assignment]
+    planned = plan(source)
+    report = ExportReport(
+        out=str(settings.out),
+        to=settings.to,
+        adapter=str(source.adapter.path),
+        base=source.base,
+        modules=len(source.adapter.modules),
+        parameters=sum(s.rank * (s.in_features + s.out_features) for s in source.specs.values()),
+        dtype=str(source.dtype),
+        details=planned.details,
+        files=planned.files,
+        written=not dry_run,
+        notes=[*source.adapter.notes, *planned.notes],
+    )
+    if not dry_run:
+        with whole_output(settings.out) as folder:
+            folder.mkdir()
+            planned.write(folder)
+            write_json(folder / RECORD_FILE, _record(source, settings))
+    return report
+
+
+def _record(source: Source, settings: ExportSettings) -> dict[str, Any]:
+    adapter = source.adapter
+    return {
+        "adaptermix": __version__,
+        "command": "export",
+        "sources": [{"path": str(adapter.path), "hash": adapter_hash(adapter)}],
+        "base": source.base,
+        "settings": settings.model_dump(mode="json", exclude={"out"}),
+    }
+
+
+def _open(path: Path, settings: ExportSettings) -> Source:
+    """Open the adapter and its base model's config, and check that the format can hold it."""
+    adapter = read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha)
+    base = settings.model or adapter.base
+    if not base:
+        raise ConfigError(
+            f"{path} does not name its base model", hint="name it with --model FOLDER_OR_NAME"
+        )
+    folder = Path(base) if Path(base).is_dir() else fetch(base, None, ("config.json",))
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no config.json", hint="--model names the base model")
+    _refuse(adapter, settings.to)
+    if any(folder.glob("*.safetensors")):
+        check_fits(adapter, weight_shapes(folder), base)
+        if adapter.is_of_other_base(fingerprint(folder)):
+            raise ArtifactError(
+                f"{path} was trained on {adapter.base}, whose weights are not those of {base}",
+                hint="name the model it was trained on with --model",
+            )
+    config = read_base_config(folder)
+    text = config.get("text_config")
+    merged = config | text if isinstance(text, dict) else config
+    merged["model_type"] = config.get("model_type")
+    return Source(adapter, base, merged, _DTYPES[settings.out_dtype], _is_tied(folder, merged))
+
+
+def _is_tied(folder: Path, config: dict[str, Any]) -> bool:
+    if any(folder.glob("*.safetensors")):
+        return is_tied(folder)
+    return bool(config.get("tie_word_embeddings", False))
+
+
+def _refuse(adapter: Adapter, to: str) -> None:
+    """Refuse what neither format has a place for."""
+    whole = [name for name in adapter.saved if not adapter.is_frozen(name)]
+    if whole:
+        raise _no_place(adapter, to, f"whole weights, such as {whole[0]}")
+    for module in adapter.modules:
+        spec = adapter.spec(module)
+        if spec.experts > 1 or is_expert(module):
+            raise _no_place(adapter, to, f"updates of single experts, such as {module}")
+        if spec.is_embedding:
+            raise _no_place(adapter, to, f"a LoRA on embeddings, {module}")
+        if spec.has_bias:
+            raise _no_place(adapter, to, f"a LoRA with a bias, such as that of {module}")
+
+
+def _no_place(adapter: Adapter, to: str, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{adapter.path} has {what}, which export --to {to} does not write",
+        hint="fold it into the base model: adaptermix merge ADAPTER --weights 1 --into BASE -o "
+        "MODEL, and convert that",
+    )

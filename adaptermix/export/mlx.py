@@ -1,0 +1,97 @@
+"""The format of mlx-lm, for Apple's machines.
+
+An update is ``scale * lora_a @ lora_b``, [in rank] and [rank out]. There is one rank and one scale
+for all modules, and a list of modules for all blocks: a module without tensors keeps a ``lora_b``
+of zeros, which changes nothing.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from adaptermix.adapters.foreign import MLX_WEIGHTS
+from adaptermix.adapters.format import CONFIG_FILE
+from adaptermix.adapters.names import core, has_modes
+from adaptermix.errors import ArtifactError
+from adaptermix.export.report import Plan
+from adaptermix.export.source import Source
+from adaptermix.files.outputs import write_json
+from adaptermix.files.tensors import TensorSpec, write_tensors
+
+_IN_BLOCK = re.compile(r"layers\.\d+\.(?P<key>.+)")
+
+
+def plan_mlx(source: Source) -> Plan:
+    """Find the names that modules have in mlx-lm, and the one rank and scale of all.
+
+    Raises:
+        ArtifactError: A module that is in no block of the decoder.
+    """
+    names = {module: _name(source, module) for module in source.adapter.modules}
+    specs = source.specs.values()
+    rank = max(spec.rank for spec in specs)
+    scale = Counter(spec.scaling for spec in specs).most_common(1)[0][0]
+    notes = []
+    if narrow := sum(spec.rank < rank for spec in specs):
+        notes.append(f"{narrow} modules of smaller ranks are filled up with zeros to rank {rank}")
+    if others := sum(spec.scaling != scale for spec in specs):
+        notes.append(f"{others} modules have another scale, which went into their lora_b")
+    return Plan(
+        {"rank": rank, "scale": scale},
+        {MLX_WEIGHTS: "for mlx-lm: --adapter-path, the folder", CONFIG_FILE: "its config"},
+        notes,
+        partial(_write, source, names, rank, scale),
+    )
+
+
+def _name(source: Source, module: str) -> str:
+    """Return a module's name in mlx-lm."""
+    rest = core(module)
+    outer = "language_model." if has_modes(module) else ""
+    if rest == "lm_head":
+        return outer + rest
+    if not _IN_BLOCK.fullmatch(rest):
+        raise ArtifactError(
+            f"{source.adapter.path}: {module} is in no block of the decoder, as mlx-lm has them"
+        )
+    return f"{outer}model.{rest}"
+
+
+def _key(name: str) -> str:
+    """Return what names a module in the config: within its block, if it is in one."""
+    found = re.search(r"(?:^|\.)layers\.\d+\.(.+)", name)
+    return found[1] if found else name
+
+
+def _write(source: Source, names: dict[str, str], rank: int, scale: float, folder: Path) -> None:
+    specs = source.specs
+    layout = {}
+    for module, name in names.items():
+        spec = specs[module]
+        layout[f"{name}.lora_a"] = TensorSpec(source.dtype, (spec.in_features, rank))
+        layout[f"{name}.lora_b"] = TensorSpec(source.dtype, (rank, spec.out_features))
+
+    def tensors() -> Iterator[np.ndarray]:
+        for module in names:
+            a, b = source.factors(module, specs[module].scaling / scale)
+            missing = rank - len(a)
+            yield np.pad(a.T, ((0, 0), (0, missing)))
+            yield np.pad(b.T, ((0, missing), (0, 0)))
+
+    write_tensors(folder / MLX_WEIGHTS, layout, tensors(), lambda: {"format": "mlx"})
+    config = {
+        "fine_tune_type": "lora",
+        "model": source.base,
+        "num_layers": source.depth,
+        "lora_parameters": {
+            "rank": rank,
+            "scale": scale,
+            "dropout": 0.0,
+            "keys": sorted({_key(name) for name in names.values()}),
+        },
+    }
+    write_json(folder / CONFIG_FILE, config)

@@ -1,0 +1,75 @@
+"""A folder of mlx-lm, read back as mlx-lm multiplies it: scale * lora_a @ lora_b."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.adapters import peft_adapter
+from safetensors.numpy import load_file
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.inspection import inspect
+from adaptermix.export.export import export
+from adaptermix.settings.export import ExportSettings
+from adaptermix.settings.reports import InspectSettings
+
+MLX = {"to": "mlx"}
+
+
+def test_every_delta_weight_is_in_the_folder(tmp_path, layout_dir):
+    """Other ranks and alphas included: there is one rank and one scale."""
+    peft_adapter(
+        layout_dir,
+        tmp_path / "adapter",
+        target_modules=["q_proj", "k_proj", "down_proj"],
+        rank_pattern={"down_proj": 6},
+        alpha_pattern={"q_proj": 3},
+        layers_to_transform=[1, 2],
+    )
+    report = export([tmp_path / "adapter"], ExportSettings(out=tmp_path / "out", **MLX))
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "out" / "adapters.safetensors")
+    options = config["lora_parameters"]
+    assert (config["fine_tune_type"], config["num_layers"]) == ("lora", 4)
+    assert (options["rank"], options["dropout"]) == (6, 0.0)
+    assert options["keys"] == ["mlp.down_proj", "self_attn.k_proj", "self_attn.q_proj"]
+    assert report.notes == [
+        "4 modules of smaller ranks are filled up with zeros to rank 6",
+        "4 modules have another scale, which went into their lora_b",
+    ]
+    adapter = read_adapter(tmp_path / "adapter")
+    assert len(tensors) == 2 * len(adapter.modules)
+    for module, update in adapter.updates():
+        a, b = (tensors[f"{module}.lora_{side}"].astype(np.float64) for side in "ab")
+        assert (a.shape[1], b.shape[0]) == (6, 6)
+        found = options["scale"] * (a @ b).T
+        expected = update.scaling * (update.b.astype(np.float64) @ update.a.astype(np.float64))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_read_as_the_adapter_that_it_was(tmp_path, model_dir):
+    peft_adapter(model_dir, tmp_path / "adapter")
+    export([tmp_path / "adapter"], ExportSettings(out=tmp_path / "out", **MLX))
+    met = inspect([tmp_path / "adapter", tmp_path / "out"], InspectSettings()).total.comparisons[0]
+    assert met.cosine == pytest.approx(1, abs=1e-12)
+    assert read_adapter(tmp_path / "out").base == str(model_dir)
+
+
+def test_modules_of_models_of_several_modes_keep_their_names(tmp_path, model_dir):
+    from safetensors.numpy import save_file
+
+    peft_adapter(model_dir, tmp_path / "adapter", target_modules=["q_proj"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    renamed = {
+        name.replace("model.model.", "model.model.language_model."): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(renamed, file)
+    (tmp_path / "base").mkdir()
+    config = json.loads((model_dir / "config.json").read_text())
+    whole = {"model_type": "gemma3", "text_config": config}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(whole))
+    settings = ExportSettings(out=tmp_path / "out", model=str(tmp_path / "base"), **MLX)
+    export([tmp_path / "adapter"], settings)
+    names = load_file(tmp_path / "out" / "adapters.safetensors")
+    assert "language_model.model.layers.0.self_attn.q_proj.lora_a" in names
