@@ -279,9 +279,9 @@ def device_check(known: dict[str, Any]) -> Check:
     if known["gpus"]:
         found = ", ".join(f"{name}, {size / _GB:.0f} GB" for name, size in known["gpus"])
         return Check("device", "ok", found)
-    if known["mps"]:
-        return Check("device", "ok", "Apple GPU (mps)")
     cores = f"CPU, {known['threads']} of {os.cpu_count()} cores"
+    if known["mps"]:
+        return Check("device", "warn", f"{cores}; the Apple GPU (mps) is not used")
     if Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists():
         fix = "install the build of torch for this GPU and its driver"
         if known["built_for_gpus"]:

@@ -228,7 +228,9 @@ def load_class(
     if getattr(config, "quantization_config", None) is not None:
         check_quantization(folder, settings)
         quantized.setdefault("device_map", {"": _device()})
-    with opening(f"{folder}: cannot be loaded"):
+    attention = _attention(settings)
+    hint = "install flash-attn, or leave --attention out" if attention else None
+    with opening(f"{folder}: cannot be loaded", hint):
         model: PreTrainedModel
         model, info = kind.from_pretrained(
             folder,
@@ -237,6 +239,7 @@ def load_class(
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
             output_loading_info=True,
+            **attention,
             **quantized,
         )
     if missing := sorted(info["missing_keys"]):
@@ -248,6 +251,13 @@ def load_class(
         return model
     model.to(_device())  # type: ignore[arg-type]
     return model
+
+
+def _attention(settings: ModelSettings) -> dict[str, Any]:
+    """Return the attention that a training asks for, if it asks for one."""
+    if not (isinstance(settings, TrainSettings) and settings.attention):
+        return {}
+    return {"attn_implementation": settings.attention}
 
 
 def _device() -> Any:

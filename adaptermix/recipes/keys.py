@@ -21,7 +21,7 @@ VOLATILE = ("seconds", "decoded", "reused", "extracted")
 # Settings that change how a step runs, and not what comes out.
 _IMMATERIAL = {
     *("out", "resume", "threads", "cache", "comet_python", "export"),
-    *("tensorboard", "report_to"),
+    *("tensorboard", "report_to", "gradient_checkpointing"),
 }
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 

@@ -60,6 +60,11 @@ class TrainSettings(ModelSettings):
     quantize: Literal["nf4"] | None = Field(
         default=None, description="Store the base model in 4 bits (bitsandbytes)."
     )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        default=None,
+        description="Attention of the base model. Default: the one that transformers chooses. "
+        "Sentences to align are then not packed.",
+    )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(
         default="inverse_sqrt", description="Learning rate schedule."
@@ -156,6 +161,11 @@ class TrainTaskSettings(TrainSettings, TaskDataSettings):
 
     micro_batch_size: int = Field(
         default=32, gt=0, description="Examples per forward pass; must divide --batch-size."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Keep only the input of each block, and compute the rest again in the "
+        "backward pass: less memory, a third more time, the same gradient.",
     )
     out: Path = Field(
         default=Path("task.safetensors"),
@@ -273,6 +283,15 @@ class TrainAlignSettings(TrainSettings, AlignmentSettings):
         default=Path("align.safetensors"),
         description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
+
+    @model_validator(mode="after")
+    def _packing_has_its_own_attention(self) -> "TrainAlignSettings":
+        if self.packing and self.attention:
+            raise ValueError(
+                f"--packing has an attention of its own, so it does not go with --attention "
+                f"{self.attention}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _held_text_has_a_weight(self) -> "TrainAlignSettings":

@@ -135,7 +135,8 @@ def _train_one(
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
     run = _AlignmentRun(settings, base, data, micro, on_progress)
     run.choose(choice)
-    alignment = Alignment(settled, model, ContrastiveStep(model, 2 * pairs, settings.packing))
+    packing = False if settings.attention else settings.packing
+    alignment = Alignment(settled, model, ContrastiveStep(model, 2 * pairs, packing))
     kind = partial(AlignmentTrainer, alignment, data_collator=NamedCollator(collator))
     return run.train(model, kind, force)
 

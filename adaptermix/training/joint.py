@@ -103,7 +103,9 @@ def train_joint(
         count=planned_steps(settings, data.rows_of_epoch) * (settings.batch_size // micro),
         seed=settings.seed,
     )
-    step = ContrastiveStep(adapted, 2 * micro, forward=_lower_forward(adapted, settled, layer))
+    packing = False if settings.attention else None
+    lower = _lower_forward(adapted, settled, layer)
+    step = ContrastiveStep(adapted, 2 * micro, packing, forward=lower)
     alignment = Alignment(settled, adapted, step)
     plan = JointPlan(batches, settings, alignment, task.dev, pairs.dev, judge)
     run = _JointRun(settings, base, data, micro, on_progress)

@@ -71,7 +71,15 @@ def curve_of(layers: Mapping[str, Any]) -> str:
 
 
 # Settings that a run may go on with another value of: none of them changes the adapter.
-_FREE = {"resume", "out", "threads", "workers", "tensorboard", "report_to"}
+_FREE = {
+    "resume",
+    "out",
+    "threads",
+    "workers",
+    "tensorboard",
+    "report_to",
+    "gradient_checkpointing",
+}
 
 
 @dataclass(frozen=True)

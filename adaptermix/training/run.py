@@ -282,6 +282,8 @@ class TrainingRun:
             prediction_loss_only=True,
             logging_steps=min(10, steps),
             ddp_find_unused_parameters=False,
+            gradient_checkpointing=getattr(settings, "gradient_checkpointing", False),
+            gradient_checkpointing_kwargs={"use_reentrant": False},
             logging_nan_inf_filter=False,  # it would log the last good loss in place of a NaN
             **common_arguments(settings.seed),
         )

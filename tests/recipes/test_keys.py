@@ -27,6 +27,7 @@ NO_MATTER = {
     "cache": "answers and representations are the same with it",
     "tensorboard": "a log beside the output",
     "report_to": "the same log elsewhere",
+    "gradient_checkpointing": "memory and time; the gradient is the same",
     "comet_python": "where COMET is; whether it is there counts",
     "export": "the same tables and plots once more, beside the page",
 }

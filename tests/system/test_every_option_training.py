@@ -69,6 +69,7 @@ COMMON = {
     "alpha_pattern": Differs((None, "down_proj=32")),
     "layers_to_transform": Differs((None, "0", "1")),
     "quantize": Elsewhere("models/test_loading.py", "needs bitsandbytes"),
+    "attention": Elsewhere("training/test_run.py", "the adapters are the same, up to rounding"),
     # Training
     "lr": Differs(("1e-3", "2e-3")),
     "schedule": Differs(
@@ -134,6 +135,7 @@ TABLES = {
         **COMMON,
         **TASK_DATA,
         "micro_batch_size": Differs(("4", "8"), ("passes",)),
+        "gradient_checkpointing": Elsewhere("training/test_run.py", "the adapter is the same"),
     },
     "train-align": {
         **COMMON,

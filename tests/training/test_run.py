@@ -16,6 +16,7 @@ from helpers.training import (
 )
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import describe_config, layer_of, spec_of
@@ -157,6 +158,55 @@ def test_tensorboard_logs_lie_beside_the_adapter(tmp_path, model_dir, corpus_dir
 
 
 @pytest.mark.slow
+def test_gradient_checkpointing_makes_the_same_adapter(tmp_path, model_dir, corpus_dir):
+    """--gradient-checkpointing; with dropout, whose masks are drawn again as they were."""
+    changes = {"max_steps": 3, "eval_steps": 3}
+    saved = {}
+    for name, on in (("whole", False), ("again", True)):
+        settings = task_settings(
+            model_dir, corpus_dir, tmp_path / name, **changes, gradient_checkpointing=on
+        )
+        count = 0
+
+        def note(tensor):
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            train_task(settings)
+        saved[name] = count
+    whole, again = factors(tmp_path / "whole"), factors(tmp_path / "again")
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    assert saved["again"] < saved["whole"] / 2
+
+
+@pytest.mark.parametrize("name", ALL_KINDS)
+def test_the_attention_asked_for_is_the_models(tmp_path, model_dir, corpus_dir, monkeypatch, name):
+    """--attention: eager attention comes out as fused attention does, up to rounding."""
+    train, settings_for = ALL_KINDS[name]
+    used = {}
+    forward = LlamaAttention.forward
+
+    def note(self, *arguments, **options):
+        used[out.name] = self.config._attn_implementation
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(LlamaAttention, "forward", note)
+    for attention in ("eager", "sdpa"):
+        out = tmp_path / attention
+        train(settings_for(model_dir, corpus_dir, out, max_steps=1, attention=attention))
+    assert used == {"eager": "eager", "sdpa": "sdpa"}
+    one, other = factors(tmp_path / "eager"), factors(tmp_path / "sdpa")
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=1e-2, atol=1e-3)
+
+
+def test_packed_sentences_take_no_other_attention(model_dir, corpus_dir, tmp_path):
+    with pytest.raises(ValueError, match="does not go with --attention eager"):
+        align_settings(model_dir, corpus_dir, tmp_path, packing=True, attention="eager")
+
+
 @pytest.mark.parametrize("name", ALL_KINDS)
 def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, name):
     train, settings_for = ALL_KINDS[name]
