@@ -181,6 +181,7 @@ def test_gradient_checkpointing_makes_the_same_adapter(tmp_path, model_dir, corp
     assert saved["again"] < saved["whole"] / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_KINDS)
 def test_the_attention_asked_for_is_the_models(tmp_path, model_dir, corpus_dir, monkeypatch, name):
     """--attention: eager attention comes out as fused attention does, up to rounding."""
@@ -207,6 +208,7 @@ def test_packed_sentences_take_no_other_attention(model_dir, corpus_dir, tmp_pat
         align_settings(model_dir, corpus_dir, tmp_path, packing=True, attention="eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_KINDS)
 def test_the_same_seed_gives_the_same_adapter(tmp_path, model_dir, corpus_dir, name):
     train, settings_for = ALL_KINDS[name]

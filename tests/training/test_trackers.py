@@ -31,6 +31,7 @@ def steps(folder, tag):
     return [step for step, _ in values(folder, tag)]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_told_nothing_twice(tmp_path, model_dir, corpus_dir):
     """Stopped twice between checkpoints, once before what was told is reached again."""
     changes = {"max_steps": 6, "eval_steps": 3, "report_to": ("tensorboard",)}
@@ -84,6 +85,7 @@ def test_the_settings_are_the_runs_configuration(tmp_path, model_dir, corpus_dir
     assert "report_to" not in config
 
 
+@pytest.mark.slow
 def test_each_temperature_is_a_run_beside_the_output(tmp_path, model_dir, corpus_dir):
     settings = align_settings(
         model_dir, corpus_dir, tmp_path / "a.safetensors", temperature=(0.1, 1.0), **SHORT
