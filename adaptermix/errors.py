@@ -76,6 +76,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "trackio": ("trackio",),
     "gguf": ("gguf",),
+    "datasets": ("datasets",),
 }
 
 

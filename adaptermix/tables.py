@@ -20,7 +20,7 @@ _LATEX = {
 }
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MARKDOWN = {"<": "&lt;", "&": "&amp;", **{sign: f"\\{sign}" for sign in "\\|*_`["}}
-Look = Literal["", "strong", "ok", "warn", "missing"]
+Look = Literal["", "strong", "ok", "warn", "missing", "trained"]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,14 @@ from adaptermix.tables import Cell, Table, View, noted
 
 results = Console(soft_wrap=True)
 talk = Console(stderr=True, soft_wrap=True)
-_STYLES = {"": "", "strong": "bold", "ok": "green", "warn": "yellow", "missing": "red"}
+_STYLES = {
+    "": "",
+    "strong": "bold",
+    "ok": "green",
+    "warn": "yellow",
+    "missing": "red",
+    "trained": "black on green",
+}
 
 
 def show(report: Report, *, as_json: bool = False) -> None:
@@ -45,7 +52,13 @@ def show_view(view: View) -> None:
 
 def _text(*parts: str | Cell) -> Text:
     cells = (part if isinstance(part, Cell) else Cell(part) for part in parts)
-    return Text.assemble(*((cell.text, _STYLES[cell.look]) for cell in cells))
+    return Text.assemble(*((_marked(cell), _STYLES[cell.look]) for cell in cells))
+
+
+def _marked(cell: Cell) -> str:
+    """Return the text of a cell; where there are no colors, marks stand for them."""
+    has_colors = results.color_system is not None and not results.no_color
+    return f"[[{cell.text}]]" if cell.look == "trained" and not has_colors else cell.text
 
 
 def _drawn(table: Table) -> RichTable:

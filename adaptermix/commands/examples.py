@@ -15,8 +15,9 @@ from adaptermix.errors import MissingDataError
 
 def of_pairs(settings: Any) -> dict[str, int]:
     """Count the parallel sentences of each pair of languages."""
-    folder = settings.pairs_dir or settings.data_dir
-    return {pair: _pairs(pair, folder) for pair in settings.pairs}
+    place = settings.pairs_dir or settings.data_dir
+    columns = tuple(settings.pairs_columns.items())
+    return {pair: _pairs(pair, place, columns) for pair in settings.pairs}
 
 
 def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> dict[str, int]:
@@ -53,10 +54,10 @@ def limited(counts: dict[str, int], limit: int | None) -> dict[str, int]:
 
 
 @cache
-def _pairs(pair: str, folder: Path | None) -> int:
-    from adaptermix.data.pairs import read_pairs
+def _pairs(pair: str, place: Path | None, columns: tuple[tuple[str, str], ...]) -> int:
+    from adaptermix.data.pairs import PairPlace, read_pairs
 
-    return len(read_pairs(pair, folder))
+    return len(read_pairs(pair, PairPlace(place, dict(columns))))
 
 
 def _task(settings: Any, lang: str, split: str) -> int:

@@ -1,52 +1,237 @@
-"""Conversations of one's own, as OpenAI and TRL write them, and their tokens with labels."""
+"""Conversations of one's own: messages, ShareGPT, Alpaca, and prompts with their completions.
 
+A table is recognized by its columns. Lists, such as messages and tools, are lists or JSON text.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adaptermix.data.layouts import Layout, recognize
 from adaptermix.errors import DataError
-from adaptermix.files.text import json_rows
+from adaptermix.files.records import open_records
+from adaptermix.files.text import json_value
+from adaptermix.progress import OnProgress, ignore
 
-Message = dict[str, str]
+Message = dict[str, Any]
+OPTION = "--columns"
+# Who speaks in ShareGPT's conversations, by the role that chat templates know.
+_SPEAKERS = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "model", "chatgpt", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
+    "system": "system",
+}
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation, and the file and line it is from."""
+    """A conversation.
+
+    Attributes:
+        messages: What is said, with ``role`` and ``content``; an assistant's may have
+            ``tool_calls``.
+        location: The file and line, or row, that it is from.
+        tools: The tools that may be called, as JSON schemas.
+        context: Places of messages that are not learned although they are the assistant's.
+    """
 
     messages: list[Message]
     location: str
+    tools: tuple[dict[str, Any], ...] = ()
+    context: frozenset[int] = frozenset()
 
 
-def read_chats(path: Path) -> list[Chat]:
-    """Read conversations, one JSON record a line: ``{"messages": [{"role", "content"}, ...]}``.
+@dataclass(frozen=True)
+class _Source:
+    """One row: its fields, where it is, and whether fields that it does not have are null."""
+
+    fields: Mapping[str, Any]
+    location: str
+    is_arrow: bool
+
+    def text(self, name: str) -> str:
+        """Return a text; one that is not there is empty."""
+        value = self.fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise DataError(f"{self.location}: '{name}' must be text")
+        return value or ""
+
+    def needed_text(self, name: str) -> str:
+        """Return a text that must be there."""
+        if self.fields.get(name) is None:
+            raise DataError(f"{self.location}: no '{name}'")
+        return self.text(name)
+
+    def list_of(self, name: str) -> list[Any]:
+        """Return a list, which may be written as JSON."""
+        value = self.fields.get(name)
+        if isinstance(value, str) and value.strip():
+            value = json_value(value, f"{self.location}: '{name}'")
+        if value in (None, ""):
+            return []
+        if not isinstance(value, list):
+            raise DataError(f"{self.location}: '{name}' must be a list")
+        return self.without_nulls(value) if self.is_arrow else value
+
+    def without_nulls(self, value: Any) -> Any:
+        """Leave out null fields: Arrow gives every object all fields that any object has."""
+        if isinstance(value, dict):
+            return {k: self.without_nulls(v) for k, v in value.items() if v is not None}
+        return [self.without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class _Form(Layout):
+    """A layout of conversations, and what makes a conversation of a row."""
+
+    read: Callable[[_Source], Chat] = lambda source: Chat([], source.location)
+
+
+def read_chats(
+    place: Path,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    on_progress: OnProgress = ignore,
+) -> list[Chat]:
+    """Read conversations from a file or a data set of the Hub, as ``open_records`` does.
 
     Roles are those that the model's chat template knows. A content may also be a list of parts
     of type ``text``, which are joined.
 
+    Args:
+        place: The file, or the name of the data set.
+        columns: Columns of the table by the names that are read.
+        limit: Read the first rows only.
+        on_progress: Told which data set is read.
+
     Raises:
-        DataError: No such file, or a malformed record, with its line.
+        ConfigError: ``columns`` names something that is not there or not read.
+        DataError: No such file, columns that are no conversations, or a malformed record, with
+            its line.
+        ResourceError: What reads the format is not installed, or the Hub cannot be reached.
     """
-    return [_chat(row, f"{path}:{number}") for number, row in json_rows(path)]
+    records = open_records(place, columns, option=OPTION, on_progress=on_progress)
+    form = recognize(records, _FORMS, OPTION)
+    return [
+        form.read(_Source(row, records.at(number), records.is_arrow))
+        for number, row in islice(records.rows(form.columns), limit)
+    ]
 
 
-def _chat(row: Any, location: str) -> Chat:
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise DataError(
-            f"{location}: no list 'messages'", hint='{"messages": [{"role": "user", ...'
-        )
-    return Chat([_message(message, location) for message in messages], location)
+def _messages(source: _Source, name: str = "messages") -> Chat:
+    listed = source.list_of(name)
+    if not listed:
+        hint = '{"messages": [{"role": "user", ...' if name == "messages" else None
+        raise DataError(f"{source.location}: no list '{name}'", hint=hint)
+    first = [{"role": "system", "content": text}] if (text := source.text("system")) else []
+    messages = [*first, *(_message(message, source.location) for message in listed)]
+    unweighted = [
+        at for at, message in enumerate(listed, start=len(first)) if message.get("weight") == 0
+    ]
+    return Chat(messages, source.location, _tools(source), frozenset(unweighted))
+
+
+def _conversations(source: _Source) -> Chat:
+    return _messages(source, "conversations")
+
+
+def _instruction(source: _Source) -> Chat:
+    """Read a row as Alpaca has it: an instruction, what it is about, and the answer."""
+    parts = [source.needed_text("instruction"), source.text("input")]
+    messages = [
+        {"role": "system", "content": source.text("system")},
+        {"role": "user", "content": "\n\n".join(part for part in parts if part)},
+        {"role": "assistant", "content": source.needed_text("output")},
+    ]
+    return Chat([m for m in messages if m["role"] != "system" or m["content"]], source.location)
+
+
+def _completion(source: _Source) -> Chat:
+    """Read a prompt and its completion, each a text or messages; only the completion is learned."""
+    prompt, completion = (
+        [{"role": role, "content": source.needed_text(name)}]
+        if not isinstance(source.fields.get(name), list)
+        else [_message(message, source.location) for message in source.list_of(name)]
+        for name, role in (("prompt", "user"), ("completion", "assistant"))
+    )
+    context = frozenset(range(len(prompt)))
+    return Chat([*prompt, *completion], source.location, _tools(source), context)
+
+
+_FORMS = (
+    _Form(("messages",), ("tools",), _messages),
+    _Form(("conversations",), ("system", "tools"), _conversations),
+    _Form(("prompt", "completion"), ("tools",), _completion),
+    _Form(("instruction", "output"), ("input", "system"), _instruction),
+)
+
+
+def _tools(source: _Source) -> tuple[dict[str, Any], ...]:
+    tools = source.list_of("tools")
+    for at, tool in enumerate(tools):
+        if isinstance(tool, str):
+            tools[at] = tool = json_value(tool, f"{source.location}: 'tools'")
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise DataError(f"{source.location}: a tool without the 'name' of a function")
+    return tuple(
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
+    )
 
 
 def _message(message: Any, location: str) -> Message:
+    if isinstance(message, dict) and message.get("role") is None and "from" in message:
+        message = _as_role(message, location)
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise DataError(f"{location}: a message without 'role'")
+    calls = [_call(call, location) for call in message.get("tool_calls") or ()]
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]
         if None not in texts:
             content = "".join(map(str, texts))
+    if content is None and calls:
+        content = ""
     if not isinstance(content, str):
         raise DataError(f"{location}: the 'content' of a message must be text")
-    return {"role": message["role"], "content": content}
+    is_tool = message["role"] == "tool"
+    named = {name: message[name] for name in ("name", "tool_call_id") if message.get(name)}
+    return (
+        {"role": message["role"], "content": content}
+        | ({"tool_calls": calls} if calls else {})
+        | (named if is_tool else {})
+    )
+
+
+def _as_role(message: dict[str, Any], location: str) -> dict[str, Any]:
+    """Return a message of ShareGPT, from whom and what, with a role and a content."""
+    speaker = str(message["from"])
+    if speaker not in _SPEAKERS:
+        raise DataError(
+            f"{location}: a message from '{speaker}'", hint=f"it is from {', '.join(_SPEAKERS)}"
+        )
+    role, value = _SPEAKERS[speaker], message.get("value")
+    if speaker != "function_call":
+        return {"role": role, "content": value}
+    call = json_value(str(value), f"{location}: a message from 'function_call'")
+    return {"role": role, "content": "", "tool_calls": call if isinstance(call, list) else [call]}
+
+
+def _call(call: Any, location: str) -> dict[str, Any]:
+    """Return the call of a tool with its arguments as an object, which chat templates write."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise DataError(f"{location}: a tool call without the 'name' of a function")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = json_value(arguments, f"{location}: 'arguments' of {function['name']}")
+    if not isinstance(arguments, dict):
+        raise DataError(f"{location}: 'arguments' of {function['name']} must be an object")
+    id_ = {"id": call["id"]} if call.get("id") else {}
+    return id_ | {
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments},
+    }

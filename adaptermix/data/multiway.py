@@ -6,7 +6,7 @@ other names, as text, JSON lines or parquet with a column ``text``.
 """
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from adaptermix.data.languages import (
     known_code,
 )
 from adaptermix.errors import DataError
-from adaptermix.files.text import find_file, json_rows, numbered_lines, parquet_rows
+from adaptermix.files.records import open_records
+from adaptermix.files.text import find_file, numbered_lines
 
 _ENDINGS = ("", ".gz")
 _TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # as in FLORES+, with the sentences as "text"
@@ -136,15 +137,11 @@ def _sentences(path: Path) -> list[str]:
 
 def _texts(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered sentences of a file: lines, or the texts of its rows."""
-    if path.suffix == ".parquet":
-        rows: Iterable[tuple[int, object]] = enumerate(parquet_rows(path, ["text"]), start=1)
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = json_rows(path)
-    else:
+    if not path.name.endswith(_TABLES):
         yield from numbered_lines(path)
         return
-    for number, row in rows:
-        text = row.get("text") if isinstance(row, dict) else None
+    for number, row in open_records(path).rows(["text"]):
+        text = row.get("text")
         if not isinstance(text, str):
             raise DataError(f"{path}:{number}: there is no 'text'")
         yield number, text

@@ -2,12 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from adaptermix.data.alma import has_translations, read_alma
 from adaptermix.data.languages import (
     FLORES_CODES,
     find_language,
@@ -15,9 +14,12 @@ from adaptermix.data.languages import (
     known_code,
     split_pair,
 )
+from adaptermix.data.pair_tables import Rows, has_header, open_pairs, table_pairs
 from adaptermix.errors import DataError
+from adaptermix.files.hub_data import find_data_set
 from adaptermix.files.outputs import cache_folder
-from adaptermix.files.text import find_file, has_file, numbered_lines, parquet_columns, parquet_rows
+from adaptermix.files.text import has_file, numbered_lines
+from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.sources.catalog import TATOEBA
 from adaptermix.sources.get import Order, get
 
@@ -32,71 +34,109 @@ class ParallelPair:
     location: str = ""  # the file and line, or row, that it is from
 
 
-def read_pairs(pair: str, data_dir: Path | None) -> list[ParallelPair]:
+@dataclass(frozen=True)
+class PairPlace:
+    """Where sentence pairs are.
+
+    Attributes:
+        place: A folder, a table, or the name of a data set of the Hub; OPUS Tatoeba without it.
+        columns: Columns of tables by the names that are read.
+        on_progress: Told of downloads.
+    """
+
+    place: Path | None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    on_progress: OnProgress = ignore
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """The rows of one pair of languages, with empty sides too.
+
+    Attributes:
+        rows: Read one by one.
+        origin: The file or data set.
+        names_languages: Whether the file or its columns say which languages they are of.
+    """
+
+    rows: Iterator[ParallelPair]
+    origin: str
+    names_languages: bool = True
+
+
+def read_pairs(pair: str, place: Path | PairPlace | None) -> list[ParallelPair]:
     """Read the parallel text of one language pair; rows with an empty side are left out.
 
     In the folder, itself or one below it, these are looked for, with the languages in either
     order: ``cy-en.tsv`` (two tab-separated columns), ``NAME.cy-en.cy`` and ``NAME.cy-en.en``
     (Moses), ``cym_Latn.dev`` and ``eng_Latn.dev`` (FLORES-200), and ``cy-en.parquet`` or
     ``cy-en/train-*.parquet`` (data sets of the hub); where there is none of them,
-    ``cy-en.train.json`` (ALMA). Text files may be gzipped. Without a folder, the pair is
-    downloaded from OPUS Tatoeba, once.
+    ``cy-en.train.json`` (ALMA), or else ``cy-en.csv``, ``.jsonl`` or ``.json``. Text files may be
+    gzipped. A table in place of the folder has columns of all languages. Without a folder, the
+    pair is downloaded from OPUS Tatoeba, once.
 
     Raises:
+        ConfigError: The settings name a column that is not there or not read.
         DataError: Not a pair, no or several such files, a malformed line, no pairs.
         ResourceError: The pair must be downloaded, and cannot be.
     """
-    rows, origin = read_pair_rows(pair, data_dir)
-    pairs = [row for row in rows if row.source and row.target]
+    read = read_pair_rows(pair, place if isinstance(place, PairPlace) else PairPlace(place))
+    pairs = [row for row in read.rows if row.source and row.target]
     if not pairs:
-        raise DataError(f"{origin}: no {pair} sentence pairs")
+        raise DataError(f"{read.origin}: no {pair} sentence pairs")
     return pairs
 
 
-def read_pair_rows(pair: str, data_dir: Path | None) -> tuple[Iterator[ParallelPair], Path]:
+def read_pair_rows(pair: str, where: PairPlace) -> PairRows:
     """Read rows as ``read_pairs`` does, one by one, with empty sides too; also name the file."""
     source, target = split_pair(pair)
-    rows, origin = _local_pairs(data_dir or _downloaded(source, target), source, target)
-    pairs = (
-        ParallelPair((left or "").strip(), (right or "").strip(), pair, f"{origin.name}:{number}")
-        for number, (left, right) in enumerate(rows, start=1)
+    place = where.place or _downloaded(source, target, where.on_progress)
+    is_set = find_data_set(str(place)) is not None and not place.is_dir()
+    if is_set or place.is_file():
+        found = open_pairs(place, (source, target), where.columns, where.on_progress)
+    else:
+        found = _local_pairs(place, (source, target), where.columns)
+    name = Path(found.origin).name if Path(found.origin).exists() else found.origin
+    rows = (
+        ParallelPair((left or "").strip(), (right or "").strip(), pair, f"{name}:{number}")
+        for number, (left, right) in found.rows
     )
-    return pairs, origin
+    return PairRows(rows, found.origin, found.names_languages)
 
 
 # Files of pairs, whose names tell the pair.
-_NAMED = r"(?:.*\.)?(([a-z]\w*)-([a-z]\w*))\.(?:tsv|parquet|train\.json|\2|\3)(?:\.gz)?"
+_NAMED = r"(?:.*\.)?(([a-z]\w*)-([a-z]\w*))\.(?:tsv|csv|jsonl?|parquet|train\.json|\2|\3)(?:\.gz)?"
 
 
-def _local_pairs(folder: Path, source: str, target: str) -> tuple[Iterable[tuple[str, str]], Path]:
+def _local_pairs(folder: Path, langs: tuple[str, str], columns: Mapping[str, str]) -> Rows:
     """Find the pairs of two languages as they are written, else by their plain codes."""
+    source, target = langs
     plain = known_code(source) or source, known_code(target) or target
-    if plain != (source, target) and not has_file(
-        folder, [name for names in _names(source, target) for name in names]
-    ):
-        return _local_pairs(folder, *plain)
-    columns, flores, alma = _names(source, target)
-    straight, names = f"{source}-{target}", columns + flores
-    if not has_file(folder, names) and has_file(folder, alma):
-        path = find_file(folder, alma, f"parallel text {straight}")
-        return (sides for _, sides in read_alma(path, source, target)), path
+    if plain != langs and not has_file(folder, [n for names in _names(*langs) for n in names]):
+        return _local_pairs(folder, plain, columns)
+    straight = f"{source}-{target}"
+    named, flores, alma, tables = _names(source, target)
+    groups = ([*named, *flores], alma, tables)
+    names = next((group for group in groups if has_file(folder, group)), groups[0])
     path = find_language(folder, names, straight, f"parallel text {straight}", _NAMED)
-    if path.suffix == ".parquet":
-        return _parquet_pairs(path, source, target), path
-    if ".tsv" in path.suffixes:
-        rows = (_two_columns(path, number, line) for number, line in numbered_lines(path))
-        return (row if path.name.startswith(straight) else row[::-1] for row in rows), path
     if path.name in flores:
         codes = FLORES_CODES[source], FLORES_CODES[target]
-        other = path.with_name(path.name.replace(*codes))
-    else:
+        return Rows(_side_by_side(path, path.with_name(path.name.replace(*codes))), str(path))
+    end = re.search(r"\.(parquet|csv|tsv|jsonl?)(\.gz)?$", path.name)
+    if end is None:
         stem = path.name.removesuffix(".gz").removesuffix(source)
         other = path.with_name(stem + target + (".gz" if path.suffix == ".gz" else ""))
-    return _side_by_side(path, other), path
+        return Rows(_side_by_side(path, other), str(path))
+    if end[1] == "tsv" and not columns and not _has_header(path, langs):
+        order = 1 if path.name.startswith(straight) else -1
+        lines = numbered_lines(path)
+        rows = ((number, _two_columns(path, number, line, order)) for number, line in lines)
+        return Rows(rows, str(path))
+    return table_pairs(path, langs, columns)
 
 
-def _names(source: str, target: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the names that files of a pair may have: with it, as FLORES-200, and as ALMA."""
+def _names(source: str, target: str) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Return the names that files of a pair may have: with it, FLORES-200, ALMA, other tables."""
     both = f"{source}-{target}", f"{target}-{source}"
     columns = [f"{name}{end}" for name in both for end in (".tsv", ".tsv.gz")]
     tables = (".parquet", "/train-*.parquet", "/train/*.parquet")
@@ -104,20 +144,29 @@ def _names(source: str, target: str) -> tuple[list[str], list[str], list[str]]:
     columns += [f"*{name}.{source}{end}" for name in both for end in ("", ".gz")]
     codes = [FLORES_CODES.get(code) for code in (source, target)]
     flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if all(codes) else []
-    return columns, flores, [f"{n}.train.json{end}" for n in both for end in ("", ".gz")]
+    others = [f"{n}{end}{z}" for n in both for end in (".csv", ".jsonl", ".json") for z in _ZIPPED]
+    return columns, flores, [f"{n}.train.json{end}" for n in both for end in _ZIPPED], others
 
 
-def _two_columns(path: Path, number: int, line: str) -> tuple[str, str]:
+_ZIPPED = ("", ".gz")
+
+
+def _has_header(path: Path, langs: tuple[str, str]) -> bool:
+    _, line = next(numbered_lines(path))
+    return has_header(line.split("\t"), langs)
+
+
+def _two_columns(path: Path, number: int, line: str, order: int) -> tuple[str, str]:
     cells = line.split("\t")
     if len(cells) != 2:
         raise DataError(
             f"{path}:{number}: {len(cells)} tab-separated columns instead of 2",
             hint="one pair a line: sentence, tab, translation",
         )
-    return cells[0], cells[1]
+    return cells[::order][0], cells[::order][1]
 
 
-def _side_by_side(path: Path, other: Path) -> Iterator[tuple[str, str]]:
+def _side_by_side(path: Path, other: Path) -> Iterator[tuple[int, tuple[str, str]]]:
     if not other.is_file():
         raise DataError(f"{other}: no such file next to {path.name}")
     lefts, rights = numbered_lines(path), numbered_lines(other)
@@ -126,29 +175,21 @@ def _side_by_side(path: Path, other: Path) -> Iterator[tuple[str, str]]:
             raise _uneven(path, right[0] - 1, other, right[0] + sum(1 for _ in rights))
         if right is None:
             raise _uneven(path, left[0] + sum(1 for _ in lefts), other, left[0] - 1)
-        yield left[1], right[1]
+        yield left[0], (left[1], right[1])
 
 
 def _uneven(path: Path, lines: int, other: Path, other_lines: int) -> DataError:
     return DataError(f"{path}: {lines} lines, but {other.name} has {other_lines}")
 
 
-def _parquet_pairs(path: Path, source: str, target: str) -> Iterable[tuple[str, str]]:
-    """Read pairs from the column layouts in use: a translation struct, or two text columns."""
-    names = parquet_columns(path)
-    if has_translations(names):
-        return (sides for _, sides in read_alma(path, source, target))
-    if {"english", "non_english"} <= set(names):
-        columns = ("non_english", "english") if target == "en" else ("english", "non_english")
-        return ((row[columns[0]], row[columns[1]]) for row in parquet_rows(path, columns))
-    raise DataError(f"{path}: no columns of sentence pairs among {', '.join(names)}")
-
-
-def _downloaded(source: str, target: str) -> Path:
+def _downloaded(source: str, target: str, on_progress: OnProgress) -> Path:
     """Return the folder of the pairs that are downloaded where no folder is named."""
     pair = f"{known_code(source) or source}-{known_code(target) or target}"
     order = Order(TATOEBA, (pair,), cache_folder() / "data")
-    get(order)
+    if any(file.status == "missing" for file in get(order, dry_run=True).files):
+        told = f"downloading {pair} of {TATOEBA.title} ({TATOEBA.license}) to {order.folder}"
+        tell(on_progress, [f"{told}; cite {TATOEBA.citation}"])
+    get(order, on_progress=on_progress)
     return order.folder
 
 
@@ -165,16 +206,18 @@ class CleanPairs:
     Attributes:
         kept: In the order of the file, read one after the other.
         dropped: How many were not, by reason; complete when all of ``kept`` has been read.
-        origin: The file.
+        origin: The file or data set.
+        names_languages: Whether it says which languages its columns are of.
     """
 
     kept: Iterator[ParallelPair]
     dropped: Counter[str]
-    origin: Path
+    origin: str
+    names_languages: bool
 
 
 def read_clean_pairs(
-    pair: str, data_dir: Path | None, *, several_sentences: bool, check_script: bool
+    pair: str, where: PairPlace, *, several_sentences: bool, check_script: bool
 ) -> CleanPairs:
     """Read the pairs of one language, and drop those that align nothing or the wrong things.
 
@@ -183,7 +226,7 @@ def read_clean_pairs(
 
     Args:
         pair: Both languages, such as ``cy-en``.
-        data_dir: Where they are; OPUS Tatoeba without it.
+        where: Where they are.
         several_sentences: Keep pairs with several sentences on a side.
         check_script: Drop sides that are mostly in a script not of their language.
 
@@ -191,19 +234,19 @@ def read_clean_pairs(
         DataError: Not a pair, no or several such files, a malformed line.
         ResourceError: The pair must be downloaded, and cannot be.
     """
-    rows, origin = read_pair_rows(pair, data_dir)
+    read = read_pair_rows(pair, where)
     langs = split_pair(pair)
     dropped = Counter[str]()
 
     def kept() -> Iterator[ParallelPair]:
-        for row in rows:
+        for row in read.rows:
             reason = _fault(row, langs, several_sentences, check_script)
             if reason is None:
                 yield row
             else:
                 dropped[reason] += 1
 
-    return CleanPairs(kept(), dropped, origin)
+    return CleanPairs(kept(), dropped, read.origin, read.names_languages)
 
 
 def _fault(

@@ -30,8 +30,13 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, json_value(line, f"{path}:{number}")
 
 
-def json_value(text: str, location: str) -> Any:
+def json_value(text: str, location: str, *, is_file: bool = False) -> Any:
     """Return the JSON value a text holds; ``location`` is named when it holds none.
+
+    Args:
+        text: The text.
+        location: Where it is from.
+        is_file: Whether it is all of a file, so that the line is named as well.
 
     Raises:
         DataError: Not JSON.
@@ -39,7 +44,8 @@ def json_value(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{location}: not JSON: {error.msg}") from error
+        at = f"{location}:{error.lineno}" if is_file else location
+        raise DataError(f"{at}: not JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
         raise DataError(f"{location}: not JSON: {first_line(error)}") from error
 
@@ -119,15 +125,22 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a parquet file, of some columns only."""
+    """Yield the rows of a parquet file, of some columns only.
+
+    Raises:
+        DataError: No such column, or a damaged file.
+    """
     missing = [name for name in columns if name not in parquet_columns(path)]
     if missing:
         raise DataError(f"{path}: no column '{missing[0]}'")
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=list(columns)):
-            yield from batch.to_pylist()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=list(columns)):
+                yield from batch.to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged parquet file: {error}") from error
 
 
 def without_lone_surrogates(text: str) -> str:

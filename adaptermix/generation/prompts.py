@@ -88,26 +88,43 @@ class PromptEncoder:
         Raises:
             DataError: The chat template refuses the messages.
         """
-        text = self.prompt_text(messages)
+        return self.rendered_ids(self.prompt_text(messages))
+
+    def rendered_ids(self, text: str) -> list[int]:
+        """Return the ids of a prompt that ``prompt_text`` has written, from its first token."""
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(text)["input_ids"])
         return self.text_ids(text)
 
-    def prompt_text(self, messages: Sequence[Message]) -> str:
+    def prompt_text(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        is_answered: bool = False,
+    ) -> str:
         """Return the prompt as the chat template writes it.
 
+        Args:
+            messages: The conversation.
+            tools: What the model may call.
+            is_answered: The last message is the answer, and no prompt for another follows.
+
         Raises:
-            DataError: The chat template refuses the messages.
+            DataError: The chat template refuses the messages, or there is none and it takes one.
         """
         if self.tokenizer.chat_template is None:
+            if tools or any("tool_calls" in message for message in messages):
+                raise DataError(f"{self._name}: tools need a chat template, and there is none")
             return "".join(f"{message['content']}\n\n" for message in messages)
         if messages and messages[0]["role"] == "system" and not self._takes_system:
             messages = _system_in_user_turn(messages)
-            self._note(
+            self.note(
                 "the model's chat template takes no system prompt: its text is written at the "
                 "start of the first user turn"
             )
-        text = self._render(messages, add_generation_prompt=True)
+        options = {"tools": [*tools]} if tools else {}
+        text = self._render(messages, add_generation_prompt=not is_answered, **options)
         return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
 
     def text_ids(self, text: str) -> list[int]:
@@ -118,7 +135,8 @@ class PromptEncoder:
         """Return the ids of an answer and its end token."""
         return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Keep what the user should know, once."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -179,7 +197,7 @@ class PromptEncoder:
             why = f"{split}, and " if marker else ""
             raise ArtifactError(f"{self._name}: {why}the tokenizer has no end-of-sequence token")
         if marker:
-            self._note(f"{split}: they end with {self.tokenizer.eos_token} instead")
+            self.note(f"{split}: they end with {self.tokenizer.eos_token} instead")
         return int(end)
 
 

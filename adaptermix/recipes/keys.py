@@ -11,6 +11,7 @@ from blake3 import blake3
 from adaptermix.adapters.format import RECORD_FILE
 from adaptermix.files.hub import MODEL_FILES
 from adaptermix.recipes.step import Step
+from adaptermix.settings.locations import is_local_data
 from adaptermix.settings.values import weight_of
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
@@ -57,9 +58,8 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
     location = step.command.location(name)
     if value is None or location is None:
         return value
-    if location == "path":
-        is_output = value.resolve().is_relative_to(out.resolve())
-        return content_hash(value) if is_output or value.is_file() else data_hash(value, out)
+    if location in ("path", "data"):
+        return _data_content(Path(value), out)
     if location == "paths":
         return [content_hash(path) for path in value]
     if location == "adapters":
@@ -75,6 +75,14 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
         own_data = getattr(step.settings, "data_dir", None) is None
         return [content_hash(Path(value)), _task_data(Path(value)) if own_data else None]
     return value
+
+
+def _data_content(place: Path, out: Path) -> str:
+    """Return the hash of a file or folder; a data set of the Hub is known by its name alone."""
+    if not is_local_data(str(place)):
+        return str(place)
+    is_output = place.resolve().is_relative_to(out.resolve())
+    return content_hash(place) if is_output or place.is_file() else data_hash(place, out)
 
 
 def _named_content(path: str | Path) -> list[str]:

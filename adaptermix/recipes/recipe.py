@@ -42,7 +42,7 @@ from adaptermix.recipes.draft import (
 )
 from adaptermix.recipes.seeds import expand
 from adaptermix.recipes.step import Overrides, Recipe, Step
-from adaptermix.settings.locations import Location, from_folder, without_weight
+from adaptermix.settings.locations import Location, from_folder, is_local_data, without_weight
 from adaptermix.settings.shared import Settings, complaint, keys_of, with_value
 
 # Paths that need not exist: outputs, and a command that may be found on the PATH.
@@ -262,6 +262,8 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
         return not Path(path).exists() and hub_place(str(path)) is None
     if location == "model":
         return not Path(path).exists() and not HUB_NAME.fullmatch(str(path))
+    if location == "data":
+        return is_local_data(str(path)) and not Path(str(path).partition(":")[0]).exists()
     is_path = location in ("path", "paths") or str(path).endswith(".toml")
     return is_path and not Path(path).exists()
 

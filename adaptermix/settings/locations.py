@@ -12,16 +12,25 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from adaptermix.files.hub import hub_place
+from adaptermix.files.hub_data import find_data_set
 
 Location = Literal[
-    "path", "paths", "model", "tokenizer", "adapters", "weighted-adapters", "task", "checkpoint"
+    "path",
+    "paths",
+    "data",
+    "model",
+    "tokenizer",
+    "adapters",
+    "weighted-adapters",
+    "task",
+    "checkpoint",
 ]
 _WEIGHT = re.compile(r"(.+?)(=[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Names:
-    """Marks a text that names something: a model, an adapter, or a task."""
+    """Marks what names something: a model, an adapter, a task, or data that the Hub may have."""
 
     location: Location
 
@@ -44,6 +53,12 @@ def without_weight(text: str, folder: Path = Path()) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def is_local_data(value: str, folder: Path = Path()) -> bool:
+    """Whether data is a file or folder, there or not, and not a data set of the Hub."""
+    found = find_data_set(value, folder)
+    return found is None or found.is_local
+
+
 def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
     """Read a value that stands in a file as relative to the file's folder.
 
@@ -53,7 +68,8 @@ def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
     if location in ("paths", "adapters", "weighted-adapters") and isinstance(value, list):
         items = [item for item in value if isinstance(item, str)]
         return [_joined(folder, location, item) for item in items]
-    if location in ("path", "model", "tokenizer", "task", "checkpoint") and isinstance(value, str):
+    single = ("path", "data", "model", "tokenizer", "task", "checkpoint")
+    if location in single and isinstance(value, str):
         return _joined(folder, location, value)
     return value
 
@@ -66,6 +82,7 @@ def _joined(folder: Path, location: Location, value: str) -> str | Path:
         return f"{_joined(folder, 'adapters', value)}{weight}"
     there = folder / value
     is_beside = {
+        "data": is_local_data(value, folder),
         "task": value.endswith(".toml"),
         "checkpoint": there.is_file(),
         "model": there.is_dir() or value.startswith("."),

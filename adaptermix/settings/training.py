@@ -9,6 +9,8 @@ from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings, notes_on_languages
 from adaptermix.settings.values import (
     Alphas,
+    Columns,
+    DataPlace,
     Layer,
     Layers,
     Names,
@@ -129,14 +131,19 @@ class TaskDataSettings(PromptSettings):
         min_length=1,
         description="Languages to train on, comma-separated.",
     )
-    chat: Path | None = Field(
+    chat: DataPlace = Field(
         default=None,
-        description="Train on your own conversations instead of a task: a JSON Lines file with "
-        "'messages'.",
+        description="Train on your own conversations instead of a task: a CSV, TSV, Parquet, JSON "
+        "or JSON Lines file, or a data set on the Hub, OWNER/NAME[:CONFIG][:SPLIT].",
     )
-    dev_chat: Path | None = Field(
+    dev_chat: DataPlace = Field(
         default=None,
         description="Dev conversations. By default, a tenth of --chat is held out, at most 100.",
+    )
+    columns: Columns = Field(
+        default={},
+        description="Columns of --chat, if they have other names: NAME=COLUMN, comma-separated, "
+        "such as prompt=question,completion=answer.",
     )
     limit: int | None = Field(
         default=None, gt=0, description="Use the first N training examples of each language."
@@ -149,6 +156,8 @@ class TaskDataSettings(PromptSettings):
     def _dev_chat_belongs_to_chat(self) -> Self:
         if self.dev_chat is not None and self.chat is None:
             raise ValueError("--dev-chat needs --chat")
+        if self.columns and self.chat is None:
+            raise ValueError("--columns needs --chat")
         return self
 
 
@@ -184,8 +193,15 @@ class AlignmentSettings(Settings):
         description="Language pairs to align, comma-separated. Each sentence is pulled toward "
         "the right-hand language.",
     )
-    pairs_dir: Path | None = Field(
-        default=None, description="Folder with the parallel text. Default: the data folder."
+    pairs_dir: DataPlace = Field(
+        default=None,
+        description="Folder with the parallel text, a table with a column for each language, or a "
+        "data set on the Hub, OWNER/NAME[:CONFIG][:SPLIT]. Default: the data folder.",
+    )
+    pairs_columns: Columns = Field(
+        default={},
+        description="Columns of tables of pairs, if they have other names: NAME=COLUMN, "
+        "comma-separated, such as cy=welsh_text,en=english_text.",
     )
     layer: Layer = Field(
         default="middle",

@@ -146,6 +146,18 @@ def _python_names(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix("--").replace("-", "_"): arguments[name] for name in arguments}
 
 
+def _read_columns(value: object) -> object:
+    """Read ``prompt=question,completion=answer`` or JSON; tables from the file pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [part.partition("=") for part in value.split(",")]
+    if not all(name.strip() and column.strip() for name, _, column in pairs):
+        raise ValueError("columns are written NAME=COLUMN,NAME=COLUMN")
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
 def _read_groups(value: object) -> object:
     """Read ``supervised=ar,en;aligned=cy``; tables from the file pass unchanged."""
     if not isinstance(value, str):
@@ -183,6 +195,8 @@ _Patterns = (BeforeValidator(_read_arguments), AfterValidator(_refuse_bad_patter
 Ranks = Annotated[dict[str, PositiveInt], *_Patterns]
 Alphas = Annotated[dict[str, PositiveFloat], *_Patterns]
 Groups = Annotated[dict[str, Names], BeforeValidator(_read_groups)]
+Columns = Annotated[dict[str, str], BeforeValidator(_read_columns)]
+DataPlace = Annotated[Path | None, locations.Names("data")]
 EngineArgs = Annotated[
     dict[str, Any], AfterValidator(_python_names), BeforeValidator(_read_arguments)
 ]

@@ -11,8 +11,10 @@ from pydantic import Field, ValidationError, model_validator
 from adaptermix.data.chats import Message
 from adaptermix.data.languages import hint_of_language, target_of
 from adaptermix.errors import ConfigError, DataError, MissingDataError
-from adaptermix.files.text import Split, json_rows
+from adaptermix.files.records import open_records
+from adaptermix.files.text import Split
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
+from adaptermix.settings.locations import is_local_data
 from adaptermix.settings.shared import ScorerSettings, Settings, complaint, keys_of
 from adaptermix.tasks.entities import parse_entities
 from adaptermix.tasks.metrics import f1 as metrics
@@ -21,12 +23,16 @@ from adaptermix.tasks.metrics.text import ExactMatch, text_metrics
 from adaptermix.tasks.slots import parse_answer
 from adaptermix.tasks.task import Scored, chat_of, text_outcome
 
+_FIELD = re.compile(r"\{([\w-]+)\}")
+
 
 class TaskFile(Settings):
     """A task of one's own, as a ``.toml`` file.
 
-    Templates hold fields of the records in braces. ``files`` has one pattern for each part;
-    ``{lang}`` in it stands for the language, and it is relative to the file, or to --data-dir::
+    Templates hold fields of the records in braces. ``files`` has one pattern for each part: a
+    CSV, TSV, parquet, JSON or JSON lines file, or a data set of the Hub,
+    ``OWNER/NAME[:CONFIG][:SPLIT]``. ``{lang}`` in it stands for the language, and it is relative to
+    the file, or to --data-dir. ``columns`` names columns that the files call otherwise::
 
         name = "intent"
         metrics = ["exact-match"]
@@ -34,10 +40,11 @@ class TaskFile(Settings):
         prompt = "{utt}"
         answer = "intent"
         id = "id"
+        columns = {utt = "text"}
 
         [files]
         train = "{lang}.train.jsonl"
-        dev = "{lang}.dev.jsonl"
+        dev = "{lang}.dev.csv"
         test = "{lang}.test.jsonl"
     """
 
@@ -48,6 +55,7 @@ class TaskFile(Settings):
     answer: str
     id: str = ""
     target_lang: str = ""
+    columns: dict[str, str] = Field(default_factory=dict)
     files: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -138,25 +146,28 @@ class CustomTask(Scored):
         if pattern is None:
             raise DataError(f"the task {self.name} has no file for the {split} part")
         folder = self.folder if data_dir is None else data_dir
-        path = folder / pattern.replace("{lang}", lang)
+        name = pattern.replace("{lang}", lang)
+        if not is_local_data(name, folder):
+            return self.read_file(Path(name), lang)
+        path = folder / name
         if not path.exists() and (langs := _languages_there(folder, pattern)):
             raise MissingDataError(f"{path}: no such file", hint=hint_of_language(lang, langs))
         return self.read_file(path, lang)
 
     def read_file(self, path: Path, lang: str) -> list[RecordExample]:
-        """Return the examples of one file.
+        """Return the examples of one file, or of a data set of the Hub.
 
         Raises:
+            ConfigError: ``columns`` names a column that is not there.
             DataError: A missing or malformed file, or one without records.
+            ResourceError: What reads the format is not installed, or the Hub cannot be reached.
         """
-        rows = [self._example(row, f"{path}:{number}", lang) for number, row in json_rows(path)]
-        if not rows:
-            raise MissingDataError(f"{path}: no records")
-        return rows
+        records = open_records(path, self.file.columns, option=f"{self.name}: columns")
+        names = [*_FIELD.findall(self.file.system + self.file.prompt), self.file.answer]
+        names += [self.file.id] if self.file.id else []
+        return [self._example(row, records.at(number), lang) for number, row in records.rows(names)]
 
-    def _example(self, row: Any, location: str, lang: str) -> RecordExample:
-        if not isinstance(row, dict):
-            raise DataError(f"{location}: not a JSON object")
+    def _example(self, row: Mapping[str, Any], location: str, lang: str) -> RecordExample:
         id_ = _field(row, self.file.id, location) if self.file.id else location.rpartition(":")[2]
         return RecordExample(
             id=id_,
@@ -190,7 +201,7 @@ class CustomTask(Scored):
 
 def _filled(template: str, row: Mapping[str, Any], location: str) -> str:
     """Put fields of the record where the template has ``{field}``."""
-    return re.sub(r"\{([\w-]+)\}", lambda match: _field(row, match[1], location), template)
+    return _FIELD.sub(lambda match: _field(row, match[1], location), template)
 
 
 def _field(row: Mapping[str, Any], name: str, location: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from adaptermix.data.pairs import read_clean_pairs
+from adaptermix.data.pairs import CleanPairs, PairPlace, read_clean_pairs
 from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import numbered_lines
@@ -41,6 +41,7 @@ from adaptermix.training.layers import (
     write_choice,
 )
 from adaptermix.training.memory import Pass, footprint
+from adaptermix.training.preview import preview
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.sweep import train_best
@@ -101,7 +102,7 @@ def _train_one(
     """
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     base = open_base(settings)
-    data = align_data(settings, base.tokenizer)
+    data = align_data(settings, base.tokenizer, on_progress)
     if settings.preserve_text:
         data = _with_anchor_text(data, settings, base.tokenizer)
     base.check_tokens(data)
@@ -113,7 +114,11 @@ def _train_one(
         empty = with_lora(empty_model(base.folder, settings, layer), settings, "FEATURE_EXTRACTION")
         both_sides = Pass(2 * pairs, max(map(padded_length, data.train)))
         plan = plan_training(settings, data, footprint(empty, [both_sides]))
-        return replace(plan, planned_steps=plan.planned_steps * len(settings.temperature))
+        return replace(
+            plan,
+            planned_steps=plan.planned_steps * len(settings.temperature),
+            preview=preview(data.train, base.tokenizer, settings),
+        )
     collator = PairCollator(base.pad)
     choice = known_choice(settings, shared)
 
@@ -152,16 +157,35 @@ def pairs_per_process(settings: AlignSettings) -> int:
     return own
 
 
-def align_data(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
+def align_data(
+    settings: AlignSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    on_progress: OnProgress = ignore,
+) -> TrainingData:
     """Read, clean, encode, split and resample the pairs of all languages; one seed decides.
 
     Raises:
+        ConfigError: The settings name a column of pairs that is not there or not read.
         DataError: Missing or malformed data, fewer pairs than one contrastive batch.
     """
     rng = random.Random(settings.seed)
     groups, held, dropped = {}, {}, {}
+    place = settings.pairs_dir or settings.data_dir
+    where = PairPlace(place, settings.pairs_columns, on_progress)
     for pair in settings.pairs:
-        rows, dropped[pair] = _encoded_pairs(pair, settings, tokenizer)
+        clean = read_clean_pairs(
+            pair,
+            where,
+            several_sentences=settings.several_sentences,
+            check_script=settings.check_script,
+        )
+        if not clean.names_languages and len(settings.pairs) > 1:
+            raise DataError(
+                f"{clean.origin}: nothing tells which rows are {pair}, so all pairs would be the "
+                "same",
+                hint=f"--pairs {pair}, or name a column for each language with --pairs-columns",
+            )
+        rows, dropped[pair] = _encoded_pairs(clean, pair, settings, tokenizer)
         groups[pair], held[pair] = hold_out(rows, settings.dev_pairs, rng)
     return TrainingData(
         resample(list(groups.values()), settings.resample, rng),
@@ -173,15 +197,9 @@ def align_data(settings: AlignSettings, tokenizer: PreTrainedTokenizerBase) -> T
 
 
 def _encoded_pairs(
-    pair: str, settings: AlignSettings, tokenizer: PreTrainedTokenizerBase
+    clean: CleanPairs, pair: str, settings: AlignSettings, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[EncodedPair], dict[str, int]]:
     """Return the usable pairs of one language, and how many were dropped, by reason."""
-    clean = read_clean_pairs(
-        pair,
-        settings.pairs_dir or settings.data_dir,
-        several_sentences=settings.several_sentences,
-        check_script=settings.check_script,
-    )
     rows: list[EncodedPair] = []
     too_long = 0
     for chunk in iter(lambda: list(islice(clean.kept, _PAIRS_AT_A_TIME)), []):

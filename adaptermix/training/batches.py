@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adaptermix.data.chats import Chat
 from adaptermix.data.pairs import ParallelPair
@@ -162,7 +162,7 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
     rendering of all earlier messages. As long as each rendering goes on where the one before and
     its answer ended, all answers share one sequence. Where the template writes earlier messages
     differently later on (some leave out old thoughts), a new sequence begins. An answer is its
-    content and the token that ends it.
+    content, or the call of tools as the template writes it, and the token that ends it.
 
     Args:
         chat: The conversation.
@@ -180,19 +180,23 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
     text = ""
     for at, message in enumerate(chat.messages):
         is_answer = message["role"] == "assistant" and at > 0  # what opens a conversation is none
-        if not is_answer or not message["content"].strip():
+        if not is_answer or at in chat.context:
             continue
-        prompt = _prompt(chat, at, encoder)
+        calls = message.get("tool_calls", ())
+        if not calls and not message["content"].strip():
+            continue
+        prompt = _rendered(chat, at, encoder)
         if text and prompt.startswith(text):
             asked = encoder.text_ids(prompt.removeprefix(text))
         else:
             sequences.append(([], []))
-            asked = encoder.prompt_ids(chat.messages[:at])
-        answer = encoder.answer_ids(message["content"])
+            asked = encoder.rendered_ids(prompt)
+        said = _calls(chat, at, encoder, prompt) if calls else message["content"]
+        answer = encoder.answer_ids(said)
         ids, labels = sequences[-1]
         ids.extend([*asked, *answer])
         labels.extend([*[IGNORED] * len(asked), *answer])
-        text = prompt + message["content"] + end
+        text = prompt + said + end
     return [
         EncodedExample(ids[:max_length], labels[:max_length], chat.location)
         for ids, labels in sequences
@@ -200,9 +204,33 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
     ]
 
 
-def _prompt(chat: Chat, at: int, encoder: PromptEncoder) -> str:
+def _rendered(chat: Chat, count: int, encoder: PromptEncoder, *, is_answered: bool = False) -> str:
+    """Return the first messages as the template writes them, the last one asked for or answered."""
     try:
-        return encoder.prompt_text(chat.messages[:at])
+        text = encoder.prompt_text(chat.messages[:count], chat.tools, is_answered=is_answered)
     except DataError as error:
         why = first_line(error.__cause__ or error)
         raise DataError(f"{chat.location}: the model's chat template refuses it: {why}") from error
+    if any(name not in text for name in _names(chat.tools)):
+        encoder.note("the model's chat template leaves out the tools, which the answers call")
+    return text
+
+
+def _calls(chat: Chat, at: int, encoder: PromptEncoder, prompt: str) -> str:
+    """Return an answer that calls tools as the template writes it, without the token that ends it.
+
+    Raises:
+        DataError: The template leaves the calls out, or does not write them behind its prompt.
+    """
+    whole = _rendered(chat, at + 1, encoder, is_answered=True)
+    said = whole.removeprefix(prompt)
+    named = all(name in said for name in _names(chat.messages[at]["tool_calls"]))
+    if not whole.startswith(prompt) or not named:
+        raise DataError(f"{chat.location}: the model's chat template does not write tool calls")
+    before, found, _ = said.rpartition(str(encoder.tokenizer.convert_ids_to_tokens(encoder.end_id)))
+    return before if found else said.rstrip()
+
+
+def _names(functions: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of tools, or of those that are called."""
+    return [each["function"]["name"] for each in functions]

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from adaptermix.training.contrastive import ContrastiveStep, Forward
 from adaptermix.training.dev_score import DevScore
 from adaptermix.training.layers import choose, known_choice, measure
 from adaptermix.training.memory import Pass, footprint
+from adaptermix.training.preview import preview
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.steps import planned_steps
@@ -68,7 +69,8 @@ def train_joint(
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     base = open_base(settings)
     encoder = PromptEncoder.of(base.tokenizer, settings)
-    task, pairs = task_data(settings, encoder), align_data(settings, base.tokenizer)
+    task = task_data(settings, encoder, on_progress)
+    pairs = align_data(settings, base.tokenizer, on_progress)
     data = _joined(task, pairs)
     base.check_tokens(data)
     depth = choose_layer(base.folder, settings, "top")
@@ -81,7 +83,9 @@ def train_joint(
             task_pass(micro, task.train),
             Pass(2 * micro, max(map(padded_length, pairs.train)), layer),
         ]
-        return plan_training(settings, data, footprint(empty, passes))
+        planned = plan_training(settings, data, footprint(empty, passes))
+        shown = [preview(rows, base.tokenizer, settings) for rows in (task.train, pairs.train)]
+        return replace(planned, preview=[*shown[0], *shown[1]])
     set_seed(settings.seed)
     whole = add_stack(load_model(base.folder, settings), base.stack)
     collator = JointCollator(AnswerCollator(base.pad), PairCollator(base.pad))

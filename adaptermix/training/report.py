@@ -10,6 +10,7 @@ from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.tables import Row, View, counted, pairs
 from adaptermix.training.batches import token_count
 from adaptermix.training.memory import Footprint
+from adaptermix.training.preview import Previewed, preview_lines
 from adaptermix.training.steps import planned_steps
 
 _ALIKE = 0.9  # mean cosine of sentences that have nothing to do with each other
@@ -25,7 +26,8 @@ def training_view(report: "TrainReport") -> View:
     rows += [
         [f"dropped {lang}", counted(reasons)] for lang, reasons in report.dropped.items() if reasons
     ]
-    return View([pairs([*rows, *(_done(report) if report.written else _planned(report))])])
+    table = pairs([*rows, *(_done(report) if report.written else _planned(report))])
+    return View([table, *preview_lines(report.preview)])
 
 
 def _done(report: "TrainReport") -> list[Row]:
@@ -62,7 +64,7 @@ def _planned(report: "TrainReport") -> list[Row]:
     ]
 
 
-_OPTIONAL = {"on", "layers"}  # left out of JSON where there is nothing to say
+_OPTIONAL = {"on", "layers", "preview"}  # left out of JSON where there is nothing to say
 
 
 def curve_of(layers: Mapping[str, Any]) -> str:
@@ -111,6 +113,7 @@ class TrainReport(Report):
     notes: list[str] = field(default_factory=list)  # told when it begins
     on: list[dict[str, Any]] = field(default_factory=list)  # adapters under this one, if any
     layers: dict[str, Any] | None = None  # the layer and pooling that were chosen, and by what
+    preview: Sequence[Previewed] = ()  # the first examples, in a plan
     data_notes: Sequence[str] = ()  # about prompts, told with the result
 
     @property
@@ -130,7 +133,15 @@ class TrainReport(Report):
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
         """Return the report that an adapter's record holds; the time it took is not kept."""
-        known = {"seconds": 0.0, "notes": [], "data_notes": (), "on": [], "layers": None, **record}
+        known = {
+            "seconds": 0.0,
+            "notes": [],
+            "data_notes": (),
+            "preview": (),
+            "on": [],
+            "layers": None,
+            **record,
+        }
         return cls(**{each.name: known[each.name] for each in fields(cls)})
 
 

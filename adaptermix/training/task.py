@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from adaptermix.training.batches import (
     padded_length,
 )
 from adaptermix.training.memory import Pass, footprint
+from adaptermix.training.preview import preview
 from adaptermix.training.report import TrainingData, TrainReport, plan_training
 from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.trainer import AdapterTrainer, NamedCollator
@@ -53,12 +55,14 @@ def train_task(
         return finished
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
     base = open_base(settings)
-    data = task_data(settings, PromptEncoder.of(base.tokenizer, settings))
+    encoder = PromptEncoder.of(base.tokenizer, settings)
+    data = task_data(settings, encoder, on_progress)
     base.check_tokens(data)
     if dry_run:
         empty = with_lora(empty_model(base.folder, settings), settings, "CAUSAL_LM")
         tell(on_progress, base.notes)
-        return plan_training(settings, data, footprint(empty, [task_pass(micro, data.train)]))
+        plan = plan_training(settings, data, footprint(empty, [task_pass(micro, data.train)]))
+        return replace(plan, preview=preview(data.train, base.tokenizer))
     set_seed(settings.seed)
     whole = add_stack(load_model(base.folder, settings), base.stack)
     run = TrainingRun(settings, base, data, micro, on_progress)
@@ -72,14 +76,16 @@ def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:
     return Pass(rows, max(map(padded_length, examples)), answers=rows * longest)
 
 
-def task_data(settings: TaskSettings, encoder: PromptEncoder) -> TrainingData:
+def task_data(
+    settings: TaskSettings, encoder: PromptEncoder, on_progress: OnProgress = ignore
+) -> TrainingData:
     """Read and encode the training and dev rows of a task, or of conversations of one's own.
 
     Raises:
         DataError: Missing or malformed data, or no answer that fits.
     """
     if settings.chat is not None:
-        return _chat_data(settings, settings.chat, encoder)
+        return _chat_data(settings, settings.chat, encoder, on_progress)
     task = make_task(settings.task, settings.prompt, settings.system_prompt)
     rows: dict[str, list[EncodedExample]] = {"train": [], "dev": []}
     counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}}
@@ -112,11 +118,13 @@ def task_data(settings: TaskSettings, encoder: PromptEncoder) -> TrainingData:
     )
 
 
-def _chat_data(settings: TaskSettings, path: Path, encoder: PromptEncoder) -> TrainingData:
+def _chat_data(
+    settings: TaskSettings, path: Path, encoder: PromptEncoder, on_progress: OnProgress
+) -> TrainingData:
     """Encode conversations; without dev conversations, some are held out."""
-    chats = read_chats(path)[: settings.limit]
+    chats = read_chats(path, settings.columns, settings.limit, on_progress)
     if settings.dev_chat is not None:
-        dev = read_chats(settings.dev_chat)[: settings.dev_limit]
+        dev = read_chats(settings.dev_chat, settings.columns, settings.dev_limit, on_progress)
     else:
         most = settings.dev_limit or 100
         chats, dev = hold_out(chats, most, random.Random(settings.seed))

@@ -18,7 +18,7 @@ from adaptermix.data.languages import (
     target_of,
 )
 from adaptermix.data.multiway import read_multiway
-from adaptermix.data.pairs import read_clean_pairs, read_pairs
+from adaptermix.data.pairs import PairPlace, read_clean_pairs, read_pairs
 from adaptermix.errors import DataError
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.catalog import make_task
@@ -165,7 +165,7 @@ def test_pairs_of_flores_are_found_by_other_names(tmp_path):
 def test_the_script_is_checked_under_every_name(tmp_path):
     (tmp_path / "ru-en.tsv").write_text("привет всем\thello\nhello there\thello\n")
     options = {"several_sentences": False, "check_script": True}
-    cleaned = read_clean_pairs("Russian-English", tmp_path, **options)
+    cleaned = read_clean_pairs("Russian-English", PairPlace(tmp_path), **options)
     assert [pair.source for pair in cleaned.kept] == ["привет всем"]
 
 

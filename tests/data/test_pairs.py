@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptermix.data.languages import is_in_wrong_script
-from adaptermix.data.pairs import has_several_sentences, read_clean_pairs
+from adaptermix.data.pairs import PairPlace, has_several_sentences, read_clean_pairs
 from adaptermix.data.sampling import resample
 from adaptermix.errors import DataError
 from adaptermix.models.loading import load_tokenizer
@@ -105,7 +105,7 @@ ROWS = [
 
 def clean(folder, **changes):
     options = {"several_sentences": False, "check_script": True} | changes
-    found = read_clean_pairs("cy-en", folder, **options)
+    found = read_clean_pairs("cy-en", PairPlace(folder), **options)
     return list(found.kept), found.dropped
 
 
@@ -183,7 +183,10 @@ def test_resampling_gives_sizes_to_a_power(sizes, exponent, seed):
 @pytest.mark.parametrize("pair", ["cy-en", "ar-en"])
 def test_most_of_tatoeba_is_kept(pair):
     found = read_clean_pairs(
-        pair, SHARED / "data" / "tatoeba_challenge", several_sentences=False, check_script=True
+        pair,
+        PairPlace(SHARED / "data" / "tatoeba_challenge"),
+        several_sentences=False,
+        check_script=True,
     )
     kept = sum(1 for _ in found.kept)
     assert 0.8 < kept / (kept + sum(found.dropped.values())) < 1

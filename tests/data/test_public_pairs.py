@@ -87,8 +87,11 @@ def test_a_column_may_have_the_name_of_the_pair(tmp_path):
 
 def test_a_file_of_other_languages_is_refused(tmp_path):
     table(tmp_path / "de-en.parquet", **{"en-fr": [{"en": "hello", "fr": "salut"}]})
-    with pytest.raises(DataError, match="no column of de-en among en-fr"):
+    with pytest.raises(
+        DataError,
+        match=r"de-en.parquet:1: unknown columns en-fr; accepted: translation; de and en; ",
+    ):
         read_pairs("de-en", tmp_path)
     table(tmp_path / "de-en.parquet", text=["hello"])
-    with pytest.raises(DataError, match="no columns of sentence pairs among text"):
+    with pytest.raises(DataError, match="unknown columns text"):
         read_pairs("de-en", tmp_path)

@@ -1,0 +1,75 @@
+"""Which columns of a table are read: tables are recognized by the names of their columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from adaptermix.errors import ConfigError, DataError
+from adaptermix.files.records import Records
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns that belong together.
+
+    Attributes:
+        needed: Those that a table of this layout has.
+        optional: Those that it may have.
+    """
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that are read."""
+        return self.needed + self.optional
+
+    def __str__(self) -> str:
+        return " and ".join(self.needed)
+
+
+L = TypeVar("L", bound=Layout)
+
+
+def recognize(records: Records, layouts: Sequence[L], option: str) -> L:
+    """Return the one layout whose columns a table has.
+
+    Columns that are named by ``option`` are read in any case; they decide between layouts.
+
+    Raises:
+        ConfigError: ``option`` names a column of no layout.
+        DataError: No layout fits, or several do; with the columns that are there.
+    """
+    known = dict.fromkeys(name for layout in layouts for name in layout.columns)
+    for name in records.renamed:
+        if name not in known:
+            raise ConfigError(
+                f"{option}: '{name}' is not a name that is read", hint=f"use {', '.join(known)}"
+            )
+    fitting = [
+        layout
+        for layout in layouts
+        if {*layout.needed} <= {*records.names} and {*records.renamed} <= {*layout.columns}
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = ", ".join(records.columns)
+    accepted = "; ".join(map(str, fitting or layouts))
+    if fitting:
+        name = fitting[0].needed[0]
+        raise DataError(
+            f"{records.at(1)}: ambiguous columns {found}: they fit {accepted}",
+            hint=f"choose by naming a column: {option} {name}={records.renamed.get(name, name)}",
+        )
+    raise DataError(
+        f"{records.at(1)}: unknown columns {found or 'none'}; accepted: {accepted}",
+        hint=f"name them: {option} "
+        + ",".join(f"{name}=COLUMN" for name in _nearest(records, layouts).needed),
+    )
+
+
+def _nearest(records: Records, layouts: Sequence[L]) -> L:
+    """Return the layout that most columns are there of; of several, the one of most columns."""
+    there = {*records.names}
+    return max(layouts, key=lambda each: (len(there & {*each.needed}), len(each.needed)))

@@ -1,0 +1,145 @@
+"""Sentence pairs in tables: which columns hold the two languages."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.data.alma import Sides, read_translations, translation_column
+from adaptermix.data.languages import LANGUAGE_NAMES, known_code, split_pair
+from adaptermix.data.layouts import Layout, recognize
+from adaptermix.errors import DataError
+from adaptermix.files.records import Records, open_records
+from adaptermix.progress import OnProgress
+
+OPTION = "--pairs-columns"
+# Columns that do not say which languages they hold: English second, or as the name of the file.
+_ENGLISH = (Layout(("non_english", "english")), Layout(("text_parallel_0", "text_parallel_1")))
+_ORDERED = Layout(("source", "target"))
+_CODE = re.compile(r"[A-Za-z]{2,3}([-_]([A-Z][a-z]{3}|[A-Z]{2}))?")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Numbered rows of two sides, the file or data set that they are from.
+
+    Attributes:
+        rows: Read one by one.
+        origin: The file or data set.
+        names_languages: Whether the file or its columns say which languages they are of.
+    """
+
+    rows: Iterable[tuple[int, Sides]]
+    origin: str
+    names_languages: bool = True
+
+
+def open_pairs(
+    place: Path, langs: tuple[str, str], columns: Mapping[str, str], on_progress: OnProgress
+) -> Rows:
+    """Read a table that is named itself, or a data set of the Hub.
+
+    Of several configurations of a data set, the one with the name of the pair is read.
+
+    Raises:
+        ConfigError: The settings name a column that is not there or not read.
+        DataError: Columns that are no pairs of these languages, a malformed row.
+        ResourceError: What reads the format is not installed, or the Hub cannot be reached.
+    """
+
+    def pick(names: Sequence[str]) -> str | None:
+        return next((name for name in names if _order(name, langs)), None)
+
+    records = open_records(place, columns, option=OPTION, pick=pick, on_progress=on_progress)
+    return _read(records, langs)
+
+
+def table_pairs(path: Path, langs: tuple[str, str], columns: Mapping[str, str]) -> Rows:
+    """Read a table whose name tells the pair.
+
+    Raises:
+        ConfigError: The settings name a column that is not there or not read.
+        DataError: Columns that are no pairs of these languages, a malformed row.
+        ResourceError: What reads the format is not installed.
+    """
+    return _read(open_records(path, columns, option=OPTION), langs)
+
+
+def has_header(names: Sequence[str], langs: tuple[str, str]) -> bool:
+    """Whether these cells of a first line are names of columns of pairs."""
+    there = {*names}
+    layouts = [_by_language(names, langs), *_ENGLISH, _ORDERED]
+    return any(layout is not None and {*layout.needed} <= there for layout in layouts)
+
+
+def _read(records: Records, langs: tuple[str, str]) -> Rows:
+    by_language = _by_language(records.names, langs)
+    struct = translation_column(records, *langs)
+    layouts = [
+        Layout((struct or "translation",)),
+        by_language or Layout(langs),
+        *_ENGLISH,
+        _ORDERED,
+    ]
+    layout = recognize(records, layouts, OPTION)
+    order = _order(records.origin, langs)
+    if len(layout.needed) == 1:
+        rows = read_translations(records, layout.needed[0], *langs)
+        return Rows(rows, records.origin)
+    if layout in _ENGLISH:
+        is_straight = known_code(langs[0]) != "en"
+    else:
+        is_straight = layout is by_language or order >= 0
+    names = layout.needed if is_straight else layout.needed[::-1]
+    rows = _sides(records, *names)
+    return Rows(rows, records.origin, layout is by_language or order != 0)
+
+
+def _by_language(names: Iterable[str], langs: tuple[str, str]) -> Layout | None:
+    """Return the columns that are named by the languages, by codes or in English."""
+    columns = [_column_of(lang, [*names]) for lang in langs]
+    return Layout((columns[0], columns[1])) if columns[0] and columns[1] else None
+
+
+def _column_of(lang: str, names: Sequence[str]) -> str | None:
+    if lang in names:
+        return lang
+    code = known_code(lang)
+    same = [name for name in names if code and _is_language(name) and known_code(name) == code]
+    return same[0] if len(same) == 1 else None
+
+
+def _is_language(name: str) -> bool:
+    return bool(_CODE.fullmatch(name)) or name.lower() in {
+        known.lower() for known in LANGUAGE_NAMES.values()
+    }
+
+
+def _order(name: str, langs: tuple[str, str]) -> int:
+    """Return 1 where a name tells the pair as it is asked for, -1 the other way round, else 0."""
+    wanted = [known_code(lang) or lang for lang in langs]
+    for part in re.split(r"[/:.]", name)[::-1]:
+        try:
+            told = [known_code(lang) or lang for lang in split_pair(part)]
+        except DataError:
+            continue
+        if told == wanted:
+            return 1
+        if told == wanted[::-1]:
+            return -1
+    return 0
+
+
+def _sides(records: Records, left: str, right: str) -> Iterator[tuple[int, Sides]]:
+    for number, row in records.rows([left, right]):
+        location = records.at(number)
+        yield number, (_text(row, left, location), _text(row, right, location))
+
+
+def _text(row: Mapping[str, Any], name: str, location: str) -> str:
+    """Return a side; one without text is empty, so that the pair is dropped and counted."""
+    value = row.get(name, 0)
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{location}: '{name}' must be text")
+    return value or ""

@@ -1,0 +1,191 @@
+"""Data sets of the Hugging Face Hub, streamed by the library ``datasets``; no code of theirs runs.
+
+A folder that is here and laid out as such a repository is read in the same way.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from adaptermix.errors import DataError, ResourceError, first_line
+from adaptermix.files.hub import reaching_hub
+from adaptermix.progress import OnProgress, tell
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
+_NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
+_SHOWN = 10  # configurations that a message lists
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The name of a data set, and of what is read of it.
+
+    Attributes:
+        repository: ``OWNER/NAME``, or a local folder.
+        revision: Branch, tag or commit.
+        parts: Configuration and split, or one of them.
+    """
+
+    repository: str
+    revision: str | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder."""
+        return Path(self.repository).is_dir()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The rows of one split of a data set, as they come."""
+
+    origin: str
+    columns: tuple[str, ...]
+    rows: Callable[[Sequence[str]], Iterator[tuple[int, dict[str, Any]]]]
+
+
+def find_data_set(text: str, beside: Path = Path()) -> DataSet | None:
+    """Read ``OWNER/NAME[@REVISION][:CONFIG][:SPLIT]``, or a folder in place of the first.
+
+    What is there as a file, has the suffix of one, or begins with the name of a folder that is
+    there, is a path: then nothing is returned.
+
+    Args:
+        text: What may name a data set.
+        beside: The folder that paths start from.
+    """
+    name, *parts = text.split(":")
+    if len(parts) > 2 or (beside / text).is_file():
+        return None
+    if (beside / name).is_dir():
+        return DataSet(str(beside / name), parts=tuple(parts))
+    found = _NAME.fullmatch(name)
+    if found is None or name.endswith(SUFFIXES):
+        return None
+    if (beside / name.partition("/")[0]).is_dir() and not found["revision"]:
+        return None
+    return DataSet(found["repository"], found["revision"], tuple(parts))
+
+
+def open_data_set(
+    data_set: DataSet, pick: Callable[[Sequence[str]], str | None], on_progress: OnProgress
+) -> Stream:
+    """Find a split of a data set; its rows are downloaded as they are read.
+
+    Args:
+        data_set: Its name.
+        pick: Chooses among several configurations where none is named.
+        on_progress: Told what is read: configuration, split, revision, license.
+
+    Raises:
+        DataError: No such configuration or split, or several and none named.
+        ResourceError: ``datasets`` is not installed, or the Hub cannot be reached.
+    """
+    name = data_set.repository
+    if find_spec("datasets") is None:
+        kind = "a folder" if data_set.is_local else "not a local file or folder"
+        raise ResourceError(
+            f"{name} is {kind}; data sets are read by the package datasets, which is not installed",
+            hint='pip install "adaptermix[datasets]", or name a file',
+        )
+    import datasets
+
+    datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
+    revision, told = (None, "") if data_set.is_local else _revision(data_set)
+    with _reading(name):
+        configs = datasets.get_dataset_config_names(name, revision=revision)
+    config, asked = _config(data_set, configs, pick)
+    with _reading(name):
+        splits = datasets.load_dataset(name, config, revision=revision, streaming=True)
+    split = _split(data_set, config, asked, list(splits))
+    origin = f"{name}:{config}:{split}"
+    tell(on_progress, [f"reading {name}, configuration {config}, split {split}{told}"])
+    rows = splits[split]
+    with _reading(name):
+        columns = tuple(rows.column_names or next(iter(rows), {}))
+    return Stream(origin, columns, lambda names: _rows(rows, origin, columns, names))
+
+
+def _revision(data_set: DataSet) -> tuple[str, str]:
+    """Return the commit, and what to tell of it; one request, so that no network fails at once."""
+    from huggingface_hub import HfApi
+
+    with _reading(data_set.repository):
+        info = HfApi().dataset_info(data_set.repository, revision=data_set.revision)
+    known = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
+    license_ = ", ".join(known) or "not stated"
+    return str(info.sha), f", revision {str(info.sha)[:12]}; license: {license_}"
+
+
+def _config(
+    data_set: DataSet, configs: Sequence[str], pick: Callable[[Sequence[str]], str | None]
+) -> tuple[str, str]:
+    """Return the configuration, and the split that is asked for, if any."""
+    config, split = (*data_set.parts, "", "")[:2]
+    if len(data_set.parts) == 1 and config not in configs:
+        config, split = "", config  # one name is a configuration, or else a split
+    if config and config not in configs:
+        raise DataError(
+            f"{data_set.repository}: no configuration '{config}'", hint=_listed(configs)
+        )
+    config = config or pick(configs) or ("default" if "default" in configs else "")
+    if not config and len(configs) > 1:
+        raise DataError(
+            f"{data_set.repository}: which of {len(configs)} configurations?",
+            hint=f"name one, as in {data_set.repository}:{configs[0]}; {_listed(configs)}",
+        )
+    return config or configs[0], split
+
+
+def _split(data_set: DataSet, config: str, asked: str, splits: Sequence[str]) -> str:
+    if asked and asked not in splits:
+        raise DataError(
+            f"{data_set.repository}: no split '{asked}' in the configuration '{config}'",
+            hint=_listed(splits),
+        )
+    if not asked and "train" not in splits and len(splits) > 1:
+        raise DataError(
+            f"{data_set.repository}: which split of the configuration '{config}'?",
+            hint=f"name one, as in {data_set.repository}:{config}:{splits[0]}; {_listed(splits)}",
+        )
+    return asked or ("train" if "train" in splits else splits[0])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return "it has " + ", ".join(names[:_SHOWN]) + more
+
+
+def _rows(
+    rows: Any, origin: str, columns: Sequence[str], names: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    wanted = [name for name in dict.fromkeys(names) if name in columns]
+    with _reading(origin):
+        yield from enumerate(rows.select_columns(wanted), start=1)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Say what is wrong with a data set, or with the way to it, in the project's own errors."""
+    from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
+
+    where = "loaded" if Path(name.partition(":")[0]).is_dir() else "loaded from the Hub"
+    hint = "on a machine without network, name a file, or the folder of a copy"
+    try:
+        with reaching_hub(f"the data set {name} could not be {where}", hint):
+            yield
+    except (ArrowException, DatasetsError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: malformed data: {first_line(error)}") from error
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+        raise DataError(
+            f"{name}: the data set is a script, and no code of data sets is run",
+            hint="use a copy with data files, such as parquet",
+        ) from error

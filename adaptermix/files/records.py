@@ -1,0 +1,179 @@
+"""Rows of tables: CSV, TSV, parquet, JSON, JSON lines, and data sets of the Hub.
+
+Every format gives the same rows: a number and the fields by name. The number is the line in a text
+file with a row on each line, else the row's place among all.
+"""
+
+import csv
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.errors import ConfigError, DataError, MissingDataError
+from adaptermix.files.hub_data import find_data_set, open_data_set
+from adaptermix.files.text import (
+    json_rows,
+    json_value,
+    numbered_lines,
+    parquet_columns,
+    parquet_rows,
+)
+from adaptermix.progress import OnProgress, ignore
+
+Row = tuple[int, dict[str, Any]]
+Pick = Callable[[Sequence[str]], str | None]
+
+
+@dataclass(frozen=True)
+class Records:
+    """A table: its columns, and what reads its rows.
+
+    Attributes:
+        origin: The file or data set, for messages.
+        columns: Names of the columns; of JSON, those of the first row.
+        read: Yields the rows, with some columns at least.
+        renamed: Columns by the names that they are read under.
+        is_arrow: Whether fields that a row does not have are null, as in parquet.
+    """
+
+    origin: str
+    columns: tuple[str, ...]
+    read: Callable[[Sequence[str]], Iterator[Row]]
+    renamed: Mapping[str, str]
+    is_arrow: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The columns by the names that they are read under."""
+        taken = {*self.renamed.values(), *self.renamed}
+        return [*self.renamed, *(name for name in self.columns if name not in taken)]
+
+    def at(self, number: int) -> str:
+        """Return where a row is, for messages."""
+        return f"{self.origin}:{number}"
+
+    def rows(self, names: Collection[str]) -> Iterator[Row]:
+        """Yield the rows with the fields of these names that they have.
+
+        Raises:
+            DataError: A malformed row, or a table without any.
+            ResourceError: A data set of the Hub that cannot be read any further.
+        """
+        sources = {name: self.renamed.get(name, name) for name in names}
+        is_empty = True
+        for number, row in self.read(list(sources.values())):
+            is_empty = False
+            yield number, {name: row[column] for name, column in sources.items() if column in row}
+        if is_empty:
+            raise MissingDataError(f"{self.origin}: no records")
+
+
+def open_records(
+    place: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    option: str = "--columns",
+    pick: Pick = lambda names: None,
+    on_progress: OnProgress = ignore,
+) -> Records:
+    """Open a file by its suffix, or a data set of the Hub, ``OWNER/NAME[:CONFIG][:SPLIT]``.
+
+    ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` and ``.parquet`` are known, text also with ``.gz``.
+    Any other file has JSON in it.
+
+    Args:
+        place: The file, or the name of the data set.
+        columns: Columns of the table by the names that they are to be read under.
+        option: What sets ``columns``, for messages.
+        pick: Chooses among the configurations of a data set, where none is named.
+        on_progress: Told which data set is read.
+
+    Raises:
+        ConfigError: ``columns`` names a column that is not there.
+        DataError: No such file, or one without columns.
+        ResourceError: What reads the format is not installed, or the Hub cannot be reached.
+    """
+    table = _open(place, pick, on_progress)
+    for name, column in (columns or {}).items():
+        if column not in table.columns:
+            raise ConfigError(
+                f"{option} {name}={column}: {table.origin} has no column '{column}'",
+                hint=f"it has {', '.join(table.columns)}",
+            )
+    return Records(table.origin, table.columns, table.read, columns or {}, table.is_arrow)
+
+
+def _open(place: Path, pick: Pick, on_progress: OnProgress) -> Records:
+    data_set = find_data_set(str(place))
+    if data_set is not None:
+        stream = open_data_set(data_set, pick, on_progress)
+        return Records(stream.origin, stream.columns, stream.rows, {}, is_arrow=True)
+    name = place.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        if not place.is_file():
+            raise MissingDataError(f"{place}: no such file")
+        known = tuple(parquet_columns(place))
+
+        def parquet(names: Sequence[str]) -> Iterator[Row]:
+            wanted = [name for name in dict.fromkeys(names) if name in known]
+            yield from enumerate(parquet_rows(place, wanted), start=1)
+
+        return Records(str(place), known, parquet, {}, is_arrow=True)
+    read = _json if not name.endswith((".csv", ".tsv")) else _separated
+    _, first = next(read(place), (0, {}))
+    return Records(str(place), tuple(first), lambda names: read(place), {})
+
+
+def _separated(path: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file, whose first line names the columns.
+
+    TSV has no quotes: a tab ends a cell, a newline a row. All cells are text.
+    """
+    csv.field_size_limit(sys.maxsize)  # the module refuses cells of more than 128 kB by default
+    is_tsv = ".tsv" in path.suffixes
+    lines = (f"{line}\n" for _, line in numbered_lines(path))
+    if is_tsv:
+        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        rows = csv.reader(lines, strict=True)
+    try:
+        names = next(rows)
+        _check_header(path, names)
+        end = rows.line_num
+        for cells in rows:
+            start, end = end + 1, rows.line_num
+            if cells and len(cells) != len(names):
+                raise DataError(
+                    f"{path}:{start}: {len(cells)} cells, but the header has {len(names)} columns",
+                    hint="" if is_tsv else 'put quotes around text with commas: "yes, please"',
+                )
+            if cells:
+                yield start, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        kind = "TSV" if is_tsv else "CSV"
+        raise DataError(f"{path}:{rows.line_num}: not valid {kind}: {error}") from error
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    if not all(name.strip() for name in names) or not names:
+        raise DataError(f"{path}:1: a column without a name", hint="line 1 names the columns")
+    repeated = [name for at, name in enumerate(names) if name in names[:at]]
+    if repeated:
+        raise DataError(f"{path}:1: two columns are named '{repeated[0]}'")
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """Yield the objects of an array, or those on the lines of a file."""
+    lines = numbered_lines(path)
+    is_array = next((line for _, line in lines if line.strip()), "").lstrip().startswith("[")
+    for number, value in _items(path) if is_array else json_rows(path):
+        if not isinstance(value, dict):
+            raise DataError(f"{path}:{number}: not a JSON object")
+        yield number, value
+
+
+def _items(path: Path) -> Iterator[tuple[int, Any]]:
+    text = "\n".join(line for _, line in numbered_lines(path))
+    yield from enumerate(json_value(text, str(path), is_file=True), start=1)
