@@ -78,9 +78,13 @@ def _drawn(table: Table) -> RichTable:
 
 def show_error(error: AdaptermixError) -> None:
     """Print what happened on one line, and what to do next on another."""
-    talk.print(f"[bold red]error:[/] {escape(on_one_line(error.message))}", highlight=False)
+    talk.print(
+        f"[bold red]error:[/] {escape(on_one_line(error.message))}", highlight=False, emoji=False
+    )
     if error.hint:
-        talk.print(f"[bold]hint:[/] {escape(on_one_line(error.hint))}", highlight=False)
+        talk.print(
+            f"[bold]hint:[/] {escape(on_one_line(error.hint))}", highlight=False, emoji=False
+        )
 
 
 def on_one_line(text: str) -> str:
@@ -90,7 +94,7 @@ def on_one_line(text: str) -> str:
 
 def say(text: str) -> None:
     """Print a remark to standard error."""
-    talk.print(escape(text), highlight=False)
+    talk.print(escape(text), highlight=False, emoji=False)
 
 
 def say_versions() -> None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from adaptermix.errors import DataError, ResourceError, first_line
+from adaptermix.errors import DataError, MissingDataError, ResourceError, first_line
 from adaptermix.files.hub import reaching_hub
 from adaptermix.progress import OnProgress, tell
 
@@ -175,13 +175,16 @@ def _reading(name: str) -> Iterator[None]:
     from datasets.exceptions import DatasetsError
     from pyarrow import ArrowException
 
-    where = "loaded" if Path(name.partition(":")[0]).is_dir() else "loaded from the Hub"
+    is_local = Path(name.partition(":")[0]).is_dir()
+    failure = "could not be read" if is_local else "could not be loaded from the Hub"
     hint = "on a machine without network, name a file, or the folder of a copy"
     try:
-        with reaching_hub(f"the data set {name} could not be {where}", hint):
+        with reaching_hub(f"{name} is not a local file, and {failure}", hint):
             yield
     except (ArrowException, DatasetsError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: malformed data: {first_line(error)}") from error
+    except StopIteration as error:  # of an empty file
+        raise MissingDataError(f"{name}: no records") from error
     except RuntimeError as error:
         if "script" not in str(error):
             raise

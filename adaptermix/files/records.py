@@ -19,6 +19,7 @@ from adaptermix.files.text import (
     numbered_lines,
     parquet_columns,
     parquet_rows,
+    raw_lines,
 )
 from adaptermix.progress import OnProgress, ignore
 
@@ -133,11 +134,11 @@ def _separated(path: Path) -> Iterator[Row]:
     """
     csv.field_size_limit(sys.maxsize)  # the module refuses cells of more than 128 kB by default
     is_tsv = ".tsv" in path.suffixes
-    lines = (f"{line}\n" for _, line in numbered_lines(path))
     if is_tsv:
+        lines = (line for _, line in numbered_lines(path))
         rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     else:
-        rows = csv.reader(lines, strict=True)
+        rows = csv.reader(raw_lines(path), strict=True)
     try:
         names = next(rows)
         _check_header(path, names)

@@ -84,14 +84,19 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: No such file, an empty one, or one that is not UTF-8 text.
     """
+    for number, line in enumerate(raw_lines(path), start=1):
+        yield number, line.rstrip("\r\n")
+
+
+def raw_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file as ``numbered_lines`` does, with what ends them."""
     number = 0
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
     try:
         with path.open("rb") as raw, _decompressed(raw, path) as file:
             for number, line in enumerate(file, start=1):
-                encoding = "utf-8-sig" if number == 1 else "utf-8"
-                yield number, line.decode(encoding).rstrip("\r\n")
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 text: {error}") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -120,7 +125,7 @@ def parquet_columns(path: Path) -> list[str]:
 
     try:
         return list(parquet.read_schema(path).names)
-    except ArrowException as error:
+    except (ArrowException, OSError) as error:
         raise DataError(f"{path}: not a parquet file: {error}") from error
 
 

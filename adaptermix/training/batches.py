@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptermix.data.chats import Chat
 from adaptermix.data.pairs import ParallelPair
@@ -206,13 +206,14 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
 
 def _rendered(chat: Chat, count: int, encoder: PromptEncoder, *, is_answered: bool = False) -> str:
     """Return the first messages as the template writes them, the last one asked for or answered."""
+    messages = chat.messages[:count]
     try:
-        text = encoder.prompt_text(chat.messages[:count], chat.tools, is_answered=is_answered)
+        text = encoder.prompt_text(messages, chat.tools, is_answered=is_answered)
+        if chat.tools and text == encoder.prompt_text(messages, is_answered=is_answered):
+            encoder.note("the model's chat template leaves out the tools, which answers may call")
     except DataError as error:
         why = first_line(error.__cause__ or error)
         raise DataError(f"{chat.location}: the model's chat template refuses it: {why}") from error
-    if any(name not in text for name in _names(chat.tools)):
-        encoder.note("the model's chat template leaves out the tools, which the answers call")
     return text
 
 
@@ -222,15 +223,12 @@ def _calls(chat: Chat, at: int, encoder: PromptEncoder, prompt: str) -> str:
     Raises:
         DataError: The template leaves the calls out, or does not write them behind its prompt.
     """
+    silent = {name: value for name, value in chat.messages[at].items() if name != "tool_calls"}
+    without = replace(chat, messages=[*chat.messages[:at], silent])
     whole = _rendered(chat, at + 1, encoder, is_answered=True)
-    said = whole.removeprefix(prompt)
-    named = all(name in said for name in _names(chat.messages[at]["tool_calls"]))
-    if not whole.startswith(prompt) or not named:
+    is_written = whole != _rendered(without, at + 1, encoder, is_answered=True)
+    if not whole.startswith(prompt) or not is_written:
         raise DataError(f"{chat.location}: the model's chat template does not write tool calls")
+    said = whole.removeprefix(prompt)
     before, found, _ = said.rpartition(str(encoder.tokenizer.convert_ids_to_tokens(encoder.end_id)))
     return before if found else said.rstrip()
-
-
-def _names(functions: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the names of tools, or of those that are called."""
-    return [each["function"]["name"] for each in functions]

@@ -1,0 +1,410 @@
+"""Conversations, pairs and tasks of one's own: every format and layout gives the same tokens."""
+
+import json
+
+import pytest
+from helpers.models import make_tokenizer
+from helpers.tables import FORMATS, write_rows
+from helpers.training import align_settings, task_settings
+
+from adaptermix.data.chats import read_chats
+from adaptermix.data.layouts import Layout, recognize
+from adaptermix.data.pair_tables import has_header, open_pairs
+from adaptermix.data.pairs import read_pairs
+from adaptermix.errors import AdaptermixError, ConfigError, DataError
+from adaptermix.files.records import open_records
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.settings.training import TrainTaskSettings
+from adaptermix.tasks.catalog import make_task
+from adaptermix.training.align import align_data
+from adaptermix.training.batches import IGNORED, encode_chat
+from adaptermix.training.task import task_data
+
+# Writes tools and their calls, as the templates of Qwen and Hermes do.
+TOOLS = (
+    "{% if tools %}<|system|>{% for tool in tools %}{{ tool | tojson }}{% endfor %}<|end|>"
+    "{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for call in m.tool_calls "
+    "or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+PLAIN = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+LAMP = {
+    "name": "lamp",
+    "description": "switch a lamp",
+    "parameters": {"type": "object", "properties": {"color": {"type": "string"}}},
+}
+TOOL_LIST = [{"type": "function", "function": LAMP}]
+CALL = {"type": "function", "function": {"name": "lamp", "arguments": {"color": "red"}}}
+
+
+def messages(number, call=CALL):
+    return [
+        {"role": "user", "content": f'red lamp, "{number}"'},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "on"},
+        {"role": "assistant", "content": "done"},
+    ]
+
+
+def encoder_of(template=TOOLS):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    return PromptEncoder(tokenizer)
+
+
+def encoded(path, encoder, **columns):
+    chats = read_chats(path, columns)
+    rows = [row for chat in chats for row in encode_chat(chat, encoder, 1000)]
+    return [(row.input_ids, row.labels) for row in rows]
+
+
+LAYOUTS = {
+    "messages": [{"messages": messages(n), "tools": TOOL_LIST} for n in range(3)],
+    "openai": [
+        {
+            "messages": messages(
+                n, {"id": "1", "function": {"name": "lamp", "arguments": '{"color": "red"}'}}
+            ),
+            "tools": json.dumps(TOOL_LIST),
+        }
+        for n in range(3)
+    ],
+    "sharegpt": [
+        {
+            "conversations": [
+                {"from": "human", "value": f'red lamp, "{n}"'},
+                {"from": "function_call", "value": json.dumps(CALL["function"])},
+                {"from": "observation", "value": "on"},
+                {"from": "gpt", "value": "done"},
+            ],
+            "tools": json.dumps([LAMP]),
+        }
+        for n in range(3)
+    ],
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_conversation_with_tools_has_the_same_tokens_in_every_format(tmp_path, layout, suffix):
+    encoder = encoder_of()
+    expected = encoded(write_rows(tmp_path / "a.jsonl", LAYOUTS["messages"]), encoder)
+    path = write_rows(tmp_path / f"chat.{suffix}", LAYOUTS[layout])
+    assert encoded(path, encoder) == expected
+    ids, labels = expected[0]
+    assert encoder.tokenizer.decode([i for i in labels if i != IGNORED]) == (
+        '<call>{"name": "lamp", "arguments": {"color": "red"}}</call><|end|>done<|end|>'
+    )
+    assert encoder.tokenizer.decode(ids).startswith('<|system|>{"type": "function", "function"')
+
+
+SHORT = {
+    "messages": [
+        {
+            "messages": [
+                {"role": "user", "content": f"play\n\njazz {n}"},
+                {"role": "assistant", "content": "ok"},
+            ]
+        }
+        for n in range(3)
+    ],
+    "prompt": [{"prompt": f"play\n\njazz {n}", "completion": "ok", "id": n} for n in range(3)],
+    "alpaca": [{"instruction": "play", "input": f"jazz {n}", "output": "ok"} for n in range(3)],
+    "sharegpt": [
+        {"conversations": [{"from": "human", "value": f"play\n\njazz {n}"},
+                           {"from": "gpt", "value": "ok"}]}
+        for n in range(3)
+    ],
+    "prompt of messages": [
+        {
+            "prompt": [{"role": "user", "content": f"play\n\njazz {n}"}],
+            "completion": [{"role": "assistant", "content": "ok"}],
+        }
+        for n in range(3)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+@pytest.mark.parametrize("layout", SHORT)
+def test_layouts_of_one_conversation_have_the_same_tokens(tmp_path, layout, suffix):
+    if layout == "prompt of messages" and suffix == "csv":
+        pytest.skip("a cell is a text, which may begin with a bracket")
+    encoder = encoder_of(PLAIN)
+    expected = encoded(write_rows(tmp_path / "a.jsonl", SHORT["messages"]), encoder)
+    assert encoded(write_rows(tmp_path / f"chat.{suffix}", SHORT[layout]), encoder) == expected
+
+
+def test_columns_are_read_by_other_names(tmp_path):
+    encoder = encoder_of(PLAIN)
+    rows = [{"instruction": "q", "context": "c", "response": "r", "input": "no"}]
+    names = {"input": "context", "output": "response"}
+    path = write_rows(tmp_path / "dolly.csv", rows)
+    alpaca = [{"instruction": "q", "input": "c", "output": "r"}]
+    expected = encoded(write_rows(tmp_path / "a.csv", alpaca), encoder)
+    assert encoded(path, encoder, **names) == expected
+
+
+def test_only_the_completion_is_learned(tmp_path):
+    encoder = encoder_of(PLAIN)
+    turns = [("user", "a"), ("assistant", "old"), ("user", "b")]
+    prompt = [{"role": role, "content": content} for role, content in turns]
+    completion = [{"role": "assistant", "content": "new"}]
+    path = write_rows(tmp_path / "a.jsonl", [{"prompt": prompt, "completion": completion}])
+    ((_, labels),) = encoded(path, encoder)
+    assert encoder.tokenizer.decode([i for i in labels if i != IGNORED]) == "new<|end|>"
+
+
+def test_an_answer_of_weight_0_is_not_learned(tmp_path):
+    encoder = encoder_of(PLAIN)
+    listed = messages("a")[::3] * 2
+    rows = [{"messages": [*listed[:1], listed[1] | {"content": "no", "weight": 0}, *listed[2:]]}]
+    ((_, labels),) = encoded(write_rows(tmp_path / "a.jsonl", rows), encoder)
+    assert encoder.tokenizer.decode([i for i in labels if i != IGNORED]) == "done<|end|>"
+
+
+def test_a_template_without_tools_is_told(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", LAYOUTS["messages"])
+    with pytest.raises(
+        DataError, match=r"a.jsonl:1: the model's chat template does not write tool"
+    ):
+        encoded(path, encoder_of(PLAIN))
+    encoder = encoder_of(PLAIN)
+    talk = [{"messages": messages(0)[::3], "tools": TOOL_LIST}]
+    encoded(write_rows(tmp_path / "b.jsonl", talk), encoder)
+    assert encoder.notes == [
+        "the model's chat template leaves out the tools, which answers may call"
+    ]
+    without = encoder_of()
+    without.tokenizer.chat_template = None
+    with pytest.raises(DataError, match="tools need a chat template"):
+        encoded(path, without)
+
+
+USER = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": "{"}, r":2: 'messages': not JSON"),
+        ({"messages": {"role": "user"}}, ":2: 'messages' must be a list"),
+        ({"messages": [USER], "tools": [1]}, ":2: a tool without the 'name' of a function"),
+        ({"messages": [USER], "tools": "x"}, ":2: 'tools': not JSON"),
+        ({"messages": [{"from": "narrator", "value": "a"}]}, ":2: a message from 'narrator'"),
+        ({"messages": [USER | {"tool_calls": [{}]}]}, ":2: a tool call without the 'name'"),
+        (
+            {"messages": [USER | {"tool_calls": [{"name": "f", "arguments": "{"}]}]},
+            ":2: 'arguments' of f: not JSON",
+        ),
+        (
+            {"messages": [USER | {"tool_calls": [{"name": "f", "arguments": "1"}]}]},
+            ":2: 'arguments' of f must be an object",
+        ),
+        ({"messages": [{"from": "function_call", "value": "x"}]}, ":2: a message from 'function"),
+        ({}, ":2: no list 'messages'"),
+    ],
+)
+def test_a_malformed_conversation_is_named(tmp_path, row, message):
+    path = write_rows(tmp_path / "chat.jsonl", [{"messages": [USER]}, row])
+    with pytest.raises(DataError, match=f"chat.jsonl{message}"):
+        read_chats(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a"}, "chat.jsonl:2: no 'completion'"),
+        ({"prompt": 1, "completion": "b"}, "chat.jsonl:2: 'prompt' must be text"),
+        ({"prompt": "a", "completion": None}, "chat.jsonl:2: no 'completion'"),
+        ({"prompt": [1], "completion": "b"}, "chat.jsonl:2: a message without 'role'"),
+    ],
+)
+def test_a_malformed_completion_is_named(tmp_path, row, message):
+    path = write_rows(tmp_path / "chat.jsonl", [{"prompt": "a", "completion": "b"}, row])
+    with pytest.raises(DataError, match=message):
+        read_chats(path)
+
+
+def test_columns_that_are_no_conversation_are_named_with_those_that_would_be(tmp_path):
+    path = write_rows(tmp_path / "chat.csv", [{"question": "a", "answer": "b"}])
+    with pytest.raises(DataError) as caught:
+        read_chats(path)
+    assert caught.value.message == (
+        f"{path}:1: unknown columns question, answer; accepted: messages; conversations; prompt "
+        "and completion; instruction and output"
+    )
+    assert caught.value.hint == "name them: --columns prompt=COLUMN,completion=COLUMN"
+    with pytest.raises(ConfigError, match="--columns: 'question' is not a name that is read"):
+        read_chats(path, {"question": "question"})
+
+
+def test_columns_that_fit_two_layouts_are_refused_until_one_is_chosen(tmp_path):
+    rows = [{"prompt": "a", "completion": "b", "messages": messages(0)[::3]}]
+    path = write_rows(tmp_path / "chat.jsonl", rows)
+    with pytest.raises(DataError, match="chat.jsonl:1: ambiguous columns .* prompt and") as caught:
+        read_chats(path)
+    assert caught.value.hint == "choose by naming a column: --columns messages=messages"
+    (chosen,) = read_chats(path, {"messages": "messages"})
+    assert chosen.messages[1]["content"] == "done"
+    layouts = [Layout(("prompt",)), Layout(("completion",))]
+    (prompt, _) = layouts
+    assert recognize(open_records(path, {"prompt": "messages"}), layouts, "--x") is prompt
+
+
+def test_the_first_rows_are_read_alone(tmp_path):
+    path = write_rows(tmp_path / "chat.jsonl", [{"prompt": "a", "completion": "b"}] * 2)
+    with path.open("a") as file:
+        file.write("{")
+    assert len(read_chats(path, limit=2)) == 2
+
+
+def test_columns_belong_to_conversations():
+    with pytest.raises(ValueError, match="--columns needs --chat"):
+        TrainTaskSettings(columns="prompt=a")
+    with pytest.raises(ValueError, match="columns are written NAME=COLUMN"):
+        TrainTaskSettings(chat="a.csv", columns="prompt")
+    settings = TrainTaskSettings(chat="a.csv", columns="prompt=a b,completion=c")
+    assert settings.columns == {"prompt": "a b", "completion": "c"}
+    assert TrainTaskSettings(chat="a", columns='{"prompt": "a,b"}').columns == {"prompt": "a,b"}
+
+
+PAIRS = [{"cy": f"helo {n}", "en": f"hello {n}"} for n in range(20)]
+
+
+def renamed(**names):
+    return [{names[key]: text for key, text in row.items()} for row in PAIRS]
+
+
+PAIR_LAYOUTS = {
+    "codes": PAIRS,
+    "names": renamed(cy="Welsh", en="English"),
+    "flores": renamed(cy="cym_Latn", en="eng_Latn"),
+    "english": renamed(cy="non_english", en="english"),
+    "source": renamed(cy="source", en="target"),
+    "authors": [
+        {"prefix": "p", "text": "t"} | row
+        for row in renamed(cy="text_parallel_0", en="text_parallel_1")
+    ],
+}
+
+
+def tokens(folder, **changes):
+    settings = align_settings("m", None, "a", pairs_dir=folder, **changes)
+    data = align_data(settings, make_tokenizer())
+    return [(list(row.source_ids), list(row.target_ids)) for row in (*data.train, *data.dev)]
+
+
+@pytest.mark.parametrize("layout", PAIR_LAYOUTS)
+def test_pairs_have_the_same_tokens_in_every_format(tmp_path, layout):
+    (tmp_path / "plain").mkdir()
+    lines = "".join(f"{row['cy']}\t{row['en']}\n" for row in PAIRS)
+    (tmp_path / "plain" / "cy-en.tsv").write_text(lines)
+    expected = tokens(tmp_path / "plain")
+    for suffix in FORMATS:
+        folder = tmp_path / suffix
+        folder.mkdir()
+        path = write_rows(folder / f"cy-en.{suffix}", PAIR_LAYOUTS[layout])
+        assert tokens(folder) == expected, suffix
+        assert tokens(path) == expected, suffix
+
+
+def test_languages_are_read_in_the_order_that_is_asked_for(tmp_path):
+    for layout, rows in PAIR_LAYOUTS.items():
+        folder = tmp_path / layout
+        folder.mkdir()
+        write_rows(folder / "cy-en.jsonl", rows)
+        (pair, *_) = read_pairs("en-cy", folder)
+        assert (pair.source, pair.target, pair.location) == ("hello 0", "helo 0", "cy-en.jsonl:1")
+
+
+def test_one_table_has_many_languages(tmp_path):
+    rows = [row | {"sw": f"habari {n}" if n else ""} for n, row in enumerate(PAIRS)]
+    path = write_rows(tmp_path / "all.csv", rows)
+    assert read_pairs("sw-en", path)[0].source == "habari 1"
+    assert read_pairs("cy-sw", path)[0].target == "habari 1"
+    other = write_rows(tmp_path / "other.csv", renamed(cy="a", en="b"))
+    settings = {"pairs_columns": "cy=a,en=b"}
+    assert tokens(other, **settings) == tokens(write_rows(tmp_path / "x.csv", PAIRS))
+
+
+def test_rows_of_no_known_language_are_read_for_one_pair_only(tmp_path):
+    path = write_rows(tmp_path / "train.json", PAIR_LAYOUTS["authors"])
+    assert len(tokens(path, pairs=("mul-en",))) == 20
+    with pytest.raises(DataError, match="nothing tells which rows are cy-en"):
+        tokens(path, pairs=("cy-en", "sw-en"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"a": "x", "b": "y"}], "cy-en.jsonl:1: unknown columns a, b; accepted: translation; cy"),
+        ([*PAIRS, {"cy": "x"}], "cy-en.jsonl:21: 'en' must be text"),
+        ([*PAIRS, {"cy": "x", "en": 5}], "cy-en.jsonl:21: 'en' must be text"),
+        ([{"source": "x", "target": "y", "english": "e", "non_english": "n"}], "ambiguous columns"),
+        ([{"en": "x", "eng_Latn": "z", "English": "e"}], "unknown columns"),
+    ],
+)
+def test_malformed_pairs_are_named(tmp_path, rows, message):
+    write_rows(tmp_path / "cy-en.jsonl", rows)
+    with pytest.raises(DataError, match=message):
+        read_pairs("cy-en", tmp_path)
+
+
+def test_a_side_without_text_is_dropped_and_counted(tmp_path):
+    path = write_rows(tmp_path / "p.parquet", [*PAIRS, {"cy": None, "en": "x"}])
+    assert len(read_pairs("cy-en", path)) == 20
+    rows = open_pairs(path, ("cy", "en"), {}, lambda progress: None)
+    assert list(rows.rows)[-1] == (21, ("", "x"))
+    assert rows.names_languages
+
+
+def test_what_was_read_before_is_read_first(tmp_path):
+    (tmp_path / "cy-en.tsv").write_text("un\tone\n")
+    write_rows(tmp_path / "cy-en.jsonl", PAIRS)
+    assert [pair.source for pair in read_pairs("cy-en", tmp_path)] == ["un"]
+
+
+def test_a_header_is_told_from_a_pair():
+    assert has_header(["en", "cy"], ("cy", "en"))
+    assert has_header(["id", "source", "target"], ("cy", "en"))
+    assert not has_header(["helo", "hello"], ("cy", "en"))
+    assert not has_header(["de", "en"], ("cy", "en"))
+
+
+TASK = """
+name = "intent"
+metrics = ["exact-match"]
+prompt = "{utt}"
+answer = "label"
+columns = {label = "intent name"}
+
+[files]
+train = "{lang}.train.SUFFIX"
+dev = "{lang}.train.SUFFIX"
+"""
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_task_has_the_same_tokens_in_every_format(tmp_path, suffix):
+    rows = [{"utt": f"wake me {n}", "intent name": "alarm", "n": n} for n in range(4)]
+    encoder = encoder_of(PLAIN)
+    read = {}
+    for each in (suffix, "jsonl"):
+        write_rows(tmp_path / f"en.train.{each}", rows)
+        (tmp_path / f"{each}.toml").write_text(TASK.replace("SUFFIX", each))
+        settings = task_settings("m", None, "a", task=str(tmp_path / f"{each}.toml"))
+        data = task_data(settings, encoder)
+        read[each] = [(row.input_ids, row.labels) for row in data.train]
+    assert read[suffix] == read["jsonl"]
+    assert len(read[suffix]) == 4
+
+
+def test_a_task_names_a_column_that_is_not_there(tmp_path):
+    write_rows(tmp_path / "en.train.csv", [{"utt": "a", "label": "b"}])
+    (tmp_path / "my.toml").write_text(TASK.replace("SUFFIX", "csv"))
+    with pytest.raises(AdaptermixError, match="intent: columns label=intent name: .* no column"):
+        make_task(str(tmp_path / "my.toml")).read("en", "train", None)
