@@ -114,9 +114,17 @@ def open_data_set(
 def _revision(data_set: DataSet) -> tuple[str, str]:
     """Return the commit, and what to tell of it; one request, so that no network fails at once."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    with _reading(data_set.repository):
-        info = HfApi().dataset_info(data_set.repository, revision=data_set.revision)
+    name = data_set.repository
+    with _reading(name):
+        try:
+            info = HfApi().dataset_info(name, revision=data_set.revision)
+        except (GatedRepoError, RepositoryNotFoundError) as error:
+            raise ResourceError(
+                f"{name} is not a local file, and the Hub shows no such data set",
+                hint="check the name; for one that is private or gated, log in: hf auth login",
+            ) from error
     known = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
     license_ = ", ".join(known) or "not stated"
     return str(info.sha), f", revision {str(info.sha)[:12]}; license: {license_}"
@@ -175,14 +183,17 @@ def _reading(name: str) -> Iterator[None]:
     from datasets.exceptions import DatasetsError
     from pyarrow import ArrowException
 
-    is_local = Path(name.partition(":")[0]).is_dir()
-    failure = "could not be read" if is_local else "could not be loaded from the Hub"
     hint = "on a machine without network, name a file, or the folder of a copy"
     try:
-        with reaching_hub(f"{name} is not a local file, and {failure}", hint):
+        if Path(name.partition(":")[0]).is_dir():
             yield
-    except (ArrowException, DatasetsError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: malformed data: {first_line(error)}") from error
+        else:
+            with reaching_hub(
+                f"{name} is not a local file, and could not be loaded from the Hub", hint
+            ):
+                yield
+    except (ArrowException, DatasetsError, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: no readable data files: {first_line(error)}") from error
     except StopIteration as error:  # of an empty file
         raise MissingDataError(f"{name}: no records") from error
     except RuntimeError as error:

@@ -109,12 +109,14 @@ TASK_DATA = {
     "dev_chat": Differs(
         (None, "@dev.jsonl"), ("report.dev", "report.dev_examples"), {"chat": "@chat.jsonl"}
     ),
+    "columns": Elsewhere("data/test_own_data.py", "tables of other columns are there"),
     "limit": Differs(("8", "32"), ("tensors", "report.examples")),
     "dev_limit": Differs(("2", "4"), ("report.dev", "report.dev_examples")),
 }
 ALIGNMENT = {
     "pairs": Differs(("cy-en", "sw-en", "cy-en,sw-en"), ("tensors", "report.examples")),
     "pairs_dir": Differs((None, "@odd")),
+    "pairs_columns": Elsewhere("data/test_own_data.py", "tables of other columns are there"),
     "layer": Differs(
         ("bottom", "middle", "0.75", "top", "top-normed"), left_out={"auto": "it is one of these"}
     ),
