@@ -60,6 +60,8 @@ def find_data_set(text: str, beside: Path = Path()) -> DataSet | None:
         beside: The folder that paths start from.
     """
     name, *parts = text.split(":")
+    if (beside / text).is_dir():
+        return DataSet(str(beside / text))
     if len(parts) > 2 or (beside / text).is_file():
         return None
     if (beside / name).is_dir():

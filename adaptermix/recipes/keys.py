@@ -10,8 +10,8 @@ from blake3 import blake3
 
 from adaptermix.adapters.format import RECORD_FILE
 from adaptermix.files.hub import MODEL_FILES
+from adaptermix.files.hub_data import find_data_set
 from adaptermix.recipes.step import Step
-from adaptermix.settings.locations import is_local_data
 from adaptermix.settings.values import weight_of
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
@@ -79,10 +79,13 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
 
 def _data_content(place: Path, out: Path) -> str:
     """Return the hash of a file or folder; a data set of the Hub is known by its name alone."""
-    if not is_local_data(str(place)):
+    found = find_data_set(str(place))
+    if found is not None and not found.is_local:
         return str(place)
-    is_output = place.resolve().is_relative_to(out.resolve())
-    return content_hash(place) if is_output or place.is_file() else data_hash(place, out)
+    path = Path(found.repository) if found else place
+    is_output = path.resolve().is_relative_to(out.resolve())
+    content = content_hash(path) if is_output or path.is_file() else data_hash(path, out)
+    return ":".join([content, *(found.parts if found else ())])
 
 
 def _named_content(path: str | Path) -> list[str]:

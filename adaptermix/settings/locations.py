@@ -54,9 +54,13 @@ def without_weight(text: str, folder: Path = Path()) -> tuple[str, str]:
 
 
 def is_local_data(value: str, folder: Path = Path()) -> bool:
-    """Whether data is a file or folder, there or not, and not a data set of the Hub."""
+    """Whether data that a file names is a path, there or not, and not a data set of the Hub.
+
+    In a file, ``OWNER/NAME`` alone is a path, as ``data/pairs`` is one before it is there; a name
+    on the Hub has a colon or a revision.
+    """
     found = find_data_set(value, folder)
-    return found is None or found.is_local
+    return found is None or found.is_local or not (found.parts or found.revision)
 
 
 def from_folder(folder: Path, location: Location | None, value: Any) -> Any:

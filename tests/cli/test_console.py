@@ -5,6 +5,7 @@ from rich.progress import Progress as Bars
 
 from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
+from adaptermix.errors import DataError
 from adaptermix.evaluation.score import ScoreReport
 from adaptermix.progress import Progress
 
@@ -29,6 +30,12 @@ def test_what_json_lacks_is_told_beside_it(as_json, capsys):
     out, err = capsys.readouterr()
     assert "a note" not in out
     assert err == "note: a note\n"
+
+
+def test_names_between_colons_are_no_emoji(capsys):
+    console.show_error(DataError("owner/name:x:train [b]", hint=":x:"))
+    console.say(":x:")
+    assert capsys.readouterr().err == "error: owner/name:x:train [b]\nhint: :x:\n:x:\n"
 
 
 def test_quiet_is_quiet(monkeypatch, capsys):

@@ -43,6 +43,26 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path):
     assert settings.adapters == (str(tmp_path / "a"),)
 
 
+def test_data_in_the_file_is_on_the_hub_with_a_colon_or_a_revision(tmp_path):
+    path = tmp_path / "adaptermix.toml"
+    (tmp_path / "here").mkdir()
+    names = {
+        "o/n": "DIR/o/n",
+        "o/n:train": "o/n:train",
+        "o/n@main": "o/n@main",
+        "here/n:train": "DIR/here/n:train",
+        "here::train": "DIR/here::train",
+        "a.csv": "DIR/a.csv",
+    }
+    for written, expected in names.items():
+        path.write_text(
+            f'[train-task]\nchat = "{written}"\ncolumns = {{prompt = "a, b"}}\n', encoding="utf-8"
+        )
+        settings = load_settings(TrainTaskSettings, {}, path)
+        assert str(settings.chat) == expected.replace("DIR", str(tmp_path))
+        assert settings.columns == {"prompt": "a, b"}
+
+
 def test_hub_names_of_adapters_are_not_relative_to_the_file(tmp_path):
     (tmp_path / "runs" / "task").mkdir(parents=True)
     names = ["runs/task", "somebody/lora", "runs/new.safetensors", "../task"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from adaptermix.cli.main import program
 from adaptermix.data import pairs as pairs_module
-from adaptermix.data.pairs import read_pairs
+from adaptermix.data.pairs import PairPlace, read_pairs
 from adaptermix.errors import DataError, ResourceError
 from adaptermix.sources.catalog import TATOEBA
 
@@ -39,13 +39,28 @@ def test_without_a_folder_a_pair_is_downloaded_once(opus, answer_cache):
     assert (answer_cache / "data" / "tatoeba" / "Tatoeba.cy-en.cy").is_file()
 
 
-def test_train_align_works_as_it_is_typed(opus, model_dir, tmp_path, monkeypatch):
+def test_train_align_works_as_it_is_typed(opus, answer_cache, model_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = ["train-align", "--model", str(model_dir), "--pairs", "cy-en,sw-en", "--dry-run"]
     result = CliRunner().invoke(program(), [*line, "--json"])
     assert result.exit_code == 0, result.output
     assert {path for path, _ in opus.asked} == {"cy-en.txt.zip", "en-sw.txt.zip"}
     assert json.loads(result.stdout)["examples"]
+    told = [line for line in result.stderr.splitlines() if "downloading" in line]
+    folder = answer_cache / "data" / "tatoeba"
+    assert told[0].startswith(
+        f"note: downloading cy-en of Tatoeba, OPUS v2021-07-22 (CC BY 2.0 FR) to {folder}; cite "
+    )
+    assert len(told) == 2
+    again = CliRunner().invoke(program(), line)
+    assert "downloading" not in again.stderr
+
+
+def test_how_far_a_download_is_is_told(opus, answer_cache):
+    told = []
+    read_pairs("cy-en", PairPlace(None, on_progress=told.append))
+    assert [bool(each.note) for each in told][0]
+    assert told[-1].stage == "tatoeba: cy-en.txt.zip"
 
 
 def test_a_pair_that_opus_does_not_have_is_told_with_the_way_on(opus):

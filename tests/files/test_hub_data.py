@@ -48,6 +48,8 @@ def test_what_is_there_is_a_path(tmp_path):
     (tmp_path / "owner" / "name").mkdir(parents=True)
     folder = str(tmp_path / "owner" / "name")
     assert find_data_set("owner/name:cy", tmp_path) == DataSet(folder, parts=("cy",))
+    (tmp_path / "owner" / "a:b").mkdir()
+    assert find_data_set("owner/a:b", tmp_path) == DataSet(str(tmp_path / "owner" / "a:b"))
     (tmp_path / "owner" / "rows").write_text("")
     assert find_data_set("owner/rows", tmp_path) is None
 

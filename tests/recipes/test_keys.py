@@ -119,6 +119,19 @@ def test_another_content_of_what_a_setting_names_is_another_key(
     assert keys[0] == keys[2]
 
 
+def test_a_data_set_is_known_by_its_content_if_it_is_here_else_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS["train-task"]
+    keys = {key_of(command, chat=Path(f"owner/{name}")) for name in ("a", "b", "a:train", "a@v1")}
+    assert len(keys) == 4
+    Path("here").mkdir()
+    keys = set()
+    for text in ("one", "two"):
+        Path("here/train.csv").write_text(text)
+        keys |= {key_of(command, chat=Path(f"here{end}")) for end in ("", ":default:train")}
+    assert len(keys) == 4
+
+
 @pytest.mark.parametrize(
     "command", [command for command in COMMANDS.values() if command.argument], ids=ids
 )
