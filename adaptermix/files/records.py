@@ -160,6 +160,11 @@ def _separated(path: Path) -> Iterator[Row]:
 def _check_header(path: Path, names: list[str]) -> None:
     if not all(name.strip() for name in names) or not names:
         raise DataError(f"{path}:1: a column without a name", hint="line 1 names the columns")
+    if len(names) == 1 and ";" in names[0]:
+        raise DataError(
+            f"{path}:1: a single column, '{names[0]}'",
+            hint="commas separate the columns of .csv files, tabs those of .tsv files",
+        )
     repeated = [name for at, name in enumerate(names) if name in names[:at]]
     if repeated:
         raise DataError(f"{path}:1: two columns are named '{repeated[0]}'")

@@ -95,6 +95,7 @@ def test_a_column_that_takes_a_name_hides_the_one_that_had_it(tmp_path):
         ("a.csv", b'a,b\n"1,2\n', DataError, "a.csv:2: not valid CSV: unexpected end"),
         ("a.csv", b'a,b\n"1"x,2\n', DataError, "a.csv:2: not valid CSV"),
         ("a.csv", b"a,a\n1,2\n", DataError, "a.csv:1: two columns are named 'a'"),
+        ("a.csv", b"a;b\n1;2\n", DataError, "a.csv:1: a single column, 'a;b'"),
         ("a.csv", b"a,\n1,2\n", DataError, "a.csv:1: a column without a name"),
         ("a.csv", b"a,b\n1,\xff\n", DataError, "a.csv:2: not UTF-8 text"),
         ("a.csv.gz", b"a,b\n", DataError, "a.csv.gz:1: not a valid gzip file"),
