@@ -203,5 +203,6 @@ def _reading(name: str) -> Iterator[None]:
             raise
         raise DataError(
             f"{name}: the data set is a script, and no code of data sets is run",
-            hint="use a copy with data files, such as parquet",
+            hint="try its revision @refs/convert/parquet, where the Hub keeps copies of data sets as "
+            "parquet, or another copy with data files",
         ) from error
