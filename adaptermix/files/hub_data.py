@@ -203,6 +203,6 @@ def _reading(name: str) -> Iterator[None]:
             raise
         raise DataError(
             f"{name}: the data set is a script, and no code of data sets is run",
-            hint="try its revision @refs/convert/parquet, where the Hub keeps copies of data sets as "
-            "parquet, or another copy with data files",
+            hint="try its revision @refs/convert/parquet, where the Hub keeps parquet copies, or "
+            "another copy with data files",
         ) from error

@@ -8,7 +8,7 @@ import re
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -57,6 +57,8 @@ def rows_of(path, *names, **columns):
 
 
 @given(rows=ROWS)
+@example(rows=[{"a": '"quoted" text', "b": 'a, "b"'}])
+@example(rows=[{"a": "007", "b": "None"}, {"a": "a\r\nb", "b": ""}])
 def test_every_format_gives_the_same_rows(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("rows")
     formats = dict(FORMATS)
