@@ -37,10 +37,15 @@ LAMP = {
     "parameters": {"type": "object", "properties": {"color": {"type": "string"}}},
 }
 TOOL_LIST = [{"type": "function", "function": LAMP}]
-CALL = {"type": "function", "function": {"name": "lamp", "arguments": {"color": "red"}}}
+ARGUMENTS = ({"color": "red"}, {"place": "hall"})  # in parquet, each call has both
 
 
-def messages(number, call=CALL):
+def call_of(number):
+    return {"name": "lamp", "arguments": ARGUMENTS[number % 2]}
+
+
+def messages(number, call=None):
+    call = call or {"type": "function", "function": call_of(int(number))}
     return [
         {"role": "user", "content": f'red lamp, "{number}"'},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -66,7 +71,11 @@ LAYOUTS = {
     "openai": [
         {
             "messages": messages(
-                n, {"id": "1", "function": {"name": "lamp", "arguments": '{"color": "red"}'}}
+                n,
+                {
+                    "id": "1",
+                    "function": {"name": "lamp", "arguments": json.dumps(ARGUMENTS[n % 2])},
+                },
             ),
             "tools": json.dumps(TOOL_LIST),
         }
@@ -76,7 +85,7 @@ LAYOUTS = {
         {
             "conversations": [
                 {"from": "human", "value": f'red lamp, "{n}"'},
-                {"from": "function_call", "value": json.dumps(CALL["function"])},
+                {"from": "function_call", "value": json.dumps(call_of(n))},
                 {"from": "observation", "value": "on"},
                 {"from": "gpt", "value": "done"},
             ],
@@ -160,7 +169,7 @@ def test_only_the_completion_is_learned(tmp_path):
 
 def test_an_answer_of_weight_0_is_not_learned(tmp_path):
     encoder = encoder_of(PLAIN)
-    listed = messages("a")[::3] * 2
+    listed = messages(0)[::3] * 2
     rows = [{"messages": [*listed[:1], listed[1] | {"content": "no", "weight": 0}, *listed[2:]]}]
     ((_, labels),) = encoded(write_rows(tmp_path / "a.jsonl", rows), encoder)
     assert encoder.tokenizer.decode([i for i in labels if i != IGNORED]) == "done<|end|>"
