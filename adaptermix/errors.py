@@ -68,6 +68,7 @@ class StoppedError(AdaptermixError):
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "transformers", "peft", "accelerate"),
     "eval": ("torch", "transformers", "peft", "accelerate"),
+    "server": ("transformers", "aiohttp"),
     "report": ("vl_convert",),
     "search": ("vl_convert", "optuna"),
     "ray": ("ray",),

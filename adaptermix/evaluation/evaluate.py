@@ -1,12 +1,11 @@
 """Evaluate the base model and adapters side by side on a task, and keep every prediction."""
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.family import Family
@@ -26,7 +25,7 @@ from adaptermix.evaluation.report import EvalPlan, EvalReport, SystemScores, fil
 from adaptermix.evaluation.seeds import over_seeds
 from adaptermix.files.hub import path_of
 from adaptermix.files.outputs import check_output, whole_output
-from adaptermix.generation.cached import CachedGenerator, check_engine
+from adaptermix.generation.cached import CachedGenerator, check_engine, check_room, notes_on_servers
 from adaptermix.generation.engine import Generated, Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.models.systems import Systems, open_systems
@@ -40,6 +39,9 @@ from adaptermix.tasks.metrics.significance import Statistics
 from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
 from adaptermix.tasks.task import Task
 from adaptermix.version import __version__
+
+if TYPE_CHECKING:
+    from adaptermix.generation.server_client import Served
 
 
 def evaluate(
@@ -71,11 +73,13 @@ def evaluate(
         prompt=max(len(item.prompt_ids) for item in items),
         widest=widest,
     )
-    generator = CachedGenerator(settings, inputs.systems.folder, inputs.encoder, limits)
-    with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
-        staged = {str(a.path): stage_adapter(a, Path(scratch)) for a in adapters.values()}
+    generator = CachedGenerator(
+        settings, inputs.systems.folder, inputs.encoder, limits, inputs.servers
+    )
+    with generator.staging() as scratch:
+        staged = {str(a.path): stage_adapter(a, scratch) for a in adapters.values()}
         generator.names = {path: name for name, path in staged.items()}
-        places = [_places(system, settings.langs, Path(scratch)) for system in inputs.tested]
+        places = [_places(system, settings.langs, scratch) for system in inputs.tested]
         answers = _decode(generator, items, places, on_progress)
     systems = inputs.names
     results = {
@@ -141,6 +145,7 @@ class _EvalInputs:
         task: The task.
         encoder: What made the prompts.
         items: All examples.
+        servers: What servers say of themselves, if they are to answer.
     """
 
     systems: Systems
@@ -148,6 +153,7 @@ class _EvalInputs:
     task: Task
     encoder: PromptEncoder
     items: list[PromptedExample]
+    servers: Sequence["Served"]
 
     @property
     def names(self) -> list[str]:
@@ -168,11 +174,11 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
     for family in _families(routed):
         family.check_base(settings.model, systems.fingerprint)
-    check_engine(settings, systems.folder, list(systems.adapters.values()))
+    servers = check_engine(settings, systems.folder, list(systems.adapters.values()))
     encoder = PromptEncoder.of(systems.tokenizer, settings)
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
     items = read_prompts(settings, settings.split, task, encoder, systems.folder)
-    return _EvalInputs(systems, routed, task, encoder, items)
+    return _EvalInputs(systems, routed, task, encoder, items, servers)
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
@@ -180,6 +186,7 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     inputs = _prepare(settings, force)
     counts = Counter(item.lang for item in inputs.items)
     longest = max(len(item.prompt_ids) for item in inputs.items)
+    check_room(inputs.servers, longest, settings)
     return EvalPlan(
         inputs.names,
         dict(counts),
@@ -189,6 +196,7 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
             *inputs.systems.tokenizer_notes(),
             *_route_notes(inputs.routed, settings.langs),
             *inputs.encoder.notes,
+            *notes_on_servers(inputs.servers),
         ],
     )
 

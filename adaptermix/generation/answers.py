@@ -7,7 +7,6 @@ wrong, only unused. Any trouble with the file ends in a note and decoding, never
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,7 +48,7 @@ class AnswerCache:
 
     def put(self, answers: Mapping[bytes, Generated]) -> None:
         """Keep answers whose keys are new: all or, where the process is killed, none."""
-        rows = [(key, *astuple(answer)) for key, answer in answers.items()]
+        rows = [(key, a.text, a.is_truncated, a.tokens) for key, a in answers.items()]
         self._try(
             lambda connection: connection.executemany(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", rows

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import tempfile
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
@@ -12,39 +14,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.errors import ArtifactError, ResourceError
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError, require_extra
 from adaptermix.files.outputs import cache_folder
+from adaptermix.generation.adapter_effect import IgnoredAdapterError
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
 from adaptermix.generation.prompts import PromptEncoder
-from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator, vllm_lacks
+from adaptermix.generation.vllm_engine import VllmGenerator, vllm_lacks
 from adaptermix.models.files import fingerprint
 from adaptermix.models.loading import check_quantization, compute_dtype, opening
 from adaptermix.progress import OnProgress, Progress, ignore
-from adaptermix.settings.shared import EngineSettings
+from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Whoever gives one of these means vLLM.
-VLLM_OPTIONS = {
-    "tensor_parallel_size",
-    "data_parallel_size",
-    "gpu_memory_utilization",
-    "max_lora_rank",
-    "engine_args",
-}
+    from adaptermix.generation.server_client import Served
+    from adaptermix.generation.server_engine import ServerGenerator
 
 
 def choose_engine(settings: EngineSettings) -> str:
     """Return the name of the engine that the settings ask for.
 
-    ``auto`` is vLLM on a GPU, and where one of its own options is given. On a CPU the transformers
-    engine is faster.
+    Servers come before all others. ``auto`` is vLLM on a GPU, and where one of its own options is
+    given. On a CPU the transformers engine is faster.
 
     Raises:
         ResourceError: vLLM is asked for and not installed.
     """
+    if settings.server:
+        return "server"
     has_vllm = find_spec("vllm") is not None
     if settings.engine == "vllm" and not has_vllm:
         raise ResourceError(
@@ -103,23 +102,60 @@ def make_generator(
     return TransformersGenerator(settings, folder, tokenizer, stop_ids)
 
 
-def check_engine(settings: EngineSettings, folder: Path, adapters: Sequence[Adapter]) -> None:
+def check_engine(
+    settings: EngineSettings, folder: Path, adapters: Sequence[Adapter]
+) -> "list[Served]":
     """Check what is known of an engine, a base model and adapters before the engine starts.
 
+    Returns:
+        What the servers say of themselves; empty for engines in this process.
+
     Raises:
-        ArtifactError: An adapter that vLLM cannot load, or a damaged generation config.
-        ResourceError: vLLM, or what loading the quantized base takes, is not installed.
+        ConfigError: A server's address or folder that is none.
+        ArtifactError: An adapter that vLLM cannot load, a server with another model, or a damaged
+            generation config.
+        ResourceError: vLLM, or what loading the quantized base takes, is not installed; a server
+            that does not answer or cannot load adapters.
     """
     _own_ends(folder)
-    if choose_engine(settings) == "transformers":
+    engine = choose_engine(settings)
+    if engine == "transformers":
         check_quantization(folder, settings)
-        return
+        return []
     for adapter in adapters:
         if why := vllm_lacks(adapter):
             raise ArtifactError(
                 f"{adapter.path}: vLLM cannot load the adapter: {why}",
                 hint="evaluate it with --engine transformers",
             )
+    if engine == "vllm":
+        return []
+    require_extra("server")
+    from adaptermix.generation.server_client import look_at_servers
+
+    return look_at_servers(settings, has_adapters=bool(adapters))
+
+
+def check_room(servers: "Sequence[Served]", prompt: int, settings: EngineSettings) -> None:
+    """Check that servers read the longest prompt and its answer.
+
+    Raises:
+        ConfigError: One does not.
+    """
+    needed = prompt + settings.max_new_tokens
+    for served in servers:
+        if served.context is not None and served.context < needed:
+            raise ConfigError(
+                f"{served.url} reads {served.context:,} tokens at most, but the longest prompt and "
+                f"its answer may have {needed:,}",
+                hint=f"start the server with --max-model-len {needed}, or use a smaller "
+                "--max-new-tokens",
+            )
+
+
+def notes_on_servers(servers: "Sequence[Served]") -> list[str]:
+    """Say which servers would answer."""
+    return [f"would decode on {served}" for served in servers]
 
 
 class CachedGenerator:
@@ -128,7 +164,7 @@ class CachedGenerator:
     The engine is started when the first request needs it, and lives as long as this does.
 
     Attributes:
-        engine: Name of the engine, ``vllm`` or ``transformers``.
+        engine: Name of the engine: ``vllm``, ``transformers`` or ``server``.
         context: Hash of what all its answers depend on.
         version: The engine and its version.
         decoded: Prompts that the engine answered so far.
@@ -137,7 +173,12 @@ class CachedGenerator:
     """
 
     def __init__(
-        self, settings: EngineSettings, folder: Path, encoder: PromptEncoder, limits: Limits
+        self,
+        settings: EngineSettings,
+        folder: Path,
+        encoder: PromptEncoder,
+        limits: Limits,
+        servers: "Sequence[Served]" = (),
     ) -> None:
         """Choose the engine and open the cache; nothing is started yet.
 
@@ -146,8 +187,10 @@ class CachedGenerator:
             folder: The base model.
             encoder: What made the prompts; it has the tokenizer.
             limits: Room for all that will ever be asked.
+            servers: What ``check_engine`` returned.
 
         Raises:
+            ConfigError: A server that reads too few tokens.
             ResourceError: vLLM is asked for and not installed.
         """
         self.settings = settings
@@ -156,19 +199,43 @@ class CachedGenerator:
         self.stop_ids = find_stop_ids(folder, encoder)
         self.limits = limits
         self.engine = choose_engine(settings)
-        self.version = f"{self.engine} {installed_version(self.engine)}"
+        self.servers = servers
+        self.version = self._name_version()
         self.decoded = 0
         self.reused = 0
         self.names: dict[Path, str] = {}
         self._cache = AnswerCache(cache_folder()) if settings.cache else None
         self._known: dict[bytes, Generated] = {}
         self._generator: Generator | None = None
+        self._on_servers: ServerGenerator | None = None
+        check_room(servers, limits.prompt, settings)
+        self._asked = self._hash_request()
         self.context = self._hash_context()
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about the cache."""
-        return self._cache.notes if self._cache else []
+        """What the user should know about the cache, and of servers that were lost."""
+        return [
+            *(self._cache.notes if self._cache else []),
+            *(self._on_servers.notes if self._on_servers else []),
+        ]
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Make a folder for adapters; before it is removed, servers unload them."""
+        here = None
+        if self.servers:
+            from adaptermix.generation.server_client import shared_folder
+
+            here, _ = shared_folder(self.settings)
+        with tempfile.TemporaryDirectory(prefix="adaptermix-", dir=here) as scratch:
+            if here is not None:
+                Path(scratch).chmod(0o755)  # servers may run as another user
+            try:
+                yield Path(scratch)
+            finally:
+                if self._on_servers is not None:
+                    self._on_servers.close()
 
     def decode(
         self, requests: Sequence[Request], on_progress: OnProgress = ignore
@@ -188,18 +255,26 @@ class CachedGenerator:
         asked: dict[bytes, Request] = {}
         for key, request in zip(keys, requests, strict=True):
             asked.setdefault(key, request)
-        unread = [key for key in asked if key not in self._known]
-        if self._cache:
-            self._known |= self._cache.get(unread)
+        self._read([key for key in asked if key not in self._known])
         missing = self._missing(asked)
         self.reused += len(asked) - len(missing)
         if missing:
             self._generate(missing, on_progress)
         return [self._known[key] for key in keys]
 
+    def _read(self, keys: Sequence[bytes]) -> None:
+        """Look answers up; those of servers are kept apart by what gave them."""
+        if self._cache is None:
+            return
+        label = self.settings.server_label
+        for source in {served.source(label) for served in self.servers} or {""}:
+            unknown = {_stored(key, source): key for key in keys if key not in self._known}
+            found = self._cache.get(list(unknown))
+            self._known |= {unknown[stored]: answer for stored, answer in found.items()}
+
     def _missing(self, asked: Mapping[bytes, Request]) -> dict[bytes, Request]:
         """Return what must be decoded: unknown answers and, in batches, what goes with them."""
-        if self.engine == "vllm":
+        if self.engine != "transformers":
             return {key: asked[key] for key in asked if key not in self._known}
         keys = list(asked)
         missing = {
@@ -213,9 +288,7 @@ class CachedGenerator:
     def _generate(self, missing: Mapping[bytes, Request], on_progress: OnProgress) -> None:
         if self._generator is None:
             on_progress(Progress("starting the engine", 0, None))
-            self._generator = make_generator(
-                self.engine, self.settings, self.folder, self.tokenizer, self.stop_ids, self.limits
-            )
+            self._generator = self._start()
         keys = list(missing)
         started = time.monotonic()
         done = tokens = 0
@@ -226,7 +299,7 @@ class CachedGenerator:
             for key, answer in found.items():
                 self._known.setdefault(key, answer)  # an answer once known never changes
             if self._cache:
-                self._cache.put(found)
+                self._cache.put({_stored(key, a.source): a for key, a in found.items()})
             self.decoded += len(found)
             done += len(found)
             tokens += sum(answer.tokens for answer in found.values())
@@ -244,13 +317,31 @@ class CachedGenerator:
                 hint="evaluate it with --engine transformers",
             ) from error
 
-    def _hash_context(self) -> bytes:
-        """Hash what all answers depend on."""
+    def _start(self) -> Generator:
+        if self.servers:
+            from adaptermix.generation.server_engine import ServerGenerator
+
+            self._on_servers = ServerGenerator(
+                self.settings, self.tokenizer, self.stop_ids, self.limits, self.servers
+            )
+            return self._on_servers
+        return make_generator(
+            self.engine, self.settings, self.folder, self.tokenizer, self.stop_ids, self.limits
+        )
+
+    def _name_version(self) -> str:
+        if self.servers:
+            return " and ".join(sorted({served.software for served in self.servers}))
+        return f"{self.engine} {installed_version(self.engine)}"
+
+    def _hash_request(self) -> bytes:
+        """Hash what all answers depend on, but for what servers say of themselves."""
+        is_here = not self.settings.server
         context = {
             "base": fingerprint(self.folder),
-            "engine": self.version,
+            "engine": self.version if is_here else self.engine,
             "engine_args": self.settings.engine_args if self.engine == "vllm" else {},
-            "dtype": str(compute_dtype(self.settings)),
+            "dtype": str(compute_dtype(self.settings)) if is_here else self.settings.dtype,
             "max_new_tokens": self.settings.max_new_tokens,
             "stop_ids": self.stop_ids,
         }
@@ -258,11 +349,21 @@ class CachedGenerator:
             context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
+    def _hash_context(self) -> bytes:
+        """Hash what all answers depend on."""
+        configurations = sorted({served.configuration for served in self.servers})
+        return _stored(self._asked, json.dumps(configurations) if configurations else "")
+
     def _key(self, request: Request) -> bytes:
         """Hash the system and the prompt into the context; an adapter's name is its content's."""
         adapter = "" if request.adapter is None else request.adapter.name
         ids = array("q", request.prompt_ids).tobytes()
-        return hashlib.sha256(self.context + adapter.encode() + b"\0" + ids).digest()
+        return hashlib.sha256(self._asked + adapter.encode() + b"\0" + ids).digest()
+
+
+def _stored(key: bytes, source: str) -> bytes:
+    """Return the key under which an answer of a source is kept."""
+    return hashlib.sha256(key + source.encode()).digest() if source else key
 
 
 def find_stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:

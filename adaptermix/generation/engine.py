@@ -1,12 +1,12 @@
 """The engines: greedy generation for the base model and any number of adapters.
 
-They know nothing about tasks: token ids go in, answers come out as they are ready. vLLM keeps all
-adapters in one engine and all prompts in one queue; transformers does one system after another, in
+They know nothing about tasks: token ids go in, answers come out as they are ready. vLLM and servers
+keep all adapters and have one queue for all prompts; transformers does one system after another, in
 batches.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,11 +22,13 @@ class Generated:
         text: The answer, without the token that ended it.
         is_truncated: It ran into the length limit.
         tokens: How many tokens were decoded for it.
+        source: What identifies the server that decoded it; empty in this process.
     """
 
     text: str
     is_truncated: bool
     tokens: int = 0
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,24 @@ def compose_batches(requests: Sequence[Request], size: int) -> list[list[int]]:
         indices.sort(key=lambda index: -len(requests[index].prompt_ids))
         batches += [indices[at : at + size] for at in range(0, len(indices), size)]
     return batches
+
+
+def compose_queues(
+    requests: Sequence[Request], room: int
+) -> Iterator[tuple[list[Path], list[int]]]:
+    """Yield queues: adapters, no more than there is room for, and their requests by index.
+
+    In a queue, prompts are sorted by adapter, so that a batch has few of them and prefixes are
+    shared, and the longest come first. The base model is in the first queue.
+    """
+    ungrouped = [replace(request, group="") for request in requests]
+    order = [index for batch in compose_batches(ungrouped, len(requests)) for index in batch]
+    adapters = list(dict.fromkeys(r.adapter for r in requests if r.adapter is not None))
+    room = max(1, room)
+    for start in range(0, max(1, len(adapters)), room):
+        queue = adapters[start : start + room]
+        systems = {None, *queue} if start == 0 else set(queue)
+        yield queue, [index for index in order if requests[index].adapter in systems]
 
 
 def read_answer(

@@ -9,18 +9,18 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptermix.adapters.adapter import Adapter, read_adapter
+from adaptermix.adapters.adapter import Adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
+from adaptermix.generation.adapter_effect import canaries, check_effect
 from adaptermix.generation.engine import (
     Generated,
     Limits,
     OnAnswers,
     Request,
-    compose_batches,
+    compose_queues,
     read_answer,
 )
 from adaptermix.models.loading import compute_dtype
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Adapters that vLLM computes in one batch on a GPU, at most; each slot takes memory there.
 GPU_SLOTS = 8
-# Real prompts on which an adapter must differ from the base model.
-CANARIES = 4
 
 
 def vllm_lacks(adapter: Adapter) -> str | None:
@@ -51,16 +49,6 @@ def vllm_lacks(adapter: Adapter) -> str | None:
     if any(tensors.experts for tensors in adapter.factors.values()):
         return "it updates parameters such as fused experts (target_parameters)"
     return None
-
-
-class IgnoredAdapterError(ArtifactError):
-    """An engine answers as if the adapter were not there."""
-
-    def __init__(self, path: Path, module: str) -> None:
-        """Name the adapter and its first module."""
-        super().__init__(f"{path}: the engine ignores the adapter, from {module} on")
-        self.path = path
-        self.module = module
 
 
 Prompt = tuple[list[int], Path | None]  # token ids, and an adapter
@@ -188,25 +176,11 @@ class VllmGenerator:
         )
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
-        """Answer everything in one queue, or in several where there is no room for all adapters.
-
-        In a queue, prompts are sorted by adapter, so that a batch has few of them and prefixes
-        are shared, and the longest come first.
-        """
+        """Answer everything in one queue, or in several where there is no room for all adapters."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        order = [
-            index
-            for batch in compose_batches([replace(r, group="") for r in requests], len(requests))
-            for index in batch
-        ]
-        adapters = list(dict.fromkeys(r.adapter for r in requests if r.adapter is not None))
-        room = max(1, self.capacity)
-        queues = [adapters[at : at + room] for at in range(0, len(adapters), room)] or [[]]
         try:
-            for number, queue in enumerate(queues):
-                systems = {None, *queue} if number == 0 else set(queue)
-                mine = [index for index in order if requests[index].adapter in systems]
+            for queue, mine in compose_queues(requests, self.capacity):
                 self._make_room(queue)
                 self._check_effect(queue, [requests[index] for index in mine])
                 self._answer(requests, mine, on_answers)
@@ -224,21 +198,12 @@ class VllmGenerator:
         self.loaded = [*others, *(adapter for adapter in self.loaded if adapter in queue)]
 
     def _check_effect(self, queue: Sequence[Path], requests: Sequence[Request]) -> None:
-        """Make sure that adapters which are new here change the model's first tokens.
-
-        vLLM ignores an adapter whose keys it does not know without a word. The base model
-        answers twice: what differs then is noise.
-        """
+        """Make sure that adapters which are new here change the model's first tokens."""
         new = [adapter for adapter in queue if adapter not in self.loaded]
         if not new:
             return
-        step = max(1, len(requests) // CANARIES)
-        prompts = [request.prompt_ids for request in requests[::step][:CANARIES]]
-        base, again, *others = self._first_tokens([None, None, *new], prompts)
-        noise = _distance(base, again)
-        for adapter, tokens in zip(new, others, strict=True):
-            if _distance(base, tokens) <= noise and (module := _first_effective(adapter)):
-                raise IgnoredAdapterError(adapter, module)
+        base, again, *others = self._first_tokens([None, None, *new], canaries(requests))
+        check_effect(new, base, again, others)
         self.loaded += new
 
     def _first_tokens(
@@ -343,20 +308,6 @@ def _slot_rank(settings: EngineSettings, limits: Limits) -> int:
     if allowed is not None and allowed > VLLM_RANKS[-1]:
         raise ConfigError(f"--max-lora-rank {allowed}: vLLM's limit is {VLLM_RANKS[-1]}")
     return next(size for size in VLLM_RANKS if size >= (allowed or limits.rank))
-
-
-def _distance(some: list[dict[int, float]], others: list[dict[int, float]]) -> float:
-    """Return the largest difference of log probabilities; infinite where the tokens differ."""
-    return max(
-        max(abs(a[token] - b[token]) for token in a) if a.keys() == b.keys() else float("inf")
-        for a, b in zip(some, others, strict=True)
-    )
-
-
-def _first_effective(adapter: Path) -> str | None:
-    """Return the first module whose update is not zero."""
-    updates = read_adapter(adapter).updates()
-    return next((module for module, u in updates if u.a.any() and u.b.any()), None)
 
 
 def _engine_stopped(error: Exception) -> ResourceError:

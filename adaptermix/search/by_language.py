@@ -8,7 +8,6 @@ choice is started again with the same line, finds its answers, and ends as it wo
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import copy_adapter, stage_adapter
 from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import whole_output, write_json
-from adaptermix.generation.cached import CachedGenerator, check_engine
+from adaptermix.generation.cached import CachedGenerator, check_engine, notes_on_servers
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder
 from adaptermix.generation.vllm_engine import VLLM_RANKS, vllm_lacks
@@ -80,9 +79,9 @@ def search_by_language(
         if ended is not None:
             return ended
         check_out(paths, settings.out, force)
-    with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
+    with inputs.generator.staging() as scratch:
         halving = SuccessiveHalving(
-            inputs.plan, inputs.generator, inputs.task, inputs.items, Path(scratch), on_progress
+            inputs.plan, inputs.generator, inputs.task, inputs.items, scratch, on_progress
         )
         chosen = _choose(halving, inputs)
     report = _report(halving, chosen, inputs)
@@ -101,7 +100,7 @@ def plan_by_language(
         inputs.generator.limits.prompt,
         settings.prefer,
         str(settings.out),
-        notes=inputs.notes,
+        notes=[*inputs.notes, *notes_on_servers(inputs.generator.servers)],
     )
 
 
@@ -178,7 +177,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
     names = names_of(adapters)
     merges = merges_with_first(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
-    check_engine(settings, systems.folder, adapters)
+    servers = check_engine(settings, systems.folder, adapters)
     encoder = PromptEncoder.of(systems.tokenizer, settings)
     encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
@@ -190,7 +189,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
         rank=max(_rank(first), *(spec.rank for plan in plans for spec in plan.specs.values())),
         prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
     )
-    generator = CachedGenerator(settings, systems.folder, encoder, limits)
+    generator = CachedGenerator(settings, systems.folder, encoder, limits, servers)
     return _Inputs(adapters, first, merges, systems, task, items, encoder, generator, settings)
 
 

@@ -10,7 +10,6 @@ killed is run again from the start, finds its answers, and ends as it would have
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import TypeAdapter
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.errors import AdaptermixError, ConfigError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.generation.cached import CachedGenerator, check_engine
+from adaptermix.generation.cached import CachedGenerator, check_engine, notes_on_servers
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.merging.merge import check_out, write_merge
@@ -92,9 +91,9 @@ def search(
         if ended is not None:
             return ended
         check_out(paths, settings.out, force)
-    with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
+    with inputs.generator.staging() as scratch:
         halving = SuccessiveHalving(
-            inputs.plan, inputs.generator, inputs.task, inputs.items, Path(scratch), on_progress
+            inputs.plan, inputs.generator, inputs.task, inputs.items, scratch, on_progress
         )
         finalists = _run(halving, inputs, settings)
         return _finish(halving, _choose(halving, finalists, inputs), inputs, force)
@@ -111,7 +110,7 @@ def plan_search(
         inputs.generator.limits.prompt,
         str(settings.out),
         str(search_folder(settings.out)),
-        notes=inputs.encoder.notes,
+        notes=[*inputs.encoder.notes, *notes_on_servers(inputs.generator.servers)],
     )
 
 
@@ -155,7 +154,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     candidates = first_candidates(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     adapters = list(systems.adapters.values())
-    check_engine(settings, systems.folder, adapters)
+    servers = check_engine(settings, systems.folder, adapters)
     encoder = PromptEncoder.of(systems.tokenizer, settings)
     encoder.notes += systems.tokenizer_notes()
     task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
@@ -168,7 +167,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
         rank=max(spec.rank for plan in plans for spec in plan.specs.values()),
         prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
     )
-    generator = CachedGenerator(settings, systems.folder, encoder, limits)
+    generator = CachedGenerator(settings, systems.folder, encoder, limits, servers)
     return _SearchInputs(adapters, task, items, learning, encoder, generator, candidates, settings)
 
 

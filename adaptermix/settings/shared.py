@@ -21,7 +21,7 @@ from pydantic import (
 
 from adaptermix.settings import locations
 from adaptermix.settings.paper import PAPER_GROUPS, PAPER_MODEL
-from adaptermix.settings.values import EngineArgs, Names
+from adaptermix.settings.values import EngineArgs, Names, ServerUrls
 
 ModelName = Annotated[str, locations.Names("model")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -226,6 +226,16 @@ class ScorerSettings(Settings):
     )
 
 
+# Whoever gives one of these means vLLM in this process.
+VLLM_OPTIONS = {
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "gpu_memory_utilization",
+    "max_lora_rank",
+    "engine_args",
+}
+
+
 class EngineSettings(ModelSettings):
     """How answers are decoded: wherever prompts are answered, not only in ``eval``."""
 
@@ -258,6 +268,52 @@ class EngineSettings(ModelSettings):
     engine_args: EngineArgs = Field(
         default={}, description="More arguments for the vLLM engine: JSON, or key=value,key=value."
     )
+    server: ServerUrls = Field(
+        default=(),
+        description="Decode on these servers with OpenAI's completions API, such as vLLM's, "
+        "instead of in this process: http://HOST:PORT, comma-separated. The key is read from "
+        "ADAPTERMIX_SERVER_KEY or OPENAI_API_KEY.",
+    )
+    server_model: str | None = Field(
+        default=None,
+        description="Name under which the servers have the base model. Default: the name or path "
+        "in --model.",
+    )
+    server_folder: str | None = Field(
+        default=None,
+        description="Folder on storage that the servers share, for adapters while they are used; "
+        "HERE=THERE if its path differs on the servers. Default: the temporary folder.",
+    )
+    server_label: str | None = Field(
+        default=None,
+        description="Your name for the servers' configuration. Cached answers are reused between "
+        "servers with the same label. Default: only from the same server, until it restarts.",
+    )
+    server_requests: int = Field(
+        default=128, gt=0, description="Prompts sent to each server at the same time."
+    )
+    server_timeout: float = Field(
+        default=600.0, gt=0, description="Seconds to wait for a server's answer to a prompt."
+    )
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> "EngineSettings":
+        if any("@" in url for url in self.server):
+            raise ValueError(
+                "--server: an address with a user or a password is refused; set "
+                "ADAPTERMIX_SERVER_KEY to the server's key"
+            )
+        if self.server and self.engine != "auto":
+            raise ValueError(
+                f"--server takes the place of --engine {self.engine}; leave one of them out"
+            )
+        given = sorted(VLLM_OPTIONS & self.model_fields_set)
+        if self.server and given:
+            raise ValueError(
+                f"{flag_of(given[0])} is for vLLM in this process; with --server, give it to the "
+                "server when you start it"
+            )
+        return self
 
 
 class DecodingSettings(EngineSettings, PromptSettings):

@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -190,6 +191,26 @@ def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
     return patterns
 
 
+def _read_servers(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the addresses of servers; one without a path gets ``/v1``."""
+    return _refuse_repeats(tuple(_server_address(url) for url in urls))
+
+
+def _server_address(url: str) -> str:
+    if "@" in url:  # EngineSettings refuses it, without the password in its message
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("a server's address is written as http://HOST:PORT")
+    if parts.query or parts.fragment:
+        raise ValueError("a server's address has no part after ? or #")
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+ServerUrls = Annotated[
+    tuple[str, ...], AfterValidator(_read_servers), BeforeValidator(_split_commas)
+]
 Layers = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_read_ranges)]
 _Patterns = (BeforeValidator(_read_arguments), AfterValidator(_refuse_bad_patterns))
 Ranks = Annotated[dict[str, PositiveInt], *_Patterns]

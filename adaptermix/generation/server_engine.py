@@ -1,0 +1,398 @@
+"""Servers as an engine: one queue of prompts for all of them, without torch.
+
+A request that a server does not answer goes back into the queue, where any server takes it. The
+server pauses, as long as it asks to or twice as long after each failure, is looked at again, gets
+back the adapters that it has lost, and is given up after several failures in a row.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError
+from adaptermix.generation import server_client
+from adaptermix.generation.adapter_effect import FirstTokens, canaries, check_effect, distance
+from adaptermix.generation.engine import (
+    Generated,
+    Limits,
+    OnAnswers,
+    Request,
+    compose_queues,
+    read_answer,
+)
+from adaptermix.generation.server_client import BusyError, Served, Server, pause, shared_folder
+from adaptermix.settings.shared import EngineSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+_GOODBYE = 10.0  # seconds to unload adapters at the end
+# Defaults of a server come from the model's generation config; those of the request come first.
+_GREEDY = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+_GREEDY_IN_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_STOPS = 4  # texts that end an answer, at most, in OpenAI's API
+
+
+@dataclass
+class _Lane:
+    """A server, and how it is doing.
+
+    Attributes:
+        server: The connection.
+        served: What it said of itself last.
+        loaded: Adapters that it has, least recently used first.
+        checked: Those that were seen to act.
+        failures: In a row.
+        trouble: Why it pauses.
+        lost: Why it was given up.
+        answered: Answers that it gave.
+        is_open: Set unless it pauses.
+    """
+
+    server: Server
+    served: Served
+    loaded: list[Path] = field(default_factory=list)
+    checked: set[Path] = field(default_factory=set)
+    failures: int = 0
+    trouble: BusyError | None = None
+    lost: str | None = None
+    answered: int = 0
+    is_open: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class ServerGenerator:
+    """Servers that answer from one queue; they load adapters where there are any.
+
+    Attributes:
+        notes: Servers that were lost.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        tokenizer: "PreTrainedTokenizerBase",
+        stop_ids: Sequence[int],
+        limits: Limits,
+        servers: Sequence[Served],
+    ) -> None:
+        """Connect; nothing is asked yet."""
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.stop_ids = list(stop_ids)
+        self.capacity = limits.adapters
+        self.notes: list[str] = []
+        # Two runs may have the same adapter on one server, and each unloads its own.
+        self._run = secrets.token_hex(4)
+        self._adapters: list[Path] = []
+        self._canaries: list[list[int]] = []
+        self._loop = asyncio.new_event_loop()
+        self._lanes = self._do(self._connect(servers))
+
+    def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
+        """Answer everything in one queue, or in several where there is no room for all adapters.
+
+        Raises:
+            ArtifactError: A server cannot load an adapter, or ignores it.
+            ResourceError: All servers are lost, or one does not see the adapters' folder.
+        """
+        for queue, mine in compose_queues(requests, self.capacity):
+            self._do(self._serve(queue, requests, mine, on_answers))
+
+    def close(self) -> None:
+        """Unload the adapters, and close all connections."""
+        if not self._loop.is_closed():
+            self._do(self._leave())
+            self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    async def _connect(self, servers: Sequence[Served]) -> list[_Lane]:
+        return [_Lane(Server(served.url, self.settings), served) for served in servers]
+
+    async def _leave(self) -> None:
+        await _cancel_others()
+
+        async def leave(lane: _Lane) -> None:
+            with suppress(BusyError, AdaptermixError, TimeoutError):
+                async with asyncio.timeout(_GOODBYE if lane.lost is None else 1.0):
+                    for adapter in lane.loaded:
+                        await lane.server.unload(self._name(adapter))
+            await lane.server.close()
+
+        await asyncio.gather(*map(leave, self._lanes))
+
+    async def _serve(
+        self,
+        queue: list[Path],
+        requests: Sequence[Request],
+        order: Sequence[int],
+        on_answers: OnAnswers,
+    ) -> None:
+        """Load the adapters of a queue on every server, then answer its requests."""
+        self._adapters = queue
+        self._canaries = canaries([requests[index] for index in order])
+        healthy = [lane for lane in self._alive() if lane.trouble is None]
+        await asyncio.gather(*map(self._begin, healthy))
+        await self._answer(requests, order, on_answers)
+
+    def _alive(self) -> list[_Lane]:
+        return [lane for lane in self._lanes if lane.lost is None]
+
+    async def _answer(
+        self, requests: Sequence[Request], order: Sequence[int], on_answers: OnAnswers
+    ) -> None:
+        waiting: asyncio.Queue[int] = asyncio.Queue()
+        for index in order:
+            waiting.put_nowait(index)
+        ready: asyncio.Queue[tuple[int, Generated] | None] = asyncio.Queue()
+        lanes = [
+            asyncio.create_task(self._drive(lane, requests, waiting, ready))
+            for lane in self._alive()
+        ]
+        for task in lanes:
+            task.add_done_callback(lambda _: ready.put_nowait(None))
+        answers: dict[int, Generated] = {}
+        told = time.monotonic()
+        try:
+            for _ in order:
+                index, answer = await self._next(ready, lanes)
+                answers[index] = answer
+                if time.monotonic() - told > 0.5:
+                    on_answers(answers)
+                    answers, told = {}, time.monotonic()
+        finally:
+            if answers:
+                on_answers(answers)
+            await _cancel_others()
+
+    async def _next(
+        self,
+        ready: asyncio.Queue[tuple[int, Generated] | None],
+        lanes: Sequence[asyncio.Task[None]],
+    ) -> tuple[int, Generated]:
+        """Return the next answer; None in the queue says that a server has stopped."""
+        found = None
+        while found is None:
+            for task in lanes:
+                if task.done():
+                    task.result()  # raises what stopped it
+            if ready.empty() and all(task.done() for task in lanes):
+                raise self._none_left()
+            found = await ready.get()
+        return found
+
+    async def _drive(
+        self,
+        lane: _Lane,
+        requests: Sequence[Request],
+        waiting: asyncio.Queue[int],
+        ready: asyncio.Queue[tuple[int, Generated] | None],
+    ) -> None:
+        """Let one server take requests, so many at a time, until it is lost."""
+        if lane.trouble is not None:
+            await self._recover(lane)
+
+        async def work() -> None:
+            while lane.lost is None:
+                await lane.is_open.wait()
+                index = await waiting.get()
+                if lane.lost is not None or not lane.is_open.is_set():
+                    waiting.put_nowait(index)
+                    continue
+                try:
+                    answer = await self._complete(lane, requests[index])
+                except BusyError as error:
+                    waiting.put_nowait(index)
+                    if lane.trouble is None and lane.lost is None:
+                        self._pause(lane, error)
+                        await self._recover(lane)
+                else:
+                    lane.failures = 0
+                    lane.answered += 1
+                    ready.put_nowait((index, answer))
+
+        room = min(self.settings.server_requests, len(requests))
+        await asyncio.gather(*(work() for _ in range(room)))
+
+    async def _complete(self, lane: _Lane, request: Request) -> Generated:
+        body = {
+            "model": self._model(lane, request.adapter),
+            "prompt": request.prompt_ids,
+            "max_tokens": self.settings.max_new_tokens,
+            **_GREEDY,
+        }
+        if lane.served.is_vllm:
+            body |= _GREEDY_IN_VLLM | {"stop_token_ids": self.stop_ids, "return_token_ids": True}
+        elif texts := self._stop_texts():
+            body["stop"] = texts
+        source = lane.served.source(self.settings.server_label)
+        choice = await lane.server.complete(body)
+        if choice.get("token_ids") is not None:
+            answer = read_answer(list(choice["token_ids"]), self.stop_ids, self.tokenizer)
+            return Generated(answer.text, answer.is_truncated, answer.tokens, source)
+        tokens = choice["usage"].get("completion_tokens") or 0
+        return Generated(
+            str(choice.get("text") or ""), choice.get("finish_reason") == "length", tokens, source
+        )
+
+    def _stop_texts(self) -> list[str]:
+        """Return the texts of the tokens that end an answer, for servers that take no ids."""
+        texts = [str(self.tokenizer.decode([token])) for token in self.stop_ids]
+        return [text for text in texts if text.strip()][:_STOPS]
+
+    async def _begin(self, lane: _Lane) -> None:
+        """Prepare a server; one that does not answer recovers beside the others' work."""
+        try:
+            await self._prepare(lane)
+        except BusyError as error:
+            self._pause(lane, error)
+        else:
+            lane.is_open.set()
+
+    def _pause(self, lane: _Lane, error: BusyError) -> None:
+        lane.failures += 1
+        lane.trouble = error
+        lane.is_open.clear()
+
+    async def _recover(self, lane: _Lane) -> None:
+        """Wait for a server and prepare it anew, or give it up."""
+        while lane.trouble is not None:
+            wait = pause(lane.trouble, lane.failures)
+            if lane.failures >= server_client.TRIES:
+                return self._give_up(lane, lane.trouble.reason)
+            if wait > self.settings.server_timeout:
+                return self._give_up(
+                    lane, f"it asks to wait {wait:,.0f} s, longer than --server-timeout"
+                )
+            await asyncio.sleep(wait)
+            try:
+                await self._look_again(lane)
+                await self._prepare(lane)
+            except BusyError as error:
+                self._pause(lane, error)
+            except AdaptermixError as error:
+                return self._give_up(lane, error.message)
+            else:
+                lane.trouble = None
+                lane.is_open.set()
+
+    def _give_up(self, lane: _Lane, reason: str) -> None:
+        lane.lost = reason
+        lane.trouble = None
+        lane.is_open.set()  # those that wait for it see that it is lost
+        self.notes.append(
+            f"{lane.server.url} was lost after {lane.answered:,} answers ({reason}); other servers "
+            "answered the rest"
+        )
+
+    def _none_left(self) -> ResourceError:
+        lane = self._lanes[-1]
+        others = len(self._lanes) - 1
+        also = f"; {others} more are lost" if others else ""
+        return ResourceError(
+            f"no server is left: {lane.server.url}: {lane.lost}{also}",
+            hint="answers that were given are cached; run the same command again to continue",
+        )
+
+    async def _look_again(self, lane: _Lane) -> None:
+        """See what a server has after a failure: it may have been started anew."""
+        lane.served = await lane.server.look()
+        names = await lane.server.models()
+        lane.loaded = [adapter for adapter in lane.loaded if self._name(adapter) in names]
+        lane.checked &= set(lane.loaded)
+
+    async def _prepare(self, lane: _Lane) -> None:
+        """Load the adapters that a server lacks, and see that they act.
+
+        Raises:
+            BusyError: It does not answer now.
+            ArtifactError: It cannot load an adapter, ignores it, or mixes it with the base model.
+            ResourceError: It does not see the adapters' folder.
+        """
+        new = [adapter for adapter in self._adapters if adapter not in lane.checked]
+        if not new:
+            return
+        await self._make_room(lane)
+        (base,) = await self._first_tokens(lane, [None])
+        for adapter in new:
+            if adapter not in lane.loaded:
+                await lane.server.load(self._name(adapter), self._path(adapter))
+                lane.loaded.append(adapter)
+        again, *others = await self._first_tokens(lane, [None, *new])
+        noise = distance(base, again)
+        if any(distance(again, tokens) < noise for tokens in others):
+            raise ArtifactError(
+                f"{lane.server.url} answers for the base model with an adapter, as vLLM does on a "
+                "CPU when all its slots are taken",
+                hint=f"start the server with --max-loras {len(lane.loaded) + 1} or more",
+            )
+        check_effect(new, base, again, others)
+        lane.checked |= set(new)
+
+    async def _make_room(self, lane: _Lane) -> None:
+        """Unload adapters that stand in the way, least recently used first."""
+        others = [adapter for adapter in lane.loaded if adapter not in self._adapters]
+        while others and len(others) + len(self._adapters) > self.capacity:
+            adapter = others.pop(0)
+            await lane.server.unload(self._name(adapter))
+            lane.checked.discard(adapter)
+        mine = [adapter for adapter in lane.loaded if adapter in self._adapters]
+        lane.loaded = [*others, *mine]
+
+    async def _first_tokens(self, lane: _Lane, systems: Sequence[Path | None]) -> list[FirstTokens]:
+        """Return log probabilities of the likeliest first tokens: [system][prompt][token]."""
+
+        async def one(system: Path | None, ids: list[int]) -> dict[int, float]:
+            body = {
+                "model": self._model(lane, system),
+                "prompt": ids,
+                "max_tokens": 1,
+                "logprobs": 5,
+                "return_tokens_as_token_ids": True,
+                # Kept out of the prefix cache, so that all prompts take the same way.
+                "cache_salt": secrets.token_hex(16),
+                **_GREEDY,
+                **_GREEDY_IN_VLLM,
+            }
+            choice = await lane.server.complete(body)
+            likely: Mapping[str, float] = choice["logprobs"]["top_logprobs"][0]
+            return {int(name.removeprefix("token_id:")): likely[name] for name in likely}
+
+        return [
+            list(await asyncio.gather(*(one(system, ids) for ids in self._canaries)))
+            for system in systems
+        ]
+
+    def _model(self, lane: _Lane, adapter: Path | None) -> str:
+        return lane.served.model if adapter is None else self._name(adapter)
+
+    def _name(self, adapter: Path) -> str:
+        """Return an adapter's name on the servers: the hash of its content, and this run."""
+        return f"adaptermix-{adapter.name}-{self._run}"
+
+    def _path(self, adapter: Path) -> str:
+        """Return where the servers find an adapter."""
+        here, there = shared_folder(self.settings)
+        if here is None or there is None:
+            return str(adapter)
+        return f"{there.rstrip('/')}/{adapter.relative_to(here)}"
+
+
+async def _cancel_others() -> None:
+    """End all that still runs in this loop."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
