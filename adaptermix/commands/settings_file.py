@@ -15,6 +15,7 @@ from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.locations import from_folder
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.shared import (
+    VLLM_OPTIONS,
     DecodingSettings,
     ModelSettings,
     ScorerSettings,
@@ -48,6 +49,11 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
     ways = ("weight", "weights", "weights-file", "search")
     if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
         from_file = {key: value for key, value in from_file.items() if key not in ways}
+    elsewhere = ("engine", *(name.replace("_", "-") for name in VLLM_OPTIONS))
+    if "server" in stated:  # it takes the place of the file's engine, and an engine that of servers
+        from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
+    elif "engine" in stated:
+        from_file = {key: value for key, value in from_file.items() if key != "server"}
     keys = from_file | stated
     try:
         return cast(S, kind.from_keys(keys))

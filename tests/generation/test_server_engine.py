@@ -1,0 +1,333 @@
+"""One queue for several servers: retries, losses, adapters, and the cache."""
+
+import pytest
+from helpers.adapters import peft_adapter
+from helpers.completions import answer_ids, completions_server
+from helpers.evaluation import eval_settings
+from helpers.generation import answers_of
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.writing import stage_adapter
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.evaluation.evaluate import plan
+from adaptermix.generation import server_client
+from adaptermix.generation.adapter_effect import IgnoredAdapterError
+from adaptermix.generation.cached import CachedGenerator
+from adaptermix.generation.engine import Limits, Request, read_answer
+from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.server_client import look_at_servers
+from adaptermix.generation.server_engine import ServerGenerator
+from adaptermix.models.loading import load_tokenizer
+
+LIMITS = Limits(adapters=2, rank=8, prompt=40)
+PROMPTS = [[0, *range(10 + n, 14 + n % 7 + n)] for n in range(40)]
+BASE = [Request(ids, None) for ids in PROMPTS]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name in server_client.KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(server_client, "PAUSE", 0.01)
+    monkeypatch.setattr(server_client, "TRIES", 3)
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory, model_dir):
+    """Three adapters as engines get them."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed in range(3):
+        peft_adapter(model_dir, folder / f"{seed}", seed=seed)
+    return [stage_adapter(read_adapter(folder / f"{seed}"), folder / "staged") for seed in range(3)]
+
+
+@pytest.fixture
+def connect(model_dir):
+    """Make an engine of servers; all are closed at the end."""
+    made = []
+
+    def make(*sites, limits=LIMITS, **changes):
+        settings = eval_settings(
+            model_dir,
+            "unused",
+            "unused",
+            **{
+                "engine": "auto",
+                "server": tuple(site.url for site in sites),
+                "server_model": "base",
+                "server_requests": 4,
+                **changes,
+            },
+        )
+        served = look_at_servers(settings, has_adapters=False)
+        tokenizer = load_tokenizer(model_dir, settings)
+        made.append(ServerGenerator(settings, tokenizer, [1], limits, served))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def make_cached(model_dir):
+    def make(*sites, **changes):
+        settings = eval_settings(
+            model_dir,
+            "unused",
+            "unused",
+            **{
+                "engine": "auto",
+                "server": tuple(site.url for site in sites),
+                "server_model": "base",
+                "cache": True,
+                **changes,
+            },
+        )
+        encoder = PromptEncoder(load_tokenizer(model_dir, settings))
+        served = look_at_servers(settings, has_adapters=False)
+        return CachedGenerator(settings, model_dir, encoder, LIMITS, served)
+
+    return make
+
+
+def decode(generator, requests=BASE):
+    """Answer, and leave the servers as a command does."""
+    with generator.staging():
+        return generator.decode(requests)
+
+
+def expected(engine, requests):
+    def ids(request):
+        model = "base" if request.adapter is None else engine._name(request.adapter)
+        return answer_ids(model, request.prompt_ids)[: engine.settings.max_new_tokens]
+
+    return [read_answer(ids(request), [1], engine.tokenizer) for request in requests]
+
+
+def test_two_servers_share_a_queue_and_nothing_is_decoded_twice(connect):
+    with completions_server() as one, completions_server() as other:
+        engine = connect(one, other)
+        assert answers_of(engine, BASE) == expected(engine, BASE)
+        assert one.answered and other.answered
+        total = one.answered + other.answered
+        assert set(total.values()) == {1}
+        assert len(total) == len(PROMPTS)
+
+
+def test_prompts_go_as_token_ids_and_decoding_is_greedy_whatever_the_servers_defaults(connect):
+    with completions_server() as site:
+        answers_of(connect(site), BASE[:1])
+    (body,) = site.bodies
+    assert body["prompt"] == PROMPTS[0]
+    assert body["stop_token_ids"] == [1]
+    assert body["max_tokens"] == 8
+    assert (body["temperature"], body["top_p"], body["top_k"]) == (0.0, 1.0, 0)
+    assert (body["repetition_penalty"], body["min_p"]) == (1.0, 0.0)
+
+
+def test_another_software_answers_in_text(connect):
+    with completions_server(software="llama") as site:
+        engine = connect(site)
+        first, *_ = answers_of(engine, BASE)
+    assert first.text == f"text {answer_ids('base', PROMPTS[0])}"
+    assert not first.is_truncated
+    assert first.tokens == len(answer_ids("base", PROMPTS[0]))
+    assert site.bodies[0]["stop"] == ["<|end|>"]
+    assert "stop_token_ids" not in site.bodies[0]
+
+
+def test_adapters_are_loaded_before_prompts_named_by_content_and_unloaded(connect, staged):
+    requests = [Request(ids, system) for system in (None, *staged[:2]) for ids in PROMPTS[:5]]
+    with completions_server() as site:
+        engine = connect(site)
+        answers = answers_of(engine, requests)
+        assert answers == expected(engine, requests)
+        assert len({answer.text for answer in answers[::5]}) == 3
+        loads = [event for event in site.events if event.startswith("load")]
+        assert site.events[:2] == loads
+        for path, load in zip(staged, loads, strict=False):
+            assert path.name in load
+            assert site.adapters[load.removeprefix("load ")] == str(path)
+        engine.close()
+        assert site.adapters == {}
+
+
+def test_adapters_come_and_go_where_there_is_no_room_for_all(connect, staged):
+    requests = [Request(PROMPTS[0], system) for system in (*staged, None)]
+    with completions_server() as site:
+        engine = connect(site)
+        assert answers_of(engine, requests) == expected(engine, requests)
+        assert len(site.adapters) == LIMITS.adapters
+        assert answers_of(engine, requests[:1]) == expected(engine, requests[:1])
+        assert engine._name(staged[0]) in site.adapters
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [(429, {"Retry-After": "0.05"}), (503, {}), (500, {}), "drop", (502, {"Retry-After": "x"})],
+    ids=["429", "503", "500", "drop", "502"],
+)
+def test_a_failure_is_tried_again(connect, trouble):
+    with completions_server(troubles=[None, trouble, None, trouble]) as site:
+        engine = connect(site)
+        assert answers_of(engine, BASE) == expected(engine, BASE)
+        assert set(site.answered.values()) == {1}
+    assert engine.notes == []
+
+
+def test_a_server_that_asks_to_wait_is_left_alone_and_others_take_its_prompts(connect):
+    pauses = [(429, {"Retry-After": "0.3"})] * 4
+    with completions_server(troubles=pauses) as busy, completions_server() as other:
+        engine = connect(busy, other)
+        assert answers_of(engine, BASE) == expected(engine, BASE)
+        assert len(busy.bodies) == 4  # those it had when it said so first
+        assert len(other.answered) == len(PROMPTS)
+
+
+def test_a_wait_longer_than_the_timeout_gives_the_server_up(connect):
+    complaint = pytest.raises(ResourceError, match="asks to wait 3,600 s")
+    with completions_server(troubles=[(429, {"Retry-After": "3600"})] * 9) as site, complaint:
+        answers_of(connect(site), BASE)
+
+
+def test_a_server_that_dies_is_lost_and_the_others_finish(connect):
+    with completions_server(troubles=[None] * 3 + ["die"]) as dying, completions_server() as other:
+        engine = connect(dying, other)
+        assert answers_of(engine, BASE) == expected(engine, BASE)
+        total = dying.answered + other.answered
+        assert len(total) == len(PROMPTS)
+        received = sum(dying.answered.values()) + sum(other.answered.values())
+        assert received <= len(PROMPTS) + 4  # no more than was under way on the one that died
+        again = BASE[:3]
+        assert answers_of(engine, again) == expected(engine, again)
+    # With so few prompts the others may be done before it is given up.
+    assert all(dying.url in note and "was lost" in note for note in engine.notes)
+
+
+def test_when_all_servers_are_lost_the_answers_so_far_are_kept(make_cached):
+    with completions_server(troubles=[None] * 9 + ["die"]) as site:
+        first = make_cached(site, server_requests=1)
+        with pytest.raises(ResourceError, match=f"no server is left: {site.url}") as error:
+            decode(first)
+        assert "run the same command again" in error.value.hint
+        assert first.decoded == 9
+        site.is_dead = False
+        second = make_cached(site)
+        decode(second)
+        assert (second.decoded, second.reused) == (len(PROMPTS) - 9, 9)
+        assert set(site.answered.values()) == {1}
+
+
+def test_a_slow_answer_is_asked_for_elsewhere(connect):
+    with completions_server(troubles=["slow"] * 4) as slow, completions_server() as other:
+        engine = connect(slow, other, server_timeout=0.15)
+        assert answers_of(engine, BASE) == expected(engine, BASE)
+
+
+def test_a_server_that_was_started_anew_gets_its_adapters_again(connect, staged):
+    requests = [Request(ids, staged[0]) for ids in PROMPTS]
+    with completions_server() as site:
+        engine = connect(site)
+        answers_of(engine, requests[:3])
+        site.adapters.clear()
+        assert answers_of(engine, requests) == expected(engine, requests)
+        assert sum(event.startswith("load") for event in site.events) == 2
+
+
+def test_an_adapter_that_changes_nothing_is_an_error(connect, staged):
+    with completions_server(ignores=True) as site, pytest.raises(IgnoredAdapterError):
+        answers_of(connect(site), [Request(PROMPTS[0], staged[0])])
+    assert not site.answered
+
+
+def test_a_base_model_that_answers_with_an_adapter_is_an_error(connect, staged):
+    complaint = pytest.raises(ArtifactError, match="answers for the base model with an adapter")
+    with completions_server(mixes=True) as site, complaint as error:
+        answers_of(connect(site), [Request(PROMPTS[0], staged[0])])
+    assert error.value.hint == "start the server with --max-loras 2 or more"
+    assert not site.answered
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "hint"),
+    [
+        ((404, "No adapter found"), ResourceError, "--server-folder"),
+        ((500, "LoRA rank 32 is greater than max_lora_rank 16."), ArtifactError, "--max-lora-rank"),
+        ((500, "LoRA is not enabled."), ArtifactError, "--enable-lora"),
+    ],
+)
+def test_an_adapter_that_cannot_be_loaded_stops_before_the_first_prompt(
+    connect, staged, refusal, kind, hint
+):
+    with completions_server() as one, completions_server(refuses=refusal) as other:
+        with pytest.raises(kind) as error:
+            answers_of(connect(one, other), [Request(PROMPTS[0], staged[0])])
+        assert other.url in error.value.message
+        assert hint in error.value.hint
+        assert "prompt" not in one.events + other.events
+
+
+def test_a_prompt_that_is_refused_ends_the_run(connect):
+    complaint = pytest.raises(ResourceError, match="refuses a prompt: HTTP 400: not now")
+    with completions_server(troubles=[(400, {})]) as site, complaint:
+        answers_of(connect(site), BASE)
+
+
+def test_adapters_are_staged_in_the_shared_folder_and_named_by_its_path_there(
+    make_cached, staged, tmp_path
+):
+    with completions_server() as site:
+        generator = make_cached(site, server_folder=f"{tmp_path}=/there")
+        with generator.staging() as scratch:
+            assert scratch.parent == tmp_path
+            path = stage_adapter(read_adapter(staged[0]), scratch)
+            generator.decode([Request(PROMPTS[0], path)])
+            (seen,) = site.adapters.values()
+            assert seen == f"/there/{scratch.name}/{path.name}"
+        assert site.adapters == {}  # unloaded before its files are gone
+        assert not scratch.exists()
+
+
+def test_a_server_that_reads_too_few_tokens_is_refused(make_cached):
+    complaint = pytest.raises(ConfigError, match="47 tokens at most, .* may have 48")
+    with completions_server(context=47) as site, complaint:
+        make_cached(site)
+
+
+def test_answers_are_reused_from_the_same_server_only(make_cached):
+    """Its precision does not show; so another process, or another server, counts as another."""
+    with completions_server() as site, completions_server() as other:
+        decode(make_cached(site))
+
+        def reused(*sites, **changes):
+            generator = make_cached(*sites, **changes)
+            decode(generator)
+            return generator.reused
+
+        assert reused(site) == len(PROMPTS)
+        assert reused(site, dtype="bfloat16") == 0
+        assert reused(other) == 0
+        assert reused(site, other) == len(PROMPTS)
+        site.started = "18.5"
+        assert reused(site) == 0
+        assert reused(site, server_label="fp8") == 0
+        assert reused(other, server_label="fp8") == len(PROMPTS)
+        site.root = "elsewhere"
+        assert reused(site, server_label="fp8") == 0
+
+
+def test_a_dry_run_names_the_servers_and_decodes_nothing(model_dir, corpus_dir, tmp_path):
+    with completions_server() as site:
+        settings = eval_settings(
+            model_dir,
+            corpus_dir,
+            tmp_path / "out",
+            **{"engine": "auto", "server": site.url, "server_model": "base"},
+        )
+        report = plan(settings)
+        assert f"would decode on {site.url} (vllm 9.9, model base)" in report.notices
+        site.context = 9
+        with pytest.raises(ConfigError, match="9 tokens at most"):
+            plan(settings)
+    assert not site.bodies
