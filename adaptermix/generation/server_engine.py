@@ -72,11 +72,7 @@ class _Lane:
 
 
 class ServerGenerator:
-    """Servers that answer from one queue; they load adapters where there are any.
-
-    Attributes:
-        notes: Servers that were lost.
-    """
+    """Servers that answer from one queue; they load adapters where there are any."""
 
     def __init__(
         self,
@@ -91,13 +87,22 @@ class ServerGenerator:
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)
         self.capacity = limits.adapters
-        self.notes: list[str] = []
         # Two runs may have the same adapter on one server, and each unloads its own.
         self._run = secrets.token_hex(4)
         self._adapters: list[Path] = []
         self._canaries: list[list[int]] = []
         self._loop = asyncio.new_event_loop()
         self._lanes = self._do(self._connect(servers))
+
+    @property
+    def notes(self) -> list[str]:
+        """Which servers were lost, or did not answer at last."""
+        return [
+            f"{lane.server.url} was lost after {lane.answered:,} answers "
+            f"({lane.lost or lane.trouble}); other servers answered the rest"
+            for lane in self._lanes
+            if lane.lost or lane.trouble
+        ]
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
         """Answer everything in one queue, or in several where there is no room for all adapters.
@@ -292,10 +297,6 @@ class ServerGenerator:
         lane.lost = reason
         lane.trouble = None
         lane.is_open.set()  # those that wait for it see that it is lost
-        self.notes.append(
-            f"{lane.server.url} was lost after {lane.answered:,} answers ({reason}); other servers "
-            "answered the rest"
-        )
 
     def _none_left(self) -> ResourceError:
         lane = self._lanes[-1]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from importlib.util import find_spec
 from urllib.error import URLError
 
@@ -81,10 +82,8 @@ class Server:
         return sum(float(line.rpartition(" ")[2]) for line in counts)
 
     def kill(self):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
 
@@ -172,7 +171,7 @@ def test_a_server_that_is_killed_costs_no_answer(
     servers, model_dir, corpus_dir, tmp_path, adapters
 ):
     """The last test: one of the servers is gone after it."""
-    long = {"max_new_tokens": 64, "limit": 40, "cache": True, "dtype": "float32"}
+    long = {"max_new_tokens": 64, "limit": 12, "cache": True, "dtype": "float32"}
     serial = settings(model_dir, corpus_dir, tmp_path / "serial", adapters, **long)
     evaluate(serial)
     on_both = settings(
