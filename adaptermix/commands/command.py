@@ -130,23 +130,22 @@ class Command:
         Raises:
             AdaptermixError: Whatever stops it; ResourceError if its extra is not installed.
         """
-        self.require()
+        self.require(call.settings)
         return self.run(call)
 
-    def require(self) -> None:
-        """Check that what the command needs is installed.
+    def require(self, settings: Settings) -> None:
+        """Check that what the command needs with these settings is installed.
 
         Raises:
             ResourceError: It is not.
         """
         if self.extra is not None:
-            require_extra(self.extra)
+            require_extra("server" if getattr(settings, "server", ()) else self.extra)
 
-    @property
-    def is_installed(self) -> bool:
-        """Whether what the command needs is installed."""
+    def is_installed(self, settings: Settings) -> bool:
+        """Whether what the command needs with these settings is installed."""
         try:
-            self.require()
+            self.require(settings)
         except ResourceError:
             return False
         return True

@@ -51,7 +51,8 @@ def _keep_to_one_thread() -> None:
 
 
 def _search(call: Call) -> Report:
-    require_extra("eval")
+    needs_torch = not call.settings.server or call.settings.search == "learn"
+    require_extra("eval" if needs_torch else "server")
     if call.settings.per_language:
         from adaptermix.search.by_language import plan_by_language, search_by_language
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +109,17 @@ def open_systems(
 ) -> Systems:
     """Find the base model, and check that adapters fit it.
 
+    Without torch, as where servers decode, the names and shapes of the base model's files must do.
+
     Raises:
         ArtifactError: A model or tokenizer that cannot be used, or an adapter that does not fit.
         ResourceError: A hub model that cannot be had.
     """
     folder = locate_model(settings)
-    on_disk, empty = weight_shapes(folder), empty_model(folder, settings)
+    on_disk = weight_shapes(folder)
+    if not _has_torch():
+        return _open_by_files(settings, folder, adapters, on_disk, has_base)
+    empty = empty_model(folder, settings)
     in_memory = {name: tuple(weight.shape) for name, weight in empty.state_dict().items()}
     _check_weights(folder, on_disk, in_memory)
     shapes = {**on_disk, **in_memory}
@@ -124,6 +130,24 @@ def open_systems(
         _check_config(named[name], empty)
     tokenizer = load_tokenizer(folder, settings)
     return Systems(settings.model, folder, tokenizer, named, has_base)
+
+
+def _has_torch() -> bool:
+    return all(find_spec(name) is not None for name in ("torch", "peft"))
+
+
+def _open_by_files(
+    settings: ModelSettings,
+    folder: Path,
+    adapters: Mapping[str, Adapter],
+    on_disk: Mapping[str, tuple[int, ...]],
+    has_base: bool,
+) -> Systems:
+    named = {name: with_names_of(adapter, on_disk) for name, adapter in adapters.items()}
+    for name, adapter in adapters.items():
+        _check_vocabulary(named[name], on_disk, settings.model)
+        check_fits(adapter, on_disk, settings.model)
+    return Systems(settings.model, folder, load_tokenizer(folder, settings), named, has_base)
 
 
 def _check_weights(

@@ -23,6 +23,7 @@ VOLATILE = ("seconds", "decoded", "reused", "extracted")
 _IMMATERIAL = {
     *("out", "resume", "threads", "cache", "comet_python", "export"),
     *("tensorboard", "report_to", "gradient_checkpointing"),
+    *("server_folder", "server_requests", "server_timeout"),
 }
 _DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
 

@@ -32,7 +32,7 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
             try:
                 step.command.check(step.call(), chosen.maker)
                 cost = costs(step, is_ready=_is_ready(step, statuses))
-                step.command.require()
+                step.command.require(step.settings)
             except AdaptermixError as error:
                 problem = step.blame(error)
         problems += [problem] if problem else []
@@ -59,7 +59,7 @@ def check_ahead(step: Step, recipe: Recipe) -> None:
     Raises:
         AdaptermixError: What would stop it; it names the flag or value that is to blame.
     """
-    step.command.require()
+    step.command.require(step.settings)
     step.command.check(step.call(), recipe.maker)
 
 
@@ -130,7 +130,7 @@ def costs(step: Step, *, is_ready: bool) -> dict[str, Any]:
     examples = command.examples(step.settings)
     known: dict[str, Any] = {"examples": examples} if examples else {}
     known |= command.size(step.call(), examples)
-    if is_ready and command.can_dry_run and command.is_installed:
+    if is_ready and command.can_dry_run and command.is_installed(step.settings):
         record = command.perform(step.call(dry_run=True)).as_record()
         known |= {name: record[name] for name in _TELLING if record.get(name)}
     systems = known.pop("systems", len(known.get("candidates", ())))

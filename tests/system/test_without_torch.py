@@ -8,6 +8,8 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.adapters import peft_adapter
+from helpers.completions import completions_server
 from helpers.records import write_evaluation
 from helpers.updates import random_update
 from safetensors.numpy import save_file
@@ -154,3 +156,35 @@ def test_the_doctor_says_that_there_is_no_torch(folder):
     assert checks["imports"] == "missing"
     code, imported, said = run(folder, "doctor", heavy="present")
     assert imported == "", said
+
+
+WITHOUT = """
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+absent = ("torch", "peft", "accelerate", "vllm")
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in absent else find(
+    name, *rest
+)
+"""
+
+
+def test_eval_on_a_server_needs_no_torch(tmp_path, model_dir, corpus_dir):
+    peft_adapter(model_dir, tmp_path / "task")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT)
+    paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with completions_server(model=str(model_dir)) as site:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "adaptermix", "eval", "--server", site.url, "--json"),
+                *("--model", model_dir, "--adapter", "task", "--data-dir", corpus_dir),
+                *("--langs", "en,cy", "--limit", "3", "--max-new-tokens", "8"),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["decoded"] == 12
+    assert len(site.answered) == 12
