@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.format import describe_config, spec_of
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError
 from adaptermix.generation.engine import Request
 
@@ -46,18 +49,51 @@ def check_effect(
     Raises:
         IgnoredAdapterError: An adapter whose update is not zero changes nothing.
     """
-    noise = distance(base, again)
+    noise = _distance(base, again)
     for adapter, tokens in zip(new, others, strict=True):
-        if distance(base, tokens) <= noise and (module := _first_effective(adapter)):
+        if _distance(base, tokens) <= noise and (module := _first_effective(adapter)):
             raise IgnoredAdapterError(adapter, module)
 
 
-def distance(some: FirstTokens, others: FirstTokens) -> float:
+def _distance(some: FirstTokens, others: FirstTokens) -> float:
     """Return the largest difference of log probabilities; infinite where the tokens differ."""
     return max(
         max(abs(a[token] - b[token]) for token in a) if a.keys() == b.keys() else float("inf")
         for a, b in zip(some, others, strict=True)
     )
+
+
+def is_another_model(
+    plain: FirstTokens, again: FirstTokens, base: FirstTokens, tolerance: float = 0.05
+) -> bool:
+    """Whether first tokens differ by more than noise, among the tokens that both have.
+
+    Args:
+        plain: First tokens of a model.
+        again: The same once more.
+        base: First tokens of what should be that model.
+        tolerance: A difference that means nothing; rounding makes some.
+    """
+    return _drift(plain, base) > max(tolerance, 2 * _drift(plain, again))
+
+
+def _drift(some: FirstTokens, others: FirstTokens) -> float:
+    return max(
+        max((abs(a[token] - b[token]) for token in a.keys() & b.keys()), default=float("inf"))
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def write_zeros(adapter: Path) -> Path:
+    """Write, beside an adapter, one that changes nothing: zeros on the first of its modules."""
+    folder = adapter.with_name("zeros")
+    if not folder.exists():
+        given = read_adapter(adapter)
+        module, update = next(given.updates())
+        zeros = LoraUpdate(update.a[:1], update.b[:, :1] * 0, 1.0)
+        config = describe_config({module: spec_of(zeros)}, given.base, all_layers=False)
+        write_adapter(folder, {module: zeros}, config, {})
+    return folder
 
 
 def _first_effective(adapter: Path) -> str | None:

@@ -145,8 +145,9 @@ def test_adapters_are_loaded_before_prompts_named_by_content_and_unloaded(connec
         assert answers == expected(engine, requests)
         assert len({answer.text for answer in answers[::5]}) == 3
         loads = [event for event in site.events if event.startswith("load")]
-        assert site.events[:2] == loads
-        for path, load in zip(staged, loads, strict=False):
+        assert site.events[:3] == loads
+        assert "zeros" in loads[0]
+        for path, load in zip(staged, loads[1:], strict=False):
             assert path.name in load
             assert site.adapters[load.removeprefix("load ")] == str(path)
         engine.close()
@@ -158,7 +159,7 @@ def test_adapters_come_and_go_where_there_is_no_room_for_all(connect, staged):
     with completions_server() as site:
         engine = connect(site)
         assert answers_of(engine, requests) == expected(engine, requests)
-        assert len(site.adapters) == LIMITS.adapters
+        assert len(site.adapters) == LIMITS.adapters + 1  # and zeros
         assert answers_of(engine, requests[:1]) == expected(engine, requests[:1])
         assert engine._name(staged[0]) in site.adapters
 
@@ -232,7 +233,7 @@ def test_a_server_that_was_started_anew_gets_its_adapters_again(connect, staged)
         answers_of(engine, requests[:3])
         site.adapters.clear()
         assert answers_of(engine, requests) == expected(engine, requests)
-        assert sum(event.startswith("load") for event in site.events) == 2
+        assert sum(event.startswith("load") for event in site.events) == 4
 
 
 def test_an_adapter_that_changes_nothing_is_an_error(connect, staged):
@@ -241,12 +242,20 @@ def test_an_adapter_that_changes_nothing_is_an_error(connect, staged):
     assert not site.answered
 
 
-def test_a_base_model_that_answers_with_an_adapter_is_an_error(connect, staged):
-    complaint = pytest.raises(ArtifactError, match="answers for the base model with an adapter")
-    with completions_server(mixes=True) as site, complaint as error:
-        answers_of(connect(site), [Request(PROMPTS[0], staged[0])])
-    assert error.value.hint == "start the server with --max-loras 2 or more"
-    assert not site.answered
+def test_an_adapter_of_zeros_stands_in_where_the_base_model_is_mixed_with_an_adapter(
+    connect, staged
+):
+    requests = [Request(ids, system) for system in (None, staged[0]) for ids in PROMPTS[:3]]
+    with completions_server(mixes=True) as mixing, completions_server() as other:
+        engine = connect(mixing)
+        assert answers_of(engine, requests) == expected(engine, requests)
+        assert "base" not in {model for model, _ in mixing.answered}
+        (note,) = engine.notes
+        assert note.startswith(f"{mixing.url} answers for the base model with an adapter's weights")
+        sound = connect(other)
+        assert answers_of(sound, requests) == expected(sound, requests)
+        assert not any("zeros" in model for model, _ in other.answered)
+        assert sound.notes == []
 
 
 @pytest.mark.parametrize(
@@ -283,7 +292,7 @@ def test_adapters_are_staged_in_the_shared_folder_and_named_by_its_path_there(
             assert scratch.parent == tmp_path
             path = stage_adapter(read_adapter(staged[0]), scratch)
             generator.decode([Request(PROMPTS[0], path)])
-            (seen,) = site.adapters.values()
+            _, seen = site.adapters.values()
             assert seen == f"/there/{scratch.name}/{path.name}"
         assert site.adapters == {}  # unloaded before its files are gone
         assert not scratch.exists()

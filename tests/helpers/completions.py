@@ -54,7 +54,8 @@ class Completions:
 
 def answer_ids(model: str, prompt: list[int]) -> list[int]:
     """Return what the server decodes; an adapter is known by the hash in its name."""
-    salt = sum(map(ord, model.split("-")[1])) if "-" in model else 0
+    is_base = not model.startswith("adaptermix-") or model.startswith("adaptermix-zeros-")
+    salt = 0 if is_base else sum(map(ord, model.split("-")[1]))
     return [20 + (sum(prompt) + salt * n) % 300 for n in range(1, 2 + len(prompt) % 4)] + [1]
 
 
@@ -124,7 +125,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def completions(self, body):
         me = self.server_side
         me.bodies.append(body)
-        model = body["model"]
+        asked = body["model"]
+        model = list(me.adapters)[-1] if me.mixes and asked == me.model and me.adapters else asked
         if body.get("logprobs"):
             return self.first_tokens(model, body)
         if "prompt" not in me.events:
@@ -145,13 +147,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         choice = {"text": f"text {ids}", "finish_reason": "stop" if ids[-1] == 1 else "length"}
         if body.get("return_token_ids") and me.software == "vllm":
             choice["token_ids"] = ids
-        me.answered[model, tuple(body["prompt"])] += 1
+        me.answered[asked, tuple(body["prompt"])] += 1
         self.say(200, {"choices": [choice], "usage": {"completion_tokens": len(ids)}})
 
     def first_tokens(self, model, body):
         me = self.server_side
-        if me.mixes and model == me.model and me.adapters:
-            model = list(me.adapters)[-1]
         if me.ignores:
             model = me.model
         first = answer_ids(model, body["prompt"])[0]
