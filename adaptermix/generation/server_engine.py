@@ -47,6 +47,7 @@ _GREEDY = {
     "frequency_penalty": 0.0,
 }
 _GREEDY_IN_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_BESIDE = 256  # tokens decoded beside the base model, at most, to see whether that changes it
 _STOPS = 4  # texts that end an answer, at most, in OpenAI's API
 
 
@@ -59,8 +60,9 @@ class _Lane:
         served: What it said of itself last.
         loaded: Adapters that it has, least recently used first.
         checked: Those that were seen to act.
-        zeros: The adapter that stands in for the base model, where the server answers for that
-            with the weights of another adapter.
+        zeros: The adapter that stands in for the base model, if one does.
+        is_mixing: Whether the server answers for the base model with an adapter's weights; None
+            if unknown.
         failures: In a row.
         trouble: Why it pauses.
         lost: Why it was given up.
@@ -73,6 +75,7 @@ class _Lane:
     loaded: list[Path] = field(default_factory=list)
     checked: set[Path] = field(default_factory=set)
     zeros: Path | None = None
+    is_mixing: bool | None = None
     failures: int = 0
     trouble: BusyError | None = None
     lost: str | None = None
@@ -116,7 +119,7 @@ class ServerGenerator:
             f"{lane.server.url} answers for the base model with an adapter's weights, as vLLM does "
             "on a CPU; an adapter of zeros was used instead"
             for lane in self._lanes
-            if lane.zeros
+            if lane.is_mixing
         ]
         return [*lost, *mixing]
 
@@ -333,8 +336,8 @@ class ServerGenerator:
     async def _prepare(self, lane: _Lane) -> None:
         """Load the adapters that a server lacks, and see that they act.
 
-        vLLM on a CPU answers for the base model with whatever lies in its last slot for adapters,
-        loaded by whomever. An adapter of zeros shows what the base model is.
+        An adapter of zeros shows what the base model is: in a batch with an adapter, vLLM on a CPU
+        answers for the base model with whatever lies in its last slot, loaded by whomever.
 
         Raises:
             BusyError: It does not answer now.
@@ -350,11 +353,39 @@ class ServerGenerator:
             if adapter not in lane.loaded:
                 await lane.server.load(self._name(adapter), self._path(adapter))
                 lane.loaded.append(adapter)
-        lane.zeros = None
-        plain, again, base, *others = await self._first_tokens(lane, [zeros, zeros, None, *new])
+        plain, again, *others = await self._first_tokens(lane, [zeros, zeros, *new])
         check_effect(new, plain, again, others)
-        lane.zeros = zeros if is_another_model(plain, again, base) else None
+        lane.is_mixing = await self._is_mixing(lane, zeros, plain, again)
+        lane.zeros = zeros if lane.is_mixing is not False else None
         lane.checked |= set(new)
+
+    async def _is_mixing(
+        self, lane: _Lane, zeros: Path, plain: FirstTokens, again: FirstTokens
+    ) -> bool | None:
+        """Whether base answers change while an adapter is decoded beside them.
+
+        Returns:
+            None if the adapter's answers were done too early to say.
+        """
+        lane.zeros = None
+        room = (lane.served.context or 0) - max(map(len, self._canaries))
+        length = max(self.settings.max_new_tokens, min(_BESIDE, room))
+        beside = [
+            asyncio.create_task(
+                self._ask(lane, zeros, ids, {"max_tokens": length, "ignore_eos": True})
+            )
+            for ids in self._canaries
+        ]
+        try:
+            for _ in range(2):  # the first may have been answered before the others had begun
+                (base,) = await self._first_tokens(lane, [None])
+                if is_another_model(plain, again, base):
+                    return True
+            return None if all(task.done() for task in beside) else False
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def _make_room(self, lane: _Lane, wanted: set[Path]) -> None:
         """Unload adapters that stand in the way, least recently used first."""
@@ -369,18 +400,8 @@ class ServerGenerator:
         """Return log probabilities of the likeliest first tokens: [system][prompt][token]."""
 
         async def one(system: Path | None, ids: list[int]) -> dict[int, float]:
-            body = {
-                "model": self._model(lane, system),
-                "prompt": ids,
-                "max_tokens": 1,
-                "logprobs": 5,
-                "return_tokens_as_token_ids": True,
-                # Kept out of the prefix cache, so that all prompts take the same way.
-                "cache_salt": secrets.token_hex(16),
-                **_GREEDY,
-                **_GREEDY_IN_VLLM,
-            }
-            choice = await lane.server.complete(body)
+            wanted = {"max_tokens": 1, "logprobs": 5, "return_tokens_as_token_ids": True}
+            choice = await self._ask(lane, system, ids, wanted)
             likely: Mapping[str, float] = choice["logprobs"]["top_logprobs"][0]
             return {int(name.removeprefix("token_id:")): likely[name] for name in likely}
 
@@ -388,6 +409,20 @@ class ServerGenerator:
             list(await asyncio.gather(*(one(system, ids) for ids in self._canaries)))
             for system in systems
         ]
+
+    async def _ask(
+        self, lane: _Lane, system: Path | None, ids: list[int], wanted: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Ask vLLM, out of the prefix cache, so that all prompts take the same way."""
+        body = {
+            "model": self._model(lane, system),
+            "prompt": ids,
+            "cache_salt": secrets.token_hex(16),
+            **wanted,
+            **_GREEDY,
+            **_GREEDY_IN_VLLM,
+        }
+        return await lane.server.complete(body)
 
     def _model(self, lane: _Lane, adapter: Path | None) -> str:
         system = lane.zeros if adapter is None else adapter

@@ -191,12 +191,8 @@ def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
     return patterns
 
 
-def _read_servers(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """Check the addresses of servers; one without a path gets ``/v1``."""
-    return _refuse_repeats(tuple(_server_address(url) for url in urls))
-
-
 def _server_address(url: str) -> str:
+    """Check the address of a server; one without a path gets ``/v1``."""
     if "@" in url:  # EngineSettings refuses it, without the password in its message
         return url
     parts = urlsplit(url)
@@ -209,7 +205,9 @@ def _server_address(url: str) -> str:
 
 
 ServerUrls = Annotated[
-    tuple[str, ...], AfterValidator(_read_servers), BeforeValidator(_split_commas)
+    tuple[Annotated[str, AfterValidator(_server_address)], ...],
+    AfterValidator(_refuse_repeats),
+    BeforeValidator(_split_commas),
 ]
 Layers = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_read_ranges)]
 _Patterns = (BeforeValidator(_read_arguments), AfterValidator(_refuse_bad_patterns))
