@@ -30,6 +30,9 @@ NO_MATTER = {
     "gradient_checkpointing": "memory and time; the gradient is the same",
     "comet_python": "where COMET is; whether it is there counts",
     "export": "the same tables and plots once more, beside the page",
+    "server_folder": "where adapters are staged",
+    "server_requests": "speed",
+    "server_timeout": "when a server is given up",
 }
 FIELDS = [
     (command, field) for command in COMMANDS.values() for field in command.settings.model_fields
