@@ -93,6 +93,15 @@ def test_an_unknown_key_is_told_the_nearest(tmp_path):
         assert caught.value.hint.startswith(hint)
 
 
+def test_servers_on_the_command_line_replace_the_engine_in_the_file_and_the_reverse(tmp_path):
+    path = tmp_path / "adaptermix.toml"
+    path.write_text('[eval]\nengine = "vllm"\ntensor-parallel-size = 2\n')
+    assert load_settings(EvalSettings, {"server": "http://h"}, path).engine == "auto"
+    path.write_text('[eval]\nserver = ["http://h"]\n')
+    assert load_settings(EvalSettings, {}, path).server == ("http://h/v1",)
+    assert load_settings(EvalSettings, {"engine": "transformers"}, path).server == ()
+
+
 def test_a_weight_on_the_command_line_replaces_weights_in_the_file(tmp_path):
     path = write(tmp_path, "[merge]\nweights = [0.5, 0.5]\n")
     assert load_settings(MergeSettings, {"weight": 0.9}, path).weights is None
