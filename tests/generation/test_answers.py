@@ -78,6 +78,33 @@ def test_a_damaged_file_is_set_aside_with_a_note(tmp_path, damage):
     assert Path(note.split(" moved to ")[1].split(";")[0]).read_bytes()[:99] == content[:99]
 
 
+def test_a_file_that_is_damaged_again_is_not_used(tmp_path):
+    cache = AnswerCache(tmp_path)
+    for _ in range(2):
+        cache.path.write_bytes(b"no database\n" * 1000)
+        assert cache.get([b"k"]) == {}
+    aside, given_up = cache.notes
+    assert "has been moved to" in aside
+    assert "cannot be used: file is not a database; continuing without it" in given_up
+    cache.put(ANSWERS)
+    assert cache.path.read_bytes().startswith(b"no database")
+
+
+def test_a_damaged_file_that_another_process_has_moved_is_no_trouble(tmp_path, monkeypatch):
+    cache = AnswerCache(tmp_path)
+    cache.path.write_bytes(b"no database\n" * 1000)
+    replace = Path.replace
+
+    def too_late(self, target):
+        replace(self, target)
+        raise FileNotFoundError(str(self))
+
+    monkeypatch.setattr(Path, "replace", too_late)
+    cache.put(ANSWERS)
+    assert cache.get(list(ANSWERS)) == ANSWERS
+    assert cache.notes == []
+
+
 def test_a_folder_that_cannot_be_used_is_noted_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
     cache = AnswerCache(tmp_path / "file")

@@ -92,6 +92,8 @@ def test_the_random_cosine_leaves_translations_out():
     assert random_pair_cosine(sources, targets) == pytest.approx(sum(cosines) / 20)
     assert random_pair_cosine(torch.eye(4), torch.eye(4)) == 0
     assert random_pair_cosine(sources[:1], targets[:1]) == 0
+    two = [float(torch.cosine_similarity(sources[i], targets[1 - i], dim=0)) for i in (0, 1)]
+    assert random_pair_cosine(sources[:2], targets[:2]) == pytest.approx(sum(two) / 2)
 
 
 def test_a_shared_component_shows_as_collapse():

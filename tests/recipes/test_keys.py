@@ -293,3 +293,43 @@ def test_what_only_tells_how_a_model_was_made_is_not_in_the_key(tmp_path, model_
     assert key_of(COMMANDS["eval"], model=str(model)) == before
     (model / "adaptermix.json").write_text('{"sources": []}')
     assert key_of(COMMANDS["eval"], model=str(model)) == before
+
+
+def test_data_are_the_files_three_levels_deep_that_a_reader_may_find(tmp_path):
+    """Hidden files, weights and the outputs of the recipe are no data; other files are."""
+    out = tmp_path / "runs"
+    for name in ("a.txt", "b/c/d.txt", "b/c/e/deep.txt", ".hidden", "runs/o.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for name in ("m.safetensors", "b/m.bin", "b/.cache"):
+        (tmp_path / name).write_text("x")
+    before = data_hash(tmp_path, out)
+    for name, counts in {
+        "a.txt": True,
+        "b/c/d.txt": True,
+        "b/c/e/deep.txt": False,
+        ".hidden": False,
+        "runs/o.txt": False,
+        "m.safetensors": False,
+        "b/m.bin": False,
+        "b/.cache": False,
+    }.items():
+        (tmp_path / name).write_text("y")
+        assert (data_hash(tmp_path, out) != before) == counts, name
+        (tmp_path / name).write_text("x")
+    assert data_hash(tmp_path, out) == before
+    assert data_hash(tmp_path / "none", out) == data_hash(tmp_path / "nothing", out)
+
+
+def test_weights_beside_a_tokenizer_are_no_part_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "t"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    keys = []
+    for content in (b"one", b"other"):
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        keys.append(key_of(COMMANDS["eval"], tokenizer="t"))
+    assert keys[0] == keys[1]
+    (folder / "tokenizer.json").write_text('{"a": 1}')
+    assert key_of(COMMANDS["eval"], tokenizer="t") != keys[0]

@@ -14,7 +14,7 @@ from helpers.records import write_evaluation
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.recipes import keys
-from adaptermix.recipes.keys import content_hash, data_hash
+from adaptermix.recipes.keys import content_hash
 from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
@@ -320,21 +320,6 @@ def test_times_and_counts_of_a_run_are_no_content(tmp_path):
     (two / "deep" / "scores.json").write_text('{"score": 0.6}')
     assert content_hash(one) != content_hash(two)
     assert content_hash(tmp_path / "no") == content_hash(tmp_path / "none")
-
-
-def test_data_is_what_commands_find_in_a_folder(tmp_path):
-    data, out = tmp_path / "data", tmp_path / "data" / "runs"
-    for folder in (data / "a" / "b" / "c", out):
-        folder.mkdir(parents=True)
-    (data / "a" / "b" / "cy-en.tsv").write_text("x\ty\n")
-    before = data_hash(data, out)
-    (out / "score.json").write_text("{}")
-    (data / ".hidden").write_text("x")
-    (data / "a" / "b" / "c" / "too-deep.tsv").write_text("x")
-    (data / "model.safetensors").write_text("x")
-    assert data_hash(data, out) == before
-    (data / "sw-en.tsv").write_text("x\ty\n")
-    assert data_hash(data, out) != before
 
 
 def test_a_family_is_chosen_tested_and_reported(monkeypatch, tmp_path, model_dir):

@@ -242,6 +242,13 @@ def test_the_least_p_keeps_p_and_interval_together(rows, examples):
     assert min(1.0, 2 / 2**examples) <= found.p_value <= 1
 
 
+def test_swaps_are_those_of_the_seed():
+    answers = right_answers(6, 1)
+    first, again = (swapped_scores(*answers, mean_of, trials=50, seed=1)[0] for _ in range(2))
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != swapped_scores(*answers, mean_of, trials=50, seed=2)[0].tolist()
+
+
 @pytest.mark.parametrize(("better", "worse"), [(3, 0), (4, 0), (6, 0), (6, 1), (8, 1), (12, 4)])
 def test_randomization_of_right_answers_is_the_sign_test(better, worse):
     """Trials as extreme as what was seen count: here most differences are seen many times."""
