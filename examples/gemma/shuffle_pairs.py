@@ -11,7 +11,7 @@ import random
 from itertools import islice
 from pathlib import Path
 
-from adaptermix.data.pairs import read_clean_pairs
+from adaptermix.data.pairs import PairPlace, read_clean_pairs
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     given.out.mkdir(parents=True)
     for pair in given.pairs:
         clean = read_clean_pairs(
-            pair, given.pairs_dir, several_sentences=False, check_script=True
+            pair, PairPlace(given.pairs_dir), several_sentences=False, check_script=True
         ).kept
         rows = [(row.source, row.target) for row in islice(clean, given.limit)]
         lines = ["\t".join(row) + "\n" for row in shuffled(rows, random.Random(given.seed))]

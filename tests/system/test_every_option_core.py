@@ -60,10 +60,18 @@ ON_VLLM = dict.fromkeys(
     ),
     VLLM,
 )
+SERVERS = dict.fromkeys(
+    (
+        "server",
+        *(f"server_{name}" for name in ("model", "folder", "label", "requests", "timeout")),
+    ),
+    "needs a server: tests/generation/test_server_engine.py",
+)
 WMT = "--task wmt23 --langs en-de --data data/wmt"
 TEXT = "--task wmt23 --langs en-de"
 DECODING = {
     **ON_VLLM,
+    **SERVERS,
     "scorer": Two("--scorer strict", "--scorer paper"),
     "match": Two(*(f"--task uner --langs da --data uner --match {m}" for m in ("text", "offsets"))),
     "metrics": Two(f"{WMT} --metrics bleu", f"{WMT} --metrics chrf"),

@@ -25,20 +25,18 @@ engine = "transformers"
 threads = 1
 batch-size = 8
 system-prompt = ""
-seeds = [1, 2]
 
 [task]
 command = "train-task"
 langs = ["en"]
 micro-batch-size = 4
-max-steps = 40
+max-steps = 24
 eval-steps = 4
 max-length = 128
 
 [align]
 command = "train-align"
 pairs = ["cy-en"]
-seed = 1
 contrastive-batch = 4
 max-steps = 4
 memory = "10MB"
@@ -50,7 +48,7 @@ weights = [0.9, 0.1]
 
 [interference]
 command = "inspect"
-adapters = ["@task-seed-1", "@align"]
+adapters = ["@task", "@align"]
 
 [test]
 command = "eval"
@@ -115,18 +113,18 @@ def test_a_killed_worker_changes_nothing(project, address, tmp_path, monkeypatch
         command, cwd=spread, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     out = spread / "runs" / "recipe"
-    sign = ".task-seed-1.safetensors.training/checkpoint-*/trainer_state.json"
+    sign = ".task.safetensors.training/checkpoint-*/trainer_state.json"
     deadline = time.monotonic() + 300
     while not list(out.glob(sign)) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not (out / "task-seed-1.safetensors").exists()
-    assert kill_worker_of("task-seed-1", process)
+    assert not (out / "task.safetensors").exists()
+    assert kill_worker_of("task", process)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr.decode()
     assert {step["status"] for step in json.loads(stdout)["steps"]} == {"done"}
     assert left(out) == left(serial / "runs" / "recipe")
-    assert b"task-seed-1: its worker was lost" in stderr
+    assert b"task: its worker was lost" in stderr
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.chdir(spread)
     again = run(read_recipe(Path("recipe.toml")), on="ray")
@@ -139,13 +137,13 @@ def test_what_stops_a_step_is_told_with_its_line_and_others_end(
     folder = shutil.copytree(project, tmp_path / "project")
     text = (folder / "recipe.toml").read_text()
     text = text.replace("contrastive-batch = 4", "contrastive-batch = 4\nlayer = 9")
-    (folder / "recipe.toml").write_text(text.replace("max-steps = 40", "max-steps = 4"))
+    (folder / "recipe.toml").write_text(text.replace("max-steps = 24", "max-steps = 4"))
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError, match=r"recipe.toml:\d+: \[align\] --layer 9: the model has"):
         run(read_recipe(Path("recipe.toml")), on="ray")
     out = folder / "runs" / "recipe"
-    assert (out / "task-seed-1.safetensors").exists()
+    assert (out / "task.safetensors").exists()
     assert not (out / "test").exists()
 
 
@@ -160,5 +158,5 @@ def test_a_cluster_that_is_not_there_and_room_that_is_not_there(project, tmp_pat
         run(read_recipe(Path("recipe.toml")), on="ray")
     monkeypatch.delenv("RAY_ADDRESS")
     (folder / "recipe.toml").write_text("gpus = 64\n" + (folder / "recipe.toml").read_text())
-    with pytest.raises(ConfigError, match=r"\[task-seed-1\] it asks for gpus = 64 \(the largest"):
+    with pytest.raises(ConfigError, match=r"\[task\] it asks for gpus = 64 \(the largest"):
         run(read_recipe(Path("recipe.toml")), on="ray")

@@ -64,7 +64,8 @@ MORE_ADAPTERS_THAN_ROOM = """
 import json, sys
 from pathlib import Path
 from adaptermix.generation.engine import Limits, Request
-from adaptermix.generation.vllm_engine import IgnoredAdapterError, VllmGenerator
+from adaptermix.generation.adapter_effect import IgnoredAdapterError
+from adaptermix.generation.vllm_engine import VllmGenerator
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
 settings, model, prompts, adapters, ignored = json.loads(sys.argv[1])
