@@ -18,7 +18,7 @@ from adaptermix.tasks.custom import load_task_file
 app = program()
 
 ROOT = Path(__file__).parents[1]
-WITHOUT_LINES = ("architecture", "concepts", "data", "exit-codes", "loaders", "python")
+WITHOUT_LINES = ("architecture", "concepts", "exit-codes", "loaders", "mutants", "python")
 GUIDES = [page for page in sorted(ROOT.glob("docs/*.md")) if page.stem not in WITHOUT_LINES]
 PAGES = [ROOT / "README.md", *GUIDES, *sorted(ROOT.glob("examples/*/README.md"))]
 WRITTEN = ("*.md", "benchmarks/*.md", "docs/**/*.md", "examples/*/README.md")
