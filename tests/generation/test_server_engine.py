@@ -41,24 +41,23 @@ def staged(tmp_path_factory, model_dir):
     return [stage_adapter(read_adapter(folder / f"{seed}"), folder / "staged") for seed in range(3)]
 
 
+def server_settings(model_dir, sites, **changes):
+    given = {
+        "engine": "auto",
+        "server": tuple(site.url for site in sites),
+        "server_model": "base",
+        **changes,
+    }
+    return eval_settings(model_dir, "unused", "unused", **given)
+
+
 @pytest.fixture
 def connect(model_dir):
     """Make an engine of servers; all are closed at the end."""
     made = []
 
     def make(*sites, limits=LIMITS, **changes):
-        settings = eval_settings(
-            model_dir,
-            "unused",
-            "unused",
-            **{
-                "engine": "auto",
-                "server": tuple(site.url for site in sites),
-                "server_model": "base",
-                "server_requests": 4,
-                **changes,
-            },
-        )
+        settings = server_settings(model_dir, sites, **{"server_requests": 4, **changes})
         served = look_at_servers(settings, has_adapters=False)
         tokenizer = load_tokenizer(model_dir, settings)
         made.append(ServerGenerator(settings, tokenizer, [1], limits, served))
@@ -72,18 +71,7 @@ def connect(model_dir):
 @pytest.fixture
 def make_cached(model_dir):
     def make(*sites, **changes):
-        settings = eval_settings(
-            model_dir,
-            "unused",
-            "unused",
-            **{
-                "engine": "auto",
-                "server": tuple(site.url for site in sites),
-                "server_model": "base",
-                "cache": True,
-                **changes,
-            },
-        )
+        settings = server_settings(model_dir, sites, **{"cache": True, **changes})
         encoder = PromptEncoder(load_tokenizer(model_dir, settings))
         served = look_at_servers(settings, has_adapters=False)
         return CachedGenerator(settings, model_dir, encoder, LIMITS, served)
