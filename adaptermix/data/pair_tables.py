@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from adaptermix.data.alma import Sides, read_translations, translation_column
 from adaptermix.data.languages import LANGUAGE_NAMES, known_code, split_pair
@@ -13,6 +13,8 @@ from adaptermix.errors import DataError
 from adaptermix.files.records import Records, open_records
 from adaptermix.progress import OnProgress
 
+Numbered = tuple[int, Sides]
+T = TypeVar("T")
 OPTION = "--pairs-columns"
 # Columns that do not say which languages they hold: English second, or as the name of the file.
 _ENGLISH = (Layout(("non_english", "english")), Layout(("text_parallel_0", "text_parallel_1")))
@@ -21,8 +23,8 @@ _CODE = re.compile(r"[A-Za-z]{2,3}([-_]([A-Z][a-z]{3}|[A-Z]{2}))?")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Numbered rows of two sides, the file or data set that they are from.
+class Rows(Generic[T]):
+    """Rows of a pair of languages, with empty sides too, and what they are from.
 
     Attributes:
         rows: Read one by one.
@@ -30,14 +32,14 @@ class Rows:
         names_languages: Whether the file or its columns say which languages they are of.
     """
 
-    rows: Iterable[tuple[int, Sides]]
+    rows: Iterable[T]
     origin: str
     names_languages: bool = True
 
 
 def open_pairs(
     place: Path, langs: tuple[str, str], columns: Mapping[str, str], on_progress: OnProgress
-) -> Rows:
+) -> Rows[Numbered]:
     """Read a table that is named itself, or a data set of the Hub.
 
     Of several configurations of a data set, the one with the name of the pair is read.
@@ -55,7 +57,7 @@ def open_pairs(
     return _read(records, langs)
 
 
-def table_pairs(path: Path, langs: tuple[str, str], columns: Mapping[str, str]) -> Rows:
+def table_pairs(path: Path, langs: tuple[str, str], columns: Mapping[str, str]) -> Rows[Numbered]:
     """Read a table whose name tells the pair.
 
     Raises:
@@ -73,7 +75,7 @@ def has_header(names: Sequence[str], langs: tuple[str, str]) -> bool:
     return any(layout is not None and {*layout.needed} <= there for layout in layouts)
 
 
-def _read(records: Records, langs: tuple[str, str]) -> Rows:
+def _read(records: Records, langs: tuple[str, str]) -> Rows[Numbered]:
     by_language = _by_language(records.names, langs)
     struct = translation_column(records, *langs)
     layouts = [
@@ -131,7 +133,7 @@ def _order(name: str, langs: tuple[str, str]) -> int:
     return 0
 
 
-def _sides(records: Records, left: str, right: str) -> Iterator[tuple[int, Sides]]:
+def _sides(records: Records, left: str, right: str) -> Iterator[Numbered]:
     for number, row in records.rows([left, right]):
         location = records.at(number)
         yield number, (_text(row, left, location), _text(row, right, location))

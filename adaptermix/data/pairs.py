@@ -14,7 +14,7 @@ from adaptermix.data.languages import (
     known_code,
     split_pair,
 )
-from adaptermix.data.pair_tables import Rows, has_header, open_pairs, table_pairs
+from adaptermix.data.pair_tables import Numbered, Rows, has_header, open_pairs, table_pairs
 from adaptermix.errors import DataError
 from adaptermix.files.hub_data import find_data_set
 from adaptermix.files.outputs import cache_folder
@@ -49,21 +49,6 @@ class PairPlace:
     on_progress: OnProgress = ignore
 
 
-@dataclass(frozen=True)
-class PairRows:
-    """The rows of one pair of languages, with empty sides too.
-
-    Attributes:
-        rows: Read one by one.
-        origin: The file or data set.
-        names_languages: Whether the file or its columns say which languages they are of.
-    """
-
-    rows: Iterator[ParallelPair]
-    origin: str
-    names_languages: bool = True
-
-
 def read_pairs(pair: str, place: Path | PairPlace | None) -> list[ParallelPair]:
     """Read the parallel text of one language pair; rows with an empty side are left out.
 
@@ -87,7 +72,7 @@ def read_pairs(pair: str, place: Path | PairPlace | None) -> list[ParallelPair]:
     return pairs
 
 
-def read_pair_rows(pair: str, where: PairPlace) -> PairRows:
+def read_pair_rows(pair: str, where: PairPlace) -> Rows[ParallelPair]:
     """Read rows as ``read_pairs`` does, one by one, with empty sides too; also name the file."""
     source, target = split_pair(pair)
     place = where.place or _downloaded(source, target, where.on_progress)
@@ -101,14 +86,16 @@ def read_pair_rows(pair: str, where: PairPlace) -> PairRows:
         ParallelPair((left or "").strip(), (right or "").strip(), pair, f"{name}:{number}")
         for number, (left, right) in found.rows
     )
-    return PairRows(rows, found.origin, found.names_languages)
+    return Rows(rows, found.origin, found.names_languages)
 
 
 # Files of pairs, whose names tell the pair.
 _NAMED = r"(?:.*\.)?(([a-z]\w*)-([a-z]\w*))\.(?:tsv|csv|jsonl?|parquet|train\.json|\2|\3)(?:\.gz)?"
 
 
-def _local_pairs(folder: Path, langs: tuple[str, str], columns: Mapping[str, str]) -> Rows:
+def _local_pairs(
+    folder: Path, langs: tuple[str, str], columns: Mapping[str, str]
+) -> Rows[Numbered]:
     """Find the pairs of two languages as they are written, else by their plain codes."""
     source, target = langs
     plain = known_code(source) or source, known_code(target) or target
