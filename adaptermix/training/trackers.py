@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ def _read(path: Path) -> dict[str, str]:
     return found
 
 
-class _Tracker(TrainerCallback):
+class _Tracker(TrainerCallback, ABC):
     """What all trackers share; it goes before transformers' callback in a class's bases."""
 
     tracker: str  # its name, as the option has it
@@ -161,9 +162,9 @@ class _Tracker(TrainerCallback):
         for step, logs in self.before.kept if self.is_new else ():
             self.on_log(args, replace(state, global_step=step), control, logs=logs)
 
+    @abstractmethod
     def begin(self) -> tuple[str, str]:
         """Begin the run, or go on in it; return what the tracker calls it, and where it is."""
-        raise NotImplementedError
 
     def close(self, failed: bool) -> None:
         """Send what is left, and end the run."""
