@@ -227,13 +227,13 @@ def perform(step: Step, settings: Settings, on_progress: OnProgress) -> Done:
     return Done(record, report, round(time.monotonic() - started, 1))
 
 
-_LOST = "its worker was lost; it is run again, from its last checkpoint"
+_LOST = "its worker was lost; the step runs again from its last checkpoint"
 
 
 def _lost() -> ResourceError:
     return ResourceError(
-        f"its worker was lost {ATTEMPTS} times; not enough memory, perhaps",
-        hint='give it more: memory = "24GB" in the step',
+        f"its worker was lost {ATTEMPTS} times, possibly because it ran out of memory",
+        hint='state its memory in the recipe, such as memory = "24GB"',
     )
 
 
