@@ -12,7 +12,10 @@ Exit code 1 is a bug of ours, 2 an unknown option or a missing argument, 130 an 
 This module imports nothing from adaptermix, so every module may import it.
 """
 
+import copy
+import signal
 from importlib.util import find_spec
+from typing import Self
 
 
 class AdaptermixError(Exception):
@@ -25,6 +28,13 @@ class AdaptermixError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def restated(self, message: str, *, hint: str | None) -> Self:
+        """Return an error of the same kind and exit code in other words."""
+        other = copy.copy(self)
+        other.args = (message,)
+        other.message, other.hint = message, hint
+        return other
 
 
 class ConfigError(AdaptermixError):
@@ -58,10 +68,12 @@ class ResourceError(AdaptermixError):
 class StoppedError(AdaptermixError):
     """A signal stopped a run, which left what it takes to go on."""
 
-    def __init__(self, signal: int, message: str, *, hint: str | None = None) -> None:
-        """Take the number of the signal; the exit code is 128 and it, as shells have it."""
+    def __init__(
+        self, message: str, *, hint: str | None = None, number: int = signal.SIGTERM
+    ) -> None:
+        """Take the number of the signal. The exit code is 128 plus it, as in a shell."""
         super().__init__(message, hint=hint)
-        self.exit_code = 128 + signal
+        self.exit_code = 128 + number
 
 
 # What each extra of the package brings, as it is imported. pyproject.toml has their versions.

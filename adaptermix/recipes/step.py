@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.commands.command import Call, Command, Made
-from adaptermix.errors import AdaptermixError, ConfigError
+from adaptermix.errors import AdaptermixError, ConfigError, StoppedError
 from adaptermix.files.toml import line_of
 from adaptermix.recipes.resources import Resources
 from adaptermix.settings.shared import Settings
@@ -75,7 +75,10 @@ class Step:
         if longest is not None and not self._named_by(longest, error.message):
             longest = None
         line = self.line(named or longest)
-        return type(error)(f"{self.path}:{line}: [{self.name}] {error.message}", hint=error.hint)
+        # A recipe continues from checkpoints without an option.
+        stopped = isinstance(error, StoppedError)
+        hint = "to continue, run the recipe again" if stopped else error.hint
+        return error.restated(f"{self.path}:{line}: [{self.name}] {error.message}", hint=hint)
 
     def _named_by(self, key: str, message: str) -> int:
         """Return the length of the longest text or path of a key that a message speaks of."""

@@ -56,7 +56,7 @@ class StopSignals(TrainerCallback):
             return
         name = signal.Signals(self.signal).name
         raise StoppedError(
-            self.signal,
-            f"stopped by {name} after step {state.global_step}, of which a checkpoint was made",
+            f"stopped by {name} after step {state.global_step}; a checkpoint was saved",
             hint="to continue, run the same command with --resume",
+            number=self.signal,
         )

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -104,13 +105,17 @@ def test_a_recipe_killed_again_and_again_ends_as_one_that_was_not(
         "align.safetensors",
         "interference.json",
     ):
-        process = subprocess.Popen([COMMAND, *map(str, command)], cwd=folder)
+        process = subprocess.Popen(
+            [COMMAND, *map(str, command)], cwd=folder, stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 600
         while not list(out.glob(sign)) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.05)
         kills += process.poll() is None
+        if "training" in sign:
+            check_what_a_stopped_run_says(process)
         process.kill()
         process.wait()
     assert kills >= 2
@@ -121,6 +126,15 @@ def test_a_recipe_killed_again_and_again_ends_as_one_that_was_not(
     check(run(*command, cwd=folder))
     assert snapshot(out) == first
     assert not read_adapter(out / "task.safetensors").record["settings"].get("resume")
+
+
+def check_what_a_stopped_run_says(process):
+    process.terminate()
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 143
+    assert re.search(r"recipe.toml:\d+: \[task\] stopped by SIGTERM after step \d+; a", said), said
+    assert "run the recipe again" in said
+    assert "Traceback" not in said
 
 
 def snapshot(out):
