@@ -1,10 +1,10 @@
 """Choose an adapter for every language on dev data, and write them as one folder: a family.
 
-For each language the task adapter alone competes with its merges. All of them answer all dev
-examples, for a race would leave out merges that are bad on average and good in one language.
+In each language, the task adapter alone competes with its merges. All of them answer all dev
+examples: a race would drop merges that are bad on average but good in one language.
 
-As in a search for one merge, everything is a function of the answers, which are kept: a killed
-choice is started again with the same line, finds its answers, and ends as it would have.
+As in the search for one merge, the result depends only on the answers, which are cached. After a
+kill, the same command finds its answers in the cache and gives the same result.
 """
 
 import json
@@ -56,21 +56,21 @@ def search_by_language(
 ) -> RoutesReport:
     """Choose the first adapter or a merge of it for every language, and write the family.
 
-    Writes a new folder: a PEFT directory for each adapter that is taken and for the task adapter,
-    ``routes.toml``, ``serve.sh``, a model card, and ``evidence.json``. Where the same choice has
-    left them before, its report is returned.
+    Writes a new folder with a PEFT directory for the task adapter and for each chosen merge,
+    ``routes.toml``, ``serve.sh``, a model card, and ``evidence.json``. If the folder already holds
+    the result of the same choice, its report is returned.
 
     Args:
-        paths: The task adapter, and the adapters that are merged with it, one at a time.
+        paths: The task adapter, then the adapters to merge with it, one at a time.
         settings: The grid and the dev data.
         force: Replace an existing output.
-        on_progress: Hears of decoding.
+        on_progress: Called with the progress of decoding.
 
     Raises:
-        ConfigError: A grid that is none, or settings that do not go together.
-        DataError: Malformed dev data, or none in any language.
-        ArtifactError: As ``merge``, or a base model that the adapters do not fit.
-        ResourceError: The engine asked for is not installed, or stopped.
+        ConfigError: An invalid grid, or settings that contradict each other.
+        DataError: Malformed dev data, or no dev data in any language.
+        ArtifactError: As for ``merge``, or the adapters do not fit the base model.
+        ResourceError: The chosen engine is not installed, or it stopped.
     """
     is_there = not force and (settings.out / EVIDENCE_FILE).is_file()
     inputs = _prepare(paths, settings, force or is_there)
@@ -92,7 +92,7 @@ def search_by_language(
 def plan_by_language(
     paths: Sequence[Path], settings: SearchSettings, *, force: bool = False
 ) -> RoutesPlan:
-    """Check everything ``search_by_language`` needs and say what it would do."""
+    """Check the inputs of ``search_by_language`` and return what it would do."""
     inputs = _prepare(paths, settings, force)
     return RoutesPlan(
         [inputs.name, *(merge.name for merge in inputs.merges)],
@@ -106,13 +106,13 @@ def plan_by_language(
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Everything a choice needs, checked before an engine is started.
+    """The inputs of a choice by language, checked before an engine starts.
 
     Attributes:
         adapters: All adapters, with one naming of modules.
-        first: The task adapter, as it is.
-        merges: Merges of it, named as their folders will be.
-        items: Dev examples by language, those without left out.
+        first: The task adapter, unchanged.
+        merges: Its merges, named like the folders they will get.
+        items: Dev examples by language. Languages without any are left out.
     """
 
     adapters: list[Adapter]
@@ -131,12 +131,12 @@ class _Inputs:
         return folder_names(names_of(self.adapters))[0]
 
     def plan(self, weighting: Weighting) -> MergePlan:
-        """Plan the merge of the adapters that have a weight."""
+        """Plan the merge of the adapters whose weight is not zero."""
         return _plan(self.adapters, weighting, self.settings)
 
     @property
     def notes(self) -> list[str]:
-        """What to know before anything is decoded."""
+        """Notes for the user before anything is decoded."""
         lacking = [lang for lang in self.settings.langs if lang not in self.items]
         without = f"no dev data for {', '.join(lacking)}: {self.name} alone is used"
         slip = (
@@ -158,7 +158,7 @@ class _Inputs:
 
     @property
     def key(self) -> str:
-        """Return a hash of all that the result depends on."""
+        """Return a hash of everything that the result depends on."""
         parts = (
             __version__,
             self.settings.model_dump_json(),
@@ -194,7 +194,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
 
 
 def _plan(adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSettings) -> MergePlan:
-    """Plan a merge without the adapters whose weight is zero: the one of a search of these two."""
+    """Plan a merge without the zero-weight adapters, as a search over the remaining ones would."""
     weighted = [(a, w) for a, w in zip(adapters, weighting.weights, strict=True) if w]
     weights = Weighting(tuple(weight for _, weight in weighted))
     return plan_merge([adapter for adapter, _ in weighted], weights, settings)
@@ -205,7 +205,7 @@ def _rank(adapter: Adapter) -> int:
 
 
 def _choose(halving: SuccessiveHalving, inputs: _Inputs) -> dict[str, Chosen]:
-    """Let all answer all dev examples, and choose."""
+    """Decode all dev examples with all candidates, and choose."""
     alone = Weighting((1.0, *[0.0] * (len(inputs.adapters) - 1)))
     staged = stage_adapter(inputs.first, halving.scratch)
     task = halving.enter(Candidate(inputs.name, alone), staged)
@@ -252,7 +252,7 @@ def _report(
 
 
 def _notes(chosen: Mapping[str, Chosen], inputs: _Inputs) -> Iterator[str]:
-    """Yield what to mind of the adapters that are taken, the data and the answers."""
+    """Yield notes on the chosen adapters, the data and the answers."""
     systems, first = inputs.systems, inputs.first
     yield from first.notes
     yield from notes_on_base(systems.adapters, systems.base, systems.fingerprint)
@@ -267,7 +267,7 @@ def _notes(chosen: Mapping[str, Chosen], inputs: _Inputs) -> Iterator[str]:
 
 
 def _route(found: Chosen, alone: str) -> Route:
-    """Return a route with the evidence of the merge that was taken, or else of the best one."""
+    """Return a route with the evidence for the chosen merge, or else for the best one."""
     merge = next((e for e in found.evidence if found.chosen in (None, e.candidate)), None)
     if merge is None:
         return Route(alone)
@@ -280,7 +280,7 @@ def _route(found: Chosen, alone: str) -> Route:
 
 
 def _write(report: RoutesReport, inputs: _Inputs) -> None:
-    """Write the family, whole or not at all."""
+    """Write the family so that it appears complete or not at all."""
     settings, routes = inputs.settings, report.routes
     merges = {merge.name: merge for merge in inputs.merges}
     with whole_output(settings.out) as partial:
@@ -312,7 +312,7 @@ def _write(report: RoutesReport, inputs: _Inputs) -> None:
 
 
 def _ended_choice(inputs: _Inputs) -> RoutesReport | None:
-    """Return the report of the same choice, if it has ended and its family is what it left."""
+    """Return the report of an identical, finished choice whose family is unchanged."""
     out = inputs.settings.out
     try:
         record = json.loads((out / EVIDENCE_FILE).read_text(encoding="utf-8"))
@@ -321,6 +321,6 @@ def _ended_choice(inputs: _Inputs) -> RoutesReport | None:
         known = {field.name: record[field.name] for field in fields(RoutesReport)}
         report = TypeAdapter(RoutesReport).validate_python(known)
     except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
-        return None  # damaged, or of another version
+        return None  # damaged, or written by another version
     note = "this choice had ended; nothing was decoded or written"
     return replace(report, notes=[*report.notes, note])

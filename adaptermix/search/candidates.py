@@ -1,4 +1,4 @@
-"""Candidates of a search: grids, groups of layers, and their weights."""
+"""Candidates of a search: weight grids and groups of layers."""
 
 import math
 import re
@@ -17,14 +17,14 @@ from adaptermix.settings.merging import SearchSettings
 
 @dataclass(frozen=True)
 class Candidate:
-    """A merge that may be chosen."""
+    """A merge that the search may choose."""
 
     name: str
     weighting: Weighting
 
     @property
     def complexity(self) -> tuple[int, int]:
-        """Order by simplicity: how many adapters take part, in how many different mixtures."""
+        """Sort key for simplicity: the number of adapters, then of distinct mixtures."""
         mixtures = {self.weighting.weights, *(rule.weights for rule in self.weighting.rules)}
         active = max(sum(weight != 0 for weight in weights) for weights in mixtures)
         return active, len(mixtures)
@@ -35,16 +35,16 @@ class Candidate:
         return self.complexity == (1, 1)
 
     def without_others(self, names: Sequence[str]) -> "Candidate | None":
-        """Return the adapter that counts most in a merge, at the weights that it has there.
+        """Return the merge's main adapter alone, at the weights that it has in the merge.
 
-        A merge that gives the task adapter less than its full strength changes two things at
-        once. This is the one of them that needs no other adapter.
+        A merge that scales the task adapter below 1 changes two things at once. This control
+        isolates the scaling, which needs no other adapter.
 
         Args:
-            names: What the adapters are called.
+            names: Names of the adapters.
 
         Returns:
-            The candidate; None where the merge is one adapter already.
+            The candidate, or None if the merge already has only one adapter.
         """
         if self.complexity[0] == 1:
             return None
@@ -64,7 +64,7 @@ AUTO_STEP = 0.05
 
 
 def names_of(adapters: Sequence[Adapter]) -> list[str]:
-    """Return the names of adapters, numbered where two are equal."""
+    """Return the adapters' names; equal names are numbered."""
     names = [adapter.path.resolve().name.removesuffix(".safetensors") for adapter in adapters]
     return [
         name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, 1)
@@ -72,10 +72,10 @@ def names_of(adapters: Sequence[Adapter]) -> list[str]:
 
 
 def first_candidates(names: Sequence[str], settings: SearchSettings) -> list[Candidate]:
-    """Return the candidates that a search starts with, each adapter alone among them.
+    """Return the initial candidates of a search, which include each adapter alone.
 
     Raises:
-        ConfigError: A grid that is none, has fewer than two points, or other numbers of weights.
+        ConfigError: An invalid grid, fewer than two points, or a wrong number of weights.
     """
     if settings.search in ("auto", "learn"):
         candidates = [scalar_candidate(weight, len(names)) for weight in AUTO_GRID]
@@ -91,10 +91,10 @@ def first_candidates(names: Sequence[str], settings: SearchSettings) -> list[Can
 def merges_with_first(names: Sequence[str], settings: SearchSettings) -> list[Candidate]:
     """Return the merges of the first adapter with each of the others, at every point of the grid.
 
-    Their names are those of folders. A point that is the first adapter alone is left out.
+    Their names are valid folder names. Points that are the first adapter alone are left out.
 
     Raises:
-        ConfigError: A grid that is none, or without a merge.
+        ConfigError: An invalid grid, or one without a merge.
     """
     unique: dict[Weighting, str] = {}
     for point in _read_grid(str(settings.search), 2, least=1):
@@ -110,13 +110,13 @@ def merges_with_first(names: Sequence[str], settings: SearchSettings) -> list[Ca
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """Return names of folders that vLLM and shells take: no signs but ``_ . + -``, each once."""
+    """Return unique folder names that vLLM and shells accept; of all signs, only ``_ . + -``."""
     plain = [re.sub(r"[^\w.+-]+", "_", name).lstrip(".-") or "adapter" for name in names]
     return [name if name not in plain[:at] else f"{name}_{at + 1}" for at, name in enumerate(plain)]
 
 
 def _read_grid(text: str, adapters: int, least: int = 2) -> list[Candidate]:
-    """Read points of a grid: weights of the first adapter, or all weights with colons between."""
+    """Read grid points: the first adapter's weight, or all weights separated by colons."""
     try:
         grid = [
             tuple(map(float, part.split(":")))
@@ -164,16 +164,16 @@ def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candida
 
 
 def scalar_candidate(weight: float, adapters: int) -> Candidate:
-    """Give a weight to the first adapter, and equal shares of the rest to the others."""
+    """Give the first adapter a weight, and split the rest equally among the others."""
     rest = round((1 - weight) / (adapters - 1), 12)
     return Candidate(f"{weight:g}", Weighting((weight, *[rest] * (adapters - 1))))
 
 
 def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
-    """Split the decoder blocks of a merge into groups of neighbours, as even as can be.
+    """Split the decoder blocks of a merge into contiguous groups of nearly equal size.
 
     Raises:
-        ConfigError: More groups than blocks.
+        ConfigError: There are more groups than blocks.
     """
     layers = sorted({layer for layer in map(layer_of, plan.specs) if layer is not None})
     if count > max(1, len(layers)):
@@ -183,7 +183,7 @@ def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
 
 
 def as_parameters(weights: Sequence[float], groups: int) -> dict[str, float]:
-    """Return weights as parameters of a study, one for each adapter and group of layers."""
+    """Return the weights as Optuna parameters, one per adapter and group of layers."""
     return {f"{at}.{group}": w for at, w in enumerate(weights) for group in range(groups)}
 
 
@@ -193,7 +193,7 @@ def candidate_of(
     number: int,
     known: Sequence[Candidate],
 ) -> Candidate:
-    """Make weights out of proposed numbers: in every group of layers they add up to 1."""
+    """Turn proposed numbers into weights that sum to 1 in every group of layers."""
     mixtures = []
     for group in weights:
         total = sum(group)

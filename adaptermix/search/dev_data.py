@@ -13,10 +13,10 @@ from adaptermix.tasks.task import Task
 def read_dev(
     settings: SearchSettings, task: Task, encoder: PromptEncoder, folder: Path
 ) -> list[PromptedExample]:
-    """Read the dev examples of the languages that have any.
+    """Read the dev examples of all languages that have any.
 
     Raises:
-        DataError: Malformed data, or none in any language.
+        DataError: Malformed data, or no dev data in any language.
     """
     found: list[PromptedExample] = []
     lacking: list[MissingDataError] = []
@@ -34,7 +34,7 @@ def read_dev(
 def group_by_language(
     examples: Sequence[PromptedExample], task: Task, seed: int
 ) -> dict[str, list[PromptedExample]]:
-    """Group dev examples by language, shuffled once: any first part of one is a fair sample.
+    """Group dev examples by language, shuffled, so that any prefix is a random sample.
 
     Raises:
         DataError: Dev data without gold answers.
@@ -53,10 +53,10 @@ def group_by_language(
 
 
 def set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]:
-    """Take half of each language's dev examples out, to learn on; the others judge.
+    """Split each language's dev examples in half: one half to learn on, the other to judge.
 
     Raises:
-        DataError: A language with one dev example.
+        DataError: A language has only one dev example.
     """
     learning = []
     for lang, group in items.items():

@@ -1,8 +1,8 @@
-"""Successive halving of candidates on dev examples: who has seen how many, and who is better.
+"""Successive halving of candidates on dev examples.
 
-A round shows all candidates a part of the dev examples, keeps the best and the best adapter alone,
-and doubles the examples, until those that are left have seen all (successive halving on paired
-scores). Candidates are compared on the examples that both have seen, by paired bootstrap.
+Each round decodes a share of the dev examples with all remaining candidates, keeps the best ones
+and the best single adapter, and doubles the share, until the remaining candidates have answered
+all examples. Candidates are compared by paired bootstrap on the examples that both have answered.
 """
 
 import math
@@ -39,13 +39,13 @@ FINALISTS = 2
 
 @dataclass
 class Entry:
-    """A candidate that takes part.
+    """A candidate in the race.
 
     Attributes:
         candidate: The merge.
-        adapter: Where it lies.
-        statistics: For every language, the metric's row of each example it has answered.
-        dropped: The round after which it was left out.
+        adapter: Path of its adapter.
+        statistics: By language, the metric's sufficient statistics, one row per answered example.
+        dropped: The round after which it was dropped.
     """
 
     candidate: Candidate
@@ -55,16 +55,16 @@ class Entry:
 
     @property
     def answered(self) -> int:
-        """How many examples it has answered; only equal numbers can be ranked."""
+        """Number of examples it has answered. Only candidates with equal numbers can be ranked."""
         return sum(len(rows) for rows in self.statistics)
 
 
 class SuccessiveHalving:
-    """Scores candidates on dev examples, as few as are asked for.
+    """Scores candidates on dev examples, and decodes only those that are needed.
 
     Attributes:
-        needed: Pairs of candidate and example that were asked for.
-        notes: What the user should know besides.
+        needed: Number of candidate-example pairs that were requested.
+        notes: Notes for the user.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class SuccessiveHalving:
         scratch: Path,
         on_progress: OnProgress,
     ) -> None:
-        """Gather what scoring needs; nothing is decoded yet.
+        """Store what scoring needs; nothing is decoded yet.
 
         Args:
-            plan: Plans the merge of some weights.
+            plan: Plans the merge for given weights.
             generator: Answers prompts.
             task: Reads and scores answers.
-            items: Dev examples by language, in the order they are to be used.
-            scratch: Folder for the candidates' adapters.
-            on_progress: Hears of decoding.
+            items: Dev examples by language, in the order of use.
+            scratch: Temporary folder for the candidates' adapters.
+            on_progress: Called with the progress of decoding.
         """
         self.plan = plan
         self.generator = generator
@@ -102,11 +102,11 @@ class SuccessiveHalving:
         return sum(len(items) for items in self.items.values())
 
     def enter(self, candidate: Candidate, adapter: Path | None = None) -> Entry:
-        """Merge a candidate, unless it is there already.
+        """Merge a candidate and add it to the race, unless it is already in it.
 
         Args:
             candidate: The candidate.
-            adapter: Where it lies, if it need not be merged.
+            adapter: Path of its adapter, if it exists already.
         """
         if candidate.name not in self.entries:
             adapter = adapter or stage_merge(self.plan(candidate.weighting), self.scratch)
@@ -116,7 +116,7 @@ class SuccessiveHalving:
         return self.entries[candidate.name]
 
     def show(self, entries: Sequence[Entry], share: float) -> None:
-        """Let candidates answer, together, what they have not seen of a share of each language."""
+        """Decode a share of each language with all candidates, in one batch; skip known answers."""
         requests, parts = [], []
         for entry in entries:
             for at, (lang, items) in enumerate(self.items.items()):
@@ -132,7 +132,7 @@ class SuccessiveHalving:
             entry.statistics[at] = np.concatenate([entry.statistics[at], rows])
 
     def score(self, entry: Entry) -> float:
-        """Return the macro average over languages, on all the candidate has seen."""
+        """Return the macro average over languages, on all examples the candidate has answered."""
         return macro_score(entry.statistics, self.task.value)
 
     def score_interval(self, entry: Entry) -> Interval:
@@ -143,14 +143,14 @@ class SuccessiveHalving:
         return interval(macro_score(statistics, self.task.value), drawn)
 
     def compare(self, entry: Entry, other: Entry) -> Difference:
-        """Compare two candidates on the examples that both have seen."""
+        """Compare two candidates on the examples that both have answered."""
         both = list(zip(entry.statistics, other.statistics, strict=True))
         mine = [rows[: len(others)] for rows, others in both]
         theirs = [others[: len(rows)] for rows, others in both]
         return paired_difference(mine, theirs, self.task.value)
 
     def run(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[Entry]:
-        """Return the candidates that have seen all examples, best first."""
+        """Return the candidates that have answered all examples, best first."""
         running = [self.enter(candidate) for candidate in candidates]
         rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
         for number in range(1, rounds + 1):
@@ -164,7 +164,7 @@ class SuccessiveHalving:
         return running
 
     def _narrow(self, ranked: Sequence[Entry], count: int, number: int) -> list[Entry]:
-        """Keep the best, and the best adapter alone, which the winner is compared with."""
+        """Keep the best candidates, and the best single adapter to compare the winner with."""
         kept = list(ranked[:count])
         alone = next((entry for entry in ranked if entry.candidate.is_control), None)
         if alone and alone not in kept:
@@ -176,7 +176,7 @@ class SuccessiveHalving:
 
 
 def stage_merge(plan: MergePlan, folder: Path) -> Path:
-    """Write a planned merge as a PEFT directory named by its content."""
+    """Write a planned merge as a PEFT directory whose name is a hash of its content."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
         path = Path(work) / "candidate"
         updates = plan.updates(Tally())
@@ -190,10 +190,11 @@ def stage_merge(plan: MergePlan, folder: Path) -> Path:
 def choose(
     halving: SuccessiveHalving, finalists: Sequence[Entry], prefer: str
 ) -> tuple[Entry, list[Entry], str]:
-    """Choose among candidates that have seen all examples.
+    """Choose among the candidates that have answered all examples.
 
     Returns:
-        The winner; the candidates that the best score cannot be told apart from; and a sentence.
+        The winner, the candidates whose scores do not differ significantly from the best, and
+        the verdict in words.
     """
     ranked = sorted(finalists, key=lambda entry: -halving.score(entry))
     best, others = ranked[0], ranked[1:]

@@ -1,8 +1,9 @@
-"""Merge weights learned by gradient: one per adapter and layer (or module), factors frozen.
+"""Merge weights learned by gradient descent: one per adapter and layer (or module).
 
-As in LoRA Soups (Prabhakar et al. 2024) the merged update of a layer is sum_i w_i s_i B_i A_i with
-weights of its own, and only the weights are trained, on the task's loss. They start at the best
-scalar merge and are pulled back to it, because dev data is small and weights are many.
+As in LoRA Soups (Prabhakar et al. 2024), the merged update of a layer is sum_i w_i s_i B_i A_i
+with layer-wise weights. The factors are frozen, and only the weights are trained, on the task's
+loss. They start at the best scalar merge, and a penalty pulls them back to it, because there are
+many weights and few dev examples.
 """
 
 import re
@@ -34,12 +35,12 @@ BATCH = 16  # examples in one gradient step
 
 @dataclass(frozen=True)
 class Learned:
-    """Learned weights, and where they came from.
+    """Learned weights, and the scalar weights they started from.
 
     Attributes:
         weighting: The learned weights.
         start: The scalar weights they started from.
-        start_loss: Mean loss of these on the learning examples.
+        start_loss: Mean loss of the scalar weights on the learning examples.
         loss: Mean loss of the learned weights on the same examples.
     """
 
@@ -58,19 +59,19 @@ def learn_weights(
     settings: SearchSettings,
     on_progress: OnProgress,
 ) -> Learned:
-    """Start from the scalar merge with the lowest loss, and learn weights from there.
+    """Learn weights, starting from the scalar merge with the lowest loss.
 
     Args:
-        plan: A merge of the adapters; its modules are what gets weights.
-        starts: Scalar weightings to start from.
-        examples: Encoded dev examples to learn on; none of them should judge the result.
+        plan: A merge of the adapters, whose modules get weights.
+        starts: Scalar weightings to choose the start from.
+        examples: Encoded dev examples to learn on. Do not use them to judge the result.
         folder: The base model.
-        pad_id: Padding token.
-        settings: Steps, learning rate, penalty, and what gets a weight of its own.
-        on_progress: Hears of the steps.
+        pad_id: ID of the padding token.
+        settings: Steps, learning rate, penalty, and whether layers or modules get weights.
+        on_progress: Called after every step.
 
     Raises:
-        ArtifactError: Adapters that the base model has no linear layers for.
+        ArtifactError: The adapters target modules that are not linear layers of the base model.
     """
     set_seed(settings.seed)
     merged = WeightedMerge(load_model(folder, settings), plan, settings)
@@ -94,20 +95,20 @@ def learn_weights(
 
 
 class WeightedMerge(nn.Module):
-    """A frozen model whose linear layers add several LoRA updates, each times its weight.
+    """A frozen model whose linear layers add a weighted sum of several LoRA updates.
 
     Attributes:
-        weights: One row per group of modules, one column per adapter; all that is trained.
-        start: What they are pulled back to.
+        weights: One row per group of modules, one column per adapter. Only these are trained.
+        start: The weights that the penalty pulls back to.
     """
 
     start: Tensor
 
     def __init__(self, model: PreTrainedModel, plan: MergePlan, settings: SearchSettings) -> None:
-        """Hook the updates into the model.
+        """Register the updates as forward hooks of the model.
 
         Raises:
-            ArtifactError: A module that is no linear layer of the model.
+            ArtifactError: A module is not a linear layer of the model.
         """
         super().__init__()
         self.model = model.requires_grad_(False).eval()
@@ -145,7 +146,7 @@ class WeightedMerge(nn.Module):
         layer.register_forward_hook(add)
 
     def at(self, weighting: Weighting) -> "WeightedMerge":
-        """Set the weights, and what they are pulled to, to those of a weighting."""
+        """Set the weights, and the start that they are pulled to, to a weighting."""
         rows = [weighting.of(modules[0]) for modules in self.groups.values()]
         values = torch.tensor(rows, device=self.weights.device)
         self.weights.data.copy_(values)
@@ -153,12 +154,12 @@ class WeightedMerge(nn.Module):
         return self
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Return the task's loss plus the pull to the start."""
+        """Return the task's loss plus the penalty."""
         drift = (self.weights - self.start).square().mean()
         return {"loss": self.model(**batch).loss + self.penalty * drift}
 
     def mean_loss(self, examples: Sequence[EncodedExample], collator: AnswerCollator) -> float:
-        """Return the mean over batches of the task's loss, without the pull."""
+        """Return the task's mean loss over batches, without the penalty."""
         losses = []
         with torch.inference_mode():
             for at in range(0, len(examples), BATCH):
@@ -168,7 +169,7 @@ class WeightedMerge(nn.Module):
         return sum(losses) / len(losses)
 
     def weighting(self) -> Weighting:
-        """Return the weights as they are now, as rules of a weights file."""
+        """Return the current weights as the rules of a weights file."""
         rows = [tuple(round(w, 4) for w in row) for row in self.weights.detach().tolist()]
         mean = tuple(round(w, 4) for w in self.weights.detach().mean(dim=0).tolist())
         rules = []
@@ -182,7 +183,7 @@ class WeightedMerge(nn.Module):
 
 
 def _groups(plan: MergePlan, per: str) -> dict[int | str, list[str]]:
-    """Gather the modules that share weights: those of a decoder block, or each by itself."""
+    """Group the modules that share weights: by decoder block, or each module by itself."""
     groups: dict[int | str, list[str]] = {}
     for module in sorted(plan.specs, key=layer_then_name):
         layer = layer_of(module)
@@ -206,11 +207,11 @@ def _arguments(settings: SearchSettings, work: str) -> TrainingArguments:
 
 
 class _Steps(TrainerCallback):
-    """Tells of every step."""
+    """Reports every step."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self.on_progress = on_progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say how far it is."""
+        """Report the progress."""
         self.on_progress(Progress("learning weights", state.global_step, state.max_steps))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def search_view(report: "SearchReport") -> View:
-    """Show every candidate's score, what was chosen, and its merge."""
+    """Show the candidates' scores, the choice, and its merge."""
     merge = report.merge.view()
     remarks = [
         f"examples decoded: {report.decoded:,} of the {report.exhaustive:,} that an exhaustive "
@@ -44,9 +44,10 @@ def search_view(report: "SearchReport") -> View:
 
 
 def candidate_table(report: "SearchReport", *, weights: bool = False) -> Table:
-    """Return the candidates, best first; with ``weights``, a column of these.
+    """Return the table of candidates, best first; ``weights`` adds a column.
 
-    Those that have not answered all examples stand below a line: their scores are of others.
+    Candidates that have not answered all examples come below a line, because their scores are
+    based on fewer examples.
     """
     metric = report.metric
     rows: list[Row] = []
@@ -94,20 +95,20 @@ def _unranked(report: "SearchReport") -> list[str]:
 
 RECORD_FILE = "search.json"
 _PANEL = 400  # width of a panel of the plot
-STAGE = "merged"  # in the folder of a search: its adapter, until that is in its place
+STAGE = "merged"  # holds the adapter in the search's folder until it is moved to its place
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """How a candidate did.
+    """The result of one candidate.
 
     Attributes:
-        name: Its weights, or the adapter alone.
+        name: Its weights, or the name of a single adapter.
         weighting: Its weights, rules included.
-        examples: Dev examples it was decoded on, over all languages.
-        score: Macro average over languages of the task's score on these.
-        difference: Its score minus the winner's, on the examples both have seen.
-        dropped: Round after which it was left out; None for a finalist.
+        examples: Number of dev examples it answered, over all languages.
+        score: Macro average of the task's score over languages, on these examples.
+        difference: Its score minus the winner's, on the examples that both answered.
+        dropped: Round after which it was dropped; None for a finalist.
     """
 
     name: str
@@ -120,22 +121,22 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class SearchReport(Report):
-    """What was tried, what was chosen, and how sure that is.
+    """What a search tried, what it chose, and how certain the choice is.
 
     Attributes:
         winner: Name of the chosen candidate.
         verdict: The choice in words.
-        tied: Candidates that cannot be told apart from the one with the best score.
+        tied: Candidates that do not differ significantly from the one with the best score.
         candidates: All of them, best first.
         task: Name of the task.
-        metric: Name of the metric that was searched for.
+        metric: Name of the metric that the search maximized.
         langs: Languages of the dev data.
-        decoded: Pairs of candidate and example that were needed.
-        exhaustive: How many an exhaustive search of the same candidates needs.
-        reused: How many of those needed were known from before.
+        decoded: Number of candidate-example pairs that were needed.
+        exhaustive: Number that an exhaustive search of the same candidates needs.
+        reused: How many of the needed ones were in the cache.
         merge: The merge that was written.
-        folder: Where record and plot are.
-        control: Name of the candidate that is the chosen merge without its other adapters.
+        folder: Folder of the record and the plot.
+        control: Name of the control: the chosen merge without its other adapters.
     """
 
     winner: str
@@ -161,7 +162,7 @@ class SearchReport(Report):
 
 @dataclass(frozen=True)
 class SearchPlan(NotedReport):
-    """What a search would do."""
+    """What a search would do (dry run)."""
 
     candidates: list[str]
     examples: dict[str, int]
@@ -181,19 +182,19 @@ class SearchPlan(NotedReport):
 
 
 def search_folder(out: Path) -> Path:
-    """Return the folder for what a search leaves beside its adapter."""
+    """Return the folder of the record, which is next to the search's adapter."""
     return out.with_name(out.name.removesuffix(".safetensors") + ".search")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a search found.
+    """The outcome of a search.
 
     Attributes:
         winner: The merge to write.
-        tied: What the best score cannot be told apart from.
-        verdict: All of it in words.
-        control: The winner without its other adapters, where that has answered.
+        tied: The candidates that do not differ significantly from the best.
+        verdict: The outcome in words.
+        control: The winner without its other adapters, if it was decoded.
     """
 
     winner: Entry
@@ -203,12 +204,12 @@ class Choice:
 
 
 def is_half_out(out: Path) -> bool:
-    """Whether a search was killed when its record was there and its adapter not in its place."""
+    """Whether a search was killed after its record appeared and before its adapter was in place."""
     return (search_folder(out) / STAGE / out.name).exists()
 
 
 def put_in_place(stage: Path, out: Path, force: bool) -> None:
-    """Move an adapter, and before it the card that a file has beside it, to where they belong."""
+    """Move an adapter to its place. The model card beside a single file is moved first."""
     for path in sorted(stage.iterdir(), key=lambda path: path.name == out.name):
         target = out.with_name(path.name)
         if path.name == out.name or force or not target.exists():
@@ -224,10 +225,10 @@ def plot_of(
     name: str = "search",
     control: str | None = None,
 ) -> "Plot":
-    """Plot all candidates of a search: their scores, and what they lost against the chosen one.
+    """Plot the scores of all candidates, and their differences to the chosen one.
 
-    Against weights if all have one; otherwise one below the other. The control has no place among
-    merges by weight; there it is a dashed line.
+    The x axis is the weight if every candidate has a single one; otherwise candidates are listed
+    one below the other. In a plot by weight, the control is a dashed line.
     """
     from adaptermix.plots.intervals import along, forest
     from adaptermix.plots.plot import Plot, titled_panel

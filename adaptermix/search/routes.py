@@ -1,10 +1,10 @@
-"""Choose an adapter for every language: the task adapter, or a merge with a real gain on dev data.
+"""Choose an adapter for every language: the task adapter, or a merge with a significant gain.
 
-Every merge is compared with the task adapter in every language by a paired permutation test. All
-these tests are one family: Holm's correction is over languages and merges. So the choice of the
-best of several merges is paid for, and the chance that any language gets a merge that gains
-nothing there is at most 5%. A percentile bootstrap is no such test on few examples: of four
-differences, all of one sign among 50, it makes p = 0.03, where the exact p-value is 0.125.
+A paired permutation test compares every merge with the task adapter in every language. Holm's
+correction covers all these tests, over languages and merges. It therefore accounts for picking the
+best of several merges: the chance that any language gets a merge without a true gain is at most 5%.
+The percentile bootstrap does not hold that level on few examples: with 4 differences of one sign
+among 50 examples it gives p = 0.03, and the exact p-value is 0.125.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,19 +27,19 @@ from adaptermix.tasks.metrics.significance import (
 )
 
 _STEP = 1000  # trials at a time
-_ROUNDING = 1e-12  # differences that are equal but for their last bits
+_ROUNDING = 1e-12  # differences that are equal up to rounding
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A merge beside the task adapter in one language.
+    """The comparison of a merge with the task adapter in one language.
 
     Attributes:
         candidate: The merge's name.
         score: Its score on the dev examples.
         difference: Its score minus the task adapter's, with the bootstrap's 95% interval and the
-            permutation test's two-sided p-value, which is not corrected.
-        p_holm: That p-value after Holm's correction over languages and merges.
+            permutation test's uncorrected two-sided p-value.
+        p_holm: The p-value after Holm's correction over languages and merges.
     """
 
     candidate: str
@@ -49,7 +49,7 @@ class Evidence:
 
     @property
     def is_gain(self) -> bool:
-        """Whether the merge is better, and not by chance."""
+        """Whether the merge is significantly better."""
         return self.difference.interval.value > 0 and self.p_holm < ALPHA
 
 
@@ -58,8 +58,8 @@ class Route:
     """The adapter of one language.
 
     Attributes:
-        chosen: Name of the merge; None for the task adapter.
-        task_score: The task adapter's score; None without dev data.
+        chosen: Name of the merge, or None for the task adapter.
+        task_score: The task adapter's score, or None without dev data.
         examples: Number of dev examples.
         evidence: All merges, best score first.
     """
@@ -76,13 +76,14 @@ def choose_routes(
     value: Value,
     prefer: Literal["simpler", "best"],
 ) -> dict[str, Route]:
-    """Choose for every language; one without dev examples gets the task adapter.
+    """Choose for every language; a language without dev examples gets the task adapter.
 
     Args:
-        task: The task adapter's statistics by language, one row an example.
-        merges: The merges' statistics of the same examples, by merge and language.
-        value: The metric, from sums to scores.
-        prefer: ``simpler``: a merge only where its gain is real. ``best``: the highest score.
+        task: The task adapter's statistics by language, one row per example.
+        merges: The merges' statistics on the same examples, by merge and language.
+        value: Computes the metric from summed statistics.
+        prefer: ``simpler`` takes a merge only if its gain is significant, ``best`` takes the
+            highest score.
     """
     langs = [lang for lang, rows in task.items() if len(rows)]
     trials = max(TRIALS, 40 * len(langs) * len(merges))
@@ -118,12 +119,13 @@ def _gain(merge: Statistics, task: Statistics, value: Value) -> Difference:
 def permutation_p_values(
     systems: Sequence[Statistics], baseline: Statistics, value: Value, trials: int = TRIALS
 ) -> list[float]:
-    """Return two-sided p-values of systems against one baseline, by swapping paired answers.
+    """Return two-sided p-values of systems against one baseline by a paired permutation test.
 
-    A trial swaps the answers to a random half of the examples, the same for all systems. p is the
-    share of trials whose absolute difference is as large as the one seen or larger, the seen one
-    among them: exact but for chance, on any number of examples and for any metric of sums.
-    sacreBLEU's test does not count ties, which are most trials where few answers differ.
+    A trial swaps the answers to a random half of the examples, the same examples for all systems.
+    p is the share of trials, including the observed one, whose absolute difference is at least the
+    observed difference. This is valid for any number of examples and any metric computed from
+    sums, up to Monte Carlo error. sacreBLEU's test does not count ties, which are most of the
+    trials if few answers differ.
     """
     rng = np.random.default_rng(SEED)
     total = baseline.sum(axis=0)

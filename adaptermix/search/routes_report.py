@@ -1,4 +1,4 @@
-"""What a choice by language returns, and how it looks."""
+"""The report of a choice by language, and how it is shown."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ EVIDENCE_FILE = "evidence.json"
 
 @dataclass(frozen=True)
 class RoutesReport(Report):
-    """The routes that were chosen, and all evidence for them.
+    """The chosen routes and the evidence for them.
 
     Attributes:
         out: The folder of the family.
-        routes: The routes, as ``routes.toml`` has them.
-        evidence: For each language, every merge beside the task adapter, best score first.
-        weights: For every merge that was tried, the weight of each adapter.
+        routes: The routes, as in ``routes.toml``.
+        evidence: By language, every merge compared with the task adapter, best score first.
+        weights: By merge, the weight of each adapter.
         engine: The engine that answered.
-        decoded: Pairs of adapter and example that were needed.
-        reused: How many of those needed were known from before.
-        notes: What to mind.
+        decoded: Number of adapter-example pairs that were needed.
+        reused: How many of the needed ones were in the cache.
+        notes: Notes for the user.
     """
 
     out: str
@@ -37,7 +37,7 @@ class RoutesReport(Report):
 
     @property
     def verdict(self) -> str:
-        """Which languages take a merge."""
+        """Say which languages get a merge."""
         routes = self.routes
         merged = [lang for lang in routes.routes if routes.name_for(lang) != routes.default]
         others = [lang for lang in routes.routes if lang not in merged]
@@ -62,7 +62,7 @@ class RoutesReport(Report):
 
 @dataclass(frozen=True)
 class RoutesPlan(NotedReport):
-    """What a choice by language would do."""
+    """What a choice by language would do (dry run)."""
 
     candidates: list[str]
     examples: Mapping[str, int]

@@ -1,10 +1,10 @@
-"""Find the weights of a merge on dev data, and say how sure the choice is.
+"""Find the weights of a merge on dev data, and say how certain the choice is.
 
-Every candidate is a LoRA of its own in one engine. Adapters alone are always among the
-candidates, so that the answer may be that merging does not help.
+Every candidate is a separate LoRA in one engine. Each adapter alone is always a candidate, so the
+answer may be that merging does not help.
 
-Everything here is a function of the answers, and answers are kept as they come: a search that was
-killed is run again from the start, finds its answers, and ends as it would have.
+The result depends only on the answers, and every answer is cached as it arrives. After a kill, the
+same search starts over, finds its answers in the cache, and gives the same result.
 """
 
 import json
@@ -59,8 +59,8 @@ from adaptermix.tasks.task import Task
 from adaptermix.training.batches import encode_example
 from adaptermix.version import __version__
 
-CONCURRENT = 16  # candidates that an engine has room for at a time
-TRIAL_SHARE = 0.25  # of the dev examples, for one trial
+CONCURRENT = 16  # adapters that the engine holds at a time
+TRIAL_SHARE = 0.25  # share of the dev examples for one trial
 
 
 def search(
@@ -72,16 +72,16 @@ def search(
 ) -> SearchReport:
     """Try merges on dev data, choose one and write it.
 
-    Writes the merged adapter, and beside it the folder ``NAME.search`` with the record, the
-    chosen weights as a file for ``--weights-file``, and a plot. Where the same search has left
-    them before, its report is returned: the same command may be started again and again, whenever
-    it was killed.
+    Writes the merged adapter and, beside it, the folder ``NAME.search`` with the record, the
+    chosen weights as a file for ``--weights-file``, and a plot. If the same search has already
+    finished there, its report is returned, so a killed search can be restarted with the same
+    command.
 
     Raises:
-        ConfigError: A grid with fewer than two points, or settings that do not go together.
-        DataError: Missing or malformed dev data, or none with gold answers.
-        ArtifactError: As ``merge``, or a base model that the adapters do not fit.
-        ResourceError: The engine asked for is not installed, or stopped.
+        ConfigError: A grid with fewer than two points, or settings that contradict each other.
+        DataError: Missing or malformed dev data, or dev data without gold answers.
+        ArtifactError: As for ``merge``, or the adapters do not fit the base model.
+        ResourceError: The chosen engine is not installed, or it stopped.
     """
     folder = search_folder(settings.out)
     is_there = not force and settings.out.exists() and (folder / RECORD_FILE).exists()
@@ -102,7 +102,7 @@ def search(
 def plan_search(
     paths: Sequence[Path], settings: SearchSettings, *, force: bool = False
 ) -> SearchPlan:
-    """Check everything ``search`` needs and say what it would do; raises what it raises."""
+    """Check the inputs of ``search`` and return what it would do. Raises the same errors."""
     inputs = _prepare(paths, settings, force)
     return SearchPlan(
         [candidate.name for candidate in inputs.candidates],
@@ -116,7 +116,7 @@ def plan_search(
 
 @dataclass(frozen=True)
 class _SearchInputs:
-    """Everything a search needs, checked before an engine is started."""
+    """The inputs of a search, checked before an engine starts."""
 
     adapters: list[Adapter]
     task: Task
@@ -128,12 +128,12 @@ class _SearchInputs:
     settings: SearchSettings
 
     def plan(self, weighting: Weighting) -> MergePlan:
-        """Plan the merge of some weights."""
+        """Plan the merge for given weights."""
         return plan_merge(self.adapters, weighting, self.settings)
 
     @property
     def key(self) -> str:
-        """Return a hash of all that the result depends on."""
+        """Return a hash of everything that the result depends on."""
         parts = (
             __version__,
             self.settings.model_dump_json(),
@@ -172,7 +172,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
 
 
 def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
-    """Return the report of the same search, if it has ended and its adapter is what it left."""
+    """Return the report of an identical, finished search whose adapter is unchanged."""
     out = inputs.settings.out
     folder = search_folder(out)
     try:
@@ -181,8 +181,8 @@ def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
             return None
         report = TypeAdapter(SearchReport).validate_python(record)
     except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
-        return None  # damaged, or of another version
-    shutil.rmtree(folder / STAGE, ignore_errors=True)  # empty, after a kill between two lines
+        return None  # damaged, or written by another version
+    shutil.rmtree(folder / STAGE, ignore_errors=True)  # empty after a kill between the two moves
     note = "this search had ended; nothing was decoded or written"
     return replace(report, notes=[*report.notes, note])
 
@@ -191,8 +191,8 @@ def check_search(paths: Sequence[Path], settings: SearchSettings) -> None:
     """Check what a search needs besides adapters, data and a model.
 
     Raises:
-        ConfigError: Less than two adapters, a model to write, a grid that is none.
-        ResourceError: A package that it needs is not installed.
+        ConfigError: Fewer than two adapters, an output that is a full model, an invalid grid.
+        ResourceError: A required package is not installed.
     """
     if settings.into is not None:
         raise ConfigError(
@@ -225,8 +225,8 @@ def _run(
 def _learn(
     halving: SuccessiveHalving, inputs: _SearchInputs, settings: SearchSettings
 ) -> Candidate:
-    """Learn weights on the dev examples kept for that, before any engine is started."""
-    from adaptermix.search.learn import learn_weights  # a Trainer comes with it
+    """Learn weights on the dev examples reserved for it, before an engine starts."""
+    from adaptermix.search.learn import learn_weights  # imports the Trainer
 
     encoder = inputs.encoder
     encoded = [
@@ -253,7 +253,7 @@ def _learn(
 
 
 def _between(ranked: Sequence[Entry]) -> list[Candidate]:
-    """Return the weights on either side of the best merge of a grid."""
+    """Return the grid weights on either side of the best merge."""
     best = next((entry for entry in ranked if not entry.candidate.is_control), None)
     if best is None:
         return []
@@ -267,8 +267,8 @@ def _try(
 ) -> list[Candidate]:
     """Let Optuna propose weights beyond the first candidates, and return the best of all.
 
-    The study lives in memory. With its seed and the same answers it proposes the same again, so
-    a search that was killed needs no other storage than the answers.
+    The study is kept in memory. With the same seed and answers it proposes the same weights, so
+    a killed search needs no storage other than the cached answers.
     """
     import optuna
 
@@ -310,22 +310,23 @@ def _choose(
 def _show_without_others(
     halving: SuccessiveHalving, winner: Entry, inputs: _SearchInputs
 ) -> Entry | None:
-    """Let the chosen merge's main adapter answer alone, at its weights there.
+    """Decode with the chosen merge's main adapter alone, at the weights it has in the merge.
 
-    It competes with nobody. With ``inactive = keep`` weights differ by module, and none is shown.
+    This control is not a candidate. With ``inactive = keep``, weights differ by module, and the
+    control is left out.
     """
     alone = winner.candidate.without_others(names_of(inputs.adapters))
     if alone is None or inputs.settings.inactive == "keep":
         return None
     if any(entry.candidate.weighting == alone.weighting for entry in halving.entries.values()):
-        return None  # at full strength it was a candidate
+        return None  # at weight 1 it was already a candidate
     entry = halving.enter(alone)
     halving.show([entry], 1.0)
     return entry
 
 
 def _told_apart(halving: SuccessiveHalving, winner: Entry, control: Entry) -> str:
-    """Say whether the other adapters of the chosen merge did more than a smaller weight does."""
+    """Say whether the merge's other adapters had an effect beyond the smaller weight."""
     difference = halving.compare(winner, control).interval
     merge, alone = winner.candidate.name, control.candidate.name
     if not difference.excludes_zero:
@@ -343,8 +344,8 @@ def _finish(
 ) -> SearchReport:
     """Write the winner and the record of the search.
 
-    Two outputs cannot appear at once. The record's folder comes first and brings the adapter
-    along, so that a search that was killed between the two is known by it and can be run again.
+    Two outputs cannot appear at the same instant. The record's folder appears first and contains
+    the adapter, so a search that was killed between the two steps can be recognized and finished.
     """
     settings, winner = inputs.settings, choice.winner.candidate
     entries = sorted(
