@@ -7,6 +7,7 @@ from typing import Any
 from adaptermix.adapters.systems import Baseline
 from adaptermix.evaluation.comparison import ALL, Comparison, PairedTest
 from adaptermix.evaluation.seeds import OverSeeds
+from adaptermix.evaluation.verdict import verdicts
 from adaptermix.files.outputs import NotedReport, Report
 from adaptermix.tables import (
     RULE,
@@ -40,7 +41,9 @@ def evaluation_view(report: "EvalReport") -> View:
     ]
     remarks = []
     if report.comparisons:
+        metric = report.cells[0].score.name
         parts += [difference_table(report), baseline_line(report)]
+        parts += verdicts(report.comparisons, metric)
         parts += [report.test.signature] if report.test else []
         remarks.append(f"* {_meaning_of_stars(report)}")
     parts += seed_tables(report)

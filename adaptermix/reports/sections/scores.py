@@ -14,6 +14,7 @@ from adaptermix.evaluation.report import (
     score_table,
     seed_tables,
 )
+from adaptermix.evaluation.verdict import better_and_worse, points_of
 from adaptermix.plots.charts import Change, changes
 from adaptermix.plots.intervals import Estimate, Groups, forest
 from adaptermix.plots.plot import Panel, Plot, titled_panel
@@ -25,7 +26,6 @@ from adaptermix.tables import RULE, Cell, Look, Row, Table, scaled, shown, title
 
 _WIDE, _NARROW, _PANEL = 640, 350, 264
 _MANY_UNREADABLE = 0.05  # of the answers
-_NAMED = 6  # languages in a sentence; more are counted
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Evaluated:
     @property
     def unit(self) -> str:
         """What a difference is counted in."""
-        return f"points of {titled(self.metric).removesuffix(' (%)')}"
+        return points_of(self.metric)
 
     @property
     def merge(self) -> str | None:
@@ -121,10 +121,10 @@ def _sentence(seen: Evaluated, merge: str) -> str:
 def _where(seen: Evaluated, merge: str) -> str:
     """Name the languages and groups in which the merge clearly differs."""
     mine, langs = seen.of(merge), seen.report.langs
-    single = _better_and_worse(
+    single = better_and_worse(
         [(label_of(c.over), c) for c in mine if c.over in langs], f" of {len(langs)} languages"
     )
-    means = _better_and_worse(
+    means = better_and_worse(
         [
             (n, c)
             for n, group in seen.groups
@@ -135,17 +135,6 @@ def _where(seen: Evaluated, merge: str) -> str:
     )
     first = f"Clearly {single}." if single else "No single language differs clearly."
     return f"{first} Averages over groups: {means}." if means else first
-
-
-def _better_and_worse(found: Sequence[tuple[str, Comparison]], of: str) -> str:
-    parts = []
-    for what, sign in (("better", 1), ("worse", -1)):
-        names = [name for name, c in found if c.is_sure and c.difference * sign > 0]
-        if len(names) > _NAMED:
-            parts.append(f"{what} in {len(names)}{of}")
-        elif names:
-            parts.append(f"{what} in {', '.join(names)}")
-    return ", ".join(parts)
 
 
 def _facts(seen: Evaluated, merge: str) -> list[Fact]:
