@@ -1,4 +1,4 @@
-"""Train a LoRA that pulls translations together at one layer, and nothing else."""
+"""Train a LoRA on alignment only: pull translations together at one layer."""
 
 import random
 from dataclasses import replace
@@ -57,15 +57,15 @@ def train_align(
     dry_run: bool = False,
     on_progress: OnProgress = ignore,
 ) -> TrainReport:
-    """Train a LoRA that pulls translations together at one layer, and nothing else.
+    """Train a LoRA on alignment only: pull translations together at one layer.
 
-    With several temperatures, one for each; that of the highest dev retrieval accuracy is kept,
-    for losses at different temperatures cannot be compared.
+    With several temperatures, trains one LoRA per temperature and keeps the one with the highest
+    dev retrieval accuracy, because losses at different temperatures are not comparable.
 
     Raises:
-        ConfigError: Settings that contradict each other, or a layer the model does not have.
-        DataError: Missing or malformed data, fewer pairs than one contrastive batch.
-        ArtifactError: A model that cannot be used, or an output that exists.
+        ConfigError: Settings that contradict each other, or the layer does not exist.
+        DataError: Missing or malformed data, or fewer pairs than one contrastive batch.
+        ArtifactError: The model cannot be used, or the output exists.
     """
     if (finished := finished_report(settings, force)) is not None:
         return finished
@@ -94,11 +94,11 @@ def _train_one(
     """Train at one temperature.
 
     Args:
-        settings: With one temperature.
+        settings: Settings with a single temperature.
         force: Replace the output.
         dry_run: Plan only.
-        on_progress: Told how far it is.
-        shared: Folder of several runs that align one layer.
+        on_progress: Called with the progress.
+        shared: Folder of the runs that share one layer choice.
     """
     micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
     base = open_base(settings)
@@ -147,7 +147,7 @@ def _train_one(
 
 
 def pairs_per_process(settings: AlignSettings) -> int:
-    """Return this process's part of a contrastive batch, which all processes share."""
+    """Return the number of pairs of a contrastive batch that each process gets."""
     own, rest = divmod(settings.contrastive_batch, process_count())
     if rest:
         raise ConfigError(
@@ -162,11 +162,11 @@ def align_data(
     tokenizer: PreTrainedTokenizerBase,
     on_progress: OnProgress = ignore,
 ) -> TrainingData:
-    """Read, clean, encode, split and resample the pairs of all languages; one seed decides.
+    """Read, clean, encode, split and resample the pairs of all languages, with a single seed.
 
     Raises:
-        ConfigError: The settings name a column of pairs that is not there or not read.
-        DataError: Missing or malformed data, fewer pairs than one contrastive batch.
+        ConfigError: A configured pair column does not exist or is not used.
+        DataError: Missing or malformed data, or fewer pairs than one contrastive batch.
     """
     rng = random.Random(settings.seed)
     groups, held, dropped = {}, {}, {}
@@ -199,7 +199,7 @@ def align_data(
 def _encoded_pairs(
     clean: CleanPairs, pair: str, settings: AlignSettings, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[EncodedPair], dict[str, int]]:
-    """Return the usable pairs of one language, and how many were dropped, by reason."""
+    """Return the usable pairs of one language, and the number of dropped pairs by reason."""
     rows: list[EncodedPair] = []
     too_long = 0
     for chunk in iter(lambda: list(islice(clean.kept, _PAIRS_AT_A_TIME)), []):
@@ -222,7 +222,7 @@ def _encoded_pairs(
 def _with_anchor_text(
     data: TrainingData, settings: TrainAlignSettings, tokenizer: PreTrainedTokenizerBase
 ) -> TrainingData:
-    """Give every pair a line of anchor text; every file has the same share."""
+    """Give every pair a line of anchor text, with equal shares from all files."""
     rng = random.Random(settings.seed)
     kept, held = [], []
     for path in settings.preserve_text:
@@ -240,15 +240,15 @@ def _with_anchor_text(
 
 
 class AlignmentTrainer(AdapterTrainer):
-    """Minimises the loss of contrastive batches; those of an optimizer step are averaged.
+    """Minimizes the contrastive loss, averaged over the batches of an optimizer step.
 
-    Batches with labels are those of a task that is trained beside, and any Trainer's.
+    Batches with labels belong to a task that is trained as well; the base class handles them.
     """
 
-    can_split = False  # the step does that itself
+    can_split = False  # the contrastive step splits batches itself
 
     def __init__(self, alignment: Alignment, weight: float = 1.0, **arguments: Any) -> None:
-        """Take what aligns, how much its loss counts, and what any Trainer takes."""
+        """Store the alignment and the weight of its loss; Trainer takes the rest."""
         super().__init__(**arguments)
         self.alignment = alignment
         self.weight = weight
@@ -256,7 +256,7 @@ class AlignmentTrainer(AdapterTrainer):
     def backpropagate(
         self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None, most: int
     ) -> Tensor:
-        """Go forward and backward through a contrastive batch, in as many parts as memory asks."""
+        """Run forward and backward on a contrastive batch, in parts that fit in memory."""
         if "labels" in inputs:
             return super().backpropagate(model, inputs, items, most)
         share = self.weight / self.current_gradient_accumulation_steps
@@ -283,13 +283,13 @@ class AlignmentTrainer(AdapterTrainer):
 
 
 class _AlignmentRun(TrainingRun):
-    """A run whose adapter is also judged by how well its dev pairs find each other."""
+    """A run that also evaluates its adapter by retrieval on the dev pairs."""
 
     def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
-        """Return the dev loss, and what the dev pairs look like with the adapter and without.
+        """Return the dev loss, and two measures of the dev vectors with and without the adapter.
 
-        ``retrieval_accuracy`` is how often a source finds its translation among all targets,
-        ``random_cosine`` the mean cosine of pairs that are no translations.
+        ``retrieval_accuracy`` is the share of sources whose nearest target is their translation.
+        ``random_cosine`` is the mean cosine of pairs that are not translations.
         """
         if not isinstance(trainer, AlignmentTrainer):
             raise AssertionError("an alignment run has an alignment trainer")

@@ -20,21 +20,21 @@ from adaptermix.training.contrastive import (
 from adaptermix.training.objectives import AlignmentLoss, preservation_loss
 
 AlignSettings = TrainAlignSettings | TrainJointSettings
-_TENSORS = ("input_ids", "attention_mask", "source_keys", "target_keys")  # of a batch of pairs
+_TENSORS = ("input_ids", "attention_mask", "source_keys", "target_keys")  # in a batch of pairs
 
 
 def tokens_to_skip(settings: AlignSettings) -> int:
-    """Return how many tokens pooling leaves out, where that is settled."""
+    """Return how many initial tokens pooling skips; ``auto`` must be resolved before."""
     if settings.pool_skip == "auto":
         raise AssertionError("what is auto is measured before the training")
     return settings.pool_skip
 
 
 class AlignmentObjective:
-    """The loss of one contrastive batch, as the settings describe it.
+    """The loss of one contrastive batch, as configured by the settings.
 
-    With ``preserve``, sources are contrasted with what the base makes of the targets, and the
-    hidden states of the targets and of the anchor text are kept near the base's.
+    With ``preserve``, sources are contrasted with the base model's vectors of the targets, and
+    the hidden states of targets and anchor text are kept close to the base model's.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class AlignmentObjective:
         *,
         together: bool = False,
     ) -> None:
-        """Take a batch, and ask the base about it where that counts.
+        """Prepare a batch; with ``preserve``, also run the base model on it.
 
         Args:
             settings: Temperature, pooling, preservation and so on.
-            adapted: The model, without a wrapper, whose adapter can be switched off.
-            step: What encodes its sentences.
-            batch: Of ``PairCollator``.
-            seed: Decides which elements dropout takes.
-            together: Whether the batches of all processes are one.
+            adapted: The unwrapped PEFT model, whose adapter can be disabled.
+            step: Encodes the sentences.
+            batch: A batch from ``PairCollator``.
+            seed: Seed of the dropout masks.
+            together: Treat the batches of all processes as one.
         """
         (temperature,) = settings.temperature
         self.loss = AlignmentLoss(
@@ -75,11 +75,11 @@ class AlignmentObjective:
 
     @property
     def token_loss(self) -> TokenLoss | None:
-        """What is added for moving hidden states, if anything."""
+        """The preservation loss of some hidden states, or None without ``preserve``."""
         return self._moved if self.preserve else None
 
     def __call__(self, sources: Tensor, targets: Tensor) -> Tensor:
-        """Return the contrastive loss of the pairs of all processes, or of this one alone."""
+        """Return the contrastive loss of the pairs of all processes, or of this process only."""
         keys = gathered(self.keys) if self.together else self.keys
         if self.base_vectors is not None:
             base = gathered(self.base_vectors) if self.together else self.base_vectors
@@ -87,9 +87,9 @@ class AlignmentObjective:
         return self.loss(sources, targets, *keys.chunk(2))
 
     def _ask_base(self, adapted: PeftModel, step: ContrastiveStep) -> None:
-        """Keep the base's vectors, and its states of the tokens that are to stay in place."""
+        """Store the base model's vectors, and its hidden states of all tokens."""
         lengths = torch.tensor(self.sentences.lengths, device=self.keys.device)
-        self.starts = lengths.cumsum(0) - lengths  # of each sentence's tokens in base_states
+        self.starts = lengths.cumsum(0) - lengths  # offset of each sentence in base_states
         self.base_states = torch.empty(0)
 
         def keep(row: PackedRow, states: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class AlignmentObjective:
         self.base_vectors = vectors[: 2 * self.sentences.pairs]
 
     def _moved(self, row: PackedRow, states: Tensor) -> Tensor:
-        """Return these sentences' part of the mean over all tokens that are to stay in place."""
+        """Return these sentences' share of the preservation loss, a mean over all its tokens."""
         is_anchor = row.batch_rows >= self.sentences.pairs
         if not is_anchor.any():
             return states.new_zeros(())
@@ -113,12 +113,12 @@ class AlignmentObjective:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How one model is aligned, alone or beside a task.
+    """The alignment of one model, alone or alongside a task.
 
     Attributes:
-        settings: The loss, the pooling and so on.
-        adapted: The model, without a wrapper, whose adapter can be switched off.
-        step: What encodes its sentences.
+        settings: Settings of the loss, the pooling and so on.
+        adapted: The unwrapped PEFT model, whose adapter can be disabled.
+        step: Encodes the sentences.
     """
 
     settings: AlignSettings
@@ -128,13 +128,13 @@ class Alignment:
     def backpropagate(
         self, model: nn.Module, batch: dict[str, Tensor], accelerator: Any, share: float
     ) -> Tensor:
-        """Return a share of the loss of a contrastive batch, and leave its gradient in the model.
+        """Add the scaled gradient of a contrastive batch to the model, and return the scaled loss.
 
         Args:
-            model: What runs forward: wrapped, where several processes train it.
-            batch: This process's pairs, of ``PairCollator``.
-            accelerator: Trainer's, which knows how the model is wrapped.
-            share: Of the batch in its optimizer step.
+            model: The model to run, wrapped if several processes train it.
+            batch: This process's pairs, from ``PairCollator``.
+            accelerator: Trainer's accelerator, which knows the wrapper.
+            share: Factor on the loss and its gradient.
         """
         seed = int(torch.randint(2**31, ()))
         objective = AlignmentObjective(
@@ -151,7 +151,7 @@ class Alignment:
         return loss * share
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the loss of the pairs of this process alone, in one pass, without a gradient."""
+        """Return the loss of this process's pairs only, without a gradient."""
         with torch.no_grad():
             objective = AlignmentObjective(self.settings, self.adapted, self.step, batch)
             vectors, added = self.step.encode(

@@ -1,7 +1,7 @@
-"""The loss of a task, with logits of answer tokens only, and of a part of those at a time.
+"""The task loss, with logits for answer tokens only, computed in parts.
 
-Prompts and padding have nothing to predict. With a large vocabulary, their logits would be most
-of the work and of the memory of a step, and those of all answers at once still much of the memory.
+Prompt and padding tokens have no targets. With a large vocabulary, their logits would take most of
+the compute and memory of a step, and the logits of all answers at once still much of the memory.
 """
 
 import inspect
@@ -21,16 +21,16 @@ from transformers.modeling_outputs import CausalLMOutput
 from adaptermix.models.blocks import text_decoder
 from adaptermix.training.batches import IGNORED
 
-_LOGITS = 2**24  # of a part: 64 tokens of Gemma's vocabulary; fewer would slow the product down
+_LOGITS = 2**24  # per part: 64 tokens with Gemma's vocabulary; smaller parts are slower
 _MIN_ROWS = 16
 
-PartLoss = Callable[[Tensor, Tensor], Tensor]  # of hidden states and the tokens they predict
+PartLoss = Callable[[Tensor, Tensor], Tensor]  # from hidden states and their target tokens
 
 
 def can_gather_answers(model: Any) -> bool:
-    """Whether a model's decoder and head can run one after the other, with the same loss.
+    """Whether a model's decoder and head can run separately, with the same loss.
 
-    A mixture of experts that balances them adds a loss of its own, which needs a whole pass.
+    A mixture of experts with load balancing adds its own loss, which needs a full pass.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return (
@@ -42,10 +42,10 @@ def can_gather_answers(model: Any) -> bool:
 
 
 def gather_answers(model: Any) -> None:
-    """Let a model, when it is given labels, compute its loss at answer tokens only.
+    """Make a model compute its loss on answer tokens only, if it gets labels.
 
-    The loss and its gradients stay the same; there are no logits in the output. A model for which
-    this cannot be done stays as it is.
+    The loss and its gradients do not change, but the output has no logits. A model that does not
+    support this is left unchanged.
     """
     if not can_gather_answers(model):
         return
@@ -69,9 +69,9 @@ def gather_answers(model: Any) -> None:
 
 
 class HeadLoss:
-    """What a model makes of hidden states after its decoder, by its own code.
+    """The loss of decoder hidden states, computed by the model's own code.
 
-    So a scale or a cap of the logits, a bias, a quantized head and a LoRA on it all count.
+    This includes a scale or cap of the logits, a bias, a quantized head, and a LoRA on the head.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class HeadLoss:
         output: type[Any],
         items: Tensor | int,
     ) -> None:
-        """Take the model, its forward, its decoder's kind of output, and what divides the loss."""
+        """Store the model, its own forward, its decoder's output class, and the loss divisor."""
         self.base = base
         self.whole = whole
         self.output = output
@@ -90,7 +90,7 @@ class HeadLoss:
     def __call__(
         self, states: Float[Tensor, "answers hidden"], targets: Int[Tensor, " answers"]
     ) -> Float[Tensor, ""]:
-        """Return the part of the loss that these tokens have."""
+        """Return the share of these tokens in the loss."""
         decoder = text_decoder(self.base)
         own = vars(decoder).get("forward")
         decoder.forward = lambda *_, **__: self.output(last_hidden_state=states[None])
@@ -110,7 +110,7 @@ class HeadLoss:
 
 
 def rows_of_part(base: PreTrainedModel) -> int:
-    """Return how many answer tokens have logits at the same time, at most."""
+    """Return the maximum number of answer tokens with logits at the same time."""
     vocabulary: int = base.config.get_text_config().vocab_size
     return max(_MIN_ROWS, _LOGITS // vocabulary)
 
@@ -121,13 +121,13 @@ def loss_in_parts(
     targets: Int[Tensor, " answers"],
     part_loss: PartLoss,
 ) -> Float[Tensor, ""]:
-    """Return the sum of the losses of parts.
+    """Compute the loss part by part, and return the sum.
 
     Args:
         base: The model that the head belongs to.
-        states: What the head reads.
-        targets: The token that each state predicts.
-        part_loss: The loss of some of them.
+        states: Inputs of the head.
+        targets: Target token of each state.
+        part_loss: Computes the loss of one part.
     """
     rows = rows_of_part(base)
     if not torch.is_grad_enabled() or not states.requires_grad:
@@ -148,9 +148,9 @@ def _summed(states: Tensor, targets: Tensor, rows: int, part_loss: PartLoss) -> 
 
 
 class _InParts(torch.autograd.Function):
-    """Sums losses of parts; their gradients are made at once, before the logits are let go.
+    """Sums the losses of parts; computes each part's gradient before it frees the logits.
 
-    With a frozen head, that saves the second pass through it that checkpointing takes.
+    With a frozen head, this saves the second pass through the head that checkpointing needs.
     """
 
     @staticmethod

@@ -19,10 +19,10 @@ class Base:
     """A base model, and the adapters that are active while another one is trained.
 
     Attributes:
-        folder: Of the model.
+        folder: Folder of the model.
         tokenizer: The model's own, or the one that the settings name.
-        stack: The adapters of ``--on``.
-        notes: What to mind about them.
+        stack: The adapters given by ``--on``.
+        notes: Notes for the user about these adapters.
     """
 
     folder: Path
@@ -32,24 +32,24 @@ class Base:
 
     @property
     def pad(self) -> int:
-        """The token that fills up short rows of a batch."""
+        """ID of the padding token."""
         return int(self.tokenizer.pad_token_id or 0)
 
     def check_tokens(self, data: TrainingData) -> None:
-        """Refuse rows with tokens that the model has no embedding for.
+        """Reject rows with tokens that the model has no embedding for.
 
         Raises:
-            ArtifactError: Tokenizer and model do not belong together.
+            ArtifactError: The tokenizer does not match the model.
         """
         rows = chain(data.train, data.dev)
         check_tokens(chain([self.pad], (row.largest_id for row in rows)), self.folder)
 
 
 def open_base(settings: TrainSettings) -> Base:
-    """Find what a training stands on, and check it.
+    """Locate the base model and the ``--on`` adapters, and check them.
 
     Raises:
-        ArtifactError: A model that cannot be used, or an adapter of ``--on`` that does not fit it.
+        ArtifactError: The model cannot be used, or a ``--on`` adapter does not fit it.
     """
     folder = locate_model(settings)
     check_quantization(folder, settings)

@@ -1,4 +1,4 @@
-"""From examples to batches of token ids: prompts, answers, parallel sentences."""
+"""Encode examples as batches of token IDs: prompts, answers, parallel sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+IGNORED = -100  # the label that PyTorch's cross-entropy ignores
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EncodedExample:
 def encode_example(
     prompt: list[int], answer: list[int], max_length: int, name: str = ""
 ) -> EncodedExample | None:
-    """Join prompt and answer, cut on the right; None where no token of the answer is left."""
+    """Join prompt and answer, truncated on the right; None if no answer token remains."""
     if len(prompt) >= max_length:
         return None
     ids = [*prompt, *answer][:max_length]
@@ -58,16 +58,16 @@ class AnswerCollator:
 
 
 def answer_length(row: EncodedExample) -> int:
-    """Return the number of tokens of an example that have a label."""
+    """Return the number of labeled tokens in an example."""
     return sum(label != IGNORED for label in row.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """Both sides of a parallel pair as token ids, in arrays: lists take several times the memory.
+    """Both sides of a parallel pair as token IDs, in arrays: lists take several times the memory.
 
-    ``anchor_ids`` is a sentence that has nothing to do with the pair and goes through the model
-    with it, so that its hidden states can be kept in place; empty where none are.
+    ``anchor_ids`` is an unrelated sentence whose hidden states are to be preserved. It goes
+    through the model with the pair. Empty if there is no anchor text.
     """
 
     source_ids: Sequence[int]
@@ -84,10 +84,10 @@ class EncodedPair:
 def encode_pairs(
     pairs: Sequence[ParallelPair], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[EncodedPair]:
-    """Tokenize raw sentences, with the special tokens that the tokenizer adds to any text.
+    """Tokenize raw sentences, with the special tokens that the tokenizer adds by default.
 
     Raises:
-        DataError: A sentence without any token.
+        DataError: A sentence has no tokens.
     """
     sides = [
         tokenizer([*texts], truncation=True, max_length=max_length)["input_ids"]
@@ -108,7 +108,7 @@ def with_anchor_text(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> list[EncodedPair]:
-    """Give every pair a line to hold, in the order of the lines, which are repeated as needed."""
+    """Give every pair an anchor line; lines are used in order and repeated as needed."""
     ids = tokenizer([*lines], truncation=True, max_length=max_length)["input_ids"]
     return [replace(pair, anchor_ids=ids[at % len(ids)]) for at, pair in enumerate(pairs)]
 
@@ -117,9 +117,9 @@ def with_anchor_text(
 class PairCollator:
     """Pads both sides of all pairs into one batch: all sources first, then all targets.
 
-    One forward pass then serves both sides: ``input_ids`` and ``attention_mask`` have the shape
-    [2 x batch, seq], or more rows where there is anchor text, which comes last. The keys
-    ([batch] each) are numbers that are equal where a side's texts are.
+    One forward pass then serves both sides. ``input_ids`` and ``attention_mask`` have the shape
+    [2 x batch, seq], plus rows of anchor text at the end, if any. The keys ([batch] each) are
+    numbers that are equal for equal texts of a side.
     """
 
     pad_id: int
@@ -138,48 +138,48 @@ class PairCollator:
 def _keys(rows: Sequence[Sequence[int]]) -> Tensor:
     import torch
 
-    return torch.tensor([hash(tuple(row)) for row in rows])  # of numbers, so the same every time
+    return torch.tensor([hash(tuple(row)) for row in rows])  # integer hashes are reproducible
 
 
 def token_count(row: EncodedExample | EncodedPair) -> int:
-    """Return the number of tokens of a row, both sides of a pair and its anchor text."""
+    """Return the number of tokens of a row; of a pair, both sides and its anchor text."""
     if isinstance(row, EncodedPair):
         return len(row.source_ids) + len(row.target_ids) + len(row.anchor_ids)
     return len(row.input_ids)
 
 
 def padded_length(row: EncodedExample | EncodedPair) -> int:
-    """Return how long a batch with this row is at least."""
+    """Return the minimum padded length of a batch with this row."""
     if isinstance(row, EncodedPair):
         return max(len(row.source_ids), len(row.target_ids), len(row.anchor_ids))
     return len(row.input_ids)
 
 
 def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[EncodedExample]:
-    """Return a conversation as token ids; the answers of the assistant, all of them, have labels.
+    """Encode a conversation as token IDs, with labels on the assistant's answers.
 
-    What precedes an answer is the very prompt that generation would have there: the template's
-    rendering of all earlier messages. As long as each rendering goes on where the one before and
-    its answer ended, all answers share one sequence. Where the template writes earlier messages
-    differently later on (some leave out old thoughts), a new sequence begins. An answer is its
-    content, or the call of tools as the template writes it, and the token that ends it.
+    Messages in ``chat.context`` get no labels. An answer follows the same prompt as in
+    generation: the template's rendering of all earlier messages. All answers share one sequence
+    as long as each prompt starts with the previous prompt and its answer. If the template later
+    renders earlier messages differently (some drop old reasoning), a new sequence starts. An
+    answer is its content, or its tool calls as rendered by the template, plus the end token.
 
     Args:
         chat: The conversation.
-        encoder: Knows the template.
-        max_length: Longest sequence, in tokens; what is beyond is cut off.
+        encoder: Encoder with the chat template.
+        max_length: Maximum length of a sequence, in tokens; the rest is cut off.
 
     Returns:
-        The sequences that have a label within that length; none where no answer has a token.
+        The sequences that have a label within ``max_length``, possibly none.
 
     Raises:
-        DataError: The template refuses the conversation.
+        DataError: The template rejects the conversation.
     """
     end = str(encoder.tokenizer.convert_ids_to_tokens(encoder.end_id))
     sequences: list[tuple[list[int], list[int]]] = []
     text = ""
     for at, message in enumerate(chat.messages):
-        is_answer = message["role"] == "assistant" and at > 0  # what opens a conversation is none
+        is_answer = message["role"] == "assistant" and at > 0  # an opening message is no answer
         if not is_answer or at in chat.context:
             continue
         calls = message.get("tool_calls", ())
@@ -205,7 +205,7 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
 
 
 def _rendered(chat: Chat, count: int, encoder: PromptEncoder, *, is_answered: bool = False) -> str:
-    """Return the first messages as the template writes them, the last one asked for or answered."""
+    """Render the first messages, either as a prompt or ending with an answer."""
     messages = chat.messages[:count]
     try:
         text = encoder.prompt_text(messages, chat.tools, is_answered=is_answered)
@@ -218,10 +218,10 @@ def _rendered(chat: Chat, count: int, encoder: PromptEncoder, *, is_answered: bo
 
 
 def _calls(chat: Chat, at: int, encoder: PromptEncoder, prompt: str) -> str:
-    """Return an answer that calls tools as the template writes it, without the token that ends it.
+    """Return an answer with tool calls as rendered by the template, without its end token.
 
     Raises:
-        DataError: The template leaves the calls out, or does not write them behind its prompt.
+        DataError: The template omits the calls, or does not write them after its prompt.
     """
     silent = {name: value for name, value in chat.messages[at].items() if name != "tool_calls"}
     without = replace(chat, messages=[*chat.messages[:at], silent])

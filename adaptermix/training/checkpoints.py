@@ -1,4 +1,4 @@
-"""Checkpoints of a training: find the last one that is whole."""
+"""Training checkpoints: find the newest complete one."""
 
 import json
 import shutil
@@ -10,16 +10,16 @@ from adaptermix.files.tensors import TensorFile
 STATE_FILE = "trainer_state.json"
 STAGING = ".staging"
 CHECKPOINT = "checkpoint-"
-CANDIDATES = ".candidates"  # of a folder of several trainings, of which one is kept
+CANDIDATES = ".candidates"  # suffix of a folder with several trainings, of which one is kept
 
 
 def work_folder(out: Path) -> Path:
-    """Return the hidden folder where a training lies until its adapter is written."""
+    """Return the hidden folder that holds a training until its adapter is written."""
     return out.parent / f".{out.name}.training"
 
 
 def last_checkpoint(work: Path) -> Path | None:
-    """Return the newest checkpoint that is whole, of those in a folder; None without any."""
+    """Return the newest complete checkpoint in a folder, or None."""
     found = [path for path in work.glob(CHECKPOINT + "*") if path.name.split("-")[1].isdigit()]
     newest_first = sorted(found, key=step_of, reverse=True)
     return next((path for path in newest_first if _is_whole(path)), None)
@@ -31,7 +31,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether a run can go on from a checkpoint: it came from elsewhere, or a disk failed."""
+    """Whether a checkpoint is complete; a copy or a failing disk can leave an incomplete one."""
     try:
         json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         has_weights = any(checkpoint.glob("pytorch_model_fsdp*")) or bool(
@@ -44,14 +44,14 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def has_ended(checkpoint: Path) -> bool:
-    """Whether training was over when the checkpoint was made, by its steps or by early stopping."""
+    """Whether training had ended at this checkpoint, by its steps or by early stopping."""
     state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
     control = state["stateful_callbacks"]["TrainerControl"]["args"]
     return bool(control["should_training_stop"])
 
 
 def drop_checkpoint(checkpoint: Path) -> None:
-    """Delete a checkpoint; half of one never bears its name."""
+    """Delete a checkpoint; it is renamed first, so a partial one never has its name."""
     if checkpoint.is_dir():
         waste = checkpoint.parent / STAGING / f"dropped-{checkpoint.name}"
         shutil.rmtree(waste, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""One step of alignment: sentence vectors, their loss and its gradient, in the memory there is.
+"""One alignment step: sentence vectors, their loss and its gradient, within limited memory.
 
 All sentences of a contrastive batch are compared with each other, but they need not go through
-the model at once. With the gradient of the loss for each vector, the model's own is had from one
-part of the sentences after another (GradCache: Gao et al. 2021, arXiv:2101.06983): a first pass
-makes the vectors, a second one, part by part, what their gradients say about the weights.
+the model at once (GradCache: Gao et al. 2021, arXiv:2101.06983). A first pass computes the
+vectors, part by part. The loss then gives a gradient for each vector. A second pass, again part
+by part, backpropagates these gradients to the weights.
 """
 
 import ctypes
@@ -25,21 +25,21 @@ from adaptermix.models.packing import PackedRow, attention_apart, can_pack, pack
 from adaptermix.models.pooling import Pooling, pooling_weights, widened
 from adaptermix.processes import process_count, process_rank
 
-Objective = Callable[[Tensor, Tensor], Tensor]  # of all sources and all targets
-TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # of some sentences and their hidden states
+Objective = Callable[[Tensor, Tensor], Tensor]  # from all sources and all targets
+TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # from some sentences and their hidden states
 Backward = Callable[[Tensor], Any]
 NoSync = Callable[[], AbstractContextManager[None]]
 
 
 class Forward(Protocol):
-    """Runs a model, wrapped or not, as far as the layer to align."""
+    """Runs a model, wrapped or not, up to the layer to align."""
 
     def __call__(self, model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq hidden"]:
-        """Return the hidden states of what a decoder is given."""
+        """Return the hidden states for a decoder's inputs."""
 
 
 def run_decoder(model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq hidden"]:
-    """Run all of a model that ends at the layer to align."""
+    """Run a model that ends at the layer to align."""
     states: Tensor = model(**inputs).last_hidden_state
     return states
 
@@ -52,10 +52,10 @@ class Sentences:
         pairs: Number of sources.
         input_ids: Token ids.
         attention_mask: 1 for real tokens, 0 for padding.
-        weights: Share of each token in its sentence's vector.
-        numbers: Place of each sentence in the batch of all processes together.
-        lengths: Real tokens of each sentence.
-        seed: Decides which elements dropout takes.
+        weights: Weight of each token in its sentence's vector.
+        numbers: Index of each sentence in the joint batch of all processes.
+        lengths: Number of real tokens of each sentence.
+        seed: Seed of the dropout masks.
     """
 
     pairs: int
@@ -70,7 +70,7 @@ class Sentences:
     def of(
         cls, batch: dict[str, Tensor], seed: int = 0, pooling: Pooling = "mean", skip: int = 0
     ) -> "Sentences":
-        """Take a batch as ``PairCollator`` makes it."""
+        """Build from a batch of ``PairCollator``."""
         mask = batch["attention_mask"]
         rows = torch.arange(len(mask), device=mask.device)
         pairs = len(batch["source_keys"])
@@ -81,9 +81,10 @@ class Sentences:
         return cls(pairs, batch["input_ids"], mask, weights, numbers, lengths, seed)
 
     def parts(self, most: int) -> list[list[int]]:
-        """Deal the rows out to parts of equal size and nearly as many tokens, short ones first.
+        """Split the rows into parts of nearly equal size and token count, each sorted by length.
 
-        The direction changes with every round, or the last part would get the longest of each.
+        Rows are dealt out in alternating directions. Otherwise the last part would get the longest
+        row of every round.
         """
         order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
         number = -(-len(order) // most)
@@ -95,10 +96,10 @@ class Sentences:
 
 
 class ContrastiveStep:
-    """Encodes sentences with the lower blocks of a model, and sends gradients back.
+    """Encodes sentences with the lower blocks of a model, and backpropagates through them.
 
     Attributes:
-        limit: Sentences in one forward pass. Halved where memory does not suffice.
+        limit: Maximum number of sentences per forward pass, halved if memory runs out.
     """
 
     def __init__(
@@ -108,16 +109,16 @@ class ContrastiveStep:
         packing: bool | None = None,
         forward: Forward = run_decoder,
     ) -> None:
-        """Make the model's LoRA layers fast, and see whether sentences can be packed.
+        """Speed up the model's LoRA layers, and check whether sentences can be packed.
 
         Args:
             model: A PEFT model.
-            rows: Sentences in one forward pass, at most.
-            packing: Whether sentences are packed; where the layout is known, by default.
-            forward: Runs the model as far as the layer to align.
+            rows: Maximum number of sentences per forward pass.
+            packing: Pack sentences; by default, if the model's attention is supported.
+            forward: Runs the model up to the layer to align.
 
         Raises:
-            ConfigError: Packing is asked for and the layout is not known.
+            ConfigError: Packing is requested, but the model's attention is not supported.
         """
         self.limit = RowLimit(rows)
         self.forward = forward
@@ -132,7 +133,7 @@ class ContrastiveStep:
         self.decoder = decoder
         caps = getattr(decoder.config, "attn_logit_softcapping", None)
         if caps and not self.packed and decoder.config._attn_implementation == "sdpa":
-            decoder.set_attn_implementation("eager")  # the other leaves the cap out
+            decoder.set_attn_implementation("eager")  # SDPA ignores the cap
 
     def vectors(self, model: nn.Module, sentences: Sentences) -> Float[Tensor, "rows hidden"]:
         """Return the pooled vector of every sentence, in float32 or wider."""
@@ -142,7 +143,7 @@ class ContrastiveStep:
     def encode(
         self, model: nn.Module, sentences: Sentences, token_loss: TokenLoss | None = None
     ) -> tuple[Float[Tensor, "rows hidden"], Float[Tensor, ""]]:
-        """Return the pooled vector of every sentence, and the sum of a loss of hidden states."""
+        """Return the pooled vector of every sentence, and the summed token loss."""
         parts = sentences.parts(self.limit.rows)
         vectors, added = [], []
         for part in parts:
@@ -161,23 +162,24 @@ class ContrastiveStep:
         token_loss: TokenLoss | None = None,
         no_sync: NoSync = nullcontext,
     ) -> Float[Tensor, ""]:
-        """Return the loss of a contrastive batch, and leave its gradient in the model.
+        """Add the gradient of a contrastive batch to the model, and return the loss.
 
-        Several processes hold different pairs each; their vectors are compared with each other,
-        and the mean of their gradients is the gradient of the loss of all pairs. Where memory
-        does not suffice, the sentences go through the model in smaller parts, which changes
-        neither the loss nor the gradient.
+        Each process has its own pairs. All vectors are compared with each other, and the mean of
+        the processes' gradients is the gradient of the loss over all pairs. If memory runs out,
+        the sentences go through the model in smaller parts, which changes neither the loss nor
+        the gradient.
 
         Args:
-            model: What runs forward: wrapped, where several processes train it.
+            model: The model to run, wrapped if several processes train it.
             sentences: The pairs of this process.
-            objective: The loss of the sources and targets of all processes.
-            backward: Called with scalars whose gradients add up to the loss's.
-            token_loss: A loss of the hidden states of each part, which is added up.
-            no_sync: Entered for all backward passes but the last.
+            objective: Computes the loss from the sources and targets of all processes.
+            backward: Called with scalars whose gradients sum to the gradient of the loss.
+            token_loss: Computes a loss from the hidden states of each part; the sum is added.
+            no_sync: Context of all backward passes but the last.
 
         Raises:
-            ResourceError: Not even one sentence fits, or one of several processes lacks memory.
+            ResourceError: A single sentence does not fit, or one of several processes runs out of
+                memory.
         """
 
         def attempt(_: int) -> Tensor:
@@ -202,9 +204,9 @@ class ContrastiveStep:
         parts = sentences.parts(self.limit.rows)
         random, added = [], []
         vectors = torch.empty(0)
-        # Before a graph, the loss and a pass back; a single part leaves holes for the next step.
+        # Trim before each graph, loss and backward pass. A single part's holes serve the next step.
         give_back = _give_back_memory if len(parts) > 1 else lambda: None
-        for part in parts:  # the graph of the last part is kept, it needs no second pass
+        for part in parts:  # the last part keeps its graph and needs no second pass
             random.append(_random_state())
             if part is parts[-1]:
                 give_back()
@@ -232,7 +234,7 @@ class ContrastiveStep:
                     del states
                 give_back()
                 backward((pooled * slopes[parts[at]]).sum() + added[at])
-            pooled = pooled.detach()  # let the graph go
+            pooled = pooled.detach()  # free the graph
             added[at] = added[at].detach()
         _set_random_state(after)
         return loss + sum(added)
@@ -240,10 +242,10 @@ class ContrastiveStep:
     def states(
         self, model: nn.Module, sentences: Sentences, chosen: Sequence[int]
     ) -> tuple[PackedRow, Float[Tensor, "tokens hidden"]]:
-        """Return the last hidden states of some sentences, sentence after sentence.
+        """Return the last hidden states of some sentences, concatenated by sentence.
 
         Args:
-            model: What runs forward.
+            model: The model to run.
             sentences: The batch.
             chosen: Rows of the batch, shortest first.
         """
@@ -285,7 +287,7 @@ class ContrastiveStep:
     def _pooled(
         states: tuple[PackedRow, Float[Tensor, "tokens hidden"]], sentences: Sentences
     ) -> Float[Tensor, "chosen hidden"]:
-        """Add up each sentence's weighted hidden states, as a matrix product."""
+        """Sum each sentence's weighted hidden states with a matrix product."""
         row, values = states
         values = widened(values)
         weights = sentences.weights[row.batch_rows, row.batch_columns].to(values.dtype)
@@ -304,7 +306,7 @@ def _refusal(rows: int, error: RuntimeError) -> ResourceError:
 def _loss_and_slopes(
     objective: Objective, vectors: Float[Tensor, "rows hidden"], pairs: int
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows hidden"]]:
-    """Return the loss of all processes' pairs, and its gradient for the vectors of this one."""
+    """Return the loss of all processes' pairs, and its gradient for this process's vectors."""
     vectors.requires_grad_()
     loss = objective(*gathered(vectors[: 2 * pairs]).chunk(2))
     (slopes,) = torch.autograd.grad(loss * process_count(), vectors)
@@ -312,10 +314,10 @@ def _loss_and_slopes(
 
 
 def gathered(local: Float[Tensor, "rows ..."]) -> Float[Tensor, "all ..."]:
-    """Return the rows of all processes: their sources, then their targets.
+    """Return the rows of all processes: all sources, then all targets.
 
-    Gradient flows to this process's rows only: every process computes the same loss, and so the
-    others' part is with the others.
+    Gradient flows to this process's rows only. Every process computes the same loss, so the other
+    processes compute the gradients of their own rows.
     """
     if process_count() == 1:
         return local
@@ -327,7 +329,7 @@ def gathered(local: Float[Tensor, "rows ..."]) -> Float[Tensor, "all ..."]:
 
 
 def mean_over_processes(number: float, device: torch.device) -> float:
-    """Return the mean of what each process has."""
+    """Return the mean of a number over all processes."""
     if process_count() == 1:
         return number
     total = torch.tensor(number, dtype=torch.float64, device=device)
@@ -336,13 +338,13 @@ def mean_over_processes(number: float, device: torch.device) -> float:
 
 
 def _give_back_memory() -> None:
-    """Let glibc return the pages that nothing lies in.
+    """Make glibc return unused pages to the system.
 
-    Parts have slightly different sizes, so that the holes that one leaves in the heap do not serve
-    the next, and the process would grow with their number, though not what lives in it. What a
-    pass forward makes and drops between the tensors of its graph serves the pass backward as
-    little. Pages that come back later cost some percent of a part's time; returned every second
-    part, they grew again.
+    Parts differ slightly in size, so the heap holes that one part leaves do not fit the next. The
+    process would grow with the number of parts, although its live data does not. Likewise, the
+    backward pass cannot use the holes left by temporary tensors between those of the graph.
+    Mapping the pages again costs a few percent of a part's time. If they were returned only
+    after every second part, the process grew again.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
@@ -350,7 +352,7 @@ def _give_back_memory() -> None:
 
 
 def _inverse(parts: Sequence[Sequence[int]]) -> list[int]:
-    """Return where each row of the batch is among the rows of the parts."""
+    """Return the position of each row of the batch among the rows of the parts."""
     order = [row for part in parts for row in part]
     return sorted(range(len(order)), key=order.__getitem__)
 

@@ -1,4 +1,4 @@
-"""The task's own score of a model in training, by the answers it gives to dev prompts."""
+"""The task's metric on the answers of a model in training to dev prompts."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from adaptermix.tasks.catalog import make_task
 
 
 class DevScore:
-    """The task's own score of the answers that the model in training gives to dev prompts."""
+    """Scores the answers of a model in training to dev prompts with the task's metric."""
 
     def __init__(
         self, settings: TrainJointSettings, encoder: PromptEncoder, stop_ids: Sequence[int]

@@ -1,4 +1,4 @@
-"""Train one LoRA on a task and on alignment at once; the two alternate."""
+"""Train one LoRA on a task and on alignment, with alternating micro-batches."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ from adaptermix.training.steps import planned_steps
 from adaptermix.training.task import task_data, task_pass
 from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 
-# What --stop-on names is the best adapter's, on dev data.
+# The dev metric that selects the best adapter, by value of --stop-on.
 _CRITERIA = {"loss": "task_loss", "sum": "sum", "retrieval": "retrieval_accuracy", "score": "score"}
 
 
@@ -55,14 +55,14 @@ def train_joint(
 ) -> TrainReport:
     """Train one LoRA on the task data of some languages and on aligning pairs of others.
 
-    The task's loss takes the whole model, the alignment's the blocks up to the layer. An epoch is
-    one pass over the task examples, with as many pairs beside them; pairs go on where the epoch
-    before ended.
+    The task loss uses the whole model, the alignment loss only the blocks up to the layer. An
+    epoch is one pass over the task examples, with the same number of pairs. The next epoch
+    continues with the pairs that follow.
 
     Raises:
-        ConfigError: Settings that contradict each other, or a layer the model does not have.
-        DataError: Missing or malformed data, fewer pairs than one contrastive batch.
-        ArtifactError: A model that cannot be used, or an output that exists.
+        ConfigError: Settings that contradict each other, or the layer does not exist.
+        DataError: Missing or malformed data, or fewer pairs than one contrastive batch.
+        ArtifactError: The model cannot be used, or the output exists.
     """
     if (finished := finished_report(settings, force)) is not None:
         return finished
@@ -119,7 +119,7 @@ def train_joint(
 
 
 def _lower_forward(adapted: PeftModel, settings: TrainJointSettings, layer: int) -> Forward:
-    """Return what runs the whole model as far as the layer to align."""
+    """Return a function that runs the whole model only up to the layer to align."""
     base: Any = adapted.get_base_model()
 
     def forward(model: nn.Module, **inputs: Any) -> Tensor:
@@ -136,7 +136,7 @@ def _lower_forward(adapted: PeftModel, settings: TrainJointSettings, layer: int)
 
 
 def _turn(settings: TrainJointSettings, micro: int) -> int:
-    """Return how many micro-batches of a kind come in a row, over all processes."""
+    """Return the number of consecutive micro-batches of one kind, over all processes."""
     return process_count() if settings.alternate == "paper-code" else settings.batch_size // micro
 
 
@@ -155,24 +155,24 @@ def _joined(task: TrainingData, pairs: TrainingData) -> TrainingData:
 
 @dataclass(frozen=True)
 class JointCollator:
-    """Makes a batch of task examples, with labels, or of pairs, without."""
+    """Collates task examples, with labels, or pairs, without labels."""
 
     answers: AnswerCollator
     pairs: PairCollator
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Tensor]:
-        """Return one batch; its rows are of one kind."""
+        """Return one batch of rows that are all of one kind."""
         return (self.pairs if isinstance(rows[0], EncodedPair) else self.answers)(rows)
 
 
 class Alternation(Sampler[list[int]]):
-    """Micro-batches of task examples and of pairs in turn, for all of a run, by one seed.
+    """Alternating micro-batches of task examples and of pairs, for a whole run, from one seed.
 
-    Rows are numbered task examples first. Each kind is passed over again and again, in a new
-    order every time; a batch is always full.
+    Row indices start with the task examples. Each kind is repeated endlessly, reshuffled in
+    every pass. All batches are full.
 
     Attributes:
-        batch_size: Rows of a batch, for accelerate, which shares batches among processes.
+        batch_size: Rows per batch, for accelerate, which distributes batches over processes.
     """
 
     drop_last = False
@@ -180,15 +180,15 @@ class Alternation(Sampler[list[int]]):
     def __init__(
         self, *, tasks: int, pairs: int, size: int, turn: int, count: int, seed: int
     ) -> None:
-        """Take what decides the order.
+        """Store what determines the order.
 
         Args:
             tasks: Number of task examples.
             pairs: Number of pairs.
-            size: Rows of a batch.
-            turn: Batches of one kind in a row.
-            count: Batches in all.
-            seed: Of both orders.
+            size: Rows per batch.
+            turn: Number of consecutive batches of one kind.
+            count: Total number of batches.
+            seed: Seed of both orders.
         """
         self.kinds = (range(tasks), range(tasks, tasks + pairs))
         self.batch_size = size
@@ -216,15 +216,15 @@ class Alternation(Sampler[list[int]]):
 
 @dataclass(frozen=True)
 class JointPlan:
-    """What a joint training alternates between, and how it is judged.
+    """The batches of a joint training, and its evaluation.
 
     Attributes:
         batches: The order of all micro-batches.
-        settings: Of both, and the weight of the alignment.
-        alignment: How the model is aligned.
+        settings: Settings of both kinds, with the weight of the alignment.
+        alignment: The alignment of the model.
         task_dev: Dev examples of the task.
         pair_dev: Dev pairs.
-        judge: Scores dev answers, if they are to be.
+        judge: Scores answers to dev prompts, or None.
     """
 
     batches: Alternation
@@ -236,7 +236,7 @@ class JointPlan:
 
 
 class JointTrainer(AlignmentTrainer):
-    """Minimises the task loss on batches with labels, the alignment loss on the others.
+    """Minimizes the task loss on batches with labels, the alignment loss on the others.
 
     The gradient of an optimizer step is the mean of its micro-batches' gradients, as in the
     authors' code: with two micro-batches of each kind, (T1 + A1 + T2 + A2) / 4.
@@ -245,13 +245,13 @@ class JointTrainer(AlignmentTrainer):
     loss_names = (*AdapterTrainer.loss_names, "task_loss", "align_loss")
 
     def __init__(self, plan: JointPlan, **arguments: Any) -> None:
-        """Take the plan, and what any Trainer takes."""
+        """Store the plan; Trainer takes the rest."""
         super().__init__(plan.alignment, plan.settings.align_weight, **arguments)
         self.plan = plan
         self.model_accepts_loss_kwargs = False  # so that Trainer averages over micro-batches
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the batches of the whole run, in their order."""
+        """Return the batches of the whole run, in order."""
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_sampler=self.plan.batches,
@@ -268,7 +268,7 @@ class JointTrainer(AlignmentTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Add the gradient of one micro-batch, normalised by the answer tokens of all processes."""
+        """Add the gradient of one micro-batch; a task loss is a mean over all processes' tokens."""
         self.can_split = "labels" in inputs
         items = None
         if self.can_split:
@@ -286,13 +286,13 @@ class JointTrainer(AlignmentTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the task loss; its mean over processes is that of all their answer tokens."""
+        """Return the task loss, scaled so that processes average to the mean over all tokens."""
         output = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = output.loss if num_items_in_batch is None else output.loss * process_count()
         return (loss, output) if return_outputs else loss
 
     def evaluate(self, *_: Any, **options: Any) -> dict[str, float]:
-        """Judge the adapter on dev data, and tell the log and early stopping."""
+        """Evaluate the adapter on dev data, and report to the log and to early stopping."""
         metrics = {f"eval_{name}": value for name, value in self.dev_scores().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -301,7 +301,7 @@ class JointTrainer(AlignmentTrainer):
         return metrics
 
     def dev_scores(self) -> dict[str, float]:
-        """Return both dev losses, their sum, the retrieval accuracy, and the score if asked for."""
+        """Return both dev losses, their weighted sum, the retrieval accuracy and any task score."""
         loaders = {
             "task_loss": self.get_eval_dataloader(self.plan.task_dev),  # type: ignore[arg-type]
             "align_loss": self._pair_loader(),
@@ -317,12 +317,12 @@ class JointTrainer(AlignmentTrainer):
         return scores
 
     def plain_model(self) -> PeftModel:
-        """Return the model without what wraps it to train in several processes; not training."""
+        """Return the model without its distributed wrapper, in evaluation mode."""
         model: PeftModel = self.accelerator.unwrap_model(self.model)
         return model.eval()
 
     def dev_retrieval(self) -> float:
-        """Return how often a dev source finds its own translation among all dev targets."""
+        """Return the share of dev sources whose nearest dev target is their translation."""
         return retrieval_accuracy(*self.alignment.dev_vectors(self._pair_loader()))
 
     def _pair_loader(self) -> DataLoader[Any]:
@@ -330,21 +330,21 @@ class JointTrainer(AlignmentTrainer):
 
 
 class _JointRun(TrainingRun):
-    """A run over the batches of a plan, which is one long epoch to the Trainer."""
+    """A run over the batches of a plan, which Trainer sees as one long epoch."""
 
     settings: TrainJointSettings
 
     def _arguments(self) -> TrainingArguments:
         arguments = super()._arguments()
         arguments.max_steps = planned_steps(self.settings, self.data.rows_of_epoch)
-        arguments.ddp_find_unused_parameters = True  # alignment leaves the upper blocks out
+        arguments.ddp_find_unused_parameters = True  # alignment does not use the upper blocks
         criterion = _CRITERIA[self.settings.stop_on]
         arguments.metric_for_best_model = criterion
         arguments.greater_is_better = criterion in ("retrieval_accuracy", "score")
         return arguments
 
     def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
-        """Return what the adapter that is kept scores on dev data, and the base's retrieval."""
+        """Return the dev scores of the kept adapter, and the base model's retrieval accuracy."""
         if not isinstance(trainer, JointTrainer):
             raise AssertionError("a joint run has a joint trainer")
         scores = trainer.dev_scores()

@@ -1,12 +1,12 @@
-"""Which block is aligned, and whether its first token counts: measured before training starts.
+"""Choose the block to align, and whether pooling skips the first token, before training.
 
 The dev pairs go through the model once. After every block, each sentence is retrieved among the
-translations of its language, and the state of the first token is compared with the others'.
+translations of its language, and the norm of the first token's state is compared with the others'.
 
 The paper aligns the middle block, where Llama 3 and Qwen 2.5 retrieve translations best (figure
-1a), and aligning the bottom one, at a quarter of the depth, was worse than any other choice (table
-3). So the block that is chosen is the nearest to the middle of those, above the bottom one, that
-are not worse than the best by more than chance (`choose_block`).
+1a). Aligning the bottom block, at a quarter of the depth, was worse than any other choice (table
+3). Of the blocks above the bottom one that are not significantly worse than the best, the nearest
+to the middle is therefore chosen (`choose_block`).
 """
 
 import json
@@ -41,22 +41,22 @@ from adaptermix.training.report import TrainingData
 
 S = TypeVar("S", TrainAlignSettings, TrainJointSettings)
 
-SINK = 2.0  # times the norm of other tokens; without a sink, the ratio is near 1
-_LEVEL = 0.05  # of the one-sided test, for all blocks together
-_PAIRS = 8  # in one forward pass, whose states of all blocks are held
-_FILE = "layers.json"  # in the folder of a training
+SINK = 2.0  # ratio of the first token's norm to the others'; near 1 without a sink
+_LEVEL = 0.05  # significance level of the one-sided test, for all blocks together
+_PAIRS = 8  # per forward pass, which holds the states of all blocks
+_FILE = "layers.json"  # in the work folder of a training
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a model makes of pairs after each of its blocks.
+    """Measurements of dev pairs after each block of a model.
 
     Attributes:
-        hits: For every block and pair, how many of its two sides find the other, halved; without
-            the tokens that pooling skips.
+        hits: For every block and pair, the share of the two sides that retrieve the other,
+            without the tokens that pooling skips.
         hits_without_first: The same without the first token.
         first_token: After every block, the norm of the first token's state relative to the median
-            of the others', in the median sentence.
+            norm of the sentence's other tokens; the median over sentences.
     """
 
     hits: Float[Tensor, "blocks pairs"]
@@ -66,15 +66,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """The block to align and the pooling, with what they were chosen by.
+    """The chosen block and pooling, with the measurements behind the choice.
 
     Attributes:
-        layer: As ``--layer`` takes it.
-        pool_skip: Tokens to leave out.
-        accuracy: Retrieval accuracy after every block that was measured, from the first.
-        first_token: Norm of the first token's state after every block, as in ``Curve``.
+        layer: The layer, as a value of ``--layer``.
+        pool_skip: Number of initial tokens that pooling skips.
+        accuracy: Retrieval accuracy after every measured block, starting with the first.
+        first_token: Relative norm of the first token's state after every block, as in ``Curve``.
         pairs: Number of dev pairs.
-        notes: What was chosen and why, or what the settings should perhaps be.
+        notes: The choice and its reason, or advice on the settings.
     """
 
     layer: str
@@ -86,42 +86,42 @@ class LayerChoice:
 
     @property
     def settled_by(self) -> tuple[str, int]:
-        """What the training depends on."""
+        """The part of the choice that the training depends on."""
         return self.layer, self.pool_skip
 
     def settled(self, settings: S) -> S:
-        """Return the settings with what was chosen in them."""
+        """Return the settings with the choice filled in."""
         return settings.model_copy(update={"layer": self.layer, "pool_skip": self.pool_skip})
 
     def as_record(self) -> dict[str, Any]:
-        """Return what the record of an adapter holds of the choice."""
+        """Return the choice as stored in an adapter's record."""
         record = asdict(self)
         del record["notes"]
         return record
 
 
 def is_measured(settings: TrainSettings) -> bool:
-    """Whether the settings leave the layer or the pooling to a measurement."""
+    """Whether the layer or the pooling is ``auto``, that is, measured."""
     if not isinstance(settings, AlignmentSettings):
         return False
     return "auto" in (settings.layer, settings.pool_skip)
 
 
 def read_choice(folder: Path) -> LayerChoice | None:
-    """Return the choice that a run has made before, if it has."""
+    """Return the choice that is stored in a run's folder, or None."""
     path = folder / _FILE
     return LayerChoice(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def known_choice(settings: AlignSettings, shared: Path | None = None) -> LayerChoice | None:
-    """Return the choice that was made before: by the run to resume, or for all that share one."""
+    """Return an earlier choice: of the run to resume, or of the runs that share one."""
     if shared is not None:
         return read_choice(shared)
     return read_choice(work_folder(settings.out)) if settings.resume else None
 
 
 def write_choice(folder: Path, choice: LayerChoice) -> None:
-    """Keep a choice in the folder of a run."""
+    """Store a choice in the folder of a run."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_output(folder / _FILE) as partial:
         write_json(partial, asdict(choice))
@@ -134,14 +134,14 @@ def measure(
     collator: PairCollator,
     on_progress: OnProgress,
 ) -> Curve:
-    """Run the dev pairs through all blocks that a model has.
+    """Measure the dev pairs after all blocks of a model.
 
     Args:
-        model: Without a LoRA; a whole one, or its lower blocks.
-        settings: Pooling and packing.
-        data: The pairs. Translations are looked for among those of their languages.
-        collator: Makes a batch of pairs.
-        on_progress: Told after every batch.
+        model: Model without a LoRA: the whole model, or its lower blocks.
+        settings: Settings of pooling and packing.
+        data: The pairs. Retrieval is within a language pair.
+        collator: Collates the pairs.
+        on_progress: Called after every batch.
     """
     packing = getattr(settings, "packing", None)
     step = ContrastiveStep(model.eval(), 2 * _PAIRS, packing, forward=_all_blocks)
@@ -167,7 +167,7 @@ def measure(
 
 
 def _groups(data: TrainingData) -> Iterator[Sequence[EncodedPair]]:
-    """Yield the dev pairs of each two languages, which follow each other."""
+    """Yield the dev pairs of each language pair, which are contiguous."""
     start = 0
     for count in filter(None, data.dev_examples.values()):
         yield data.dev[start : start + count]
@@ -175,7 +175,7 @@ def _groups(data: TrainingData) -> Iterator[Sequence[EncodedPair]]:
 
 
 def _all_blocks(model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq blocks_hidden"]:
-    """Return the states after all blocks, side by side; the last one before the final norm."""
+    """Return the concatenated states after all blocks; the last ones precede the final norm."""
     decoder = text_decoder(model)
     with lower_blocks_only(model, len(decoder.layers)):  # type: ignore[arg-type]
         output = decoder(**inputs, output_hidden_states=True)
@@ -190,9 +190,9 @@ def _states(
     pooling: Any,
     skips: Sequence[int],
 ) -> tuple[list[Float[Tensor, "blocks sides pairs hidden"]], Float[Tensor, "blocks sentences"]]:
-    """Return the vectors of a batch for every way to skip, and the first tokens' relative norms."""
+    """Return a batch's vectors for every value of skip, and the first tokens' relative norms."""
     sentences = Sentences.of(batch)
-    rows = 2 * sentences.pairs  # anchor text comes after them
+    rows = 2 * sentences.pairs  # anchor text follows them
     chosen = sorted(range(rows), key=sentences.lengths.__getitem__)
     row, states = step.states(model, sentences, chosen)
     width = text_decoder(model).config.hidden_size
@@ -223,12 +223,12 @@ def _hits(vectors: Float[Tensor, "blocks sides pairs hidden"]) -> Float[Tensor, 
 
 
 def choose(settings: AlignSettings, curve: Curve, depth: int) -> LayerChoice:
-    """Choose what the settings leave open, and say where they look wrong for the model.
+    """Choose what is ``auto`` in the settings, and note where the others look wrong.
 
     Args:
-        settings: Of the alignment.
-        curve: Of all blocks of the model, or of those up to the one that the settings name.
-        depth: Blocks of the model.
+        settings: Settings of the alignment.
+        curve: Measurements of all blocks, or of those up to the layer in the settings.
+        depth: Number of blocks of the model.
     """
     hits, skips = curve.hits, [settings.pool_skip] * len(curve.hits)
     if settings.pool_skip == "auto":
@@ -263,13 +263,14 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 
 def choose_block(hits: Float[Tensor, "blocks pairs"], middle: int) -> tuple[int, int | None]:
-    """Return the number of the block to align, and of the best one; None where the curve is flat.
+    """Return the block to align and the best block, or None for the best if the curve is flat.
 
-    Of the blocks above the bottom one, those that the best does not beat by more than chance are
-    as good as it; of these, the nearest to the middle is taken, and of two the upper one. The
-    curve is flat where the best beats none of them, whichever two are compared.
+    The candidates are the blocks above the bottom one. Those that are not significantly worse
+    than the best count as equally good. Of these, the nearest to the middle is chosen; of two
+    equally near, the upper one. The curve is flat if the best is not significantly better than
+    any candidate, with a correction for all pairs of candidates.
     """
-    candidates = _candidates(len(hits), middle)  # the middle among them
+    candidates = _candidates(len(hits), middle)  # these include the middle
     best = _best(hits, candidates)
     others = len(candidates) - 1
     if not any(_beats(hits, best, block, others * (others + 1) // 2) for block in candidates):
@@ -287,7 +288,7 @@ def _candidates(depth: int, middle: int) -> list[int]:
 
 
 def _beats(hits: Float[Tensor, "blocks pairs"], best: int, block: int, tests: int) -> bool:
-    """Whether a block retrieves more than another: a paired test, with Bonferroni's correction."""
+    """Whether a block retrieves significantly more: a paired z-test, Bonferroni-corrected."""
     gains = (hits[best - 1] - hits[block - 1]).double()
     if len(gains) < 2 or not gains.any():
         return False
@@ -315,9 +316,9 @@ def _why(block: int, best: int | None, middle: int, accuracy: Sequence[float]) -
 
 
 def _note_on_middle(hits: Float[Tensor, "blocks pairs"], depth: int) -> list[str]:
-    """Say that a block which was measured is clearly better than the middle one."""
+    """Return a note if a measured block is significantly better than the middle one."""
     middle = layer_index("middle", depth)
-    candidates = _candidates(depth, middle)[: len(hits) - depth or None]  # upper ones may lack
+    candidates = _candidates(depth, middle)[: len(hits) - depth or None]  # may lack upper ones
     best = _best(hits, candidates)
     if not _beats(hits, best, middle, len(candidates) - 1):
         return []

@@ -1,4 +1,4 @@
-"""The log of a training: one JSON line for every number that the Trainer logs."""
+"""The log of a training: one JSON line for each log event of Trainer."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from adaptermix.processes import is_main_process
 from adaptermix.progress import OnProgress, Progress
 
-TOLD = "told.jsonl"  # in the folder of checkpoints: lines that are logged a second time
+TOLD = "told.jsonl"  # in the checkpoints' folder: lines that will be logged again
 
 
 class RunLog(TrainerCallback):
-    """Writes every logged number as one JSON line, and tells how far the run is."""
+    """Writes each log event as one JSON line, and reports the progress."""
 
     def __init__(self, path: Path, stage: str, on_progress: OnProgress) -> None:
-        """Take the file, and who is told of the progress, under which name."""
+        """Store the file, the name of the stage, and the progress callback."""
         self.path = path
         self.stage = stage
         self.on_progress = on_progress
@@ -30,7 +30,7 @@ class RunLog(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Write what is logged as one line; the first process does."""
+        """Write a log event as one line, in the main process only."""
         numbers = logs or {}
         self.loss = numbers.get("loss", self.loss)
         if is_main_process():
@@ -40,13 +40,13 @@ class RunLog(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Tell how far the run is, with the last loss that was logged."""
+        """Report the progress, with the last logged loss."""
         loss = "" if self.loss is None else f"loss {self.loss:.3f}"
         self.on_progress(Progress(self.stage, state.global_step, state.max_steps, loss))
 
 
 def cut_log(path: Path, checkpoint: Path | None) -> list[str]:
-    """Drop what was logged after the checkpoint, and return it: it will be logged again."""
+    """Drop the lines logged after the checkpoint, which will be logged again, and return them."""
     last = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     whole = [line for line in lines if line.endswith("\n")]

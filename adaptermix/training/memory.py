@@ -1,8 +1,8 @@
-"""What a training will hold in memory, found out without a weight being read.
+"""Estimate the memory of a training without reading any weights.
 
-A model of the same shapes, on torch's meta device, goes forward once per kind of batch, and what
-autograd would keep for the backward pass is counted, tensor by tensor. That takes a second for a
-model of 8 billion parameters, and follows whatever layout, precision and LoRA the model has.
+A model of the same shapes on torch's meta device runs one forward pass per kind of batch, and the
+tensors that autograd would save for the backward pass are counted. This takes a second for a
+model of 8 billion parameters, and covers any layout, precision and LoRA.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +20,9 @@ from adaptermix.models.blocks import lower_blocks_only, text_decoder
 from adaptermix.training.answer_loss import can_gather_answers, rows_of_part
 
 _ATTENTION = "adaptermix_footprint"
-# Bytes of a trained parameter: itself, its gradient, and both moments of Adam, in float32.
+# Bytes per trained parameter: its value, its gradient, and both Adam moments, in float32.
 _TRAINED_BYTES = 16
-_PART_BYTES = 16  # of a logit: itself, its logarithm, and the gradients of both, in float32
+_PART_BYTES = 16  # per logit: its value, its log softmax, and the gradients of both, in float32
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Pass:
     """One forward and backward pass.
 
     Attributes:
-        rows: Sequences in the batch.
-        length: Tokens of each, padding included.
-        layer: Blocks that a whole model runs, when not all of them and the loss.
-        answers: Answer tokens of the batch, the only ones with logits where the model allows that;
-            all tokens by default.
+        rows: Number of sequences in the batch.
+        length: Tokens per sequence, including padding.
+        layer: Number of blocks that a whole model runs, without the loss; None for all blocks and
+            the loss.
+        answers: Number of answer tokens in the batch, the only ones with logits if the model
+            supports that; None for all tokens.
     """
 
     rows: int
@@ -45,13 +46,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Parameters, and the bytes they and a training step take at the peak.
+    """The number of parameters, and the peak memory of a training step.
 
     Attributes:
-        held: Parameters of the base model that are loaded.
-        trained: Parameters of the adapter.
-        memory_bytes: Of both, gradients, optimizer and activations; without what Python and
-            torch take by themselves, or several processes to talk.
+        held: Number of loaded parameters of the base model.
+        trained: Number of parameters of the adapter.
+        memory_bytes: Bytes of both, gradients, optimizer states and activations; without the
+            overhead of Python, torch and communication between processes.
     """
 
     held: int
@@ -60,11 +61,11 @@ class Footprint:
 
 
 def footprint(model: PeftModel, passes: Sequence[Pass]) -> Footprint:
-    """Estimate what training takes.
+    """Estimate the parameters and the memory of a training.
 
     Args:
-        model: With a LoRA, on the meta device.
-        passes: The largest of each kind of pass.
+        model: Model with a LoRA, on the meta device.
+        passes: The largest pass of each kind.
     """
     parameters = list(model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -75,11 +76,11 @@ def footprint(model: PeftModel, passes: Sequence[Pass]) -> Footprint:
 
 
 def _activation_bytes(model: PeftModel, each: Pass) -> int:
-    """Return what a pass holds when it turns back: all that is saved, and what is in flight.
+    """Return the bytes at the start of a backward pass: saved tensors and gradients in flight.
 
-    Gradients in flight are taken to be twice the largest saved tensor: most often, the logits' own
-    and that of their logarithmic softmax. Logits of answers alone come and go before that, a part
-    at a time: the logits, their logarithmic softmax, and the gradients of both.
+    Gradients in flight are estimated as twice the largest saved tensor. Most often, these are the
+    gradients of the logits and of their log softmax. If only answer tokens have logits, these
+    exist before that, one part at a time: logits, log softmax, and the gradients of both.
     """
     model.train()
     base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
@@ -106,7 +107,7 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
 
 
 class _Attention(torch.autograd.Function):
-    """Saves what fused attention saves: no weights of every token to every other."""
+    """Saves the tensors that fused attention saves, without attention weights."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ AttentionInterface.register(_ATTENTION, _attend)
 
 @contextmanager
 def _counting(model: PeftModel) -> Iterator[dict[int, torch.UntypedStorage]]:
-    """Collect the storages that autograd saves, other than the parameters' own."""
+    """Collect the storages that autograd saves, except those of the parameters."""
     own = {_storage_of(parameter) for parameter in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -140,5 +141,5 @@ def _counting(model: PeftModel) -> Iterator[dict[int, torch.UntypedStorage]]:
 
 
 def _storage_of(tensor: Tensor) -> int:
-    """Return what tells storages apart; on the meta device all of them have the same address."""
+    """Return the identity of a tensor's storage; all meta storages have the same address."""
     return int(tensor.untyped_storage()._cdata)

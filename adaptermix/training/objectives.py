@@ -1,11 +1,11 @@
-"""The alignment loss. Torch only: it knows no model, file or setting.
+"""The alignment loss. Uses torch only: no models, files or settings.
 
 Axis names, used in every annotation of the package:
 
     batch   sentences in a batch            seq    tokens, padding included
     hidden  width of the model              src, tgt  sentences on either side
     out, in rows and columns of a weight    rank   LoRA rank
-    tokens  real tokens of a batch, its sentences one after the other
+    tokens  real tokens of a batch, concatenated by sentence
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from adaptermix.models.pooling import cosine_similarities, widened
 
 Directions = Literal["one", "both"]
-_ROWS = 256  # of cosines at a time
+_ROWS = 256  # rows of cosines at a time
 
 
 def contrastive_loss(
@@ -31,26 +31,26 @@ def contrastive_loss(
     directions: Directions = "one",
     duplicates: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean of -log softmax over the targets of the batch.
+    """Return the mean of -log softmax over the targets of the batch.
 
-    Liu & Niehues (2025), equation 1, with cosine similarity over a temperature. Its sum over
-    "v in B" is read as the paper's released code has it: the candidates of a source sentence are
-    the batch's target sentences, its own translation among them, and nothing else; so the loss
-    pulls sources (non-English) to targets (English). Gradient flows to both sides.
+    Liu & Niehues (2025), equation 1, with cosine similarity divided by a temperature. Its sum
+    over "v in B" follows the paper's released code: the candidates of a source sentence are the
+    batch's target sentences only, including its own translation. The loss therefore pulls
+    sources (non-English) to targets (English). Gradient flows to both sides.
 
-    Computed in float32 or wider whatever the inputs are: bfloat16 knows only 256 values between
-    0.5 and 1, too few to tell cosines of similar sentences apart.
+    Computed in float32 or wider for any inputs: bfloat16 has only 128 values between 0.5 and 1,
+    too few to distinguish the cosines of similar sentences.
 
     Args:
         sources: One vector per source sentence.
         targets: The translation of each source, in the same order.
-        temperature: Divides the cosines; positive.
-        directions: ``one`` is the above; ``both`` is the mean of it and of the same loss with
-            the sides exchanged.
-        duplicates: True where target j must not count against source i, of ``duplicate_pairs``.
+        temperature: Divisor of the cosines; positive.
+        directions: ``one`` is the loss above; ``both`` is the mean of it and of the loss with
+            exchanged sides.
+        duplicates: True where target j is not a negative of source i, from ``duplicate_pairs``.
 
     Returns:
-        A scalar; ``log(batch)`` when all similarities are equal and nothing is masked.
+        A scalar; ``log(batch)`` if all similarities are equal and nothing is masked.
     """
     loss = _mean_log_loss(sources, targets, temperature, duplicates)
     if directions == "one":
@@ -67,7 +67,7 @@ def _mean_log_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean over queries of -log softmax at their own candidate.
 
-    Of a large batch some rows of cosines are there at a time, and are made again for the
+    For a large batch, only some rows of cosines exist at a time, and they are recomputed for the
     gradient: memory grows with the number of vectors, not with its square.
     """
 
@@ -89,14 +89,14 @@ def _mean_log_loss(
 def duplicate_pairs(
     source_keys: Int[Tensor, " batch"], target_keys: Int[Tensor, " batch"]
 ) -> Bool[Tensor, "batch batch"]:
-    """Find the pairs that say the same as another on either side, and so are no negatives.
+    """Find the pairs that share a text with another pair, and are therefore no negatives.
 
     Args:
-        source_keys: A number per source sentence, equal where the texts are.
-        target_keys: The same of the target sentences.
+        source_keys: One number per source sentence, equal for equal texts.
+        target_keys: The same for the target sentences.
 
     Returns:
-        True at [i, j] where pairs i and j share the source or the target text. False on the
+        True at [i, j] if pairs i and j share the source or the target text. False on the
         diagonal: a pair is not its own duplicate.
     """
     same = source_keys[:, None] == source_keys[None]
@@ -107,17 +107,17 @@ def duplicate_pairs(
 def preservation_loss(
     states: Float[Tensor, "tokens hidden"], base_states: Float[Tensor, "tokens hidden"]
 ) -> Float[Tensor, ""]:
-    """Mean over tokens of the squared distance to the base, in units of the base's squared norm.
+    """Return the mean squared distance to the base states, relative to their squared norms.
 
-    The norm is each token's own: with one norm for all, the few tokens of huge norm (attention
-    sinks) would be all that counts.
+    Each token has its own norm. With one norm for all tokens, the few tokens of huge norm
+    (attention sinks) would dominate.
 
     Args:
         states: Hidden states of real tokens with the adapter.
-        base_states: Those of the same tokens without; no gradient flows to them.
+        base_states: Hidden states of the same tokens without the adapter; they get no gradient.
 
     Returns:
-        A scalar in float32 or wider: 0 where nothing moved, 1 where all states are zero.
+        A scalar in float32 or wider: 0 if nothing moved, 1 if all states are zero.
     """
     base = widened(base_states).detach()
     moved = (widened(states) - base).square().sum(dim=-1)  # [tokens]
@@ -126,13 +126,13 @@ def preservation_loss(
 
 @dataclass(frozen=True)
 class AlignmentLoss:
-    """The alignment objective as settings describe it, ready to be called on pooled vectors.
+    """The contrastive loss of pooled vectors, with its settings.
 
     Attributes:
-        temperature: Divides the cosines.
+        temperature: Divisor of the cosines.
         directions: From sources to targets as in the paper, or both.
-        stop_gradient: Leave the targets (the English side) where they are; the paper's footnote 5.
-        mask_duplicates: Take pairs that share a text out of each other's negatives.
+        stop_gradient: Send no gradient to the targets (the English side); the paper's footnote 5.
+        mask_duplicates: Pairs that share a text are no negatives of each other.
     """
 
     temperature: float
@@ -151,10 +151,10 @@ class AlignmentLoss:
 
         Args:
             sources: One vector per source sentence.
-            targets: The translation of each.
-            source_keys: Numbers that tell the texts apart (``duplicate_pairs``); only read where
+            targets: The translation of each source.
+            source_keys: Numbers that identify equal texts (``duplicate_pairs``); only used if
                 duplicates are masked.
-            target_keys: The same of the targets.
+            target_keys: The same for the targets.
         """
         duplicates = None
         if self.mask_duplicates and source_keys is not None and target_keys is not None:

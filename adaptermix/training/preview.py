@@ -1,4 +1,4 @@
-"""The first examples of a training as the model reads them, with the tokens that are trained."""
+"""The first training examples as the model reads them, with the trained tokens marked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from adaptermix.settings.training import AlignmentSettings
 
 COUNT = 3
-_MOST = 1200  # characters of a stretch of text that are shown
+_MOST = 1200  # maximum number of characters shown per stretch of text
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Previewed:
     """An example, or one side of a sentence pair.
 
     Attributes:
-        name: Where it is from.
-        side: Which side of a pair it is.
-        tokens: The texts of its tokens, which joined are its text; where several tokens make one
-            character, the last of them has it.
-        trained: 1 for each token with a label; of a sentence, for each in its vector.
+        name: Origin of the example.
+        side: Side of the pair, or None.
+        tokens: Texts of the tokens; concatenated, they are the full text. If several tokens make
+            one character, the last of them has it.
+        trained: 1 for each token with a label or, in a pair, for each token in the sentence vector.
     """
 
     name: str
@@ -42,12 +42,12 @@ def preview(
     tokenizer: PreTrainedTokenizerBase,
     settings: AlignmentSettings | None = None,
 ) -> list[Previewed]:
-    """Return the first different rows.
+    """Return the first rows with different names.
 
     Args:
         rows: Training rows.
-        tokenizer: What made their tokens.
-        settings: Which tokens of a sentence are pooled.
+        tokenizer: Tokenizer of the rows.
+        settings: Settings that determine which tokens of a sentence are pooled.
     """
     first = list({row.name: row for row in reversed(rows[: 10 * COUNT])}.values())[::-1][:COUNT]
     return [shown for row in first for shown in _previewed(row, tokenizer, settings)]
@@ -68,7 +68,7 @@ def _previewed(
 
 
 def _pooled(count: int, settings: AlignmentSettings | None) -> list[int]:
-    """Return which tokens of a sentence are in its vector, as far as the settings say it."""
+    """Return 1 for each token in a sentence's vector, as far as the settings determine it."""
     if settings is not None and settings.pooling == "last":
         return [0] * (count - 1) + [1]
     skipped = settings.pool_skip if settings is not None else 0
@@ -77,17 +77,17 @@ def _pooled(count: int, settings: AlignmentSettings | None) -> list[int]:
 
 
 def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """Return the text that each token adds to the text of those before it.
+    """Return the text that each token adds to the text before it.
 
-    A token is decoded with the ones just before it, since some tokenizers write a space, or half
-    of a character, only together with them.
+    A token is decoded together with the tokens just before it, because some tokenizers write a
+    space or a split character only in context.
     """
 
     def decoded(first: int, end: int) -> str:
         return str(tokenizer.decode(list(ids[first:end]), clean_up_tokenization_spaces=False))
 
     texts = [""] * len(ids)
-    start = read = 0  # tokens from start to read give what is known already
+    start = read = 0  # tokens from start to read are decoded already
     for at in range(1, len(ids) + 1):
         before, now = decoded(start, read), decoded(start, at)
         is_whole = not now.endswith("\N{REPLACEMENT CHARACTER}") or at == len(ids)
@@ -98,7 +98,7 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
 
 
 def preview_lines(examples: Sequence[Previewed]) -> list[Line]:
-    """Return what people see: for each example a heading, and its text."""
+    """Return the lines to print: for each example, a heading and its text."""
     lines: list[Line] = []
     for example in examples:
         count, trained = len(example.tokens), sum(example.trained)
@@ -116,7 +116,7 @@ def preview_lines(examples: Sequence[Previewed]) -> list[Line]:
 
 
 def _cut(text: str) -> str:
-    """Return a text without the middle of it where it is long."""
+    """Return a text, without its middle if it is long."""
     if len(text) <= _MOST:
         return text
     half = _MOST // 2

@@ -1,4 +1,4 @@
-"""What a training reports: plan and result."""
+"""The report of a training: its plan and its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,11 +13,11 @@ from adaptermix.training.memory import Footprint
 from adaptermix.training.preview import Previewed, preview_lines
 from adaptermix.training.steps import planned_steps
 
-_ALIKE = 0.9  # mean cosine of sentences that have nothing to do with each other
+_ALIKE = 0.9  # mean cosine of unrelated sentences
 
 
 def training_view(report: "TrainReport") -> View:
-    """Show what was trained and how it ended, or what would be."""
+    """Return the view of a finished training or of a dry run."""
     rows: list[Row] = [["examples", counted(report.examples)]]
     if report.on:
         rows.append(["on", " + ".join(stack_terms({"on": report.on}))])
@@ -64,15 +64,15 @@ def _planned(report: "TrainReport") -> list[Row]:
     ]
 
 
-_OPTIONAL = {"on", "layers", "preview"}  # left out of JSON where there is nothing to say
+_OPTIONAL = {"on", "layers", "preview"}  # left out of the JSON if empty
 
 
 def curve_of(layers: Mapping[str, Any]) -> str:
-    """Return retrieval accuracies of layers in one line."""
+    """Format the retrieval accuracies of all layers on one line."""
     return "  ".join(f"{at} {value:.1%}" for at, value in enumerate(layers["accuracy"], start=1))
 
 
-# Settings that a run may go on with another value of: none of them changes the adapter.
+# Settings that may change on resume: none of them changes the adapter.
 _FREE = {
     "resume",
     "out",
@@ -86,10 +86,10 @@ _FREE = {
 
 @dataclass(frozen=True)
 class TrainReport(Report):
-    """What was trained, on what, and how it ended.
+    """The report of a training or of a dry run.
 
-    Where several adapters were trained to keep one, ``candidates`` has the dev scores of all by
-    their names, and ``kept`` is the name of the one that the rest is about.
+    If several adapters were trained to keep one, ``candidates`` has the dev scores of all by
+    name, and ``kept`` is the name of the kept one, which the other fields describe.
     """
 
     out: str
@@ -107,32 +107,32 @@ class TrainReport(Report):
     kept: str | None = None
     candidates: dict[str, dict[str, float]] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # by language, by reason
-    held_parameters: int | None = None  # of the base model, as far as it is loaded
-    tokens: int | None = None  # that are trained on at most, in a plan
-    memory_bytes: int | None = None  # at the peak, as a plan estimates it
-    notes: list[str] = field(default_factory=list)  # told when it begins
-    on: list[dict[str, Any]] = field(default_factory=list)  # adapters under this one, if any
-    layers: dict[str, Any] | None = None  # the layer and pooling that were chosen, and by what
-    preview: Sequence[Previewed] = ()  # the first examples, in a plan
-    data_notes: Sequence[str] = ()  # about prompts, told with the result
+    held_parameters: int | None = None  # loaded parameters of the base model
+    tokens: int | None = None  # dry run: the maximum number trained on
+    memory_bytes: int | None = None  # dry run: the estimated peak
+    notes: list[str] = field(default_factory=list)  # shown at the start
+    on: list[dict[str, Any]] = field(default_factory=list)  # adapters of ``--on``
+    layers: dict[str, Any] | None = None  # the chosen layer and pooling, with measurements
+    preview: Sequence[Previewed] = ()  # dry run: the first examples
+    data_notes: Sequence[str] = ()  # about prompts, shown with the result
 
     @property
     def notices(self) -> Sequence[str]:
-        """What to know of the data."""
+        """Notes for the user about the data."""
         return self.data_notes
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the report as shown to the user."""
         return training_view(self)
 
     def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON, without what it has nothing to say of."""
+        """Return the report as a dictionary for JSON, without empty optional fields."""
         record = super().as_record()
         return {name: value for name, value in record.items() if value or name not in _OPTIONAL}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "TrainReport":
-        """Return the report that an adapter's record holds; the time it took is not kept."""
+        """Return the report stored in an adapter's record, which does not include the time."""
         known = {
             "seconds": 0.0,
             "notes": [],
@@ -147,7 +147,7 @@ class TrainReport(Report):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The encoded training and dev rows, and how many there were of each language."""
+    """The encoded training and dev rows, and the number of examples by language."""
 
     train: Sequence[Any]
     dev: Sequence[Any]
@@ -156,11 +156,11 @@ class TrainingData:
     truncated: int = 0
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     epoch_rows: int | None = None  # all training rows by default
-    notes: Sequence[str] = ()  # what to know of their prompts
+    notes: Sequence[str] = ()  # about their prompts
 
     @property
     def rows_of_epoch(self) -> int:
-        """How many rows an epoch has."""
+        """Number of rows per epoch."""
         return len(self.train) if self.epoch_rows is None else self.epoch_rows
 
 
@@ -170,28 +170,28 @@ def lasting_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparable(settings: TrainSettings) -> dict[str, Any]:
-    """Return what must be the same for a run to go on from its checkpoints.
+    """Return what must not change for a run to resume from its checkpoints.
 
-    The settings, and the content of the adapters that it trains on.
+    These are the settings, and the content of the adapters that it trains on.
     """
     return lasting_settings(settings.model_dump(mode="json")) | {"stack": stack_record(settings.on)}
 
 
 def comparable_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same of the record of an adapter that is finished."""
+    """Return the same from the record of a finished adapter."""
     return lasting_settings(record.get("settings", {})) | {"stack": record.get("on", [])}
 
 
 def recorded(settings: TrainSettings) -> dict[str, Any]:
     """Return the settings that go into the record of an adapter.
 
-    Nothing of how long it took, or of a kill in between: the same run gives the same file.
+    They do not depend on timing or on a kill in between: the same run gives the same file.
     """
     return settings.model_dump(mode="json", exclude=_FREE - {"out"})
 
 
 def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footprint) -> TrainReport:
-    """Return the report of a dry run: what would be trained on, for how long, in what memory."""
+    """Return the report of a dry run: the data, the number of steps, and the memory."""
     steps = planned_steps(settings, data.rows_of_epoch)
     mean_tokens = sum(map(token_count, data.train)) / len(data.train)
     return TrainReport(

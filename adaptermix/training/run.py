@@ -1,7 +1,7 @@
-"""What every training of an adapter shares, whatever its loss. It stands on transformers' Trainer.
+"""The part that all trainings share, for any loss. Based on transformers' Trainer.
 
-An adapter is written when training ends. Until then, checkpoints lie in a hidden folder beside
-the output, from which ``resume`` goes on after a kill.
+The adapter is written when training ends. Until then, a hidden folder beside the output holds the
+checkpoints, from which ``resume`` continues after a kill.
 """
 
 import json
@@ -53,9 +53,9 @@ from adaptermix.version import __version__
 
 
 def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
-    """Return the report of a run that wrote its adapter, when it is resumed; None for any other.
+    """Return the report of a resumed run that has already written its adapter, else None.
 
-    So the same command with ``resume`` may be started again and again, whenever it was killed.
+    The same command with ``resume`` can thus be repeated after any kill.
     """
     if not settings.resume or force or not settings.out.exists():
         return None
@@ -68,7 +68,7 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
 
 
 def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
-    """Check what can be checked before anything is read; return the rows of one forward pass."""
+    """Check what can be checked before anything is read, and return the micro-batch size."""
     check_output(settings.out, force)
     check_trackers(settings)
     processes = process_count()
@@ -103,14 +103,14 @@ class TrainingRun:
         micro: int,
         on_progress: OnProgress,
     ) -> None:
-        """Take what the run works on.
+        """Store the inputs of the run, and report the notes of the base.
 
         Args:
-            settings: Of the command.
-            base: What is trained on; its notes are told now.
+            settings: Settings of the command.
+            base: The base model.
             data: Training and dev rows.
-            micro: Rows of one forward pass; divides the batch size.
-            on_progress: Told after every optimizer step.
+            micro: Rows per forward pass; divides the batch size.
+            on_progress: Called after every optimizer step.
         """
         self.settings = settings
         self.base = base
@@ -122,17 +122,17 @@ class TrainingRun:
         self.out = settings.out
         self.work = work_folder(settings.out)
         self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
-        self.choice: LayerChoice | None = None  # of what is aligned, where the run aligns
+        self.choice: LayerChoice | None = None  # set if the run aligns
 
     def choose(self, choice: LayerChoice) -> None:
-        """Take what is aligned, and tell what to know of it."""
+        """Store the choice of a layer, and report its notes."""
         self.choice = choice
         self.notes += choice.notes
         tell(self.on_progress, choice.notes)
 
     @property
     def layers(self) -> dict[str, Any] | None:
-        """What the record tells of the choice, where there was one to make."""
+        """The record of the layer choice, or None if nothing was measured."""
         if self.choice is None or not is_measured(self.settings):
             return None
         return self.choice.as_record()
@@ -140,15 +140,15 @@ class TrainingRun:
     def train(
         self, model: PeftModel, kind: Callable[..., AdapterTrainer], force: bool
     ) -> TrainReport:
-        """Train with this kind of Trainer, keep the best adapter, and write it.
+        """Train with the given kind of Trainer, and write the best adapter.
 
-        Several processes may train together: the first of them writes.
+        If several processes train together, the main process writes.
 
         Raises:
-            ConfigError: ``resume`` with other settings than the run that was killed.
-            ArtifactError: A run that did not end is in the way, or the loss is not a number.
-            ResourceError: Not enough memory or disk.
-            StoppedError: A signal came, and a checkpoint was made.
+            ConfigError: ``resume`` with settings that differ from those of the killed run.
+            ArtifactError: An unfinished run is in the way, or the loss is not a number.
+            ResourceError: Not enough memory or disk space.
+            StoppedError: A signal arrived, and a checkpoint was saved.
         """
         started = time.monotonic()
         arguments = self._arguments()
@@ -171,7 +171,7 @@ class TrainingRun:
                     signals,
                 ],
             )
-            for talker in (PrinterCallback, ProgressCallback):  # ours says it all
+            for talker in (PrinterCallback, ProgressCallback):  # RunLog replaces them
                 trainer.remove_callback(talker)
             with signals.listening():
                 trainer.train_from(checkpoint)
@@ -204,12 +204,12 @@ class TrainingRun:
         return report
 
     def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
-        """Return what the adapter that is kept scores on the dev rows."""
+        """Return the scores of the kept adapter on the dev rows."""
         best = trainer.state.best_metric
         return {"loss": float(best)} if best is not None else {}
 
     def _prepare_work(self, force: bool) -> Path | None:
-        """Return the checkpoint to go on from; a run that was killed is not dropped unasked."""
+        """Return the checkpoint to resume from; checkpoints are discarded only with ``force``."""
         if not is_main_process():
             return last_checkpoint(self.work)
         stamp = self.work / "settings.json"
@@ -237,10 +237,10 @@ class TrainingRun:
         return None
 
     def _keep_choice(self) -> None:
-        """Keep the choice of a layer beside the checkpoints, and tell it in the log.
+        """Store the choice of a layer beside the checkpoints, and log it.
 
         Raises:
-            ConfigError: Another process has measured otherwise.
+            ConfigError: The processes have measured different layers.
         """
         if self.choice is None:
             return
@@ -274,7 +274,7 @@ class TrainingRun:
             eval_steps=every,
             save_strategy="steps",
             save_steps=every,
-            restore_callback_states_from_checkpoint=True,  # how long there was no better adapter
+            restore_callback_states_from_checkpoint=True,  # includes the patience of early stopping
             dataloader_num_workers=settings.workers,
             load_best_model_at_end=True,
             metric_for_best_model="loss",
@@ -284,7 +284,7 @@ class TrainingRun:
             ddp_find_unused_parameters=False,
             gradient_checkpointing=getattr(settings, "gradient_checkpointing", False),
             gradient_checkpointing_kwargs={"use_reentrant": False},
-            logging_nan_inf_filter=False,  # it would log the last good loss in place of a NaN
+            logging_nan_inf_filter=False,  # it would log the last finite loss instead of NaN
             **common_arguments(settings.seed),
         )
 
@@ -315,7 +315,7 @@ class TrainingRun:
 
 
 def common_arguments(seed: int) -> dict[str, Any]:
-    """Return the arguments of transformers' Trainer that are the same in every training here."""
+    """Return the arguments of transformers' Trainer that all trainings share."""
     on_gpu = torch.cuda.is_available()
     return {
         "report_to": [],
@@ -331,7 +331,7 @@ def common_arguments(seed: int) -> dict[str, Any]:
 
 
 class _EvaluateAtTheEnd(TrainerCallback):
-    """Let the last step compete for the best adapter, wherever the evaluation interval falls."""
+    """Evaluates and saves after the last step too, so that it can become the best adapter."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -1,4 +1,4 @@
-"""Stop a training by a signal, with a checkpoint."""
+"""Stop a training on a signal, with a checkpoint."""
 
 import signal
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from adaptermix.errors import StoppedError
 
 
 class StopSignals(TrainerCallback):
-    """Turns SIGINT and SIGTERM into a checkpoint and an end; a second one ends at once."""
+    """Saves a checkpoint and stops on SIGINT or SIGTERM; a second signal stops immediately."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen while training runs; outside the main thread nothing changes."""
+        """Handle the signals while training runs; outside the main thread, do nothing."""
         try:
             old = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # only the main thread may
+        except ValueError:  # only the main thread may set handlers
             yield
             return
         try:
@@ -40,7 +40,7 @@ class StopSignals(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask for a checkpoint; when several processes train, all stop at the same step."""
+        """Request a checkpoint after a signal; all processes stop at the same step."""
         if args.world_size > 1:
             heard = torch.tensor(self.signal or 0, device=args.device)
             torch.distributed.all_reduce(heard, op=torch.distributed.ReduceOp.MAX)
@@ -51,7 +51,7 @@ class StopSignals(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """End, unless training has ended by itself."""
+        """Stop after a signal, unless training has ended anyway."""
         if self.signal is None or control.should_training_stop:
             return
         name = signal.Signals(self.signal).name

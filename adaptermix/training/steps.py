@@ -1,4 +1,4 @@
-"""How long a training is. Without torch, so that plans can count before anything is loaded."""
+"""The number of steps of a training. Without torch, so that plans need not load it."""
 
 import math
 
@@ -6,5 +6,5 @@ from adaptermix.settings.training import TrainSettings
 
 
 def planned_steps(settings: TrainSettings, rows: int) -> int:
-    """Return the optimizer steps of the whole run, at most, by the rows of an epoch."""
+    """Return the maximum number of optimizer steps of a run with this many rows per epoch."""
     return settings.max_steps or math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))

@@ -25,22 +25,22 @@ def train_best(
     *,
     force: bool = False,
 ) -> TrainReport:
-    """Train every variant and write the one of the highest score as the output.
+    """Train every variant, and write the one with the highest score to the output.
 
-    Variants are trained one after the other, each in files of its own in a hidden folder
-    beside the output. With ``resume``, those that are finished are not trained again, and one
-    that was killed goes on from its last checkpoint.
+    Variants are trained one after another, each with its own files in a hidden folder beside the
+    output. With ``resume``, finished variants are not trained again, and a killed one continues
+    from its last checkpoint.
 
     Args:
-        settings: Of the whole run: where the result goes.
-        variants: Settings by a name that can be part of a file name.
-        train: Trains one.
-        score: Name of the dev score that decides; of equals, the first variant is kept.
-        force: Replace the output, and drop what an earlier run left behind.
+        settings: Settings of the whole run, with the output.
+        variants: Settings by a name that is valid in a file name.
+        train: Trains one variant.
+        score: Name of the dev score to maximize; the first variant wins a tie.
+        force: Replace the output, and discard an unfinished run.
 
     Raises:
-        ConfigError: ``resume`` with other settings than those of a finished variant.
-        ArtifactError: The output exists, or a search that did not end is in the way.
+        ConfigError: ``resume`` with settings that differ from those of a finished variant.
+        ArtifactError: The output exists, or an unfinished run is in the way.
     """
     check_output(settings.out, force)
     work = settings.out.parent / f".{settings.out.name}{CANDIDATES}"
@@ -50,7 +50,7 @@ def train_best(
         out = work / f"{name}.safetensors"
         placed = variant.model_copy(update={"out": out})
         reports[name] = _finished(out, placed) if out.is_file() else train(placed)
-    best = max(reports, key=lambda name: reports[name].dev[score])  # the first of equals
+    best = max(reports, key=lambda name: reports[name].dev[score])  # the first wins a tie
     log = settings.out.parent / f"{settings.out.stem}.log.jsonl"
     report = replace(
         reports[best],
@@ -83,7 +83,7 @@ def _prepare(work: Path, resume: bool, force: bool) -> None:
 
 
 def _finished(out: Path, settings: TrainSettings) -> TrainReport:
-    """Return the report that a finished variant's adapter carries."""
+    """Return the report stored in a finished variant's adapter."""
     record: Mapping[str, Any] = read_adapter(out).record
     made = settings.model_validate(record["settings"])
     if comparable(made) | {"stack": record.get("on", [])} != comparable(settings):

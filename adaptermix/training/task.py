@@ -1,4 +1,4 @@
-"""Fine-tune a LoRA on a task; the loss is on the answers only."""
+"""Fine-tune a LoRA on a task, with the loss on answers only."""
 
 import random
 from collections.abc import Sequence
@@ -44,12 +44,12 @@ def train_task(
     dry_run: bool = False,
     on_progress: OnProgress = ignore,
 ) -> TrainReport:
-    """Fine-tune a LoRA on the task data of some languages; loss on the answers only.
+    """Fine-tune a LoRA on the task data of some languages, with the loss on answers only.
 
     Raises:
         ConfigError: Settings that contradict each other.
         DataError: Missing or malformed data.
-        ArtifactError: A model that cannot be used, or an output that exists.
+        ArtifactError: The model cannot be used, or the output exists.
     """
     if (finished := finished_report(settings, force)) is not None:
         return finished
@@ -71,7 +71,7 @@ def train_task(
 
 
 def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:
-    """Return the largest pass that a batch of these examples can be."""
+    """Return the largest possible pass of a batch of these examples."""
     longest = max(map(answer_length, examples))
     return Pass(rows, max(map(padded_length, examples)), answers=rows * longest)
 
@@ -79,10 +79,10 @@ def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:
 def task_data(
     settings: TaskSettings, encoder: PromptEncoder, on_progress: OnProgress = ignore
 ) -> TrainingData:
-    """Read and encode the training and dev rows of a task, or of conversations of one's own.
+    """Read and encode the training and dev rows of a task, or of the user's conversations.
 
     Raises:
-        DataError: Missing or malformed data, or no answer that fits.
+        DataError: Missing or malformed data, or no answer fits.
     """
     if settings.chat is not None:
         return _chat_data(settings, settings.chat, encoder, on_progress)
@@ -121,7 +121,7 @@ def task_data(
 def _chat_data(
     settings: TaskSettings, path: Path, encoder: PromptEncoder, on_progress: OnProgress
 ) -> TrainingData:
-    """Encode conversations; without dev conversations, some are held out."""
+    """Encode conversations; without a dev file, hold some out."""
     chats = read_chats(path, settings.columns, settings.limit, on_progress)
     if settings.dev_chat is not None:
         dev = read_chats(settings.dev_chat, settings.columns, settings.dev_limit, on_progress)

@@ -1,11 +1,11 @@
-"""Trackers of experiments: TensorBoard, Weights & Biases, MLflow and Trackio.
+"""Experiment trackers: TensorBoard, Weights & Biases, MLflow and Trackio.
 
-Each stands on transformers' callback of that name, which sends what the Trainer logs. A run has the
-name of the output, and the settings as its configuration. Where files lie and which server is
-asked is the tracker's own business, told by its environment variables, and so are its keys.
+Each builds on transformers' callback of that name, which sends what Trainer logs. A run is named
+after the output, and its configuration is the settings. The tracker's own environment variables
+determine its files, server and keys.
 
-A resumed training goes on in the run that it began. What it logs a second time was told before, and
-is not sent again. Where there is no such run, the lines of the log are sent to a new one.
+A resumed training continues the run that it began. Events that it logs a second time were sent
+before, and are not sent again. If there is no such run, the lines of the log are sent to a new one.
 """
 
 import io
@@ -37,9 +37,9 @@ from adaptermix.training.checkpoints import CANDIDATES
 from adaptermix.training.log import TOLD
 from adaptermix.version import __version__
 
-_PROJECT = "adaptermix"  # of all runs, where the tracker's environment names no other
-_RUNS = "trackers.json"  # in the folder of checkpoints: what each tracker calls the run
-_UNSENT = {"resume", "report_to", "tensorboard"}  # settings that are no part of the experiment
+_PROJECT = "adaptermix"  # default project, if the tracker's environment names none
+_RUNS = "trackers.json"  # in the checkpoints' folder: each tracker's name of the run
+_UNSENT = {"resume", "report_to", "tensorboard"}  # settings that are not part of the experiment
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Before:
     """What was logged before a training was resumed.
 
     Attributes:
-        kept: Steps and what was logged there, up to the checkpoint.
-        told: Steps and names of what was logged after it, and will be logged again.
+        kept: Steps and logged values up to the checkpoint.
+        told: Steps and names of the values that were logged after it and will be logged again.
     """
 
     kept: list[tuple[int, dict[str, float]]]
@@ -56,10 +56,10 @@ class Before:
 
     @classmethod
     def of_files(cls, log: Path, told: Path) -> "Before":
-        """Read the log, and the lines that were cut from it."""
+        """Read the log and the lines that were cut from it."""
         kept = [(line.pop("step"), line) for line in _lines(log)]
         return cls(
-            [(step, logs) for step, logs in kept if "epoch" in logs],  # lines of the Trainer
+            [(step, logs) for step, logs in kept if "epoch" in logs],  # events of Trainer
             {(line.pop("step"), frozenset(line)) for line in _lines(told)},
         )
 
@@ -70,23 +70,23 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def check_trackers(settings: TrainSettings) -> None:
-    """Check that all trackers are installed.
+    """Check that all requested trackers are installed.
 
     Raises:
-        ResourceError: One is not.
+        ResourceError: A tracker is not installed.
     """
     for name in _names(settings):
         require_extra(name)
 
 
 def _names(settings: TrainSettings) -> Sequence[str]:
-    """Return the trackers that are asked for, each once."""
+    """Return the requested trackers, without duplicates."""
     names = (*settings.report_to, *(("tensorboard",) if settings.tensorboard else ()))
     return tuple(dict.fromkeys(names))
 
 
 def place_of_run(out: Path) -> Path:
-    """Return the output that a run is named by: that of a candidate is the output of them all."""
+    """Return the path that names a run; for a candidate, the final output plus its own name."""
     if not out.parent.name.endswith(CANDIDATES):
         return out
     whole = out.parent.name.removeprefix(".").removesuffix(CANDIDATES)
@@ -95,28 +95,28 @@ def place_of_run(out: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Return what trackers call the run that was begun; nothing where it is a new one."""
+    """Return each tracker's name of the run to continue; empty for a new run."""
     found: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return found
 
 
 class _Tracker(TrainerCallback, ABC):
-    """What all trackers share; it goes before transformers' callback in a class's bases."""
+    """Base class of all trackers; must precede transformers' callback among the bases."""
 
-    tracker: str  # its name, as the option has it
-    loses = False  # what it was sent, where the process is killed
+    tracker: str  # its name, as in --report-to
+    loses = False  # whether a kill loses what was sent
     hint = "look at its settings in the environment, or leave it out of --report-to"
 
     def __init__(
         self, settings: TrainSettings, work: Path, before: Before, on_progress: OnProgress
     ) -> None:
-        """Take what the run is of.
+        """Store the name and the configuration of the run.
 
         Args:
-            settings: Of the training.
-            work: The folder of its checkpoints.
+            settings: Settings of the training.
+            work: Folder of its checkpoints.
             before: What was logged before the training was resumed.
-            on_progress: Told where the run can be seen.
+            on_progress: Called with the location of the run.
         """
         super().__init__()
         self.runs = work / _RUNS
@@ -133,14 +133,14 @@ class _Tracker(TrainerCallback, ABC):
         }
 
     def setup(self, args: Any, state: Any, model: Any, **_: Any) -> None:
-        """Begin the run, or go on in it.
+        """Start or continue the run.
 
         Raises:
-            ResourceError: The tracker says why not.
+            ResourceError: The tracker cannot start the run.
         """
         self._initialized = True
         try:
-            with redirect_stdout(io.StringIO()):  # the result of a command goes there
+            with redirect_stdout(io.StringIO()):  # stdout is for the command's result
                 self.run, place = self.begin()
         except Exception as error:
             self._initialized = False
@@ -157,17 +157,17 @@ class _Tracker(TrainerCallback, ABC):
             write_json(unfinished, _read(self.runs) | {self.tracker: self.run})
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **rest: Any) -> None:
-        """Begin the run; a new one of a resumed training gets what was logged until then."""
+        """Start the run; if a resumed training needs a new one, send it the earlier events."""
         self.setup(args, state, rest.get("model"))
         for step, logs in self.before.kept if self.is_new else ():
             self.on_log(args, replace(state, global_step=step), control, logs=logs)
 
     @abstractmethod
     def begin(self) -> tuple[str, str]:
-        """Begin the run, or go on in it; return what the tracker calls it, and where it is."""
+        """Start or continue the run; return the tracker's name of it, and its location."""
 
     def close(self, failed: bool) -> None:
-        """Send what is left, and end the run."""
+        """Send pending data, and end the run."""
 
     def on_log(
         self,
@@ -177,7 +177,7 @@ class _Tracker(TrainerCallback, ABC):
         logs: dict[str, float] | None = None,
         **rest: Any,
     ) -> None:
-        """Send what is logged, unless it was sent before the training was killed."""
+        """Send an event, unless it was sent before the training was killed."""
         event = (state.global_step, frozenset(logs or {}))
         if event in self.before.told and not self.is_new:
             return
@@ -185,10 +185,10 @@ class _Tracker(TrainerCallback, ABC):
             super().on_log(args, state, control, logs=logs, **rest)  # type: ignore[misc]
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Leave the run open: ``end`` ends it, however the training ended."""
+        """Leave the run open: ``end`` ends it, in any case."""
 
     def end(self, failed: bool) -> None:
-        """End the run, if it has begun."""
+        """End the run if it was started."""
         if self._initialized:
             with self._at_most_a_note(), redirect_stdout(io.StringIO()):
                 self.close(failed)
@@ -196,7 +196,7 @@ class _Tracker(TrainerCallback, ABC):
 
     @contextmanager
     def _at_most_a_note(self) -> Iterator[None]:
-        """Tell of a failure: no training is lost because a tracker cannot be reached."""
+        """Report a failure as a note: an unreachable tracker must not stop the training."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  # each tracker raises its own
@@ -204,7 +204,7 @@ class _Tracker(TrainerCallback, ABC):
 
 
 class TensorBoard(_Tracker, TensorBoardCallback):
-    """Files of events in a folder beside the adapter."""
+    """Event files in a folder beside the adapter."""
 
     tracker = "tensorboard"
 
@@ -236,7 +236,7 @@ class Wandb(_Tracker, WandbCallback):  # type: ignore[misc]
     hint = "wandb login, or WANDB_MODE=offline"
 
     def begin(self) -> tuple[str, str]:
-        """Begin the run; where nobody is logged in, nobody is asked for a key."""
+        """Start or continue the run; do not prompt for a key if nobody is logged in."""
         import wandb
 
         settings = wandb.Settings(silent=True, console="off")
@@ -257,7 +257,7 @@ class Wandb(_Tracker, WandbCallback):  # type: ignore[misc]
         return name, run.dir if run.offline else _without_secrets(run.url or run.dir)
 
     def close(self, failed: bool) -> None:
-        """Send what is left, and end the run."""
+        """Send pending data, and end the run."""
         self._wandb.finish(exit_code=int(failed))
 
 
@@ -267,15 +267,15 @@ class MLflow(_Tracker, MLflowCallback):  # type: ignore[misc]
     tracker = "mlflow"
 
     def begin(self) -> tuple[str, str]:
-        """Begin the run; its parameters are written once, for they can never be changed."""
-        if not logging.getLogger().isEnabledFor(logging.INFO):  # its own logger says more
+        """Start or continue the run; write its parameters once, because they cannot be changed."""
+        if not logging.getLogger().isEnabledFor(logging.INFO):  # MLflow's logger is more verbose
             logging.getLogger("mlflow").setLevel(logging.WARNING)
         flow = self._ml_flow
         flow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT))
         run = flow.start_run(run_id=self.run, run_name=None if self.run else self.name)
         if self.is_new:
             flow.log_params(self.config)
-        self._async_log = False  # a kill would lose what waits
+        self._async_log = False  # a kill would lose queued events
         return run.info.run_id, _without_secrets(flow.get_tracking_uri())
 
     def close(self, failed: bool) -> None:
@@ -284,12 +284,12 @@ class MLflow(_Tracker, MLflowCallback):  # type: ignore[misc]
 
 
 class Trackio(_Tracker, TrackioCallback):  # type: ignore[misc]
-    """Trackio; without TRACKIO_SPACE_ID, in its folder in the cache of the hub."""
+    """Trackio; without TRACKIO_SPACE_ID, in its folder in the Hub's cache."""
 
     tracker = "trackio"
 
     def begin(self) -> tuple[str, str]:
-        """Begin the run, or go on in the last one of its name."""
+        """Start the run, or continue the last one of its name."""
         project = os.environ.get("TRACKIO_PROJECT", _PROJECT)
         self._trackio.init(
             project=project,
@@ -301,12 +301,12 @@ class Trackio(_Tracker, TrackioCallback):  # type: ignore[misc]
         return self.name, f"trackio show --project {project}"
 
     def close(self, failed: bool) -> None:
-        """Send what is left, and end the run."""
+        """Send pending data, and end the run."""
         self._trackio.finish()
 
 
 def _without_secrets(address: str) -> str:
-    """Return an address without what may be a key in it: a query, or a user with a password."""
+    """Return an address without parts that may hold a key: the query, the user and password."""
     start, sign, rest = address.partition("?")[0].partition("://")
     return start + sign + rest.rpartition("@")[2]
 
@@ -320,16 +320,16 @@ _TRACKERS: dict[str, type[_Tracker]] = {
 def reporting(
     settings: TrainSettings, work: Path, log: Path, on_progress: OnProgress
 ) -> Iterator[list[TrainerCallback]]:
-    """Give the callbacks that send what is logged; in the end, whatever it is, end their runs.
+    """Yield the callbacks that send what is logged, and always end their runs at exit.
 
     Args:
-        settings: Of the training.
-        work: The folder of its checkpoints.
-        log: Its log, which is cut to where the training goes on.
-        on_progress: Told where the runs can be seen.
+        settings: Settings of the training.
+        work: Folder of its checkpoints.
+        log: Its log, already cut at the checkpoint to resume from.
+        on_progress: Called with the locations of the runs.
 
     Raises:
-        ResourceError: A tracker that cannot be used here.
+        ResourceError: A tracker cannot be used here.
     """
     names = _names(settings) if is_main_process() else ()
     before = Before.of_files(log, work / TOLD)

@@ -1,4 +1,4 @@
-"""The adapter that a training leaves in a model: its factors, by the names of the whole model."""
+"""The trained adapter of a model: its factors by the module names of the full model."""
 
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ State = dict[str, Tensor]
 
 
 def gathered_state(model: PeftModel) -> State:
-    """Return the trained weights of a model of which every process has a shard."""
+    """Return the trained weights of a model that is sharded over processes."""
     trained_only = StateDictOptions(
         full_state_dict=True, cpu_offload=True, ignore_frozen_params=True
     )
@@ -30,9 +30,9 @@ def trained_updates(
     """Collect the trained factors under the module names of the full model.
 
     Args:
-        model: What was trained.
-        prefix: What the names lack where only a part of the model was loaded.
-        state: The trained weights, where the model has only a shard of them.
+        model: The trained model.
+        prefix: Prefix that the names lack if only a part of the model was loaded.
+        state: The trained weights, if the model has only a shard of them.
     """
     state = get_peft_model_state_dict(model, state_dict=state)
     updates = {}
@@ -56,7 +56,7 @@ def trained_updates(
 
 
 def experts_of(model: PeftModel, prefix: str) -> dict[str, int]:
-    """Return of how many experts each update of a parameter is one."""
+    """Return the number of experts of the parameter that each update belongs to."""
     wrappers = {
         prefix + name.removeprefix("base_model.model."): module
         for name, module in model.named_modules()
@@ -70,7 +70,7 @@ def experts_of(model: PeftModel, prefix: str) -> dict[str, int]:
 
 
 def _expert_modules(wrapper: ParamWrapper, stored: str) -> list[str]:
-    """Return the names that the updates of a parameter have here."""
+    """Return the module names of a parameter's updates, one per expert."""
     module = stored.replace(".base_layer", "")
     if wrapper.num_experts == 1:
         return [module]

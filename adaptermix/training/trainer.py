@@ -1,7 +1,7 @@
-"""transformers' Trainer, made to lose nothing: whole checkpoints, named batches, memory that lacks.
+"""transformers' Trainer with atomic checkpoints, named batches and a fallback for low memory.
 
-Checkpoints are made in a hidden folder and take their name when they are whole, so that a kill at
-any moment leaves the one before. They hold the adapter as safetensors, and the states of the
+Checkpoints are written in a hidden folder and renamed when they are complete, so a kill at any
+moment leaves the previous one. They hold the adapter as safetensors, and the states of the
 optimizer, the schedule and the random generators as PyTorch files, which are read as data only
 (``weights_only=True``), never as pickles that could run code.
 """
@@ -34,50 +34,50 @@ from adaptermix.training.checkpoints import (
 )
 
 _LOSSES = "losses.json"  # in a checkpoint
-_TORCH_WRITER = "inline_container"  # where torch.save fails when a disk takes no more
+_TORCH_WRITER = "inline_container"  # in torch.save's error when a disk is full
 _LESS_MEMORY = "lower --micro-batch-size, --contrastive-batch or --max-length"
-_KEPT = 2  # checkpoints: the newest, and the best or the one before
+_KEPT = 2  # checkpoints: the newest, and the best or the previous one
 
 
 @dataclass(frozen=True)
 class NamedCollator:
-    """Adds the names of a batch's rows to what another collator makes of them."""
+    """Adds the names of a batch's rows to the batch of another collator."""
 
     collator: Callable[[Sequence[Any]], dict[str, Any]]
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Return the batch, and under ``names`` what its rows are called."""
+        """Return the batch, with the names of its rows under ``names``."""
         return {**self.collator(rows), "names": [row.name for row in rows]}
 
 
 class AdapterTrainer(Trainer):
-    """Trains an adapter; see the module. Its collator is a ``NamedCollator``."""
+    """Trains an adapter; see the module. Its collator must be a ``NamedCollator``."""
 
-    names: Sequence[str] = ()  # of the rows of the batch at hand
+    names: Sequence[str] = ()  # of the rows of the current batch
     can_split = True  # the loss of a batch is a sum over its rows
     loss_names: Sequence[str] = ("train_loss", "loss")  # of the run, and since the last log line
 
     def __init__(self, **arguments: Any) -> None:
-        """Take what any Trainer takes."""
+        """Pass all arguments to Trainer."""
         super().__init__(**arguments)
         gather_answers(self.model)
-        shape = (len(self.loss_names), 2)  # sum of losses, and what to divide it by
+        shape = (len(self.loss_names), 2)  # sum of weighted losses, and sum of weights
         self.losses = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
-        self.limit = RowLimit(sys.maxsize)  # of one pass
+        self.limit = RowLimit(sys.maxsize)  # rows per pass
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Train from the start or a checkpoint to the end; the model is then the best one.
+        """Train to the end, from the start or from a checkpoint, and load the best adapter.
 
         Raises:
             ArtifactError: The loss is not a number.
-            ResourceError: Not enough memory for one row, or no room for a checkpoint.
-            StoppedError: SIGINT or SIGTERM came; a checkpoint was made.
+            ResourceError: Not enough memory for one row, or no disk space for a checkpoint.
+            StoppedError: SIGINT or SIGTERM arrived, and a checkpoint was saved.
         """
         if checkpoint is None or not has_ended(checkpoint):
             self._train_to_the_end(checkpoint)
             return
         if self.is_fsdp_enabled:
-            self._prepare_for_training(1, None, str(checkpoint))  # its parts go to their processes
+            self._prepare_for_training(1, None, str(checkpoint))  # each process gets its shard
         else:
             self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
@@ -88,7 +88,7 @@ class AdapterTrainer(Trainer):
     def _train_to_the_end(self, checkpoint: Path | None) -> None:
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except RuntimeError as error:  # outside of a step, where nothing can be cut
+        except RuntimeError as error:  # outside of a step, where no batch can be split
             if not lacks_memory(error):
                 raise
             raise ResourceError(
@@ -105,7 +105,7 @@ class AdapterTrainer(Trainer):
         return Path(str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Make a checkpoint out of sight, move it to its place, and drop the oldest."""
+        """Write a checkpoint to the hidden folder, move it into place, and drop the oldest."""
         name = f"{CHECKPOINT}{self.state.global_step}"
         staged = self._work / STAGING / name
         losses = self._shared_losses()
@@ -116,11 +116,11 @@ class AdapterTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(staged, ignore_errors=True)
             if isinstance(error, RuntimeError) and _TORCH_WRITER not in str(error):
-                raise  # not of the disk
+                raise  # not a disk error
             raise self._no_room(error) from error
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+            (staged / "training_args.bin").unlink(missing_ok=True)  # an unused pickle
             drop_checkpoint(self._work / name)
             staged.rename(self._work / name)
         self.accelerator.wait_for_everyone()
@@ -140,7 +140,7 @@ class AdapterTrainer(Trainer):
         )
 
     def _find_best(self) -> None:
-        """Name the best checkpoint by its step: the folder may have moved since."""
+        """Set the best checkpoint's path from its step, because the folder may have moved."""
         best = self._work / f"{CHECKPOINT}{self.state.best_global_step}"
         self.state.best_model_checkpoint = str(best) if best.is_dir() else None
 
@@ -157,13 +157,13 @@ class AdapterTrainer(Trainer):
         kept = self._work / f"{CHECKPOINT}{self.state.global_step}" / _LOSSES
         if kept.is_file():
             shared = self.losses.new_tensor(json.loads(kept.read_text(encoding="utf-8")))
-            self.losses = shared / self.args.world_size  # they were those of all processes
+            self.losses = shared / self.args.world_size  # the file has the sums over all processes
         return started
 
     def whole_loader(self, rows: Sequence[Any], size: int) -> DataLoader[Any]:
         """Return batches of rows in order, the same for every process.
 
-        Shared among processes, the batches of a contrastive loss would be others, and so its value.
+        Distributing rows over processes would change contrastive batches, and so their loss.
         """
         return DataLoader(
             rows,  # type: ignore[arg-type]
@@ -172,20 +172,20 @@ class AdapterTrainer(Trainer):
         )
 
     # Losses ---------------------------------------------------------------------------------------
-    # Trainer's own sums start at zero when a run is resumed; these go on from the checkpoint.
+    # Trainer's own sums restart at zero on resume; these continue from the checkpoint.
 
     def count_loss(self, name: str, loss: Tensor, weight: float) -> None:
-        """Take a loss into the weighted mean of that name."""
+        """Add a loss to the weighted mean of that name."""
         sums = self.losses[self.loss_names.index(name)]
         sums += torch.stack([loss.detach().to(sums) * weight, torch.full_like(sums[0], weight)])
 
     def _shared_losses(self) -> list[list[float]]:
-        """Return the sums of all processes."""
+        """Return the sums over all processes."""
         shared: list[list[float]] = self.accelerator.reduce(self.losses.clone(), "sum").tolist()
         return shared
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the means of all losses since the last line, or that of the whole run at its end."""
+        """Log the mean losses since the last line or, at the end, the mean of the whole run."""
         if "loss" in logs or "train_loss" in logs:
             sums = zip(self.loss_names, self._shared_losses(), strict=True)
             means = {name: total / weight for name, (total, weight) in sums if weight}
@@ -207,14 +207,15 @@ class AdapterTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Add the gradient of one batch, in pieces where memory is too small for all of it.
+        """Add the gradient of one batch, split into pieces if it does not fit in memory.
 
-        The loss is a sum over answer tokens, divided by their number in all of the optimizer step:
-        so are the gradients, and those of the pieces add up to that of the batch.
+        The loss is a sum over answer tokens, divided by their number in the whole optimizer step.
+        The gradients of the pieces therefore add up to the gradient of the batch.
 
         Raises:
-            ArtifactError: The loss is not a number; with the step and the rows.
-            ResourceError: A single row does not fit, or several processes train.
+            ArtifactError: The loss is not a number; the message has the step and the rows.
+            ResourceError: A single row does not fit, or one of several processes runs out of
+                memory.
         """
         rows = list(inputs["names"])
         may_cut = self.can_split and self.args.world_size == 1
@@ -242,13 +243,13 @@ class AdapterTrainer(Trainer):
     def backpropagate(
         self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None, most: int
     ) -> Tensor:
-        """Go forward and backward through a batch; the loss is the sum of its pieces' losses.
+        """Run forward and backward on a batch, and return the sum of its pieces' losses.
 
         Args:
-            model: What is trained.
+            model: The model to train.
             inputs: The batch.
-            items: Answer tokens of the optimizer step, which the loss is divided by.
-            most: Rows of a piece.
+            items: Number of answer tokens in the optimizer step, the divisor of the loss.
+            most: Maximum number of rows per piece.
         """
         step = super().training_step
         losses = [step(model, piece, items) for piece in _pieces(inputs, most)]
@@ -256,9 +257,9 @@ class AdapterTrainer(Trainer):
 
 
 def _pieces(batch: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
-    """Cut a batch into pieces of so many rows at most, and about the same number."""
+    """Split a batch into pieces of at most ``most`` rows and nearly equal size."""
     rows = len(batch["names"])
-    if rows <= most:  # the tensors of some batches have other rows than its names
+    if rows <= most:  # some batches have more tensor rows than names
         yield batch
         return
     size = -(-rows // -(-rows // most))
