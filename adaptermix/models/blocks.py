@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 def load_lower_blocks(
     folder: Path, settings: ModelSettings, layer: str | int = "middle"
 ) -> "PreTrainedModel":
-    """Load the embeddings and the first blocks of the decoder only, for alignment.
+    """Load only the embeddings and the first blocks of the decoder, for alignment.
 
-    The blocks above ``layer`` and the LM head are never read. The final norm is taken out, so the
-    last hidden state is the plain output of block ``layer``: what ``hidden_states[layer]`` of the
-    whole model holds, where index 0 is the embeddings. The last one of those is normed in
-    transformers, and ``top`` is not, as in the authors' code; ``top-normed`` is.
+    The blocks above ``layer`` and the LM head are never read. The final norm is removed, so the
+    last hidden state is the raw output of block ``layer``: ``hidden_states[layer]`` of the whole
+    model, where index 0 is the embeddings. transformers applies the final norm to the last entry.
+    ``top`` does not, as in the authors' code; ``top-normed`` does.
 
     Args:
-        folder: The model.
-        settings: Its precision.
-        layer: The last block to keep, as ``layer_index`` reads it.
+        folder: Folder of the model.
+        settings: Settings with the precision.
+        layer: The last block to keep, as for ``layer_index``.
 
     Raises:
-        ConfigError: More blocks than the model has.
-        ArtifactError: A model without the usual layout (``layers`` and ``norm``), by its class.
+        ConfigError: The model does not have so many blocks.
+        ArtifactError: The model's class lacks the usual layout (``layers`` and ``norm``).
     """
     from torch import nn
     from transformers import AutoModel
@@ -47,10 +47,10 @@ def load_lower_blocks(
 
 
 def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
-    """Drop what turns images and sound into vectors.
+    """Drop the image and audio encoders.
 
     Raises:
-        ArtifactError: A class without a model of hidden states alone, such as Llama 4's.
+        ArtifactError: transformers has no class without the LM head, as for Llama 4.
     """
     if model.get_output_embeddings() is not None:
         raise ArtifactError(
@@ -67,18 +67,18 @@ def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
 def lower_blocks_only(
     model: "PreTrainedModel", layer: int, *, is_normed: bool = False
 ) -> Iterator[None]:
-    """Let a whole model run its embeddings and first blocks only.
+    """Restrict a whole model to its embeddings and first blocks within a context.
 
-    Its last hidden state is then the plain output of block ``layer``. The LM head still runs, on
-    whatever positions it is asked for; none, with ``logits_to_keep`` an empty tensor.
+    Its last hidden state is then the raw output of block ``layer``. The LM head still runs on the
+    requested positions: on none if ``logits_to_keep`` is an empty tensor.
 
     Args:
         model: The whole model.
         layer: Number of blocks.
-        is_normed: Keep the final norm after them.
+        is_normed: Keep the final norm after the blocks.
 
     Raises:
-        ArtifactError: A model without the usual layout, by its class.
+        ArtifactError: The model's class lacks the usual layout.
     """
     from torch import nn
 
@@ -92,11 +92,11 @@ def lower_blocks_only(
 
 
 def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int:
-    """Return the number of the block to align after, in this model; see ``layer_index``.
+    """Return the number of the block to align in this model; see ``layer_index``.
 
     Raises:
-        ConfigError: More blocks than the model has.
-        ArtifactError: A model whose config says no number of blocks.
+        ConfigError: The model does not have so many blocks.
+        ArtifactError: The model's config does not state the number of blocks, or it is 0.
     """
     config = load_config(folder, settings)
     depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
@@ -108,10 +108,10 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
 
 
 def decoder_of(model: "PreTrainedModel") -> Any:
-    """Return the part of a model that has the blocks: of several modes, the language model.
+    """Return the part of a model with the blocks: of a multimodal model, the language model.
 
     Raises:
-        ArtifactError: A model without the usual layout, by its class.
+        ArtifactError: The model's class lacks the usual layout.
     """
     from torch import nn
 
@@ -124,14 +124,14 @@ def decoder_of(model: "PreTrainedModel") -> Any:
 
 
 def text_decoder(model: Any) -> Any:
-    """Return the part of a model, or of PEFT's wrapper of it, that makes text's hidden states."""
+    """Return the part of a model or of its PEFT wrapper that computes text hidden states."""
     decoder = model.get_decoder()
-    has_head = hasattr(decoder, "lm_head")  # Llama 4 names its text model with the LM head
+    has_head = hasattr(decoder, "lm_head")  # Llama 4's decoder includes the LM head
     return getattr(decoder, "model", decoder) if has_head else decoder
 
 
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
-    """Let a config be of the text's first blocks alone, without those of images and sound."""
+    """Restrict a config to the first text blocks, without image and audio blocks."""
     text = config.get_text_config()
     for name in config.sub_configs:
         other = getattr(config, name, None)
@@ -140,19 +140,19 @@ def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
                 setattr(other, key, 0)
     config = text
     config.num_hidden_layers = layer
-    if getattr(config, "layer_types", None):  # one entry a block, checked against their number
+    if getattr(config, "layer_types", None):  # one entry per block, checked against their number
         config.layer_types = config.layer_types[:layer]
 
 
 def empty_model(
     folder: Path, settings: ModelSettings, layer: int | None = None
 ) -> "PreTrainedModel":
-    """Return a model of the same shapes without any weights, on torch's meta device.
+    """Return a model of the same shapes without weights, on torch's meta device.
 
     Args:
-        folder: The model.
-        settings: Its precision.
-        layer: Number of blocks, without an LM head; the whole model by default.
+        folder: Folder of the model.
+        settings: Settings with the precision.
+        layer: Number of blocks, without an LM head; None for the whole model.
     """
     import torch
     from transformers import AutoModel

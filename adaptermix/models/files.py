@@ -14,11 +14,11 @@ from adaptermix.settings.shared import ModelSettings
 
 
 def locate_model(settings: ModelSettings) -> Path:
-    """Return the folder of the base model, fetched from the hub when it is not a local folder.
+    """Return the folder of the base model; fetch it from the Hub if it is not a local folder.
 
     Raises:
-        ArtifactError: A folder without ``config.json`` or safetensors weights.
-        ResourceError: A hub model that cannot be had.
+        ArtifactError: The folder has no ``config.json`` or no safetensors weights.
+        ResourceError: The model cannot be fetched from the Hub.
     """
     folder = Path(settings.model)
     if not folder.is_dir():
@@ -34,7 +34,7 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     """Read ``config.json``, without the defaults that the model's class adds.
 
     Raises:
-        ArtifactError: It is no JSON object.
+        ArtifactError: The file is not a JSON object.
     """
     path = folder / "config.json"
     try:
@@ -47,23 +47,23 @@ def read_base_config(folder: Path) -> dict[str, Any]:
 
 
 def by(shape: tuple[int, ...]) -> str:
-    """Return a shape in words."""
+    """Format a shape, such as ``2 x 3``."""
     return " x ".join(map(str, shape))
 
 
 def layer_index(layer: str | int, depth: int) -> int:
-    """Return the number of the block whose output is meant, counted from 1.
+    """Return the number of the block that ``layer`` means, counted from 1.
 
     The names are those of the paper's figure 4: ``bottom`` is a quarter of the depth (block 8 of
-    Llama's 32), ``middle`` half of it, ``top`` the last block; ``top-normed`` is the last block
-    as well. A fraction is taken of the depth. All are rounded down, to 1 at least.
+    Llama's 32), ``middle`` half of it, ``top`` and ``top-normed`` are the last block. A fraction
+    is a share of the depth. Results are rounded down, but are at least 1.
 
     Args:
-        layer: A block's number, a name, or a fraction written with a point (``0.5``).
-        depth: Blocks of the model.
+        layer: A block's number, a name, or a fraction with a decimal point (``0.5``).
+        depth: Number of blocks of the model.
 
     Raises:
-        ConfigError: A block that the model does not have.
+        ConfigError: The model does not have this block.
     """
     shares = {"bottom": "0.25", "middle": "0.5", "top": "1.0", "top-normed": "1.0"}
     text = shares.get(str(layer), str(layer))
@@ -75,7 +75,7 @@ def layer_index(layer: str | int, depth: int) -> int:
 
 
 def context_length(folder: Path) -> int | None:
-    """Return how many tokens the model can read, where its config says so."""
+    """Return the context length in tokens, or None if the config does not state it."""
     config = read_base_config(folder)
     text = config.get("text_config")
     found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
@@ -83,10 +83,10 @@ def context_length(folder: Path) -> int | None:
 
 
 def check_tokens(ids: Iterable[int], folder: Path) -> None:
-    """Refuse tokens that the model has no embedding for, where its config says how many it has.
+    """Reject tokens that the model has no embedding for, if its config states their number.
 
     Raises:
-        ArtifactError: Tokenizer and model do not belong together.
+        ArtifactError: The tokenizer does not match the model.
     """
     size = vocabulary_size(folder)
     largest = max(ids, default=0)
@@ -98,7 +98,7 @@ def check_tokens(ids: Iterable[int], folder: Path) -> None:
 
 
 def vocabulary_size(folder: Path) -> int | None:
-    """Return how many tokens the model has embeddings for, where its config says so."""
+    """Return the vocabulary size, or None if the config does not state it."""
     config = read_base_config(folder) if (folder / "config.json").is_file() else {}
     text = config.get("text_config")
     size = (text if isinstance(text, dict) else config).get("vocab_size")
@@ -106,12 +106,12 @@ def vocabulary_size(folder: Path) -> int | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that transformers loads: those the index names, or one.
+    """Return the safetensors files that transformers loads: a single one, or those in the index.
 
-    A hub folder may hold the same weights again, under other names, for other software.
+    A folder from the Hub may hold the same weights again, under other names, for other software.
 
     Raises:
-        ArtifactError: A damaged index, or a file that it names is not there.
+        ArtifactError: The index is damaged, or a file that it lists is missing.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if single.is_file() or not index.is_file():
@@ -127,10 +127,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def is_tied(folder: Path) -> bool:
-    """Whether the model's output embeddings are its input embeddings.
+    """Whether the model's output embeddings are tied to its input embeddings.
 
-    Configs often leave that to the default of their class; then the weights tell, for a head that
-    is tied is not saved.
+    Configs often leave this to the default of their class. The weights decide then, because a tied
+    head is not saved.
     """
     config = read_base_config(folder)
     for part in (config.get("text_config"), config):
@@ -141,10 +141,10 @@ def is_tied(folder: Path) -> bool:
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of a saved model, from the files' headers alone.
+    """Return the shape of every weight of a saved model, from the file headers only.
 
     Raises:
-        ArtifactError: A damaged safetensors file.
+        ArtifactError: A safetensors file is damaged.
     """
     return {
         name: spec.shape
@@ -154,10 +154,11 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash that tells base models apart without reading all of their weights.
+    """Return a hash that identifies a base model without reading all of its weights.
 
-    Of the config's shape-giving part, and of each safetensors file its size, header and 64
-    evenly spaced samples of 4 KiB: fine-tuning changes them, moving the folder does not.
+    It covers the config without private and version keys, and the name, size, header and 64 evenly
+    spaced samples of 4 KiB of each safetensors file. Fine-tuning changes these; moving the folder
+    does not.
     """
     digest = hashlib.sha256()
     config = read_base_config(folder)

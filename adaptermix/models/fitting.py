@@ -1,4 +1,4 @@
-"""Work on rows that is done in smaller parts where memory does not suffice for all of them."""
+"""Process rows in smaller parts if memory does not suffice for all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -10,25 +10,25 @@ from adaptermix.errors import ResourceError
 R = TypeVar("R")
 T = TypeVar("T")
 
-Refusal = Callable[[int, RuntimeError], ResourceError]  # of the rows that do not fit
+Refusal = Callable[[int, RuntimeError], ResourceError]  # from the number of rows that do not fit
 
 
 def lacks_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch says that memory did not suffice."""
+    """Whether a torch error means that memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     return bool(should_reduce_batch_size(error))
 
 
 class RowLimit:
-    """How many rows go through a model together. What did not fit once is not tried again.
+    """The number of rows that go through a model together. A size that failed is not retried.
 
     Attributes:
-        rows: At most this many.
+        rows: Maximum number of rows.
     """
 
     def __init__(self, rows: int) -> None:
-        """Start with a limit that was asked for."""
+        """Start with the requested limit."""
         self.rows = rows
 
     def run(
@@ -39,17 +39,17 @@ class RowLimit:
         *,
         undo: Callable[[], None] | None = lambda: None,
     ) -> R:
-        """Return what the first attempt returns for which memory suffices.
+        """Return the result of the first attempt that fits in memory.
 
         Args:
-            count: Rows that there are to do.
-            attempt: Does the work with as many rows in a pass as it is given, at most.
-            refusal: Makes the error where the rows cannot be halved.
-            undo: Takes back what an attempt that failed has left; None where nothing can, so that
-                there is no other attempt.
+            count: Number of rows to process.
+            attempt: Does the work with at most the given number of rows per pass.
+            refusal: Creates the error if the rows cannot be halved.
+            undo: Reverts the effects of a failed attempt; None if they cannot be reverted, so
+                that there is no second attempt.
 
         Raises:
-            ResourceError: One row does not fit, or there can be no other attempt.
+            ResourceError: One row does not fit, or no second attempt is possible.
         """
         while True:
             rows = min(self.rows, count)
@@ -61,7 +61,7 @@ class RowLimit:
                 if rows < 2 or undo is None:
                     raise refusal(rows, error) from error
                 self.rows = rows // 2
-            # Here the attempt that failed is no longer held by its error.
+            # Here the error no longer keeps the tensors of the failed attempt alive.
             from accelerate.utils.memory import clear_device_cache
 
             undo()
@@ -70,7 +70,7 @@ class RowLimit:
     def parts(
         self, rows: Sequence[T], attempt: Callable[[Sequence[T]], R], refusal: Refusal
     ) -> Iterator[R]:
-        """Yield what is made of all rows, of as many of them at a time as fit."""
+        """Yield the results of all rows, computed for as many rows at a time as fit."""
 
         def first(count: int) -> tuple[int, R]:
             return count, attempt(rows[done : done + count])
@@ -83,10 +83,10 @@ class RowLimit:
 
 
 def saved_gradients(model: nn.Module) -> Callable[[], None]:
-    """Copy the gradients of what is trained; return what puts them back.
+    """Copy the gradients of the trained parameters, and return a function that restores them.
 
-    A backward pass that fails leaves half of its own. Of an adapter, the copy is a thousandth of
-    the model.
+    A failed backward pass leaves partial gradients. For an adapter, the copy is a thousandth of
+    the model's size.
     """
     saved = [(p, None if p.grad is None else p.grad.clone()) for p in _trained(model)]
 

@@ -1,4 +1,4 @@
-"""Base models and tokenizers: loading them, and the part of them that alignment needs."""
+"""Load base models and tokenizers, and switch adapters."""
 
 import importlib.util
 import re
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-LOADED = 8  # adapters that one base model holds, at most
+LOADED = 8  # maximum number of adapters in one base model
 
 
 @contextmanager
 def opening(what: str, hint: str | None = None) -> Iterator[None]:
-    """Turn what libraries raise over a model's files into an error of one line.
+    """Turn the exceptions that libraries raise on a model's files into one-line errors.
 
-    They raise all kinds of exceptions over damaged files, plain ``Exception`` included.
+    On damaged files, they raise all kinds of exceptions, including plain ``Exception``.
 
     Args:
         what: What is opened, for the message.
-        hint: What to do, where the exception does not say so.
+        hint: What to do, if the exception does not say so.
 
     Raises:
-        ResourceError: A missing package, or not enough memory.
-        ArtifactError: Anything else.
+        ResourceError: A package is missing, or there is not enough memory.
+        ArtifactError: Any other exception.
     """
     try:
         yield
@@ -59,14 +59,14 @@ def opening(what: str, hint: str | None = None) -> Iterator[None]:
 def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenizerBase":
     """Load the model's tokenizer, or the one that ``--tokenizer`` names.
 
-    A padding token that is missing, or that the model has no embedding for, becomes the end token.
+    A padding token that is missing, or has no embedding in the model, is set to the EOS token.
 
     Args:
-        folder: Of the model.
-        settings: Say whether another tokenizer is wanted.
+        folder: Folder of the model.
+        settings: Settings that may name another tokenizer.
 
     Raises:
-        ArtifactError: There is none, or it is damaged.
+        ArtifactError: The tokenizer is missing or damaged.
     """
     from transformers import AutoTokenizer
 
@@ -95,10 +95,10 @@ def load_model(folder: Path, settings: ModelSettings) -> "PreTrainedModel":
 
 
 def model_class(config: "PreTrainedConfig") -> Any:
-    """Return the automatic class that makes a language model of a config.
+    """Return the auto class that builds a language model from a config.
 
-    A model of several modes gets the class that has all of them, even where transformers has one
-    for its text alone: its modules then have the names that vLLM and alignment know them by.
+    A multimodal model gets the class with all modalities, unless its config names the text-only
+    class: its modules then have the names that vLLM and alignment expect.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -113,10 +113,10 @@ def model_class(config: "PreTrainedConfig") -> Any:
 
 
 def check_quantization(folder: Path, settings: ModelSettings) -> None:
-    """Check that transformers can load a model as it is quantized, if it is.
+    """Check that transformers can load a model with its quantization, if it has one.
 
     Raises:
-        ResourceError: A package or device that this takes is missing.
+        ResourceError: A required package or device is missing.
         ArtifactError: The config's ``quantization_config`` cannot be read.
     """
     from transformers.quantizers import AutoHfQuantizer
@@ -135,24 +135,24 @@ def check_quantization(folder: Path, settings: ModelSettings) -> None:
 
 
 class AdaptedModel:
-    """A base model that is loaded once, and adapters that are switched on and off in it.
+    """A base model that is loaded once, with adapters that can be switched on and off.
 
     Attributes:
-        model: The base model, or PEFT's wrapper of it once there was an adapter.
-        loaded: Names of the adapters it holds, least recently used first.
+        model: The base model, or its PEFT wrapper once an adapter was loaded.
+        loaded: Names of the loaded adapters, least recently used first.
     """
 
     def __init__(self, base: "PreTrainedModel") -> None:
-        """Take a base model, as ``load_model`` gives it, without any adapter."""
+        """Take a base model without adapters, from ``load_model``."""
         self.model: Any = base.eval()
         self.loaded: list[str] = []
 
     def switch_to(self, adapter: Path | None) -> None:
-        """Switch to one adapter, loaded where it is new, or to the base model.
+        """Switch to an adapter, which is loaded if it is new, or to the base model.
 
         Args:
-            adapter: None, or a PEFT directory named by its content's hash (``stage_adapter`` makes
-                them).
+            adapter: None for the base model, or a PEFT directory named by its content hash, from
+                ``stage_adapter``.
         """
         from peft import PeftModel
 
@@ -178,10 +178,10 @@ class AdaptedModel:
             self.model.delete_adapter(self.loaded.pop(0))
 
     def _make_room(self, adapter: Path) -> None:
-        """Take all adapters out of the model if PEFT does not hold the new one beside them.
+        """Remove all adapters from the model if PEFT cannot hold the new one beside them.
 
-        Those that target parameters must all target the same ones. Experts apart become
-        parameters when PEFT loads them, under names of their own, without a layer.
+        Adapters that target parameters must all target the same ones. PEFT loads separate experts
+        as parameters, under their own names, without a layer.
         """
         from peft import PeftConfig
 
@@ -203,7 +203,7 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
     """Read the model's config.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The config cannot be read.
     """
     from transformers import AutoConfig
 
@@ -217,13 +217,13 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
 def load_class(
     kind: Any, folder: Path, settings: ModelSettings, config: "PreTrainedConfig"
 ) -> "PreTrainedModel":
-    """Load a model of a class with the precision and the CPU threads of the settings."""
+    """Load a model of a class with the precision and CPU threads of the settings."""
     import torch
     from transformers.utils import logging
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    logging.disable_progress_bar()  # ours shows what takes long
+    logging.disable_progress_bar()  # our own progress replaces it
     quantized = _quantization(settings)
     if getattr(config, "quantization_config", None) is not None:
         check_quantization(folder, settings)
@@ -247,14 +247,14 @@ def load_class(
             f"{folder}: its files have no weight '{missing[0]}'",
             hint="copy or download the model again",
         )
-    if quantized or shards_model():  # on the GPU already, or there part by part later on
+    if quantized or shards_model():  # on the GPU already, or sharded there later
         return model
     model.to(_device())  # type: ignore[arg-type]
     return model
 
 
 def _attention(settings: ModelSettings) -> dict[str, Any]:
-    """Return the attention that a training asks for, if it asks for one."""
+    """Return the attention implementation that a training requests, if any."""
     if not (isinstance(settings, TrainSettings) and settings.attention):
         return {}
     return {"attn_implementation": settings.attention}
@@ -267,10 +267,10 @@ def _device() -> Any:
 
 
 def _quantization(settings: ModelSettings) -> dict[str, Any]:
-    """Return what from_pretrained must know to hold a model in 4 bits, if it is to.
+    """Return the arguments of from_pretrained that load a model in 4 bits, if requested.
 
     Raises:
-        ResourceError: There is no bitsandbytes.
+        ResourceError: bitsandbytes is not installed.
     """
     if not (isinstance(settings, TrainSettings) and settings.quantize):
         return {}
@@ -290,7 +290,7 @@ def _quantization(settings: ModelSettings) -> dict[str, Any]:
 
 
 def compute_dtype(settings: ModelSettings) -> "torch.dtype":
-    """Return the precision to hold the base model in."""
+    """Return the dtype of the base model's weights."""
     import torch
 
     if settings.dtype == "auto":

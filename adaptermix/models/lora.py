@@ -1,4 +1,4 @@
-"""A fresh LoRA on a model, in the variants that PEFT has."""
+"""Add a new LoRA to a model, in the variants that PEFT supports."""
 
 import re
 from typing import Any
@@ -17,8 +17,8 @@ from adaptermix.settings.training import TrainSettings
 
 _FUSED_QKV = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-# Default targets by model_type, where ATTENTION_AND_MLP does not exist as a whole. Experts are
-# fused parameters and no linear layers: they are trained with --target-parameters only.
+# Default targets by model_type, for models that lack some modules of ATTENTION_AND_MLP. Experts
+# are fused parameters, not linear layers: they are trained with --target-parameters only.
 _LAYOUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bloom", "falcon", "gpt_neox", "persimmon"), _FUSED_QKV),
     **dict.fromkeys(("apertus", "arcee", "nemotron"), ATTENTION_AND_MLP),
@@ -33,22 +33,22 @@ _LAYOUTS: dict[str, tuple[str, ...]] = {
 
 
 def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -> PeftModel:
-    """Put a fresh LoRA of the settings' shape on a model.
+    """Add a new LoRA to a model, as configured by the settings.
 
     Raises:
-        ConfigError: A target module that the model does not have.
+        ConfigError: The model does not have a target module.
     """
     linear = _linear_layers(model)
     targets = _targets(linear, model, settings)
     if settings.layers_to_transform:
         targets = _modules_of_layers(model, linear, targets, settings)
     elif len(linear) < sum(isinstance(module, nn.Linear) for module in model.modules()):
-        # The names of layers are those of another mode's as well, which get none.
+        # Another modality has layers of the same names, which get no LoRA.
         targets = [name for name in linear if name.rsplit(".", 1)[-1] in targets]
-    shift = "" if task_type == "CAUSAL_LM" else "model."  # the lower blocks stand alone
+    shift = "" if task_type == "CAUSAL_LM" else "model."  # lower blocks lack this prefix
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT takes fractions as well
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT also accepts floats
         lora_dropout=settings.dropout,
         target_modules=targets,
         target_parameters=_target_parameters(model, linear, settings),
@@ -64,7 +64,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:
-    """Return the names of the linear layers of the language model, its output included."""
+    """Return the names of the language model's linear layers, including the output layer."""
     decoder = model.get_decoder()
     head = next((f"{name}." for name, module in model.named_modules() if module is decoder), "")
     output = model.get_output_embeddings()
@@ -76,9 +76,9 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
 
 
 def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings) -> list[str]:
-    """Return the last parts of the names of the layers that get a LoRA.
+    """Return the last name components of the layers that get a LoRA.
 
-    Where the default names do not exist, those of the model's class do (``_LAYOUTS``).
+    If the default names do not exist, those of the model type apply (``_LAYOUTS``).
     """
     found = {name.rsplit(".", 1)[-1] for name in linear}
     blocks = {name.rsplit(".", 1)[-1] for name in linear if layer_of(name) is not None}
@@ -103,7 +103,7 @@ def _target_parameters(
     """Return the full names of the parameters that get a LoRA.
 
     Raises:
-        ConfigError: A parameter that the blocks do not have, or one of a linear layer.
+        ConfigError: The blocks do not have the parameter, or it belongs to a linear layer.
     """
     if not settings.target_parameters:
         return None
@@ -152,7 +152,7 @@ def _shifted(patterns: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
-    """Refuse a pattern that matches nothing, which PEFT would ignore."""
+    """Reject a pattern that matches nothing, because PEFT would ignore it."""
     tuner: Any = model.base_model
     names = [*tuner.targeted_module_names, *tuner.targeted_parameter_names]
     for flag in ("rank_pattern", "alpha_pattern"):
@@ -165,14 +165,14 @@ def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
 
 
 def as_torch(array: np.ndarray) -> Tensor:
-    """Return the tensor that has an array's memory; torch reads NumPy's types, but for bfloat16."""
+    """Return a tensor that shares an array's memory; torch cannot read bfloat16 arrays directly."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray:
-    """Return the array that has the memory of a tensor, or of its copy on the CPU."""
+    """Return an array that shares the memory of a tensor, or of its copy on the CPU."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)

@@ -1,10 +1,10 @@
 """A LoRA layer that costs little more than the layer it adapts.
 
-PEFT's own layer draws its dropout from a stream of random numbers, one module after another; on
-a CPU that takes longer than the matrix product of a layer. Here a number that decides about an
-element is a hash of two keys, one of the token and one of the input feature. It is cheap, needs
-no memory between forward and backward, and it does not depend on which tokens share a batch: the
-same sentence loses the same elements in a large batch and in a small one.
+PEFT's own layer draws its dropout from a stream of random numbers, one module after another. On a
+CPU, this takes longer than a layer's matrix product. Here, the random number of an element is a
+hash of two keys, one of the token and one of the input feature. It is cheap, needs no memory
+between forward and backward, and does not depend on which tokens share a batch: a sentence loses
+the same elements in a large batch and in a small one.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _MODULE_STRIDE = 1 << 16  # more than the input features of any layer
 
 
 def hashed(numbers: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """Scatter 32-bit integers evenly over all 32-bit integers: MurmurHash3's finalizer."""
+    """Hash 32-bit integers uniformly to 32-bit integers, with MurmurHash3's finalizer."""
     mixed = numbers ^ (numbers >> 16)
     mixed.mul_(_FIRST)
     mixed.bitwise_xor_(mixed >> 13).mul_(_SECOND)
@@ -32,29 +32,29 @@ def hashed(numbers: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
 def token_keys(
     seed: int, sentences: Int[Tensor, " tokens"], positions: Int[Tensor, " tokens"]
 ) -> Int[Tensor, " tokens"]:
-    """Return a key for every token: of the step's seed, its sentence and its place in it.
+    """Return a key for every token, from the step's seed, its sentence and its position.
 
     Args:
-        seed: Another one in every step.
-        sentences: Number of the token's sentence in the whole batch.
-        positions: Place of the token in its sentence.
+        seed: Seed of the step, different in every step.
+        sentences: Index of the token's sentence in the whole batch.
+        positions: Position of the token in its sentence.
     """
     sentence_keys = hashed(sentences.int() * _GOLDEN + seed)
     return hashed(sentence_keys + positions.int() * _GOLDEN)
 
 
 class Scratch:
-    """Arrays that every layer writes to anew.
+    """Buffers that every layer overwrites.
 
-    Allocated and freed between those that are kept for the backward pass, they would leave holes
-    in the heap, a tenth of all memory.
+    If they were allocated and freed between the tensors kept for the backward pass, they would
+    leave holes in the heap, a tenth of all memory.
     """
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def array(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return an array of one shape and device with another, with anything in it."""
+        """Return an uninitialized array with the shape and device of another one."""
         held = self._held.get((name, dtype))
         if held is None or held.numel() < like.numel() or held.device != like.device:
             held = torch.empty(like.numel(), dtype=dtype, device=like.device)
@@ -70,14 +70,14 @@ def kept_elements(
     dtype: torch.dtype,
     scratch: Scratch | None = None,
 ) -> Float[Tensor, "tokens features"]:
-    """Return 1 where dropout keeps an element and 0, with probability ``rate``, where not.
+    """Return the dropout mask: 0 with probability ``rate``, otherwise 1.
 
     Args:
         tokens: Key of each token.
         features: Key of each input feature.
-        rate: Share of elements that are dropped.
-        dtype: Of the result.
-        scratch: Where to compute; what it returns there is overwritten by the next call.
+        rate: Share of dropped elements.
+        dtype: Dtype of the mask.
+        scratch: Buffers to compute in; the next call overwrites the returned mask.
     """
     scratch = scratch or Scratch()
     shape = tokens[:, None].expand(-1, len(features))
@@ -85,17 +85,17 @@ def kept_elements(
     mixed.mul_(_GOLDEN)
     shifted = scratch.array("shifted", shape, torch.int32)
     mixed.bitwise_xor_(torch.bitwise_right_shift(mixed, 15, out=shifted)).mul_(_FIRST)
-    threshold = int(rate * 2**32) - 2**31  # a share of all 32-bit numbers lies below it
+    threshold = int(rate * 2**32) - 2**31  # a share of ``rate`` of all 32-bit integers is below it
     return torch.ge(mixed, threshold, out=scratch.array("kept", shape, dtype))
 
 
 @dataclass
 class Dropout:
-    """What all layers of a model share.
+    """The dropout state that all layers of a model share.
 
     Attributes:
-        tokens: Keys of the tokens that are in the model now, if any.
-        scratch: Where the layers compute what they keep.
+        tokens: Keys of the tokens in the current forward pass, or None.
+        scratch: Buffers for the layers' masks.
     """
 
     tokens: Tensor | None = None
@@ -103,9 +103,9 @@ class Dropout:
 
 
 class LoraLinear(PeftLinear):
-    """PEFT's LoRA layer with a forward and backward pass of its own.
+    """PEFT's LoRA layer with its own forward and backward pass.
 
-    It stays PEFT's in all that is not plain training of one adapter.
+    It falls back to PEFT's code for everything except the plain use of one adapter.
     """
 
     dropout: Dropout
@@ -147,7 +147,7 @@ class LoraLinear(PeftLinear):
             )
 
 
-_Dropped = tuple[Tensor, Tensor, float, Scratch]  # of dropout: both keys, its rate, and room
+_Dropped = tuple[Tensor, Tensor, float, Scratch]  # dropout: both keys, the rate, and buffers
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -201,17 +201,17 @@ def speed_up(model: nn.Module) -> Dropout:
     """Give the plain LoRA layers of a PEFT model this module's forward pass.
 
     Returns:
-        Where to put the keys of the tokens before a forward pass with dropout; without them, a
-        layer's dropout is PEFT's own.
+        The shared dropout state. Set its token keys before a forward pass with dropout; without
+        them, a layer uses PEFT's own dropout.
     """
     dropout = Dropout()
     plain: list[Any] = [module for module in model.modules() if type(module) is PeftLinear]
     for number, module in enumerate(plain):
         base = module.get_base_layer()
-        if type(base) is nn.Linear:  # and not one of another precision
+        if type(base) is nn.Linear:  # not a quantized subclass
             module.__class__ = LoraLinear
             positions = torch.arange(base.in_features, dtype=torch.int32, device=base.weight.device)
             module.dropout = dropout  # type: ignore[assignment]
             features = hashed((positions + number * _MODULE_STRIDE) * _GOLDEN)
-            module.register_buffer("features", features, persistent=False)  # goes where it goes
+            module.register_buffer("features", features, persistent=False)  # moves with the module
     return dropout

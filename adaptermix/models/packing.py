@@ -1,8 +1,8 @@
-"""Sentences packed into one row without padding, and attention that keeps them apart.
+"""Sentences packed into one row without padding, and attention that keeps them separate.
 
-Every layer but attention works on single tokens, so it runs on a row of all sentences' tokens.
-Attention alone needs rectangles: sentences of similar length, which lie side by side in the row,
-are padded to the longest of them for as long as attention takes.
+Every layer except attention works on single tokens, so it can run on one row with the tokens of all
+sentences. Only attention needs rectangles: adjacent sentences of similar length are padded to the
+longest of them for the duration of attention.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,19 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from adaptermix.models.pooling import widened
 
-# Decoders whose attention is known to be what `packed_attention` computes.
+# Model types whose attention is known to match `packed_attention`.
 LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 NAME = "adaptermix-packed"
-_PADDED = 1.5  # tokens that attention may see for one that is real
+_PADDED = 1.5  # maximum tokens in attention per real token
 
 
 @dataclass(frozen=True)
 class Group:
-    """Sentences of similar length that follow each other in a packed row.
+    """Adjacent sentences of similar length in a packed row.
 
-    ``padded`` has, for every place of the [sentences x length] rectangle, the token of the group
-    that is there (the first, where there is none), and ``real`` the place of every token; both are
-    None where all are of the same length.
+    ``padded`` is the index of the group's token at every position of the [sentences x length]
+    rectangle (0 for padding), and ``real`` is the position of every token. Both are None if all
+    sentences have the same length.
     """
 
     start: int
@@ -46,12 +46,12 @@ class PackedRow:
     """The tokens of some rows of a batch, one sentence after another, shortest first.
 
     Attributes:
-        input_ids: Ids of the tokens.
-        positions: Place of each token in its sentence.
+        input_ids: IDs of the tokens.
+        positions: Position of each token in its sentence.
         batch_rows: Row of each token in the batch.
         batch_columns: Column of each token in the batch.
-        sentences: Number of each token's sentence among those packed.
-        groups: Sentences of similar length.
+        sentences: Index of each token's sentence among the packed ones.
+        groups: Groups of sentences of similar length.
     """
 
     input_ids: Int[Tensor, " tokens"]
@@ -74,7 +74,7 @@ def pack(
         input_ids: The batch.
         attention_mask: 1 for real tokens, 0 for padding on either side.
         chosen: Rows to pack, shortest first.
-        lengths: Real tokens of every row of the batch.
+        lengths: Number of real tokens in every row of the batch.
     """
     device = input_ids.device
     rows = torch.tensor(chosen, device=device)
@@ -93,7 +93,7 @@ def pack(
 
 
 def similar_runs(lengths: Sequence[int]) -> list[slice]:
-    """Cut ascending lengths into runs that can be padded to their longest at little cost."""
+    """Split ascending lengths into runs that can be padded to their longest at little cost."""
     cuts, first, tokens = [0], 0, 0
     for at, length in enumerate(lengths):
         if (at - first + 1) * length > _PADDED * (tokens + length):
@@ -123,7 +123,7 @@ def _group(lengths: list[int], start: int, device: torch.device) -> Group:
 
 
 class _Pad(torch.autograd.Function):
-    """Tokens to a padded rectangle. What lies in the padding has no influence, so no gradient."""
+    """Arranges tokens in a padded rectangle. Padding has no influence, so it gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, padded: Tensor, real: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """The tokens of a padded rectangle."""
+    """Extracts the tokens of a padded rectangle."""
 
     @staticmethod
     def forward(ctx: Any, rectangle: Tensor, real: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def packed_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads head"], None]:
-    """Causal attention within each sentence of a packed row; what transformers calls by name."""
+    """Compute causal attention within each sentence of a packed row; transformers calls it."""
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # [tokens heads head]
     outputs = []
     for group in groups:
@@ -195,14 +195,14 @@ def _causal_attention(
     window: int | None,
     softcap: float | None,
 ) -> Float[Tensor, "sentences heads length head"]:
-    """Attend to earlier tokens. Padding is on the right, so that none is earlier than a token."""
+    """Attend to earlier tokens. Padding is on the right, so no token sees any."""
     length, shared = query.shape[2], query.shape[1] != key.shape[1]
     if softcap is None and (window is None or length <= window):
         return functional.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared
         )
     positions = torch.arange(length, device=query.device)
-    back = positions[:, None] - positions  # how far each key lies before each query
+    back = positions[:, None] - positions  # distance from each query back to each key
     seen = (back >= 0) if window is None else (back >= 0) & (back < window)
     if softcap is None:
         return functional.scaled_dot_product_attention(
@@ -219,14 +219,14 @@ AttentionInterface.register(NAME, packed_attention)
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether packed attention computes what the model's own does."""
+    """Whether packed attention is equivalent to the model's own attention."""
     config = model.config
     return config.model_type in LAYOUTS and not getattr(config, "use_bidirectional_attention", None)
 
 
 @contextmanager
 def attention_apart(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model keep the sentences of a packed row apart; after that it attends as before."""
+    """Switch a model to packed attention, and restore its own attention afterwards."""
     config = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME

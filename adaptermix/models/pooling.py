@@ -11,29 +11,29 @@ Pooling = Literal["mean", "weighted", "last"]
 
 
 def widened(values: Tensor) -> Tensor:
-    """Return the values in float32, or unchanged where they are float64."""
+    """Return the values in float32, or unchanged if they are float64."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def pooling_weights(
     attention_mask: Int[Tensor, "batch seq"], pooling: Pooling = "mean", skip: int = 0
 ) -> Float[Tensor, "batch seq"]:
-    """Return how much each token counts in its sentence's vector; they sum to 1 per sentence.
+    """Return the weight of each token in its sentence's vector; they sum to 1 per sentence.
 
-    - ``mean``: all alike, the BOS token included. Liu & Niehues (2025).
-    - ``weighted``: the i-th token counts i times, for later tokens of a decoder have seen more
-      of the sentence. Muennighoff (2022), SGPT, equation 2; MEXA (2024) pools so.
-    - ``last``: the last token alone.
+    - ``mean``: equal weights, including the BOS token. Liu & Niehues (2025).
+    - ``weighted``: weight i for the i-th token, because later tokens of a decoder have seen more
+      of the sentence. Muennighoff (2022), SGPT, equation 2; also used by MEXA (2024).
+    - ``last``: only the last token.
 
     Args:
         attention_mask: 1 for real tokens, 0 for padding on either side; every row has a 1.
         pooling: One of the above.
-        skip: Tokens at the start of each sentence that count nothing, for the first ones take
-            states of huge norm that say nothing of the sentence (attention sinks). Counting
-            starts after them. A sentence that is no longer than this keeps its last token.
+        skip: Number of tokens at the start of each sentence with weight 0, because the first ones
+            can have states of huge norm that do not depend on the sentence (attention sinks). i
+            starts after them. A sentence that is not longer than this keeps its last token.
 
     Returns:
-        Weights in float64, so that a rounding of them is no matter.
+            Weights in float64, so that their rounding is negligible.
     """
     real = attention_mask.long()
     length = real.sum(dim=1, keepdim=True)  # [batch 1]
@@ -52,7 +52,7 @@ def pooling_weights(
 def pool(
     hidden_states: Float[Tensor, "batch seq hidden"], weights: Float[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch hidden"]:
-    """Sum each sentence's hidden states by the weights of its tokens, in float32 or wider."""
+    """Sum each sentence's hidden states, weighted by token, in float32 or wider."""
     states = widened(hidden_states)
     return (states * weights.to(states.dtype).unsqueeze(-1)).sum(dim=1)
 
@@ -61,7 +61,7 @@ def mean_pool(
     hidden_states: Float[Tensor, "batch seq hidden"],
     attention_mask: Int[Tensor, "batch seq"],
 ) -> Float[Tensor, "batch hidden"]:
-    """Average each sentence's hidden states over its real tokens, the BOS token included.
+    """Average each sentence's hidden states over its real tokens, including the BOS token.
 
     Args:
         hidden_states: Output of one decoder block.
@@ -86,7 +86,7 @@ def cosine_similarities(
 def retrieval_accuracy(
     sources: Float[Tensor, "batch hidden"], targets: Float[Tensor, "batch hidden"]
 ) -> float:
-    """Share of sources whose most similar target by cosine is their own translation."""
+    """Return the share of sources whose most similar target by cosine is their translation."""
     nearest = cosine_similarities(sources, targets).argmax(dim=1)  # [src]
     return (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean().item()
 
@@ -94,13 +94,13 @@ def retrieval_accuracy(
 def random_pair_cosine(
     sources: Float[Tensor, "batch hidden"], targets: Float[Tensor, "batch hidden"]
 ) -> float:
-    """Mean cosine of sources with the targets that are not their translation.
+    """Return the mean cosine of sources with the targets that are not their translation.
 
-    Near 1, all sentences point the same way: the representations have collapsed, or one
-    component that they share (an attention sink in the mean) hides what tells them apart.
+    Near 1, all sentences point in the same direction: the representations have collapsed, or a
+    shared component (an attention sink in the mean) hides the differences.
 
     Returns:
-        A value from -1 to 1; 0 for a single pair, which has no other.
+        A value from -1 to 1; 0 for a single pair.
     """
     cosines = cosine_similarities(sources, targets).double()
     if len(cosines) < 2:

@@ -1,4 +1,4 @@
-"""Adapters that are added to a base model in memory, for another one to be trained on them."""
+"""Add adapters to a base model in memory, so that another one can be trained on top of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +26,11 @@ M = TypeVar("M", bound="PreTrainedModel")
 
 
 def check_stack(folder: Path, settings: ModelSettings, stack: Sequence[Weighted]) -> list[str]:
-    """Check that adapters can be added to a base model; return what to mind about them.
+    """Check that adapters can be added to a base model, and return notes about them.
 
     Raises:
-        ArtifactError: An adapter that does not fit the model, or changes more than the weights of
-            linear layers; a model that is quantized.
+        ArtifactError: An adapter does not fit the model or changes more than the weights of
+            linear layers, or the model is quantized.
     """
     if not stack:
         return []
@@ -74,10 +74,10 @@ def _check_adapter(adapter: Adapter, empty: "PreTrainedModel", folder: Path, bas
 
 
 def add_stack(model: M, stack: Sequence[Weighted]) -> M:
-    """Add the weighted delta weights of adapters to a model, which may be its lower blocks only.
+    """Add the weighted delta weights of adapters to a model or to its lower blocks.
 
-    Each weight is summed in float32 or wider and rounded once, to its own precision. What adapters
-    change in blocks that were not loaded has no influence on those that were.
+    Each weight is summed in float32 or wider and rounded once, to its own precision. Changes to
+    blocks that are not loaded have no influence on the loaded ones.
     """
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     named = [Weighted(with_names_of(each.adapter, shapes), each.weight) for each in stack]

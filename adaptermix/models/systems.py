@@ -1,4 +1,4 @@
-"""The base model and the adapters that a command works with, opened and checked."""
+"""Open and check the base model and the adapters that a command works with."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ class Systems:
     """A base model, and adapters that fit it.
 
     Attributes:
-        base: The base model, as the settings name it.
-        folder: Where it is.
+        base: The base model, as named in the settings.
+        folder: Its folder.
         tokenizer: Its tokenizer.
-        adapters: By name, their modules as the base model names them.
-        has_base: Whether the base model is a system itself.
+        adapters: Adapters by name, with the base model's module names.
+        has_base: Whether the base model itself is one of the systems.
     """
 
     base: str
@@ -43,16 +43,16 @@ class Systems:
 
     @property
     def names(self) -> list[str]:
-        """Names of all systems, in their order."""
+        """Names of all systems, in order."""
         return [*([BASE] if self.has_base else []), *self.adapters]
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells the base model from others."""
+        """Fingerprint of the base model."""
         return fingerprint(self.folder)
 
     def record(self) -> dict[str, Any]:
-        """Return what a record holds of them."""
+        """Return the entries of a record that identify the systems."""
         return {
             "base_fingerprint": self.fingerprint,
             "adapters": {
@@ -62,7 +62,7 @@ class Systems:
         }
 
     def notes(self) -> list[str]:
-        """Say which adapters were trained on another base of the same shapes, and what was read."""
+        """Return all notes on the adapters, such as on the base model they were trained on."""
         return [
             *(note for adapter in self.adapters.values() for note in adapter.notes),
             *notes_on_base(self.adapters, self.base, self.fingerprint),
@@ -72,7 +72,7 @@ class Systems:
         ]
 
     def stack_notes(self) -> list[str]:
-        """Say which adapters were trained on others, and are used here without them."""
+        """Return notes on adapters that were trained on others but are used without them."""
         return [
             note
             for adapter in self.adapters.values()
@@ -80,7 +80,7 @@ class Systems:
         ]
 
     def tokenizer_notes(self) -> list[str]:
-        """Say which adapters have another tokenizer or chat template beside them."""
+        """Return notes on adapters with a different tokenizer or chat template in their folder."""
         others = {name: self._differences(adapter) for name, adapter in self.adapters.items()}
         return [
             f"the folder of {name} has another {' and '.join(found)} than {self.base}, whose own "
@@ -95,7 +95,7 @@ class Systems:
             return []
         try:
             own = load_tokenizer(folder, ModelSettings())
-        except AdaptermixError:  # it is not used
+        except AdaptermixError:  # it would not be used
             return []
         pairs = {
             "vocabulary": (own.get_vocab(), self.tokenizer.get_vocab()),
@@ -107,13 +107,14 @@ class Systems:
 def open_systems(
     settings: ModelSettings, adapters: Mapping[str, Adapter], *, has_base: bool = True
 ) -> Systems:
-    """Find the base model, and check that adapters fit it.
+    """Locate the base model, and check that adapters fit it.
 
-    Without torch, as where servers decode, the names and shapes of the base model's files must do.
+    Without torch, for example if servers decode, only the names and shapes in the base model's
+    files are checked.
 
     Raises:
-        ArtifactError: A model or tokenizer that cannot be used, or an adapter that does not fit.
-        ResourceError: A hub model that cannot be had.
+        ArtifactError: The model or tokenizer cannot be used, or an adapter does not fit.
+        ResourceError: The model cannot be fetched from the Hub.
     """
     folder = locate_model(settings)
     on_disk = weight_shapes(folder)
@@ -153,7 +154,7 @@ def _open_by_files(
 def _check_weights(
     folder: Path, on_disk: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check that files and config agree; a quantized weight has a shape of its own."""
+    """Check that files and config agree; skip quantized models, whose shapes differ."""
     if "quantization_config" in read_base_config(folder):
         return
     for name, shape in on_disk.items():
@@ -165,7 +166,7 @@ def _check_weights(
 
 
 def _check_vocabulary(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
-    """Refuse an adapter that was trained after the embeddings had been resized."""
+    """Reject an adapter that was trained on resized embeddings."""
     for name in adapter.saved:
         own, expected = adapter.saved_spec(name).shape, shapes.get(name)
         if expected is not None and own != expected:
@@ -178,10 +179,10 @@ def _check_vocabulary(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], b
 
 
 def _check_config(adapter: Adapter, empty: "PreTrainedModel") -> None:
-    """Let PEFT put an adapter on the empty model, as it will on the real one.
+    """Inject an adapter into the empty model with PEFT, as will be done with the real one.
 
-    Where the model has other modules in memory than in its files, such as fused experts, PEFT
-    converts the adapter when it is loaded; that cannot be tried here.
+    If the model has other modules in memory than in its files, such as fused experts, PEFT
+    converts the adapter when it is loaded. This cannot be checked here.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
@@ -194,7 +195,7 @@ def _check_config(adapter: Adapter, empty: "PreTrainedModel") -> None:
         opening(f"{adapter.path}: PEFT cannot use the adapter's config"),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # several adapters in one model are meant
+        warnings.simplefilter("ignore")  # several adapters in one model are intended
         config = LoraConfig.from_peft_type(**given)
         inject_adapter_in_model(config, empty, adapter_hash(adapter), low_cpu_mem_usage=True)
     for module in adapter.modules:
