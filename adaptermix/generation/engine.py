@@ -1,8 +1,8 @@
-"""The engines: greedy generation for the base model and any number of adapters.
+"""The interface of the engines: greedy decoding with the base model and any number of adapters.
 
-They know nothing about tasks: token ids go in, answers come out as they are ready. vLLM and servers
-keep all adapters and have one queue for all prompts; transformers does one system after another, in
-batches.
+Engines do not depend on tasks: token IDs go in, and answers come out when they are ready. vLLM and
+servers hold all adapters and have one queue for all prompts. transformers decodes one system after
+another, in batches.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +20,9 @@ class Generated:
 
     Attributes:
         text: The answer, without the token that ended it.
-        is_truncated: It ran into the length limit.
-        tokens: How many tokens were decoded for it.
-        source: What identifies the server that decoded it; empty in this process.
+        is_truncated: Whether the answer reached the length limit.
+        tokens: Number of decoded tokens.
+        source: Identifies the server that decoded it; empty for engines in this process.
     """
 
     text: str
@@ -37,10 +37,10 @@ class Request:
 
     Attributes:
         prompt_ids: The prompt.
-        adapter: None for the base model, or a PEFT directory named by its content's hash
-            (``stage_adapter`` makes them).
+        adapter: None for the base model, or a PEFT directory named by its content hash, from
+            ``stage_adapter``.
         group: Requests of different groups never share a batch of the transformers engine, so
-            that answers already known in one group (a language) stay known when others are added.
+            that cached answers of one group (a language) stay valid when others are added.
     """
 
     prompt_ids: list[int]
@@ -48,31 +48,31 @@ class Request:
     group: str = ""
 
 
-# Hears of answers by the index of their request, in groups that belong together.
+# Called with answers by the index of their request; those of a batch come together.
 OnAnswers = Callable[[Mapping[int, Generated]], None]
 
 
 class Generator(Protocol):
-    """An engine that answers requests; it loads an adapter when it is first asked for."""
+    """An engine that answers requests; it loads an adapter when a request first needs it."""
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
-        """Answer every request, in an order of its own.
+        """Answer every request, in any order.
 
         Raises:
-            ArtifactError: An adapter that the engine does not apply.
-            ResourceError: Not enough memory; a stopped engine.
+            ArtifactError: The engine does not apply an adapter.
+            ResourceError: Not enough memory, or the engine stopped.
         """
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine must make room for, over its whole life.
+    """The capacity that an engine needs over its lifetime.
 
     Attributes:
-        adapters: The most adapters in one call.
-        rank: The largest rank.
+        adapters: Maximum number of adapters in one call.
+        rank: Maximum rank.
         prompt: Length of the longest prompt, in tokens.
-        widest: What messages call the adapter of the largest rank.
+        widest: Name of the adapter with the maximum rank, for messages.
     """
 
     adapters: int
@@ -84,8 +84,8 @@ class Limits:
 def compose_batches(requests: Sequence[Request], size: int) -> list[list[int]]:
     """Split requests, by index, into batches of one system and group, longest prompts first.
 
-    Only the last batch of a system and group is short. So when whole batches are left out of the
-    requests, those that remain are composed as before.
+    Only the last batch of a system and group can be smaller. Leaving out the requests of whole
+    batches therefore does not change the other batches.
     """
     together: dict[tuple[Path | None, str], list[int]] = {}
     for index, request in enumerate(requests):
@@ -100,10 +100,10 @@ def compose_batches(requests: Sequence[Request], size: int) -> list[list[int]]:
 def compose_queues(
     requests: Sequence[Request], room: int
 ) -> Iterator[tuple[list[Path], list[int]]]:
-    """Yield queues: adapters, no more than there is room for, and their requests by index.
+    """Yield queues: as many adapters as fit, and the indices of their requests.
 
-    In a queue, prompts are sorted by adapter, so that a batch has few of them and prefixes are
-    shared, and the longest come first. The base model is in the first queue.
+    A queue is sorted by adapter, so that a batch has few adapters and shares prefixes, and then
+    by length, longest prompts first. The base model is in the first queue.
     """
     ungrouped = [replace(request, group="") for request in requests]
     order = [index for batch in compose_batches(ungrouped, len(requests)) for index in batch]
@@ -118,7 +118,7 @@ def compose_queues(
 def read_answer(
     ids: list[int], stop_ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
 ) -> Generated:
-    """Turn generated ids into text, up to the first token that ends an answer."""
+    """Decode generated IDs to text, up to the first token that ends an answer."""
     end = next((at for at, token in enumerate(ids) if token in stop_ids), None)
     text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
     return Generated(text, end is None, len(ids) if end is None else end + 1)

@@ -1,11 +1,11 @@
-"""Ends an engine whose command is gone: a script that runs beside vLLM, imported by nothing here.
+"""Ends an orphaned vLLM engine: a script that runs in its own process and is never imported.
 
     python engine_guard.py PID
 
-vLLM's core is a process of its own, and in 0.32 it does not notice when the process that started
-it is killed (by SIGKILL, SIGTERM, or for want of memory). It would hold the GPU for ever, and the
-same command, started again, would find no room. This process sees the other die, whatever killed
-it, and then ends the processes that it started.
+vLLM's core is a separate process. In 0.32, it does not notice if its parent process is killed (by
+SIGKILL, SIGTERM, or for lack of memory). It would occupy the GPU forever, and a restarted command
+would find no free memory. This script detects the death of the parent, whatever the cause, and then
+ends the processes that the parent has started.
 """
 
 import os
@@ -15,17 +15,17 @@ from contextlib import suppress
 
 import psutil
 
-_PAUSE = 1.0  # seconds between two looks
-_PATIENCE = 5.0  # seconds that processes have to end by themselves once they are asked to
+_PAUSE = 1.0  # seconds between two checks
+_PATIENCE = 5.0  # seconds to wait for termination before killing
 
 
 def guard(parent: int) -> None:
-    """Wait until the process that started this one is gone, then end what it leaves behind."""
+    """Wait until the parent process is gone, then end the engine processes that it leaves."""
     engines: set[psutil.Process] = set()
     while os.getppid() == parent:
         engines |= _engines_below(parent)
         time.sleep(_PAUSE)
-    for engine in tuple(engines):  # what these have started since
+    for engine in tuple(engines):  # processes that these have started since
         engines |= _engines_below(engine.pid)
     for engine in engines:
         with suppress(psutil.NoSuchProcess):
@@ -45,10 +45,10 @@ def _engines_below(pid: int) -> set[psutil.Process]:
 
 
 def _is_engine(child: psutil.Process) -> bool:
-    """Whether it was started by multiprocessing, or has the name that vLLM gives its own."""
+    """Whether a process was started by multiprocessing or has vLLM's process name."""
     try:
         command = " ".join(child.cmdline())
-    except psutil.Error:  # it ended just now
+    except psutil.Error:  # it has just ended
         return False
     return "--multiprocessing-fork" in command or command.startswith("VLLM::")
 

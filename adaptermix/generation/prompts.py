@@ -1,4 +1,4 @@
-"""Examples with their prompts, as evaluation and search ask them."""
+"""Encode prompts and answers with the chat template, and read examples with their prompts."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# What a template raises where a program would, besides Jinja's own errors.
+# Exceptions that a template, as a program, can raise besides Jinja's own.
 _FAULTS = (
     *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError),
     *(MemoryError, NotImplementedError),
 )
-_SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template writes these
+_SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template contains these
 
 
 class PromptEncoder:
-    """Turns chat messages into prompt ids, and answers into the ids that should follow them.
+    """Encodes chat messages as prompt IDs, and answers as the IDs that should follow them.
 
-    The prompt is the tokenizer's own chat template up to the assistant's turn, with its BOS
-    token once. A tokenizer without a template gets the messages as paragraphs. An answer is
-    tokenized by itself and ends with the template's end-of-turn token, so that training and
-    generation see the very same prompt ids.
+    The prompt is the tokenizer's own chat template up to the assistant's turn, with a single BOS
+    token. Without a template, the messages become paragraphs. An answer is tokenized separately
+    and ends with the template's end-of-turn token, so that training and generation use identical
+    prompt IDs.
 
-    Some templates refuse the system role or leave its text out (Gemma 1 and 2). Their system text
+    Some templates reject the system role or omit its text (Gemma 1 and 2). The system text then
     goes into the first user turn, as the documentation of such models recommends.
 
     Attributes:
         tokenizer: The tokenizer.
         turn_newline: Whether a newline follows each ``<|eot_id|>``.
         end_id: The token that ends an answer.
-        notes: What the user should know of prompts and answers.
+        notes: Notes for the user about prompts and answers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, turn_newline: bool = False) -> None:
-        """Find out what the template does with a system text, and how it ends an answer.
+        """Determine how the template handles a system text, and how it ends an answer.
 
         Args:
-            tokenizer: The base model's.
-            turn_newline: Put a newline after each ``<|eot_id|>``, as the authors' data has it.
+            tokenizer: Tokenizer of the base model.
+            turn_newline: Put a newline after each ``<|eot_id|>``, as in the authors' data.
 
         Raises:
             ArtifactError: The tokenizer has no token that ends an answer, or its template has an
-                error or refuses a question and its answer.
+                error or rejects a question with its answer.
         """
         self.tokenizer = tokenizer
         self.turn_newline = turn_newline
@@ -70,11 +70,11 @@ class PromptEncoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> PromptEncoder:
-        """Return the encoder of a command: its chat template may come from a file.
+        """Return the encoder for a command, whose chat template may come from a file.
 
         Raises:
             ArtifactError: The template cannot be used.
-            DataError: Its file cannot be read.
+            DataError: The template file cannot be read.
         """
         if settings.chat_template is not None:
             tokenizer.chat_template = "\n".join(
@@ -83,15 +83,15 @@ class PromptEncoder:
         return cls(tokenizer, turn_newline=settings.turn_newline)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids of the prompt, ready for the first token of the answer.
+        """Return the IDs of the prompt, up to the start of the answer.
 
         Raises:
-            DataError: The chat template refuses the messages.
+            DataError: The chat template rejects the messages.
         """
         return self.rendered_ids(self.prompt_text(messages))
 
     def rendered_ids(self, text: str) -> list[int]:
-        """Return the ids of a prompt that ``prompt_text`` has written, from its first token."""
+        """Return the IDs of a text from ``prompt_text``, as the start of a sequence."""
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(text)["input_ids"])
         return self.text_ids(text)
@@ -103,15 +103,15 @@ class PromptEncoder:
         *,
         is_answered: bool = False,
     ) -> str:
-        """Return the prompt as the chat template writes it.
+        """Return the prompt as rendered by the chat template.
 
         Args:
             messages: The conversation.
-            tools: What the model may call.
+            tools: Tools that the model may call.
             is_answered: The last message is the answer, and no prompt for another follows.
 
         Raises:
-            DataError: The chat template refuses the messages, or there is none and it takes one.
+            DataError: The chat template rejects the messages, or tools are used without one.
         """
         if self.tokenizer.chat_template is None:
             if tools or any("tool_calls" in message for message in messages):
@@ -128,20 +128,20 @@ class PromptEncoder:
         return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
 
     def text_ids(self, text: str) -> list[int]:
-        """Return the ids of a text as it stands, without special tokens added."""
+        """Return the IDs of a text, without adding special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Return the ids of an answer and its end token."""
+        """Return the IDs of an answer and its end token."""
         return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
 
     def note(self, text: str) -> None:
-        """Keep what the user should know, once."""
+        """Add a note for the user, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def _render(self, messages: Sequence[Message], **options: Any) -> str:
-        """Let the template write messages; templates are programs, and fail as such do."""
+        """Render messages with the template, which is a program and can fail like one."""
         try:
             return str(
                 self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
@@ -171,7 +171,7 @@ class PromptEncoder:
             return False
 
     def _end_marker(self) -> str:
-        """Return what the template writes behind an answer."""
+        """Return what the template writes after an answer."""
         question = [{"role": "user", "content": _USER}]
         answered = [*question, {"role": "assistant", "content": _ANSWER}]
         try:
@@ -184,9 +184,10 @@ class PromptEncoder:
         return tail.strip() if answer else ""
 
     def _find_end(self, marker: str) -> int:
-        """Return the token that ends an answer: the template's marker, if that is one, or EOS.
+        """Return the token that ends an answer: the template's marker or EOS.
 
-        The first piece of a marker that the tokenizer splits occurs in answers as well.
+        The marker must be one token or start with an added token. The first piece of any other
+        marker occurs in answers as well.
         """
         ids = self.text_ids(marker)
         if len(ids) == 1 or (ids and ids[0] in self.tokenizer.added_tokens_decoder):
@@ -211,7 +212,7 @@ def _system_in_user_turn(messages: Sequence[Message]) -> list[Message]:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> dict[str, Tensor]:
-    """Pad rows on the right with a value; the mask is 1 on what was there."""
+    """Pad rows on the right with a value; the mask is 1 for the original values."""
     import torch
 
     length = max(len(row) for row in rows)
@@ -227,8 +228,8 @@ class PromptedExample:
     Attributes:
         lang: Its language.
         example: The example.
-        prompt_ids: The prompt, ready for the first token of the answer.
-        is_truncated: The prompt was too long for the model, and lost tokens after the first.
+        prompt_ids: IDs of the prompt, up to the start of the answer.
+        is_truncated: Whether the prompt was too long and lost tokens after the first.
     """
 
     lang: str
@@ -240,11 +241,11 @@ class PromptedExample:
 def read_prompts(
     settings: DecodingSettings, split: Split, task: Task, encoder: PromptEncoder, folder: Path
 ) -> list[PromptedExample]:
-    """Read the examples of all languages, in the order of languages and files.
+    """Read and encode the examples of all languages, in the order of languages and files.
 
     Raises:
-        ConfigError: Answers may be as long as all that the model can read.
-        DataError: Missing or malformed data, an unknown language, an id that is there twice.
+        ConfigError: The longest answer fills the model's context.
+        DataError: Missing or malformed data, an unknown language, or a duplicate ID.
     """
     room = _room_for_prompt(settings, folder)
     prompted = []
@@ -262,7 +263,7 @@ def read_prompts(
 
 
 def _room_for_prompt(settings: DecodingSettings, folder: Path) -> int | None:
-    """Return how many tokens of the model's context the longest answer leaves to the prompt."""
+    """Return how many tokens of context the longest answer leaves for the prompt."""
     context = context_length(folder)
     if context is not None and context <= settings.max_new_tokens:
         raise ConfigError(
@@ -272,7 +273,7 @@ def _room_for_prompt(settings: DecodingSettings, folder: Path) -> int | None:
 
 
 def truncate(prompt: list[int], room: int | None) -> list[int]:
-    """Leave out tokens after the first (BOS), until the prompt fits; its end asks the question."""
+    """Drop tokens after the first (BOS) until the prompt fits; its end is the question."""
     if room is None or len(prompt) <= room:
         return prompt
     return [prompt[0], *prompt[len(prompt) - room + 1 :]]

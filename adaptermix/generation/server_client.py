@@ -1,6 +1,6 @@
-"""One server with OpenAI's completions API; vLLM's also loads adapters at run time.
+"""The client of one server with OpenAI's completions API; vLLM also loads adapters at run time.
 
-It needs no torch. The key comes from the environment and appears in no message.
+It does not need torch. The key comes from the environment and does not appear in any message.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, Resou
 from adaptermix.settings.shared import EngineSettings
 
 KEYS = ("ADAPTERMIX_SERVER_KEY", "OPENAI_API_KEY")
-TRIES = 6  # failures in a row after which a server is given up
+TRIES = 6  # consecutive failures after which a server is given up
 PAUSE = 0.5  # seconds after the first failure; it doubles with each
 _CONNECT = 10.0  # seconds to connect
-_ASK = 30.0  # seconds for anything but decoding and loading
+_ASK = 30.0  # seconds for requests other than decoding and loading
 _BUSY = (408, 425, 429)
 _LOAD_HINT = (
     "start vLLM's server with --enable-lora, and with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its "
@@ -35,16 +35,16 @@ _LOAD_HINT = (
 
 
 class BusyError(Exception):
-    """A server that does not answer now, and may answer later.
+    """The server does not answer now, but may answer later.
 
     Attributes:
         reason: What happened.
-        wait: Seconds that the server asks to wait for.
-        is_answer: The server is there, and says so itself.
+        wait: Seconds that the server asks to wait.
+        is_answer: Whether the server itself responded.
     """
 
     def __init__(self, reason: str, wait: float | None = None, *, is_answer: bool = False) -> None:
-        """Say what happened."""
+        """Store what happened."""
         super().__init__(reason)
         self.reason = reason
         self.wait = wait
@@ -53,15 +53,15 @@ class BusyError(Exception):
 
 @dataclass(frozen=True)
 class Served:
-    """What a server says of itself.
+    """What a server reports about itself.
 
     Attributes:
         url: Its address.
-        model: Name under which it has the base model.
-        root: Where it has the base model from, if it says so.
-        software: What it is, with its version if known.
-        context: The most tokens of a prompt and its answer, if it says so.
-        started: When its process started, if it says so.
+        model: Its name for the base model.
+        root: Source of the base model, if reported.
+        software: Its software, with the version if known.
+        context: Maximum number of tokens of a prompt and its answer, if reported.
+        started: Start time of its process, if reported.
         loads_adapters: Whether it loads adapters at run time.
     """
 
@@ -75,16 +75,16 @@ class Served:
 
     @property
     def is_vllm(self) -> bool:
-        """Whether it is vLLM's server."""
+        """Whether it is a vLLM server."""
         return self.software.startswith("vllm")
 
     @property
     def configuration(self) -> tuple[str, str, str]:
-        """What is known of the model that answers."""
+        """What is known about the model that answers."""
         return (self.software, self.model, self.root)
 
     def source(self, label: str | None) -> str:
-        """Return what identifies its answers: the label, or this process of the server."""
+        """Return the ID of its answers' source, from the label or from this server process."""
         process = [self.url, self.started] if label is None else label
         text = json.dumps([process, *self.configuration])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -94,12 +94,12 @@ class Served:
 
 
 def look_at_servers(settings: EngineSettings, *, has_adapters: bool) -> list[Served]:
-    """Ask all servers what they are, and check that they can do what will be asked.
+    """Query all servers, and check that they can do what is needed.
 
     Raises:
-        ConfigError: An address that is not that of the API, or a folder that does not exist.
-        ArtifactError: A server with another model.
-        ResourceError: A server that does not answer, refuses the key or cannot load adapters.
+        ConfigError: An address is not that of an API, or the shared folder does not exist.
+        ArtifactError: A server has another model.
+        ResourceError: A server does not answer, rejects the key or cannot load adapters.
     """
     here, _ = shared_folder(settings)
     if here is not None and not here.is_dir():
@@ -124,7 +124,7 @@ def look_at_servers(settings: EngineSettings, *, has_adapters: bool) -> list[Ser
 
 
 async def _first_look(server: "Server") -> Served:
-    """Look at a server; wait only for one that answers that it is busy."""
+    """Query a server; wait only if the server itself answers that it is busy."""
     failures = 0
     while True:
         try:
@@ -141,12 +141,12 @@ async def _first_look(server: "Server") -> Served:
 
 
 def pause(error: BusyError, failures: int) -> float:
-    """Return how long to wait: as the server asks, or twice as long after each failure."""
+    """Return the seconds to wait: as the server asks, or doubled after each failure."""
     return PAUSE * 2 ** (failures - 1) if error.wait is None else error.wait
 
 
 def shared_folder(settings: EngineSettings) -> tuple[Path | None, str | None]:
-    """Read ``HERE=THERE``: a folder as this machine has it, and its path on the servers."""
+    """Parse ``HERE=THERE``: the path of a folder on this machine, and on the servers."""
     if settings.server_folder is None:
         return None, None
     here, _, there = settings.server_folder.partition("=")
@@ -162,14 +162,14 @@ class _Reply:
 
 
 class Server:
-    """Asks one server; made and used in one event loop.
+    """Sends requests to one server; created and used in one event loop.
 
     Attributes:
         url: Its address.
     """
 
     def __init__(self, url: str, settings: EngineSettings) -> None:
-        """Open a session; nothing is asked yet."""
+        """Open a session without sending a request."""
         self.url = url
         self.settings = settings
         self._key, self._key_name = _key()
@@ -184,11 +184,11 @@ class Server:
         await self._session.close()
 
     async def look(self) -> Served:
-        """Return what the server says of itself.
+        """Return what the server reports about itself.
 
         Raises:
-            BusyError: It does not answer now.
-            AdaptermixError: It will not answer, or has another model.
+            BusyError: The server does not answer now.
+            AdaptermixError: The server will not answer, or has another model.
         """
         cards = await self._cards()
         card = self._choose([card for card in cards if not card.get("parent")])
@@ -213,7 +213,7 @@ class Server:
         """Return the names of all models and adapters.
 
         Raises:
-            BusyError: It does not answer now.
+            BusyError: The server does not answer now.
         """
         return {str(card.get("id")) for card in await self._cards()}
 
@@ -221,16 +221,16 @@ class Server:
         """Load an adapter from a path that the server can read.
 
         Raises:
-            BusyError: It does not answer now.
-            ArtifactError: It cannot load the adapter.
-            ResourceError: It does not see the path.
+            BusyError: The server does not answer now.
+            ArtifactError: The server cannot load the adapter.
+            ResourceError: The path does not exist on the server.
         """
         body = {"lora_name": name, "lora_path": path}
         reply = await self._ask("POST", "/load_lora_adapter", body, self.settings.server_timeout)
         if reply.status == 200:
             return
         said = self._said(reply)
-        if reply.status == 400 and "already been loaded" in said:  # its first answer was lost
+        if reply.status == 400 and "already been loaded" in said:  # its first response was lost
             return
         if reply.status == 404:
             raise ResourceError(
@@ -245,19 +245,19 @@ class Server:
         raise ArtifactError(f"{self.url} cannot load an adapter: {said}", hint=hint)
 
     async def unload(self, name: str) -> None:
-        """Unload an adapter; one that is not there is no error.
+        """Unload an adapter; a missing one is not an error.
 
         Raises:
-            BusyError: It does not answer now.
+            BusyError: The server does not answer now.
         """
         await self._ask("POST", "/unload_lora_adapter", {"lora_name": name})
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the first choice of a completion, with the ``usage`` of it.
+        """Return the first choice of a completion, with its ``usage``.
 
         Raises:
-            BusyError: It does not answer now, or has lost an adapter.
-            ResourceError: It refuses the prompt.
+            BusyError: The server does not answer now, or has lost an adapter.
+            ResourceError: The server rejects the prompt.
         """
         reply = await self._ask("POST", "/completions", body, self.settings.server_timeout)
         if reply.status in (404, *_BUSY) or reply.status >= 500:
@@ -290,7 +290,7 @@ class Server:
         )
 
     def _choose(self, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return the base model among those that are served."""
+        """Return the base model among the served models."""
         names = ", ".join(str(card["id"]) for card in cards)
         wanted = self.settings.server_model
         for card in cards:
@@ -323,7 +323,7 @@ class Server:
     async def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, seconds: float = _ASK
     ) -> _Reply:
-        """Ask once; a refusal of the key or a redirection ends the command."""
+        """Send one request; a rejected key or a redirect ends the command."""
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT)
         address = path if path.startswith("http") else self.url + path
         try:
@@ -361,7 +361,7 @@ class Server:
         return BusyError(self._said(reply), _wait(reply.headers), is_answer=True)
 
     def _said(self, reply: _Reply) -> str:
-        """Return what the server says is wrong, in one line without the key."""
+        """Return the server's error message, on one line and without the key."""
         try:
             said = json.loads(reply.text)
             said = said.get("error", said)
@@ -375,7 +375,7 @@ class Server:
 
 
 def _key() -> tuple[str, str]:
-    """Return the key of the servers, and the variable that it comes from."""
+    """Return the key of the servers, and the name of its environment variable."""
     for name in KEYS:
         if value := os.environ.get(name, "").strip():
             return value, name
@@ -383,13 +383,13 @@ def _key() -> tuple[str, str]:
 
 
 def _proxy(url: str) -> str | None:
-    """Return the proxy of the environment; aiohttp's own way would also read ~/.netrc."""
+    """Return the proxy from the environment; aiohttp's own lookup would also read ~/.netrc."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _root(url: str) -> str:
-    """Return the address without ``/v1``, where vLLM has what is not OpenAI's."""
+    """Return the address without ``/v1``, for vLLM's endpoints outside OpenAI's API."""
     return url.removesuffix("/v1")
 
 
@@ -407,7 +407,7 @@ def _reason(error: aiohttp.ClientError) -> str:
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:
-    """Read Retry-After: seconds, or a date."""
+    """Parse Retry-After: seconds, or a date."""
     text = headers.get("Retry-After", "")
     try:
         return max(0.0, float(text))

@@ -1,8 +1,9 @@
 """Servers as an engine: one queue of prompts for all of them, without torch.
 
-A request that a server does not answer goes back into the queue, where any server takes it. The
-server pauses, as long as it asks to or twice as long after each failure, is looked at again, gets
-back the adapters that it has lost, and is given up after several failures in a row.
+A request that a server does not answer goes back into the queue, and any server can take it. The
+server pauses, for as long as it asks or twice as long after each failure. It is then queried
+again and gets back the adapters that it has lost. After several consecutive failures, it is
+given up.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _GOODBYE = 10.0  # seconds to unload adapters at the end
-# Defaults of a server come from the model's generation config; those of the request come first.
+# A server's defaults come from the model's generation config; a request overrides them.
 _GREEDY = {
     "temperature": 0.0,
     "top_p": 1.0,
@@ -47,26 +48,26 @@ _GREEDY = {
     "frequency_penalty": 0.0,
 }
 _GREEDY_IN_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-_BESIDE = 256  # tokens decoded beside the base model, at most, to see whether that changes it
-_STOPS = 4  # texts that end an answer, at most, in OpenAI's API
+_BESIDE = 256  # maximum tokens decoded beside the base model, to see whether that changes it
+_STOPS = 4  # maximum number of stop texts in OpenAI's API
 
 
 @dataclass
 class _Lane:
-    """A server, and how it is doing.
+    """A server and its state.
 
     Attributes:
         server: The connection.
-        served: What it said of itself last.
-        loaded: Adapters that it has, least recently used first.
-        checked: Those that were seen to act.
-        zeros: The adapter that stands in for the base model, if one does.
+        served: What it last reported about itself.
+        loaded: Its loaded adapters, least recently used first.
+        checked: Adapters that were seen to have an effect.
+        zeros: The adapter that replaces the base model, if any.
         is_mixing: Whether the server answers for the base model with an adapter's weights; None
             if unknown.
-        failures: In a row.
-        trouble: Why it pauses.
-        lost: Why it was given up.
-        answered: Answers that it gave.
+        failures: Number of consecutive failures.
+        trouble: Why it pauses, or None.
+        lost: Why it was given up, or None.
+        answered: Number of its answers.
         is_open: Set unless it pauses.
     """
 
@@ -84,7 +85,7 @@ class _Lane:
 
 
 class ServerGenerator:
-    """Servers that answer from one queue; they load adapters where there are any."""
+    """Servers that answer requests from one queue, with adapters loaded at run time."""
 
     def __init__(
         self,
@@ -94,12 +95,12 @@ class ServerGenerator:
         limits: Limits,
         servers: Sequence[Served],
     ) -> None:
-        """Connect; nothing is asked yet."""
+        """Create the connections without sending a request."""
         self.settings = settings
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)
         self.capacity = limits.adapters
-        # Two runs may have the same adapter on one server, and each unloads its own.
+        # Two runs may load the same adapter on one server, and each unloads only its own.
         self._run = secrets.token_hex(4)
         self._adapters: list[Path] = []
         self._canaries: list[list[int]] = []
@@ -108,7 +109,7 @@ class ServerGenerator:
 
     @property
     def notes(self) -> list[str]:
-        """Which servers were lost or did not answer at last, and which mix models."""
+        """Notes on lost or unresponsive servers, and on servers that mix models."""
         lost = [
             f"{lane.server.url} was lost after {lane.answered:,} answers "
             f"({lane.lost or lane.trouble}); other servers answered the rest"
@@ -124,11 +125,11 @@ class ServerGenerator:
         return [*lost, *mixing]
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
-        """Answer everything in one queue, or in several where there is no room for all adapters.
+        """Answer all requests in one queue, or in several if not all adapters fit.
 
         Raises:
             ArtifactError: A server cannot load an adapter, or ignores it.
-            ResourceError: All servers are lost, or one does not see the adapters' folder.
+            ResourceError: All servers are lost, or one cannot see the adapters' folder.
         """
         for queue, mine in compose_queues(requests, self.capacity):
             self._do(self._serve(queue, requests, mine, on_answers))
@@ -206,12 +207,12 @@ class ServerGenerator:
         ready: asyncio.Queue[tuple[int, Generated] | None],
         lanes: Sequence[asyncio.Task[None]],
     ) -> tuple[int, Generated]:
-        """Return the next answer; None in the queue says that a server has stopped."""
+        """Return the next answer; None in the queue means that a server has stopped."""
         found = None
         while found is None:
             for task in lanes:
                 if task.done():
-                    task.result()  # raises what stopped it
+                    task.result()  # raises the error that stopped it
             if ready.empty() and all(task.done() for task in lanes):
                 raise self._none_left()
             found = await ready.get()
@@ -224,7 +225,7 @@ class ServerGenerator:
         waiting: asyncio.Queue[int],
         ready: asyncio.Queue[tuple[int, Generated] | None],
     ) -> None:
-        """Let one server take requests, so many at a time, until it is lost."""
+        """Let one server answer requests, several at a time, until it is lost."""
         if lane.trouble is not None:
             await self._recover(lane)
 
@@ -272,12 +273,12 @@ class ServerGenerator:
         )
 
     def _stop_texts(self) -> list[str]:
-        """Return the texts of the tokens that end an answer, for servers that take no ids."""
+        """Return the texts of the stop tokens, for servers that do not accept stop IDs."""
         texts = [str(self.tokenizer.decode([token])) for token in self.stop_ids]
         return [text for text in texts if text.strip()][:_STOPS]
 
     async def _begin(self, lane: _Lane) -> None:
-        """Prepare a server; one that does not answer recovers beside the others' work."""
+        """Prepare a server; if it does not answer, it recovers while the others work."""
         try:
             await self._prepare(lane)
         except BusyError as error:
@@ -291,7 +292,7 @@ class ServerGenerator:
         lane.is_open.clear()
 
     async def _recover(self, lane: _Lane) -> None:
-        """Wait for a server and prepare it anew, or give it up."""
+        """Wait for a server and prepare it again, or give it up."""
         while lane.trouble is not None:
             wait = pause(lane.trouble, lane.failures)
             if lane.failures >= server_client.TRIES:
@@ -315,7 +316,7 @@ class ServerGenerator:
     def _give_up(self, lane: _Lane, reason: str) -> None:
         lane.lost = reason
         lane.trouble = None
-        lane.is_open.set()  # those that wait for it see that it is lost
+        lane.is_open.set()  # waiting tasks then see that it is lost
 
     def _none_left(self) -> ResourceError:
         lane = self._lanes[-1]
@@ -327,22 +328,23 @@ class ServerGenerator:
         )
 
     async def _look_again(self, lane: _Lane) -> None:
-        """See what a server has after a failure: it may have been started anew."""
+        """Query a server's state after a failure, because it may have been restarted."""
         lane.served = await lane.server.look()
         names = await lane.server.models()
         lane.loaded = [adapter for adapter in lane.loaded if self._name(adapter) in names]
         lane.checked &= set(lane.loaded)
 
     async def _prepare(self, lane: _Lane) -> None:
-        """Load the adapters that a server lacks, and see that they act.
+        """Load the adapters that a server lacks, and check that they have an effect.
 
-        An adapter of zeros shows what the base model is: in a batch with an adapter, vLLM on a CPU
-        answers for the base model with whatever lies in its last slot, loaded by whomever.
+        An adapter of zeros is the reference for the base model: in a batch with an adapter, vLLM
+        on a CPU answers for the base model with whatever adapter is in its last slot, even one
+        that another client has loaded.
 
         Raises:
-            BusyError: It does not answer now.
-            ArtifactError: It cannot load an adapter, or ignores it.
-            ResourceError: It does not see the adapters' folder.
+            BusyError: The server does not answer now.
+            ArtifactError: The server cannot load an adapter, or ignores it.
+            ResourceError: The server cannot see the adapters' folder.
         """
         new = [adapter for adapter in self._adapters if adapter not in lane.checked]
         if not new:
@@ -362,10 +364,10 @@ class ServerGenerator:
     async def _is_mixing(
         self, lane: _Lane, zeros: Path, plain: FirstTokens, again: FirstTokens
     ) -> bool | None:
-        """Whether base answers change while an adapter is decoded beside them.
+        """Whether the base model's answers change while an adapter is decoded beside them.
 
         Returns:
-            None if the adapter's answers were done too early to say.
+            None if the adapter's answers were finished too early to tell.
         """
         lane.zeros = None
         room = (lane.served.context or 0) - max(map(len, self._canaries))
@@ -377,7 +379,7 @@ class ServerGenerator:
             for ids in self._canaries
         ]
         try:
-            for _ in range(2):  # the first may have been answered before the others had begun
+            for _ in range(2):  # the first may be answered before the others begin
                 (base,) = await self._first_tokens(lane, [None])
                 if is_another_model(plain, again, base):
                     return True
@@ -388,7 +390,7 @@ class ServerGenerator:
             await asyncio.gather(*beside, return_exceptions=True)
 
     async def _make_room(self, lane: _Lane, wanted: set[Path]) -> None:
-        """Unload adapters that stand in the way, least recently used first."""
+        """Unload other adapters as needed for room, least recently used first."""
         others = [adapter for adapter in lane.loaded if adapter not in wanted]
         while others and len(others) + len(wanted) > self.capacity + 1:
             adapter = others.pop(0)
@@ -413,7 +415,7 @@ class ServerGenerator:
     async def _ask(
         self, lane: _Lane, system: Path | None, ids: list[int], wanted: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Ask vLLM, out of the prefix cache, so that all prompts take the same way."""
+        """Query vLLM without its prefix cache, so that all prompts are computed alike."""
         body = {
             "model": self._model(lane, system),
             "prompt": ids,
@@ -429,11 +431,11 @@ class ServerGenerator:
         return lane.served.model if system is None else self._name(system)
 
     def _name(self, adapter: Path) -> str:
-        """Return an adapter's name on the servers: the hash of its content, and this run."""
+        """Return an adapter's name on the servers: its content hash, and the ID of this run."""
         return f"adaptermix-{adapter.name}-{self._run}"
 
     def _path(self, adapter: Path) -> str:
-        """Return where the servers find an adapter."""
+        """Return the path of an adapter on the servers."""
         here, there = shared_folder(self.settings)
         if here is None or there is None:
             return str(adapter)
@@ -441,7 +443,7 @@ class ServerGenerator:
 
 
 async def _cancel_others() -> None:
-    """End all that still runs in this loop."""
+    """Cancel all other tasks of this loop."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TransformersGenerator:
-    """Batches by length with left padding; the base is loaded once, adapters are switched."""
+    """Decodes in batches sorted by length; the base model is loaded once, adapters are switched."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class TransformersGenerator:
         self.limit = RowLimit(settings.batch_size)
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
-        """Answer one batch after another; each is one group of answers."""
+        """Answer one batch after another, and report the answers of each batch together."""
         for batch in compose_batches(requests, self.settings.batch_size):
             self.adapted.switch_to(requests[batch[0]].adapter)
             prompts = [requests[index].prompt_ids for index in batch]
             on_answers(dict(zip(batch, self._answer(prompts), strict=True)))
 
     def _answer(self, prompts: list[list[int]]) -> list[Generated]:
-        """Answer prompts together, or in halves where memory is too small for all of them."""
+        """Answer prompts together, or in smaller parts if memory runs out."""
         parts = self.limit.parts(prompts, self._decode, _refusal)
         return [answer for part in parts for answer in part]
 
@@ -70,7 +70,7 @@ def answer_greedily(
 ) -> list[Generated]:
     """Answer prompts in one batch, with transformers' own generation.
 
-    What all prompts begin with, such as a system prompt, is read once. Padding comes after it.
+    A prefix that all prompts share, such as a system prompt, is computed once. Padding follows it.
     """
     import torch
 
@@ -94,7 +94,7 @@ def answer_greedily(
             num_beams=1,
             eos_token_id=list(stop_ids),
             pad_token_id=pad,
-            # Sampling defaults of the model's own generation config do not apply to greedy.
+            # Greedy decoding does not use the sampling defaults of the generation config.
             temperature=None,
             top_p=None,
             top_k=None,
@@ -104,9 +104,9 @@ def answer_greedily(
 
 
 def _can_share(model: Any, width: int) -> bool:
-    """Whether prompts can share what they begin with.
+    """Whether prompts can share a prefix.
 
-    A sliding window counts the padding between the beginning and the rest, so all of it must fit.
+    A sliding window counts the padding between the prefix and the rest, so the whole row must fit.
     """
     from adaptermix.models.packing import can_pack
 
@@ -115,7 +115,7 @@ def _can_share(model: Any, width: int) -> bool:
 
 
 def _read_once(model: Any, prefix: list[int], rows: int) -> Any:
-    """Return the keys and values of a prefix, for so many rows; None where there is no prefix."""
+    """Return the keys and values of a prefix, repeated for all rows; None without a prefix."""
     import torch
     from transformers import DynamicCache
 

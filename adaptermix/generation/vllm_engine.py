@@ -26,21 +26,21 @@ from adaptermix.generation.engine import (
 from adaptermix.models.loading import compute_dtype
 from adaptermix.settings.shared import EngineSettings
 
-# multiprocessing waits at exit for its children, and vLLM's engine ends by a weakref.finalize. What
-# was registered last runs first, so multiprocessing must come before the first finalize (that of a
-# temporary folder): otherwise a command that has ended waits for its engine for ever.
+# At exit, multiprocessing waits for its children, and a weakref.finalize ends vLLM's engine. Exit
+# handlers run in reverse order of registration, so multiprocessing must come before the first
+# finalize (that of a temporary folder). Otherwise, a finished command waits for its engine forever.
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The sizes of LoRA slot that vLLM has kernels for.
+# LoRA slot sizes that vLLM has kernels for.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Adapters that vLLM computes in one batch on a GPU, at most; each slot takes memory there.
+# Maximum number of adapters in one vLLM batch on a GPU; each slot takes GPU memory.
 GPU_SLOTS = 8
 
 
 def vllm_lacks(adapter: Adapter) -> str | None:
-    """Return what of an adapter vLLM has no support for, if anything."""
+    """Return what vLLM does not support in an adapter, or None."""
     whole = [name for name in adapter.saved if not adapter.is_frozen(name)]
     if whole:
         return f"it replaces '{whole[0]}' as a whole (modules_to_save)"
@@ -51,7 +51,7 @@ def vllm_lacks(adapter: Adapter) -> str | None:
     return None
 
 
-Prompt = tuple[list[int], Path | None]  # token ids, and an adapter
+Prompt = tuple[list[int], Path | None]  # token IDs and adapter
 
 
 class _OneCopy:
@@ -63,7 +63,7 @@ class _OneCopy:
         self.llm = LLM(**options)
 
     def answer(self, prompts: Sequence[Prompt], sampling: Any) -> Iterator[tuple[int, Any]]:
-        """Queue all prompts, then yield the index and the output of each as they are done."""
+        """Queue all prompts, then yield the index and output of each when it is done."""
         from vllm import TokensPrompt
 
         names = self.llm.enqueue(
@@ -72,7 +72,7 @@ class _OneCopy:
             lora_request=[_lora_request(adapter) for _, adapter in prompts],
             use_tqdm=False,
         )
-        # vLLM adds a random tail to the names it gives, and reports them without it.
+        # vLLM adds a random suffix to the names that it returns, and reports them without it.
         index_of = {name.partition("-")[0]: index for index, name in enumerate(names)}
         engine = self.llm.llm_engine
         while engine.has_unfinished_requests():
@@ -80,14 +80,14 @@ class _OneCopy:
                 yield index_of[output.request_id], output.outputs[0]  # type: ignore[index]
 
     def forget(self, adapter: Path) -> None:
-        """Take an adapter out."""
+        """Remove an adapter."""
         self.llm.llm_engine.remove_lora(_lora_request(adapter).lora_int_id)
 
 
 class _Copies:
     """vLLM with several copies of the model, among which it balances the prompts itself.
 
-    Its synchronous engine cannot do that.
+    Only its asynchronous engine can do that.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -100,11 +100,11 @@ class _Copies:
         self.asked = 0
         self.loop = asyncio.new_event_loop()
         self.engine = self.loop.run_until_complete(start())
-        # At the latest at exit; before, when nobody holds these copies any more.
+        # Runs when this object is no longer referenced, or at exit at the latest.
         weakref.finalize(self, self.engine.shutdown, timeout=5)
 
     def answer(self, prompts: Sequence[Prompt], sampling: Any) -> Iterator[tuple[int, Any]]:
-        """Queue all prompts, then yield the index and the output of each as they are done."""
+        """Queue all prompts, then yield the index and output of each when it is done."""
         from vllm import TokensPrompt
 
         async def one(index: int, name: str, ids: list[int], adapter: Path | None) -> Any:
@@ -126,7 +126,7 @@ class _Copies:
             yield self.loop.run_until_complete(done.get()).result()
 
     def forget(self, adapter: Path) -> None:
-        """Take an adapter out of every copy."""
+        """Remove an adapter from every copy."""
         number = _lora_request(adapter).lora_int_id
         self.loop.run_until_complete(self.engine.remove_lora(number))
 
@@ -148,7 +148,7 @@ class VllmGenerator:
         self.capacity = limits.adapters
         self.loaded: list[Path] = []  # adapters, least recently used first
         options = _vllm_options(settings, folder, limits)
-        # Results own stdout, and a command's log is for its own words.
+        # stdout is reserved for results, and the command's log for its own messages.
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -172,11 +172,11 @@ class VllmGenerator:
             max_tokens=settings.max_new_tokens,
             stop_token_ids=self.stop_ids,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            detokenize=False,  # done once an answer is whole
+            detokenize=False,  # done once an answer is complete
         )
 
     def generate(self, requests: Sequence[Request], on_answers: OnAnswers) -> None:
-        """Answer everything in one queue, or in several where there is no room for all adapters."""
+        """Answer all requests in one queue, or in several if not all adapters fit."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -188,9 +188,9 @@ class VllmGenerator:
             raise _engine_stopped(error) from error
 
     def _make_room(self, queue: Sequence[Path]) -> None:
-        """Take out adapters that stand in the way, least recently used first.
+        """Remove other adapters as needed for room, least recently used first.
 
-        vLLM would do so by itself, but would fill the last slot first; see ``_vllm_options``.
+        vLLM would do this itself, but would fill the last slot first; see ``_vllm_options``.
         """
         others = [adapter for adapter in self.loaded if adapter not in queue]
         while others and len(others) + len(queue) > self.capacity:
@@ -198,7 +198,7 @@ class VllmGenerator:
         self.loaded = [*others, *(adapter for adapter in self.loaded if adapter in queue)]
 
     def _check_effect(self, queue: Sequence[Path], requests: Sequence[Request]) -> None:
-        """Make sure that adapters which are new here change the model's first tokens."""
+        """Check that newly used adapters change the model's first tokens."""
         new = [adapter for adapter in queue if adapter not in self.loaded]
         if not new:
             return
@@ -212,7 +212,7 @@ class VllmGenerator:
         """Return log probabilities of the likeliest first tokens: [system][prompt][token]."""
         from vllm import SamplingParams
 
-        # Kept out of the prefix cache, so that all prompts take the same way.
+        # Without the prefix cache, all prompts are computed alike.
         sampling = SamplingParams(
             temperature=0.0, max_tokens=1, logprobs=5, skip_reading_prefix_cache=True
         )
@@ -241,14 +241,14 @@ class VllmGenerator:
 
 
 def _start_guard(generator: VllmGenerator) -> None:
-    """Start a process that ends the engine's when this one is killed; it goes with the engine."""
+    """Start a process that ends the engine if this process is killed; it ends with the engine."""
     script = Path(__file__).with_name("engine_guard.py")
     guard = subprocess.Popen(
         [sys.executable, "-P", str(script), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # what ends a command's group must not end this first
+        start_new_session=True,  # a signal to the command's group must not end it
     )
 
     def stop() -> None:
@@ -259,11 +259,11 @@ def _start_guard(generator: VllmGenerator) -> None:
 
 
 def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dict[str, Any]:
-    """Return the arguments of the engine; those the user gave come last.
+    """Return the arguments of the engine; the user's arguments override the others.
 
-    vLLM marks a prompt without adapter by slot -1. Its CPU kernels (0.32) take that for the last
-    slot, so the base model would answer with whatever adapter lies there: on a CPU there is one
-    slot more than adapters, and the last one stays empty.
+    vLLM marks a prompt without adapter with slot -1. Its CPU kernels (0.32) read this as the last
+    slot, so the base model would answer with whatever adapter is in it. On a CPU, there is
+    therefore one slot more than adapters, and the last one stays empty.
     """
     import torch
 
@@ -292,7 +292,7 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
 
 
 def _slot_rank(settings: EngineSettings, limits: Limits) -> int:
-    """Return the size of the adapters' slots: what they need, or more if that is asked for."""
+    """Return the rank of the adapter slots: what the adapters need, or more if requested."""
     given = settings.engine_args.get("max_lora_rank")
     allowed = given if isinstance(given, int) else settings.max_lora_rank
     if allowed is not None and limits.rank > allowed:
@@ -318,7 +318,7 @@ def _engine_stopped(error: Exception) -> ResourceError:
 
 
 def _lora_request(adapter: Path | None) -> Any:
-    """Name an adapter to vLLM by its content: it caches by name, by number and by path."""
+    """Name an adapter to vLLM by its content: vLLM caches by name, by ID and by path."""
     if adapter is None:
         return None
     from vllm.lora.request import LoRARequest

@@ -33,7 +33,7 @@ def pooling_weights(
             starts after them. A sentence that is not longer than this keeps its last token.
 
     Returns:
-            Weights in float64, so that their rounding is negligible.
+        Weights in float64, so that their rounding is negligible.
     """
     real = attention_mask.long()
     length = real.sum(dim=1, keepdim=True)  # [batch 1]
