@@ -90,7 +90,7 @@ class HeadLoss:
     def __call__(
         self, states: Float[Tensor, "answers hidden"], targets: Int[Tensor, " answers"]
     ) -> Float[Tensor, ""]:
-        """Return the share of these tokens in the loss."""
+        """Return the contribution of these tokens to the loss."""
         decoder = text_decoder(self.base)
         own = vars(decoder).get("forward")
         decoder.forward = lambda *_, **__: self.output(last_hidden_state=states[None])

@@ -50,7 +50,7 @@ class Sentences:
 
     Attributes:
         pairs: Number of sources.
-        input_ids: Token ids.
+        input_ids: Token IDs.
         attention_mask: 1 for real tokens, 0 for padding.
         weights: Weight of each token in its sentence's vector.
         numbers: Index of each sentence in the joint batch of all processes.
@@ -343,7 +343,7 @@ def _give_back_memory() -> None:
     Parts differ slightly in size, so the heap holes that one part leaves do not fit the next. The
     process would grow with the number of parts, although its live data does not. Likewise, the
     backward pass cannot use the holes left by temporary tensors between those of the graph.
-    Mapping the pages again costs a few percent of a part's time. If they were returned only
+    Mapping the pages again costs a few percent of a part's time. When they were returned only
     after every second part, the process grew again.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
