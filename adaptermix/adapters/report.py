@@ -259,7 +259,7 @@ class InspectReport(Report):
         return {"layer": self.layers, "kind": self.kinds, "module": self.modules}[self.by]
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         return inspection_view(self)
 
     def as_record(self) -> dict[str, Any]:

@@ -300,7 +300,7 @@ class EvalReport(Report):
         return next(c for c in self.cells if (c.system, c.lang) == (system, lang))
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         return evaluation_view(self)
 
     def as_record(self) -> dict[str, Any]:
@@ -324,7 +324,7 @@ class EvalPlan(NotedReport):
     out: str
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         rows = {
             "systems": " ".join(self.systems),
             "examples": counted(self.examples),

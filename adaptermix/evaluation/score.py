@@ -42,7 +42,7 @@ class ScoreReport(Report):
     notes: list[str]
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         scores = {titled(name): shown(name, score.value) for name, score in self.metrics.items()}
         counts = {name.replace("_", " "): f"{count:,}" for name, count in self.counts.items()}
         if "malformed" in counts:

@@ -54,7 +54,7 @@ class ExportReport(NotedReport):
     written: bool
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         rows = {
             "adapter": self.adapter,
             "base": self.base,

@@ -39,7 +39,7 @@ class Report(ABC):
 
     @abstractmethod
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
 
     @property
     def notices(self) -> Sequence[str]:

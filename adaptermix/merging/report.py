@@ -94,5 +94,5 @@ class MergeReport(Report):
     notes: list[str] = field(default_factory=list)
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         return merge_view(self)

@@ -59,7 +59,7 @@ class DataReport(Report):
         return [need for need in self.needs if need.problem]
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         rows = [_row(stock) for stock in self.sources]
         columns = ("source", "folder", "files", "rows", "state")
         shown: list[Table | Line] = [

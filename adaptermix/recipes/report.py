@@ -121,7 +121,7 @@ class RecipePlan(Report):
     problems: list[AdaptermixError] = field(default_factory=list)
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         return plan_view(self)
 
     def as_record(self) -> dict[str, Any]:
@@ -139,5 +139,5 @@ class RecipeReport(Report):
     steps: list[StepReport]
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         return recipe_view(self)

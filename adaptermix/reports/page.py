@@ -76,7 +76,7 @@ class ReportSummary(Report):
     compared: list[Table] = field(default_factory=list)
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         done = "report" if self.written else "would write"
         rows = [
             *(["run", run] for run in self.runs),

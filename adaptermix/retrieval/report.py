@@ -196,7 +196,7 @@ class RetrievalReport(Report):
     out: str
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         return retrieval_view(self)
 
 
@@ -220,7 +220,7 @@ class RetrievalPlan(Report):
     out: str
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         rows = {
             "systems": " ".join(self.systems),
             "languages": " ".join(self.langs),

@@ -156,7 +156,7 @@ class SearchReport(Report):
     control: str | None = None
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         return search_view(self)
 
 
@@ -171,7 +171,7 @@ class SearchPlan(NotedReport):
     folder: str
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         rows = {
             "candidates": ", ".join(self.candidates),
             "dev examples": counted(self.examples),

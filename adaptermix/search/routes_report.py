@@ -48,7 +48,7 @@ class RoutesReport(Report):
         return "; ".join(filter(None, parts))
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         routes = self.routes
         title = f"{routes.task} dev: {titled(routes.metric or 'score')}, {self.engine} engine"
         remarks = [
@@ -71,7 +71,7 @@ class RoutesPlan(NotedReport):
     out: str
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         rows = {
             "candidates": ", ".join(self.candidates),
             "prefer": self.prefer,

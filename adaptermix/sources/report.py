@@ -63,7 +63,7 @@ class GetReport(Report):
     notes: Sequence[str]
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         lines: list[Line] = [(Cell(self.title, look="strong"), f" in {self.folder}")]
         lines += [_shown(remote) for remote in self.downloads]
         counts = [(status, self._count(status)) for status in ("written", "there", "kept")]

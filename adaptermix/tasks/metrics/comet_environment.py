@@ -55,7 +55,7 @@ class Environment(Report):
     megabytes: int
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         if not self.installed:
             missing = "not installed; `adaptermix comet install` does it"
             return View([pairs({"COMET": missing, "folder": self.path})])
@@ -75,7 +75,7 @@ class InstallReport(Environment):
     seconds: float
 
     def view(self) -> View:
-        """Return what it looks like to a person."""
+        """Return the human-readable view."""
         done = f"built in {self.seconds:.0f} s" if self.built else "it was there already"
         return View(super().view().shown, [done])
 
