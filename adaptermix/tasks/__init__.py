@@ -1,1 +1,1 @@
-"""Tasks: data, prompts, answers and metrics."""
+"""Tasks: their data, prompts, answers and metrics."""

@@ -1,8 +1,7 @@
 """Universal NER in the Aya collection: questions in each language, and answers as JSON.
 
-The parquet files ``templated_uner_llm`` have ``inputs``, ``targets`` and ``language``. An input is
-a template of the language and the sentence, and nothing tells where the one ends and the other
-begins.
+The parquet files ``templated_uner_llm`` have the columns ``inputs``, ``targets`` and ``language``.
+An input is a template in the language followed by the sentence, and nothing separates the two.
 """
 
 import os
@@ -14,12 +13,12 @@ from adaptermix.data.languages import language_code
 from adaptermix.errors import DataError
 from adaptermix.files.text import Split, parquet_columns, parquet_rows
 
-# Codes of three letters in the collection, where adaptermix has others.
+# The collection's three-letter codes that differ from adaptermix's codes.
 _CODES = {"zho": "zh", "cmn": "zh", "slk": "sk", "srp": "sr", "hrv": "hr"}
 
 
 class AyaRow(NamedTuple):
-    """A question, the sentence at its end, and the answer."""
+    """A question, the sentence that it ends with, and the answer."""
 
     number: int
     prompt: str
@@ -28,7 +27,7 @@ class AyaRow(NamedTuple):
 
 
 def aya_names(split: Split) -> list[str]:
-    """Return the names that the file of a part may have."""
+    """Return the glob patterns of a split's file."""
     name = "validation" if split == "dev" else split
     return [f"{name}-*.parquet", f"{name}/*.parquet"]
 
@@ -36,11 +35,11 @@ def aya_names(split: Split) -> list[str]:
 def read_aya(path: Path, code: str) -> list[AyaRow]:
     """Read the rows of one language, in file order.
 
-    The sentence is what follows the text that all rows of a template begin with; where a template
-    has one row only, it is the whole question.
+    The sentence is what follows the common prefix of all rows of a template. If a template has
+    only one row, the sentence is the whole question.
 
     Raises:
-        DataError: Another kind of file, or none of the language.
+        DataError: A required column is missing, or no row is in the language.
     """
     columns = ["inputs", "targets", "language"]
     names = parquet_columns(path)
@@ -79,7 +78,7 @@ def _code(lang: str) -> str:
 
 
 def _length_of_template(texts: list[str]) -> int:
-    """Return how much all texts begin with, up to a space: sentences may begin alike."""
+    """Return the length of the common prefix up to a space, because sentences may start alike."""
     if len({*texts}) < 2:
         return 0
     return len(os.path.commonprefix(texts).rpartition(" ")[0])

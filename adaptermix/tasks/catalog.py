@@ -17,16 +17,16 @@ def make_task(
     system_prompt: str | None = None,
     options: ScorerSettings | None = None,
 ) -> Task:
-    """Return the task of that name, or the one a TOML file declares.
+    """Return a built-in task, or the one that a TOML file defines.
 
     Args:
         name: ``massive``, ``wmt23``, ``uner``, or the path of a ``.toml`` file.
-        prompt: Which of the system prompts MASSIVE gets.
+        prompt: Name of the system prompt for MASSIVE.
         system_prompt: Replaces the system prompt of any task.
-        options: How outputs are scored; what ``ScorerSettings`` has by default.
+        options: How outputs are scored; the defaults of ``ScorerSettings`` if None.
 
     Raises:
-        ConfigError: No such task, or a malformed file.
+        ConfigError: The task does not exist, or its file is malformed.
     """
     options = options or ScorerSettings()
     if name.endswith(".toml"):

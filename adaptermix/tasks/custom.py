@@ -1,4 +1,4 @@
-"""Tasks of one's own, described by a TOML file."""
+"""User-defined tasks, described by a TOML file."""
 
 import re
 from collections.abc import Mapping
@@ -27,12 +27,13 @@ _FIELD = re.compile(r"\{([\w-]+)\}")
 
 
 class TaskFile(Settings):
-    """A task of one's own, as a ``.toml`` file.
+    """A user-defined task, as a ``.toml`` file.
 
-    Templates hold fields of the records in braces. ``files`` has one pattern for each part: a
-    CSV, TSV, parquet, JSON or JSON lines file, or a data set of the Hub,
-    ``OWNER/NAME[:CONFIG][:SPLIT]``. ``{lang}`` in it stands for the language, and it is relative to
-    the file, or to --data-dir. ``columns`` names columns that the files call otherwise::
+    Templates refer to fields of a record in braces. ``files`` has one pattern per split: a CSV,
+    TSV, parquet, JSON or JSON lines file, or a data set on the Hub, as
+    ``OWNER/NAME[:CONFIG][:SPLIT]``. ``{lang}`` in a pattern stands for the language. Paths are
+    relative to the TOML file, or to --data-dir. ``columns`` maps field names to columns that have
+    another name in the files::
 
         name = "intent"
         metrics = ["exact-match"]
@@ -66,10 +67,11 @@ class TaskFile(Settings):
 
 
 def load_task_file(path: Path) -> TaskFile:
-    """Read the file of a task of one's own.
+    """Read the file of a user-defined task.
 
     Raises:
-        ConfigError: No such file, an unknown or missing key, a wrong value; with file and line.
+        ConfigError: The file does not exist, a key is unknown or missing, or a value is wrong. The
+            message names file and line.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="check --task")
@@ -100,7 +102,7 @@ def _task_file_error(error: ValidationError, path: Path) -> ConfigError:
 
 @dataclass(frozen=True)
 class RecordExample:
-    """One JSON record of a task of one's own, with its prompt and answer filled in."""
+    """One record of a user-defined task, with its prompt and answer filled in."""
 
     id: str
     lang: str
@@ -111,7 +113,7 @@ class RecordExample:
 
 @dataclass(frozen=True)
 class CustomTask(Scored):
-    """A task declared in a TOML file, over JSON records; see ``config.TaskFile``."""
+    """A task over records that is defined by a TOML file; see ``TaskFile``."""
 
     file: TaskFile
     folder: Path
@@ -120,12 +122,12 @@ class CustomTask(Scored):
 
     @property
     def name(self) -> str:
-        """The name the file gives."""
+        """The name given in the file."""
         return self.file.name
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics the file names, or those of them that were asked for."""
+        """The metrics listed in the file, or the requested ones of them."""
         known: dict[str, Metric] = {
             "slots": metrics.SLOT_F1,
             "entities": metrics.ENTITY_F1[self.options.match],
@@ -137,10 +139,10 @@ class CustomTask(Scored):
         return chosen(named, asked, self.name)
 
     def read(self, lang: str, split: Split, data_dir: Path | None) -> list[RecordExample]:
-        """Return the examples of one language from the file of this part, in file order.
+        """Return the examples of one language and split, in file order.
 
         Raises:
-            DataError: The task has no such part, or its file is missing or malformed.
+            DataError: The task has no such split, or its file is missing or malformed.
         """
         pattern = self.file.files.get(split)
         if pattern is None:
@@ -155,12 +157,13 @@ class CustomTask(Scored):
         return self.read_file(path, lang)
 
     def read_file(self, path: Path, lang: str) -> list[RecordExample]:
-        """Return the examples of one file, or of a data set of the Hub.
+        """Return the examples of one file, or of a data set on the Hub.
 
         Raises:
-            ConfigError: ``columns`` names a column that is not there.
-            DataError: A missing or malformed file, or one without records.
-            ResourceError: What reads the format is not installed, or the Hub cannot be reached.
+            ConfigError: ``columns`` names a column that does not exist.
+            DataError: The file is missing or malformed, or it has no records.
+            ResourceError: A package that reads the format is not installed, or the Hub cannot be
+                reached.
         """
         records = open_records(path, self.file.columns, option=f"{self.name}: columns")
         names = [*_FIELD.findall(self.file.system + self.file.prompt), self.file.answer]
@@ -187,7 +190,7 @@ class CustomTask(Scored):
         return example.expected
 
     def outcome(self, example: RecordExample, output: str) -> Outcome:
-        """Read one model output as the metric has it: slots, entities or text."""
+        """Parse one model output into what the metric compares: slots, entities or text."""
         if "slots" in self.file.metrics:
             slots = parse_answer(output)
             return Outcome(slots.slots, parse_answer(example.expected).slots, slots.malformed)
@@ -200,7 +203,7 @@ class CustomTask(Scored):
 
 
 def _filled(template: str, row: Mapping[str, Any], location: str) -> str:
-    """Put fields of the record where the template has ``{field}``."""
+    """Replace each ``{field}`` of a template with the record's field."""
     return _FIELD.sub(lambda match: _field(row, match[1], location), template)
 
 
@@ -213,7 +216,7 @@ def _field(row: Mapping[str, Any], name: str, location: str) -> str:
 
 
 def _languages_there(folder: Path, pattern: str) -> list[str]:
-    """Return the languages that have a file, where its name tells one."""
+    """Return the languages that have a file, if file names contain the language."""
     start, lang, end = pattern.partition("{lang}")
     if not lang or "{lang}" in end or Path(pattern).is_absolute():
         return []

@@ -1,6 +1,6 @@
-"""Named entities as a model writes them: JSON with types, texts and offsets, in all its disrepair.
+"""Named entities as a model writes them: possibly damaged JSON with types, texts and offsets.
 
-The form is that of the paper's appendix D.2 (Universal NER in the Aya collection):
+The format is that of the paper's appendix D.2 (Universal NER in the Aya collection):
 
     "Results": [{"TypeName": "LOC", "Text": "Iguazu", "Start": 22, "End": 28}]
 """
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from adaptermix.files.text import without_lone_surrogates
 
 _KEYS = {"typename": "type", "type": "type", "text": "text", "start": "start", "end": "end"}
-# Where a list of entities may begin; "here are the results:" alone is prose.
+# The start of a possible list of entities; "here are the results:" alone is prose.
 _RESULTS = re.compile(
     r"""results?["'`]?\s*[:=]\s*(?=[\[{]|["'`]?Type)""",
     re.IGNORECASE,
 )
-_LISTS = 20  # places where a list may begin that are looked at, so that long texts take no longer
-# A key, quoted or not, and a value: a quoted text that ends where the next thing begins, a number,
-# or a bare word. Quotes inside a text need no backslash, as models leave it out.
+_LISTS = 20  # possible starts of a list that are tried, so that long texts do not take longer
+# A key, quoted or not, and a value: a bare word or number, or a quoted text that ends before a
+# delimiter. Quotes inside a text need no backslash, because models omit it.
 _PAIR = re.compile(
     r"""["'`]?\b(?P<key>TypeName|Type|Text|Start|End)["'`]?\s*:\s*
     (?: "(?P<double>(?:\\.|[^\\]){0,999}?)"(?=\s*(?:[,}\]]|$))
@@ -33,7 +33,7 @@ _SEPARATOR = re.compile(r"[{}]")
 
 
 class Entity(NamedTuple):
-    """A named entity; offsets count characters of the sentence, the end excluded."""
+    """A named entity; offsets are in characters of the sentence, with an exclusive end."""
 
     type: str
     text: str
@@ -42,14 +42,14 @@ class Entity(NamedTuple):
 
 
 class EntityAnswer(NamedTuple):
-    """The entities read out of a model's answer, and how many pieces of it were unreadable."""
+    """The entities parsed from a model's answer, and the number of malformed ones."""
 
     entities: list[Entity]
     malformed: int
 
 
 def render_entities(entities: Sequence[Entity]) -> str:
-    """Write entities as the answer a model is trained to give."""
+    """Format entities as the answer that a model is trained to give."""
     rows = [
         {"TypeName": entity.type, "Text": entity.text, "Start": entity.start, "End": entity.end}
         for entity in entities
@@ -58,12 +58,12 @@ def render_entities(entities: Sequence[Entity]) -> str:
 
 
 def parse_entities(text: str) -> EntityAnswer:
-    """Read a model's answer; any text is accepted and nothing is raised.
+    """Parse a model's answer. Any text is accepted, and no error is raised.
 
-    A list in JSON is read as it stands, whatever comes before and after it. Otherwise every pair
-    of a known key and a value is taken, wherever it is: code fences, single quotes, missing
-    brackets and unescaped quotes lose nothing. The first list is the answer. An entity that lacks
-    its type or text (a cut answer), and an answer without a list, count as malformed. Repeated
+    A valid JSON list is read as it is, whatever precedes or follows it. Otherwise every pair of a
+    known key and a value is used, wherever it occurs, so that code fences, single quotes, missing
+    brackets and unescaped quotes lose nothing. The first list is the answer. An entity without
+    type or text (a truncated answer) and an answer without a list count as malformed. Repeated
     entities are kept.
     """
     openings = list(islice(_RESULTS.finditer(text), _LISTS))
@@ -74,9 +74,9 @@ def parse_entities(text: str) -> EntityAnswer:
 
 
 def _read_list(text: str, start: int, end: int) -> EntityAnswer | None:
-    """Read the list that begins between two places; None where there is nothing like one.
+    """Read the list that starts between two offsets, or return None if there is none.
 
-    An empty list among pairs is a damaged answer, and no answer of no entities.
+    An empty list next to pairs is a damaged answer, not an answer without entities.
     """
     rows = _json_list(text, text.find("[", start, end))
     if rows:
@@ -85,7 +85,7 @@ def _read_list(text: str, start: int, end: int) -> EntityAnswer | None:
 
 
 def _json_list(text: str, at: int) -> list[Any] | None:
-    """Return the JSON list that begins at the bracket, where that is one of objects."""
+    """Return the JSON list that starts at the bracket, if it is a list of objects."""
     if at < 0:
         return None
     try:
@@ -104,7 +104,7 @@ def _from_rows(rows: list[dict[str, Any]]) -> EntityAnswer:
 
 
 def _from_pairs(text: str) -> EntityAnswer | None:
-    """Gather pairs into entities; a brace or a key seen before begins another one."""
+    """Group pairs into entities; a brace or a repeated key starts the next one."""
     groups: list[dict[str, Any]] = []
     last_end = 0
     for pair in _PAIR.finditer(text):
@@ -121,7 +121,7 @@ def _value(pair: re.Match[str]) -> str:
     quoted = pair["double"] if pair["double"] is not None else pair["single"]
     if quoted is None:
         return pair["bare"]
-    try:  # \u00e9 and \" mean what they mean in JSON; a text that is not JSON stays as it is
+    try:  # decode \u00e9 and \" as JSON does; a text that is not JSON only loses its backslashes
         return str(json.loads(f'"{quoted}"', strict=False))
     except ValueError:
         return re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)

@@ -30,7 +30,7 @@ MASSIVE_REPO = "AmazonScience/massive"
 
 @dataclass(frozen=True)
 class SlotExample:
-    """One utterance of MASSIVE; ``locale`` says how the paper's scorer cuts it into tokens."""
+    """One utterance of MASSIVE; ``locale`` sets how the paper's scorer tokenizes it."""
 
     id: str
     lang: str
@@ -63,13 +63,14 @@ def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExa
 
     Args:
         lang: Language code or locale.
-        split: Partition; MASSIVE calls its development part ``dev``.
-        data_dir: Folder that holds ``{locale}.jsonl`` or ``.jsonl.gz``, itself or in a folder
-            below; without it the hub's parquet copy is read.
+        split: Partition; MASSIVE calls its development set ``dev``.
+        data_dir: Folder with ``{locale}.jsonl``, ``.jsonl.gz`` or ``.parquet``, directly or in a
+            subfolder. If None, the Hub's parquet copy is read.
 
     Raises:
-        DataError: Unknown language, no or several such files, malformed or no rows.
-        ResourceError: The hub is needed and cannot be reached.
+        DataError: The language is unknown, there is no such file or more than one, or the rows
+            are malformed or missing.
+        ResourceError: The Hub is needed and cannot be reached.
     """
     locale = massive_locale(lang)
     if data_dir is None:
@@ -88,10 +89,10 @@ def read_massive(lang: str, split: Split, data_dir: Path | None) -> list[SlotExa
 
 
 def read_massive_file(path: Path, lang: str, split: Split | None) -> list[SlotExample]:
-    """Read the rows of one partition, or of all, from one file of MASSIVE.
+    """Read the rows of one partition, or of all partitions, from one file of MASSIVE.
 
     Raises:
-        DataError: Unknown language, another language's file, a malformed row.
+        DataError: The language is unknown, the file is in another language, or a row is malformed.
     """
     locale = massive_locale(lang)
     rows = []
@@ -118,14 +119,14 @@ def _massive_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-# The paper's appendix D.2 leaves out the middle sentence that its released training data has.
+# The paper's appendix D.2 omits the middle sentence, which the released training data contains.
 _SLOT_TASK = (
     "Given a command from the user, a voice assistant will extract entities essential for carry "
     "out the command.{example} Your task is to extract the entities as words from the command if "
     "they fall under a predefined list of entity types."
 )
-# Appendix D.2 again: for a base model that was not trained on the task, with the types named. The
-# paper prints two of MASSIVE's 55 types as one, "person_email_folder"; here they are two.
+# Also from appendix D.2, for a base model without task training; it lists the types. The paper
+# prints two of MASSIVE's 55 types as one, "person_email_folder"; here they are separate.
 _ZERO_SHOT = """\
 Given a command from the user, a voice assistant like Siri or Olly will extract entities from the \
 command that are essential for carry out the the command. For example, for a command about playing \
@@ -166,7 +167,7 @@ SYSTEM_PROMPTS = {
 
 @dataclass(frozen=True)
 class Massive(Scored):
-    """Slot filling on MASSIVE, as generation: ``time: five am; date: this week``.
+    """Slot filling on MASSIVE as text generation: ``time: five am; date: this week``.
 
     ``options.scorer`` is ``strict`` (types and values) or ``paper`` (the authors' script).
     """
@@ -177,7 +178,7 @@ class Massive(Scored):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Slot F1, by one of two scorers."""
+        """Slot F1, computed by one of two scorers."""
         slot_f1 = metrics.SLOT_F1 if self.options.scorer == "strict" else metrics.SpanF1()
         return chosen([slot_f1], self.options.metrics, self.name)
 
@@ -186,7 +187,7 @@ class Massive(Scored):
         return read_massive(lang, split, data_dir)
 
     def messages(self, example: SlotExample) -> list[Message]:
-        """Return the system prompt, where there is one, and the utterance."""
+        """Return the system prompt, if there is one, and the utterance."""
         return chat_of(self.system_prompt, example.utterance)
 
     def answer(self, example: SlotExample) -> str:
@@ -194,7 +195,7 @@ class Massive(Scored):
         return render_answer(slots_of(example.annotated))
 
     def outcome(self, example: SlotExample, output: str) -> Outcome:
-        """Read the slots out of one model output; for the paper's scorer, the tags it gives."""
+        """Parse the slots of one model output; for the paper's scorer, return BIO tags."""
         if self.options.scorer == "paper":
             gold = label_gold(example.utterance, example.annotated, example.locale)
             labels, malformed = label_answer(output, gold, example.locale)

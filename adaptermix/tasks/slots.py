@@ -1,4 +1,4 @@
-"""Slot annotations of MASSIVE: marked-up text, slots, and the answers a model writes.
+"""MASSIVE's slot annotations: annotated text, slots, and model answers.
 
 annotated   wake me up at [time : five am] [date : this week]
 slots       (time, five am), (date, this week)
@@ -13,50 +13,50 @@ from typing import NamedTuple
 
 NO_SLOTS = "None"
 OUTSIDE = "Other"
-# The locales whose annotations are scored by character, as in MASSIVE's own scripts.
+# The locales that are scored by character, as in MASSIVE's own scripts.
 SPLIT_BY_CHARACTER = ("ja-JP", "zh-CN", "zh-TW")
 _MARKED = re.compile(r"\[\s*([^\[\]:]+?)\s*:\s*([^\[\]]*?)\s*\]")
-_ITEM = r"(?:(?:\d{1,3}[.)]|[-*])[^\S\n]+)?"  # what begins an item of a list
+_ITEM = r"(?:(?:\d{1,3}[.)]|[-*])[^\S\n]+)?"  # the marker of a list item
 _ANSWER_PART = re.compile(rf"(?:^|[;\n])[^\S\n]*{_ITEM}(\w[\w -]{{0,40}}?)\s*:\s*")
 
 
 class Slot(NamedTuple):
-    """A typed piece of an utterance."""
+    """A typed span of an utterance."""
 
     type: str
     value: str
 
 
 class Answer(NamedTuple):
-    """The slots read out of a model's answer, and how many pieces of it were unreadable."""
+    """The slots parsed from a model's answer, and the number of malformed pieces."""
 
     slots: list[Slot]
     malformed: int
 
 
 def slots_of(annotated: str) -> list[Slot]:
-    """Return the marked slots, in the order of the utterance."""
+    """Return the annotated slots, in the order of the utterance."""
     return [Slot(type_, value) for type_, value in _MARKED.findall(annotated)]
 
 
 def without_marks(annotated: str) -> str:
-    """Return the utterance that an annotated one marks up."""
+    """Return the plain utterance of an annotated one."""
     return _MARKED.sub(lambda match: match[2], annotated)
 
 
 def render_answer(slots: list[Slot]) -> str:
-    """Write slots as the answer a model is trained to give; ``None`` where there are none."""
+    """Format slots as the answer that a model is trained to give, or ``None`` without slots."""
     return "; ".join(f"{slot.type}: {slot.value}" for slot in slots) or NO_SLOTS
 
 
 def parse_answer(text: str) -> Answer:
-    """Read a model's answer; any text is accepted and nothing is raised.
+    """Parse a model's answer. Any text is accepted, and no error is raised.
 
-    A part starts at the beginning, after a semicolon or on a new line with ``type:``, so that a
-    value may hold semicolons and colons of its own. Any few words make a type, so that an unknown
-    type is a wrong slot and spoils no other. What stands before the first part, and a part
-    without a value, is counted as malformed. The number of a list may come first, as the
-    zero-shot prompt shows answers so, or a dash or star.
+    A part starts with ``type:`` at the beginning, after a semicolon or on a new line, so a value
+    may contain semicolons and colons. Any few words count as a type, so an unknown type is one
+    wrong slot and does not affect the others. Text before the first part, and a part without a
+    value, count as malformed. A part may start with a list number, because the zero-shot prompt
+    shows answers in that form, or with a dash or star.
     """
     text = text.strip()
     if re.sub(rf"\A{_ITEM}", "", text).rstrip(".").casefold() == NO_SLOTS.casefold():
@@ -77,7 +77,7 @@ def parse_answer(text: str) -> Answer:
 class Labelled(NamedTuple):
     """An utterance as the paper's scorer sees it: tokens, and the slot type of each or ``Other``.
 
-    The two may differ in length, as they do there.
+    The two lists may differ in length, as in that scorer.
     """
 
     tokens: list[str]
@@ -87,8 +87,8 @@ class Labelled(NamedTuple):
 def label_gold(utterance: str, annotated: str, locale: str) -> Labelled:
     """Label the tokens of an utterance by its annotation, as MASSIVE's own scripts do.
 
-    Faults included: where a locale is split by character, a run of ASCII stays whole and the
-    bracket that closes a slot after it does not end the slot.
+    This reproduces their faults: in a locale that is split by character, an ASCII chunk stays one
+    token, and a closing bracket at its end does not end the slot.
     """
     if locale in SPLIT_BY_CHARACTER:
         return _label_characters(annotated)
@@ -98,7 +98,7 @@ def label_gold(utterance: str, annotated: str, locale: str) -> Labelled:
     while at < len(chunks):
         if chunks[at].startswith("["):
             label = chunks[at].lstrip("[")
-            at += 2  # the colon too
+            at += 2  # skips the colon too
             continue
         labels.append(label)
         if chunks[at].endswith("]"):
@@ -132,13 +132,13 @@ def _label_characters(annotated: str) -> Labelled:
 def label_answer(output: str, gold: Labelled, locale: str) -> tuple[list[str], int]:
     """Label the tokens of an utterance by a model's answer, as the authors' scorer does.
 
-    Every place where a value occurs gets its label, later parts over earlier ones, whatever the
-    type; a value that is nowhere in the utterance leaves no trace. A part that is not
-    ``type: value`` with one ``: `` is left out. (The authors' scorer stops at a value of white
-    space alone; here it is left out too.)
+    Every occurrence of a value gets its label, whatever the type; later parts overwrite earlier
+    ones. A value that does not occur in the utterance has no effect. A part that is not
+    ``type: value`` with one ``: `` is skipped. A value of whitespace only, at which the authors'
+    scorer stops, is skipped too.
 
     Returns:
-        As many labels as the gold ones, and the number of parts left out.
+        As many labels as there are gold labels, and the number of skipped parts.
     """
     labels = [OUTSIDE] * len(gold.labels)
     malformed = 0
@@ -163,11 +163,11 @@ def _occurrences(tokens: Sequence[str], pattern: Sequence[str]) -> list[int]:
 
 
 def bio_tags(labels: Sequence[str]) -> list[str]:
-    """Write labels as BIO tags; neighbours of one type are one span."""
+    """Return labels as BIO tags; adjacent tokens of one type form one span."""
     tags = []
     before = OUTSIDE
     for label in labels:
         tag = "O" if label == OUTSIDE else f"{'I' if label == before else 'B'}-{label}"
-        tags.append(sys.intern(tag))  # one string a tag: counting them is twice as fast
+        tags.append(sys.intern(tag))  # one string object per tag makes counting twice as fast
         before = label
     return tags

@@ -1,4 +1,4 @@
-"""What a task is: how an example becomes a prompt and an answer, and outputs become scores."""
+"""The interface of tasks: examples to prompts and answers, and outputs to scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from adaptermix.tasks.metrics.metric import Metric, Outcome, Score, Statistics, 
 
 
 class Example(Protocol):
-    """What every task's examples have."""
+    """The interface of every task's examples."""
 
     @property
     def id(self) -> str:
-        """Its id, unlike any other of its language and part."""
+        """An ID that is unique within the language and split."""
 
     @property
     def lang(self) -> str:
-        """Its language, or pair of languages."""
+        """The language or language pair."""
 
     @property
     def utterance(self) -> str:
-        """The sentence it is about."""
+        """The input sentence."""
 
 
 E = TypeVar("E", bound=Example)
@@ -32,17 +32,18 @@ E = TypeVar("E", bound=Example)
 class Task(Protocol):
     """An evaluation and fine-tuning task over text.
 
-    Scores are sums: ``value(statistics(outcomes).sum(axis=0))`` is ``score(outcomes).value``, for
-    the first of the task's metrics; each of ``metrics`` has the same two functions.
+    Scores are functions of sums: ``value(statistics(outcomes).sum(axis=0))`` equals
+    ``score(outcomes).value`` for the task's first metric. Each of ``metrics`` has the same two
+    functions.
     """
 
     @property
     def name(self) -> str:
-        """Name of the task, as on the command line."""
+        """The task's name on the command line."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that were asked for; the first one is the task's score."""
+        """The requested metrics; the first one is the task's score."""
 
     def read(self, lang: str, split: Split, data_dir: Path | None) -> list[Any]:
         """Return the examples of one language, in file order."""
@@ -51,38 +52,38 @@ class Task(Protocol):
         """Return the chat messages that ask for the answer."""
 
     def answer(self, example: Any) -> str:
-        """Return the answer a model should give."""
+        """Return the expected answer."""
 
     def outcome(self, example: Any, output: str) -> Outcome:
-        """Read one model output; accepts any text."""
+        """Parse one model output; accepts any text."""
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
-        """Return one row of sufficient statistics an example, of the first metric."""
+        """Return the first metric's sufficient statistics, one row per example."""
 
     def value(self, sums: Any) -> Any:
-        """Return the first metric of sums of rows: [..., stats] to [...]."""
+        """Return the first metric's scores [...] of summed rows [..., stats]."""
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
         """Score the outputs of one language by the first metric."""
 
     def scores(self, outcomes: Sequence[Outcome]) -> dict[str, Score]:
-        """Score the outputs of one language by every metric, by name."""
+        """Return the score of one language's outputs by the name of every metric."""
 
 
 class Scored(ABC):
-    """The part of a task that follows from its metrics."""
+    """Base class that implements the scoring of a task with its metrics."""
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that were asked for; the first one is the task's score."""
+        """The requested metrics; the first one is the task's score."""
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
-        """Return one row of sufficient statistics an example, of the first metric."""
+        """Return the first metric's sufficient statistics, one row per example."""
         return self.metrics[0].statistics(outcomes)
 
     def value(self, sums: Any) -> Any:
-        """Return the first metric of sums of rows: [..., stats] to [...]."""
+        """Return the first metric's scores [...] of summed rows [..., stats]."""
         return self.metrics[0].value(sums)
 
     def score(self, outcomes: Sequence[Outcome]) -> Score:
@@ -90,17 +91,17 @@ class Scored(ABC):
         return score(self.metrics[0], outcomes)
 
     def scores(self, outcomes: Sequence[Outcome]) -> dict[str, Score]:
-        """Score the outputs of one language by every metric, by name."""
+        """Return the score of one language's outputs by the name of every metric."""
         return {metric.name: score(metric, outcomes) for metric in self.metrics}
 
 
 def chat_of(system: str, user: str) -> list[Message]:
-    """Return a conversation of an optional system message and a user message."""
+    """Return a chat with an optional system message and a user message."""
     first = [{"role": "system", "content": system}] if system else []
     return [*first, {"role": "user", "content": user}]
 
 
 def text_outcome(output: str, references: Sequence[str], source: str, *, lang: str) -> Outcome:
-    """Return the outcome of an answer that is compared with references as text."""
-    text = without_lone_surrogates(output)  # MeCab and COMET would stop at one
+    """Return the outcome of an output that is compared with references as text."""
+    text = without_lone_surrogates(output)  # MeCab and COMET fail on lone surrogates
     return Outcome(text, list(references), int(not text.strip()), source, lang)

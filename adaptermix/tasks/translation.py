@@ -1,7 +1,7 @@
-"""Translation: sentences, their references, and the names of languages.
+"""Translation: sentences and their references.
 
-Test sets are plain text, one sentence a line; training data is JSON, one
-``{"translation": {"de": ..., "en": ...}}`` a line, as ALMA has it. The hub has both as parquet.
+Test sets are plain text with one sentence per line. Training data is in ALMA's format: JSON lines
+of ``{"translation": {"de": ..., "en": ...}}``. The Hub has both as parquet.
 """
 
 import random
@@ -27,7 +27,7 @@ from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
 from adaptermix.tasks.metrics.text import text_metrics
 from adaptermix.tasks.task import Scored, chat_of, text_outcome
 
-_DEV_ROWS = 1000  # held out of training data that comes without a dev part
+_DEV_ROWS = 1000  # held out of training data that has no dev split
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def read_translations(
     """Read sentences and their references, line by line.
 
     Args:
-        source: Text file of the sentences; without it they are empty.
-        references: One text file for each set of references, at least one.
-        pair: What the examples are of.
+        source: Text file of the sentences; if None, the sentences are empty.
+        references: One text file per set of references, at least one.
+        pair: Language pair of the examples.
 
     Raises:
-        DataError: A missing file, files of different lengths, an empty reference.
+        DataError: A file is missing, the files differ in length, or a reference is empty.
     """
     files = [path for path in (source, *references) if path is not None]
     columns = [[line for _, line in numbered_lines(path)] for path in files]
@@ -79,16 +79,17 @@ def read_translations(
 def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[TranslationExample]:
     """Read one direction: a test set of WMT, or ALMA's training data.
 
-    In the folder, or up to two levels below it, these are looked for. For the test part:
+    The folder and up to two levels of subfolders are searched. Files of the test split:
     ``en-de.src`` and ``en-de.ref`` (or WMT's own names, ``NAME.en-de.src.en`` and
     ``NAME.en-de.ref.refA.de``), ``en-de.test.parquet`` or ``en-de/test-*.parquet`` (WMT23-Test),
-    and ``en-de.test.json`` (ALMA's copy of WMT 22). For the others, with the languages in either
-    order: ``de-en.train.json`` and ``de-en.valid.json``, or ``de-en/train-*.parquet`` and
-    ``de-en/validation-*.parquet``. Text may be gzipped. Without a dev file, the same rows are held
-    out of the training file whenever it is read.
+    and ``en-de.test.json`` (ALMA's copy of WMT 22). Files of the other splits, with the languages
+    in either order: ``de-en.train.json`` and ``de-en.valid.json``, or ``de-en/train-*.parquet``
+    and ``de-en/validation-*.parquet``. Text may be gzipped. Without a dev file, dev rows are held
+    out of the training file, always the same ones.
 
     Raises:
-        DataError: Not a pair of known languages, no folder, missing or malformed files.
+        DataError: The pair has an unknown language, no folder is given, or files are missing or
+            malformed.
     """
     source, target = split_pair(pair)
     language_code(source), language_code(target)
@@ -117,7 +118,7 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
     return held if split == "dev" else kept
 
 
-# Files of pairs, whose names tell the pair.
+# File names that contain the language pair.
 _NAMED_TRAINING = r"(\w+-\w+)\.train\.json(?:\.gz)?"
 _NAMED_TEST = r"(?:.*\.)?(\w+-\w+)\.(?:src|src\.\w+)(?:\.gz)?"
 
@@ -128,7 +129,7 @@ def _test_names(source: str, target: str) -> list[str]:
 
 
 def _read_test(pair: str, source: str, target: str, folder: Path) -> list[TranslationExample]:
-    """Read a test set whose files name the pair as it is written, or else by plain codes."""
+    """Read a test set whose file names contain the pair as given, or else by plain codes."""
     plain = language_code(source), language_code(target)
     texts, alma = _test_names(source, target), _alma_names([f"{source}-{target}"], "test")
     if plain != (source, target) and not has_file(folder, [*texts, *alma]):
@@ -143,7 +144,7 @@ def _read_test(pair: str, source: str, target: str, folder: Path) -> list[Transl
 
 
 def _alma_names(pairs: Sequence[str], part: str) -> list[str]:
-    """Return the names of a part's file: as ALMA's repository has it, and as the hub has it."""
+    """Return the names of a split's file, as in ALMA's repository and as on the Hub."""
     on_hub = "validation" if part == "valid" else part
     ends = [f".{part}.json", f".{part}.json.gz", f".{part}.parquet"]
     ends += [f"/{on_hub}-*.parquet", f"/{on_hub}/*.parquet"]
@@ -159,7 +160,7 @@ def _find_optional(folder: Path, patterns: list[str]) -> Path | None:
 
 
 def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]:
-    """Read training data; rows with an empty side are left out."""
+    """Read training data, and skip rows with an empty side."""
     pair = f"{source}-{target}"
     rows = (
         (str(number), *(side.strip() for side in sides))
@@ -176,7 +177,7 @@ def _read_alma(path: Path, source: str, target: str) -> list[TranslationExample]
 
 
 def _read_references(path: Path, source: str, target: str) -> list[TranslationExample]:
-    """Read a test set that has its references beside its sentences."""
+    """Read a test set with sentences and references in one file."""
     pair = f"{source}-{target}"
     examples = []
     for number, (text, reference) in read_alma(path, source, target):
@@ -193,7 +194,7 @@ class Translation(Scored):
     """Translation, scored by BLEU, chrF and COMET; a language is a pair such as ``en-de``.
 
     Attributes:
-        system_prompt: Replaces the paper's, which names both languages.
+        system_prompt: Replaces the paper's system prompt, which names both languages.
     """
 
     system_prompt: str | None = None
@@ -202,12 +203,12 @@ class Translation(Scored):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """BLEU and chrF, or those asked for."""
+        """BLEU and chrF, or the requested metrics."""
         names = self.options.metrics or ("bleu", "chrf")
         return chosen(text_metrics(self.options), names, self.name)
 
     def read(self, lang: str, split: Split, data_dir: Path | None) -> list[TranslationExample]:
-        """Return the examples of one direction, in file order; of the files given, if any."""
+        """Return the examples of one direction, in file order; of the given files, if any."""
         if self.options.src is None:
             return read_wmt(lang, split, data_dir)
         for code in split_pair(lang):
@@ -215,7 +216,7 @@ class Translation(Scored):
         return read_translations(self.options.src, self.options.ref, lang)
 
     def messages(self, example: TranslationExample) -> list[Message]:
-        """Return the paper's system prompt and the sentence."""
+        """Return the system prompt, by default the paper's, and the sentence."""
         if self.system_prompt is not None:
             return chat_of(self.system_prompt, example.source)
         source, target = (LANGUAGE_NAMES[language_code(code)] for code in split_pair(example.lang))
@@ -228,7 +229,7 @@ class Translation(Scored):
         return example.references[0]
 
     def outcome(self, example: TranslationExample, output: str) -> Outcome:
-        """Take the output as it is; an empty one counts as malformed."""
+        """Return the output as it is; an empty one counts as malformed."""
         return text_outcome(
             output, example.references, example.source, lang=target_of(example.lang)
         )

@@ -1,4 +1,4 @@
-"""Universal NER: its files and its task."""
+"""Universal NER: file formats and task."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class EntityExample:
     """A sentence and its named entities.
 
     Attributes:
-        prompt: The whole question, where the data has it; it ends with the sentence.
+        prompt: The whole question, which ends with the sentence, if the data contains it.
     """
 
     id: str
@@ -41,14 +41,15 @@ class _Token(NamedTuple):
 
 
 def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExample]:
-    """Read one language and part of Universal NER, in file order.
+    """Read one language and split of Universal NER, in file order.
 
-    In the folder, or up to two levels below it, ``da.test.iob2`` or the official
-    ``da_ddt-ud-test.iob2`` is looked for; it may be gzipped. Where there is neither, the Aya
-    collection's ``test-*.parquet`` is, which has a prompt in the language with every sentence.
+    The folder and up to two levels of subfolders are searched for ``da.test.iob2`` or the official
+    ``da_ddt-ud-test.iob2``, which may be gzipped. If neither exists, the Aya collection's
+    ``test-*.parquet`` is used, which has a prompt in the language for every sentence.
 
     Raises:
-        DataError: An unknown language, no folder, no or several such files, a malformed one.
+        DataError: The language is unknown, no folder is given, there is no such file or more than
+            one, or the file is malformed.
     """
     code = language_code(lang)
     if data_dir is None:
@@ -79,14 +80,14 @@ def _read_aya(path: Path, lang: str, code: str) -> list[EntityExample]:
 
 
 def read_iob2(path: Path, lang: str) -> list[EntityExample]:
-    """Read sentences with PER, ORG and LOC entities; other types are not asked for and left out.
+    """Read sentences with PER, ORG and LOC entities; other types are not part of the task.
 
-    So are words with the tag ``-``, which the Norwegian files give to those derived from names.
-    Offsets are those of the tokens in the ``# text`` comment; a sentence without such a comment,
-    or with another text than its tokens, is its tokens with spaces between.
+    The tag ``-``, which the Norwegian files give to words derived from names, is ignored too.
+    Offsets refer to the ``# text`` comment. If that comment is missing or does not match the
+    tokens, the text is the tokens joined by spaces.
 
     Raises:
-        DataError: No such file, a malformed line, no sentences.
+        DataError: The file does not exist, a line is malformed, or there are no sentences.
     """
     examples: dict[str, EntityExample] = {}
     for number, comments, tokens in _sentences(path):
@@ -100,7 +101,7 @@ def read_iob2(path: Path, lang: str) -> list[EntityExample]:
 
 
 def _sentences(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Token]]]:
-    """Yield the line where each sentence ends, its comments, and its tokens."""
+    """Yield each sentence's last line number, comments and tokens."""
     comments: dict[str, str] = {}
     tokens: list[_Token] = []
     number = 0
@@ -128,7 +129,7 @@ def _token(line: str, location: str) -> _Token:
 
 
 def _located(text: str | None, tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text and where each token starts and ends in it."""
+    """Return the text, and the start and end offset of each token in it."""
     offsets = []
     at = 0
     for form, _ in tokens:
@@ -153,7 +154,7 @@ def _joined(tokens: Sequence[_Token]) -> tuple[str, list[tuple[int, int]]]:
 def _entities(
     text: str, offsets: Sequence[tuple[int, int]], tokens: Sequence[_Token]
 ) -> Iterator[Entity]:
-    """Join B- and the I- tags of the same type that follow; I- after another tag begins one."""
+    """Join a B- tag and the following I- tags of its type; a stray I- tag starts an entity."""
     spans: list[tuple[str, int, int]] = []
     before = "O"
     for (start, end), (_, tag) in zip(offsets, tokens, strict=True):
@@ -167,7 +168,7 @@ def _entities(
             yield Entity(type_, text[start:end], start, end)
 
 
-# Appendix D.2: the English template of Universal NER in the Aya collection, for every language.
+# Appendix D.2: the Aya collection's English template of Universal NER, used for every language.
 _ENTITY_PROMPT = (
     "Please identify all the named entities mentioned in the input sentence provided below. Use "
     "only the categories: PER - person, ORG - organization, and LOC - location. Remember, "
@@ -182,7 +183,7 @@ _ENTITY_PROMPT = (
 
 @dataclass(frozen=True)
 class Uner(Scored):
-    """Named entities of Universal NER, as generation of JSON with types, texts and offsets."""
+    """Universal NER as text generation: JSON with types, texts and offsets of named entities."""
 
     system_prompt: str | None = None
     options: ScorerSettings = ScorerSettings()
@@ -190,7 +191,7 @@ class Uner(Scored):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Entity F1, over types and texts or over types and offsets."""
+        """Entity F1 over types and texts, or over types and offsets."""
         entity_f1 = metrics.ENTITY_F1[self.options.match]
         return chosen([entity_f1], self.options.metrics, self.name)
 
@@ -199,9 +200,9 @@ class Uner(Scored):
         return read_uner(lang, split, data_dir)
 
     def messages(self, example: EntityExample) -> list[Message]:
-        """Return instruction, worked example and sentence as one user message.
+        """Return the instruction, a worked example and the sentence as one user message.
 
-        They are the data's own where it has them, else the paper's English ones.
+        The data's own prompt is used if there is one, otherwise the paper's English prompt.
         """
         question = example.prompt or _ENTITY_PROMPT + example.utterance
         return chat_of(self.system_prompt or "", question)
@@ -211,6 +212,6 @@ class Uner(Scored):
         return render_entities(example.entities)
 
     def outcome(self, example: EntityExample, output: str) -> Outcome:
-        """Read the entities out of one model output."""
+        """Parse the entities of one model output."""
         answer = parse_entities(output)
         return Outcome(answer.entities, list(example.entities), answer.malformed)

@@ -1,1 +1,1 @@
-"""Metrics from statistics of single examples, so that any of them can be bootstrapped."""
+"""Metrics computed from per-example statistics, so that each of them can be bootstrapped."""

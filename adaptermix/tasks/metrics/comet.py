@@ -1,9 +1,9 @@
-"""COMET in a Python environment of its own: install it there, and score segments with it.
+"""Score segments with COMET, which runs in a separate Python environment.
 
-COMET's package needs transformers 4, vLLM needs transformers 5, so the two never meet in one
-process. This module imports neither: it runs ``comet_worker.py`` with COMET's interpreter and
-passes files. COMET checkpoints are pickles, which can run code when they are opened; they are
-opened in that other process only.
+COMET's package needs transformers 4 and vLLM needs transformers 5, so they cannot share a process.
+This module imports neither: it runs ``comet_worker.py`` with COMET's interpreter and exchanges
+files with it. COMET checkpoints are pickles, which can run code when they are loaded; only that
+other process loads them.
 """
 
 import importlib.resources
@@ -28,7 +28,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.ckpt)")
 
 
 class Translations(NamedTuple):
-    """One system's translations of one test set, segment by segment."""
+    """One system's translations of one test set, one per segment."""
 
     sources: Sequence[str]
     hypotheses: Sequence[str]
@@ -36,7 +36,7 @@ class Translations(NamedTuple):
 
 
 class CometScores(NamedTuple):
-    """Segment scores, one list for every ``Translations``, and what computed them."""
+    """Segment scores, one list per ``Translations``, and the signature of the metric."""
 
     segments: list[list[float]]
     signature: str
@@ -51,7 +51,7 @@ def segment_scores(
     python: Path | None = None,
     timeout_seconds: float | None = None,
 ) -> list[float]:
-    """Score translations with COMET, one score a segment; see ``segment_scores_many``."""
+    """Score translations with COMET, one score per segment; see ``segment_scores_many``."""
     translations = Translations(sources, hypotheses, references)
     scores = segment_scores_many(
         [translations], model=model, python=python, timeout_seconds=timeout_seconds
@@ -68,22 +68,23 @@ def segment_scores_many(
 ) -> CometScores:
     """Score any number of systems in one process, so that the model is loaded once.
 
-    The scores are those of COMET's own ``predict`` in float32, called once a system with its
-    defaults, on a GPU if COMET's torch sees one. A segment's score depends on its batch in the
-    last digits, so systems are not mixed. The ``comet-score`` command of COMET 2.2.7 gives
-    slightly other scores, for it rounds the model to float16.
+    The scores are those of COMET's own ``predict`` in float32, called once per system with its
+    defaults, on a GPU if COMET's torch finds one. The last digits of a segment's score depend on
+    its batch, so systems are not mixed. The ``comet-score`` command of COMET 2.2.7 gives slightly
+    different scores, because it rounds the model to float16.
 
     Args:
-        systems: What to score; sources, hypotheses and references of equal number each.
-        model: Hub name, or path of a local ``.ckpt`` file or of the folder that holds it. COMET
-            wants ``hparams.yaml`` in the folder above the file's.
-        python: Interpreter that has COMET; without it, that of the installed environment.
-        timeout_seconds: Stop waiting after this long; None waits for ever.
+        systems: Systems to score, each with equally many sources, hypotheses and references.
+        model: Hub name, or path of a local ``.ckpt`` file or of the folder that contains it. COMET
+            needs ``hparams.yaml`` in the folder above the file's folder.
+        python: Interpreter with COMET; by default, that of the installed environment.
+        timeout_seconds: Maximum time to wait, in seconds; None waits indefinitely.
 
     Raises:
-        DataError: Lists of different lengths, or nothing to score.
-        ArtifactError: A model that is not there or is no COMET checkpoint.
-        ResourceError: COMET is not installed, its model cannot be had, or its process failed.
+        DataError: The lists differ in length, or there is nothing to score.
+        ArtifactError: The model does not exist or is not a COMET checkpoint.
+        ResourceError: COMET is not installed, its model cannot be downloaded, or its process
+            failed.
     """
     _check(systems)
     job = _locate(model) | {
@@ -113,7 +114,7 @@ def _check(systems: Sequence[Translations]) -> None:
 
 
 def _locate(model: str) -> dict[str, str]:
-    """Return where the worker finds the model: a checkpoint's path, or a repository's name."""
+    """Return where the worker finds the model: the path of a checkpoint, or a repository name."""
     path = Path(model).expanduser().absolute()
     if path.is_dir():
         found = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")])
@@ -140,7 +141,7 @@ def _locate(model: str) -> dict[str, str]:
 
 
 def _interpreter(python: Path | None) -> Path:
-    """Return COMET's interpreter; not resolved, since a venv is known by the link's place."""
+    """Return COMET's interpreter, without resolving links: the path identifies the venv."""
     if python is not None:
         if not python.is_file():
             raise ResourceError(f"{python}: no such Python interpreter", hint=INSTALL_HINT)
@@ -154,9 +155,9 @@ def _interpreter(python: Path | None) -> Path:
 def _ask(
     python: Path, job: dict[str, Any], scratch: Path, timeout_seconds: float | None
 ) -> tuple[str, dict[str, Any]]:
-    """Run the worker; return how it ended and its answer, empty if there is none.
+    """Run the worker. Return how it ended, and its answer, which is empty if there is none.
 
-    Everything the libraries print goes to a file, and the answer to another.
+    The libraries' output and the answer go to separate files.
     """
     asked, answered, said = (scratch / name for name in ("job.json", "answer.json", "said"))
     asked.write_text(json.dumps(job), encoding="utf-8")
@@ -191,7 +192,7 @@ def _ask(
 def _failure(
     answer: dict[str, Any], ended: str, model: str, python: Path
 ) -> ArtifactError | ResourceError:
-    """Tell which step of the worker failed, and why."""
+    """Return the error for the step of the worker that failed."""
     stage, error = answer.get("stage"), answer.get("error")
     why = error or ended
     if stage == "import":

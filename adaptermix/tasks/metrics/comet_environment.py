@@ -16,25 +16,25 @@ from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.files.outputs import Report, cache_folder
 from adaptermix.tables import View, pairs
 
-# What goes into the environment, and why there are bounds. Scores have moved between releases of
-# these packages, so everything that computes one is pinned.
+# The packages of the environment and the reasons for their bounds. Scores have changed between
+# releases of these packages, so everything that computes a score is pinned.
 PINS = (
-    "unbabel-comet==2.2.7",  # the newest; wants transformers<5, numpy<2, protobuf<5
-    "torch==2.13.0",  # as in our own environment; has a CPU build where an index offers one
-    "transformers==4.57.6",  # the last of 4.x
+    "unbabel-comet==2.2.7",  # the newest; requires transformers<5, numpy<2, protobuf<5
+    "torch==2.13.0",  # as in adaptermix's own environment; a CPU build if the index offers one
+    "transformers==4.57.6",  # the last 4.x release
     "pytorch-lightning==2.6.6",
-    "sentencepiece==0.2.0",  # newer ones want protobuf>=5
-    # COMET and its torchmetrics import pkg_resources, which setuptools dropped. Without it COMET
-    # says nothing and computes `sparsemax_patch` models in another way.
+    "sentencepiece==0.2.0",  # newer ones require protobuf>=5
+    # COMET and its torchmetrics import pkg_resources, which setuptools removed. Without it, COMET
+    # silently computes `sparsemax_patch` models differently.
     "setuptools<81",
 )
-# The Pythons that numpy 1 and sentencepiece 0.2.0 have wheels for.
+# The Python versions that numpy 1 and sentencepiece 0.2.0 have wheels for.
 _PYTHONS = ("3.12", "3.11", "3.10")
 _REPORTED = ("unbabel-comet", "torch", "transformers", "pytorch-lightning", "numpy")
-_RECORD = "adaptermix-comet.json"  # written last: where it is, the environment is whole
-_LOCK = "adaptermix-comet.lock"  # made first: where it is, the folder is ours
+_RECORD = "adaptermix-comet.json"  # written last: marks a complete environment
+_LOCK = "adaptermix-comet.lock"  # created first: marks the folder as adaptermix's
 INSTALL_HINT = "run `adaptermix comet install`, or name a Python that has COMET: --comet-python"
-# Only what its venv holds, whatever PYTHONPATH and the like say; UTF-8 in every locale.
+# Only packages of the venv, regardless of PYTHONPATH and the like; UTF-8 in every locale.
 FLAGS = ("-I", "-X", "utf8")
 _VERSIONS = f"""
 import comet, json, pkg_resources, platform
@@ -46,7 +46,7 @@ print(json.dumps({{"python": platform.python_version(), **found}}))
 
 @dataclass(frozen=True)
 class Environment(Report):
-    """COMET's environment as it is on disk; ``versions`` is empty where nothing is installed."""
+    """COMET's environment on disk; ``versions`` is empty if nothing is installed."""
 
     path: str
     installed: bool
@@ -69,7 +69,7 @@ class Environment(Report):
 
 @dataclass(frozen=True)
 class InstallReport(Environment):
-    """An environment, whether this call built it, and the seconds it took."""
+    """An environment, whether this call built it, and how long that took, in seconds."""
 
     built: bool
     seconds: float
@@ -81,12 +81,12 @@ class InstallReport(Environment):
 
 
 def default_path() -> Path:
-    """Return the folder that ``install`` uses when it is told none."""
+    """Return the folder that ``install`` uses by default."""
     return cache_folder() / "comet"
 
 
 def status(path: Path | None = None) -> Environment:
-    """Say what is installed in the folder, the default one without ``path``; starts nothing."""
+    """Return what is installed in a folder, by default ``default_path()``, without running it."""
     folder = (path or default_path()).absolute()
     python = folder / "bin" / "python"
     record = _read_record(folder) if python.exists() else None
@@ -102,22 +102,22 @@ def install(
     force: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> InstallReport:
-    """Build COMET's environment, unless it is there already with today's pins.
+    """Build COMET's environment, unless it already exists with the current pins.
 
-    A record is written when COMET has been imported from the finished environment; a folder
-    without it counts as nothing, and the next install starts over. pip reads its usual
-    configuration. An environment with other pins is rebuilt, and so is any with ``force``.
+    A record is written once COMET has been imported from the finished environment. A folder
+    without a record counts as not installed, and the next install starts over. An environment with
+    other pins is rebuilt. pip reads its usual configuration.
 
     Args:
-        path: Folder of the environment, ``default_path()`` without it.
-        python: Command or path of the Python to build it with; without it, this one or, where
-            COMET's packages do not run on it, the newest on the search path that they run on.
-        force: Build it again even if it is there.
-        say: Is told what begins, for minutes may pass.
+        path: Folder of the environment, by default ``default_path()``.
+        python: Command or path of the Python to build it with. By default the running one, or if
+            it does not support COMET's packages, the newest on the search path that does.
+        force: Rebuild the environment even if it exists.
+        say: Called with the name of each step, because a step may take minutes.
 
     Raises:
-        ArtifactError: The folder holds something else.
-        ResourceError: No suitable Python, or pip could not do it.
+        ArtifactError: The folder contains something else.
+        ResourceError: There is no suitable Python, or the installation failed.
     """
     started = time.monotonic()
     folder = (path or default_path()).absolute()
@@ -140,7 +140,7 @@ def install(
 
 @contextmanager
 def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Own the folder while it is built; give the lock's file descriptor."""
+    """Lock the folder during the build, and yield the lock's file descriptor."""
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder}: is not a folder", hint="name another with --path")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).is_file():
@@ -159,7 +159,7 @@ def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
 
 
 def _clear(folder: Path) -> None:
-    (folder / _RECORD).unlink(missing_ok=True)  # first: from here on nothing looks installed
+    (folder / _RECORD).unlink(missing_ok=True)  # first, so that nothing counts as installed
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -227,7 +227,7 @@ def _build(folder: Path, base: str, lock: int, say: Callable[[str], None]) -> No
 def _run(command: Sequence[str], lock: int, failure: str) -> str:
     """Run a step of the build and return its output.
 
-    The step inherits the lock, so that one that outlives a killed install keeps others out.
+    The step inherits the lock: if it outlives a killed install, it still blocks other installs.
     """
     done = subprocess.run(
         command, capture_output=True, text=True, stdin=subprocess.DEVNULL, pass_fds=(lock,)
@@ -243,6 +243,6 @@ def _run(command: Sequence[str], lock: int, failure: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a text that is not empty."""
+    """Return the last non-empty line of a text, or ``nothing``."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "nothing"

@@ -1,10 +1,10 @@
-"""The other side of ``comet.py``: a script that COMET's interpreter runs, imported by nothing here.
+"""The counterpart of ``comet.py``: a script for COMET's interpreter that adaptermix never imports.
 
     python comet_worker.py JOB ANSWER
 
 JOB is JSON: ``systems``, a list of lists of {src, mt, ref}, and either ``checkpoint``, a path, or
-``repository``, a hub name. ANSWER becomes JSON: ``stage``, the step that was begun last; at the
-end ``scores``, a list for every system, and ``versions``; after an exception ``error``.
+``repository``, a Hub name. ANSWER becomes JSON: ``stage``, the step that started last; at the end
+``scores``, one list per system, and ``versions``; after an exception ``error``.
 """
 
 import json
@@ -15,7 +15,7 @@ from types import TracebackType
 
 
 def score(job_path: Path, answer_path: Path) -> None:
-    """Do the job; what is known so far is on disk before each step."""
+    """Score the job's systems. The state so far is on disk before each step."""
     answer: dict[str, object] = {}
 
     def note(**known: object) -> None:
@@ -39,7 +39,7 @@ def score(job_path: Path, answer_path: Path) -> None:
     from huggingface_hub import snapshot_download
 
     note(stage="fetch")
-    # Not comet.download_model: it hides why a model cannot be had.
+    # Not comet.download_model, which hides why a download fails.
     checkpoint = job.get("checkpoint") or Path(
         snapshot_download(
             job["repository"], allow_patterns=["hparams.yaml", "checkpoints/model.ckpt"]
@@ -48,9 +48,9 @@ def score(job_path: Path, answer_path: Path) -> None:
         "model.ckpt",
     )
     note(stage="load")
-    model = load_from_checkpoint(str(checkpoint))  # opens a pickle: only here, in this process
+    model = load_from_checkpoint(str(checkpoint))  # loads a pickle, which only this process does
     note(stage="score")
-    gpus = int(torch.cuda.is_available())  # never more: with several, COMET ends the process
+    gpus = int(torch.cuda.is_available())  # at most one: with more, COMET ends the process
     scores = [
         model.predict(samples, gpus=gpus, progress_bar=False).scores for samples in job["systems"]
     ]

@@ -1,4 +1,4 @@
-"""Whether one answer is right: by the same rules that the metrics count it with."""
+"""Whether one answer is correct, by the same rules as the metrics."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,23 +10,23 @@ from adaptermix.tasks.slots import Slot
 
 
 def is_one_of(text: str, references: Iterable[Any]) -> bool:
-    """Whether a text equals one of the references, white space normalized."""
+    """Whether a text equals one of the references after whitespace normalization."""
     return " ".join(text.split()) in {" ".join(str(r).split()) for r in references}
 
 
 def is_right(predicted: Any, expected: Any, *, by_offsets: bool = False) -> bool:
-    """Whether an answer was read as what was expected, no more and no less.
+    """Whether a parsed answer matches the expected one exactly.
 
     Args:
-        predicted: A text, or a list of tags or of slots or entities as records have them.
-        expected: For a text, the references, one of which it must equal; else a list as well.
-        by_offsets: Entities are the same by type and offsets instead of type and text.
+        predicted: A text, or a list of tags, or of slots or entities as stored in records.
+        expected: For a text, the references, one of which it must equal; otherwise a list.
+        by_offsets: Compare entities by type and offsets instead of type and text.
     """
     if isinstance(predicted, str):
         return is_one_of(predicted, expected if isinstance(expected, list) else [expected])
     if not isinstance(predicted, list) or not isinstance(expected, list):
         return False
-    if any(isinstance(item, str) for item in (*predicted, *expected)):  # tags, in order
+    if any(isinstance(item, str) for item in (*predicted, *expected)):  # tags, whose order counts
         return predicted == expected
     one, other = (
         Counter(_key(item, by_offsets) for item in side) for side in (predicted, expected)
@@ -35,7 +35,7 @@ def is_right(predicted: Any, expected: Any, *, by_offsets: bool = False) -> bool
 
 
 def _key(item: Any, by_offsets: bool) -> tuple[Any, ...]:
-    """Return what of a slot or entity is compared, whatever a damaged record holds."""
+    """Return the compared fields of a slot or entity; accepts damaged records."""
     if not isinstance(item, dict):
         return (repr(item),)
     fields = {name: str(value) for name, value in item.items()}

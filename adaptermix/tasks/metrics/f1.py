@@ -1,7 +1,7 @@
-"""Metrics: sums of statistics of examples, the score of such a sum, and how to compute it again.
+"""Micro F1 over items and over spans of BIO tags.
 
-Every metric counts each example by itself (``statistics``) and scores a sum of these rows
-(``value``), so that the score of any resample of the examples costs one sum.
+Both metrics count each example separately (``statistics``) and score a sum of these rows
+(``value``), so that scoring a resample of the examples costs one sum.
 """
 
 from collections import Counter
@@ -20,12 +20,12 @@ from adaptermix.version import __version__
 
 @dataclass(frozen=True)
 class OverlapF1:
-    """Micro F1 over items; each predicted item matches one expected item of its example at most.
+    """Micro F1 over items; each predicted item matches at most one expected item of its example.
 
     Attributes:
         name: Name of the metric.
-        rule: The part of the signature that says when two items are the same.
-        key: What of an item is compared.
+        rule: The part of the signature that defines when two items are equal.
+        key: Returns the part of an item that is compared.
     """
 
     name: str
@@ -40,26 +40,26 @@ class OverlapF1:
         return overlap_statistics(predicted, expected)
 
     def value(self, sums: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch"]:
-        """Return 2 correct / (predicted + expected); 1 where both are 0."""
+        """Return 2 correct / (predicted + expected), or 1 if both are 0."""
         return f1_value(sums)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
-        """Say what is compared, and how."""
+        """Return what is compared, and how."""
         return f"{self.name}|avg:micro|{self.rule}|version:{__version__}"
 
 
 def slot_key(slot: Slot) -> tuple[str, str]:
-    """Return a slot's type and its value, case-folded with white space normalized."""
+    """Return a slot's type and its value, case-folded and with normalized whitespace."""
     return slot.type, " ".join(slot.value.casefold().split())
 
 
 def entity_text_key(entity: Entity) -> tuple[str, str]:
-    """Return an entity's type and its text with white space normalized."""
+    """Return an entity's type and its text with normalized whitespace."""
     return entity.type, " ".join(entity.text.split())
 
 
 def entity_offset_key(entity: Entity) -> tuple[str, int | None, int | None]:
-    """Return an entity's type and where it starts and ends."""
+    """Return an entity's type, start and end."""
     return entity.type, entity.start, entity.end
 
 
@@ -75,10 +75,10 @@ ENTITY_F1 = {
 def overlap_statistics(
     predicted: Iterable[Iterable[Hashable]], expected: Iterable[Iterable[Hashable]]
 ) -> Float[np.ndarray, "examples 3"]:
-    """Count correct, predicted and expected items, one row an example.
+    """Count correct, predicted and expected items, one row per example.
 
-    A predicted item is correct when it equals an expected item of the same example that no other
-    predicted item has taken; so what is not there, or is said too often, is a false positive.
+    A predicted item is correct if it equals an expected item of the same example that no other
+    predicted item has matched. Unexpected items and surplus repetitions are false positives.
     """
     rows = []
     for guesses, golds in zip(predicted, expected, strict=True):
@@ -88,14 +88,14 @@ def overlap_statistics(
 
 
 def f1_value(sums: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch"]:
-    """Return 2 correct / (predicted + expected) from sums of counts; 1 where both are 0."""
+    """Return 2 correct / (predicted + expected) from summed counts, or 1 if both are 0."""
     total = sums[..., 1] + sums[..., 2]
     return np.where(total > 0, 2 * sums[..., 0] / np.maximum(total, 1), 1.0)
 
 
 @dataclass(frozen=True)
 class SpanF1:
-    """Micro F1 over the spans of BIO tags, as seqeval 1.2.2 computes it: 0 where none is right."""
+    """Micro F1 over spans of BIO tags, as seqeval 1.2.2 computes it: 0 if no span is correct."""
 
     name: str = "slot_f1"
     rule: str = "scorer:paper|spans:bio"
@@ -106,7 +106,7 @@ class SpanF1:
         return span_statistics([o.predicted for o in outcomes], [o.expected for o in outcomes])
 
     def value(self, sums: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch"]:
-        """Return the harmonic mean of precision and recall, rounded in seqeval's order."""
+        """Return the harmonic mean of precision and recall, with seqeval's order of operations."""
         correct, predicted, expected = (sums[..., column] for column in range(3))
         precision = correct / np.maximum(predicted, 1)
         recall = correct / np.maximum(expected, 1)
@@ -114,24 +114,24 @@ class SpanF1:
         return np.where(both > 0, 2 * precision * recall / np.where(both > 0, both, 1), 0.0)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
-        """Say what is compared, and how."""
+        """Return what is compared, and how."""
         return f"{self.name}|avg:micro|{self.rule}|version:{__version__}"
 
 
 def span_statistics(
     predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]
 ) -> Float[np.ndarray, "examples 3"]:
-    """Count correct, predicted and expected spans of BIO tags, one row a sentence.
+    """Count correct, predicted and expected spans of BIO tags, one row per sentence.
 
-    A span is a ``B-`` tag and the ``I-`` tags of its type that follow; an ``I-`` tag that
-    continues nothing begins a span, as in conlleval and seqeval.
+    A span is a ``B-`` tag with the ``I-`` tags of its type that follow. An ``I-`` tag that does
+    not continue a span starts one, as in conlleval and seqeval.
 
     Args:
-        predicted: The tags of every sentence.
-        expected: The same, of the same lengths.
+        predicted: Predicted tags of every sentence.
+        expected: Expected tags of every sentence, of the same lengths.
 
     Raises:
-        ValueError: Lengths differ.
+        ValueError: The lengths differ.
     """
     if [*map(len, predicted)] != [*map(len, expected)]:
         raise ValueError("predicted and expected tags differ in length")
@@ -139,7 +139,7 @@ def span_statistics(
 
 
 def _spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return type, start and end of every span."""
+    """Return the type, start and end of every span."""
     spans = []
     start, type_ = 0, None
     for at, tag in enumerate((*tags, "O")):

@@ -1,4 +1,4 @@
-"""What a metric is: statistics of an example, and a score of their sum."""
+"""The interface of metrics: statistics of each example, and a score of their sum."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ S = TypeVar("S", bound=ScorerSettings)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model output was read as, beside what was expected.
+    """One parsed model output with the expected one.
 
     Attributes:
-        predicted: Slots, entities, BIO tags, or the text itself, as the task has it.
+        predicted: Slots, entities, BIO tags, or the text itself, depending on the task.
         expected: The same; for text, the references.
-        malformed: How many pieces of the output could not be read.
-        source: The sentence that was to be translated.
+        malformed: Number of pieces of the output that could not be parsed.
+        source: The sentence to translate.
         lang: The language of a text.
     """
 
@@ -33,7 +33,7 @@ class Outcome:
     lang: str = ""
 
     def as_record(self) -> dict[str, Any]:
-        """Return what was read and what was expected, for JSON."""
+        """Return the parsed and the expected output for JSON."""
         return {
             "predicted": _plain(self.predicted),
             "expected": _plain(self.expected),
@@ -53,10 +53,10 @@ class Score:
 
     Attributes:
         value: The score.
-        signature: How to compute it again.
+        signature: What is needed to reproduce the score.
         name: Name of the metric.
-        counts: What was counted, where the metric counts something by name.
-        segments: Every example's own score, in the order of the examples.
+        counts: Counts by name, for metrics that name them.
+        segments: Score of each example, in the order of the examples.
     """
 
     value: float
@@ -71,16 +71,16 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """Name on the command line and in results."""
+        """The metric's name on the command line and in results."""
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
-        """Return one row of sufficient statistics an example."""
+        """Return one row of sufficient statistics per example."""
 
     def value(self, sums: Float[np.ndarray, "*batch stats"]) -> Float[np.ndarray, "*batch"]:
-        """Return the score of sums of rows."""
+        """Return the score of summed rows."""
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
-        """Say how the score is computed."""
+        """Return how the score is computed."""
 
 
 def score(metric: Metric, outcomes: Sequence[Outcome]) -> Score:
@@ -96,13 +96,13 @@ def score(metric: Metric, outcomes: Sequence[Outcome]) -> Score:
 
 
 def mean_of(sums: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
-    """Return the mean from sums of values and counts."""
+    """Return the mean from summed values and counts."""
     mean: Float[np.ndarray, "*batch"] = sums[..., 0] / np.maximum(sums[..., 1], 1)
     return mean
 
 
 def chosen(metrics: Sequence[Metric], names: Sequence[str], task: str) -> tuple[Metric, ...]:
-    """Return the metrics of these names, in this order; the task's first one without names.
+    """Return the metrics with these names, in this order, or the task's first one without names.
 
     Raises:
         ConfigError: The task has no such metric.

@@ -1,15 +1,15 @@
-"""How sure a difference between two systems is: resampling tests. NumPy only.
+"""Resampling tests for the difference between two systems. NumPy only.
 
 A corpus score here is a function of sums: every example has a row of sufficient statistics, and
 the score of a set of examples is ``value(sum of their rows)``. Resampling then costs one matrix
-product for any metric that is built so: F1 (correct, predicted, expected), BLEU and chrF (n-gram
+product for every metric of this form: F1 (correct, predicted, expected), BLEU and chrF (n-gram
 matches), a mean (value, 1).
 
 There are four procedures. In each, the interval and the p-value come from the same resamples, and
-the interval excludes zero exactly where p is below 0.05:
+the interval excludes zero exactly if p is below 0.05:
 
 - ``percentile``: bootstrap, 95% percentile interval, two-sided p-value (Efron and Tibshirani 1993);
-  where few answers differ, ``with_least_p``.
+  corrected by ``with_least_p`` if few answers differ.
 - ``randomization``: approximate randomization (Noreen 1989).
 - ``sacrebleu_bootstrap``: sacreBLEU's paired bootstrap (Koehn 2004; its ``significance.py``).
 - ``sacrebleu_randomization``: sacreBLEU's paired approximate randomization (Riezler and Maxwell
@@ -22,19 +22,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-SAMPLES = 1000  # resamples of the bootstrap, sacreBLEU's default
-TRIALS = 10_000  # of approximate randomization, sacreBLEU's default
-SEED = 12345  # sacreBLEU's
+SAMPLES = 1000  # bootstrap resamples; sacreBLEU's default
+TRIALS = 10_000  # trials of approximate randomization; sacreBLEU's default
+SEED = 12345  # sacreBLEU's default
 ALPHA = 0.05
-_ROUNDING = 1e-12  # relative; differences that are equal but for their last bits
+_ROUNDING = 1e-12  # relative tolerance for differences that are equal up to rounding
 Statistics = Float[np.ndarray, "examples stats"]
-# From sums [..., stats] to scores [...].
+# Computes scores [...] from summed statistics [..., stats].
 Value = Callable[[Float[np.ndarray, "*batch stats"]], Float[np.ndarray, "*batch"]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the interval that holds 95% of its bootstrap resamples."""
+    """A value with its 95% interval."""
 
     value: float
     low: float
@@ -42,41 +42,41 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero is outside: a difference that is not chance."""
+        """Whether zero is outside the interval, so that a difference is significant."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a system is than the one it is compared with.
+    """The difference between a system and the baseline.
 
     Attributes:
         interval: The difference of scores, system minus baseline.
-        p_value: Two-sided; below 0.05 exactly where the interval excludes zero.
+        p_value: Two-sided; below 0.05 exactly if the interval excludes zero.
     """
 
     interval: Interval
     p_value: float
 
 
-# Scores of the resamples of two systems, [samples] each.
+# Scores of two systems in every resample, [samples] each.
 Drawn = tuple[Float[np.ndarray, " samples"], Float[np.ndarray, " samples"]]
-# From the difference seen and those of the resamples to what they say together.
+# Computes the interval and p-value from the observed difference and the resampled ones.
 Procedure = Callable[[float, Float[np.ndarray, " samples"]], Difference]
 
 
 def resample_counts(
     groups: Sequence[int], samples: int = SAMPLES, seed: int = SEED
 ) -> list[Int[np.ndarray, "samples group"]]:
-    """Draw, for every group of examples, how often each example is in each resample.
+    """Draw how often each example occurs in each resample, group by group.
 
-    Groups (languages) are resampled apart, so that each keeps its size in every resample. A
+    Groups (languages) are resampled separately, so that each keeps its size in every resample. A
     single group gives the resamples that sacreBLEU draws from the same seed.
 
     Args:
         groups: Number of examples of each group.
         samples: Number of resamples.
-        seed: Seed of the generator.
+        seed: Seed of the random generator.
     """
     rng = np.random.default_rng(seed)
     counts = []
@@ -93,12 +93,12 @@ def resampled_scores(
     value: Value,
     counts: Sequence[Int[np.ndarray, "samples group"]],
 ) -> Float[np.ndarray, " samples"]:
-    """Return the macro average over groups of the score of every resample.
+    """Return the score of every resample, macro-averaged over groups.
 
     Args:
-        statistics: For every group, one row of sufficient statistics an example.
-        value: The metric, from sums to scores.
-        counts: What ``resample_counts`` drew for groups of these sizes.
+        statistics: Sufficient statistics by group, one row per example.
+        value: Computes the metric from summed statistics.
+        counts: Output of ``resample_counts`` for groups of these sizes.
     """
     scores = [value(drawn @ rows) for drawn, rows in zip(counts, statistics, strict=True)]
     average: Float[np.ndarray, " samples"] = np.mean(scores, axis=0)
@@ -106,51 +106,51 @@ def resampled_scores(
 
 
 def macro_score(statistics: Sequence[Statistics], value: Value) -> float:
-    """Return the mean over groups of the score of all examples of a group."""
+    """Return the mean over groups of each group's corpus score."""
     return float(np.mean([value(rows.sum(axis=0)) for rows in statistics]))
 
 
 def interval(value: float, scores: Float[np.ndarray, " samples"]) -> Interval:
-    """Return the value with the bounds that leave one resample in forty out on either side."""
+    """Return the value with bounds that exclude one resample in forty on either side."""
     ordered = np.sort(scores)
     out = len(ordered) // 40
     return Interval(value, float(ordered[out]), float(ordered[-out - 1]))
 
 
 def percentile(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
-    """Judge a difference by bootstrap resamples of it.
+    """Test a difference with its bootstrap resamples.
 
-    p is twice the share of resamples on the rarer side of zero, out of one more than there are, and
-    not less than one of these. So p < 0.05 if at most one resample in forty is there, which is what
-    the bounds of ``interval`` leave out.
+    p is twice the number of resamples on the rarer side of zero, but at least 1, divided by
+    (samples + 1). So p < 0.05 if at most one resample in forty is on that side, which is the share
+    that ``interval`` excludes.
     """
     beyond = min(int(np.sum(drawn <= 0)), int(np.sum(drawn >= 0)))
     return Difference(interval(seen, drawn), min(1.0, max(2 * beyond, 1) / (len(drawn) + 1)))
 
 
 def sacrebleu_bootstrap(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
-    """Judge a difference by bootstrap resamples of it, as sacreBLEU does.
+    """Test a difference with its bootstrap resamples, as sacreBLEU does.
 
-    p is the share of resamples whose absolute difference exceeds its mean by more than the
-    difference seen.
+    p is the share of resamples whose absolute difference exceeds the mean absolute difference by
+    more than the observed absolute difference.
     """
     sizes = np.abs(drawn)
     return _tested(seen, sizes - sizes.mean())
 
 
 def sacrebleu_randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
-    """Judge a difference by those of pseudo-systems with swapped answers, as sacreBLEU does.
+    """Test a difference against pseudo-systems with swapped answers, as sacreBLEU does.
 
-    p is the share of trials whose absolute difference is larger than the difference seen.
+    p is the share of trials whose absolute difference is larger than the observed one.
     """
     return _tested(seen, np.abs(drawn))
 
 
 def randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Difference:
-    """Judge a difference by those of pseudo-systems with swapped answers.
+    """Test a difference against pseudo-systems with swapped answers.
 
-    p is the share of trials whose absolute difference is as large as the difference seen, or
-    larger. Scores that count few right answers have many trials of the very same difference.
+    p is the share of trials whose absolute difference is at least as large as the observed one.
+    Ties matter: if a score counts few correct answers, many trials have the same difference.
     """
     return _tested(seen, np.abs(drawn), with_ties=True)
 
@@ -158,10 +158,10 @@ def randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Differen
 def _tested(
     seen: float, statistics: Float[np.ndarray, " samples"], *, with_ties: bool = False
 ) -> Difference:
-    """Return a test's p-value, with the differences that the same test would not reject.
+    """Return a test's p-value with the interval that the same test implies.
 
-    The interval is the difference seen, give or take the largest one with p >= 0.05. Systems of
-    the same score do not differ: p is 1, where sacreBLEU may say 1 / (samples + 1).
+    The interval is the observed difference plus or minus the largest one with p >= 0.05. Systems
+    with equal scores do not differ: p is 1, although sacreBLEU may report 1 / (samples + 1).
     """
     total = len(statistics) + 1
     least = abs(seen) * (1 - _ROUNDING)
@@ -178,19 +178,20 @@ def _tested(
 
 
 def differing(system: Sequence[Statistics], baseline: Sequence[Statistics]) -> int:
-    """Return how many examples two systems do not share the statistics of."""
+    """Return the number of examples on which the statistics of two systems differ."""
     pairs = zip(system, baseline, strict=True)
     return sum(int((rows != others).any(axis=-1).sum()) for rows, others in pairs)
 
 
 def with_least_p(found: Difference, examples: int) -> Difference:
-    """Raise p to the least that swapping answers could give, and widen the interval with it.
+    """Raise p to the minimum that swapping answers can give, and widen the interval to match.
 
-    If n examples differ, one swap in 2 ** (n - 1) is as extreme as what was seen, at least. The
-    bootstrap does not know that: of four differences, all of one sign among 50, it makes 0.03.
+    If n examples differ, at least one swap in 2 ** (n - 1) is as extreme as the observed
+    difference. The bootstrap ignores this: with 4 differences of one sign among 50 examples, it
+    gives p = 0.03.
 
     Args:
-        found: What the bootstrap gave.
+        found: Result of the bootstrap.
         examples: Number of examples that differ.
     """
     least = min(1.0, 2.0 ** (1 - examples))
@@ -203,7 +204,7 @@ def with_least_p(found: Difference, examples: int) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979): the chance of any false positive."""
+    """Return p-values corrected for their number (Holm 1979), to bound the family-wise error."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, at in enumerate(order):
@@ -213,9 +214,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bootstrap_samples(comparisons: int) -> int:
-    """Return how many resamples it takes for Holm's correction to leave a p-value below 0.05.
+    """Return how many resamples allow a p-value below 0.05 after Holm's correction.
 
-    The smallest p-value is 1 / (samples + 1), and is multiplied by the number of comparisons.
+    The smallest p-value is 1 / (samples + 1), and it is multiplied by the number of comparisons.
     """
     return max(SAMPLES, 40 * comparisons)
 
@@ -225,10 +226,10 @@ def swapped_scores(
 ) -> Drawn:
     """Return the scores of pseudo-systems that swap the answers to a random half of the examples.
 
-    With the seed, trials and statistics of sacreBLEU these are its scores.
+    With sacreBLEU's seed, trials and statistics, these equal sacreBLEU's scores.
     """
     swaps = np.random.default_rng(seed).integers(2, size=(trials, len(system)), dtype=bool)
-    step = 1000  # trials at a time, for the product is in float64
+    step = 1000  # trials at a time, because the product is in float64
     parts = [
         (value(some @ baseline + ~some @ system), value(~some @ baseline + some @ system))
         for some in (swaps[at : at + step] for at in range(0, trials, step))
@@ -243,13 +244,13 @@ def paired_difference(
     value: Value,
     counts: Sequence[Int[np.ndarray, "samples group"]] | None = None,
 ) -> Difference:
-    """Compare two systems by percentiles, on the same examples in groups of the same order.
+    """Compare two systems by percentile bootstrap, on the same examples in the same groups.
 
     Args:
-        system: The statistics of the system, one array a group.
-        baseline: Those of the system it is compared with.
-        value: The metric, from sums to scores.
-        counts: Resamples to use; drawn with sacreBLEU's seed by default.
+        system: Statistics of the system, one array per group.
+        baseline: Statistics of the baseline, one array per group.
+        value: Computes the metric from summed statistics.
+        counts: Resamples to use; by default drawn with sacreBLEU's seed.
     """
     if counts is None:
         counts = resample_counts([len(rows) for rows in system])

@@ -1,4 +1,4 @@
-"""Metrics of texts: exact match, sacreBLEU's and COMET."""
+"""Text metrics: exact match, sacreBLEU's BLEU and chrF, and COMET."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ from adaptermix.tasks.metrics.equality import is_one_of
 from adaptermix.tasks.metrics.metric import Metric, Outcome, S, Statistics, mean_of
 from adaptermix.version import __version__
 
-# BLEU's tokenizers where 13a does not find words; sacreBLEU's own choice.
+# sacreBLEU's recommended tokenizers for languages in which 13a does not find words.
 _TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
-_UNSPACED = ("th", "km", "lo", "my", "bo")  # no tokenizer of sacreBLEU's knows their words
+_UNSPACED = ("th", "km", "lo", "my", "bo")  # sacreBLEU has no tokenizer for their words
 _PACKAGES = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]", "flores200": "sentencepiece"}
 
 
 def bleu_tokenizer(lang: str) -> str:
     """Return sacreBLEU's tokenizer for a target language: zh, ja-mecab, ko-mecab, else 13a.
 
-    Korean without the package of its tokenizer has 13a, which the signature and a note say.
+    Korean uses 13a if its tokenizer is not installed; the signature and a note say so.
 
     Raises:
-        DataError: No known language.
+        DataError: The language is unknown.
     """
     tokenizer = _TOKENIZERS.get(language_code(lang), "13a")
     return "13a" if tokenizer == "ko-mecab" and not _has_korean() else tokenizer
@@ -47,7 +47,7 @@ def _has_korean() -> bool:
 
 
 def notes_on_tokenizers(metrics: Sequence[Metric], outcomes: Iterable[Outcome]) -> list[str]:
-    """Say where BLEU does not count words as others would count them."""
+    """Return notes on languages for which BLEU tokenizes differently than users may expect."""
     bleu = next((metric for metric in metrics if metric.name == "bleu"), None)
     if not isinstance(bleu, SacreMetric) or bleu.tokenize != "auto":
         return []
@@ -68,13 +68,13 @@ def notes_on_tokenizers(metrics: Sequence[Metric], outcomes: Iterable[Outcome]) 
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """Share of outputs that equal an expected text, white space normalized."""
+    """Share of outputs that equal an expected text after whitespace normalization."""
 
     name: str = "exact_match"
     counted = ("correct", "total")
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
-        """Return 1 where the text is one of those expected, beside 1."""
+        """Return (1 or 0 for a match, 1) per example."""
         rows = [(is_one_of(o.predicted, o.expected), 1) for o in outcomes]
         return np.array(rows, dtype=float).reshape(-1, 2)
 
@@ -83,7 +83,7 @@ class ExactMatch:
         return mean_of(sums)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
-        """Say what is compared, and how."""
+        """Return what is compared, and how."""
         return f"{self.name}|case:mixed|space:norm|version:{__version__}"
 
 
@@ -93,7 +93,7 @@ class SacreMetric:
 
     Attributes:
         name: ``bleu`` or ``chrf``.
-        tokenize: sacreBLEU's name of BLEU's tokenizer, or ``auto``: that of the texts' language.
+        tokenize: sacreBLEU's name of BLEU's tokenizer, or ``auto`` to choose it by language.
     """
 
     name: str
@@ -109,7 +109,7 @@ class SacreMetric:
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
         """Return sacreBLEU's statistics of every segment.
 
-        All outcomes must be of one language and have as many references.
+        All outcomes must be in one language and have equally many references.
         """
         scorer = self._scorer(outcomes)
         width = scorer.order * 3 if self.name == "chrf" else 2 + 2 * scorer.max_ngram_order
@@ -120,11 +120,11 @@ class SacreMetric:
         return np.array(scorer._extract_corpus_statistics(hypotheses, references), dtype=float)
 
     def value(self, sums: Float[np.ndarray, "*batch stats"]) -> Float[np.ndarray, "*batch"]:
-        """Return sacreBLEU's score of every sum, 0 to 100."""
+        """Return sacreBLEU's score of each sum, 0 to 100."""
         return _sacre_values(_sacrebleu(self.name, "none"), sums)
 
     def segments(self, rows: Statistics) -> Float[np.ndarray, " examples"]:
-        """Return sacreBLEU's sentence scores; BLEU's have the effective order, as its own do."""
+        """Return sacreBLEU's sentence scores, with effective order for BLEU, as in sacreBLEU."""
         return _sacre_values(_sacrebleu(self.name, "none", effective_order=True), rows)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
@@ -148,7 +148,7 @@ def _sacrebleu(name: str, tokenizer: str, *, effective_order: bool = False) -> A
 
     if name == "chrf":
         return CHRF()
-    try:  # some tokenizers come with packages of their own
+    try:  # some tokenizers need extra packages
         return BLEU(tokenize=tokenizer, force=True, effective_order=effective_order)
     except (ImportError, RuntimeError) as error:
         raise ResourceError(
@@ -159,14 +159,14 @@ def _sacrebleu(name: str, tokenizer: str, *, effective_order: bool = False) -> A
 
 @dataclass(frozen=True)
 class Comet:
-    """COMET: the mean of segment scores of a learned metric, against the first reference."""
+    """COMET: the mean segment score of a learned metric, against the first reference."""
 
     model: str = DEFAULT_MODEL
     python: Path | None = None
     name: str = "comet"
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
-        """Return every segment's score beside 1."""
+        """Return (score, 1) per segment."""
         if not outcomes:
             return np.zeros((0, 2))
         scores = self._scored(outcomes).segments[0]
@@ -177,7 +177,7 @@ class Comet:
         return mean_of(sums)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
-        """Return what COMET was and ran on."""
+        """Return COMET's model and package versions."""
         return self._scored(outcomes).signature
 
     def _scored(self, outcomes: Sequence[Outcome]) -> CometScores:
@@ -186,13 +186,13 @@ class Comet:
 
 
 def without_missing_comet(settings: S) -> tuple[S, list[str]]:
-    """Leave COMET out where it is not installed and other metrics are asked for as well.
+    """Drop COMET from the metrics if it is not installed and other metrics are requested.
 
     Returns:
-        The settings, and what to tell the user.
+        The settings, and notes for the user.
 
     Raises:
-        ResourceError: COMET is all that is asked for, and is not installed.
+        ResourceError: COMET is the only requested metric, and it is not installed.
     """
     others = tuple(metric for metric in settings.metrics if metric != "comet")
     if others == settings.metrics or settings.comet_python or status().installed:
@@ -203,7 +203,7 @@ def without_missing_comet(settings: S) -> tuple[S, list[str]]:
     return settings.model_copy(update={"metrics": others}), [note]
 
 
-@lru_cache(maxsize=256)  # scores, signatures and comparisons ask for the same segments
+@lru_cache(maxsize=256)  # scores, signatures and comparisons need the same segments
 def _comet(
     segments: tuple[tuple[str, str, str], ...], model: str, python: Path | None
 ) -> CometScores:
@@ -212,7 +212,7 @@ def _comet(
 
 
 def text_metrics(options: ScorerSettings) -> list[Metric]:
-    """Return the metrics of translations and other texts."""
+    """Return the metrics for translations and other texts."""
     return [
         SacreMetric("bleu", options.tokenize),
         SacreMetric("chrf"),
