@@ -1,1 +1,1 @@
-"""How well a layer's hidden states retrieve translations, and how that relates to task scores."""
+"""Translation retrieval with a layer's hidden states, and its correlation with task scores."""

@@ -1,7 +1,7 @@
 """Translation retrieval over all layers and pairs: where a model's languages are aligned.
 
-The paper's analysis (section 2, 4.2): mean-pooled hidden states, LASER's ratio margin, accuracy in
-both directions of every pair; for the base model and any number of adapters side by side.
+The paper's analysis (sections 2 and 4.2): mean-pooled hidden states, LASER's ratio margin, and
+accuracy in both directions of every pair, for the base model and any number of adapters.
 """
 
 from __future__ import annotations
@@ -49,17 +49,18 @@ def analyze(
     force: bool = False,
     on_progress: OnProgress = ignore,
 ) -> RetrievalReport:
-    """Extract representations, retrieve translations, and sum up by layer, language and group.
+    """Extract representations, retrieve translations, and summarize by layer, language and group.
 
-    Writes a new directory: ``retrieval.json``, ``layers.csv``, ``languages.csv``, ``pairs.csv`` and
-    ``aggregates.csv``. Memory holds two languages' representations of one layer at a time.
+    Writes a new directory with ``retrieval.json``, ``layers.csv``, ``languages.csv``, ``pairs.csv``
+    and ``aggregates.csv``. Memory holds only two languages' representations of one layer at a time.
 
     Raises:
-        ConfigError: Two adapters of one name, a pivot that is not among the languages, a layer
-            that the model has not, no data folder.
-        DataError: A language without data, files that are not parallel, a record that is none.
-        ArtifactError: A model or adapter that cannot be used, or an output that exists.
-        ResourceError: No room on disk or in memory.
+        ConfigError: Two adapters have the same name, the pivot is not among the languages, the
+            model does not have a layer, or no data folder is given.
+        DataError: A language has no data, files are not parallel, or the scores are not an
+            evaluation record.
+        ArtifactError: A model or adapter cannot be used, or the output exists.
+        ResourceError: Disk space or memory is insufficient.
     """
     from adaptermix.retrieval.representations import LayerReader
 
@@ -78,7 +79,7 @@ def analyze(
 
 
 def plan(settings: RetrievalSettings, *, force: bool = False) -> RetrievalPlan:
-    """Check everything ``analyze`` needs and say what it would do; raises what it raises."""
+    """Check the inputs of ``analyze`` and return what it would do. Raises the same errors."""
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         inputs = _prepare(settings, force, Path(scratch))
         missing = inputs.extractor.missing(inputs.systems, inputs.texts)
@@ -129,7 +130,7 @@ def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
     """Return the indices of the two languages of each pair, sorted by the first.
 
     Raises:
-        ConfigError: A pivot that is not among the languages.
+        ConfigError: The pivot is not among the languages.
     """
     if pivot == ALL:
         return [(a, b) for a in range(len(langs)) for b in range(a + 1, len(langs))]

@@ -8,24 +8,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Correlation:
-    """A coefficient and its p-value; both are None where one list does not vary."""
+    """A coefficient and its p-value; both are None if one list is constant."""
 
     r: float | None
     p_value: float | None
 
 
 def pearson(first: Sequence[float], second: Sequence[float]) -> Correlation:
-    """Return how linearly two lists of three or more numbers go together."""
+    """Return Pearson's correlation of two lists of at least three numbers."""
     return _correlate("pearsonr", first, second)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> Correlation:
-    """Return how well the order of two lists agrees: Pearson's of the ranks, ties averaged."""
+    """Return Spearman's correlation: Pearson's of the ranks, with averaged ties."""
     return _correlate("spearmanr", first, second)
 
 
 def _correlate(name: str, first: Sequence[float], second: Sequence[float]) -> Correlation:
-    from scipy import stats  # takes half a second, and few commands correlate
+    from scipy import stats  # the import takes half a second, and few commands need it
 
     if len(first) < 3:
         raise ValueError("a correlation needs three points")

@@ -1,9 +1,9 @@
-"""Translation retrieval by margin, and MEXA's score, from one similarity matrix. Torch only.
+"""Translation retrieval by margin score, and MEXA's score, from one similarity matrix. Torch only.
 
 The margin score is Artetxe and Schwenk's (2019, equation 2): the cosine of two sentences, divided
-by the mean of the cosines that either has with its ``k`` nearest neighbors on the other side. As
-in LASER's xsim, a sentence's candidates are its ``k`` nearest neighbors, and the answer is the one
-with the largest score.
+by the mean of the cosines that both have with their ``k`` nearest neighbors on the other side. As
+in LASER's xsim, a sentence's candidates are its ``k`` nearest neighbors, and the one with the
+largest margin score is retrieved.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from adaptermix.models.pooling import widened
 
-NEIGHBORS = 4  # xsim's
-_CELLS = 1 << 24  # of the similarity matrix in memory at a time: 64 MB in float32
+NEIGHBORS = 4  # xsim's default
+_CELLS = 1 << 24  # cells of the similarity matrix in memory at a time: 64 MB in float32
 
 
 class Neighbors(NamedTuple):
-    """Nearest neighbors of every sentence on one side, nearest first; of equals, the first."""
+    """Nearest neighbors of each sentence on one side, nearest first; ties in index order."""
 
     cosines: Float[Tensor, "queries k"]
     indices: Int[Tensor, "queries k"]
@@ -30,11 +30,11 @@ class Neighbors(NamedTuple):
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What is retrieved between two sides.
+    """The result of retrieval between two sides.
 
     Attributes:
-        targets: For every source, the target that is retrieved.
-        sources: For every target, the source that is retrieved.
+        targets: Index of the target retrieved by each source.
+        sources: Index of the source retrieved by each target.
         mexa: Share of pairs whose cosine is strictly above all others of their row and column.
     """
 
@@ -54,7 +54,7 @@ class Retrieval:
 
 
 def normalized(vectors: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
-    """Return the vectors at unit length, in float32 or wider, as ``retrieve`` takes them."""
+    """Return the vectors with unit length, in float32 or wider, as ``retrieve`` needs them."""
     return functional.normalize(widened(vectors), dim=1)
 
 
@@ -67,16 +67,16 @@ def retrieve(
 ) -> Retrieval:
     """Retrieve translations in both directions from one similarity matrix.
 
-    The matrix is made some rows at a time. Where there are fewer sentences than neighbors, all
-    are candidates.
+    The matrix is computed in blocks of rows. If there are fewer sentences than neighbors, all are
+    candidates.
 
     Args:
         sources: Unit vectors; row i is a translation of row i of ``targets``.
         targets: Unit vectors.
         neighbors: k.
-        cells: Cells of the matrix that may be in memory together.
+        cells: Maximum number of cells of the matrix in memory at a time.
     """
-    kept = max(neighbors, 2)  # MEXA's score asks for the second nearest
+    kept = max(neighbors, 2)  # MEXA's score needs the second nearest
     rows: list[Neighbors] = []
     columns: Neighbors | None = None
     for start, block in _blocks(sources, targets, cells):
@@ -96,9 +96,9 @@ def retrieve(
 
 
 def nearest(similarities: Float[Tensor, "queries candidates"], count: int) -> Neighbors:
-    """Return the ``count`` largest cosines of each row, fewer where there are no more.
+    """Return the ``count`` largest cosines of each row, or all if there are fewer.
 
-    ``topk`` leaves open which of equal values it takes; rows that have some are sorted again.
+    ``topk`` does not define the order of ties, so rows with ties are sorted again.
     """
     size = similarities.shape[1]
     cosines, indices = similarities.topk(min(count + 1, size), dim=1)
@@ -111,14 +111,14 @@ def nearest(similarities: Float[Tensor, "queries candidates"], count: int) -> Ne
 
 
 def _blocks(sources: Tensor, targets: Tensor, cells: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the similarity matrix in blocks of rows, each with the number of its first row."""
+    """Yield the similarity matrix in blocks of rows, each with the index of its first row."""
     height = max(1, cells // len(targets))
     for start in range(0, len(sources), height):
         yield start, sources[start : start + height] @ targets.mT
 
 
 def _merged(earlier: Neighbors, later: Neighbors, count: int) -> Neighbors:
-    """Join neighbors found among earlier rows with those among later ones."""
+    """Merge neighbors found among earlier rows with those found among later rows."""
     cosines = torch.cat([earlier.cosines, later.cosines], dim=1)
     indices = torch.cat([earlier.indices, later.indices], dim=1)
     cosines, order = cosines.sort(dim=1, descending=True, stable=True)
@@ -126,7 +126,7 @@ def _merged(earlier: Neighbors, later: Neighbors, count: int) -> Neighbors:
 
 
 def _best(found: Neighbors, own: Tensor, other: Tensor, neighbors: int) -> Tensor:
-    """Return each row's candidate with the largest ratio margin."""
+    """Return each row's candidate with the largest margin score."""
     candidates = found.indices[:, :neighbors]
     scale = (own.unsqueeze(1) + other[candidates]) / 2  # [queries k]
     best = (found.cosines[:, :neighbors] / scale).argmax(dim=1, keepdim=True)
@@ -134,7 +134,7 @@ def _best(found: Neighbors, own: Tensor, other: Tensor, neighbors: int) -> Tenso
 
 
 def _is_alone(found: Neighbors) -> Tensor:
-    """Whether each row's translation is strictly nearer than everything else."""
+    """Whether each row's translation is strictly nearer than all other sentences."""
     is_nearest = found.indices[:, 0] == _indices(found.indices)
     if found.cosines.shape[1] == 1:
         return is_nearest

@@ -1,4 +1,4 @@
-"""What a retrieval analysis returns, and how it looks."""
+"""The report of a retrieval analysis, and how it is shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adaptermix.tables import RULE, Cell, Row, Table, View, noted, pairs, titled
 
 
 def retrieval_view(report: RetrievalReport) -> View:
-    """Show retrieval accuracy by layer, by language and by group, and what it goes with."""
+    """Show retrieval accuracy by layer, language and group, and its correlation with scores."""
     over = "all pairs" if report.pivot == ALL else f"pairs with {report.pivot}"
     sized = f"{report.split}, {report.sentences:,} sentences, {len(report.langs)} languages"
     tables = [_layer_table(report, f"retrieval accuracy (%), {over}: {sized}")]
@@ -61,7 +61,7 @@ def _layer_table(
 
 
 def _language_table(report: RetrievalReport) -> Table:
-    """Show each language and group by the first reading there is, the paper's by default."""
+    """Show each language and group for the first reading, by default the paper's."""
     first = report.aggregates[0] if report.aggregates else None
     chosen = first.layers if first else report.layers
     places = [report.layers.index(layer) for layer in chosen]
@@ -82,7 +82,7 @@ def _language_table(report: RetrievalReport) -> Table:
 
 
 def correlation_table(correlations: Sequence[ScoreCorrelation], reading: str) -> Table:
-    """Show how retrieval by one reading goes with scores, as figure 1b at the middle layer."""
+    """Show how one reading's accuracy correlates with scores, like figure 1b (middle layer)."""
     first = correlations[0]
     title = f"{first.system} retrieval, {reading}, and {titled(first.metric)} over languages"
     columns = ["scores of", "over", "languages", "Pearson", "p", "Spearman", "p"]
@@ -104,7 +104,7 @@ def _coefficient(found: Correlation) -> tuple[str, str]:
 
 
 def aggregate_table(report: RetrievalReport) -> Table:
-    """Return the means of every group by every reading."""
+    """Return the means of every group and reading."""
     found = {(a.system, a.over, a.reading): a for a in report.aggregates}
     rows: list[Row] = []
     for over, reading in dict.fromkeys((a.over, a.reading) for a in report.aggregates):
@@ -116,7 +116,7 @@ def aggregate_table(report: RetrievalReport) -> Table:
 
 
 def seed_table(report: RetrievalReport) -> Table | None:
-    """Return mean and spread over the seeds of systems that have several."""
+    """Return the mean and standard deviation over seeds, for systems with several seeds."""
     families = several_seeds(report.systems)
     found = {(a.system, a.over, a.reading): a.accuracy for a in report.aggregates}
     rows: list[Row] = []
@@ -135,7 +135,7 @@ def seed_table(report: RetrievalReport) -> Table | None:
 
 
 def files_of(report: RetrievalReport) -> list[Table]:
-    """Return the tables that an analysis leaves as CSV, a row a layer."""
+    """Return the tables that an analysis writes as CSV: one row per layer, and the aggregates."""
 
     def by_layer(name: str, scores: Iterable[Any], keys: str, values: str) -> Table:
         named, counted = keys.split(), values.split()
@@ -164,13 +164,14 @@ def files_of(report: RetrievalReport) -> list[Table]:
 
 @dataclass(frozen=True)
 class RetrievalReport(Report):
-    """Retrieval of all systems; lists of values are parallel to ``layers``.
+    """Retrieval results of all systems; lists of values are parallel to ``layers``.
 
     Attributes:
-        depth: Number of the model's blocks, and of its last layer; layer 0 is the embeddings.
-        groups: Languages by the name of their group, those that were analyzed.
-        extracted: Systems times languages whose representations were computed.
-        reused: The same, taken from the cache.
+        depth: Number of the model's blocks, which is the index of its last layer; layer 0 is the
+            embeddings.
+        groups: Analyzed languages by the name of their group.
+        extracted: Number of system-language combinations whose representations were computed.
+        reused: Number of system-language combinations taken from the cache.
     """
 
     kind: str = field(default="retrieval", kw_only=True)
@@ -179,7 +180,7 @@ class RetrievalReport(Report):
     split: str
     sentences: int
     pooling: str
-    pool_skip: int = field(default=0, kw_only=True)  # records of before it have none
+    pool_skip: int = field(default=0, kw_only=True)  # absent from older records
     neighbors: int
     pivot: str
     depth: int
@@ -202,11 +203,11 @@ class RetrievalReport(Report):
 
 @dataclass(frozen=True)
 class RetrievalPlan(Report):
-    """What an analysis would do.
+    """What an analysis would do (dry run).
 
     Attributes:
-        missing: Systems times languages that have to be extracted.
-        missing_bytes: What their representations take on disk.
+        missing: Number of system-language combinations to extract.
+        missing_bytes: Size of their representations on disk, in bytes.
     """
 
     systems: list[str]

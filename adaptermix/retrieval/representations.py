@@ -1,9 +1,9 @@
-"""Sentence representations of every layer, extracted once and kept on disk.
+"""Sentence representations of every layer, extracted once and cached on disk.
 
-A file holds one system's representations of one language's sentences, all layers of them: the
-hidden states as transformers gives them, layer 0 the embeddings and the last one after the final
-norm, pooled over the tokens in float32. Its name says everything they depend on, so a file is
-never wrong, only unused.
+A file holds one system's representations of one language's sentences in all layers: the hidden
+states as transformers returns them, with layer 0 the embeddings and the last layer after the final
+norm, pooled over tokens in float32. The file name is a hash of everything that they depend on, so a
+file never becomes stale.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ from adaptermix.settings.evaluation import RetrievalSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FOLDER = "representations-1"  # in the cache; another number for another layout
+FOLDER = "representations-1"  # in the cache; the number changes with the layout
 TENSOR = "representations"  # [layers sentences hidden]
 
 
 @dataclass(frozen=True)
 class Text:
-    """One language's sentences as token ids, BOS and other special tokens included."""
+    """One language's sentences as token IDs, including BOS and other special tokens."""
 
     lang: str
     ids: list[list[int]]
@@ -56,17 +56,17 @@ class Text:
 def encode_texts(
     texts: Mapping[str, Sequence[str]], tokenizer: "PreTrainedTokenizerBase", folder: Path
 ) -> list[Text]:
-    """Tokenize sentences as they are, with the special tokens the tokenizer adds to any text.
+    """Tokenize sentences as they are, with the special tokens that the tokenizer adds to any text.
 
-    Sentences longer than the model's context are cut.
+    Sentences longer than the model's context are truncated.
 
     Raises:
-        DataError: A sentence without any token.
+        DataError: A sentence has no tokens.
     """
     limit = context_length(folder)
     encoded = []
     for lang, sentences in texts.items():
-        whole = tokenizer([*sentences], verbose=False)["input_ids"]  # a cut one is told of below
+        whole = tokenizer([*sentences], verbose=False)["input_ids"]  # truncation is reported below
         if empty := [at for at, ids in enumerate(whole, start=1) if not ids]:
             raise DataError(f"sentence {empty[0]} in '{lang}' has no tokens")
         cut = sum(limit is not None and len(ids) > limit for ids in whole)
@@ -76,10 +76,10 @@ def encode_texts(
 
 
 def layers_and_width(folder: Path, settings: RetrievalSettings) -> tuple[int, int]:
-    """Return how many layers of hidden states the model has, the embeddings too, and their width.
+    """Return the number of layers of hidden states, including the embeddings, and their width.
 
     Raises:
-        ArtifactError: Its config does not say.
+        ArtifactError: The model's config does not contain them.
     """
     config = load_config(folder, settings).get_text_config()
     depth, width = (getattr(config, n, None) for n in ("num_hidden_layers", "hidden_size"))
@@ -89,13 +89,13 @@ def layers_and_width(folder: Path, settings: RetrievalSettings) -> tuple[int, in
 
 
 class Extractor:
-    """Gives representations by system and language: from the cache, else from the model.
+    """Provides representations by system and language, from the cache or else from the model.
 
-    The model is loaded when the first ones are missing.
+    The model is loaded when the first representations are missing.
 
     Attributes:
-        extracted: How many (system, language) were computed.
-        reused: How many were known.
+        extracted: Number of (system, language) combinations that were computed.
+        reused: Number of combinations that were in the cache.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Extractor:
         adapters: Mapping[str, Adapter],
         scratch: Path,
     ) -> None:
-        """Set up; nothing is loaded yet.
+        """Store the inputs; no model is loaded yet.
 
         Args:
             settings: Precision, pooling, batch size, and whether the cache is used.
-            folder: The base model.
-            pad_id: Token id to pad with.
-            adapters: By the names of their systems.
-            scratch: Folder for what is not kept, such as all files without the cache.
+            folder: Folder of the base model.
+            pad_id: ID of the padding token.
+            adapters: Adapters by the names of their systems.
+            scratch: Folder for temporary files, which are all files if the cache is off.
         """
         self.settings = settings
         self.folder = folder
@@ -128,7 +128,7 @@ class Extractor:
         self._model: AdaptedModel | None = None
 
     def missing(self, systems: Sequence[str], texts: Sequence[Text]) -> list[tuple[str, Text]]:
-        """Return what is not in the cache."""
+        """Return the combinations that are not in the cache."""
         return [(s, t) for s in systems for t in texts if not self._path(s, t).is_file()]
 
     def extract(
@@ -137,14 +137,13 @@ class Extractor:
         texts: Sequence[Text],
         on_progress: OnProgress = ignore,
     ) -> dict[tuple[str, str], Path]:
-        """Return the file of every system and language; what is missing is computed first.
+        """Return the file of every system and language, after computing the missing ones.
 
-        A file is there whole or not at all, so a killed run goes on with the language it was at.
+        Writes are atomic, so a killed run resumes with the language that it was extracting.
 
         Raises:
-            ArtifactError: The model, or the model with an adapter, gives numbers that are not
-                finite.
-            ResourceError: Not enough memory, or not enough room on the disk.
+            ArtifactError: The model, with or without an adapter, produces non-finite numbers.
+            ResourceError: Memory or disk space is insufficient.
         """
         missing = self.missing(systems, texts)
         self.reused += len(systems) * len(texts) - len(missing)
@@ -163,7 +162,7 @@ class Extractor:
         return {(s, t.lang): self._path(s, t) for s in systems for t in texts}
 
     def size(self, text: Text) -> int:
-        """Return how many bytes one system's representations of a text take."""
+        """Return the size of one system's representations of a text, in bytes."""
         return 4 * self.layers * len(text.ids) * self.width
 
     def _check_room(self, missing: Sequence[tuple[str, Text]]) -> None:
@@ -171,7 +170,7 @@ class Extractor:
             return
         folder = self._store()
         folder.mkdir(parents=True, exist_ok=True)
-        # One file more: a text's representations are gathered beside the file they end up in.
+        # One extra file, because a text's representations are collected in a temporary file first.
         needed = sum(self.size(text) for _, text in missing)
         needed += max(self.size(text) for _, text in missing)
         free = shutil.disk_usage(folder).free
@@ -195,7 +194,7 @@ class Extractor:
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
     def _path(self, system: str, text: Text) -> Path:
-        """Name a file by the model, the adapter and the token ids it was made of."""
+        """Return a file's path, named by a hash of the model, the adapter and the token IDs."""
         digest = hashlib.sha256(self._context)
         adapter = "" if system == BASE else adapter_hash(self.adapters[system])
         digest.update(f"{adapter}\0{len(text.ids)}".encode())
@@ -204,7 +203,7 @@ class Extractor:
         return self._store() / f"{digest.hexdigest()}.safetensors"
 
     def _switched_to(self, system: str) -> Any:
-        """Return the model with the system's adapter, or with none."""
+        """Return the model with the system's adapter, or without one for the base model."""
         if self._model is None:
             self._model = AdaptedModel(load_model(self.folder, self.settings))
         adapter = self.adapters.get(system)
@@ -212,9 +211,9 @@ class Extractor:
         return self._model.model
 
     def _write(self, path: Path, model: Any, system: str, text: Text) -> Iterator[int]:
-        """Write a text's representations; yield the number of rows whenever some are there.
+        """Write a text's representations, and yield the number of rows after each batch.
 
-        They come sorted by length, and are gathered in a file, not in memory.
+        Batches are sorted by length, so the rows are collected in a file, not in memory.
         """
         shape = (self.layers, len(text.ids), self.width)
         with tempfile.TemporaryFile(dir=path.parent) as scratch:
@@ -230,7 +229,7 @@ class Extractor:
     def _batches(self, model: Any, text: Text) -> Iterator[tuple[list[int], Tensor]]:
         """Yield rows and their representations [layers rows hidden], longest sentences first.
 
-        Where memory is too small for a batch, it is halved.
+        If a batch does not fit into memory, it is halved.
         """
         order = sorted(range(len(text.ids)), key=lambda row: -len(text.ids[row]))
 
@@ -268,14 +267,14 @@ def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:
 class LayerReader:
     """Reads one layer of one language at a time.
 
-    A file is mapped for as long as a tensor of it is held. Were all of them mapped for good, what
-    was read once would count as this process's memory, until all representations were in it.
+    A file stays mapped only as long as one of its tensors is referenced. With permanent mappings,
+    all pages ever read, and finally all representations, would count as this process's memory.
     """
 
     def __init__(self, paths: Mapping[tuple[str, str], Path]) -> None:
-        """Take the files by system and language; nothing is read yet."""
+        """Store the files by system and language; nothing is read yet."""
         self._paths = dict(paths)
 
     def layer(self, system: str, lang: str, layer: int) -> Float[Tensor, "sentences hidden"]:
-        """Return one layer's representations, a view of the file."""
+        """Return one layer's representations as a view of the file."""
         return torch.from_numpy(TensorFile(self._paths[system, lang]).tensor(TENSOR)[layer])

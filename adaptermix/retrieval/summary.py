@@ -1,4 +1,4 @@
-"""Summarize retrieval accuracy by layer, language and pair, and correlate it with task scores."""
+"""Retrieval accuracy and MEXA scores, summarized by layer, language, pair and group."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVEN, EVERY, MIDDLE, ASKED = "even layers", "all layers", "middle layer", "layer
 
 @dataclass(frozen=True)
 class PairScores:
-    """One system on one ordered pair: a value for every layer."""
+    """One system's scores on one ordered pair, with one value per layer."""
 
     system: str
     source: str
@@ -34,14 +34,14 @@ class PairScores:
 
 @dataclass(frozen=True)
 class LanguageScores:
-    """One system on one language: means over its pairs, a value for every layer.
+    """One system's scores on one language: means over its pairs, with one value per layer.
 
     Attributes:
         system: The system.
         lang: The language.
-        accuracy: Mean of the two below.
-        as_source: Its sentences retrieve those of other languages.
-        as_target: Its sentences are retrieved by those of other languages.
+        accuracy: Mean of ``as_source`` and ``as_target``.
+        as_source: Accuracy with the language as source, retrieving other languages' sentences.
+        as_target: Accuracy with the language as target, retrieved by other languages' sentences.
         mexa: MEXA's score, which has no direction.
     """
 
@@ -55,14 +55,14 @@ class LanguageScores:
 
 @dataclass(frozen=True)
 class LayerScores:
-    """One system on all pairs or a group of languages: a value for every layer.
+    """One system's scores on all pairs or a group of languages, with one value per layer.
 
     Attributes:
         system: The system.
         over: ``all``, or the name of a group.
-        accuracy: Mean over all pairs; of a group, the mean of its languages' accuracies.
-        mexa: The same of MEXA's score.
-        within: Mean over the pairs inside the group; None where it has none.
+        accuracy: Mean over all pairs; for a group, the mean of its languages' accuracies.
+        mexa: The same mean of MEXA's score.
+        within: Mean accuracy over the pairs inside the group; None if there are none.
     """
 
     system: str
@@ -74,7 +74,7 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The mean of a layer set, which ``reading`` names: the paper's is ``even layers``."""
+    """The mean over a layer set, which ``reading`` names; the paper's is ``even layers``."""
 
     system: str
     over: str
@@ -86,11 +86,11 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class RetrievalInputs:
-    """Everything an analysis needs, checked before the model is loaded.
+    """The inputs of an analysis, checked before the model is loaded.
 
     Attributes:
-        pairs: Indices of two languages; each pair is there once, for both directions.
-        scores: Task scores by system and language, where there are any, and their metric.
+        pairs: Indices of two languages; each pair occurs once and stands for both directions.
+        scores: Task scores to correlate with, if there are any.
     """
 
     opened: Systems
@@ -103,13 +103,13 @@ class RetrievalInputs:
 
     @property
     def systems(self) -> list[str]:
-        """Names of what is analyzed."""
+        """Names of the analyzed systems."""
         return self.opened.names
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Scores by system, source, target and layer; NaN where there is no such pair."""
+    """Scores by system, source, target and layer; NaN for pairs that were not analyzed."""
 
     accuracy: Float[np.ndarray, "systems src tgt layers"]
     mexa: Float[np.ndarray, "systems src tgt layers"]
@@ -118,7 +118,7 @@ class Grid:
 def groups_of_pairs(
     langs: Sequence[str], given: Mapping[str, Sequence[str]] | None
 ) -> dict[str, list[str]]:
-    """Return the groups of analyzed languages; one that is empty or has all says nothing."""
+    """Return the groups of analyzed languages, without those that are empty or contain all."""
     supervised = {flores_code(lang) for lang in PAPER_GROUPS["supervised"]}
     wanted: Mapping[str, Sequence[str]] = given or {
         **PAPER_GROUPS,
@@ -135,7 +135,7 @@ def groups_of_pairs(
 
 
 def layer_sets(layers: Sequence[int], depth: int, is_asked: bool) -> dict[str, list[int]]:
-    """Return what an average may be over; a layer set needs all of its layers.
+    """Return the layer sets for averages whose layers were all analyzed.
 
     The paper says "averaged over all language pairs and layers" in its table 2, and "at
     even-numbered layers, excluding the input embedding layer" in section 4.2.
@@ -172,7 +172,7 @@ def pair_scores(inputs: RetrievalInputs, grid: Grid) -> list[PairScores]:
 def scores_by_language(
     system: str, inputs: RetrievalInputs, grid: Grid, at: int
 ) -> list[LanguageScores]:
-    """Return the scores of every system, layer and language."""
+    """Return one system's scores of every language."""
     as_source = np.nanmean(grid.accuracy[at], axis=1)  # [src layers]
     as_target = np.nanmean(grid.accuracy[at], axis=0)  # [tgt layers]
     mexa = np.nanmean(grid.mexa[at], axis=1)
@@ -196,7 +196,7 @@ def scores_by_layer(
     accuracy: Float[np.ndarray, "src tgt layers"],
     mexa: Float[np.ndarray, "src tgt layers"],
 ) -> list[LayerScores]:
-    """Return the scores of every system and layer over groups of pairs."""
+    """Return one system's scores over all pairs and over each group."""
 
     def mean(of: np.ndarray) -> list[float]:
         return _listed(np.nanmean(of, axis=(0, 1)))
@@ -218,7 +218,7 @@ def scores_by_layer(
 
 
 def scores_of_languages(values: np.ndarray) -> np.ndarray:
-    """From [src tgt ...], return each language's mean as a source and as a target [langs ...]."""
+    """Return each language's mean as source and target [langs ...] from values [src tgt ...]."""
     means: np.ndarray = (np.nanmean(values, axis=1) + np.nanmean(values, axis=0)) / 2
     return means
 
@@ -226,7 +226,7 @@ def scores_of_languages(values: np.ndarray) -> np.ndarray:
 def aggregate(
     scores: LayerScores, name: str, chosen: list[int], layers: Sequence[int]
 ) -> Aggregate:
-    """Return the mean of a layer set's scores."""
+    """Return the mean scores of a layer set."""
     indices = [layers.index(layer) for layer in chosen]
     accuracy, mexa = (
         round(float(np.mean([values[index] for index in indices])), 6)
@@ -237,12 +237,13 @@ def aggregate(
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Task scores that have a retrieval accuracy beside them.
+    """Task scores of languages that have a retrieval accuracy.
 
     Attributes:
-        metric: Their name.
-        values: By system, then by the language as the record has it.
-        indices: For each such language, the language, or the pair of them, in the analysis.
+        metric: Name of the metric.
+        values: Scores by system, then by language as named in the record.
+        indices: For each such language, the index of the language, or the two of the pair, in the
+            analysis.
         unknown: Languages of the record that were not analyzed.
     """
 

@@ -1,4 +1,4 @@
-"""Task scores beside retrieval accuracy: read them, match them, correlate them."""
+"""Read task scores, match them with retrieval accuracy, and correlate the two."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adaptermix.retrieval.summary import ALL, Grid, RetrievalInputs, TaskScores,
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-LEAST = 8  # languages; of fewer, a correlation of 0.7 may be chance
+LEAST = 8  # languages; with fewer, a correlation of 0.7 may be chance
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True)
 class ScoreCorrelation:
-    """How retrieval of one system goes together with the task scores of another, over languages."""
+    """Correlation of one system's retrieval with another one's task scores, over languages."""
 
     system: str
     scored: str
@@ -49,7 +49,7 @@ def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
     """Read the record of an evaluation, and match its languages with those of the analysis.
 
     Raises:
-        DataError: No record of an evaluation, or no language in common.
+        DataError: The file is not the record of an evaluation, or no language is in common.
     """
     file = path / "scores.json" if path.is_dir() else path
     if not file.is_file():
@@ -71,10 +71,10 @@ def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
 def match_languages(
     scored: Sequence[str], langs: Sequence[str], source: str
 ) -> dict[str, tuple[int, ...]]:
-    """Return the indices, among those analyzed, of the languages that ``source`` has scores of.
+    """Return the indices, among the analyzed languages, of those that ``source`` has scores for.
 
     Raises:
-        DataError: None of them.
+        DataError: None of them is analyzed.
     """
     indices = {lang: index for lang in scored if (index := _indices(lang, langs))}
     if not indices:
@@ -86,7 +86,7 @@ def match_languages(
 
 
 def _indices(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
-    """Find a language (``cy``), or both of a translation (``de-en``); nothing where one lacks."""
+    """Find a language (``cy``), or both of a pair (``de-en``); return nothing if one is missing."""
     codes = [flores_code(known) for known in langs]
     for parts in ([lang], [] if target_of(lang) == lang else _sides(lang)):
         wanted = [flores_code(part) for part in parts]
@@ -141,11 +141,11 @@ def _points(
     values: Mapping[str, float],
     accuracy: Float[np.ndarray, "src tgt"],
 ) -> list[Point]:
-    """Put task scores beside retrieval: of the language, or of the pair that is translated."""
+    """Match task scores with the retrieval accuracy of the language or translation pair."""
     of_languages = scores_of_languages(accuracy)
     found = []
     for lang, index in indices.items():
         x = float(accuracy[index] if len(index) > 1 else of_languages[index])
-        if lang in values and not np.isnan(x):  # with a pivot, there are not all pairs
+        if lang in values and not np.isnan(x):  # with a pivot, some pairs are missing
             found.append(Point(lang, round(x, 6), values[lang]))
     return found
