@@ -1,1 +1,1 @@
-"""One HTML page about evaluations, searches, retrieval and adapters."""
+"""HTML reports on evaluations, searches, retrieval analyses and adapters."""

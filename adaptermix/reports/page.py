@@ -1,8 +1,8 @@
-"""One self-contained HTML page of runs: what was made from what, how it did, and every answer.
+"""A self-contained HTML page about runs: provenance of adapters, scores, and every answer.
 
-The page needs no network and may make no request: its policy forbids all but its own script and
-style, by their hashes. Plots are drawn when it is made. Texts reach it escaped by the template, or
-as compressed data that its script shows as text and never as markup.
+The page needs no network and cannot make requests: its content security policy allows only its own
+script and style, by their hashes. Plots are drawn when the page is written. The template escapes
+texts; examples are compressed data that the script shows as text, never as markup.
 """
 
 import base64
@@ -39,27 +39,27 @@ from adaptermix.tasks.metrics.equality import is_right
 from adaptermix.version import __version__
 
 _PAGE = Path(__file__).with_name("assets")
-_MANY_ROWS = 12  # of a table; more are folded
-_RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as the page's script reads
+_MANY_ROWS = 12  # rows of a table; longer tables are collapsed
+_RIGHT, _MALFORMED, _CUT, _TRUNCATED = 1, 2, 4, 8  # flags of an answer, as in the page's script
 
 
 @dataclass(frozen=True)
 class ReportSummary(Report):
-    """What a report was made of, and what was written.
+    """The inputs and outputs of a report.
 
     Attributes:
-        out: The page.
-        export: Folder of plots and tables, if one was asked for.
+        out: Path of the page.
+        export: Folder of exported plots and tables, if requested.
         task: The task of the runs.
-        runs: Records that were read.
-        adapters: Adapters that were measured, and families.
+        runs: Paths of the records that were read.
+        adapters: Paths of the measured adapters, and of families.
         plots: Names of the plots.
         tables: Names of the tables.
-        examples: Examples that can be browsed.
-        bytes: Size of the page.
+        examples: Number of examples that can be browsed.
+        bytes: Size of the page, in bytes.
         written: False for a dry run.
-        published: Published numbers beside those of the runs.
-        compared: The same as tables.
+        published: Published numbers compared with those of the runs.
+        compared: The same comparison as tables.
     """
 
     out: str
@@ -102,11 +102,11 @@ class ReportSummary(Report):
 def report(
     paths: Sequence[Path], settings: ReportSettings, *, force: bool = False, dry_run: bool = False
 ) -> ReportSummary:
-    """Write a page about runs; with ``export``, its plots and tables as files too.
+    """Write a page about runs and, with ``export``, its plots and tables as files.
 
     Raises:
-        DataError: A path that is no run, a damaged record, runs of different tasks.
-        ArtifactError: A damaged adapter, adapters of different shapes, an existing output.
+        DataError: A path is not a run, a record is damaged, or runs have different tasks.
+        ArtifactError: An adapter is damaged, adapters differ in shape, or an output exists.
     """
     outputs = [path for path in (settings.out, settings.export) if path is not None]
     for path in outputs:
@@ -119,7 +119,7 @@ def report(
     sections = [section for section in sections_of(runs, inspected) if not section.is_empty]
     cells = compare_published(runs, numbers) if numbers else []
     compared = published_tables(numbers, cells) if numbers else []
-    if numbers:  # after the answer
+    if numbers:  # after the answer section
         place = 1 if runs.evaluations else 0
         sections.insert(place, _published_section(settings, numbers, compared))
     evaluations = runs.evaluations if settings.examples else []
@@ -166,7 +166,7 @@ def _export(sections: Sequence[Section], folder: Path) -> None:
 
 
 def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
-    """Return the examples of an evaluation, column by column, as the page's script reads them."""
+    """Return the examples of an evaluation as columns, as the page's script reads them."""
     settings = run.content.get("settings")
     by_offsets = isinstance(settings, dict) and settings.get("match") == "offsets"
     columns: dict[str, Any] = {"lang": [], "id": [], "prompt": [], "gold": []}
@@ -212,7 +212,7 @@ def _flags(row: Mapping[str, Any], by_offsets: bool) -> int:
 
 
 def _as_text(expected: Any) -> str:
-    """Write what was expected as a person reads it."""
+    """Return the expected answer as readable text."""
     if not isinstance(expected, list):
         return "" if expected is None else str(expected)
     if all(isinstance(item, str) for item in expected):
@@ -263,6 +263,6 @@ def _digest(text: str) -> str:
 
 
 def _packed(examples: Sequence[Mapping[str, Any]]) -> str:
-    """Compress data to letters that mean nothing to HTML, the same ones for the same data."""
-    text = json.dumps(examples, separators=(",", ":"))  # ASCII: halves of characters stay escaped
+    """Compress data deterministically, to letters without a meaning in HTML."""
+    text = json.dumps(examples, separators=(",", ":"))  # ASCII keeps lone surrogates escaped
     return base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode()

@@ -1,6 +1,6 @@
-"""Published numbers beside those of runs: what a paper prints, what was measured, the difference.
+"""Comparison of a paper's published numbers with those of runs.
 
-The file has a table for each table of the paper::
+The file has one TOML table per table of the paper::
 
     citation = "Liu and Niehues (2025)"
 
@@ -33,8 +33,8 @@ from adaptermix.settings.shared import complaint
 from adaptermix.tables import Cell, Row, Table, printable, scaled, titled
 
 RETRIEVAL = "retrieval"
-_ALL = ("all", ALL)  # what stands for all languages
-# From a system's score by language, and the baseline's, to what a table prints.
+_ALL = ("all", ALL)  # names that stand for all languages
+# Functions of a system's and the baseline's scores by language.
 _STATISTICS: dict[str, Callable[[list[float], list[float]], float]] = {
     "mean": lambda scores, baseline: fmean(scores),
     "gain": lambda scores, baseline: fmean(scores) - fmean(baseline),
@@ -52,21 +52,20 @@ _OF_STATISTICS = {
 
 
 class PublishedTable(BaseModel):
-    """Numbers of one table of a paper.
+    """The numbers of one table of a paper.
 
     Attributes:
-        source: Where they are printed.
+        source: Where the table is printed.
         metric: A metric of the run, or ``retrieval``.
         over: Languages, names of the run's groups, or ``all``.
-        values: By system, a number for each of ``over``; nan where none is printed.
+        values: By system, one number per entry of ``over``; nan if none is printed.
         statistic: The mean over languages; the difference of means to the baseline; the standard
             deviation (n - 1) over languages of the scores, or of the differences to the baseline.
-        baseline: The system that differences are to.
-        scale: What scores are multiplied with; by default 100 for shares and 1 for BLEU, chrF and
-            COMET.
-        runs: Names of the runs that the numbers are of; by default any with the metric.
-        reading: Layers that retrieval is averaged over.
-        note: What to know of them.
+        baseline: The system that differences refer to.
+        scale: Factor of the scores; by default 100 for shares and 1 for BLEU, chrF and COMET.
+        runs: Names of the runs to compare with; by default all runs with the metric.
+        reading: Name of the layer set that retrieval is averaged over.
+        note: Note on the numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,13 +96,13 @@ class PublishedTable(BaseModel):
 
     @property
     def digits(self) -> int:
-        """Digits after the point in print."""
+        """Number of printed decimal places."""
         numbers = [n for row in self.values.values() for n in row if math.isfinite(n)]
         return max([1, *(len(repr(n).partition(".")[2]) for n in numbers if n != int(n))])
 
     @property
     def factor(self) -> float:
-        """What scores are multiplied with."""
+        """Factor of the scores."""
         if self.scale is not None:
             return self.scale
         return 100.0 if self.metric == RETRIEVAL else scaled(self.metric, 1.0)
@@ -119,20 +118,20 @@ class Published:
 
 @dataclass(frozen=True)
 class ComparedCell:
-    """A published number and the one of a run, on the scale of the paper.
+    """A published number and that of a run, on the scale of the paper.
 
     Attributes:
         table: Name of the table in the file.
-        source: Where it is printed.
+        source: Where the table is printed.
         run: Name of the run.
         metric: The metric.
-        statistic: What of it.
-        system: The system, without seed where it has several.
+        statistic: The statistic of the metric.
+        system: The system, without seed if it has several.
         over: A language, a group, or ``all``.
-        measured: What the run has; the mean where there are several seeds.
-        deviation: Standard deviation over the seeds; None for one.
-        published: What the paper has.
-        difference: Measured less published.
+        measured: The run's number, or the mean over several seeds.
+        deviation: Standard deviation over seeds; None for a single one.
+        published: The paper's number.
+        difference: ``measured`` minus ``published``.
     """
 
     table: str
@@ -152,8 +151,8 @@ def read_published(path: Path) -> Published:
     """Read a file of published numbers.
 
     Raises:
-        ConfigError: It is not such a file; with file and line.
-        DataError: It is not there.
+        ConfigError: The file is malformed; the message names file and line.
+        DataError: The file does not exist.
     """
     if not path.is_file():
         raise DataError(f"--published {path}: no such file")
@@ -178,7 +177,7 @@ def _invalid(path: Path, name: str, error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     keys = [str(part) for part in first["loc"]]
     line = line_of(path, name, keys[0] if keys else None)
-    if line == 1 and keys:  # values.SYSTEM, or a key that is missing
+    if line == 1 and keys:  # values.SYSTEM, or a missing key
         line = line_of(path, name, None)
     where = f"{'.'.join(keys)}: " if keys else ""
     if first["type"] == "extra_forbidden":
@@ -189,7 +188,7 @@ def _invalid(path: Path, name: str, error: ValidationError) -> ConfigError:
 
 
 def compare_published(runs: Runs, published: Published) -> list[ComparedCell]:
-    """Return every published number that a run has as well."""
+    """Return every published number for which a run has a counterpart."""
     return [
         cell
         for run in (*runs.evaluations, *runs.retrievals)
@@ -226,7 +225,7 @@ def _cells(run: Run, name: str, table: PublishedTable) -> Iterator[ComparedCell]
                 )
 
 
-# From a system and a language, group or ``all`` to its scores by language; None where it has none.
+# Returns a system's scores by language for a language, group or ``all``; None if there are none.
 _Scores = Callable[[str, str], list[float] | None]
 
 
@@ -237,7 +236,7 @@ def _value(
     over: str,
     families: Mapping[str, Mapping[int, str]],
 ) -> float | None:
-    """Return what a table prints of a system; its baseline is the one with its seed, if any."""
+    """Return a system's value for a table; the baseline has the same seed, if it has seeds."""
     scores = scores_of(system, over)
     baseline: list[float] | None = []
     if table.statistic in ("gain", "sd-of-gains") and table.baseline is not None:
@@ -258,7 +257,7 @@ def _value(
 
 
 def _reader(report: Any, table: PublishedTable) -> _Scores:
-    """Return what reads the scores of a run for a table."""
+    """Return the function that reads a run's scores for a table."""
     if isinstance(report, RetrievalReport):
         return lambda system, over: _retrieved(report, table, system, over)
     return lambda system, over: _scored(report, table.metric, system, over)
@@ -289,7 +288,7 @@ def _scored(report: EvalReport, metric: str, system: str, over: str) -> list[flo
 
 
 def published_tables(published: Published, cells: Sequence[ComparedCell]) -> list[Table]:
-    """Return a table for each run and table of the paper: measured, published, difference."""
+    """Return one table per run and table of the paper: measured, published, difference."""
     tables = []
     for run, name in dict.fromkeys((cell.run, cell.table) for cell in cells):
         mine = {(c.over, c.system): c for c in cells if (c.run, c.table) == (run, name)}

@@ -1,4 +1,4 @@
-"""What earlier commands left on disk: evaluations, searches, retrieval analyses, adapters."""
+"""Outputs of earlier commands on disk: evaluations, searches, retrieval analyses, adapters."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ from adaptermix.tables import printable
 EVAL_RECORD = "scores.json"
 RETRIEVAL_RECORD = "retrieval.json"
 _RECORDS = (EVAL_RECORD, SEARCH_RECORD, RETRIEVAL_RECORD)
-_DEPTH = 4  # folders below the one that was named
+_DEPTH = 4  # levels of subfolders to search
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A record that was read.
+    """A run's record.
 
     Attributes:
-        path: The record's file.
-        content: The record, as it is.
-        report: What its command reported.
+        path: Path of the record's file.
+        content: The raw record.
+        report: The validated report of its command, with printable texts.
     """
 
     path: Path
@@ -43,17 +43,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of the run's folder."""
         return printable(self.path.resolve().parent.name)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What every system said to the examples of one language, in the order of the data.
+    """The answers of all systems to the examples of one language, in the order of the data.
 
     Attributes:
         lang: The language.
-        rows: By system, its prediction records.
+        rows: Prediction records by system.
     """
 
     lang: str
@@ -62,7 +62,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Runs:
-    """Everything that was found, in the order in which it was named."""
+    """All runs and adapters that were found, in the order given by the user."""
 
     evaluations: list[Run]
     searches: list[Run]
@@ -72,20 +72,21 @@ class Runs:
 
     @property
     def task(self) -> str | None:
-        """The task that the evaluations and searches are of."""
+        """The task of the evaluations and searches."""
         runs = [*self.evaluations, *self.searches]
         return runs[0].report.task if runs else None
 
 
 def find_runs(paths: Sequence[Path]) -> Runs:
-    """Read the records of runs, and find the adapters beside them.
+    """Read the records of runs, and find the adapters that belong to them.
 
-    A folder of runs is searched, models and hidden folders left out. Adapters that were evaluated
-    or analyzed are found by the paths in the record, if they are still what they were.
+    Folders are searched for runs, except for models and hidden folders. Adapters that were
+    evaluated or analyzed are found by the paths in the record, if they have not changed since.
 
     Raises:
-        DataError: No such path, one that is no run, a damaged record, runs of different tasks.
-        ArtifactError: A damaged adapter.
+        DataError: A path does not exist or is not a run, a record is damaged, or runs have
+            different tasks.
+        ArtifactError: An adapter is damaged.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -132,7 +133,7 @@ def _in_folder(folder: Path, depth: int) -> Iterator[Path]:
         yield from records
     elif (folder / CONFIG_FILE).is_file() or is_family(folder):
         yield folder
-    elif depth and not (folder / "config.json").is_file():  # that of a model
+    elif depth and not (folder / "config.json").is_file():  # a model's config
         for child in sorted(folder.iterdir()):
             if child.is_dir() and not child.name.startswith("."):
                 yield from _in_folder(child, depth - 1)
@@ -176,7 +177,7 @@ def _validated(kind: type[T], content: Any, path: Path) -> T:
 
 
 def _printable(value: Any) -> Any:
-    """Clean every text in a record, so that what is shown of it can be written anywhere."""
+    """Make every text in a record printable, so that it can be written anywhere."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
@@ -217,7 +218,7 @@ def _check_layers(report: RetrievalReport, path: Path) -> None:
 
 
 def _tested(run: Run) -> Iterator[Path]:
-    """Yield the adapters of a record that are still what was tested."""
+    """Yield the adapters of a record that have not changed since."""
     entries = run.content.get("adapters")
     for entry in entries.values() if isinstance(entries, dict) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
@@ -226,7 +227,7 @@ def _tested(run: Run) -> Iterator[Path]:
         try:
             if path.exists() and _hash(path) == entry.get("hash"):
                 yield path
-        except (AdaptermixError, OSError):  # gone or replaced since: no matter of this report
+        except (AdaptermixError, OSError):  # deleted or replaced since, which is not an error here
             continue
 
 
@@ -245,16 +246,16 @@ def _refuse_other_tasks(runs: Sequence[Run]) -> None:
 
 
 def _line_of_task(path: Path) -> int:
-    """Return the line of the task at the top of a record, which is indented by two."""
+    """Return the line of a record's top-level task, which is indented by two spaces."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((at for at, line in enumerate(lines, 1) if line.startswith('  "task":')), 1)
 
 
 def read_answers(run: Run) -> Iterator[Answers]:
-    """Yield the predictions of an evaluation, language by language; none where they were deleted.
+    """Yield the predictions of an evaluation by language; nothing if they were deleted.
 
     Raises:
-        DataError: A file that is missing or damaged, or systems with other examples.
+        DataError: A file is missing or damaged, or systems have different examples.
     """
     folder = run.path.parent / "predictions"
     if not folder.is_dir():

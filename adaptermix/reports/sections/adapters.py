@@ -1,4 +1,4 @@
-"""The section about adapters: what was made from what, how large it is, and how two meet."""
+"""The section about adapters: provenance, norms, and interference between adapters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,12 +18,12 @@ from adaptermix.plots.plot import Plot, titled_panel
 from adaptermix.reports.sections.section import Section
 from adaptermix.tables import Row, Table
 
-_PAIRS = 8  # that are drawn; the table has all
+_PAIRS = 8  # pairs that are plotted; the table has all
 Met = tuple[str, int, Comparison]
 
 
 def recipe_sentence(adapter: AdapterReport) -> str:
-    """Say in a sentence what a merge was made of."""
+    """Return a sentence on a merge's sources, or nothing for other adapters."""
     record = adapter.record
     terms = made_of(record)
     if not terms:
@@ -76,11 +76,11 @@ def _norms(name: str, inspected: InspectReport) -> Plot:
 
 
 def _met(inspected: InspectReport) -> list[Met]:
-    """Return how every two adapters meet in every layer, without merges and their own parts."""
+    """Return the comparisons of all pairs by layer, except pairs with a common origin."""
     names = [adapter_name(adapter.path) for adapter in inspected.adapters]
     merges = [bool(sources_of(adapter.record)) for adapter in inspected.adapters]
     pairs = [pair for pair in inspected.pairs if not _share_an_origin(inspected, pair)]
-    pairs.sort(key=lambda pair: merges[pair[0]] or merges[pair[1]])  # what was trained, first
+    pairs.sort(key=lambda pair: merges[pair[0]] or merges[pair[1]])  # trained adapters first
     blocks = [(layer, row) for row in inspected.layers if (layer := layer_of(row.name)) is not None]
     return [
         (f"{names[pair[0]]} and {names[pair[1]]}", layer, comparison)
@@ -134,7 +134,7 @@ def _plot(
 
 
 def _share_an_origin(inspected: InspectReport, pair: tuple[int, int]) -> bool:
-    """Whether two adapters are merges of the same, or one of the other: they meet anyway."""
+    """Whether two adapters share a source, or one is the other's; such pairs always overlap."""
     one, other = (
         {adapter.blake3, *(source.get("blake3") for source in sources_of(adapter.record))}
         for adapter in (inspected.adapters[at] for at in pair)

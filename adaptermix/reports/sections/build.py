@@ -1,4 +1,4 @@
-"""Build the sections of a report in order."""
+"""Build all sections of a report, in order."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,7 +36,7 @@ def _each(kind: str, runs: list[Run], section: Callable[[str, Run], Section]) ->
 
 
 def _answer(runs: Runs, inspected: InspectReport | None) -> Section:
-    """Answer by the first evaluation; what searches and analyses say is beside it."""
+    """Return the answer of the first evaluation, with facts from searches and analyses."""
     section = answer_section(runs.evaluations[0], inspected)
     baseline = runs.evaluations[0].report.reference
     facts = list(section.facts)

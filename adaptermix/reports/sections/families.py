@@ -1,4 +1,4 @@
-"""The section about a family: the adapter of each language, and why."""
+"""The section about a family: the adapter of each language and the evidence for it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def family_section(name: str, path: Path) -> Section:
     """Return the section about a family.
 
     Raises:
-        ArtifactError: A damaged family.
+        ArtifactError: The family is damaged.
     """
     routes = read_family(path).content
     texts = [f"Each language uses the adapter in its row, others use {printable(routes.default)}."]

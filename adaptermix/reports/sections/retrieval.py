@@ -1,4 +1,4 @@
-"""Sections about retrieval: how well translations find each other, before and after."""
+"""Sections about translation retrieval before and after alignment."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from adaptermix.retrieval.summary import ALL, LayerScores
 from adaptermix.retrieval.task_scores import LEAST, ScoreCorrelation
 from adaptermix.tables import Cell, Row, Table, scaled, titled
 
-_Z = 1.959964  # of a 95% interval
+_Z = 1.959964  # normal quantile of a 95% interval
 _AXES = ("layer", "retrieval accuracy (%)")
 
 
@@ -37,11 +37,11 @@ class Analyzed:
     """A retrieval analysis with the roles of its systems.
 
     Attributes:
-        name: Stem of its plots' names.
+        name: Prefix of its plots' names.
         report: The analysis.
-        inspected: The adapters that are here.
-        before: System that others are compared with.
-        after: The merge, or what else the reader asks about.
+        inspected: The report on the adapters, if they were found.
+        before: The baseline system.
+        after: The merge, or another system of interest (``merge_among``).
         placed: Layer at which each adapter was aligned.
     """
 
@@ -54,14 +54,14 @@ class Analyzed:
 
     @property
     def layer(self) -> int:
-        """The analyzed layer that is nearest to where adapters were aligned, or to the middle."""
+        """The analyzed layer nearest to the aligned layer or, without one, to the middle layer."""
         layers = {*self.placed.values()}
         common = layers.pop() if len(layers) == 1 else layer_index("middle", self.report.depth)
         wanted = self.placed.get(self.after or "", common)
         return min(self.report.layers, key=lambda layer: abs(layer - wanted))
 
     def mean(self, system: str, over: str = ALL) -> LayerScores | None:
-        """Return a system's accuracy by layer over a group."""
+        """Return a system's scores by layer over a group."""
         found = (r for r in self.report.by_layer if (r.system, r.over) == (system, over))
         return next(found, None)
 
@@ -69,7 +69,7 @@ class Analyzed:
 def analyzed(
     name: str, run: Run, inspected: InspectReport | None, baseline: str | None
 ) -> Analyzed:
-    """Assign the roles: the merge against the baseline of the evaluation, where both are here."""
+    """Assign the roles: the merge and the evaluation's baseline, if both were analyzed."""
     report: RetrievalReport = run.report
     first = report.systems[0]
     before = baseline if baseline in report.systems else first
@@ -108,7 +108,7 @@ def retrieval_section(
 
 
 def sentence(seen: Analyzed) -> str:
-    """Say how retrieval changed at the aligned layer; nothing where there is one system."""
+    """Return a sentence on the change at the aligned layer; nothing if there is one system."""
     after = seen.mean(seen.after) if seen.after else None
     before = seen.mean(seen.before)
     if after is None or before is None or not seen.report.layers:
@@ -140,15 +140,15 @@ def _tables(report: RetrievalReport) -> Iterator[Table]:
 
 
 def _enough(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
-    """Leave out correlations over few languages, which older records have."""
+    """Drop correlations over few languages, which older records contain."""
     return [c for c in correlations if len(c.points) >= LEAST]
 
 
 def wilson(share: float, trials: int) -> tuple[float, float]:
-    """Return the 95% score interval of a share of independent trials.
+    """Return the 95% Wilson score interval of a share of independent trials.
 
-    For the mean of several languages that share their sentences it is too wide, never too narrow:
-    the mean of shares varies most where every language gets the same sentences right.
+    For the mean over languages with the same sentences, it is conservative: the mean of shares
+    varies most if all languages get the same sentences right.
     """
     if not trials:
         return 0.0, 1.0
@@ -187,7 +187,7 @@ def _band_says(seen: Analyzed) -> str:
 
 
 def _systems(seen: Analyzed) -> Iterator[Plot]:
-    """Figure 3: every system's accuracy by layer over all languages, before and after."""
+    """Plot every system's accuracy by layer over all languages against the baseline (figure 3)."""
     before = seen.mean(seen.before)
     others = [s for s in seen.report.systems if s != seen.before and seen.mean(s)]
     if not others or before is None:
@@ -213,7 +213,7 @@ def _systems(seen: Analyzed) -> Iterator[Plot]:
 
 
 def _groups(seen: Analyzed) -> Plot:
-    """Figure 1a: the first system's accuracy by layer, over all languages and groups."""
+    """Plot the first system's accuracy by layer, over all languages and groups (figure 1a)."""
     first = seen.report.systems[0]
     mine = {row.over: row for row in seen.report.by_layer if row.system == first}
     every = [_curve(seen, mine[ALL], "all", is_reference=True)] if len(mine) > 1 else []
@@ -242,7 +242,7 @@ def _layer_values(seen: Analyzed, name: str, columns: Mapping[str, LayerScores])
 
 
 def _placement(seen: Analyzed) -> Iterator[Plot]:
-    """Figure 4: the gain of adapters that were aligned at different layers, by layer."""
+    """Plot the gain by layer of adapters that were aligned at different layers (figure 4)."""
     placed = {s: layer for s, layer in seen.placed.items() if s in seen.report.systems}
     base = seen.mean(seen.report.systems[0])
     if len(set(placed.values())) < 2 or base is None:
@@ -276,7 +276,7 @@ def _placement(seen: Analyzed) -> Iterator[Plot]:
 
 
 def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
-    """Draw what the merge changes for every pair of languages at the aligned layer."""
+    """Plot the merge's gain for every pair of languages at the aligned layer."""
     if seen.after is None or not seen.report.layers:
         return
     gains = _gains(seen)
@@ -321,7 +321,7 @@ def _gains(seen: Analyzed) -> dict[tuple[str, str], float]:
 def _by_direction(
     gains: Mapping[tuple[str, str], float], pivot: str
 ) -> dict[tuple[str, str], float]:
-    """Put pairs with one language into a row each: from it, and to it."""
+    """Arrange pairs with a pivot as one row per language, with both directions as columns."""
     others = dict.fromkeys(lang for pair in gains for lang in pair if lang != pivot)
     return {
         (lang, f"{way} {pivot}"): gains[pair]
@@ -332,9 +332,9 @@ def _by_direction(
 
 
 def _drawn(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
-    """Choose those that are plotted: over all languages, at the middle layer as figure 1b.
+    """Return the correlations to plot: over all languages, at the middle layer as in figure 1b.
 
-    Where one side does not vary there is nothing to see.
+    Undefined correlations, where one side is constant, are left out.
     """
     over_all = [c for c in _enough(correlations) if c.over == "all" and c.pearson.r is not None]
     readings = [c.reading for c in over_all]
@@ -343,7 +343,7 @@ def _drawn(correlations: Sequence[ScoreCorrelation]) -> list[ScoreCorrelation]:
 
 
 def _correlation(found: ScoreCorrelation, name: str) -> Plot:
-    """Figure 1b: retrieval accuracy against task score, a point a language."""
+    """Plot retrieval accuracy against task score, one point per language (figure 1b)."""
     points = [
         Named(point.lang, 100 * point.accuracy, scaled(found.metric, point.score))
         for point in found.points

@@ -1,4 +1,4 @@
-"""Which system is the merge, which languages were trained or aligned, and at which layer."""
+"""Roles in a report: the merge, the trained and aligned languages, and the aligned layer."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,16 +12,16 @@ from adaptermix.models.files import layer_index
 
 _TASK = ("train-task", "train-joint")
 _ALIGNMENT = ("train-align", "train-joint")
-_MERGED = "merged"  # as merge calls its output, unless -o says otherwise
+_MERGED = "merged"  # the default name of merge's output
 Groups = list[tuple[str, list[str]]]
 
 
 def merge_among(systems: Sequence[str], before: str, inspected: InspectReport | None) -> str | None:
-    """Return the system that a reader asks about: the first merge of several adapters.
+    """Return the system of interest: the first merge of several adapters.
 
-    It is not the best one, since the best of several looks better than it is. Where the adapters
-    are not here, the system that is called as ``merge`` calls its output; else the last adapter
-    that was trained for alignment, else the last system.
+    It is not the best merge, because the best of several looks better than it is. If no merge is
+    known, it is the system with the default name of ``merge``'s output; else the last adapter that
+    was trained for alignment; else the last system.
     """
     others = [system for system in systems if system not in (before, BASE)]
     known = _by_name(inspected)
@@ -36,7 +36,7 @@ def merge_among(systems: Sequence[str], before: str, inspected: InspectReport | 
 
 
 def controls_among(systems: Sequence[str], inspected: InspectReport | None) -> list[str]:
-    """Return the systems that scale an adapter and merge nothing into it."""
+    """Return the control systems, which scale one adapter without merging in others."""
     known = _by_name(inspected)
     return [s for s in systems if s in known and len(sources_of(known[s].record)) == 1]
 
@@ -47,10 +47,10 @@ def language_groups(
     inspected: InspectReport | None,
     given: Mapping[str, Sequence[str]],
 ) -> Groups:
-    """Return the languages as trained, aligned and other ones, by what the adapters were made of.
+    """Group the languages into trained, aligned and others, by the training of the adapters.
 
-    Where that is not known, they are in the groups of the record if no language is in two of them,
-    and else in one group without a name.
+    If that is unknown, the record's groups are used, provided that no language is in two of them;
+    otherwise there is one group without a name.
     """
     trained, aligned = _seen(_parts_of(merge, inspected))
     if trained or aligned:
@@ -67,19 +67,19 @@ def language_groups(
 
 
 def alignment_layers(inspected: InspectReport | None, depth: int) -> dict[str, int]:
-    """Return the layer that each adapter was aligned at, alone or beside a task."""
+    """Return the layer at which each adapter was aligned, alone or jointly with a task."""
     layers = {}
     for name, adapter in _by_name(inspected).items():
         if adapter.record.get("command") in _ALIGNMENT:
-            chosen = _mapping(adapter.record.get("layers")).get("layer")  # by --layer auto
+            chosen = _mapping(adapter.record.get("layers")).get("layer")  # chosen by --layer auto
             asked = _mapping(adapter.record.get("settings")).get("layer")
-            with suppress(ConfigError, ValueError):  # of a deeper model, or written by another hand
+            with suppress(ConfigError, ValueError):  # of a deeper model, or not by adaptermix
                 layers[name] = layer_index(chosen or asked or "middle", depth)
     return layers
 
 
 def label_of(lang: str) -> str:
-    """Return a language as people know it, with its code."""
+    """Return a language's name with its code, or only the code."""
     name = LANGUAGE_NAMES.get(known_code(lang) or "", "") if target_of(lang) == lang else ""
     return f"{name} ({lang})" if name and name != lang and len(name) < 16 else lang
 
@@ -89,7 +89,7 @@ def _by_name(inspected: InspectReport | None) -> dict[str, AdapterReport]:
 
 
 def _parts_of(merge: str | None, inspected: InspectReport | None) -> list[AdapterReport]:
-    """Return what a merge was made of, as far as it is here; without a merge, all adapters."""
+    """Return the known source adapters of a merge, or all adapters without a merge."""
     known = _by_name(inspected)
     record = known[merge].record if merge in known else {}
     hashes = {source.get("blake3") for source in sources_of(record)}
@@ -97,7 +97,7 @@ def _parts_of(merge: str | None, inspected: InspectReport | None) -> list[Adapte
 
 
 def _seen(adapters: Sequence[AdapterReport]) -> tuple[set[str], set[str]]:
-    """Return the languages of tasks and of alignments."""
+    """Return the languages of task training and of alignment."""
     trained: set[str] = set()
     aligned: set[str] = set()
     for adapter in adapters:

@@ -1,4 +1,4 @@
-"""Sections about scores: did the merge help, where, and can it be trusted?"""
+"""Sections about scores: whether the merge helped, where, and how reliable that is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from adaptermix.reports.sections.section import Fact, Section
 from adaptermix.tables import RULE, Cell, Look, Row, Table, scaled, shown, titled
 
 _WIDE, _NARROW, _PANEL = 640, 350, 264
-_MANY_UNREADABLE = 0.05  # of the answers
+_MANY_UNREADABLE = 0.05  # share of the answers
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,25 @@ class Evaluated:
 
     @property
     def unit(self) -> str:
-        """What a difference is counted in."""
+        """The unit of differences."""
         return points_of(self.metric)
 
     @property
     def merge(self) -> str | None:
-        """The system that the reader asks about."""
+        """The system of interest (``merge_among``)."""
         compared = {c.system for c in self.report.comparisons}
         systems = [s for s in self.report.systems if s in compared]
         return merge_among(systems, self.report.reference, self.inspected)
 
     @property
     def groups(self) -> list[tuple[str, list[str]]]:
-        """The languages by what they were to the adapters."""
+        """The languages grouped by their role in training."""
         report = self.report
         return language_groups(report.langs, self.merge, self.inspected, report.groups)
 
     @property
     def interval(self) -> str:
-        """What the intervals are called."""
+        """The name of the intervals."""
         return self.report.test.interval if self.report.test else "95% interval"
 
     def of(self, system: str | None) -> list[Comparison]:
@@ -72,16 +72,16 @@ class Evaluated:
         return next((c for c in self.of(system) if c.over == ALL), None)
 
     def number(self, value: float, sign: str = "+") -> str:
-        """Write a score or difference as its field does."""
+        """Format a score or difference in the metric's usual notation."""
         return shown(self.metric, value, sign).replace("-", "\N{MINUS SIGN}")
 
     def ends(self, c: Comparison) -> str:
-        """Write an interval."""
+        """Format a comparison's interval."""
         return f"{self.number(c.low)} to {self.number(c.high)}"
 
 
 def answer_section(run: Run, inspected: InspectReport | None) -> Section:
-    """Return the first screen: the answer in a sentence, where, and what to trust."""
+    """Return the first section: the answer in a sentence, the languages, and its reliability."""
     seen = Evaluated(run.report, inspected)
     merge = seen.merge
     name = "glance"
@@ -102,7 +102,7 @@ def answer_section(run: Run, inspected: InspectReport | None) -> Section:
 
 
 def _sentence(seen: Evaluated, merge: str) -> str:
-    """Say whether the merge is better, and by how much."""
+    """Return a sentence on whether the merge is better, and by how much."""
     c = seen.over_all(merge)
     if c is None:
         return ""
@@ -119,7 +119,7 @@ def _sentence(seen: Evaluated, merge: str) -> str:
 
 
 def _where(seen: Evaluated, merge: str) -> str:
-    """Name the languages and groups in which the merge clearly differs."""
+    """Return sentences on the languages and groups in which the merge differs significantly."""
     mine, langs = seen.of(merge), seen.report.langs
     single = better_and_worse(
         [(label_of(c.over), c) for c in mine if c.over in langs], f" of {len(langs)} languages"
@@ -188,9 +188,9 @@ def _unreadable(seen: Evaluated, merge: str) -> Fact:
 
 
 def _estimates(seen: Evaluated, system: str, *, long: bool) -> Groups:
-    """Return the rows of a forest plot: languages by group and averages.
+    """Return the rows of a forest plot: languages by group, and averages.
 
-    The order is that of the merge, best first, for every system.
+    All systems use the order of the merge's differences, largest first.
     """
     found = seen.of(system)
     place = {c.over: -c.difference for c in seen.of(seen.merge)}
@@ -293,7 +293,7 @@ def evaluation_section(name: str, run: Run, inspected: InspectReport | None) -> 
 
 
 def _difference_plot(seen: Evaluated, name: str, table: Table) -> Plot:
-    """Draw every system's differences, in panels with one axis."""
+    """Plot every system's differences, in panels with a shared axis."""
     systems = list(dict.fromkeys(c.system for c in seen.report.comparisons))
     rows = {system: _estimates(seen, system, long=False) for system in systems}
     ends = [e for gs in rows.values() for _, group in gs for r in group for e in (r.low, r.high)]
@@ -307,7 +307,7 @@ def _difference_plot(seen: Evaluated, name: str, table: Table) -> Plot:
 
 
 def _score_plot(seen: Evaluated, name: str, table: str) -> Plot:
-    """Draw every system's scores beside the baseline's, in panels with one axis."""
+    """Plot every system's scores and the baseline's, in panels with a shared axis."""
     report, reference = seen.report, seen.report.reference
     values = {(c.system, c.lang): scaled(seen.metric, c.score.value) for c in report.cells}
     looks = {(c.system, c.over): _look(c) for c in report.comparisons}

@@ -1,4 +1,4 @@
-"""The section about a search."""
+"""The section about a weight search."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from adaptermix.search.record import SearchReport, candidate_table, plot_of
 
 
 def search_section(name: str, run: Run) -> Section:
-    """Return the section about a search."""
+    """Return the section about a weight search."""
     report: SearchReport = run.report
     texts = [
         f"{report.verdict}.",

@@ -1,4 +1,4 @@
-"""The sections of a report: plots, tables and sentences about runs."""
+"""The parts of a report: sections with plots, tables and sentences about runs."""
 
 from dataclasses import dataclass, field
 
@@ -8,12 +8,12 @@ from adaptermix.tables import Look, Table
 
 @dataclass(frozen=True)
 class Fact:
-    """Something to know before the numbers are trusted.
+    """A fact about the reliability of the numbers.
 
     Attributes:
-        name: What it is about.
-        text: What is so.
-        look: ``ok``, or ``warn`` where it asks for care.
+        name: Topic of the fact.
+        text: The fact.
+        look: ``ok``, ``warn`` if it calls for caution, or empty.
     """
 
     name: str
@@ -23,17 +23,17 @@ class Fact:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
-        name: Its anchor, and the stem of its plots' and tables' names.
+        name: Its anchor, and the prefix of its plots' and tables' names.
         title: Its heading.
         texts: Paragraphs.
-        plots: Plots, in order; the table of a plot stands below it.
+        plots: Plots, in order; the table of a plot is shown below it.
         tables: Other tables, in order.
-        notes: What to mind, in small letters.
-        answer: What the section says, in a sentence or two in large letters.
-        facts: What to know before the answer is trusted.
+        notes: Notes, in small print.
+        answer: The section's result in one or two sentences, in large print.
+        facts: Facts about the reliability of the answer.
         folded: Plots that are shown on request.
     """
 
@@ -49,12 +49,12 @@ class Section:
 
     @property
     def all_plots(self) -> list[Plot]:
-        """Its plots, those that are folded last."""
+        """All plots of the section, folded ones last."""
         return [*self.plots, *self.folded]
 
     @property
     def all_tables(self) -> list[Table]:
-        """Its tables, those below plots first."""
+        """All tables of the section, those below plots first."""
         return [*(plot.values for plot in self.all_plots if plot.values), *self.tables]
 
     @property
