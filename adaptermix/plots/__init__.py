@@ -1,1 +1,1 @@
-"""Plots as SVG: scales, axes, marks, and the few kinds of charts that are made of them."""
+"""Plots as SVG: scales, axes, marks, and charts built from them."""

@@ -22,19 +22,19 @@ from adaptermix.plots.intervals import LOOKS
 from adaptermix.plots.plot import Panel
 from adaptermix.plots.scales import Axis, Scale, number, span_of
 
-SMALL = 264  # width of one of several panels, four of which stand side by side on a large screen
+SMALL = 264  # width of a panel in a row; a large screen fits four
 LARGE = 420
 _ROW = 18
 _SAMPLES, _SEED = 1000, 12345
 _PLACES: tuple[tuple[int, int, Literal["start", "middle", "end"]], ...] = (
     *((8, 4, "start"), (-8, 4, "end"), (7, -6, "start"), (-7, -6, "end")),
     *((7, 14, "start"), (-7, 14, "end"), (0, -9, "middle"), (0, 18, "middle")),
-)  # of a label, from its point
+)  # offsets of a label from its point
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something before and after; its color is one of ``LOOKS``."""
+    """A value before and after; ``look`` is one of ``LOOKS`` and sets the color."""
 
     label: str
     before: float
@@ -44,7 +44,7 @@ class Change:
 
 
 def changes(rows: Sequence[Change], title: str, span: tuple[float, float]) -> Panel:
-    """Draw where each row was (hollow) and is (filled), with a line between."""
+    """Draw each row's value before (hollow) and after (filled), joined by a line."""
     labels = min(0.4 * SMALL, max((width_of(row.label) for row in rows), default=0) + 14)
     scale = Scale(*span, labels, SMALL - 10)
     bottom = _ROW * len(rows) + 2
@@ -65,13 +65,13 @@ def changes(rows: Sequence[Change], title: str, span: tuple[float, float]) -> Pa
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over numbers, perhaps with an interval around each.
+    """A curve, optionally with an interval around each point.
 
     Attributes:
-        name: What it is of.
-        points: Place and value.
-        role: ``subject``, or ``reference`` for what it is compared with.
-        band: Lower and upper end, point by point; or nothing.
+        name: Name of the curve.
+        points: Coordinates (x, y).
+        role: ``subject``, or ``reference`` for the curve to compare with.
+        band: Lower and upper bound of each point, or empty.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Space:
-    """What panels share: titles of their axes, and from where to where these go."""
+    """The axes that panels share: their titles and ranges."""
 
     x_title: str
     y_title: str
@@ -92,7 +92,7 @@ class Space:
 
     @classmethod
     def of(cls, titles: tuple[str, str], curves: Sequence[Curve], *also: float) -> "Space":
-        """Return the space in which all curves have room, and further values of the y axis."""
+        """Return the space that fits all curves and further values of the y axis."""
         places = [x for curve in curves for x, _ in curve.points]
         ends = [end for curve in curves for interval in curve.band for end in interval]
         values = [y for curve in curves for _, y in curve.points]
@@ -101,7 +101,7 @@ class Space:
 
 
 def curves_chart(curves: Sequence[Curve], space: Space, marked: float | None = None) -> Panel:
-    """Draw curves; a vertical line stands at the marked place."""
+    """Draw curves, and a vertical line at the marked layer."""
     bottom = 160
     across = Scale(*space.x_span, 40, SMALL - 8)
     up = Scale(*space.y_span, bottom, 26)
@@ -153,10 +153,10 @@ def heat_map(
     """Draw gains and losses by row and column; zero has no color.
 
     Args:
-        cells: Values by row and column, in the order to show.
-        titles: Of rows and columns.
-        title: What the values are.
-        top: The value of the strongest color.
+        cells: Values by row and column, in display order.
+        titles: Titles of rows and columns.
+        title: Title of the color scale.
+        top: Absolute value of the strongest color.
     """
     rows, columns = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
     columns.sort(key=lambda column: rows.index(column) if column in rows else len(rows))
@@ -223,7 +223,7 @@ class Named:
 
 
 def scatter(points: Sequence[Named], titles: tuple[str, str]) -> Panel:
-    """Draw named points, the least-squares line, and the band of lines through resamples."""
+    """Draw named points, the least-squares line, and the band of lines fitted to resamples."""
     whole = [p for p in points if isfinite(p.x) and isfinite(p.y)]
     bottom = 290
     across = Scale(*span_of(p.x for p in whole), 44, LARGE - 12)
@@ -254,7 +254,7 @@ def scatter(points: Sequence[Named], titles: tuple[str, str]) -> Panel:
 
 
 def _lines(points: Sequence[Named], grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the least-squares line on a grid, and the 95% band of those through resamples."""
+    """Return the least-squares line on a grid, and the 95% band of lines fitted to resamples."""
     values = np.array([(p.x, p.y) for p in points])
     drawn = np.random.default_rng(_SEED).integers(len(values), size=(_SAMPLES, len(values)))
     through = _line(values[np.newaxis], grid)[0]
@@ -275,9 +275,9 @@ def _line(samples: np.ndarray, grid: np.ndarray) -> np.ndarray:
 def placed(
     names: Sequence[str], spots: Sequence[tuple[float, float]], corner: tuple[float, float]
 ) -> list[str]:
-    """Return the label of every point where it covers nothing; where there is no room, none.
+    """Return a label for each point that overlaps nothing, or an empty one if there is no room.
 
-    They stay right of the lower left corner of the area, and above it.
+    Labels stay to the right of the plot area's lower left corner, and above it.
     """
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     labels = []

@@ -1,8 +1,8 @@
-"""Marks of a plot as SVG text: words, lines and shapes, in colors that are called by their role.
+"""SVG elements of a plot: text, lines and shapes, with colors named by their role.
 
-Names come from files and may hold anything: every text and attribute is escaped here. A color is
-written as ``var(--plot-ROLE)``, so that a page can be light, dark or on paper with one drawing; a
-file of its own gets the colors themselves.
+Names come from files and may contain anything, so every text and attribute is escaped here. A color
+is written as ``var(--plot-ROLE)``, so that one drawing works on light, dark and printed pages; in
+standalone files, it is replaced by the color itself.
 """
 
 import re
@@ -13,8 +13,8 @@ from unicodedata import east_asian_width
 
 from adaptermix.tables import printable
 
-# By role, in light and in dark. Blue and orange differ for every kind of color blindness. All have
-# a contrast of 3:1 and more to the page, ink and faint of 4.5:1; ink has 4.5:1 on gain and loss.
+# By role, for light and dark. Blue and orange differ for every kind of color blindness. All colors
+# have a contrast of at least 3:1 to the page, ink and faint 4.5:1; ink has 4.5:1 on gain and loss.
 PALETTE: dict[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#16181d"),
     "ink": ("#1c1f24", "#e6e8ec"),
@@ -33,13 +33,13 @@ _COLOR = re.compile(r"var\(--plot-([a-z]+)\)")
 
 
 def colored(svg: str, theme: str) -> str:
-    """Replace the roles of colors in a drawing by the colors of a theme."""
+    """Replace the color roles in a drawing with the colors of a theme."""
     at = THEMES.index(theme)
     return _COLOR.sub(lambda found: PALETTE[found[1]][at], svg)
 
 
 def palette_css() -> str:
-    """Return the style sheet that gives the roles their colors: light, dark and on paper."""
+    """Return the style sheet with the roles' colors for light, dark and print."""
     light, dark = (
         "".join(f"--plot-{role}:{colors[at]};" for role, colors in PALETTE.items()) for at in (0, 1)
     )
@@ -50,7 +50,7 @@ def palette_css() -> str:
 
 
 def element(tag: str, content: str = "", **attributes: Any) -> str:
-    """Return an SVG element; ``content`` is SVG already, attributes are escaped."""
+    """Return an SVG element; ``content`` must be SVG, attributes are escaped."""
     written = "".join(f' {name.replace("_", "-")}="{_value(v)}"' for name, v in attributes.items())
     return f"<{tag}{written}>{content}</{tag}>" if content else f"<{tag}{written}/>"
 
@@ -62,7 +62,7 @@ def _value(value: Any) -> str:
 
 
 def text(content: str, x: float, y: float, **style: Any) -> str:
-    """Return a line of text that starts at a point, or ends there or is centered there."""
+    """Return a line of text at a point; ``text_anchor`` sets its alignment."""
     return element("text", escape(printable(content)), x=x, y=y, **{"fill": "ink", **style})
 
 
@@ -73,35 +73,35 @@ def line(start: tuple[float, float], end: tuple[float, float], **style: Any) -> 
 
 
 def path(points: Iterable[tuple[float, float]], end: str = "", **style: Any) -> str:
-    """Return a line through points; with ``end="Z"``, an area."""
+    """Return a path through points, or an area with ``end="Z"``."""
     steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     return element("path", d=f"M{steps}{end}", **style)
 
 
 def dot(x: float, y: float, color: str, *, is_filled: bool = True) -> str:
-    """Return a round mark, which can be hit with a finger."""
+    """Return a circle, filled or hollow."""
     inside = color if is_filled else "paper"
     return element("circle", cx=x, cy=y, r=4, fill=inside, stroke=color, stroke_width=1.75)
 
 
 def mark(hover: str, *shapes: str) -> str:
-    """Return shapes that show a text when the pointer is on them."""
+    """Return shapes that show a text on hover."""
     title = element("title", escape(printable(hover)))
     return element("g", title + "".join(shapes), **{"class": "mark"})
 
 
 def target(left: float, top: float, width: float, height: float) -> str:
-    """Return an area that cannot be seen and makes a mark easy to hit."""
+    """Return an invisible area that makes a mark easier to hit."""
     return element("rect", x=left, y=top, width=width, height=height, fill="transparent")
 
 
 def width_of(content: str, size: float = 12) -> float:
-    """Return about how wide a text is, in pixels."""
+    """Return the approximate width of a text, in pixels."""
     return size * sum(1.0 if east_asian_width(sign) in "WF" else 0.56 for sign in content)
 
 
 def fitted(content: str, width: float) -> str:
-    """Cut a text to a width."""
+    """Truncate a text to a width, in pixels."""
     if width_of(content) <= width:
         return content
     while content and width_of(f"{content}…") > width:
@@ -110,7 +110,7 @@ def fitted(content: str, width: float) -> str:
 
 
 def wrapped(content: str, width: float) -> list[str]:
-    """Break a text into lines of a width, where it has spaces."""
+    """Break a text at spaces into lines of at most a width, in pixels."""
     lines = [""]
     for word in content.split():
         longer = f"{lines[-1]} {word}".strip()

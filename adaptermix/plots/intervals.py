@@ -1,4 +1,4 @@
-"""Charts of estimates with their intervals: one below the other, or along a line of numbers."""
+"""Charts of estimates with intervals: one below the other, or along a numeric axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from adaptermix.plots.plot import Panel
 from adaptermix.plots.scales import Axis, Scale
 
 _ROW = 20
-_WIDE = 520  # from here on there is room for numbers beside the marks
-_LABELS = 0.36  # of the width, at most
-# By look: the color, and whether the mark is filled.
+_WIDE = 520  # minimum width for numbers beside the marks
+_LABELS = 0.36  # maximum share of the width
+# By look: the color role, and whether the mark is filled.
 LOOKS: dict[str, tuple[str, bool]] = {
     "better": ("better", True),
     "worse": ("worse", True),
@@ -24,17 +24,17 @@ LOOKS: dict[str, tuple[str, bool]] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval.
+    """A value with its interval.
 
     Attributes:
-        label: What it is of.
-        value: The number.
-        low: Lower end of its interval.
-        high: Upper end.
+        label: Label of the row.
+        value: The value.
+        low: Lower bound of the interval.
+        high: Upper bound of the interval.
         look: One of ``LOOKS``.
-        says: The numbers in words.
-        is_mean: It is the mean of others; drawn as a diamond from end to end of its interval.
-        at: Where it stands, in charts along numbers.
+        says: The value and interval as text.
+        is_mean: Whether it is a mean of others, drawn as a diamond that spans its interval.
+        at: Its position in charts along a numeric axis.
     """
 
     label: str
@@ -48,12 +48,12 @@ class Estimate:
 
     @property
     def color(self) -> str:
-        """The color of its look."""
+        """The color role of its look."""
         return LOOKS[self.look][0]
 
     @property
     def is_whole(self) -> bool:
-        """Whether its numbers are numbers."""
+        """Whether its value and interval are finite."""
         return all(map(isfinite, (self.value, self.low, self.high)))
 
 
@@ -70,11 +70,11 @@ def forest(
     """Draw estimates one below the other, in groups.
 
     Args:
-        groups: Estimates by the heading above them; an empty heading takes no room.
-        title: What the estimates are.
-        span: Where the axis begins and ends.
-        width: Of the panel; a wide one has the numbers beside the marks.
-        sides: Words for what is left and right of zero; without them there is no zero line.
+        groups: Estimates by the heading above them; an empty heading takes no space.
+        title: Title of the axis.
+        span: Range of the axis.
+        width: Width of the panel, in pixels; a wide one shows numbers beside the marks.
+        sides: Names of the sides left and right of zero; without them there is no zero line.
     """
     rows = [row for _, group in groups for row in group]
     is_wide = width >= _WIDE
@@ -95,7 +95,7 @@ def forest(
 
 
 def _zero(scale: Scale, sides: tuple[str, str], bottom: float, width: int) -> list[str]:
-    """Draw the line at zero, and say what its sides mean."""
+    """Draw the line at zero, and label its sides."""
     if not any(sides):
         return []
     x, (left, right) = scale(0), sides
@@ -143,14 +143,14 @@ def along(
     width: int,
     level: Estimate | None = None,
 ) -> Panel:
-    """Draw estimates above the numbers that they belong to, and a line through the finalists.
+    """Draw estimates along a numeric axis, and a line through the finalists.
 
     Args:
         rows: The estimates, each with ``at``.
-        titles: Of the axis of numbers, and of the estimates.
-        span: Where the axis of the estimates begins and ends.
-        width: Of the panel.
-        level: An estimate that belongs to no number: a dashed line.
+        titles: Titles of the x axis and the y axis.
+        span: Range of the y axis.
+        width: Width of the panel, in pixels.
+        level: An estimate without a position, drawn as a dashed line.
     """
     whole = [row for row in rows if row.is_whole and row.at is not None]
     places = sorted({row.at for row in whole if row.at is not None}) or [0.0]

@@ -1,4 +1,4 @@
-"""A plot: panels side by side that share their axes, and the table of what they show."""
+"""A plot: panels side by side, and the table of their values."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,10 +7,10 @@ from pathlib import Path
 from adaptermix.plots.drawing import FONT, colored, element, text, wrapped
 from adaptermix.tables import Table
 
-_COLUMNS = 3  # of panels, in a file
+_COLUMNS = 3  # panels in a row of a file
 _GAP = 16
-_LEGIBLE = 480  # width that a phone can shrink
-_HEADING = 17  # height of a line of a panel's title
+_LEGIBLE = 480  # maximum width that stays legible when shrunk to a phone
+_HEADING = 17  # line height of a panel's title
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Panel:
     """One drawing of a plot.
 
     Attributes:
-        width: In pixels.
-        height: In pixels.
-        marks: What is drawn, as SVG.
-        title: What it is of, where it is one of several.
+        width: Width in pixels.
+        height: Height in pixels.
+        marks: The drawing as SVG.
+        title: Title of the panel, if there are several.
     """
 
     width: int
@@ -30,7 +30,7 @@ class Panel:
     title: str = ""
 
     def svg(self, name: str) -> str:
-        """Return it for a page; ``name`` is what a screen reader says of it."""
+        """Return the panel as SVG for a page; ``name`` is its label for screen readers."""
         box = f"0 0 {self.width} {self.height:.0f}"
         size = {"viewBox": box, "width": self.width, "height": round(self.height)}
         names = {"role": "img", "aria-label": f"{name}: {self.title}" if self.title else name}
@@ -55,12 +55,12 @@ class Plot:
     """A plot that can be drawn.
 
     Attributes:
-        name: Stem of its files.
-        title: What it shows, as a heading.
-        caption: How to read it.
-        panels: Its drawings.
-        values: The table of what it shows.
-        narrow: Its drawings for phones, where it has others for wide pages.
+        name: Stem of its file names.
+        title: Heading of the plot.
+        caption: Explanation of how to read it.
+        panels: Its panels.
+        values: Table of the plotted values.
+        narrow: Separate panels for phones, if ``panels`` are for wide pages only.
     """
 
     name: str
@@ -72,18 +72,18 @@ class Plot:
 
     @property
     def is_wide(self) -> bool:
-        """Whether a phone scrolls it, since its letters would be too small."""
+        """Whether phones scroll the plot, because shrinking would make its text too small."""
         return not self.narrow and max((panel.width for panel in self.panels), default=0) > _LEGIBLE
 
     @property
     def drawings(self) -> Iterable[tuple[str, list[str]]]:
-        """Its drawings for a page, by the kind of page that they are for."""
+        """The panels as SVG by kind of page: ``wide``, ``narrow``, or empty for all pages."""
         kinds = {"wide": self.panels, "narrow": self.narrow} if self.narrow else {"": self.panels}
         for kind, panels in kinds.items():
             yield kind, [panel.svg(self.title) for panel in panels]
 
     def svg(self, theme: str = "light") -> str:
-        """Return all of it as one SVG file."""
+        """Return the whole plot as one SVG file."""
         placed, top, left, right, row = [], 0.0, 0, 0, 0.0
         for at, panel in enumerate(self.panels):
             if at and at % _COLUMNS == 0:
@@ -102,7 +102,7 @@ class Plot:
 
     def write(self, folder: Path) -> None:
         """Write ``NAME.svg`` and ``NAME.png``."""
-        import vl_convert  # large, and for PNG files alone
+        import vl_convert  # a large import, needed only for PNG files
 
         (folder / f"{self.name}.svg").write_text(self.svg(), encoding="utf-8")
         (folder / f"{self.name}.png").write_bytes(vl_convert.svg_to_png(self.svg(), scale=2))

@@ -1,4 +1,4 @@
-"""Scales and axes: from values to places, with round numbers beside them."""
+"""Scales, which map values to pixels, and axes with round tick values."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 from adaptermix.plots.drawing import line, text, width_of
 
-_MARGIN = 0.04  # of the span, on both sides, so that marks stay inside
+_MARGIN = 0.04  # share of the range added on both sides, so that marks stay inside
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A straight way from values to pixels.
+    """A linear map from values to pixels.
 
     Attributes:
-        low: Value at the start.
-        high: Value at the end.
+        low: Lowest value.
+        high: Highest value.
         start: Pixel of the lowest value.
-        end: Pixel of the highest.
+        end: Pixel of the highest value.
     """
 
     low: float
@@ -30,7 +30,7 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, room: float) -> list[float]:
-        """Return round values that are about so many pixels apart, or more."""
+        """Return round tick values that are at least about ``room`` pixels apart."""
         most = max(2, min(8, abs(self.end - self.start) / room))
         step = self._step((self.high - self.low) / most)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
@@ -43,7 +43,7 @@ class Scale:
 
 
 def span_of(values: Iterable[float], *also: float) -> tuple[float, float]:
-    """Return from where to where an axis goes that shows all values that are numbers."""
+    """Return the axis range that fits all finite values, with a margin."""
     known = [value for value in (*values, *also) if math.isfinite(value)] or [0.0]
     low, high = min(known), max(known)
     margin = (high - low) * _MARGIN or abs(high) * 0.1 or 1.0
@@ -51,7 +51,7 @@ def span_of(values: Iterable[float], *also: float) -> tuple[float, float]:
 
 
 def around_zero(values: Iterable[float]) -> tuple[float, float]:
-    """Return the span of differences: both sides of zero have room for a word."""
+    """Return an axis range for differences, with room for a word on both sides of zero."""
     low, high = span_of(values, 0.0)
     least = 0.3 * (high - low)
     return min(low, -least), max(high, least)
@@ -62,10 +62,10 @@ class Axis:
     """An axis with its grid.
 
     Attributes:
-        scale: Where values stand.
-        title: What the values are.
-        is_signed: Values above zero have a plus.
-        values: What is written on it, in place of round numbers.
+        scale: Maps values to pixels.
+        title: Title of the axis.
+        is_signed: Whether values above zero get a plus sign.
+        values: Tick values to use instead of round numbers.
     """
 
     scale: Scale
@@ -74,7 +74,7 @@ class Axis:
     values: Sequence[float] = ()
 
     def horizontal(self, top: float, bottom: float) -> str:
-        """Draw it below an area, with lines up to the area's top."""
+        """Draw the axis below an area, with grid lines up to the area's top."""
         scale, parts, free = self.scale, [], -math.inf
         for value, label in self._labels(36):
             x, half = scale(value), width_of(label) / 2
@@ -84,12 +84,12 @@ class Axis:
                 free = x + half + 4
         middle = (scale.start + scale.end) / 2
         place = {"text_anchor": "middle"}
-        if width_of(self.title) > scale.end - scale.start:  # what is wider ends where the axis does
+        if width_of(self.title) > scale.end - scale.start:  # a wider title ends at the axis's end
             middle, place = scale.end, {"text_anchor": "end"}
         return "".join(parts) + text(self.title, middle, bottom + 33, fill="faint", **place)
 
     def vertical(self, left: float, right: float) -> str:
-        """Draw it left of an area, with lines to the area's right; its title stands above."""
+        """Draw the axis left of an area, with grid lines to its right and the title above."""
         parts = [text(self.title, 0, self.scale.end - 10, fill="faint")]
         for value, label in self._labels(28):
             y = self.scale(value)
@@ -107,7 +107,7 @@ class Axis:
 
 
 def number(value: float, digits: int, *, is_signed: bool = False) -> str:
-    """Write a number as print does: with a minus as wide as a plus."""
-    value = round(value, digits) + 0.0  # which has no minus where it is zero
+    """Format a number with a typographic minus sign, which is as wide as a plus."""
+    value = round(value, digits) + 0.0  # adding 0.0 turns -0.0 into 0.0
     sign = "+" if is_signed and value else ""
     return f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
