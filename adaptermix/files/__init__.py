@@ -1,1 +1,1 @@
-"""Files and folders: written whole or not at all, read with file and line in every error."""
+"""Files and folders: atomic writes, and reads whose errors name file and line."""

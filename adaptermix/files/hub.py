@@ -1,4 +1,4 @@
-"""Download from the Hugging Face Hub, with errors a user can act on."""
+"""Download from the Hugging Face Hub, with actionable errors."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ _PLACE = re.compile(
     r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?P<folder>(/[\w-][\w.-]*)*)"
     r"(@(?P<revision>[\w.-]+(/[\w.-]+)*))?"
 )
-_URL = re.compile(  # a path keeps one slash behind the colon
+_URL = re.compile(  # a path keeps only one slash after the colon
     r"https?:/{1,2}(huggingface\.co|hf\.co)/(?P<repository>[\w.-]+/[\w.-]+)"
     r"(/(tree|blob)/(?P<revision>refs/\w+/[^/]+|[^/]+)(?P<folder>(/[^/]+)*))?/?"
 )
@@ -22,11 +22,11 @@ _URL = re.compile(  # a path keeps one slash behind the colon
 
 @dataclass(frozen=True)
 class HubPlace:
-    """A repository on the hub, or a folder in it.
+    """A repository on the Hub, or a folder in it.
 
     Attributes:
         repository: ``OWNER/NAME``.
-        folder: Path of the folder, or nothing for the whole repository.
+        folder: Path of the folder, or empty for the whole repository.
         revision: Branch, tag or commit, or None for the main branch.
     """
 
@@ -35,18 +35,20 @@ class HubPlace:
     revision: str | None = None
 
     def __str__(self) -> str:
-        """Return what ``hub_place`` reads: ``OWNER/NAME/FOLDER@REVISION``."""
+        """Return the form that ``hub_place`` parses: ``OWNER/NAME/FOLDER@REVISION``."""
         name = "/".join(filter(None, (self.repository, self.folder)))
         return f"{name}@{self.revision}" if self.revision else name
 
 
 def hub_place(text: str, beside: Path = Path()) -> HubPlace | None:
-    """Read ``OWNER/NAME[/FOLDER][@REVISION]`` or the address of such a page on the hub.
+    """Parse ``OWNER/NAME[/FOLDER][@REVISION]`` or the URL of such a page on the Hub.
+
+    A name that starts with an existing folder is a path, and None is returned, unless it has a
+    revision and no further folder.
 
     Args:
-        text: What may name a place on the hub.
-        beside: The folder that paths start from; what begins with the name of a folder there is
-            a path, unless a revision is named.
+        text: A possible place on the Hub.
+        beside: The folder that paths are relative to.
     """
     url = _URL.fullmatch(unquote(text).partition("?")[0])
     found = url or _PLACE.fullmatch(text)
@@ -63,21 +65,21 @@ def hub_place(text: str, beside: Path = Path()) -> HubPlace | None:
 
 
 def path_of(text: str) -> Path:
-    """Return the path that a name on the command line or in settings is.
+    """Return a name on the command line or in settings as a path.
 
-    One that begins with ``./`` stays a path where nothing is: without that it reads as a place on
-    the hub, and pathlib drops it.
+    A missing path that starts with ``./`` becomes absolute, because pathlib drops the ``./`` and
+    the rest would read as a place on the Hub.
     """
     path = Path(text)
     return path.absolute() if text.startswith("./") and not path.exists() else path
 
 
 def hint_of_path(text: str, hub_name: str) -> str | None:
-    """Return why the hub is not asked for what could be a name there, if that is so.
+    """Return a hint if a possible Hub name is read as a path because its first folder exists.
 
     Args:
-        text: What is not here.
-        hub_name: How to ask the hub for it all the same.
+        text: The missing path.
+        hub_name: How to request it from the Hub instead.
     """
     first = text.partition("/")[0]
     if not HUB_NAME.fullmatch(text) or not Path(first).is_dir():
@@ -85,7 +87,7 @@ def hint_of_path(text: str, hub_name: str) -> str | None:
     return f"the folder {first} exists, so this is read as a path; from the Hub: {hub_name}"
 
 
-# The hub runs no data set scripts any more; this branch holds its own parquet copies of them.
+# The Hub no longer runs data set scripts; this branch holds its parquet copies of their data.
 PARQUET_REVISION = "refs/convert/parquet"
 OFFLINE_HINT = (
     "work on local files with --model PATH --data-dir PATH, or try `adaptermix demo`, "
@@ -94,7 +96,7 @@ OFFLINE_HINT = (
 
 
 def hub_parquet(repo: str, config: str, split: str) -> list[Path]:
-    """Fetch the parquet files of one configuration and split of a hub data set."""
+    """Download the parquet files of one configuration and split of a data set on the Hub."""
     from huggingface_hub import HfApi, hf_hub_download
 
     with reaching_hub(f"the data set {repo} could not be downloaded from the Hub"):
@@ -116,10 +118,10 @@ def hub_parquet(repo: str, config: str, split: str) -> list[Path]:
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what huggingface_hub raises when something cannot be had.
+    """Return the exceptions that huggingface_hub raises if a download fails.
 
-    Its own errors are OSErrors; those of the HTTP client below it are not, and the client is
-    another one from release to release.
+    Its own errors are OSErrors. Those of the underlying HTTP client are not, and the client differs
+    between releases.
     """
     from huggingface_hub.errors import HTTPError
 
@@ -128,10 +130,10 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
-    """Say what failed where the hub cannot be reached or has not what is asked for.
+    """Convert errors of the Hub into one that names what failed.
 
     Raises:
-        ResourceError: Something could not be downloaded from the Hub.
+        ResourceError: The Hub cannot be reached, or it does not have the requested item.
     """
     try:
         yield
@@ -139,17 +141,17 @@ def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
         raise ResourceError(f"{failure}: {first_line(error)}", hint=hint) from error
 
 
-# What a decoder reads, and no pickles, original checkpoints or other frameworks' weights. Code is
-# run with --trust-remote-code only; --into copies it beside the weights.
+# The files that a decoder needs, without pickles, original checkpoints and other frameworks'
+# weights. Code is only run with --trust-remote-code; --into copies it to the output folder.
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py")
 
 
 def fetch(name: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
-    """Download a model's files from the hub and return their folder.
+    """Download a model's files from the Hub and return their folder.
 
     Raises:
-        ArtifactError: The name is not one of a model.
-        ResourceError: The hub cannot be reached, or has no such model.
+        ArtifactError: The name is not a valid Hub name, or it is read as a missing folder.
+        ResourceError: The Hub cannot be reached, or it does not have the model.
     """
     hint = None if revision else hint_of_path(name, "--revision main")
     if hint or name.startswith((".", "/", "~")):

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face Hub, streamed by the library ``datasets``; no code of theirs runs.
+"""Data sets of the Hugging Face Hub, streamed by the package ``datasets`` without running code.
 
-A folder that is here and laid out as such a repository is read in the same way.
+A local folder with the layout of such a repository is read in the same way.
 """
 
 import re
@@ -17,17 +17,17 @@ from adaptermix.progress import OnProgress, tell
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
 _NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?")
-_SHOWN = 10  # configurations that a message lists
+_SHOWN = 10  # maximum number of names that a message lists
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """The name of a data set, and of what is read of it.
+    """A data set with the requested revision, configuration and split.
 
     Attributes:
         repository: ``OWNER/NAME``, or a local folder.
-        revision: Branch, tag or commit.
-        parts: Configuration and split, or one of them.
+        revision: Branch, tag or commit, or None for the main branch.
+        parts: Names of configuration and split, of one of them, or none.
     """
 
     repository: str
@@ -36,13 +36,13 @@ class DataSet:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder."""
+        """Whether the data set is a local folder."""
         return Path(self.repository).is_dir()
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The rows of one split of a data set, as they come."""
+    """The streamed rows of one split of a data set."""
 
     origin: str
     columns: tuple[str, ...]
@@ -50,14 +50,14 @@ class Stream:
 
 
 def find_data_set(text: str, beside: Path = Path()) -> DataSet | None:
-    """Read ``OWNER/NAME[@REVISION][:CONFIG][:SPLIT]``, or a folder in place of the first.
+    """Parse ``OWNER/NAME[@REVISION][:CONFIG][:SPLIT]``, or ``FOLDER[:CONFIG][:SPLIT]``.
 
-    What is there as a file, has the suffix of one, or begins with the name of a folder that is
-    there, is a path: then nothing is returned.
+    Existing files, names with the suffix of a data file, and names that start with an existing
+    folder and have no revision are paths; None is returned for them.
 
     Args:
-        text: What may name a data set.
-        beside: The folder that paths start from.
+        text: A possible name of a data set.
+        beside: The folder that paths are relative to.
     """
     name, *parts = text.split(":")
     if (beside / text).is_dir():
@@ -77,15 +77,15 @@ def find_data_set(text: str, beside: Path = Path()) -> DataSet | None:
 def open_data_set(
     data_set: DataSet, pick: Callable[[Sequence[str]], str | None], on_progress: OnProgress
 ) -> Stream:
-    """Find a split of a data set; its rows are downloaded as they are read.
+    """Open a split of a data set, whose rows are downloaded while they are read.
 
     Args:
-        data_set: Its name.
-        pick: Chooses among several configurations where none is named.
-        on_progress: Told what is read: configuration, split, revision, license.
+        data_set: The data set.
+        pick: Chooses a configuration if none is given.
+        on_progress: Called with the configuration, split, revision and license.
 
     Raises:
-        DataError: No such configuration or split, or several and none named.
+        DataError: The configuration or split does not exist, or it is ambiguous.
         ResourceError: ``datasets`` is not installed, or the Hub cannot be reached.
     """
     name = data_set.repository
@@ -114,7 +114,7 @@ def open_data_set(
 
 
 def _revision(data_set: DataSet) -> tuple[str, str]:
-    """Return the commit, and what to tell of it; one request, so that no network fails at once."""
+    """Return the commit and its description, in one request that fails fast without network."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -135,10 +135,10 @@ def _revision(data_set: DataSet) -> tuple[str, str]:
 def _config(
     data_set: DataSet, configs: Sequence[str], pick: Callable[[Sequence[str]], str | None]
 ) -> tuple[str, str]:
-    """Return the configuration, and the split that is asked for, if any."""
+    """Return the configuration, and the requested split or an empty string."""
     config, split = (*data_set.parts, "", "")[:2]
     if len(data_set.parts) == 1 and config not in configs:
-        config, split = "", config  # one name is a configuration, or else a split
+        config, split = "", config  # a single name is a configuration, or else a split
     if config and config not in configs:
         raise DataError(
             f"{data_set.repository}: no configuration '{config}'", hint=_listed(configs)
@@ -181,7 +181,7 @@ def _rows(
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Say what is wrong with a data set, or with the way to it, in the project's own errors."""
+    """Convert errors of reading or downloading a data set into adaptermix's own errors."""
     from datasets.exceptions import DatasetsError
     from pyarrow import ArrowException
 
@@ -196,7 +196,7 @@ def _reading(name: str) -> Iterator[None]:
                 yield
     except (ArrowException, DatasetsError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: no readable data files: {first_line(error)}") from error
-    except StopIteration as error:  # of an empty file
+    except StopIteration as error:  # from an empty file
         raise MissingDataError(f"{name}: no records") from error
     except RuntimeError as error:
         if "script" not in str(error):

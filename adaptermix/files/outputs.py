@@ -1,4 +1,4 @@
-"""What commands leave: reports, and files and folders that appear whole or not at all."""
+"""Outputs of commands: reports, and atomic writes of files and folders."""
 
 import glob
 import json
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.tables import View
 
-if TYPE_CHECKING:  # it takes longer to import than help takes to print
+if TYPE_CHECKING:  # importing it takes longer than printing help
     from filelock import FileLock
 
 
 def cache_folder() -> Path:
-    """Return where answers are kept: $ADAPTERMIX_CACHE, or the user's cache folder."""
+    """Return the cache folder: $ADAPTERMIX_CACHE, or a folder in the user's cache."""
     if own := os.environ.get("ADAPTERMIX_CACHE"):
         return Path(own).expanduser()
     from platformdirs import user_cache_path
@@ -35,7 +35,7 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Report(ABC):
-    """What a command returns; it is shown to people, or printed as JSON."""
+    """The result of a command, shown as a human-readable view or printed as JSON."""
 
     @abstractmethod
     def view(self) -> View:
@@ -43,7 +43,7 @@ class Report(ABC):
 
     @property
     def notices(self) -> Sequence[str]:
-        """What to know besides, and its JSON has not: it is told beside that as well."""
+        """Notes that the JSON does not contain; they are printed next to it."""
         return ()
 
     def as_record(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Report(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class NotedReport(Report):
-    """A report whose notes are told beside its JSON, and are no part of it."""
+    """A report whose notes are printed next to its JSON, not in it."""
 
     notes: Sequence[str] = ()
 
@@ -70,23 +70,23 @@ class NotedReport(Report):
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that people can read as well."""
+    """Write a human-readable JSON file."""
     text = json.dumps(content, indent=2, sort_keys=True, default=str, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def real_path(path: Path) -> Path:
-    """Return a path without links, as ``resolve`` does; links in a circle stay what they are."""
+    """Return a path with links resolved, as ``resolve`` does, but keep circular links."""
     return Path(os.path.realpath(path))
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that exists, or whose name can be no directory's nor file's we write.
+    """Check that an output does not exist, and that its path can be written.
 
     Raises:
-        ArtifactError: Something is at ``path`` and ``force`` is not set.
-        ConfigError: The name ends in another suffix of model files, lies inside a file, or is
-            the current folder or one above it.
+        ArtifactError: The path exists and ``force`` is not set.
+        ConfigError: The path has a suffix of another model file format, is inside a file, or
+            contains the current folder.
     """
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"):
         raise ConfigError(
@@ -103,14 +103,14 @@ def check_output(path: Path, force: bool) -> None:
 
 @contextmanager
 def whole_output(path: Path) -> Iterator[Path]:
-    """Give a path beside the output to write to; it takes the output's place when all went well.
+    """Yield a temporary path next to the output, which replaces the output on success.
 
-    What was at ``path`` is replaced, so the caller asks first. After an error nothing is left,
-    and what was there is there again. What a killed process leaves is hidden, and removed when
-    the same output is written the next time.
+    The write is atomic. It replaces whatever is at ``path``, so callers check that first. After an
+    error, the temporary file is removed and the old output is restored. A killed process leaves a
+    hidden folder, which the next write of the same output removes.
 
     Raises:
-        ResourceError: The folder cannot be made or written to.
+        ResourceError: The folder cannot be created or written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def whole_output(path: Path) -> Iterator[Path]:
         yield partial
         is_folder = path.is_dir() and not path.is_symlink()
         if is_folder or (partial.is_dir() and (path.exists() or path.is_symlink())):
-            path.rename(replaced)  # a folder neither replaces nor is replaced in one step
+            path.rename(replaced)  # a folder cannot be replaced, or replace a file, in one step
         partial.replace(path)
     except BaseException:
         if replaced.exists() and not path.exists():
@@ -135,7 +135,7 @@ def whole_output(path: Path) -> Iterator[Path]:
 
 
 def _make_folder(path: Path) -> "tuple[Path, FileLock]":
-    """Make a folder to work in, and lock it: the lock goes with the process, however it ends."""
+    """Create and lock a temporary folder; the lock ends with the process, however it ends."""
     from filelock import FileLock
 
     while True:
@@ -143,16 +143,16 @@ def _make_folder(path: Path) -> "tuple[Path, FileLock]":
         lock = FileLock(work / _LOCK)
         with suppress(OSError):  # a file system without locks
             lock.acquire()
-        if work.exists():  # no other process took it for a leftover before it was locked
+        if work.exists():  # another process may have removed it as a leftover before it was locked
             return work, lock
 
 
 def _remove_leftovers(path: Path) -> None:
     from filelock import FileLock
 
-    random_part = "?" * 8  # as long as mkdtemp makes it: NAME.search leaves others than NAME
+    random_part = "?" * 8  # the length that mkdtemp uses, so that NAME does not match NAME.search
     for work in path.parent.glob(f".{glob.escape(path.name)}.{random_part}{_UNFINISHED}"):
-        with suppress(OSError), FileLock(work / _LOCK, timeout=0):  # fails where a process lives
+        with suppress(OSError), FileLock(work / _LOCK, timeout=0):  # fails if its process is alive
             if (work / _REPLACED).exists() and not path.exists():
                 (work / _REPLACED).rename(path)  # killed between two renames
             shutil.rmtree(work)

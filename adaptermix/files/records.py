@@ -1,7 +1,7 @@
 """Rows of tables: CSV, TSV, parquet, JSON, JSON lines, and data sets of the Hub.
 
-Every format gives the same rows: a number and the fields by name. The number is the line in a text
-file with a row on each line, else the row's place among all.
+All formats yield the same rows: a number and the fields by name. The number is the line in text
+files with one row per line, otherwise the row's position, counted from 1.
 """
 
 import csv
@@ -29,14 +29,14 @@ Pick = Callable[[Sequence[str]], str | None]
 
 @dataclass(frozen=True)
 class Records:
-    """A table: its columns, and what reads its rows.
+    """A table: its columns, and a function that reads its rows.
 
     Attributes:
         origin: The file or data set, for messages.
-        columns: Names of the columns; of JSON, those of the first row.
-        read: Yields the rows, with some columns at least.
-        renamed: Columns by the names that they are read under.
-        is_arrow: Whether fields that a row does not have are null, as in parquet.
+        columns: Names of the columns; for JSON, those of the first row.
+        read: Yields the rows with at least the given columns.
+        renamed: Columns by their new names.
+        is_arrow: Whether missing fields are null, as in parquet.
     """
 
     origin: str
@@ -47,20 +47,20 @@ class Records:
 
     @property
     def names(self) -> list[str]:
-        """The columns by the names that they are read under."""
+        """Names of the columns after renaming."""
         taken = {*self.renamed.values(), *self.renamed}
         return [*self.renamed, *(name for name in self.columns if name not in taken)]
 
     def at(self, number: int) -> str:
-        """Return where a row is, for messages."""
+        """Return the location of a row, for messages."""
         return f"{self.origin}:{number}"
 
     def rows(self, names: Collection[str]) -> Iterator[Row]:
-        """Yield the rows with the fields of these names that they have.
+        """Yield the rows with those of the named fields that they have.
 
         Raises:
-            DataError: A malformed row, or a table without any.
-            ResourceError: A data set of the Hub that cannot be read any further.
+            DataError: A row is malformed, or the table has no rows.
+            ResourceError: A data set of the Hub cannot be read any further.
         """
         sources = {name: self.renamed.get(name, name) for name in names}
         is_empty = True
@@ -81,20 +81,21 @@ def open_records(
 ) -> Records:
     """Open a file by its suffix, or a data set of the Hub, ``OWNER/NAME[:CONFIG][:SPLIT]``.
 
-    ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` and ``.parquet`` are known, text also with ``.gz``.
-    Any other file has JSON in it.
+    The suffixes are ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` and ``.parquet``; text files may also
+    end in ``.gz``. Files with another suffix are read as JSON.
 
     Args:
         place: The file, or the name of the data set.
-        columns: Columns of the table by the names that they are to be read under.
-        option: What sets ``columns``, for messages.
-        pick: Chooses among the configurations of a data set, where none is named.
-        on_progress: Told which data set is read.
+        columns: Columns of the table by their new names.
+        option: The option that sets ``columns``, for messages.
+        pick: Chooses a configuration of a data set if none is given.
+        on_progress: Called with the data set that is read.
 
     Raises:
-        ConfigError: ``columns`` names a column that is not there.
-        DataError: No such file, or one without columns.
-        ResourceError: What reads the format is not installed, or the Hub cannot be reached.
+        ConfigError: ``columns`` names a column that does not exist.
+        DataError: The file does not exist or is malformed.
+        ResourceError: A package that reads the format is not installed, or the Hub cannot be
+            reached.
     """
     table = _open(place, pick, on_progress)
     for name, column in (columns or {}).items():
@@ -128,11 +129,11 @@ def _open(place: Path, pick: Pick, on_progress: OnProgress) -> Records:
 
 
 def _separated(path: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file, whose first line names the columns.
+    """Yield the rows of a CSV or TSV file whose first line names the columns.
 
-    TSV has no quotes: a tab ends a cell, a newline a row. All cells are text.
+    TSV has no quoting: a tab ends a cell, a newline ends a row. All cells are text.
     """
-    csv.field_size_limit(sys.maxsize)  # the module refuses cells of more than 128 kB by default
+    csv.field_size_limit(sys.maxsize)  # by default, the module rejects cells of more than 128 kB
     is_tsv = ".tsv" in path.suffixes
     if is_tsv:
         lines = (line for _, line in numbered_lines(path))
@@ -171,7 +172,7 @@ def _check_header(path: Path, names: list[str]) -> None:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """Yield the objects of an array, or those on the lines of a file."""
+    """Yield the objects of a JSON array, or of JSON lines."""
     lines = numbered_lines(path)
     is_array = next((line for _, line in lines if line.strip()), "").lstrip().startswith("[")
     for number, value in _items(path) if is_array else json_rows(path):

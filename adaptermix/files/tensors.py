@@ -1,4 +1,4 @@
-"""Safetensors files: mapped into memory tensor by tensor, written tensor by tensor."""
+"""Safetensors files: memory-mapped and written one tensor at a time."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from adaptermix.errors import ArtifactError
 
-DTYPES: dict[str, np.dtype] = {  # by the names that the safetensors format has for them
+DTYPES: dict[str, np.dtype] = {  # by their names in the safetensors format
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -38,19 +38,19 @@ DTYPES: dict[str, np.dtype] = {  # by the names that the safetensors format has 
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_CHUNK = 1 << 20  # bytes that are hashed at a time
-_SLACK = 4096  # bytes that metadata may grow by while tensors are written
+_CHUNK = 1 << 20  # bytes hashed at a time
+_SLACK = 4096  # bytes by which metadata may grow while tensors are written
 
 
 class TensorSpec(NamedTuple):
-    """What a tensor will be, before it is there."""
+    """The dtype and shape of a tensor."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Number of bytes."""
+        """Size in bytes."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
@@ -65,31 +65,31 @@ class Tensors(Protocol):
         """Number of bytes on disk."""
 
     def hash(self) -> str:
-        """Return a hash of all of them."""
+        """Return a hash of all tensors."""
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return one of them."""
+        """Return a tensor by name."""
 
 
 class TensorFile:
     """A safetensors file, checked by the safetensors library.
 
-    Every tensor is mapped by itself, for as long as it is held, so that what was read does not
-    count as this process's memory for good.
+    Every tensor is mapped separately for as long as it is referenced, so that the pages that were
+    read do not count as this process's memory permanently.
 
     Attributes:
         path: The file.
-        specs: Its tensors.
-        metadata: Strings in its header.
+        specs: Specs of its tensors by name.
+        metadata: Metadata strings in its header.
     """
 
     def __init__(self, path: Path) -> None:
         """Open and check the file.
 
         Raises:
-            ArtifactError: Not a whole safetensors file, or one with types that are not known.
+            ArtifactError: The file is not a complete safetensors file, or it has an unknown dtype.
         """
-        self._file = path.open("rb")  # safe_open says of one without permission "no such file"
+        self._file = path.open("rb")  # safe_open reports "no such file" for missing permissions
         weakref.finalize(self, self._file.close)
         try:
             with safe_open(path, framework="numpy") as file:
@@ -105,7 +105,7 @@ class TensorFile:
         self.specs: dict[str, TensorSpec] = {}
         self._starts: dict[str, int] = {}
         end = 8 + struct.unpack("<Q", self._file.read(8))[0]
-        for name, dtype, shape in listed:  # one after the other, without holes
+        for name, dtype, shape in listed:  # contiguous, without gaps
             if dtype not in DTYPES:
                 raise ArtifactError(f"{path}: {name} has the type {dtype}")
             self.specs[name] = TensorSpec(DTYPES[dtype], tuple(shape))
@@ -125,7 +125,7 @@ class TensorFile:
         return digest.hexdigest()
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor, a view of the file; changing it does not change the file."""
+        """Return a tensor as a copy-on-write view of the file."""
         dtype, shape = self.specs[name]
         if 0 in shape:
             return np.empty(shape, dtype)
@@ -139,17 +139,17 @@ def write_tensors(
     tensors: Iterable[np.ndarray],
     metadata: Callable[[], Mapping[str, str]],
 ) -> None:
-    """Write a safetensors file while its tensors are being made; one at a time is in memory.
+    """Write a safetensors file while its tensors are produced, with one in memory at a time.
 
-    The header comes last, into room left for it, so that the metadata may tell of what was
-    written.
+    The header is written last, into space reserved for it, so that the metadata may describe what
+    was written.
 
     Args:
-        path: New file.
-        specs: All tensors, in the order they will come in.
+        path: The new file.
+        specs: Specs of all tensors, in the order of ``tensors``.
         tensors: The tensors.
-        metadata: Called before and after; the second answer is kept. It may be a few thousand
-            bytes longer than the first.
+        metadata: Called before and after writing. The second result is written, and may be a few
+            thousand bytes longer than the first.
     """
     entries: dict[str, Any] = {}
     end = 0
@@ -177,17 +177,17 @@ def write_tensors(
 
 
 def _reserve(file: int, size: int) -> None:
-    """Ask for the file's room at once: a full disk is told before anything is made."""
-    if sys.platform != "linux":  # elsewhere Python has no call for it, or one that writes zeros
+    """Reserve the file's disk space in advance, so that a full disk fails before any work."""
+    if sys.platform != "linux":  # elsewhere Python has no such call, or one that writes zeros
         return
     try:
         os.posix_fallocate(file, 0, size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not supported by the file system
             raise
 
 
 def _header(metadata: Mapping[str, str], listed: str) -> bytes:
-    """Put the metadata before the list of tensors, which is JSON already."""
+    """Return the header: the metadata, followed by the tensor list in JSON."""
     told = json.dumps({"__metadata__": dict(metadata)}, ensure_ascii=False)
     return (told if listed == "{}" else f"{told[:-1]},{listed[1:]}").encode()

@@ -1,7 +1,6 @@
-"""Records and the files they are read from: MASSIVE, parallel text, and their copies on the hub.
+"""Read text, JSON lines and parquet files, and find files by name.
 
-Files are found by name below a folder, or fetched from the hub when no folder is given. Every
-complaint names the file and, where there is one, the line.
+Every error names the file and, for text, the line.
 """
 
 import gzip
@@ -20,10 +19,10 @@ T = TypeVar("T")
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the numbered JSON values of a file with one on each line; blank lines are skipped.
+    """Yield the JSON values of a JSON lines file with their line numbers; skip blank lines.
 
     Raises:
-        DataError: No such file, or a line that is not JSON.
+        DataError: The file does not exist, or a line is not JSON.
     """
     for number, line in numbered_lines(path):
         if line.strip():
@@ -31,30 +30,32 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def json_value(text: str, location: str, *, is_file: bool = False) -> Any:
-    """Return the JSON value a text holds; ``location`` is named when it holds none.
+    """Parse a text as JSON.
 
     Args:
         text: The text.
-        location: Where it is from.
-        is_file: Whether it is all of a file, so that the line is named as well.
+        location: Where the text is from, for messages.
+        is_file: Whether the text is a whole file, so that errors also name the line.
 
     Raises:
-        DataError: Not JSON.
+        DataError: The text is not JSON.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         at = f"{location}:{error.lineno}" if is_file else location
         raise DataError(f"{at}: not JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number without end
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
         raise DataError(f"{location}: not JSON: {first_line(error)}") from error
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
-    """Find the file in the folder or up to two levels below it, where there is just one.
+    """Find the only matching file in the folder or up to two levels below it.
+
+    The level closest to the folder that has a match is used.
 
     Raises:
-        DataError: No such folder, no such file, or several.
+        DataError: The folder does not exist, or no file or several files match.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="check --data-dir and --pairs-dir")
@@ -71,25 +72,25 @@ def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
 
 
 def has_file(folder: Path, patterns: Sequence[str]) -> bool:
-    """Whether one such file is in the folder or up to two levels below it."""
+    """Whether a file matches in the folder or up to two levels below it."""
     below = ("", "*/", "*/*/")
     return any(next(folder.glob(b + name), None) for b in below for name in patterns)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines of a text file, plain or gzipped; only newlines end a line.
+    """Yield the numbered lines of a text file, plain or gzipped; only newlines end a line.
 
-    The byte order mark that some editors put before the first line is no part of it.
+    A byte order mark, which some editors write, is removed.
 
     Raises:
-        DataError: No such file, an empty one, or one that is not UTF-8 text.
+        DataError: The file does not exist, is empty, or is not UTF-8 text.
     """
     for number, line in enumerate(raw_lines(path), start=1):
         yield number, line.rstrip("\r\n")
 
 
 def raw_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file as ``numbered_lines`` does, with what ends them."""
+    """Yield the lines of a text file like ``numbered_lines``, with their line endings."""
     number = 0
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
@@ -110,11 +111,11 @@ def _decompressed(raw: BinaryIO, path: Path) -> AbstractContextManager[Iterable[
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a parquet file.
+    """Return the column names of a parquet file.
 
     Raises:
-        DataError: Not a parquet file.
-        ResourceError: What reads parquet is not installed.
+        DataError: The file is not a parquet file.
+        ResourceError: pyarrow is not installed.
     """
     if find_spec("pyarrow") is None:
         raise ResourceError(
@@ -130,10 +131,10 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a parquet file, of some columns only.
+    """Yield the rows of a parquet file with the given columns.
 
     Raises:
-        DataError: No such column, or a damaged file.
+        DataError: A column does not exist, or the file is damaged.
     """
     missing = [name for name in columns if name not in parquet_columns(path)]
     if missing:
@@ -149,5 +150,5 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
 
 
 def without_lone_surrogates(text: str) -> str:
-    r"""Replace halves of characters, which JSON can hold (``\ud83d``) and no file can."""
+    r"""Replace lone surrogates, which JSON can contain (``\ud83d``) but UTF-8 files cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

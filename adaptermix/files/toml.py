@@ -14,10 +14,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: It is not valid TOML; with file and line.
+        ConfigError: The file is not valid TOML; the message names file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
         return tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
@@ -31,13 +31,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def hint_of_keys(key: str, known: Sequence[str]) -> str:
-    """Return what to write in place of an unknown key: the nearest one, or any there is."""
+    """Return a hint for an unknown key: the closest known key, or a list of all keys."""
     near = get_close_matches(key, known, 1)
     return f"did you mean {near[0]}?" if near else "the keys are " + ", ".join(known)
 
 
 def line_of(path: Path, section: str | None, key: str | None) -> int:
-    """Find the line of a key or section header in the file; 1 where it is written unusually."""
+    """Return the line of a key or section header in a file, or 1 if it is not found."""
     current: str | None = None
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
