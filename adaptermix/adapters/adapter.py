@@ -1,10 +1,10 @@
 """LoRA adapters on disk, in PEFT's formats.
 
-An adapter is a PEFT directory (``adapter_config.json`` beside ``adapter_model.safetensors``), or
-one ``.safetensors`` file whose header carries the same config as JSON under the key that diffusers
-uses too, ``lora_adapter_metadata``. Both are read, and either is written, by the name of the
-output; a directory may also be a repository on the hub. Only safetensors are opened; tensors are
-read and written one module at a time.
+An adapter is a PEFT directory (``adapter_config.json`` and ``adapter_model.safetensors``), or one
+``.safetensors`` file whose header contains the same config as JSON under ``lora_adapter_metadata``,
+the key that diffusers uses too. Both can be read and written; the output's name determines which is
+written. A directory may also be a repository on the Hub. Only safetensors files are opened, and
+tensors are read and written one module at a time.
 """
 
 import json
@@ -49,25 +49,25 @@ from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import hint_of_path, hub_place, reaching_hub
 from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
 
-# Widened where they are read: too narrow to add in, and exact in bfloat16.
+# Widened when read, because they are too narrow for sums; bfloat16 represents them exactly.
 _FLOAT8_DTYPES = (DTYPES["F8_E4M3"], DTYPES["F8_E5M2"])
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter on disk: its config and the names of its tensors, checked; no tensors yet.
+    """A LoRA adapter on disk: its checked config and tensor names, without loaded tensors.
 
     Attributes:
-        path: The directory or file it was read from, or its name on the hub.
+        path: The directory or file it was read from, or its name on the Hub.
         weights_path: The safetensors file.
-        config: PEFT's LoRA config, as the dictionary that ``adapter_config.json`` holds.
-        record: What adaptermix wrote about its making; empty for adapters made elsewhere.
-        factors: For every module, the tensor names of its factors.
-        saved: Names of whole weights that it replaces in the base model (biases that were
-            trained, ``modules_to_save``, embeddings), as in the base, with their tensor names.
-        own_names: Of renamed modules, the names that its config knows them by.
-        origin: Where its config is, in words.
-        notes: What to say where it is used.
+        config: PEFT's LoRA config, as in ``adapter_config.json``.
+        record: Run record written by adaptermix; empty for adapters from other software.
+        factors: Tensor names of the factors by module.
+        saved: Whole weights that it replaces in the base model (trained biases,
+            ``modules_to_save``, embeddings): tensor names by the base model's names.
+        own_names: For renamed modules, their names in the config.
+        origin: Location of the config, in words.
+        notes: Notes for users of the adapter.
     """
 
     path: Path
@@ -83,35 +83,35 @@ class Adapter:
 
     @property
     def modules(self) -> list[str]:
-        """Names of the linear layers that have an update, as in the base model."""
+        """Names of the updated modules, as in the base model."""
         return list(self.factors)
 
     @cached_property
     def weights_hash(self) -> str:
-        """BLAKE3 hash of the file's bytes; SHA-256 would take longer than a merge."""
+        """BLAKE3 hash of the weights file; SHA-256 would take longer than a merge."""
         return self.file.hash()
 
     @property
     def base(self) -> str | None:
-        """Name or path of the base model it was trained on, where it says so."""
+        """Name or path of the base model it was trained on, if recorded."""
         return self.config.get("base_model_name_or_path")
 
     def scaling(self, module: str) -> float:
-        """Return what the product of the module's factors is multiplied by.
+        """Return the scaling of a module: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
 
-        alpha / rank, or alpha / sqrt(rank) with rsLoRA; ``rank_pattern`` and ``alpha_pattern``
-        override both for the modules whose name ends with one of their keys, as in PEFT.
+        ``rank_pattern`` and ``alpha_pattern`` override rank and alpha for modules whose name ends
+        with one of their keys, as in PEFT.
         """
         rank = self._by_pattern("rank_pattern", module, self.config["r"])
         alpha = self._by_pattern("alpha_pattern", module, self.config["lora_alpha"])
         return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
 
     def is_of_other_base(self, fingerprint: str) -> bool:
-        """Whether its record tells of another base model than the one with this fingerprint."""
+        """Whether its record names a base model with another fingerprint."""
         return self.record.get("base_fingerprint") not in (None, "", fingerprint)
 
     def updates(self) -> Iterator[tuple[str, LoraUpdate]]:
-        """Yield every module with its update, in the order of the file's modules."""
+        """Yield every module with its update, in the order of ``factors``."""
         for module in self.factors:
             yield module, self.update(module)
 
@@ -119,7 +119,8 @@ class Adapter:
         """Read the update of one module.
 
         Raises:
-            ArtifactError: Factors that do not fit each other or the config, NaN or infinity.
+            ArtifactError: The factors do not fit each other or the config, or they contain NaN or
+                infinity.
         """
         names, scaling = self.factors[module], self.spec(module).scaling
         bias = self._tensor(names.bias) if names.bias else None
@@ -132,7 +133,7 @@ class Adapter:
         return split_factors(a, b, names.expert, names.experts) if names.experts > 1 else (a, b)
 
     def is_active(self, module: str) -> bool:
-        """Whether the update of one module changes anything."""
+        """Whether the update of one module is not zero."""
         names = self.factors[module]
         a, b = self._factors(names, self.file.tensor)
         if b.any() and a.any():
@@ -141,10 +142,10 @@ class Adapter:
         return bias is not None and bool(self.file.tensor(bias).any())
 
     def spec(self, module: str) -> UpdateSpec:
-        """Return what the update of one module is, from the file's header alone.
+        """Return the spec of one module's update, from the file's header alone.
 
         Raises:
-            ArtifactError: Factors that do not fit each other or the config.
+            ArtifactError: The factors do not fit each other or the config.
         """
         if module not in self._specs:
             self._specs[module] = self._read_spec(module)
@@ -179,22 +180,22 @@ class Adapter:
         )
 
     def saved_weight(self, name: str) -> np.ndarray:
-        """Read one of the whole weights that the adapter brings."""
+        """Read one of the adapter's whole weights."""
         return self._tensor(self.saved[name])
 
     def saved_spec(self, name: str) -> TensorSpec:
-        """Return dtype and shape of one of the whole weights that the adapter brings."""
+        """Return the dtype and shape of one of the adapter's whole weights."""
         return self._checked_spec(self.saved[name])
 
     def is_frozen(self, name: str) -> bool:
-        """Whether a whole weight is the base's own, which PEFT saves with LoRA on embeddings."""
+        """Whether a whole weight is the base model's, which PEFT saves with LoRA on embeddings."""
         return self.saved[name].endswith(f"{BASE_LAYER}weight")
 
     def _rank(self, module: str) -> int:
         return int(self._by_pattern("rank_pattern", module, self.config["r"]))
 
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
-        """Look a module up under the name that the config knows it by."""
+        """Look up a module by its name in the config."""
         return by_pattern(self.config.get(pattern), self.own_names.get(module, module), default)
 
     def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:
@@ -231,15 +232,16 @@ class Adapter:
 
 
 def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = None) -> Adapter:
-    """Open an adapter: a PEFT directory, one ``.safetensors`` file, or a repository on the hub.
+    """Open an adapter: a PEFT directory, one ``.safetensors`` file, or a repository on the Hub.
 
-    A directory has its config in ``adapter_config.json``. A file finds it in its header, else in
-    an ``adapter_config.json`` beside it, else in ``rank`` and ``alpha``.
+    A directory has its config in ``adapter_config.json``. For a file, the config is taken from its
+    header, else from an ``adapter_config.json`` in the same folder, else from ``rank`` and
+    ``alpha``.
 
     Raises:
-        ArtifactError: No such adapter, a damaged file, a config that is not LoRA's, tensors
-            that are not LoRA factors, a factor without its partner.
-        ResourceError: A hub repository that cannot be had.
+        ArtifactError: The adapter does not exist, its file is damaged, its config is not a LoRA
+            config, a tensor is not a LoRA factor, or one factor of a pair is missing.
+        ResourceError: The Hub repository cannot be downloaded.
     """
     place, note = locate_adapter(path), ""
     if place.is_dir():
@@ -256,7 +258,7 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     if weights.suffix in PICKLES:
         raise ArtifactError(f"{weights}: not a safetensors file", hint=PICKLE_HINT)
     file = open_tensors(weights)
-    header = {} if place.is_dir() else file.metadata  # PEFT and vLLM read a folder's config file
+    header = {} if place.is_dir() else file.metadata  # PEFT and vLLM use a folder's config file
     file, carried = as_peft(weights, file, header, config_path)
     config, origin = read_config(weights, carried, config_path, rank, alpha)
     refuse_unsupported(path, config)
@@ -280,14 +282,14 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
 
 
 def locate_adapter(path: Path) -> Path:
-    """Return where an adapter is: the path itself, or the folder that the hub's copy is kept in.
+    """Return the location of an adapter: the path itself, or the folder of its download.
 
-    The hub is asked for nothing but what is not here and reads as a place there (``hub_place``).
-    Only the config and the safetensors files are fetched.
+    Only missing paths that parse as a place on the Hub (``hub_place``) are downloaded, and only
+    their config and safetensors files.
 
     Raises:
-        ResourceError: A repository that cannot be had.
-        ArtifactError: A repository that lacks one of the two files.
+        ResourceError: The repository cannot be downloaded.
+        ArtifactError: The repository lacks one of the two files.
     """
     place = None if path.exists() else hub_place(str(path))
     if place is None:
@@ -324,6 +326,6 @@ def _pickle_hint(path: Path) -> str | None:
 
 
 def adapter_hash(adapter: Adapter) -> str:
-    """Return a hash of what the adapter does: its weights file and its config."""
+    """Return a hash of everything that defines the update: the weights file and the config."""
     config = json.dumps(adapter.config, sort_keys=True)
     return blake3((adapter.weights_hash + config).encode()).hexdigest()

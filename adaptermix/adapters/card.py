@@ -1,7 +1,7 @@
-"""The README.md of an adapter: what it was made of and how to use it, for people and the hub.
+"""An adapter's model card (README.md): its provenance and usage, for people and the Hub.
 
-It is made from what adaptermix keeps with the adapter. Models and adapters are called by their
-names: paths of the machine it was made on, and settings that may be private, stay out of it.
+The card is generated from the adapter's run record. It refers to models and adapters by name;
+local paths and settings that may be private are left out.
 """
 
 import re
@@ -44,19 +44,19 @@ The file carries its PEFT config in its header:
 
 
 def card_path(adapter: Path) -> Path:
-    """Return where an adapter's card lies: in its folder, or beside its file."""
+    """Return the path of an adapter's card: in its folder, or next to its file."""
     if adapter.suffix != ".safetensors":
         return adapter / FILE_NAME
     return adapter.with_name(f"{adapter.stem}.{FILE_NAME}")
 
 
 def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Return the card of an adapter, with the metadata that the hub reads at its head.
+    """Return the card of an adapter, which starts with the metadata that the Hub reads.
 
     Args:
-        adapter: Where the adapter is written; only its name is told.
+        adapter: Output path of the adapter; the card contains only its name.
         config: PEFT's LoRA config.
-        record: What adaptermix keeps of its making.
+        record: Run record of the adapter.
     """
     from huggingface_hub.repocard_data import ModelCardData
 
@@ -81,7 +81,7 @@ def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, An
 
 
 def _class_for(config: Mapping[str, Any]) -> str:
-    """Return the class of transformers that has the modules of an adapter."""
+    """Return the transformers class whose modules the adapter updates."""
     targets = config.get("target_modules")
     modes = isinstance(targets, list) and any(map(has_modes, targets))
     return "AutoModelForImageTextToText" if modes else "AutoModelForCausalLM"
@@ -92,7 +92,7 @@ def _plain(name: str) -> str:
 
 
 def _what(record: Mapping[str, Any]) -> str:
-    """Say in half a sentence what the adapter is."""
+    """Return a phrase that describes the adapter."""
     command = record.get("command")
     settings = record.get("settings")
     settings = settings if isinstance(settings, dict) else {}
@@ -106,7 +106,7 @@ def _what(record: Mapping[str, Any]) -> str:
         layer = str(chosen or settings.get("layer") or "middle")
         where = f"the {layer} layer" if layer.isalpha() else f"layer {layer}"
         return escaped_markdown(f"trained to align {langs} at {where} with a contrastive loss")
-    if settings.get("chat"):  # in place of the task, which has its default all the same
+    if settings.get("chat"):  # replaces the task, which has its default value in this case
         return "fine-tuned on conversations"
     task = Path(str(settings.get("task", "a task"))).stem
     return escaped_markdown(f"fine-tuned on {printable(task)} in {langs or 'unknown languages'}")
@@ -190,7 +190,7 @@ def _scores(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _layers(record: Mapping[str, Any]) -> list[list[str]]:
-    """Return what the choice of a layer was made by; records of other hands may hold anything."""
+    """Return the evidence for the aligned layer; other software may have written the record."""
     layers = record.get("layers")
     layers = layers if isinstance(layers, dict) else {}
     curves = [layers.get(name) for name in ("accuracy", "first_token")]
@@ -207,7 +207,7 @@ def _layers(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def languages_of(record: Mapping[str, Any]) -> list[str]:
-    """Return the codes of the languages that an adapter, or what it was merged from, has seen."""
+    """Return the language codes that an adapter or its sources were trained on."""
     names = record.get("languages") or record.get("examples")
     if not isinstance(names, list | dict):
         return []
@@ -228,24 +228,24 @@ def _is_on_hub(base: str | None) -> bool:
 
 
 def hub_name(base: str | None) -> str | None:
-    """Return a base model's name where that is one of the hub."""
+    """Return a base model's name if it is on the Hub."""
     return base if _is_on_hub(base) else None
 
 
 def model_name(base: str | None) -> str:
-    """Return a base model's name on the hub, or the name of its folder: no path of this machine."""
+    """Return a base model's name on the Hub, or else its folder name without the local path."""
     if not base:
         return "not recorded"
     return printable(base if _is_on_hub(base) else Path(base).name)
 
 
 def _name_of(path: str) -> str:
-    """Return the name of an adapter: OWNER/NAME from the hub, else of its file or folder."""
+    """Return an adapter's name: OWNER/NAME on the Hub, or else that of its file or folder."""
     return printable(path if _is_on_hub(path) else Path(path).name.removesuffix(".safetensors"))
 
 
 def sources_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what is recorded of a merge's sources; records of other hands may hold anything."""
+    """Return a merge's recorded sources; other software may have written the record."""
     sources = record.get("sources")
     return [
         source
@@ -257,12 +257,12 @@ def sources_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def made_of(record: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return the names and weights of the adapters that a merge was made of, by its record."""
+    """Return the recorded names and weights of a merge's sources."""
     return [(_name_of(source["path"]), source["weight"]) for source in sources_of(record)]
 
 
 def data_of(record: Mapping[str, Any]) -> str:
-    """Return how many examples of which languages an adapter was trained on, by its record."""
+    """Return the recorded number of training examples by language."""
     counts = record.get("examples")
     if not isinstance(counts, dict):
         return ""

@@ -1,4 +1,4 @@
-"""LoRA updates as values: delta weights, norms, and sums that need no decomposition."""
+"""LoRA updates in memory: delta weights, norms, and sums that need no decomposition."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoraUpdate:
-    """The update of one layer: ``scaling * b @ a`` is added to its weight.
+    """The update of one layer, which adds ``scaling * b @ a`` to its weight.
 
     Attributes:
-        a: First factor.
-        b: Second factor.
+        a: The factor that is applied first.
+        b: The factor that is applied second.
         scaling: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
-        bias: What PEFT's ``lora_bias`` adds to the output, also times ``scaling``.
+        bias: Bias of PEFT's ``lora_bias``, added to the output times ``scaling``.
     """
 
     a: Float[np.ndarray, "rank in"]
@@ -36,22 +36,23 @@ class LoraUpdate:
 
     @property
     def parts(self) -> tuple[np.ndarray, ...]:
-        """Return all its tensors."""
+        """All its tensors."""
         bias = () if self.bias is None else (self.bias,)
         return (self.a, self.b, *bias)
 
     @property
     def is_active(self) -> bool:
-        """Whether it changes anything: a layer that was never trained has a B of zeros.
+        """Whether the update is not zero.
 
-        With MiCA, which starts from singular vectors in B, it has an A of zeros.
+        An untrained layer has a zero B or, with MiCA, which initializes B with singular vectors, a
+        zero A.
         """
         if self.b.any() and self.a.any():
             return True
         return self.bias is not None and bool(self.bias.any())
 
     def delta_weight(self) -> Float[np.ndarray, "out in"]:
-        """Return ``scaling * b @ a``, in float32 or wider. Costs out x in numbers."""
+        """Return ``scaling * b @ a`` in float32 or wider; needs memory for out x in numbers."""
         delta: np.ndarray = self.scaling * (widened(self.b) @ widened(self.a))
         return delta
 
@@ -64,7 +65,7 @@ def as_dtype(update: LoraUpdate, dtype: np.dtype) -> LoraUpdate:
 
 
 def widened(factor: np.ndarray) -> np.ndarray:
-    """Return the factor in float32, or unchanged where it is float64."""
+    """Return the factor in float32, or unchanged if it is float64."""
     return factor.astype(np.promote_types(factor.dtype, np.float32), copy=False)
 
 
@@ -74,25 +75,25 @@ def is_finite(tensor: np.ndarray) -> bool:
 
 
 def wider(*dtypes: np.dtype) -> np.dtype:
-    """Return the dtype that holds what all of these hold."""
+    """Return the smallest dtype that represents the values of all given dtypes."""
     first, *others = set(dtypes)
-    for other in others:  # NumPy knows none that holds both bfloat16 and float16
+    for other in others:  # NumPy has no common dtype of bfloat16 and float16
         first = np.promote_types(np.promote_types(first, np.float32), other)
     return first
 
 
 def widest_dtype(updates: Sequence[LoraUpdate]) -> np.dtype:
-    """Return the dtype that holds every factor."""
+    """Return the smallest dtype that represents every factor."""
     return wider(*(part.dtype for update in updates for part in (update.a, update.b)))
 
 
 def sum_scaling(scales: Sequence[float]) -> float:
-    """Return the scaling of a weighted sum: the largest |w_i s_i|, of what counts most."""
+    """Return the scaling of a weighted sum: the largest |w_i s_i|."""
     return max(map(abs, scales))
 
 
 def scaled(factor: np.ndarray, share: float, dtype: np.dtype) -> np.ndarray:
-    """Return a factor times a number in a dtype, computed in float32 or wider, rounded once."""
+    """Return ``factor * share`` in a dtype, computed in float32 or wider and rounded once."""
     if share != 1:
         factor = widened(factor.astype(wider(factor.dtype, dtype), copy=False)) * share
     return factor.astype(dtype, copy=False)
@@ -101,7 +102,7 @@ def scaled(factor: np.ndarray, share: float, dtype: np.dtype) -> np.ndarray:
 def weighted_bias(
     updates: Sequence[LoraUpdate], weights: Sequence[float], dtype: np.dtype
 ) -> Float[np.ndarray, " out"] | None:
-    """Return sum_i w_i s_i bias_i over the updates that have one; None where none has."""
+    """Return sum_i w_i s_i bias_i over the updates with a bias, or None if there are none."""
     terms = [
         widened(update.bias) * (weight * update.scaling)
         for update, weight in zip(updates, weights, strict=True)
@@ -115,15 +116,15 @@ def add_factors(
     weights_a: Sequence[float],
     weights_b: Sequence[float],
 ) -> LoraUpdate:
-    """Return (sum_i u_i B_i)(sum_i v_i A_i): factors added, not updates.
+    """Return (sum_i u_i B_i)(sum_i v_i A_i), which sums factors instead of updates.
 
-    Its delta weight holds cross terms B_i A_j that no adapter was trained for. The ranks must be
+    The delta weight contains cross terms B_i A_j that no adapter was trained for. The ranks must be
     equal. The result's scaling is 1.
 
     Args:
-        updates: Updates of one and the same layer, of one rank.
+        updates: Updates of the same layer with equal rank.
         weights_a: v_i.
-        weights_b: u_i; scalings, where they count, are in these or in the others.
+        weights_b: u_i; callers include the scalings in these or in ``weights_a``.
     """
     dtype = widest_dtype(updates)
     a, b = (
@@ -137,9 +138,9 @@ def add_factors(
 
 
 def inner_product(one: LoraUpdate, other: LoraUpdate) -> float:
-    """Return the Frobenius inner product of two delta weights, without forming either.
+    """Return the Frobenius inner product of two delta weights, without forming them.
 
-    <B A, B' A'> = sum of (B^T B') * (A A'^T), two rank x rank matrices, in float64.
+    <B A, B' A'> is the sum of (B^T B') * (A A'^T), two rank x rank matrices, in float64.
     """
     wide = as_dtype(one, np.dtype(np.float64))
     second = wide if other is one else as_dtype(other, np.dtype(np.float64))

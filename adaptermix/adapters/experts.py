@@ -1,17 +1,17 @@
-"""Parameters that an adapter targets directly, above all the fused experts of a layer.
+"""Parameters that an adapter targets directly, in particular the fused experts of a layer.
 
-PEFT's ``target_parameters`` puts one LoRA on a tensor that holds all experts of a layer, such as
-``mlp.experts.gate_up_proj`` [experts out in]. Its factors hold those of all experts: A
-[experts * rank, in] one expert after the other, B [out, rank * experts] with the experts side by
-side in every rank. Here every expert has a module of its own, ``mlp.experts.3.gate_up_proj``, so
-that whatever is done to the update of a linear layer is done to that of an expert.
+PEFT's ``target_parameters`` applies one LoRA to a tensor with all experts of a layer, such as
+``mlp.experts.gate_up_proj`` [experts out in]. Its factors contain those of all experts: A
+[experts * rank, in] one expert after the other, B [out, rank * experts] with the experts adjacent
+within each rank. Here, every expert is a separate module, ``mlp.experts.3.gate_up_proj``, so that
+operations on the updates of linear layers also work for experts.
 
-A module has one pair of tensors per parameter. PEFT wraps the parameters one around the other, in
-the order in which the model's class defines them: of several, the last has the module's own name,
-and each one before it has one ``.base_layer`` more.
+A module has one pair of tensors per parameter. PEFT nests the wrappers of several parameters, in
+the order in which the model's class defines the parameters: the last one has the module's own name,
+and each one before it has one more ``.base_layer``.
 
-A parameter of two dimensions, such as ``mlp.gate.weight``, is like the weight of a linear layer,
-and its module keeps its name.
+A two-dimensional parameter, such as ``mlp.gate.weight``, is treated like the weight of a linear
+layer, and its module keeps its name.
 """
 
 import re
@@ -25,14 +25,14 @@ from adaptermix.adapters.deltas import LoraUpdate, as_dtype, wider
 from adaptermix.errors import ArtifactError
 
 _WRAPPED = ".base_layer"
-# Parameters of one module in the order in which the classes of transformers define them.
+# Parameters of one module, in the order in which the classes of transformers define them.
 _ORDER = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
-# Names of the projections in files that hold every expert apart; those of one parameter in order.
+# Names of the projections in files with separate experts, in the order of the fused parameter.
 _APART = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),
 }
-# Classes that hold experts as [experts in out]; a test compares them with transformers' own.
+# Model types with experts as [experts in out]; a test compares them with transformers.
 TRANSPOSED = ("aria_text", "gpt_oss", "openai_privacy_filter")
 
 
@@ -40,9 +40,9 @@ class Target(NamedTuple):
     """A parameter with a LoRA.
 
     Attributes:
-        module: The module that holds it.
-        parameter: Its name there.
-        stored: What the adapter's tensors are named by.
+        module: The module that owns it.
+        parameter: Its name in the module.
+        stored: Module name in the names of the adapter's tensors.
     """
 
     module: str
@@ -51,12 +51,12 @@ class Target(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an expert's update goes in a file of the base model.
+    """The destination of an expert's update in a file of the base model.
 
     Attributes:
         weight: Name of the weight.
-        rows: The rows of the update that go there.
-        expert: Index in the weight, if that holds all experts.
+        rows: Rows of the update that belong to this weight.
+        expert: Index of the expert, if the weight contains all experts.
     """
 
     weight: str
@@ -65,14 +65,15 @@ class Place(NamedTuple):
 
 
 def targets_of(stored: Collection[str], config: Mapping[str, Any]) -> list[Target]:
-    """Tell which of the names in an adapter's file are of parameters, and of which.
+    """Return the names in an adapter's file that belong to parameters, with the parameters.
 
     Args:
-        stored: What its factors are named by.
+        stored: Module names of the factors in the file.
         config: PEFT's config.
 
     Raises:
-        ArtifactError: The config does not tell the parameters of a module.
+        ArtifactError: The parameters of a module cannot be determined from the config, or they
+            are not supported.
     """
     wrapped = Counter(name.replace(_WRAPPED, "") for name in stored)
     targets = []
@@ -104,7 +105,7 @@ def targets_of(stored: Collection[str], config: Mapping[str, Any]) -> list[Targe
 
 
 def _parameters_of(module: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the parameters of a module that a config targets, the innermost first."""
+    """Return the names of a module's targeted parameters, innermost first."""
     is_module = _is_targeted(module, config.get("target_modules"))
     names = set()
     for entry in config.get("target_parameters") or ():
@@ -129,12 +130,12 @@ def _stored_names(module: str, count: int) -> list[str]:
 
 
 def expert_module(module: str, parameter: str, expert: int) -> str:
-    """Return the name that one expert's share of a fused parameter has here."""
+    """Return the module name for one expert of a fused parameter."""
     return f"{module}.{expert}.{parameter}"
 
 
 def parameter_of(module: str, experts: int) -> str:
-    """Return the parameter that an update belongs to, as ``target_parameters`` names it."""
+    """Return the parameter of an update, as named in ``target_parameters``."""
     if experts < 2:
         return f"{module}.weight"
     owner, _, parameter = module.rsplit(".", 2)
@@ -152,15 +153,15 @@ def split_factors(
 
 
 class Joining:
-    """Puts the updates of experts together, as a file holds them.
+    """Joins the updates of experts into the fused form of adapter files.
 
     Attributes:
-        names: What the tensors of an adapter are named by, in the order in which ``join`` returns
-            the updates, with the modules that they are made of.
+        names: Modules by their joint name in the file, in the order in which ``join`` yields the
+            updates.
     """
 
     def __init__(self, experts: Mapping[str, int]) -> None:
-        """Learn the modules in their order, and of how many experts each is one; 0 for none."""
+        """Store the modules in their order, with each one's number of experts, or 0."""
         self._experts = experts
         self._groups: dict[str, list[str]] = {}
         owners: dict[str, set[str]] = {}
@@ -182,7 +183,7 @@ class Joining:
         self.names = {stored.get(key, key): self._groups[key] for key in self._complete.values()}
 
     def join(self, updates: Iterable[LoraUpdate]) -> Iterator[LoraUpdate]:
-        """Return what the file holds of updates that come in the order of the modules."""
+        """Yield the file's updates from the modules' updates, which come in the same order."""
         waiting: dict[str, LoraUpdate] = {}
         for module, update in zip(self._experts, updates, strict=True):
             waiting[module] = update
@@ -192,7 +193,7 @@ class Joining:
 
 
 def _joined(group: Mapping[str, LoraUpdate], experts: int) -> LoraUpdate:
-    """Join updates of one rank and scaling; an expert without one gets zeros."""
+    """Join updates with equal rank and scaling; experts without an update get zeros."""
     first, *_ = group.values()
     if experts < 2:
         return first
@@ -207,18 +208,18 @@ def _joined(group: Mapping[str, LoraUpdate], experts: int) -> LoraUpdate:
 
 
 def places_of(module: str, rows: int, names: Collection[str]) -> list[Place]:
-    """Return where the update of an expert goes in a model's files; nothing if there is no place.
+    """Return the destinations of an expert's update in a model's files, or an empty list.
 
     Args:
-        module: Its name here.
-        rows: Rows of its delta weight.
-        names: The weights of the files, which hold all experts in one tensor, or each apart.
+        module: Module name of the expert.
+        rows: Number of rows of its delta weight.
+        names: Names of the files' weights, with all experts in one tensor or separate.
     """
     owner, expert, parameter = module.rsplit(".", 2)
     if f"{owner}.{parameter}" in names:
         return [Place(f"{owner}.{parameter}", slice(0, rows), int(expert))]
     for parts in _APART.get(parameter, ()):
-        for place in (owner, owner.replace(".mlp.", ".block_sparse_moe.")):  # Mixtral's files
+        for place in (owner, owner.replace(".mlp.", ".block_sparse_moe.")):  # as in Mixtral's files
             weights = [f"{place}.{expert}.{part}.weight" for part in parts]
             if all(weight in names for weight in weights):
                 size = rows // len(parts)
@@ -230,12 +231,12 @@ def places_of(module: str, rows: int, names: Collection[str]) -> list[Place]:
 
 
 def is_transposed(shape: Sequence[int], update: tuple[int, int], model_type: str | None) -> bool:
-    """Whether a model holds an expert as [in out].
+    """Whether a model stores an expert as [in out].
 
     Args:
-        shape: Of the expert's weight in the model.
-        update: Of the update's delta weight, [out in].
-        model_type: Kind of the model, which tells where the weight is square.
+        shape: Shape of the expert's weight in the model.
+        update: Shape of the update's delta weight, [out in].
+        model_type: Type of the model, which decides for square weights.
     """
     if update[0] == update[1]:
         return model_type in TRANSPOSED

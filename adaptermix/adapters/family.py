@@ -1,13 +1,13 @@
-"""A family: a folder of adapters, and the one of them that each language takes.
+"""A family: a folder of adapters, with a route from each language to one of them.
 
-``routes.toml`` has a table for each language, with the evidence for the choice beside it::
+``routes.toml`` has one table per language, which may also contain the evidence for the choice::
 
     default = "task"
 
     [routes.cy]
     adapter = "align-0.7"
 
-A language without a table takes the default adapter.
+A language without a table uses the default adapter.
 """
 
 import json
@@ -30,7 +30,7 @@ from adaptermix.settings.shared import complaint
 from adaptermix.tables import RULE, Cell, Row, Table, printable, shown
 
 _STRICT = ConfigDict(extra="forbid")
-_UNKNOWN = "unexpected_keyword_argument"  # pydantic's name of it
+_UNKNOWN = "unexpected_keyword_argument"  # pydantic's error type
 COLUMNS = (
     "n: dev examples; task: score of the task adapter; merge: that of the best merge, with the "
     "difference, its 95% interval, and p after Holm's correction over languages and merges."
@@ -39,19 +39,19 @@ COLUMNS = (
 
 @checked(frozen=True, config=_STRICT)
 class Route:
-    """The adapter of a language, and its comparison with the best merge there.
+    """The adapter of a language, and the comparison of a merge with the task adapter.
 
     Attributes:
         adapter: Name of the adapter's folder.
         examples: Number of dev examples.
         task_score: Score of the task adapter on them.
-        merge: The merge that was taken; where none was, the merge with the best score.
-        merge_score: Its score.
+        merge: The chosen merge; if none was chosen, the merge with the best score.
+        merge_score: Score of the merge.
         difference: The merge's score minus the task adapter's.
-        low: Lower end of the difference's 95% interval.
-        high: Upper end.
+        low: Lower bound of the difference's 95% interval.
+        high: Upper bound of the interval.
         p: Two-sided p-value of the difference, not corrected.
-        p_holm: p after Holm's correction over languages and merges.
+        p_holm: The p-value after Holm's correction over languages and merges.
     """
 
     adapter: str
@@ -75,10 +75,10 @@ class Routes:
         routes: The route of each language.
         base: Base model of the adapters.
         base_fingerprint: Hash of the base model that the routes were chosen on.
-        task: The task whose dev data decided.
+        task: The task whose dev data the routes were chosen on.
         metric: Name of its metric.
-        prefer: Which merges were taken: ``simpler`` or ``best``.
-        adaptermix: Version that wrote the file.
+        prefer: Rule of the choice: ``simpler`` or ``best``.
+        adaptermix: Version of adaptermix that wrote the file.
     """
 
     default: str
@@ -92,7 +92,7 @@ class Routes:
 
     @property
     def names(self) -> list[str]:
-        """Names of the adapters, the default first."""
+        """Names of the adapters, default first."""
         return list(dict.fromkeys([self.default, *(r.adapter for r in self.routes.values())]))
 
     def name_for(self, lang: str) -> str:
@@ -106,7 +106,7 @@ class Routes:
         return tomli_w.dumps(known | {"routes": routes})
 
     def table(self, name: str, title: str) -> Table:
-        """Return the routes with their evidence."""
+        """Return the routes and their evidence as a table."""
         rows: list[Row] = [[_cell(lang), *self._evidence(r)] for lang, r in self.routes.items()]
         rows += [RULE, ["others", _cell(self.default), *[""] * 5]]
         columns = ["language", "adapter", "n", "task", "merge", "difference", "p, Holm"]
@@ -129,12 +129,12 @@ class Routes:
 
 @dataclass(frozen=True)
 class Family:
-    """A family that was read, with its adapters.
+    """A family read from disk, with its adapters.
 
     Attributes:
         path: The folder.
         content: The routes.
-        adapters: By name, the default first.
+        adapters: Adapters by name, default first.
     """
 
     path: Path
@@ -158,7 +158,7 @@ class Family:
             fingerprint: Its fingerprint.
 
         Raises:
-            ArtifactError: It is another one.
+            ArtifactError: The base model differs.
         """
         if self.content.base_fingerprint not in (None, fingerprint):
             raise ArtifactError(
@@ -169,7 +169,7 @@ class Family:
             )
 
     def notes_on(self, langs: Iterable[str]) -> list[str]:
-        """Say which languages have no route."""
+        """Return a note on languages without a route."""
         others = [lang for lang in langs if lang not in self.content.routes]
         if not others:
             return []
@@ -177,16 +177,16 @@ class Family:
 
 
 def is_family(path: Path) -> bool:
-    """Whether a path is the folder of a family."""
+    """Whether a path is a family's folder."""
     return (path / ROUTES_FILE).is_file()
 
 
 def read_family(path: Path) -> Family:
-    """Read a family and its adapters, and check that they are of one base model.
+    """Read a family and its adapters, and check that they have the same base model.
 
     Raises:
-        ArtifactError: A damaged ``routes.toml``, a route to an adapter that is not there, a
-            damaged adapter, adapters of another base model; with file and line.
+        ArtifactError: ``routes.toml`` or an adapter is damaged, a route's adapter does not exist,
+            or adapters have another base model. Errors of ``routes.toml`` name file and line.
     """
     content = _read_routes(path)
     adapters = {name: _read_member(path, content, name) for name in content.names}
@@ -196,7 +196,7 @@ def read_family(path: Path) -> Family:
 
 
 def family_hash(family: Family) -> str:
-    """Return a hash of what the family does: its routes and adapters."""
+    """Return a hash of everything that defines the family: its routes and adapters."""
     hashes = {name: adapter_hash(adapter) for name, adapter in family.adapters.items()}
     routes = {lang: hashes[route.adapter] for lang, route in family.content.routes.items()}
     does = json.dumps([hashes[family.content.default], routes], sort_keys=True)
@@ -207,7 +207,7 @@ def _read_routes(path: Path) -> Routes:
     file = path / ROUTES_FILE
     try:
         table = read_toml(file)
-    except ConfigError as error:  # it is no file of settings
+    except ConfigError as error:  # routes.toml is an artifact, not a settings file
         raise ArtifactError(error.message, hint=error.hint) from error
     try:
         content: Routes = TypeAdapter(Routes).validate_python(_as_names(table))
@@ -246,7 +246,7 @@ def _check_base(path: Path, content: Routes, name: str, adapter: Adapter) -> Non
 
 
 def _damaged(path: Path, details: Mapping[str, Any]) -> ArtifactError:
-    """Turn pydantic's first complaint into a line that names file, line and key."""
+    """Convert a pydantic error into one that names file, line and key."""
     place = [str(part) for part in details["loc"]]
     key = place[-1].replace("_", "-")
     where = ".".join([*place[:-1], key])
@@ -264,19 +264,19 @@ def _complaint(details: Mapping[str, Any]) -> str:
 
 
 def _at(path: Path, *place: str) -> str:
-    """Return the file with the line of a key: at the top, or of the route of a language."""
+    """Return the file with the line of a key, at the top level or in a language's route."""
     file, key = path / ROUTES_FILE, place[-1].replace("_", "-")
     if len(place) == 1:
         return f"{file}:{line_of(file, None, key)}"
     lang = place[1]
     lines = [line_of(file, "routes", lang)]
-    for section in (f"routes.{lang}", f'routes."{lang}'):  # as line_of reads a quoted header
+    for section in (f"routes.{lang}", f'routes."{lang}'):  # line_of strips quotes in this way
         lines += [line_of(file, section, None), line_of(file, section, key)]
     return f"{file}:{max(lines)}"
 
 
 def _as_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known as keys of the file."""
+    """Return the known values by their keys in the file."""
     return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
 
 

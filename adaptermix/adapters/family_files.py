@@ -1,4 +1,4 @@
-"""What stands beside the adapters of a family: its routes, a script that serves it, its card."""
+"""The other files of a family: its routes, a serving script, and its model card."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from adaptermix.adapters.format import ROUTES_FILE
 from adaptermix.tables import escaped_markdown, printable
 
 SCRIPT_FILE = "serve.sh"
-_MOST_SLOTS = 8  # adapters in one batch of vLLM; each slot takes memory
+_MOST_SLOTS = 8  # maximum number of adapters in one vLLM batch; each slot takes memory
 _SCRIPT = """\
 #!/bin/sh
 # Serves the base model with one LoRA per language. To use the adapter that {routes} selects for a
@@ -45,13 +45,13 @@ _RULES = {
 
 
 def write_family(folder: Path, name: str, routes: Routes, command: Sequence[str]) -> None:
-    """Write what stands beside the adapters.
+    """Write the family's files other than its adapters.
 
     Args:
-        folder: Where the adapters are.
-        name: What the folder will be called.
+        folder: Folder of the adapters.
+        name: Final name of the folder.
         routes: The routes.
-        command: How to serve them.
+        command: Command that serves the family.
     """
     (folder / ROUTES_FILE).write_text(routes.as_toml(), encoding="utf-8")
     script = _SCRIPT.format(routes=ROUTES_FILE, script=SCRIPT_FILE, command=_lines(command))
@@ -61,13 +61,13 @@ def write_family(folder: Path, name: str, routes: Routes, command: Sequence[str]
 
 
 def serving(model: str, routes: Routes, rank: int, options: Sequence[str] = ()) -> list[str]:
-    """Return the command that serves a family from within its folder, with vLLM.
+    """Return the command that serves a family with vLLM from within its folder.
 
     Args:
-        model: The base model; a folder is named from the root, for the script changes folders.
+        model: The base model; local paths become absolute, because the script changes the folder.
         routes: The routes.
-        rank: The largest rank that vLLM must make room for.
-        options: More options.
+        rank: The largest rank that vLLM must support.
+        options: Additional options of vLLM.
     """
     base = str(Path(model).resolve()) if Path(model).exists() else model
     slots = min(len(routes.routes), _MOST_SLOTS)
@@ -79,7 +79,7 @@ def serving(model: str, routes: Routes, rank: int, options: Sequence[str] = ()) 
 
 
 def _lines(command: Sequence[str]) -> str:
-    """Write a command with a line for each option."""
+    """Format a command with one option per line."""
     lines: list[list[str]] = [[]]
     for word in command:
         if word.startswith("--") or "=" in word:

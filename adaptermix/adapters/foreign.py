@@ -1,7 +1,7 @@
-"""Adapters in other formats than PEFT's: read as PEFT's where they mean the same, or named.
+"""Adapters in formats other than PEFT's: converted if equivalent, otherwise refused by name.
 
-Read are sharded files, keys that hold PEFT's name of the adapter, mlx-lm's folders, and
-diffusers' files of one component. An mlx-lm update is ``scale * lora_a @ lora_b``, in x out.
+Supported are sharded files, keys that contain PEFT's adapter name, mlx-lm's folders, and diffusers
+files of one component. An mlx-lm update is ``scale * lora_a @ lora_b`` [in out].
 """
 
 import json
@@ -33,7 +33,7 @@ _NAMED_FACTOR = re.compile(
     r"(?P<factor>.*\.lora_(embedding_)?[AB])\.(?!(weight|bias)$)(?P<name>[^.]+)"
     r"(?P<part>\.weight|\.bias)?"
 )
-# What names of tensors say about formats that are not read: a pattern, the format, a hint.
+# Unsupported formats: a pattern of tensor names, the format, a hint.
 _IMAGE_HINT = "only adapters of language models are read"
 _FORMATS = (
     (r"lora_(unet|te\d*|transformer)_", "kohya's (sd-scripts) of an image model", _IMAGE_HINT),
@@ -54,7 +54,7 @@ _FORMATS = (
 
 
 class ShardedTensors:
-    """Several safetensors files as one."""
+    """Several safetensors files that act as one."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Open the files."""
@@ -65,30 +65,30 @@ class ShardedTensors:
 
     @property
     def size(self) -> int:
-        """Number of bytes of all files."""
+        """Size of all files, in bytes."""
         return sum(file.size for file in self._files)
 
     def hash(self) -> str:
-        """Return the hashes of all files."""
+        """Return the joined hashes of all files."""
         return "-".join(file.hash() for file in self._files)
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor, a view of its file."""
+        """Return a tensor as a view of its file."""
         return self._homes[name].tensor(name)
 
 
 class RenamedTensors:
-    """Tensors of a file under other names, all of them transposed or none."""
+    """The tensors of a file under new names, all of them transposed or none."""
 
     def __init__(
         self, file: Tensors, names: Mapping[str, str], *, transposed: bool = False
     ) -> None:
-        """Give tensors their names.
+        """Rename the tensors of a file.
 
         Args:
-            file: Where they are.
-            names: New names, by those in the file.
-            transposed: Whether rows become columns.
+            file: The file.
+            names: New names by the names in the file.
+            transposed: Whether to transpose all tensors.
         """
         self._file, self._step = file, -1 if transposed else 1
         self._olds = {new: old for old, new in names.items()}
@@ -100,7 +100,7 @@ class RenamedTensors:
 
     @property
     def size(self) -> int:
-        """Number of bytes of the file."""
+        """Size of the file, in bytes."""
         return self._file.size
 
     def hash(self) -> str:
@@ -108,18 +108,19 @@ class RenamedTensors:
         return self._file.hash()
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor, a view of the file."""
+        """Return a tensor: a view of the file, or a transposed copy."""
         tensor = self._file.tensor(self._olds[name])
         return np.ascontiguousarray(tensor.T) if self._step < 0 else tensor
 
 
 def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:
-    """Return the folder that holds an adapter, and what to say if it is another one.
+    """Return the folder of an adapter, and a note if it is a subfolder.
 
-    A folder of checkpoints alone means the last of them.
+    For a folder that contains only checkpoints, it is the last checkpoint.
 
     Raises:
-        ArtifactError: Several adapters below the folder that are no numbered checkpoints.
+        ArtifactError: The folder is a family, has adapters in subfolders that are not numbered
+            checkpoints, or has no adapter config.
     """
     if (folder / CONFIG_FILE).is_file():
         return folder, ""
@@ -145,17 +146,17 @@ def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:
 
 
 def weights_in(folder: Path) -> Path:
-    """Return the file of an adapter's tensors, or the first of several."""
+    """Return an adapter's weights file, or the first of several shards."""
     places = (*sorted(folder.glob(SHARDS)), folder / MLX_WEIGHTS)
     single = folder / WEIGHTS_FILE
     return single if single.is_file() else next(filter(Path.is_file, places), single)
 
 
 def open_tensors(weights: Path) -> Tensors:
-    """Open a file, or all shards that belong to it.
+    """Open a file, or all shards if it is a shard.
 
     Raises:
-        ArtifactError: A shard that is not there, or a damaged file.
+        ArtifactError: A shard is missing, a file is damaged, or the format is GGUF.
     """
     if weights.suffix == ".gguf":
         raise ArtifactError(
@@ -179,10 +180,10 @@ def open_tensors(weights: Path) -> Tensors:
 def as_peft(
     weights: Path, file: Tensors, header: Mapping[str, str], config_path: Path
 ) -> tuple[Tensors, Mapping[str, str]]:
-    """Return tensors under PEFT's names, and a header with the config, if it had another form.
+    """Return the tensors under PEFT's names, and the header with a converted config, if needed.
 
     Raises:
-        ArtifactError: A format that is not read, by name.
+        ArtifactError: The format is not supported; the message names it.
     """
     config = _read_json(config_path)
     if CONFIG_KEY not in header and config.keys() & {"lora_parameters", "fine_tune_type"}:
@@ -205,7 +206,7 @@ def as_peft(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return a table, or an empty one where PEFT's config is to be complained about later."""
+    """Return a JSON object, or an empty one if it cannot be read; ``read_config`` reports that."""
     try:
         found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError):
@@ -241,7 +242,7 @@ def _from_mlx(
     if not specs:
         raise ArtifactError(f"{weights}: the file holds no LoRA factors")
     base = config.get("model")
-    # A conversion has a name of its own; its weights are those of another model.
+    # A conversion has its own name, but the weights of another model.
     if isinstance(base, str) and base.startswith("mlx-community/"):
         base = None
     described = describe_config(specs, base, all_layers=False)
@@ -265,7 +266,7 @@ def _mlx_scale(options: object, origin: Path) -> float:
 def _without_component(
     file: Tensors, header: Mapping[str, str]
 ) -> tuple[Tensors, Mapping[str, str]]:
-    """Take off the component of a diffusers pipeline, as in ``transformer.r``, if it is one."""
+    """Remove the component of a diffusers pipeline, as in ``transformer.r``, if there is one."""
     try:
         config = json.loads(header.get(CONFIG_KEY, "{}"))
     except ValueError:

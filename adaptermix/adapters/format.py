@@ -1,4 +1,4 @@
-"""The file format of a PEFT adapter: names, config, and what is supported."""
+"""The file format of PEFT adapters: names, config, and supported features."""
 
 import json
 import math
@@ -26,17 +26,17 @@ from adaptermix.files.tensors import DTYPES, TensorSpec
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "adaptermix.json"
-ROUTES_FILE = "routes.toml"  # of a folder of adapters, one for each language
+ROUTES_FILE = "routes.toml"  # in the folder of a family
 CONFIG_KEY = "lora_adapter_metadata"
 RECORD_KEY = "adaptermix"
-TARGETING = (  # keys of a config that say which modules are updated, and how strongly
+TARGETING = (  # config keys that determine which modules are updated, and their scaling
     *("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules"),
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_parameters"),
 )
 FLOAT_DTYPES = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 PICKLE_HINT = "pickles are never opened here; load it with PEFT and save it as safetensors"
-_ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether of an embedding
+_ENDS = {  # of a factor's name, after ".lora_": the part, and whether it is of an embedding
     f"{embedding}{side}{name}{part}": ("bias" if part == ".bias" else side, bool(embedding))
     for embedding in ("", "embedding_")
     for side in "AB"
@@ -44,10 +44,10 @@ _ENDS = {  # of a factor's name, behind ".lora_": which part it is, and whether 
     for part in ("", ".weight", ".bias")
 }
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
-BASE_LAYER = ".base_layer."  # in the names of weights that PEFT wraps
-# PEFT saves embeddings of modules_to_save three times where the vocabulary was resized.
+BASE_LAYER = ".base_layer."  # in the names of weights wrapped by PEFT
+# PEFT saves embeddings in modules_to_save three times if the vocabulary was resized.
 _COPY = re.compile(r"\.(?P<kind>modules_to_save|original_module)\.(?=[^.]+$)")
-# The fields of PEFT's LoraConfig; another one that is set is a variant that is not known here.
+# The fields of PEFT's LoraConfig. Any other field that is set means an unknown LoRA variant.
 KNOWN_FIELDS = frozenset(
     """
     task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode
@@ -60,7 +60,7 @@ KNOWN_FIELDS = frozenset(
     """.split()
 )
 _PATTERNS = ("target_modules", "exclude_modules")  # a list of names, or a regular expression
-# The fields of a config that are read here: their type (of a list, that of its items is str).
+# The types of the config fields that are read here; items of lists are str.
 _TYPES: tuple[tuple[str, type, str], ...] = (
     *((key, list, "a list of names or a pattern") for key in _PATTERNS),
     *((key, list, "a list of names") for key in ("modules_to_save", "target_parameters")),
@@ -68,15 +68,15 @@ _TYPES: tuple[tuple[str, type, str], ...] = (
     *((key, bool, "true or false") for key in ("use_rslora", "fan_in_fan_out", "lora_bias")),
     ("layers_to_transform", int, "a number or a list of numbers"),
 )
-# Initializations that change the base model's weights, so that B A is not the whole update.
+# Initializations that change the base model's weights, so B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class ModuleTensors(NamedTuple):
     """Names of the tensors of one module's update.
 
-    Those of a parameter hold the factors of ``experts`` modules, of which this is number
-    ``expert``; 0 experts are a module that is no parameter.
+    The tensors of a parameter contain the factors of ``experts`` modules; this one has the index
+    ``expert``. If ``experts`` is 0, the module is not a parameter.
     """
 
     a: str
@@ -88,10 +88,10 @@ class ModuleTensors(NamedTuple):
 
 
 class UpdateSpec(NamedTuple):
-    """What an update is, before its factors are there.
+    """The description of an update without its factors.
 
     Attributes:
-        experts: How many such updates its parameter has; 0 where it is no parameter's.
+        experts: Number of updates of its parameter; 0 if it does not belong to a parameter.
     """
 
     out_features: int
@@ -105,12 +105,12 @@ class UpdateSpec(NamedTuple):
 
 
 def as_suffix(key: str) -> str:
-    """Return a pattern for names that end in a key, as PEFT compares them."""
+    """Return the pattern with which PEFT matches names that end in a key."""
     return rf"(.*\.)?({key})$"
 
 
 def read_run_record(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return what adaptermix wrote of the adapter's making, if it did and it can be read."""
+    """Return the adapter's run record, or an empty one if it is missing or unreadable."""
     text = metadata.get(RECORD_KEY, "{}")
     try:
         record = json.loads(text)
@@ -126,7 +126,7 @@ def read_config(
     rank: int | None,
     alpha: float | None,
 ) -> tuple[dict[str, Any], str]:
-    """Return the config, and where it was found."""
+    """Return the config and its location."""
     if CONFIG_KEY in metadata:
         text, origin, place = metadata[CONFIG_KEY], weights, f"the header of {weights}"
     elif config_path.is_file():
@@ -154,7 +154,7 @@ def read_config(
 
 
 def _without_wrappers(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config with modules named as if nothing had been put around them."""
+    """Return the config with module names without training wrappers."""
     for key in ("target_modules", "modules_to_save"):
         if isinstance(names := config.get(key), list):
             config[key] = [unwrapped_pattern(str(name)) for name in names]
@@ -167,7 +167,7 @@ def _without_wrappers(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_types(origin: Path, config: Mapping[str, Any]) -> None:
-    """Check what is read as text, names or switches; null stands for nothing in all of them."""
+    """Check the types of texts, names and switches; null means unset for all of them."""
     given = {key: value for key, value in config.items() if value is not None}
     for key, kind, what in _TYPES:
         value = given.get(key, () if kind is list else kind())
@@ -187,7 +187,7 @@ def _check_types(origin: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
-    """Check every number that a scaling is made of."""
+    """Check every rank and alpha."""
     for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         kinds = int if key == "r" else (int, float)
         overrides = config.get(pattern) or {}
@@ -208,7 +208,7 @@ def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
 
 
 def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse by name what no sum of ``scaling * b @ a`` can express."""
+    """Refuse, by name, every feature that a sum of ``scaling * b @ a`` cannot express."""
     init = str(config.get("init_lora_weights", True)).lower()
     refused = {
         "DoRA (use_dora): its magnitudes depend on the base model": config.get("use_dora"),
@@ -240,7 +240,7 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
 def sort_tensors(
     weights: Path, names: list[str], config: Mapping[str, Any]
 ) -> tuple[dict[str, ModuleTensors], dict[str, str]]:
-    """Tell LoRA factors from whole weights, and join each module's tensors."""
+    """Separate LoRA factors from whole weights, and group the factors by module."""
     parts: dict[str, dict[str, str]] = {}
     embeddings, saved = set(), {}
     for name in names:
@@ -261,7 +261,7 @@ def sort_tensors(
             copy = _COPY.search(short)
             if copy is None:
                 saved[short.replace(BASE_LAYER, ".")] = name
-            elif copy["kind"] == "modules_to_save":  # the other is the base model's weight
+            elif copy["kind"] == "modules_to_save":  # the other copy is the base model's weight
                 saved.setdefault(short.replace(copy[0], "."), name)
         else:
             raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
@@ -280,19 +280,19 @@ def split_parameters(
     rows: Callable[[str], int],
     config: Mapping[str, Any],
 ) -> tuple[dict[str, ModuleTensors], dict[str, str]]:
-    """Give every expert of a fused parameter a module of its own (``experts``).
+    """Turn every expert of a fused parameter into a separate module (see ``experts``).
 
     Args:
         weights: The file, for messages.
-        factors: What the file holds.
-        rows: Returns the rows of a tensor.
+        factors: The factors in the file.
+        rows: Returns the number of rows of a tensor.
         config: PEFT's config.
 
     Returns:
-        The modules, and the names that the config knows those of parameters by.
+        The modules, and the config's names of those that belong to parameters.
 
     Raises:
-        ArtifactError: Parameters that the config does not tell, or factors that do not fit.
+        ArtifactError: The parameters cannot be determined from the config, or factors do not fit.
     """
     try:
         targets = {target.stored: target for target in targets_of(factors, config)}
@@ -321,7 +321,7 @@ def split_parameters(
 
 
 def by_pattern(pattern: Mapping[str, float] | None, name: str, default: float) -> float:
-    """Look a module up as PEFT does: the first key that ends its name, at a dot or whole."""
+    """Look up a module as PEFT does: by the first key that matches its name or a dotted suffix."""
     for key, value in (pattern or {}).items():
         if re.match(as_suffix(key), name):
             return float(value)
@@ -348,7 +348,7 @@ def _check_complete(
 
 
 def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether the adapter replaces this weight of the base model instead of adding to it."""
+    """Whether the adapter replaces this weight of the base model instead of updating it."""
     if any(is_within(name, module) for module in config.get("modules_to_save") or ()):
         return True
     if any(module in name.split(".") for module in EMBEDDINGS):
@@ -357,22 +357,22 @@ def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def is_within(weight: str, module: str) -> bool:
-    """Whether PEFT saves the weight for an entry of ``modules_to_save``: an end of a module's name.
+    """Whether PEFT saves the weight for an entry of ``modules_to_save``, a suffix of module names.
 
-    ``norm`` means ``model.norm``, and ``input_layernorm`` in every block as well.
+    ``norm`` matches ``model.norm``, but also ``input_layernorm`` in every block.
     """
     return f"{module}." in weight
 
 
 def layer_then_name(module: str) -> tuple[int, str]:
-    """Return the key that sorts modules as the model runs them, block by block."""
+    """Return the key that sorts modules by decoder block, then by name."""
     layer = layer_of(module)
     return (-1 if layer is None else layer, module)
 
 
 @cache
 def layer_of(module: str) -> int | None:
-    """Return the index of the decoder block a module belongs to: 3 in ``layers.3.mlp``."""
+    """Return the index of a module's decoder block: 3 for ``layers.3.mlp``."""
     match = _LAYER.search(f".{module}.")
     return int(match["layer"]) if match else None
 
@@ -380,16 +380,16 @@ def layer_of(module: str) -> int | None:
 def describe_config(
     updates: Mapping[str, UpdateSpec], base: str | None, all_layers: bool
 ) -> dict[str, Any]:
-    """Return a PEFT config under which these updates mean what they mean here.
+    """Return a PEFT config that gives these updates the same meaning in PEFT.
 
-    Ranks that differ between modules are written as ``rank_pattern`` and ``alpha_pattern``. Every
+    Deviating ranks and scalings are written as ``rank_pattern`` and ``alpha_pattern``. Every
     update's alpha is its scaling times its rank.
 
     Args:
-        updates: Module names and what their updates are.
+        updates: Specs of the updates by module.
         base: Name or path of the base model.
-        all_layers: The updates cover every decoder block; otherwise the config names the blocks,
-            or else all modules.
+        all_layers: Whether the updates cover every decoder block. Otherwise, the config lists the
+            blocks or, if that is not possible, all modules.
     """
     main = [u for m, u in updates.items() if u.experts > 1 or is_expert(m)] or updates.values()
     kinds = [(update.rank, update.scaling) for update in main]
@@ -403,10 +403,10 @@ def describe_config(
     parameters = {parameter_of(m, u.experts) for m, u in updates.items() if u.experts}
     suffixes = sorted({module.rsplit(".", 1)[-1] for module in modules})
     layers = sorted({layer for layer in map(layer_of, modules) if layer is not None})
-    # Ends of names would be those of other modes' layers as well.
+    # Name suffixes would also match the layers of other modalities.
     is_regular = len(suffixes) * max(1, len(layers)) == len(modules)
     is_regular &= not any(map(has_modes, modules))
-    if layers and not all_layers:  # PEFT reads a block's index only behind "NAME.layers."
+    if layers and not all_layers:  # PEFT finds a block's index only after "NAME.layers."
         is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in modules)
     described = {
         "peft_type": "LORA",
@@ -426,25 +426,25 @@ def describe_config(
         "alpha_pattern": {_target(m, u): _alpha(u.scaling, u.rank) for m, u in odd.items()},
         "use_rslora": False,
     }
-    if parameters:  # with full names: PEFT looks for their ends, and knows no layers of theirs
+    if parameters:  # full names: PEFT matches suffixes, and cannot select layers
         described["target_parameters"] = sorted(parameters)
     return described
 
 
 def _target(module: str, update: UpdateSpec) -> str:
-    """Return the name by which PEFT looks for a module's rank."""
+    """Return the name with which PEFT looks up a module's rank."""
     return parameter_of(module, update.experts) if update.experts else module
 
 
 def _alpha(scaling: float, rank: int) -> int | float:
-    """Return the alpha that gives this scaling, to the last bit, when divided by the rank."""
+    """Return the alpha that, divided by the rank, gives exactly this scaling."""
     alpha = scaling * rank
     near = (round(alpha), alpha, math.nextafter(alpha, 0), math.nextafter(alpha, math.inf))
     return next((number for number in near if number / rank == scaling), alpha)
 
 
 def spec_of(update: LoraUpdate, experts: int = 0) -> UpdateSpec:
-    """Describe an update that is there."""
+    """Return the spec of an update."""
     return UpdateSpec(
         update.b.shape[0],
         update.a.shape[1],
@@ -457,7 +457,7 @@ def spec_of(update: LoraUpdate, experts: int = 0) -> UpdateSpec:
 
 
 def layout_of(specs: Mapping[str, UpdateSpec], joining: Joining) -> dict[str, TensorSpec]:
-    """Return the tensors of all updates, in the order in which they are joined."""
+    """Return the specs of all updates' tensors, in the order in which updates are joined."""
     layout: dict[str, TensorSpec] = {}
     for name, modules in joining.names.items():
         parts = [specs[module] for module in modules]
@@ -467,7 +467,7 @@ def layout_of(specs: Mapping[str, UpdateSpec], joining: Joining) -> dict[str, Te
 
 
 def _tensors_of(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
-    """Return the tensors of one update, under the names that PEFT gives them."""
+    """Return the specs of one update's tensors by PEFT's names."""
     a, b = (
         f"{PREFIX}{module}.lora_embedding_{side}"
         if spec.is_embedding
@@ -484,6 +484,6 @@ def _tensors_of(module: str, spec: UpdateSpec) -> dict[str, TensorSpec]:
 
 
 def saved_name(name: str, updated: Collection[str]) -> str:
-    """Return PEFT's name of a whole weight; it wraps the modules that have an update as well."""
+    """Return PEFT's name of a whole weight, which is different in modules with an update."""
     module, _, kind = name.rpartition(".")
     return f"{PREFIX}{module}{BASE_LAYER if module in updated else '.'}{kind}"

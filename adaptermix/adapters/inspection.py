@@ -1,19 +1,19 @@
-"""What adapters are and where they interfere, from their factors alone: no base model is loaded.
+"""Properties of adapters and their interference, from the factors alone, without a base model.
 
-Three numbers say how two delta weights d_1 and d_2 meet. They are taken over the modules in which
-both are active.
+Three numbers describe the interference of two delta weights d_1 and d_2. They cover the modules in
+which both are active.
 
 Cosine: <d_1, d_2> / (||d_1|| ||d_2||), with Frobenius inner products and norms, both summed over
 the modules of a row. The energy of a merge follows from it:
 ||w_1 d_1 + w_2 d_2||^2 = w_1^2 ||d_1||^2 + w_2^2 ||d_2||^2 + 2 w_1 w_2 <d_1, d_2>.
 
-Overlap, on the out side and on the in side: the mean squared cosine of the principal angles
-between the column spaces, and between the row spaces (Hu et al. 2021, section 7.2). Updates with a
-small cosine may still write to the same directions (out) or read from the same (in). In a row of
-several modules, each counts as it does in the cosine: by ||d_1|| ||d_2||.
+Overlap (out and in): the mean squared cosine of the principal angles between the column spaces, and
+between the row spaces (Hu et al. 2021, section 7.2). Updates with a small cosine may still write to
+the same directions (out) or read from the same ones (in). In a row of several modules, each module
+has the same weight as in the cosine: ||d_1|| ||d_2||.
 
-Random overlap: what random subspaces of these ranks and widths overlap by on average, the larger
-rank / width. An overlap means something where it is well above this.
+Random overlap: the mean overlap of random subspaces of these ranks and widths, which is the larger
+rank / width. An overlap is meaningful if it is well above this.
 """
 
 import math
@@ -38,7 +38,7 @@ from adaptermix.settings.reports import InspectSettings
 
 
 class Meeting(NamedTuple):
-    """Two updates of one module, both active."""
+    """The comparison of two active updates of one module."""
 
     inner_product: float
     norms: tuple[float, float]
@@ -47,7 +47,7 @@ class Meeting(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """One module in all adapters."""
+    """The measurements of one module in all adapters."""
 
     name: str
     norms: list[float | None]
@@ -56,16 +56,15 @@ class Measured:
 
 
 def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
-    """Read adapters module by module, measure their delta weights and compare every two.
+    """Read adapters module by module, measure their delta weights and compare all pairs.
 
-    A family stands for its adapters, and its routes are listed.
+    A family is replaced by its adapters, and its routes are listed.
 
     No out x in matrix is formed: the cost is that of reading the files and of products of factors.
 
     Raises:
-        ArtifactError: A damaged adapter, one that is no plain LoRA, or modules that differ in
-            shape.
-        ResourceError: A hub repository that cannot be had.
+        ArtifactError: An adapter is damaged or not a plain LoRA, or modules differ in shape.
+        ResourceError: A Hub repository cannot be downloaded.
     """
     families = [read_family(path) for path in paths if is_family(path)]
     known = {family.path: list(family.adapters.values()) for family in families}
@@ -131,7 +130,7 @@ def _grouped(measured: Iterable[Measured], group: Callable[[str], str]) -> list[
 
 
 def _row(name: str, measured: Sequence[Measured]) -> ModuleRow:
-    """Join modules: squared norms and inner products add up."""
+    """Combine modules by summing squared norms and inner products."""
     norms = []
     for of_adapter in zip(*(module.norms for module in measured), strict=True):
         known = [value for value in of_adapter if value is not None]
@@ -199,7 +198,7 @@ def _layers(modules: Iterable[str]) -> list[int]:
 
 
 def _block(module: str) -> str:
-    """Return ``model.layers.3`` for a module in it, and other modules' own names."""
+    """Return a module's block, such as ``model.layers.3``, or the module's name outside blocks."""
     layer = layer_of(module)
     return module if layer is None else f"{module}.".partition(f".{layer}.")[0] + f".{layer}"
 
@@ -220,7 +219,7 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
                 f"{other.path} was trained on {other.base}, {first.path} on {first.base}: where "
                 "their delta weights meet says little"
             )
-    if len(adapters) > 1:  # of a single one, its table tells
+    if len(adapters) > 1:  # for a single adapter, its table shows this
         yield from notes_on_company(adapters)
     for adapter in adapters:
         yield from adapter.notes

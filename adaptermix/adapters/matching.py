@@ -1,4 +1,4 @@
-"""Whether adapters fit one another and a base model."""
+"""Check whether adapters fit each other and a base model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +20,9 @@ from adaptermix.errors import ArtifactError
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
-    """Check that every update has its linear layer in the base model, with the right shape.
+    """Check that the base model has a linear layer of the right shape for every update.
 
-    Without this, a wrong key prefix makes an adapter a silent no-op in some engines.
+    Without this check, a wrong key prefix makes an adapter a silent no-op in some engines.
 
     Args:
         adapter: The adapter.
@@ -30,7 +30,7 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
         base: Name of the base model, for the message.
 
     Raises:
-        ArtifactError: Naming the first module that does not fit.
+        ArtifactError: A module does not fit; the message names the first one.
     """
     for module in adapter.modules:
         spec = adapter.spec(module)
@@ -40,7 +40,7 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
         shape = (spec.out_features, spec.in_features)
         found = (shapes.get(f"{name}.weight") for name in names_in_models(module))
         expected = next(filter(None, found), None) or _tied_head(module, shapes)
-        if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored the other way
+        if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored transposed
             shape = shape[::-1]
         if expected is None:
             raise ArtifactError(f"{adapter.path}: {base} has no linear layer '{module}'")
@@ -74,12 +74,12 @@ def _check_expert(
 
 
 def check_experts(adapters: Sequence[Adapter]) -> None:
-    """Refuse adapters of fused experts beside adapters of experts apart.
+    """Refuse to combine adapters of fused experts with adapters of separate experts.
 
-    Fused, gate_proj and up_proj have one A; apart, each has its own.
+    Fused gate_proj and up_proj share one A; separate ones have one each.
 
     Raises:
-        ArtifactError: Naming one of each.
+        ArtifactError: There are both; the message names one of each.
     """
     fused = [a for a in adapters if any(a.factors[m].experts > 1 for m in a.factors)]
     apart = [
@@ -94,7 +94,7 @@ def check_experts(adapters: Sequence[Adapter]) -> None:
 
 
 def _tied_head(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
-    """Return the shape of an LM head that no file has, for it is the input embeddings."""
+    """Return the shape of an LM head that is not in the files because it is tied to the input."""
     if core(module) != "lm_head":
         return None
     inputs = {f"{name}.weight" for name in EMBEDDINGS}
@@ -102,11 +102,11 @@ def _tied_head(module: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int,
 
 
 def notes_on_names(adapters: Mapping[str, Adapter], base: str) -> list[str]:
-    """Say which adapters were trained on a class for text alone, and are read as if they were not.
+    """Return notes on adapters of a text-only class that are renamed for a multimodal one.
 
     Args:
-        adapters: By their names, with the names of modules that the base model has.
-        base: Name of the base model they are used on.
+        adapters: Adapters by name, with the base model's module names.
+        base: Name of the base model that they are used on.
     """
     notes = []
     for name, adapter in adapters.items():
@@ -120,12 +120,12 @@ def notes_on_names(adapters: Mapping[str, Adapter], base: str) -> list[str]:
 
 
 def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[str]:
-    """Say which adapters were trained on another base of the same shapes, where their record tells.
+    """Return notes on adapters whose record has another base model of the same shapes.
 
     Args:
-        adapters: By their names.
-        base: Name of the base model they are used on.
-        own: Its fingerprint.
+        adapters: Adapters by name.
+        base: Name of the base model that they are used on.
+        own: Fingerprint of that base model.
     """
     return [
         f"{name} was trained on {adapter.base}, whose weights are not those of {base}"
@@ -135,10 +135,10 @@ def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[
 
 
 def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[UpdateSpec]) -> None:
-    """Check that the updates of one module have one shape.
+    """Check that the updates of one module have the same shape.
 
     Raises:
-        ArtifactError: They have not.
+        ArtifactError: The shapes differ.
     """
     shapes = {(spec.out_features, spec.in_features) for spec in specs}
     if len(shapes) > 1:
@@ -151,9 +151,10 @@ def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[Updat
 
 
 def share_a_base(one: Adapter, other: Adapter) -> bool | None:
-    """Tell by fingerprint, or else by name; True where neither is known of both.
+    """Whether two adapters have the same base model, by fingerprint or else by name.
 
-    None means that both have names, and that these tell nothing.
+    The result is True if neither is known for both, and None if both have names that do not allow a
+    conclusion.
     """
     prints = one.record.get("base_fingerprint"), other.record.get("base_fingerprint")
     if all(prints):
@@ -162,22 +163,22 @@ def share_a_base(one: Adapter, other: Adapter) -> bool | None:
 
 
 def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """Give the modules of all adapters the same names, where they are known to be the same.
+    """Rename the modules of all adapters so that modules known to be the same have one name.
 
-    An adapter trained on the bare decoder names ``layers.0.mlp.up_proj`` what one trained with
-    the LM head names ``model.layers.0.mlp.up_proj``, and one trained with a vision tower
-    ``model.language_model.layers.0.mlp.up_proj``.
+    The module ``layers.0.mlp.up_proj`` of an adapter trained on the bare decoder is
+    ``model.layers.0.mlp.up_proj`` with the LM head, and
+    ``model.language_model.layers.0.mlp.up_proj`` with a vision tower.
     """
     renamings = common_names([[*a.factors, *a.saved] for a in adapters])
     return [_renamed(a, rename) for a, rename in zip(adapters, renamings, strict=True)]
 
 
 def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Adapter:
-    """Give the modules of an adapter the names that a base model has.
+    """Rename the modules of an adapter to the base model's names.
 
     Args:
         adapter: The adapter.
-        shapes: Shapes of the base model's weights, by their names in its files or in memory.
+        shapes: Shapes of the base model's weights, by name in its files or in memory.
     """
     known = {core(name): name for name in shapes}
     prefixes = {c.partition(".")[0]: name.removesuffix(c) for c, name in known.items()}
@@ -194,10 +195,10 @@ def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Ad
 
 
 def check_names(adapters: Sequence[Adapter]) -> None:
-    """Refuse adapters whose modules would never meet.
+    """Check that all adapters have a block in common with the first one (``check_names_meet``).
 
     Raises:
-        ArtifactError: Naming a module of each.
+        ArtifactError: One has none; the message names one module of each.
     """
     first = adapters[0]
     for other in adapters[1:]:

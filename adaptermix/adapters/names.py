@@ -1,9 +1,9 @@
-"""Names of modules: what wraps them, and how they differ between the classes of one model.
+"""Module names: their wrappers, and their differences between the classes of one model.
 
-Everything that compares names of modules asks here. A name has a prefix, which depends on the
-class that the model was loaded with and on the version of transformers, and a core, which does not:
-``model.layers.0.mlp``, ``model.language_model.layers.0.mlp``, ``language_model.model.layers.0.mlp``
-and ``layers.0.mlp`` have the core ``layers.0.mlp``.
+All comparisons of module names use this module. A name has a prefix, which depends on the model's
+class and on the version of transformers, and a core, which does not: ``model.layers.0.mlp``,
+``model.language_model.layers.0.mlp``, ``language_model.model.layers.0.mlp`` and ``layers.0.mlp``
+have the core ``layers.0.mlp``.
 """
 
 import re
@@ -13,16 +13,16 @@ from pathlib import PurePosixPath
 
 from adaptermix.errors import ArtifactError
 
-PREFIX = "base_model.model."  # of every key that PEFT saves
-# Left in names by torch.compile, activation checkpointing, FSDP and DDP.
+PREFIX = "base_model.model."  # prefix of every key that PEFT saves
+# Added to names by torch.compile, activation checkpointing, FSDP and DDP.
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "module.")
-# The attribute that holds the decoder in a class with a head: base_model_prefix in transformers.
+# The decoder's attribute name in classes with a head: base_model_prefix in transformers.
 BASE_PREFIXES = (
     *("model", "transformer", "backbone", "gpt_neox", "gpt_neox_japanese", "rwkv", "bert"),
     *("roberta", "roberta_prelayernorm", "roc_bert", "rembert", "roformer", "electra", "ernie"),
     *("data2vec_text", "biogpt", "cpmant", "git", "prophetnet", "reformer"),
 )
-# Names of input and output embeddings by model_type, where they are not the first of these.
+# Names of input and output embeddings: the default, and exceptions by model_type.
 _EMBEDDINGS = ("embed_tokens", "lm_head")
 _EMBEDDINGS_BY_TYPE = {
     **dict.fromkeys(("bloom", "falcon"), ("word_embeddings", "lm_head")),
@@ -52,26 +52,26 @@ _EMBEDDINGS_BY_TYPE = {
     "modernbert-decoder": ("tok_embeddings", "decoder"),
     "rwkv": ("embeddings", "head"),
 }
-# What may be saved whole, as PEFT does when the vocabulary was resized.
+# Modules that PEFT saves as whole weights if the vocabulary was resized.
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
-# One decoder in a class with a vision tower: in memory, and in files of transformers 4 and vLLM.
+# The decoder's prefix with a vision tower: in memory, and in files of transformers 4 and vLLM.
 _MULTIMODAL = ("model.language_model.", "language_model.model.")
-_HEADS = ("lm_head", "embed_out", "score")  # beside the decoder, whatever its prefix
+_HEADS = ("lm_head", "embed_out", "score")  # outside the decoder, whatever its prefix
 _WRAPPER = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, WRAPPERS))})")
 _UNKNOWN_WRAPPER = re.compile(r"(?:^|.*\.)_[^.]*\.|.*base_model\.model\.")
 _CLASS_PREFIX = re.compile(
     rf"(?:model\.){{0,2}}(?:language_model\.)?(?:(?:{'|'.join(BASE_PREFIXES)})\.)?"
 )
-# Tinker's name of the LM head, which it has inside the decoder.
+# Tinker's name of the LM head, which it places inside the decoder.
 _TINKER_HEAD = re.compile(r"(?<=base_model\.model\.)(?:model\.)?unembed_tokens\.")
-# Tinker's experts of a layer: three-dimensional factors, some of which all experts share.
+# Tinker's experts of a layer: three-dimensional factors, some of them shared by all experts.
 TINKER_EXPERTS = re.compile(r"\.experts\.w[123]\.lora_[AB]\.weight$")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.\d+\.")
-# Parts of one model, none of which is another under a different name.
+# Distinct parts of one model, which are never the same part under different names.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
 _HUB_CACHE = re.compile(r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/[^/]+/*")
-_GENERIC = re.compile(  # names that folders of any model have
+_GENERIC = re.compile(  # folder names that do not identify a model
     r"(merged|model|models|base|base[-_]?model|output|outputs|out|final|best|last|latest|hf|save|"
     r"saved|export|exported|weights|result|results|adapter|ckpt|snapshot|full|train|trained|sft)"
     r"([-_.]?(merged|model|hf|\d+|v\d+))*|((checkpoint|ckpt|step|epoch|run|global_step)[-_]?\d*)"
@@ -80,10 +80,10 @@ _GENERIC = re.compile(  # names that folders of any model have
 
 
 def without_wrappers(name: str) -> str:
-    """Return a tensor's name without PEFT's prefix and without what training put around modules.
+    """Return a tensor's name without PEFT's prefix and without training wrappers.
 
     Raises:
-        ArtifactError: A wrapper that is not known.
+        ArtifactError: The name has an unknown prefix or wrapper.
     """
     short = _WRAPPER.sub("", name)
     short = _TINKER_HEAD.sub("lm_head.", short)
@@ -98,7 +98,7 @@ def without_wrappers(name: str) -> str:
 
 
 def unwrapped_pattern(pattern: str) -> str:
-    """Return a pattern for modules' names without the wrappers in it, escaped or not."""
+    """Return a pattern of module names without wrappers, which may be escaped in it."""
     for wrapper in WRAPPERS[:-1]:
         pattern = pattern.replace(wrapper, "").replace(re.escape(wrapper), "")
     return pattern.removeprefix(PREFIX)
@@ -113,14 +113,14 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def core(name: str) -> str:
-    """Return what is the same in all names of one module."""
+    """Return the part that all names of a module have in common."""
     return _split(name)[1]
 
 
 def names_in_models(name: str) -> list[str]:
-    """Return the names that one module has: this one, and those in the model's other classes.
+    """Return all names of a module: this one, and those in the model's other classes.
 
-    A bare decoder's name is not among them: whether it means this model cannot be known.
+    A bare decoder's name is not included, because it may mean another model.
     """
     prefix, rest = _split(name)
     forms = (*_MULTIMODAL, "model.")
@@ -128,17 +128,17 @@ def names_in_models(name: str) -> list[str]:
 
 
 def has_modes(name: str) -> bool:
-    """Whether a module's name tells that its model has other modes beside text."""
+    """Whether a module's name shows that its model has other modalities besides text."""
     return _split(name)[0] in _MULTIMODAL
 
 
 def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:
-    """Return for every set of names how to rename it, so that all have the same prefixes.
+    """Return a renaming function for every set of names, so that all get the same prefixes.
 
     A part of the model, such as ``layers`` or ``visual``, gets the longest prefix that it has in
-    one of the sets. Names outside the blocks follow the blocks that share their prefix; heads
-    such as ``lm_head`` have none. Of two prefixes of one length,
-    ``model.language_model.``, which transformers 5 has in memory, is preferred.
+    one of the sets. Names outside the blocks follow the blocks that share their prefix; heads such
+    as ``lm_head`` get none. Of two prefixes of equal length, ``model.language_model.``, which
+    transformers 5 uses in memory, is preferred.
     """
     own = [_prefixes(names) for names in sets]
     best: dict[str, str] = {}
@@ -152,7 +152,7 @@ def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:
 
 
 def _prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the prefix of every part, and which parts are made of blocks; none if one has two."""
+    """Return each part's prefix, and the parts with blocks; nothing if a part has two prefixes."""
     found: dict[str, str] = {}
     blocks = []
     for name in names:
@@ -182,10 +182,10 @@ def _renaming(
 
 
 def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:
-    """Refuse two sets of modules whose blocks have different names: they would never meet.
+    """Check that two sets of modules of the same part of a model have a block in common.
 
     Raises:
-        ArtifactError: With one module of each.
+        ArtifactError: They have none; the message names one module of each.
     """
     one, other = (
         {f".{m}"[: at.start() + 1].lstrip("."): m for m in ms if (at := _BLOCK.search(m))}
@@ -205,30 +205,30 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
 
 
 def is_expert(module: str) -> bool:
-    """Whether a module is in one of a layer's experts: ``mlp.experts.3.up_proj``.
+    """Whether a module belongs to one of a layer's experts: ``mlp.experts.3.up_proj``.
 
-    Loaders fuse the experts of a model, and know one rank and one scaling for all of them.
+    Loaders fuse the experts of a model, and use one rank and one scaling for all of them.
     """
     return _EXPERT.search(module) is not None
 
 
 def embeddings_of(model_type: str | None) -> tuple[str, ...]:
-    """Return how a kind of model names its input and output embeddings."""
+    """Return the names of the input and output embeddings of a model type."""
     return _EMBEDDINGS_BY_TYPE.get(model_type or "", _EMBEDDINGS)
 
 
 def is_embedding_name(module: str, model_type: str | None) -> bool:
-    """Whether a module is the input or output embeddings of a model of this kind."""
+    """Whether a module is the input or output embeddings in a model of this type."""
     last = module.rpartition(".")[2]
     return last in EMBEDDINGS or last in embeddings_of(model_type)
 
 
 def is_one_base(one: str, other: str) -> bool | None:
-    """Tell by their names whether two base models are one; None where the names do not tell.
+    """Whether two names mean the same base model; None if the names do not allow a conclusion.
 
-    A hub name is compared whole, without regard to case; a folder by its last part, wherever it
-    is mounted; a snapshot in the hub's cache counts as the hub's name. Folders with names such
-    as ``merged`` or ``checkpoint-200`` tell nothing.
+    Hub names are compared as a whole, ignoring case. Folders are compared by their last component,
+    and snapshots in the Hub's cache by their Hub name. Folder names such as ``merged`` or
+    ``checkpoint-200`` allow no conclusion.
     """
     if one.rstrip("/") == other.rstrip("/"):
         return True
@@ -239,7 +239,7 @@ def is_one_base(one: str, other: str) -> bool | None:
 
 
 def _owner_and_model(name: str) -> tuple[str, str]:
-    """Return both, in lower case; no owner for a folder, and no model where it tells nothing."""
+    """Return owner and model in lower case; empty owner for folders, empty model if generic."""
     if cached := _HUB_CACHE.fullmatch(name):
         return cached["owner"].lower(), cached["model"].lower()
     *parents, last = PurePosixPath(name.replace("\\", "/").lower()).parts or ("",)

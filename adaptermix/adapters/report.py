@@ -1,4 +1,4 @@
-"""What an inspection of adapters returns, and how it looks."""
+"""The report of an inspection of adapters, and how it is shown."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printa
 
 
 def inspection_view(report: "InspectReport") -> View:
-    """Show routes, what every adapter is, its norms, and how every two of them meet."""
+    """Show routes, the properties and norms of each adapter, and the comparison of each pair."""
     parts: list[Table | Line] = []
     for path, routes in report.routes.items():
         parts += [routes.table("routes", f"{path}: {len(routes.names)} adapters"), ""]
@@ -74,7 +74,7 @@ def _pair_table(report: "InspectReport", pair: tuple[int, int]) -> Table:
 
 
 def _meeting(met: "Comparison | None") -> list[str]:
-    """Write the cosine, and on both sides the overlap and that of random subspaces."""
+    """Format the cosine, and for both sides the overlap and the random overlap."""
     if met is None:
         return ["-"] * 5
     overlaps = (met.overlap_out, met.random_out, met.overlap_in, met.random_in)
@@ -86,14 +86,14 @@ def _norm(value: float | None) -> str:
 
 
 def interference_table(met: Iterable[tuple[str, int, "Comparison"]]) -> Table:
-    """Return how adapters meet, a row each label and layer."""
+    """Return comparisons of adapters as a table, one row per label and layer."""
     rows = [[f"{label}, layer {layer}", *_meeting(found)] for label, layer, found in met]
     columns = ["adapters", "cosine", "overlap out", "random", "overlap in", "random"]
     return Table("interference", "Interference by layer", columns, rows)
 
 
 def provenance_table(report: "InspectReport") -> Table:
-    """Return the table of where adapters come from."""
+    """Return the table of the adapters' provenance."""
     rows: list[Row] = []
     for adapter in report.adapters:
         record = adapter.record
@@ -117,35 +117,36 @@ def provenance_table(report: "InspectReport") -> Table:
 
 
 def adapter_name(path: str) -> str:
-    """Return the name of an adapter as ``eval`` has it."""
+    """Return the name of an adapter as in ``eval``."""
     return printable(Path(path).resolve().name.removesuffix(".safetensors"))
 
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What one adapter is, by its files.
+    """The properties of one adapter, from its files.
 
     Attributes:
-        path: Where it is, or its name on the hub.
-        base: Base model it was trained on, where it says so.
-        base_fingerprint: Hash of that base, where adaptermix made the adapter.
-        ranks: Ranks of its modules, each once.
+        path: Path of the adapter, or its name on the Hub.
+        base: Base model it was trained on, if recorded.
+        base_fingerprint: Fingerprint of that base model, if adaptermix made the adapter.
+        ranks: Distinct ranks of its modules.
         alpha: LoRA alpha in its config.
         rslora: Whether the scaling is alpha / sqrt(rank).
-        scalings: What products of factors are multiplied by, each once.
-        kinds: Kinds of its modules, as ``q_proj``.
+        scalings: Distinct scalings of its modules.
+        kinds: Kinds of its modules, such as ``q_proj``.
         modules: Number of modules it updates.
-        inactive_modules: Those in which it changes nothing: B is zero.
+        inactive_modules: Modules with a zero update.
         layers: Indices of the decoder blocks with an update.
-        active_layers: Those in which it changes something.
-        whole_weights: Names of weights that it replaces; they take no part in any other number.
-        parameters: Numbers in all its tensors.
-        dtypes: Precisions of its factors, each once.
-        bytes: Size of its tensors' file.
-        blake3: Hash of that file.
-        norm: Frobenius norm of its delta weights, over all modules.
+        active_layers: Indices of the decoder blocks with a nonzero update.
+        whole_weights: Names of weights that it replaces; apart from ``parameters`` and ``bytes``,
+            they are not part of the other numbers.
+        parameters: Number of parameters in all its tensors.
+        dtypes: Distinct dtypes of its factors.
+        bytes: Size of the weights file, in bytes.
+        blake3: BLAKE3 hash of the weights file.
+        norm: Frobenius norm of its delta weights over all modules.
         config: PEFT's LoRA config.
-        record: What adaptermix wrote of its making; empty for adapters made elsewhere.
+        record: Run record written by adaptermix; empty for adapters from other software.
     """
 
     path: str
@@ -171,7 +172,7 @@ class AdapterReport:
 
     @property
     def origin(self) -> str:
-        """What is known of its making, in one line."""
+        """The adapter's provenance, in one line."""
         if "adaptermix" not in self.record:
             version = self.config.get("peft_version")
             return f"PEFT {version}" if version else "not recorded"
@@ -182,17 +183,17 @@ class AdapterReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two adapters meet, over the modules in which both are active.
+    """The comparison of two adapters, over the modules in which both are active.
 
     Attributes:
-        adapters: Which two, counted from 0.
+        adapters: Indices of the two adapters, from 0.
         modules: Number of these modules.
-        inner_product: Of the delta weights.
-        cosine: Of the delta weights.
+        inner_product: Inner product of the delta weights.
+        cosine: Cosine of the delta weights.
         overlap_out: Mean squared cosine of the principal angles of the column spaces.
-        overlap_in: The same of the row spaces.
-        random_out: What ``overlap_out`` is of random subspaces, on average.
-        random_in: The same for ``overlap_in``.
+        overlap_in: The same for the row spaces.
+        random_out: Mean ``overlap_out`` of random subspaces.
+        random_in: Mean ``overlap_in`` of random subspaces.
     """
 
     adapters: tuple[int, int]
@@ -207,12 +208,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """Some modules together: a decoder block, a kind, a single module, or all of them.
+    """A group of modules: a decoder block, a kind, a single module, or all of them.
 
     Attributes:
-        name: What they are.
-        norms: Norm of each adapter's delta weights; None where it has no module here.
-        comparisons: Every two adapters that are both active in one of the modules.
+        name: Name of the group.
+        norms: Norm of each adapter's delta weights; None if it has none of the modules.
+        comparisons: Comparisons of all pairs that are both active in one of the modules.
     """
 
     name: str
@@ -220,23 +221,23 @@ class ModuleRow:
     comparisons: list[Comparison]
 
     def comparison(self, pair: tuple[int, int]) -> Comparison | None:
-        """Return how two adapters meet here, if they do."""
+        """Return the comparison of two adapters, if there is one."""
         return next((c for c in self.comparisons if c.adapters == pair), None)
 
 
 @dataclass(frozen=True)
 class InspectReport(Report):
-    """What adapters are and where they interfere.
+    """The properties of adapters and their interference.
 
     Attributes:
         adapters: The adapters, in order.
-        total: All modules together.
-        layers: By decoder block; modules outside of blocks have rows of their own.
-        kinds: By kind of module.
-        modules: By module.
+        total: The row of all modules.
+        layers: Rows by decoder block; modules outside blocks have separate rows.
+        kinds: Rows by kind of module.
+        modules: Rows by module.
         by: Which of the three to show.
-        notes: What to mind.
-        routes: The routes of families, by their paths.
+        notes: Notes for the user.
+        routes: Routes of families by their paths.
     """
 
     adapters: list[AdapterReport]
@@ -250,7 +251,7 @@ class InspectReport(Report):
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Every two adapters."""
+        """All pairs of adapters."""
         return list(combinations(range(len(self.adapters)), 2))
 
     @property
@@ -272,7 +273,7 @@ class InspectReport(Report):
 
 
 def _sources(record: dict[str, Any]) -> str:
-    """Tell a merge's method and sources; records of other hands may hold anything."""
+    """Return a merge's method and sources; other software may have written the record."""
     sources = record.get("sources")
     if not isinstance(sources, list):
         return ""

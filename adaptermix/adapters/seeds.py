@@ -1,4 +1,4 @@
-"""Names of systems that were made with several seeds: ``task-seed-1``, ``task-seed-2``."""
+"""Names of systems with several seeds: ``task-seed-1``, ``task-seed-2``."""
 
 import re
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ SEEDED = re.compile(r"(.+)-seed-(\d+)")
 
 
 def with_seed(name: str, seed: int) -> str:
-    """Return the name of what is made with a seed."""
+    """Return a system's name with a seed."""
     return f"{name}-seed-{seed}"
 
 
 def seed_families(names: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Return the systems that were made with a seed, by the name without it and by seed."""
+    """Return the systems with a seed in their name, by the name without seed and by seed."""
     families: dict[str, dict[int, str]] = {}
     for name in names:
         if found := SEEDED.fullmatch(name):
@@ -21,5 +21,5 @@ def seed_families(names: Iterable[str]) -> dict[str, dict[int, str]]:
 
 
 def several_seeds(names: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Return those of two seeds or more."""
+    """Return the ``seed_families`` with at least two seeds."""
     return {name: seeds for name, seeds in seed_families(names).items() if len(seeds) > 1}

@@ -1,7 +1,7 @@
-"""Adapters that were trained on others: what their record says, and whether it still holds.
+"""Adapters that were trained on top of others: their record, and whether it matches the use.
 
-An adapter that was trained on a base model with other adapters added to it means what it meant in
-training only where these are added as well.
+An adapter that was trained on a base model with other adapters added is only valid if these are
+added as well.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,18 +23,18 @@ class Weighted:
 
 
 def read_weighted(names: Iterable[str]) -> list[Weighted]:
-    """Read adapters that are named as ``ADAPTER`` or ``ADAPTER=WEIGHT``.
+    """Read adapters given as ``ADAPTER`` or ``ADAPTER=WEIGHT``.
 
     Raises:
-        ArtifactError: An adapter that cannot be read.
-        ResourceError: A hub repository that cannot be had.
+        ArtifactError: An adapter cannot be read.
+        ResourceError: A Hub repository cannot be downloaded.
     """
     named = map(weight_of, names)
     return [Weighted(read_adapter(path), weight) for path, weight in named]
 
 
 def stack_record(names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return what the record of an adapter holds of those that it is trained on."""
+    """Return the record entry on the adapters under an adapter that is trained."""
     return [
         {
             "path": str(each.adapter.path),
@@ -46,7 +46,7 @@ def stack_record(names: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def trained_on(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what a record says of the adapters under this one; other hands may write anything."""
+    """Return the recorded adapters under this one; other software may have written the record."""
     entries = record.get("on")
     return [
         entry
@@ -59,11 +59,11 @@ def trained_on(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def stack_terms(record: Mapping[str, Any], *, hashes: bool = False) -> list[str]:
-    """Return the adapters that one was trained on, each as ``weight x name``.
+    """Return the adapters that an adapter was trained on, each as ``weight x name``.
 
     Args:
-        record: Of the adapter.
-        hashes: Add the beginning of each hash.
+        record: Run record of the adapter.
+        hashes: Whether to add the first digits of each hash.
     """
     return [
         f"{entry['weight']:g} x {_name_of(entry['path'])}"
@@ -73,7 +73,7 @@ def stack_terms(record: Mapping[str, Any], *, hashes: bool = False) -> list[str]
 
 
 def notes_on_company(adapters: Sequence[Adapter]) -> list[str]:
-    """Say which adapters were trained on others that are not among them."""
+    """Return notes on adapters that were trained on others that are not given."""
     hashes = {adapter.weights_hash for adapter in adapters}
     return [
         f"{adapter.path} was trained on {entry['path']}, which is not among these adapters"
@@ -86,11 +86,11 @@ def notes_on_company(adapters: Sequence[Adapter]) -> list[str]:
 def notes_on_stack(
     adapters: Sequence[Adapter], weights: Mapping[str, Sequence[float]]
 ) -> list[str]:
-    """Say which adapters were trained on others that are not here, or have another weight here.
+    """Return notes on adapters trained on others that are missing or have another weight.
 
     Args:
-        adapters: Those that are added to one base model.
-        weights: By the hash of an adapter's weights, all weights that it has here.
+        adapters: The adapters that are added to one base model.
+        weights: All weights of each adapter, by the hash of its weights file.
     """
     notes = []
     for adapter in adapters:

@@ -12,25 +12,25 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.hub import hub_place, path_of
 from adaptermix.settings.evaluation import EvalSettings
 
-BASE = "base"  # the base model's name where systems are side by side
+BASE = "base"  # the base model's name among systems
 System = Adapter | Family
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The system that others are compared with, and why it is this one."""
+    """The system that others are compared with, and the reason for its choice."""
 
     name: str
     reason: str
 
 
 def read_systems(paths: Iterable[Path]) -> dict[str, Adapter]:
-    """Read adapters, and name each by its file or folder, as a system beside the base model.
+    """Read adapters, and name each as a system (``system_names``).
 
     Raises:
-        ArtifactError: An adapter that cannot be read.
-        ConfigError: Two of one name.
-        ResourceError: A hub repository that cannot be had.
+        ArtifactError: An adapter cannot be read.
+        ConfigError: An adapter is given twice.
+        ResourceError: A Hub repository cannot be downloaded.
     """
     given = list(paths)
     adapters = [read_adapter(path) for path in given]
@@ -38,12 +38,12 @@ def read_systems(paths: Iterable[Path]) -> dict[str, Adapter]:
 
 
 def read_routed_systems(paths: Iterable[Path]) -> dict[str, System]:
-    """Read adapters and families, each of which is one system, as ``read_systems`` reads adapters.
+    """Read adapters and families like ``read_systems``; each family is one system.
 
     Raises:
-        ArtifactError: An adapter or a family that cannot be read.
-        ConfigError: Two of one name.
-        ResourceError: A hub repository that cannot be had.
+        ArtifactError: An adapter or a family cannot be read.
+        ConfigError: An adapter or family is given twice.
+        ResourceError: A Hub repository cannot be downloaded.
     """
     given = list(paths)
     read = [read_family(path) if is_family(path) else read_adapter(path) for path in given]
@@ -51,9 +51,9 @@ def read_routed_systems(paths: Iterable[Path]) -> dict[str, System]:
 
 
 def adapters_of(systems: Mapping[str, System]) -> dict[str, Adapter]:
-    """Return all adapters of the systems by the system's name, those of families as FAMILY/NAME.
+    """Return all adapters by the name of their system, or FAMILY/NAME for those of families.
 
-    Of a family, those that are there already are left out.
+    Adapters of a family that are already included are left out.
     """
     found = {name: system for name, system in systems.items() if isinstance(system, Adapter)}
     hashes = {adapter_hash(adapter) for adapter in found.values()}
@@ -66,12 +66,12 @@ def adapters_of(systems: Mapping[str, System]) -> dict[str, Adapter]:
 
 
 def adapter_for(system: System, lang: str) -> Adapter:
-    """Return the adapter that a system answers a language with."""
+    """Return the adapter that a system uses for a language."""
     return system.adapter_for(lang) if isinstance(system, Family) else system
 
 
 def system_record(system: System) -> dict[str, Any]:
-    """Return what a record holds of a system."""
+    """Return a system's entry in a record."""
     if isinstance(system, Adapter):
         return {"path": str(system.path), "hash": adapter_hash(system)}
     routes = {lang: route.adapter for lang, route in system.content.routes.items()}
@@ -84,13 +84,13 @@ def system_record(system: System) -> dict[str, Any]:
 
 
 def system_names(paths: Iterable[Path]) -> list[str]:
-    """Return the names of adapters as systems: of their files or folders.
+    """Return the names of adapters as systems: those of their files or folders.
 
-    Where two have one name, the names of the folders above come before it, as many as it takes
-    to tell them apart: ``run1-checkpoint-200`` for ``run1/checkpoint-200``.
+    Equal names get the names of parent folders as a prefix, as many as are needed to make them
+    unique: ``run1-checkpoint-200`` for ``run1/checkpoint-200``.
 
     Raises:
-        ConfigError: The same adapter twice.
+        ConfigError: An adapter is given twice.
     """
     given = list(paths)
     parts = [_parts(path) for path in given]
@@ -115,7 +115,7 @@ def system_names(paths: Iterable[Path]) -> list[str]:
 
 
 def _parts(path: Path) -> tuple[str, ...]:
-    """Return the names of an adapter and of the folders above it."""
+    """Return the names of an adapter and its parent folders, adapter last."""
     place = None if path.exists() else hub_place(str(path))
     parts = (
         (*place.repository.split("/"), *filter(None, place.folder.split("/")))
@@ -127,10 +127,10 @@ def _parts(path: Path) -> tuple[str, ...]:
 
 
 def systems_of(settings: EvalSettings) -> list[str]:
-    """Return the names of what is tested: the base model, unless it is left out, and adapters.
+    """Return the names of the evaluated systems: the base model, unless excluded, and adapters.
 
     Raises:
-        ConfigError: Two adapters of one name, a baseline that is none of them.
+        ConfigError: An adapter is given twice, or the baseline is not one of the systems.
     """
     adapters = system_names(map(path_of, settings.adapters))
     systems = [*([] if settings.exclude_base else [BASE]), *adapters]
@@ -143,11 +143,11 @@ def systems_of(settings: EvalSettings) -> list[str]:
 
 
 def choose_baseline(settings: EvalSettings, systems: Mapping[str, System]) -> Baseline:
-    """Return what systems are compared with.
+    """Return the system that others are compared with.
 
-    A merge is compared with the adapter that counts most in it, for whether the merge is better
-    than that adapter is what a user has to know; beside the base model both look good. A family is
-    compared with its task adapter.
+    For a merge, it is the source with the largest weight, because users need to know whether the
+    merge is better than that adapter; compared with the base model, both look good. For a family,
+    it is the task adapter.
     """
     if settings.baseline is not None:
         seeds = seed_families(systems).get(settings.baseline)
@@ -169,7 +169,7 @@ def _main_source(system: System, systems: Mapping[str, System]) -> str | None:
             blake3 = system.default.weights_hash
         else:
             blake3 = max(system.record["sources"], key=lambda source: source["weight"])["blake3"]
-    except (KeyError, TypeError, ValueError):  # no merge, or a record of another version
+    except (KeyError, TypeError, ValueError):  # not a merge, or a record of another version
         return None
     others = {n: o for n, o in systems.items() if o is not system and isinstance(o, Adapter)}
     same = (name for name, other in others.items() if other.weights_hash == blake3)

@@ -39,7 +39,7 @@ def write_adapter(
     *,
     force: bool = False,
 ) -> None:
-    """Write an adapter whole or not at all: a ``.safetensors`` file, or else a PEFT directory.
+    """Write an adapter atomically, as a ``.safetensors`` file or else as a PEFT directory.
 
     Raises:
         ArtifactError: The output exists and ``force`` is not set.
@@ -58,20 +58,20 @@ def stream_adapter(
     *,
     force: bool = False,
 ) -> None:
-    """Write an adapter while it is made; few modules are in memory at a time.
+    """Write an adapter while it is computed, with few modules in memory at a time.
 
-    An adapter with a record of its making gets a model card: in its folder, or beside its file as
-    ``NAME.README.md``, where one that is there stays unless ``force`` is set.
+    An adapter with a run record gets a model card: in its folder, or next to its file as
+    ``NAME.README.md``. An existing card next to a file is kept unless ``force`` is set.
 
     Args:
         path: A ``.safetensors`` file, or else a new PEFT directory.
-        specs: What the updates will be, by module.
-        updates: The updates, in that order.
-        saved: Whole weights that the adapter brings, by their names in the base model: what
-            each is, and how to get it.
+        specs: Specs of the updates by module.
+        updates: The updates, in the order of ``specs``.
+        saved: Whole weights of the adapter by their names in the base model, each as its spec and
+            a function that reads it.
         config: PEFT's LoRA config.
-        record: How it was made; asked for again when everything is written.
-        force: Replace what is at ``path``.
+        record: Returns the run record; called again after the tensors are written.
+        force: Whether to replace an existing output.
 
     Raises:
         ArtifactError: The output exists and ``force`` is not set.
@@ -110,16 +110,16 @@ def stream_adapter(
 def _write_card(
     card: Path, adapter: Path, config: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
-    """Write the card of an adapter; without a record there is nothing to say."""
+    """Write the card of an adapter, if it has a run record."""
     if record:
         with whole_output(card) as unfinished:
             unfinished.write_text(model_card(adapter, config, record), encoding="utf-8")
 
 
 def copy_adapter(adapter: Adapter, folder: Path) -> None:
-    """Write an adapter as a new PEFT directory, the file of its tensors byte for byte.
+    """Write an adapter as a new PEFT directory, with a byte-for-byte copy of its weights file.
 
-    Where PEFT could not read that file, the directory is that of ``stage_adapter``, with the same
+    If PEFT cannot read that file, the directory is that of ``stage_adapter``, with the same
     tensors.
     """
     source, config = adapter.weights_path, adapter.config
@@ -129,7 +129,7 @@ def copy_adapter(adapter: Adapter, folder: Path) -> None:
         for name in (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE, CARD_FILE):
             if (source.parent / name).is_file():
                 shutil.copyfile(source.parent / name, folder / name)
-    elif is_peft and adapter.record:  # one file of our own, whose header has what a folder has
+    elif is_peft and adapter.record:  # adaptermix's single file: its header has everything
         folder.mkdir()
         shutil.copyfile(source, folder / WEIGHTS_FILE)
         write_json(folder / CONFIG_FILE, config)
@@ -140,22 +140,22 @@ def copy_adapter(adapter: Adapter, folder: Path) -> None:
 
 
 def staged_config(adapter: Adapter) -> dict[str, Any]:
-    """Return the config with which PEFT puts an adapter on the modules that it names."""
-    config = {"peft_type": "LORA", **adapter.config}  # PEFT wants the type, here it is optional
+    """Return the config with which PEFT applies an adapter to its modules."""
+    config = {"peft_type": "LORA", **adapter.config}  # PEFT requires the type
     if "target_modules" in config and not adapter.own_names:
         return config
     specs = {module: adapter.spec(module) for module in adapter.modules}
     described = describe_config(specs, adapter.base, all_layers=False)
-    if "target_modules" not in config:  # a bare file, described by its rank and alpha
+    if "target_modules" not in config:  # a bare file, given with its rank and alpha
         return described
-    # Its own config knows the modules by other names.
+    # Its own config has other module names.
     return config | {key: described.get(key) for key in TARGETING}
 
 
 def stage_adapter(adapter: Adapter, folder: Path) -> Path:
-    """Lay the adapter out as a PEFT directory named by its content, for PEFT and vLLM to load.
+    """Write an adapter as a PEFT directory named by a content hash, for PEFT and vLLM to load.
 
-    vLLM caches by path, so a changed adapter must never reuse one.
+    vLLM caches by path, so a changed adapter must never reuse a path.
     """
     staged = folder / adapter_hash(adapter)[:16]
     if not staged.exists():

@@ -55,8 +55,8 @@ def analyze(
     and ``aggregates.csv``. Memory holds only two languages' representations of one layer at a time.
 
     Raises:
-        ConfigError: Two adapters have the same name, the pivot is not among the languages, the
-            model does not have a layer, or no data folder is given.
+        ConfigError: An adapter is given twice, the pivot is not among the languages, the model
+            does not have a layer, or no data folder is given.
         DataError: A language has no data, files are not parallel, or the scores are not an
             evaluation record.
         ArtifactError: A model or adapter cannot be used, or the output exists.
