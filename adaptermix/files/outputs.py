@@ -105,9 +105,9 @@ def check_output(path: Path, force: bool) -> None:
 def whole_output(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to the output, which replaces the output on success.
 
-    The write is atomic. It replaces whatever is at ``path``, so callers check that first. After an
-    error, the temporary file is removed and the old output is restored. A killed process leaves a
-    hidden folder, which the next write of the same output removes.
+    The output appears complete or not at all. It replaces whatever is at ``path``, so callers check
+    that first. After an error, nothing new is left and the old output is restored. A killed process
+    leaves a hidden folder, which the next write of the same output removes.
 
     Raises:
         ResourceError: The folder cannot be created or written to.

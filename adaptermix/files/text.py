@@ -52,7 +52,7 @@ def json_value(text: str, location: str, *, is_file: bool = False) -> Any:
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
     """Find the only matching file in the folder or up to two levels below it.
 
-    The level closest to the folder that has a match is used.
+    The search stops at the first level with a match.
 
     Raises:
         DataError: The folder does not exist, or no file or several files match.

@@ -150,7 +150,7 @@ def randomization(seen: float, drawn: Float[np.ndarray, " samples"]) -> Differen
     """Test a difference against pseudo-systems with swapped answers.
 
     p is the share of trials whose absolute difference is at least as large as the observed one.
-    Ties matter: if a score counts few correct answers, many trials have the same difference.
+    Ties count: if a score counts few correct answers, many trials have exactly that difference.
     """
     return _tested(seen, np.abs(drawn), with_ties=True)
 
