@@ -1,1 +1,1 @@
-"""Merge adapters from files into a file, or into a base model, without loading a model."""
+"""Merge adapter files into one adapter, or into a base model, without loading a model."""

@@ -1,4 +1,4 @@
-"""Fold a merge of adapters into a full model, shard by shard, in bounded memory."""
+"""Fold a merge of adapters into a full model, shard by shard, with bounded memory."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ from adaptermix.models.files import (
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
-_ROWS = 1024  # rows of a weight that are in float32 at a time
+_ROWS = 1024  # rows of a weight that are converted to float32 at a time
 _OTHER_WEIGHTS = (
     *(".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".h5"),
     ".msgpack",
@@ -42,14 +42,14 @@ _OTHER_WEIGHTS = (
 def merge_into(
     paths: Sequence[Path], settings: MergeSettings, *, force: bool = False, dry_run: bool = False
 ) -> MergeReport:
-    """Write the base model with the merge of adapters added to its weights, as a model folder.
+    """Add the merge of adapters to the base model's weights, and write a model folder.
 
-    Every weight W becomes W + scaling B A, computed in float32 and rounded once, to the dtype of
-    the base; weights without an update are copied bit by bit.
+    Every weight W becomes W + scaling B A, computed in float32 and rounded once to the base
+    model's dtype. Weights without an update are copied bit for bit.
 
     Raises:
-        ConfigError: As ``merge``.
-        ArtifactError: As ``merge``, or a base model that the adapters do not fit.
+        ConfigError: As for ``merge``.
+        ArtifactError: As for ``merge``, or the adapters do not fit the base model.
     """
     if settings.out.suffix == ".safetensors":
         raise ConfigError(
@@ -95,7 +95,7 @@ def _with_notes(report: MergeReport, notes: Sequence[str]) -> MergeReport:
 
 
 def _notes_on_tokenizer(adapter: Adapter, base: Path) -> list[str]:
-    """Say that another vocabulary or chat template lies beside an adapter, and is not written."""
+    """Note that an adapter's own vocabulary or chat template differs and is not written."""
     folder = adapter.weights_path.parent
     own, there = _tokenizer_of(folder), _tokenizer_of(base)
     found = [what for what, value in own.items() if value and value != there.get(what)]
@@ -108,7 +108,7 @@ def _notes_on_tokenizer(adapter: Adapter, base: Path) -> list[str]:
 
 
 def _tokenizer_of(folder: Path) -> dict[str, Any]:
-    """Return vocabulary and chat template of a folder, where their files can be read."""
+    """Return a folder's vocabulary and chat template, if their files are readable."""
     found: dict[str, Any] = {}
     for name in ("tokenizer.json", "tokenizer_config.json"):
         try:
@@ -128,7 +128,7 @@ def _tokenizer_of(folder: Path) -> dict[str, Any]:
 
 
 def _in_float32(settings: MergeSettings) -> MergeSettings:
-    """The merge is not rounded before it is added; the result has the dtype of the base."""
+    """Keep the merge in float32, so that only the final sum is rounded to the base's dtype."""
     if settings.out_dtype:
         raise ConfigError("--out-dtype has no meaning with --into: the base's dtype is kept")
     return settings.model_copy(update={"out_dtype": "float32", "compact": True})
@@ -147,7 +147,7 @@ def _refuse_quantized(folder: Path) -> None:
 
 
 def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
-    """Refuse a base of the right shapes that the adapter was not trained on, where it says so."""
+    """Refuse a base of the right shapes if the adapter records that it was trained on another."""
     if adapter.is_of_other_base(own) and not settings.ignore_base:
         raise ArtifactError(
             f"{adapter.path} was trained on {adapter.base}, whose weights are not those of "
@@ -157,7 +157,7 @@ def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
 
 
 def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
-    """Check that the base has the weights that are replaced, and the biases that are added to."""
+    """Check that the base has the weights to replace and the biases to add to."""
     wanted = {name: spec.shape for name, (spec, _) in plan.saved().items()}
     wanted |= {
         f"{module}.bias": (spec.out_features,)
@@ -179,7 +179,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _refuse_tied(plan: MergePlan, base: str, model_type: str | None) -> None:
-    """An adapter changes the input embeddings alone; folded into tied ones it changes both ends."""
+    """Refuse updates of tied embeddings: folding would change the output embeddings as well."""
     saved = [name.rpartition(".")[0] for name in plan.saved()]
     for module in (*plan.specs, *saved):
         is_embedding = module in plan.specs and plan.specs[module].is_embedding
@@ -191,7 +191,7 @@ def _refuse_tied(plan: MergePlan, base: str, model_type: str | None) -> None:
 
 
 class _Expert(NamedTuple):
-    """An update that goes into a part of a weight."""
+    """An update of a part of an expert weight."""
 
     module: str
     place: Place
@@ -201,7 +201,7 @@ class _Expert(NamedTuple):
 def _experts(
     plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], model_type: str | None
 ) -> dict[str, list[_Expert]]:
-    """Return what goes into which weight of the experts that the adapters target as one."""
+    """Return the updates by expert weight, for experts that are targeted as one parameter."""
     found: dict[str, list[_Expert]] = {}
     for module, spec in plan.specs.items():
         if spec.experts < 2:
@@ -229,11 +229,11 @@ def _fold_shard(
     write_tensors(out, file.specs, folded, lambda: metadata)
 
 
-@np.errstate(over="ignore")  # of numbers too large, which are looked for at the end
+@np.errstate(over="ignore")  # overflow is checked at the end
 def _with_experts(
     file: TensorFile, name: str, experts: Sequence[_Expert], plan: MergePlan, tally: Tally
 ) -> np.ndarray:
-    """Return the weight of an expert, or of all of them, with their updates added."""
+    """Return the weight of one expert, or of all stacked experts, with the updates added."""
     weight = file.tensor(name)
     _refuse_integers(name, weight.dtype)
     folded = weight.copy()
@@ -245,7 +245,7 @@ def _with_experts(
     return _checked(name, folded)
 
 
-@np.errstate(over="ignore")  # of numbers too large, which are looked for at the end
+@np.errstate(over="ignore")  # overflow is checked at the end
 def _changed(
     file: TensorFile,
     name: str,
@@ -253,7 +253,7 @@ def _changed(
     plan: MergePlan,
     tally: Tally,
 ) -> np.ndarray:
-    """Return a weight as it is in the result: replaced, added to, or as it was."""
+    """Return a weight of the result: replaced, updated, or unchanged."""
     weight = file.tensor(name)
     if saved:
         weight = saved().astype(weight.dtype)
@@ -296,7 +296,7 @@ def _add(weight: np.ndarray, name: str, plan: MergePlan, tally: Tally) -> np.nda
 
 
 def fold(weight: np.ndarray, update: LoraUpdate) -> np.ndarray:
-    """Return W + scaling B A in W's dtype, summed in float32 or wider, some rows at a time.
+    """Return W + scaling B A in W's dtype, summed in float32 or wider, in blocks of rows.
 
     Args:
         weight: [out in].
@@ -311,7 +311,7 @@ def fold(weight: np.ndarray, update: LoraUpdate) -> np.ndarray:
 
 
 def fold_bias(bias: np.ndarray, update: LoraUpdate) -> np.ndarray:
-    """Return the bias plus scaling times that of the update, if it has one, in the bias' dtype."""
+    """Return the bias plus scaling times the update's bias, if any, in the bias's dtype."""
     if update.bias is None:
         return bias
     return (widened(bias) + update.scaling * widened(update.bias)).astype(bias.dtype)

@@ -1,4 +1,4 @@
-"""Merge adapters into one, adapter to adapter: no base model is loaded."""
+"""Merge adapters into one adapter, without loading the base model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,22 +22,21 @@ from adaptermix.version import __version__
 def merge(
     paths: Sequence[Path], settings: MergeSettings, *, force: bool = False, dry_run: bool = False
 ) -> MergeReport:
-    """Write the merge of adapters as one adapter.
+    """Merge adapters and write the result as one adapter.
 
-    With the default method the result's delta weight is, for every module, sum_i w_i delta_i,
-    where an adapter without the module counts as zero there: the reading of the paper's
-    "averaging their weights" that adds no cross terms. Its literal reading is the method
-    ``factor-average``.
+    With the default method, every module's delta weight is sum_i w_i delta_i, where an adapter
+    without the module counts as zero. This reads the paper's "averaging their weights" without
+    cross terms; the literal reading is the method ``factor-average``.
 
     Raises:
-        ConfigError: Another number of weights than adapters, or options that do not go together.
-        ArtifactError: A damaged adapter, one that is no plain LoRA, different base models or
-            shapes, an existing output.
+        ConfigError: The numbers of weights and adapters differ, or options contradict each other.
+        ArtifactError: An adapter is damaged or not a plain LoRA, base models or shapes differ,
+            or the output exists.
     """
     check_out(paths, settings.out, force)
     adapters = open_adapters(paths, settings)
     plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
-    plan.config()  # refuse what cannot be merged, on a dry run as well
+    plan.config()  # raises if the adapters cannot be merged, in a dry run too
     tally = Tally()
     if dry_run:
         plan.try_out(tally)
@@ -54,15 +53,15 @@ def write_merge(
     force: bool = False,
     found: Mapping[str, Any] | None = None,
 ) -> MergeReport:
-    """Carry a plan out.
+    """Execute a merge plan.
 
     Args:
-        plan: What to merge, and how.
-        settings: Where to, and what the report is to say.
-        tally: Counts what the method loses.
-        at: Where to write it for now, if the caller moves it to the settings' output.
+        plan: The merge to execute.
+        settings: Output path and the settings that the report repeats.
+        tally: Accumulates what the method loses.
+        at: Temporary path, if the caller moves the result to the settings' output itself.
         force: Replace an existing output.
-        found: More to keep with the result: what a search knows of it.
+        found: Additional fields of the record, such as the results of a search.
     """
 
     def record() -> dict[str, Any]:
@@ -82,7 +81,7 @@ def write_merge(
 
 
 def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
-    """Return what is kept with a result of how it was made."""
+    """Return the record of how a result was made, to store with it."""
     return {
         "adaptermix": __version__,
         "numpy": np.__version__,
@@ -98,13 +97,13 @@ def merge_record(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
 def merge_report(
     plan: MergePlan, settings: MergeSettings, tally: Tally, *, written: bool
 ) -> MergeReport:
-    """Sum a merge up.
+    """Summarize a merge.
 
     Args:
-        plan: What was merged, and how.
-        settings: Where to.
+        plan: The merge.
+        settings: Its settings, with the output path.
         tally: What the method lost.
-        written: Whether it was more than a dry run.
+        written: False for a dry run.
     """
     return MergeReport(
         out=str(settings.out),
@@ -132,7 +131,7 @@ def merge_report(
 
 
 def _notes(plan: MergePlan) -> list[str]:
-    """Name what is allowed and looks like a slip."""
+    """Return notes on inputs that are allowed but look like mistakes."""
     paths = [str(adapter.path) for adapter in plan.adapters]
     mixtures = [plan.weighting.weights, *(rule.weights for rule in plan.weighting.rules)]
     notes = [
@@ -161,7 +160,7 @@ def _notes(plan: MergePlan) -> list[str]:
 
 
 def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
-    """Refuse an output that exists, or that is, holds, or lies inside one of the inputs.
+    """Refuse an output that exists, or that equals, contains or is inside one of the inputs.
 
     Raises:
         ArtifactError: The output exists.
@@ -174,7 +173,7 @@ def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
             raise ConfigError(f"--out {out}: is one of the inputs")
         if new.is_relative_to(old):
             raise ConfigError(f"--out {out}: is inside the input {path}")
-        if old.is_relative_to(new):  # --force would take it along
+        if old.is_relative_to(new):  # --force would delete the input with it
             raise ConfigError(f"--out {out}: contains the input {path}")
     check_output(out, force)
 

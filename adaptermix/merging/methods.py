@@ -1,19 +1,19 @@
-"""What the published merge methods do to the updates of one layer.
+"""The published merge methods, applied to the updates of one layer.
 
-``exact`` adds delta weights. The others trade that sum for something they hope is better, and
-differ in what they look at:
+``exact`` adds delta weights. The others replace that sum by another combination, and differ in
+what they operate on:
 
     factors     factor-average, peft-linear (cross terms appear)
     cores       magnitude, ties, dare, dare-ties, della (entries), tsv, iso-c (singular values)
     right side  knots (entries of the joint right singular vectors)
 
 All work on the factors or on the lossless core of ``core_space``; none forms an out x in matrix.
-For methods that look at single entries the choice of bases matters: theirs are the singular
-vectors of the stacked factors, as in Core Space merging (Panariello et al. 2025).
+Methods that operate on single entries depend on the choice of bases. The bases here are the
+singular vectors of the stacked factors, as in Core Space merging (Panariello et al. 2025).
 
-A weight w_i multiplies update i in every method. The methods as published have one factor lambda
-for all N updates instead: those that end in a sum are had with weights of lambda, and those that
-end in a mean over the updates that agree (ties, dare-ties, della, knots) with lambda / N.
+In every method, the weight w_i multiplies update i. The published methods have one factor lambda
+for all N updates instead. To reproduce them, use weights of lambda for methods that end in a sum,
+and lambda / N for those that end in a mean over agreeing updates (ties, dare-ties, della, knots).
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
     Cores = Float[np.ndarray, "updates left right"]
 
 
-FACTOR_METHODS = ("factor-average", "peft-linear")  # they add factors of one rank
-SAME = 1e-6  # relative difference of sizes that rounding can explain
+FACTOR_METHODS = ("factor-average", "peft-linear")  # these add factors of equal rank
+SAME = 1e-6  # relative difference of magnitudes that rounding can explain
 
 
 class Merged(NamedTuple):
-    """A merged update, and what the method did to the exact weighted sum.
+    """A merged update, and how it deviates from the exact weighted sum.
 
     Attributes:
-        update: The result.
+        update: The merged update.
         sum_energy: Squared Frobenius norm of the exact weighted sum of delta weights.
         lost_energy: Squared Frobenius norm of the difference between the result and that sum.
-        cross_energy: The same of the cross terms B_i A_j alone, for methods that make them.
+        cross_energy: Squared Frobenius norm of the cross terms B_i A_j, if the method has any.
     """
 
     update: LoraUpdate
@@ -73,15 +73,15 @@ class Merged(NamedTuple):
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What the methods may be told.
+    """Options of the merge methods.
 
     Attributes:
-        rank: Rank of the result, or None for the largest the method can give; peft-svd then keeps
-            the largest rank of an update, as PEFT does.
+        rank: Rank of the result, or None for the largest that the method can give. For peft-svd,
+            None means the largest rank of the updates, as in PEFT.
         density: Share of entries that magnitude, ties, dare, dare-ties, della and knots keep.
-        epsilon: Width of the window around ``density`` over which della spreads its shares.
-        isotropic: Replace the singular values of the result by their mean; with ``rank``, of
-            those that are kept.
+        epsilon: Width of the interval around ``density`` for della's keep probabilities.
+        isotropic: Replace the result's singular values by their mean; with ``rank``, by the mean
+            of the kept ones.
     """
 
     rank: int | None = None
@@ -93,13 +93,13 @@ class MethodOptions:
 def merged_rank(
     method: str, ranks: Sequence[int], shape: tuple[int, int], options: MethodOptions
 ) -> int:
-    """Return the rank of the result, known before any factor is read.
+    """Return the rank of the result, without reading any factor.
 
     Args:
-        method: Its name.
-        ranks: Ranks of the updates that take part.
+        method: Name of the method.
+        ranks: Ranks of the updates.
         shape: Rows and columns of the delta weight.
-        options: The rank asked for.
+        options: Options with the requested rank.
     """
     if method in FACTOR_METHODS:
         full = max(ranks)
@@ -112,7 +112,7 @@ def merged_rank(
 
 
 def is_plain_sum(method: str, options: MethodOptions) -> bool:
-    """Whether factors are only put side by side: an exact sum of which nothing more is asked."""
+    """Whether the merge only concatenates factors: an exact sum without truncation."""
     return method in ("exact", "peft-cat") and options.rank is None and not options.isotropic
 
 
@@ -125,15 +125,15 @@ def merge_updates(
 ) -> Merged:
     """Merge the updates of one layer.
 
-    An exact sum of which nothing more is asked (``is_plain_sum``) needs no factor changed, and is
-    made where adapters are read; here it comes out right too, in other factors.
+    Plain sums (``is_plain_sum``) are normally concatenated by the caller, which leaves the
+    factors as they are. This function merges them correctly too, but with different factors.
 
     Args:
         method: Name of a method.
         updates: One or more updates of equal shape.
         weights: One weight per update, none of them 0.
-        options: Rank, density and the like.
-        seed: Seed of what the random methods draw.
+        options: Options of the method.
+        seed: Seed of the random methods.
     """
     if method in FACTOR_METHODS:
         return _with_cross_terms(method, updates, weights)
@@ -148,7 +148,7 @@ def merge_updates(
     core = _CORE_METHODS[method](space.cores, weights, options, seed)
     isotropic = options.isotropic or method == "iso-c"
     left, right = truncate(core, rank, isotropic=isotropic)
-    # The bases are orthonormal, so energies of cores are energies of delta weights.
+    # The bases are orthonormal, so cores and delta weights have the same energies.
     lost = _energy(left @ right.T - exact)
     return Merged(update_in(space, left, right, dtype, bias), _energy(exact), lost)
 
@@ -160,7 +160,7 @@ def _energy(matrix: np.ndarray) -> float:
 def _with_cross_terms(
     method: str, updates: Sequence[LoraUpdate], weights: Sequence[float]
 ) -> Merged:
-    """Add factors, and measure what that adds to, and takes from, the sum of updates."""
+    """Add factors, and measure the deviation from the exact sum and the cross terms."""
     scales = [weight * update.scaling for update, weight in zip(updates, weights, strict=True)]
     if method == "factor-average":
         weights_a, weights_b = list(weights), scales
@@ -169,7 +169,7 @@ def _with_cross_terms(
         weights_a = [math.copysign(root, s) for root, s in zip(weights_b, scales, strict=True)]
     merged = add_factors(updates, weights_a, weights_b)
     bias = weighted_bias(updates, weights, merged.a.dtype)
-    # What the product of sums holds of every B_i A_j, and what the exact sum holds.
+    # Coefficients of every B_i A_j in the product of sums, and in the exact sum.
     held = np.outer(weights_b, weights_a)
     exact = np.diag(scales)
     energy = partial(_energy_of_products, *_gram_matrices(updates), updates[0].rank)
@@ -182,7 +182,7 @@ def _with_cross_terms(
 
 
 def _gram_matrices(updates: Sequence[LoraUpdate]) -> tuple[np.ndarray, np.ndarray]:
-    """Return B^T B and A A^T of all factors side by side, in float64."""
+    """Return B^T B and A A^T of the concatenated factors, in float64."""
     b = np.concatenate([update.b.astype(np.float64) for update in updates], axis=1)
     a = np.concatenate([update.a.astype(np.float64) for update in updates])
     return b.T @ b, a @ a.T
@@ -200,16 +200,16 @@ def _energy_of_products(
 
 
 def _distance(one: LoraUpdate, other: LoraUpdate) -> float:
-    """Squared Frobenius norm of the difference of two delta weights."""
+    """Return the squared Frobenius norm of the difference of two delta weights."""
     cross = inner_product(one, other)
     return max(0.0, norm(one) ** 2 - 2 * cross + norm(other) ** 2)
 
 
 def keep_largest(values: np.ndarray, density: float) -> np.ndarray:
-    """Zero all but the share ``density`` of the entries that is largest in magnitude.
+    """Keep the share ``density`` of entries with the largest magnitude, and zero the others.
 
-    The count is rounded down as in PEFT, but is at least 1; entries equal to the smallest one
-    kept, up to rounding, are all kept: rows of an orthogonal matrix often have such twins.
+    The count is rounded down as in PEFT, but is at least 1. Entries equal to the smallest kept
+    entry, up to rounding, are kept too: rows of an orthogonal matrix often have such ties.
     """
     sizes = np.abs(values)
     left_out = values.size - max(1, int(density * values.size))
@@ -220,13 +220,13 @@ def keep_largest(values: np.ndarray, density: float) -> np.ndarray:
 
 
 def drop_and_rescale(values: np.ndarray, density: np.ndarray | float, seed: int) -> np.ndarray:
-    """Keep each entry with probability ``density`` and divide it by that (DARE, Yu et al. 2024)."""
+    """Keep entries with probability ``density`` and divide them by it (DARE, Yu et al. 2024)."""
     drawn = np.random.Generator(np.random.PCG64(seed)).random(values.shape)
     return np.where(drawn < density, values / density, 0)
 
 
 def magnitude_density(values: np.ndarray, density: float, epsilon: float) -> np.ndarray:
-    """Return DELLA's probability of keeping each entry (MagPrune, Deep et al. 2024).
+    """Return DELLA's keep probability of each entry (MagPrune, Deep et al. 2024).
 
     Within each row, probabilities rise linearly with the rank of the magnitude, from
     ``density - epsilon / 2`` for the smallest entry to ``density + epsilon / 2`` for the largest.
@@ -239,14 +239,15 @@ def magnitude_density(values: np.ndarray, density: float, epsilon: float) -> np.
 def elect_and_merge(
     values: Float[np.ndarray, "updates rows columns"], weights: Sequence[float]
 ) -> np.ndarray:
-    """Average, entry by entry, the updates whose sign wins (TIES, Yadav et al. 2023).
+    """Average, entry by entry, the updates with the elected sign (TIES, Yadav et al. 2023).
 
-    The sign of an entry is that of the weighted sum. The result is the weighted mean of the
-    weighted updates that have that sign, times the sum of all weights' sizes: where all agree it
-    is their weighted sum, where one differs the others take its share. With equal weights of
-    lambda / N it is the paper's lambda times the disjoint mean.
+    The elected sign of an entry is that of the weighted sum. The result is the sum of the
+    weighted updates with that sign, divided by the sum of their weights' magnitudes and times
+    the sum of all weights' magnitudes. If all updates agree, it is their weighted sum; if one
+    disagrees, the others take its share. With equal weights of lambda / N, the result is the
+    paper's lambda times the disjoint mean.
 
-    Entries that are zero, cut away or never there, have no sign and take no part.
+    Zero entries, trimmed or not, have no sign and are ignored.
     """
     factors = np.asarray(weights, values.dtype)[:, None, None]
     signed = values * factors  # w_i t_i
@@ -291,10 +292,10 @@ def _della(cores: Cores, weights: Sequence[float], options: MethodOptions, seed:
 def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> np.ndarray:
     """Task singular vectors, decorrelated (TSV-M, Gargiulo et al. 2025).
 
-    The singular vectors of all updates are put side by side and replaced by the nearest
-    orthonormal ones (the polar factor); each keeps its singular value times its update's weight.
-    An update has no more directions than its rank, so none is dropped. Directions that the
-    updates share have no nearest orthonormal pair; there the polar factor is taken on the span.
+    The singular vectors of all updates are concatenated and replaced by the nearest orthonormal
+    ones (the polar factor). Each keeps its singular value times its update's weight. No direction
+    is dropped, because an update has only as many as its rank. Directions shared by updates have
+    no nearest orthonormal pair; the polar factor is taken on their span.
     """
     lefts, rights, values = [], [], []
     for core, weight in zip(cores, weights, strict=True):
@@ -338,10 +339,10 @@ def _knots(
     dtype: np.dtype,
     bias: np.ndarray | None,
 ) -> Merged:
-    """TIES on the right sides of a joint SVD (KnOTS, Stoica et al. 2025).
+    """TIES on the right singular vectors of a joint SVD (KnOTS, Stoica et al. 2025).
 
-    [delta_1 ... delta_N] = U S [V_1^T ... V_N^T] gives all updates one left basis; the V_i^T,
-    R x in, are trimmed and merged as in TIES, and U S times the result is the merged update.
+    [delta_1 ... delta_N] = U S [V_1^T ... V_N^T] gives all updates a common left basis. The V_i^T
+    (R x in) are trimmed and merged as in TIES, and U S times the result is the merged update.
     """
     joint = np.concatenate(space.cores, axis=1)  # [left, updates x right]
     u, values, vt = np.linalg.svd(joint, full_matrices=False)
@@ -354,7 +355,7 @@ def _knots(
     b = space.left.columns(u * values)  # [out, R]
     exact = weighted_sum(full, weights)  # [R, in]
     update = LoraUpdate(merged, b, 1.0)
-    # U is orthonormal: the energy of U S X is that of S X.
+    # U is orthonormal, so U S X and S X have the same energy.
     energy, lost = (
         float(np.square(values) @ np.square(x).sum(axis=1)) for x in (exact, merged - exact)
     )

@@ -1,7 +1,7 @@
-"""A merge before it is made: its sources, its weights, and the shape of its result.
+"""The plan of a merge: its sources, its weights, and the shapes of its result.
 
-A merge is planned from the files' headers, which tells every shape of the result; then modules
-are read and merged one at a time.
+A merge is planned from the files' headers, which determine every shape of the result. Modules are
+then read and merged one at a time.
 """
 
 import hashlib
@@ -57,37 +57,37 @@ from adaptermix.settings.merging import MergeSettings
 
 @dataclass
 class Tally:
-    """What is counted while modules are merged."""
+    """Energies summed over the merged modules."""
 
     sum_energy: float = 0.0
     lost_energy: float = 0.0
     cross_energy: float = 0.0
 
     def add(self, merged: Merged) -> None:
-        """Count one module."""
+        """Add the energies of one module."""
         self.sum_energy += merged.sum_energy
         self.lost_energy += merged.lost_energy
         self.cross_energy += merged.cross_energy
 
     def relative(self, energy: float) -> float:
-        """Return an energy relative to that of the exact sum."""
+        """Return an energy relative to the exact sum's energy."""
         return energy / self.sum_energy if self.sum_energy else 0.0
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A merge that was checked, and whose result's shapes are known; nothing is merged yet.
+    """A checked merge with known result shapes; nothing is merged yet.
 
     Attributes:
-        adapters: The sources, with one naming of modules.
-        base: The base model they share, where they say so.
+        adapters: The source adapters, with consistent module names.
+        base: Their common base model, if an adapter names it.
         weighting: Weights, rules included.
-        weights: For every module of the result, one weight per adapter.
-        specs: For every module of the result, what its update will be.
+        weights: One weight per adapter, by module of the result.
+        specs: Description of the merged update, by module of the result.
         method: Name of the method.
-        options: What the method is told.
+        options: Options of the method.
         seed: Seed of the random methods.
-        base_weight: Reads a weight of the base model, where the result is a full model.
+        base_weight: Reads a weight of the base model; only set if the result is a full model.
     """
 
     adapters: list[Adapter]
@@ -101,20 +101,20 @@ class MergePlan:
     base_weight: BaseWeight | None = None
 
     def updates(self, tally: Tally) -> Iterator[LoraUpdate]:
-        """Read and merge module by module, in the order of ``specs``, and add to the counts."""
+        """Read and merge module by module, in the order of ``specs``, and update the tally."""
         return (self.update(module, tally) for module in self.specs)
 
     def try_out(self, tally: Tally) -> None:
-        """Merge everything, and keep nothing but the counts."""
+        """Merge everything, and keep only the tally."""
         for _ in self.updates(tally):
             pass
 
-    @np.errstate(over="ignore")  # of numbers too large, which are looked for at the end
+    @np.errstate(over="ignore")  # overflow is checked at the end
     def update(self, module: str, tally: Tally) -> LoraUpdate:
-        """Read and merge one module, and add to the counts.
+        """Read and merge one module, and update the tally.
 
         Raises:
-            ArtifactError: NaN or infinity in a source, or too large a sum.
+            ArtifactError: A source has NaN or infinity, or the sum is too large for the dtype.
         """
         spec, sources = self.specs[module], self._sources(module)
         weights = [weight for _, weight in sources]
@@ -137,18 +137,18 @@ class MergePlan:
         return _with_bias(_padded(update, spec.rank), spec)
 
     def _sources(self, module: str) -> list[tuple[Adapter, float]]:
-        """Return the adapters that take part in a module, with their weights."""
+        """Return the adapters that contribute to a module, with their weights."""
         weighted = zip(self.adapters, self.weights[module], strict=True)
         return [(adapter, w) for adapter, w in weighted if w and module in adapter.factors]
 
     @cached_property
     def is_sum(self) -> bool:
-        """Whether factors are only put side by side."""
+        """Whether the merge only concatenates factors."""
         return is_plain_sum(self.method, self.options)
 
     @cached_property
     def inactive(self) -> list[int]:
-        """In how many modules of the result each adapter does nothing: absent, or B is zero."""
+        """By adapter, the number of result modules where it is absent or its B is zero."""
         return [
             sum(not (m in adapter.factors and adapter.is_active(m)) for m in self.specs)
             for adapter in self.adapters
@@ -158,7 +158,8 @@ class MergePlan:
         """Return the PEFT config of the result.
 
         Raises:
-            ArtifactError: Whole weights that are not merged, or beside an update of their module.
+            ArtifactError: Whole weights cannot be merged, or a module has both a whole weight and
+                an update.
         """
         config = describe_config(self.specs, self.base, self._covers_all_layers())
         saved = self.saved()
@@ -177,20 +178,20 @@ class MergePlan:
         config["modules_to_save"] = sorted(kept) or None
         config["fan_in_fan_out"] = self.is_transposed
         tasks = {a.config.get("task_type", config["task_type"]) for a in self.adapters}
-        if len(tasks) == 1:  # one of the bare decoder is loaded onto it, not onto an LM head
+        if len(tasks) == 1:  # PEFT loads an adapter of a bare decoder without the LM head
             config["task_type"] = tasks.pop()
         return config
 
     @property
     def is_transposed(self) -> bool:
-        """Whether the base stores its weights as in x out (``fan_in_fan_out``), as GPT-2 does."""
+        """Whether the base stores weights as in x out (``fan_in_fan_out``), like GPT-2."""
         return any(adapter.config.get("fan_in_fan_out") for adapter in self.adapters)
 
     def saved(self) -> dict[str, tuple[TensorSpec, Callable[[], np.ndarray]]]:
-        """Return the whole weights of the result, where the sources' or the base model's tell them.
+        """Return the whole weights of the result, from the sources or the base model.
 
         Raises:
-            ArtifactError: Naming the first weight for which it is not.
+            ArtifactError: A weight cannot be determined; the error names the first one.
         """
         saved = {}
         for name in dict.fromkeys(name for adapter in self.adapters for name in adapter.saved):
@@ -201,11 +202,11 @@ class MergePlan:
         return saved
 
     def brings_bias(self, module: str) -> bool:
-        """Whether a source has a bias there; zeros may stand in where PEFT wants one."""
+        """Whether a source has a bias for the module, not just the zeros added for PEFT."""
         return any(adapter.factors[module].bias for adapter, _ in self._sources(module))
 
     def _covers_all_layers(self) -> bool:
-        """Whether the result has the modules of one adapter whose config means all layers."""
+        """Whether the result has the same modules as an adapter whose config targets all layers."""
         return any(
             _means_all_layers(adapter.config) and set(adapter.factors) == set(self.specs)
             for adapter in self.adapters
@@ -213,7 +214,7 @@ class MergePlan:
 
 
 def _means_all_layers(config: Mapping[str, Any]) -> bool:
-    """Whether the targets are bare names such as ``q_proj``, in no layer more than in another."""
+    """Whether the targets are bare names such as ``q_proj``, for all layers alike."""
     targets = config.get("target_modules")
     names_none = isinstance(targets, list) and all(layer_of(target) is None for target in targets)
     chosen = config.get("layers_to_transform") is not None or config.get("exclude_modules")
@@ -221,13 +222,13 @@ def _means_all_layers(config: Mapping[str, Any]) -> bool:
 
 
 def _sum(updates: Sequence[LoraUpdate], weights: Sequence[float], spec: UpdateSpec) -> LoraUpdate:
-    """Put factors side by side: the weighted sum of delta weights, exactly.
+    """Concatenate factors, which is the exact weighted sum of delta weights.
 
     sum_i w_i s_i B_i A_i = s [f_1 B_1 ... f_n B_n] [A_1; ...; A_n] with f_i = w_i s_i / s: no
-    product is formed, and the ranks add up. s is ``sum_scaling`` and positive, as PEFT's
-    alpha / rank is, so that the factors of the update that counts most stay the same to the last
-    bit (but for the sign of B, which takes that of the weight). The others' B is computed in
-    float32 or wider and rounded once.
+    product is formed, and the ranks add up. s is ``sum_scaling``, which is positive like PEFT's
+    alpha / rank. It is chosen so that the factors of the update with the largest weight stay
+    bit-identical (except for B's sign, which is the weight's). The other Bs are computed in float32
+    or wider and rounded once.
     """
     b = [
         scaled(update.b, weight * update.scaling / spec.scaling, spec.dtype)
@@ -239,7 +240,7 @@ def _sum(updates: Sequence[LoraUpdate], weights: Sequence[float], spec: UpdateSp
 
 
 def _padded(update: LoraUpdate, rank: int) -> LoraUpdate:
-    """Add rows of zeros to A and columns of zeros to B; neither changes the delta weight."""
+    """Pad A with zero rows and B with zero columns, which does not change the delta weight."""
     missing = rank - update.rank
     if not missing:
         return update
@@ -248,7 +249,7 @@ def _padded(update: LoraUpdate, rank: int) -> LoraUpdate:
 
 
 def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
-    """PEFT wants a bias in all modules or in none."""
+    """Add a zero bias if needed, because PEFT expects a bias in all modules or in none."""
     if not spec.has_bias or update.bias is not None:
         return update
     bias = np.zeros(spec.out_features, spec.dtype)
@@ -256,16 +257,16 @@ def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
 
 
 def _module_seed(seed: int, module: str) -> int:
-    """Seed each module by its name, so that the order of modules does not matter."""
+    """Derive a seed from the module's name, so that the order of modules does not matter."""
     digest = hashlib.sha256(f"{seed}:{module}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % 2**63
 
 
 def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapter]:
-    """Open the adapters to merge, and give their modules the same names.
+    """Open the adapters to merge, and make their module names consistent.
 
     Raises:
-        ArtifactError: A damaged adapter, or different base models.
+        ArtifactError: An adapter is damaged, or the base models differ.
     """
     adapters = [
         read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha) for path in paths
@@ -278,10 +279,10 @@ def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapte
 
 
 def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
-    """Return the weights that the settings give to a number of adapters.
+    """Return the weights from the settings for a number of adapters.
 
     Raises:
-        ConfigError: Too few or too many weights, all of them zero, or an unreadable file.
+        ConfigError: There are too few or too many weights, or the weights file is invalid.
     """
     if settings.weights_file is not None:
         return read_weighting(settings.weights_file, adapters)
@@ -300,12 +301,12 @@ def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
 def plan_merge(
     adapters: Sequence[Adapter], weighting: Weighting, settings: MergeSettings
 ) -> MergePlan:
-    """Work out the modules, weights and shapes of a merge from the files' headers.
+    """Plan the modules, weights and shapes of a merge from the files' headers.
 
     Raises:
-        ConfigError: Weights that are all zero, a rule that matches nothing, or options that do
-            not go together.
-        ArtifactError: Modules that differ in shape, or in rank where the method needs one rank.
+        ConfigError: All weights are zero, a rule matches nothing, or options contradict each
+            other.
+        ArtifactError: Modules differ in shape, or in rank if the method needs equal ranks.
     """
     options = MethodOptions(settings.rank, settings.density, settings.epsilon, settings.isotropic)
     weights: dict[str, tuple[float, ...]] = {}
@@ -313,7 +314,7 @@ def plan_merge(
     names = sorted({module for adapter in adapters for module in adapter.modules}, key=_end_first)
     _refuse_idle_rules(weighting, names)
     has_bias = any(tensors.bias for adapter in adapters for tensors in adapter.factors.values())
-    kinds: dict[tuple[Any, Any], list[str]] = {}  # the layers of a model are of few
+    kinds: dict[tuple[Any, Any], list[str]] = {}  # groups equal layers: most models have few kinds
     for module in names:
         own = _module_weights(module, adapters, weighting, settings.inactive)
         parts = tuple([a.spec(module) if module in a.factors else None for a in adapters])
@@ -350,10 +351,10 @@ def plan_merge(
 
 
 def _with_one_rank(specs: Mapping[str, UpdateSpec]) -> dict[str, UpdateSpec]:
-    """Give all updates one rank and one scaling, if they have not, for every loader to read.
+    """Give all updates the same rank and scaling, which every loader can read.
 
-    Scalings then become 1 and are multiplied into B. With float16, which loses digits of small
-    numbers, they become the largest of them instead.
+    If they differ, the scaling becomes 1, and the old ones are multiplied into B. With float16,
+    which loses precision for small numbers, it becomes the largest of them instead.
     """
     if len({(spec.rank, spec.scaling) for spec in specs.values()}) == 1:
         return dict(specs)
@@ -364,12 +365,12 @@ def _with_one_rank(specs: Mapping[str, UpdateSpec]) -> dict[str, UpdateSpec]:
 
 
 def _end_first(module: str) -> tuple[str, str]:
-    """Return the key that sorts modules by what they are, and then by name: a result's order."""
+    """Return the sort key of a result's modules: the last part of the name, then the name."""
     return module.rpartition(".")[2], module
 
 
 def _refuse_idle_rules(weighting: Weighting, modules: Sequence[str]) -> None:
-    """A rule that speaks of no module is a slip, and would be silent."""
+    """Refuse rules that match no module; otherwise the mistake would go unnoticed."""
     for number, rule in enumerate(weighting.rules, start=1):
         if not any(rule.matches(module) for module in modules):
             ends = [end(modules, key=layer_then_name) for end in (min, max)]
@@ -382,7 +383,7 @@ def _refuse_idle_rules(weighting: Weighting, modules: Sequence[str]) -> None:
 def _module_weights(
     module: str, adapters: Sequence[Adapter], weighting: Weighting, inactive: str
 ) -> tuple[float, ...]:
-    """Return the weights in one module; with ``keep``, only those that are active there share."""
+    """Return a module's weights; with ``keep``, they are normalized over its active adapters."""
     weights = weighting.of(module)
     if inactive == "average":
         return weights
@@ -410,7 +411,7 @@ def _plan_module(
     options: MethodOptions,
     has_bias: bool,
 ) -> UpdateSpec:
-    """Return what the merge of updates will be; None stands for an adapter without the module."""
+    """Describe a module's merged update; None stands for an adapter without the module."""
     check_shapes(module, adapters, [spec for spec in parts if spec])
     kept = [(spec, w) for spec, w in zip(parts, weights, strict=True) if spec and w]
     ranks = [spec.rank for spec, _ in kept]
@@ -439,7 +440,7 @@ def _plan_module(
         dtype=dtype,
         has_bias=has_bias,
         is_embedding=first.is_embedding,
-        experts=min(spec.experts for spec, _ in kept),  # who targets the module knows it as one
+        experts=min(spec.experts for spec, _ in kept),  # a module if an adapter targets it as one
     )
 
 

@@ -1,4 +1,4 @@
-"""What a merge returns, and how it looks."""
+"""The report of a merge, and how it is shown."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from adaptermix.tables import Table, View, noted
 
 
 def merge_view(report: "MergeReport") -> View:
-    """Show what was merged from what."""
+    """Show the sources, weights and result of a merge."""
     columns = ["adapter", "weight", "rank", "modules"]
     rows = [[s.path, f"{s.weight:.6g}", str(s.rank), str(s.modules)] for s in report.sources]
     line = (
@@ -43,15 +43,15 @@ def merge_view(report: "MergeReport") -> View:
 
 @dataclass(frozen=True)
 class MergeSource:
-    """One adapter that went into a merge.
+    """One source adapter of a merge.
 
     Attributes:
-        path: Where it was.
-        blake3: Hash of its tensors' file.
-        weight: Its weight where no rule of a weights file says otherwise.
+        path: Path of the adapter.
+        blake3: BLAKE3 hash of its tensor file.
+        weight: Its weight in modules that no rule of a weights file matches.
         rank: Rank in its config.
         modules: Number of modules it updates.
-        inactive: Modules of the result in which it does nothing: absent, or B is zero.
+        inactive: Number of result modules where it is absent or its B is zero.
     """
 
     path: str
@@ -64,21 +64,21 @@ class MergeSource:
 
 @dataclass(frozen=True)
 class MergeReport(Report):
-    """What was merged into what, and what the method made of the exact weighted sum.
+    """The sources and result of a merge, and its deviation from the exact weighted sum.
 
     Attributes:
-        out: The output.
+        out: Path of the output.
         method: Name of the method.
         sources: The adapters, in order.
         weighting: Weights, rules included.
         rank: Largest rank of the result.
-        modules: Number of modules that it updates.
+        modules: Number of modules that the result updates.
         relative_error: Frobenius norm of the difference to the exact weighted sum of delta
             weights, over all modules, relative to that sum's norm.
-        cross_term_energy: Squared norm of the cross terms B_i A_j relative to that of the sum.
+        cross_term_energy: Squared norm of the cross terms B_i A_j relative to the exact sum's.
         inactive: ``keep`` or ``average``.
         written: False for a dry run.
-        notes: What looks like a slip.
+        notes: Inputs that look like mistakes.
     """
 
     out: str

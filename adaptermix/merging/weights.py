@@ -1,18 +1,18 @@
-"""How much of each adapter goes into each module of a merge.
+"""The weight of each adapter in each module of a merge.
 
-One weight per adapter everywhere, or a file with rules for layers and modules:
+Either one weight per adapter for all modules, or a file with rules for layers and modules:
 
-    weights = [0.9, 0.1]        # where no rule says otherwise
+    weights = [0.9, 0.1]        # for modules that no rule matches
 
     [[rule]]
     layers = "0-15"             # also "3", or "0-3,8"
     weights = [0.8, 0.2]
 
     [[rule]]
-    modules = "mlp"             # a regular expression, searched in the module's name
+    modules = "mlp"             # a regular expression to search in the module's name
     weights = [1.0, 0.0]
 
-Of several rules that match a module, the last one decides.
+If several rules match a module, the last one applies.
 """
 
 import re
@@ -28,7 +28,7 @@ from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.files.toml import read_toml
 
-_MOST_LAYERS = 100_000  # beyond it is a slip, and a set of them would fill the memory
+_MOST_LAYERS = 100_000  # larger numbers are mistakes, and a set of them would fill the memory
 _LARGEST = sys.float_info.max
 _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 
@@ -39,8 +39,8 @@ class Rule:
 
     Attributes:
         weights: One per adapter.
-        layers: Indices of decoder blocks, or None for all modules, those outside blocks included.
-        modules: Regular expression, or None for all.
+        layers: Indices of decoder blocks, or None for all modules, including those outside blocks.
+        modules: Regular expression, or None for all modules.
     """
 
     weights: tuple[float, ...]
@@ -48,7 +48,7 @@ class Rule:
     modules: str | None = None
 
     def matches(self, module: str) -> bool:
-        """Whether the rule speaks of a module."""
+        """Whether the rule matches a module."""
         if self.layers is not None and layer_of(module) not in self.layers:
             return False
         return self.modules is None or re.search(self.modules, module) is not None
@@ -56,13 +56,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Weighting:
-    """Weights of the adapters, module by module."""
+    """Weights of the adapters, by module."""
 
     weights: tuple[float, ...]
     rules: tuple[Rule, ...] = field(default=())
 
     def of(self, module: str) -> tuple[float, ...]:
-        """Return one weight per adapter for a module."""
+        """Return a module's weights, one per adapter."""
         matching = [rule.weights for rule in self.rules if rule.matches(module)]
         return matching[-1] if matching else self.weights
 
@@ -79,7 +79,7 @@ class Weighting:
         return {"weights": list(self.weights), **({"rules": rules} if rules else {})}
 
     def as_toml(self) -> str:
-        """Return the file that ``read_weighting`` reads as this weighting."""
+        """Return the weighting as a TOML file for ``read_weighting``."""
         content = self.as_record()
         for rule in content.get("rules", ()):
             if "layers" in rule:
@@ -88,15 +88,15 @@ class Weighting:
 
 
 def read_weighting(path: Path, adapters: int) -> Weighting:
-    """Read a file of weights.
+    """Read a weights file.
 
     Args:
-        path: TOML, as in the head of this module.
+        path: TOML file, as described at the top of this module.
         adapters: Number of adapters to merge.
 
     Raises:
-        ConfigError: No such file, an unknown key, weights that are no numbers or too few; with
-            file and line.
+        ConfigError: The file does not exist, a key is unknown, or weights are not numbers or
+            too few. The message names file and line.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="check --weights-file")
@@ -108,7 +108,7 @@ def read_weighting(path: Path, adapters: int) -> Weighting:
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise top.mistake("rule", "rules are written as [[rule]]")
     headers = [n for n, line in enumerate(lines, 1) if re.match(r"\s*\[\[\s*rule\s*\]\]", line)]
-    if len(headers) != len(rules):  # written in another way, such as inline tables
+    if len(headers) != len(rules):  # other notations, such as inline tables
         headers = [0] * len(rules)
     tables = (_Table(path, rule, lines, at) for at, rule in zip(headers, rules, strict=True))
     return Weighting(top.weights(adapters), tuple(table.rule(adapters) for table in tables))
@@ -116,15 +116,15 @@ def read_weighting(path: Path, adapters: int) -> Weighting:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of the file, and where it stands in it."""
+    """A table of the file and its position."""
 
     path: Path
     values: Mapping[str, Any]
     lines: Sequence[str]
-    header: int  # number of the line with its name; 0 for the top of the file
+    header: int  # line number of its header; 0 for the top of the file
 
     def mistake(self, key: str, message: str, hint: str | None = None) -> ConfigError:
-        """Return an error that names the line of a key, or that of the table without it."""
+        """Return an error with the line of a key, or of the table if the key is missing."""
         number = max(1, self.header)
         for at, line in enumerate(self.lines[self.header :], self.header + 1):
             if re.match(r"\s*\[", line):

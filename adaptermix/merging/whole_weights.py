@@ -10,13 +10,13 @@ from adaptermix.adapters.deltas import is_finite, widened, wider
 from adaptermix.errors import ArtifactError
 from adaptermix.files.tensors import TensorSpec
 
-BaseWeight = Callable[[str], np.ndarray]  # the weight of the base model that has a name
+BaseWeight = Callable[[str], np.ndarray]  # reads a weight of the base model by name
 
 
 def saved_weight(
     name: str, parts: Sequence[tuple[Adapter, float]], base: BaseWeight | None
 ) -> tuple[TensorSpec, Callable[[], np.ndarray]]:
-    """A whole weight is W_0 + delta_i: its weighted sum needs W_0, or weights that add up to 1."""
+    """Merge a whole weight W_0 + delta_i, which needs W_0 or weights that add up to 1."""
     holders = [adapter for adapter, _ in parts if name in adapter.saved]
     frozen = _frozen_copy(name, holders)
     if frozen and base is None:  # nothing was added to W_0
@@ -43,7 +43,7 @@ def saved_weight(
 
 
 def _frozen_copy(name: str, holders: Sequence[Adapter]) -> Adapter | None:
-    """Return the adapter with the widest copy of a base weight, where all have copies of one."""
+    """Return the adapter with the widest dtype if all hold copies of one base weight."""
     if not all(holder.is_frozen(name) for holder in holders):
         return None
     widest = max(holders, key=lambda holder: holder.saved_spec(name).dtype.itemsize)
@@ -53,16 +53,16 @@ def _frozen_copy(name: str, holders: Sequence[Adapter]) -> Adapter | None:
 
 
 def _is_copy(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two tensors are the same, but for the rounding of one to the other's dtype."""
+    """Whether two tensors are equal up to rounding to one of their dtypes."""
     narrow, wide = sorted((one, other), key=lambda tensor: tensor.dtype.itemsize)
     return np.array_equal(wide.astype(narrow.dtype), narrow)
 
 
 def _on_base(parts: Sequence[tuple[Adapter, float]], name: str, base: BaseWeight) -> np.ndarray:
-    """Return W_0 + sum_i w_i (W_i - W_0); an adapter without the weight has nothing to add."""
+    """Return W_0 + sum_i w_i (W_i - W_0); adapters without the weight add nothing."""
     start = base(name)
     weight = widened(start)
-    with np.errstate(over="ignore"):  # the caller looks for numbers too large
+    with np.errstate(over="ignore"):  # the caller checks for overflow
         for adapter, share in parts:
             own = adapter.saved_weight(name)
             if not (adapter.is_frozen(name) and _is_copy(own, start)):
