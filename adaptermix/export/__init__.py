@@ -1,1 +1,1 @@
-"""Adapters in the formats of other programs."""
+"""Export adapters to the formats of other programs."""

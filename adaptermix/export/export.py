@@ -1,7 +1,7 @@
-"""Write an adapter for programs that do not read PEFT's: llama.cpp and Ollama, or mlx-lm.
+"""Export an adapter for programs that do not read PEFT's format: llama.cpp, Ollama and mlx-lm.
 
-No weights of the base model are needed. Its config tells how many blocks it has, and how llama.cpp
-calls its architecture.
+The base model's weights are not needed. Its config gives the number of blocks, and the name of its
+architecture in llama.cpp.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ _DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPE
 def export(
     paths: Sequence[Path], settings: ExportSettings, *, force: bool = False, dry_run: bool = False
 ) -> ExportReport:
-    """Write one adapter as a folder in another format.
+    """Export one adapter to a folder in another format.
 
     Raises:
-        ConfigError: Several adapters, or no base model is known.
-        ArtifactError: An adapter that the format cannot hold, or that does not fit its base model.
+        ConfigError: There are several adapters, or the base model is unknown.
+        ArtifactError: The format cannot represent the adapter, or it does not fit its base model.
         ResourceError: The package that writes the format is not installed.
     """
     if len(paths) != 1:
@@ -81,7 +81,7 @@ def _record(source: Source, settings: ExportSettings) -> dict[str, Any]:
 
 
 def _open(path: Path, settings: ExportSettings) -> Source:
-    """Open the adapter and its base model's config, and check that the format can hold it."""
+    """Open the adapter and its base model's config, and check that it can be exported."""
     adapter = read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha)
     base = settings.model or adapter.base
     if not base:
@@ -113,7 +113,7 @@ def _is_tied(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def _refuse(adapter: Adapter, to: str) -> None:
-    """Refuse what neither format has a place for."""
+    """Refuse adapters that neither format can represent."""
     whole = [name for name in adapter.saved if not adapter.is_frozen(name)]
     if whole:
         raise _no_place(adapter, to, f"whole weights, such as {whole[0]}")

@@ -1,11 +1,11 @@
-"""GGUF, for llama.cpp and Ollama.
+"""The GGUF format, for llama.cpp and Ollama.
 
-A file of a LoRA has the architecture of its base model, one alpha, and for every weight W of the
-model's file two tensors, ``W.lora_a`` [rank in] and ``W.lora_b`` [out rank]. llama.cpp adds
-alpha / rank * B A, with the rank of the tensor. Names of weights are those of the package gguf.
+A LoRA file holds the base model's architecture, one alpha, and two tensors for every updated weight
+W: ``W.lora_a`` [rank in] and ``W.lora_b`` [out rank]. llama.cpp adds alpha / rank * B A, with the
+rank of the tensors. The weight names come from the package gguf.
 
-llama.cpp keeps the rows of the queries and keys of some architectures in another order than
-transformers, for another way to rotate them. The rows of B follow.
+For some architectures, llama.cpp stores the rows of the query and key projections in a different
+order than transformers, because it applies rotary embeddings differently. The rows of B follow it.
 """
 
 from collections import Counter
@@ -21,8 +21,8 @@ from adaptermix.export.report import Plan
 from adaptermix.export.source import Source
 from adaptermix.files.tensors import DTYPES
 
-# By the model_type of a config: the name of the architecture, and whether the rows of queries and
-# keys are in another order. As in llama.cpp's folder conversion, at commit 0274f0f.
+# By the config's model_type: the name of the architecture, and whether the rows of the query and
+# key projections are reordered. As in llama.cpp's folder conversion at commit 0274f0f.
 _ARCHITECTURES = {
     "llama": ("llama", True),
     "mistral": ("llama", True),
@@ -51,10 +51,10 @@ ADAPTER ./{file}
 
 
 def plan_gguf(source: Source) -> Plan:
-    """Find the names that tensors have in GGUF, and the one alpha of all.
+    """Determine the tensors' names in GGUF, and their common alpha.
 
     Raises:
-        ArtifactError: A model or module that has no known place in GGUF.
+        ArtifactError: The name of the architecture or of a module in GGUF is unknown.
         ResourceError: The package gguf is not installed.
     """
     require_extra("gguf")
@@ -106,7 +106,7 @@ def _names(source: Source, architecture: str) -> dict[str, str]:
 def _write(
     source: Source, names: dict[str, str], alpha: float, alphas: dict[str, float], folder: Path
 ) -> None:
-    """Write the file, one module in memory at a time, and the Modelfile."""
+    """Write the GGUF file, with one module in memory at a time, and the Modelfile."""
     import gguf
 
     architecture, reordered = _ARCHITECTURES[source.config["model_type"]]
@@ -145,9 +145,9 @@ def _write(
 
 
 def _reordered(b: np.ndarray, module: str, config: dict[str, Any]) -> np.ndarray:
-    """Return B with the two halves of every head's rows interleaved, if it is of queries or keys.
+    """Interleave the two halves of every head's rows of B, in query and key projections.
 
-    transformers rotates the first half of a head with the second, llama.cpp neighbors.
+    transformers rotates the first half of a head with the second half, llama.cpp adjacent rows.
     """
     heads = config.get("num_attention_heads")
     if module.endswith(".k_proj"):

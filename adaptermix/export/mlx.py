@@ -1,8 +1,8 @@
-"""The format of mlx-lm, for Apple's machines.
+"""The format of mlx-lm, for Apple silicon.
 
-An update is ``scale * lora_a @ lora_b``, [in rank] and [rank out]. There is one rank and one scale
-for all modules, and a list of modules for all blocks: a module without tensors keeps a ``lora_b``
-of zeros, which changes nothing.
+An update is ``scale * lora_a @ lora_b``, [in rank] and [rank out]. All modules share one rank and
+one scale, and all blocks share one list of modules. A module without tensors keeps its initial
+``lora_b`` of zeros, which changes nothing.
 """
 
 import re
@@ -26,10 +26,10 @@ _IN_BLOCK = re.compile(r"layers\.\d+\.(?P<key>.+)")
 
 
 def plan_mlx(source: Source) -> Plan:
-    """Find the names that modules have in mlx-lm, and the one rank and scale of all.
+    """Determine the modules' names in mlx-lm, and their common rank and scale.
 
     Raises:
-        ArtifactError: A module that is in no block of the decoder.
+        ArtifactError: A module is neither in a decoder block nor the LM head.
     """
     names = {module: _name(source, module) for module in source.adapter.modules}
     specs = source.specs.values()
@@ -62,7 +62,7 @@ def _name(source: Source, module: str) -> str:
 
 
 def _key(name: str) -> str:
-    """Return what names a module in the config: within its block, if it is in one."""
+    """Return a module's name in the config, which is relative to its block, if it is in one."""
     found = re.search(r"(?:^|\.)layers\.\d+\.(.+)", name)
     return found[1] if found else name
 

@@ -1,4 +1,4 @@
-"""What an export returns, and how it looks."""
+"""The report of an export, and how it is shown."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from adaptermix.tables import View, noted, pairs
 
 @dataclass(frozen=True)
 class Plan:
-    """An export that is known, and not yet written.
+    """A planned export; nothing is written yet.
 
     Attributes:
-        details: What the format says of the adapter, by name.
-        files: Names of the files, with what each is for.
-        notes: What to know of it.
+        details: Metadata of the adapter in the format, by name.
+        files: Purpose of each file, by name.
+        notes: Notes for the user.
         write: Writes the files to a folder.
     """
 
@@ -27,19 +27,19 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport(NotedReport):
-    """What was exported.
+    """The result of an export.
 
     Attributes:
-        out: The folder.
+        out: The output folder.
         to: The format.
-        adapter: The adapter, as it was named.
+        adapter: Path of the adapter.
         base: Name of its base model.
         modules: Number of modules with an update.
-        parameters: Numbers in their factors.
-        dtype: Of the tensors that are written.
-        details: What the format says of the adapter, by name.
-        files: Names of the files, with what each is for.
-        written: Whether the folder was written.
+        parameters: Number of parameters in the factors.
+        dtype: Dtype of the written tensors.
+        details: Metadata of the adapter in the format, by name.
+        files: Purpose of each file, by name.
+        written: False for a dry run.
     """
 
     out: str

@@ -1,4 +1,4 @@
-"""An adapter that is exported, with what is known of its base model."""
+"""The adapter to export, with the config of its base model."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +13,14 @@ from adaptermix.errors import ArtifactError
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported.
+    """The adapter to export.
 
     Attributes:
-        adapter: The adapter, which the format can hold.
+        adapter: The adapter, which the format can represent.
         base: Name of its base model.
-        config: The base model's config, of its text part where it has several.
-        dtype: Of the tensors that are written.
-        tied: Whether the base model's output embeddings are its input embeddings.
+        config: The base model's config; for a multimodal model, with its text part's values.
+        dtype: Dtype of the written tensors.
+        tied: Whether the base model ties its input and output embeddings.
     """
 
     adapter: Adapter
@@ -36,7 +36,7 @@ class Source:
 
     @property
     def specs(self) -> dict[str, UpdateSpec]:
-        """What the updates are, by module."""
+        """Descriptions of the updates, by module."""
         return {module: self.adapter.spec(module) for module in self.adapter.modules}
 
     @property
@@ -48,10 +48,10 @@ class Source:
         return depth
 
     def factors(self, module: str, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return A, and B times a number, in the dtype that is written.
+        """Return A and ``share`` times B, in the output dtype.
 
         Raises:
-            ArtifactError: A number that this dtype does not hold.
+            ArtifactError: A number is too large for this dtype.
         """
         update = self.adapter.update(module)
         with np.errstate(over="ignore"):
