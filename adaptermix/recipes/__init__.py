@@ -1,1 +1,1 @@
-"""Recipes: several commands in one file, planned, run and resumed."""
+"""Recipes: plan, run and resume several commands from one file."""

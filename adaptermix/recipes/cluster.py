@@ -1,9 +1,8 @@
-"""Steps of a recipe on a Ray cluster: independent ones run at the same time.
+"""Run the steps of a recipe on a Ray cluster, independent ones in parallel.
 
-Ray decides where a step runs and starts its process. What is decided here is what can run, from
-the graph of the steps, and what becomes of a step whose worker is lost: it is started again and
-goes on from its checkpoint. The folders of the recipe, its data and its outputs lie on storage
-that all machines see under the same paths.
+Ray decides where a step runs and starts its process. This module decides from the step graph which
+steps can run, and restarts a step whose worker was lost from its checkpoint. The recipe, its data
+and its outputs must be on storage that all machines see under the same paths.
 """
 
 import logging
@@ -23,29 +22,29 @@ from adaptermix.progress import OnProgress, Progress
 from adaptermix.recipes.step import Step
 from adaptermix.settings.shared import Settings
 
-ATTEMPTS = 3  # of a step whose worker is lost
-_LOOK = 0.3  # seconds between two looks at what has come
-_PASSED_ON = ("ADAPTERMIX_CACHE", "HF_HUB_OFFLINE", "PYTHONPATH")  # keys and tokens never are
+ATTEMPTS = 3  # of a step whose worker was lost
+_LOOK = 0.3  # seconds between two polls
+_PASSED_ON = ("ADAPTERMIX_CACHE", "HF_HUB_OFFLINE", "PYTHONPATH")  # never keys or tokens
 
 
 class Board(Protocol):
-    """Shows how far several steps are."""
+    """Shows the progress of several steps."""
 
     def show(self, step: Step, progress: Progress) -> None:
-        """Show how far a step is."""
+        """Show a step's progress."""
 
     def remove(self, step: Step) -> None:
-        """Take a step away: it has ended."""
+        """Remove a step that has ended."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a step came to.
+    """The outcome of a step.
 
     Attributes:
-        record: What is kept of its report.
+        record: The part of its report to store.
         report: The report of its command.
-        seconds: How long it took.
+        seconds: Run time in seconds.
     """
 
     record: dict[str, Any]
@@ -57,19 +56,19 @@ Perform = Callable[[Step, Settings, OnProgress], Done]
 
 
 class Cluster:
-    """A Ray cluster that performs steps.
+    """A Ray cluster that runs steps.
 
     Attributes:
-        is_own: Whether it was started for this run, on this machine.
-        attempts: How often each step was submitted.
+        is_own: Whether this run started the cluster, on this machine.
+        attempts: How many times each step was submitted.
     """
 
     def __init__(self, address: str | None) -> None:
-        """Connect.
+        """Connect to a cluster, or start one on this machine.
 
         Args:
-            address: ``ray://HOST:PORT`` or ``HOST:PORT``; None for the cluster that
-                ``RAY_ADDRESS`` names, or else for one on this machine.
+            address: ``ray://HOST:PORT`` or ``HOST:PORT``; None for the cluster in
+                ``RAY_ADDRESS``, or else for a new one on this machine.
 
         Raises:
             ResourceError: Ray is not installed, or there is no such cluster.
@@ -82,9 +81,9 @@ class Cluster:
         own: dict[str, Any] = (
             {"include_dashboard": False, "address": "local"} if self.is_own else {}
         )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
         variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        # Ray gives a task one thread, and another number of threads rounds sums differently.
+        # Ray gives a task one thread, but sums round differently with another number of threads.
         variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
         try:
             ray.init(
@@ -96,7 +95,7 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise _unreachable(address or "ray", error) from error
         self._ray: Any = ray
-        # Its own process for every step: what a step leaves in memory goes with it.
+        # Every step gets its own process, which frees the step's memory when it exits.
         self._task: Any = ray.remote(max_calls=1)(_perform)
         inbox: Any = ray.remote(_Inbox)
         self._inbox = inbox.options(num_cpus=0, max_restarts=-1).remote()
@@ -104,16 +103,16 @@ class Cluster:
         self.attempts: Counter[str] = Counter()
 
     def close(self) -> None:
-        """Stop what still runs, and let go of the cluster."""
+        """Cancel running steps and disconnect from the cluster."""
         for ref in self._running:
             self._ray.cancel(ref, force=True)
         self._ray.shutdown()
 
     def check(self, step: Step) -> str | None:
-        """Say that no machine has what a step asks for; on one's own machine none will come.
+        """Return a note if no machine of the cluster has the resources that a step requests.
 
         Raises:
-            ConfigError: The cluster is this machine alone.
+            ConfigError: There is none, and the cluster is only this machine, so none will join.
         """
         asked = self._asked(step)
         named = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked["memory"]}
@@ -133,15 +132,15 @@ class Cluster:
         return f"{what}, and waits until the cluster has such a machine"
 
     def submit(self, step: Step, settings: Settings, perform: Perform) -> None:
-        """Give a step to the cluster."""
+        """Submit a step to the cluster."""
         self.attempts[step.name] += 1
         task = self._task.options(max_retries=0, name=step.name, **self._asked(step))
         self._running[task.remote(perform, step, settings, str(Path.cwd()), self._inbox)] = step
 
     def wait(self, board: Board) -> Iterator[tuple[Step, Done | AdaptermixError | None]]:
-        """Wait a moment, show what is new, and yield steps that have ended.
+        """Wait briefly, show new progress, and yield the steps that have ended.
 
-        None stands for a step whose worker was lost.
+        The outcome is None if the step's worker was lost.
         """
         if not self._running:
             return
@@ -155,7 +154,7 @@ class Cluster:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a step runs."""
+        """Whether a step is running."""
         return bool(self._running)
 
     def _outcome(self, ref: Any) -> Done | AdaptermixError | None:
@@ -171,16 +170,16 @@ class Cluster:
         steps = {step.name: step for step in self._running.values()}
         try:
             events = self._ray.get(self._inbox.take.remote(), timeout=10)
-        except self._ray.exceptions.RayError:  # its machine was lost; Ray starts it elsewhere
+        except self._ray.exceptions.RayError:  # the inbox's machine was lost; Ray moves it
             return
         for name, progress in events:
             if name in steps:
                 board.show(steps[name], progress)
 
     def _asked(self, step: Step) -> dict[str, Any]:
-        """Return Ray's options for what a step asks for.
+        """Return Ray's options for the resources that a step requests.
 
-        A command that needs torch gets a GPU where the cluster has any.
+        By default, a command that needs torch gets a GPU if the cluster has any.
         """
         has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
         is_heavy = step.command.extra in ("train", "eval", "search") or bool(
@@ -194,12 +193,12 @@ class Cluster:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster]:
-    """Connect to a cluster for the time of a run.
+    """Connect to a cluster for the duration of a run.
 
-    What is printed meanwhile goes to standard error: Ray tells there of workers that died.
+    Meanwhile, standard output goes to standard error, because Ray prints about dead workers.
 
     Raises:
-        ResourceError: As ``Cluster``.
+        ResourceError: As for ``Cluster``.
     """
     with redirect_stdout(sys.stderr):
         cluster = Cluster(address)
@@ -210,10 +209,10 @@ def connected(address: str | None) -> Iterator[Cluster]:
 
 
 def address_of(on: str) -> str | None:
-    """Read ``--on``: ``ray``, or ``ray://ADDRESS``.
+    """Return the address in ``--on``, which is ``ray`` or ``ray://ADDRESS``.
 
     Raises:
-        ConfigError: Something else.
+        ConfigError: The value has another form.
     """
     if on == "ray":
         return None
@@ -223,10 +222,10 @@ def address_of(on: str) -> str | None:
 
 
 def _check_reachable(address: str) -> None:
-    """Try to connect: Ray itself goes on trying for minutes.
+    """Try to connect first, because Ray itself retries for minutes.
 
     Raises:
-        ResourceError: Nobody answers there.
+        ResourceError: No server answers at the address.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
@@ -246,21 +245,21 @@ def _unreachable(address: str, error: Exception) -> ResourceError:
 
 
 class _Inbox:
-    """Takes events of steps that run anywhere: the last of each step, and every note."""
+    """Collects the events of all running steps: the last of each step, and every note."""
 
     def __init__(self) -> None:
         self.last: dict[str, Progress] = {}
         self.notes: list[tuple[str, Progress]] = []
 
     def put(self, name: str, progress: Progress) -> None:
-        """Take an event of a step."""
+        """Add an event of a step."""
         if progress.note:
             self.notes.append((name, progress))
         else:
             self.last[name] = progress
 
     def take(self) -> list[tuple[str, Progress]]:
-        """Return what has come since the last time."""
+        """Return the events since the last call."""
         events = [*self.notes, *self.last.items()]
         self.notes, self.last = [], {}
         return events
@@ -269,7 +268,7 @@ class _Inbox:
 def _perform(
     perform: Perform, step: Step, settings: Settings, folder: str, inbox: Any
 ) -> Done | AdaptermixError:
-    """Perform a step in a worker. An error of the user's is a result: Ray would wrap it."""
+    """Run a step in a worker. Return errors for the user, because Ray would wrap raised ones."""
     os.chdir(folder)
     told = 0.0
 

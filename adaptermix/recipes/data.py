@@ -1,4 +1,4 @@
-"""The data that a recipe needs: what is there, what is missing, and what gets it."""
+"""The data that a recipe needs: what exists, what is missing, and how to download it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Need:
     """A language or pair that a step reads.
 
     Attributes:
-        step: The step.
-        folder: Where it reads; empty where no folder is named and the data is downloaded.
+        step: Name of the step.
+        folder: Folder to read from; empty if none is given and the data is downloaded.
         name: The language or pair.
-        examples: How many it has; None where it was not read.
-        problem: Why it cannot be read.
+        examples: Number of examples; None if the data was not read.
+        problem: Why the data cannot be read.
     """
 
     step: str
@@ -37,14 +37,14 @@ class Need:
 
 @dataclass(frozen=True)
 class DataReport(Report):
-    """What is there, and what a recipe lacks.
+    """The existing data, and the data that a recipe lacks.
 
     Attributes:
         folder: Folder of all data.
-        sources: What is there of each source.
-        needs: What the steps of the recipe read.
-        get: The lines that get what is missing.
-        traps: What to know before the data is used.
+        sources: The existing data of each source.
+        needs: The data that the recipe's steps read.
+        get: Commands that download the missing data.
+        traps: Known pitfalls of the data.
     """
 
     folder: str
@@ -55,7 +55,7 @@ class DataReport(Report):
 
     @property
     def missing(self) -> list[Need]:
-        """What the recipe needs and cannot read."""
+        """The needs of the recipe that cannot be read."""
         return [need for need in self.needs if need.problem]
 
     def view(self) -> View:
@@ -87,10 +87,10 @@ class DataReport(Report):
 
 
 def check_data(folder: Path, recipe: Recipe | None = None) -> DataReport:
-    """Look at a folder of data, and at what a recipe needs of it and of others.
+    """Check a folder of data, and the data that a recipe needs from it and other folders.
 
     Raises:
-        DataError: A damaged file or record.
+        DataError: A file or record is damaged.
     """
     needs = [need for step in recipe.steps for need in _needs(step)] if recipe else []
     found = stocks(folder)
@@ -104,10 +104,10 @@ def check_data(folder: Path, recipe: Recipe | None = None) -> DataReport:
 
 
 def _needs(step: Step) -> Iterator[Need]:
-    """Yield what a step reads, language by language, so that each that is missing is told."""
+    """Yield a step's needs, language by language, so that every missing one is reported."""
     settings: Any = step.settings
     folder = getattr(settings, "data_dir", None)
-    own = [getattr(settings, name, None) for name in ("chat", "src")]  # files, by their names
+    own = [getattr(settings, name, None) for name in ("chat", "src")]  # named as files
     for lang in getattr(settings, "langs", ()) if own == [None, None] else ():
         yield _need(step, folder, lang, {"langs": (lang,), "pairs": ()})
     for pair in getattr(settings, "pairs", ()):
@@ -127,7 +127,7 @@ def _need(step: Step, folder: Path | None, name: str, names: dict[str, tuple[str
 
 
 def get_lines(needs: Sequence[Need]) -> Iterator[str]:
-    """Yield the commands that get what is needed, of folders that are named as those of sources."""
+    """Yield the commands that download needs, for folders with the name of a source's folder."""
     by_folder = {source.folder: source for source in SOURCES.values()}
     wanted: dict[str, dict[str, None]] = {}
     for need in needs:
@@ -179,5 +179,5 @@ def _row(stock: Stock) -> Row:
 
 
 def _first_of_each(needs: Sequence[Need]) -> list[Need]:
-    """Return one need for each folder: the rest of its problems read alike."""
+    """Return one need per folder, because a folder's problems have similar messages."""
     return list({need.folder: need for need in reversed(needs)}.values())[::-1]

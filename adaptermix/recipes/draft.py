@@ -1,4 +1,4 @@
-"""Steps as they are written in the files of a recipe, and the graph that they form."""
+"""The steps as written in a recipe's files, and the graph that they form."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ REFERENCE = re.compile(r"@([A-Za-z0-9][A-Za-z0-9_-]*)(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Draft:
-    """A step as it is written, before its settings are made; checked when it is needed.
+    """A step as written, before its settings are created; checked only if it is needed.
 
     Attributes:
-        name: Its name; of a step with seeds, the name for one of them.
+        name: Name of the step; for a step with seeds, the name for one seed.
         header: Its name in the file.
         path: The file.
-        written: What the file says of it.
-        shared: The keys at the top, with their files.
+        written: Its table in the file.
+        shared: The top-level keys, with their files.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Draft:
 
     @property
     def table(self) -> dict[str, Any]:
-        """What the step says beside its command and its resources."""
+        """The step's keys except for its command and its resources."""
         others = ("command", *RESOURCES)
         return {key: value for key, value in self.written.items() if key not in others}
 
     @property
     def resources(self) -> Resources:
-        """What the step asks of a machine of a cluster: its own keys, or those at the top.
+        """The resources that the step requests on a cluster: its own keys, or the top-level ones.
 
         Raises:
-            ConfigError: A wrong value, with file and line.
+            ConfigError: A value is invalid; with file and line.
         """
         top = {key: self.shared[key][1] for key in RESOURCES if key in self.shared}
         own = {key: self.written[key] for key in RESOURCES if key in self.written}
@@ -75,7 +75,7 @@ class Draft:
 
 
 def read_files(path: Path) -> tuple[dict[str, Draft], dict[str, tuple[Path, Any]], list[str]]:
-    """Return all steps, the keys at the top with their files, and the names of the own steps."""
+    """Return all steps, the top-level keys with their files, and the recipe's own steps' names."""
     contents = _with_base(path)
     tops = {key: (file, v) for file, table in contents for key, v in _top_keys(file, table).items()}
     drafts: dict[str, Draft] = {}
@@ -92,7 +92,7 @@ def read_files(path: Path) -> tuple[dict[str, Draft], dict[str, tuple[Path, Any]
 
 
 def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Read the file that a recipe names as its base, if it does, and the recipe."""
+    """Read a recipe, and before it its base file if it names one."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="adaptermix recipe new writes a recipe")
     content = read_toml(path)
@@ -146,19 +146,19 @@ def _check_step(draft: Draft) -> None:
 
 
 def draft_keys(command: Command) -> list[str]:
-    """Return the keys that a step may have in a file; one with a seed may have several."""
+    """Return the keys that a step may have in a file; ``seeds`` is allowed beside ``seed``."""
     own = command.step_keys()
     return [*own, SEEDS] if "seed" in own else own
 
 
 def all_keys() -> set[str]:
-    """Return the settings that a step of any command may have."""
+    """Return the keys of all commands that a step may set."""
     commands = COMMANDS.values()
     return {key for command in commands for key in keys_of(command.settings)} - MANAGED.keys()
 
 
 def references(value: Any) -> Iterator[re.Match[str]]:
-    """Yield the references in a value or in the list that it is."""
+    """Yield the references in a value, or in its items if it is a list."""
     for item in value if isinstance(value, list) else [value]:
         found = REFERENCE.fullmatch(item) if isinstance(item, str) else None
         if found:
@@ -166,19 +166,19 @@ def references(value: Any) -> Iterator[re.Match[str]]:
 
 
 def needs(draft: Draft) -> dict[str, str]:
-    """Return the steps a draft refers to, with the keys that do so."""
+    """Return the steps that a draft refers to, with the key of each reference."""
     return {found[1]: key for key, value in stated(draft).items() for found in references(value)}
 
 
 def stated(draft: Draft) -> dict[str, Any]:
-    """Return what the files say of a step, keys at the top included; paths as they are written."""
+    """Return a step's keys including the top-level ones; paths are still as written."""
     known = keys_of(draft.command.settings)
     shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
     return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)
 
 
 def in_order(drafts: Mapping[str, Draft], wanted: Sequence[str]) -> list[str]:
-    """Return the wanted steps and all they need, each after its needs, else as in the file."""
+    """Return the wanted steps and their needs in topological order, otherwise in file order."""
     order: list[str] = []
 
     def visit(name: str, above: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Keys of steps: hashes of all that a step's output depends on."""
+"""Keys of steps: hashes of everything that a step's output depends on."""
 
 import json
 from collections.abc import Iterator
@@ -16,20 +16,20 @@ from adaptermix.settings.values import weight_of
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
 
-FORMAT = 1  # of what goes into keys; another number runs all steps again
-# What a record holds of how a run went, and not of what came out.
+FORMAT = 1  # version of the key's content; changing it makes all steps run again
+# Fields of a record that describe the run and not its result.
 VOLATILE = ("seconds", "decoded", "reused", "extracted")
-# Settings that change how a step runs, and not what comes out.
+# Settings that change how a step runs, but not its result.
 _IMMATERIAL = {
     *("out", "resume", "threads", "cache", "comet_python", "export"),
     *("tensorboard", "report_to", "gradient_checkpointing"),
     *("server_folder", "server_requests", "server_timeout"),
 }
-_DATA_DEPTH = 3  # data files are looked for in a folder and up to two levels below it
+_DATA_DEPTH = 3  # data files are searched in a folder and up to two levels below it
 
 
 def step_key(step: Step, out: Path) -> str:
-    """Return the hash of all that a step's output depends on; its needs are done."""
+    """Return the hash of everything that a step's output depends on. Its needs must be done."""
     settings = {
         name: _content_of(step, name, value, out)
         for name, value in step.settings
@@ -47,7 +47,7 @@ def step_key(step: Step, out: Path) -> str:
 
 
 def _is_comet_there(settings: Any) -> bool:
-    """Whether a step scores with COMET; where it is not installed, other metrics do without."""
+    """Whether a step scores with COMET, which is skipped if it is not installed."""
     if "comet" not in getattr(settings, "metrics", ()):
         return False
 
@@ -55,7 +55,7 @@ def _is_comet_there(settings: Any) -> bool:
 
 
 def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
-    """Return what a setting stands for: the contents of files and folders, else itself."""
+    """Return a setting's content for the key: hashes of files and folders, or the value itself."""
     location = step.command.location(name)
     if value is None or location is None:
         return value
@@ -79,7 +79,7 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
 
 
 def _data_content(place: Path, out: Path) -> str:
-    """Return the hash of a file or folder; a data set of the Hub is known by its name alone."""
+    """Return the hash of a file or folder; a data set of the Hub is identified by its name."""
     found = find_data_set(str(place))
     if found is not None and not found.is_local:
         return str(place)
@@ -90,13 +90,13 @@ def _data_content(place: Path, out: Path) -> str:
 
 
 def _named_content(path: str | Path) -> list[str]:
-    """Return the name and the content of an adapter or a run: tables show its name."""
+    """Return the name and hash of an adapter or run. The name counts, because tables show it."""
     there = Path(path)
     return [there.name, content_hash(there)] if there.exists() else [str(path)]
 
 
 def _model_content(name: str) -> Any:
-    """Return the content of a model: its weights and config, tokenizer, template and the like."""
+    """Return the content of a model: weights, config, tokenizer, chat template and the like."""
     folder = Path(name)
     if not (folder / "config.json").is_file():
         return name
@@ -106,7 +106,7 @@ def _model_content(name: str) -> Any:
 
 
 def _tokenizer_content(name: str) -> Any:
-    """Return the content of a tokenizer, its template and what else is small beside it."""
+    """Return the content of a tokenizer, its chat template and other small files beside it."""
     folder = Path(name)
     if not folder.is_dir():
         return name
@@ -127,9 +127,9 @@ def _task_data(path: Path) -> list[tuple[str, str]]:
 
 
 def content_hash(path: Path) -> str:
-    """Return the hash of a file, or of all files in a folder and their names.
+    """Return the hash of a file, or of the names and contents of all files in a folder.
 
-    Times and counts of a run are left out of JSON records.
+    Times and counts of the run in JSON files are ignored.
     """
     if path.is_dir():
         digest = blake3()
@@ -144,7 +144,7 @@ def content_hash(path: Path) -> str:
 
 @cache
 def _file_hash(path: Path, size: int, changed: int) -> str:
-    """Hash a file; its size and time stand for its content within a run."""
+    """Hash a file; within a run, the result is cached by size and modification time."""
     if path.suffix == ".json":
         try:
             content = json.loads(path.read_bytes())
@@ -160,8 +160,7 @@ def _file_hash(path: Path, size: int, changed: int) -> str:
 def data_hash(folder: Path, out: Path) -> str:
     """Return the hash of the data files that commands find in a folder, by name and content.
 
-    Commands look two levels deep. Outputs of the recipe and hidden files are no data, and neither
-    are weights.
+    Commands search two levels deep. The recipe's outputs, hidden files and weights are ignored.
     """
     digest = blake3()
     for file in sorted(_data_files(folder, out.resolve(), _DATA_DEPTH)):

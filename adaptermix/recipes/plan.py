@@ -1,4 +1,4 @@
-"""What a run of a recipe would do, and how much work it is."""
+"""The dry run of a recipe: what a run would do, and how much work it is."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from adaptermix.recipes.step import Recipe, Step
 
 
 def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> RecipePlan:
-    """Say what a run would do, and what would stop it.
+    """Return what a run would do, and the problems that would stop it.
 
-    Steps that need no output still to be made are tried by their command's own dry run. Of the
-    others the data is read and counted.
+    Steps whose needs are finished are checked by their command's own dry run. For the others,
+    the data is read and counted.
 
     Raises:
-        ConfigError: No such step.
+        ConfigError: The step does not exist.
     """
     state = State(recipe.out)
     chosen = chosen_steps(recipe, only)
@@ -53,18 +53,18 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
 def check_ahead(step: Step, recipe: Recipe) -> None:
     """Check a step that may have to wait for others.
 
-    Its command checks the same when it starts, but a mistake should not come to light after hours
-    of training.
+    Its command repeats these checks when it starts, but a mistake should not surface only after
+    hours of training.
 
     Raises:
-        AdaptermixError: What would stop it; it names the flag or value that is to blame.
+        AdaptermixError: A problem that would stop the step; it names the flag or value.
     """
     step.command.require(step.settings)
     step.command.check(step.call(), recipe.maker)
 
 
 def chosen_steps(recipe: Recipe, only: str | None) -> Recipe:
-    """Return the recipe, or the part of it that one step needs."""
+    """Return the recipe, or one step of it with everything that it needs."""
     return recipe if only is None else recipe.with_needs(only)
 
 
@@ -76,7 +76,7 @@ def forced_steps(recipe: Recipe, only: str | None, force: bool) -> set[str]:
 
 
 def statuses_of(recipe: Recipe, state: "State", forced: set[str]) -> dict[str, Status]:
-    """Say of every step whether it must run, as far as its needs are there to tell."""
+    """Return whether each step must run, as far as this is known before its needs have run."""
     statuses: dict[str, Status] = {}
     for step in recipe.steps:
         if step.name in forced:
@@ -95,7 +95,7 @@ def _is_ready(step: Step, statuses: Mapping[str, Status]) -> bool:
 
 
 def check_steps(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
-    """Check steps to come and read their data: a gap is seen before the first hour, not after."""
+    """Check the steps to run and read their data, so that gaps show up before hours of work."""
     steps = [step for step in recipe.steps if statuses[step.name] != "finished"]
     for step in steps:
         if step.missing:
@@ -109,14 +109,14 @@ def check_steps(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
 
 @contextmanager
 def blaming(step: Step) -> Iterator[None]:
-    """Say of an error where in the recipe its cause stands."""
+    """Add the place in the recipe to errors that a step raises."""
     try:
         yield
     except AdaptermixError as error:
         raise step.blame(error) from error
 
 
-# What the record of a dry run tells of a step's size.
+# Fields of a dry run's record that describe a step's size.
 _TELLING = ("examples", "planned_steps", "longest_prompt", "candidates", "rank", "modules")
 
 
@@ -124,7 +124,7 @@ def costs(step: Step, *, is_ready: bool) -> dict[str, Any]:
     """Return what is known of a step's size before it runs.
 
     Raises:
-        AdaptermixError: What would stop the step.
+        AdaptermixError: A problem that would stop the step.
     """
     command = step.command
     examples = command.examples(step.settings)

@@ -1,7 +1,7 @@
 """A recipe: named steps in a TOML file, the graph that they form, and the settings of each.
 
-A step is a table that names a command and has the command's own settings as keys. Keys at the top
-are for every step that knows them. ``@NAME`` stands for the output of another step::
+A step is a table with a command and the command's settings as keys. Top-level keys apply to every
+step that has them. ``@NAME`` stands for the output of another step::
 
     model = "meta-llama/Meta-Llama-3-8B-Instruct"
 
@@ -45,24 +45,24 @@ from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.locations import Location, from_folder, is_local_data, without_weight
 from adaptermix.settings.shared import Settings, complaint, keys_of, with_value
 
-# Paths that need not exist: outputs, and a command that may be found on the PATH.
+# Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _WRITTEN = ("out", "export", "comet-python")
-_TRIAL_TOKENS = 32  # longest answer of a trial
+_TRIAL_TOKENS = 32  # maximum length of an answer in a trial
 
 
 def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None = None) -> Recipe:
-    """Read a recipe, and check all that can be checked without running anything.
+    """Read a recipe, and check everything that can be checked without running it.
 
-    Of the steps in the file that ``base`` names, those that the recipe's own steps need are taken.
+    From the file that ``base`` names, only the steps that the recipe's own steps need are used.
 
     Args:
         path: The file.
-        out: Folder of the outputs; by default what the recipe says, or ``runs/NAME`` beside it.
-        overrides: Settings of the command line.
+        out: Folder of the outputs; by default the recipe's ``out``, or ``runs/NAME`` beside it.
+        overrides: Settings from the command line.
 
     Raises:
-        ConfigError: Not a recipe: an unknown key, command or step, a wrong value, a cycle; with
-            file and line. Files that are not there are told by ``Step.missing``.
+        ConfigError: The file is not a recipe: an unknown key, command or step, an invalid value,
+            or a cycle; with file and line. ``Step.missing`` reports missing files.
     """
     overrides = overrides or Overrides()
     drafts, tops, own = read_files(path)
@@ -76,7 +76,7 @@ def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None
 
 
 def write_template(path: Path, *, force: bool = False) -> None:
-    """Write a recipe with comments, to be filled in.
+    """Write a commented recipe to fill in.
 
     Raises:
         ArtifactError: The file exists and ``force`` is not set.
@@ -99,7 +99,7 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
 
 
 def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
-    """Refuse keys that no command has; one that no step of this recipe has changes nothing."""
+    """Refuse keys that no command has; a key that no step of this recipe has is ignored."""
     known = all_keys() | {SEEDS}
     for draft in drafts:
         keys = {*draft_keys(draft.command)} & {SEEDS, *keys_of(draft.command.settings)}
@@ -116,7 +116,7 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
 
 
 def _names(draft: Draft) -> tuple[str, ...]:
-    """Return the names that a setting of one step may be written with."""
+    """Return the step names that may precede the key of an override."""
     return tuple(dict.fromkeys((draft.header, draft.name)))
 
 
@@ -176,7 +176,7 @@ def _make_step(
 
 
 def _inputs(draft: Draft, keys: dict[str, Any]) -> list[Any]:
-    """Take the items of the command's argument out of the keys."""
+    """Remove the command's argument from the keys and return its items."""
     if draft.command.argument is None:
         return []
     name = draft.command.argument.name
@@ -191,7 +191,7 @@ def _inputs(draft: Draft, keys: dict[str, Any]) -> list[Any]:
 def _resolved(
     value: Any, location: Location | None, parent: Path, outs: Mapping[str, Path], folder: Path
 ) -> Any:
-    """Turn references into paths of outputs, and paths in a file into paths from here."""
+    """Replace references by output paths, and make paths in the file relative to this folder."""
     if isinstance(value, list):
         return [_resolved(item, location, parent, outs, folder) for item in value]
     if location == "weighted-adapters" and isinstance(value, str):
@@ -206,7 +206,7 @@ def _resolved(
 
 
 def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: Any) -> None:
-    """Refuse a test where an adapter is wanted, and a file in an output that is one itself."""
+    """Refuse references to the wrong kind of output, or to a file inside a single-file output."""
     location = draft.command.location(key)
     if location == "weighted-adapters":
         location = "adapters"
@@ -238,7 +238,7 @@ def _check_takes_family(draft: Draft, name: str, key: str) -> None:
 def _missing(
     draft: Draft, origin: Path, key: str, value: Any, read: Any
 ) -> Iterator[AdaptermixError]:
-    """Yield an error for each path that leads nowhere; outputs of steps come later."""
+    """Yield an error for each path that does not exist; references are skipped."""
     if key in _WRITTEN:
         return
     location = draft.command.location(key)
@@ -269,7 +269,7 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
 
 
 def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
-    """Return the overrides that concern a step; a model that another step makes stays."""
+    """Return the overrides that apply to a step; a model from another step is kept."""
     named = {
         key.removeprefix(f"{name}."): value
         for name in _names(draft)
@@ -287,7 +287,7 @@ def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
 
 
 def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """Make a trial of a step: small slices of data, few steps, short answers."""
+    """Shrink a step to a trial: a few examples, few steps, short answers."""
     most = {
         "limit": limit,
         "dev-limit": limit,
@@ -307,13 +307,13 @@ def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[st
 
 
 def _least(stated: Any, *others: int) -> int:
-    """Return the least of numbers; what is stated may be text from the command line, or nothing."""
+    """Return the smallest number; ``stated`` may be text from the command line, or None."""
     number = int(stated) if re.fullmatch(r"\d+", str(stated)) else None
     return min(value for value in (number, *others, 2**31) if value is not None)
 
 
 def _invalid(error: ValidationError, draft: Draft, overrides: Overrides) -> ConfigError:
-    """Turn pydantic's first complaint into one line that names file and line, or the flag."""
+    """Return pydantic's first error as a one-line message with file and line, or the flag."""
     first = error.errors()[0]
     if not first["loc"]:
         return draft.fail(complaint(first))
@@ -321,7 +321,7 @@ def _invalid(error: ValidationError, draft: Draft, overrides: Overrides) -> Conf
     written = {key, *(f"{name}.{key}" for name in _names(draft))}
     is_overridden = bool(written & overrides.values.keys())
     is_written = key in draft.table and len(first["loc"]) == 1 and not is_overridden
-    given = draft.table[key] if is_written else first["input"]  # as written, not as it was read
+    given = draft.table[key] if is_written else first["input"]  # as written, not as parsed
     message = with_value(f"{key}: {complaint(first)}", given)
     if is_overridden:
         return ConfigError(f"--set {message}")

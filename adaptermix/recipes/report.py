@@ -1,4 +1,4 @@
-"""What a recipe's plan and run return, and how they look."""
+"""The reports of a recipe's plan and run, and how they are shown."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -11,12 +11,12 @@ from adaptermix.tables import Table, View
 
 @dataclass(frozen=True)
 class StepReport:
-    """A step that was run, or had been.
+    """A finished step.
 
     Attributes:
-        status: Whether this run ran it.
-        seconds: How long it took, when it ran.
-        record: What the command reported, without times and counts of the run.
+        status: Whether it finished in this run or before.
+        seconds: Run time in seconds.
+        record: The command's report, without times and counts of the run.
     """
 
     name: str
@@ -28,7 +28,7 @@ class StepReport:
 
 
 def recipe_view(report: "RecipeReport") -> View:
-    """Show what became of every step."""
+    """Show the status of every step after a run."""
     rows = [
         [
             *(step.name, step.command, step.status),
@@ -56,7 +56,7 @@ def plan_view(plan: "RecipePlan") -> View:
 
 
 def _needed(needs: list[str]) -> str:
-    """Write the steps that a step needs; several seeds of one as ``task-seed-1, 2, 3``."""
+    """Format the needs of a step; several seeds of one step become ``task-seed-1, 2, 3``."""
     families = several_seeds(needs)
     members = {name: seeds for seeds in families.values() for name in seeds.values()}
     written = []
@@ -70,7 +70,7 @@ def _needed(needs: list[str]) -> str:
 
 
 def _size(step: "StepPlan") -> str:
-    """Write what is known of a step's size in a few words, and whether it cannot run here."""
+    """Summarize a step's size, and say if it cannot run."""
     cost = step.cost
     parts = []
     if examples := cost.get("examples"):
@@ -98,7 +98,7 @@ class StepPlan:
 
     Attributes:
         needs: Steps whose outputs it reads.
-        cost: What is known of its size: examples, steps, candidates, answers.
+        cost: Its known size: examples, steps, candidates, answers.
         problem: Why it could not run now, with file and line.
     """
 
@@ -113,7 +113,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class RecipePlan(Report):
-    """What a run of a recipe would do."""
+    """What a run of a recipe would do (dry run)."""
 
     recipe: str
     out: str
@@ -132,7 +132,7 @@ class RecipePlan(Report):
 
 @dataclass(frozen=True)
 class RecipeReport(Report):
-    """What a run of a recipe did."""
+    """The result of a recipe's run."""
 
     recipe: str
     out: str

@@ -1,4 +1,4 @@
-"""What a step of a recipe asks of the machine that it runs on, on a cluster."""
+"""The resources that a step of a recipe requests on a cluster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _SIZE = TypeAdapter(ByteSize)
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step asks for; None is left to the cluster.
+    """The resources that a step requests; None uses the default.
 
     Attributes:
-        cpus: CPU cores.
-        gpus: GPUs; a fraction shares one.
-        memory: Bytes.
+        cpus: Number of CPU cores.
+        gpus: Number of GPUs; a fraction shares one.
+        memory: Memory in bytes.
     """
 
     cpus: float | None = None
@@ -26,10 +26,10 @@ class Resources:
 
 
 def read_resources(keys: Mapping[str, Any]) -> Resources:
-    """Read the keys of a step, such as ``gpus = 1`` and ``memory = "24GB"``.
+    """Read the resources of a step, such as ``gpus = 1`` and ``memory = "24GB"``.
 
     Raises:
-        ValueError: A value that is none; it says which key is to blame.
+        ValueError: A value is invalid. Its arguments are the key and the reason.
     """
     known = {key: keys[key] for key in KEYS if key in keys}
     for key in known.keys() & {"cpus", "gpus"}:

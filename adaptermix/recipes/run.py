@@ -1,12 +1,12 @@
-"""Run a recipe: every step once, in order, and again only what has changed.
+"""Run a recipe: every step once, in order, and again only if something changed.
 
-What is kept of the steps lies in ``steps.json`` in the output folder. A step is finished when its
-key and the content of its output are those that stand there. The key is a hash of all that the
+The state of the steps is stored in ``steps.json`` in the output folder. A step is finished if its
+key and the hash of its output match the stored ones. The key is a hash of everything that the
 output depends on: the command and its settings, the contents of the files and outputs that it
-reads, and the version of this package. A step whose inputs come out the same is not run again.
+reads, and the version of this package. A step whose inputs are unchanged is not run again.
 
-A run that was killed is started again with the same line. Its finished steps stay, a training goes
-on from its checkpoint, and an evaluation or search finds its answers in the cache.
+To resume a killed run, run the same command again. Finished steps are kept, a training resumes from
+its checkpoint, and an evaluation or search finds its answers in the cache.
 """
 
 import gc
@@ -31,26 +31,26 @@ from adaptermix.settings.shared import Settings
 
 
 class Watcher(Protocol):
-    """Is told how far a run is."""
+    """Callbacks for the progress of a run."""
 
     def begin(self, number: int, total: int, step: Step, *, is_finished: bool) -> None:
-        """A step begins, or is passed over."""
+        """Called when a step begins or is skipped."""
 
     def progress(self, step: Step) -> AbstractContextManager[OnProgress]:
-        """Return what is told how far the step is."""
+        """Return a context whose value is the progress callback of the step."""
 
     def together(self) -> AbstractContextManager[Board]:
-        """Return what is told how far several steps are."""
+        """Return a context whose value shows the progress of several steps."""
 
     def end(self, step: Step, report: Any) -> None:
-        """A step is done; ``report`` is its command's own."""
+        """Called when a step is done, with its command's report."""
 
 
 class Unwatched:
-    """A watcher that keeps quiet."""
+    """A watcher that shows nothing."""
 
     def begin(self, number: int, total: int, step: Step, *, is_finished: bool) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def progress(self, step: Step) -> AbstractContextManager[OnProgress]:
         """Show nothing."""
@@ -64,10 +64,10 @@ class Unwatched:
         """Show nothing."""
 
     def remove(self, step: Step) -> None:
-        """Take nothing away."""
+        """Do nothing."""
 
     def end(self, step: Step, report: Any) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
 
 def run(
@@ -78,19 +78,19 @@ def run(
     watcher: Watcher | None = None,
     on: str | None = None,
 ) -> RecipeReport:
-    """Run the steps of a recipe that are not finished.
+    """Run the unfinished steps of a recipe.
 
     Args:
         recipe: The recipe.
-        only: Run this step alone, and what it needs that is not finished.
-        force: Run finished steps again (with ``only``, that step), and replace what is there.
-        watcher: Is told how far the run is.
-        on: ``ray`` or ``ray://ADDRESS``: run steps on a cluster, independent ones at the same time.
+        only: Run only this step and its unfinished needs.
+        force: Run finished steps again (with ``only``, that step), and replace existing outputs.
+        watcher: Gets the progress of the run.
+        on: ``ray`` or ``ray://ADDRESS``: run steps on a cluster, independent ones in parallel.
 
     Raises:
-        AdaptermixError: Whatever stops a step, with the line of the recipe that it comes from.
-        ArtifactError: An output that another program made.
-        ResourceError: Another run works in the same folder, or there is no such cluster.
+        AdaptermixError: A step fails; the message has the line in the recipe.
+        ArtifactError: An existing output was not made by a recipe.
+        ResourceError: Another run uses the same folder, or the cluster does not exist.
     """
     address = None if on is None else address_of(on)
     chosen = chosen_steps(recipe, only)
@@ -112,18 +112,18 @@ def run(
 
 @dataclass
 class _Run:
-    """The work of one run.
+    """One run of a recipe.
 
     Attributes:
-        recipe: Its steps are to be done.
-        state: What is known of their outputs.
-        watcher: Is told how far it is.
+        recipe: The recipe with the steps to run.
+        state: The stored state of their outputs.
+        watcher: Gets the progress.
         forced: Names of the steps that run even if they have finished.
-        force: Replace what another program made.
-        done: Names of the steps that are finished.
-        skipped: Names of those that were before.
-        keys: Of the steps that have begun.
-        stdout: Where results are printed.
+        force: Replace outputs that no recipe made.
+        done: Names of the finished steps.
+        skipped: Names of the steps that had finished before this run.
+        keys: Keys of the steps that have begun.
+        stdout: Stream for results.
     """
 
     recipe: Recipe
@@ -137,7 +137,7 @@ class _Run:
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
 
     def in_turn(self) -> None:
-        """Perform the steps one after the other, in this process."""
+        """Run the steps one after the other, in this process."""
         for step in self.recipe.steps:
             settings = self._begin(step)
             if settings is None:
@@ -149,9 +149,9 @@ class _Run:
             _free_memory()
 
     def at_once(self, address: str | None) -> None:
-        """Perform the steps on a cluster, each as soon as what it needs is there.
+        """Run the steps on a cluster, each as soon as its needs are done.
 
-        After an error no further step is started; those that run are waited for.
+        After an error, no further step starts, and the running ones are allowed to finish.
         """
         waiting = list(self.recipe.steps)
         failed: AdaptermixError | None = None
@@ -172,7 +172,7 @@ class _Run:
     def _submit_ready(self, waiting: Sequence[Step], cluster: Cluster, board: Board) -> list[Step]:
         """Submit the steps whose needs are done, and return the others."""
         left = []
-        for step in waiting:  # each after its needs: one that is skipped lets others follow
+        for step in waiting:  # in topological order, so a skipped step allows later ones at once
             if not self.done.issuperset(step.needs):
                 left.append(step)
             elif (settings := self._begin(step)) is not None:
@@ -182,7 +182,7 @@ class _Run:
         return left
 
     def _begin(self, step: Step) -> Settings | None:
-        """Return the settings to perform a step with; None if it has finished."""
+        """Return the settings to run a step with; None if it has finished."""
         key = self.keys[step.name] = step_key(step, self.recipe.out)
         is_finished = step.name not in self.forced and self.state.is_finished(step, key)
         number = 1 + self.recipe.steps.index(step)
@@ -200,7 +200,7 @@ class _Run:
         return self._start(step)
 
     def _start(self, step: Step) -> Settings:
-        """Make room for a step, and return its settings: one that was begun is resumed."""
+        """Remove leftovers and return the step's settings, which resume it if it was begun."""
         key = self.keys[step.name]
         is_resumed = self.state.was_begun(step, key)
         _sweep(step, is_resumed)
@@ -217,7 +217,7 @@ class _Run:
 
 
 def perform(step: Step, settings: Settings, on_progress: OnProgress) -> Done:
-    """Run the command of a step, wherever that is."""
+    """Run the command of a step, in this process or in a worker."""
     started = time.monotonic()
     report = step.command.perform(step.call(settings, on_progress=on_progress))
     record = {k: v for k, v in report.as_record().items() if k not in VOLATILE}
@@ -238,7 +238,7 @@ def _lost() -> ResourceError:
 
 
 def _free_memory() -> None:
-    """Let go of the models and engines of a step before the next one loads its own."""
+    """Free the models and engines of a step before the next one loads its own."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -246,7 +246,7 @@ def _free_memory() -> None:
 
 
 def _sweep(step: Step, is_resumed: bool) -> None:
-    """Remove what a killed run left beside the output, but for checkpoints to go on from."""
+    """Remove what a killed run left beside the output, except for checkpoints to resume from."""
     for left in step.out.parent.glob(f".{step.out.name}.*"):
         if left.is_dir() and not (is_resumed and left.name.endswith(".training")):
             shutil.rmtree(left)

@@ -1,8 +1,8 @@
-"""Steps with several seeds: one step for each seed, in what refers to them as well.
+"""Expand steps with several seeds, and the steps that refer to them, to one step per seed.
 
-``seeds = [1, 2]`` makes ``[task]`` the steps ``task-seed-1`` and ``task-seed-2``. A step that
-reads results (``eval``, ``retrieval``, ``inspect``, ``report``) takes all of them for ``@task``.
-Any other step is made once for each seed, and its ``@task`` is the one with that seed.
+``seeds = [1, 2]`` turns ``[task]`` into the steps ``task-seed-1`` and ``task-seed-2``. In a step
+that reads results (``eval``, ``retrieval``, ``inspect``, ``report``), ``@task`` stands for all of
+them. Any other step is repeated for each seed, and its ``@task`` is the one with that seed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,15 +22,15 @@ Seeds = tuple[int, ...]
 def expand(
     drafts: Mapping[str, Draft], own: Sequence[str], asked: Mapping[str, Any]
 ) -> tuple[dict[str, Draft], list[str]]:
-    """Return all steps and the names of the own ones, with a step for each seed.
+    """Return all steps and the names of the recipe's own ones, with one step per seed.
 
     Args:
-        drafts: The steps as they are written.
-        own: The names of the steps to run; only these and what they refer to are expanded.
-        asked: The settings of the command line.
+        drafts: The steps as written.
+        own: Names of the steps to run. Only these and the steps they refer to are expanded.
+        asked: Settings from the command line.
 
     Raises:
-        ConfigError: Wrong seeds, or steps with different seeds in one step.
+        ConfigError: Seeds are invalid, or a step refers to steps with different seeds.
     """
     seeds: dict[str, Seeds] = {}
     made: dict[str, list[Draft]] = {}
@@ -39,7 +39,7 @@ def expand(
         if name in seeds:
             return
         draft = drafts[name]
-        seeds[name], made[name] = (), [draft]  # a cycle ends here; it is refused later
+        seeds[name], made[name] = (), [draft]  # stops at a cycle, which is refused later
         if draft.written.get("command") not in [*COMMANDS]:
             return
         for need in _needs(draft, drafts):
@@ -53,7 +53,7 @@ def expand(
 
 
 def _together(drafts: Mapping[str, Draft], made: Mapping[str, list[Draft]]) -> dict[str, Draft]:
-    """Return the steps that were made by name, and those that no step of the recipe needs."""
+    """Return the expanded steps and the unneeded ones, by name."""
     steps: dict[str, Draft] = {}
     for name, draft in drafts.items():
         for step in made.get(name, [draft]):
@@ -64,7 +64,7 @@ def _together(drafts: Mapping[str, Draft], made: Mapping[str, list[Draft]]) -> d
 
 
 def _needs(draft: Draft, drafts: Mapping[str, Draft]) -> Iterator[str]:
-    """Yield the steps that a step refers to, as they are written in the file."""
+    """Yield the names of the written steps that a step refers to."""
     for value in stated(draft).values():
         for found in references(value):
             named = SEEDED.fullmatch(found[1])
@@ -74,7 +74,7 @@ def _needs(draft: Draft, drafts: Mapping[str, Draft]) -> Iterator[str]:
 
 
 def _seeds_of(draft: Draft, asked: Mapping[str, Any], seeds: Mapping[str, Seeds]) -> Seeds:
-    """Return the seeds that a step is run with: its own, or those of what it builds on."""
+    """Return the seeds of a step: its own, or those of the steps it builds on."""
     chosen = _stated_seeds(draft, asked)
     origin = SEEDS
     for key, value in stated(draft).items():
@@ -96,12 +96,12 @@ def _seeds_of(draft: Draft, asked: Mapping[str, Any], seeds: Mapping[str, Seeds]
 
 
 def _takes_all(draft: Draft, value: Any) -> bool:
-    """Whether a list in a step that reads results has all seeds of a step that it refers to."""
+    """Whether references in this value stand for all seeds: a list in a step that reads results."""
     return isinstance(value, list) and draft.command.output != "adapter"
 
 
 def _stated_seeds(draft: Draft, asked: Mapping[str, Any]) -> Seeds:
-    """Return the seeds that are stated for a step; those at the top are for trainings."""
+    """Return the seeds that are set for a step; top-level ones apply only to trainings."""
     if "seed" not in keys_of(draft.command.settings):
         return ()
     is_training = draft.command.argument is None
@@ -144,7 +144,7 @@ def _read(value: Any, where: str) -> Seeds:
 
 
 def _made(draft: Draft, seeds: Mapping[str, Seeds], asked: Mapping[str, Any]) -> list[Draft]:
-    """Return the step for each of its seeds; one that takes all seeds of others stays one step."""
+    """Return one step per seed; a step that takes all seeds of others stays one step."""
     mine = seeds[draft.name]
     table = dict(draft.written)
     if SEEDS in draft_keys(draft.command):
@@ -162,7 +162,7 @@ def _made(draft: Draft, seeds: Mapping[str, Seeds], asked: Mapping[str, Any]) ->
 def _referring(
     draft: Draft, name: str, table: Mapping[str, Any], seeds: Mapping[str, Seeds], seed: int | None
 ) -> Draft:
-    """Return a step of another name, whose references are to the steps with its seed, or all."""
+    """Return a renamed step whose references point to the steps of one seed, or of all."""
     return replace(
         draft,
         name=name,
@@ -178,7 +178,7 @@ def _seeded(value: Any, seeds: Mapping[str, Seeds], seed: int | None) -> Any:
 
 
 def _each(item: Any, seeds: Mapping[str, Seeds], seed: int | None) -> list[Any]:
-    """Return an item, with a reference to a step that has seeds turned to one or all of these."""
+    """Return an item, with a reference to a step with seeds expanded to one or all of them."""
     found = REFERENCE.fullmatch(item) if isinstance(item, str) else None
     theirs = seeds.get(found[1], ()) if found else ()
     if found is None or not theirs:

@@ -19,7 +19,7 @@ STATE = "steps.json"
 
 
 class State:
-    """What is known of the steps whose outputs lie in a folder; written whole at every change."""
+    """The stored state of the steps in an output folder; every change is an atomic write."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / STATE
@@ -34,17 +34,17 @@ class State:
                 ) from error
 
     def made(self, step: Step) -> bool:
-        """Whether a run began to make the step's output."""
+        """Whether a run has ever begun the step."""
         return step.name in self.steps
 
     def is_finished(self, step: Step, key: str) -> bool:
-        """Whether the step has run with the same key and its output is unchanged."""
+        """Whether the step has finished with the same key and its output is unchanged."""
         entry = self.steps.get(step.name, {})
         is_same = entry.get("status") == "finished" and entry.get("key") == key
         return is_same and entry.get("content") == content_hash(step.out)
 
     def was_begun(self, step: Step, key: str) -> bool:
-        """Whether a run with the same key began the step and did not end it."""
+        """Whether a run with the same key began the step and did not finish it."""
         entry = self.steps.get(step.name, {})
         return entry.get("status") == "begun" and entry.get("key") == key
 
@@ -58,7 +58,7 @@ class State:
         self._put(step, entry | {"out": step.out.name, "seconds": seconds, "record": record})
 
     def report(self, step: Step, status: Literal["done", "done before"]) -> StepReport:
-        """Return what the record says of the step."""
+        """Return the report of a finished step from its record."""
         entry = self.steps[step.name]
         return StepReport(
             step.name, step.command.name, status, entry["seconds"], str(step.out), entry["record"]
@@ -72,7 +72,7 @@ class State:
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder; the lock goes with the process, however it ends."""
+    """Lock the folder against other runs; the lock is released however the process ends."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is not a folder")
     try:

@@ -15,12 +15,12 @@ from adaptermix.settings.shared import Settings
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says over the heads of all steps.
+    """Settings from the command line that override those of the steps.
 
     Attributes:
-        values: Settings by key, for every step that has the key; or by step and key, as
+        values: Settings by key, for every step that has the key; or by step and key, such as
             ``test.limit``.
-        limit: Examples of each language, and steps of each training, of a trial.
+        limit: Limit of a trial: examples per language, and steps per training.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -32,17 +32,17 @@ class Step:
     """One step, ready to run.
 
     Attributes:
-        name: Its name; of a step with seeds, the name for one of them.
+        name: Name of the step; for a step with seeds, the name for one seed.
         header: Its name in the file.
         command: The command it runs.
-        settings: The command's settings; the output lies in the recipe's folder.
-        inputs: What the command takes beside its settings, such as the adapters of a merge.
-        out: Its output.
-        needs: The steps whose outputs it reads.
-        path: The file it is written in.
-        table: What the file says of it.
-        missing: The first of its files that is not there, as an error with file and line.
-        resources: What it asks of a machine of a cluster.
+        settings: The command's settings; the output is in the recipe's folder.
+        inputs: The command's argument, such as the adapters of a merge.
+        out: Path of its output.
+        needs: Names of the steps whose outputs it reads.
+        path: The file that defines it.
+        table: Its keys in the file.
+        missing: The error for the first missing file, with file and line; None if none is missing.
+        resources: The resources it requests on a cluster.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Step:
     resources: Resources = Resources()
 
     def call(self, settings: Settings | None = None, **options: Any) -> Call:
-        """Return the call of its command, which may replace what an earlier run left."""
+        """Return the call of its command, which may replace the output of an earlier run."""
         inputs = [Path(path) for path in self.inputs]
         return Call(settings or self.settings, inputs, force=True, **options)
 
@@ -67,7 +67,7 @@ class Step:
         return line_of(self.path, self.header, key if key in self.table else None)
 
     def blame(self, error: AdaptermixError) -> AdaptermixError:
-        """Say where in the recipe the cause of an error stands, as far as its words tell."""
+        """Add the place in the recipe to an error, as far as its message reveals it."""
         text = f"{error.message} {error.hint or ''}"
         keys = sorted(self.table, key=lambda key: key not in ("langs", "pairs", "lang"))
         named = next((key for key in keys if f"--{key} " in f"{text} "), None)
@@ -75,13 +75,13 @@ class Step:
         if longest is not None and not self._named_by(longest, error.message):
             longest = None
         line = self.line(named or longest)
-        # A recipe continues from checkpoints without an option.
+        # A recipe resumes from checkpoints without an option.
         stopped = isinstance(error, StoppedError)
         hint = "to continue, run the recipe again" if stopped else error.hint
         return error.restated(f"{self.path}:{line}: [{self.name}] {error.message}", hint=hint)
 
     def _named_by(self, key: str, message: str) -> int:
-        """Return the length of the longest text or path of a key that a message speaks of."""
+        """Return the length of the longest value of a key that a message mentions."""
         made = getattr(self.settings, key.replace("-", "_"), self.inputs)
         items = [*_listed(self.table[key]), *_listed(made)]
         words = [str(item) for item in items if isinstance(item, str | Path)]
@@ -91,17 +91,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The steps of a recipe in an order in which they can run, and where their outputs go."""
+    """The steps of a recipe in topological order, and the folder of their outputs."""
 
     path: Path
     out: Path
     steps: tuple[Step, ...]
 
     def named(self, name: str) -> set[str]:
-        """Return the names of the steps that a name means: one step, or all seeds of one.
+        """Return the names of the steps that a name stands for: one step, or all seeds of one.
 
         Raises:
-            ConfigError: There is none of that name.
+            ConfigError: There is no step of that name.
         """
         found = {step.name for step in self.steps if name in (step.name, step.header)}
         if not found:
@@ -112,7 +112,7 @@ class Recipe:
         return found
 
     def maker(self, path: Path) -> Made | None:
-        """Return which step leaves something there; outputs begin with the name of their step."""
+        """Return the step that writes a path; outputs begin with the name of their step."""
         if not path.is_relative_to(self.out):
             return None
         entry = path.relative_to(self.out).parts[:1]
@@ -123,7 +123,7 @@ class Recipe:
         return None
 
     def with_needs(self, name: str) -> "Recipe":
-        """Return the recipe of one step, or all seeds of one, and of all that it needs."""
+        """Return the recipe with only one step, or all its seeds, and everything that it needs."""
         wanted = self.named(name)
         for step in reversed(self.steps):
             if step.name in wanted:
@@ -132,5 +132,5 @@ class Recipe:
 
 
 def _listed(value: Any) -> Sequence[Any]:
-    """Return the items of a list, or the one value."""
+    """Return the items of a list, or the value as its only item."""
     return value if isinstance(value, list | tuple) else [value]
