@@ -1,1 +1,1 @@
-"""The commands: one value each, from which the command line, recipes and the reference derive."""
+"""The commands: one object each, from which command line, recipes and reference are generated."""

@@ -25,5 +25,5 @@ COMMANDS: dict[str, Command] = {
 
 
 def sections() -> dict[str, type[Settings]]:
-    """Return the settings of every command by the name of its section in ``adaptermix.toml``."""
+    """Return every command's settings, by the name of its section in ``adaptermix.toml``."""
     return {name: command.settings for name, command in COMMANDS.items()}

@@ -1,7 +1,7 @@
-"""A command as one value: its settings, what it runs, and what is known before it runs.
+"""A command as one object: its settings, its function, and what is known before it runs.
 
-The command line, recipes with their dry run, the schemas for editors and the options reference
-read these values and hold no list of commands of their own.
+The command line, recipes and their dry run, the editor schemas and the options reference are all
+generated from these objects and keep no command lists of their own.
 """
 
 import inspect
@@ -16,17 +16,17 @@ from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.locations import Location
 from adaptermix.settings.shared import Settings, keys_of
 
-# What the recipe itself decides for a step.
+# Keys that the recipe sets for a step itself.
 MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
 
 
 @dataclass(frozen=True)
 class Argument:
-    """What a command takes beside its options.
+    """The positional argument of a command.
 
     Attributes:
         name: Its name, and its key in a recipe.
-        help: What it is.
+        help: Its help text.
         location: Whether its items are adapters or other paths.
     """
 
@@ -43,8 +43,8 @@ class Call:
         settings: The settings.
         inputs: The items of its argument.
         force: Replace an existing output.
-        dry_run: Check everything, write nothing.
-        on_progress: Called while the command works.
+        dry_run: Check everything, and write nothing.
+        on_progress: Called with the progress of the command.
     """
 
     settings: Any
@@ -56,7 +56,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Made:
-    """What an earlier step of a recipe will have made: its name, command and settings."""
+    """The earlier step of a recipe that makes a path: its name, command and settings."""
 
     step: str
     command: str
@@ -83,18 +83,18 @@ class Command:
     """A command.
 
     Attributes:
-        settings: Its settings; the name of their section is the command's.
-        run: Does the work. Its docstring is the help text.
-        argument: What it takes beside its options.
-        output: What it writes at ``out``; a command without that setting returns a report only.
-        can_dry_run: Whether ``run`` heeds ``Call.dry_run``.
+        settings: Its settings class; the name of the section is the command's name.
+        run: Runs the command. Its docstring is the help text.
+        argument: Its positional argument, if any.
+        output: What it writes to ``out``; a command without that setting only returns a report.
+        can_dry_run: Whether ``run`` respects ``Call.dry_run``.
         shows_progress: Whether ``run`` calls ``Call.on_progress``.
-        extra: The extra of the package that it needs.
-        remark: What to say before it runs, if anything.
-        examples: Counts the examples of each language that it reads, before any are held out.
-        size: What else is known of the work: planned steps, candidates, and ``systems``, the
+        extra: The optional extra of the package that it needs.
+        remark: Returns a note to show before it runs, or None.
+        examples: Counts the examples it reads per language, before any are held out.
+        size: Returns the size of the work: planned steps, candidates, and ``systems``, the
             number of systems that answer every example.
-        check: Raises what would stop it, as far as that shows before its inputs exist.
+        check: Raises errors that would stop it, as far as they show before its inputs exist.
     """
 
     settings: type[Settings]
@@ -121,29 +121,29 @@ class Command:
 
     @property
     def suffix(self) -> str:
-        """How the name of its output ends in the folder of a recipe."""
+        """The suffix of its output's name in a recipe's folder."""
         return {"adapter": ".safetensors", "folder": ""}.get(self.output, self.output)
 
     def perform(self, call: Call) -> Report:
         """Run the command.
 
         Raises:
-            AdaptermixError: Whatever stops it; ResourceError if its extra is not installed.
+            AdaptermixError: The command fails; ResourceError if its extra is not installed.
         """
         self.require(call.settings)
         return self.run(call)
 
     def require(self, settings: Settings) -> None:
-        """Check that what the command needs with these settings is installed.
+        """Check that the packages the command needs with these settings are installed.
 
         Raises:
-            ResourceError: It is not.
+            ResourceError: A package is not installed.
         """
         if self.extra is not None:
             require_extra("server" if getattr(settings, "server", ()) else self.extra)
 
     def is_installed(self, settings: Settings) -> bool:
-        """Whether what the command needs with these settings is installed."""
+        """Whether the packages the command needs with these settings are installed."""
         try:
             self.require(settings)
         except ResourceError:
@@ -155,7 +155,7 @@ class Command:
         return [*([self.argument.name] if self.argument else []), *keys_of(self.settings)]
 
     def location(self, key: str) -> Location | None:
-        """Return what a key's value names, if it names a file, a model or an adapter."""
+        """Return what kind of location a key's value is; None if it is no location."""
         if self.argument is not None and key == self.argument.name:
             return self.argument.location
         return self.settings.location(key)

@@ -1,4 +1,4 @@
-"""``data get``: languages and pairs as users write them, and as the sources name them."""
+"""Names of languages and pairs for ``data get``: from users' spelling to the sources' own."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from adaptermix.tasks.massive import massive_locale
 
 
 def names_of(source: Source, langs: Sequence[str], pairs: Sequence[str]) -> tuple[str, ...]:
-    """Return what is asked of a source, by its own names; its default where nothing is.
+    """Return the requested languages or pairs by the source's own names, or its default.
 
     Raises:
-        ConfigError: Languages of a source of pairs, or the reverse.
-        DataError: A language or pair that the source does not have.
+        ConfigError: Languages are given for a source of pairs, or the reverse.
+        DataError: The source does not have a language or pair.
     """
     wanted, other = (langs, "pairs") if source.by == "langs" else (pairs, "langs")
     if (pairs, langs)[source.by == "pairs"]:
@@ -42,7 +42,7 @@ def _name(source: Source, name: str) -> str:
 
 
 def _flores_name(lang: str) -> str:
-    """Return FLORES-200's code of a language; where the script is not known here, any."""
+    """Return FLORES-200's code of a language, with a wildcard if the script is unknown."""
     code = flores_code(THREE_LETTERS.get(lang, lang))
     if "_" in code:
         return code

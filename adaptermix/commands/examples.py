@@ -1,8 +1,8 @@
-"""How many examples a command reads of each language: the data is read, and errors are raised.
+"""Count the examples that a command reads per language; this reads and checks the data.
 
-Raises, in every function:
-    DataError: A language without data, a missing or malformed file.
-    ResourceError: Data that must come from the hub and cannot.
+All functions raise:
+    DataError: A language has no data, or a file is missing or malformed.
+    ResourceError: Data cannot be downloaded from the Hub.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from adaptermix.errors import MissingDataError
 
 
 def of_pairs(settings: Any) -> dict[str, int]:
-    """Count the parallel sentences of each pair of languages."""
+    """Count the parallel sentences of each language pair."""
     place = settings.pairs_dir or settings.data_dir
     columns = tuple(settings.pairs_columns.items())
     return {pair: _pairs(pair, place, columns) for pair in settings.pairs}
 
 
 def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> dict[str, int]:
-    """Count a task's examples of each language: those of the first split; all splits are read.
+    """Count a task's examples per language in the first split; the other splits are only checked.
 
     Args:
         settings: The command's settings.
-        splits: The parts to read.
-        may_lack: Leave languages without data out, as long as one has some.
+        splits: The splits to read.
+        may_lack: Leave out languages without data, as long as one has some.
     """
     counts: dict[str, int] = {}
     lacking: list[MissingDataError] = []
@@ -44,12 +44,12 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
 
 
 def of_sentences(settings: Any) -> dict[str, int]:
-    """Count the sentences of a text in many languages."""
+    """Count the sentences of multi-way parallel text by language."""
     return _sentences(settings.langs, settings.split, settings.data_dir)
 
 
 def limited(counts: dict[str, int], limit: int | None) -> dict[str, int]:
-    """Return counts of which the first ``limit`` examples of each language are used."""
+    """Return the counts after limiting each language to ``limit`` examples."""
     return {lang: min(count, limit or count) for lang, count in counts.items()}
 
 

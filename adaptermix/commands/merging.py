@@ -46,7 +46,7 @@ def merge(call: Call) -> Report:
 
 
 def _keep_to_one_thread() -> None:
-    """Tell NumPy, before it is imported: of small products, more threads only slow each other."""
+    """Limit BLAS to one thread before NumPy is imported: more threads slow small products down."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
@@ -89,8 +89,8 @@ def inspect(call: Call) -> Report:
 def export(call: Call) -> Report:
     """Write an adapter for llama.cpp, Ollama or mlx-lm.
 
-    A LoRA in GGUF with a Modelfile for Ollama (--to gguf), or a folder of mlx-lm (--to mlx). The
-    base model's config is read, and none of its weights.
+    Writes a LoRA in GGUF with a Modelfile for Ollama (--to gguf), or a folder for mlx-lm (--to
+    mlx). Only the base model's config is needed, not its weights.
 
     Examples:
         adaptermix export merged.safetensors --to gguf -o merged-gguf
@@ -104,7 +104,7 @@ def export(call: Call) -> Report:
 
 
 def _search_examples(settings: Any) -> dict[str, int]:
-    """Only a search reads data."""
+    """Count the dev examples of a search; a plain merge reads no data."""
     if settings.search is None:
         return {}
     counts = examples.of_task(settings, ("dev",), may_lack=settings.per_language)

@@ -26,13 +26,13 @@ def report(call: Call) -> Report:
 
 
 def _check(call: Call, maker: Maker) -> None:
-    """A report is of one task; what earlier steps will make is known by their settings."""
+    """Check that all runs are of one task; for steps that have not run, their settings tell it."""
     from adaptermix.reports.published import read_published
     from adaptermix.reports.runs import find_runs
 
     if call.settings.published is not None:
         read_published(call.settings.published)
-    tasks: dict[str, str] = {}  # with the first run of each
+    tasks: dict[str, str] = {}  # the first run of each task
     for path in call.inputs:
         made = maker(path)
         task = find_runs([path]).task if made is None else _task_of(made, path)
@@ -47,7 +47,7 @@ def _check(call: Call, maker: Maker) -> None:
 
 
 def _task_of(made: Made, path: Path) -> str | None:
-    """Return the task of what a step will leave there; None for what has none, as an adapter."""
+    """Return the task of a step's output, or None if it has none, like an adapter."""
     from adaptermix.tasks.catalog import make_task
 
     if made.command in ("report", "score", "inspect"):

@@ -1,6 +1,6 @@
 """JSON schemas of ``adaptermix.toml`` and of recipes, for editors.
 
-An editor that knows TOML schemas reads them from the first line of a file::
+Editors with support for TOML schemas find the schema through the first line of a file::
 
     #:schema recipe.schema.json
 """
@@ -32,19 +32,19 @@ _SEEDS: Schema = {
 
 
 def settings_schema() -> Schema:
-    """Return the schema of ``adaptermix.toml``: keys for all commands, and a table for each."""
+    """Return the schema of ``adaptermix.toml``: keys for all commands, and one table for each."""
     sections = {name: _table(_keys(command.settings)) for name, command in COMMANDS.items()}
     return _document("adaptermix.toml", _keys(ModelSettings) | sections)
 
 
 def recipe_schema() -> Schema:
-    """Return the schema of a recipe: keys for all steps, and a table for each step."""
+    """Return the schema of a recipe: keys for all steps, and one table per step."""
     shared: dict[str, Schema] = {}
     for command in COMMANDS.values():
         shared = _keys(command.settings) | shared
     step = {"$ref": "#/$defs/step"}
     tops = {
-        key: {"anyOf": [value, step]}  # a step may have the name of a setting
+        key: {"anyOf": [value, step]}  # a step may be named like a setting
         for key, value in shared.items()
         if key not in MANAGED
     } | {
@@ -90,7 +90,7 @@ def _text(description: str) -> Schema:
 
 
 def _keys(kind: type[Settings]) -> dict[str, Schema]:
-    """Return the schema of every key of a command's settings."""
+    """Return the schemas of all keys of a command's settings."""
     properties: dict[str, Schema] = kind.model_json_schema(by_alias=True)["properties"]
     return {
         name.replace("_", "-"): _as_written(
@@ -101,7 +101,7 @@ def _keys(kind: type[Settings]) -> dict[str, Schema]:
 
 
 def _is_converted(annotation: Any, metadata: Any = ()) -> bool:
-    """Whether a value is read from text or a number as well, as ``cy-en,sw-en`` is."""
+    """Whether a value may also be given as text or a number, such as ``cy-en,sw-en``."""
     if any(isinstance(mark, BeforeValidator) for mark in metadata):
         return True
     return any(
@@ -110,7 +110,7 @@ def _is_converted(annotation: Any, metadata: Any = ()) -> bool:
 
 
 def _as_written(schema: Schema, is_converted: bool) -> Schema:
-    """Return what a file may hold: TOML has no null, and some values may be written as text."""
+    """Adapt a schema to TOML files, which have no null and may give some values as text."""
     about = {key: schema[key] for key in ("description", "default") if key in schema}
     about = {key: value for key, value in about.items() if value is not None}
     value = {key: v for key, v in schema.items() if key not in ("description", "default", "title")}

@@ -1,6 +1,6 @@
-"""``adaptermix.toml``: a section of settings for each command, and keys for all at the top.
+"""``adaptermix.toml``: a section of settings for each command, and top-level keys for all.
 
-A key in the file is the flag without its two dashes. Whatever is wrong is named by file and line.
+A key in the file is the flag without its two dashes. Errors name the file and line.
 """
 
 from collections.abc import Mapping
@@ -31,15 +31,16 @@ S = TypeVar("S", bound=Settings)
 
 
 def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | None = None) -> S:
-    """Join flags, file and defaults into the settings of one command.
+    """Combine flags, file and defaults into the settings of one command.
 
     Args:
         kind: Settings class of the command.
-        flags: The options the user stated, by field name.
-        config: The file; ``adaptermix.toml`` in the current folder by default, if there is one.
+        flags: The options given on the command line, by field name.
+        config: The file; by default ``adaptermix.toml`` in the current folder, if it exists.
 
     Raises:
-        ConfigError: Unknown key, wrong type or value, unreadable file; with file and line.
+        ConfigError: A key is unknown, a value is invalid, or the file is unreadable; with
+            file and line.
     """
     path = config or Path(CONFIG_NAME)
     if config is not None and not path.is_file():
@@ -47,10 +48,10 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
     from_file = _read_section(path, kind) if path.is_file() else {}
     stated = {name.replace("_", "-"): value for name, value in flags.items()}
     ways = ("weight", "weights", "weights-file", "search")
-    if stated.keys() & set(ways):  # one of them on the command line replaces any in the file
+    if stated.keys() & set(ways):  # one of these flags replaces all of them in the file
         from_file = {key: value for key, value in from_file.items() if key not in ways}
     elsewhere = ("engine", *(name.replace("_", "-") for name in VLLM_OPTIONS))
-    if "server" in stated:  # it takes the place of the file's engine, and an engine that of servers
+    if "server" in stated:  # replaces the file's engine, as an engine replaces its servers
         from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
     elif "engine" in stated:
         from_file = {key: value for key, value in from_file.items() if key != "server"}
@@ -62,7 +63,7 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
 
 
 def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
-    """Return the keys of the file that concern the command, paths made relative to the file."""
+    """Return the file's keys for the command, with paths resolved relative to the file."""
     content = read_toml(path)
     _refuse_unknown_keys(path, content)
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
@@ -72,7 +73,7 @@ def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
 
 
 def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
-    """A search asks and decodes as ``eval`` does, unless its own section says otherwise."""
+    """Return the keys that a search takes over from ``eval``'s section, for equal decoding."""
     if not issubclass(kind, SearchSettings):
         return {}
     asked = {*keys_of(DecodingSettings), *keys_of(ScorerSettings)} - {"limit"}
@@ -80,7 +81,7 @@ def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[
 
 
 def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
-    """Check every section, so that a slip is seen by whichever command runs first."""
+    """Check every section, so that any command reports a mistake in the file."""
     sections = {name: keys_of(command.settings) for name, command in COMMANDS.items()}
     for key, value in content.items():
         if isinstance(value, dict):
@@ -108,7 +109,7 @@ def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) ->
 def _config_error(
     error: ValidationError, stated: Mapping[str, object], path: Path, kind: type[Settings]
 ) -> ConfigError:
-    """Turn pydantic's first complaint into one line that names the flag, or the file and line."""
+    """Return pydantic's first error as a one-line message with the flag, or the file and line."""
     first = error.errors()[0]
     message = complaint(first)
     if not first["loc"]:

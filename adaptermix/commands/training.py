@@ -58,7 +58,7 @@ def _remark(settings: Any) -> str | None:
     from adaptermix.training.checkpoints import last_checkpoint, work_folder
 
     notes = notes_on_training(settings)
-    is_one = len(getattr(settings, "temperature", ())) < 2  # each of several has its own folder
+    is_one = len(getattr(settings, "temperature", ())) < 2  # several have their own folders
     is_new = not settings.out.exists() and last_checkpoint(work_folder(settings.out)) is None
     if settings.resume and is_one and is_new:
         notes.append("--resume: there is no checkpoint yet; the training starts from the beginning")
@@ -79,7 +79,7 @@ def _joint_examples(settings: Any) -> dict[str, int]:
 
 
 def _steps(settings: Any, rows: int) -> dict[str, Any]:
-    """Return the optimizer steps, at most, that this many rows an epoch take."""
+    """Return the maximum number of optimizer steps for a number of rows per epoch."""
     return {"planned_steps": planned_steps(settings, rows)}
 
 
@@ -88,12 +88,12 @@ def _task_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _align_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Languages are repeated up to the largest."""
+    """Return the planned steps; every pair is repeated up to the size of the largest."""
     return _steps(call.settings, max(counts.values()) * len(counts))
 
 
 def _joint_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
-    """There are as many pairs as task examples."""
+    """Return the planned steps; an epoch has as many sentence pairs as task examples."""
     task = sum(count for name, count in counts.items() if name not in call.settings.pairs)
     return _steps(call.settings, 2 * task)
 
