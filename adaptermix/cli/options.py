@@ -1,4 +1,4 @@
-"""Options of the command line, made from commands: an option for each field of the settings."""
+"""The options of the command line, generated from the fields of the commands' settings."""
 
 import inspect
 import logging
@@ -29,7 +29,7 @@ from adaptermix.settings.shared import Settings, complaint, flag_of, with_value
 
 @dataclass(frozen=True)
 class Options:
-    """Options that every command has and no file sets."""
+    """Options of all commands that cannot be set in a file."""
 
     force: bool
     json: bool
@@ -40,7 +40,7 @@ class Options:
     private: bool
 
 
-GENERAL = "General"  # heading of what every command has
+GENERAL = "General"  # heading of the options that every command has
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an existing output.", rich_help_panel=GENERAL)
 ]
@@ -112,18 +112,18 @@ _SHORT = {
     "adapters": (flag_of("adapters"),),
     "data_dir": ("--data-dir", "--data"),
 }
-_WIDEST = 24  # characters of choices, beside which the help has room at 80 columns
+_WIDEST = 24  # longest list of choices, in characters, that fits beside the help at 80 columns
 _REPEATED = {"adapters", "on", "ref", "preserve_text"}
 
 
 class CheckedCommand(TyperCommand):
-    """Reports wrong values like settings files do, with the same exit code."""
+    """A command that reports invalid values like settings files do, with the same exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the line; a value that cannot be read is a wrong setting.
+        """Parse the arguments; values that cannot be parsed are reported like invalid settings.
 
         Raises:
-            ConfigError: Naming the option.
+            ConfigError: A value is invalid; the message names the option.
         """
         try:
             return super().parse_args(ctx, args)
@@ -135,14 +135,14 @@ class CheckedCommand(TyperCommand):
             message = f"{name}: {error.message.removesuffix('.')}"
             if isinstance(cause, ValidationError):
                 first = cause.errors()[0]
-                if first["type"] == "value_error":  # it quotes the value
+                if first["type"] == "value_error":  # its text already quotes the value
                     message = f"{name}: {complaint(first).removesuffix('.')}"
                 else:
                     message = with_value(f"{name}: {complaint(first)}", first["input"])
             raise ConfigError(message) from error
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help; columns are narrow enough for 80 characters."""
+        """Print the help so that its columns fit in 80 characters."""
         switches = {
             param: param.secondary_opts
             for param in self.params
@@ -150,7 +150,7 @@ class CheckedCommand(TyperCommand):
         }
         for param in self.params:
             if isinstance(getattr(param, "show_default", None), str):
-                # Typer writes a text in parentheses, as if it were no value.
+                # Typer puts a default that is text in parentheses.
                 setattr(param, "_get_default_string", partial(_shown_default, param))  # noqa: B010
         try:
             for switch in switches:
@@ -166,20 +166,20 @@ def _shown_default(param: Any, **_: Any) -> str:
 
 
 class _Help(CheckedCommand):
-    """Shows in its help the options that matter to what was typed.
+    """A command whose help shows only the options that are relevant for the typed ones.
 
-    Options of a search stand in the help of ``merge`` if ``--search`` is there.
+    For example, ``merge`` shows the options of a search only with ``--search``.
     """
 
     settings: type[Settings]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Hide options that have no effect beside those that were typed."""
+        """Hide options that have no effect with the typed ones, then parse the arguments."""
         typed = {arg.partition("=")[0].lstrip("-"): arg for arg in args if arg.startswith("--")}
         kind = self.settings.for_keys(typed)
         unused = self.settings.model_fields.keys() - kind.model_fields.keys()
         if unused:
-            unused |= {"quiet"}  # a merge alone is done before a bar could be drawn
+            unused |= {"quiet"}  # a plain merge is too fast for a progress bar
         if "push-to-hub" not in typed:
             unused |= {"private"}
         for param in self.params:
@@ -217,7 +217,7 @@ def add_command(app: typer.Typer, command: Command) -> None:
 
 
 def _run(command: Command, given: dict[str, Any]) -> None:
-    """Run a command with what was typed."""
+    """Run a command with the typed options."""
     argument = command.argument
     inputs = given.pop(argument.name) if argument else []
     config = given.pop("config")
@@ -233,7 +233,7 @@ def _run(command: Command, given: dict[str, Any]) -> None:
     is_silent = options.quiet or options.dry_run or not command.shows_progress
     with _pushed(options, settings), progress_bar(is_silent) as on_progress:
         call = Call(settings, inputs, options.force, options.dry_run, on_progress)
-        with redirect_stdout(sys.stderr):  # what libraries print is no result
+        with redirect_stdout(sys.stderr):  # output of libraries is not a result
             report = command.perform(call)
         console.show(report, as_json=options.json)
 
@@ -247,7 +247,7 @@ def _arguments(command: Command) -> list[inspect.Parameter]:
 
 
 def _common_options(command: Command) -> list[inspect.Parameter]:
-    """Return the options of every command, but for those that mean nothing to this one."""
+    """Return the common options, except for those that do not apply to the command."""
     left_out = set()
     if "out" not in command.settings.model_fields:
         left_out |= {"force"}
@@ -266,7 +266,7 @@ def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
 
 
 def let_libraries_talk() -> None:
-    """Say which versions are at work, and let libraries log; before they are imported."""
+    """Print the versions and enable the libraries' logging. Call this before importing them."""
     os.environ |= {"TRANSFORMERS_VERBOSITY": "info", "VLLM_LOGGING_LEVEL": "INFO"}
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     console.say_versions()
@@ -274,7 +274,7 @@ def let_libraries_talk() -> None:
 
 @contextmanager
 def _pushed(options: Options, settings: Any) -> Iterator[None]:
-    """Upload a command's output when it is there, where that was asked for."""
+    """Upload a command's output once it exists, if this was requested."""
     if options.private and not options.push_to_hub:
         raise ConfigError("--private goes with --push-to-hub OWNER/NAME")
     if not options.push_to_hub:
@@ -291,7 +291,7 @@ def _pushed(options: Options, settings: Any) -> Iterator[None]:
 
 
 def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parameter:
-    """Describe one option by the settings field it fills."""
+    """Create an option from a settings field."""
     flag = "--" + name.replace("_", "-")
     is_switch = bool in (field.annotation, *get_args(field.annotation))
     names = _SHORT.get(name, (flag,) if not is_switch else (f"{flag}/--no-{flag[2:]}",))
@@ -315,7 +315,7 @@ def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parame
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """Return the words that an option can be, if these are all it can be."""
+    """Return the choices of an option; empty if it also accepts other values."""
     while get_origin(annotation) in (Union, types.UnionType, Annotated):
         kinds = [arg for arg in get_args(annotation) if arg is not type(None)]
         if get_origin(annotation) is not Annotated and len(kinds) > 1:
@@ -325,21 +325,21 @@ def _choices(annotation: Any) -> tuple[str, ...]:
 
 
 def _place(name: str, kind: type[Settings]) -> int:
-    """Return where an option stands in the help: what matters most comes first."""
+    """Return the sort key of an option in the help: the main options come first."""
     return kind.main.index(name) if name in kind.main else len(kind.main)
 
 
 def _panel(name: str, kind: type[Settings]) -> str | None:
-    """Group options in the help by the class that their field is declared in."""
+    """Return an option's help panel, which is that of the class that declares its field."""
     owner = next(cls for cls in kind.__mro__ if name in cls.__dict__.get("__annotations__", {}))
     return owner.__dict__.get("panel")
 
 
 def _option_type(name: str, annotation: Any) -> Any:
-    """Return the type Typer should read: lists are comma-separated text, or repeated flags."""
+    """Return the type for Typer; lists are comma-separated text or repeated flags."""
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [arg for arg in get_args(annotation) if arg is not type(None)]
-        annotation = kinds[0] if len(kinds) == 1 else str  # a number or a word
+        annotation = kinds[0] if len(kinds) == 1 else str  # such as a number or a word
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is tuple:

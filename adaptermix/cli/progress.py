@@ -1,4 +1,4 @@
-"""Progress bars, and lines in their place where there is no terminal."""
+"""Progress bars, and lines instead of them if there is no terminal."""
 
 import time
 from collections.abc import Iterator
@@ -26,14 +26,14 @@ _SECONDS_A_LINE = 60
 
 
 class _Lines(Bars):
-    """Progress for a log file: a line a minute in place of a bar."""
+    """Progress for a log file: one line per minute instead of a bar."""
 
     def __init__(self) -> None:
         super().__init__(disable=True)
         self._said = time.monotonic()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Take note of progress, and say it if the last time was a minute ago."""
+        """Update the progress, and print it if the last line is a minute old."""
         super().update(task_id, **changes)
         if time.monotonic() - self._said >= _SECONDS_A_LINE:
             self._said = time.monotonic()
@@ -61,11 +61,11 @@ def _bar(quiet: bool) -> Iterator[Bars]:
 
 @contextmanager
 def progress_bar(quiet: bool, name: str = "") -> Iterator[OnProgress]:
-    """Show how far a command is, and the time left.
+    """Show a command's progress and the remaining time.
 
     Args:
         quiet: Show nothing.
-        name: Stands in place of the stage's name, where the command has a single stage.
+        name: Shown instead of the stage's name, for commands with a single stage.
     """
     with _bar(quiet) as bar:
         task = bar.add_task(name or "reading", total=None)
@@ -78,7 +78,7 @@ def progress_bar(quiet: bool, name: str = "") -> Iterator[OnProgress]:
                     say(*noted([progress.note]))
                 return
             is_other_work = progress.total != last.total or progress.done < last.done
-            if is_other_work:  # with a speed of its own
+            if is_other_work:  # its speed is measured separately
                 bar.remove_task(task)
                 task = bar.add_task("", total=progress.total)
             last = progress
@@ -89,15 +89,15 @@ def progress_bar(quiet: bool, name: str = "") -> Iterator[OnProgress]:
 
 
 class RecipeWatcher:
-    """Shows the steps of a recipe while they run: which of how many, its bar, its result."""
+    """Shows a recipe's running steps: their number, progress bar and result."""
 
     def __init__(self, *, quiet: bool, json: bool) -> None:
-        """Leave out the bars where ``quiet``, and the results of single steps where ``json``."""
+        """Create a watcher; ``json`` hides only the results of single steps."""
         self.quiet = quiet
         self.json = json
 
     def begin(self, number: int, total: int, step: "Step", *, is_finished: bool) -> None:
-        """Say which step it is."""
+        """Print the number and name of the step."""
         if not self.quiet:
             done = ": done before" if is_finished else f": {step.command.name}"
             say(f"{number}/{total}  {step.name}{done}")
@@ -105,31 +105,31 @@ class RecipeWatcher:
             say(remark)
 
     def progress(self, step: "Step") -> AbstractContextManager[OnProgress]:
-        """Show the bar of the step's command."""
+        """Show the progress bar of the step's command."""
         has_stages = not step.command.name.startswith("train-")
         return progress_bar(self.quiet, "" if has_stages else step.name)
 
     @contextmanager
     def together(self) -> Iterator["_StepBars"]:
-        """Show a bar for each of several steps."""
+        """Show one progress bar per running step."""
         with _bar(self.quiet) as bar:
             yield _StepBars(bar)
 
     def end(self, step: "Step", report: Any) -> None:
-        """Print what the step's command reports."""
+        """Print the report of the step's command."""
         if not (self.quiet or self.json):
             show(report)
 
 
 class _StepBars:
-    """Bars of steps that run at the same time."""
+    """Progress bars of steps that run in parallel."""
 
     def __init__(self, bar: Bars) -> None:
         self._bar = bar
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, step: "Step", progress: Progress) -> None:
-        """Show how far a step is, or what there is to know about it."""
+        """Show the progress of a step, or print its note."""
         if progress.note:
             say(*noted([f"{step.name}: {progress.note}"]))
             return
@@ -144,6 +144,6 @@ class _StepBars:
         )
 
     def remove(self, step: "Step") -> None:
-        """Take the bar of a step away."""
+        """Remove the progress bar of a step."""
         if (task := self._tasks.pop(step.name, None)) is not None:
             self._bar.remove_task(task)

@@ -1,4 +1,4 @@
-"""Adapters and models on their way to the hub."""
+"""Upload adapters and models to the Hub."""
 
 import tempfile
 from pathlib import Path
@@ -10,11 +10,11 @@ from adaptermix.files.hub import HUB_NAME, hub_errors
 
 
 def check_push(repository: str) -> None:
-    """Check what can be known before hours of work: the name, and that there is a token.
+    """Check what can be checked before hours of work: the repository's name and the token.
 
     Raises:
-        ConfigError: No name of a repository.
-        ResourceError: No token, or the hub is switched off.
+        ConfigError: The name is not a valid repository name.
+        ResourceError: There is no token, or ``HF_HUB_OFFLINE`` is set.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -37,26 +37,27 @@ def check_push(repository: str) -> None:
 
 
 def push(path: Path, repository: str, *, private: bool = False) -> str:
-    """Upload an output to a repository, which is made where it is missing, in one commit.
+    """Upload an output to a repository in one commit; create the repository if needed.
 
-    Of a folder, everything in it goes there. An adapter in one file goes there as the two files
-    that PEFT reads. What is in the repository besides stays.
+    All files of a folder are uploaded. A single-file adapter is uploaded as the two files that
+    PEFT reads. Other files in the repository are kept.
 
     Args:
         path: A folder, or an adapter's ``.safetensors`` file.
         repository: ``OWNER/NAME``.
-        private: Make a new repository private; one that exists stays as it is.
+        private: Make a new repository private; an existing one is not changed.
 
     Returns:
-        The address of the repository.
+        The URL of the repository.
 
     Raises:
-        ConfigError, ResourceError: As ``check_push``; or the hub refuses or cannot be reached.
+        ConfigError, ResourceError: As for ``check_push``, or the Hub refuses the upload or
+            cannot be reached.
     """
     from huggingface_hub import HfApi
 
     check_push(repository)
-    # ValueError: what the hub's library makes of a refused card or file; RuntimeError: hf_xet.
+    # huggingface_hub raises ValueError for a refused card or file, hf_xet raises RuntimeError.
     refusals: tuple[type[Exception], ...] = (*hub_errors(), ValueError, RuntimeError)
     api = HfApi()
     try:

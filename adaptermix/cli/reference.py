@@ -1,6 +1,6 @@
-"""The reference of all options and messages, and the schemas for editors, as files.
+"""Generate the reference of all options and messages, and the schemas for editors.
 
-Write them with ``python -m adaptermix.cli.reference docs/reference``.
+Usage: ``python -m adaptermix.cli.reference docs/reference``.
 """
 
 import json
@@ -17,7 +17,7 @@ from adaptermix.tables import escaped_markdown
 
 
 def reference() -> dict[str, str]:
-    """Return the files of the reference: their names and texts."""
+    """Return the texts of the reference's files, by name."""
     return {
         "options.md": options_page(),
         "messages.md": messages_page(),
@@ -31,7 +31,7 @@ def _as_json(schema: dict[str, Any]) -> str:
 
 
 def options_page() -> str:
-    """Return a page with every command, its options, defaults and help texts."""
+    """Return a page with all commands, their options, defaults and help texts."""
     parts = [
         "# Commands and options\n",
         "In `adaptermix.toml` and in recipes, a key is the option without its two dashes.\n",
