@@ -1,1 +1,1 @@
-"""Parallel sentences, conversations and language names, as training and analysis read them."""
+"""Readers of parallel sentences and conversations, and language names."""

@@ -1,7 +1,7 @@
-"""Translations by language code: ``{"translation": {"de": ..., "en": ...}}``, as ALMA has them.
+"""Read ALMA's format, translations by language code: ``{"translation": {"de": ..., "en": ...}}``.
 
-They come as JSON lines, in one JSON array, or as parquet of the hub, where the column may also have
-the name of the pair (``de-en``, as in WMT23-Test).
+Files are JSON lines, one JSON array, or parquet from the Hub, where the column may also be named by
+the pair (``de-en``, as in WMT23-Test).
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ Sides = tuple[str, str]
 
 
 def read_alma(path: Path, source: str, target: str) -> Iterator[tuple[int, Sides]]:
-    """Yield numbered sentences with their translations, as they are.
+    """Yield numbered sentence pairs, unchanged.
 
     Raises:
-        DataError: A missing or malformed file, or a record without one of the languages.
+        DataError: A file is missing or malformed, or a record lacks one of the languages.
     """
     records = open_records(path)
     column = translation_column(records, source, target)
@@ -28,7 +28,7 @@ def read_alma(path: Path, source: str, target: str) -> Iterator[tuple[int, Sides
 
 
 def translation_column(records: Records, source: str, target: str) -> str | None:
-    """Return the column that has the texts of both languages, if there is one."""
+    """Return the column with the texts of both languages, or None."""
     known = ("translation", f"{source}-{target}", f"{target}-{source}")
     return next((name for name in known if name in records.names), None)
 
@@ -36,15 +36,15 @@ def translation_column(records: Records, source: str, target: str) -> str | None
 def read_translations(
     records: Records, column: str, source: str, target: str
 ) -> Iterator[tuple[int, Sides]]:
-    """Yield numbered sentences with their translations, out of one column.
+    """Yield numbered sentence pairs from one column.
 
     Raises:
-        DataError: A malformed file, or a record without one of the languages.
+        DataError: The file is malformed, or a record lacks one of the languages.
     """
     for number, row in records.rows([column]):
         texts = row.get(column)
         sides = [texts.get(code) if isinstance(texts, dict) else None for code in (source, target)]
-        if records.is_arrow:  # where there is no text, it is null
+        if records.is_arrow:  # Arrow has null for a missing text
             there = texts if isinstance(texts, dict) else {source: None, target: None}
             sides = [there[code] or "" if code in there else None for code in (source, target)]
         if not all(isinstance(side, str) for side in sides):

@@ -1,6 +1,6 @@
-"""Conversations of one's own: messages, ShareGPT, Alpaca, and prompts with their completions.
+"""Read the user's conversations: messages, ShareGPT, Alpaca, or prompts with completions.
 
-A table is recognized by its columns. Lists, such as messages and tools, are lists or JSON text.
+The format is recognized by the columns. Lists, such as messages and tools, may be JSON text.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from adaptermix.progress import OnProgress, ignore
 
 Message = dict[str, Any]
 OPTION = "--columns"
-# Who speaks in ShareGPT's conversations, by the role that chat templates know.
+# ShareGPT's speakers, with their roles in chat templates.
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "model", "chatgpt", "function_call"), "assistant"),
@@ -31,11 +31,10 @@ class Chat:
     """A conversation.
 
     Attributes:
-        messages: What is said, with ``role`` and ``content``; an assistant's may have
-            ``tool_calls``.
-        location: The file and line, or row, that it is from.
-        tools: The tools that may be called, as JSON schemas.
-        context: Places of messages that are not learned although they are the assistant's.
+        messages: Messages with ``role`` and ``content``; the assistant's may have ``tool_calls``.
+        location: File and line, or row, of its source.
+        tools: JSON schemas of the available tools.
+        context: Indices of messages to exclude from the loss, even if they are the assistant's.
     """
 
     messages: list[Message]
@@ -46,27 +45,27 @@ class Chat:
 
 @dataclass(frozen=True)
 class _Source:
-    """One row: its fields, where it is, and whether fields that it does not have are null."""
+    """One row: its fields, its location, and whether missing fields are null (Arrow)."""
 
     fields: Mapping[str, Any]
     location: str
     is_arrow: bool
 
     def text(self, name: str) -> str:
-        """Return a text; one that is not there is empty."""
+        """Return a text field; a missing one is empty."""
         value = self.fields.get(name)
         if value is not None and not isinstance(value, str):
             raise DataError(f"{self.location}: '{name}' must be text")
         return value or ""
 
     def needed_text(self, name: str) -> str:
-        """Return a text that must be there."""
+        """Return a text field that must exist."""
         if self.fields.get(name) is None:
             raise DataError(f"{self.location}: no '{name}'")
         return self.text(name)
 
     def list_of(self, name: str) -> list[Any]:
-        """Return a list, which may be written as JSON."""
+        """Return a list field, which may be JSON text."""
         value = self.fields.get(name)
         if isinstance(value, str) and value.strip():
             value = json_value(value, f"{self.location}: '{name}'")
@@ -77,7 +76,7 @@ class _Source:
         return self.without_nulls(value) if self.is_arrow else value
 
     def without_nulls(self, value: Any) -> Any:
-        """Leave out null fields: Arrow gives every object all fields that any object has."""
+        """Remove null fields, because Arrow adds the fields of any object to all objects."""
         if isinstance(value, dict):
             return {k: self.without_nulls(v) for k, v in value.items() if v is not None}
         return [self.without_nulls(item) for item in value] if isinstance(value, list) else value
@@ -85,7 +84,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Form(Layout):
-    """A layout of conversations, and what makes a conversation of a row."""
+    """A layout of conversations, and the function that reads a row of it."""
 
     read: Callable[[_Source], Chat] = lambda source: Chat([], source.location)
 
@@ -98,20 +97,20 @@ def read_chats(
 ) -> list[Chat]:
     """Read conversations from a file or a data set of the Hub, as ``open_records`` does.
 
-    Roles are those that the model's chat template knows. A content may also be a list of parts
-    of type ``text``, which are joined.
+    Roles are those of the model's chat template. If a content is a list of parts with ``text``,
+    they are joined.
 
     Args:
-        place: The file, or the name of the data set.
-        columns: Columns of the table by the names that are read.
-        limit: Read the first rows only.
-        on_progress: Told which data set is read.
+        place: Path of the file, or name of the data set.
+        columns: The table's column names, by the names used here.
+        limit: Maximum number of rows to read.
+        on_progress: Called with the name of the data set.
 
     Raises:
-        ConfigError: ``columns`` names something that is not there or not read.
-        DataError: No such file, columns that are no conversations, or a malformed record, with
-            its line.
-        ResourceError: What reads the format is not installed, or the Hub cannot be reached.
+        ConfigError: ``columns`` has an unknown name or column.
+        DataError: The file does not exist, its columns fit no format, or a record is malformed;
+            with its line.
+        ResourceError: The format's reader is not installed, or the Hub cannot be reached.
     """
     records = open_records(place, columns, option=OPTION, on_progress=on_progress)
     form = recognize(records, _FORMS, OPTION)
@@ -139,7 +138,7 @@ def _conversations(source: _Source) -> Chat:
 
 
 def _instruction(source: _Source) -> Chat:
-    """Read a row as Alpaca has it: an instruction, what it is about, and the answer."""
+    """Read a row in Alpaca's format: an instruction, optional input, and the output."""
     parts = [source.needed_text("instruction"), source.text("input")]
     messages = [
         {"role": "system", "content": source.text("system")},
@@ -150,7 +149,7 @@ def _instruction(source: _Source) -> Chat:
 
 
 def _completion(source: _Source) -> Chat:
-    """Read a prompt and its completion, each a text or messages; only the completion is learned."""
+    """Read prompt and completion, each a text or messages; the loss covers the completion."""
     prompt, completion = (
         [{"role": role, "content": source.needed_text(name)}]
         if not isinstance(source.fields.get(name), list)
@@ -207,7 +206,7 @@ def _message(message: Any, location: str) -> Message:
 
 
 def _as_role(message: dict[str, Any], location: str) -> dict[str, Any]:
-    """Return a message of ShareGPT, from whom and what, with a role and a content."""
+    """Convert ShareGPT's message with ``from`` and ``value`` to one with role and content."""
     speaker = str(message["from"])
     if speaker not in _SPEAKERS:
         raise DataError(
@@ -221,7 +220,7 @@ def _as_role(message: dict[str, Any], location: str) -> dict[str, Any]:
 
 
 def _call(call: Any, location: str) -> dict[str, Any]:
-    """Return the call of a tool with its arguments as an object, which chat templates write."""
+    """Return a tool call with its arguments as an object, which chat templates serialize."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise DataError(f"{location}: a tool call without the 'name' of a function")

@@ -1,4 +1,4 @@
-"""Sentences of FLORES-200 in training data: ALMA's files hold all of them."""
+"""Find sentences of FLORES-200 in training data: ALMA's files contain all of them."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ def flores_in_training(alma: Path, flores: Path) -> dict[str, tuple[int, int]]:
     """Count English sentences of FLORES-200 in each of ALMA's training files.
 
     Returns:
-        By file, how many different sentences of FLORES-200 it holds, and of how many rows.
+        By file, the number of distinct sentences of FLORES-200 in it, and its number of rows.
 
     Raises:
-        DataError: A malformed file.
+        DataError: A file is malformed.
     """
     files = [flores / f"eng_Latn.{split}" for split in _SPLITS]
     sentences = {

@@ -12,7 +12,7 @@ import regex
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.text import find_file, has_file
 
-# FLORES-200 codes of the languages of the paper (its table 9 and appendix C).
+# FLORES-200 codes of the paper's languages (its table 9 and appendix C).
 FLORES_CODES: dict[str, str] = {
     code.split("=")[0]: code.split("=")[1]
     for code in """
@@ -26,14 +26,14 @@ FLORES_CODES: dict[str, str] = {
 }
 
 
-_SUBTAG = re.compile(r"[A-Z][a-z]{3}|[A-Z]{2}|\d{3}")  # a script, or a region
+_SUBTAG = re.compile(r"[A-Z][a-z]{3}|[A-Z]{2}|\d{3}")  # script or region
 
 
 def split_pair(pair: str) -> tuple[str, str]:
-    """Return both languages of a pair such as ``cy-en`` or ``zh-Hans-en``, as they are written.
+    """Return both languages of a pair such as ``cy-en`` or ``zh-Hans-en``, as written.
 
     Raises:
-        DataError: Not two languages with a dash between them.
+        DataError: The text is not two languages separated by a hyphen.
     """
     langs: list[str] = []
     for part in pair.split("-"):
@@ -51,7 +51,7 @@ def split_pair(pair: str) -> tuple[str, str]:
 
 
 def target_of(lang: str) -> str:
-    """Return the language that answers are in: the second one of a pair, else the language."""
+    """Return the language of the answers: the second one of a pair, or the language itself."""
     if "-" not in lang or (lang[0].islower() and _SUBTAG.fullmatch(lang.partition("-")[2])):
         return lang
     try:
@@ -60,7 +60,7 @@ def target_of(lang: str) -> str:
         return lang.rpartition("-")[2]
 
 
-# FLORES-200's three letters for other two-letter codes; the file that is there has the script.
+# FLORES-200's three-letter codes of other languages; the script comes from the file's name.
 THREE_LETTERS: dict[str, str] = {
     code.split("=")[0]: code.split("=")[1]
     for code in """
@@ -76,10 +76,10 @@ THREE_LETTERS: dict[str, str] = {
 
 
 def flores_code(lang: str) -> str:
-    """Return the FLORES-200 code of a language, by which two spellings are compared.
+    """Return the FLORES-200 code of a language, to compare spellings.
 
-    ``cy``, ``cym`` and ``Welsh`` give ``cym_Latn``; what is not among the paper's languages, or is
-    said to be in another script, stays as it is, and so does a pair.
+    ``cy``, ``cym`` and ``Welsh`` give ``cym_Latn``. Pairs, languages that are not in the paper, and
+    languages with another script are returned unchanged.
     """
     if target_of(lang) != lang:
         return lang
@@ -88,7 +88,7 @@ def flores_code(lang: str) -> str:
 
 
 def is_one_language(one: str, other: str) -> bool:
-    """Whether two names are of one known language, in one script where both are known."""
+    """Whether two names are of the same known language, with the same script if both are known."""
     code = known_code(one)
     usual = FLORES_CODES.get(code or "", "").partition("_")[2]
     scripts = {_script_of(one) or usual, _script_of(other) or usual}
@@ -96,24 +96,24 @@ def is_one_language(one: str, other: str) -> bool:
 
 
 def _script_of(lang: str) -> str:
-    """Return the script that a tag such as ``zh-Hant`` or ``zh-TW`` names, if it names one."""
+    """Return the script of a tag such as ``zh-Hant`` or ``zh-TW``, or an empty string."""
     tags = lang.replace("_", "-").split("-")[1:]
     if {"TW", "HK", "MO"} & set(tags):
         return "Hant"
     return next((tag for tag in tags if re.fullmatch(r"[A-Z][a-z]{3}", tag)), "")
 
 
-# Scripts of letters where they are not the one that the FLORES-200 code names.
+# Unicode scripts for script codes in FLORES-200 that are not one themselves.
 _SCRIPTS = {
     "Hang": ("Hang", "Hani"),
     "Hans": ("Hani",),
     "Jpan": ("Hani", "Hira", "Kana"),
 }
-_ALSO = {"jv": ("Java",), "sr": ("Latn",)}  # written in two scripts
+_ALSO = {"jv": ("Java",), "sr": ("Latn",)}  # languages with a second script
 
 
 def is_in_wrong_script(text: str, lang: str) -> bool:
-    """Whether most letters are not of the language's script; False for languages not known."""
+    """Whether most letters are not in the language's script; False for unknown languages."""
     lang = known_code(lang) or ""
     if lang not in FLORES_CODES:
         return False
@@ -122,15 +122,15 @@ def is_in_wrong_script(text: str, lang: str) -> bool:
 
 @cache
 def _own_letters(lang: str) -> Any:
-    """Return the pattern of a letter that the language is written with."""
+    """Return the pattern of a letter in one of the language's scripts."""
     code = FLORES_CODES[lang].rpartition("_")[2]
     scripts = (*_SCRIPTS.get(code, (code,)), *_ALSO.get(lang, ()))
-    # Extensions: a mark of several scripts, such as the Japanese long vowel, is of each.
+    # Script extensions: a mark such as the Japanese long vowel belongs to several scripts.
     own = "".join(rf"\p{{scx={script}}}" for script in scripts)
     return regex.compile(rf"(?V1)[\p{{L}}&&[{own}]]")
 
 
-# Languages by their names in prompts; those the paper's released code names are named as there.
+# Names of languages in prompts. Those in the paper's released code are the same as there.
 LANGUAGE_NAMES: dict[str, str] = {
     entry.partition("=")[0]: entry.partition("=")[2].replace("_", " ")
     for entry in """
@@ -158,8 +158,8 @@ LANGUAGE_NAMES: dict[str, str] = {
     yi=Yiddish yo=Yoruba yue=Cantonese zh=mandarin_Chinese zu=Zulu
     """.split()
 }
-# Other codes of them: of ISO 639-2 and 639-3, of several languages that count as one here, and
-# those that were replaced.
+# Their other codes: ISO 639-2 and 639-3 codes, codes of languages that count as one here, and
+# deprecated codes.
 _OTHER_CODES: dict[str, str] = {
     code: entry.partition("=")[0]
     for entry in """
@@ -175,7 +175,7 @@ _OTHER_NAMES = {
     **{"persian": "fa", "bokmål": "nb", "bokmal": "nb", "norwegian bokmal": "nb", "nynorsk": "nn"},
     **{"filipino": "tl", "kiswahili": "sw", "castilian": "es", "flemish": "nl"},
 }
-# Codes of countries that are taken for those of their languages, where they are none.
+# Country codes that are often mistaken for language codes, unless they are language codes too.
 _COUNTRIES = {
     **{"cz": "cs", "jp": "ja", "dk": "da", "gr": "el", "ua": "uk", "cn": "zh", "ir": "fa"},
     **{"vn": "vi", "il": "he", "us": "en", "gb": "en", "kr": "ko"},
@@ -184,7 +184,7 @@ _COUNTRIES = {
 
 @cache
 def _codes() -> dict[str, str]:
-    """Return the plain code of a language by everything that it is called."""
+    """Return the plain codes of languages, by all their lower-case names and codes."""
     names = {name.lower(): code for code, name in LANGUAGE_NAMES.items()}
     letters = {flores.partition("_")[0]: code for code, flores in FLORES_CODES.items()}
     return (
@@ -198,7 +198,7 @@ def _codes() -> dict[str, str]:
 
 
 def known_code(lang: str) -> str | None:
-    """Return the plain code of a language, or None where it is not known: see ``language_code``."""
+    """Return the plain code of a language as ``language_code`` does, or None if it is unknown."""
     said = lang.strip().lower()
     by_name = _codes().get(said.replace("_", " "))
     return by_name or _codes().get(re.split("[-_]", said)[0])
@@ -211,7 +211,7 @@ def language_code(lang: str) -> str:
     ``Chinese``.
 
     Raises:
-        DataError: No known language.
+        DataError: The language is unknown.
     """
     code = known_code(lang)
     if code not in LANGUAGE_NAMES:
@@ -221,12 +221,12 @@ def language_code(lang: str) -> str:
 
 
 def hint_of_language(lang: str, there: Iterable[str], what: str = "it has ") -> str:
-    """Return what to name in place of a language or pair: the nearest one there, and all there are.
+    """Return a hint for an unknown language or pair: the closest available one, and all of them.
 
     Args:
-        lang: A language, or a pair.
-        there: What could be named.
-        what: Comes before them.
+        lang: The language or pair.
+        there: The available ones.
+        what: Text before the list.
     """
     listed = list(dict.fromkeys(there))
     near = (_nearest if target_of(lang) == lang else _nearest_pair)(lang, listed)
@@ -244,7 +244,7 @@ def _nearest(lang: str, there: Sequence[str]) -> str | None:
 
 
 def _nearest_pair(pair: str, there: Sequence[str]) -> str | None:
-    """Return the pair of which both sides are nearest, in either order."""
+    """Return the pair whose two sides are closest, in either order."""
     try:
         wanted = split_pair(pair)
         pairs = {split_pair(other): other for other in there}
@@ -259,14 +259,14 @@ def find_language(folder: Path, patterns: Sequence[str], lang: str, what: str, n
     """Find the one file of a language or a pair, as ``find_file`` does.
 
     Args:
-        folder: Where it is looked for.
-        patterns: Names that it may have.
-        lang: What it is of.
-        what: What it is, for messages.
-        named: Regular expression of the names of such files, with the language as its first group.
+        folder: Folder to search.
+        patterns: Possible file names.
+        lang: The language or pair.
+        what: Description of the file, for messages.
+        named: Regular expression of such file names, with the language as its first group.
 
     Raises:
-        DataError: No such file, with what is there; or several.
+        DataError: There is no such file, with a hint of the available ones, or several.
     """
     if folder.is_dir() and not has_file(folder, patterns):
         files = (path.name for below in ("*", "*/*", "*/*/*") for path in folder.glob(below))

@@ -1,4 +1,4 @@
-"""Which columns of a table are read: tables are recognized by the names of their columns."""
+"""Table layouts, which are recognized by the names of their columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from adaptermix.files.records import Records
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns that belong together.
+    """The columns of one table format.
 
     Attributes:
-        needed: Those that a table of this layout has.
-        optional: Those that it may have.
+        needed: Required columns.
+        optional: Optional columns.
     """
 
     needed: tuple[str, ...]
@@ -22,7 +22,7 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All that are read."""
+        """All columns of the layout."""
         return self.needed + self.optional
 
     def __str__(self) -> str:
@@ -33,13 +33,13 @@ L = TypeVar("L", bound=Layout)
 
 
 def recognize(records: Records, layouts: Sequence[L], option: str) -> L:
-    """Return the one layout whose columns a table has.
+    """Return the only layout that fits a table's columns.
 
-    Columns that are named by ``option`` are read in any case; they decide between layouts.
+    A layout must have all columns that the user named with ``option``, which resolves ambiguity.
 
     Raises:
-        ConfigError: ``option`` names a column of no layout.
-        DataError: No layout fits, or several do; with the columns that are there.
+        ConfigError: ``option`` names a column that no layout has.
+        DataError: No layout or several fit; the message lists the columns of the table.
     """
     known = dict.fromkeys(name for layout in layouts for name in layout.columns)
     for name in records.renamed:
@@ -70,6 +70,6 @@ def recognize(records: Records, layouts: Sequence[L], option: str) -> L:
 
 
 def _nearest(records: Records, layouts: Sequence[L]) -> L:
-    """Return the layout that most columns are there of; of several, the one of most columns."""
+    """Return the layout with the most columns found, or of several, the one with most columns."""
     there = {*records.names}
     return max(layouts, key=lambda each: (len(there & {*each.needed}), len(each.needed)))

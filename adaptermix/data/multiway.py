@@ -1,8 +1,8 @@
-"""Multi-way parallel text: the same sentences in many languages, one file each, as FLORES-200 has.
+"""Read multi-way parallel text like FLORES-200: one file per language with the same sentences.
 
-Line n of every file is the same sentence. Files are named by their language, and a language may be
-written by its FLORES-200 code (``cym_Latn``) or a short one (``cy``). FLORES+ has the same under
-other names, as text, JSON lines or parquet with a column ``text``.
+Line n of every file is the same sentence. Files are named by their language, as a FLORES-200 code
+(``cym_Latn``) or a short code (``cy``). FLORES+ has other file names, and text, JSON lines or
+parquet with a column ``text``.
 """
 
 import glob
@@ -22,9 +22,9 @@ from adaptermix.files.records import open_records
 from adaptermix.files.text import find_file, numbered_lines
 
 _ENDINGS = ("", ".gz")
-_TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # as in FLORES+, with the sentences as "text"
+_TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # as in FLORES+, with a column "text"
 _FLORES_SPLITS = ("dev", "devtest")
-# What FLORES+ calls languages that FLORES-200 calls by other codes.
+# Languages with different codes in FLORES-200 and FLORES+.
 _FLORES_PLUS = {
     "zho_Hans": "cmn_Hans",
     "zho_Hant": "cmn_Hant",
@@ -36,21 +36,21 @@ _FLORES_PLUS = {
 def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, list[str]]:
     """Read the same sentences in every language.
 
-    For each language these are looked for, in the folder or up to two levels below: ``LANG.dev``,
-    with the name of the split for ``dev``, and ``LANG.txt``, either also with ``.gz``; and as in
-    FLORES+, ``dev.LANG`` and ``dev/LANG``, either also with ``.jsonl`` or ``.parquet``.
+    The files are searched in the folder and up to two levels below. For the split ``dev`` they are
+    ``LANG.dev`` or ``LANG.txt``, plain or ``.gz``. In FLORES+ they are ``dev.LANG``, plain or with
+    ``.gz``, ``.jsonl``, ``.jsonl.gz`` or ``.parquet``, or ``dev/LANG`` with one of the last three.
 
     Args:
-        langs: Languages, by FLORES-200 or short codes, or any other stems of files.
-        split: Part of the data: ``dev`` or ``devtest`` in FLORES-200.
-        folder: Where the files are.
+        langs: Languages, as FLORES-200 codes, short codes, or any other file stems.
+        split: Part of the data, such as ``dev`` or ``devtest`` of FLORES-200.
+        folder: Folder of the files.
 
     Returns:
-        Sentences by language, without surrounding spaces, in the order of ``langs``.
+        Sentences by language, stripped, in the order of ``langs``.
 
     Raises:
-        DataError: A language without a file or named twice, an empty line, files of different
-            numbers of lines, too few lines to choose among.
+        DataError: A language has no file or is named twice, a line is empty, files differ in
+            their numbers of lines, or there are fewer than two lines.
     """
     paths = {lang: _find(lang, split, folder) for lang in langs}
     seen: dict[Path, str] = {}
@@ -88,7 +88,7 @@ def _find(lang: str, split: str, folder: Path) -> Path:
 
 
 def _spellings(lang: str) -> list[str]:
-    """Return the names a language's file may have, as patterns."""
+    """Return glob patterns for the spellings of a language in file names."""
     code, flores = known_code(lang), flores_code(lang)
     if code in FLORES_CODES and flores == lang and lang != FLORES_CODES[code]:
         return [glob.escape(lang)]  # in another script
@@ -136,7 +136,7 @@ def _sentences(path: Path) -> list[str]:
 
 
 def _texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered sentences of a file: lines, or the texts of its rows."""
+    """Yield the numbered sentences of a file: its lines, or the column ``text`` of its rows."""
     if not path.name.endswith(_TABLES):
         yield from numbered_lines(path)
         return

@@ -1,4 +1,4 @@
-"""Sentence pairs in tables: which columns hold the two languages."""
+"""Read sentence pairs from tables, and find the columns of the two languages."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from adaptermix.progress import OnProgress
 Numbered = tuple[int, Sides]
 T = TypeVar("T")
 OPTION = "--pairs-columns"
-# Columns that do not say which languages they hold: English second, or as the name of the file.
+# Columns that do not name their languages: English is second, or the order is the file name's.
 _ENGLISH = (Layout(("non_english", "english")), Layout(("text_parallel_0", "text_parallel_1")))
 _ORDERED = Layout(("source", "target"))
 _CODE = re.compile(r"[A-Za-z]{2,3}([-_]([A-Z][a-z]{3}|[A-Z]{2}))?")
@@ -24,12 +24,12 @@ _CODE = re.compile(r"[A-Za-z]{2,3}([-_]([A-Z][a-z]{3}|[A-Z]{2}))?")
 
 @dataclass(frozen=True)
 class Rows(Generic[T]):
-    """Rows of a pair of languages, with empty sides too, and what they are from.
+    """Rows of a language pair, including those with empty sides, and their origin.
 
     Attributes:
-        rows: Read one by one.
+        rows: The rows, read lazily.
         origin: The file or data set.
-        names_languages: Whether the file or its columns say which languages they are of.
+        names_languages: Whether the file name or the columns name the languages.
     """
 
     rows: Iterable[T]
@@ -40,14 +40,14 @@ class Rows(Generic[T]):
 def open_pairs(
     place: Path, langs: tuple[str, str], columns: Mapping[str, str], on_progress: OnProgress
 ) -> Rows[Numbered]:
-    """Read a table that is named itself, or a data set of the Hub.
+    """Read a table that the user named, or a data set of the Hub.
 
-    Of several configurations of a data set, the one with the name of the pair is read.
+    If a data set has several configurations, the one named like the pair is read.
 
     Raises:
-        ConfigError: The settings name a column that is not there or not read.
-        DataError: Columns that are no pairs of these languages, a malformed row.
-        ResourceError: What reads the format is not installed, or the Hub cannot be reached.
+        ConfigError: The settings have an unknown column or name.
+        DataError: The columns are not pairs of these languages, or a row is malformed.
+        ResourceError: The format's reader is not installed, or the Hub cannot be reached.
     """
 
     def pick(names: Sequence[str]) -> str | None:
@@ -58,18 +58,18 @@ def open_pairs(
 
 
 def table_pairs(path: Path, langs: tuple[str, str], columns: Mapping[str, str]) -> Rows[Numbered]:
-    """Read a table whose name tells the pair.
+    """Read a table that is named like the pair.
 
     Raises:
-        ConfigError: The settings name a column that is not there or not read.
-        DataError: Columns that are no pairs of these languages, a malformed row.
-        ResourceError: What reads the format is not installed.
+        ConfigError: The settings have an unknown column or name.
+        DataError: The columns are not pairs of these languages, or a row is malformed.
+        ResourceError: The format's reader is not installed.
     """
     return _read(open_records(path, columns, option=OPTION), langs)
 
 
 def has_header(names: Sequence[str], langs: tuple[str, str]) -> bool:
-    """Whether these cells of a first line are names of columns of pairs."""
+    """Whether the cells of a file's first line are column names of sentence pairs."""
     there = {*names}
     layouts = [_by_language(names, langs), *_ENGLISH, _ORDERED]
     return any(layout is not None and {*layout.needed} <= there for layout in layouts)
@@ -99,7 +99,7 @@ def _read(records: Records, langs: tuple[str, str]) -> Rows[Numbered]:
 
 
 def _by_language(names: Iterable[str], langs: tuple[str, str]) -> Layout | None:
-    """Return the columns that are named by the languages, by codes or in English."""
+    """Return the columns named by the languages, as codes or English names."""
     columns = [_column_of(lang, [*names]) for lang in langs]
     return Layout((columns[0], columns[1])) if columns[0] and columns[1] else None
 
@@ -119,7 +119,7 @@ def _is_language(name: str) -> bool:
 
 
 def _order(name: str, langs: tuple[str, str]) -> int:
-    """Return 1 where a name tells the pair as it is asked for, -1 the other way round, else 0."""
+    """Return 1 if a name contains the pair in this order, -1 if reversed, and 0 otherwise."""
     wanted = [known_code(lang) or lang for lang in langs]
     for part in re.split(r"[/:.]", name)[::-1]:
         try:
@@ -140,7 +140,7 @@ def _sides(records: Records, left: str, right: str) -> Iterator[Numbered]:
 
 
 def _text(row: Mapping[str, Any], name: str, location: str) -> str:
-    """Return a side; one without text is empty, so that the pair is dropped and counted."""
+    """Return one side; a null is an empty text, so that the pair is dropped and counted."""
     value = row.get(name, 0)
     if value is not None and not isinstance(value, str):
         raise DataError(f"{location}: '{name}' must be text")

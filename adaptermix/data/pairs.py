@@ -1,4 +1,4 @@
-"""Parallel sentences that are fit to align, and why others are not."""
+"""Read parallel sentences, and drop those that are unsuitable for alignment."""
 
 import re
 from collections import Counter
@@ -26,22 +26,22 @@ from adaptermix.sources.get import Order, get
 
 @dataclass(frozen=True)
 class ParallelPair:
-    """A sentence and its translation; ``pair`` is the pair of languages, such as ``cy-en``."""
+    """A sentence and its translation; ``pair`` is the language pair, such as ``cy-en``."""
 
     source: str
     target: str
     pair: str
-    location: str = ""  # the file and line, or row, that it is from
+    location: str = ""  # file and line, or row
 
 
 @dataclass(frozen=True)
 class PairPlace:
-    """Where sentence pairs are.
+    """The location of sentence pairs.
 
     Attributes:
-        place: A folder, a table, or the name of a data set of the Hub; OPUS Tatoeba without it.
-        columns: Columns of tables by the names that are read.
-        on_progress: Told of downloads.
+        place: A folder, a table, or the name of a data set of the Hub; None for OPUS Tatoeba.
+        columns: The table's column names, by the names used here.
+        on_progress: Called with the progress of downloads.
     """
 
     place: Path | None
@@ -50,20 +50,21 @@ class PairPlace:
 
 
 def read_pairs(pair: str, place: Path | PairPlace | None) -> list[ParallelPair]:
-    """Read the parallel text of one language pair; rows with an empty side are left out.
+    """Read the parallel text of one language pair, without rows that have an empty side.
 
-    In the folder, itself or one below it, these are looked for, with the languages in either
+    These files are searched in the folder and up to two levels below, with the languages in either
     order: ``cy-en.tsv`` (two tab-separated columns), ``NAME.cy-en.cy`` and ``NAME.cy-en.en``
     (Moses), ``cym_Latn.dev`` and ``eng_Latn.dev`` (FLORES-200), and ``cy-en.parquet`` or
-    ``cy-en/train-*.parquet`` (data sets of the hub); where there is none of them,
-    ``cy-en.train.json`` (ALMA), or else ``cy-en.csv``, ``.jsonl`` or ``.json``. Text files may be
-    gzipped. A table in place of the folder has columns of all languages. Without a folder, the
-    pair is downloaded from OPUS Tatoeba, once.
+    ``cy-en/train-*.parquet`` (data sets of the Hub). If there is none, ``cy-en.train.json`` (ALMA)
+    is read, or else ``cy-en.csv``, ``.jsonl`` or ``.json``. Text files may be gzipped. A table
+    instead of a folder must have columns of all languages. Without a place, the pair is downloaded
+    from OPUS Tatoeba, once.
 
     Raises:
-        ConfigError: The settings name a column that is not there or not read.
-        DataError: Not a pair, no or several such files, a malformed line, no pairs.
-        ResourceError: The pair must be downloaded, and cannot be.
+        ConfigError: The settings have an unknown column or name.
+        DataError: The text is not a pair, there is no such file or several, a line is malformed,
+            or there are no pairs.
+        ResourceError: The pair cannot be downloaded.
     """
     read = read_pair_rows(pair, place if isinstance(place, PairPlace) else PairPlace(place))
     pairs = [row for row in read.rows if row.source and row.target]
@@ -73,7 +74,7 @@ def read_pairs(pair: str, place: Path | PairPlace | None) -> list[ParallelPair]:
 
 
 def read_pair_rows(pair: str, where: PairPlace) -> Rows[ParallelPair]:
-    """Read rows as ``read_pairs`` does, one by one, with empty sides too; also name the file."""
+    """Read rows lazily, including those with empty sides, otherwise as ``read_pairs``."""
     source, target = split_pair(pair)
     place = where.place or _downloaded(source, target, where.on_progress)
     is_set = find_data_set(str(place)) is not None and not place.is_dir()
@@ -89,14 +90,14 @@ def read_pair_rows(pair: str, where: PairPlace) -> Rows[ParallelPair]:
     return Rows(rows, found.origin, found.names_languages)
 
 
-# Files of pairs, whose names tell the pair.
+# Names of files with sentence pairs; the first group is the pair.
 _NAMED = r"(?:.*\.)?(([a-z]\w*)-([a-z]\w*))\.(?:tsv|csv|jsonl?|parquet|train\.json|\2|\3)(?:\.gz)?"
 
 
 def _local_pairs(
     folder: Path, langs: tuple[str, str], columns: Mapping[str, str]
 ) -> Rows[Numbered]:
-    """Find the pairs of two languages as they are written, else by their plain codes."""
+    """Find the pairs of two languages by the codes as written, else by their plain codes."""
     source, target = langs
     plain = known_code(source) or source, known_code(target) or target
     if plain != langs and not has_file(folder, [n for names in _names(*langs) for n in names]):
@@ -123,7 +124,7 @@ def _local_pairs(
 
 
 def _names(source: str, target: str) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Return the names that files of a pair may have: with it, FLORES-200, ALMA, other tables."""
+    """Return possible file names: named by the pair, FLORES-200, ALMA, and other tables."""
     both = f"{source}-{target}", f"{target}-{source}"
     columns = [f"{name}{end}" for name in both for end in (".tsv", ".tsv.gz")]
     tables = (".parquet", "/train-*.parquet", "/train/*.parquet")
@@ -170,7 +171,7 @@ def _uneven(path: Path, lines: int, other: Path, other_lines: int) -> DataError:
 
 
 def _downloaded(source: str, target: str, on_progress: OnProgress) -> Path:
-    """Return the folder of the pairs that are downloaded where no folder is named."""
+    """Download the pair if needed, and return its folder in the cache."""
     pair = f"{known_code(source) or source}-{known_code(target) or target}"
     order = Order(TATOEBA, (pair,), cache_folder() / "data")
     if any(file.status == "missing" for file in get(order, dry_run=True).files):
@@ -181,20 +182,20 @@ def _downloaded(source: str, target: str, on_progress: OnProgress) -> Path:
 
 
 _SHORT = set("mr mrs ms dr st prof sr jr vs etc bzw ca z.b e.g i.e sra ud uds mme m".split())
-# What ends a sentence, and how the next one starts; closing quotes may stand between.
+# The end of a sentence and the start of the next one, with optional closing quotes in between.
 _WIDE_END = re.compile(r"[。！？]\s*[^\s。！？…」』”’）)\]]")
 _END = re.compile(r"(\S*?)([.!?؟।։።]+)[\"'»”’)\]]*(?=\s+[\"'«“‘(\[¿¡]*(\w))")
 
 
 @dataclass(frozen=True)
 class CleanPairs:
-    """The pairs of one language that are fit to align.
+    """The pairs of one language that are suitable for alignment.
 
     Attributes:
-        kept: In the order of the file, read one after the other.
-        dropped: How many were not, by reason; complete when all of ``kept`` has been read.
+        kept: The suitable pairs in file order, read lazily.
+        dropped: Number of dropped pairs by reason; complete after all of ``kept`` has been read.
         origin: The file or data set.
-        names_languages: Whether it says which languages its columns are of.
+        names_languages: Whether the file name or the columns name the languages.
     """
 
     kept: Iterator[ParallelPair]
@@ -206,20 +207,21 @@ class CleanPairs:
 def read_clean_pairs(
     pair: str, where: PairPlace, *, several_sentences: bool, check_script: bool
 ) -> CleanPairs:
-    """Read the pairs of one language, and drop those that align nothing or the wrong things.
+    """Read the pairs of one language, and drop those that are unsuitable for alignment.
 
-    The paper leaves out pairs with an empty side or several sentences; here, also those with
-    identical sides, which teach nothing, and with a side in another language's script.
+    The paper drops pairs with an empty side or several sentences. This function also drops pairs
+    with identical sides, which teach nothing, or with a side in the wrong script.
 
     Args:
         pair: Both languages, such as ``cy-en``.
-        where: Where they are.
+        where: Location of the pairs.
         several_sentences: Keep pairs with several sentences on a side.
-        check_script: Drop sides that are mostly in a script not of their language.
+        check_script: Drop pairs with a side that is mostly not in its language's script.
 
     Raises:
-        DataError: Not a pair, no or several such files, a malformed line.
-        ResourceError: The pair must be downloaded, and cannot be.
+        DataError: The text is not a pair, there is no such file or several, or a line is
+            malformed.
+        ResourceError: The pair cannot be downloaded.
     """
     read = read_pair_rows(pair, where)
     langs = split_pair(pair)
@@ -239,7 +241,7 @@ def read_clean_pairs(
 def _fault(
     row: ParallelPair, langs: Sequence[str], several_sentences: bool, check_script: bool
 ) -> str | None:
-    """Return why a pair is not fit to align, or nothing."""
+    """Return why a pair is unsuitable for alignment, or None."""
     sides = (row.source, row.target)
     if not all(sides):
         return "empty side"
@@ -253,10 +255,10 @@ def _fault(
 
 
 def has_several_sentences(text: str) -> bool:
-    """Whether a sentence ends and another one starts within the text.
+    """Whether a text contains more than one sentence.
 
-    A rule, not a model: an end mark, a space, and a letter that is not lower-case. Abbreviations,
-    initials and ellipses end nothing; Chinese and Japanese marks need no space.
+    The rule is an end mark, a space, and a letter that is not lower-case. Abbreviations, initials
+    and ellipses do not end a sentence; Chinese and Japanese marks need no space.
     """
     if _WIDE_END.search(text):
         return True

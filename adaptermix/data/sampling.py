@@ -7,7 +7,7 @@ from adaptermix.files.text import T
 
 
 def hold_out(rows: Sequence[T], most: int, rng: random.Random) -> tuple[list[T], list[T]]:
-    """Split rows at random into what is kept and what is held out: a tenth, ``most`` at most."""
+    """Split rows at random into kept and held-out ones; a tenth is held out, at most ``most``."""
     order = rng.sample(range(len(rows)), len(rows))
     count = min(most, max(1, len(rows) // 10))
     held = set(order[:count])
@@ -21,12 +21,12 @@ def resample_evenly(groups: Sequence[Sequence[T]], rng: random.Random) -> list[T
 
 
 def resample(groups: Sequence[Sequence[T]], exponent: float, rng: random.Random) -> list[T]:
-    """Repeat rows until each group's share grows with its size to the power of the exponent.
+    """Repeat rows so that each group's size is proportional to its old size to the ``exponent``.
 
-    An exponent of 0 gives all groups the size of the largest, 1 leaves them as they are, and
-    values between are the temperature sampling of multilingual pretraining (Conneau & Lample,
-    2019). Each group is repeated whole as often as it fits, and filled up by rows drawn without
-    replacement, so that no row occurs more than once more than another of its group.
+    An exponent of 0 makes all groups as large as the largest, 1 leaves them unchanged, and values
+    between give the temperature sampling of multilingual pretraining (Conneau & Lample, 2019). Each
+    group is repeated whole as often as possible, and the rest is drawn without replacement. So the
+    counts of a group's rows differ by at most 1.
     """
     largest = max(len(group) for group in groups)
     rows: list[T] = []
