@@ -1,1 +1,1 @@
-"""Public data: where it is, whether it is what was published, and how it is laid out here."""
+"""Public data: download it, verify it, and store it in the layout that the readers expect."""

@@ -1,4 +1,4 @@
-"""Files out of archives that nobody vouches for: none outside of the folder, no links, no bombs."""
+"""Unpack untrusted archives: no paths outside the folder, no links, no archive bombs."""
 
 import re
 import stat
@@ -17,7 +17,7 @@ from adaptermix.sources.source import Member
 
 _MOST_MEMBERS = 100_000
 _BLOCK = 1 << 20
-# Lines of IWSLT's files that describe a talk; a sentence may begin with "<" as well.
+# Lines of IWSLT's files that describe a talk. Sentences may begin with "<" too.
 _TAG = re.compile(
     rb"\s*</?(doc|url|keywords|speaker|talkid|title|description|reviewer|translator)\b"
 )
@@ -28,9 +28,9 @@ class Archive:
     """A tar or zip archive.
 
     Attributes:
-        path: The file.
-        name: What messages call it: where it is from.
-        limit: Bytes that all of it may unpack to.
+        path: Path of the archive.
+        name: Its origin, for messages.
+        limit: Maximum total size after unpacking, in bytes.
     """
 
     path: Path
@@ -40,29 +40,29 @@ class Archive:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file in an archive: its path, and what opens it."""
+    """A file in an archive: its path and the opened file."""
 
     path: str
     file: IO[bytes]
 
 
 def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[str]:
-    """Write the wanted members of an archive into a folder.
+    """Extract the wanted members of an archive to a folder.
 
-    Everything in the archive is checked, wanted or not: an archive with a link, a device or a path
-    that leads out of it is not what was published, and is refused whole.
+    All members are checked, wanted or not. An archive with a link, a device or a path outside it
+    cannot be the published one, and is refused entirely.
 
     Args:
         archive: The archive.
-        members: What is wanted.
-        folder: Where it goes, by its local names.
+        members: The members to extract.
+        folder: Output folder; files get their local names there.
 
     Returns:
         The local names.
 
     Raises:
-        DataError: No archive, a damaged one, one with unsafe members or too many bytes, or without
-            a member that is wanted.
+        DataError: The file is not an archive or damaged, has unsafe members, unpacks to too many
+            bytes, or lacks a wanted member.
     """
     written: list[str] = []
     found: set[Member] = set()
@@ -100,7 +100,7 @@ def _tar_entries(archive: Archive) -> Iterator[_Entry]:
         for count, info in enumerate(tar):
             total += info.size
             _check_amount(archive, total, count)
-            tarfile.data_filter(info, "/nowhere")  # refuses paths outside, devices and pipes
+            tarfile.data_filter(info, "/nowhere")  # refuses outside paths, devices and pipes
             path = _plain(archive, info.name)
             if not (info.isfile() or info.isdir()):
                 raise _unsafe(archive, info.name, "a link")
@@ -126,7 +126,7 @@ def _zip_entries(archive: Archive) -> Iterator[_Entry]:
 
 
 def _plain(archive: Archive, name: str) -> str:
-    """Return a path without ``./``; one that leads elsewhere is refused."""
+    """Return a path without ``./``, and refuse paths that lead out of the archive."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
         raise _unsafe(archive, name, "a path that leads out of it")
@@ -151,7 +151,7 @@ def _unsafe(archive: Archive, name: str, what: str) -> DataError:
 
 @contextmanager
 def _readable(archive: Archive) -> Iterator[None]:
-    """Say what is wrong with an archive in the project's own errors."""
+    """Convert errors about an archive to ``DataError``."""
     try:
         yield
     except tarfile.FilterError as error:

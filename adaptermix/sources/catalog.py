@@ -1,7 +1,7 @@
-"""The table of public data: what the readers and the paper's recipes take, and from where.
+"""The catalog of public data for the readers and the paper's recipes.
 
-Digests are those that several independent users of a file have published, or the object ids of git.
-Where there is none, the first download is recorded, and later ones are compared with it.
+Digests were published by several independent users of a file, or are git object ids. If there is
+none, the first download is recorded, and later ones are compared with it.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def _flores(codes: Sequence[str]) -> list[Remote]:
     return [Remote("flores200_dataset.tar.gz", members, 25_585_843, digest)]
 
 
-# The 35 languages of the paper's analysis and those of its other tables.
+# The 35 languages of the paper's analysis, and the languages of its other tables.
 _FLORES_CODES = tuple(
     """
     afr_Latn amh_Ethi arb_Arab azj_Latn ben_Beng ces_Latn cym_Latn dan_Latn deu_Latn ell_Grek
@@ -80,7 +80,7 @@ _FLORES = Source(
     remotes=_flores,
 )
 
-_OTHER_NAMES = {"zh": "cmn", "ms": "zsm"}  # of languages in OPUS' Tatoeba
+_OTHER_NAMES = {"zh": "cmn", "ms": "zsm"}  # language codes in OPUS Tatoeba
 
 
 def _tatoeba(pairs: Sequence[str]) -> list[Remote]:
@@ -88,7 +88,7 @@ def _tatoeba(pairs: Sequence[str]) -> list[Remote]:
 
 
 def _tatoeba_pair(source: str, target: str) -> Remote:
-    """Return a pair's archive: its name has the codes in alphabetical order."""
+    """Return a pair's archive, whose name has the codes in alphabetical order."""
     codes = sorted((source, target))
     plain = _tatoeba_archive(codes, {code: code for code in codes})
     if not _OTHER_NAMES.keys() & set(codes):

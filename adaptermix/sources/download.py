@@ -1,6 +1,6 @@
-"""Downloads that grow in a file, go on after a break, and end in one line where they cannot.
+"""Resumable downloads to a growing file, with one-line errors.
 
-The HTTP client is that of huggingface_hub, so its settings hold here: proxies, certificates, and
+The HTTP client is huggingface_hub's, so its settings apply: proxies, certificates, and
 ``HF_HUB_OFFLINE``.
 """
 
@@ -17,11 +17,11 @@ OnBytes = Callable[[int, int | None], None]
 
 
 class MissingUpstreamError(ResourceError):
-    """The server answers, and has no such file."""
+    """The server answers that it does not have the file."""
 
 
 class _BusyError(Exception):
-    """The server may answer later."""
+    """A temporary failure that is worth a retry."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Download:
     """A file to download.
 
     Attributes:
-        address: Where it is.
-        path: File that grows; what an earlier download left there is kept if it is of the same
-            content.
-        limit: Bytes that it may have.
-        headers: More headers of the request.
-        hint: What to do where it cannot be had.
+        address: URL of the file.
+        path: The growing local file; an earlier partial download is resumed if its content is
+            still the same upstream.
+        limit: Maximum size in bytes.
+        headers: Additional headers of the request.
+        hint: What to do if the download fails.
     """
 
     address: str
@@ -45,18 +45,18 @@ class Download:
 
     @property
     def note(self) -> Path:
-        """File that says which content the growing file is a part of."""
+        """File that identifies the content that the growing file is a part of."""
         return self.path.with_name(self.path.name + ".json")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server.
+    """Timeouts and retries.
 
     Attributes:
-        seconds: For an answer, and for each next piece of it.
-        tries: In a row that bring nothing.
-        pause: Seconds before the second try; it doubles with each.
+        seconds: Timeout for a response, and for each next chunk of it, in seconds.
+        tries: Maximum number of consecutive attempts without progress.
+        pause: Seconds before the second attempt; doubles with every further one.
     """
 
     seconds: float = 30.0
@@ -65,12 +65,13 @@ class Patience:
 
 
 def download(wanted: Download, on_bytes: OnBytes, patience: Patience) -> None:
-    """Download a file; a connection that breaks is taken up where it broke.
+    """Download a file, and resume where the connection broke.
 
     Raises:
-        MissingUpstreamError: There is no such file.
-        ResourceError: No network, no answer, a refusal, or a connection that keeps breaking.
-        DataError: More bytes than there may be.
+        MissingUpstreamError: The file does not exist.
+        ResourceError: There is no network or answer, the server refuses, or the connection
+            keeps breaking.
+        DataError: The file is larger than the limit.
     """
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
@@ -95,7 +96,7 @@ def download(wanted: Download, on_bytes: OnBytes, patience: Patience) -> None:
 
 
 def _attempt(wanted: Download, on_bytes: OnBytes, seconds: float) -> None:
-    """Ask for the file, or for what is missing of it, and write what comes."""
+    """Request the file or its missing part, and write the response."""
     from huggingface_hub.utils import get_session
 
     offset, validator = _begun(wanted)
@@ -105,7 +106,7 @@ def _attempt(wanted: Download, on_bytes: OnBytes, seconds: float) -> None:
     request = get_session().stream("GET", wanted.address, headers=headers, timeout=seconds)
     with request as response:
         status = response.status_code
-        if offset and status == 416:  # it has no more bytes than are here, or others
+        if offset and status == 416:  # the file upstream is not longer than this part
             wanted.path.unlink()
             raise _BusyError("the file upstream is another one than before")
         _check_status(wanted, status)
@@ -156,7 +157,7 @@ def _check_size(wanted: Download, size: int) -> None:
 
 
 def _begun(wanted: Download) -> tuple[int, str]:
-    """Return how many bytes are there, and what tells their content; none without the latter."""
+    """Return the number of bytes to resume from, and the validator of their content."""
     try:
         note = json.loads(wanted.note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -169,13 +170,13 @@ def _begun(wanted: Download) -> tuple[int, str]:
 
 def _described(wanted: Download, headers: Mapping[str, str]) -> dict[str, str]:
     etag = headers.get("etag", "")
-    is_strong = etag and not etag.startswith("W/")  # a weak one cannot ask for a part
+    is_strong = etag and not etag.startswith("W/")  # weak ones are not allowed in If-Range
     validator = etag if is_strong else headers.get("last-modified", "")
     return {"address": wanted.address, "validator": validator}
 
 
 def _start(headers: Mapping[str, str]) -> int | None:
-    """Return where the part begins that a partial answer holds."""
+    """Return the offset of a partial response."""
     span = headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
     return int(span) if span.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""Get public data: download what is missing, check it, unpack it, and record it."""
+"""Get public data: download missing files, check them, unpack them, and record them."""
 
 import os
 import shutil
@@ -17,20 +17,20 @@ from adaptermix.sources.lock import LOCK_NAME, Lock, alone_in, read_lock
 from adaptermix.sources.report import FileReport, FileStatus, GetReport, RemoteReport, RemoteStatus
 from adaptermix.sources.source import GB, Member, Remote, Source, has_digest, sha256
 
-_MOST = 2 * GB  # bytes of a file whose size is not published
+_MOST = 2 * GB  # maximum bytes of a file without a published size
 HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to get.
+    """The data to get.
 
     Attributes:
-        source: Which data.
-        names: Languages or pairs, as the source names them.
+        source: The source.
+        names: Languages or pairs, by the source's names.
         out: Folder of all data.
-        mirror: Where copies are: a folder, a file, or an address, in place of the source's own.
-        force: Replace files that are there, and take content that is not what was recorded.
+        mirror: Folder, file or URL with copies, used instead of the source's address.
+        force: Replace existing files, and accept content that differs from the record.
     """
 
     source: Source
@@ -41,12 +41,12 @@ class Order:
 
     @property
     def folder(self) -> Path:
-        """Where its files go."""
+        """Folder of the source's files."""
         return self.out / self.source.folder
 
     @property
     def line(self) -> str:
-        """The command that gets this."""
+        """The command line of the same order."""
         names = f" --{self.source.by} {','.join(self.names)}"
         if self.names == self.source.default:
             names = ""
@@ -54,7 +54,7 @@ class Order:
 
     @property
     def hint(self) -> str:
-        """What to do where the source cannot be had."""
+        """What to do if the source is not available."""
         return f"use a copy: {self.line} --mirror FOLDER, FILE or ADDRESS"
 
 
@@ -65,18 +65,18 @@ def get(
     on_progress: OnProgress = ignore,
     patience: Patience | None = None,
 ) -> GetReport:
-    """Get data of one source. Files that are there stay; nothing is downloaded for them.
+    """Get data of one source. Existing files are kept and not downloaded again.
 
     Args:
-        order: What to get.
-        dry_run: Say what would be downloaded; no server is asked.
-        on_progress: Called while bytes come.
-        patience: How long to wait for the server.
+        order: The data to get.
+        dry_run: Report what would be downloaded, without contacting a server.
+        on_progress: Called with the progress of the downloads.
+        patience: Timeouts and retries.
 
     Raises:
-        ConfigError: A mirror that is neither a folder, a file nor an address.
-        DataError: Content that is not what was published or recorded, or a bad archive.
-        ResourceError: The server cannot be reached or refuses; it or the folder has no such file.
+        ConfigError: The mirror is neither a folder, a file nor a URL.
+        DataError: The content differs from the published or recorded one, or the archive is bad.
+        ResourceError: The server cannot be reached or refuses, or it or the mirror lacks a file.
     """
     remotes = order.source.remotes(order.names)
     if order.mirror is not None:
@@ -84,7 +84,7 @@ def get(
     if dry_run or not _missing(order, remotes):
         return _report(order, remotes, read_lock(order.out), {})
     with alone_in(order.out) as work:
-        lock = read_lock(order.out)  # as it is now that no other process writes it
+        lock = read_lock(order.out)  # read again under the lock
         getting = _Getting(order, lock, work, on_progress, patience or Patience())
         done = {}
         for remote in remotes:
@@ -95,7 +95,7 @@ def get(
 
 @dataclass(frozen=True)
 class _Done:
-    """What became of a file upstream that was wanted."""
+    """The result of getting one upstream file."""
 
     remote: Remote
     taken_from: str
@@ -104,7 +104,7 @@ class _Done:
 
 @dataclass(frozen=True)
 class _Getting:
-    """Gets one file upstream after the other."""
+    """Gets upstream files one after the other."""
 
     order: Order
     lock: Lock
@@ -113,7 +113,7 @@ class _Getting:
     patience: Patience
 
     def get(self, remote: Remote) -> _Done:
-        """Download one file, check it, and put what is wanted of it in place."""
+        """Download one file, check it, and move its wanted members to their place."""
         name = remote.path.replace("/", "-")
         arrived = self.work / name
         try:
@@ -151,7 +151,7 @@ class _Getting:
         download(wanted, tell, self.patience)
 
     def _check(self, remote: Remote, arrived: Path, place: str | Path) -> None:
-        """Compare what came with what was published, or else with what came the first time."""
+        """Compare a file with the published size and digest, or else with the first download."""
         size = arrived.stat().st_size
         if remote.size is not None and size != remote.size:
             raise self._refused(arrived, f"{place}: {size:,} bytes, but {remote.size:,} published")
@@ -174,7 +174,7 @@ class _Getting:
         )
 
     def _lay_out(self, remote: Remote, arrived: Archive, unpacked: Path) -> list[str]:
-        """Unpack or copy what is wanted and not there; return the local names."""
+        """Unpack or copy the wanted members that do not exist yet; return their local names."""
         members = [m for m in remote.members if self.order.force or not _is_there(self.order, m)]
         if not remote.members[0].inside:
             shutil.copyfile(arrived.path, unpacked / members[0].local)
@@ -182,11 +182,11 @@ class _Getting:
         try:
             return unpack(arrived, members, unpacked)
         except DataError:
-            arrived.path.unlink()  # so that the next run does not stumble over it again
+            arrived.path.unlink()  # so that the next run downloads it again
             raise
 
     def _record(self, remote: Remote, arrived: Path, unpacked: Path, written: list[str]) -> None:
-        """Record what came before it is put in place: a run that is killed between is repeated."""
+        """Record files before they are moved to their place, so that a killed run is repeated."""
         source = self.order.source
         address = _address(source, remote)
         self.lock.downloads[address] = {
@@ -215,7 +215,7 @@ def _emptied(folder: Path) -> Iterator[Path]:
 
 
 def _missing(order: Order, remotes: Sequence[Remote]) -> bool:
-    """Whether any file is to be written."""
+    """Whether any file must be written."""
     wanted = [member for remote in remotes for member in remote.members]
     return order.force or not all(_is_there(order, member) for member in wanted)
 
@@ -225,18 +225,18 @@ def _is_there(order: Order, member: Member) -> bool:
 
 
 def _here(order: Order, member: Member) -> Iterator[Path]:
-    """Yield the files that stand for a member, plain or compressed."""
+    """Yield the local files of a member, plain or compressed."""
     for name in (member.local, f"{member.local}.gz"):
         yield from order.folder.glob(name)
 
 
 def _address(source: Source, remote: Remote) -> str:
-    """Return where a file is published, whatever it is read from."""
+    """Return the address where a file is published, even if it is read from a mirror."""
     return source.address + remote.path
 
 
 def _hub() -> str:
-    """Return the hub's address, which HF_ENDPOINT sets."""
+    """Return the Hub's address, which HF_ENDPOINT can change."""
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT).rstrip("/")
@@ -249,7 +249,7 @@ def _hub_headers() -> dict[str, str]:
 
 
 def _place(order: Order, remote: Remote) -> str | Path:
-    """Return the address or the local file to read."""
+    """Return the URL or the local file to read."""
     if order.mirror is None:
         address = _address(order.source, remote)
         return _hub() + address.removeprefix(HUB) if address.startswith(HUB + "/") else address

@@ -1,4 +1,4 @@
-"""What is there of public data: files, rows, and whether they are as they were recorded."""
+"""Inventory of the local public data: files, rows, and whether they match the record."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.lock import Lock, read_lock
 from adaptermix.sources.source import Source, sha256
 
-# Rows that every file of a kind has, by folder and suffix.
+# Expected rows of every file, by folder and suffix.
 _ROWS = {
     ("massive", ".jsonl"): 16_521,
     ("flores200", ".dev"): 997,
@@ -22,16 +22,16 @@ _ROWS = {
 
 @dataclass(frozen=True)
 class Stock:
-    """What is there of one source.
+    """The local data of one source.
 
     Attributes:
-        source: Its name.
-        folder: Where it is.
-        files: How many files it has.
-        rows: Rows in all of them; files whose rows cannot be counted here have none.
-        recorded: Files that are as ``sources.lock`` has them.
-        changed: Files that are not.
-        odd: Files with another number of rows than published, with both numbers.
+        source: Name of the source.
+        folder: Its folder.
+        files: Number of files.
+        rows: Total number of rows; files whose rows cannot be counted are ignored.
+        recorded: Number of files that match ``sources.lock``.
+        changed: Files that do not match it.
+        odd: Messages about files with an unexpected number of rows.
     """
 
     source: str
@@ -44,15 +44,15 @@ class Stock:
 
     @property
     def others(self) -> int:
-        """Files that are not recorded."""
+        """Number of files that are not recorded."""
         return self.files - self.recorded - len(self.changed)
 
 
 def stocks(folder: Path) -> list[Stock]:
-    """Return what is there of each source.
+    """Return the local data of each source.
 
     Raises:
-        DataError: A damaged file or record.
+        DataError: A file or the record is damaged.
     """
     lock = read_lock(folder)
     return [_stock(folder, source, lock) for source in SOURCES.values()]
@@ -85,12 +85,12 @@ def _data_files(folder: Path) -> Iterator[Path]:
 
 
 def count_rows(path: Path) -> int | None:
-    """Count the rows of a file: lines, sentences of .iob2, items of a JSON array.
+    """Count the rows of a file: lines, sentences of .iob2, or items of a JSON array.
 
-    Returns None for parquet where pyarrow is not installed.
+    Returns None for parquet if pyarrow is not installed.
 
     Raises:
-        DataError: A file that cannot be read.
+        DataError: The file cannot be read.
     """
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):

@@ -1,6 +1,6 @@
-"""``sources.lock``: what was downloaded and made of it, to compare with what comes later.
+"""``sources.lock``: the record of downloads and the files made from them, for later comparison.
 
-It is JSON, with sorted keys, so that it can be kept under version control beside the recipes::
+It is JSON with sorted keys, suitable for version control beside the recipes::
 
     {"downloads": {"https://...": {"sha256": "...", "size": 312459, "source": "tatoeba"}},
      "files": {"tatoeba/Tatoeba.cy-en.cy": {"sha256": "...", "size": 99, "from": "https://..."}}}
@@ -17,7 +17,7 @@ from adaptermix.errors import DataError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
 
 LOCK_NAME = "sources.lock"
-WORK_NAME = ".downloads"  # hidden: no command takes it for data
+WORK_NAME = ".downloads"  # hidden, so that no command reads it as data
 
 
 @dataclass
@@ -29,16 +29,16 @@ class Lock:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Write the record; it is there whole or as it was."""
+        """Write the record atomically."""
         with whole_output(self.path) as partial:
             write_json(partial, {"downloads": self.downloads, "files": self.files})
 
 
 def read_lock(folder: Path) -> Lock:
-    """Read the record of a folder; an empty one where there is none.
+    """Read the record of a folder, or return an empty one if there is none.
 
     Raises:
-        DataError: The file is no such record.
+        DataError: The file is not a valid record.
     """
     path = folder / LOCK_NAME
     if not path.is_file():
@@ -55,10 +55,10 @@ def read_lock(folder: Path) -> Lock:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[Path]:
-    """Work in a folder of data alone; give the hidden folder for what is under way.
+    """Lock a folder of data, and return its hidden folder for unfinished downloads.
 
     Raises:
-        ResourceError: The folder cannot be made or written to.
+        ResourceError: The folder cannot be created or written to.
     """
     from filelock import FileLock
 
@@ -68,7 +68,7 @@ def alone_in(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be written to: {error.strerror}") from error
     lock = FileLock(work / ".lock")
-    with suppress(OSError, NotImplementedError):  # a file system without locks
+    with suppress(OSError, NotImplementedError):  # file system without locks
         lock.acquire()
     try:
         yield work

@@ -1,4 +1,4 @@
-"""Universal NER: the treebanks' repositories, and the Aya collection's copy with prompts."""
+"""Sources of Universal NER: the treebanks' repositories, and the Aya collection's prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _GITHUB = "https://raw.githubusercontent.com/"
 
 @dataclass(frozen=True)
 class _Treebank:
-    """A repository of Universal NER: its commit, and git's ids of train, dev and test."""
+    """A repository of Universal NER: its commit, and the git object ids of train, dev and test."""
 
     repository: str
     commit: str
@@ -131,7 +131,7 @@ UNER = Source(
 
 
 def _aya(parts: Sequence[str]) -> list[Remote]:
-    """Return all three files, which hold every language."""
+    """Return all three files, each of which contains every language."""
     names = (f"{part}-00000-of-00001.parquet" for part in ("train", "validation", "test"))
     return [Remote(f"templated_uner_llm/{name}", (Member(name),)) for name in names]
 

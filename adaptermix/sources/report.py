@@ -1,4 +1,4 @@
-"""What getting data says."""
+"""The report of ``data get``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ _DID = {
 
 @dataclass(frozen=True)
 class RemoteReport:
-    """One file upstream.
+    """One upstream file.
 
     Attributes:
-        address: Where it is published.
-        taken_from: What it was read from, if not there.
+        address: URL where it is published.
+        taken_from: Where it was read from, if not there.
         status: What was done with it.
-        size: Bytes; as published where it was not downloaded, None where that is not known.
-        sha256: Of what came; as published or recorded where nothing did, or empty.
-        is_published: Whether a published digest vouches for it.
+        size: Size in bytes; the published one if it was not downloaded, None if unknown.
+        sha256: Digest of the download, or else the published or recorded one, or empty.
+        is_published: Whether a published digest confirms it.
     """
 
     address: str
@@ -40,7 +40,7 @@ class RemoteReport:
 
 @dataclass(frozen=True)
 class FileReport:
-    """One file of the data here."""
+    """One local file of the data."""
 
     path: str
     size: int | None
@@ -50,7 +50,7 @@ class FileReport:
 
 @dataclass(frozen=True)
 class GetReport(Report):
-    """What getting one source did."""
+    """The result of getting one source."""
 
     source: str
     title: str
@@ -89,7 +89,7 @@ def _shown(remote: RemoteReport) -> str:
 
 
 def amount(size: int) -> str:
-    """Write a number of bytes with the unit it is large enough for."""
+    """Format a number of bytes with a suitable unit."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

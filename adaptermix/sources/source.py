@@ -1,4 +1,4 @@
-"""What is known of public data: addresses, digests, licenses, and where each file goes."""
+"""Descriptions of public data: addresses, digests, licenses, and local names of files."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ class Member:
     """A file to keep.
 
     Attributes:
-        local: Its name in the folder of the source. ``*`` stands for the same as in ``inside``.
-        inside: Its path in the archive, which may hold ``*``; empty where the file is no archive.
-        is_tagged: Lines with tags such as ``<url>`` describe the text and are left out.
+        local: Its name in the source's folder. ``*`` stands for the same text as in ``inside``.
+        inside: Its path in the archive, possibly with ``*``; empty if there is no archive.
+        is_tagged: Whether to remove lines with tags such as ``<url>``, which are metadata.
     """
 
     local: str
@@ -26,15 +26,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Remote:
-    """One file upstream.
+    """One upstream file.
 
     Attributes:
-        path: Its path below the source's address.
-        members: What is kept of it.
-        size: Bytes, where they are published.
-        digest: ``sha256:...``, or ``git:...`` for the object id that git has for the content; empty
-            where nothing is published.
-        other: Another name of the same data, for where the first does not exist.
+        path: Its path relative to the source's address.
+        members: The files to keep from it.
+        size: Size in bytes, if published.
+        digest: ``sha256:...``, or ``git:...`` for the git object id of the content; empty if none
+            is published.
+        other: Alternative to try if this file does not exist.
     """
 
     path: str
@@ -50,18 +50,18 @@ class Source:
 
     Attributes:
         name: Its name on the command line.
-        title: What it is, with the version.
+        title: Its title, with the version.
         folder: Its folder in the folder of all data.
-        address: What all its files' addresses begin with.
-        page: Where it is described.
+        address: Common prefix of its files' URLs.
+        page: URL of its description.
         license: Its license.
         citation: The publication to cite.
-        by: Whether languages or pairs of languages are chosen.
-        known: What there is to choose; empty where anything may be asked for.
-        default: What is taken without a choice.
-        remotes: The files upstream that hold a choice.
-        limit: Bytes that an archive may unpack to.
-        notes: What to know before the data is used.
+        by: Whether the user chooses languages or language pairs.
+        known: The possible choices; empty if they are not restricted.
+        default: The default choice.
+        remotes: Returns the upstream files for a choice.
+        limit: Maximum unpacked size of an archive, in bytes.
+        notes: Notes to read before using the data.
     """
 
     name: str
@@ -86,7 +86,7 @@ def sha256(path: Path) -> str:
 
 
 def git_object_id(path: Path) -> str:
-    """Return the object id that git gives a file of this content."""
+    """Return the git object id of a file's content."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -95,6 +95,6 @@ def git_object_id(path: Path) -> str:
 
 
 def has_digest(path: Path, digest: str) -> bool:
-    """Whether a file has a published digest."""
+    """Whether a file matches a digest."""
     kind, _, value = digest.partition(":")
     return value == (git_object_id(path) if kind == "git" else sha256(path))

@@ -1,4 +1,4 @@
-"""Translation: ALMA's training data, and the WMT 23 tests as the paper's authors read them."""
+"""Sources of translations: ALMA's training data, and WMT 23 tests as the paper's authors use."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from adaptermix.sources.source import Member, Remote, Source
 _HUB = "https://huggingface.co/datasets/"
 _GITHUB = "https://raw.githubusercontent.com/"
 
-# What the repository has: of each pair the training and dev part, of each direction WMT's test.
+# The repository has training and dev data of each pair, and WMT's test of each direction.
 _ALMA_IDS = {
     "cs-en.train": "0dfef5be86ed4c2e2b32e371a09e391b34d381dd",
     "cs-en.valid": "6fc28f5931c45555b762afb615a5289934bb300f",
@@ -75,7 +75,7 @@ def _wmt23(pairs: Sequence[str]) -> list[Remote]:
 
 
 def _wmt23_pair(pair: str) -> Remote:
-    """Return a direction's file; cs-en is en-cs read backwards, as in the authors' code."""
+    """Return a direction's file; cs-en is en-cs reversed, as in the authors' code."""
     config = "en-cs" if pair == "cs-en" else pair
     suffix = "-88c4a5c266ea101b" if config == "en-cs" else ""
     path = f"{config}/test-00000-of-00001{suffix}.parquet"
