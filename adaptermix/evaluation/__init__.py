@@ -1,1 +1,1 @@
-"""Evaluate systems on a task: decode, score, and compare with confidence intervals."""
+"""Evaluate systems on a task: decode, score, and compare them with confidence intervals."""

@@ -1,4 +1,4 @@
-"""Systems against a baseline on the same examples: differences with intervals and p-values."""
+"""Compare systems with a baseline on the same examples: differences, intervals and p-values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ from adaptermix.tasks.metrics.text import SacreMetric
 from adaptermix.version import __version__
 
 ALL = "macro average"
-# For each test: what it is called, what its interval is, and what makes an interval and a p-value.
+# By test: its name, the name of its interval, and the function for interval and p-value.
 _TESTS: dict[str, tuple[str, str, Procedure]] = {
     "bootstrap": ("paired bootstrap", "95% interval", percentile),
     "sacrebleu-bootstrap": (
@@ -52,12 +52,12 @@ _TESTS: dict[str, tuple[str, str, Procedure]] = {
 
 @dataclass(frozen=True)
 class PairedTest:
-    """How systems are compared.
+    """The test that compares systems.
 
     Attributes:
-        kind: Which of the tests.
+        kind: The kind of test.
         samples: Number of resamples.
-        signature: How to do it again.
+        signature: Everything needed to repeat the test.
     """
 
     kind: Literal["bootstrap", "randomization", "sacrebleu-bootstrap", "sacrebleu-randomization"]
@@ -66,7 +66,7 @@ class PairedTest:
 
     @classmethod
     def of(cls, test: Literal["bootstrap", "ar"], metric: Metric, langs: int) -> "PairedTest":
-        """Return the test of a metric on a number of languages."""
+        """Return the test for a metric on a number of languages."""
         is_sacre = isinstance(metric, SacreMetric)
         by = (
             f"by:sacrebleu|version:{version('sacrebleu')}" if is_sacre else f"version:{__version__}"
@@ -82,23 +82,23 @@ class PairedTest:
 
     @property
     def name(self) -> str:
-        """What the test is called."""
+        """Name of the test."""
         return _TESTS[self.kind][0]
 
     @property
     def interval(self) -> str:
-        """What its interval is called."""
+        """Name of its interval."""
         return _TESTS[self.kind][1]
 
     @property
     def procedure(self) -> Procedure:
-        """What makes an interval and a p-value of resamples."""
+        """Function that computes interval and p-value from resamples."""
         return _TESTS[self.kind][2]
 
     def draw(
         self, systems: Mapping[str, Statistics], baseline: str, value: Value, seed: int
     ) -> dict[str, Drawn]:
-        """Return for every other system its scores and the baseline's, resample by resample."""
+        """Return, for every other system, its scores and the baseline's on all resamples."""
         reference = systems[baseline]
         others = {name: rows for name, rows in systems.items() if name != baseline}
         if self.kind in ("randomization", "sacrebleu-randomization"):
@@ -113,22 +113,22 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better one system is than the baseline, on one language or group of them.
+    """The difference of a system to the baseline, on one language or a group of languages.
 
     Attributes:
-        system: The system.
-        baseline: What it is compared with.
+        system: Name of the system.
+        baseline: Name of the baseline.
         over: A language, the name of a group, or ``macro average`` for all languages.
-        langs: The languages that are averaged.
+        langs: The languages in the average.
         score: The system's score, macro-averaged over the languages.
-        baseline_score: The baseline's.
+        baseline_score: The baseline's score, averaged in the same way.
         difference: ``score - baseline_score``.
         low: Lower end of the difference's interval.
-        high: Upper end.
-        p_value: Two-sided, not corrected for the number of comparisons.
-        excludes_zero: Whether zero is outside of the interval, which is p < 0.05.
-        p_holm: For a language, p after Holm's correction over the system's languages; None for
-            groups and averages, which are not corrected.
+        high: Upper end of the difference's interval.
+        p_value: Two-sided p-value, not corrected for the number of comparisons.
+        excludes_zero: Whether zero is outside the interval, which means p < 0.05.
+        p_holm: For a language, the p-value after Holm's correction over the system's languages;
+            None for groups and averages, which are not corrected.
     """
 
     system: str
@@ -146,7 +146,7 @@ class Comparison:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the difference is significant after the correction, and gets a star."""
+        """Whether the difference is significant after the correction, and is marked with a star."""
         return (self.p_value if self.p_holm is None else self.p_holm) < ALPHA
 
 
@@ -159,16 +159,16 @@ def compare(
 ) -> list[Comparison]:
     """Compare every other system with the baseline, on each language, each group, and all.
 
-    A language has sacreBLEU's resamples, whatever other languages are there. In averages, the
-    languages are resampled apart from each other, each with a seed of its own.
+    For a single language, the resamples are sacreBLEU's, independent of the other languages. For
+    averages, each language is resampled independently, with its own seed.
 
     Args:
-        statistics: By system and language, one row of sufficient statistics an example; the
+        statistics: By system and language, sufficient statistics with one row per example; the
             examples are the same for all systems.
-        value: The metric, from sums to scores.
-        baseline: Name of the system that the others are compared with.
+        value: Computes the metric from summed statistics.
+        baseline: Name of the baseline.
         groups: Languages by the name of their group.
-        test: How they are compared.
+        test: The test.
     """
     langs = list(statistics[baseline])
     alone, apart = {}, {}
@@ -210,7 +210,7 @@ def compare(
 
 
 def _corrected(found: Sequence[Comparison], langs: Sequence[str]) -> list[Comparison]:
-    """Add Holm's p-values; the languages of one system are a family."""
+    """Add p-values after Holm's correction over the languages of each system."""
     corrected = {}
     for system in dict.fromkeys(c.system for c in found):
         mine = [c for c in found if c.system == system and c.over in langs]

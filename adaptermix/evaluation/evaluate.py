@@ -1,4 +1,4 @@
-"""Evaluate the base model and adapters side by side on a task, and keep every prediction."""
+"""Evaluate the base model and adapters side by side on a task, and store all predictions."""
 
 import json
 from collections import Counter
@@ -52,16 +52,16 @@ def evaluate(
 ) -> EvalReport:
     """Decode the task's examples with every system and score the answers.
 
-    Writes a new directory: ``scores.json``, ``scores.csv``, ``differences.csv``, ``seeds.csv``
-    where systems have several seeds, and for every system and language
-    ``predictions/SYSTEM/LANG.jsonl`` with one record an example.
+    Writes a new directory with ``scores.json``, ``scores.csv``, ``differences.csv``, ``seeds.csv``
+    if systems have several seeds, and ``predictions/SYSTEM/LANG.jsonl`` with one record per
+    example for every system and language.
 
     Raises:
-        ConfigError: Two adapters of one name, a baseline that is not among the systems, answers
-            longer than the model's context.
-        DataError: Missing or malformed data, an unknown language.
-        ArtifactError: A model or adapter that cannot be used, or an output that exists.
-        ResourceError: The engine asked for is not installed.
+        ConfigError: Two adapters have the same name, the baseline is not one of the systems, or
+            answers may be longer than the model's context.
+        DataError: Data is missing or malformed, or a language is unknown.
+        ArtifactError: A model or adapter cannot be used, or the output exists.
+        ResourceError: The chosen engine is not installed.
     """
     settings, missing = without_missing_comet(settings)
     inputs = _prepare(settings, force)
@@ -137,15 +137,15 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _EvalInputs:
-    """Everything an evaluation needs, checked before an engine is started.
+    """The inputs of an evaluation, checked before an engine starts.
 
     Attributes:
         systems: The base model, and all adapters.
-        routed: The systems beside the base model.
+        routed: The systems except for the base model.
         task: The task.
-        encoder: What made the prompts.
+        encoder: The encoder of the prompts.
         items: All examples.
-        servers: What servers say of themselves, if they are to answer.
+        servers: Descriptions of the servers, if servers decode.
     """
 
     systems: Systems
@@ -157,12 +157,12 @@ class _EvalInputs:
 
     @property
     def names(self) -> list[str]:
-        """Names of the systems, in their order."""
+        """Names of the systems, in order."""
         return [*([BASE] if self.systems.has_base else []), *self.routed]
 
     @property
     def tested(self) -> list[System | None]:
-        """The systems in that order; None for the base model."""
+        """The systems in the same order; None for the base model."""
         return [self.routed.get(name) for name in self.names]
 
 
@@ -182,7 +182,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
-    """Check everything ``evaluate`` needs and say what it would do; raises what it raises."""
+    """Check the inputs of ``evaluate`` and return what it would do. Raises the same errors."""
     inputs = _prepare(settings, force)
     counts = Counter(item.lang for item in inputs.items)
     longest = max(len(item.prompt_ids) for item in inputs.items)
@@ -210,9 +210,9 @@ def _route_notes(systems: Mapping[str, System], langs: Sequence[str]) -> list[st
 
 
 def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:
-    """Say which adapters were trained on another prompt than they are tested with.
+    """Return notes on adapters that were trained with a different prompt than they are tested with.
 
-    A tokenizer or template may lie elsewhere now; whether one was named is what is compared.
+    For tokenizer and chat template, only their presence is compared, because paths may change.
     """
 
     def differs(field: str, before: Any) -> bool:
@@ -235,7 +235,7 @@ def _rank(adapter: Adapter) -> int:
 
 
 def _places(system: System | None, langs: Sequence[str], scratch: Path) -> dict[str, Path | None]:
-    """Return where the adapter of a system is staged, for each language."""
+    """Return the folders where a system's adapters are staged, by language."""
     if system is None:
         return dict.fromkeys(langs)
     return {lang: stage_adapter(adapter_for(system, lang), scratch) for lang in langs}
@@ -247,7 +247,7 @@ def _decode(
     places: Sequence[Mapping[str, Path | None]],
     on_progress: OnProgress,
 ) -> list[list[Generated]]:
-    """Answer every item with every system; return the answers system by system."""
+    """Decode every item with every system, and return the answers by system."""
     requests = [
         Request(item.prompt_ids, adapters[item.lang], group=item.lang)
         for adapters in places
@@ -282,13 +282,13 @@ def _cell(
 def _macro(
     cells: Sequence[SystemScores], systems: Sequence[str], langs: Sequence[str]
 ) -> dict[str, float]:
-    """Return every system's mean over languages."""
+    """Return every system's macro average over languages."""
     values = {(cell.system, cell.lang): cell.score.value for cell in cells}
     return {system: sum(values[system, lang] for lang in langs) / len(langs) for system in systems}
 
 
 def _groups(settings: EvalSettings) -> dict[str, list[str]]:
-    """Return the groups of tested languages; one that is empty or has all of them says nothing."""
+    """Return the groups of tested languages, without groups that are empty or contain all."""
     groups = settings.groups
     if groups is None:
         groups = PAPER_GROUPS if settings.task == "massive" else {}

@@ -1,4 +1,4 @@
-"""What an evaluation returns, and how it looks."""
+"""The report of an evaluation, and how it is shown."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -33,7 +33,7 @@ _COUNTS = {
 
 
 def evaluation_view(report: "EvalReport") -> View:
-    """Show every system's score language by language, the averages, and the differences."""
+    """Show every system's scores by language, the averages, and the differences."""
     scores = score_table(report)
     parts: list[Table | Line] = [
         replace(scores, rows=[*scores.rows, *_counted(report)]),
@@ -54,7 +54,7 @@ def evaluation_view(report: "EvalReport") -> View:
 
 
 def baseline_line(report: "EvalReport") -> str:
-    """Say which system the others are compared with, and why; nothing where none is."""
+    """Name the baseline and the reason for it, or return an empty string without comparisons."""
     if not report.comparisons:
         return ""
     reason = f", {report.baseline.reason}" if report.baseline else ""
@@ -62,12 +62,12 @@ def baseline_line(report: "EvalReport") -> str:
 
 
 def baseline_sentence(report: "EvalReport") -> str:
-    """Say the same as a sentence, for a caption or note."""
+    """Return ``baseline_line`` as a sentence, for a caption or note."""
     return f"B{baseline_line(report)[1:]}." if report.comparisons else ""
 
 
 def _meaning_of_stars(report: "EvalReport") -> str:
-    if report.test is None:  # a record of before the correction
+    if report.test is None:  # a record from before the correction was added
         return "the interval excludes zero"
     return (
         "p < 0.05, for a language after Holm's correction over the languages; "
@@ -76,7 +76,7 @@ def _meaning_of_stars(report: "EvalReport") -> str:
 
 
 def score_table(report: "EvalReport", metric: str = "") -> Table:
-    """Return every system's score language by language; of the first metric, the averages too."""
+    """Return every system's scores by language, and for the first metric the averages too."""
     first = report.cells[0].score.name
     metric = metric or first
 
@@ -97,7 +97,7 @@ def score_table(report: "EvalReport", metric: str = "") -> Table:
 
 
 def difference_table(report: "EvalReport") -> Table:
-    """Return the differences to the baseline; those that are significant stand out."""
+    """Return the table of differences to the baseline, with the significant ones highlighted."""
     metric = report.cells[0].score.name
     found = {(c.over, c.system): c for c in report.comparisons}
     systems = list(dict.fromkeys(c.system for c in report.comparisons))
@@ -118,17 +118,17 @@ def difference_table(report: "EvalReport") -> Table:
 
 
 def difference(comparison: Comparison, metric: str, p_value: float | None = None) -> Cell:
-    """Return a difference with its interval; a star says that it is significant."""
+    """Format a difference with its interval; a star marks it as significant."""
     ends = (comparison.difference, comparison.low, comparison.high)
     seen, low, high = (shown(metric, value, "+") for value in ends)
     text = f"{seen} [{low}, {high}]" + ("" if p_value is None else f" {p_value:.3f}")
     if comparison.is_sure:
         return Cell(f"{text} *", comparison.difference, "strong")
-    return Cell(f"{text}  ", comparison.difference)  # as wide as those with a star
+    return Cell(f"{text}  ", comparison.difference)  # same width as with a star
 
 
 def seed_tables(report: "EvalReport") -> list[Table]:
-    """Return mean and spread over seeds, and the differences to the baseline, where there are."""
+    """Return tables of the mean and spread over seeds and of the differences, if there are any."""
     if not report.over_seeds:
         return []
     found = {(row.over, row.system): row for row in report.over_seeds}
@@ -171,7 +171,7 @@ def _gain_cell(row: OverSeeds, metric: str) -> Cell:
 
 
 def count_table(report: "EvalReport") -> Table | None:
-    """Count what happened to answers and prompts, where anything did."""
+    """Return the counts of malformed answers and the like, or None if all are zero."""
     counted = _counted(report)
     examples = _sums(report, "examples")
     rows: list[Row] = [*counted, ["examples", *(f"{count:,}" for count in examples)]]
@@ -191,7 +191,7 @@ def _counted(report: "EvalReport") -> list[Row]:
 
 
 def _sums(report: "EvalReport", name: str) -> list[int]:
-    """Sum a count over languages, for every system."""
+    """Return a count's sum over languages, for every system."""
     return [
         sum(getattr(c, name) for c in report.cells if c.system == system)
         for system in report.systems
@@ -199,7 +199,7 @@ def _sums(report: "EvalReport", name: str) -> list[int]:
 
 
 def glance_table(report: "EvalReport", run: str) -> Table:
-    """Return the table that compares systems in one row each."""
+    """Return the overview table with one row per system."""
     metric = report.cells[0].score.name
     against = {c.system: c for c in report.comparisons if c.over == ALL}
     langs = [c for c in report.comparisons if c.over in report.langs]
@@ -225,7 +225,7 @@ def glance_table(report: "EvalReport", run: str) -> Table:
 
 
 def files_of(report: "EvalReport") -> list[Table]:
-    """Return the tables that an evaluation leaves as CSV: scores, and all of the differences."""
+    """Return the tables to write as CSV: scores, differences, and seeds if there are several."""
     compared = (asdict(c) | {"langs": " ".join(c.langs)} for c in report.comparisons)
     columns = [f.name for f in fields(Comparison)]
     seeds = (
@@ -242,7 +242,7 @@ def files_of(report: "EvalReport") -> list[Table]:
 
 @dataclass(frozen=True)
 class SystemScores:
-    """One system on one language; ``score`` is the first of its ``scores``."""
+    """The scores of one system on one language; ``score`` is the first of ``scores``."""
 
     system: str
     lang: str
@@ -259,15 +259,15 @@ class EvalReport(Report):
     """Scores of all systems on all languages.
 
     Attributes:
-        decoded: Prompts that the engine answered.
-        reused: Prompts whose answers were known.
-        macro: For every system, the mean over the languages.
-        groups: Languages by the name of their group, those that were tested.
-        group_macro: For every group, what ``macro`` is for all languages.
-        comparisons: Every system against the baseline, where there are two systems or more.
-        baseline: What they are compared with, and why; None in records of before it.
-        test: How they are compared; None where nothing is.
-        over_seeds: Systems of several seeds, summed up.
+        decoded: Number of prompts that the engine answered.
+        reused: Number of prompts whose answers were cached.
+        macro: By system, the macro average over the languages.
+        groups: Tested languages by the name of their group.
+        group_macro: By group and system, the macro average over the group's languages.
+        comparisons: Comparisons of the systems with the baseline; empty with one system.
+        baseline: The baseline and the reason for it; None in older records.
+        test: The test of the comparisons; None without comparisons or in older records.
+        over_seeds: Summaries of systems with several seeds.
     """
 
     task: str
@@ -290,13 +290,13 @@ class EvalReport(Report):
 
     @property
     def reference(self) -> str:
-        """Name of the system that the others are compared with."""
+        """Name of the baseline."""
         if self.baseline is not None:
             return self.baseline.name
         return self.comparisons[0].baseline if self.comparisons else self.systems[0]
 
     def cell(self, system: str, lang: str) -> SystemScores:
-        """Return one system's result on one language."""
+        """Return one system's scores on one language."""
         return next(c for c in self.cells if (c.system, c.lang) == (system, lang))
 
     def view(self) -> View:
@@ -304,7 +304,7 @@ class EvalReport(Report):
         return evaluation_view(self)
 
     def as_record(self) -> dict[str, Any]:
-        """Return the report as a dictionary for JSON; examples' scores are in the predictions."""
+        """Return the report for JSON, without examples' scores, which are in the predictions."""
         record = super().as_record()
         for cell in record["cells"]:
             for score in (cell["score"], *cell["scores"].values()):
@@ -316,7 +316,7 @@ class EvalReport(Report):
 
 @dataclass(frozen=True)
 class EvalPlan(NotedReport):
-    """What an evaluation would do."""
+    """What an evaluation would do (dry run)."""
 
     systems: list[str]
     examples: dict[str, int]

@@ -1,4 +1,4 @@
-"""Score existing outputs of any system against a gold file, without a model."""
+"""Score existing outputs of any system with a gold file, without a model."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from adaptermix.tasks.task import Example, Task
 from adaptermix.tasks.translation import read_translations
 from adaptermix.tasks.uner import read_iob2
 
-# The fields of a record that may hold the output; the first one there counts.
+# Fields of a record that may contain the output; the first one found is used.
 OUTPUT_FIELDS = ("output", "prediction", "answer", "hypothesis", "translation", "text")
 
 
@@ -32,9 +32,9 @@ class ScoreReport(Report):
 
     Attributes:
         metrics: The score of every metric, by name.
-        counts: Examples, answers of which something could not be read, the pieces of them that
-            could not, and what the metrics count.
-        notes: What the user should know besides.
+        counts: Numbers of examples, malformed answers and malformed parts of them, and the counts
+            of the metrics.
+        notes: Notes for the user.
     """
 
     metrics: dict[str, Score]
@@ -51,7 +51,7 @@ class ScoreReport(Report):
 
     @property
     def notices(self) -> Sequence[str]:
-        """The notes, which are not among the scores."""
+        """The notes, which are not part of the result."""
         return self.notes
 
     def as_record(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class ScoreReport(Report):
 
 @dataclass(frozen=True)
 class Prediction:
-    """One output, with the id of its row where the file says it."""
+    """One output, with the id of its row if the file has ids."""
 
     location: str
     output: str
@@ -80,10 +80,10 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
     """Score the outputs in a file.
 
     Raises:
-        ConfigError: A flag that the task needs is missing, or a metric it does not have.
-        DataError: A missing or malformed file, an unknown language, outputs that are not as many
-            as the gold rows or have other ids, an empty reference.
-        ResourceError: What a metric needs is not installed.
+        ConfigError: A flag that the task needs is missing, or the task does not have a metric.
+        DataError: A file is missing or malformed, a language is unknown, the outputs differ from
+            the gold rows in number or ids, or a reference is empty.
+        ResourceError: A package that a metric needs is not installed.
     """
     settings, notes = without_missing_comet(settings)
     task = make_task(settings.task, options=settings)
@@ -147,14 +147,14 @@ def _read_translations(task: Task, settings: ScoreSettings) -> Sequence[Example]
 
 
 def read_predictions(path: Path, task: str) -> list[Prediction]:
-    """Read outputs: one a line, or one JSON record a line, as the first line is.
+    """Read one output or JSON record per line; the first line determines which.
 
     A record is a JSON string, or an object with the output in one of ``OUTPUT_FIELDS`` and
-    perhaps an ``id``. Only a newline ends a line. Of named entities, whose answers are JSON
-    themselves, JSON that is neither is the answer as it stands.
+    optionally an ``id``. Only a newline ends a line. For named entities, whose answers are JSON
+    themselves, other JSON is an answer.
 
     Raises:
-        DataError: A missing or empty file, records and other lines in one file.
+        DataError: The file is missing or empty, or mixes records and other lines.
     """
     lines = list(numbered_lines(path))
     is_jsonl = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
@@ -194,7 +194,7 @@ def _prediction(line: str, location: str, task: str) -> Prediction:
 def _in_order(
     predictions: Sequence[Prediction], examples: Sequence[Example], path: Path
 ) -> list[str]:
-    """Return the outputs in the order of the gold rows: by id where there are ids."""
+    """Return the outputs in the order of the gold rows, matched by id if there are ids."""
     if len(predictions) != len(examples):
         raise DataError(f"{path}: {len(predictions)} outputs for {len(examples)} gold rows")
     without = [prediction for prediction in predictions if prediction.id is None]

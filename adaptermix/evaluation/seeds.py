@@ -1,9 +1,9 @@
-"""Systems of several seeds: mean and spread over the seeds, with intervals over seeds and examples.
+"""Systems with several seeds: mean and spread over seeds, with intervals over seeds and examples.
 
-The interval is that of a hierarchical bootstrap. A resample draws as many seeds as there are, with
-replacement, and examples of each language, which are the same for all systems and seeds. Two
-systems of the same seeds are compared seed by seed: a merge of seed 1 holds the task adapter of
-seed 1.
+The interval comes from a hierarchical bootstrap. A resample draws, with replacement, as many seeds
+as there are, and examples of each language, which are the same for all systems and seeds. Systems
+with the same seeds are compared seed by seed, because a merge of seed 1 contains the task adapter
+of seed 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,27 +26,27 @@ from adaptermix.tasks.metrics.significance import (
     resampled_scores,
 )
 
-_DIGITS = 12  # means of equal scores differ in later ones
+_DIGITS = 12  # means of equal scores differ beyond these
 
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """One system of several seeds, on a language, a group of them or all.
+    """The summary of a system with several seeds, on a language, a group or all languages.
 
     Attributes:
-        system: Its name without the seed.
+        system: Name of the system without the seed.
         seeds: The seeds.
         over: A language, the name of a group, or ``macro average`` for all languages.
-        langs: The languages that are averaged.
-        scores: Its score with each seed.
-        mean: Their mean.
-        deviation: Their standard deviation (n - 1).
+        langs: The languages in the average.
+        scores: Scores by seed.
+        mean: Mean of the scores.
+        deviation: Standard deviation of the scores (n - 1).
         low: Lower end of the mean's interval.
-        high: Upper end.
-        baseline: What it is compared with; None for the baseline itself.
-        difference: Its mean less the baseline's.
+        high: Upper end of the mean's interval.
+        baseline: Name of the baseline; None for the baseline itself.
+        difference: The mean minus the baseline's mean.
         difference_low: Lower end of the difference's interval.
-        difference_high: Upper end.
+        difference_high: Upper end of the difference's interval.
     """
 
     system: str
@@ -73,11 +73,11 @@ class OverSeeds:
 
 @dataclass(frozen=True)
 class _Family:
-    """The members of one system: a single one, or one for each seed."""
+    """The members of one system: a single one, or one per seed."""
 
     name: str
     members: Mapping[int, str]
-    picks: Int[np.ndarray, "samples seeds"]  # by resample, the places of the seeds that it draws
+    picks: Int[np.ndarray, "samples seeds"]  # by resample, the indices of the drawn seeds
 
 
 def over_seeds(
@@ -86,14 +86,13 @@ def over_seeds(
     baseline: str,
     groups: Mapping[str, Sequence[str]],
 ) -> list[OverSeeds]:
-    """Sum up each system of several seeds, and compare it with the baseline.
+    """Summarize each system with several seeds, and compare it with the baseline.
 
     Args:
-        statistics: By system and language, one row of sufficient statistics an example; the
+        statistics: By system and language, sufficient statistics with one row per example; the
             examples are the same for all systems.
-        value: The metric, from sums to scores.
-        baseline: Name of the system that the others are compared with; one with a seed stands for
-            all seeds that are there of it.
+        value: Computes the metric from summed statistics.
+        baseline: Name of the baseline; a name with a seed stands for all seeds of that system.
         groups: Languages by the name of their group.
     """
     families = _families(list(statistics))
@@ -141,7 +140,7 @@ def over_seeds(
 
 
 def _families(systems: Sequence[str]) -> list[_Family]:
-    """Return the systems of several seeds; those of the same seeds draw the same ones."""
+    """Return the systems with several seeds; those with the same seeds share their draws."""
     picks: dict[tuple[int, ...], Int[np.ndarray, "samples seeds"]] = {}
     found = []
     for name, by_seed in several_seeds(systems).items():
@@ -155,7 +154,7 @@ def _families(systems: Sequence[str]) -> list[_Family]:
 
 
 def _reference(baseline: str, families: Sequence[_Family]) -> _Family:
-    """Return all seeds of the baseline, or the one system that it is."""
+    """Return the baseline's family with all its seeds, or with its only system."""
     seeded = SEEDED.fullmatch(baseline)
     alone = _Family(baseline, {0: baseline}, np.zeros((SAMPLES, 1), dtype=int))
     return next((f for f in families if seeded and f.name == seeded[1]), alone)
@@ -167,7 +166,7 @@ def _scores(
     langs: Sequence[str],
     value: Value,
 ) -> list[float]:
-    """Return the score of every seed, averaged over languages."""
+    """Return the scores by seed, averaged over languages."""
     members = family.members.values()
     return [macro_score([statistics[name][lang] for lang in langs], value) for name in members]
 
@@ -181,7 +180,7 @@ def _draws(
     drawn: Mapping[tuple[str, str], Float[np.ndarray, " samples"]],
     langs: Sequence[str],
 ) -> Float[np.ndarray, " samples"]:
-    """Return for every resample the mean score of the seeds that it draws."""
+    """Return the mean score of the drawn seeds, by resample."""
     members = family.members.values()
     by_seed = np.stack([np.mean([drawn[n, lang] for lang in langs], axis=0) for n in members], 1)
     picked = np.take_along_axis(by_seed, family.picks, axis=1)
