@@ -1,6 +1,6 @@
-"""Which settings name files, models, adapters or tasks, and where their values are looked for.
+"""Settings that name files, models, adapters or tasks, and how their values are resolved.
 
-A ``Path`` field names a file or folder. Other fields say so in their annotation, as in
+A ``Path`` field names a file or folder. Other fields declare this in their annotation, as in
 ``Annotated[str, Names("model")]``.
 """
 
@@ -30,13 +30,13 @@ _WEIGHT = re.compile(r"(.+?)(=[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DO
 
 @dataclass(frozen=True)
 class Names:
-    """Marks what names something: a model, an adapter, a task, or data that the Hub may have."""
+    """Annotation of a value that names a model, an adapter, a task, or data on disk or the Hub."""
 
     location: Location
 
 
 def location_of(field: FieldInfo) -> Location | None:
-    """Return what a field's value names."""
+    """Return what kind of location a field's value is; None if it is no location."""
     marks = [mark.location for mark in field.metadata if isinstance(mark, Names)]
     if marks:
         return marks[0]
@@ -46,7 +46,7 @@ def location_of(field: FieldInfo) -> Location | None:
 
 
 def without_weight(text: str, folder: Path = Path()) -> tuple[str, str]:
-    """Split ``ADAPTER=0.5`` into the adapter and ``=0.5``; a name that exists is taken whole."""
+    """Split ``ADAPTER=0.5`` into the adapter and ``=0.5``, unless the whole text is a path."""
     found = _WEIGHT.fullmatch(text)
     if found is None or (folder / text).exists():
         return text, ""
@@ -54,20 +54,20 @@ def without_weight(text: str, folder: Path = Path()) -> tuple[str, str]:
 
 
 def is_local_data(value: str, folder: Path = Path()) -> bool:
-    """Whether data that a file names is a path, there or not, and not a data set of the Hub.
+    """Whether data named in a file is a path, existing or not, and not a data set of the Hub.
 
-    In a file, ``OWNER/NAME`` alone is a path, as ``data/pairs`` is one before it is there; a name
-    on the Hub has a colon or a revision.
+    In a file, plain ``OWNER/NAME`` is a path, because ``data/pairs`` may not exist yet. A name on
+    the Hub must have a colon or a revision.
     """
     found = find_data_set(value, folder)
     return found is None or found.is_local or not (found.parts or found.revision)
 
 
 def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
-    """Read a value that stands in a file as relative to the file's folder.
+    """Resolve a value from a file relative to the file's folder.
 
-    A model or adapter that is not there may be a hub name, and stays as it is. Values of other
-    types pass unchanged; the settings complain of them.
+    A model or adapter that does not exist may be a name on the Hub and is returned unchanged, as
+    are values of wrong types, which the settings refuse.
     """
     if location in ("paths", "adapters", "weighted-adapters") and isinstance(value, list):
         items = [item for item in value if isinstance(item, str)]

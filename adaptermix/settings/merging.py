@@ -12,7 +12,7 @@ from adaptermix.settings.values import Weights
 
 
 class SourceSettings(Settings):
-    """What is known of adapter files that carry no config."""
+    """Rank and alpha of adapter files without a config."""
 
     panel: ClassVar[str | None] = "Bare adapter files"
 
@@ -127,7 +127,7 @@ class MergeSettings(SourceSettings):
 
 
 class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
-    """Settings of ``merge --search``: those of a merge, and how candidates are tested."""
+    """Settings of ``merge --search``: those of a merge, and those for testing candidates."""
 
     panel: ClassVar[str | None] = "Search"
 
@@ -183,5 +183,5 @@ class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
 
     @classmethod
     def for_keys(cls, keys: Mapping[str, object]) -> type[Settings]:
-        """Return the settings that ``merge`` needs: without ``search`` nothing is decoded."""
+        """Return the settings class for ``merge``; only ``search`` needs those of decoding."""
         return MergeSettings if keys.get("search") is None else cls

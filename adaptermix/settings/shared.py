@@ -1,8 +1,8 @@
-"""Settings a user may write, as flags or in ``adaptermix.toml``.
+"""Settings that a user may give, as flags or in ``adaptermix.toml``.
 
-A setting is declared once, as a field: its default (the paper's, where the paper has one), its
-limits and its help text. The command line is generated from the fields, and a key in the file is
-the flag without its two dashes. Flags override the file, which overrides the defaults.
+A setting is declared once, as a field with its default (the paper's if there is one), its limits
+and its help text. The command line is generated from the fields, and a key in the file is the flag
+without its two dashes. Flags override the file, which overrides the defaults.
 """
 
 from collections.abc import Mapping
@@ -28,36 +28,36 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Settings(BaseModel):
-    """Base of every command's settings: immutable, and strict about unknown keys."""
+    """Base class of all settings, which are immutable and refuse unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         populate_by_name=True,
         allow_inf_nan=False,
-        defer_build=True,  # a command builds its own settings only: a tenth of a second less
+        defer_build=True,  # each command builds only its own settings, which saves 0.1 s
         alias_generator=lambda name: name.replace("_", "-"),
     )
     section: ClassVar[str] = ""
     panel: ClassVar[str | None] = None  # heading of its options in the help
-    main: ClassVar[tuple[str, ...]] = ()  # what the help shows first
+    main: ClassVar[tuple[str, ...]] = ()  # fields that the help shows first
 
     @classmethod
     def for_keys(cls, keys: Mapping[str, object]) -> "type[Settings]":
-        """Return the class to read these keys with: this one, or one with fewer fields."""
+        """Return the class that validates these keys: this one, or one with fewer fields."""
         return cls
 
     @classmethod
     def unused(cls, keys: Mapping[str, object]) -> set[str]:
-        """Return the keys of this class that have no effect beside the given ones."""
+        """Return the keys of this class that have no effect with the given ones."""
         return {*keys_of(cls)} - {*keys_of(cls.for_keys(keys))}
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, object]) -> "Settings":
-        """Read settings from keys as written in a file; those without effect are left out.
+        """Create settings from keys as written in a file, without those that have no effect.
 
         Raises:
-            pydantic.ValidationError: Unknown key, wrong type or value.
+            pydantic.ValidationError: A key is unknown, or a value is invalid.
         """
         unused = cls.unused(keys)
         used = {key: value for key, value in keys.items() if key not in unused}
@@ -65,7 +65,7 @@ class Settings(BaseModel):
 
     @classmethod
     def location(cls, key: str) -> locations.Location | None:
-        """Return what the value of a key names, if it names a file, a model or an adapter."""
+        """Return what kind of location a key's value is; None if it is no location."""
         field = cls.model_fields.get(key.replace("-", "_"))
         return locations.location_of(field) if field is not None else None
 
@@ -79,7 +79,7 @@ class Settings(BaseModel):
 
 
 class ModelSettings(Settings):
-    """The base model and the data; written at the top of ``adaptermix.toml``, for all commands."""
+    """The base model and the data: top-level keys of ``adaptermix.toml`` for all commands."""
 
     panel: ClassVar[str | None] = "Model and data"
 
@@ -111,7 +111,7 @@ class ModelSettings(Settings):
 
 
 TASKS = ("massive", "wmt23", "uner")
-# What a task's own defaults are where they are not those of MASSIVE; the paper's.
+# The tasks' defaults, from the paper, if they differ from those of MASSIVE.
 _TRAINED: dict[str, dict[str, Any]] = {
     "wmt23": {
         "langs": tuple(f"{a}-en" for a in ("cs", "de", "is", "ru", "zh"))
@@ -145,7 +145,7 @@ TaskName = Annotated[str, AfterValidator(_known_task), locations.Names("task")]
 
 
 class PromptSettings(ModelSettings):
-    """The task and how it is asked: the same in training and in evaluation."""
+    """The task and its prompt, which must be the same in training and evaluation."""
 
     panel: ClassVar[str | None] = "Task and prompt"
 
@@ -186,7 +186,7 @@ class PromptSettings(ModelSettings):
 
 
 class ScorerSettings(Settings):
-    """How outputs become scores."""
+    """How outputs are scored."""
 
     panel: ClassVar[str | None] = "Scoring"
 
@@ -226,7 +226,7 @@ class ScorerSettings(Settings):
     )
 
 
-# Whoever gives one of these means vLLM in this process.
+# Each of these implies vLLM in this process.
 VLLM_OPTIONS = {
     "tensor_parallel_size",
     "data_parallel_size",
@@ -237,7 +237,7 @@ VLLM_OPTIONS = {
 
 
 class EngineSettings(ModelSettings):
-    """How answers are decoded: wherever prompts are answered, not only in ``eval``."""
+    """How answers are decoded, in all commands that decode."""
 
     panel: ClassVar[str | None] = "Engine"
 
@@ -317,7 +317,7 @@ class EngineSettings(ModelSettings):
 
 
 class DecodingSettings(EngineSettings, PromptSettings):
-    """What is decoded, in which languages: in tests, and on dev data in a search."""
+    """The languages and examples to decode, in tests and on dev data in a search."""
 
     panel: ClassVar[str | None] = "Data to test"
 
@@ -332,7 +332,7 @@ class DecodingSettings(EngineSettings, PromptSettings):
 
 
 def notes_on_languages(settings: PromptSettings) -> list[str]:
-    """Say that a task of one's own is read in languages that nobody named."""
+    """Note that a custom task uses the default languages because none were named."""
     if not settings.task.endswith(".toml") or "langs" in settings.model_fields_set:
         return []
     langs = " ".join(getattr(settings, "langs", ()))
@@ -344,15 +344,15 @@ def keys_of(kind: type[Settings]) -> list[str]:
     return [name.replace("_", "-") for name in kind.model_fields]
 
 
-FLAGS = {"adapters": "--adapter"}  # where an option is not called as its key
+FLAGS = {"adapters": "--adapter"}  # options whose name differs from the key
 
 
 def flag_of(key: str) -> str:
-    """Return the option that a key is set with."""
+    """Return the command-line option of a key."""
     return FLAGS.get(key, f"--{key.replace('_', '-')}")
 
 
-# What is wrong, by the type of pydantic's error; its own words speak of inputs and strings.
+# Messages by the type of pydantic's error, whose own messages speak of inputs and strings.
 _WANTED = {
     "tuple_type": "expected a list",
     "path_type": "expected a path",
@@ -375,10 +375,10 @@ _WANTED = {
 
 
 def complaint(details: Mapping[str, Any]) -> str:
-    """Say what pydantic complains of, in the words of who writes the file.
+    """Return the message of a pydantic error in the user's terms.
 
     Args:
-        details: One of a validation's errors.
+        details: One error of a validation.
     """
     context = details.get("ctx", {})
     if details["type"] == "too_short":
@@ -390,5 +390,5 @@ def complaint(details: Mapping[str, Any]) -> str:
 
 
 def with_value(message: str, value: object) -> str:
-    """Add the value to a complaint about it, unless it is named there."""
+    """Add the value to a message about it, unless the message already names it."""
     return message if message.endswith("is listed twice") else f"{message}, not {value!r}"

@@ -23,7 +23,7 @@ from adaptermix.settings.values import (
 
 
 class TrainSettings(ModelSettings):
-    """What both kinds of training share."""
+    """Settings that all trainings share."""
 
     panel: ClassVar[str | None] = "LoRA and training"
 
@@ -122,7 +122,7 @@ class TrainSettings(ModelSettings):
 
 
 class TaskDataSettings(PromptSettings):
-    """What a task is learned from: alone and beside an alignment."""
+    """The data of task training, alone or joint with alignment."""
 
     panel: ClassVar[str | None] = "Task data"
 
@@ -183,7 +183,7 @@ class TrainTaskSettings(TrainSettings, TaskDataSettings):
 
 
 class AlignmentSettings(Settings):
-    """What is aligned and how: the same alone and beside a task."""
+    """The data and loss of alignment, alone or joint with a task."""
 
     panel: ClassVar[str | None] = "Alignment"
 
@@ -366,7 +366,7 @@ _HIGH_RATE = 1e-2  # twenty times the paper's
 
 
 def notes_on_training(settings: TrainSettings) -> list[str]:
-    """Name what is allowed and looks like a slip."""
+    """Return notes on settings that are allowed but look like mistakes."""
     notes = []
     if settings.lr > _HIGH_RATE:
         notes.append(f"the learning rate {settings.lr:g} is high: LoRA rarely takes above 0.01")

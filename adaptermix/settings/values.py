@@ -1,4 +1,4 @@
-"""How the values of settings are read: as text from a flag, as text or lists from a file."""
+"""Parsers for the values of settings: text from a flag, or text and lists from a file."""
 
 import json
 import math
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 def _split_commas(value: object) -> object:
-    """Read ``cy-en,sw-en`` as a list; lists from the file pass unchanged."""
+    """Parse ``cy-en,sw-en`` as a list; lists from the file pass unchanged."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
@@ -46,7 +46,7 @@ Trackers = Annotated[
 
 
 def _split_adapters(value: object) -> object:
-    """Read ``a,b`` as two adapters in each of repeated flags; a file's name may hold a comma."""
+    """Split ``a,b`` in repeated flags into two adapters, unless it is an existing path."""
     if not isinstance(value, list | tuple):
         return value
     parts: list[object] = []
@@ -62,7 +62,7 @@ AdapterNames = Annotated[Names, BeforeValidator(_split_adapters), locations.Name
 
 
 def weight_of(named: str) -> tuple[Path, float]:
-    """Read ``ADAPTER=0.5``, or ``ADAPTER``, whose weight is 1."""
+    """Parse ``ADAPTER=0.5``, or ``ADAPTER``, which has weight 1."""
     name, weight = locations.without_weight(named)
     return path_of(name), float(weight[1:] or 1)
 
@@ -85,7 +85,7 @@ WeightedAdapters = Annotated[
 
 
 def _split_numbers(value: object) -> object:
-    """Read ``0.1,1.0`` as a list, a number as a list of one; between two commas one is missing."""
+    """Parse ``0.1,1.0`` or one number as a list; empty items are kept, so that they are refused."""
     if isinstance(value, int | float):
         return [value]
     if isinstance(value, str):
@@ -94,7 +94,7 @@ def _split_numbers(value: object) -> object:
 
 
 def _read_layer(value: object) -> object:
-    """Check a block's number, a name or a fraction; numbers from the file become text."""
+    """Check a layer: a block's number, a name or a fraction; numbers from the file become text."""
     text = str(value)
     if text in ("bottom", "middle", "top", "top-normed", "auto") or re.fullmatch(
         r"0*[1-9]\d*", text
@@ -125,7 +125,7 @@ PoolSkip = Annotated[int | Literal["auto"], BeforeValidator(_read_skip)]
 
 
 def _read_arguments(value: object) -> object:
-    """Read ``{"seed": 1}`` or ``seed=1,quantization=fp8``; tables from the file pass unchanged."""
+    """Parse ``{"seed": 1}`` or ``seed=1,quantization=fp8``; tables from the file pass unchanged."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
@@ -148,7 +148,7 @@ def _python_names(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_columns(value: object) -> object:
-    """Read ``prompt=question,completion=answer`` or JSON; tables from the file pass unchanged."""
+    """Parse ``prompt=question,completion=answer`` or JSON; tables from the file pass unchanged."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
@@ -160,7 +160,7 @@ def _read_columns(value: object) -> object:
 
 
 def _read_groups(value: object) -> object:
-    """Read ``supervised=ar,en;aligned=cy``; tables from the file pass unchanged."""
+    """Parse ``supervised=ar,en;aligned=cy``; tables from the file pass unchanged."""
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in value.split(";") if part.strip()]
@@ -170,7 +170,7 @@ def _read_groups(value: object) -> object:
 
 
 def _read_ranges(value: object) -> object:
-    """Read ``0-15,20`` as numbers; lists from the file pass unchanged."""
+    """Parse ``0-15,20`` as numbers; lists from the file pass unchanged."""
     if not isinstance(value, str):
         return value
     numbers: list[int] = []
@@ -192,8 +192,8 @@ def _refuse_bad_patterns(patterns: dict[str, Any]) -> dict[str, Any]:
 
 
 def _server_address(url: str) -> str:
-    """Check the address of a server; one without a path gets ``/v1``."""
-    if "@" in url:  # EngineSettings refuses it, without the password in its message
+    """Check a server's URL, and add ``/v1`` if it has no path."""
+    if "@" in url:  # EngineSettings refuses it with a message that omits the password
         return url
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
