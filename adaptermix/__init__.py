@@ -1,15 +1,15 @@
-"""Train, merge and evaluate LoRA adapters that carry a task across languages.
+"""Train, merge and evaluate LoRA adapters that transfer a task across languages.
 
-What the commands do, Python does by functions of the same names, each with the settings class of
-its command and a report as its result:
+The commands are also available as Python functions. Each takes the settings class of its command
+and returns a report:
 
     train_task(TrainTaskSettings(...))            train_align(TrainAlignSettings(...))
     merge([path, path], MergeSettings(...))       merge_into([path], MergeSettings(into=..., ...))
     inspect([path, path], InspectSettings(...))   evaluate(EvalSettings(...))
     train_joint(TrainJointSettings(...))          score_files(ScoreSettings(...))
 
-They are imported when they are first used, so that ``import adaptermix`` stays light. Errors that
-a caller can act on are AdaptermixErrors.
+They are imported on first use, so that ``import adaptermix`` stays fast. Errors that a caller can
+act on are subclasses of AdaptermixError.
 """
 
 from importlib import import_module
@@ -56,12 +56,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for from the module it lives in."""
+    """Import a public name from its module on first access."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """Name also what has not been imported yet."""
+    """List all public names, including those not imported yet."""
     return sorted({*globals(), *_HOMES})

@@ -1,15 +1,15 @@
-"""Everything adaptermix says on purpose when it stops.
+"""The errors that adaptermix raises deliberately.
 
-    AdaptermixError          base; catch this to catch them all
+    AdaptermixError          base class of all errors
     ├── ConfigError          a setting is wrong                            exit 3
     ├── DataError            an input file is wrong                        exit 4
     ├── ArtifactError        a model, adapter or output does not fit       exit 5
-    ├── ResourceError        a package, device, network or disk lacks      exit 6
-    └── StoppedError         a signal ended a run that can go on           exit 130 or 143
+    ├── ResourceError        a package, device, network or disk is missing exit 6
+    └── StoppedError         a signal stopped a run that can resume        exit 130 or 143
 
-Exit code 1 is a bug of ours, 2 an unknown option or a missing argument, 130 an interruption
+Exit code 1 is a bug in adaptermix, 2 an unknown option or a missing argument, 130 an interruption
 (Ctrl-C), 143 SIGTERM.
-This module imports nothing from adaptermix, so every module may import it.
+This module imports nothing from adaptermix, so that every module can import it.
 """
 
 import copy
@@ -24,13 +24,13 @@ class AdaptermixError(Exception):
     exit_code: int = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Say what happened in ``message`` and what to do next in ``hint``."""
+        """Create an error; ``message`` says what happened, ``hint`` what to do next."""
         super().__init__(message)
         self.message = message
         self.hint = hint
 
     def restated(self, message: str, *, hint: str | None) -> Self:
-        """Return an error of the same kind and exit code in other words."""
+        """Return an error of the same type and exit code with another message."""
         other = copy.copy(self)
         other.args = (message,)
         other.message, other.hint = message, hint
@@ -50,11 +50,11 @@ class DataError(AdaptermixError):
 
 
 class MissingDataError(DataError):
-    """There is no data of a language or part; none of what is there is malformed."""
+    """A language or split has no data; the existing data is not malformed."""
 
 
 class ArtifactError(AdaptermixError):
-    """A model or adapter is damaged or does not fit, or an output is in the way."""
+    """A model or adapter is damaged or does not fit, or an output already exists."""
 
     exit_code: int = 5
 
@@ -66,17 +66,17 @@ class ResourceError(AdaptermixError):
 
 
 class StoppedError(AdaptermixError):
-    """A signal stopped a run, which left what it takes to go on."""
+    """A signal stopped a run, which can be resumed."""
 
     def __init__(
         self, message: str, *, hint: str | None = None, number: int = signal.SIGTERM
     ) -> None:
-        """Take the number of the signal. The exit code is 128 plus it, as in a shell."""
+        """Create an error for signal ``number``. The exit code is 128 plus it, as in a shell."""
         super().__init__(message, hint=hint)
         self.exit_code = 128 + number
 
 
-# What each extra of the package brings, as it is imported. pyproject.toml has their versions.
+# Import names of the packages of each extra. pyproject.toml has their versions.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "transformers", "peft", "accelerate"),
     "eval": ("torch", "transformers", "peft", "accelerate"),
@@ -97,7 +97,7 @@ def require_extra(extra: str) -> None:
     """Check that the packages of an optional extra are installed.
 
     Raises:
-        ResourceError: One is not.
+        ResourceError: A package is not installed.
     """
     for package in EXTRAS[extra]:
         if find_spec(package) is None:
@@ -107,6 +107,6 @@ def require_extra(extra: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a foreign error's message, or its name where it says nothing."""
+    """Return the first line of any error's message, or its class name if the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""How far a command is: the one event that all of them send, and what receives it."""
+"""Progress events, which are the same for all commands, and their callbacks."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a command is.
+    """The progress of a command.
 
     Attributes:
-        stage: What it does now.
-        done: Units of the stage that are done: steps, answers, sentences. They start again at a
-            smaller number where other work begins.
-        total: All units of this work; None where that is not known.
-        detail: A measurement to show beside it, such as the loss or the speed.
-        note: What to know before the work goes on; then the rest says nothing.
+        stage: The current stage.
+        done: Number of completed units of the stage: steps, answers, or sentences. It starts
+            again at a smaller number when other work begins.
+        total: Total number of units of this work; None if unknown.
+        detail: A measurement to show with it, such as the loss or the speed.
+        note: A note for the user; if it is set, the other attributes have no meaning.
     """
 
     stage: str
@@ -28,13 +28,13 @@ OnProgress = Callable[[Progress], None]
 
 
 def tell(on_progress: OnProgress, notes: Iterable[str]) -> None:
-    """Send notes ahead of the work that they are about."""
+    """Send notes before the work that they are about."""
     for note in notes:
         on_progress(Progress("", 0, None, note=note))
 
 
 def with_notes_once(on_progress: OnProgress) -> OnProgress:
-    """Return what passes events on, and each note only the first time."""
+    """Return a callback that forwards events, and each note only once."""
     sent: set[str] = set()
 
     def pass_on(progress: Progress) -> None:
@@ -47,4 +47,4 @@ def with_notes_once(on_progress: OnProgress) -> OnProgress:
 
 
 def ignore(progress: Progress) -> None:
-    """Take no note of an event."""
+    """Ignore an event."""

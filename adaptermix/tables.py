@@ -1,4 +1,4 @@
-"""What results look like to people: tables, lines, and how numbers are written in them."""
+"""Presentation of results: tables, lines, and the format of numbers in them."""
 
 import csv
 import re
@@ -25,12 +25,12 @@ Look = Literal["", "strong", "ok", "warn", "missing", "trained"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A text that stands for more than its letters.
+    """A text with a value and a style.
 
     Attributes:
-        text: What people read.
-        value: What CSV holds in its place, as a number with all its digits.
-        look: How it stands out.
+        text: The displayed text.
+        value: The value for CSV, such as a number with all digits; None for the text.
+        look: The style.
     """
 
     text: str
@@ -45,22 +45,22 @@ Content = str | float | Cell
 Row = Sequence[Content]
 Line = str | Cell | tuple[str | Cell, ...]
 
-RULE: tuple[()] = ()  # in place of a row: a line between the rows before and after it
+RULE: tuple[()] = ()  # instead of a row: a line between the rows before and after it
 
 
 @dataclass(frozen=True)
 class Table:
     """A table of results; the first column names the rows.
 
-    Without columns it is a list of pairs. A terminal draws lines around a table with a title.
+    A table without columns is a list of pairs. In a terminal, tables with a title have borders.
 
     Attributes:
-        name: Stem of its files.
-        title: What it shows, as a heading.
-        columns: Headings, the first column's included.
-        rows: A cell a column, or ``RULE``.
-        note: What to mind, for a reader of the page or file.
-        align: ``l`` or ``r`` a column; by default the first to the left, others to the right.
+        name: Stem of its file names.
+        title: Heading of the table.
+        columns: Column headings, including the first column's.
+        rows: Rows with one cell per column, or ``RULE``.
+        note: Note for readers of the page or file.
+        align: ``l`` or ``r`` per column; by default the first is left-aligned, others right.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Table:
 
     @property
     def groups(self) -> list[list[list[Cell]]]:
-        """The rows, between lines."""
+        """The rows, grouped by the lines between them."""
         groups: list[list[list[Cell]]] = [[]]
         for row in self.rows:
             if row:
@@ -89,7 +89,7 @@ class Table:
         return [group for group in groups if group]
 
     def as_markdown(self) -> str:
-        """Return the table in GitHub's Markdown; no cell can end it or bring in HTML."""
+        """Return the table in GitHub's Markdown, with escaped cells that cannot inject HTML."""
         head = [escaped_markdown(name) for name in self.columns] or [""] * len(self.sides)
         body = [
             [_marked(escaped_markdown(cell.text), cell, "**{}**") for cell in row]
@@ -120,7 +120,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def as_csv(self) -> str:
-        """Return the table with its values as they are, one line a row."""
+        """Return the table as CSV with unformatted values, one line per row."""
         file = StringIO()
         writer = csv.writer(file)
         writer.writerows([self.columns] if self.columns else [])
@@ -136,17 +136,17 @@ class Table:
 
 
 def pairs(rows: Mapping[str, Content] | Iterable[Row]) -> Table:
-    """Return names and what they stand for as a table without headings."""
+    """Return names and values as a table without headings."""
     return Table("", "", (), list(rows.items() if isinstance(rows, Mapping) else rows))
 
 
 @dataclass(frozen=True)
 class View:
-    """What a command's result looks like to a person.
+    """A command's result as tables and text.
 
     Attributes:
-        shown: Its result: tables, and lines of text.
-        remarks: What to know besides; it is no part of the result.
+        shown: The result: tables and lines of text.
+        remarks: Remarks that are not part of the result.
     """
 
     shown: Sequence[Table | Line]
@@ -154,7 +154,7 @@ class View:
 
 
 def noted(notes: Iterable[str]) -> list[str]:
-    """Return notes as remarks."""
+    """Prefix notes with ``note:``, as remarks."""
     return [f"note: {note}" for note in notes]
 
 
@@ -169,13 +169,13 @@ def _marked(text: str, cell: Cell, mark: str) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    """Join cells; the command before a row must not take the row's first sign for its option."""
+    """Join cells; ``{}`` keeps LaTeX from reading a leading ``[`` or ``*`` as an option."""
     row = " & ".join(cells)
     return f"{{}}{row} \\\\" if row.startswith(("[", "*")) else f"{row} \\\\"
 
 
 def escaped_markdown(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
+    """Escape a text for Markdown."""
     return _escaped(text, _MARKDOWN)
 
 
@@ -184,28 +184,28 @@ def _escaped(text: str, signs: dict[str, str]) -> str:
 
 
 def titled(name: str) -> str:
-    """Return the name of a metric in a table, with its unit."""
+    """Return a metric's name for tables, with its unit."""
     names = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "slot_f1": "slot F1 (%)"}
     return names.get(name, f"{name.replace('_', ' ').replace('f1', 'F1')} (%)")
 
 
 def scaled(name: str, value: float) -> float:
-    """Return a score as its field counts: F1 and exact match in percent."""
+    """Convert a score to its usual scale: percent, except for BLEU, chrF and COMET."""
     return value if name in ("bleu", "chrf", "comet") else 100 * value
 
 
 def shown(name: str, value: float, sign: str = "") -> str:
-    """Write a score as its field does: F1 and exact match in percent, COMET with four digits."""
+    """Format a score in its usual scale: COMET with four digits, others with one."""
     return f"{scaled(name, value):{sign}.{4 if name == 'comet' else 1}f}"
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Write counts by name on one line."""
+    """Format counts by name on one line."""
     return "  ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Write 0, 1, 2, 5 as ``0-2, 5``."""
+    """Format 0, 1, 2, 5 as ``0-2, 5``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -217,5 +217,5 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what no file or page can show: control characters and halves of characters."""
+    """Replace control characters and unpaired surrogates, which no file or page can show."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
