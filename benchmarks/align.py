@@ -1,16 +1,16 @@
-"""Alignment steps: ours, stock transformers and PEFT, and the released code of the paper.
+"""Alignment steps of adaptermix, of stock transformers with PEFT, and of the paper's released code.
 
     python benchmarks/align.py [PAIRS.tsv.gz ...] [--authors CHECKOUT --authors-python PYTHON]
     python benchmarks/align.py --shape llama-3-8b --dtype bfloat16     # on a GPU
 
-Each method makes a random model of the same shape and runs forward and backward passes on the
-same batches in a process of its own, several rounds in turns; medians count. MB is the peak of the
-process above its imports (on a GPU: of the device). Token ids are those of a BPE made from the
-pairs; without pairs, sentences have random ids and lengths of 4 to 20 tokens.
+Each method runs in a separate process. It creates a random model of the same shape and runs forward
+and backward passes on the same batches. The methods alternate for several rounds; the table shows
+medians. MB is the peak memory of the process above its imports, or on a GPU, of the device. Token
+ids come from a BPE trained on the pairs; without pairs, sentences have 4 to 20 random ids.
 
 The paper's code is a fork of transformers (README.md says how to set it up). Without it, a
-re-enactment on today's transformers stands in: padded sides apart, K blocks each, and the LM head
-on the sources.
+reenactment on current transformers is measured: separately padded sides, K blocks each, and the LM
+head on the sources.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-SHAPES = {  # hidden, intermediate, blocks, heads, key-value heads, vocabulary
+SHAPES = {  # hidden size, intermediate size, blocks, heads, key-value heads, vocabulary
     "tiny": (64, 172, 4, 4, 4, 1000),
     "16x512": (512, 1376, 16, 8, 8, 32000),
     "llama-3-8b": (4096, 14336, 32, 32, 8, 128256),
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def methods(authors: Path | None) -> list[str]:
-    """Return what is compared; growth is ours with more pairs, and with longer sentences."""
+    """Return the methods to compare, including ours with more pairs and with longer sentences."""
     theirs = ["authors", "authors-checkpointing"] if authors else ["authors-reenacted"]
     growth = [f"ours-pairs-{times}x" for times in (4, 16, 64)]
     growth += ["ours-length-2x", "ours-length-4x"]
@@ -76,7 +76,7 @@ def methods(authors: Path | None) -> list[str]:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Save the config and the batches; the first worker that needs weights makes them."""
+    """Save the config and the token ids for the workers."""
     rng = random.Random(0)
     hidden, inner, blocks, heads, shared, vocabulary = SHAPES[arguments.shape]
     needed = arguments.batch * (arguments.steps + WARM_UP)
@@ -100,7 +100,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def sentence_ids(paths: list[Path], needed: int, vocabulary: int, rng: random.Random) -> Any:
-    """Tokenize parallel text with a BPE that is trained on it."""
+    """Tokenize parallel text with a BPE trained on it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     lines = []
@@ -118,7 +118,7 @@ def sentence_ids(paths: list[Path], needed: int, vocabulary: int, rng: random.Ra
 
 
 def in_own_process(method: str, arguments: argparse.Namespace) -> Any:
-    """Run one method in a fresh process and return what it measured."""
+    """Run one method in a new process and return its measurements."""
     python, environment = sys.executable, dict(os.environ)
     if method in ("authors", "authors-checkpointing"):
         python = arguments.authors_python
@@ -163,7 +163,7 @@ def work(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def memory(device: str) -> int:
-    """Return the most memory in use so far, in bytes."""
+    """Return the peak memory so far, in bytes."""
     import torch
 
     if device == "cuda":
@@ -172,7 +172,7 @@ def memory(device: str) -> int:
 
 
 def matmul_speed(device: str, dtype: str) -> float:
-    """Return the fastest of ten square matrix products, in operations a second."""
+    """Return the speed of the fastest of ten square matrix products, in FLOP/s."""
     import torch
 
     size = 8192 if device == "cuda" else 2048
@@ -186,7 +186,7 @@ def matmul_speed(device: str, dtype: str) -> float:
 
 
 def make_batches(rows: Any, arguments: argparse.Namespace, device: str) -> list[Any]:
-    """Return padded batches, sources first; the growth methods get more or longer pairs."""
+    """Return padded batches, sources first; growth methods get more pairs or longer sentences."""
     import torch
 
     word, _, times = arguments.worker.removeprefix("ours-").partition("-")
@@ -206,9 +206,9 @@ def make_batches(rows: Any, arguments: argparse.Namespace, device: str) -> list[
 
 
 def load(kind: Any, config: Any, arguments: argparse.Namespace, device: str, **more: Any) -> Any:
-    """Return a model of random weights on the device, in the precision asked for.
+    """Return a model with random weights on the device, in the chosen dtype.
 
-    A weight depends on its name alone, so the models of all methods are the same one.
+    Every weight's seed is its name, so the models of all methods are identical.
     """
     import torch
 
@@ -226,14 +226,14 @@ def load(kind: Any, config: Any, arguments: argparse.Namespace, device: str, **m
 
 
 def lora() -> Any:
-    """Return the paper's LoRA."""
+    """Return the paper's LoRA config."""
     from peft import LoraConfig
 
     return LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=MODULES)
 
 
 def sides_of(batch: Any) -> Any:
-    """Return ids and mask of the sources and of the targets, each padded to its own longest."""
+    """Yield ids and mask of the sources, then of the targets, each padded to its own maximum."""
     for ids, mask in zip(
         batch["input_ids"].chunk(2), batch["attention_mask"].chunk(2), strict=True
     ):
@@ -242,7 +242,7 @@ def sides_of(batch: Any) -> Any:
 
 
 def ranking_loss(sides: list[Any]) -> Any:
-    """Return sentence-transformers' MultipleNegativesRankingLoss, by its formula."""
+    """Return sentence-transformers' MultipleNegativesRankingLoss, from its formula."""
     import torch
     from torch.nn import functional
 
@@ -252,7 +252,7 @@ def ranking_loss(sides: list[Any]) -> Any:
 
 
 def stock(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
-    """The whole model forward, all hidden states, both sides apart."""
+    """Return a step of stock code: full forward pass, all hidden states, separate sides."""
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -275,7 +275,7 @@ def stock(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
 
 
 def authors(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
-    """What the released code does in a contrastive micro-batch."""
+    """Return a step of the released code on a contrastive micro-batch."""
     if arguments.worker == "authors-reenacted":
         return reenacted(arguments, shape, device)
     from peft import get_peft_model
@@ -307,7 +307,7 @@ def authors(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
         given = {}
         for side, (ids, mask) in enumerate(sides_of(batch)):
             given |= {f"input_ids_parallel_{side}": ids, f"attention_mask_parallel_{side}": mask}
-        # its own loop needs a task input, which it does not run
+        # the code requires a task input, but does not run it
         ids, mask = given["input_ids_parallel_0"], given["attention_mask_parallel_0"]
         output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **given)
         output["loss"].backward()
@@ -317,7 +317,7 @@ def authors(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
 
 
 def reenacted(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
-    """As the released code: K blocks for each side, the LM head on the sources, unused."""
+    """Return a step like the released code's: K blocks per side, unused LM head on the sources."""
     import torch
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -345,7 +345,7 @@ def reenacted(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
 
 
 def ours(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
-    """The step of train-align on the lower blocks."""
+    """Return a step of train-align on the lower blocks."""
     import torch
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaModel
@@ -362,7 +362,7 @@ def ours(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
 
     def step(batch: Any) -> Any:
         model.zero_grad()
-        keys = batch["input_ids"][: len(batch["input_ids"]) // 2, 0]  # one a pair; not compared
+        keys = batch["input_ids"][: len(batch["input_ids"]) // 2, 0]  # one per pair; not compared
         return runner.backpropagate(
             model,
             Sentences.of({**batch, "source_keys": keys}, seed=1),
@@ -377,7 +377,7 @@ METHODS = {"stock": stock, "authors": authors, "ours": ours}
 
 
 def report(measured: dict[str, list[Any]], arguments: argparse.Namespace) -> None:
-    """Print one row a method, medians over the rounds."""
+    """Print one row per method, with medians over the rounds."""
     hidden, inner, blocks, heads, shared, _ = SHAPES[arguments.shape]
     keys = hidden * shared // heads
     weights = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner
@@ -393,7 +393,7 @@ def report(measured: dict[str, list[Any]], arguments: argparse.Namespace) -> Non
     first = next(iter(rows.values()))
     for method, row in rows.items():
         speed = row["pairs"] / row["seconds"]
-        needed = 4 * weights * (blocks // 2) * row["tokens"]  # forward, and gradient of inputs
+        needed = 4 * weights * (blocks // 2) * row["tokens"]  # forward, and input gradients
         print(
             f"| {method} | {speed:.1f} | {speed / (first['pairs'] / first['seconds']):.2f} "
             f"| {row['tokens'] / row['seconds']:.0f} | {1000 * row['seconds']:.0f} "

@@ -1,11 +1,11 @@
-"""What `eval` costs over bare vLLM, and what one run with three adapters saves over three runs.
+"""The overhead of `eval` over bare vLLM, and the gain of one run with three adapters over three.
 
     python benchmarks/eval.py [examples of each language] [rounds]
 
-It needs vLLM; model, adapter and prompts come with the repository. In one engine, the same prompts
-are answered in turns by `LLM.generate` and by `CachedGenerator.decode`, which is all of `eval`
-between prompts and answers: queue, progress, and a cache file that starts empty. Then
-`adaptermix eval` runs as a user runs it, for three adapters at once and one by one.
+Requires vLLM; model, adapter and prompts are in the repository. In one engine, `LLM.generate` and
+`CachedGenerator.decode` answer the same prompts alternately. The latter is everything in `eval`
+between prompts and answers: queue, progress, and an initially empty cache file. Then
+`adaptermix eval` runs as for a user, for three adapters at once and one by one.
 """
 
 import os
@@ -47,7 +47,7 @@ def main(limit: int, rounds: int) -> None:
 
 
 def compare_with_bare_engine(folder: Path, limit: int, rounds: int) -> None:
-    """Answer the same prompts in turns; the prefix cache is emptied before each."""
+    """Answer the same prompts alternately; the prefix cache is emptied before each run."""
     settings = eval_settings()
     base = Path(settings.model)
     encoder = PromptEncoder(load_tokenizer(base, settings))
@@ -57,12 +57,12 @@ def compare_with_bare_engine(folder: Path, limit: int, rounds: int) -> None:
         for lang in settings.langs
         for example in read_massive(lang, "test", settings.data_dir)[:limit]
     ]
-    prompts = [list(ids) for ids in dict.fromkeys(map(tuple, found))]  # each is decoded once
+    prompts = [list(ids) for ids in dict.fromkeys(map(tuple, found))]  # duplicates are decoded once
     adapter = stage_adapter(read_adapter(ADAPTER), folder / "staged")
     requests = [Request(ids, adapter) for ids in prompts]
     limits = Limits(adapters=1, rank=8, prompt=max(map(len, prompts)))
     generator = CachedGenerator(settings, base, encoder, limits)
-    generator.decode(requests[:64])  # starts the engine
+    generator.decode(requests[:64])  # engine start and warm-up
     llm = generator._generator.copies.llm
     sampling = SamplingParams(
         temperature=0.0, max_tokens=settings.max_new_tokens, stop_token_ids=generator.stop_ids
@@ -107,7 +107,7 @@ def compare_with_bare_engine(folder: Path, limit: int, rounds: int) -> None:
 
 
 def compare_with_single_runs(folder: Path, limit: int) -> None:
-    """Run the command for three adapters at once, then for each of them."""
+    """Time the command for three adapters at once, then for each of them."""
     adapters = [str(ADAPTER)]
     for share in (0.9, 0.8):
         out = folder / f"task-{share}.safetensors"
@@ -123,7 +123,7 @@ def compare_with_single_runs(folder: Path, limit: int) -> None:
 
 
 def run_eval(out: Path, adapters: list[str], limit: int) -> float:
-    """Return how long the command takes."""
+    """Return the wall time of the command in seconds."""
     flags = [flag for path in adapters for flag in ("--adapter", path)]
     started = time.perf_counter()
     subprocess.run(

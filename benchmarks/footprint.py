@@ -1,10 +1,10 @@
-"""Compare the memory that a dry run announces with the peak of the training itself, on a CPU.
+"""Compare the memory estimate of a dry run with the peak memory of the training, on a CPU.
 
 python benchmarks/footprint.py FOLDER [task|align|joint]
 
-A random Llama of 8 blocks of width 256 is saved in FOLDER once; the training runs two steps of
-one micro-batch each. The peak is the process's own (``ru_maxrss``) less what it had before the
-training began, so it is above the bare imports.
+A random Llama with 8 blocks of width 256 is saved in FOLDER once. The training runs two steps of
+one micro-batch each. The peak is the process's (``ru_maxrss``) minus its resident memory before
+the training, so it excludes the imports.
 """
 
 import json
@@ -37,13 +37,13 @@ KINDS = {
 
 
 def resident() -> int:
-    """Return the bytes that the process has at the moment."""
+    """Return the current resident memory of the process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
 def main(folder: Path, kind: str) -> None:
-    """Print the estimate and the measurement as one line of JSON."""
+    """Print estimate and measurement as one line of JSON."""
     base = folder / "base"
     if not base.exists():
         config = LlamaConfig(

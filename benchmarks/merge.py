@@ -1,11 +1,11 @@
-"""Time and memory of merging and inspecting, whole processes, beside `cp` and PEFT.
+"""Time and memory of merge and inspect as whole processes, compared with `cp` and PEFT.
 
     python benchmarks/merge.py [--model 8b] [--dtype bfloat16] [--no-peft]
 
-Two adapters on all seven projections of Llama 3 are made in a temporary folder: rank 8 on the
-shapes of 8B (224 modules), or rank 64 on those of 70B (560 modules; 3.3 GB together in bfloat16).
-Each command runs as a process of its own, from its start to its end; times are medians, memory is
-the largest peak. `cp` copies the same bytes, and PEFT merges one square module by its SVD.
+Two adapters for all seven projections of Llama 3 are created in a temporary folder: rank 8 with the
+shapes of 8B (224 modules), or rank 64 with those of 70B (560 modules; 3.3 GB together in bfloat16).
+Each command runs in a separate process and is timed from start to end. Times are medians, memory is
+the largest peak. `cp` copies the same bytes, and PEFT merges one square module with its SVD.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from adaptermix.merging.methods import MethodOptions, merge_updates
 
 
 class Model(NamedTuple):
-    """The sizes of a model, and the rank of the adapters made for it."""
+    """The sizes of a model, and the rank of its adapters."""
 
     hidden: int
     middle: int
@@ -53,7 +53,7 @@ class Model(NamedTuple):
 
 
 MODELS = {"8b": Model(4096, 14336, 32, 8), "70b": Model(8192, 28672, 80, 64)}
-# Each method, and whether its result is cut to the rank of its sources.
+# Methods, and whether the result is truncated to the rank of its sources.
 RUNS = [
     ("exact", False),
     ("exact", True),
@@ -72,7 +72,7 @@ RUNS = [
 
 
 def make_adapters(folder: Path, model: Model, dtype: str) -> list[Path]:
-    """Write two adapters of random factors."""
+    """Write two adapters with random factors."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -101,7 +101,7 @@ def make_adapters(folder: Path, model: Model, dtype: str) -> list[Path]:
 
 
 def time_of(work: Callable[[], Any], repeats: int) -> float:
-    """Return the median time of some work, in seconds, after one warm-up."""
+    """Return the median time of a function in seconds, after one warm-up."""
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -111,7 +111,7 @@ def time_of(work: Callable[[], Any], repeats: int) -> float:
 
 
 def copy(paths: list[Path], folder: Path) -> None:
-    """Copy the adapters with cp, bytes and all."""
+    """Copy the adapters with cp."""
     for path in paths:
         target = folder / f"copy-{path.name}"
         target.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ main()
 
 
 def measure(folder: Path, arguments: Sequence[str], repeats: int) -> tuple[float, float]:
-    """Return the median time of a command in seconds, and its largest peak of memory in MB."""
+    """Return a command's median time in seconds, and its largest memory peak in MB."""
     peaks = []
 
     def run() -> None:
@@ -144,7 +144,7 @@ def measure(folder: Path, arguments: Sequence[str], repeats: int) -> tuple[float
 
 
 def peft_svd(hidden: int, rank: int) -> float:
-    """Return the seconds that PEFT's SVD takes to merge two updates of one square layer."""
+    """Return the time in seconds of PEFT's SVD merge of two updates of one square layer."""
     import torch
     from peft import LoraConfig, get_peft_model
     from torch import nn
@@ -172,7 +172,7 @@ def peft_svd(hidden: int, rank: int) -> float:
 
 
 def ours_per_module(hidden: int, rank: int) -> float:
-    """Return the seconds that the best truncation of two such updates takes here."""
+    """Return the time in seconds of our optimal truncation of two such updates."""
     normal = np.random.default_rng(0).standard_normal
     updates = [
         LoraUpdate(normal((rank, hidden), np.float32), normal((hidden, rank), np.float32), 2.0)
@@ -183,7 +183,7 @@ def ours_per_module(hidden: int, rank: int) -> float:
 
 
 def main() -> None:
-    """Measure and print a table, and what PEFT takes for one module."""
+    """Measure, and print a table and PEFT's time for one module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="8b", choices=MODELS)
     parser.add_argument("--methods", nargs="*", help="only these, of the methods")

@@ -1,9 +1,9 @@
 """How much alignment can be merged into a task adapter before the task suffers?
 
-Trains alignment adapters with and without ``preserve`` on a folder that ``adaptermix demo`` or
-``examples/massive/run.sh`` has made, merges each with the folder's task adapter at growing
-weights, and scores every merge: slot F1, and retrieval of translations after the aligned layer.
-What is done is kept in OUT, so that a second run only prints.
+Trains alignment adapters with and without ``preserve`` in a folder made by ``adaptermix demo`` or
+``examples/massive/run.sh``, merges each with the folder's task adapter at increasing weights, and
+scores every merge by slot F1 and translation retrieval at the aligned layer. Results are stored in
+OUT, so that a second run only prints them.
 
     python benchmarks/preserve.py runs/demo --arms plain,preserve=1,preserve=1+text
 """
@@ -35,7 +35,7 @@ from adaptermix.training.align import train_align
 
 
 def main() -> None:
-    """Run what is missing, then print one table over the seeds."""
+    """Run what is missing, then print a table over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="holds adaptermix.toml, task.safetensors")
     parser.add_argument("--out", type=Path, help="FOLDER/preserve by default")
@@ -66,7 +66,7 @@ def main() -> None:
 def run_arm(
     arm: str, seed: int, weights: Sequence[tuple[float, float]], arguments: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Return the scores of every merge of one alignment adapter, by its weights."""
+    """Return the scores of all merges of one alignment adapter, by weights."""
     place = arguments.out / f"{arm}-{seed}"
     path = place / f"{arguments.split}.json"
     known: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
@@ -93,7 +93,7 @@ def run_arm(
 def settings_of(
     arm: str, seed: int, out: Path, arguments: argparse.Namespace
 ) -> TrainAlignSettings:
-    """Read an arm such as ``preserve=1+text`` as settings of the training."""
+    """Parse an arm such as ``preserve=1+text`` to settings of the training."""
     flags: dict[str, Any] = {"seed": seed, "out": out}
     flags |= dict(item.split("=") for item in arguments.align.split(",") if item)
     kind, _, options = arm.partition("=")
@@ -106,7 +106,7 @@ def settings_of(
 
 
 def task_text(arguments: argparse.Namespace) -> list[Path]:
-    """Write the utterances the task adapter was trained on, one file a language."""
+    """Write the utterances that the task adapter was trained on, one file per language."""
     task = load_settings(TrainTaskSettings, {}, arguments.folder / "adaptermix.toml")
     paths = []
     for lang in task.langs:
@@ -120,7 +120,7 @@ def task_text(arguments: argparse.Namespace) -> list[Path]:
 def score(
     adapters: Sequence[Path], arguments: argparse.Namespace, name: str
 ) -> list[dict[str, float]]:
-    """Return slot F1 and retrieval of adapters, averaged over kinds of languages."""
+    """Return slot F1 and retrieval accuracy of adapters, averaged by kind of language."""
     config = arguments.folder / "adaptermix.toml"
     flags = {
         "adapters": [str(path) for path in adapters],
@@ -157,7 +157,7 @@ def mean(values: Any) -> float:
 
 
 def languages(settings: EvalSettings, arguments: argparse.Namespace) -> dict[str, list[str]]:
-    """Return which languages had task data, which were aligned, and which neither."""
+    """Return the languages with task data, the aligned ones, and the others."""
     config = arguments.folder / "adaptermix.toml"
     trained = list(load_settings(TrainTaskSettings, {}, config).langs)
     pairs = load_settings(TrainAlignSettings, {}, config).pairs
@@ -173,7 +173,7 @@ def retrieval(
     groups: dict[str, list[str]],
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
-    """Return how often an utterance finds its English after the middle block, in percent."""
+    """Return the accuracy of retrieving English after the middle block, by language, in percent."""
     folder = Path(settings.model)
     tokenizer = load_tokenizer(folder, ModelSettings(model=str(folder)))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -190,12 +190,12 @@ def retrieval(
 
 @cache
 def utterances(lang: str, split: Any, folder: Path) -> list[str]:
-    """Return the first utterances of a part of MASSIVE, which is parallel over its languages."""
+    """Return the first utterances of a MASSIVE partition, which are parallel over languages."""
     return [example.utterance for example in read_massive(lang, split, folder)[:150]]
 
 
 def add_adapter(model: Any, path: Path) -> None:
-    """Add an adapter's delta weights to those of the model."""
+    """Add an adapter's delta weights to the model's weights."""
     with torch.no_grad():
         for module, update in read_adapter(path).updates():
             delta = torch.from_numpy(update.delta_weight())
@@ -203,7 +203,7 @@ def add_adapter(model: Any, path: Path) -> None:
 
 
 def vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tensor]:
-    """Return the mean-pooled states after the embeddings and after every block."""
+    """Return mean-pooled hidden states after the embeddings and after every block."""
     parts = []
     for start in range(0, len(texts), 100):
         batch = tokenizer(list(texts[start : start + 100]), return_tensors="pt", padding=True)
@@ -219,7 +219,7 @@ def vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tens
 def show(
     rows: dict[tuple[str, tuple[float, float]], list[dict[str, float]]], alone: dict[str, float]
 ) -> None:
-    """Print a Markdown table: mean over seeds, with the standard deviation."""
+    """Print a Markdown table of the means over seeds, with standard deviations."""
     columns = list(alone)
     print("| alignment | task / align | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 2) + "|")

@@ -1,4 +1,4 @@
-"""The page of a report with many examples: its size, and how long a browser needs for it.
+"""The size of a report page with many examples, and its speed in a browser.
 
 python benchmarks/report.py --examples 60000
 """
@@ -24,7 +24,7 @@ LANGS = [f"l{number}" for number in range(20)]
 
 
 def main() -> None:
-    """Make the page, open it and filter it."""
+    """Create the page, open it and filter it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=60_000)
     arguments = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def write_examples(folder: Path, count: int) -> None:
-    """Write an evaluation whose texts are of random words, 9 a prompt and 4 an answer."""
+    """Write an evaluation with texts of random words, 9 per prompt and 4 per answer."""
     rng = random.Random(1)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(20_000)]
     examples = {
@@ -54,7 +54,7 @@ def write_examples(folder: Path, count: int) -> None:
 
 
 def browse(path: Path) -> None:
-    """Open the page and time what a reader does."""
+    """Open the page and time the actions of a reader."""
     found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
@@ -77,7 +77,7 @@ def browse(path: Path) -> None:
 
 
 def scroll(page: Page) -> float:
-    """Scroll through the list in 60 jumps and return the longest time between two frames, in ms."""
+    """Scroll through the list in 60 jumps and return the longest frame time, in ms."""
     return float(
         page.evaluate(
             """async () => {

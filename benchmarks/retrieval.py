@@ -1,23 +1,22 @@
-"""Translation retrieval beside LASER's xsim: the same answers, and how long each takes.
+"""Translation retrieval compared with LASER's xsim: the same answers, and the time of each.
 
     git clone https://github.com/facebookresearch/LASER
     python benchmarks/retrieval.py LASER/source/xsim.py
 
-Needs ``faiss-cpu`` (``pip install "adaptermix[benchmarks]"``). For every layer and language a
-matrix of random sentence vectors is made: a meaning that all languages share, a mean that they
-share as well, and noise, less of it in the middle layers. xsim is asked for every ordered pair, as
-its users do; adaptermix for every pair, with both directions in one answer, and it normalizes the
-vectors each time as ``adaptermix retrieval`` does. Both have the same number of threads. The
-measured pairs of a layer alternate: xsim, adaptermix, matrix product. The full set is 35 languages,
-1,190 ordered pairs, in the 25 layers that a model of 24 blocks of that width has (BLOOM 560M,
-Pythia 410M), and takes an hour and a half; time grows with the number of pairs, so that
-``--pairs`` measures a part of them. With one thread, processor time is taken, in which other jobs
-on the machine count for less than on the wall clock.
+Requires ``faiss-cpu`` (``pip install "adaptermix[benchmarks]"``). For every layer and language, a
+matrix of random sentence vectors is the sum of a meaning and a mean, which all languages share, and
+noise, which is smaller in the middle layers. xsim runs for every ordered pair, as it is used in
+practice. adaptermix runs once per pair for both directions, and normalizes the vectors each time as
+``adaptermix retrieval`` does. Both use the same number of threads. Measurements of a layer's pairs
+alternate: xsim, adaptermix, matrix product. The full set has 35 languages (1,190 ordered pairs) in
+25 layers, like a model with 24 blocks of that width (BLOOM 560M, Pythia 410M), and takes an hour
+and a half. Time is proportional to the number of pairs, so ``--pairs`` measures only some of them.
+With one thread, CPU time is measured, which other jobs on the machine affect less than wall time.
 
-Both work in float32 and sum products in another order, so that two sentences whose cosines or
-scores agree to the last digits may change places. Where the answers differ, both are therefore
-judged in float64: an answer may fall short of the fourth nearest cosine, and of the best score
-among those that are surely that near, by no more than a millionth part, or it stops.
+Both compute in float32 and sum products in different orders, so sentences whose cosines or scores
+differ only by rounding may change places. Answers that differ are therefore checked in float64: an
+answer may fall short of the fourth nearest cosine, and of the best score among sentences that are
+clearly as near, by at most one millionth. Otherwise the benchmark stops.
 """
 
 import argparse
@@ -39,7 +38,7 @@ _ROUNDING = 1e-6
 
 
 def main() -> None:
-    """Measure, compare, print a table."""
+    """Measure and compare, then print a table."""
     parser = argparse.ArgumentParser(description="Retrieval against LASER's xsim.")
     parser.add_argument("xsim", type=Path, help="LASER's source/xsim.py")
     parser.add_argument("--langs", type=int, default=35)
@@ -79,7 +78,7 @@ def main() -> None:
 
 
 class _Xsim:
-    """LASER's xSIM from its file, with the answers it counted errors in."""
+    """LASER's xSIM, loaded from its file, with the answers that it counted errors in."""
 
     def __init__(self, path: Path) -> None:
         spec = importlib.util.spec_from_file_location("xsim", path)
@@ -96,11 +95,11 @@ class _Xsim:
             self.answers.append(found[:, 0])
             return found
 
-        module._score_knn = kept  # what xSIM calls; to ask again would take as long again
+        module._score_knn = kept  # avoids a second search
 
 
 def _layer(rng: np.random.Generator, layer: int, given: argparse.Namespace) -> list[np.ndarray]:
-    """Make one layer's vectors of all languages, in float32."""
+    """Generate one layer's vectors of all languages, in float32."""
     shape = (given.sentences, given.width)
     draw: Callable[[], np.ndarray] = lambda: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
     meaning = draw() + 3 * rng.standard_normal((1, given.width), dtype=np.float32)
@@ -115,8 +114,8 @@ def _measured(
     seconds: dict[str, list[float]],
     clock: Callable[[], float],
 ) -> tuple[float, list[float]]:
-    """Time one pair in both directions; return the accuracy, and how far off other answers are."""
-    copies = [(source.copy(), target.copy()), (target.copy(), source.copy())]  # it changes them
+    """Time one pair in both directions; return the accuracy and shortfalls of differing answers."""
+    copies = [(source.copy(), target.copy()), (target.copy(), source.copy())]  # xSIM edits them
     xsim.answers.clear()
     start = clock()
     for x, y in copies:
@@ -142,7 +141,7 @@ def _measured(
 
 
 def _exact(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosine and the margin score of every two sentences, in float64."""
+    """Return cosines and margin scores of all pairs of sentences, in float64."""
     cosines = x.astype(np.float64) @ y.astype(np.float64).T
     cosines /= np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
     cosines /= np.linalg.norm(y.astype(np.float64), axis=1)
@@ -153,7 +152,7 @@ def _exact(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _shortfall(cosines: np.ndarray, scores: np.ndarray, answer: int) -> float:
     """Return how far an answer is from being one of the nearest 4 and the best of them.
 
-    What is as near as the fifth nearest, up to rounding, does not count against it.
+    The best score is taken only over sentences clearly nearer than the fifth nearest.
     """
     fifth, fourth = np.sort(cosines)[-5:-3]
     best = scores[cosines > fifth * (1 + _ROUNDING)].max()

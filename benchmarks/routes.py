@@ -1,9 +1,9 @@
-"""How often a choice by language is wrong: false and missed merges against the size of dev data.
+"""Error rates of the choice by language: false and missed merges by the size of the dev data.
 
-Answers are right or wrong (the metric is accuracy). In 2 of 8 languages the merges gain; in the
-others they gain nothing. Three merges compete, whose answers differ from each other less than from
-the task adapter's. Three rules choose: the highest mean; the best merge by its own p-value with
-Holm's correction over languages alone; and the search's rule, Holm over languages and merges.
+The metric is accuracy. In 2 of 8 languages the merges have a gain, in the others they have none.
+Three merges compete, whose answers differ less from each other than from the task adapter's. Three
+rules are compared: the highest mean; the best merge by its own p-value with Holm's correction over
+languages only; and the rule of the search, Holm's correction over languages and merges.
 
     python benchmarks/routes.py [--searches 200]
 """
@@ -16,19 +16,19 @@ from adaptermix.search.routes import permutation_p_values
 from adaptermix.tasks.metrics.significance import ALPHA, holm
 
 SIZES = (50, 100, 200, 500, 1000, 2000)
-GAINS = (0.03, 0.06)  # in the two languages where merges help
+GAINS = (0.03, 0.06)  # of the merges in the two languages with a gain
 LANGUAGES, MERGES, TRIALS = 8, 3, 2000
-CHANGED = 0.15  # answers whose rightness a merge changes
+CHANGED = 0.15  # share of answers whose correctness a merge changes
 RULES = ("highest mean", "Holm over languages", "Holm over languages and merges")
 
 
 def accuracy(sums: np.ndarray) -> np.ndarray:
-    """Return the share of right answers."""
+    """Return the share of correct answers."""
     return sums[..., 0] / sums[..., 1]
 
 
 def simulate(rng: np.random.Generator, size: int, gain: float) -> tuple[np.ndarray, list]:
-    """Return the statistics of the task adapter and of the merges in one language."""
+    """Simulate the statistics of the task adapter and of the merges in one language."""
     task = rng.random(size) < 0.5
     ones, shared = np.ones(size), rng.random(size)
     merges = []
@@ -40,7 +40,7 @@ def simulate(rng: np.random.Generator, size: int, gain: float) -> tuple[np.ndarr
 
 
 def choose(seen: np.ndarray, p_values: np.ndarray, rule: str) -> np.ndarray:
-    """Return in which languages a rule takes a merge."""
+    """Return, by language, whether a rule chooses a merge."""
     best = seen.argmax(axis=1)
     gains = seen.max(axis=1) > 0
     if rule == "highest mean":
@@ -52,7 +52,7 @@ def choose(seen: np.ndarray, p_values: np.ndarray, rule: str) -> np.ndarray:
 
 
 def main() -> None:
-    """Print a table of shares of searches and languages."""
+    """Print a table of error rates."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--searches", type=int, default=200)
     searches = parser.parse_args().searches

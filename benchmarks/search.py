@@ -1,12 +1,12 @@
-"""A weight search in one engine, against a merge and an evaluation for every weight.
+"""A weight search in one engine, compared with a merge and an evaluation per weight.
 
     adaptermix demo -o runs/demo
     python benchmarks/search.py runs/demo [--limit 40] [--engine vllm]
 
-The folder holds an adaptermix.toml, task.safetensors and align.safetensors. The same six weights
-are tried on the same dev examples: by `merge --search` with and without a race (each also tries
-the two adapters alone), and by six times `merge --weight` and `eval --split dev`, each of which
-starts an engine of its own. Nothing is taken from the cache.
+The folder must have adaptermix.toml, task.safetensors and align.safetensors. The same six weights
+are tried on the same dev examples: by `merge --search` with and without a race, which also tries
+the two adapters alone, and by running `merge --weight` and `eval --split dev` six times, each with
+its own engine. The cache is not used.
 """
 
 import argparse
@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "adaptermix"]
 
 
 def run(project: Path, *arguments: str) -> Any:
-    """Run one command in the project's folder and return its JSON."""
+    """Run one command in the project's folder and return its JSON output."""
     done = subprocess.run(
         [*COMMAND, *arguments, "--json"], cwd=project, capture_output=True, text=True
     )
@@ -33,7 +33,7 @@ def run(project: Path, *arguments: str) -> Any:
 
 
 def search(project: Path, out: Path, decode: list[str], *more: str) -> tuple[float, int, str]:
-    """Search; return seconds, examples decoded and the winner."""
+    """Search; return the seconds, the number of decoded examples and the winner."""
     started = time.perf_counter()
     arguments = ["task.safetensors", "align.safetensors", "--search", ",".join(WEIGHTS)]
     report = run(project, "merge", *arguments, *decode, *more, "--prefer", "best", "-o", str(out))
@@ -41,7 +41,7 @@ def search(project: Path, out: Path, decode: list[str], *more: str) -> tuple[flo
 
 
 def one_by_one(project: Path, folder: Path, decode: list[str]) -> tuple[float, int, str]:
-    """Merge and evaluate every weight by itself."""
+    """Merge and evaluate every weight separately."""
     started = time.perf_counter()
     scores: dict[str, float] = {}
     examples = 0

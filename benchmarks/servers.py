@@ -1,10 +1,10 @@
-"""What decoding on a server costs over the same engine in this process.
+"""The overhead of decoding on a server over the same engine in this process.
 
     python benchmarks/servers.py [examples of each language] [rounds]
 
-It needs vLLM and aiohttp; model, adapter and prompts come with the repository. A server of vLLM is
-started on the loopback address, and an engine in this process. The same prompts are answered in
-turns by both, through `CachedGenerator.decode` with a cache file that starts empty: all of `eval`
+Requires vLLM and aiohttp; model, adapter and prompts are in the repository. A vLLM server starts on
+the loopback address, and an engine in this process. Both answer the same prompts alternately,
+through `CachedGenerator.decode` with an initially empty cache file, which is everything in `eval`
 between prompts and answers. Prefix caches are off.
 """
 
@@ -45,7 +45,7 @@ def main(limit: int, rounds: int) -> None:
 
 @contextmanager
 def served() -> Iterator[str]:
-    """Serve the demo's model, as `vllm serve` does, while the block runs."""
+    """Run a server of the demo's model, like `vllm serve`, within the context."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -89,7 +89,7 @@ def is_up(url: str) -> bool:
 
 
 def compare(folder: Path, servers: dict[str, str], limit: int, rounds: int) -> None:
-    """Answer the same prompts in turns."""
+    """Answer the same prompts alternately."""
     flags = {"engine": "vllm", "engine_args": {"enable_prefix_caching": False}}
     here = load_settings(EvalSettings, flags, DEMO / "adaptermix.toml")
     base = Path(here.model)
@@ -115,7 +115,7 @@ def compare(folder: Path, servers: dict[str, str], limit: int, rounds: int) -> N
             generator = CachedGenerator(settings, base, encoder, limits, known)
             staged = stage_adapter(read_adapter(ADAPTER), stack.enter_context(generator.staging()))
             os.environ["ADAPTERMIX_CACHE"] = tempfile.mkdtemp(dir=folder)
-            generator.decode([Request(ids, staged) for ids in prompts[:64]])  # starts and loads
+            generator.decode([Request(ids, staged) for ids in prompts[:64]])  # warm-up
             generators[name] = generator, staged, known
         for number in range(rounds):
             turns = list(generators)[:: 1 if number % 2 else -1]

@@ -1,8 +1,8 @@
-"""Span F1 beside seqeval's: the same tags, the same score, the time of each.
+"""Span F1 compared with seqeval's: the same tags, the same score, and the time of each.
 
-The tags are MASSIVE's test rows in 20 locales; where its files are not given, as many rows with
-made-up tags of the same kind. A fifth of the predicted tags is changed at random, so that both
-have wrong spans and broken sequences to deal with.
+The tags are those of MASSIVE's test rows in 20 locales, or without the files, of as many rows with
+similar made-up tags. A random fifth of the predicted tags is changed, so that there are wrong spans
+and broken sequences.
 
     python benchmarks/span_f1.py [FOLDER_OF_MASSIVE]
 """
@@ -29,7 +29,7 @@ Tags = list[list[str]]
 
 
 def read_tags(folder: Path) -> dict[str, Tags]:
-    """Return the gold tags of every locale in the folder."""
+    """Return the gold tags by locale, for all locales in the folder."""
     tags = {}
     for path in sorted(folder.glob("*.jsonl.gz"))[:LOCALES]:
         locale = path.name.split(".")[0]
@@ -41,7 +41,7 @@ def read_tags(folder: Path) -> dict[str, Tags]:
 
 
 def make_tags(rng: random.Random) -> dict[str, Tags]:
-    """Return made-up tags: 7 words a row, one in four in a slot of one of 55 types."""
+    """Return made-up tags: 7 words per row, one in four in a slot of one of 55 types."""
     types = ["Other"] * 165 + [f"type_{number}" for number in range(55)]
     return {
         f"made-{number:02}": [bio_tags(rng.choices(types, k=7)) for _ in range(ROWS)]
@@ -50,13 +50,13 @@ def make_tags(rng: random.Random) -> dict[str, Tags]:
 
 
 def changed(gold: Tags, rng: random.Random) -> Tags:
-    """Replace a fifth of the tags by other tags of the same language."""
+    """Replace a random fifth of the tags by other tags of the same language."""
     known = sorted({tag for row in gold for tag in row})
     return [[rng.choice(known) if rng.random() < 0.2 else tag for tag in row] for row in gold]
 
 
 def main() -> None:
-    """Time both on every locale and print a table."""
+    """Time both on all locales and print a table."""
     warnings.simplefilter("ignore")
     rng = random.Random(0)
     tags = read_tags(Path(sys.argv[1])) if len(sys.argv) > 1 else make_tags(rng)

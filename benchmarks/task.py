@@ -1,14 +1,14 @@
-"""Task training beside TRL's SFTTrainer and transformers' Trainer: examples a second and memory.
+"""Speed and memory of task training, compared with TRL's SFTTrainer and transformers' Trainer.
 
     python benchmarks/task.py [--shape gemma-3-270m llama-32k] [--rounds 3] [--trl FOLDER]
 
-Models of random weights, made from configs: the shape of Gemma 3 270M (262,144 tokens), and a Llama
-of about the same blocks with 32,000 tokens. All train the same LoRA on the same token ids, whose
-lengths are those of MASSIVE with the paper's prompt. Each run is a process of its own; the methods
-take turns. On a CPU, time is processor time, which other work on the machine changes least, and
-memory is the peak above the imports, with the model. On a GPU, time is that of the clock, and
-memory is the most that torch allocates. TRL is used where it is installed, or where --trl names the
-folder it was installed to (pip install --target).
+The models have random weights: one with the shape of Gemma 3 270M (262,144 tokens), and a Llama
+with similar blocks and 32,000 tokens. All train the same LoRA on the same token ids, with the
+lengths of MASSIVE with the paper's prompt. Each run is a separate process, and the methods
+alternate. On a CPU, time is CPU time, which other jobs affect least, and memory is the peak above
+the imports, including the model. On a GPU, time is wall time, and memory is torch's peak
+allocation. TRL is used if it is installed, or if --trl names the folder that it was installed to
+(pip install --target).
 """
 
 import argparse
@@ -61,7 +61,7 @@ METHODS = ("adaptermix", "trl", "trainer")
 
 
 def make_rows(count: int, vocabulary: int) -> list[EncodedExample]:
-    """Return examples of 52 to 72 tokens of prompt and 2 to 31 of answer, 6 in the mean."""
+    """Return examples with prompts of 52 to 72 tokens and answers of 2 to 31, 6 on average."""
     rng = random.Random(1)
     rows = []
     for number in range(count):
@@ -74,24 +74,24 @@ def make_rows(count: int, vocabulary: int) -> list[EncodedExample]:
 
 
 class Clock(TrainerCallback):
-    """Notes when each step begins, and when the last ends."""
+    """Records the start time of each step, and the end of the last."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """Take what tells the time."""
+        """Create a callback that reads the time with ``now``."""
         self.now = now
         self.times: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Note the time."""
+        """Record the time."""
         self.times.append(self.now())
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Note the time."""
+        """Record the time."""
         self.times.append(self.now())
 
 
 def measure(shape: str, method: str, batch: int, steps: int) -> dict[str, Any]:
-    """Train some steps with one method, in this process."""
+    """Train a few steps with one method, in this process."""
     on_gpu = torch.cuda.is_available()
     config = SHAPES[shape]
     rows = make_rows(batch * steps, config.vocab_size)
@@ -181,7 +181,7 @@ def _trl(model: Any, lora: LoraConfig, rows: list[EncodedExample], common: Any) 
 
 
 def compare(shape: str, methods: list[str], options: argparse.Namespace) -> None:
-    """Run all methods in turns and print a table."""
+    """Run all methods alternately and print a table."""
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for number in range(options.rounds):
         for method in methods[:: 1 if number % 2 else -1]:
@@ -221,7 +221,7 @@ def _in_a_process(shape: str, method: str, options: argparse.Namespace) -> dict[
 
 
 def main() -> None:
-    """Read the options; compare, or measure one method."""
+    """Compare all methods, or measure one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS)
