@@ -1,10 +1,10 @@
 """Pretrain a tiny Llama decoder from raw text on a CPU.
 
-The result is a base model small enough to keep next to a test suite, yet able to copy spans
-out of its prompt, so that a LoRA can teach it slot filling ("wake me at five am" becomes
-"time: five am"). Copying does not come from plain sentences alone at this size. Most documents
-therefore repeat something: a sentence, its spans, or a random sequence, and translations if
-parallel text is given. No slot label is seen here.
+The result is a base model small enough to keep with a test suite, but able to copy spans from its
+prompt, so that a LoRA can learn slot filling ("wake me at five am" becomes "time: five am"). At
+this size, a model does not learn to copy from plain sentences alone. Most documents therefore
+repeat a sentence, its spans, or a random sequence. If parallel text is given, some are
+translations. There are no slot labels in this training.
 
 Example:
     python examples/pretrain_base.py base --text en=raw/en.txt --text cy=raw/cy.txt:0.1
@@ -46,20 +46,20 @@ CHAT_TEMPLATE = (
 SEPARATORS = ("\n", ";", ",", " |", " =", ":")
 ROW_TOKENS = 128
 MAX_POSITIONS = 512
-MAX_WORDS = 40  # of a sentence, to leave room for a copy of it
-IGNORED = -100  # label of a token that the loss does not count
-HELD_OUT_SENTENCES = 64  # of each source, at most one in 50
+MAX_WORDS = 40  # of a sentence, to leave room for its copy
+IGNORED = -100  # label of a token that the loss ignores
+HELD_OUT_SENTENCES = 64  # per source, at most one in 50
 MEASURED_ROWS, MEASURED_LENGTH = 64, 16
 
 # Shares of the documents. The random share falls linearly from the first to the second number
-# over the first part of training: random sequences can only be predicted by copying, so they
-# make copying appear early, and later the tokens are better spent on real sentences. Starting
-# at 0.3 instead of 0.6, copying of random sequences was still absent after 1,500 steps.
+# over the first part of training. Random sequences can only be predicted by copying, so the model
+# learns it early; later, the tokens are better spent on real sentences. With 0.3 instead of 0.6
+# at the start, copying of random sequences was still absent after 1,500 steps.
 RANDOM_SHARE = (0.6, 0.25)
 RANDOM_DECAY_UNTIL = 0.6
 TRANSLATION_SHARE = 0.35
 CHAT_SHARE = 0.4
-SYSTEM_SHARE = 0.25  # of the chats
+SYSTEM_SHARE = 0.25  # share of the chats
 CONTINUATIONS = {"plain": 0.25, "copy": 0.25, "spans": 0.2, "keyed": 0.3}
 
 Word = tuple[int, ...]
@@ -68,11 +68,11 @@ Document = list[tuple[int, int]]  # tokens and labels
 
 
 class InputError(Exception):
-    """A mistake in the input, told in one line."""
+    """A mistake in the input, with a one-line message."""
 
 
 def read_rows(path: Path, columns: int) -> list[list[str]]:
-    """Read the tab-separated columns of every line that is not blank, with single spaces."""
+    """Read the tab-separated columns of every non-blank line, with normalized spaces."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -94,8 +94,8 @@ def read_rows(path: Path, columns: int) -> list[list[str]]:
 
 def train_tokenizer(texts: Sequence[str], vocab: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer."""
-    # A space is put before the first word of every text, so that a word has the same tokens at
-    # the start of a sentence as inside one. Without it, copying would need to know both forms.
+    # With a space before the first word of every text, a word has the same tokens at the start of
+    # a sentence as inside one. Otherwise, copying would require both forms.
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
@@ -126,7 +126,7 @@ def flat(sentence: Sentence) -> list[int]:
 
 
 def mark(ids: Iterable[int], learn: bool = True) -> Document:
-    """Label tokens with themselves where they can be predicted."""
+    """Label tokens with themselves, or with IGNORED if they cannot be predicted."""
     return [(token, token if learn else IGNORED) for token in ids]
 
 
@@ -136,12 +136,12 @@ class Rows(IterableDataset[dict[str, torch.Tensor]]):
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Read every source, train the tokenizer on all of them, and encode them by word."""
         self.rng = random.Random(arguments.seed)
-        self.progress = 0.0  # how much of the training is over, from 0 to 1
+        self.progress = 0.0  # progress of the training, from 0 to 1
         texts = [[row[0] for row in read_rows(path, 1)] for path, _ in arguments.text]
         pairs = [read_rows(path, 2) for path, _ in arguments.parallel]
         every = [text for group in sum(pairs, texts) for text in group]
         self.tokenizer = train_tokenizer(every, arguments.vocab)
-        tokenize = self.tokenizer.encode  # begins with a BOS
+        tokenize = self.tokenizer.encode  # adds a BOS
         words = {word for text in every for word in text.split()[:MAX_WORDS]}
         known = {word: tuple(tokenize(word)[1:]) for word in words}
 
@@ -155,29 +155,29 @@ class Rows(IterableDataset[dict[str, torch.Tensor]]):
             held_out += rng.sample(distinct, min(HELD_OUT_SENTENCES, len(distinct) // 50))
         self.held_out = encode(held_out)
         aside = set(held_out)
-        # A file may consist of sentences that another one held out: keep it whole then.
+        # If all sentences of a file are held out for another one, the file is kept whole.
         self.texts = [encode([t for t in group if t not in aside] or group) for group in texts]
         self.text_weights = [weight for _, weight in arguments.text]
         self.pairs = [[encode(pair) for pair in group] for group in pairs]
         self.pair_weights = [weight for _, weight in arguments.parallel]
         self.words = sorted(set(known.values()))
-        # All of them, not only those of the texts: a token that is never seen keeps its small
-        # first embedding, and a tied one could then never be produced ("_" in a slot's name).
+        # All tokens, not only those of the texts: an unseen token keeps its small initial
+        # embedding, and with tied embeddings it could never be generated ("_" in a slot's name).
         special = self.tokenizer.all_special_ids
         self.tokens = [(t,) for t in range(len(self.tokenizer)) if t not in special]
         special = self.tokenizer.convert_tokens_to_ids([BOS, END, USER, ASSISTANT, SYSTEM])
         self.bos, self.end, self.user, self.assistant, self.system = special
-        # Encoded after a letter, because a text of its own would begin with a space.
+        # Encoded after a letter, because the tokenizer puts a space before a text.
         self.separators = [tuple(tokenize("x" + s)[len(tokenize("x")) :]) for s in SEPARATORS]
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield rows of ROW_TOKENS ids and labels."""
+        """Yield packed rows of ROW_TOKENS ids and labels."""
         while True:
             row: Document = []
             while len(row) < ROW_TOKENS:
                 row += self.draw()
-            # The rest of the last document is dropped: a copy without what it was copied from
-            # would teach guessing.
+            # The rest of the last document is dropped: a copy without its source would teach
+            # guessing.
             ids, labels = torch.tensor(row[:ROW_TOKENS]).unbind(1)
             yield {"input_ids": ids, "labels": labels}
 
@@ -209,7 +209,7 @@ class Rows(IterableDataset[dict[str, torch.Tensor]]):
         return self.rng.choices(pool, k=length)
 
     def repetition(self, sentence: Sentence, learn: bool) -> Document:
-        """Continue a sentence, which need not be predictable, with copies, which always are."""
+        """Continue a sentence, which may be unpredictable, with copies, which are predictable."""
         kind = self.rng.choices(list(CONTINUATIONS), list(CONTINUATIONS.values()))[0]
         document, separator = self.begin(sentence, learn)
         if kind in ("spans", "keyed"):
@@ -219,18 +219,18 @@ class Rows(IterableDataset[dict[str, torch.Tensor]]):
         return document + mark([self.end])
 
     def begin(self, sentence: Sentence, learn: bool) -> tuple[Document, Word]:
-        """Begin a document with a sentence; also choose what separates it from what follows."""
+        """Begin a document with a sentence, and choose the separator after it."""
         document = mark([self.bos])
         source = mark(flat(sentence), learn)
         if self.rng.random() >= CHAT_SHARE:
             return document + source, self.rng.choice(self.separators)
         if self.rng.random() < SYSTEM_SHARE:
-            # An instruction usually comes first, and it is not what has to be copied.
+            # In practice an instruction comes first, and it is not what must be copied.
             document += mark([self.system, *flat(self.sentence()), self.end])
         return document + mark([self.user]) + source, (self.end, self.assistant)
 
     def spans(self, sentence: Sentence, separator: Word, keyed: bool) -> Document:
-        """Copy one to three spans in order, if keyed each after a random word and a colon."""
+        """Copy one to three spans in order; if keyed, each follows a random word and a colon."""
         if self.assistant in separator:
             separator = self.rng.choice(self.separators)
         places = len(sentence) + 1
@@ -247,38 +247,38 @@ class Rows(IterableDataset[dict[str, torch.Tensor]]):
 
 
 class Meter(TrainerCallback):
-    """Tells the rows how far training is, and measures copying of what was never trained on."""
+    """Passes the training's progress to the rows, and measures copying of unseen sequences."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.curve: list[dict[str, float]] = []
-        rng = random.Random(0)  # not that of the rows: measuring must not change the training
+        rng = random.Random(0)  # its own, so that measuring does not change the training
         randoms = [rng.choices(rows.tokens, k=MEASURED_LENGTH) for _ in range(MEASURED_ROWS)]
         chosen = rng.sample(rows.held_out, min(2 * MEASURED_ROWS, len(rows.held_out)))
         self.sentences = {"copy_random_tokens": randoms, "copy_sentence_tokens": chosen}
 
     def repeat(self, sentence: Sentence) -> Document:
-        """Repeat a sentence as an answer, counting the answer but for its first token."""
+        """Repeat a sentence as an answer, and label the answer except for its first token."""
         ids = flat(sentence)
         start = [self.rows.bos, self.rows.user, *ids, self.rows.end, self.rows.assistant, ids[0]]
         return mark(start, learn=False) + mark(ids[1:])
 
     @torch.inference_mode()
     def measure(self, model: LlamaForCausalLM) -> dict[str, float]:
-        """Compute the share of repeated tokens that the model predicts."""
+        """Return the share of repeated tokens that the model predicts correctly."""
         shares = {}
         for name, sentences in self.sentences.items():
             if not sentences:
                 continue  # too few to hold any out
             tensors = [torch.tensor(self.repeat(sentence)) for sentence in sentences]
             ids, labels = pad_sequence(tensors, batch_first=True, padding_value=IGNORED).unbind(2)
-            # Nothing looks to the right, so what fills the rows up changes no prediction.
+            # Attention is causal, so padding on the right does not change predictions.
             right = model(input_ids=ids.clamp(min=0)).logits[:, :-1].argmax(-1) == labels[:, 1:]
             shares[name] = round(float(right.sum() / (labels != IGNORED).sum()), 4)
         return shares
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Follow a step, and print a measurement now and then."""
+        """Update the progress, and print a measurement at every logging step."""
         self.rows.progress = state.global_step / state.max_steps
         if state.global_step % args.logging_steps == 0:
             self.curve.append({"step": state.global_step, **self.measure(others["model"])})
@@ -286,15 +286,15 @@ class Meter(TrainerCallback):
 
 
 def rate_factor(progress: float, steps: int) -> float:
-    """Rise to the highest learning rate over 3% of the training, then fall to 2% of it."""
+    """Return the learning rate's factor: warm-up over 3% of the training, cosine decay to 2%."""
     warm = 0.03
     if progress < warm:
-        return min(1.0, max(progress, 1 / steps) / warm)  # no step is lost on a rate of zero
+        return min(1.0, max(progress, 1 / steps) / warm)  # the first step has no rate of zero
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
 
 
 def pretrain(arguments: argparse.Namespace, folder: Path) -> None:
-    """Train a model and write it, its tokenizer and pretraining.json to a folder."""
+    """Train a model, and write it with its tokenizer and pretraining.json to a folder."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     rows = Rows(arguments)
@@ -330,7 +330,7 @@ def pretrain(arguments: argparse.Namespace, folder: Path) -> None:
         trainer.create_optimizer(), lambda _: rate_factor(rows.progress, arguments.steps)
     )
     result = trainer.train()
-    model.to(torch.bfloat16)  # measured below as others will load it
+    model.to(torch.bfloat16)  # measured below with the dtype in which it is saved
     record = {
         "arguments": {name: plain(value) for name, value in vars(arguments).items()},
         "parameters": model.num_parameters(),
@@ -344,14 +344,14 @@ def pretrain(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Write files by their names: where they lay says nothing about the model."""
+    """Replace paths by file names for the record, because folders do not affect the model."""
     if isinstance(value, list):
         return {path.name: weight for path, weight in value}
     return value.name if isinstance(value, Path) else value
 
 
 def source(text: str) -> tuple[Path, float]:
-    """Read NAME=FILE[:WEIGHT], of which the name is for the reader only."""
+    """Parse NAME=FILE[:WEIGHT]; the name is only for readers."""
     found = re.fullmatch(r"[^=]+=(.+?)(?::(\d*\.?\d+))?", text)
     if not found or float(found[2] or 1) == 0:
         raise InputError(f"{text}: expected NAME=FILE[:WEIGHT] with a weight above 0")
@@ -359,7 +359,7 @@ def source(text: str) -> tuple[Path, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0, or 4 for input that cannot be used and 5 for output that cannot be written."""
+    """Run the script; return 0, 4 for unusable input, or 5 if the output cannot be written."""
     parser = argparse.ArgumentParser(description="Pretrain a tiny Llama decoder from raw text.")
     add = parser.add_argument
     add("out_dir", type=Path, help="model folder to write; must not exist")

@@ -1,8 +1,8 @@
-"""Show what alignment does to retrieval of translations, block by block.
+"""Show the effect of alignment on translation retrieval, block by block.
 
-For the base model and every adapter, how often a test utterance finds its English version among
-all of them, by cosine of mean-pooled hidden states after each block. No test utterance is in the
-alignment pairs, so the pairs are held out; languages beside those of the pairs were not aligned.
+For the base model and every adapter, prints how often a test utterance retrieves its English
+version among all of them, by cosine of mean-pooled hidden states after each block. No test
+utterance is in the alignment pairs, and languages without pairs were not aligned.
 
 Example:
     adaptermix demo -o runs/demo
@@ -28,7 +28,7 @@ from adaptermix.tasks.massive import read_massive
 
 
 def main() -> None:
-    """Print a Markdown table: a row a block, a column a system and kind of languages."""
+    """Print a Markdown table: one row per block, one column per system and kind of language."""
     parser = argparse.ArgumentParser(description="Retrieval of translations after every block.")
     parser.add_argument("folder", type=Path, help="holds adaptermix.toml and the adapters")
     parser.add_argument("adapters", nargs="+", help="names of adapters in the folder")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def describe(kinds: dict[str, list[str]]) -> str:
-    """Name the languages of each kind."""
+    """List the languages of each kind."""
     return "; ".join(f"{kind}: {', '.join(langs)}" for kind, langs in kinds.items())
 
 

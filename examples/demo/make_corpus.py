@@ -6,11 +6,11 @@ downloaded, and the same seed always gives the same files.
 Usage:
     python examples/demo/make_corpus.py OUT_DIR [--seed 1]
 
-What it writes under OUT_DIR:
+Files in OUT_DIR:
     massive/{locale}.jsonl: rows in the format of Amazon MASSIVE, parallel by id.
     pairs/{xx}-en.tsv: translation pairs whose sentences are in no MASSIVE row.
-    raw/{xx}.txt: unlabelled text, sampled for each language on its own.
-    raw/{xx}-en.tsv: more translation pairs, sampled for each language on its own.
+    raw/{xx}.txt: unlabelled text, sampled independently for each language.
+    raw/{xx}-en.tsv: more translation pairs, sampled independently for each language.
 
 No utterance of the dev or test partition occurs in train, pairs or raw.
 """
@@ -44,9 +44,9 @@ class Cell:
     """One value of a slot in one language.
 
     Attributes:
-        before: Words ahead of the slot, such as an article or a preposition.
+        before: Words before the slot, such as an article or a preposition.
         value: The words in the slot.
-        after: Words behind the slot.
+        after: Words after the slot.
     """
 
     before: str
@@ -56,12 +56,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Content:
-    """A sentence apart from its language.
+    """The content of a sentence, independent of its language.
 
     Attributes:
         pattern: Index of the pattern.
-        opener: Index of the words of address, or -1 for none.
-        concepts: The slot types of the pattern with the index of a value of each.
+        opener: Index of the opening words, or -1 for none.
+        concepts: The pattern's slot types, each with the index of its value.
     """
 
     pattern: int
@@ -73,16 +73,16 @@ Accept = Callable[[Content], bool]
 
 
 def parse_table(text: str) -> list[dict[str, str]]:
-    """Split a table of ``|`` separated columns.
+    """Parse a table of columns separated by ``|``.
 
     Args:
-        text: One row a line, one column a language.
+        text: One row per line, one column per language.
 
     Returns:
-        One dictionary a row, from language to cell text.
+        One dictionary per row, from language to cell text.
 
     Raises:
-        SystemExit: If a row has too few or too many columns.
+        SystemExit: A row has too few or too many columns.
     """
     rows = []
     for line in text.strip().splitlines():
@@ -95,7 +95,7 @@ def parse_table(text: str) -> list[dict[str, str]]:
 
 
 def parse_cell(text: str) -> Cell:
-    """Read one cell of a value table.
+    """Parse one cell of a value table.
 
     Args:
         text: A value, or a value in angle brackets with words around it.
@@ -104,7 +104,7 @@ def parse_cell(text: str) -> Cell:
         The parts of the cell.
 
     Raises:
-        SystemExit: If the value is not one to four words of plain text.
+        SystemExit: The value is not one to four words of plain text.
     """
     if "<" in text:
         before, rest = text.split("<")
@@ -189,19 +189,19 @@ def draw(rng: random.Random, pattern: int) -> Content:
 def sample(
     rng: random.Random, patterns: list[int], count: int, accept: Accept
 ) -> Iterator[Content]:
-    """Draw sentences so that every pattern comes up about equally often.
+    """Draw sentences so that all patterns occur about equally often.
 
     Args:
         rng: Source of randomness.
         patterns: Indices of the patterns to draw from.
-        count: How many sentences to draw.
-        accept: Says whether a sentence may be used, and remembers those it lets pass.
+        count: Number of sentences to draw.
+        accept: Returns whether a sentence may be used, and remembers accepted ones.
 
     Yields:
         The accepted sentences.
 
     Raises:
-        SystemExit: If the patterns do not hold enough sentences.
+        SystemExit: The patterns do not yield enough sentences.
     """
     idle = done = 0
     while done < count:
@@ -217,10 +217,10 @@ def sample(
 
 
 def accept_new(used: dict[str, set[str]]) -> Accept:
-    """Make a filter that passes a sentence only once in any language.
+    """Create a filter that accepts a sentence only if it is new in every language.
 
     Args:
-        used: Utterances of each language that may not come again; it grows.
+        used: Used utterances by language; accepted ones are added.
 
     Returns:
         The filter for ``sample``.
@@ -265,7 +265,7 @@ def massive_rows(parts: dict[str, list[Content]], language: str) -> Iterator[dic
         language: A code of ``LANGUAGES``.
 
     Yields:
-        One row a sentence, with ids counted from 0 over all partitions.
+        One row per sentence, with ids counted from 0 over all partitions.
     """
     flat = [(name, content) for name, contents in parts.items() for content in contents]
     for number, (partition, content) in enumerate(flat):
@@ -283,13 +283,13 @@ def massive_rows(parts: dict[str, list[Content]], language: str) -> Iterator[dic
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines of UTF-8 text, making the folder where needed."""
+    """Write lines of UTF-8 text; create the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def pair_lines(contents: Iterable[Content], language: str) -> list[str]:
-    """Write sentences of a language next to their English translation."""
+    """Return sentences of a language with their English translations, tab-separated."""
     return [f"{utterance(content, language)}\t{utterance(content, 'en')}" for content in contents]
 
 
@@ -306,8 +306,8 @@ def write_raw(out: Path, seed: int, barred: dict[str, set[str]]) -> None:
 
     Args:
         out: Folder of the corpus.
-        seed: Seed of the whole corpus; each file has its own random numbers.
-        barred: Utterances of each language that must not occur.
+        seed: Seed of the whole corpus; each file has its own random stream.
+        barred: Utterances by language that must not occur.
     """
     patterns = patterns_for("train", True) + patterns_for("train", False)
     for language in LANGUAGES:
@@ -331,13 +331,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_pairs(path: Path, language: str) -> dict[str, list[str]]:
-    """Read a file of translation pairs as one list of sentences a language."""
+    """Read a file of translation pairs as one list of sentences per language."""
     sides = zip(*(line.split("\t") for line in read_lines(path)), strict=True)
     return dict(zip((language, "en"), map(list, sides), strict=True))
 
 
 def require(condition: bool, problem: str) -> None:
-    """Stop with a message where a condition does not hold."""
+    """Exit with a message if a condition does not hold."""
     if not condition:
         raise SystemExit(f"the corpus is not sound: {problem}")
 
@@ -364,13 +364,13 @@ def check_massive(out: Path, language: str) -> dict[str, list[str]]:
 
 
 def check(out: Path) -> None:
-    """Read the whole corpus back and check its sizes and that nothing leaks.
+    """Read the corpus back, and check its sizes and that partitions do not overlap.
 
     Args:
         out: Folder of the corpus.
 
     Raises:
-        SystemExit: If something is wrong.
+        SystemExit: A check fails.
     """
     massive = {language: check_massive(out, language) for language in LANGUAGES}
     open_text = {language: set(massive[language]["train"]) for language in LANGUAGES}
@@ -392,7 +392,7 @@ def check(out: Path) -> None:
 
 
 def make_corpus(out: Path, seed: int) -> None:
-    """Make and check the corpus.
+    """Create and check the corpus.
 
     Args:
         out: Folder to write to.

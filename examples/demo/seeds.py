@@ -1,4 +1,4 @@
-"""Run the demo with several seeds and print mean and spread of slot F1.
+"""Run the demo with several seeds and print the mean and standard deviation of slot F1.
 
 Example:
     python examples/demo/seeds.py runs/seeds --seeds 1,2,3
@@ -52,7 +52,7 @@ def cell_value(run: dict, system: str, lang: str) -> float:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """Write the mean, and the standard deviation over seeds."""
+    """Format the mean and standard deviation over seeds."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 

@@ -3,16 +3,16 @@
 All text in this file was written for this project and is under the Apache-2.0
 licence, as the rest of the project. People and artists are invented.
 
-A pattern holds ``{slot_type}`` where a value goes. The values of one slot type all
-play the same grammatical part (``device_type`` is always a definite direct object,
-``date`` always an adverbial, and so on), so they never change with the pattern.
+A pattern has ``{slot_type}`` in place of a value. All values of one slot type have the
+same grammatical role (``device_type`` is always a definite direct object, ``date``
+always an adverbial, and so on), so they do not depend on the pattern.
 
-A value table has one concept a line and one column a language, in the order of
-``LANGUAGES``. ``=`` repeats the English column. Where only a part of a cell is the
-slot value, that part stands in angle brackets: ``in the <kitchen>`` puts "in the"
-before the slot and "kitchen" inside it.
+A value table has one concept per line and one column per language, in the order of
+``LANGUAGES``. ``=`` repeats the English column. If only a part of a cell is the slot
+value, that part is in angle brackets: ``in the <kitchen>`` puts "in the" before the
+slot and "kitchen" inside it.
 
-A pattern without slots names in ``split`` the only MASSIVE partition it goes to.
+For a pattern without slots, ``split`` names the only MASSIVE partition that uses it.
 """
 
 LANGUAGES: tuple[str, ...] = ("en", "de", "es", "ru", "cy", "sw", "tr", "id")
@@ -28,7 +28,7 @@ LOCALES: dict[str, str] = {
     "id": "id-ID",
 }
 
-# Words of address that may open any sentence; they never belong to a slot.
+# Opening words that may precede any sentence; they never belong to a slot.
 OPENERS: str = """
 hey       | hey            | oye       | эй         | hei                | haya      | hey        | hei
 ok        | ok             | vale      | окей       | iawn               | sawa      | tamam      | oke

@@ -1,10 +1,10 @@
-"""Compare systems of several seeds with those that they build on, by the answers that eval keeps.
+"""Compare systems with several seeds with their baselines, from the predictions that eval stores.
 
     python examples/gemma/compare.py EVAL --langs cy,ja SYSTEM=BASELINE [SYSTEM=BASELINE ...]
 
-Each pair is one seed. Printed is the mean difference of slot F1 (macro average of the languages)
-over the seeds, with a 95% interval of a hierarchical bootstrap: a resample draws seeds, and
-examples of each language, the same for all systems.
+Each pair is one seed. Prints the mean difference of slot F1 (macro average over languages) over the
+seeds, with a 95% interval from a hierarchical bootstrap: a resample draws seeds, and examples of
+each language, which are the same for all systems.
 """
 
 import argparse
@@ -19,7 +19,7 @@ SAMPLES = 2000
 
 
 def main() -> None:
-    """Print one line: the mean difference, its interval, and that of each seed."""
+    """Print one line: the mean difference, its interval, and the difference of each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="output of adaptermix eval")
     parser.add_argument("pairs", nargs="+", help="SYSTEM=BASELINE, one for each seed")
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def counts_of(folder: Path, system: str, lang: str) -> np.ndarray:
-    """Return the slots of each example that are correct, predicted and expected."""
+    """Return each example's numbers of correct, predicted and expected slots."""
     path = folder / "predictions" / system / f"{lang}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     predicted, expected = (
@@ -49,14 +49,14 @@ def counts_of(folder: Path, system: str, lang: str) -> np.ndarray:
 
 
 def key(slot: dict[str, str]) -> tuple[str, str]:
-    """Return what is compared of a slot, as the strict scorer does it."""
+    """Return a slot's type and normalized value, as the strict scorer compares them."""
     return slot["type"], " ".join(slot["value"].casefold().split())
 
 
 def differences(
     counts: dict[str, list[np.ndarray]], systems: list[list[str]], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the difference of each seed in percent, and the mean difference of each resample."""
+    """Return the difference of each seed and the mean difference of each resample, in percent."""
     once = [np.ones(len(rows)) for rows in counts[systems[0][0]]]
     seen = by_seed(counts, systems, once)
     drawn = []
@@ -70,7 +70,7 @@ def differences(
 def by_seed(
     counts: dict[str, list[np.ndarray]], systems: list[list[str]], weights: list[np.ndarray]
 ) -> np.ndarray:
-    """Return the difference of each seed, with examples counted as often as weights say."""
+    """Return the difference of each seed, with examples weighted by their counts."""
     scores = {
         name: np.mean([f1_value(w @ rows) for w, rows in zip(weights, langs, strict=True)])
         for name, langs in counts.items()

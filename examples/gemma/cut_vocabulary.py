@@ -3,9 +3,9 @@
     python examples/gemma/cut_vocabulary.py MODEL OUT DATA [--system-prompt TEXT]
 
 DATA is searched for MASSIVE (.jsonl), sentence pairs (.tsv) and FLORES-200 (.dev, .devtest); all
-may be gzipped. Each text is tokenized as adaptermix does it. A token stays if it occurs, if merges
-form another one of it, or if it is special or a single character or byte, so that any other text
-still has tokens. Kept tokens have the logits that they had: their rows are copied.
+may be gzipped. Texts are tokenized as in adaptermix. A token is kept if it occurs, if merges build
+a kept token from it, or if it is special or a single character or byte, so that any other text can
+still be tokenized. The logits of kept tokens do not change, because their rows are copied.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.tasks.massive import Massive, SlotExample
 
 ENDINGS = (".jsonl", ".tsv", ".dev", ".devtest")
-BATCH = 20000  # texts that are tokenized at a time
+BATCH = 20000  # texts to tokenize at a time
 
 
 def main() -> None:
-    """Read the data, cut tokenizer and weights, and check that all texts have the same tokens."""
+    """Cut tokenizer and weights, and check that all texts of the data keep their tokens."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def files(data: Path) -> list[Path]:
-    """Return the files of data in a folder and those below, in order."""
+    """Return the data files in a folder and its subfolders, sorted."""
     return sorted(
         Path(folder) / name
         for folder, _, names in os.walk(data, followlinks=True)
@@ -68,7 +68,7 @@ def files(data: Path) -> list[Path]:
 
 
 def texts_of(path: Path, task: Massive, encoder: PromptEncoder) -> Iterator[str]:
-    """Yield what models read and write of a file: prompts, answers, sentences."""
+    """Yield the texts of a file that models read or write: prompts, answers and sentences."""
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8", newline="\n") as lines:
         for line in lines:
@@ -82,14 +82,14 @@ def texts_of(path: Path, task: Massive, encoder: PromptEncoder) -> Iterator[str]
 
 
 def tokenized(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
-    """Yield the tokens of each text."""
+    """Yield the token ids of each text."""
     for at in range(0, len(texts), BATCH):
         for encoding in tokenizer.encode_batch(texts[at : at + BATCH], add_special_tokens=False):
             yield encoding.ids
 
 
 def kept_ids(tokenizer: dict, used: Iterable[int]) -> list[int]:
-    """Return the old ids of the tokens to keep, in the old order: the new id is the place."""
+    """Return the old ids of the kept tokens, sorted; a token's new id is its index."""
     ids = tokenizer["model"]["vocab"]
     names = {number: token for token, number in ids.items()}
     special = {token["content"] for token in tokenizer["added_tokens"]}
@@ -104,13 +104,13 @@ def kept_ids(tokenizer: dict, used: Iterable[int]) -> list[int]:
 
 
 def merges_of(tokenizer: dict) -> list[list[str]]:
-    """Return the pairs that are merged; older files have each as one text."""
+    """Return the merges as pairs; older files have each pair as one text."""
     merges = tokenizer["model"]["merges"]
     return [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
 
 
 def parts(token: str, rank: dict[tuple[str, str], int]) -> set[str]:
-    """Return all that merging makes on the way from the characters to a token."""
+    """Return all intermediate tokens that merges produce between the characters and a token."""
     pieces = list(token)
     made = set(pieces)
     while len(pieces) > 1:
@@ -124,7 +124,7 @@ def parts(token: str, rank: dict[tuple[str, str], int]) -> set[str]:
 
 
 def cut_tokenizer(tokenizer: dict, kept: list[int]) -> dict:
-    """Return the tokenizer with the kept tokens, and the merges between them."""
+    """Return the tokenizer with only the kept tokens and the merges between them."""
     new = {old: number for number, old in enumerate(kept)}
     ids = tokenizer["model"]["vocab"]
     vocab = {token: new[number] for token, number in ids.items() if number in new}
@@ -142,12 +142,12 @@ def cut_tokenizer(tokenizer: dict, kept: list[int]) -> dict:
 
 
 def cut_weights(folder: Path, out: Path, kept: list[int]) -> None:
-    """Write the model with the kept rows of its embeddings and of its LM head."""
+    """Write the model with only the kept rows of its embeddings and LM head."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     weights = {
         layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())
     }
-    for weight in weights:  # one if they are tied
+    for weight in weights:  # a single one if they are tied
         weight.data = weight.data[kept].contiguous()
     new = {old: number for number, old in enumerate(kept)}
     model.config.vocab_size = len(kept)
@@ -160,7 +160,7 @@ def cut_weights(folder: Path, out: Path, kept: list[int]) -> None:
 
 
 def copy_tokenizer(folder: Path, out: Path, tokenizer: Tokenizer) -> None:
-    """Write the cut tokenizer, with the settings and the chat template of the whole one."""
+    """Write the cut tokenizer, with the config and chat template of the original."""
     (out / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings.pop("added_tokens_decoder", None)  # old ids; tokenizer.json has the new ones

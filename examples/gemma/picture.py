@@ -1,8 +1,8 @@
-"""Draw a system before and after by language, from the differences.csv that eval writes.
+"""Plot a system and its baseline by language, from the differences.csv that eval writes.
 
 python examples/gemma/picture.py DIFFERENCES.csv SYSTEM OUT
 
-writes OUT-light.svg and OUT-dark.svg; README.md has the line that made its picture.
+writes OUT-light.svg and OUT-dark.svg; README.md has the command for its picture.
 """
 
 import argparse
@@ -20,7 +20,7 @@ WIDTH = 640
 
 
 def estimate(row: dict[str, str]) -> Estimate:
-    """Return a comparison as a row of the picture, with both scores in words."""
+    """Return a comparison as a row of the plot, labelled with both scores."""
     value, low, high = (100 * float(row[name]) for name in ("difference", "low", "high"))
     is_sure = float(row["p_holm"] or row["p_value"]) < 0.05
     look = "unclear" if not is_sure else "better" if value > 0 else "worse"
@@ -31,7 +31,7 @@ def estimate(row: dict[str, str]) -> Estimate:
 
 
 def groups_of(rows: list[dict[str, str]]) -> Groups:
-    """Put languages under their group, best first, and the mean of the group below them."""
+    """Group the languages, best first, followed by the mean of the group."""
     single = [row for row in rows if row["over"] == row["langs"]]
     groups = []
     for group in (row for row in rows if row not in single):
@@ -44,7 +44,7 @@ def groups_of(rows: list[dict[str, str]]) -> Groups:
 
 
 def picture(path: Path, system: str) -> Plot:
-    """Draw the system against its baseline."""
+    """Plot the system's differences to its baseline."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["system"] == system]
     groups, baseline = groups_of(rows), rows[0]["baseline"]
@@ -56,7 +56,7 @@ def picture(path: Path, system: str) -> Plot:
 
 
 def main() -> None:
-    """Write the picture for light pages and for dark ones."""
+    """Write the plot for light and dark pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("differences", type=Path, help="differences.csv of an eval")
     parser.add_argument("system", help="the system that is compared")

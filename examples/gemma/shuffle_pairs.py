@@ -1,9 +1,9 @@
-"""Shuffle parallel text: each sentence gets the translation of another one, as a placebo.
+"""Shuffle parallel text as a placebo: each sentence gets the translation of another one.
 
     python examples/gemma/shuffle_pairs.py PAIRS_DIR OUT PAIR... [--limit N] [--seed N]
 
-Pairs are read and cleaned as `adaptermix train-align` does it, and the first N of a language are
-shuffled among each other: `--limit N` of a training then sees the same sentences on both sides.
+Pairs are read and cleaned as in `adaptermix train-align`, and the first N of a language are
+shuffled among each other: a training with `--limit N` then sees the same sentences on both sides.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from adaptermix.data.pairs import PairPlace, read_clean_pairs
 
 
 def main() -> None:
-    """Write OUT/PAIR.tsv for each pair of languages."""
+    """Write OUT/PAIR.tsv for each language pair."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pairs_dir", type=Path)
     parser.add_argument("out", type=Path)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def shuffled(rows: list[tuple[str, str]], rng: random.Random) -> list[tuple[str, str]]:
-    """Return the sentences in their order, none with a translation that it has in the rows."""
+    """Return the sentences in order, none with a translation that it has in the rows."""
     sources, targets = [row[0] for row in rows], [row[1] for row in rows]
     rng.shuffle(targets)
     true = set(rows)

@@ -1,20 +1,20 @@
-"""Print what the paper's experiments cost, as the table of README.md: from shapes, not measured.
+"""Print the cost of the paper's experiments, as in README.md: calculated from shapes, not measured.
 
     python examples/paper/costs.py
 
-A frozen weight costs a token 2 FLOPs forward and 2 for the gradient of its input. Logits are
-computed for answer tokens only. Attention among the tokens and LoRA are left out: below 1% at these
-lengths. Sentences are taken to have the lengths below.
+Per token, a frozen weight costs 2 FLOPs forward and 2 for the gradient of its input. Logits are
+computed only for answer tokens. Attention scores and LoRA are ignored: below 1% at these lengths.
+Sentences are assumed to have the lengths below.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PEAK = 312e12  # FLOPs a second of an A100 in bfloat16, without sparsity
-USED = 0.4  # of it, where many tokens go through at once: trainings, prompts, retrieval
-DECODING = 0.1  # of it, where answers are written token by token
-SLOT_PROMPT, SLOT_ANSWER = 110, 10  # tokens; the system prompt of the authors' code is the most
-TATOEBA, NEWS, FLORES = 16, 40, 45  # tokens of a sentence
+PEAK = 312e12  # FLOP/s of an A100 in bfloat16, without sparsity
+USED = 0.4  # share of it for many tokens at once: trainings, prompts, retrieval
+DECODING = 0.1  # share of it for decoding token by token
+SLOT_PROMPT, SLOT_ANSWER = 110, 10  # tokens; mostly the system prompt of the authors' code
+TATOEBA, NEWS, FLORES = 16, 40, 45  # tokens per sentence
 MT_PROMPT = 25  # tokens of the prompt without the sentence
 EPOCHS = 5
 
@@ -25,27 +25,27 @@ class Shape:
 
     blocks: int
     width: int
-    keys: int  # width of keys and of values
+    keys: int  # width of keys, and of values
     inner: int
     vocabulary: int
 
     @property
     def block(self) -> int:
-        """Weights of the linear layers of a block."""
+        """Number of weights in the linear layers of a block."""
         return self.width * (2 * self.width + 2 * self.keys + 3 * self.inner)
 
     @property
     def head(self) -> int:
-        """Weights of the LM head."""
+        """Number of weights in the LM head."""
         return self.width * self.vocabulary
 
     def trained(self, tokens: int, answers: int = 0, blocks: int | None = None) -> float:
-        """Return the FLOPs of a training on a number of tokens, of which some are answers."""
+        """Return the FLOPs of training on a number of tokens, some of them answer tokens."""
         through = self.blocks if blocks is None else blocks
         return 4.0 * (tokens * through * self.block + answers * self.head)
 
     def read(self, tokens: int, answers: int = 0) -> float:
-        """Return the FLOPs of reading tokens, and of the logits of answers."""
+        """Return the FLOPs of a forward pass over ``tokens``, with logits for ``answers``."""
         return 2.0 * (tokens * self.blocks * self.block + answers * self.head)
 
 
@@ -54,7 +54,7 @@ QWEN = Shape(28, 3584, 512, 18944, 152064)
 
 
 def rows(shape: Shape) -> Iterator[tuple[str, str, float, float]]:
-    """Yield what is run, its size, its FLOPs, and the seconds that they take."""
+    """Yield the name, size, FLOPs and seconds of each experiment."""
     middle = shape.blocks // 2
     slots, mt = 5 * 11_514 * EPOCHS, 117_404 * EPOCHS
     task = shape.trained(slots * (SLOT_PROMPT + SLOT_ANSWER), slots * SLOT_ANSWER)
@@ -75,7 +75,7 @@ def rows(shape: Shape) -> Iterator[tuple[str, str, float, float]]:
 
 
 def _row(name: str, size: str, many: float, single: float = 0.0) -> tuple[str, str, float, float]:
-    """Return a row; FLOPs of single tokens at a time take longer."""
+    """Return a row; decoding single tokens achieves fewer FLOP/s."""
     return name, size, many + single, many / PEAK / USED + single / PEAK / DECODING
 
 
