@@ -155,7 +155,7 @@ class Command:
         return [*([self.argument.name] if self.argument else []), *keys_of(self.settings)]
 
     def location(self, key: str) -> Location | None:
-        """Return what kind of location a key's value is; None if it is no location."""
+        """Return the kind of location that a key's value names; None if it names none."""
         if self.argument is not None and key == self.argument.name:
             return self.argument.location
         return self.settings.location(key)

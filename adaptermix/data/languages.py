@@ -79,7 +79,7 @@ def flores_code(lang: str) -> str:
     """Return the FLORES-200 code of a language, to compare spellings.
 
     ``cy``, ``cym`` and ``Welsh`` give ``cym_Latn``. Pairs, languages that are not in the paper, and
-    languages with another script are returned unchanged.
+    languages with a different script are returned unchanged.
     """
     if target_of(lang) != lang:
         return lang

@@ -36,7 +36,7 @@ class Names:
 
 
 def location_of(field: FieldInfo) -> Location | None:
-    """Return what kind of location a field's value is; None if it is no location."""
+    """Return the kind of location that a field's value names; None if it names none."""
     marks = [mark.location for mark in field.metadata if isinstance(mark, Names)]
     if marks:
         return marks[0]

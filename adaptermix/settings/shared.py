@@ -65,7 +65,7 @@ class Settings(BaseModel):
 
     @classmethod
     def location(cls, key: str) -> locations.Location | None:
-        """Return what kind of location a key's value is; None if it is no location."""
+        """Return the kind of location that a key's value names; None if it names none."""
         field = cls.model_fields.get(key.replace("-", "_"))
         return locations.location_of(field) if field is not None else None
 
