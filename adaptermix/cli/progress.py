@@ -92,7 +92,7 @@ class RecipeWatcher:
     """Shows a recipe's running steps: their number, progress bar and result."""
 
     def __init__(self, *, quiet: bool, json: bool) -> None:
-        """Create a watcher; ``json`` hides only the results of single steps."""
+        """Create it; ``quiet`` hides progress and results, ``json`` only steps' results."""
         self.quiet = quiet
         self.json = json
 
