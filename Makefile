@@ -26,6 +26,8 @@ quick: lint types imports  ## The checks that take a few minutes, before each co
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/hadolint Dockerfile Dockerfile.cuda
+	$(BIN)/zizmor --offline --quiet .github
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
