@@ -19,7 +19,7 @@ from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
-from adaptermix.tasks.massive import massive_locale
+from adaptermix.tasks.massive import massive_locale, read_massive
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLORES = """
@@ -75,8 +75,10 @@ def gemma(tmp_path_factory):
     for lang in ("cy", "ja", "jv", "sw", "tl"):
         native = "赤い赤い赤い赤い" if lang == "ja" else lang
         pairs = [f"{native} {word}\t{word}" for word in WORDS * 3]
-        for name in ("tatoeba", "shuffled-400", "shuffled-800"):
+        for name in ("tatoeba", "shuffled-400", "shuffled-800", "utterances"):
             lines(folder / f"data/{name}/{lang}-en.tsv", pairs)
+    for lang in ("en", "es", "ru", "zh", "ar"):
+        lines(folder / f"data/utterances/{lang}.txt", WORDS)
     tokenizer = make_tokenizer()
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     shape = {**SHAPE, "num_hidden_layers": 12, "hidden_size": 32, "head_dim": 16}
@@ -84,6 +86,13 @@ def gemma(tmp_path_factory):
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "data/cut")
     tokenizer.save_pretrained(folder / "data/cut")
     return folder
+
+
+@pytest.fixture(scope="module")
+def reduced(gemma):
+    """The report of the reduced recipe, whose adapters two other recipes read."""
+    values = {"max-new-tokens": 2, "max-steps": 1, "threads": None}
+    return run(read_recipe(gemma / "reduced.toml", overrides=Overrides(values, limit=2)))
 
 
 @pytest.mark.parametrize("name", ["recipe", "reduced"])
@@ -110,11 +119,30 @@ def test_a_placebo_is_trained_as_the_alignment_is(gemma):
             assert different == {"pairs_dir", "layer", "out"}
 
 
-def test_the_reduced_recipe_runs_to_its_report(gemma):
-    values = {"max-new-tokens": 2, "max-steps": 1, "threads": None}
-    report = run(read_recipe(gemma / "reduced.toml", overrides=Overrides(values, limit=2)))
-    assert (report.steps[-1].name, report.steps[-1].status) == ("report", "done")
+def test_the_reduced_recipe_runs_to_its_report(gemma, reduced):
+    assert (reduced.steps[-1].name, reduced.steps[-1].status) == ("report", "done")
     assert (gemma / "runs/reduced/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["diagnosis", "layers"])
+def test_a_recipe_that_follows_is_planned_on_the_adapters_of_the_reduced_one(gemma, reduced, name):
+    planned = plan(read_recipe(gemma / f"{name}.toml"))
+    assert not planned.problems
+    assert planned.steps[-1].name == "report"
+
+
+def test_utterances_are_paired_with_their_originals_in_the_training_part(tmp_path, monkeypatch):
+    massive = write_corpus(tmp_path / "corpus") / "massive"
+    typed(monkeypatch, "gemma/utterance_pairs.py", massive, tmp_path / "out", "cy", "sw")
+    pairs = [
+        line.split("\t") for line in (tmp_path / "out/cy-en.tsv").read_text("utf-8").splitlines()
+    ]
+    texts = {
+        lang: {row.id: row.utterance for row in read_massive(lang, "train", massive)}
+        for lang in ("cy", "en")
+    }
+    assert pairs == [[texts["cy"][id], texts["en"][id]] for id in texts["cy"]]
+    assert (tmp_path / "out/sw.txt").read_text("utf-8").count("\n") == len(texts["cy"])
 
 
 # The vocabulary -----------------------------------------------------------------------------------
