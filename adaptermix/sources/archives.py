@@ -83,6 +83,15 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
     return written
 
 
+def seems(path: Path) -> str:
+    """Say what a file is that is not of its format."""
+    with path.open("rb") as file:
+        start = file.read(512).lstrip()
+    if not start:
+        return "it is empty"
+    return "it is a web page" if start.startswith(b"<") else "it is incomplete or damaged"
+
+
 def _local(member: Member, path: str) -> str:
     return PurePosixPath(path).name if "*" in member.inside else member.local
 
@@ -90,8 +99,10 @@ def _local(member: Member, path: str) -> str:
 def _entries(archive: Archive) -> Iterator[_Entry]:
     if zipfile.is_zipfile(archive.path):
         yield from _zip_entries(archive)
-    else:
+    elif tarfile.is_tarfile(archive.path):
         yield from _tar_entries(archive)
+    else:
+        raise _unreadable(archive, seems(archive.path))
 
 
 def _tar_entries(archive: Archive) -> Iterator[_Entry]:
@@ -149,6 +160,13 @@ def _unsafe(archive: Archive, name: str, what: str) -> DataError:
     )
 
 
+def _unreadable(archive: Archive, why: str) -> DataError:
+    return DataError(
+        f"{archive.name}: not readable as an archive: {why}",
+        hint="run it again; if the file is the same, use another copy with --mirror",
+    )
+
+
 @contextmanager
 def _readable(archive: Archive) -> Iterator[None]:
     """Convert errors about an archive to ``DataError``."""
@@ -163,10 +181,7 @@ def _readable(archive: Archive) -> Iterator[None]:
         zlib.error,
         NotImplementedError,
     ) as error:
-        raise DataError(
-            f"{archive.name}: not readable as an archive: {error}",
-            hint="the file is damaged, or a web page instead; use another copy with --mirror",
-        ) from error
+        raise _unreadable(archive, str(error)) from error
 
 
 def _write(file: IO[bytes], path: Path, is_tagged: bool) -> None:

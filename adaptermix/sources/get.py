@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import whole_output
 from adaptermix.progress import OnProgress, Progress, ignore
-from adaptermix.sources.archives import Archive, unpack
+from adaptermix.sources.archives import Archive, seems, unpack
 from adaptermix.sources.download import Download, MissingUpstreamError, Patience, download
 from adaptermix.sources.lock import LOCK_NAME, Lock, alone_in, read_lock
 from adaptermix.sources.report import FileReport, FileStatus, GetReport, RemoteReport, RemoteStatus
@@ -157,6 +157,8 @@ class _Getting:
             raise self._refused(arrived, f"{place}: {size:,} bytes, but {remote.size:,} published")
         if remote.digest and not has_digest(arrived, remote.digest):
             raise self._refused(arrived, f"{place}: not the published {remote.digest}")
+        if remote.path.endswith(".parquet") and not _is_parquet(arrived):
+            raise self._refused(arrived, f"{place}: not a parquet file: {seems(arrived)}")
         recorded = self.lock.downloads.get(_address(self.order.source, remote))
         if remote.digest or recorded is None or self.order.force:
             return
@@ -177,8 +179,9 @@ class _Getting:
         """Unpack or copy the wanted members that do not exist yet; return their local names."""
         members = [m for m in remote.members if self.order.force or not _is_there(self.order, m)]
         if not remote.members[0].inside:
-            shutil.copyfile(arrived.path, unpacked / members[0].local)
-            return [members[0].local]
+            for member in members:
+                shutil.copyfile(arrived.path, unpacked / member.local)
+            return [member.local for member in members]
         try:
             return unpack(arrived, members, unpacked)
         except DataError:
@@ -202,6 +205,14 @@ class _Getting:
                 "from": address,
             }
         self.lock.write()
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file begins and ends as parquet does; other formats are tried by unpacking."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(max(0, path.stat().st_size - 4))
+        return start == file.read(4) == b"PAR1"
 
 
 @contextmanager
@@ -259,7 +270,9 @@ def _place(order: Order, remote: Remote) -> str | Path:
     name = remote.path.rpartition("/")[2]
     if copy.is_file() and (remote.other is None or copy.name == name):
         return copy
-    for path in (copy / remote.path, copy / name):
+    everything = order.source.remotes(order.source.known or order.source.default)
+    is_shared = sum(other.path.endswith(f"/{name}") for other in everything) > 1
+    for path in (copy / remote.path, *(() if is_shared else [copy / name])):
         if path.is_file():
             return path
     address = _address(order.source, remote)
@@ -267,7 +280,10 @@ def _place(order: Order, remote: Remote) -> str | Path:
 
 
 def _is_address(mirror: str) -> bool:
-    parts = urlsplit(mirror)
+    try:
+        parts = urlsplit(mirror)
+    except ValueError:  # such as an open bracket
+        return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
@@ -297,7 +313,7 @@ def _report(
     notes = [*source.notes]
     if kept := [file.path for file in files if file.status == "kept"]:
         notes.append(
-            f"{len(kept)} existing files are not recorded in {LOCK_NAME}, such as {kept[0]}: they "
+            f"{len(kept)} existing files are not as {LOCK_NAME} has them, such as {kept[0]}: they "
             "are kept; --force replaces them"
         )
     return GetReport(

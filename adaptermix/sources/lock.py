@@ -6,6 +6,7 @@ It is JSON with sorted keys, suitable for version control beside the recipes::
      "files": {"tatoeba/Tatoeba.cy-en.cy": {"sha256": "...", "size": 99, "from": "https://..."}}}
 """
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,7 +59,7 @@ def alone_in(folder: Path) -> Iterator[Path]:
     """Lock a folder of data, and return its hidden folder for unfinished downloads.
 
     Raises:
-        ResourceError: The folder cannot be created or written to.
+        ResourceError: The folder cannot be created or written to, or its disk is full.
     """
     from filelock import FileLock
 
@@ -72,5 +73,11 @@ def alone_in(folder: Path) -> Iterator[Path]:
         lock.acquire()
     try:
         yield work
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError(
+            f"{folder}: {error.strerror}", hint="free some space, and run it again"
+        ) from error
     finally:
         lock.release()

@@ -71,15 +71,14 @@ _WMT23_PAIRS = tuple(
 
 
 def _wmt23(pairs: Sequence[str]) -> list[Remote]:
-    return [_wmt23_pair(pair) for pair in pairs]
-
-
-def _wmt23_pair(pair: str) -> Remote:
-    """Return a direction's file; cs-en is en-cs reversed, as in the authors' code."""
-    config = "en-cs" if pair == "cs-en" else pair
-    suffix = "-88c4a5c266ea101b" if config == "en-cs" else ""
-    path = f"{config}/test-00000-of-00001{suffix}.parquet"
-    return Remote(path, (Member(f"{pair}.test.parquet"),))
+    """Return the directions' files; cs-en is en-cs reversed, as in the authors' code."""
+    members: dict[str, tuple[Member, ...]] = {}
+    for pair in pairs:
+        suffix = "-88c4a5c266ea101b" if pair in ("cs-en", "en-cs") else ""
+        config = "en-cs" if pair == "cs-en" else pair
+        path = f"{config}/test-00000-of-00001{suffix}.parquet"
+        members[path] = (*members.get(path, ()), Member(f"{pair}.test.parquet"))
+    return [Remote(path, wanted) for path, wanted in members.items()]
 
 
 WMT23 = Source(

@@ -105,13 +105,19 @@ def test_an_archive_that_unpacks_to_more_than_it_may_is_refused(tmp_path, make):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"<html>not here</html>", b"", tar_gz({"data/a.txt": "x" * 9000})[:40], b"PK\x05\x06" + b"x"],
-    ids=["html", "empty", "cut", "zip"],
+    ("content", "told"),
+    [
+        (b"<html>not here</html>", "it is a web page"),
+        (b"", "it is empty"),
+        (tar_gz({"data/a.txt": "x" * 9000})[:40], "ended before the end"),
+        (zipped({"data/a.txt": "x" * 9000})[:40], "it is incomplete or damaged"),
+    ],
+    ids=["html", "empty", "tar", "zip"],
 )
-def test_what_is_no_archive_is_named(tmp_path, content):
-    with pytest.raises(DataError, match="not readable as an archive"):
+def test_what_is_no_archive_is_named(tmp_path, content, told):
+    with pytest.raises(DataError, match=f"not readable as an archive: .*{told}") as caught:
         take(tmp_path, content)
+    assert "method" not in caught.value.message
 
 
 def test_a_damaged_member_is_found_by_its_checksum(tmp_path):

@@ -17,6 +17,7 @@ from adaptermix.sources.lock import LOCK_NAME, WORK_NAME
 from adaptermix.sources.source import Member, Remote
 
 QUICK = Patience(seconds=0.5, tries=2, pause=0.01)
+PARQUET = b"PAR1 rows PAR1"
 PAIRS = [("Helo.", "Hello."), ("Hwyl fawr.", "Goodbye.")]
 
 
@@ -260,6 +261,8 @@ def test_a_mirror_is_an_address_a_folder_or_a_file(site, tmp_path):
         fetch(source, ["cy-en"], tmp_path / "4", mirror=str(tmp_path / "1"))
     with pytest.raises(ConfigError, match="neither a folder"):
         fetch(source, ["cy-en"], tmp_path / "5", mirror="nowhere")
+    with pytest.raises(ConfigError, match="neither a folder"):
+        fetch(source, ["cy-en"], tmp_path / "5", mirror="http://[::1/copies")
     with pytest.raises(ConfigError, match="one file, but 2 are wanted"):
         fetch(source, ["cy-en", "sw-en"], tmp_path / "6", mirror=str(copies / "cy-en.txt.zip"))
 
@@ -301,9 +304,50 @@ def test_the_hubs_address_can_be_another(site, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", site.address)
     source = SOURCES["wmt23"]
     path = source.address.removeprefix("https://huggingface.co/")
-    site.files[f"{path}de-en/test-00000-of-00001.parquet"] = b"PAR1"
+    site.files[f"{path}de-en/test-00000-of-00001.parquet"] = PARQUET
     fetch(source, ["de-en"], tmp_path)
-    assert (tmp_path / "data" / "wmt" / "de-en.test.parquet").read_bytes() == b"PAR1"
+    assert (tmp_path / "data" / "wmt" / "de-en.test.parquet").read_bytes() == PARQUET
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b" <!doctype html>", "a web page"), (b"", "empty"), (b"PAR1 rows", "incomplete or damaged")],
+)
+def test_what_is_no_parquet_file_is_neither_kept_nor_recorded(site, tmp_path, content, told):
+    site.files["de-en/test-00000-of-00001.parquet"] = content
+    with pytest.raises(DataError, match=f"not a parquet file: it is {told}") as caught:
+        fetch(at(site, "wmt23"), ["de-en"], tmp_path)
+    assert site.address in caught.value.message
+    assert "--mirror" in caught.value.hint
+    assert [path.name for path in (tmp_path / "data").rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_a_file_that_holds_two_directions_is_downloaded_once(site, tmp_path):
+    site.files["en-cs/test-00000-of-00001-88c4a5c266ea101b.parquet"] = PARQUET
+    report = fetch(at(site, "wmt23"), ["cs-en", "en-cs"], tmp_path)
+    assert len(site.asked) == len(report.downloads) == 1
+    assert [file.status for file in report.files] == ["written", "written"]
+    names = sorted(path.name for path in (tmp_path / "data" / "wmt").iterdir())
+    assert names == ["cs-en.test.parquet", "en-cs.test.parquet"]
+
+
+def test_a_name_that_files_of_several_pairs_have_is_not_taken_for_one_of_them(tmp_path):
+    copies = tmp_path / "copies"
+    (copies / "he-en").mkdir(parents=True)
+    for folder in (copies, copies / "he-en"):
+        (folder / "test-00000-of-00001.parquet").write_bytes(PARQUET)
+    fetch(SOURCES["wmt23"], ["he-en"], tmp_path, mirror=str(copies))
+    with pytest.raises(ResourceError, match="no de-en/test-00000-of-00001"):
+        fetch(SOURCES["wmt23"], ["de-en"], tmp_path, mirror=str(copies))
+
+
+def test_a_full_disk_is_told_with_the_folder(site, tmp_path):
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    (tmp_path / "data" / WORK_NAME).mkdir(parents=True)
+    (tmp_path / "data" / WORK_NAME / "cy-en.txt.zip").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match=f"{tmp_path}/data: No space left") as caught:
+        fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    assert "free some space" in caught.value.hint
 
 
 def test_every_source_is_complete():
