@@ -7,7 +7,7 @@ from typing import Any
 
 from adaptermix.data.contamination import flores_in_training
 from adaptermix.data.languages import split_pair
-from adaptermix.errors import AdaptermixError
+from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.files.outputs import Report
 from adaptermix.recipes.step import Recipe, Step
 from adaptermix.sources.catalog import SOURCES
@@ -90,15 +90,16 @@ def check_data(folder: Path, recipe: Recipe | None = None) -> DataReport:
     """Check a folder of data, and the data that a recipe needs from it and other folders.
 
     Raises:
-        DataError: A file or record is damaged.
+        DataError: The record is damaged.
     """
     needs = [need for step in recipe.steps for need in _needs(step)] if recipe else []
     found = stocks(folder)
+    changed = [Path(stock.folder).resolve() for stock in found if stock.changed]
     return DataReport(
         folder=str(folder),
         sources=found,
         needs=needs,
-        get=list(get_lines([need for need in needs if need.problem])),
+        get=list(get_lines([need for need in needs if need.problem], changed)),
         traps=list(_traps(folder, found)),
     )
 
@@ -126,8 +127,11 @@ def _need(step: Step, folder: Path | None, name: str, names: dict[str, tuple[str
     return Need(step.name, str(folder), name, counts.get(name), None)
 
 
-def get_lines(needs: Sequence[Need]) -> Iterator[str]:
-    """Yield the commands that download needs, for folders with the name of a source's folder."""
+def get_lines(needs: Sequence[Need], changed: Sequence[Path] = ()) -> Iterator[str]:
+    """Yield the commands that download needs, for folders with the name of a source's folder.
+
+    In folders with changed files, existing files are replaced.
+    """
     by_folder = {source.folder: source for source in SOURCES.values()}
     wanted: dict[str, dict[str, None]] = {}
     for need in needs:
@@ -140,14 +144,18 @@ def get_lines(needs: Sequence[Need]) -> Iterator[str]:
         source = by_folder[Path(folder).name]
         is_whole = source.known == source.default and len(source.known) == 1
         told = "" if is_whole else f" --{source.by} {','.join(names)}"
+        told += " --force" if Path(folder).resolve() in changed else ""
         yield f"adaptermix data get {source.name}{told} -o {Path(folder).parent}"
 
 
 def _traps(folder: Path, found: Sequence[Stock]) -> Iterator[str]:
     by_name = {source.name: source.folder for source in SOURCES.values()}
-    for path, (held, rows) in flores_in_training(
-        folder / by_name["alma"], folder / by_name["flores"]
-    ).items():
+    try:
+        contained = flores_in_training(folder / by_name["alma"], folder / by_name["flores"])
+    except DataError as error:
+        yield error.message
+        contained = {}
+    for path, (held, rows) in contained.items():
         if held:
             yield (
                 f"{path} holds {held:,} sentences of FLORES-200 among its {rows:,} rows: retrieval "

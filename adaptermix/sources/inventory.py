@@ -31,7 +31,7 @@ class Stock:
         rows: Total number of rows; files whose rows cannot be counted are ignored.
         recorded: Number of files that match ``sources.lock``.
         changed: Files that do not match it.
-        odd: Messages about files with an unexpected number of rows.
+        odd: Messages about files that cannot be read or have an unexpected number of rows.
     """
 
     source: str
@@ -52,7 +52,7 @@ def stocks(folder: Path) -> list[Stock]:
     """Return the local data of each source.
 
     Raises:
-        DataError: A file or the record is damaged.
+        DataError: The record is damaged.
     """
     lock = read_lock(folder)
     return [_stock(folder, source, lock) for source in SOURCES.values()]
@@ -69,7 +69,11 @@ def _stock(folder: Path, source: Source, lock: Lock) -> Stock:
             recorded += 1
         elif entry is not None:
             changed.append(str(path))
-        rows = count_rows(path)
+        try:
+            rows = count_rows(path)
+        except DataError as error:
+            odd.append(error.message)
+            continue
         total += rows or 0
         expected = _ROWS.get((source.folder, Path(path.name.removesuffix(".gz")).suffix), rows)
         if rows != expected:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.corpus import write_corpus
+from helpers.sources import tatoeba_zip
 from typer.testing import CliRunner
 
 from adaptermix.cli.main import program
@@ -14,6 +15,7 @@ from adaptermix.commands.data import names_of
 from adaptermix.recipes.data import Need, check_data, get_lines
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.sources.catalog import SOURCES
+from adaptermix.sources.get import Order, get
 
 PAPER = sorted((Path(__file__).parents[2] / "examples" / "paper").glob("*-*.toml"))
 RECIPE = """
@@ -104,6 +106,20 @@ def test_traps_are_told(folder):
     traps = check_data(folder / "data").traps
     assert any("holds 1 sentences of FLORES-200 among its 1 rows" in trap for trap in traps)
     assert any("has 2 rows, not 997" in trap for trap in traps)
+    (alma / "is-en.train.json").write_text("{")
+    assert any("is-en.train.json:1: not JSON" in trap for trap in check_data(folder / "data").traps)
+
+
+def test_a_downloaded_file_that_is_damaged_is_got_again_by_force(folder):
+    data = folder / "data"
+    copy = folder / "cy-en.txt.zip"
+    copy.write_bytes(tatoeba_zip("cy-en", [("Helo.", "Hello.")]))
+    (data / "tatoeba" / "cy-en.tsv").unlink()
+    get(Order(SOURCES["tatoeba"], ("cy-en",), data, mirror=str(copy)))
+    (data / "tatoeba" / "Tatoeba.cy-en.cy").write_text("un\ndau\n")
+    report = check_data(data, read_recipe(folder / "recipe.toml"))
+    assert report.get[0] == f"adaptermix data get tatoeba --pairs cy-en,jv-en --force -o {data}"
+    assert not any("--force" in line for line in report.get[1:])
 
 
 def test_pairs_of_a_text_in_many_languages_are_its_languages():

@@ -71,3 +71,13 @@ def test_a_file_that_is_cut_short_is_told(tmp_path):
     (folder / "eng_Latn.dev").write_text("a\n" * 997)
     told = f"{folder / 'cym_Latn.dev'} has 996 rows, not 997"
     assert stock(tmp_path / "data", "flores").odd == [told]
+
+
+def test_a_file_that_cannot_be_read_is_told_and_the_others_are_counted(tmp_path):
+    folder = tmp_path / "data" / "wmt"
+    folder.mkdir(parents=True)
+    (folder / "cs-en.test.parquet").write_text("<html>")
+    parquet.write_table(pyarrow.table({"a": [1, 2, 3]}), folder / "de-en.test.parquet")
+    found = stock(tmp_path / "data", "wmt23")
+    assert (found.files, found.rows) == (2, 3)
+    assert found.odd[0].startswith(f"{folder}/cs-en.test.parquet: not a parquet file")
