@@ -186,7 +186,12 @@ def _message(message: Any, location: str) -> Message:
         message = _as_role(message, location)
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise DataError(f"{location}: a message without 'role'")
-    calls = [_call(call, location) for call in message.get("tool_calls") or ()]
+    listed = message.get("tool_calls") or []
+    if not isinstance(listed, list):
+        raise DataError(f"{location}: 'tool_calls' must be a list")
+    calls = [_call(call, location) for call in listed]
+    if message.get("weight") not in (None, 0, 1):
+        raise DataError(f"{location}: the 'weight' of a message must be 0 or 1")
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]

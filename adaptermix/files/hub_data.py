@@ -183,6 +183,7 @@ def _rows(
 def _reading(name: str) -> Iterator[None]:
     """Convert errors of reading or downloading a data set into adaptermix's own errors."""
     from datasets.exceptions import DatasetsError
+    from datasets.table import CastError
     from pyarrow import ArrowException
 
     hint = "on a machine without network, name a file, or the folder of a copy"
@@ -194,6 +195,10 @@ def _reading(name: str) -> Iterator[None]:
                 f"{name} is not a local file, and could not be loaded from the Hub", hint
             ):
                 yield
+    except CastError as error:
+        raise DataError(
+            f"{name}: its data files have different columns", hint="name one of the files"
+        ) from error
     except (ArrowException, DatasetsError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: no readable data files: {first_line(error)}") from error
     except StopIteration as error:  # from an empty file

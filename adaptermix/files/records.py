@@ -23,6 +23,7 @@ from adaptermix.files.text import (
 )
 from adaptermix.progress import OnProgress, ignore
 
+_HEADER = "line 1 names the columns"
 Row = tuple[int, dict[str, Any]]
 Pick = Callable[[Sequence[str]], str | None]
 
@@ -112,11 +113,12 @@ def _open(place: Path, pick: Pick, on_progress: OnProgress) -> Records:
     if data_set is not None:
         stream = open_data_set(data_set, pick, on_progress)
         return Records(stream.origin, stream.columns, stream.rows, {}, is_arrow=True)
-    name = place.name.removesuffix(".gz")
+    name = place.name.lower().removesuffix(".gz")
     if name.endswith(".parquet"):
         if not place.is_file():
             raise MissingDataError(f"{place}: no such file")
         known = tuple(parquet_columns(place))
+        _check_repeated(str(place), known)
 
         def parquet(names: Sequence[str]) -> Iterator[Row]:
             wanted = [name for name in dict.fromkeys(names) if name in known]
@@ -124,7 +126,9 @@ def _open(place: Path, pick: Pick, on_progress: OnProgress) -> Records:
 
         return Records(str(place), known, parquet, {}, is_arrow=True)
     read = _json if not name.endswith((".csv", ".tsv")) else _separated
-    _, first = next(read(place), (0, {}))
+    _, first = next(read(place), (0, None))
+    if first is None:
+        raise MissingDataError(f"{place}: no records", hint=_HEADER if read is _separated else None)
     return Records(str(place), tuple(first), lambda names: read(place), {})
 
 
@@ -134,7 +138,7 @@ def _separated(path: Path) -> Iterator[Row]:
     TSV has no quoting: a tab ends a cell, a newline ends a row. All cells are text.
     """
     csv.field_size_limit(sys.maxsize)  # by default, the module rejects cells of more than 128 kB
-    is_tsv = ".tsv" in path.suffixes
+    is_tsv = path.name.lower().removesuffix(".gz").endswith(".tsv")
     if is_tsv:
         lines = (line for _, line in numbered_lines(path))
         rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
@@ -160,15 +164,19 @@ def _separated(path: Path) -> Iterator[Row]:
 
 def _check_header(path: Path, names: list[str]) -> None:
     if not all(name.strip() for name in names) or not names:
-        raise DataError(f"{path}:1: a column without a name", hint="line 1 names the columns")
-    if len(names) == 1 and ";" in names[0]:
+        raise DataError(f"{path}:1: a column without a name", hint=_HEADER)
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t,"):
         raise DataError(
-            f"{path}:1: a single column, '{names[0]}'",
+            f"{path}:1: a single column, {names[0]!r}",
             hint="commas separate the columns of .csv files, tabs those of .tsv files",
         )
+    _check_repeated(f"{path}:1", names)
+
+
+def _check_repeated(place: str, names: Sequence[str]) -> None:
     repeated = [name for at, name in enumerate(names) if name in names[:at]]
     if repeated:
-        raise DataError(f"{path}:1: two columns are named '{repeated[0]}'")
+        raise DataError(f"{place}: two columns are named '{repeated[0]}'")
 
 
 def _json(path: Path) -> Iterator[Row]:

@@ -205,6 +205,8 @@ USER = {"role": "user", "content": "a"}
         ({"messages": [USER], "tools": "x"}, ":2: 'tools': not JSON"),
         ({"messages": [{"from": "narrator", "value": "a"}]}, ":2: a message from 'narrator'"),
         ({"messages": [USER | {"tool_calls": [{}]}]}, ":2: a tool call without the 'name'"),
+        ({"messages": [USER | {"tool_calls": 5}]}, ":2: 'tool_calls' must be a list"),
+        ({"messages": [USER | {"weight": "0"}]}, ":2: the 'weight' of a message must be 0 or 1"),
         (
             {"messages": [USER | {"tool_calls": [{"name": "f", "arguments": "{"}]}]},
             ":2: 'arguments' of f: not JSON",
@@ -249,6 +251,13 @@ def test_columns_that_are_no_conversation_are_named_with_those_that_would_be(tmp
     assert caught.value.hint == "name them: --columns prompt=COLUMN,completion=COLUMN"
     with pytest.raises(ConfigError, match="--columns: 'question' is not a name that is read"):
         read_chats(path, {"question": "question"})
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "prompt,completion\n"), ("a.json", "[]")])
+def test_a_table_without_rows_is_not_said_to_have_no_columns(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name}: no records"):
+        read_chats(tmp_path / name)
 
 
 def test_columns_that_fit_two_layouts_are_refused_until_one_is_chosen(tmp_path):

@@ -156,6 +156,16 @@ def test_malformed_data_is_told(tmp_path, name, content):
 
 
 @needs_datasets
+def test_files_with_other_columns_than_the_first_are_told(tmp_path):
+    folder = tmp_path / "owner" / "mixed"
+    folder.mkdir(parents=True)
+    write_rows(folder / "a.jsonl", ROWS)
+    write_rows(folder / "b.jsonl", [{"instruction": "a", "output": "b"}])
+    with pytest.raises(DataError, match="owner/mixed.*data files have different columns"):
+        read_chats(folder)
+
+
+@needs_datasets
 def test_without_a_network_one_line_has_the_name(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ResourceError, match="^owner/name is not a local file, and could not be"):

@@ -98,6 +98,8 @@ def test_a_column_that_takes_a_name_hides_the_one_that_had_it(tmp_path):
         ("a.csv", b'a,b\n"1"x,2\n', DataError, "a.csv:2: not valid CSV"),
         ("a.csv", b"a,a\n1,2\n", DataError, "a.csv:1: two columns are named 'a'"),
         ("a.csv", b"a;b\n1;2\n", DataError, "a.csv:1: a single column, 'a;b'"),
+        ("a.csv", b"a\tb\n1\t2\n", DataError, r"a.csv:1: a single column, 'a\\tb'"),
+        ("a.tsv", b"a,b\n1,2\n", DataError, "a.tsv:1: a single column, 'a,b'"),
         ("a.csv", b"a,\n1,2\n", DataError, "a.csv:1: a column without a name"),
         ("a.csv", b"a,b\n1,\xff\n", DataError, "a.csv:2: not UTF-8 text"),
         ("a.csv.gz", b"a,b\n", DataError, "a.csv.gz:1: not a valid gzip file"),
@@ -116,6 +118,20 @@ def test_what_is_malformed_is_named(tmp_path, name, content, kind, message):
     with pytest.raises(AdaptermixError, match=message) as caught:
         list(open_records(tmp_path / name).rows(["a"]))
     assert type(caught.value) is kind
+
+
+def test_two_columns_of_one_name_are_refused_in_parquet_as_well(tmp_path):
+    columns = [pyarrow.array(["1"]), pyarrow.array(["2"])]
+    parquet.write_table(pyarrow.table(columns, names=["a", "a"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: two columns are named 'a'"):
+        open_records(tmp_path / "a.parquet")
+
+
+def test_the_suffix_may_be_in_capitals(tmp_path):
+    (tmp_path / "A.CSV").write_text("a,b\n1,2\n")
+    (tmp_path / "A.TSV").write_text("a\tb\n1\t2\n")
+    for name in ("A.CSV", "A.TSV"):
+        assert rows_of(tmp_path / name, "a", "b") == [{"a": "1", "b": "2"}]
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
