@@ -272,7 +272,8 @@ def _place(order: Order, remote: Remote) -> str | Path:
         return copy
     everything = order.source.remotes(order.source.known or order.source.default)
     is_shared = sum(other.path.endswith(f"/{name}") for other in everything) > 1
-    for path in (copy / remote.path, *(() if is_shared else [copy / name])):
+    places = [copy / remote.path] if is_shared else [copy / remote.path, copy / name]
+    for path in places:
         if path.is_file():
             return path
     address = _address(order.source, remote)
