@@ -8,16 +8,29 @@ All functions raise:
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adaptermix.errors import MissingDataError
+
+_FIRST = 50  # rows per language that lengths are estimated from
+
+
+class _Rows(NamedTuple):
+    """The number of rows, and the first rows."""
+
+    count: int
+    first: tuple[Any, ...]
+
+
+def _counted(rows: Sequence[Any]) -> _Rows:
+    return _Rows(len(rows), tuple(rows[:_FIRST]))
 
 
 def of_pairs(settings: Any) -> dict[str, int]:
     """Count the parallel sentences of each language pair."""
     place = settings.pairs_dir or settings.data_dir
     columns = tuple(settings.pairs_columns.items())
-    return {pair: _pairs(pair, place, columns) for pair in settings.pairs}
+    return {pair: _pairs(pair, place, columns).count for pair in settings.pairs}
 
 
 def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> dict[str, int]:
@@ -33,7 +46,7 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
     for split in reversed(splits):
         for lang in settings.langs:
             try:
-                counts[lang] = _task(settings, lang, split)
+                counts[lang] = _task(settings, lang, split).count
             except MissingDataError as error:
                 lacking.append(error)
                 if not may_lack:
@@ -45,7 +58,29 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
 
 def of_sentences(settings: Any) -> dict[str, int]:
     """Count the sentences of multi-way parallel text by language."""
-    return _sentences(settings.langs, settings.split, settings.data_dir)
+    texts = _sentences(settings.langs, settings.split, settings.data_dir)
+    return {lang: rows.count for lang, rows in texts.items()}
+
+
+def first_pairs(settings: Any) -> list[Any]:
+    """Return the first sentence pairs of each language pair."""
+    place = settings.pairs_dir or settings.data_dir
+    columns = tuple(settings.pairs_columns.items())
+    return [row for pair in settings.pairs for row in _pairs(pair, place, columns).first]
+
+
+def first_of_task(settings: Any, langs: Sequence[str], split: str) -> tuple[Any, list[Any]]:
+    """Return a task, and its first examples in each of these languages."""
+    from adaptermix.tasks.catalog import make_task
+
+    rows = [row for lang in langs for row in _task(settings, lang, split).first]
+    return make_task(settings.task, settings.prompt, settings.system_prompt), rows
+
+
+def first_sentences(settings: Any) -> list[str]:
+    """Return the first sentences of multi-way parallel text in each language."""
+    texts = _sentences(settings.langs, settings.split, settings.data_dir)
+    return [text for rows in texts.values() for text in rows.first]
 
 
 def limited(counts: dict[str, int], limit: int | None) -> dict[str, int]:
@@ -54,29 +89,29 @@ def limited(counts: dict[str, int], limit: int | None) -> dict[str, int]:
 
 
 @cache
-def _pairs(pair: str, place: Path | None, columns: tuple[tuple[str, str], ...]) -> int:
+def _pairs(pair: str, place: Path | None, columns: tuple[tuple[str, str], ...]) -> _Rows:
     from adaptermix.data.pairs import PairPlace, read_pairs
 
-    return len(read_pairs(pair, PairPlace(place, dict(columns))))
+    return _counted(read_pairs(pair, PairPlace(place, dict(columns))))
 
 
-def _task(settings: Any, lang: str, split: str) -> int:
+def _task(settings: Any, lang: str, split: str) -> _Rows:
     if getattr(settings, "src", None) is not None:
         from adaptermix.tasks.translation import read_translations
 
-        return len(read_translations(settings.src, settings.ref, lang))
+        return _counted(read_translations(settings.src, settings.ref, lang))
     return _records(settings.task, lang, split, settings.data_dir)
 
 
 @cache
-def _sentences(langs: tuple[str, ...], split: str, folder: Path) -> dict[str, int]:
+def _sentences(langs: tuple[str, ...], split: str, folder: Path) -> dict[str, _Rows]:
     from adaptermix.data.multiway import read_multiway
 
-    return {lang: len(texts) for lang, texts in read_multiway(langs, split, folder).items()}
+    return {lang: _counted(texts) for lang, texts in read_multiway(langs, split, folder).items()}
 
 
 @cache
-def _records(task: str, lang: str, split: Any, folder: Path | None) -> int:
+def _records(task: str, lang: str, split: Any, folder: Path | None) -> _Rows:
     from adaptermix.tasks.catalog import make_task
 
-    return len(make_task(task).read(lang, split, folder))
+    return _counted(make_task(task).read(lang, split, folder))

@@ -93,8 +93,11 @@ def _align_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _joint_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return the planned steps; an epoch has as many sentence pairs as task examples."""
-    task = sum(count for name, count in counts.items() if name not in call.settings.pairs)
+    """Return the planned steps; an epoch has as many sentence pairs as task examples.
+
+    In translation, task examples and pairs have the same names: ``counts`` has the former.
+    """
+    task = sum(counts.get(lang, 0) for lang in call.settings.langs)
     return _steps(call.settings, 2 * task)
 
 

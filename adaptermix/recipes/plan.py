@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from adaptermix.errors import AdaptermixError
+from adaptermix.recipes.compute import work_of
 from adaptermix.recipes.keys import step_key
 from adaptermix.recipes.report import RecipePlan, Status, StepPlan
 from adaptermix.recipes.state import State
@@ -136,4 +137,6 @@ def costs(step: Step, *, is_ready: bool) -> dict[str, Any]:
     systems = known.pop("systems", len(known.get("candidates", ())))
     if systems:
         known["answers"] = systems * sum(examples.values())
+    if work := work_of(command.name, step.settings, known):
+        known |= {"flops": work.flops, "hours": work.hours}
     return known

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from adaptermix.adapters.seeds import several_seeds
 from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import Report
-from adaptermix.tables import Table, View
+from adaptermix.recipes.compute import ASSUMED, shown_flops, shown_hours
+from adaptermix.tables import Table, View, noted
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def plan_view(plan: "RecipePlan") -> View:
     ]
     columns = ["step", "command", "", "after", "size"]
     table = Table("steps", "", columns, rows, align="lllll")
-    return View([table, f"would write to {plan.out}"])
+    notes = [ASSUMED] if any("flops" in step.cost for step in plan.steps) else []
+    return View([table, f"would write to {plan.out}"], noted(notes))
 
 
 def _needed(needs: list[str]) -> str:
@@ -84,6 +86,8 @@ def _size(step: "StepPlan") -> str:
         parts.append(f"at most {answers:,} answers")
     if modules := cost.get("modules"):
         parts.append(f"rank {cost['rank']} in {modules} modules")
+    if flops := cost.get("flops"):
+        parts.append(f"{shown_flops(flops)}, {shown_hours(cost['hours'])}")
     if step.problem:
         parts.append("cannot run, see below")
     return ", ".join(parts)

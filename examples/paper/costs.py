@@ -2,81 +2,49 @@
 
     python examples/paper/costs.py
 
-Per token, a frozen weight costs 2 FLOPs forward and 2 for the gradient of its input. Logits are
-computed only for answer tokens. Attention scores and LoRA are ignored: below 1% at these lengths.
-Sentences are assumed to have the lengths below.
+``adaptermix run RECIPE --dry-run`` estimates the same for local data. Here, sentences are assumed to
+have the lengths below.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-PEAK = 312e12  # FLOP/s of an A100 in bfloat16, without sparsity
-USED = 0.4  # share of it for many tokens at once: trainings, prompts, retrieval
-DECODING = 0.1  # share of it for decoding token by token
+from adaptermix.recipes.compute import Shape, Work, shown_hours
+
 SLOT_PROMPT, SLOT_ANSWER = 110, 10  # tokens; mostly the system prompt of the authors' code
 TATOEBA, NEWS, FLORES = 16, 40, 45  # tokens per sentence
 MT_PROMPT = 25  # tokens of the prompt without the sentence
 EPOCHS = 5
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a model, from its config."""
-
-    blocks: int
-    width: int
-    keys: int  # width of keys, and of values
-    inner: int
-    vocabulary: int
-
-    @property
-    def block(self) -> int:
-        """Number of weights in the linear layers of a block."""
-        return self.width * (2 * self.width + 2 * self.keys + 3 * self.inner)
-
-    @property
-    def head(self) -> int:
-        """Number of weights in the LM head."""
-        return self.width * self.vocabulary
-
-    def trained(self, tokens: int, answers: int = 0, blocks: int | None = None) -> float:
-        """Return the FLOPs of training on a number of tokens, some of them answer tokens."""
-        through = self.blocks if blocks is None else blocks
-        return 4.0 * (tokens * through * self.block + answers * self.head)
-
-    def read(self, tokens: int, answers: int = 0) -> float:
-        """Return the FLOPs of a forward pass over ``tokens``, with logits for ``answers``."""
-        return 2.0 * (tokens * self.blocks * self.block + answers * self.head)
+def _shape(blocks: int, width: int, keys: int, inner: int, vocabulary: int) -> Shape:
+    """Return the shape of a model; ``keys`` is the width of keys, and of values."""
+    return Shape(blocks, width * (2 * width + 2 * keys + 3 * inner), width * vocabulary)
 
 
-LLAMA = Shape(32, 4096, 1024, 14336, 128256)
-QWEN = Shape(28, 3584, 512, 18944, 152064)
+LLAMA = _shape(32, 4096, 1024, 14336, 128256)
+QWEN = _shape(28, 3584, 512, 18944, 152064)
 
 
-def rows(shape: Shape) -> Iterator[tuple[str, str, float, float]]:
-    """Yield the name, size, FLOPs and seconds of each experiment."""
+def rows(shape: Shape) -> Iterator[tuple[str, str, Work]]:
+    """Yield the name, size and work of each experiment."""
     middle = shape.blocks // 2
     slots, mt = 5 * 11_514 * EPOCHS, 117_404 * EPOCHS
     task = shape.trained(slots * (SLOT_PROMPT + SLOT_ANSWER), slots * SLOT_ANSWER)
-    yield _row("slot filling adapter", f"{slots:,} examples", task)
+    yield "slot filling adapter", f"{slots:,} examples", Work(task)
     joint = task + shape.trained(2 * slots * TATOEBA, blocks=middle)
-    yield _row("slot filling, joint with alignment", "and as many pairs", joint)
+    yield "slot filling, joint with alignment", "and as many pairs", Work(joint)
     task = shape.trained(mt * (MT_PROMPT + 2 * NEWS), mt * NEWS)
-    yield _row("translation adapter", f"{mt:,} examples", task)
+    yield "translation adapter", f"{mt:,} examples", Work(task)
     joint = task + shape.trained(2 * mt * NEWS, blocks=middle)
-    yield _row("translation, joint with alignment", "and as many pairs", joint)
+    yield "translation, joint with alignment", "and as many pairs", Work(joint)
     align = shape.trained(2 * 100_000 * TATOEBA, blocks=middle)
-    yield _row("alignment alone", "a pass over 100,000 pairs", align)
+    yield "alignment alone", "a pass over 100,000 pairs", Work(align)
     asked, told = 20 * 2_974 * SLOT_PROMPT, 20 * 2_974 * SLOT_ANSWER
-    yield _row("slot filling test", "59,480 answers", shape.read(asked), shape.read(told, told))
+    test = Work(shape.read(asked), shape.read(told, told))
+    yield "slot filling test", "59,480 answers", test
     asked, told = 31_000 * (MT_PROMPT + NEWS), 31_000 * NEWS
-    yield _row("translation test", "31,000 answers", shape.read(asked), shape.read(told, told))
-    yield _row("retrieval, 35 languages", "34,895 sentences", shape.read(35 * 997 * FLORES))
-
-
-def _row(name: str, size: str, many: float, single: float = 0.0) -> tuple[str, str, float, float]:
-    """Return a row; decoding single tokens achieves fewer FLOP/s."""
-    return name, size, many + single, many / PEAK / USED + single / PEAK / DECODING
+    yield "translation test", "31,000 answers", Work(shape.read(asked), shape.read(told, told))
+    yield "retrieval, 35 languages", "34,895 sentences", Work(shape.read(35 * 997 * FLORES))
 
 
 def table() -> str:
@@ -86,13 +54,10 @@ def table() -> str:
         "|---|---|--:|--:|--:|--:|",
     ]
     for llama, qwen in zip(rows(LLAMA), rows(QWEN), strict=True):
-        costs = (f"{flops / 1e15:,.0f} | {_time(seconds)}" for *_, flops, seconds in (llama, qwen))
+        works = [work for *_, work in (llama, qwen)]
+        costs = (f"{work.flops / 1e15:,.0f} | {shown_hours(work.hours)}" for work in works)
         lines.append(f"| {llama[0]} | {llama[1]} | {' | '.join(costs)} |")
     return "\n".join(lines)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(1, round(seconds / 60))} min"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from adaptermix.cli.main import program
 from adaptermix.cli.progress import RecipeWatcher
 from adaptermix.cli.reference import options_page, reference
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.commands.command import Command
+from adaptermix.commands.command import Call, Command
 from adaptermix.commands.merging import MERGE
 from adaptermix.commands.schema import recipe_schema, settings_schema
 from adaptermix.commands.settings_file import load_settings
@@ -153,3 +153,11 @@ def test_a_search_and_a_step_of_a_recipe_say_what_looks_like_a_slip(capsys):
     assert "languages of massive" not in capsys.readouterr().err
     watcher.begin(1, 2, step, is_finished=False)
     assert "languages of massive" in " ".join(capsys.readouterr().err.split())
+
+
+def test_joint_steps_are_counted_where_task_and_pairs_have_the_same_names():
+    command = COMMANDS["train-joint"]
+    langs, pairs = ("cs-en", "en-cs"), ("cs-en",)
+    settings = command.settings(task="wmt23", langs=langs, pairs=pairs, epochs=1, batch_size=32)
+    size = command.size(Call(settings), {"cs-en": 100, "en-cs": 60})
+    assert size == {"planned_steps": 10}  # 160 examples and 160 pairs

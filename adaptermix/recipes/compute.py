@@ -1,0 +1,174 @@
+"""What the steps of a recipe compute: FLOPs from the model's shape, and hours on a GPU.
+
+A frozen weight costs a token 2 FLOPs forward and 2 for the gradient of its input; it has no
+gradient of its own. Logits are computed for answer tokens only, and an alignment runs the blocks
+up to its layer. Attention among the tokens and LoRA itself are left out: each is below 1% for
+sentences and models of billions of weights.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptermix.commands import examples
+from adaptermix.models.files import layer_index
+
+PEAK = 312e12  # FLOPs a second of an A100 in bfloat16, without sparsity
+USED = 0.4  # of it, where many tokens go through at once: trainings, prompts, retrieval
+DECODING = 0.1  # of it, where answers are written token by token
+BYTES = 4  # of text that make a token; the tokenizer is not asked
+ASSUMED = (
+    "FLOPs are computed from the model's shape for texts of 4 bytes a token, hours for an A100 "
+    "(312 TFLOP/s) used to 40%, and to 10% while answers are written; trainings may stop early"
+)
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs.
+
+    Attributes:
+        many: Of many tokens at once.
+        single: Of single tokens, one after the other.
+    """
+
+    many: float
+    single: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        """All of them."""
+        return self.many + self.single
+
+    @property
+    def hours(self) -> float:
+        """How long they take, as ``ASSUMED`` has it."""
+        return (self.many / USED + self.single / DECODING) / PEAK / 3600
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model with gated feed-forward layers and no experts.
+
+    Attributes:
+        blocks: How many it has.
+        block: Weights of the linear layers of a block.
+        head: Weights of the LM head.
+    """
+
+    blocks: int
+    block: int
+    head: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape | None":
+        """Return the shape that a ``config.json`` tells, where it tells one."""
+        text = config.get("text_config")
+        found = text if isinstance(text, dict) else config
+        if any(found.get(name) for name in _EXPERTS):
+            return None
+        sizes = [found.get(name) for name in (*_SIZES, "vocab_size")]
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            return None
+        blocks, width, heads, inner, vocabulary = (int(size or 0) for size in sizes)
+        of_head = found.get("head_dim") or width // heads
+        both = heads + (found.get("num_key_value_heads") or heads)  # queries, and keys or values
+        return cls(blocks, width * (2 * both * of_head + 3 * inner), width * vocabulary)
+
+    def trained(self, tokens: float, answers: float = 0, blocks: int | None = None) -> float:
+        """Return the FLOPs of a training on a number of tokens, of which some are answers."""
+        through = self.blocks if blocks is None else blocks
+        return 4.0 * (tokens * through * self.block + answers * self.head)
+
+    def read(self, tokens: float, answers: float = 0) -> float:
+        """Return the FLOPs of reading tokens, and of the logits of answers."""
+        return 2.0 * (tokens * self.blocks * self.block + answers * self.head)
+
+
+def shown_flops(flops: float) -> str:
+    """Write FLOPs with the unit they are large enough for."""
+    for unit, factor in (("PFLOP", 1e15), ("TFLOP", 1e12)):
+        if flops >= factor:
+            return f"{flops / factor:,.0f} {unit}"
+    return f"{flops / 1e9:,.0f} GFLOP"
+
+
+def shown_hours(hours: float) -> str:
+    """Write a time in hours, or in minutes where it is shorter."""
+    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
+
+
+def work_of(command: str, settings: Any, known: Mapping[str, Any]) -> Work | None:
+    """Return what a step computes; None where shape or texts are not known before it runs.
+
+    Args:
+        command: Its command.
+        settings: The command's settings.
+        known: What a plan knows of its size: examples, planned steps, answers.
+    """
+    is_counted = known.get("examples") and getattr(settings, "chat", None) is None
+    shape = _shape(settings) if is_counted else None
+    if shape is None:
+        return None
+    if command.startswith("train-"):
+        return Work(_trained(command, settings, shape, known))
+    if command == "retrieval":
+        systems = len(settings.adapters) + (not settings.exclude_base)
+        texts = systems * sum(known["examples"].values())
+        return Work(shape.read(texts * _tokens(examples.first_sentences(settings))))
+    if answers := known.get("answers"):
+        asked, told = _asked_and_told(settings, known, getattr(settings, "split", "dev"))
+        return Work(shape.read(answers * asked), shape.read(answers * told, answers * told))
+    return None
+
+
+def _trained(command: str, settings: Any, shape: Shape, known: Mapping[str, Any]) -> float:
+    rows, flops = known["planned_steps"] * settings.batch_size, 0.0
+    if command == "train-joint":
+        rows /= 2  # half of them are pairs
+    if command != "train-align":
+        asked, told = _asked_and_told(settings, known, "train")
+        again = 1.5 if getattr(settings, "gradient_checkpointing", False) else 1.0
+        flops += again * shape.trained(rows * (asked + told), rows * told)
+    if command != "train-task":
+        layer = "middle" if settings.layer == "auto" else settings.layer
+        pairs = examples.first_pairs(settings)
+        tokens = 2 * _tokens(side for pair in pairs for side in (pair.source, pair.target))
+        flops += shape.trained(rows * tokens, blocks=layer_index(layer, shape.blocks))
+    return flops * len(getattr(settings, "temperature", (None,)))
+
+
+def _asked_and_told(settings: Any, known: Mapping[str, Any], split: str) -> tuple[float, float]:
+    """Return the mean number of tokens of prompts and of answers."""
+    langs = [lang for lang in settings.langs if known["examples"].get(lang)]
+    task, rows = examples.first_of_task(settings, langs, split)
+    asked = ("".join(str(m["content"]) for m in task.messages(row)) for row in rows)
+    return _tokens(asked), _tokens(task.answer(row) for row in rows)
+
+
+def _tokens(texts: Iterable[str]) -> float:
+    sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+    return sum(sizes) / BYTES / max(len(sizes), 1)
+
+
+def _shape(settings: Any) -> Shape | None:
+    """Return the shape of a model that is here, as a folder or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name, revision = getattr(settings, "model", None), getattr(settings, "revision", None)
+    path: Any = Path(str(name)) / "config.json"
+    if not path.is_file():
+        try:
+            path = try_to_load_from_cache(str(name), "config.json", revision=revision)
+        except HFValidationError:
+            return None
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):  # none, or one that the step itself complains of
+        return None
+    return Shape.of(config) if isinstance(config, dict) else None

@@ -1,0 +1,173 @@
+"""FLOPs of steps: by hand for known shapes, and as torch counts those of a real model with LoRA."""
+
+import json
+
+import pytest
+from helpers.corpus import write_corpus
+
+from adaptermix.recipes.compute import (
+    BYTES,
+    PEAK,
+    USED,
+    Shape,
+    Work,
+    shown_flops,
+    shown_hours,
+    work_of,
+)
+from adaptermix.recipes.plan import plan
+from adaptermix.recipes.recipe import read_recipe
+from adaptermix.tasks.massive import SYSTEM_PROMPTS
+
+LLAMA_3_8B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+
+
+def test_a_trained_token_costs_two_thirds_of_six_times_the_weights():
+    """Without LoRA it is 6 N: 2 forward, 2 for the inputs' gradients, 2 for those of weights."""
+    shape = Shape.of(LLAMA_3_8B)
+    weights = 8_030_261_248 - 128256 * 4096 - 65 * 4096  # without embeddings and norms
+    assert shape.blocks * shape.block + shape.head == weights
+    assert shape.trained(1000, 1000) == pytest.approx(6 * weights * 1000 * 2 / 3)
+    assert shape.read(1000, 1000) == 2 * weights * 1000
+    assert shape.trained(1000, blocks=16) == 4 * 1000 * 16 * 218_103_808
+    assert Shape.of({"text_config": LLAMA_3_8B}) == shape
+
+
+def test_heads_may_be_wider_or_narrower_than_the_model():
+    gemma = {"hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4}
+    gemma |= {"num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 2048}
+    shape = Shape.of(gemma | {"vocab_size": 262144})
+    assert shape.block == 640 * (2 * 1024 + 2 * 256 + 3 * 2048)
+
+
+@pytest.mark.parametrize("change", [{"num_local_experts": 8}, {"hidden_size": None}])
+def test_of_other_models_nothing_is_said(change):
+    assert Shape.of(LLAMA_3_8B | change) is None
+
+
+def test_hours_are_those_of_an_accelerator_that_is_partly_used():
+    assert Work(PEAK * USED * 3600).hours == pytest.approx(1)
+    assert Work(0, PEAK * 0.1 * 7200).hours == pytest.approx(2)
+    assert Work(1, 2).flops == 3
+    assert [shown_flops(flops) for flops in (1.2374e18, 2e12, 3e8)] == [
+        "1,237 PFLOP",
+        "2 TFLOP",
+        "0 GFLOP",
+    ]
+    assert [shown_hours(hours) for hours in (2.04, 0.5, 0)] == ["2.0 h", "30 min", "1 min"]
+
+
+@pytest.mark.slow
+def test_torch_counts_the_same_for_a_model_with_lora(model_dir):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM
+
+    shape = Shape.of(json.loads((model_dir / "config.json").read_text()))
+    model = AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation="eager")
+    targets = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    model = get_peft_model(model, LoraConfig(r=1, target_modules=targets))
+    model.enable_input_require_grads()  # the gradient of the first block's input is counted as well
+    ids = torch.ones(8, 2, dtype=torch.long)  # two tokens attend to each other for next to nothing
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model(ids)
+    with FlopCounterMode(display=False) as both:
+        model(ids).logits.sum().backward()
+    assert forward.get_total_flops() == pytest.approx(shape.read(16, 16), rel=0.08)
+    assert both.get_total_flops() == pytest.approx(shape.trained(16, 16), rel=0.08)
+
+
+RECIPE = """
+data-dir = "data"
+
+[task]
+command = "train-task"
+langs = ["en"]
+
+[align]
+command = "train-align"
+pairs = ["cy-en"]
+pairs-dir = "pairs"
+layer = 2
+
+[joint]
+command = "train-joint"
+langs = ["en"]
+pairs = ["cy-en"]
+pairs-dir = "pairs"
+
+[found]
+command = "merge"
+adapters = ["@task", "@align"]
+search = "0.5,0.9"
+langs = ["en"]
+
+[test]
+command = "eval"
+adapters = ["@task", "@found"]
+langs = ["en"]
+
+[where]
+command = "retrieval"
+data-dir = "flores"
+langs = ["en", "cy"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_corpus(tmp_path / "data")
+    for name in ("pairs", "flores", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pairs" / "cy-en.tsv").write_text("Helo yna.\tHi there\n" * 3)  # 9 and 8 bytes
+    for code in ("en", "cy"):
+        (tmp_path / "flores" / f"{code}.dev").write_text("12345678\n" * 5)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(LLAMA_3_8B))
+    (tmp_path / "recipe.toml").write_text(f'model = "{tmp_path}/model"\n{RECIPE}')
+    return tmp_path
+
+
+def test_every_step_that_computes_says_how_much(folder):
+    shape = Shape.of(LLAMA_3_8B)
+    works, steps = {}, {}
+    for step in read_recipe(folder / "recipe.toml").steps:
+        counts = step.command.examples(step.settings)
+        known = {"examples": counts} | step.command.size(step.call(), counts)
+        works[step.name] = work_of(step.command.name, step.settings, known)
+        steps[step.name] = known.get("planned_steps")
+    aligned = shape.trained(128 * steps["align"] * 17 / BYTES, blocks=2)
+    assert works["align"].flops == pytest.approx(aligned)
+    assert works["where"].flops == pytest.approx(shape.read(10 * 8 / BYTES))
+    assert works["where"].hours == pytest.approx(works["where"].flops / PEAK / USED / 3600)
+    of_task = works["task"].flops / steps["task"]  # of 128 examples
+    of_pairs = shape.trained(64 * 17 / BYTES, blocks=16)
+    expected = steps["joint"] * (of_task / 2 + of_pairs)
+    assert works["joint"].flops == pytest.approx(expected)
+
+
+def test_the_plan_has_flops_and_hours_and_what_they_assume(folder):
+    planned = plan(read_recipe(folder / "recipe.toml"))
+    cost = {step.name: step.cost for step in planned.steps}
+    answers = {name: cost[name]["answers"] for name in ("found", "test")}
+    each = [cost[name]["flops"] / answers[name] for name in ("found", "test")]
+    assert each[0] == pytest.approx(each[1], rel=0.1)  # the same prompts, of the dev and test part
+    system = len(SYSTEM_PROMPTS["paper"]) / BYTES
+    assert 1 < each[1] / Shape.of(LLAMA_3_8B).read(system) < 1.5
+    assert cost["test"]["hours"] > Work(cost["test"]["flops"]).hours  # answers come one by one
+    assert "FLOP, " in str(planned.view().shown)
+    assert any("4 bytes a token" in note for note in planned.view().remarks)
+
+
+def test_without_the_models_config_nothing_is_said(folder):
+    (folder / "model" / "config.json").unlink()
+    planned = plan(read_recipe(folder / "recipe.toml"))
+    assert not any("flops" in step.cost for step in planned.steps)
+    assert not planned.view().remarks
