@@ -209,9 +209,12 @@ def _read_values(pairs: list[str]) -> dict[str, object]:
 
 
 def _report_problems(problems: list[AdaptermixError]) -> None:
-    """Print all problems that would stop a run, and exit with the first one's exit code."""
+    """Print all problems that would stop a run, each hint once, and exit as the first would."""
+    hints: set[str | None] = set()
     for problem in {str(problem): problem for problem in problems}.values():
-        console.show_error(problem)
+        hint = None if problem.hint in hints else problem.hint
+        console.show_error(type(problem)(problem.message, hint=hint))
+        hints.add(problem.hint)
     if problems:
         raise typer.Exit(problems[0].exit_code)
 

@@ -47,6 +47,7 @@ from adaptermix.settings.shared import Settings, complaint, keys_of, with_value
 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _WRITTEN = ("out", "export", "comet-python")
+_GETS = "adaptermix data check RECIPE names the commands that download what is missing"
 _TRIAL_TOKENS = 32  # maximum length of an answer in a trial
 
 
@@ -252,7 +253,8 @@ def _missing(
             line = line_of(origin, draft.name if key in draft.table else None, key)
             is_artifact = location in ("adapters", "weighted-adapters", "model")
             kind = ArtifactError if is_artifact else DataError
-            yield kind(f"{origin}:{line}: {key}: no such file or folder: {path}")
+            hint = _GETS if key in ("data-dir", "pairs-dir") else None
+            yield kind(f"{origin}:{line}: {key}: no such file or folder: {path}", hint=hint)
 
 
 def _leads_nowhere(location: Location | None, path: Any) -> bool:

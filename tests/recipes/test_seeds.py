@@ -145,6 +145,14 @@ def test_a_plan_names_seeds_together_and_a_problem_once(tmp_path):
     assert done.exit_code == 4
 
 
+def test_each_hint_of_a_plan_is_printed_once(tmp_path):
+    step = 'command = "train-task"\nlangs = ["en"]\ndata-dir = "nowhere"\n'
+    (tmp_path / "recipe.toml").write_text(f"[one]\n{step}[two]\n{step}")
+    done = CliRunner().invoke(program(), ["run", str(tmp_path / "recipe.toml"), "--dry-run"])
+    assert done.output.count("data-dir: no such file or folder") > 1
+    assert done.output.count("hint: adaptermix data check RECIPE names") == 1
+
+
 BUILDS = '[m]\ncommand = "merge"\nadapters = ["@a", "@b"]\nweight = 1\n'
 MISTAKES = {
     "no list": ("seeds = []", 3, "seeds: expected whole numbers"),

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from helpers.models import save_model
+from helpers.models import make_tokenizer, save_model
 from pyarrow import parquet
 from transformers import AutoConfig
 
 from adaptermix.data.languages import FLORES_CODES
+from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import Unwatched, run
@@ -45,6 +46,19 @@ def test_the_readme_has_the_costs_that_the_shapes_have():
     assert (costs.LLAMA.block, costs.LLAMA.head) == (218_103_808, 525_336_576)
     assert costs.LLAMA.trained(1, blocks=16) == 13_958_643_712
     assert costs.QWEN.block == 233_046_016
+
+
+def test_the_second_bos_of_the_authors_scripts_can_be_had():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (FOLDER / "two-bos.jinja").read_text()
+    encoder = PromptEncoder(tokenizer)
+    asked = [{"role": "system", "content": "a"}, {"role": "user", "content": " b "}]
+    assert encoder.prompt_text(asked) == (
+        "<|bos|><|bos|><|start_header_id|>system<|end_header_id|>\n\na<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nb<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    assert encoder.prompt_ids(asked)[:3].count(tokenizer.bos_token_id) == 2
 
 
 def test_every_table_and_figure_has_its_recipe():
