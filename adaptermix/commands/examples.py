@@ -6,16 +6,18 @@ All functions raise:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from adaptermix.errors import MissingDataError
 
 _FIRST = 50  # rows per language that lengths are estimated from
 
 
-class _Rows(NamedTuple):
+@dataclass(frozen=True)
+class _Rows:
     """The number of rows, and the first rows."""
 
     count: int
