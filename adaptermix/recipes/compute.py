@@ -1,9 +1,9 @@
-"""What the steps of a recipe compute: FLOPs from the model's shape, and hours on a GPU.
+"""Estimated cost of a recipe's steps: FLOPs from the model's config, and hours on a GPU.
 
-A frozen weight costs a token 2 FLOPs forward and 2 for the gradient of its input; it has no
-gradient of its own. Logits are computed for answer tokens only, and an alignment runs the blocks
-up to its layer. Attention among the tokens and LoRA itself are left out: each is below 1% for
-sentences and models of billions of weights.
+Per token, a frozen weight costs 2 FLOPs forward and 2 for the gradient of its input; it has no
+gradient of its own. Logits are computed only for answer tokens, and alignment runs the blocks up to
+its layer. Attention scores and LoRA are ignored: each adds less than 1% for sentences and models
+with billions of weights.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any
 from adaptermix.commands import examples
 from adaptermix.models.files import layer_index
 
-PEAK = 312e12  # FLOPs a second of an A100 in bfloat16, without sparsity
-USED = 0.4  # of it, where many tokens go through at once: trainings, prompts, retrieval
-DECODING = 0.1  # of it, where answers are written token by token
-BYTES = 4  # of text that make a token; the tokenizer is not asked
+PEAK = 312e12  # FLOP/s of an A100 in bfloat16, without sparsity
+USED = 0.4  # share of it for many tokens at once: trainings, prompts, retrieval
+DECODING = 0.1  # share of it for decoding token by token
+BYTES = 4  # of text per token, because the core has no tokenizer
 ASSUMED = (
-    "FLOPs are computed from the model's shape for texts of 4 bytes a token, hours for an A100 "
-    "(312 TFLOP/s) used to 40%, and to 10% while answers are written; trainings may stop early"
+    "FLOPs are estimated from the model's config, with 4 bytes of text per token; hours are for an "
+    "A100 (312 TFLOP/s) at 40%, and at 10% for decoding; trainings may stop early"
 )
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
@@ -29,11 +29,11 @@ _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermedia
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs.
+    """Floating-point operations.
 
     Attributes:
-        many: Of many tokens at once.
-        single: Of single tokens, one after the other.
+        many: FLOPs on many tokens at once.
+        single: FLOPs of decoding token by token.
     """
 
     many: float
@@ -41,12 +41,12 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """All of them."""
+        """Total number of FLOPs."""
         return self.many + self.single
 
     @property
     def hours(self) -> float:
-        """How long they take, as ``ASSUMED`` has it."""
+        """Time under the assumptions in ``ASSUMED``."""
         return (self.many / USED + self.single / DECODING) / PEAK / 3600
 
 
@@ -55,9 +55,9 @@ class Shape:
     """The sizes of a model with gated feed-forward layers and no experts.
 
     Attributes:
-        blocks: How many it has.
-        block: Weights of the linear layers of a block.
-        head: Weights of the LM head.
+        blocks: Number of blocks.
+        block: Number of weights in the linear layers of a block.
+        head: Number of weights in the LM head.
     """
 
     blocks: int
@@ -66,7 +66,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape | None":
-        """Return the shape that a ``config.json`` tells, where it tells one."""
+        """Return the shape of a model by its ``config.json``; None for other kinds of models."""
         text = config.get("text_config")
         found = text if isinstance(text, dict) else config
         if any(found.get(name) for name in _EXPERTS):
@@ -80,17 +80,17 @@ class Shape:
         return cls(blocks, width * (2 * both * of_head + 3 * inner), width * vocabulary)
 
     def trained(self, tokens: float, answers: float = 0, blocks: int | None = None) -> float:
-        """Return the FLOPs of a training on a number of tokens, of which some are answers."""
+        """Return the FLOPs of training on a number of tokens, some of them answer tokens."""
         through = self.blocks if blocks is None else blocks
         return 4.0 * (tokens * through * self.block + answers * self.head)
 
     def read(self, tokens: float, answers: float = 0) -> float:
-        """Return the FLOPs of reading tokens, and of the logits of answers."""
+        """Return the FLOPs of a forward pass over ``tokens``, with logits for ``answers``."""
         return 2.0 * (tokens * self.blocks * self.block + answers * self.head)
 
 
 def shown_flops(flops: float) -> str:
-    """Write FLOPs with the unit they are large enough for."""
+    """Format FLOPs with a unit that fits."""
     for unit, factor in (("PFLOP", 1e15), ("TFLOP", 1e12)):
         if flops >= factor:
             return f"{flops / factor:,.0f} {unit}"
@@ -98,17 +98,17 @@ def shown_flops(flops: float) -> str:
 
 
 def shown_hours(hours: float) -> str:
-    """Write a time in hours, or in minutes where it is shorter."""
+    """Format a time in hours, or in minutes if it is shorter."""
     return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
 
 
 def work_of(command: str, settings: Any, known: Mapping[str, Any]) -> Work | None:
-    """Return what a step computes; None where shape or texts are not known before it runs.
+    """Return the work of a step; None if the model's shape or the texts are unknown.
 
     Args:
-        command: Its command.
+        command: Name of the step's command.
         settings: The command's settings.
-        known: What a plan knows of its size: examples, planned steps, answers.
+        known: Size of the step in the plan: examples, planned steps, answers.
     """
     is_counted = known.get("examples") and getattr(settings, "chat", None) is None
     shape = _shape(settings) if is_counted else None
@@ -143,7 +143,7 @@ def _trained(command: str, settings: Any, shape: Shape, known: Mapping[str, Any]
 
 
 def _asked_and_told(settings: Any, known: Mapping[str, Any], split: str) -> tuple[float, float]:
-    """Return the mean number of tokens of prompts and of answers."""
+    """Return the mean number of tokens of a prompt and of an answer."""
     langs = [lang for lang in settings.langs if known["examples"].get(lang)]
     task, rows = examples.first_of_task(settings, langs, split)
     asked = ("".join(str(m["content"]) for m in task.messages(row)) for row in rows)
@@ -156,7 +156,7 @@ def _tokens(texts: Iterable[str]) -> float:
 
 
 def _shape(settings: Any) -> Shape | None:
-    """Return the shape of a model that is here, as a folder or in the hub's cache."""
+    """Return the shape of a model in a local folder or in the Hub's cache."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -169,6 +169,6 @@ def _shape(settings: Any) -> Shape | None:
             return None
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):  # none, or one that the step itself complains of
+    except (OSError, ValueError, TypeError):  # missing, or malformed: the step itself reports that
         return None
     return Shape.of(config) if isinstance(config, dict) else None

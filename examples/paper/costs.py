@@ -2,8 +2,8 @@
 
     python examples/paper/costs.py
 
-``adaptermix run RECIPE --dry-run`` estimates the same for local data. Here, sentences are assumed to
-have the lengths below.
+``adaptermix run RECIPE --dry-run`` estimates the same for local data. Here, sentences are assumed
+to have the lengths below.
 """
 
 from collections.abc import Iterator

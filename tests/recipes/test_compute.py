@@ -163,7 +163,7 @@ def test_the_plan_has_flops_and_hours_and_what_they_assume(folder):
     assert 1 < each[1] / Shape.of(LLAMA_3_8B).read(system) < 1.5
     assert cost["test"]["hours"] > Work(cost["test"]["flops"]).hours  # answers come one by one
     assert "FLOP, " in str(planned.view().shown)
-    assert any("4 bytes a token" in note for note in planned.view().remarks)
+    assert any("4 bytes of text per token" in note for note in planned.view().remarks)
 
 
 def test_without_the_models_config_nothing_is_said(folder):
