@@ -91,15 +91,17 @@ class Shape:
 
 def shown_flops(flops: float) -> str:
     """Format FLOPs with a unit that fits."""
-    for unit, factor in (("PFLOP", 1e15), ("TFLOP", 1e12)):
+    for unit, factor in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
         if flops >= factor:
             return f"{flops / factor:,.0f} {unit}"
-    return f"{flops / 1e9:,.0f} GFLOP"
+    return "under 1 GFLOP"
 
 
 def shown_hours(hours: float) -> str:
     """Format a time in hours, or in minutes if it is shorter."""
-    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
+    if hours < 1 / 60:
+        return "under 1 min"
+    return f"{hours:.1f} h" if hours >= 1 else f"{round(hours * 60)} min"
 
 
 def work_of(command: str, settings: Any, known: Mapping[str, Any]) -> Work | None:
