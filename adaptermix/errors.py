@@ -81,6 +81,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("torch", "transformers", "peft", "accelerate"),
     "eval": ("torch", "transformers", "peft", "accelerate"),
     "server": ("transformers", "aiohttp"),
+    "lm-eval": ("torch", "transformers", "peft", "accelerate", "datasets", "lm_eval"),
     "report": ("vl_convert",),
     "search": ("vl_convert", "optuna"),
     "ray": ("ray",),

@@ -14,7 +14,7 @@ from adaptermix.errors import ResourceError, require_extra
 from adaptermix.files.outputs import Report
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.locations import Location
-from adaptermix.settings.shared import Settings, keys_of
+from adaptermix.settings.shared import HARNESS, Settings, harness_tasks, keys_of
 
 # Keys that the recipe sets for a step itself.
 MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
@@ -140,7 +140,9 @@ class Command:
             ResourceError: A package is not installed.
         """
         if self.extra is not None:
-            require_extra("server" if getattr(settings, "server", ()) else self.extra)
+            is_harness = bool(harness_tasks(getattr(settings, "task", None)))
+            extra = HARNESS if is_harness else self.extra
+            require_extra("server" if getattr(settings, "server", ()) else extra)
 
     def is_installed(self, settings: Settings) -> bool:
         """Whether the packages the command needs with these settings are installed."""

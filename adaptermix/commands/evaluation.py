@@ -9,6 +9,7 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.hub import path_of
 from adaptermix.files.outputs import Report
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings, ScoreSettings
+from adaptermix.settings.shared import harness_tasks
 
 
 def evaluate(call: Call) -> Report:
@@ -23,6 +24,8 @@ def evaluate(call: Call) -> Report:
         adaptermix eval --adapter task.safetensors --adapter merged.safetensors --langs en,cy
 
         adaptermix eval --adapter task --adapter merged --baseline task --groups "aligned=cy,sw"
+
+        adaptermix eval --task lm-eval:belebele_swh_Latn,mgsm_direct_sw --adapter task
     """
     from adaptermix.evaluation.evaluate import evaluate as run
     from adaptermix.evaluation.evaluate import plan
@@ -76,6 +79,8 @@ def _without_adapters(settings: Any) -> str | None:
 
 
 def _eval_examples(settings: Any) -> dict[str, int]:
+    if harness_tasks(settings.task):
+        return examples.of_harness(settings)
     return examples.limited(examples.of_task(settings, (settings.split,)), settings.limit)
 
 
@@ -89,6 +94,8 @@ def _check_eval(call: Call, maker: Maker) -> None:
 
     settings = call.settings
     systems_of(settings)
+    if harness_tasks(settings.task):  # their names are looked up with their examples
+        return
     _ = make_task(settings.task, settings.prompt, settings.system_prompt, settings).metrics
 
 

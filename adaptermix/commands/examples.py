@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from adaptermix.errors import MissingDataError
+from adaptermix.errors import MissingDataError, require_extra
+from adaptermix.settings.shared import HARNESS
 
 _FIRST = 50  # rows per language that lengths are estimated from
 
@@ -56,6 +57,19 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
     if lacking and not counts:
         raise lacking[0]
     return counts
+
+
+def of_harness(settings: Any) -> dict[str, int]:
+    """Count the examples of tasks of lm-eval, which are loaded for that.
+
+    Raises:
+        ConfigError: No such task, or one that cannot be scored or run here.
+        ResourceError: lm-eval is not installed.
+    """
+    require_extra(HARNESS)
+    from adaptermix.evaluation.harness import Harness
+
+    return Harness(settings).counts
 
 
 def of_sentences(settings: Any) -> dict[str, int]:

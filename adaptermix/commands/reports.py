@@ -6,6 +6,7 @@ from adaptermix.commands.command import Argument, Call, Command, Made, Maker
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report
 from adaptermix.settings.reports import ReportSettings
+from adaptermix.settings.shared import HARNESS, harness_tasks
 
 
 def report(call: Call) -> Report:
@@ -59,6 +60,8 @@ def _task_of(made: Made, path: Path) -> str | None:
         raise ConfigError(
             f"runs: @{path.name}: with per-language, the record of {made.step} is in @{made.step}"
         )
+    if made.command == "eval" and harness_tasks(made.settings.task):
+        return HARNESS
     return make_task(made.settings.task).name if is_search or made.command == "eval" else None
 
 

@@ -23,6 +23,7 @@ from adaptermix.settings.shared import (
     complaint,
     flag_of,
     keys_of,
+    meant_for,
     with_value,
 )
 
@@ -55,7 +56,7 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
     elif "engine" in stated:
         from_file = {key: value for key, value in from_file.items() if key != "server"}
-    keys = from_file | stated
+    keys = meant_for(stated.get("task"), from_file) | stated
     try:
         return cast(S, kind.from_keys(keys))
     except ValidationError as error:
@@ -68,6 +69,7 @@ def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
     _refuse_unknown_keys(path, content)
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     shared = {key: value for key, value in tops.items() if key in keys_of(kind)}
+    shared = meant_for(content.get(kind.section, {}).get("task"), shared)
     merged = shared | _tested_like_eval(content, kind) | content.get(kind.section, {})
     return {k: from_folder(path.parent, kind.location(k), v) for k, v in merged.items()}
 

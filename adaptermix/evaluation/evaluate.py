@@ -7,37 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.family import Family
 from adaptermix.adapters.systems import (
     BASE,
     System,
-    adapter_for,
     adapters_of,
     choose_baseline,
     read_routed_systems,
     system_record,
     systems_of,
 )
-from adaptermix.adapters.writing import stage_adapter
+from adaptermix.errors import ConfigError
+from adaptermix.evaluation.asking import Asked, Prompts
 from adaptermix.evaluation.comparison import PairedTest, compare
 from adaptermix.evaluation.report import EvalPlan, EvalReport, SystemScores, files_of
 from adaptermix.evaluation.seeds import over_seeds
 from adaptermix.files.hub import path_of
 from adaptermix.files.outputs import check_output, whole_output
-from adaptermix.generation.cached import CachedGenerator, check_engine, check_room, notes_on_servers
-from adaptermix.generation.engine import Generated, Limits, Request
-from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
+from adaptermix.generation.cached import check_engine, check_room, notes_on_servers
+from adaptermix.generation.engine import Generated
+from adaptermix.generation.prompts import PromptedExample
 from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.paper import PAPER_GROUPS
-from adaptermix.settings.shared import notes_on_languages
-from adaptermix.tasks.catalog import make_task
+from adaptermix.settings.shared import harness_tasks, notes_on_languages
 from adaptermix.tasks.metrics.metric import Outcome
 from adaptermix.tasks.metrics.significance import Statistics
 from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
-from adaptermix.tasks.task import Task
+from adaptermix.tasks.task import Scored, Task
 from adaptermix.version import __version__
 
 if TYPE_CHECKING:
@@ -65,27 +63,10 @@ def evaluate(
     """
     settings, missing = without_missing_comet(settings)
     inputs = _prepare(settings, force)
-    adapters, items, task = inputs.systems.adapters, inputs.items, inputs.task
-    rank, widest = max(((_rank(a), str(a.path)) for a in adapters.values()), default=(1, ""))
-    limits = Limits(
-        adapters=len(adapters),
-        rank=rank,
-        prompt=max(len(item.prompt_ids) for item in items),
-        widest=widest,
-    )
-    generator = CachedGenerator(
-        settings, inputs.systems.folder, inputs.encoder, limits, inputs.servers
-    )
-    with generator.staging() as scratch:
-        staged = {str(a.path): stage_adapter(a, scratch) for a in adapters.values()}
-        generator.names = {path: name for name, path in staged.items()}
-        places = [_places(system, settings.langs, scratch) for system in inputs.tested]
-        answers = _decode(generator, items, places, on_progress)
-    systems = inputs.names
-    results = {
-        system: [task.outcome(item.example, a.text) for item, a in zip(items, given, strict=True)]
-        for system, given in zip(systems, answers, strict=True)
-    }
+    settings, systems = inputs.settings, inputs.names
+    items, task = inputs.asked.items, inputs.asked.task
+    answered = inputs.asked.answer(inputs.systems, inputs.tested, on_progress)
+    answers, results = answered.answers, answered.outcomes
     cells = [
         _cell(task, system, lang, items, given, results[system])
         for system, given in zip(systems, answers, strict=True)
@@ -96,11 +77,11 @@ def evaluate(
     test = PairedTest.of(settings.test, task.metrics[0], len(settings.langs))
     statistics = _statistics(inputs, results) if len(systems) > 1 else {}
     report = EvalReport(
-        task=settings.task,
-        split=settings.split,
-        engine=generator.engine,
-        decoded=generator.decoded,
-        reused=generator.reused,
+        task=inputs.asked.name,
+        split=inputs.asked.split,
+        engine=answered.engine,
+        decoded=answered.decoded,
+        reused=answered.reused,
         systems=systems,
         langs=list(settings.langs),
         cells=cells,
@@ -116,9 +97,8 @@ def evaluate(
             *notes_on_tokenizers(task.metrics, results[systems[0]]),
             *inputs.systems.notes(),
             *_route_notes(inputs.routed, settings.langs),
-            *_prompt_notes(settings, adapters),
-            *inputs.encoder.notes,
-            *generator.notes,
+            *inputs.asked.notes_on(inputs.systems.adapters),
+            *answered.notes,
         ],
         out=str(settings.out),
         baseline=baseline,
@@ -140,20 +120,16 @@ class _EvalInputs:
     """The inputs of an evaluation, checked before an engine starts.
 
     Attributes:
+        settings: The settings; tasks of lm-eval stand as languages.
         systems: The base model, and all adapters.
         routed: The systems except for the base model.
-        task: The task.
-        encoder: The encoder of the prompts.
-        items: All examples.
-        servers: Descriptions of the servers, if servers decode.
+        asked: What the systems are asked.
     """
 
+    settings: EvalSettings
     systems: Systems
     routed: Mapping[str, System]
-    task: Task
-    encoder: PromptEncoder
-    items: list[PromptedExample]
-    servers: Sequence["Served"]
+    asked: Asked
 
     @property
     def names(self) -> list[str]:
@@ -161,9 +137,9 @@ class _EvalInputs:
         return [*([BASE] if self.systems.has_base else []), *self.routed]
 
     @property
-    def tested(self) -> list[System | None]:
+    def tested(self) -> dict[str, System | None]:
         """The systems in the same order; None for the base model."""
-        return [self.routed.get(name) for name in self.names]
+        return {name: self.routed.get(name) for name in self.names}
 
 
 def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
@@ -174,19 +150,32 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
     systems = open_systems(settings, adapters, has_base=not settings.exclude_base)
     for family in _families(routed):
         family.check_base(settings.model, systems.fingerprint)
+        if harness_tasks(settings.task):
+            raise ConfigError(
+                f"{family.path}: a family has an adapter for each language, and tasks of lm-eval "
+                "name no language",
+                hint=f"evaluate its adapters, such as --adapter {family.default.path}",
+            )
     servers = check_engine(settings, systems.folder, list(systems.adapters.values()))
-    encoder = PromptEncoder.of(systems.tokenizer, settings)
-    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    items = read_prompts(settings, settings.split, task, encoder, systems.folder)
-    return _EvalInputs(systems, routed, task, encoder, items, servers)
+    asked = _asked(settings, systems, servers)
+    return _EvalInputs(asked.settings, systems, routed, asked)
+
+
+def _asked(settings: EvalSettings, systems: Systems, servers: Sequence["Served"]) -> Asked:
+    if harness_tasks(settings.task):
+        from adaptermix.evaluation.harness_run import HarnessQuestions
+
+        return HarnessQuestions(settings, systems)
+    return Prompts.of(settings, systems, servers)
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     """Check the inputs of ``evaluate`` and return what it would do. Raises the same errors."""
     inputs = _prepare(settings, force)
-    counts = Counter(item.lang for item in inputs.items)
-    longest = max(len(item.prompt_ids) for item in inputs.items)
-    check_room(inputs.servers, longest, settings)
+    items, servers = inputs.asked.items, inputs.asked.servers
+    counts = Counter(item.lang for item in items)
+    longest = max(len(item.prompt_ids) for item in items)
+    check_room(servers, longest, settings)
     return EvalPlan(
         inputs.names,
         dict(counts),
@@ -195,8 +184,8 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
         notes=[
             *inputs.systems.tokenizer_notes(),
             *_route_notes(inputs.routed, settings.langs),
-            *inputs.encoder.notes,
-            *notes_on_servers(inputs.servers),
+            *inputs.asked.notes,
+            *notes_on_servers(servers),
         ],
     )
 
@@ -209,56 +198,8 @@ def _route_notes(systems: Mapping[str, System], langs: Sequence[str]) -> list[st
     return [note for family in _families(systems) for note in family.notes_on(langs)]
 
 
-def _prompt_notes(settings: EvalSettings, adapters: Mapping[str, Adapter]) -> list[str]:
-    """Return notes on adapters that were trained with a different prompt than they are tested with.
-
-    For tokenizer and chat template, only their presence is compared, because paths may change.
-    """
-
-    def differs(field: str, before: Any) -> bool:
-        now = getattr(settings, field)
-        is_named = field in ("tokenizer", "chat_template")
-        return (before is None) != (now is None) if is_named else before != now
-
-    return [
-        f"{name} was trained with another {field.replace('_', ' ')} than it is tested with"
-        for name, adapter in adapters.items()
-        for field in ("prompt", "system_prompt", "turn_newline", "tokenizer", "chat_template")
-        if field in adapter.record.get("settings", {})
-        and differs(field, adapter.record["settings"][field])
-    ]
-
-
-def _rank(adapter: Adapter) -> int:
-    pattern = adapter.config.get("rank_pattern") or {}
-    return int(max(adapter.config["r"], *pattern.values(), 0))
-
-
-def _places(system: System | None, langs: Sequence[str], scratch: Path) -> dict[str, Path | None]:
-    """Return the folders where a system's adapters are staged, by language."""
-    if system is None:
-        return dict.fromkeys(langs)
-    return {lang: stage_adapter(adapter_for(system, lang), scratch) for lang in langs}
-
-
-def _decode(
-    generator: CachedGenerator,
-    items: Sequence[PromptedExample],
-    places: Sequence[Mapping[str, Path | None]],
-    on_progress: OnProgress,
-) -> list[list[Generated]]:
-    """Decode every item with every system, and return the answers by system."""
-    requests = [
-        Request(item.prompt_ids, adapters[item.lang], group=item.lang)
-        for adapters in places
-        for item in items
-    ]
-    answers = generator.decode(requests, on_progress)
-    return [answers[at : at + len(items)] for at in range(0, len(requests), len(items))]
-
-
 def _cell(
-    task: Task,
+    task: Task | Scored,
     system: str,
     lang: str,
     items: Sequence[PromptedExample],
@@ -301,12 +242,12 @@ def _statistics(
 ) -> dict[str, dict[str, Statistics]]:
     """Return the sufficient statistics of every example, by system and language."""
     members = {
-        lang: [at for at, item in enumerate(inputs.items) if item.lang == lang]
-        for lang in dict.fromkeys(item.lang for item in inputs.items)
+        lang: [at for at, item in enumerate(inputs.asked.items) if item.lang == lang]
+        for lang in dict.fromkeys(item.lang for item in inputs.asked.items)
     }
     return {
         system: {
-            lang: inputs.task.statistics([outcomes[system][at] for at in mine])
+            lang: inputs.asked.task.statistics([outcomes[system][at] for at in mine])
             for lang, mine in members.items()
         }
         for system in inputs.names

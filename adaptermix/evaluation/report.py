@@ -9,6 +9,7 @@ from adaptermix.evaluation.comparison import ALL, Comparison, PairedTest
 from adaptermix.evaluation.seeds import OverSeeds
 from adaptermix.evaluation.verdict import verdicts
 from adaptermix.files.outputs import NotedReport, Report
+from adaptermix.settings.shared import HARNESS
 from adaptermix.tables import (
     RULE,
     Cell,
@@ -69,8 +70,9 @@ def baseline_sentence(report: "EvalReport") -> str:
 def _meaning_of_stars(report: "EvalReport") -> str:
     if report.test is None:  # a record from before the correction was added
         return "the interval excludes zero"
+    row = report.row_name
     return (
-        "p < 0.05, for a language after Holm's correction over the languages; "
+        f"p < 0.05, for a {row} after Holm's correction over the {row}s; "
         f"{report.test.name}, {report.test.samples:,} resamples"
     )
 
@@ -92,7 +94,7 @@ def score_table(report: "EvalReport", metric: str = "") -> Table:
         averages = [*report.group_macro.items(), (ALL, report.macro)]
         rows += [RULE, *(row(name, (means[s] for s in report.systems)) for name, means in averages)]
     title = f"{report.task} {report.split}: {titled(metric)}, {report.engine} engine"
-    columns = ["language", *report.systems]
+    columns = [report.row_name, *report.systems]
     return Table("scores", title, columns, rows, baseline_sentence(report))
 
 
@@ -150,7 +152,7 @@ def seed_tables(report: "EvalReport") -> list[Table]:
         "interval of a bootstrap over seeds and examples. With few seeds it is too narrow."
     )
     title = f"{titled(metric)} over seeds: mean ± standard deviation, 95% interval"
-    tables = [Table("seeds", title, ["language", *systems], means, note)]
+    tables = [Table("seeds", title, [report.row_name, *systems], means, note)]
     if compared:
         baseline = next(row.baseline for row in report.over_seeds if row.baseline)
         title = f"difference to {baseline} over seeds, 95% interval; * excludes zero"
@@ -214,13 +216,14 @@ def glance_table(report: "EvalReport", run: str) -> Table:
         else:
             rows.append([system, score, "", "baseline"])
     interval = report.test.interval if report.test else "95% interval"
-    columns = ["system", titled(metric), f"difference, {interval}", "languages better / worse"]
+    row = report.row_name
+    columns = ["system", titled(metric), f"difference, {interval}", f"{row}s better / worse"]
     judged = "p < 0.05 after Holm's correction" if report.test else "its interval excludes zero"
     note = (
-        f"{baseline_sentence(report)} Averages over languages. A language counts as better "
+        f"{baseline_sentence(report)} Averages over {row}s. A {row} counts as better "
         f"or worse where {judged}."
     ).strip()
-    title = f"{run}: {report.task} {report.split}, {len(report.langs)} languages"
+    title = f"{run}: {report.task} {report.split}, {len(report.langs)} {row}s"
     return Table("glance", title, columns, rows, note)
 
 
@@ -287,6 +290,11 @@ class EvalReport(Report):
     baseline: Baseline | None = None
     test: PairedTest | None = None
     over_seeds: list[OverSeeds] = field(default_factory=list)
+
+    @property
+    def row_name(self) -> str:
+        """What stands in ``langs``: a task of lm-eval stands as a language."""
+        return "task" if self.task == HARNESS else "language"
 
     @property
     def reference(self) -> str:

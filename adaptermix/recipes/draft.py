@@ -13,7 +13,7 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.recipes.resources import KEYS as RESOURCES
 from adaptermix.recipes.resources import Resources, read_resources
-from adaptermix.settings.shared import keys_of
+from adaptermix.settings.shared import keys_of, meant_for
 
 SEEDS = "seeds"
 _OWN_KEYS = ("base", "out", SEEDS, *RESOURCES)
@@ -174,6 +174,7 @@ def stated(draft: Draft) -> dict[str, Any]:
     """Return a step's keys including the top-level ones; paths are still as written."""
     known = keys_of(draft.command.settings)
     shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
+    shared = meant_for((shared | draft.table).get("task"), shared)
     return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)
 
 

@@ -43,7 +43,7 @@ from adaptermix.recipes.draft import (
 from adaptermix.recipes.seeds import expand
 from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.locations import Location, from_folder, is_local_data, without_weight
-from adaptermix.settings.shared import Settings, complaint, keys_of, with_value
+from adaptermix.settings.shared import Settings, complaint, keys_of, meant_for, with_value
 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _WRITTEN = ("out", "export", "comet-python")
@@ -278,9 +278,9 @@ def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
         for key, value in overrides.values.items()
         if key.startswith(f"{name}.") and key != f"{name}.{SEEDS}"
     }
-    keys = {
-        k: v for k, v in overrides.values.items() if k in keys_of(draft.command.settings)
-    } | named
+    known = keys_of(draft.command.settings)
+    of_all = {k: v for k, v in overrides.values.items() if k in known}
+    keys = meant_for((stated(draft) | named).get("task"), of_all) | named
     if any(references(stated(draft).get("model"))):
         keys.pop("model", None)
     if "into" in draft.table and "model" in overrides.values:

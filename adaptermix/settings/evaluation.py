@@ -1,13 +1,33 @@
 """Settings of `eval`, `retrieval` and `score`."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from adaptermix.settings import locations
 from adaptermix.settings.paper import PAPER_LANGS
-from adaptermix.settings.shared import DecodingSettings, ModelSettings, ScorerSettings, TaskName
+from adaptermix.settings.shared import (
+    HARNESS,
+    NOT_OF_HARNESS,
+    TASKS,
+    VLLM_OPTIONS,
+    DecodingSettings,
+    ModelSettings,
+    ScorerSettings,
+    TaskName,
+    flag_of,
+    harness_tasks,
+)
 from adaptermix.settings.values import AdapterNames, Groups, Layers, Names
+
+
+def _known_test(name: str) -> str:
+    if name not in TASKS and not name.endswith(".toml") and not harness_tasks(name):
+        raise ValueError(
+            f"it is one of {', '.join(TASKS)}, a .toml file, or {HARNESS}:NAME for tasks of lm-eval"
+        )
+    return name
 
 
 class EvalSettings(DecodingSettings, ScorerSettings):
@@ -17,6 +37,16 @@ class EvalSettings(DecodingSettings, ScorerSettings):
     panel: ClassVar[str | None] = "Comparison"
     main: ClassVar[tuple[str, ...]] = ("model", "adapters", "task", "langs", "out")
 
+    task: Annotated[str, AfterValidator(_known_test), locations.Names("task")] = Field(
+        default="massive",
+        description="Task: massive, wmt23, uner, the .toml file of your own task, or tasks of "
+        "lm-evaluation-harness: lm-eval:NAME,NAME.",
+    )
+    lm_eval_path: Path | None = Field(
+        default=None,
+        description="Folder with your own tasks of lm-eval, as YAML files. Functions that they "
+        "name in Python files beside them are run.",
+    )
     adapters: AdapterNames = Field(
         default=(), description="Adapter to evaluate. Repeat the option for several."
     )
@@ -40,6 +70,37 @@ class EvalSettings(DecodingSettings, ScorerSettings):
     out: Path = Field(
         default=Path("eval-massive"), description="Folder to write: scores and predictions."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked_by_lm_eval(cls, given: Any) -> Any:
+        """Refuse what has no meaning for tasks of lm-eval; each of them stands as a language."""
+        if not isinstance(given, dict):
+            return given
+        keys = {key.replace("_", "-"): value for key, value in given.items()}
+        names = harness_tasks(keys.get("task"))
+        if not names:
+            if keys.get("lm-eval-path") is not None:
+                raise ValueError(f"--lm-eval-path is for --task {HARNESS}:NAME")
+            return given
+        for key in NOT_OF_HARNESS:
+            if key in keys:
+                raise ValueError(
+                    f"{flag_of(key)} has no meaning for tasks of lm-eval, which say themselves "
+                    "what is asked and how; leave it out"
+                )
+        for key in ("server", *(name.replace("_", "-") for name in sorted(VLLM_OPTIONS))):
+            if keys.get(key):
+                raise ValueError(
+                    f"{flag_of(key)}: tasks of lm-eval run on the transformers engine alone; "
+                    "leave it out"
+                )
+        if keys.get("engine", "auto") not in ("auto", "transformers"):
+            raise ValueError(
+                f"--engine {keys['engine']}: tasks of lm-eval run on the transformers engine alone"
+            )
+        fixed = {"engine": "transformers", "langs": names}
+        return {"out": Path(f"eval-{HARNESS}")} | given | fixed
 
     @model_validator(mode="after")
     def _something_to_test(self) -> "EvalSettings":

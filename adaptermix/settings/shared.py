@@ -135,7 +135,31 @@ _TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+HARNESS = "lm-eval"  # what the names of lm-evaluation-harness begin with, before a colon
+# What has no meaning there: lm-eval's own files say what is asked and how answers are read.
+NOT_OF_HARNESS = (
+    *("langs", "split", "data-dir", "prompt", "system-prompt", "chat-template", "turn-newline"),
+    *("scorer", "match", "tokenize", "src", "ref", "comet-model", "comet-python"),
+)
+
+
+def harness_tasks(task: object) -> tuple[str, ...]:
+    """Return the names in ``lm-eval:NAME,NAME``; none if it is another task."""
+    text = str(task).removeprefix(f"{HARNESS}:")
+    if text == task or not isinstance(task, str):
+        return ()
+    return tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+
+
+def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of keys that many commands share what has no meaning for tasks of lm-eval."""
+    left_out = NOT_OF_HARNESS if harness_tasks(task) else ()
+    return {key: value for key, value in keys.items() if key not in left_out}
+
+
 def _known_task(name: str) -> str:
+    if name.startswith(f"{HARNESS}:"):
+        raise ValueError("tasks of lm-eval are for eval alone; use eval --task lm-eval:NAME")
     if name not in TASKS and not name.endswith(".toml"):
         raise ValueError(f"it is one of {', '.join(TASKS)}, or a .toml file")
     return name

@@ -108,7 +108,7 @@ def _sentence(seen: Evaluated, merge: str) -> str:
         return ""
     langs = len(seen.report.langs)
     size = f"{seen.number(abs(c.difference), '')} {seen.unit}"
-    average = f"over {langs} languages ({seen.interval} {seen.ends(c)})"
+    average = f"over {langs} {seen.report.row_name}s ({seen.interval} {seen.ends(c)})"
     reference = seen.report.reference
     if c.is_sure and c.difference > 0:
         return f"Yes: {merge} scores {size} higher than {reference} on average {average}."
@@ -120,9 +120,9 @@ def _sentence(seen: Evaluated, merge: str) -> str:
 
 def _where(seen: Evaluated, merge: str) -> str:
     """Return sentences on the languages and groups in which the merge differs significantly."""
-    mine, langs = seen.of(merge), seen.report.langs
+    mine, langs, row = seen.of(merge), seen.report.langs, seen.report.row_name
     single = better_and_worse(
-        [(label_of(c.over), c) for c in mine if c.over in langs], f" of {len(langs)} languages"
+        [(label_of(c.over), c) for c in mine if c.over in langs], f" of {len(langs)} {row}s"
     )
     means = better_and_worse(
         [
@@ -133,7 +133,7 @@ def _where(seen: Evaluated, merge: str) -> str:
         ],
         " groups",
     )
-    first = f"Clearly {single}." if single else "No single language differs clearly."
+    first = f"Clearly {single}." if single else f"No single {row} differs clearly."
     return f"{first} Averages over groups: {means}." if means else first
 
 
@@ -141,7 +141,7 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     report, c = seen.report, seen.over_all(merge)
     sizes = [report.cell(merge, lang).examples for lang in report.langs]
     each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
-    data = f"{report.split} data, {each} examples per language"
+    data = f"{report.split} data, {each} examples per {report.row_name}"
     if report.split != "test":
         data += "; if weights were chosen on the same data, the gain looks larger than it is"
     facts = [
@@ -155,7 +155,7 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
         facts.append(Fact("Test", "No significance test is recorded.", "warn"))
     else:
         text = (
-            f"{report.test.name}, {report.test.samples:,} resamples; single languages are "
+            f"{report.test.name}, {report.test.samples:,} resamples; single {report.row_name}s are "
             f"corrected for {len(report.langs)} comparisons (Holm). "
             "Training seeds are not resampled."
         )
@@ -223,7 +223,7 @@ def _look(c: Comparison) -> str:
 
 
 def _answer_plot(seen: Evaluated, merge: str) -> Plot:
-    title = f"{merge} minus {seen.report.reference}, {seen.unit}"
+    title, row = f"{merge} minus {seen.report.reference}, {seen.unit}", seen.report.row_name
     drawn = []
     for width in (_WIDE, _NARROW):
         groups = _estimates(seen, merge, long=width == _WIDE)
@@ -231,11 +231,11 @@ def _answer_plot(seen: Evaluated, merge: str) -> Plot:
         drawn.append(forest(groups, title, span, width, ("worse", "better")))
     caption = (
         f"Lines and diamonds are {seen.interval}s. Filled marks differ clearly from zero (p < 0.05"
-        f"{', languages corrected by Holm' if seen.report.test else ''}); hollow ones do not. "
+        f"{f', {row}s corrected by Holm' if seen.report.test else ''}); hollow ones do not. "
         f"{baseline_sentence(seen.report)}"
     )
     values = _answer_values(seen, merge)
-    heading = f"{merge} against {seen.report.reference}, by language"
+    heading = f"{merge} against {seen.report.reference}, by {row}"
     return Plot("answer-differences", heading, caption, [drawn[0]], values, [drawn[1]])
 
 
@@ -331,4 +331,4 @@ def _score_plot(seen: Evaluated, name: str, table: str) -> Plot:
         f"{baseline_sentence(report)}"
     )
     whole = replace(score_table(report), name=table)
-    return Plot(name, "Scores by language", caption, panels, whole)
+    return Plot(name, f"Scores by {report.row_name}", caption, panels, whole)

@@ -1,0 +1,200 @@
+"""What systems are asked, and what they answer: the prompts of a task, through an engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.systems import System, adapter_for
+from adaptermix.adapters.writing import stage_adapter
+from adaptermix.generation.cached import CachedGenerator
+from adaptermix.generation.engine import Generated, Limits, Request
+from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
+from adaptermix.models.systems import Systems
+from adaptermix.progress import OnProgress
+from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.task import Scored, Task
+
+if TYPE_CHECKING:
+    from adaptermix.generation.server_client import Served
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What all systems answered.
+
+    Attributes:
+        answers: System by system, in the order of the examples.
+        outcomes: By system, what was read of its answers.
+        engine: What answered.
+        decoded: Prompts that it answered.
+        reused: Prompts whose answers were known.
+        notes: What the user should know of prompts and answers.
+    """
+
+    answers: list[list[Generated]]
+    outcomes: dict[str, list[Outcome]]
+    engine: str
+    decoded: int
+    reused: int
+    notes: list[str]
+
+
+class Asked(Protocol):
+    """What systems are asked: prompts of a task, or tasks of lm-eval."""
+
+    @property
+    def settings(self) -> EvalSettings:
+        """The settings; tasks of lm-eval stand as languages."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task in results."""
+
+    @property
+    def split(self) -> str:
+        """Split of the data."""
+
+    @property
+    def task(self) -> Task | Scored:
+        """The scoring of answers."""
+
+    @property
+    def items(self) -> list[PromptedExample]:
+        """All examples, language by language."""
+
+    @property
+    def servers(self) -> "Sequence[Served]":
+        """Descriptions of the servers, if servers decode."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes on the prompts."""
+
+    def notes_on(self, adapters: Mapping[str, Adapter]) -> list[str]:
+        """Return notes on adapters that were trained with a different prompt."""
+
+    def answer(
+        self, systems: Systems, tested: Mapping[str, System | None], on_progress: OnProgress
+    ) -> Answered:
+        """Return the answers of every system; None is the base model."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a task."""
+
+    settings: EvalSettings
+    task: Task
+    encoder: PromptEncoder
+    items: list[PromptedExample]
+    servers: "Sequence[Served]"
+
+    @classmethod
+    def of(cls, settings: EvalSettings, systems: Systems, servers: "Sequence[Served]") -> "Prompts":
+        """Read the examples of all languages."""
+        encoder = PromptEncoder.of(systems.tokenizer, settings)
+        task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
+        items = read_prompts(settings, settings.split, task, encoder, systems.folder)
+        return cls(settings, task, encoder, items, servers)
+
+    @property
+    def name(self) -> str:
+        """Name of the task in results."""
+        return self.settings.task
+
+    @property
+    def split(self) -> str:
+        """Split of the data."""
+        return self.settings.split
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on the prompts."""
+        return self.encoder.notes
+
+    def notes_on(self, adapters: Mapping[str, Adapter]) -> list[str]:
+        """Return notes on adapters that were trained with a different prompt.
+
+        For tokenizer and chat template, only their presence is compared, because paths may change.
+        """
+
+        def differs(field: str, before: Any) -> bool:
+            now = getattr(self.settings, field)
+            is_named = field in ("tokenizer", "chat_template")
+            return (before is None) != (now is None) if is_named else before != now
+
+        return [
+            f"{name} was trained with another {field.replace('_', ' ')} than it is tested with"
+            for name, adapter in adapters.items()
+            for field in ("prompt", "system_prompt", "turn_newline", "tokenizer", "chat_template")
+            if field in adapter.record.get("settings", {})
+            and differs(field, adapter.record["settings"][field])
+        ]
+
+    def answer(
+        self, systems: Systems, tested: Mapping[str, System | None], on_progress: OnProgress
+    ) -> Answered:
+        """Decode every prompt with every system on one engine."""
+        adapters, items = systems.adapters, self.items
+        rank, widest = max(((_rank(a), str(a.path)) for a in adapters.values()), default=(1, ""))
+        limits = Limits(
+            adapters=len(adapters),
+            rank=rank,
+            prompt=max(len(item.prompt_ids) for item in items),
+            widest=widest,
+        )
+        generator = CachedGenerator(
+            self.settings, systems.folder, self.encoder, limits, self.servers
+        )
+        with generator.staging() as scratch:
+            staged = {str(a.path): stage_adapter(a, scratch) for a in adapters.values()}
+            generator.names = {path: name for name, path in staged.items()}
+            places = [_places(system, self.settings.langs, scratch) for system in tested.values()]
+            answers = _decode(generator, items, places, on_progress)
+        outcomes = {
+            system: [
+                self.task.outcome(item.example, answer.text)
+                for item, answer in zip(items, given, strict=True)
+            ]
+            for system, given in zip(tested, answers, strict=True)
+        }
+        return Answered(
+            answers,
+            outcomes,
+            generator.engine,
+            generator.decoded,
+            generator.reused,
+            [*self.encoder.notes, *generator.notes],
+        )
+
+
+def _rank(adapter: Adapter) -> int:
+    pattern = adapter.config.get("rank_pattern") or {}
+    return int(max(adapter.config["r"], *pattern.values(), 0))
+
+
+def _places(system: System | None, langs: Sequence[str], scratch: Path) -> dict[str, Path | None]:
+    """Return the folders where a system's adapters are staged, by language."""
+    if system is None:
+        return dict.fromkeys(langs)
+    return {lang: stage_adapter(adapter_for(system, lang), scratch) for lang in langs}
+
+
+def _decode(
+    generator: CachedGenerator,
+    items: Sequence[PromptedExample],
+    places: Sequence[Mapping[str, Path | None]],
+    on_progress: OnProgress,
+) -> list[list[Generated]]:
+    """Decode every item with every system, and return the answers by system."""
+    requests = [
+        Request(item.prompt_ids, adapters[item.lang], group=item.lang)
+        for adapters in places
+        for item in items
+    ]
+    answers = generator.decode(requests, on_progress)
+    return [answers[at : at + len(items)] for at in range(0, len(requests), len(items))]
