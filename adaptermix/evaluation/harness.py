@@ -134,9 +134,23 @@ def _load(settings: EvalSettings) -> dict[str, Any]:
             raise ConfigError(f"lm-eval's task {name} runs code that the model writes; refused")
         if getattr(task, "MULTIMODAL", False):
             raise ConfigError(f"lm-eval's task {name} asks about images or sound, not text alone")
+        if missing := _missing_metrics(task):
+            raise ConfigError(
+                f"lm-eval's task {name}: the metric {missing[0]} is not one of lm-eval's own, but "
+                "code from the Hub",
+                hint="--trust-remote-code runs it; know whose it is",
+            )
         if "/" in name:
             raise ConfigError(f"lm-eval's task {name}: its name holds a slash; rename it")
     return tasks
+
+
+def _missing_metrics(task: Any) -> list[str]:
+    """Return the metrics that lm-eval did not get: it looks for unknown ones on the Hub."""
+    if getattr(task.config, "process_results", None) is not None:
+        return []
+    functions = getattr(task, "_metric_fn_list", {})
+    return [name for name, function in functions.items() if function is None]
 
 
 def _find(names: Sequence[str], folder: Path | None) -> Any:
@@ -297,7 +311,7 @@ def guarded(settings: EvalSettings) -> Iterator[None]:
 
     def refuse(name: str, *_: Any, **__: Any) -> None:
         raise ConfigError(
-            f"the metric {name} is code from the Hub",
+            f"the metric {name} of a task of lm-eval is code from the Hub",
             hint="--trust-remote-code runs it; know whose it is",
         )
 

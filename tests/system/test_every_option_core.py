@@ -172,6 +172,7 @@ EVAL = {
     **DECODING,
     "src": Two(f"{SRC}.src", f"{SRC}.src2", "asked"),
     "ref": Two(f"{REF}.ref", f"{REF}.ref2"),
+    "lm_eval_path": "needs lm-eval: tests/system/test_lm_eval.py",
     "adapters": Two("--adapter one", "--adapter two", engine=True),
     "split": Two("--split test", "--split dev", "asked"),
     "exclude_base": Two("--adapter one", "--adapter one --exclude-base"),

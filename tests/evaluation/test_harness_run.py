@@ -1,0 +1,51 @@
+from adaptermix.evaluation.harness_run import _rows
+
+
+def sample(number, responses, **changes):
+    return {
+        "doc_id": number,
+        "filter": "none",
+        "arguments": [("Q: ", f" {word}") for word in ("one", "two", "three")],
+        "resps": [[response] for response in responses],
+        "filtered_resps": responses,
+        "target": 2,
+        "metrics": ["acc"],
+        "acc": 1.0,
+        **changes,
+    }
+
+
+def test_of_choices_the_likeliest_is_the_answer():
+    likely = [(-3.0, False), (-1.0, True), (-2.0, False)]
+    (row,) = _rows([sample(0, likely)])
+    assert (row.output, row.expected, row.values) == ("two", "three", {"acc,none": 1.0})
+    contexts = [(f"{word} went", " home") for word in ("one", "two", "three")]
+    (row,) = _rows([sample(0, likely, arguments=contexts)])
+    assert (row.output, row.expected) == ("two went", "three went")
+    alone = [*sample(0, likely)["arguments"], *(("", f" {word}") for word in ("one", "two"))]
+    (row,) = _rows([sample(0, [*likely, (0.0, True), (0.0, True)], arguments=alone)])
+    assert row.output == "two", "log-likelihoods without the question are no answers"
+
+
+def test_a_written_answer_is_kept_with_what_filters_made_of_it():
+    asked = {"arguments": [("Q: ", {"until": ["\n"]})], "target": "7", "metrics": ["exact_match"]}
+    samples = [
+        sample(1, ["it is 7"], filter=name, exact_match=value, **asked)
+        | {"filtered_resps": [filtered]}
+        for name, filtered, value in (("number", "7", True), ("whole", "it is 7", 0))
+    ]
+    (row,) = _rows(samples)
+    assert (row.output, row.expected) == ("it is 7", "7")
+    assert row.predicted == {"number": "7", "whole": "it is 7"}
+    assert row.values == {"exact_match,number": 1.0, "exact_match,whole": 0.0}
+
+
+def test_rows_are_in_the_order_of_the_data():
+    rows = _rows(
+        [
+            sample(1, [(-1.0, True)], arguments=[("a", " b")], acc=float("nan"), target="b"),
+            sample(0, [-2.5], arguments=[("text",)], acc=(1, 2), target="text"),
+        ]
+    )
+    assert [row.output for row in rows] == ["log-likelihood -2.5000", "b"]
+    assert [row.values for row in rows] == [{}, {}], "neither a number"
