@@ -44,7 +44,7 @@ def evaluation_view(report: "EvalReport") -> View:
     if report.comparisons:
         metric = report.cells[0].score.name
         parts += [difference_table(report), baseline_line(report)]
-        parts += verdicts(report.comparisons, metric)
+        parts += verdicts(report.comparisons, metric, report.row_name)
         parts += [report.test.signature] if report.test else []
         remarks.append(f"* {_meaning_of_stars(report)}")
     parts += seed_tables(report)

@@ -9,15 +9,16 @@ from adaptermix.tables import shown, titled
 _NAMED = 6  # languages in a sentence; more are counted
 
 
-def verdicts(comparisons: Sequence[Comparison], metric: str) -> list[str]:
+def verdicts(comparisons: Sequence[Comparison], metric: str, row: str = "language") -> list[str]:
     """Say of every system, except the base model, whether it is better than the baseline.
 
     Args:
         comparisons: All comparisons with the baseline; those over all languages decide.
         metric: Name of the metric that was compared.
+        row: What the rows of the tables are: languages, or tasks of lm-eval.
     """
     means = [c for c in comparisons if c.over == ALL and c.system != BASE]
-    return [_verdict(mean, comparisons, metric) for mean in means]
+    return [_verdict(mean, comparisons, metric, row) for mean in means]
 
 
 def points_of(metric: str) -> str:
@@ -42,7 +43,7 @@ def better_and_worse(named: Sequence[tuple[str, Comparison]], of: str) -> str:
     return ", ".join(parts)
 
 
-def _verdict(mean: Comparison, comparisons: Sequence[Comparison], metric: str) -> str:
+def _verdict(mean: Comparison, comparisons: Sequence[Comparison], metric: str, row: str) -> str:
     outcome = "not clearly different from"
     if mean.is_sure:
         outcome = "better than" if mean.difference > 0 else "worse than"
@@ -52,6 +53,6 @@ def _verdict(mean: Comparison, comparisons: Sequence[Comparison], metric: str) -
     if len(mean.langs) < 2:
         return text
     alone = [(c.over, c) for c in comparisons if c.system == mean.system and c.over in mean.langs]
-    single = better_and_worse(alone, f" of {len(mean.langs)} languages")
-    single = single or "no single language differs clearly"
-    return f"{text} on average over {len(mean.langs)} languages; {single}"
+    single = better_and_worse(alone, f" of {len(mean.langs)} {row}s")
+    single = single or f"no single {row} differs clearly"
+    return f"{text} on average over {len(mean.langs)} {row}s; {single}"

@@ -84,7 +84,7 @@ class EvalSettings(DecodingSettings, ScorerSettings):
                 raise ValueError(f"--lm-eval-path is for --task {HARNESS}:NAME")
             return given
         for key in NOT_OF_HARNESS:
-            if key in keys:
+            if keys.get(key) not in (None, (), []):
                 raise ValueError(
                     f"{flag_of(key)} has no meaning for tasks of lm-eval, which say themselves "
                     "what is asked and how; leave it out"

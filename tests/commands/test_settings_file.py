@@ -102,6 +102,19 @@ def test_servers_on_the_command_line_replace_the_engine_in_the_file_and_the_reve
     assert load_settings(EvalSettings, {"engine": "transformers"}, path).server == ()
 
 
+def test_options_of_other_tasks_in_the_file_do_not_concern_tasks_of_lm_eval(tmp_path):
+    path = write(tmp_path, 'data-dir = "data"\n[eval]\nlangs = ["cy"]\nlimit = 5\n')
+    settings = load_settings(EvalSettings, {"task": "lm-eval:a,b"}, path)
+    assert (settings.langs, settings.limit, settings.data_dir) == (("a", "b"), 5, None)
+    with pytest.raises(ConfigError, match="--langs has no meaning"):
+        load_settings(EvalSettings, {"task": "lm-eval:a", "langs": "cy"}, path)
+    path = write(tmp_path, 'data-dir = "data"\n[eval]\ntask = "lm-eval:a"\n')
+    assert load_settings(EvalSettings, {}, path).langs == ("a",)
+    path = write(tmp_path, '[eval]\ntask = "lm-eval:a"\nlangs = ["cy"]\n')
+    with pytest.raises(ConfigError, match="--langs has no meaning"):
+        load_settings(EvalSettings, {}, path)
+
+
 def test_a_weight_on_the_command_line_replaces_weights_in_the_file(tmp_path):
     path = write(tmp_path, "[merge]\nweights = [0.5, 0.5]\n")
     assert load_settings(MergeSettings, {"weight": 0.9}, path).weights is None

@@ -95,6 +95,16 @@ def test_the_command_line_overrides_all_steps(tmp_path):
     assert (steps[2].settings.batch_size, steps[2].settings.contrastive_batch) == (6, 3)
 
 
+def test_keys_for_all_steps_leave_tasks_of_lm_eval_alone(tmp_path):
+    text = 'langs = "cy"\n' + train() + '[k]\ncommand = "eval"\ntask = "lm-eval:b,c"\n'
+    overrides = Overrides({"langs": "sw", "scorer": "paper"}, limit=6)
+    a, k = (step.settings for step in read_recipe(write(tmp_path, text), overrides=overrides).steps)
+    assert (a.langs, k.langs, k.scorer) == (("sw",), ("b", "c"), "strict")
+    assert (k.limit, k.max_new_tokens) == (6, 32)
+    with pytest.raises(ConfigError, match="--langs has no meaning"):
+        read_recipe(tmp_path / "recipe.toml", overrides=Overrides({"k.langs": "sw"}))
+
+
 def test_of_a_base_the_needed_steps_are_taken(tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "data").mkdir()
