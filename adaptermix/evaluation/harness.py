@@ -127,11 +127,12 @@ def _load(settings: EvalSettings) -> dict[str, Any]:
     """Return lm-eval's tasks of these names."""
     names = list(settings.langs)
     manager = _find(names, settings.lm_eval_path)
+    for name in names:  # code of the model's is refused before code of the Hub is asked for
+        _refuse_unsafe(name, bool((manager.task_index[name].cfg or {}).get("unsafe_code")))
     with of_task(", ".join(names)):
         tasks: dict[str, Any] = manager.load(names)["tasks"]
     for name, task in tasks.items():
-        if getattr(task, "UNSAFE_CODE", False):
-            raise ConfigError(f"lm-eval's task {name} runs code that the model writes; refused")
+        _refuse_unsafe(name, getattr(task, "UNSAFE_CODE", False))
         if getattr(task, "MULTIMODAL", False):
             raise ConfigError(f"lm-eval's task {name} asks about images or sound, not text alone")
         if missing := _missing_metrics(task):
@@ -143,6 +144,11 @@ def _load(settings: EvalSettings) -> dict[str, Any]:
         if "/" in name:
             raise ConfigError(f"lm-eval's task {name}: its name holds a slash; rename it")
     return tasks
+
+
+def _refuse_unsafe(name: str, is_unsafe: bool) -> None:
+    if is_unsafe:
+        raise ConfigError(f"lm-eval's task {name} runs code that the model writes; refused")
 
 
 def _missing_metrics(task: Any) -> list[str]:

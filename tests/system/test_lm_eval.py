@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from helpers.adapters import peft_adapter
 from helpers.corpus import SENTENCES
 from helpers.evaluation import read_predictions
@@ -226,6 +227,23 @@ def test_results_are_reused_until_something_changes(place, tmp_path, known):
     changed = settings_in(place, tmp_path / "changed", lm_eval_path=tasks, adapters=())
     report = evaluate(changed)
     assert (report.decoded, report.reused) == (COUNT, COUNT), "the other task lies elsewhere"
+
+
+def test_a_batch_that_does_not_fit_is_halved(place, tmp_path, monkeypatch):
+    from lm_eval import evaluator
+
+    sizes, work = [], evaluator.evaluate
+
+    def small(lm, **options):
+        sizes.append(lm.batch_size)
+        if lm.batch_size > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB")
+        return work(lm=lm, **options)
+
+    monkeypatch.setattr(evaluator, "evaluate", small)
+    settings = settings_in(place, tmp_path / "x", batch_size=8, limit=4, adapters=())
+    assert evaluate(settings).decoded == 8
+    assert sizes == [8, 4, 2, 2]
 
 
 def test_metrics_and_filters_are_chosen_by_name(place, tmp_path, known):
