@@ -35,13 +35,17 @@ def test_a_cache_that_cannot_be_written_ends_in_a_note(answer_cache):
 
 
 def test_keys_know_the_source_of_functions():
-    def one(doc):
-        return doc["a"]
+    def made():
+        def one(doc):
+            return doc["a"]
+
+        return one
 
     def other(doc):
         return doc["b"]
 
-    keys = [content_key({"config": {"how": how}}) for how in (one, other, one)]
-    assert keys[0] == keys[2] != keys[1]
+    functions = [made(), made(), other]  # the first two lie at two addresses
+    keys = [content_key({"config": {"how": how}}) for how in functions]
+    assert keys[0] == keys[1] != keys[2]
     assert content_key({"a": "\ud800"}) != content_key({"a": "?"})
     assert content_key({"how": len}) == content_key({"how": len}), "no address of memory"

@@ -91,7 +91,9 @@ def write_tasks(folder):
     for name, (metric, _) in REFUSED.items():
         text = CHOICE.format(folder=folder).replace("toy_choice", f"toy_{name}")
         start, end = text.index("metric_list"), text.index("metadata")
-        text = f"{text[:start]}metric_list:\n  - {metric}\n{text[end:]}".replace("tag: toys\n", "")
+        text = f"{text[:start]}metric_list:\n  - {metric}\n{text[end:]}".replace(
+            "tag: toys", f"tag: tag_{name}"
+        )
         (folder / f"{name}.yaml").write_text(text)
     return folder
 
@@ -277,6 +279,7 @@ def test_a_tag_is_taken_apart(place, tmp_path, monkeypatch):
         ({"max_new_tokens": 256}, "context of 256", "--max-new-tokens"),
         ({"metrics": ("acc",)}, "toy_answer has no metric 'acc'", "exact_match"),
         *(({"task": f"lm-eval:toy_{name}"}, words, "") for name, (_, words) in REFUSED.items()),
+        ({"task": "lm-eval:tag_unsafe"}, "runs code", ""),
     ):
         with pytest.raises(ConfigError) as caught:
             plan(settings_in(place, tmp_path / "x", **changes))
@@ -319,7 +322,7 @@ def test_reports_and_recipes_read_such_runs(place, tmp_path, known):
         batch-size = 4
         [page]
         command = "report"
-        runs = ["@knows"]
+        runs = ["@knows", "run"]
         """.replace("        ", "")
     )
     read = read_recipe(recipe)
