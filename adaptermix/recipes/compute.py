@@ -14,6 +14,7 @@ from typing import Any
 
 from adaptermix.commands import examples
 from adaptermix.models.files import layer_index
+from adaptermix.settings.shared import harness_tasks
 
 PEAK = 312e12  # FLOP/s of an A100 in bfloat16, without sparsity
 USED = 0.4  # share of it for many tokens at once: trainings, prompts, retrieval
@@ -113,7 +114,8 @@ def work_of(command: str, settings: Any, known: Mapping[str, Any]) -> Work | Non
         known: Size of the step in the plan: examples, planned steps, answers.
     """
     is_counted = known.get("examples") and getattr(settings, "chat", None) is None
-    shape = _shape(settings) if is_counted else None
+    is_harness = bool(harness_tasks(getattr(settings, "task", None)))  # lm-eval has the texts
+    shape = _shape(settings) if is_counted and not is_harness else None
     if shape is None:
         return None
     if command.startswith("train-"):
