@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from types import NoneType, UnionType
@@ -46,6 +47,7 @@ class Elsewhere:
 Entry = Differs | Elsewhere
 
 
+@cache
 def parsed(command: str) -> Parsed:
     """Return a command as the command line has it."""
     return typer.main.get_command(program()).commands[command]  # type: ignore[attr-defined]
