@@ -1,12 +1,14 @@
 """Runs the command line again and again for ``record.py``, each time in a process of its own.
 
-The libraries that take seconds to import are imported once; every command then runs in a fork of
-this process, as ``python -m adaptermix`` runs it: nothing of the package is imported before, and
-nothing that a command leaves in memory reaches the next one. Standard output and error are
-caught below Python, so that what is caught is what a terminal would have got.
+The libraries that take seconds to import are imported once, and so is the command line, which every
+command imports first. Every command then runs in a fork of this process, as ``python -m
+adaptermix`` runs it, so nothing that a command imports later or leaves in memory reaches the next
+one. Standard output and error are caught below Python, so that what is caught is what a terminal
+would have got.
 
-A line of JSON on standard input is a command: ``arguments``, ``cwd``, and the files that take
-``stdout`` and ``stderr``. The answer is a line with its exit code.
+A line of JSON on standard input is a command: ``arguments``, ``cwd``, its ``environment``, the
+``libraries`` to import before (``light`` or ``heavy``), and the files that take ``stdout`` and
+``stderr``. The answer is a line with its exit code.
 """
 
 import gc
@@ -24,6 +26,7 @@ MOST_SECONDS = 300  # that a command may take
 LIGHT = (
     *("numpy", "pydantic.main", "pydantic.type_adapter", "typer.main", "typer.core", "zoneinfo"),
     *("rich.console", "rich.progress", "rich.table", "blake3", "jaxtyping", "sacrebleu", "torch"),
+    "adaptermix.cli.main",
 )
 HEAVY = ("transformers", "peft", "accelerate", "sqlite3", "vl_convert", "optuna")
 # transformers imports the files of its classes when they are first asked for.
@@ -47,6 +50,7 @@ def preload(names: tuple[str, ...]) -> None:
 def run_here(job: dict[str, Any]) -> None:
     """Become the command; never returns."""
     signal.alarm(MOST_SECONDS)
+    os.environ |= job["environment"]
     os.chdir(job["cwd"])
     for number, name in ((0, os.devnull), (1, job["stdout"]), (2, job["stderr"])):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -70,11 +74,16 @@ def run_here(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    preload(LIGHT if sys.argv[1] == "light" else LIGHT + HEAVY)
+    needed = {"light": (LIGHT,), "heavy": (LIGHT, HEAVY)}
+    ready: list[tuple[str, ...]] = []
     answers = os.fdopen(os.dup(1), "w")
     jobs = os.fdopen(os.dup(0))
     for line in jobs:
         job = json.loads(line)
+        for names in needed[job["libraries"]]:
+            if names not in ready:
+                preload(names)
+                ready.append(names)
         child = os.fork()
         if child == 0:
             run_here(job)

@@ -21,12 +21,13 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from commands import GROUPS, Case, Group
@@ -59,30 +60,33 @@ def environment(scratch: Path) -> dict[str, str]:
 class Runner(ABC):
     """Runs commands."""
 
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
+    def run(self, arguments: list[str], cwd: Path, libraries: str) -> tuple[int, str, str]:
+        """Run a command and return its exit code, output and errors.
 
-    def run(self, arguments: list[str], cwd: Path) -> tuple[int, str, str]:
-        """Run a command and return its exit code, output and errors."""
-        files = [self.scratch / name for name in ("stdout", "stderr")]
-        code = self.start(arguments, cwd, *files)
+        Args:
+            arguments: What is typed behind ``adaptermix``.
+            cwd: Where it is typed; the folder above has cache and home.
+            libraries: ``light`` where it needs no transformers, else ``heavy``.
+        """
+        files = [cwd.parent / name for name in ("stdout", "stderr")]
+        job = {"arguments": arguments, "cwd": str(cwd), "libraries": libraries}
+        job |= {"stdout": str(files[0]), "stderr": str(files[1])}
+        code = self.start(job | {"environment": environment(cwd.parent)})
         out, err = (path.read_text(encoding="utf-8") for path in files)
         return code, out, err
 
     @abstractmethod
-    def start(self, arguments: list[str], cwd: Path, out: Path, err: Path) -> int:
+    def start(self, job: Mapping[str, Any]) -> int:
         """Run a command, its output and errors in files, and return its exit code."""
 
 
 class Forks(Runner):
     """Runs commands in forks of one process, which has imported the libraries."""
 
-    def __init__(self, scratch: Path, process: "subprocess.Popen[str]") -> None:
-        super().__init__(scratch)
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
 
-    def start(self, arguments: list[str], cwd: Path, out: Path, err: Path) -> int:
-        job = {"arguments": arguments, "cwd": str(cwd), "stdout": str(out), "stderr": str(err)}
+    def start(self, job: Mapping[str, Any]) -> int:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(job) + "\n")
@@ -96,13 +100,13 @@ class Forks(Runner):
 class Fresh(Runner):
     """Runs every command in a Python of its own."""
 
-    def start(self, arguments: list[str], cwd: Path, out: Path, err: Path) -> int:
-        command = [sys.executable, "-m", "adaptermix", *arguments]
-        with out.open("w") as stdout, err.open("w") as stderr:
+    def start(self, job: Mapping[str, Any]) -> int:
+        command = [sys.executable, "-m", "adaptermix", *job["arguments"]]
+        with Path(job["stdout"]).open("w") as stdout, Path(job["stderr"]).open("w") as stderr:
             done = subprocess.run(
                 command,
-                cwd=cwd,
-                env=environment(self.scratch),
+                cwd=job["cwd"],
+                env=job["environment"],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -111,20 +115,20 @@ class Fresh(Runner):
 
 
 @contextmanager
-def started(libraries: str, scratch: Path, is_fresh: bool) -> Iterator[Runner]:
-    """Start what runs the commands of a group."""
+def started(is_fresh: bool) -> Iterator[Runner]:
+    """Start what runs commands."""
     if is_fresh:
-        yield Fresh(scratch)
+        yield Fresh()
         return
-    command = [sys.executable, "-P", str(HERE / "driver.py"), libraries]
+    command = [sys.executable, "-P", str(HERE / "driver.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(
-        command, env=environment(scratch), cwd=scratch, text=True, **pipes
-    ) as process:
-        yield Forks(scratch, process)
+    with tempfile.TemporaryDirectory(prefix="recorded-") as name:
+        home = environment(Path(name))
+        with subprocess.Popen(command, env=home, cwd=name, text=True, **pipes) as process:
+            yield Forks(process)
 
 
-def run_group(group: Group, is_fresh: bool) -> dict[str, Any]:
+def run_group(group: Group, runner: Runner) -> dict[str, Any]:
     """Run the commands of a group and return their records by command line."""
     records = {}
     with tempfile.TemporaryDirectory(prefix="recorded-") as name:
@@ -133,15 +137,14 @@ def run_group(group: Group, is_fresh: bool) -> dict[str, Any]:
         work.mkdir()
         (scratch / "home").mkdir()
         WRITERS[group.material](work)
-        with started(group.libraries, scratch, is_fresh) as runner:
-            for case in group.cases:
-                if lacking(case):
-                    continue
-                # The same line twice in a group is another case: the folder is not the same.
-                line = case.line
-                while line in records:
-                    line += " (again)"
-                records[line] = run_case(case, runner, work)
+        for case in group.cases:
+            if lacking(case):
+                continue
+            # The same line twice in a group is another case: the folder is not the same.
+            line = case.line
+            while line in records:
+                line += " (again)"
+            records[line] = run_case(case, partial(runner.run, libraries=group.libraries), work)
     return records
 
 
@@ -150,12 +153,12 @@ def lacking(case: Case) -> list[str]:
     return [name for name in case.needs if find_spec(name) is None]
 
 
-def run_case(case: Case, runner: Runner, work: Path) -> dict[str, Any]:
+def run_case(case: Case, run: Callable[..., tuple[int, str, str]], work: Path) -> dict[str, Any]:
     """Run a command and record it."""
-    places = {"work": work, "cache": runner.scratch / "cache", "home": runner.scratch / "home"}
+    places = {"work": work, "cache": work.parent / "cache", "home": work.parent / "home"}
     rules = Rules(places | {"root": ROOT}, case.volatile_hashes)
     before = listing(work)
-    code, out, err = runner.run(shlex.split(case.line), work)
+    code, out, err = run(shlex.split(case.line), work)
     after = listing(work)
     written = [path for path, known in after.items() if before.get(path) != known]
     return {
@@ -242,11 +245,11 @@ def formatted(value: Any, indent: str = "") -> str:
     return f"{opening}\n{inner}{body}\n{indent}{closing}"
 
 
-def examine(name: str, is_update: bool, is_fresh: bool) -> tuple[int, str]:
+def examine(name: str, runner: Runner, is_update: bool) -> tuple[int, str]:
     """Run a group, compare or keep what is found, and return how many differ, and what to say."""
     started_at = time.monotonic()
     group = GROUPS[name]
-    found = run_group(group, is_fresh)
+    found = run_group(group, runner)
     if is_update:
         update(name, group, found)
     reports = compare(name, group, found)
@@ -256,6 +259,20 @@ def examine(name: str, is_update: bool, is_fresh: bool) -> tuple[int, str]:
     return len(reports), "\n".join([told, *reports, *left_out])
 
 
+def examine_all(names: "SimpleQueue[str]", options: argparse.Namespace) -> int:
+    """Examine groups until none is left, say what was found, and return how many differ."""
+    failed = 0
+    with started(options.fresh) as runner, suppress(Empty):
+        while True:
+            name = names.get_nowait()
+            count, told = examine(name, runner, options.update)
+            failed += count
+            record = {"group": name, "differ": count, "told": told}
+            sys.stdout.write((json.dumps(record) if options.json else told) + "\n")
+            sys.stdout.flush()
+    return failed
+
+
 def main() -> int:
     """Compare or update the groups that are asked for."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
@@ -263,14 +280,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=GROUPS, default=[*GROUPS])
     parser.add_argument("--fresh", action="store_true", help="start Python for every command")
     parser.add_argument("--jobs", type=int, default=2, help="groups at a time")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each group")
     options = parser.parse_args()
-    failed = 0
+    names: SimpleQueue[str] = SimpleQueue()
+    for name in sorted(options.only, key=lambda name: GROUPS[name].libraries, reverse=True):
+        names.put(name)  # first those that need few libraries
     with ThreadPoolExecutor(options.jobs) as pool:
-        work = partial(examine, is_update=options.update, is_fresh=options.fresh)
-        for count, told in pool.map(work, options.only):
-            failed += count
-            sys.stdout.write(told + "\n")
-            sys.stdout.flush()
+        failed = sum(pool.map(examine_all, [names] * options.jobs, [options] * options.jobs))
     return min(failed, 1)
 
 
