@@ -25,12 +25,12 @@ settings.load_profile("adaptermix")
 
 # These come first, so that of two processes neither is left alone with one of them at the end.
 LONGEST = (
-    "test_every_option_training.py",
     "test_demo.py",
     "test_vllm.py",
     "test_recorded.py",
     "test_paper_recipes.py",
     "test_servers.py",
+    "test_every_option_training.py",
     "test_ray.py",
     "test_recipe.py",
 )
