@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.writing import stage_adapter, write_adapter
-from adaptermix.errors import AdaptermixError, ConfigError
+from adaptermix.errors import AdaptermixError
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.vllm_engine import VllmGenerator
@@ -43,67 +43,89 @@ pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason=why_not()),
 ]
 
-# One engine a process: it keeps its memory as long as the process lives. This one is killed.
-LOG_PROBABILITIES = """
+# One engine a process: it keeps its memory as long as the process lives. A start takes longer than
+# all else here, so both processes do several things. They are killed at the end.
+ENGINE = """
 import json, os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 import psutil
-from adaptermix.generation.engine import Limits
-from adaptermix.generation.vllm_engine import VllmGenerator
-from adaptermix.settings.evaluation import EvalSettings
-settings, model, prompts, adapters = json.loads(sys.argv[1])
-engine = VllmGenerator(EvalSettings(**settings), Path(model), None, [1], Limits(5, 16, 32))
-systems = [None, *(Path(path) for path in adapters)]
-children = [child.pid for child in psutil.Process().children(recursive=True)]
-print("RESULT", json.dumps([engine._first_tokens(systems, prompts), children]), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+from adaptermix.generation import cached
+settings, limits, prompts, adapters = sys.argv[1], *map(json.loads, sys.argv[2:])
+adapters = [*map(Path, adapters)]
+engines = []
+make = cached.make_generator
+
+def make_one(*given):
+    engines.append(make(*given[:-1], replace(given[-1], **limits)))
+    return engines[-1]
+
+def first_tokens(*adapters):
+    engines[0]._make_room(adapters)
+    return engines[0]._first_tokens([None, *adapters], prompts)
+
+def tell(**found):
+    children = [child.pid for child in psutil.Process().children(recursive=True)]
+    print("RESULT", json.dumps({"starts": len(engines), "children": children, **found}), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+cached.make_generator = make_one
 """
-
-
-MORE_ADAPTERS_THAN_ROOM = """
-import json, sys
-from pathlib import Path
-from adaptermix.generation.engine import Limits, Request
+ONE_COPY = f"""{ENGINE}
+from adaptermix.errors import ConfigError
+from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.generation.adapter_effect import IgnoredAdapterError
+from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.vllm_engine import VllmGenerator
-from adaptermix.models.loading import load_tokenizer
 from adaptermix.settings.evaluation import EvalSettings
-settings, model, prompts, adapters, ignored = json.loads(sys.argv[1])
-settings = EvalSettings(**settings)
-tokenizer = load_tokenizer(Path(model), settings)
-engine = VllmGenerator(settings, Path(model), tokenizer, [1], Limits(2, 16, 32))
-systems = [None, *map(Path, adapters)]
-found = []
-for order in (systems, systems[::-1], systems[:1]):
-    answers = {}
-    engine.generate([Request(ids, system) for system in order for ids in prompts], answers.update)
-    found.append([answers[index].text for index in range(len(answers))])
+settings = EvalSettings.model_validate_json(settings)
+unknown = settings.model_copy(update=dict(engine_args=dict(max_num_sqs=4)))
 try:
-    engine.generate([Request(ids, Path(ignored)) for ids in prompts], answers.update)
+    VllmGenerator(unknown, Path(settings.model), None, [1], Limits(0, 1, 10))
+except ConfigError as error:
+    refused = str(error)
+name = evaluate(settings).engine
+engine = engines[0]
+*adapters, ignored = adapters
+systems = [None, *adapters]
+texts = []
+for order in (systems, systems[::-1], systems[:1]):
+    answers = dict()
+    engine.generate([Request(ids, system) for system in order for ids in prompts], answers.update)
+    texts.append([answers[index].text for index in range(len(answers))])
+likely = [first_tokens(adapter) for adapter in adapters[:-1]]
+likely = [likely[0][0], *(tokens for _, tokens in likely)]
+try:
+    engine.generate([Request(ids, ignored) for ids in prompts], answers.update)
 except IgnoredAdapterError as error:
-    print("RESULT", json.dumps([found, [str(error.path), error.module]]))
+    nothing = [str(error.path), error.module]
+tell(engine=name, refused=refused, texts=texts, likely=likely, ignored=nothing)
+"""
+TWO_COPIES = f"""{ENGINE}
+from adaptermix.search.run import search
+from adaptermix.settings.merging import SearchSettings
+*adapters, task, align = adapters
+report = search([task, align], SearchSettings.model_validate_json(settings))
+likely = first_tokens(*adapters)
+tell(candidates=report.as_record()["candidates"], likely=likely)
 """
 
 
-def run_python(code, *arguments, in_one_process=True):
-    """Run code in a Python of its own; vLLM's core is in that too, or as users have it, in another.
-
-    A second process imports everything anew, which takes longer than all else here.
-    """
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_one_process else "1",
-    }
+def run_engine(code, settings, limits, adapters):
+    """Run code in a Python of its own, the engine beside it in others, as users have it."""
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    given = [json.dumps(each) for each in (limits, PROMPTS, [*map(str, adapters)])]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, settings.model_dump_json(exclude_none=True), *given],
         capture_output=True,
         text=True,
         env=environment,
-        timeout=400,
+        timeout=900,
     )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
-    return json.loads(done.stdout.split("RESULT", 1)[1])
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    found = json.loads(done.stdout.split("RESULT", 1)[1])
+    found["left"] = not are_gone(found["children"], seconds=60)
+    return found
 
 
 PROMPTS = [IDS[0, : at + 1].tolist() for at in range(IDS.shape[1])]
@@ -147,32 +169,59 @@ def staged(tmp_path_factory, adapters):
     return [stage_adapter(read_adapter(path), folder / "stage") for path in paths]
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-def test_every_system_has_its_own_log_probabilities(model_dir, staged, copies):
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory, model_dir, corpus_dir, adapters):
+    """The settings of the same test of all adapters with each engine."""
+    return [
+        eval_settings(
+            model_dir,
+            corpus_dir,
+            tmp_path_factory.mktemp("evaluations") / engine,
+            adapters=tuple(map(str, adapters)),
+            engine=engine,
+            dtype="float32",
+        )
+        for engine in ("transformers", "vllm")
+    ]
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory, model_dir, corpus_dir):
+    """The settings of the same search with each engine."""
+    changes = {"dtype": "float32", "search": "0.4,0.5,0.6,0.7,0.8,0.9"}
+    folder = tmp_path_factory.mktemp("searches")
+    by_transformers, by_vllm = (
+        settings_for(model_dir, corpus_dir, folder / engine, engine=engine, **changes)
+        for engine in ("transformers", "vllm")
+    )
+    return by_transformers, by_vllm.model_copy(update={"data_parallel_size": 2})
+
+
+@pytest.fixture(scope="module")
+def one_copy(evaluations, staged):
+    """What an engine with room for two adapters said; a command started it for six systems."""
+    return run_engine(ONE_COPY, evaluations[1], {"adapters": 2}, staged)
+
+
+@pytest.fixture(scope="module")
+def two_copies(searches, staged, adapters):
+    """What an engine of two copies said; a search started it, with room for all candidates."""
+    return run_engine(TWO_COPIES, searches[1], {"rank": 32}, [*staged[:5], *adapters[:2]])
+
+
+@pytest.mark.parametrize("engine", ["one_copy", "two_copies"])
+def test_every_system_has_its_own_log_probabilities(request, model_dir, staged, engine):
     """Base and adapters decoded together equal PEFT, one by one.
 
-    The base is among them because vLLM 0.32 gave it an adapter's answers on a CPU. Nothing of the
-    engine is left when the process that asked is killed; vLLM 0.32 alone would let it live.
+    The base is among them because vLLM 0.32 gave it an adapter's answers on a CPU.
     """
-    prompts, staged = PROMPTS, staged[:5]
+    found, staged = request.getfixturevalue(engine)["likely"], staged[:5]
     base = AutoModelForCausalLM.from_pretrained(model_dir)(IDS).logits.detach()
     expected = [base, *(logits_through_peft(model_dir, path) for path in staged)]
-    settings = {
-        "max_new_tokens": 1,
-        "engine": "vllm",
-        "dtype": "float32",
-        "data_parallel_size": copies,
-    }
-    found, children = run_python(
-        LOG_PROBABILITIES,
-        json.dumps([settings, str(model_dir), prompts, list(map(str, staged))]),
-        in_one_process=copies == 1,
-    )
-    assert len(children) >= copies
-    assert are_gone(children, seconds=60)
+    assert len(found) == len(expected)
     for system, logits in enumerate(expected):
         wanted = torch.log_softmax(logits[0], dim=-1)
-        for at in range(len(prompts)):
+        for at in range(len(PROMPTS)):
             tokens = found[system][at]
             assert len(tokens) == 5
             for token, value in tokens.items():
@@ -181,85 +230,47 @@ def test_every_system_has_its_own_log_probabilities(model_dir, staged, copies):
         assert (logits - base).abs().max() > 1, f"{path} must matter for this to mean anything"
 
 
-def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(model_dir, staged):
+@pytest.mark.parametrize(("engine", "copies"), [("one_copy", 1), ("two_copies", 2)])
+def test_nothing_of_the_engine_is_left_when_what_asked_is_killed(request, engine, copies):
+    """vLLM 0.32 alone would let it live."""
+    found = request.getfixturevalue(engine)
+    assert len(found["children"]) > copies
+    assert not found["left"]
+
+
+def test_adapters_come_and_go_and_one_that_changes_nothing_is_an_error(model_dir, staged, one_copy):
     """Five adapters and one of zeros in an engine with room for two; the base stays the base.
 
     Then one whose keys have another prefix than the model's, which vLLM ignores without a word.
     """
     *staged, ignored = staged
-    prompts = PROMPTS
-    settings = {"max_new_tokens": 8, "engine": "vllm", "dtype": "float32"}
-    found, (path, module) = run_python(
-        MORE_ADAPTERS_THAN_ROOM,
-        json.dumps([settings, str(model_dir), prompts, list(map(str, staged)), str(ignored)]),
-    )
     engine = make_engine(model_dir)
-    for texts, order in zip(found, ([None, *staged], [*staged[::-1], None], [None]), strict=True):
-        requests = [Request(ids, system) for system in order for ids in prompts]
+    orders = ([None, *staged], [*staged[::-1], None], [None])
+    for texts, order in zip(one_copy["texts"], orders, strict=True):
+        requests = [Request(ids, system) for system in order for ids in PROMPTS]
         assert texts == [answer.text for answer in answers_of(engine, requests)]
-    assert path == str(ignored)
-    assert module == "language_model.model.layers.0.mlp.down_proj"
+    assert one_copy["ignored"] == [str(ignored), "language_model.model.layers.0.mlp.down_proj"]
 
 
-def test_both_engines_give_the_same_predictions(tmp_path, model_dir, corpus_dir, adapters):
-    by_transformers, by_vllm = (
-        eval_settings(
-            model_dir,
-            corpus_dir,
-            tmp_path / engine,
-            adapters=tuple(map(str, adapters)),
-            engine=engine,
-        )
-        for engine in ("transformers", "vllm")
-    )
-    code = (
-        "import sys; from adaptermix.settings.evaluation import EvalSettings; "
-        "from adaptermix.evaluation.evaluate import evaluate; "
-        "report = evaluate(EvalSettings.model_validate_json(sys.argv[1])); "
-        "print('RESULT', __import__('json').dumps(report.engine))"
-    )
+def test_both_engines_give_the_same_predictions(evaluations, one_copy):
+    by_transformers, by_vllm = evaluations
     assert evaluate(by_transformers).engine == "transformers"
-    assert run_python(code, by_vllm.model_dump_json(), in_one_process=False) == "vllm"
+    assert one_copy["engine"] == "vllm"
     for system in ("base", "task", "align", "merged", "rslora", "patterns"):
         for lang in ("en", "cy"):
             ours, theirs = (
-                read_predictions(tmp_path / engine, system, lang)
-                for engine in ("transformers", "vllm")
+                read_predictions(settings.out, system, lang)
+                for settings in (by_transformers, by_vllm)
             )
             assert ours == theirs
 
 
-def test_a_search_has_all_candidates_in_one_engine(tmp_path, model_dir, corpus_dir, adapters):
+def test_a_search_has_all_candidates_in_one_engine(searches, adapters, two_copies):
     """One start serves six weights and both adapters alone; the transformers engine agrees."""
-    code = """
-import json, sys
-from pathlib import Path
-from adaptermix.generation import cached
-from adaptermix.search.run import search
-from adaptermix.settings.merging import SearchSettings
-if __name__ == "__main__":
-    started = []
-    make = cached.make_generator
-    cached.make_generator = lambda *given: started.append(given) or make(*given)
-    settings = SearchSettings.model_validate_json(sys.argv[1])
-    report = search([Path(path) for path in sys.argv[2:]], settings)
-    print("RESULT", json.dumps([len(started), report.as_record()["candidates"]]))
-"""
-    by_transformers, by_vllm = (
-        settings_for(
-            model_dir,
-            corpus_dir,
-            tmp_path / f"by-{engine}",
-            **{"engine": engine, "dtype": "float32", "search": "0.4,0.5,0.6,0.7,0.8,0.9"},
-        )
-        for engine in ("transformers", "vllm")
-    )
-    starts, found = run_python(
-        code, by_vllm.model_dump_json(exclude_none=True), *map(str, adapters[:2])
-    )
-    assert starts == 1
-    assert len(found) == 8
-    assert found == search(adapters[:2], by_transformers).as_record()["candidates"]
+    assert two_copies["starts"] == 1
+    assert len(two_copies["candidates"]) == 8
+    expected = search(adapters[:2], searches[0]).as_record()["candidates"]
+    assert two_copies["candidates"] == expected
 
 
 @pytest.mark.parametrize(
@@ -280,10 +291,7 @@ def test_a_rank_above_the_limit_is_refused_before_the_engine_starts(
         VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, rank, 10, "big"))
 
 
-def test_an_unknown_engine_argument_is_refused_before_the_engine_starts(model_dir, corpus_dir):
-    settings = eval_settings(
-        model_dir, corpus_dir, "unused", engine="vllm", engine_args="max_num_sqs=4"
-    )
-    tokenizer = load_tokenizer(model_dir, settings)
-    with pytest.raises(ConfigError, match="--engine-args: .*max_num_sqs"):
-        VllmGenerator(settings, model_dir, tokenizer, [1], Limits(0, 1, 10))
+def test_an_unknown_engine_argument_is_refused_before_the_engine_starts(one_copy):
+    assert one_copy["refused"].startswith("--engine-args: ")
+    assert "max_num_sqs" in one_copy["refused"]
+    assert one_copy["starts"] == 1
