@@ -7,6 +7,7 @@ from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.experts import parameter_of, places_of
 from adaptermix.adapters.format import UpdateSpec
 from adaptermix.adapters.names import (
+    CONV1D,
     EMBEDDINGS,
     check_names_meet,
     common_names,
@@ -38,13 +39,14 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
             _check_expert(adapter, module, shapes, base)
             continue
         shape = (spec.out_features, spec.in_features)
+        if spec.is_embedding:  # stored transposed
+            shape = shape[::-1]
+        either_way = adapter.config.get("fan_in_fan_out") or module.rpartition(".")[2] in CONV1D
         found = (shapes.get(f"{name}.weight") for name in names_in_models(module))
         expected = next(filter(None, found), None) or _tied_head(module, shapes)
-        if spec.is_embedding or adapter.config.get("fan_in_fan_out"):  # stored transposed
-            shape = shape[::-1]
         if expected is None:
             raise ArtifactError(f"{adapter.path}: {base} has no linear layer '{module}'")
-        if shape != expected:
+        if expected != shape and not (either_way and expected == shape[::-1]):
             raise ArtifactError(
                 f"{adapter.path}: {module} is {shape[0]} x {shape[1]}, but {base} has "
                 f"{' x '.join(map(str, expected))}",
@@ -185,8 +187,10 @@ def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Ad
 
     def rename(name: str) -> str:
         for end in ("", ".weight"):
-            if found := known.get(core(name + end)):
-                return found.removesuffix(end)
+            own = core(name + end)
+            for place in (own, own.replace(".mlp.", ".block_sparse_moe.")):  # Mixtral's files
+                if found := known.get(place):
+                    return found.removesuffix(end)
         if name in adapter.factors and (adapter.factors[name].experts > 1 or is_expert(name)):
             return prefixes.get(core(name).partition(".")[0], "") + core(name)
         return name

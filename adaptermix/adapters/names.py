@@ -52,6 +52,9 @@ _EMBEDDINGS_BY_TYPE = {
     "modernbert-decoder": ("tok_embeddings", "decoder"),
     "rwkv": ("embeddings", "head"),
 }
+# Classes that store linear layers as [in out] (transformers' Conv1D), and how they name those.
+CONV1D_TYPES = ("clvp_decoder", "decision_transformer", "gpt2", "imagegpt", "openai-gpt")
+CONV1D = ("c_attn", "c_fc", "c_proj", "q_attn")
 # Modules that PEFT saves as whole weights if the vocabulary was resized.
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 # The decoder's prefix with a vision tower: in memory, and in files of transformers 4 and vLLM.
@@ -221,6 +224,21 @@ def is_embedding_name(module: str, model_type: str | None) -> bool:
     """Whether a module is the input or output embeddings in a model of this type."""
     last = module.rpartition(".")[2]
     return last in EMBEDDINGS or last in embeddings_of(model_type)
+
+
+def is_conv1d(module: str, model_type: str | None, given: bool | None) -> bool:
+    """Whether a model stores the weight of a module as [in out].
+
+    Args:
+        module: Its name.
+        model_type: Kind of the model.
+        given: ``fan_in_fan_out`` of the adapter's config, which counts for other kinds only: PEFT
+            saves one value for all modules, that of the last one.
+    """
+    last = module.rpartition(".")[2]
+    if model_type in CONV1D_TYPES:
+        return last in CONV1D
+    return bool(given) and last not in _HEADS
 
 
 def is_one_base(one: str, other: str) -> bool | None:

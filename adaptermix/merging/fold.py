@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from adaptermix.adapters.deltas import LoraUpdate, is_finite, widened
 from adaptermix.adapters.experts import Place, is_transposed, places_of
 from adaptermix.adapters.format import FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
 from adaptermix.adapters.matching import check_fits, with_names_of
-from adaptermix.adapters.names import is_embedding_name
+from adaptermix.adapters.names import is_conv1d, is_embedding_name
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
@@ -26,6 +26,7 @@ from adaptermix.models.files import (
     is_tied,
     locate_model,
     read_base_config,
+    text_model_type,
     weight_files,
     weight_shapes,
 )
@@ -68,13 +69,19 @@ def merge_into(
     plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
     files = {name: file for file in map(TensorFile, weight_files(folder)) for name in file.specs}
     plan = replace(plan, base_weight=lambda name: files[name].tensor(name))
-    model_type = read_base_config(folder).get("model_type")
+    model_type = text_model_type(folder)
     if is_tied(folder):
         _refuse_tied(plan, str(settings.into), model_type)
     _check_whole_weights(plan, shapes, str(settings.into))
-    experts = _experts(plan, shapes, model_type)
+    folding = _Folding(
+        plan,
+        {name: read for name, (_, read) in plan.saved().items()},
+        _experts(plan, shapes, model_type),
+        _turned_modules(plan, shapes, model_type),
+        Tally(),
+    )
     notes = [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
-    tally = Tally()
+    tally = folding.tally
     if dry_run:
         plan.try_out(tally)
         return _with_notes(merge_report(plan, settings, tally, written=False), notes)
@@ -84,7 +91,7 @@ def merge_into(
             if path.is_file() and not path.name.endswith(_OTHER_WEIGHTS):
                 shutil.copyfile(path, out / path.name)
         for shard in weight_files(folder):
-            _fold_shard(shard, out / shard.name, plan, experts, tally)
+            _fold_shard(shard, out / shard.name, folding)
         report = _with_notes(merge_report(plan, settings, tally, written=True), notes)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
@@ -198,6 +205,25 @@ class _Expert(NamedTuple):
     is_transposed: bool
 
 
+@dataclass(frozen=True)
+class _Folding:
+    """What goes into the weights of a base model.
+
+    Attributes:
+        plan: The merge.
+        saved: What replaces a weight, by its name.
+        experts: What goes into the weights of experts, by their names.
+        turned: Modules whose weights the base stores as [in out].
+        tally: What is counted.
+    """
+
+    plan: MergePlan
+    saved: Mapping[str, Callable[[], np.ndarray]]
+    experts: Mapping[str, list[_Expert]]
+    turned: set[str]
+    tally: Tally
+
+
 def _experts(
     plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], model_type: str | None
 ) -> dict[str, list[_Expert]]:
@@ -213,32 +239,44 @@ def _experts(
     return found
 
 
-def _fold_shard(
-    shard: Path, out: Path, plan: MergePlan, experts: Mapping[str, list[_Expert]], tally: Tally
-) -> None:
+def _turned_modules(
+    plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], model_type: str | None
+) -> set[str]:
+    """Return the modules whose weights the base stores as [in out]."""
+    turned = set()
+    for module, spec in plan.specs.items():
+        update = (spec.out_features, spec.in_features)
+        if spec.is_embedding:
+            turned.add(module)
+        elif update[0] != update[1]:
+            if shapes.get(f"{module}.weight") == update[::-1]:
+                turned.add(module)
+        elif is_conv1d(module, model_type, plan.is_transposed):  # the shape does not tell
+            turned.add(module)
+    return turned
+
+
+def _fold_shard(shard: Path, out: Path, folding: _Folding) -> None:
     file = TensorFile(shard)
     metadata = {**file.metadata, "format": "pt"}
-    metadata[RECORD_KEY] = json.dumps({"folded": [str(a.path) for a in plan.adapters]})
-    saved = {name: read for name, (_, read) in plan.saved().items()}
+    metadata[RECORD_KEY] = json.dumps({"folded": [str(a.path) for a in folding.plan.adapters]})
     folded = (
-        _with_experts(file, name, experts[name], plan, tally)
-        if name in experts
-        else _changed(file, name, saved.get(name), plan, tally)
+        _with_experts(file, name, folding)
+        if name in folding.experts
+        else _changed(file, name, folding)
         for name in file.specs
     )
     write_tensors(out, file.specs, folded, lambda: metadata)
 
 
 @np.errstate(over="ignore")  # overflow is checked at the end
-def _with_experts(
-    file: TensorFile, name: str, experts: Sequence[_Expert], plan: MergePlan, tally: Tally
-) -> np.ndarray:
+def _with_experts(file: TensorFile, name: str, folding: _Folding) -> np.ndarray:
     """Return the weight of one expert, or of all stacked experts, with the updates added."""
     weight = file.tensor(name)
     _refuse_integers(name, weight.dtype)
     folded = weight.copy()
-    for module, (_, rows, expert), turned in experts:
-        update = plan.update(module, tally if rows.start == 0 else Tally())
+    for module, (_, rows, expert), turned in folding.experts[name]:
+        update = folding.plan.update(module, folding.tally if rows.start == 0 else Tally())
         update = replace(update, b=update.b[rows])
         part = () if expert is None else expert
         folded[part] = fold(weight[part], _turned(update) if turned else update)
@@ -246,21 +284,15 @@ def _with_experts(
 
 
 @np.errstate(over="ignore")  # overflow is checked at the end
-def _changed(
-    file: TensorFile,
-    name: str,
-    saved: Callable[[], np.ndarray] | None,
-    plan: MergePlan,
-    tally: Tally,
-) -> np.ndarray:
+def _changed(file: TensorFile, name: str, folding: _Folding) -> np.ndarray:
     """Return a weight of the result: replaced, updated, or unchanged."""
-    weight = file.tensor(name)
+    weight, saved = file.tensor(name), folding.saved.get(name)
     if saved:
         weight = saved().astype(weight.dtype)
     module, _, kind = name.rpartition(".")
-    is_updated = module in plan.specs and kind in ("weight", "bias")
+    is_updated = module in folding.plan.specs and kind in ("weight", "bias")
     if is_updated:
-        weight = _add(weight, name, plan, tally)
+        weight = _add(weight, name, folding)
     return _checked(name, weight) if is_updated or saved else weight
 
 
@@ -284,15 +316,13 @@ def _turned(update: LoraUpdate) -> LoraUpdate:
     return LoraUpdate(update.b.T, update.a.T, update.scaling, update.bias)
 
 
-def _add(weight: np.ndarray, name: str, plan: MergePlan, tally: Tally) -> np.ndarray:
+def _add(weight: np.ndarray, name: str, folding: _Folding) -> np.ndarray:
     _refuse_integers(name, weight.dtype)
     module, _, kind = name.rpartition(".")
-    update = plan.update(module, tally if kind == "weight" else Tally())
+    update = folding.plan.update(module, folding.tally if kind == "weight" else Tally())
     if kind == "bias":
         return fold_bias(weight, update)
-    if plan.specs[module].is_embedding or plan.is_transposed:
-        update = _turned(update)
-    return fold(weight, update)
+    return fold(weight, _turned(update) if module in folding.turned else update)
 
 
 def fold(weight: np.ndarray, update: LoraUpdate) -> np.ndarray:

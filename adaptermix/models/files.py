@@ -46,6 +46,14 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def text_model_type(folder: Path) -> str | None:
+    """Return the kind of a model, of several modes that of its text model."""
+    config = read_base_config(folder)
+    text = config.get("text_config")
+    kinds = [part.get("model_type") for part in (text, config) if isinstance(part, dict)]
+    return next((kind for kind in kinds if isinstance(kind, str)), None)
+
+
 def by(shape: tuple[int, ...]) -> str:
     """Format a shape, such as ``2 x 3``."""
     return " x ".join(map(str, shape))

@@ -1,7 +1,9 @@
 """Names of modules, in files and as PEFT reads them."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,8 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.inspection import inspect
 from adaptermix.adapters.names import (
     BASE_PREFIXES,
+    CONV1D,
+    CONV1D_TYPES,
     common_names,
     core,
     embeddings_of,
@@ -449,3 +453,18 @@ def test_experts_of_tinker_are_refused_for_what_they_are(tmp_path, model_dir):
     save_file(load_file(file) | experts, file, {"format": "pt"})
     with pytest.raises(ArtifactError, match="Tinker on a mixture of experts"):
         read_adapter(adapter)
+
+
+def test_transposed_layers_are_those_of_transformers():
+    folder = Path(next(iter(transformers.models.__path__)))
+    sources = {
+        file.parent.name: file.read_text(encoding="utf-8")
+        for file in folder.glob("*/modeling_*.py")
+    }
+    uses = {name: text for name, text in sources.items() if "import Conv1D" in text}
+    aliases = {"clvp_decoder": "clvp", "openai-gpt": "openai"}
+    assert {aliases.get(name, name) for name in CONV1D_TYPES} == uses.keys()
+    layers = {
+        layer for text in uses.values() for layer in re.findall(r"self\.(\w+) = Conv1D\(", text)
+    }
+    assert layers == set(CONV1D)

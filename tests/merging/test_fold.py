@@ -12,7 +12,7 @@ from helpers.models import save_model
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
@@ -144,6 +144,20 @@ def test_a_bias_is_folded_beside_modules_that_have_none(tmp_path, qwen_dir):
 def test_transposed_layers_are_folded(tmp_path, gpt2_dir):
     paths = [trained(gpt2_dir, tmp_path / str(seed), seed, **CONV1D) for seed in (1, 2)]
     check_fold(tmp_path, gpt2_dir, paths, (0.7, 0.5))
+
+
+@pytest.mark.parametrize("targets", [["attn.c_proj", "lm_head"], ["c_attn", "c_fc", "lm_head"]])
+def test_each_layer_is_folded_as_it_is_stored(tmp_path, targets):
+    torch.manual_seed(0)
+    shape = {"vocab_size": 400, "n_embd": 48, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_config(
+        GPT2Config(**shape, tie_word_embeddings=False)
+    ).save_pretrained(base)
+    # PEFT saves the value of the last layer, the head, which is stored as out x in.
+    path = trained(base, tmp_path / "a", 1, target_modules=targets)
+    assert read_adapter(path).config["fan_in_fan_out"] is False
+    check_fold(tmp_path, base, [path, path], (0.7, 0.5))
 
 
 def test_a_bias_that_the_base_has_not_is_refused(tmp_path, model_dir):
