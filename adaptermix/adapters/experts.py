@@ -78,7 +78,7 @@ def targets_of(stored: Collection[str], config: Mapping[str, Any]) -> list[Targe
     wrapped = Counter(name.replace(_WRAPPED, "") for name in stored)
     targets = []
     for module, count in wrapped.items():
-        found = _parameters_of(module, config)
+        found = _parameters_of(module, count, config)
         if not found and count == 1 and module in stored:
             continue
         if len(found) != count:
@@ -104,15 +104,21 @@ def targets_of(stored: Collection[str], config: Mapping[str, Any]) -> list[Targe
     return targets
 
 
-def _parameters_of(module: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the names of a module's targeted parameters, innermost first."""
-    is_module = _is_targeted(module, config.get("target_modules"))
-    names = set()
-    for entry in config.get("target_parameters") or ():
-        owner, _, name = str(entry).rpartition(".")
-        if f".{module}".endswith(f".{owner}") if owner else not is_module:
-            names.add(name)
-    return _in_order(names)
+def _parameters_of(module: str, count: int, config: Mapping[str, Any]) -> list[str]:
+    """Return the names of a module's targeted parameters, innermost first.
+
+    Args:
+        module: Its name.
+        count: Pairs of factors that it has.
+        config: PEFT's config.
+    """
+    targets = [str(entry).rpartition(".") for entry in config.get("target_parameters") or ()]
+    own = {name for owner, _, name in targets if owner and f".{module}".endswith(f".{owner}")}
+    bare = {name for owner, _, name in targets if not owner}
+    # A name alone means the parameters of any module, and does not tell of which.
+    if len(own) >= count or _is_targeted(module, config.get("target_modules")):
+        bare = set()
+    return _in_order(own | bare)
 
 
 def _is_targeted(module: str, targets: Any) -> bool:

@@ -46,6 +46,8 @@ OPTIONS = {
         {"target_parameters": ["mlp.experts.gate_up_proj"]},
     ),
     "experts alone": ({"target_modules": []}, {}),
+    # PEFT then names parameters without their modules, and the router's with its module.
+    "all-linear": ({"target_modules": "all-linear", "target_parameters": None}, {}),
 }
 
 
