@@ -13,6 +13,15 @@ from adaptermix.settings.shared import ModelSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+# Keys of a config with one entry a block.
+_PER_BLOCK = (
+    *("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "attention_layers"),
+    *("activation_sparsity_pattern", "intermediate_size", "attention_types", "moe_layer_freq"),
+    *("indexer_types", "layer_rope_theta", "num_attention_heads_per_layer"),
+)
+# Keys of a config by which blocks share a weight: embeddings of all blocks, keys and values.
+_SHARED_AMONG_BLOCKS = ("hidden_size_per_layer_input", "num_kv_shared_layers")
+
 
 def load_lower_blocks(
     folder: Path, settings: ModelSettings, layer: str | int = "middle"
@@ -37,9 +46,11 @@ def load_lower_blocks(
     from transformers import AutoModel
 
     config = load_config(folder, settings)
-    _keep_blocks(config, choose_layer(folder, settings, layer))
+    blocks = choose_layer(folder, settings, layer)
+    _keep_blocks(config, blocks)
     model = load_class(AutoModel, folder, settings, config)
     decoder = decoder_of(model)
+    decoder.layers = decoder.layers[:blocks]
     _drop_other_modes(model, decoder)
     if layer != "top-normed":
         decoder.norm = nn.Identity()
@@ -99,12 +110,32 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
         ArtifactError: The model's config does not state the number of blocks, or it is 0.
     """
     config = load_config(folder, settings)
-    depth: int | None = getattr(config.get_text_config(), "num_hidden_layers", None)
+    text = config.get_text_config()
+    depth: int | None = getattr(text, "num_hidden_layers", None)
     if depth is None:
         raise _unusual(type(config).__name__)
+    check_hidden_states(config)
     if depth < 1:
         raise ArtifactError(f"{folder / 'config.json'}: the model has no blocks")
     return layer_index(layer, depth)
+
+
+def check_hidden_states(config: "PreTrainedConfig") -> None:
+    """Refuse a model without one hidden state per token after every block.
+
+    Raises:
+        ArtifactError: By the class of its config: Mllama and Gemma 3n.
+    """
+    text, why = config.get_text_config(), ""
+    if getattr(text, "cross_attention_layers", None):
+        why = "skips its cross-attention blocks where there is no image"
+    elif (getattr(text, "altup_num_inputs", None) or 1) > 1:
+        why = "has several hidden states for a token (AltUp)"
+    if why:
+        raise ArtifactError(
+            f"{type(config).__name__}: the model {why}",
+            hint="alignment and retrieval need one hidden state per token after every block",
+        )
 
 
 def decoder_of(model: "PreTrainedModel") -> Any:
@@ -131,17 +162,23 @@ def text_decoder(model: Any) -> Any:
 
 
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
-    """Restrict a config to the first text blocks, without image and audio blocks."""
+    """Restrict a config to the first text blocks, without image and audio blocks.
+
+    Where blocks share weights, the config of fewer blocks would be that of another model.
+    """
     text = config.get_text_config()
     for name in config.sub_configs:
         other = getattr(config, name, None)
         for key in ("num_hidden_layers", "depth"):
             if other is not None and other is not text and hasattr(other, key):
                 setattr(other, key, 0)
-    config = text
-    config.num_hidden_layers = layer
-    if getattr(config, "layer_types", None):  # one entry per block, checked against their number
-        config.layer_types = config.layer_types[:layer]
+    if any(getattr(text, key, None) for key in _SHARED_AMONG_BLOCKS):
+        return
+    depth = text.num_hidden_layers
+    text.num_hidden_layers = layer
+    for key, value in list(vars(text).items()):  # one entry per block, checked against their number
+        if key in _PER_BLOCK and isinstance(value, list) and len(value) == depth:
+            setattr(text, key, value[:layer])
 
 
 def empty_model(
@@ -167,6 +204,7 @@ def empty_model(
         )
     if layer is not None:
         decoder = decoder_of(model)
+        decoder.layers = decoder.layers[:layer]
         _drop_other_modes(model, decoder)
         decoder.norm = torch.nn.Identity()
     return model

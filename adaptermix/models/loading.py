@@ -1,6 +1,7 @@
 """Load base models and tokenizers, and switch adapters."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_FOLD = "fold the adapter into a copy of the model with merge --into BASE, and use that"
 LOADED = 8  # maximum number of adapters in one base model
 
 
@@ -78,10 +80,25 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
         tokenizer = AutoTokenizer.from_pretrained(
             name, trust_remote_code=settings.trust_remote_code
         )
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _template_of_processor(Path(name))
     size = vocabulary_size(folder)
     if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _template_of_processor(folder: Path) -> str | None:
+    """Return the chat template that models of several modes have in a file of their own.
+
+    Earlier releases of transformers saved it for the processor alone.
+    """
+    try:
+        found = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    template = found.get("chat_template") if isinstance(found, dict) else None
+    return template if isinstance(template, str) else None
 
 
 def load_model(folder: Path, settings: ModelSettings) -> "PreTrainedModel":
@@ -163,13 +180,20 @@ class AdaptedModel:
         if adapter.name in self.loaded:
             self.loaded.remove(adapter.name)
         else:
-            with opening("PEFT cannot load an adapter into the model"):
+            with opening("PEFT cannot load an adapter into the model", _FOLD):
                 self._make_room(adapter)
-                if self.loaded:
-                    self.model.load_adapter(str(adapter), adapter_name=adapter.name)
-                else:
+                if not self.loaded:
                     self.model = PeftModel.from_pretrained(
                         self.model, str(adapter), adapter_name=adapter.name
+                    )
+                # A first adapter is read once more, for what from_pretrained does not tell.
+                found = self.model.load_adapter(str(adapter), adapter_name=adapter.name)
+                if found.unexpected_keys:
+                    kind = type(self.model.get_base_model()).__name__
+                    raise ArtifactError(
+                        f"PEFT cannot load all of an adapter: {kind} has no place for "
+                        f"'{found.unexpected_keys[0]}'",
+                        hint=_FOLD,
                     )
         self.loaded.append(adapter.name)
         self.model.base_model.enable_adapter_layers()

@@ -7,27 +7,41 @@ import ml_dtypes
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.transformers_weight_conversion import (
+    _MODEL_TO_CONVERSION_PATTERN,
+    _MOE_TARGET_MODULE_MAPPING,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from adaptermix.adapters.format import layer_of
-from adaptermix.errors import ConfigError
+from adaptermix.errors import ConfigError, first_line
 from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.settings.training import TrainSettings
 
+_LINEAR = (nn.Linear, Conv1D)
 _FUSED_QKV = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_CONV1D = ("c_attn", "c_fc", "c_proj")
+_LATENT = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+_PHI3 = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 # Default targets by model_type, for models that lack some modules of ATTENTION_AND_MLP. Experts
 # are fused parameters, not linear layers: they are trained with --target-parameters only.
 _LAYOUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bloom", "falcon", "gpt_neox", "persimmon"), _FUSED_QKV),
     **dict.fromkeys(("apertus", "arcee", "nemotron"), ATTENTION_AND_MLP),
     **dict.fromkeys(("gpt_oss", "mixtral", "olmoe", "phimoe", "qwen3_moe"), ATTENTION_AND_MLP),
-    **dict.fromkeys(("glm", "glm4"), (*_ATTENTION, "gate_up_proj", "down_proj")),
+    **dict.fromkeys(("granitemoe", "qwen3_vl_moe_text"), ATTENTION_AND_MLP),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _LATENT),
+    **dict.fromkeys(("glm", "glm4", "glm4v_text"), (*_ATTENTION, "gate_up_proj", "down_proj")),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), _CONV1D),
+    "gptj": ("q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"),
+    "lfm2": ("q_proj", "k_proj", "v_proj", "out_proj", "w1", "w2", "w3"),
     "mpt": ("Wqkv", "out_proj", "up_proj", "down_proj"),
     "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
     "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
-    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    **dict.fromkeys(("phi3", "phi4_multimodal"), _PHI3),
     "starcoder2": (*_ATTENTION, "c_fc", "c_proj"),
 }
 
@@ -42,7 +56,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
     targets = _targets(linear, model, settings)
     if settings.layers_to_transform:
         targets = _modules_of_layers(model, linear, targets, settings)
-    elif len(linear) < sum(isinstance(module, nn.Linear) for module in model.modules()):
+    elif len(linear) < sum(isinstance(module, _LINEAR) for module in model.modules()):
         # Another modality has layers of the same names, which get no LoRA.
         targets = [name for name in linear if name.rsplit(".", 1)[-1] in targets]
     shift = "" if task_type == "CAUSAL_LM" else "model."  # lower blocks lack this prefix
@@ -58,20 +72,31 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
         task_type=task_type,
     )
     is_empty = model.device.type == "meta"
-    adapted: PeftModel = get_peft_model(model, config, low_cpu_mem_usage=is_empty)  # type: ignore[assignment]
+    try:
+        adapted: PeftModel = get_peft_model(model, config, low_cpu_mem_usage=is_empty)  # type: ignore[assignment]
+    except ValueError as error:
+        raise ConfigError(
+            f"PEFT cannot put this LoRA on {type(model).__name__}: {first_line(error)}",
+            hint="choose other layers with --target-modules",
+        ) from error
     _check_patterns(adapted, config)
     return adapted
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:
-    """Return the names of the language model's linear layers, including the output layer."""
+    """Return the names of the language model's linear layers, including the output layer.
+
+    Some decoders also contain the towers of other modalities, outside their blocks.
+    """
     decoder = model.get_decoder()
     head = next((f"{name}." for name, module in model.named_modules() if module is decoder), "")
-    output = model.get_output_embeddings()
+    head, output = head.lstrip("."), model.get_output_embeddings()
+    blocks = f"{head}layers." if hasattr(decoder, "layers") else head
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and (name.startswith(head.lstrip(".")) or module is output)
+        if isinstance(module, _LINEAR)
+        and (name.startswith(blocks) or name.rpartition(".")[0] == head[:-1] or module is output)
     ]
 
 
@@ -82,19 +107,38 @@ def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings)
     """
     found = {name.rsplit(".", 1)[-1] for name in linear}
     blocks = {name.rsplit(".", 1)[-1] for name in linear if layer_of(name) is not None}
+    experts = _read_as_experts(found, model)
     wanted = settings.target_modules
     missing = [name for name in wanted if name not in found]
     if wanted == ("all-linear",) and blocks:
-        return sorted(blocks - {"gate", "router"})
+        return sorted(blocks - {"gate", "router"} - experts)
+    layout = _LAYOUTS.get(model.config.get_text_config().model_type, ())
+    if wanted == ATTENTION_AND_MLP:
+        known = blocks & set(layout) if missing else set(wanted)
+        if known - experts:
+            return sorted(known - experts) if missing or experts else list(wanted)
+    if not missing and (fused := sorted(experts & set(wanted))):
+        raise ConfigError(
+            f"--target-modules: '{fused[0]}' means the fused experts of {type(model).__name__} to "
+            "PEFT, and no linear layer",
+            hint="leave it out; --target-parameters trains the experts",
+        )
     if not missing:
         return list(wanted)
-    layout = _LAYOUTS.get(model.config.get_text_config().model_type, ())
-    if wanted == ATTENTION_AND_MLP and (known := sorted(blocks & set(layout))):
-        return known
     raise ConfigError(
         f"--target-modules: {type(model).__name__} has no linear layer '{missing[0]}'",
         hint="name some that it has, or all-linear: " + ", ".join(sorted(found)),
     )
+
+
+def _read_as_experts(names: set[str], model: PreTrainedModel) -> set[str]:
+    """Return which names of linear layers PEFT takes for the fused experts of a model's class.
+
+    It does so for adapters of transformers 4, which had experts apart, and shared experts and dense
+    layers have the same names.
+    """
+    kind = _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, "")
+    return names & _MOE_TARGET_MODULE_MAPPING.get(kind, {}).keys()
 
 
 def _target_parameters(

@@ -29,7 +29,7 @@ from adaptermix.errors import ArtifactError, DataError, ResourceError, first_lin
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.generation.prompts import pad
-from adaptermix.models.blocks import text_decoder
+from adaptermix.models.blocks import check_hidden_states, text_decoder
 from adaptermix.models.files import check_tokens, context_length, fingerprint
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
@@ -79,9 +79,10 @@ def layers_and_width(folder: Path, settings: RetrievalSettings) -> tuple[int, in
     """Return the number of layers of hidden states, including the embeddings, and their width.
 
     Raises:
-        ArtifactError: The model's config does not contain them.
+        ArtifactError: The model's config does not contain them, or blocks have no hidden states.
     """
     config = load_config(folder, settings).get_text_config()
+    check_hidden_states(config)
     depth, width = (getattr(config, n, None) for n in ("num_hidden_layers", "hidden_size"))
     if not depth or not width:
         raise ArtifactError(f"{folder / 'config.json'}: no num_hidden_layers and hidden_size")

@@ -1,14 +1,17 @@
+import copy
 import json
 import shutil
 from importlib.util import find_spec
 
 import pytest
 import torch
+import transformers
 from helpers.models import save_model, save_model_of_own_code
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.models.blocks import empty_model, load_lower_blocks
+from adaptermix.models.blocks import choose_layer, decoder_of, empty_model, load_lower_blocks
 from adaptermix.models.files import (
     context_length,
     fingerprint,
@@ -17,7 +20,9 @@ from adaptermix.models.files import (
     locate_model,
     weight_shapes,
 )
-from adaptermix.models.loading import load_config, load_model, load_tokenizer
+from adaptermix.models.loading import AdaptedModel, load_config, load_model, load_tokenizer
+from adaptermix.retrieval.representations import layers_and_width
+from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings
 
@@ -201,3 +206,105 @@ def test_code_of_a_model_runs_where_it_is_trusted_and_only_there(tmp_path, model
     with pytest.raises(ArtifactError) as raised:
         load(own_code_dir, SETTINGS)
     assert "--trust-remote-code" in raised.value.hint
+
+
+SHAPE = {
+    **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 6},
+    "pad_token_id": 0,
+}
+KINDS = ["sliding_attention", "full_attention"] * 3
+# The upper blocks take keys and values of lower ones; one table has embeddings of all blocks.
+SHARING = {
+    **{"num_kv_shared_layers": 3, "hidden_size_per_layer_input": 4, "layer_types": KINDS},
+    "vocab_size_per_layer_input": 64,
+}
+UNEVEN = {
+    "Gemma4TextConfig": SHARING,
+    "SmolLM3Config": {"no_rope_layers": [1, 0, 1, 1, 0, 1]},
+}
+
+
+@pytest.mark.parametrize("layer", [2, 4])
+@pytest.mark.parametrize("name", UNEVEN)
+def test_lower_blocks_are_those_of_the_whole_where_a_config_tells_of_each(tmp_path, name, layer):
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**SHAPE | UNEVEN[name])
+    whole = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.2)
+    whole.save_pretrained(tmp_path / "base")
+    ids = torch.tensor([[5, 20, 30, 40, 50]])
+    with torch.no_grad():
+        states = whole(ids, output_hidden_states=True).hidden_states
+        lower = load_lower_blocks(tmp_path / "base", SETTINGS, layer)(ids).last_hidden_state
+    torch.testing.assert_close(lower, states[layer])
+    assert not torch.allclose(lower, states[layer + 1])
+    assert len(decoder_of(empty_model(tmp_path / "base", SETTINGS, layer)).layers) == layer
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("MllamaTextConfig", {"cross_attention_layers": [1]}, "skips its cross-attention blocks"),
+        (
+            "Gemma3nTextConfig",
+            {"activation_sparsity_pattern": [0.0] * 6},
+            "has several hidden states",
+        ),
+    ],
+)
+def test_a_model_without_a_state_of_each_block_is_refused(tmp_path, name, options, why):
+    getattr(transformers, name)(**SHAPE | options).save_pretrained(tmp_path)
+    settings = RetrievalSettings(model=str(tmp_path), langs=("en", "cy"))
+    for ask in (
+        lambda: choose_layer(tmp_path, SETTINGS, 1),
+        lambda: layers_and_width(tmp_path, settings),
+    ):
+        with pytest.raises(ArtifactError, match=rf"{name}: the model {why}"):
+            ask()
+
+
+def test_an_adapter_that_peft_loads_in_part_is_refused(tmp_path):
+    # Its experts are fused; of this class, PEFT does not convert a LoRA of each to one of all.
+    config = transformers.Qwen2MoeConfig(
+        **SHAPE, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    layer = "base_model.model.model.layers.0"
+    shapes = {"self_attn.q_proj": (32, 32)}
+    shapes |= {f"mlp.experts.{e}.{n}": (16, 32) for e in (0, 1) for n in ("gate_proj", "up_proj")}
+    shapes |= {f"mlp.experts.{e}.down_proj": (32, 16) for e in (0, 1)}
+    tensors = {
+        f"{layer}.{module}.lora_{side}.weight": torch.ones(shape)
+        for module, (rows, columns) in shapes.items()
+        for side, shape in (("A", (2, columns)), ("B", (rows, 2)))
+    }
+    for name in ("whole", "attention"):
+        (tmp_path / name).mkdir()
+        kept = {k: t for k, t in tensors.items() if name == "whole" or "q_proj" in k}
+        save_file(kept, tmp_path / name / "adapter_model.safetensors", {"format": "pt"})
+        targets = sorted({key.split(".")[-3] for key in kept})
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": targets}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+    for before in ([], ["attention"]):
+        adapted = AdaptedModel(copy.deepcopy(model))
+        for name in before:
+            adapted.switch_to(tmp_path / name)
+        with pytest.raises(
+            ArtifactError, match="Qwen2MoeForCausalLM has no place for '.*expe"
+        ) as e:
+            adapted.switch_to(tmp_path / "whole")
+        assert "merge --into BASE" in e.value.hint
+
+
+def test_a_chat_template_of_the_processor_is_the_tokenizers_where_it_has_none(tmp_path, model_dir):
+    shutil.copytree(model_dir, tmp_path / "m")
+    (tmp_path / "m" / "chat_template.json").write_text('{"chat_template": "own"}')
+    assert load_tokenizer(tmp_path / "m", SETTINGS).chat_template not in (None, "own")
+    (tmp_path / "m" / "chat_template.jinja").unlink()
+    assert load_tokenizer(tmp_path / "m", SETTINGS).chat_template == "own"
+    (tmp_path / "m" / "chat_template.json").write_text("{")
+    assert load_tokenizer(tmp_path / "m", SETTINGS).chat_template is None

@@ -9,7 +9,7 @@ from helpers.adapters import IDS, logits_through_peft
 from helpers.experts import FUSED, save_experts
 from helpers.training import align_settings, randomize, task_settings
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
@@ -115,8 +115,19 @@ SMALL = {
 }
 FUSED_QKV = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"}
 DEFAULTS = {
     "ApertusConfig": ATTENTION | {"up_proj", "down_proj"},
+    "DeepseekV2Config": LATENT,
+    "DeepseekV3Config": LATENT,
+    "GPT2Config": {"c_attn", "c_fc", "c_proj"},
+    "GPTBigCodeConfig": {"c_attn", "c_fc", "c_proj"},
+    "GPTJConfig": {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"},
+    "Glm4vTextConfig": ATTENTION | {"gate_up_proj", "down_proj"},
+    "GraniteMoeConfig": ATTENTION,
+    "Lfm2Config": {"q_proj", "k_proj", "v_proj", "out_proj", "w1", "w2", "w3"},
+    "Phi4MultimodalConfig": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
+    "Qwen3VLMoeTextConfig": ATTENTION,
     "ArceeConfig": ATTENTION | {"up_proj", "down_proj"},
     "BloomConfig": FUSED_QKV,
     "FalconConfig": FUSED_QKV,
@@ -144,15 +155,17 @@ def small_model(name):
     if name != "BloomConfig":
         config.intermediate_size = config.moe_intermediate_size = 48
         config.num_key_value_heads = 4
+    kind = AutoModel if "Text" in name else AutoModelForCausalLM  # of a model of several modes
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return kind.from_config(config)
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_default_targets_are_those_of_the_models_class(tmp_path, name):
     settings = task_settings("unused", None, tmp_path / "adapter")
     assert settings.target_modules == ATTENTION_AND_MLP
-    adapted = with_lora(small_model(name), settings, "CAUSAL_LM")
+    task = "FEATURE_EXTRACTION" if "Text" in name else "CAUSAL_LM"
+    adapted = with_lora(small_model(name), settings, task)
     found = adapted.base_model.targeted_module_names
     assert {module.rpartition(".")[2] for module in found} == DEFAULTS[name]
     assert {layer_of(module) for module in found} == {0, 1}
@@ -163,15 +176,45 @@ def test_the_table_of_layouts_is_tested():
     assert kinds == {*_LAYOUTS, "llama"}
 
 
+@pytest.mark.parametrize("name", ["Glm4MoeConfig", "Ernie4_5_MoeConfig"])
+def test_layers_that_peft_takes_for_experts_are_left_out_or_named(tmp_path, name):
+    settings = task_settings("unused", None, tmp_path / "adapter")
+    for targets in (settings.target_modules, ("all-linear",)):
+        own = settings.model_copy(update={"target_modules": targets})
+        found = with_lora(small_model(name), own, "CAUSAL_LM").base_model.targeted_module_names
+        last = {module.rpartition(".")[2] for module in found}
+        assert last >= ATTENTION
+        assert not last & {"gate_proj", "up_proj", "down_proj"}
+    settings = settings.model_copy(update={"target_modules": ("q_proj", "up_proj")})
+    with pytest.raises(ConfigError, match="'up_proj' means the fused experts of") as error:
+        with_lora(small_model(name), settings, "CAUSAL_LM")
+    assert "--target-parameters" in error.value.hint
+
+
+def test_what_peft_refuses_is_one_line(tmp_path):
+    settings = task_settings("unused", None, tmp_path / "a", target_modules=("out_proj",))
+    with pytest.raises(ConfigError, match="PEFT cannot put this LoRA on MambaForCausalLM"):
+        with_lora(small_model("MambaConfig"), settings, "CAUSAL_LM")
+
+
+def test_towers_inside_a_decoder_get_no_lora(tmp_path):
+    settings = task_settings("unused", None, tmp_path / "a", target_modules=("all-linear",))
+    model = small_model("Phi4MultimodalConfig")
+    every = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert any("image_embed" in name for name in every)
+    found = with_lora(model, settings, "CAUSAL_LM").base_model.targeted_module_names
+    assert {name.partition(".layers.")[0] for name in found} == {"model"}
+
+
 def test_a_layout_that_is_not_known_is_an_error_with_its_linear_layers(tmp_path):
     settings = task_settings("unused", None, tmp_path / "adapter")
-    with pytest.raises(ConfigError, match="no linear layer 'o_proj'") as error:
-        with_lora(small_model("GPTJConfig"), settings, "CAUSAL_LM")
-    assert "all-linear: fc_in, fc_out, k_proj, lm_head, out_proj" in error.value.hint
+    with pytest.raises(ConfigError, match="no linear layer 'q_proj'") as error:
+        with_lora(small_model("CodeGenConfig"), settings, "CAUSAL_LM")
+    assert "all-linear: fc_in, fc_out, lm_head, out_proj, qkv_proj" in error.value.hint
     settings = settings.model_copy(update={"target_modules": ("all-linear",)})
-    adapted = with_lora(small_model("GPTJConfig"), settings, "CAUSAL_LM")
+    adapted = with_lora(small_model("CodeGenConfig"), settings, "CAUSAL_LM")
     found = {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names}
-    assert found == {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"}
+    assert found == {"qkv_proj", "out_proj", "fc_in", "fc_out"}
 
 
 PARAMETERS = {
