@@ -27,6 +27,7 @@ _FAULTS = (
     *(MemoryError, NotImplementedError),
 )
 _SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template contains these
+_QUESTION: Message = {"role": "user", "content": _USER}
 
 
 class PromptEncoder:
@@ -38,7 +39,8 @@ class PromptEncoder:
     prompt IDs.
 
     Some templates reject the system role or omit its text (Gemma 1 and 2). The system text then
-    goes into the first user turn, as the documentation of such models recommends.
+    goes into the first user turn, as the documentation of such models recommends. Some templates of
+    vision models require a content that is a list of parts (SmolVLM): they get one part of text.
 
     Attributes:
         tokenizer: The tokenizer.
@@ -61,11 +63,17 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.turn_newline = turn_newline
         self.notes: list[str] = []
-        self._takes_system = True
+        self._takes_system, self._wants_parts = True, False
         marker = ""
         if tokenizer.chat_template is not None:
-            self._takes_system = self._writes_system()
+            self._wants_parts = self._needs_parts()
+            self._takes_system = self._writes([{"role": "system", "content": _SYSTEM}, _QUESTION])
             marker = self._end_marker()
+            if "strftime_now" in str(tokenizer.chat_template):
+                self.note(
+                    "the chat template can write the date of today into prompts, so that answers "
+                    "may differ from day to day; --chat-template names a file with a fixed one"
+                )
         self.end_id = self._find_end(marker)
 
     @classmethod
@@ -93,7 +101,10 @@ class PromptEncoder:
     def rendered_ids(self, text: str) -> list[int]:
         """Return the IDs of a text from ``prompt_text``, as the start of a sequence."""
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(text)["input_ids"])
+            ids = list(self.tokenizer(text)["input_ids"])
+            end = self.tokenizer.eos_token_id  # some tokenizers end every text
+            is_ended = len(ids) > 1 and ids[-1] == end and self.text_ids(text)[-1:] != [end]
+            return ids[:-1] if is_ended else ids
         return self.text_ids(text)
 
     def prompt_text(
@@ -142,6 +153,8 @@ class PromptEncoder:
 
     def _render(self, messages: Sequence[Message], **options: Any) -> str:
         """Render messages with the template, which is a program and can fail like one."""
+        if self._wants_parts:
+            messages = [_in_parts(m) if isinstance(m.get("content"), str) else m for m in messages]
         try:
             return str(
                 self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
@@ -160,22 +173,27 @@ class PromptEncoder:
     def _name(self) -> str:
         return str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer")
 
-    def _writes_system(self) -> bool:
-        messages = [
-            {"role": "system", "content": _SYSTEM},
-            {"role": "user", "content": _USER},
-        ]
+    def _needs_parts(self) -> bool:
+        """Whether the template writes a content that is a list of parts, and no other."""
+        return not self._writes([_QUESTION]) and _USER in self._written([_in_parts(_QUESTION)])
+
+    def _writes(self, messages: Sequence[Message]) -> bool:
+        """Whether the template takes messages, and writes the text of each."""
+        written = self._written(messages)
+        return all(message["content"] in written for message in messages)
+
+    def _written(self, messages: Sequence[Message]) -> str:
+        """Return what the template writes; nothing where it refuses the messages."""
         try:
-            return _SYSTEM in self._render(messages, add_generation_prompt=True)
+            return self._render(messages, add_generation_prompt=True)
         except DataError:
-            return False
+            return ""
 
     def _end_marker(self) -> str:
         """Return what the template writes after an answer."""
-        question = [{"role": "user", "content": _USER}]
-        answered = [*question, {"role": "assistant", "content": _ANSWER}]
+        answered = [_QUESTION, {"role": "assistant", "content": _ANSWER}]
         try:
-            asked = self._render(question, add_generation_prompt=True)
+            asked = self._render([_QUESTION], add_generation_prompt=True)
             _, answer, tail = self._render(answered).rpartition(_ANSWER)
         except DataError as error:
             raise ArtifactError(f"{self._name}: {error.message}") from error
@@ -200,6 +218,11 @@ class PromptEncoder:
         if marker:
             self.note(f"{split}: they end with {self.tokenizer.eos_token} instead")
         return int(end)
+
+
+def _in_parts(message: Message) -> Message:
+    """Return a message whose content is a list of one part."""
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 def _system_in_user_turn(messages: Sequence[Message]) -> list[Message]:

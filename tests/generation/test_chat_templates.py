@@ -6,6 +6,7 @@ import pytest
 from helpers.evaluation import eval_settings
 from helpers.models import CHAT_TEMPLATE, make_tokenizer
 from helpers.training import task_settings
+from tokenizers import processors
 
 from adaptermix.errors import ArtifactError, DataError
 from adaptermix.evaluation.evaluate import evaluate, plan
@@ -111,3 +112,41 @@ def test_a_template_of_ones_own_is_asked_with(tmp_path, model_dir, corpus_dir):
     path.write_text("{% for %}")
     with pytest.raises(ArtifactError, match="the chat template is not valid: line 1"):
         plan(settings)
+
+
+PARTS = (
+    LOOP + "<|{{ m.role }}|>{% for part in m.content %}{% if part.type == 'text' %}"
+    "{{ part.text }}{% endif %}{% endfor %}<|end|>" + END
+)
+
+
+def test_a_template_that_wants_parts_gets_the_text_as_one():
+    encoder, plain = encoder_of(PARTS), encoder_of(CHAT_TEMPLATE)
+    assert encoder.prompt_text(MESSAGES) == plain.prompt_text(MESSAGES)
+    assert encoder.end_id == plain.end_id
+    given = [{"role": "user", "content": [{"type": "text", "text": "wake me"}]}]
+    assert encoder.prompt_text(given) == plain.prompt_text(MESSAGES[1:])
+    assert encoder.notes == []
+
+
+def test_a_question_that_is_left_out_beside_a_system_text_is_written_with_it():
+    encoder = encoder_of("{{ messages[0].content }}<|end|>")
+    assert encoder.prompt_text(MESSAGES) == "slots\n\nwake me<|end|>"
+
+
+def test_a_template_with_the_date_of_today_is_told():
+    encoder = encoder_of("{{ strftime_now('%Y') }}" + CHAT_TEMPLATE)
+    (note,) = encoder.notes
+    assert "the date of today" in note
+    assert "--chat-template" in note
+
+
+def test_a_prompt_does_not_end_in_the_end_that_a_tokenizer_adds():
+    ended = make_tokenizer()
+    ended.chat_template = None
+    plain = PromptEncoder(ended).prompt_ids(MESSAGES)
+    ended.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A <|end|>", special_tokens=[("<|bos|>", 0), ("<|end|>", 1)]
+    )
+    assert ended("wake me")["input_ids"][-1] == 1
+    assert PromptEncoder(ended).prompt_ids(MESSAGES) == plain
