@@ -73,6 +73,13 @@ _EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.\d+\.")
 # Distinct parts of one model, which are never the same part under different names.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
+# How the names of blocks' modules start in models that are known.
+_STARTS = frozenset(
+    """
+    model language_model text_model layers h block blocks decoder encoder thinker talker llm
+    visual vision_tower vision_model audio_tower multi_modal_projector embed_tokens_extend
+    """.split()
+) | {*BASE_PREFIXES}
 _HUB_CACHE = re.compile(r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/[^/]+/*")
 _GENERIC = re.compile(  # folder names that do not identify a model
     r"(merged|model|models|base|base[-_]?model|output|outputs|out|final|best|last|latest|hf|save|"
@@ -205,6 +212,15 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
             hint="the adapters belong to different models, or one has a prefix that is not known; "
             "rename its tensors",
         )
+
+
+def unknown_start(names: Iterable[str]) -> str | None:
+    """Return a module of a block whose name starts as in no model that is known, if there is one.
+
+    It may be of a class of its own, or have the prefix of what a program had put around the model.
+    """
+    blocks = (name for name in names if _BLOCK.search(name))
+    return next((name for name in blocks if name.partition(".")[0] not in _STARTS), None)
 
 
 def is_expert(module: str) -> bool:

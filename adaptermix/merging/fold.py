@@ -25,7 +25,7 @@ from adaptermix.models.files import (
     fingerprint,
     is_tied,
     locate_model,
-    read_base_config,
+    quantization_of,
     text_model_type,
     weight_files,
     weight_shapes,
@@ -143,10 +143,9 @@ def _in_float32(settings: MergeSettings) -> MergeSettings:
 
 def _refuse_quantized(folder: Path) -> None:
     """Refuse a quantized base: its files hold no matrices of the layers' shapes."""
-    quantization = read_base_config(folder).get("quantization_config")
-    if quantization is None:
+    method = quantization_of(folder)
+    if method is None:
         return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     raise ArtifactError(
         f"{folder} is quantized ({method}): a quantized model cannot take an update",
         hint="fold into the model before it was quantized",

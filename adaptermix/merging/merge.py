@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.card import languages_of
+from adaptermix.adapters.names import unknown_start
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
@@ -140,6 +141,11 @@ def _notes(plan: MergePlan) -> list[str]:
         for weight in dict.fromkeys(weights)
         if not 0 <= weight <= 1
     ]
+    if odd := unknown_start(plan.specs):
+        notes.append(
+            f"the modules are named like '{odd}': no model is known here whose names start with "
+            f"'{odd.partition('.')[0]}', and PEFT ignores an update whose module is not there"
+        )
     weights = plan.weighting.weights
     most = max(range(len(weights)), key=weights.__getitem__)
     is_alone = sum(weight == weights[most] for weight in weights) == 1

@@ -54,6 +54,19 @@ def text_model_type(folder: Path) -> str | None:
     return next((kind for kind in kinds if isinstance(kind, str)), None)
 
 
+def quantization_of(folder: Path) -> str | None:
+    """Return by what method a model is quantized, as its config or its files tell; None if not."""
+    config = read_base_config(folder)
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if (found := part.get(key)) is not None:
+                method = found.get("quant_method") if isinstance(found, dict) else found
+                return str(method or key)
+    ends = ("qweight", "weight_packed", "weight.absmax", "SCB", "weight_scale_inv")
+    return next((end for name in weight_shapes(folder) for end in ends if name.endswith(end)), None)
+
+
 def by(shape: tuple[int, ...]) -> str:
     """Format a shape, such as ``2 x 3``."""
     return " x ".join(map(str, shape))

@@ -14,7 +14,7 @@ from adaptermix.adapters.names import is_embedding_name
 from adaptermix.adapters.stacking import Weighted, notes_on_stack
 from adaptermix.errors import ArtifactError
 from adaptermix.models.blocks import empty_model
-from adaptermix.models.files import fingerprint, is_tied, read_base_config
+from adaptermix.models.files import fingerprint, is_tied, quantization_of
 from adaptermix.models.lora import as_torch
 from adaptermix.models.pooling import widened
 from adaptermix.settings.shared import ModelSettings
@@ -34,7 +34,7 @@ def check_stack(folder: Path, settings: ModelSettings, stack: Sequence[Weighted]
     """
     if not stack:
         return []
-    if "quantization_config" in read_base_config(folder):
+    if quantization_of(folder) is not None:
         raise ArtifactError(
             f"--on: {settings.model} is quantized, and cannot take the delta weights of adapters",
             hint="train on the model before it was quantized",

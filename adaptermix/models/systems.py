@@ -15,7 +15,7 @@ from adaptermix.adapters.systems import BASE
 from adaptermix.adapters.writing import staged_config
 from adaptermix.errors import AdaptermixError, ArtifactError
 from adaptermix.models.blocks import empty_model
-from adaptermix.models.files import by, fingerprint, locate_model, read_base_config, weight_shapes
+from adaptermix.models.files import by, fingerprint, locate_model, quantization_of, weight_shapes
 from adaptermix.models.loading import load_tokenizer, opening
 from adaptermix.settings.shared import ModelSettings
 
@@ -155,7 +155,7 @@ def _check_weights(
     folder: Path, on_disk: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Check that files and config agree; skip quantized models, whose shapes differ."""
-    if "quantization_config" in read_base_config(folder):
+    if quantization_of(folder) is not None:
         return
     for name, shape in on_disk.items():
         if shapes.get(name, shape) != shape:

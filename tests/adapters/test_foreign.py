@@ -171,3 +171,13 @@ def test_other_mistakes_in_foreign_folders_are_named(tmp_path, made):
         with pytest.raises(ArtifactError) as caught:
             read_adapter(path)
         assert words in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "LOKR"])
+def test_another_kind_of_pefts_adapters_is_named_by_its_config(tmp_path, kind):
+    key = "base_model.model.model.layers.0.self_attn.q_proj."
+    name = {"LOHA": "hada_w1_a", "LOKR": "lokr_w1"}[kind]
+    folder = put(tmp_path / "a", {key + name: FACTOR})
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": kind, "r": 4}))
+    with pytest.raises(ArtifactError, match=f"not the config of a LoRA .* is {kind}"):
+        read_adapter(folder)

@@ -29,6 +29,7 @@ from adaptermix.adapters.names import (
     core,
     embeddings_of,
     is_one_base,
+    unknown_start,
     without_wrappers,
 )
 from adaptermix.adapters.writing import stage_adapter
@@ -468,3 +469,15 @@ def test_transposed_layers_are_those_of_transformers():
         layer for text in uses.values() for layer in re.findall(r"self\.(\w+) = Conv1D\(", text)
     }
     assert layers == set(CONV1D)
+
+
+def test_a_prefix_that_no_model_is_known_to_have_is_told(tmp_path, two):
+    old, new = "base_model.model.", "base_model.model.actor."
+    odd = [
+        with_keys(path, tmp_path / f"odd-{path.name}", lambda key: key.replace(old, new))
+        for path in two
+    ]
+    assert merge(two, MergeSettings(weights=WEIGHTS, out=tmp_path / "plain")).notes == []
+    (note,) = merge(odd, MergeSettings(weights=WEIGHTS, out=tmp_path / "m")).notes
+    assert "named like 'actor.model.layers." in note
+    assert unknown_start(["model.layers.0.q", "visual.blocks.0.q", "lm_head", "own.head"]) is None

@@ -352,6 +352,19 @@ def test_a_quantized_base_is_refused_for_what_it_is(tmp_path, model_dir, method)
     settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "o", ignore_base=True)
     with pytest.raises(ArtifactError, match=rf"is quantized \({method}\)"):
         merge_into([path], settings)
+    given = config.pop("quantization_config")  # as in models of several modes, and in none
+    (base / "config.json").write_text(
+        json.dumps(config | {"text_config": {"quantization_config": given}})
+    )
+    with pytest.raises(ArtifactError, match=rf"is quantized \({method}\)"):
+        merge_into([path], settings)
+    (base / "config.json").write_text(json.dumps(config))
+    end = {"bitsandbytes": "weight.absmax", "gptq": "qweight"}[method]
+    weights = load_file(base / "model.safetensors")
+    weights = {name.removesuffix("weight") + end: weight for name, weight in weights.items()}
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=rf"is quantized \({end}\)"):
+        merge_into([path], settings)
 
 
 def test_embeddings_that_peft_saves_three_times_are_one(tmp_path, model_dir):
