@@ -147,3 +147,18 @@ def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path):
     (tmp_path / "weights.toml").write_bytes(b"weights = [1]\n\n# \xff\xfe")
     with pytest.raises(ConfigError, match=r"weights\.toml:3: not UTF-8"):
         read_weighting(tmp_path / "weights.toml", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("other = 1\n" + GOOD, "the keys are weights, rule"),
+        (GOOD + "[[rule]]\nweights = [1, 0]\nlayer = 1\n", "the keys are weights, layers, modules"),
+        (GOOD + "[[rule]]\nweights = [1, 0]\nlayers = '3-1'\n", 'write "0-15" or "0-3,8"'),
+        ("weights = 1\n", None),
+    ],
+)
+def test_a_mistake_says_what_to_write_where_that_is_known(tmp_path, text, hint):
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text, 2)
+    assert caught.value.hint == hint

@@ -333,3 +333,12 @@ def test_weights_beside_a_tokenizer_are_no_part_of_it(tmp_path, monkeypatch):
     assert keys[0] == keys[1]
     (folder / "tokenizer.json").write_text('{"a": 1}')
     assert key_of(COMMANDS["eval"], tokenizer="t") != keys[0]
+
+
+def test_adapters_of_the_hub_count_by_their_whole_names_and_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["OWNER/one", "OWNER/two", "OTHER/one", "OWNER/one@v2"]
+    assert len({key_of(COMMANDS["eval"], adapters=(name,)) for name in names}) == 4
+    assert len({key_of(COMMANDS["merge"], inputs=(name,)) for name in names}) == 4
+    weighted = [*names, *(f"OWNER/one={weight}" for weight in (0.2, 0.5))]
+    assert len({key_of(COMMANDS["train-task"], on=(name,)) for name in weighted}) == 6

@@ -109,3 +109,19 @@ def test_equal_translations_count_for_neither_mexa_nor_the_second_of_them():
     found = retrieve(vectors, vectors, cells=4)
     assert found.targets.tolist() == [0, 0, 2, 3]
     assert found.mexa == 0.5
+
+
+@given(
+    seed=st.integers(0, 1000),
+    size=st.integers(2, 40),
+    kinds=st.integers(1, 4),
+    k=st.integers(1, 4),
+    cells=st.sampled_from([1, 20, 100]),
+)
+def test_ties_are_broken_in_the_same_way_however_the_matrix_is_cut(seed, size, kinds, k, cells):
+    rng = np.random.default_rng(seed)
+    sources, targets = (torch.eye(4)[rng.integers(kinds, size=size)] for _ in range(2))
+    whole, cut = (retrieve(sources, targets, k, cells=c) for c in (1 << 20, cells))
+    assert cut.targets.tolist() == whole.targets.tolist()
+    assert cut.sources.tolist() == whole.sources.tolist()
+    assert cut.mexa == whole.mexa
