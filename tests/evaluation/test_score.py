@@ -194,6 +194,11 @@ def test_entities_count_as_text_or_as_offsets(tmp_path):
     assert score_files(ScoreSettings(**common)).counts["malformed"] == 1
 
 
+def test_malformed_answers_and_their_parts_are_counted_apart(massive):
+    counts = score(massive, ["well; time: ; date: ", "music_genre: jazz", "None"]).counts
+    assert (counts["malformed"], counts["malformed_parts"]) == (1, 3)
+
+
 def test_the_command_prints_json_and_imports_no_torch(massive):
     write(massive / "answers.txt", [render_answer(slots_of(a)) for _, a in ROWS])
     code = (

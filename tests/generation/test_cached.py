@@ -8,7 +8,7 @@ import torch
 from helpers.adapters import peft_adapter
 from helpers.evaluation import eval_settings
 from helpers.generation import answers_of, make_engine
-from helpers.models import save_model
+from helpers.models import make_tokenizer, save_model
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -219,6 +219,27 @@ def test_whatever_an_answer_depends_on_is_in_its_key(make_cached, model_dir, tmp
     contexts += [make_cached(model, engine_args={"quantization": q}).context for q in ("a", "b")]
     assert len(set(contexts)) == len(contexts)
     assert make_cached(model, engine_args={"quantization": "a"}).context == contexts[-2]
+
+
+def test_a_vocabulary_counts_by_the_ids_of_its_tokens(make_cached, model_dir, tmp_path):
+    contexts = []
+    for at, swapped in enumerate(("", "eg")):
+        folder = tmp_path / str(at)
+        make_tokenizer().save_pretrained(folder)
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"]
+        if swapped:
+            one, other = swapped
+            vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+        (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+        contexts.append(make_cached(model_dir, tokenizer=str(folder)).context)
+    assert contexts[0] != contexts[1]
+
+
+def test_prompts_of_the_same_tokens_in_another_order_are_decoded_apart(make_cached):
+    generator = make_cached()
+    generator.decode([Request([0, 20, 30], None), Request([0, 30, 20], None)])
+    assert generator.decoded == 2
 
 
 def test_equal_prompts_are_decoded_once(make_cached):

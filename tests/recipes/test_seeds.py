@@ -121,6 +121,15 @@ def test_the_command_line_sets_seeds_for_all_or_for_one(tmp_path):
     assert made["b-seed-1"].rank == 8
 
 
+def test_seeds_of_the_command_line_take_the_place_of_a_seed(tmp_path):
+    text = '[a]\ncommand = "train-task"\nseed = 9\n'
+    made = settings_of(read(tmp_path, text, **{"a.seeds": "1,2"}))
+    assert {name: settings.seed for name, settings in made.items()} == {
+        "a-seed-1": 1,
+        "a-seed-2": 2,
+    }
+
+
 def test_one_of_the_seeds_can_be_named(tmp_path):
     recipe = read(tmp_path, CHAIN + '[one]\ncommand = "eval"\nadapters = ["@task-seed-2"]\n')
     one = recipe.with_needs("one")

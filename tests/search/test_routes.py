@@ -80,3 +80,11 @@ def test_choosing_the_best_of_several_merges_is_paid_for():
         routes = choose_routes(task, merges, mean, "simpler")
         wrong += any(route.chosen for route in routes.values())
     assert wrong / searches <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / searches)
+
+
+def test_a_sure_gain_outlives_the_correction_for_many_comparisons(monkeypatch):
+    monkeypatch.setattr("adaptermix.search.routes.TRIALS", 20)  # too few for eight comparisons
+    task = {lang: rows([0] * 30) for lang in ("cy", "sw")}
+    merges = {name: {lang: rows([1] * 30) for lang in task} for name in "abcd"}
+    routes = choose_routes(task, merges, mean, "simpler")
+    assert [route.chosen for route in routes.values()] == ["a", "a"]

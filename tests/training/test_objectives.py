@@ -152,6 +152,18 @@ def test_the_loss_of_a_large_batch_is_made_block_by_block(monkeypatch, direction
         assert torch.allclose(found, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("directions", ["one", "both"])
+def test_every_pair_of_a_batch_of_any_size_counts(directions):
+    torch.manual_seed(0)
+    sources, targets = torch.randn(2, 1100, 4)
+    logits = functional.normalize(sources) @ functional.normalize(targets).mT / 0.1
+    expected = functional.cross_entropy(logits, torch.arange(1100))
+    if directions == "both":
+        expected = (expected + functional.cross_entropy(logits.mT, torch.arange(1100))) / 2
+    loss = contrastive_loss(sources, targets, 0.1, directions=directions)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_cosines_of_a_large_batch_are_not_held(monkeypatch):
     monkeypatch.setattr("adaptermix.training.objectives._ROWS", 8)
     sources, targets = torch.randn(2, 100, 4, requires_grad=True)

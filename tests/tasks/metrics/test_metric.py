@@ -10,7 +10,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from adaptermix.errors import ConfigError
 from adaptermix.tasks.metrics import text
 from adaptermix.tasks.metrics.comet import CometScores
-from adaptermix.tasks.metrics.f1 import SLOT_F1, SpanF1, span_statistics
+from adaptermix.tasks.metrics.f1 import SLOT_F1, SpanF1, slot_key, span_statistics
 from adaptermix.tasks.metrics.metric import Outcome, chosen, score
 from adaptermix.tasks.metrics.text import Comet, ExactMatch, SacreMetric
 from adaptermix.tasks.slots import Slot
@@ -151,3 +151,8 @@ def test_exact_match_ignores_white_space_only():
 def test_a_metric_that_a_task_has_not_is_refused():
     with pytest.raises(ConfigError, match="the task t has no metric 'rouge'"):
         chosen([SLOT_F1], ("rouge",), "t")
+
+
+def test_slot_values_are_compared_by_case_folding_and_white_space():
+    assert slot_key(Slot("time", " STRASSE  7 ")) == slot_key(Slot("time", "stra\u00dfe 7"))
+    assert slot_key(Slot("time", "five am")) != slot_key(Slot("date", "five am"))
