@@ -18,11 +18,13 @@ from adaptermix.adapters.systems import read_systems
 from adaptermix.cli import main as cli
 from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.files.tensors import TensorFile
+from adaptermix.models.files import layer_index
 from adaptermix.models.loading import load_model
 from adaptermix.retrieval.analysis import analyze, plan
 from adaptermix.retrieval.correlation import pearson
 from adaptermix.retrieval.margin import normalized, retrieve
-from adaptermix.retrieval.representations import TENSOR, Extractor, LayerReader, encode_texts
+from adaptermix.retrieval.representations import TENSOR, Extractor, LayerReader, Text, encode_texts
+from adaptermix.retrieval.summary import EVERY, MIDDLE, layer_sets
 from adaptermix.settings.evaluation import RetrievalSettings
 
 LANGS = ("en", "cy", "swh_Latn")
@@ -449,3 +451,17 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
     assert "eng_Latn.dev:2: eng_Latn.dev continues to line 12" in err
     code, out, err = run(monkeypatch, capsys, *line, "--exclude-base", "--scores", "eval")
     assert code == 3
+
+
+def test_sentences_that_end_elsewhere_are_other_texts(settings, model_dir, tmp_path):
+    texts = [Text("en", [[0, 20], [30, 40]], 0), Text("cy", [[0], [20, 30, 40]], 0)]
+    texts += [Text("sw", [[0, 20], [30], [40]], 0)]
+    extractor = Extractor(settings(cache=False), model_dir, 2, {}, tmp_path)
+    assert len({*extractor.extract(["base"], texts).values()}) == 3
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5, 32, 33])
+def test_the_middle_layer_is_the_one_that_alignment_takes(depth):
+    sets = layer_sets(range(depth + 1), depth, is_asked=False)
+    assert sets[MIDDLE] == [layer_index("middle", depth)]
+    assert sets[EVERY] == list(range(1, depth + 1))
