@@ -6,6 +6,8 @@ import pytest
 import torch
 from helpers.adapters import logits_through_peft, peft_adapter
 from helpers.models import SHAPE
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -13,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
-from adaptermix.adapters.format import CONFIG_KEY, describe_config, layer_of, spec_of
+from adaptermix.adapters.format import CONFIG_KEY, UpdateSpec, describe_config, layer_of, spec_of
 from adaptermix.adapters.matching import check_fits
 from adaptermix.adapters.writing import stage_adapter, write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
@@ -267,3 +269,19 @@ def test_an_lm_head_fits_though_it_is_tied_and_in_no_file(tmp_path, model_dir):
 def test_layers_are_read_off_module_names():
     assert layer_of("model.layers.12.mlp.up_proj") == 12
     assert layer_of("lm_head") is None
+
+
+@given(st.integers(1, 256), st.floats(1e-6, 1e6))
+def test_alpha_gives_the_scaling_to_the_last_bit_and_is_whole_where_it_can_be(rank, scaling):
+    spec = UpdateSpec(4, 4, rank, scaling, np.dtype(np.float32))
+    config = describe_config({"model.layers.0.mlp.up_proj": spec}, None, all_layers=True)
+    nearest = min(abs(alpha / rank - scaling) for alpha in _around(scaling * rank))
+    assert abs(config["lora_alpha"] / rank - scaling) == nearest
+    whole = spec._replace(scaling=16 / rank)
+    config = describe_config({"model.layers.0.mlp.up_proj": whole}, None, all_layers=True)
+    assert config["lora_alpha"] == 16
+    assert isinstance(config["lora_alpha"], int)
+
+
+def _around(number):
+    return number, math.nextafter(number, 0), math.nextafter(number, math.inf)

@@ -127,6 +127,29 @@ def test_what_counts_most_is_kept_and_the_rest_is_rounded_once(dtype, rank):
         assert np.array_equal(merged.a, np.concatenate([first.a, second.a]))
 
 
+def test_what_counts_most_is_kept_where_its_weight_is_negative():
+    first, second = (random_update(2, seed=seed, dtype=np.float32) for seed in (1, 2))
+    merged = summed([first, second], (0.1, -0.9))
+    assert merged.scaling == 2 * 0.9
+    assert np.array_equal(merged.b[:, 2:], -second.b)
+
+
+def test_small_factors_lose_nothing_where_half_precision_needs_one_rank(tmp_path):
+    sizes = {"model.layers.0.mlp.up_proj": 2, "model.layers.1.mlp.up_proj": 4}
+    updates = {module: random_update(rank, scaling=1e-3) for module, rank in sizes.items()}
+    updates = {
+        module: LoraUpdate(u.a.astype(np.float16), (1e-3 * u.b).astype(np.float16), u.scaling)
+        for module, u in updates.items()
+    }
+    config = describe_config({module: spec_of(u) for module, u in updates.items()}, None, True)
+    write_adapter(tmp_path / "a", updates, config, {})
+    merge([tmp_path / "a"], MergeSettings(weights=(0.5,), out=tmp_path / "m"))
+    merged = read_adapter(tmp_path / "m")
+    assert not merged.config["rank_pattern"]
+    for module, update in updates.items():
+        assert_close(dense(merged.update(module)), 0.5 * dense(update), rtol=2e-3, atol=1e-12)
+
+
 @pytest.mark.parametrize("out", [None, "float32", "bfloat16"])
 def test_mixed_dtypes_give_the_widest_or_the_one_asked_for(out):
     half, single = random_update(2, dtype=ml_dtypes.bfloat16), random_update(2, dtype=np.float32)
