@@ -394,6 +394,7 @@ def test_whole_weights_are_refused_by_name_where_the_sum_is_not_known(tmp_path, 
     names = "|".join(read_adapter(paths[0]).saved)
     for sources, weights, why in (
         (paths, (1.0, 0.1), r"the weights add up to 1\.1"),
+        (paths, (0.7, 0.301), r"the weights add up to 1\.001"),
         ([paths[0], plain], (0.9, 0.1), "plain has none"),
     ):
         with pytest.raises(ArtifactError, match=rf"whole weight '({names})', and .*{why}"):

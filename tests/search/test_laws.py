@@ -18,6 +18,7 @@ from adaptermix.search.learn import WeightedMerge, learn_weights
 from adaptermix.search.run import _prepare, search
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.massive import read_massive
+from adaptermix.tasks.metrics.significance import macro_score
 from adaptermix.training.batches import AnswerCollator, encode_example
 
 LANGS = ("en", "cy")
@@ -97,6 +98,28 @@ def test_a_share_of_the_examples_is_rounded_up(monkeypatch, tmp_path, share, cou
     halving.show([entry], share)
     assert [len(rows) for rows in entry.statistics] == [seen, seen]
     assert len(generator.asked) == halving.needed == 2 * seen
+
+
+def test_every_round_keeps_half_of_what_began(monkeypatch, tmp_path):
+    weights = [at / 16 for at in range(1, 16)] + [1.0]
+    skill = {f"{weight:g}": 0.05 + 0.9 * weight for weight in weights}
+    halving, *_, candidates = make_halving(monkeypatch, tmp_path, skill, 64, weights)
+    assert len(candidates) == 16
+    halving.run(candidates, exhaustive=False)
+    rounds = [entry.dropped for entry in halving.entries.values()]
+    assert [rounds.count(number) for number in (1, 2, 3, None)] == [8, 4, 2, 2]
+
+
+def test_candidates_are_compared_on_the_examples_that_both_have_seen(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=40)
+    half, whole, other = (halving.enter(candidate) for candidate in candidates[:3])
+    halving.show([half, other], 0.5)
+    halving.show([whole], 1.0)
+    seen = [rows[:20] for rows in whole.statistics]
+    expected = halving.score(half) - macro_score(seen, halving.task.value)
+    for found in (halving.compare(half, whole), halving.compare(whole, half)):
+        assert abs(found.interval.value) == pytest.approx(abs(expected))
+    assert halving.compare(half, whole).interval.value == pytest.approx(expected)
 
 
 @pytest.fixture
