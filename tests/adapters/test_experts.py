@@ -118,6 +118,16 @@ def test_every_method_merges_every_expert(base, tmp_path, method):
     assert logits_with(base, tmp_path / "m").isfinite().all()
 
 
+def test_a_fold_loses_what_the_merge_loses(base, tmp_path):
+    """Each expert counts once, in one weight or in two of the base's files."""
+    paths = [fused_adapter(base, tmp_path / name, at) for at, name in enumerate("ab")]
+    settings = MergeSettings(weights=(0.5, 0.5), out=tmp_path / "m", method="ties", density=0.2)
+    lost = merge(paths, settings).relative_error
+    settings = settings.model_copy(update={"out": tmp_path / "into", "into": str(base)})
+    assert merge_into(paths, settings).relative_error == pytest.approx(lost, rel=1e-4)
+    assert lost > 0.1
+
+
 def test_experts_apart_and_fused_are_not_merged(tmp_path):
     base = save_experts(tmp_path / "base", "qwen3_moe")
     fused, apart = fused_adapter(base, tmp_path / "fused", 1), tmp_path / "apart"

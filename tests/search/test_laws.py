@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
+from adaptermix.search.candidates import scalar_candidate
 from adaptermix.search.learn import WeightedMerge, learn_weights
 from adaptermix.search.run import _prepare, search
 from adaptermix.settings.merging import SearchSettings
@@ -98,6 +99,13 @@ def test_a_share_of_the_examples_is_rounded_up(monkeypatch, tmp_path, share, cou
     halving.show([entry], share)
     assert [len(rows) for rows in entry.statistics] == [seen, seen]
     assert len(generator.asked) == halving.needed == 2 * seen
+
+
+@pytest.mark.parametrize("adapters", [2, 3, 5])
+def test_one_weight_leaves_the_rest_to_the_others_in_equal_shares(adapters):
+    first, *others = scalar_candidate(0.7, adapters).weighting.weights
+    assert first == 0.7
+    assert others == pytest.approx([0.3 / (adapters - 1)] * (adapters - 1))
 
 
 def test_every_round_keeps_half_of_what_began(monkeypatch, tmp_path):
