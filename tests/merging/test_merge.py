@@ -322,6 +322,13 @@ def test_whole_weights_are_averaged_when_weights_add_up_to_one(tmp_path, qwen_di
     check_merge(tmp_path, qwen_dir, paths, (0.7, 0.3))
 
 
+def test_an_adapter_of_weight_zero_adds_no_whole_module(tmp_path, qwen_dir):
+    head = trained(qwen_dir, tmp_path / "a", 1, modules_to_save=["lm_head"])
+    both = trained(qwen_dir, tmp_path / "b", 2, modules_to_save=["lm_head", "embed_tokens"])
+    merge([head, both], MergeSettings(weights=(1, 0), out=tmp_path / "m"))
+    assert read_adapter(tmp_path / "m").config["modules_to_save"] == ["lm_head"]
+
+
 def test_biases_beside_updates_of_different_modules_are_averaged(tmp_path, qwen_dir):
     paths = [
         trained(qwen_dir, tmp_path / name, seed, bias="all", target_modules=[name])
