@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from adaptermix.cli.main import program
 from adaptermix.commands.catalog import sections
@@ -37,8 +38,8 @@ def lines_of(page):
 def examples_of(command):
     """Yield the examples at the end of a command's help."""
     text = inspect.getdoc(command.callback) or command.help
-    for part in re.findall(r"(?:^\s*|Example: )(adaptermix .+?)(?:\n\s*\n|\Z)", text, re.S | re.M):
-        yield " ".join(part.split())
+    for part in re.findall(r"(?:^ +|Example: )(adaptermix (?:\\\n|.)+)", text, re.M):
+        yield " ".join(part.replace("\\\n", " ").split())
 
 
 def understand(line):
@@ -69,6 +70,25 @@ def test_every_example_in_the_help_is_understood(name, tmp_path, monkeypatch):
     assert lines
     for line in lines:
         understand(line)
+
+
+def leaves(command, words=()):
+    """Yield the words of every command that has no commands below it."""
+    if not hasattr(command, "commands"):
+        yield words
+    for name, below in getattr(command, "commands", {}).items():
+        yield from leaves(below, (*words, name))
+
+
+@pytest.mark.parametrize("words", [(), *leaves(PROGRAM)], ids=" ".join)
+def test_help_fits_80_columns_and_its_examples_can_be_pasted(words):
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout
+    assert shown
+    assert "…" not in shown
+    lines = [line.strip() for line in shown.splitlines()]
+    starts = [line for line in lines if line.startswith("adaptermix ")]
+    following = [lines[lines.index(line) + 1] for line in starts if not line.endswith("\\")]
+    assert all(line == "" or line.startswith("adaptermix ") for line in following), shown
 
 
 @pytest.mark.parametrize("line", ["adaptermix merge a b --wieght 1", "adaptermix eval --limit 0"])

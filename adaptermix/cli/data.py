@@ -40,36 +40,41 @@ def data_get(
         str | None,
         typer.Option(help="Pairs such as cy-en,sw-en: tatoeba, alma, wmt23, iwslt."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all data.")] = Path("data"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that contains all data.")] = Path(
+        "data"
+    ),
     mirror: Annotated[
         str | None,
         typer.Option(
             metavar="PLACE",
-            help="Use copies from here: a folder, a file, or an http(s) address that the names of "
-            "the files are appended to.",
+            help="Use copies from a folder, a file, or an http(s) address to which the file "
+            "names are appended.",
         ),
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Replace files, and accept other content than was recorded."),
+        typer.Option(
+            "--force", help="Replace files, and accept content that differs from the recorded one."
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show what would be downloaded, without asking a server."),
+        typer.Option(
+            "--dry-run", help="Show what would be downloaded, without contacting a server."
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Download public data in the layout that commands and the paper's recipes read.
 
-    Each source is pinned to a version. Its license and citation are printed. An
-    interrupted download continues where it stopped. Files are checked against
-    published digests; if there is none, the first download is recorded in
-    sources.lock, and later ones are compared with it. Existing files are kept,
-    and nothing is downloaded for them.
+    Each source is pinned to a version. Its license and citation are printed. An interrupted
+    download continues where it stopped. Files are checked against published digests. If there
+    is no digest, the first download is recorded in sources.lock, and later downloads are
+    compared with it. Existing files are kept and not downloaded again.
 
-    The exit code is 6 if the server cannot be reached, refuses, or has no such
-    file, and 4 if the content is not what was published or recorded.
+    The exit code is 6 if the server cannot be reached, denies access, or does not have the file.
+    It is 4 if the content differs from the published or recorded content.
 
     Examples:
         adaptermix data get massive
@@ -104,18 +109,18 @@ def data_check(
         typer.Option(
             "--out",
             "-o",
-            help="Folder of all data.",
+            help="Folder that contains all data.",
             show_default="data, beside the recipe if one is named",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show which public data is there, what a recipe lacks, and known traps.
+    """Show which public data is present, what a recipe still needs, and known pitfalls.
 
-    Files are counted and compared with sources.lock. Every language and pair
-    that the steps of a recipe read is tried, and the commands that get what is
-    missing are printed. Sentences of FLORES-200 in ALMA's training files are
-    counted. The exit code is 4 if a recipe lacks data.
+    Counts the files, and compares them with sources.lock. Checks every language and pair that
+    the steps of a recipe read, and prints the commands that download the missing data. Counts
+    the sentences of FLORES-200 in ALMA's training files. The exit code is 4 if data of the
+    recipe is missing.
 
     Examples:
         adaptermix data check

@@ -30,13 +30,17 @@ from adaptermix.version import __version__
 
 TOUR = """Train, merge and evaluate LoRA adapters that carry a task across languages.
 
-1. Train an adapter that aligns languages: adaptermix train-align --pairs cy-en,sw-en
+1. Train an adapter that aligns languages with English:
+       adaptermix train-align --pairs cy-en,sw-en
 
-2. Merge it into your task adapter: adaptermix merge task align --search 0.5,0.7,0.9
+2. Merge it into your task adapter:
+       adaptermix merge task.safetensors align.safetensors --weight 0.9
 
-3. Compare them by language: adaptermix eval --adapter task --adapter merged
+3. Compare all of them, language by language:
+       adaptermix eval --adapter task.safetensors --adapter merged.safetensors
 
-COMMAND --help shows examples. To see everything at work in three minutes: adaptermix demo
+To see all steps at work in three minutes: adaptermix demo
+Every command has --help with examples.
 """
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -177,7 +181,7 @@ def run_recipe(
 
         adaptermix run recipe.toml --model runs/demo/base --limit 8 -o trial
 
-        adaptermix run recipe.toml --set seed=2 --set engine=transformers -o seed-2
+        adaptermix run recipe.toml --set seed=2 --set engine=vllm -o seed-2
 
         adaptermix run recipe.toml --on ray
     """
@@ -321,7 +325,9 @@ def schema(
 ) -> None:
     """Print a JSON schema, so that editors can complete and check TOML files.
 
-    Save it next to your files, and name it in their first line: #:schema recipe.schema.json
+    Save it next to your files, and name it in their first line:
+
+        #:schema recipe.schema.json
 
     Example: adaptermix schema recipe > recipe.schema.json
     """

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -112,12 +113,23 @@ _SHORT = {
     "adapters": (flag_of("adapters"),),
     "data_dir": ("--data-dir", "--data"),
 }
-_WIDEST = 24  # longest list of choices, in characters, that fits beside the help at 80 columns
+_WIDEST = 16  # longest list of choices, in characters, that fits beside the help at 80 columns
 _REPEATED = {"adapters", "on", "ref", "preserve_text"}
+
+
+def flowing(text: str) -> str:
+    """Join the lines of each paragraph, so that the terminal wraps them; examples stay apart."""
+    joined = re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+    return re.sub(r"(\n +[^\n]+)\n(?=\n )", r"\1", joined)
 
 
 class CheckedCommand(TyperCommand):
     """A command that reports invalid values like settings files do, with the same exit code."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        """Take what a command of Typer takes."""
+        super().__init__(*args, **given)
+        self.help = flowing(self.help or "")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; values that cannot be parsed are reported like invalid settings.
@@ -190,7 +202,7 @@ class _Help(CheckedCommand):
         super().parse_args(ctx, args)
         if takes_adapters and ctx.args and not ctx.resilient_parsing:
             raise ConfigError(
-                f"{self.name} has no argument for {ctx.args[0]}",
+                f"{self.name}: unexpected argument {ctx.args[0]}",
                 hint="name adapters with " + " ".join(f"--adapter {arg}" for arg in ctx.args),
             )
         return list(ctx.args)
@@ -276,7 +288,7 @@ def let_libraries_talk() -> None:
 def _pushed(options: Options, settings: Any) -> Iterator[None]:
     """Upload a command's output once it exists, if this was requested."""
     if options.private and not options.push_to_hub:
-        raise ConfigError("--private goes with --push-to-hub OWNER/NAME")
+        raise ConfigError("--private needs --push-to-hub OWNER/NAME")
     if not options.push_to_hub:
         yield
         return

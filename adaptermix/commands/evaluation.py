@@ -21,9 +21,9 @@ def evaluate(call: Call) -> Report:
     Examples:
         adaptermix eval --task massive
 
-        adaptermix eval --adapter task.safetensors --adapter merged.safetensors --langs en,cy
+        adaptermix eval --adapter task --adapter merged --langs en,cy
 
-        adaptermix eval --adapter task --adapter merged --baseline task --groups "aligned=cy,sw"
+        adaptermix eval --adapter merged --groups "aligned=cy,sw;other=de,fr"
 
         adaptermix eval --task lm-eval:belebele_swh_Latn,mgsm_direct_sw --adapter task
     """
@@ -36,17 +36,17 @@ def evaluate(call: Call) -> Report:
 
 
 def score(call: Call) -> Report:
-    """Score existing outputs of any system, without a model.
+    r"""Score existing outputs of any system, without a model.
 
     The predictions have one line, or one JSON record with an "output" field, per gold row.
 
     Examples:
-        adaptermix score --task massive --lang cy --gold cy-GB.jsonl.gz --predictions answers.txt
+        adaptermix score --lang cy --gold cy-GB.jsonl.gz --predictions out.txt
 
-        adaptermix score --task wmt23 --src en-de.src --ref en-de.ref --target-lang de
-        --predictions out.txt --metrics bleu,chrf,comet
+        adaptermix score --task wmt23 --src en.txt --ref de.txt \
+            --target-lang de --predictions out.txt --metrics bleu,chrf,comet
 
-        adaptermix score --task uner --lang da --gold da.test.iob2 --predictions answers.jsonl
+        adaptermix score --task uner --lang da --gold da.iob2 --predictions a.txt
     """
     from adaptermix.evaluation.score import score_files
 
@@ -62,8 +62,9 @@ def retrieval(call: Call) -> Report:
     Examples:
         adaptermix retrieval --data flores200 --langs en,de,cy,sw
 
-        adaptermix retrieval --adapter task.safetensors --adapter merged.safetensors
-        --data flores200 --scores eval-massive
+        adaptermix retrieval --adapter merged.safetensors --data flores200
+
+        adaptermix retrieval --data flores200 --scores eval-massive
     """
     from adaptermix.retrieval.analysis import analyze, plan
 

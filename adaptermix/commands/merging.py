@@ -25,13 +25,13 @@ def merge(call: Call) -> Report:
     Examples:
         adaptermix merge task.safetensors align.safetensors --weight 0.9
 
-        adaptermix merge task align style --weights 0.8,0.1,0.1 --method ties -o merged
+        adaptermix merge task align style --weights 0.8,0.1,0.1 --method ties
 
-        adaptermix merge task align --search 0.5,0.7,0.9 --task massive --langs en,cy
+        adaptermix merge task align --search 0.5,0.7,0.9 --langs en,cy
 
-        adaptermix merge task align --search 0.7,0.9 --langs en,cy,sw --per-language -o family
+        adaptermix merge task align --search 0.7,0.9 --per-language -o family
 
-        adaptermix merge task align --weight 0.9 --into meta-llama/Llama-3.1-8B -o model
+        adaptermix merge task align --weight 0.9 --into base -o model
 
     More options with --search: adaptermix merge --search auto --help
     """
@@ -71,9 +71,9 @@ def _search(call: Call) -> Report:
 def inspect(call: Call) -> Report:
     """Show what adapters contain, and where they interfere.
 
-    Shows rank, modules, norms of the delta weights, base model and origin and, for each pair of
-    adapters, the cosine of their delta weights and the overlap of their subspaces by layer. For a
-    family (merge --per-language), also its routes. No base model is needed.
+    Shows rank, modules, norms of the delta weights, base model and origin. For each pair of
+    adapters, shows the cosine of their delta weights and the overlap of their subspaces by layer.
+    For a family (merge --per-language), also shows its routes. Needs no base model.
 
     Examples:
         adaptermix inspect task.safetensors
@@ -95,7 +95,7 @@ def export(call: Call) -> Report:
     Examples:
         adaptermix export merged.safetensors --to gguf -o merged-gguf
 
-        adaptermix export merged.safetensors --to mlx --model meta-llama/Llama-3.1-8B -o merged-mlx
+        adaptermix export merged.safetensors --to mlx -o merged-mlx
     """
     _keep_to_one_thread()
     from adaptermix.export.export import export as run

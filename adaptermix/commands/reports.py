@@ -17,7 +17,7 @@ def report(call: Call) -> Report:
     nothing from the network.
 
     Examples:
-        adaptermix report eval-massive merged.search task.safetensors align.safetensors
+        adaptermix report eval-massive merged.search task.safetensors
 
         adaptermix report runs/demo -o demo.html --export figures
     """
@@ -42,7 +42,7 @@ def _check(call: Call, maker: Maker) -> None:
     if len(tasks) > 1:
         (one, first), (other, second) = list(tasks.items())[:2]
         raise ConfigError(
-            f"runs: {second} is of the task '{other}', but {first} of '{one}'",
+            f"runs: {second} has the task '{other}', but {first} has '{one}'",
             hint="a report covers one task; make one report per task",
         )
 
@@ -55,10 +55,10 @@ def _task_of(made: Made, path: Path) -> str | None:
         raise ConfigError(f"runs: @{made.step} runs {made.command}, which has no scores to report")
     is_search = path.name.endswith(".search")
     if is_search and getattr(made.settings, "search", None) is None:
-        raise ConfigError(f"runs: @{path.name}: {made.step} searches no weights")
+        raise ConfigError(f"runs: @{path.name}: the step {made.step} does not search weights")
     if is_search and made.settings.per_language:
         raise ConfigError(
-            f"runs: @{path.name}: with per-language, the record of {made.step} is in @{made.step}"
+            f"runs: @{path.name}: this step has per-language, and its record is in @{made.step}"
         )
     if made.command == "eval" and harness_tasks(made.settings.task):
         return HARNESS

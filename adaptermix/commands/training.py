@@ -21,7 +21,10 @@ def train_task(call: Call) -> Report:
 
     The loss covers the answers only. The defaults are the paper's.
 
-    Example: adaptermix train-task --model Qwen/Qwen2.5-7B-Instruct --langs en,de,es
+    Examples:
+        adaptermix train-task --langs en,de,es
+
+        adaptermix train-task --chat chats.jsonl --model Qwen/Qwen2.5-7B-Instruct
     """
     from adaptermix.training.task import train_task as run
 
@@ -34,7 +37,10 @@ def train_align(call: Call) -> Report:
     A contrastive loss pulls each sentence toward its translation. Only the embeddings and the
     blocks up to that layer are loaded.
 
-    Example: adaptermix train-align --pairs cy-en,sw-en
+    Examples:
+        adaptermix train-align --pairs cy-en,sw-en
+
+        adaptermix train-align --pairs cy-en --pairs-dir pairs --layer auto
     """
     from adaptermix.training.align import train_align as run
 
