@@ -166,7 +166,7 @@ class Adapter:
             raise self._misfit(module, a, b, rank)
         if names.bias and self.file.specs[names.bias].shape != b[:1]:
             raise ArtifactError(
-                f"{self.weights_path}: {names.bias} does not have the {b[0]} rows of its module"
+                f"{self.weights_path}: {names.bias} does not have {b[0]} rows, unlike its module"
             )
         return UpdateSpec(
             out_features=b[0],
@@ -202,12 +202,12 @@ class Adapter:
         why, hint = "", "A is rank x in_features, B is out_features x rank"
         if 0 in (*a, *b):
             why = ": they are empty"
-            hint = "save the adapter again, with what ZeRO-3 or FSDP holds in parts gathered first"
+            hint = "with ZeRO-3 or FSDP, gather the parameters before saving the adapter"
         elif len(a) != 2 or len(b) != 2:
-            why = ": only updates of linear layers and embeddings are read, no convolutions"
+            why = ": only linear layers and embeddings are supported, not convolutions"
         elif a[0] == b[1] and (a[1], b[0]) != (rank, rank):
             why = f" in {self.origin}"
-            hint = f"correct r or rank_pattern there if the tensors, of rank {a[0]}, are right"
+            hint = f"if the tensors, of rank {a[0]}, are right, correct r or rank_pattern there"
         elif rank in (a[1], b[0]):
             why = ": they are transposed"
         return ArtifactError(
@@ -221,13 +221,15 @@ class Adapter:
         if spec.dtype in _FLOAT8_DTYPES:
             return TensorSpec(DTYPES["BF16"], spec.shape)
         if spec.dtype not in FLOAT_DTYPES:
-            raise ArtifactError(f"{self.weights_path}: {name} has the type {spec.dtype}")
+            raise ArtifactError(
+                f"{self.weights_path}: {name} has the unsupported type {spec.dtype}"
+            )
         return spec
 
     def _tensor(self, name: str) -> np.ndarray:
         tensor = self.file.tensor(name).astype(self._checked_spec(name).dtype, copy=False)
         if not is_finite(tensor):
-            raise ArtifactError(f"{self.weights_path}: {name} holds NaN or infinity")
+            raise ArtifactError(f"{self.weights_path}: {name} contains NaN or infinity")
         return tensor
 
 
@@ -265,7 +267,7 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     names = list(file.specs)
     if any(len(file.specs[name].shape) == 3 for name in names if TINKER_EXPERTS.search(name)):
         raise ArtifactError(
-            f"{path}: a LoRA of Tinker on a mixture of experts: its factors have three dimensions",
+            f"{path}: a Tinker LoRA of a mixture of experts, with three-dimensional factors",
             hint="convert it to a PEFT adapter with the export tools of tinker-cookbook",
         )
     record = read_run_record(file.metadata)
@@ -300,9 +302,10 @@ def locate_adapter(path: Path) -> Path:
     start = f"{place.folder}/" if place.folder else ""
     files = [start + name for name in (CONFIG_FILE, WEIGHTS_FILE, SHARDS, MLX_WEIGHTS)]
     failure = (
-        f"{place}: no such file or folder, and no adapter of that name can be had from the hub"
+        f"{place}: no such file or folder, and no adapter of that name could be downloaded "
+        "from the Hub"
     )
-    hint = "name a file or folder that is here, or a repository on the hub, OWNER/NAME"
+    hint = "name a local file or folder, or a repository on the Hub as OWNER/NAME"
     with reaching_hub(failure, hint):
         try:
             root = snapshot_download(
@@ -314,9 +317,10 @@ def locate_adapter(path: Path) -> Path:
     for file in (folder / CONFIG_FILE, weights_in(folder)):
         if not file.is_file():
             raise ArtifactError(
-                f"{place}: no such file or folder, and the hub's repository has no "
+                f"{place}: no such file or folder, and the Hub repository has no "
                 f"{start}{file.name}",
-                hint="only LoRA adapters saved as safetensors are read; pickles are never loaded",
+                hint="only LoRA adapters saved as safetensors are supported; pickles are "
+                "never loaded",
             )
     return folder
 

@@ -84,22 +84,26 @@ def targets_of(stored: Collection[str], config: Mapping[str, Any]) -> list[Targe
         if len(found) != count:
             named = ", ".join(found) or "none"
             raise ArtifactError(
-                f"{module} has factors of {count} parameters, and its config's target_parameters "
-                f"name {named}"
+                f"{module} has factors for {count} parameters, but target_parameters in its "
+                f"config names {named}"
             )
         if others := [name for name in found if name.endswith("_bias")]:
             raise ArtifactError(
-                f"target_parameters has the bias {module}.{others[0]}; only weights are read",
+                f"target_parameters lists the bias {module}.{others[0]}; only weights are "
+                "supported",
                 hint="merge it into its base model with PEFT's merge_and_unload instead",
             )
         if count > 1 and (unknown := [name for name in found if name not in _ORDER]):
             raise ArtifactError(
-                f"target_parameters has several parameters of {module}, and which factors are "
-                f"those of '{unknown[0]}' is not known"
+                f"target_parameters lists several parameters of {module}, and the file does "
+                f"not tell which factors belong to '{unknown[0]}'"
             )
         for name, key in zip(found, _stored_names(module, count), strict=True):
             if key not in stored:
-                raise ArtifactError(f"{module}.{name} is a target, but has no factors '{key}'")
+                raise ArtifactError(
+                    f"target_parameters lists {module}.{name}, but the file "
+                    f"has no factors '{key}' for it"
+                )
             targets.append(Target(module, name, key))
     return targets
 

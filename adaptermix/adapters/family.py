@@ -32,8 +32,9 @@ from adaptermix.tables import RULE, Cell, Row, Table, printable, shown
 _STRICT = ConfigDict(extra="forbid")
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's error type
 COLUMNS = (
-    "n: dev examples; task: score of the task adapter; merge: that of the best merge, with the "
-    "difference, its 95% interval, and p after Holm's correction over languages and merges."
+    "n: dev examples. task: score of the task adapter. merge: score of the best merge, with "
+    "its difference to the task adapter, the 95% interval, and p after Holm's correction over "
+    "languages and merges."
 )
 
 
@@ -162,9 +163,9 @@ class Family:
         """
         if self.content.base_fingerprint not in (None, fingerprint):
             raise ArtifactError(
-                f"{_at(self.path, 'base_fingerprint')}: the routes were chosen on "
-                f"{self.content.base or 'another base model'}, whose weights differ from those of "
-                f"{base}",
+                f"{_at(self.path, 'base_fingerprint')}: the routes were chosen with "
+                f"{self.content.base or 'another base model'}, whose weights differ from those "
+                f"of {base}",
                 hint="use that base model as --model, or delete the line base-fingerprint",
             )
 
@@ -173,7 +174,9 @@ class Family:
         others = [lang for lang in langs if lang not in self.content.routes]
         if not others:
             return []
-        return [f"{self.path} has no route for {', '.join(others)}: {self.content.default} is used"]
+        return [
+            f"{self.path} has no route for {', '.join(others)}; they use {self.content.default}"
+        ]
 
 
 def is_family(path: Path) -> bool:

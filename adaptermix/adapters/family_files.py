@@ -38,9 +38,10 @@ The routes are in `{routes}`. Languages without a route use `{default}`.
 The folders {folders} are PEFT adapters and also work on their own.
 """
 _RULES = {
-    "simpler": "a merge is used where its gain over the task adapter is significant (paired "
-    "permutation test, p < 0.05 after Holm's correction over languages and merges)",
-    "best": "the adapter with the highest score is used, significant or not",
+    "simpler": "a language uses a merge if its gain over the task adapter is significant "
+    "(paired permutation test, p < 0.05 after Holm's correction over languages and "
+    "merges)",
+    "best": "each language uses the adapter with the highest score, significant or not",
 }
 
 

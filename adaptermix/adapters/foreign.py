@@ -34,21 +34,21 @@ _NAMED_FACTOR = re.compile(
     r"(?P<part>\.weight|\.bias)?"
 )
 # Unsupported formats: a pattern of tensor names, the format, a hint.
-_IMAGE_HINT = "only adapters of language models are read"
+_IMAGE_HINT = "only adapters of language models are supported"
 _FORMATS = (
-    (r"lora_(unet|te\d*|transformer)_", "kohya's (sd-scripts) of an image model", _IMAGE_HINT),
-    (r".*\.(hada|lokr)_w\d", "LyCORIS' LoHa or LoKr, no LoRA", _IMAGE_HINT),
-    (r"(unet|text_encoder\w*)\.", "diffusers' of an image model", _IMAGE_HINT),
-    (r".*\.(to_[qkv]|to_out\.\d+)\.lora", "diffusers' of an image model", _IMAGE_HINT),
+    (r"lora_(unet|te\d*|transformer)_", "kohya's (sd-scripts), for image models", _IMAGE_HINT),
+    (r".*\.(hada|lokr)_w\d", "LyCORIS LoHa or LoKr, which is not LoRA", _IMAGE_HINT),
+    (r"(unet|text_encoder\w*)\.", "diffusers', for image models", _IMAGE_HINT),
+    (r".*\.(to_[qkv]|to_out\.\d+)\.lora", "diffusers', for image models", _IMAGE_HINT),
     (
         r".*\.lora_[ab]\.weight$",
         "torchtune's",
-        "name the folder that torchtune's checkpointer writes in PEFT's format",
+        "name the PEFT folder that torchtune's checkpointer writes",
     ),
     (
         r".*\.lora_[ab]$",
-        "mlx-lm's, without the adapter_config.json that has its 'lora_parameters'",
-        "name the folder that holds both",
+        "mlx-lm's, and the adapter_config.json with 'lora_parameters' is missing",
+        "name the folder that contains both files",
     ),
 )
 
@@ -134,10 +134,11 @@ def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:
     numbers = {int(found[1]): n for n in below if (found := _CHECKPOINT.fullmatch(n))}
     if below and len(numbers) == len(below):
         last = numbers[max(numbers)]
-        return folder / last, f"{shown} holds checkpoints only; the last, {last}, is read"
+        return folder / last, f"{shown} contains only checkpoints; using the last one, {last}"
     if below:
         raise ArtifactError(
-            f"{shown}: no {CONFIG_FILE}, but adapters in its folders {', '.join(below)}",
+            f"{shown}: no {CONFIG_FILE}, but there are adapters in its subfolders "
+            f"{', '.join(below)}",
             hint=f"name one of them, such as {shown / below[0]}",
         )
     files = sorted(folder.glob("*.safetensors"))
@@ -160,7 +161,7 @@ def open_tensors(weights: Path) -> Tensors:
     """
     if weights.suffix == ".gguf":
         raise ArtifactError(
-            f"{weights}: a GGUF adapter of llama.cpp, which is not read",
+            f"{weights}: GGUF adapters of llama.cpp are not supported",
             hint="name the PEFT adapter that it was converted from",
         )
     shard = _SHARD.fullmatch(weights.name)
@@ -173,7 +174,7 @@ def open_tensors(weights: Path) -> Tensors:
     ]
     for path in paths:
         if not path.is_file():
-            raise ArtifactError(f"{path}: no such file, but it is one of {count} shards")
+            raise ArtifactError(f"{path}: no such file; it is one of {count} shards")
     return ShardedTensors(paths)
 
 
@@ -200,7 +201,9 @@ def as_peft(
         first: dict[str, str] = {}
         for name, meant in names.items():
             if meant in first:
-                raise ArtifactError(f"{weights}: '{name}' and '{first[meant]}' are the same factor")
+                raise ArtifactError(
+                    f"{weights}: '{name}' and '{first[meant]}' name the same factor"
+                )
             first[meant] = name
         file = RenamedTensors(file, names)
     return file, header
@@ -221,7 +224,7 @@ def _from_mlx(
     kind = config.get("fine_tune_type", "lora")
     if kind != "lora":
         raise ArtifactError(
-            f"{weights}: an mlx-lm result of type '{kind}', not a LoRA",
+            f"{weights}: an mlx-lm adapter of type '{kind}', which is not LoRA",
             hint="fuse it into its base model with mlx_lm.fuse instead",
         )
     scale = _mlx_scale(config.get("lora_parameters"), origin)
@@ -232,16 +235,18 @@ def _from_mlx(
         if not module or side not in ("a", "b") or len(spec.shape) != 2:
             raise ArtifactError(
                 f"{weights}: '{name}' is not a factor of a linear layer",
-                hint="only mlx-lm's LoRA of linear layers is read",
+                hint="only mlx-lm's LoRA on linear layers is supported",
             )
         if module.endswith("embed_tokens"):
-            raise ArtifactError(f"{weights}: mlx-lm's LoRA on embeddings ({module}) is not read")
+            raise ArtifactError(
+                f"{weights}: mlx-lm's LoRA on embeddings ({module}) is not supported"
+            )
         names[name] = f"{PREFIX}{module}.lora_{side.upper()}.weight"
         if side == "a" and pair is not None:
             shape = (pair.shape[-1], *spec.shape)
             specs[module] = UpdateSpec(*shape, scaling=scale, dtype=spec.dtype)
     if not specs:
-        raise ArtifactError(f"{weights}: the file holds no LoRA factors")
+        raise ArtifactError(f"{weights}: the file contains no LoRA factors")
     base = config.get("model")
     # A conversion has its own name, but the weights of another model.
     if isinstance(base, str) and base.startswith("mlx-community/"):
@@ -259,7 +264,7 @@ def _mlx_scale(options: object, origin: Path) -> float:
         raise ArtifactError(
             f"{origin}: 'lora_parameters' has both 'alpha' and 'scale': older versions of mlx-lm "
             "multiply by scale * alpha / rank, newer ones by scale",
-            hint="take 'alpha' out, and write the factor of the training as 'scale'",
+            hint="remove 'alpha', and set 'scale' to the factor used in training",
         )
     return float(scale)
 

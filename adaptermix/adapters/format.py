@@ -35,7 +35,7 @@ TARGETING = (  # config keys that determine which modules are updated, and their
 )
 FLOAT_DTYPES = tuple(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-PICKLE_HINT = "pickles are never opened here; load it with PEFT and save it as safetensors"
+PICKLE_HINT = "pickles are never loaded; load it with PEFT and save it as safetensors"
 _ENDS = {  # of a factor's name, after ".lora_": the part, and whether it is of an embedding
     f"{embedding}{side}{name}{part}": ("bias" if part == ".bias" else side, bool(embedding))
     for embedding in ("", "embedding_")
@@ -137,8 +137,8 @@ def read_config(
     else:
         raise ArtifactError(
             f"{weights}: the file has no LoRA config, and there is no {CONFIG_FILE} next to it",
-            hint="write one with it, from its rank and alpha: adaptermix merge FILE --weights 1 "
-            "--source-rank 8 --source-alpha 16 -o DIRECTORY",
+            hint="make a PEFT folder from its rank and alpha: adaptermix merge FILE --weights "
+            "1 --source-rank 8 --source-alpha 16 -o DIRECTORY",
         )
     try:
         config = json.loads(text)
@@ -225,7 +225,7 @@ def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
         "VeLoRA (velora_config)": config.get("velora_config"),
         "Arrow routing (arrow_config)": config.get("arrow_config"),
     } | {
-        f"its config sets '{name}', which is not known": value
+        f"its config sets '{name}', which adaptermix does not know": value
         for name, value in config.items()
         if name not in KNOWN_FIELDS
     }
@@ -253,7 +253,7 @@ def sort_tensors(
             part, is_embedding = _ENDS[end]
             found = parts.setdefault(module, {})
             if part in found:
-                raise ArtifactError(f"{weights}: '{name}' and '{found[part]}' are the same factor")
+                raise ArtifactError(f"{weights}: '{name}' and '{found[part]}' name the same factor")
             found[part] = name
             if is_embedding:
                 embeddings.add(module)
@@ -310,8 +310,8 @@ def split_parameters(
         experts, rest = divmod(rows(tensors.a), rank)
         if rest or not experts or (experts == 1 and parameter != "weight"):
             raise ArtifactError(
-                f"{weights}: the factors of {name} have {rows(tensors.a)} rows, which are not "
-                f"those of several experts at rank {rank}"
+                f"{weights}: the factors of {name} have {rows(tensors.a)} rows, which do not "
+                f"fit several experts of rank {rank}"
             )
         for expert in range(experts):
             known = module if experts == 1 else expert_module(module, parameter, expert)
@@ -335,7 +335,7 @@ def _check_complete(
     config: Mapping[str, Any],
 ) -> None:
     if not parts:
-        raise ArtifactError(f"{weights}: the file holds no LoRA factors")
+        raise ArtifactError(f"{weights}: the file contains no LoRA factors")
     for module in config.get("modules_to_save") or ():
         if not any(is_within(name, module) for name in saved):
             raise ArtifactError(

@@ -216,8 +216,8 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
     for other in adapters[1:]:
         if not share_a_base(first, other):
             yield (
-                f"{other.path} was trained on {other.base}, {first.path} on {first.base}: where "
-                "their delta weights meet says little"
+                f"{other.path} was trained on {other.base}, {first.path} on {first.base}; "
+                "comparing their delta weights says little"
             )
     if len(adapters) > 1:  # for a single adapter, its table shows this
         yield from notes_on_company(adapters)
@@ -226,6 +226,6 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
         replaced = [name for name in adapter.saved if not adapter.is_frozen(name)]
         if replaced:
             yield (
-                f"{adapter.path} also replaces {len(replaced)} whole weights, which only a "
-                "comparison with the base model could measure"
+                f"{adapter.path} also replaces {len(replaced)} whole weights, which are not "
+                "measured here"
             )

@@ -90,7 +90,8 @@ def check_experts(adapters: Sequence[Adapter]) -> None:
     if fused and apart:
         raise ArtifactError(
             f"{fused[0].path} updates the fused experts of a layer (target_parameters), and "
-            f"{apart[0].path} has a LoRA of every expert's projections: no adapter has both",
+            f"{apart[0].path} has a LoRA on each expert's projections; an adapter cannot have "
+            "both",
             hint="fold one into the base model with --into, then the other with --ignore-base",
         )
 
@@ -115,8 +116,8 @@ def notes_on_names(adapters: Mapping[str, Adapter], base: str) -> list[str]:
         new, own = next(iter(adapter.own_names.items()), ("", ""))
         if has_modes(new) and not has_modes(own) and core(new) == core(own):
             notes.append(
-                f"the modules of {name} are named like '{own}', those of {base} like '{new}': "
-                "they are renamed here, but other programs may ignore the adapter"
+                f"the modules of {name} are named like '{own}', those of {base} like '{new}'; "
+                "adaptermix renames them, but other programs may ignore the adapter"
             )
     return notes
 
@@ -147,7 +148,7 @@ def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[Updat
         sizes = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes))
         names = ", ".join(str(adapter.path) for adapter in adapters)
         raise ArtifactError(
-            f"{module} is {sizes} in the adapters {names}",
+            f"{module} has different shapes, {sizes}, in the adapters {names}",
             hint="they belong to different base models",
         )
 

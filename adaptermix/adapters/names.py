@@ -207,9 +207,9 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
     if parts[0] & parts[1]:
         a, b = next(iter(one.values())), next(iter(other.values()))
         raise ArtifactError(
-            f"no block of {paths[1]} is one of {paths[0]}: their modules are named like "
-            f"'{b}' and '{a}', which are not known to be the same",
-            hint="the adapters belong to different models, or one has a prefix that is not known; "
+            f"{paths[1]} has no decoder block in common with {paths[0]}: their modules are "
+            f"named like '{b}' and '{a}'",
+            hint="the adapters belong to different models, or one has an unknown prefix; "
             "rename its tensors",
         )
 

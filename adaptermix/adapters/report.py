@@ -26,9 +26,10 @@ def inspection_view(report: "InspectReport") -> View:
         parts += [_pair_table(report, pair), ""]
     if report.pairs:
         remarks.append(
-            "cosine: above 0 they add up, below 0 they cancel, near 0 they are independent. "
-            "Overlap: how far they write to the same directions (out) and read from the same "
-            "(in), 0 to 1; beside it, that of random subspaces."
+            "Cosine: above 0 the updates add up, below 0 they cancel, near 0 they are "
+            "independent. Overlap, 0 to 1: how far the updates write to the same directions "
+            "(out) and read from the same directions (in), next to the overlap of random "
+            "subspaces."
         )
     else:
         rows = [[row.name, _norm(row.norms[0])] for row in (*report.rows, report.total)]
@@ -49,7 +50,7 @@ def _adapter_table(adapter: "AdapterReport") -> Table:
         "scaling": scaling + (" (rsLoRA)" if adapter.rslora else ""),
         "modules": f"{adapter.modules}: {' '.join(adapter.kinds)}",
         "layers": ranges(adapter.layers),
-        "active in": f"{ranges(adapter.active_layers)}; {inactive} modules do nothing"
+        "active in": f"{ranges(adapter.active_layers)}; {inactive} modules have no effect"
         if inactive
         else None,
         "norm": _norm(adapter.norm),
@@ -113,7 +114,7 @@ def provenance_table(report: "InspectReport") -> Table:
             ]
         )
     columns = ["adapter", "made by", "from", "base", "rank", "layers", "norm", "BLAKE3"]
-    return Table("adapters-made", "What was made from what", columns, rows)
+    return Table("adapters-made", "How the adapters were made", columns, rows)
 
 
 def adapter_name(path: str) -> str:

@@ -100,7 +100,7 @@ def notes_on_stack(
             here = weights.get(entry["blake3"])
             if here is not None and set(here) == {entry["weight"]}:
                 continue
-            told = "it is not here" if here is None else f"here it has {_listed(here)}"
+            told = "it is missing here" if here is None else f"here it has {_listed(here)}"
             notes.append(
                 f"{adapter.path} was trained on {entry['path']} at weight {entry['weight']:g}, "
                 f"and {told}"

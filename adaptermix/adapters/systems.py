@@ -97,7 +97,7 @@ def system_names(paths: Iterable[Path]) -> list[str]:
     for at, path in enumerate(given):
         if parts[at] in parts[:at]:
             raise ConfigError(
-                f"--adapter {path}: a system named '{parts[at][-1]}' is there already",
+                f"--adapter {path}: there is already a system named '{parts[at][-1]}'",
                 hint="name each adapter once",
             )
     depths = [1] * len(given)

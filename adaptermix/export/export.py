@@ -40,7 +40,7 @@ def export(
             f"export takes one adapter, not {len(paths)}", hint="merge them first: adaptermix merge"
         )
     if settings.out.suffix == ".safetensors":
-        raise ConfigError(f"--out {settings.out}: an export is a folder, not one file")
+        raise ConfigError(f"--out {settings.out}: export writes a folder, not a single file")
     check_output(settings.out, force)
     source = _open(paths[0], settings)
     if settings.to == "gguf":
@@ -90,7 +90,7 @@ def _open(path: Path, settings: ExportSettings) -> Source:
         )
     folder = Path(base) if Path(base).is_dir() else fetch(base, None, ("config.json",))
     if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder}: no config.json", hint="--model names the base model")
+        raise ArtifactError(f"{folder}: no config.json", hint="name the base model with --model")
     _refuse(adapter, settings.to)
     if any(folder.glob("*.safetensors")):
         check_fits(adapter, weight_shapes(folder), base)
@@ -129,7 +129,7 @@ def _refuse(adapter: Adapter, to: str) -> None:
 
 def _no_place(adapter: Adapter, to: str, what: str) -> ArtifactError:
     return ArtifactError(
-        f"{adapter.path} has {what}, which export --to {to} does not write",
+        f"{adapter.path} has {what}, which export --to {to} does not support",
         hint="fold it into the base model: adaptermix merge ADAPTER --weights 1 --into BASE -o "
         "MODEL, and convert that",
     )

@@ -42,7 +42,7 @@ _ARCHITECTURES = {
 _FILE = "adapter.gguf"
 _MODELFILE = """\
 # For Ollama: ollama create {name} -f Modelfile
-# The base model, {base}, as a GGUF file. llama.cpp makes it from the model's folder:
+# The base model, {base}, as a GGUF file. llama.cpp converts the model's folder:
 #   python convert_hf_to_gguf.py FOLDER --outfile base.gguf
 # The name of the same model in Ollama's library works as well.
 FROM ./base.gguf
@@ -61,8 +61,10 @@ def plan_gguf(source: Source) -> Plan:
     kind = source.config.get("model_type")
     if kind not in _ARCHITECTURES:
         raise ArtifactError(
-            f"{source.base}: how llama.cpp stores models of type '{kind}' is not known here",
-            hint="known types are " + ", ".join(_ARCHITECTURES) + "; for others, fold the adapter "
+            f"{source.base}: export to GGUF does not support models of type '{kind}'",
+            hint="supported types are "
+            + ", ".join(_ARCHITECTURES)
+            + "; for others, fold the adapter "
             "into the model with merge --into, and convert that with convert_hf_to_gguf.py",
         )
     architecture, _ = _ARCHITECTURES[kind]
@@ -73,7 +75,7 @@ def plan_gguf(source: Source) -> Plan:
     return Plan(
         {"architecture": architecture, "alpha": alpha},
         {_FILE: "for llama.cpp: --lora", "Modelfile": "for Ollama: ollama create"},
-        [f"{others} modules have another alpha, which went into their B"] if others else [],
+        [f"{others} modules have a different alpha; their B was rescaled"] if others else [],
         partial(_write, source, names, alpha, alphas),
     )
 
@@ -97,7 +99,7 @@ def _names(source: Source, architecture: str) -> dict[str, str]:
         if is_head and (source.tied or architecture.startswith("gemma")):
             raise ArtifactError(
                 f"{source.adapter.path}: {module} has no weight of its own in a GGUF file of "
-                f"{source.base}, whose output embeddings are its input embeddings"
+                f"{source.base}, because its input and output embeddings are tied"
             )
         names[module] = f"{name}.weight"
     return names
@@ -155,5 +157,5 @@ def _reordered(b: np.ndarray, module: str, config: dict[str, Any]) -> np.ndarray
     elif not module.endswith(".q_proj"):
         return b
     if not isinstance(heads, int) or len(b) % (2 * heads):
-        raise ArtifactError(f"{module}: {len(b)} rows are not those of {heads} heads")
+        raise ArtifactError(f"{module}: {len(b)} rows cannot be divided among {heads} heads")
     return b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2).reshape(b.shape)

@@ -37,9 +37,9 @@ def plan_mlx(source: Source) -> Plan:
     scale = Counter(spec.scaling for spec in specs).most_common(1)[0][0]
     notes = []
     if narrow := sum(spec.rank < rank for spec in specs):
-        notes.append(f"{narrow} modules of smaller ranks are filled up with zeros to rank {rank}")
+        notes.append(f"{narrow} modules of lower rank are padded with zeros to rank {rank}")
     if others := sum(spec.scaling != scale for spec in specs):
-        notes.append(f"{others} modules have another scale, which went into their lora_b")
+        notes.append(f"{others} modules have a different scale; their lora_b was rescaled")
     return Plan(
         {"rank": rank, "scale": scale},
         {MLX_WEIGHTS: "for mlx-lm: --adapter-path, the folder", CONFIG_FILE: "its config"},
@@ -56,7 +56,8 @@ def _name(source: Source, module: str) -> str:
         return outer + rest
     if not _IN_BLOCK.fullmatch(rest):
         raise ArtifactError(
-            f"{source.adapter.path}: {module} is in no block of the decoder, as mlx-lm has them"
+            f"{source.adapter.path}: {module} is not in a decoder block; mlx-lm loads only "
+            "LoRA on decoder blocks"
         )
     return f"{outer}model.{rest}"
 

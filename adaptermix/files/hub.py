@@ -84,7 +84,7 @@ def hint_of_path(text: str, hub_name: str) -> str | None:
     first = text.partition("/")[0]
     if not HUB_NAME.fullmatch(text) or not Path(first).is_dir():
         return None
-    return f"the folder {first} exists, so this is read as a path; from the Hub: {hub_name}"
+    return f"the folder {first} exists, so this is used as a path; for the Hub, use: {hub_name}"
 
 
 # The Hub no longer runs data set scripts; this branch holds its parquet copies of their data.
@@ -157,7 +157,7 @@ def fetch(name: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -
     if hint or name.startswith((".", "/", "~")):
         raise ArtifactError(
             f"{name}: no such folder",
-            hint=hint or "name the folder of a saved model, or a model on the hub, OWNER/NAME",
+            hint=hint or "name the folder of a saved model, or a model on the Hub as OWNER/NAME",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

@@ -92,7 +92,8 @@ def open_data_set(
     if find_spec("datasets") is None:
         kind = "a folder" if data_set.is_local else "not a local file or folder"
         raise ResourceError(
-            f"{name} is {kind}; data sets are read by the package datasets, which is not installed",
+            f"{name} is {kind}; reading data sets needs the package datasets, which is not "
+            "installed",
             hint='pip install "adaptermix[datasets]", or name a file',
         )
     import datasets
@@ -124,8 +125,8 @@ def _revision(data_set: DataSet) -> tuple[str, str]:
             info = HfApi().dataset_info(name, revision=data_set.revision)
         except (GatedRepoError, RepositoryNotFoundError) as error:
             raise ResourceError(
-                f"{name} is not a local file, and the Hub shows no such data set",
-                hint="check the name; for one that is private or gated, log in: hf auth login",
+                f"{name} is not a local file, and the Hub has no such data set",
+                hint="check the name; if the data set is private or gated, log in: hf auth login",
             ) from error
     known = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
     license_ = ", ".join(known) or "not stated"
@@ -146,7 +147,7 @@ def _config(
     config = config or pick(configs) or ("default" if "default" in configs else "")
     if not config and len(configs) > 1:
         raise DataError(
-            f"{data_set.repository}: which of {len(configs)} configurations?",
+            f"{data_set.repository}: the data set has {len(configs)} configurations",
             hint=f"name one, as in {data_set.repository}:{configs[0]}; {_listed(configs)}",
         )
     return config or configs[0], split
@@ -160,7 +161,7 @@ def _split(data_set: DataSet, config: str, asked: str, splits: Sequence[str]) ->
         )
     if not asked and "train" not in splits and len(splits) > 1:
         raise DataError(
-            f"{data_set.repository}: which split of the configuration '{config}'?",
+            f"{data_set.repository}: the configuration '{config}' has several splits",
             hint=f"name one, as in {data_set.repository}:{config}:{splits[0]}; {_listed(splits)}",
         )
     return asked or ("train" if "train" in splits else splits[0])
@@ -186,7 +187,7 @@ def _reading(name: str) -> Iterator[None]:
     from datasets.table import CastError
     from pyarrow import ArrowException
 
-    hint = "on a machine without network, name a file, or the folder of a copy"
+    hint = "without a network, name a local file, or the folder of a copy"
     try:
         if Path(name.partition(":")[0]).is_dir():
             yield
@@ -207,7 +208,7 @@ def _reading(name: str) -> Iterator[None]:
         if "script" not in str(error):
             raise
         raise DataError(
-            f"{name}: the data set is a script, and no code of data sets is run",
-            hint="try its revision @refs/convert/parquet, where the Hub keeps parquet copies, or "
-            "another copy with data files",
+            f"{name}: the data set is a script, and adaptermix does not run code from data sets",
+            hint="use its revision @refs/convert/parquet, where the Hub keeps Parquet copies, "
+            "or another copy with data files",
         ) from error

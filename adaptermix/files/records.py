@@ -164,11 +164,11 @@ def _separated(path: Path) -> Iterator[Row]:
 
 def _check_header(path: Path, names: list[str]) -> None:
     if not all(name.strip() for name in names) or not names:
-        raise DataError(f"{path}:1: a column without a name", hint=_HEADER)
+        raise DataError(f"{path}:1: a column has no name", hint=_HEADER)
     if len(names) == 1 and any(mark in names[0] for mark in ";\t,"):
         raise DataError(
-            f"{path}:1: a single column, {names[0]!r}",
-            hint="commas separate the columns of .csv files, tabs those of .tsv files",
+            f"{path}:1: only one column, {names[0]!r}",
+            hint="separate the columns of .csv files with commas, those of .tsv files with tabs",
         )
     _check_repeated(f"{path}:1", names)
 

@@ -98,8 +98,8 @@ class TensorFile:
                 listed = [(name, part.get_dtype(), part.get_shape()) for name, part in parts]
         except SafetensorError as error:
             raise ArtifactError(
-                f"{path}: not a whole safetensors file: {error}",
-                hint="copy or download it again; other formats are not read",
+                f"{path}: not a valid safetensors file: {error}",
+                hint="copy or download it again; only safetensors is supported",
             ) from error
         self.path = path
         self.specs: dict[str, TensorSpec] = {}
@@ -107,7 +107,7 @@ class TensorFile:
         end = 8 + struct.unpack("<Q", self._file.read(8))[0]
         for name, dtype, shape in listed:  # contiguous, without gaps
             if dtype not in DTYPES:
-                raise ArtifactError(f"{path}: {name} has the type {dtype}")
+                raise ArtifactError(f"{path}: {name} has the unsupported type {dtype}")
             self.specs[name] = TensorSpec(DTYPES[dtype], tuple(shape))
             self._starts[name], end = end, end + self.specs[name].size
 

@@ -64,7 +64,7 @@ def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
         if len(found) > 1:
             raise DataError(
                 f"{folder}: several files of {what}: " + ", ".join(map(str, found)),
-                hint="name the folder that holds the one you mean",
+                hint="name the folder that contains the one you mean",
             )
         if found:
             return found[0]
@@ -119,7 +119,7 @@ def parquet_columns(path: Path) -> list[str]:
     """
     if find_spec("pyarrow") is None:
         raise ResourceError(
-            f"{path}: pyarrow, which reads parquet, is not installed",
+            f"{path}: reading Parquet needs pyarrow, which is not installed",
             hint='pip install "adaptermix[parquet]"',
         )
     from pyarrow import ArrowException, parquet
@@ -127,7 +127,7 @@ def parquet_columns(path: Path) -> list[str]:
     try:
         return list(parquet.read_schema(path).names)
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a parquet file: {error}") from error
+        raise DataError(f"{path}: not a Parquet file: {error}") from error
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -146,7 +146,7 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
             for batch in file.iter_batches(columns=list(columns)):
                 yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged parquet file: {error}") from error
+        raise DataError(f"{path}: damaged Parquet file: {error}") from error
 
 
 def without_lone_surrogates(text: str) -> str:

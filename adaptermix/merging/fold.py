@@ -54,7 +54,7 @@ def merge_into(
     """
     if settings.out.suffix == ".safetensors":
         raise ConfigError(
-            f"--out {settings.out}: a full model is a folder, not one file",
+            f"--out {settings.out}: a full model is written as a folder, not a single file",
             hint="name a new folder with -o",
         )
     check_out([*paths, Path(str(settings.into))], settings.out, force)
@@ -110,7 +110,7 @@ def _notes_on_tokenizer(adapter: Adapter, base: Path) -> list[str]:
         return []
     return [
         f"the folder of {adapter.path} has another {' and '.join(found)} than the base model, "
-        "whose own is written; to use the adapter's, copy it into the new folder"
+        "and the base model's is written; to use the adapter's, copy it into the new folder"
     ]
 
 
@@ -137,7 +137,10 @@ def _tokenizer_of(folder: Path) -> dict[str, Any]:
 def _in_float32(settings: MergeSettings) -> MergeSettings:
     """Keep the merge in float32, so that only the final sum is rounded to the base's dtype."""
     if settings.out_dtype:
-        raise ConfigError("--out-dtype has no meaning with --into: the base's dtype is kept")
+        raise ConfigError(
+            "--out-dtype cannot be combined with --into: the output keeps the "
+            "precision of the base model"
+        )
     return settings.model_copy(update={"out_dtype": "float32", "compact": True})
 
 
@@ -147,8 +150,8 @@ def _refuse_quantized(folder: Path) -> None:
     if method is None:
         return
     raise ArtifactError(
-        f"{folder} is quantized ({method}): a quantized model cannot take an update",
-        hint="fold into the model before it was quantized",
+        f"{folder} is quantized ({method}); adapters cannot be folded into a quantized model",
+        hint="fold into the model it was quantized from",
     )
 
 
@@ -172,11 +175,11 @@ def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]],
     }
     for name, shape in wanted.items():
         if name not in shapes:
-            raise ArtifactError(f"{base} has no weight '{name}' for the adapters to change")
+            raise ArtifactError(f"{base} has no weight '{name}', which the adapters change")
         if shapes[name] != shape:
             raise ArtifactError(
                 f"'{name}' is {_by(shape)} in the adapters, but {base} has {_by(shapes[name])}",
-                hint="a model whose vocabulary was resized is merged with PEFT's merge_and_unload",
+                hint="if the vocabulary was resized, merge with PEFT's merge_and_unload",
             )
 
 
@@ -191,7 +194,7 @@ def _refuse_tied(plan: MergePlan, base: str, model_type: str | None) -> None:
         is_embedding = module in plan.specs and plan.specs[module].is_embedding
         if is_embedding or is_embedding_name(module, model_type):
             raise ArtifactError(
-                f"{base} ties its input and output embeddings, and the adapters change '{module}'",
+                f"{base} ties its input and output embeddings, but the adapters change '{module}'",
                 hint="write an adapter instead, without --into",
             )
 
@@ -298,7 +301,8 @@ def _changed(file: TensorFile, name: str, folding: _Folding) -> np.ndarray:
 def _checked(name: str, weight: np.ndarray) -> np.ndarray:
     if not is_finite(weight):
         raise ArtifactError(
-            f"{name}: the sum is too large for {weight.dtype}, or the base is not finite"
+            f"{name}: the merged weight is too large for {weight.dtype}, or the base model's "
+            "weight is not finite"
         )
     return weight
 
@@ -306,8 +310,8 @@ def _checked(name: str, weight: np.ndarray) -> np.ndarray:
 def _refuse_integers(name: str, dtype: np.dtype) -> None:
     if dtype not in FLOAT_DTYPES:
         raise ArtifactError(
-            f"{name} has the type {dtype}: a quantized model cannot take an update",
-            hint="fold into the model before it was quantized",
+            f"{name} has the type {dtype}; adapters cannot be folded into a quantized model",
+            hint="fold into the model it was quantized from",
         )
 
 

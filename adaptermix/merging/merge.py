@@ -151,8 +151,9 @@ def _notes(plan: MergePlan) -> list[str]:
     is_alone = sum(weight == weights[most] for weight in weights) == 1
     if len(weights) > 1 and is_alone and plan.adapters[most].record.get("command") == "train-align":
         notes.append(
-            f"{paths[most]} was trained for alignment and has the largest weight, which a task "
-            "adapter has as a rule; weights are in the order of the adapters"
+            f"{paths[most]} was trained for alignment and has the largest weight, but the "
+            "largest weight usually belongs to the task adapter; check that the weights are "
+            "in the order of the adapters"
         )
     weights_here: dict[str, list[float]] = {}
     for adapter, given in zip(plan.adapters, zip(*mixtures, strict=True), strict=True):

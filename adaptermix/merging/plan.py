@@ -171,8 +171,8 @@ class MergePlan:
         for module in (name.rpartition(".")[0] for name in saved):
             if module in self.specs and any(is_within(f"{module}.", entry) for entry in kept):
                 raise ArtifactError(
-                    f"one adapter replaces '{module}' whole (modules_to_save), and another has a "
-                    "LoRA update of it: PEFT reads no adapter with both",
+                    f"one adapter replaces '{module}' whole (modules_to_save), and another has "
+                    "a LoRA update of it; PEFT cannot load an adapter with both",
                     hint="fold them into the base model with --into BASE",
                 )
         config["modules_to_save"] = sorted(kept) or None
@@ -376,7 +376,7 @@ def _refuse_idle_rules(weighting: Weighting, modules: Sequence[str]) -> None:
             ends = [end(modules, key=layer_then_name) for end in (min, max)]
             raise ConfigError(
                 f"--weights-file: rule {number} matches no module of the adapters",
-                hint=f"they have {ends[0]} to {ends[1]}",
+                hint=f"the modules are {ends[0]} to {ends[1]}",
             )
 
 
@@ -417,9 +417,9 @@ def _plan_module(
     ranks = [spec.rank for spec, _ in kept]
     if settings.method in FACTOR_METHODS and len(set(ranks)) > 1:
         raise ArtifactError(
-            f"{module} has ranks {', '.join(map(str, ranks))}; {settings.method} adds factors of "
-            "one rank",
-            hint="use --method exact, which takes any ranks",
+            f"{module} has ranks {', '.join(map(str, ranks))}; {settings.method} needs the "
+            "same rank in all adapters",
+            hint="use --method exact, which accepts any ranks",
         )
     first = kept[0][0]
     dtype = wider(*(spec.dtype for spec, _ in kept))
@@ -449,7 +449,7 @@ def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
     for other in adapters[1:]:
         share = ignore or share_a_base(first, other)
         if not share:
-            unknown = ": the names of these folders do not tell whether they are one base"
+            unknown = "; the names do not show whether this is the same model"
             raise ArtifactError(
                 f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}"
                 f"{unknown if share is None else ''}",

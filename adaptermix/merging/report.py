@@ -18,15 +18,15 @@ def merge_view(report: "MergeReport") -> View:
     remarks = noted(report.notes)
     if rules := report.weighting.get("rules"):
         remarks.append(
-            f"modules that a rule matches have other weights ({len(rules)} in the weights file)"
+            f"modules that match a rule have other weights ({len(rules)} rules in the weights file)"
         )
     effect = (
-        "the others keep full strength"
+        "the other adapters keep full strength"
         if report.inactive == "keep"
-        else "the others have their weights all the same (--inactive keep changes that)"
+        else "the other adapters keep their weights (--inactive keep raises them)"
     )
     remarks += [
-        f"{source.path} does nothing in {source.inactive} of {report.modules} modules; there "
+        f"{source.path} has no effect in {source.inactive} of {report.modules} modules; there "
         f"{effect}"
         for source in report.sources
         if source.inactive
@@ -36,7 +36,7 @@ def merge_view(report: "MergeReport") -> View:
         remarks.append(f"differs from the exact weighted sum by {error} of its norm")
     if report.cross_term_energy:
         remarks.append(
-            f"cross terms carry {report.cross_term_energy:.2%} of the exact sum's energy"
+            f"the cross terms have {report.cross_term_energy:.2%} of the energy of the exact sum"
         )
     return View([Table("sources", "", columns, rows), line], remarks)
 

@@ -106,7 +106,7 @@ def read_weighting(path: Path, adapters: int) -> Weighting:
     top.refuse_unknown("weights", "rule")
     rules = content.get("rule", [])
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise top.mistake("rule", "rules are written as [[rule]]")
+        raise top.mistake("rule", "write rules as [[rule]]")
     headers = [n for n, line in enumerate(lines, 1) if re.match(r"\s*\[\[\s*rule\s*\]\]", line)]
     if len(headers) != len(rules):  # other notations, such as inline tables
         headers = [0] * len(rules)
@@ -146,7 +146,7 @@ class _Table:
             try:
                 re.compile(modules)
             except (re.error, TypeError) as error:
-                message = f"modules: no regular expression: {error}"
+                message = f"modules: not a regular expression: {error}"
                 raise self.mistake("modules", message) from error
         return Rule(self.weights(adapters), self.layers(), modules)
 

@@ -25,11 +25,12 @@ def saved_weight(
     lacking = [adapter for adapter, _ in parts if name not in adapter.saved]
     is_average = not lacking and not frozen and abs(total - 1) <= 1e-6
     if not is_average and base is None:
-        why = f"{lacking[0].path} has none" if lacking else f"the weights add up to {total:g}"
+        why = f"{lacking[0].path} does not" if lacking else f"the weights add up to {total:g}"
         raise ArtifactError(
-            f"{holders[0].path} has the whole weight '{name}', and {why}",
-            hint="trained biases, modules_to_save and embeddings merge when every adapter has "
-            "them and the weights add up to 1, or into the base model with --into BASE",
+            f"{holders[0].path} contains the whole weight '{name}', but {why}",
+            hint="biases, modules_to_save and embeddings can be merged if every adapter has "
+            "them and the weights add up to 1; otherwise fold the adapters into the base "
+            "model with --into BASE",
         )
     specs = [adapter.saved_spec(name) for adapter in holders]
     if len({spec.shape for spec in specs}) > 1:

@@ -65,9 +65,9 @@ def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
     """
     if model.get_output_embeddings() is not None:
         raise ArtifactError(
-            f"transformers has no class of {type(model).__name__} without its LM head, which "
-            "alignment leaves out",
-            hint="train-joint aligns such models",
+            f"transformers has no class for {type(model).__name__} without the LM head, and "
+            "alignment works without it",
+            hint="use train-joint, which supports such models",
         )
     for name, child in list(model.named_children()):
         if model is not decoder and all(module is not decoder for module in child.modules()):

@@ -26,7 +26,7 @@ def locate_model(settings: ModelSettings) -> Path:
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json", hint="name the folder of a saved model")
     if not any(folder.glob("*.safetensors")):
-        raise ArtifactError(f"{folder}: no .safetensors weights; other formats are not read")
+        raise ArtifactError(f"{folder}: no .safetensors weights; other formats are not supported")
     return folder
 
 
@@ -114,7 +114,8 @@ def check_tokens(ids: Iterable[int], folder: Path) -> None:
     if size is not None and largest >= size:
         raise ArtifactError(
             f"{folder}: the tokenizer has token {largest}, but config.json has only {size} tokens",
-            hint="--tokenizer names the folder of the tokenizer that the model was trained with",
+            hint="name the folder of the tokenizer that the model was trained with: "
+            "--tokenizer FOLDER",
         )
 
 
@@ -143,7 +144,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise ArtifactError(f"{index}: not an index of weights") from error
     for name in sorted(names):
         if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name}: no such file, but the index names it")
+            raise ArtifactError(f"{folder / name}: no such file, but the index lists it")
     return [folder / name for name in sorted(names)]
 
 

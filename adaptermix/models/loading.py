@@ -53,7 +53,7 @@ def opening(what: str, hint: str | None = None) -> Iterator[None]:
                 hint="--dtype bfloat16 needs less than float32",
             ) from error
         if "trust_remote_code" in str(error):
-            hint = "--trust-remote-code runs the model's own code; know whose it is"
+            hint = "--trust-remote-code runs the model's own code; do so only for models you trust"
         kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
         raise ArtifactError(f"{what}: {kind}{first_line(error)}", hint=hint) from error
 
@@ -75,7 +75,7 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
     name = settings.tokenizer or folder
     hint = "save the model's tokenizer next to its weights"
     if settings.tokenizer:
-        hint = "--tokenizer names a folder with tokenizer.json, or a tokenizer on the Hub"
+        hint = "name a folder with tokenizer.json, or a tokenizer on the Hub: --tokenizer NAME"
     with opening(f"{name}: no usable tokenizer", hint):
         tokenizer = AutoTokenizer.from_pretrained(
             name, trust_remote_code=settings.trust_remote_code
@@ -143,7 +143,7 @@ def check_quantization(folder: Path, settings: ModelSettings) -> None:
         return
     method = given.get("quant_method") if isinstance(given, dict) else given.quant_method
     what = f"{folder} is quantized ({getattr(method, 'value', method)})"
-    with opening(what, "use the model before it was quantized"):
+    with opening(what, "use the model it was quantized from"):
         try:
             quantizer = AutoHfQuantizer.from_config(given, pre_quantized=True)
             quantizer.validate_environment(device_map={"": _device()})
@@ -253,7 +253,7 @@ def load_class(
         check_quantization(folder, settings)
         quantized.setdefault("device_map", {"": _device()})
     attention = _attention(settings)
-    hint = "install flash-attn, or leave --attention out" if attention else None
+    hint = "install flash-attn, or remove --attention" if attention else None
     with opening(f"{folder}: cannot be loaded", hint):
         model: PreTrainedModel
         model, info = kind.from_pretrained(
@@ -268,7 +268,7 @@ def load_class(
         )
     if missing := sorted(info["missing_keys"]):
         raise ArtifactError(
-            f"{folder}: its files have no weight '{missing[0]}'",
+            f"{folder}: the weight '{missing[0]}' is missing from its files",
             hint="copy or download the model again",
         )
     if quantized or shards_model():  # on the GPU already, or sharded there later

@@ -127,7 +127,7 @@ def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings)
         return list(wanted)
     raise ConfigError(
         f"--target-modules: {type(model).__name__} has no linear layer '{missing[0]}'",
-        hint="name some that it has, or all-linear: " + ", ".join(sorted(found)),
+        hint="use all-linear, or some of these: " + ", ".join(sorted(found)),
     )
 
 
@@ -166,8 +166,8 @@ def _target_parameters(
         if not found:
             ends = dict.fromkeys(re.split(r"\.\d+\.", name)[-1] for name in there)
             raise ConfigError(
-                f"--target-parameters: {type(model).__name__} has no parameter '{wanted}' beside "
-                "its linear layers",
+                f"--target-parameters: {type(model).__name__} has no parameter '{wanted}' "
+                "outside its linear layers",
                 hint="it has " + (", ".join(ends) or "none; see --target-modules"),
             )
         targets += [name for name in found if not layers or layer_of(name) in layers]
@@ -182,7 +182,7 @@ def _modules_of_layers(
     last = max(settings.layers_to_transform)
     if last >= depth:
         raise ConfigError(
-            f"--layers-to-transform {last}: {depth} blocks are trained, 0 to {depth - 1}"
+            f"--layers-to-transform {last}: only the blocks 0 to {depth - 1} are trained"
         )
     return [
         name
@@ -203,7 +203,8 @@ def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
         for pattern in getattr(config, flag):
             if not any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in names):
                 raise ConfigError(
-                    f"--{flag.replace('_', '-')}: no module with a LoRA ends in '{pattern}'",
+                    f"--{flag.replace('_', '-')}: no module with a LoRA has a name that ends "
+                    f"in '{pattern}'",
                     hint="such as " + ", ".join(names[:3]),
                 )
 

@@ -36,8 +36,8 @@ def check_stack(folder: Path, settings: ModelSettings, stack: Sequence[Weighted]
         return []
     if quantization_of(folder) is not None:
         raise ArtifactError(
-            f"--on: {settings.model} is quantized, and cannot take the delta weights of adapters",
-            hint="train on the model before it was quantized",
+            f"--on: {settings.model} is quantized; adapters cannot be added to a quantized model",
+            hint="train on the model it was quantized from",
         )
     empty = empty_model(folder, settings)
     for each in stack:
@@ -66,8 +66,8 @@ def _check_adapter(adapter: Adapter, empty: "PreTrainedModel", folder: Path, bas
     )
     if not is_plain:
         raise ArtifactError(
-            f"--on {adapter.path}: it changes embeddings, biases or whole weights, and only "
-            "updates of linear layers can be trained on",
+            f"--on {adapter.path}: the adapter changes embeddings, biases or whole weights; "
+            "--on supports only LoRA on linear layers",
             hint=f"fold it into a copy of the model: adaptermix merge {adapter.path} --weights 1 "
             f"--into {base} -o FOLDER, and train with --model FOLDER",
         )

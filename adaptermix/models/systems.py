@@ -83,8 +83,9 @@ class Systems:
         """Return notes on adapters with a different tokenizer or chat template in their folder."""
         others = {name: self._differences(adapter) for name, adapter in self.adapters.items()}
         return [
-            f"the folder of {name} has another {' and '.join(found)} than {self.base}, whose own "
-            f"is used; --tokenizer {self.adapters[name].weights_path.parent} uses the adapter's"
+            f"the folder of {name} has another {' and '.join(found)} than {self.base}, and the "
+            "base model's is used; to use the adapter's: --tokenizer "
+            f"{self.adapters[name].weights_path.parent}"
             for name, found in others.items()
             if found
         ]
@@ -160,8 +161,8 @@ def _check_weights(
     for name, shape in on_disk.items():
         if shapes.get(name, shape) != shape:
             raise ArtifactError(
-                f"{folder}: '{name}' is {by(shape)} in its files, but {by(shapes[name])} by its "
-                "config.json"
+                f"{folder}: '{name}' is {by(shape)} in its files, but config.json says "
+                f"{by(shapes[name])}"
             )
 
 
@@ -173,8 +174,8 @@ def _check_vocabulary(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], b
             raise ArtifactError(
                 f"{adapter.path}: '{name}' is {by(own)}, but {base} has {by(expected)}: the "
                 "vocabulary was resized before the adapter was trained",
-                hint="resize the base model likewise (resize_token_embeddings), save it with the "
-                "adapter's tokenizer, and pass that folder as --model",
+                hint="resize the base model in the same way (resize_token_embeddings), save "
+                "it with the adapter's tokenizer, and pass that folder as --model",
             )
 
 
@@ -201,6 +202,6 @@ def _check_config(adapter: Adapter, empty: "PreTrainedModel") -> None:
     for module in adapter.modules:
         if not isinstance(empty.get_submodule(module), LoraLayer):
             raise ArtifactError(
-                f"{adapter.path}: '{module}' has an update in its file, but is not among the "
-                "target_modules of its config"
+                f"{adapter.path}: the file has an update of '{module}', but target_modules in "
+                "the config does not include it"
             )

@@ -149,9 +149,7 @@ def test_experts_apart_and_fused_are_not_merged(tmp_path):
         {f"{key}{side}.weight": factor for side, factor in factors.items()},
         apart / "adapter_model.safetensors",
     )
-    with pytest.raises(
-        ArtifactError, match=r"fused experts .* has a LoRA of every expert"
-    ) as error:
+    with pytest.raises(ArtifactError, match=r"fused experts .* has a LoRA on each expert") as error:
         merge([fused, apart], MergeSettings(weights=(0.5, 0.5), out=tmp_path / "m"))
     assert "--into" in error.value.hint
 
@@ -162,11 +160,11 @@ def test_factors_that_the_config_does_not_tell_are_refused(tmp_path):
     config_file = path / "adapter_config.json"
     config = json.loads(config_file.read_text())
     for change, message in (
-        ({"target_parameters": ["mlp.experts.down_proj"]}, "factors of 2 parameters"),
-        ({"r": 5}, "not those of several experts at rank 5"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, "factors for 2 parameters"),
+        ({"r": 5}, "do not fit several experts of rank 5"),
         (
             {"target_parameters": ["mlp.experts.up", "mlp.experts.down_proj"]},
-            "those of 'up' is not known",
+            "factors belong to 'up'",
         ),
     ):
         config_file.write_text(json.dumps(config | change))

@@ -114,7 +114,7 @@ def test_the_last_of_checkpoints_is_read_and_named(tmp_path, made):
     report = inspect([tmp_path / "run"], InspectSettings())
     assert report.adapters[0].path == str(tmp_path / "run" / "checkpoint-100")
     assert report.notes == [
-        f"{tmp_path / 'run'} holds checkpoints only; the last, checkpoint-100, is read"
+        f"{tmp_path / 'run'} contains only checkpoints; using the last one, checkpoint-100"
     ]
     shutil.copytree(made, tmp_path / "run" / "checkpoint-best")
     with pytest.raises(ArtifactError, match=r"folders checkpoint-100, checkpoint-90, .*-best"):
@@ -143,11 +143,11 @@ FACTOR = torch.ones(4, 4)
     [
         ({"lora_unet_down_blocks_0_proj.lora_down.weight": FACTOR}, "kohya's"),
         ({"lora_te1_text_model_q.alpha": FACTOR}, "kohya's"),
-        ({"blocks_0.hada_w1_a": FACTOR}, "LyCORIS'"),
-        ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": FACTOR}, "diffusers' of an image"),
-        ({"transformer.blocks.0.attn.to_q.lora_A.weight": FACTOR}, "diffusers' of an image"),
+        ({"blocks_0.hada_w1_a": FACTOR}, "LyCORIS LoHa"),
+        ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": FACTOR}, "diffusers', for image"),
+        ({"transformer.blocks.0.attn.to_q.lora_A.weight": FACTOR}, "diffusers', for image"),
         ({"layers.0.attn.q_proj.lora_a.weight": FACTOR}, "torchtune's"),
-        ({"model.layers.0.self_attn.q_proj.lora_a": FACTOR}, "mlx-lm's, without"),
+        ({"model.layers.0.self_attn.q_proj.lora_a": FACTOR}, "'lora_parameters' is missing"),
     ],
 )
 def test_formats_that_are_not_read_are_named(tmp_path, tensors, words):
@@ -161,9 +161,9 @@ def test_other_mistakes_in_foreign_folders_are_named(tmp_path, made):
     (shards(made, tmp_path / "torn") / "adapter_model-00002-of-00002.safetensors").unlink()
     both = {"rank": 4, "alpha": 8, "scale": 2.0}
     cases = {
-        tmp_path / "x.gguf": "a GGUF adapter of llama.cpp",
-        tmp_path / "torn": "00002-of-00002.safetensors: no such file, but it is one of 2 shards",
-        mlx(made, tmp_path / "dora", fine_tune_type="dora"): "of type 'dora', not a LoRA",
+        tmp_path / "x.gguf": "GGUF adapters of llama.cpp are not supported",
+        tmp_path / "torn": "00002-of-00002.safetensors: no such file; it is one of 2 shards",
+        mlx(made, tmp_path / "dora", fine_tune_type="dora"): "of type 'dora', which is not LoRA",
         mlx(made, tmp_path / "old", lora_parameters=both): "both 'alpha' and 'scale'",
         mlx(made, tmp_path / "none", lora_parameters=None): "'scale' in 'lora_parameters' is not",
     }

@@ -282,7 +282,9 @@ def test_different_bases_are_noted_and_different_shapes_refused(tmp_path):
     second = save(tmp_path, "b", random_updates(2), base="other/base")
     assert any("other/base" in note for note in look(first, second).notes)
     wide = save(tmp_path, "c", random_updates(2, shapes={"self_attn.q_proj": (12, 20)}))
-    with pytest.raises(ArtifactError, match="q_proj is 12 x 16 and 12 x 20 in the adapters"):
+    with pytest.raises(
+        ArtifactError, match="q_proj has different shapes, 12 x 16 and 12 x 20, in the"
+    ):
         look(first, wide)
 
 
@@ -318,7 +320,7 @@ def test_tables_fit_100_columns_and_escape_names(tmp_path, by, capsys, monkeypat
     row = {"layer": "model.layers.31 ", "module": "31.mlp.gate_proj ", "kind": "\ngate_proj "}[by]
     assert shown.out.count(row) == 3
     assert "norm 3" in shown.out
-    assert "cosine: above 0 they add up" in shown.err
+    assert "Cosine: above 0 the updates add up" in shown.err
 
 
 def test_json_holds_everything(tmp_path):

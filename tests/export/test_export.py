@@ -95,7 +95,7 @@ def test_a_dry_run_writes_nothing(tmp_path, adapter):
 def test_slips_are_named(tmp_path, adapter):
     with pytest.raises(ConfigError, match="one adapter, not 2"):
         export([adapter, adapter], settings(tmp_path))
-    with pytest.raises(ConfigError, match="a folder, not one file"):
+    with pytest.raises(ConfigError, match="a folder, not a single file"):
         export([adapter], settings(tmp_path, out=tmp_path / "a.safetensors"))
     with pytest.raises(ArtifactError, match=r"no config\.json"):
         export([adapter], settings(tmp_path, model=str(tmp_path)))

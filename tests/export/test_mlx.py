@@ -34,8 +34,8 @@ def test_every_delta_weight_is_in_the_folder(tmp_path, layout_dir):
     assert (options["rank"], options["dropout"]) == (6, 0.0)
     assert options["keys"] == ["mlp.down_proj", "self_attn.k_proj", "self_attn.q_proj"]
     assert report.notes == [
-        "4 modules of smaller ranks are filled up with zeros to rank 6",
-        "4 modules have another scale, which went into their lora_b",
+        "4 modules of lower rank are padded with zeros to rank 6",
+        "4 modules have a different scale; their lora_b was rescaled",
     ]
     adapter = read_adapter(tmp_path / "adapter")
     assert len(tensors) == 2 * len(adapter.modules)

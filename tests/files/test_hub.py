@@ -358,7 +358,9 @@ def test_the_hub_is_not_asked_for_a_path_that_is_not_here(
     assert isinstance(done.exception, ArtifactError), done.output
     assert f"{name.removeprefix('./')}" in done.exception.message
     assert "no such file" in done.exception.message
-    hinted = "the folder runs exists, so this is read as a path; from the Hub: runs/adapter@main"
+    hinted = (
+        "the folder runs exists, so this is used as a path; for the Hub, use: runs/adapter@main"
+    )
     assert (done.exception.hint == hinted) == (name == "runs/adapter")
 
 
@@ -395,9 +397,9 @@ def test_places_on_the_hub_stay_what_they_are_in_files_with_settings(tmp_path):
 @pytest.mark.slow
 def test_what_is_neither_here_nor_on_the_hub_is_said(hub, tmp_path):
     expected = {
-        "nobody/nothing": "no such file or folder, and no adapter of that name can be had",
-        "somebody/pickle": "the hub's repository has no adapter_model.safetensors",
-        "somebody/tiny": "the hub's repository has no adapter_config.json",
+        "nobody/nothing": "no such file or folder, and no adapter of that name could be",
+        "somebody/pickle": "the Hub repository has no adapter_model.safetensors",
+        "somebody/tiny": "the Hub repository has no adapter_config.json",
         "runs/task.safetensors": "runs/task.safetensors: no such file",
         "../task": "../task: no such file",
         "a/b/c": "a/b/c: no such file",
@@ -564,11 +566,11 @@ def test_a_push_that_cannot_succeed_is_refused_before_the_work(uploads, tmp_path
         with pytest.raises(ConfigError, match=words if name != "no name" else "no name"):
             check_push(name)
     private = merge_in(tmp_path, "-o", out, "--private")
-    assert "--private goes with --push-to-hub" in private.exception.message
+    assert "--private needs --push-to-hub" in private.exception.message
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     without_token = merge_in(tmp_path, "-o", out, "--push-to-hub", "somebody/new")
     assert isinstance(without_token.exception, ResourceError)
-    assert "there is no Hub token" in without_token.exception.message
+    assert "no Hub token was found" in without_token.exception.message
     assert not out.exists()
     assert uploads.asked == []
 

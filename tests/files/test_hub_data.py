@@ -94,8 +94,8 @@ def test_configuration_and_split_are_chosen(repository):
 @pytest.mark.parametrize(
     ("suffix", "message", "hint"),
     [
-        ("", "which of 2 configurations", "name:en-cy; it has en-cy, short"),
-        (":none", "which of 2 configurations", "it has en-cy, short"),
+        ("", "the data set has 2 configurations", "name:en-cy; it has en-cy, short"),
+        (":none", "the data set has 2 configurations", "it has en-cy, short"),
         (":none:train", "no configuration 'none'", "it has en-cy, short"),
         (":short:train", "no split 'train' in the configuration 'short'", "it has test"),
     ],
@@ -132,7 +132,7 @@ def test_code_of_a_data_set_is_not_run(tmp_path):
     folder = tmp_path / "owner" / "code"
     folder.mkdir(parents=True)
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(DataError, match="no code of data sets is run"):
+    with pytest.raises(DataError, match="does not run code from data sets"):
         opened(folder)
     assert not (tmp_path / "ran").exists()
 

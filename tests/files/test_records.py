@@ -97,10 +97,10 @@ def test_a_column_that_takes_a_name_hides_the_one_that_had_it(tmp_path):
         ("a.csv", b'a,b\n"1,2\n', DataError, "a.csv:2: not valid CSV: unexpected end"),
         ("a.csv", b'a,b\n"1"x,2\n', DataError, "a.csv:2: not valid CSV"),
         ("a.csv", b"a,a\n1,2\n", DataError, "a.csv:1: two columns are named 'a'"),
-        ("a.csv", b"a;b\n1;2\n", DataError, "a.csv:1: a single column, 'a;b'"),
-        ("a.csv", b"a\tb\n1\t2\n", DataError, r"a.csv:1: a single column, 'a\\tb'"),
-        ("a.tsv", b"a,b\n1,2\n", DataError, "a.tsv:1: a single column, 'a,b'"),
-        ("a.csv", b"a,\n1,2\n", DataError, "a.csv:1: a column without a name"),
+        ("a.csv", b"a;b\n1;2\n", DataError, "a.csv:1: only one column, 'a;b'"),
+        ("a.csv", b"a\tb\n1\t2\n", DataError, r"a.csv:1: only one column, 'a\\tb'"),
+        ("a.tsv", b"a,b\n1,2\n", DataError, "a.tsv:1: only one column, 'a,b'"),
+        ("a.csv", b"a,\n1,2\n", DataError, "a.csv:1: a column has no name"),
         ("a.csv", b"a,b\n1,\xff\n", DataError, "a.csv:2: not UTF-8 text"),
         ("a.csv.gz", b"a,b\n", DataError, "a.csv.gz:1: not a valid gzip file"),
         ("a.tsv", b"a\tb\n1\n", DataError, "a.tsv:2: 1 cells, but the header has 2"),
@@ -109,7 +109,7 @@ def test_a_column_that_takes_a_name_hides_the_one_that_had_it(tmp_path):
         ("a.json", b'[{"a": 1},\n{"a": }]', DataError, "a.json:2: not JSON"),
         ("a.json", b'[{"a": 1}, 2]', DataError, "a.json:2: not a JSON object"),
         ("a.json", b"[]", MissingDataError, "a.json: no records"),
-        ("a.parquet", b"PAR1", DataError, "a.parquet: not a parquet file"),
+        ("a.parquet", b"PAR1", DataError, "a.parquet: not a Parquet file"),
     ],
 )
 def test_what_is_malformed_is_named(tmp_path, name, content, kind, message):

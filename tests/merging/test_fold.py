@@ -240,7 +240,7 @@ def test_a_whole_weight_that_half_precision_cannot_hold_is_refused(tmp_path, mod
     rewrite(path, lambda ts: {k: t * 1e6 if "lm_head" in k else t for k, t in ts.items()})
     base = in_shards(model_dir, tmp_path / "base", torch.float16)
     settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "m")
-    with pytest.raises(ArtifactError, match=r"lm_head\.weight: the sum is too large"):
+    with pytest.raises(ArtifactError, match=r"lm_head\.weight: the merged weight is too large"):
         merge_into([path], settings)
     assert not (tmp_path / "m").exists()
 
@@ -299,8 +299,8 @@ def test_another_model_of_the_same_shape_is_refused(tmp_path, model_dir):
 def test_outputs_that_cannot_be_are_refused(tmp_path, model_dir):
     path = trained(model_dir, tmp_path / "a", 1)
     for options, words in (
-        ({}, "a full model is a folder"),
-        ({"out": tmp_path / "m.safetensors"}, "a full model is a folder"),
+        ({}, "a full model is written as a folder"),
+        ({"out": tmp_path / "m.safetensors"}, "a full model is written as a folder"),
         ({"out": model_dir}, "is one of the inputs"),
         ({"out": model_dir / "new"}, "inside the input"),
         ({"out": tmp_path / "m", "out_dtype": "float16"}, "--out-dtype"),
@@ -320,7 +320,7 @@ def test_a_dry_run_finds_what_is_damaged_and_writes_nothing(tmp_path, model_dir)
     factors = load_file(path / "adapter_model.safetensors")
     next(iter(factors.values()))[0, 0] = torch.nan
     save_file(factors, path / "adapter_model.safetensors")
-    with pytest.raises(ArtifactError, match="holds NaN"):
+    with pytest.raises(ArtifactError, match="contains NaN"):
         merge_into([path], settings, dry_run=True)
 
 
@@ -331,7 +331,7 @@ def test_a_quantized_layer_is_refused_and_others_are_copied(tmp_path, model_dir)
     weights[name] = weights[name].to(torch.float8_e4m3fn)
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     into = {"weights": (1,), "into": str(base), "out": tmp_path / "m"}
-    with pytest.raises(ArtifactError, match="a quantized model cannot take an update"):
+    with pytest.raises(ArtifactError, match="adapters cannot be folded into a quantized model"):
         merge_into([trained(model_dir, tmp_path / "a", 1)], MergeSettings(**into))
     assert not (tmp_path / "m").exists()
     merge_into(
@@ -400,7 +400,7 @@ def test_a_failure_midway_leaves_nothing(tmp_path, model_dir):
     factors["base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"][0, 0] = torch.nan
     save_file(factors, path / "adapter_model.safetensors")
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ArtifactError, match="holds NaN"):
+    with pytest.raises(ArtifactError, match="contains NaN"):
         merge_into([path], MergeSettings(weights=(1,), into=str(base), out=tmp_path / "model"))
     assert sorted(tmp_path.iterdir()) == before
 

@@ -81,7 +81,9 @@ def test_an_update_that_the_config_leaves_out_is_named(tmp_path, model_dir):
     path = tmp_path / "a" / "adapter_config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
-    with pytest.raises(ArtifactError, match="down_proj' has an update in its file, but is not amo"):
+    with pytest.raises(
+        ArtifactError, match="update of '.*down_proj', but target_modules in the config"
+    ):
         open_systems(ModelSettings(model=str(model_dir)), {"a": read_adapter(tmp_path / "a")})
 
 
@@ -111,7 +113,7 @@ def test_another_tokenizer_beside_an_adapter_is_told(tmp_path, model_dir, corpus
     (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     (note,) = plan(settings).notices
     assert note.startswith("the folder of a has another chat template than")
-    assert f"--tokenizer {tmp_path / 'a'} uses" in note
+    assert f"--tokenizer {tmp_path / 'a'}" in note
     chosen = settings.model_copy(update={"tokenizer": str(tmp_path / "a")})
     assert plan(chosen).notices == []
     assert plan(chosen).longest_prompt < plan(settings).longest_prompt

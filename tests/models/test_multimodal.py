@@ -137,7 +137,7 @@ def several_modes(request, tmp_path_factory):
 
 def test_lower_blocks_give_the_states_of_the_whole(several_modes):
     if several_modes.name == "llama4":  # its only class has the LM head
-        with pytest.raises(ArtifactError, match="no class of .* without its LM head"):
+        with pytest.raises(ArtifactError, match="no class for .* without the LM head"):
             load_lower_blocks(several_modes, ModelSettings(), 2)
         return
     ids = torch.tensor([[0, 20, 30, 40, 50]])

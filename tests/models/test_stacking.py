@@ -203,18 +203,18 @@ def test_an_adapter_without_what_it_was_trained_on_is_noted(
     base = f"{out} was trained on {under} at weight 0.5, and"
     assert notes([under, out], (0.5, 0.3)) == []
     assert notes([under, out], (1.0, 1.0)) == [f"{base} here it has 1"]
-    assert notes([other, out], (0.5, 0.5)) == [f"{base} it is not here"]
+    assert notes([other, out], (0.5, 0.5)) == [f"{base} it is missing here"]
     assert notes([other, out], (0.5, 0.0)) == []
     assert inspect([other, out], InspectSettings()).notes == [
         f"{out} was trained on {under}, which is not among these adapters"
     ]
     systems = open_systems(task_settings(model_dir, None, "x"), {"new": read_adapter(out)})
-    assert f"{base} it is not here" in systems.notes()
+    assert f"{base} it is missing here" in systems.notes()
     if kind == "task":
         told = []
         settings = align_settings(model_dir, corpus_dir, tmp_path / "third", on=[str(out)])
         train_align(settings, dry_run=True, on_progress=lambda p: told.append(p.note))
-        assert told == [f"{base} it is not here"]
+        assert told == [f"{base} it is missing here"]
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_a_killed_run_goes_on_only_with_the_same_adapters(tmp_path, model_dir, c
         train_align(killed, on_progress=stop)
     resumed = killed.model_copy(update={"resume": True})
     peft_adapter(model_dir, copy, seed=1)
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(ConfigError, match="made with different settings"):
         train_align(resumed)
     shutil.copytree(under, copy, dirs_exist_ok=True)
     train_align(resumed)
@@ -261,7 +261,9 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path, model_dir, corpus_dir, o
 
 
 def test_a_quantized_base_takes_no_adapters(tmp_path, model_dir, corpus_dir, under):
-    with pytest.raises(ValueError, match=r"--on cannot add adapters to a base in nf4"):
+    with pytest.raises(
+        ValueError, match=r"--on cannot add adapters to a quantized base model .--quantize nf4"
+    ):
         TrainAlignSettings(on=[str(under)], quantize="nf4")
     quantized = tmp_path / "quantized"
     shutil.copytree(model_dir, quantized)
