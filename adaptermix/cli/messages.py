@@ -53,8 +53,8 @@ def messages_page() -> str:
     """Return a page with a table of messages for each exit code."""
     parts = [
         "# Messages\n",
-        "Every message that stops a command, by [exit code](../exit-codes.md). A name in braces "
-        "stands for a value.\n",
+        "Every message that stops a command, by [exit code](../exit-codes.md). Names in "
+        "braces are placeholders for values.\n",
     ]
     every = messages()
     for code, title in _TITLES.items():

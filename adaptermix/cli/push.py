@@ -31,7 +31,7 @@ def check_push(repository: str) -> None:
         )
     if get_token() is None:
         raise ResourceError(
-            f"--push-to-hub {repository}: there is no Hub token",
+            f"--push-to-hub {repository}: no Hub token was found",
             hint="create a token with write access, then run: hf auth login, or set HF_TOKEN",
         )
 
@@ -88,6 +88,6 @@ def _failure(path: Path, repository: str, error: Exception) -> AdaptermixError:
     if not path.is_dir():
         again = f"adaptermix merge {path} --weights 1 -o FOLDER --push-to-hub {repository}"
     return ResourceError(
-        f"{repository}: not uploaded: {why}",
+        f"{repository}: the upload failed: {why}",
         hint=f"{path} is complete; to upload it later: {again}",
     )

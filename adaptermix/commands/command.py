@@ -17,7 +17,10 @@ from adaptermix.settings.locations import Location
 from adaptermix.settings.shared import HARNESS, Settings, harness_tasks, keys_of
 
 # Keys that the recipe sets for a step itself.
-MANAGED = {"out": "the output of a step has its name", "resume": "a recipe always resumes"}
+MANAGED = {
+    "out": "the output of a step is named after the step",
+    "resume": "a recipe always resumes",
+}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ def names_of(source: Source, langs: Sequence[str], pairs: Sequence[str]) -> tupl
     wanted, other = (langs, "pairs") if source.by == "langs" else (pairs, "langs")
     if (pairs, langs)[source.by == "pairs"]:
         raise ConfigError(
-            f"--{other}: {source.name} is chosen by --{source.by}",
-            hint=f"such as --{source.by} {','.join(source.default[:2])}",
+            f"--{other}: select parts of {source.name} with --{source.by}",
+            hint=f"for example --{source.by} {','.join(source.default[:2])}",
         )
     names = tuple(dict.fromkeys(_name(source, name) for name in wanted))
     return names or source.default
@@ -49,7 +49,5 @@ def _flores_name(lang: str) -> str:
     if "_" in code:
         return code
     if len(code) != 3 or not code.isalpha():
-        raise DataError(
-            f"flores has no '{lang}'", hint="languages are written as cy, cym or cym_Latn"
-        )
+        raise DataError(f"flores has no '{lang}'", hint="write languages as cy, cym or cym_Latn")
     return f"{code}_*"

@@ -48,10 +48,10 @@ def recipe_schema() -> Schema:
         for key, value in shared.items()
         if key not in MANAGED
     } | {
-        "base": _text("Another recipe, whose steps this one may use."),
-        "out": _text("Folder of the outputs; runs/NAME beside the recipe by default."),
+        "base": _text("Another recipe, whose steps this one can use."),
+        "out": _text("Folder for the outputs. Default: runs/NAME next to the recipe."),
         **_RESOURCES,
-        "seeds": _SEEDS | {"description": "Seeds of every training: a step for each."},
+        "seeds": _SEEDS | {"description": "Seeds for every training; each seed becomes a step."},
     }
     steps = {"oneOf": [_step(name) for name in COMMANDS]}
     document = _document("adaptermix recipe", tops)
@@ -69,7 +69,7 @@ def _step(name: str) -> Schema:
     own = _keys(command.settings)
     keys |= {key: value for key, value in own.items() if key not in MANAGED}
     if "seed" in keys:
-        keys["seeds"] = _SEEDS | {"description": "Several seeds: the step is run with each."}
+        keys["seeds"] = _SEEDS | {"description": "Several seeds; the step runs once with each."}
     return _table(keys | _RESOURCES) | {"title": name, "required": required}
 
 

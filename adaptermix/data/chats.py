@@ -61,7 +61,7 @@ class _Source:
     def needed_text(self, name: str) -> str:
         """Return a text field that must exist."""
         if self.fields.get(name) is None:
-            raise DataError(f"{self.location}: no '{name}'")
+            raise DataError(f"{self.location}: '{name}' is missing")
         return self.text(name)
 
     def list_of(self, name: str) -> list[Any]:
@@ -124,7 +124,7 @@ def _messages(source: _Source, name: str = "messages") -> Chat:
     listed = source.list_of(name)
     if not listed:
         hint = '{"messages": [{"role": "user", ...' if name == "messages" else None
-        raise DataError(f"{source.location}: no list '{name}'", hint=hint)
+        raise DataError(f"{source.location}: expected a list in '{name}'", hint=hint)
     first = [{"role": "system", "content": text}] if (text := source.text("system")) else []
     messages = [*first, *(_message(message, source.location) for message in listed)]
     unweighted = [
@@ -175,7 +175,7 @@ def _tools(source: _Source) -> tuple[dict[str, Any], ...]:
             tools[at] = tool = json_value(tool, f"{source.location}: 'tools'")
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise DataError(f"{source.location}: a tool without the 'name' of a function")
+            raise DataError(f"{source.location}: a tool has no function name ('name')")
     return tuple(
         tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
     )
@@ -185,7 +185,7 @@ def _message(message: Any, location: str) -> Message:
     if isinstance(message, dict) and message.get("role") is None and "from" in message:
         message = _as_role(message, location)
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise DataError(f"{location}: a message without 'role'")
+        raise DataError(f"{location}: a message has no 'role'")
     listed = message.get("tool_calls") or []
     if not isinstance(listed, list):
         raise DataError(f"{location}: 'tool_calls' must be a list")
@@ -215,7 +215,8 @@ def _as_role(message: dict[str, Any], location: str) -> dict[str, Any]:
     speaker = str(message["from"])
     if speaker not in _SPEAKERS:
         raise DataError(
-            f"{location}: a message from '{speaker}'", hint=f"it is from {', '.join(_SPEAKERS)}"
+            f"{location}: a message has the unknown sender '{speaker}'",
+            hint=f"use {', '.join(_SPEAKERS)}",
         )
     role, value = _SPEAKERS[speaker], message.get("value")
     if speaker != "function_call":
@@ -228,7 +229,7 @@ def _call(call: Any, location: str) -> dict[str, Any]:
     """Return a tool call with its arguments as an object, which chat templates serialize."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise DataError(f"{location}: a tool call without the 'name' of a function")
+        raise DataError(f"{location}: a tool call has no function name ('name')")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         arguments = json_value(arguments, f"{location}: 'arguments' of {function['name']}")

@@ -215,7 +215,7 @@ def language_code(lang: str) -> str:
     """
     code = known_code(lang)
     if code not in LANGUAGE_NAMES:
-        hint = hint_of_language(lang, LANGUAGE_NAMES, "it is one of ")
+        hint = hint_of_language(lang, LANGUAGE_NAMES, "use one of ")
         raise DataError(f"unknown language '{lang}'", hint=hint)
     return code
 

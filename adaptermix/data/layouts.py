@@ -44,9 +44,7 @@ def recognize(records: Records, layouts: Sequence[L], option: str) -> L:
     known = dict.fromkeys(name for layout in layouts for name in layout.columns)
     for name in records.renamed:
         if name not in known:
-            raise ConfigError(
-                f"{option}: '{name}' is not a name that is read", hint=f"use {', '.join(known)}"
-            )
+            raise ConfigError(f"{option}: unknown field '{name}'", hint=f"use {', '.join(known)}")
     fitting = [
         layout
         for layout in layouts
@@ -59,7 +57,7 @@ def recognize(records: Records, layouts: Sequence[L], option: str) -> L:
     if fitting:
         name = fitting[0].needed[0]
         raise DataError(
-            f"{records.at(1)}: ambiguous columns {found}: they fit {accepted}",
+            f"{records.at(1)}: ambiguous columns {found}; they match {accepted}",
             hint=f"choose by naming a column: {option} {name}={records.renamed.get(name, name)}",
         )
     raise DataError(

@@ -56,7 +56,7 @@ def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, l
     seen: dict[Path, str] = {}
     for lang, path in paths.items():
         if (other := seen.setdefault(path, lang)) != lang:
-            raise DataError(f"'{other}' and '{lang}' are both {path}")
+            raise DataError(f"'{other}' and '{lang}' are the same file, {path}")
     texts = {lang: _sentences(path) for lang, path in paths.items()}
     first = next(iter(langs))
     for lang, sentences in texts.items():
@@ -143,7 +143,7 @@ def _texts(path: Path) -> Iterator[tuple[int, str]]:
     for number, row in open_records(path).rows(["text"]):
         text = row.get("text")
         if not isinstance(text, str):
-            raise DataError(f"{path}:{number}: there is no 'text'")
+            raise DataError(f"{path}:{number}: 'text' is missing")
         yield number, text
 
 

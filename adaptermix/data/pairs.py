@@ -149,7 +149,7 @@ def _two_columns(path: Path, number: int, line: str, order: int) -> tuple[str, s
     if len(cells) != 2:
         raise DataError(
             f"{path}:{number}: {len(cells)} tab-separated columns instead of 2",
-            hint="one pair a line: sentence, tab, translation",
+            hint="write one pair per line: sentence, tab, translation",
         )
     return cells[::order][0], cells[::order][1]
 

@@ -126,10 +126,10 @@ class Cluster:
             for name, value in named.items()
             if not any(node.get(name, 0) >= value for node in nodes)
         ]
-        what = f"it asks for {', '.join(lacking) or 'more than one machine has'}"
+        what = f"it requests {', '.join(lacking) or 'more than one machine has'}"
         if self.is_own:
             raise ConfigError(f"{step.path}:{step.line()}: [{step.name}] {what}")
-        return f"{what}, and waits until the cluster has such a machine"
+        return f"{what}; it waits until the cluster has such a machine"
 
     def submit(self, step: Step, settings: Settings, perform: Perform) -> None:
         """Submit a step to the cluster."""

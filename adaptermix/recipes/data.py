@@ -68,10 +68,10 @@ class DataReport(Report):
         if self.needs:
             heads = ("step", "folder", "examples", "missing")
             steps = list(self._steps())
-            shown.append(Table("steps", "what the steps read", heads, steps, align="llrl"))
+            shown.append(Table("steps", "data that the steps read", heads, steps, align="llrl"))
         shown += [Cell(need.problem or "", look="missing") for need in _first_of_each(self.missing)]
         if self.get:
-            shown += ["to download what is missing:", *(f"    {line}" for line in self.get)]
+            shown += ["to download the missing data:", *(f"    {line}" for line in self.get)]
         elif self.needs and not self.missing:
             shown.append(Cell("nothing is missing", look="ok"))
         return View(shown, noted(self.traps))
@@ -82,7 +82,7 @@ class DataReport(Report):
             needs = [need for need in self.needs if (need.step, need.folder) == (step, folder)]
             lacking = " ".join(need.name for need in needs if need.problem)
             count = sum(need.examples or 0 for need in needs)
-            told = f"{count:,}" if folder else "downloaded when it runs"
+            told = f"{count:,}" if folder else "downloaded when the step runs"
             yield (step, folder or "none", told, Cell(lacking, look="missing"))
 
 
@@ -158,8 +158,8 @@ def _traps(folder: Path, found: Sequence[Stock]) -> Iterator[str]:
     for path, (held, rows) in contained.items():
         if held:
             yield (
-                f"{path} holds {held:,} sentences of FLORES-200 among its {rows:,} rows: retrieval "
-                "on FLORES after training on it is inflated"
+                f"{path} contains {held:,} sentences of FLORES-200 in its {rows:,} rows: "
+                "retrieval on FLORES after training on it is inflated"
             )
     for stock in found:
         if (
@@ -169,7 +169,10 @@ def _traps(folder: Path, found: Sequence[Stock]) -> Iterator[str]:
         ):
             yield from SOURCES["alma"].notes[:1]
         if stock.changed:
-            yield f"{stock.changed[0]} is not as {LOCK_NAME} has it; --force gets it again"
+            yield (
+                f"{stock.changed[0]} differs from its record in {LOCK_NAME}; --force "
+                "downloads it again"
+            )
         yield from stock.odd[:3]
 
 

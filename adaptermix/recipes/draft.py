@@ -83,11 +83,11 @@ def read_files(path: Path) -> tuple[dict[str, Draft], dict[str, tuple[Path, Any]
         for name in _tables(table):
             if name in drafts:
                 line, there = line_of(file, name, None), drafts[name].path
-                raise ConfigError(f"{file}:{line}: {there} has a step [{name}] already")
+                raise ConfigError(f"{file}:{line}: the step [{name}] is already defined in {there}")
             drafts[name] = Draft(name, name, file, table[name], tops)
     own = _tables(contents[-1][1])
     if not own:
-        raise ConfigError(f"{path}: no steps", hint="a step is a table: [NAME] with a command")
+        raise ConfigError(f"{path}: no steps", hint="add a step: a table [NAME] with a command")
     return drafts, tops, own
 
 
@@ -105,7 +105,7 @@ def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     shared = read_toml(base)
     if "base" in shared:
         line = line_of(base, None, "base")
-        raise ConfigError(f"{base}:{line}: the base of a recipe has no base itself")
+        raise ConfigError(f"{base}:{line}: the base of a recipe cannot have a base of its own")
     return [(base, shared), (path, content)]
 
 
@@ -119,7 +119,7 @@ def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for key in tops:
         if key not in known and key not in _OWN_KEYS:
             near = get_close_matches(key, [*known, *_OWN_KEYS], 1)
-            hint = "settings of the steps stand there, and a step begins with [NAME]"
+            hint = "put settings into steps; a step begins with [NAME]"
             raise ConfigError(
                 f"{path}:{line_of(path, None, key)}: unknown key '{key}' at the top",
                 hint=f"did you mean {near[0]}?" if near else hint,

@@ -84,7 +84,7 @@ def statuses_of(recipe: Recipe, state: "State", forced: set[str]) -> dict[str, S
             statuses[step.name] = "to do"
         elif not _is_ready(step, statuses):
             waits = state.made(step) and step.out.exists()
-            statuses[step.name] = "to do if its inputs change" if waits else "to do"
+            statuses[step.name] = "runs again if its inputs change" if waits else "to do"
         else:
             finished = state.is_finished(step, step_key(step, recipe.out))
             statuses[step.name] = "finished" if finished else "to do"

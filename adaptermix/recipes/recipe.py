@@ -95,7 +95,10 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
         return path.parent / "runs" / path.stem
     file, value = tops["out"]
     if not isinstance(value, str):
-        raise ConfigError(f"{file}:{line_of(file, None, 'out')}: out: a folder, not {value!r}")
+        raise ConfigError(
+            f"{file}:{line_of(file, None, 'out')}: out: expected the name of a "
+            f"folder, not {value!r}"
+        )
     return file.parent / value
 
 
@@ -156,7 +159,7 @@ def _make_step(
     if "out" in keys_of(command.settings):
         keys["out"] = outs[draft.name]
     for key in command.settings.unused(keys) & draft.table.keys():
-        raise draft.fail(f"{key}: has no effect without 'search'", key)
+        raise draft.fail(f"{key} has no effect without 'search'", key)
     try:
         settings = command.settings.from_keys(keys)
     except ValidationError as error:
@@ -222,7 +225,7 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
             raise draft.fail(f"{key}: @{found[1]} is not a model", key, hint=hint)
         if location == "adapters" and not found[2] and other.command.output != "adapter":
             raise draft.fail(
-                f"{key}: @{found[1]} is not an adapter but the output of {other.command.name}", key
+                f"{key}: @{found[1]} is an output of {other.command.name}, not an adapter", key
             )
         if location == "adapters" and not found[2] and _is_family(other):
             _check_takes_family(draft, found[1], key)

@@ -89,11 +89,11 @@ def _size(step: "StepPlan") -> str:
     if flops := cost.get("flops"):
         parts.append(f"{shown_flops(flops)}, {shown_hours(cost['hours'])}")
     if step.problem:
-        parts.append("cannot run, see below")
+        parts.append("cannot run; see below")
     return ", ".join(parts)
 
 
-Status = Literal["finished", "to do", "to do if its inputs change"]
+Status = Literal["finished", "to do", "runs again if its inputs change"]
 
 
 @dataclass(frozen=True)

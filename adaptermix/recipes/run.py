@@ -233,7 +233,7 @@ _LOST = "its worker was lost; the step runs again from its last checkpoint"
 def _lost() -> ResourceError:
     return ResourceError(
         f"its worker was lost {ATTEMPTS} times, possibly because it ran out of memory",
-        hint='state its memory in the recipe, such as memory = "24GB"',
+        hint='set its memory in the recipe, for example memory = "24GB"',
     )
 
 

@@ -58,7 +58,7 @@ def _together(drafts: Mapping[str, Draft], made: Mapping[str, list[Draft]]) -> d
     for name, draft in drafts.items():
         for step in made.get(name, [draft]):
             if step.name in steps or (step.name != name and step.name in drafts):
-                raise draft.fail(f"{SEEDS}: there is a step [{step.name}] already", SEEDS)
+                raise draft.fail(f"{SEEDS}: there is already a step [{step.name}]", SEEDS)
             steps[step.name] = step
     return steps
 
@@ -108,7 +108,7 @@ def _stated_seeds(draft: Draft, asked: Mapping[str, Any]) -> Seeds:
     own, for_all = f"{draft.name}.{SEEDS}", draft.shared.get(SEEDS)
     has_seed = "seed" in draft.table
     if has_seed and SEEDS in draft.table:
-        raise draft.fail(f"{SEEDS}: the step has a seed as well; leave one out", SEEDS)
+        raise draft.fail(f"{SEEDS}: the step also has 'seed'; remove one of them", SEEDS)
     if own in asked:
         found = _read(asked[own], f"--set {own}")
     elif SEEDS in asked and (SEEDS in draft.table or (is_training and not has_seed)):

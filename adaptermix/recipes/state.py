@@ -30,7 +30,7 @@ class State:
             except (ValueError, KeyError, TypeError) as error:
                 raise ArtifactError(
                     f"{self.path}: not the record of a recipe's steps",
-                    hint="delete it; all steps run again",
+                    hint="delete it; all steps will run again",
                 ) from error
 
     def made(self, step: Step) -> bool:

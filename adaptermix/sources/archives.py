@@ -77,8 +77,8 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
     missing = [member for member in members if member not in found]
     if missing:
         raise DataError(
-            f"{archive.name}: the archive has no {missing[0].inside}",
-            hint="the data has no such language, or the archive is of another version",
+            f"{archive.name}: the archive does not contain {missing[0].inside}",
+            hint="the data does not include this language, or the archive is another version",
         )
     return written
 
@@ -140,23 +140,23 @@ def _plain(archive: Archive, name: str) -> str:
     """Return a path without ``./``, and refuse paths that lead out of the archive."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise _unsafe(archive, name, "a path that leads out of it")
+        raise _unsafe(archive, name, "a path outside the archive")
     return str(path)
 
 
 def _check_amount(archive: Archive, total: int, count: int) -> None:
     if total > archive.limit or count >= _MOST_MEMBERS:
         raise DataError(
-            f"{archive.name}: the archive holds more than {archive.limit:,} bytes or "
+            f"{archive.name}: the archive contains more than {archive.limit:,} bytes or "
             f"{_MOST_MEMBERS:,} files",
-            hint="it is not what was published: use another copy with --mirror",
+            hint="this is not the published archive; use another copy with --mirror",
         )
 
 
 def _unsafe(archive: Archive, name: str, what: str) -> DataError:
     return DataError(
-        f"{archive.name}: the archive is not unpacked: {name!r} is {what}",
-        hint="it is not what was published: use another copy with --mirror",
+        f"{archive.name}: the archive was not unpacked, because {name!r} is {what}",
+        hint="this is not the published archive; use another copy with --mirror",
     )
 
 

@@ -108,12 +108,12 @@ def _attempt(wanted: Download, on_bytes: OnBytes, seconds: float) -> None:
         status = response.status_code
         if offset and status == 416:  # the file upstream is not longer than this part
             wanted.path.unlink()
-            raise _BusyError("the file upstream is another one than before")
+            raise _BusyError("the file on the server has changed")
         _check_status(wanted, status)
         is_rest = status == 206 and _start(response.headers) == offset
         if status == 206 and not is_rest:
             wanted.path.unlink(missing_ok=True)
-            raise _BusyError("the server sends another part than was asked for")
+            raise _BusyError("the server sent a part that was not requested")
         done = offset if is_rest else 0
         total = _total(response.headers, done)
         _check_size(wanted, total or 0)
@@ -125,7 +125,7 @@ def _attempt(wanted: Download, on_bytes: OnBytes, seconds: float) -> None:
                 file.write(block)
                 on_bytes(done, total)
     if total is not None and done < total:
-        raise _BusyError(f"the connection ended after {done:,} of {total:,} bytes")
+        raise _BusyError(f"the connection closed after {done:,} of {total:,} bytes")
     wanted.note.unlink(missing_ok=True)
 
 
@@ -134,17 +134,17 @@ def _check_status(wanted: Download, status: int) -> None:
         return
     if status in (404, 410):
         raise MissingUpstreamError(
-            f"{wanted.address}: there is no such file (HTTP {status})", hint=wanted.hint
+            f"{wanted.address}: no such file (HTTP {status})", hint=wanted.hint
         )
     if status in (401, 403):
         raise ResourceError(
-            f"{wanted.address}: the server refuses the file (HTTP {status})",
-            hint="it may require an account or a license agreement (hf auth login for the Hub), or "
-            f"block this network; or {wanted.hint}",
+            f"{wanted.address}: the server denied access (HTTP {status})",
+            hint="the file may require an account or a license agreement (for the Hub: hf "
+            f"auth login), or this network may be blocked; or {wanted.hint}",
         )
     if status in (408, 425, 429) or status >= 500:
-        raise _BusyError(f"the server answers HTTP {status}")
-    raise ResourceError(f"{wanted.address}: the server answers HTTP {status}", hint=wanted.hint)
+        raise _BusyError(f"the server answered HTTP {status}")
+    raise ResourceError(f"{wanted.address}: the server answered HTTP {status}", hint=wanted.hint)
 
 
 def _check_size(wanted: Download, size: int) -> None:
@@ -152,7 +152,7 @@ def _check_size(wanted: Download, size: int) -> None:
         wanted.path.unlink(missing_ok=True)
         raise DataError(
             f"{wanted.address}: larger than the expected {wanted.limit:,} bytes",
-            hint=f"it changed upstream, or is another file; {wanted.hint}",
+            hint=f"it changed upstream, or it is another file; {wanted.hint}",
         )
 
 

@@ -154,11 +154,15 @@ class _Getting:
         """Compare a file with the published size and digest, or else with the first download."""
         size = arrived.stat().st_size
         if remote.size is not None and size != remote.size:
-            raise self._refused(arrived, f"{place}: {size:,} bytes, but {remote.size:,} published")
+            raise self._refused(
+                arrived, f"{place}: {size:,} bytes, but the published file has {remote.size:,}"
+            )
         if remote.digest and not has_digest(arrived, remote.digest):
-            raise self._refused(arrived, f"{place}: not the published {remote.digest}")
+            raise self._refused(
+                arrived, f"{place}: the digest is not the published {remote.digest}"
+            )
         if remote.path.endswith(".parquet") and not _is_parquet(arrived):
-            raise self._refused(arrived, f"{place}: not a parquet file: {seems(arrived)}")
+            raise self._refused(arrived, f"{place}: not a Parquet file: {seems(arrived)}")
         recorded = self.lock.downloads.get(_address(self.order.source, remote))
         if remote.digest or recorded is None or self.order.force:
             return
@@ -166,13 +170,15 @@ class _Getting:
             arrived.unlink()
             raise DataError(
                 f"{place}: sha256 {found}, but {self.lock.path} recorded {recorded.get('sha256')}",
-                hint="it changed upstream, or is another copy; --force accepts and records it",
+                hint="it changed upstream, or it is another copy; to accept and record it, "
+                "use --force",
             )
 
     def _refused(self, arrived: Path, message: str) -> DataError:
         arrived.unlink()
         return DataError(
-            message, hint=f"it changed upstream or was damaged on the way; {self.order.hint}"
+            message,
+            hint=f"it changed upstream or was damaged during the download; {self.order.hint}",
         )
 
     def _lay_out(self, remote: Remote, arrived: Archive, unpacked: Path) -> list[str]:
@@ -293,12 +299,12 @@ def _check_mirror(order: Order, remotes: Sequence[Remote]) -> None:
     if _is_address(mirror) or Path(mirror).is_dir():
         return
     if not Path(mirror).is_file():
-        raise ConfigError(f"--mirror {mirror}: neither a folder, a file, nor an http(s) address")
+        raise ConfigError(f"--mirror {mirror}: expected a folder, a file, or an http(s) address")
     wanted = [remote for remote in remotes if _missing(order, [remote])]
     if len(wanted) > 1:
         raise ConfigError(
-            f"--mirror {mirror}: one file, but {len(wanted)} are wanted",
-            hint="name the folder that holds " + ", ".join(remote.path for remote in wanted[:3]),
+            f"--mirror {mirror}: one file, but {len(wanted)} files are needed",
+            hint="name the folder that contains " + ", ".join(remote.path for remote in wanted[:3]),
         )
 
 
@@ -315,7 +321,7 @@ def _report(
     if kept := [file.path for file in files if file.status == "kept"]:
         notes.append(
             f"{len(kept)} existing files are not as {LOCK_NAME} has them, such as {kept[0]}: they "
-            "are kept; --force replaces them"
+            "were kept; --force replaces them"
         )
     return GetReport(
         source=source.name,

@@ -48,9 +48,13 @@ def read_lock(folder: Path) -> Lock:
         content = json.loads(path.read_text(encoding="utf-8"))
         tables = [content[name] for name in ("downloads", "files")]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a record of downloads", hint="move it away") from error
+        raise DataError(
+            f"{path}: not a record of downloads", hint="move it to another folder, or delete it"
+        ) from error
     if not all(isinstance(entry, dict) for table in tables for entry in dict(table).values()):
-        raise DataError(f"{path}: not a record of downloads", hint="move it away")
+        raise DataError(
+            f"{path}: not a record of downloads", hint="move it to another folder, or delete it"
+        )
     return Lock(path, *tables)
 
 

@@ -44,7 +44,10 @@ def read_aya(path: Path, code: str) -> list[AyaRow]:
     columns = ["inputs", "targets", "language"]
     names = parquet_columns(path)
     if missing := [name for name in columns if name not in names]:
-        raise DataError(f"{path}: no column '{missing[0]}'", hint="templated_uner_llm is read")
+        raise DataError(
+            f"{path}: no column '{missing[0]}'",
+            hint="adaptermix reads the file of templated_uner_llm",
+        )
     if "template_id" in names:
         columns.append("template_id")
     there: set[str] = set()
@@ -54,7 +57,10 @@ def read_aya(path: Path, code: str) -> list[AyaRow]:
         if _code(lang) == code:
             rows.append((number, row))
     if not rows:
-        raise DataError(f"{path}: nothing in '{code}'", hint=f"it has {' '.join(sorted(there))}")
+        raise DataError(
+            f"{path}: no rows in the language '{code}'",
+            hint=f"its languages are {' '.join(sorted(there))}",
+        )
     inputs: dict[object, list[str]] = defaultdict(list)
     for _, row in rows:
         inputs[row.get("template_id")].append(str(row["inputs"]))

@@ -38,4 +38,4 @@ def make_task(
         return Translation(system_prompt, options)
     if name == "uner":
         return Uner(system_prompt, options)
-    raise ConfigError(f"no task '{name}'", hint="massive, wmt23, uner, or a .toml file")
+    raise ConfigError(f"unknown task '{name}'", hint="use massive, wmt23, uner, or a .toml file")

@@ -62,7 +62,7 @@ class TaskFile(Settings):
     @model_validator(mode="after")
     def _one_kind_of_metric(self) -> "TaskFile":
         if not self.metrics or (len(self.metrics) > 1 and {"slots", "entities"} & {*self.metrics}):
-            raise ValueError("slots or entities alone, or text metrics, at least one")
+            raise ValueError("expected slots or entities alone, or at least one text metric")
         return self
 
 
@@ -146,7 +146,7 @@ class CustomTask(Scored):
         """
         pattern = self.file.files.get(split)
         if pattern is None:
-            raise DataError(f"the task {self.name} has no file for the {split} part")
+            raise DataError(f"the task {self.name} has no file for the {split} partition")
         folder = self.folder if data_dir is None else data_dir
         name = pattern.replace("{lang}", lang)
         if not is_local_data(name, folder):

@@ -99,7 +99,7 @@ def read_massive_file(path: Path, lang: str, split: Split | None) -> list[SlotEx
     for row in _massive_rows(path):
         said = str(row.get("locale", locale))
         if said.split("-")[0] != locale.split("-")[0]:
-            raise DataError(f"{path}: holds {said}, not {locale}")
+            raise DataError(f"{path}: contains {said}, not {locale}")
         if split is None or row["partition"] == split:
             rows.append(SlotExample(str(row["id"]), lang, row["utt"], row["annot_utt"], said))
     return rows

@@ -67,7 +67,7 @@ def read_translations(
     for path, lines in zip(references, targets, strict=True):
         empty = next((at for at, line in enumerate(lines, start=1) if not line.strip()), None)
         if empty is not None:
-            raise DataError(f"{path}:{empty}: an empty reference")
+            raise DataError(f"{path}:{empty}: the reference is empty")
     sources = columns[0] if source is not None else [""] * len(targets[0])
     rows = zip(sources, zip(*targets, strict=True), strict=True)
     return [
@@ -96,7 +96,8 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
     if data_dir is None:
         raise DataError(
             "translation data is not downloaded from the Hub",
-            hint="give --data-dir; adaptermix data get wmt23 and alma download the paper's",
+            hint="use --data-dir; adaptermix data get wmt23 and adaptermix data get alma "
+            "download the paper's data",
         )
     if split == "test":
         return _read_test(pair, source, target, data_dir)
@@ -182,7 +183,7 @@ def _read_references(path: Path, source: str, target: str) -> list[TranslationEx
     examples = []
     for number, (text, reference) in read_alma(path, source, target):
         if not reference.strip():
-            raise DataError(f"{path}:{number}: an empty reference")
+            raise DataError(f"{path}:{number}: the reference is empty")
         examples.append(TranslationExample(str(number - 1), pair, text, (reference,)))
     if not examples:
         raise DataError(f"{path}: no {pair} sentence pairs")

@@ -55,7 +55,7 @@ def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExam
     if data_dir is None:
         raise DataError(
             "Universal NER is not downloaded from the Hub",
-            hint="give --data-dir; adaptermix data get uner downloads it",
+            hint="use --data-dir; adaptermix data get uner downloads it",
         )
     names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2", f"{lang}_*-ud-{split}.iob2"]
     patterns = [name + end for name in dict.fromkeys(names) for end in ("", ".gz")]
@@ -122,8 +122,9 @@ def _token(line: str, location: str) -> _Token:
     cells = line.split("\t")
     if len(cells) < 3 or not re.fullmatch(r"O|-|[BI]-[^\s-]+", cells[2]):
         raise DataError(
-            f"{location}: not a token with a tag: {line[:80]!r}",
-            hint="a line of .iob2 is number, token, tag (O, B-PER, I-PER ...), between tabs",
+            f"{location}: expected a token with a tag, not {line[:80]!r}",
+            hint="a line of .iob2 has a number, a token and a tag (O, B-PER, I-PER ...), "
+            "separated by tabs",
         )
     return _Token(cells[1], "O" if cells[2] == "-" else cells[2])
 

@@ -68,15 +68,15 @@ def test_every_source_has_a_default(here, name):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("massive", "--pairs", "cy-en"), 3, "--pairs: massive is chosen by --langs"),
-        (("tatoeba", "--langs", "cy"), 3, "--langs: tatoeba is chosen by --pairs"),
+        (("massive", "--pairs", "cy-en"), 3, "--pairs: select parts of massive with --langs"),
+        (("tatoeba", "--langs", "cy"), 3, "--langs: select parts of tatoeba with --pairs"),
         (("massive", "--langs", "xx"), 4, "no language 'xx'"),
         (("flores", "--langs", "Breton"), 4, "flores has no 'Breton'"),
         (("uner", "--langs", "cy"), 4, "uner has no 'cy'"),
         (("uner-aya", "--langs", "da"), 4, "uner-aya is not divided by language"),
         (("alma", "--pairs", "cy-en"), 4, "alma has no 'cy-en'"),
         (("tatoeba", "--pairs", "cy"), 4, "'cy' is not a language pair"),
-        (("tatoeba", "--mirror", "nowhere"), 3, "--mirror nowhere: neither a folder"),
+        (("tatoeba", "--mirror", "nowhere"), 3, "--mirror nowhere: expected a folder"),
     ],
 )
 def test_what_a_source_does_not_have_is_told_before_anything_is_downloaded(

@@ -112,7 +112,7 @@ def test_versions_outside_of_their_window_are_named_with_the_line_that_mends_the
     assert checks["torch"].required
     assert checks["peft"].state == "ok"
     assert checks["no-such-package"].found == "not installed"
-    assert checks["other packages"].found == "1 of 2 as required"
+    assert checks["other packages"].found == "1 of 2 have the required version"
     assert "x" not in checks
 
 
@@ -126,7 +126,7 @@ def test_extras_are_optional():
     ]
     search, tensorboard = extra_checks([*ours, *others, "numpy>=1"])
     assert (search.name, search.state, search.required) == ("extra search", "missing", False)
-    assert search.found == "not as required: no-such"
+    assert search.found == "missing or wrong version: no-such"
     assert search.fix == 'pip install "adaptermix[search]"'
     assert tensorboard.state == "ok"
 

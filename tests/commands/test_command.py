@@ -144,7 +144,7 @@ def test_toml_files_fit_their_schema_and_a_slip_does_not(path, validators):
 
 def test_a_search_and_a_step_of_a_recipe_say_what_looks_like_a_slip(capsys):
     own = SearchSettings(search="auto", task="my.toml")
-    assert "is taken in the languages of massive" in MERGE.remark(own)
+    assert "uses the languages of massive" in MERGE.remark(own)
     assert MERGE.remark(MergeSettings(weight=0.5)) is None
     assert MERGE.remark(SearchSettings(search="auto", task="my.toml", langs="en")) is None
     step = SimpleNamespace(name="search", command=MERGE, settings=own)

@@ -149,10 +149,14 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
         (TrainTaskSettings, {"rank": 0}, "--rank: must be greater than 0, not 0"),
         (TrainAlignSettings, {"pairs": ","}, "--pairs"),
         (TrainAlignSettings, {"pairs": "cy-en,cy-en"}, "--pairs: 'cy-en' is listed twice"),
-        (RetrievalSettings, {"langs": "cy"}, "--langs: 2 or more are needed"),
-        (RetrievalSettings, {"layers": "8-2"}, "--layers: blocks are written as 0-15,20"),
-        (MergeSettings, {}, "give one of --weight W, --weights"),
-        (MergeSettings, {"weight": 0.5, "weights": "1,2"}, "give one of --weight W, --weights"),
+        (RetrievalSettings, {"langs": "cy"}, "--langs: expected at least 2"),
+        (RetrievalSettings, {"layers": "8-2"}, "--layers: expected blocks such as 0-15,20"),
+        (MergeSettings, {}, "give exactly one of --weight W, --weights"),
+        (
+            MergeSettings,
+            {"weight": 0.5, "weights": "1,2"},
+            "give exactly one of --weight W, --weights",
+        ),
         (MergeSettings, {"weights": "1,x"}, "--weights"),
         (MergeSettings, {"weights": "1,,1"}, "--weights: must be a number"),
         (TrainAlignSettings, {"temperature": "0.1,"}, "--temperature: must be a number"),
@@ -192,7 +196,7 @@ def test_groups_are_named_lists_of_languages(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"engine_args": "seed"}, "neither a JSON object nor key=value"),
+        ({"engine_args": "seed"}, "expected a JSON object or key=value"),
         ({"engine_args": '{"seed": '}, "--engine-args: "),
         ({"groups": "cy,sw"}, "name=lang,lang;name=lang"),
         ({"groups": "a=cy,cy"}, "'cy' is listed twice"),
@@ -207,12 +211,16 @@ def test_engine_and_comparison_settings_are_checked(flags, message):
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("eval a.safetensors", "eval has no argument for a.safetensors", "--adapter a.safetensors"),
+        (
+            "eval a.safetensors",
+            "eval: unexpected argument a.safetensors",
+            "--adapter a.safetensors",
+        ),
         ("train-task --rank x", "--rank: must be a whole number, not 'x'", None),
         ("demo --seed x", "--seed: must be a whole number, not 'x'", None),
         ("eval --engine foo", "--engine: 'foo' is not one of 'auto', 'vllm'", None),
         ("eval --adapter x,x", "--adapter: 'x' is listed twice", None),
-        ("merge a b c --search 0.5,0.7", "are for two adapters, not 3", "0.6:0.2:0.2"),
+        ("merge a b c --search 0.5,0.7", "works for two adapters, not 3", "0.6:0.2:0.2"),
         ("merge a b --search 0.5,1.5", "1.5 is not between 0 and 1", "1.5:-0.5"),
     ],
 )

@@ -162,9 +162,9 @@ def test_dev_conversations_are_held_out(tmp_path):
     ("line", "message"),
     [
         ("{", "chat.jsonl:2: not JSON"),
-        ('{"message": []}', "chat.jsonl:2: no list 'messages'"),
-        ('{"messages": []}', "chat.jsonl:2: no list 'messages'"),
-        ('{"messages": [{"content": "a"}]}', "chat.jsonl:2: a message without 'role'"),
+        ('{"message": []}', "chat.jsonl:2: expected a list in 'messages'"),
+        ('{"messages": []}', "chat.jsonl:2: expected a list in 'messages'"),
+        ('{"messages": [{"content": "a"}]}', "chat.jsonl:2: a message has no 'role'"),
         ('{"messages": [{"role": "user", "content": null}]}', "chat.jsonl:2: the 'content'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "chat.jsonl:2: the"),
     ],
@@ -181,7 +181,9 @@ def test_what_a_template_refuses_is_named():
     encoder.tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     )
-    with pytest.raises(DataError, match="f:7: the model's chat template refuses it: no system"):
+    with pytest.raises(
+        DataError, match="f:7: the model's chat template rejects the conversation: no system"
+    ):
         encode_chat(Chat(TURNS, "f:7"), encoder, 100)
 
 

@@ -193,7 +193,7 @@ def test_translation_is_read_by_other_names(tmp_path):
     assert task.outcome(chinese, "你好").lang == "zh-Hans"
     with pytest.raises(DataError, match="no cz-en|unknown language 'cz'") as raised:
         task.read("cz-en", "test", tmp_path)
-    assert raised.value.hint.startswith("did you mean cs? it is one of af ")
+    assert raised.value.hint.startswith("did you mean cs? use one of af ")
     with pytest.raises(DataError, match="no de-en source sentences") as raised:
         task.read("de-en", "test", tmp_path)
     assert raised.value.hint == "it has cy-en"

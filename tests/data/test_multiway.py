@@ -93,7 +93,7 @@ def test_flores_plus_is_found_in_its_forms(tmp_path, form, below):
 
 def test_rows_without_text_are_named(tmp_path):
     write(tmp_path / "dev", en__jsonl='{"text": "a"}\n{"sentence": "b"}\n')
-    with pytest.raises(DataError, match=r"en\.jsonl:2: there is no 'text'"):
+    with pytest.raises(DataError, match=r"en\.jsonl:2: 'text' is missing"):
         read_multiway(("en",), "dev", tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_only_newlines_end_a_line(tmp_path):
     ("files", "langs", "words"),
     [
         ({}, ("en", "xx"), "no dev text in 'xx'"),
-        ({}, ("en", "eng_Latn"), "'en' and 'eng_Latn' are both "),
+        ({}, ("en", "eng_Latn"), "'en' and 'eng_Latn' are the same file, "),
         ({"de__dev": "ein\nzwei\n"}, ("en", "de"), "en.dev:3: en.dev continues to line 3, but"),
         ({"de__dev": "1\n2\n3\n4\n5\n"}, ("en", "de"), "de.dev:4: de.dev continues to line 5"),
         ({"de__dev": "ein\n \t\ndrei\n"}, ("en", "de"), "de.dev:2: the line is empty"),

@@ -184,9 +184,7 @@ def test_a_template_without_tools_is_told(tmp_path):
     encoder = encoder_of(PLAIN)
     talk = [{"messages": messages(0)[::3], "tools": TOOL_LIST}]
     encoded(write_rows(tmp_path / "b.jsonl", talk), encoder)
-    assert encoder.notes == [
-        "the model's chat template leaves out the tools, which answers may call"
-    ]
+    assert encoder.notes == ["the model's chat template drops the tools, which answers may call"]
     without = encoder_of()
     without.tokenizer.chat_template = None
     with pytest.raises(DataError, match="tools need a chat template"):
@@ -201,10 +199,13 @@ USER = {"role": "user", "content": "a"}
     [
         ({"messages": "{"}, r":2: 'messages': not JSON"),
         ({"messages": {"role": "user"}}, ":2: 'messages' must be a list"),
-        ({"messages": [USER], "tools": [1]}, ":2: a tool without the 'name' of a function"),
+        ({"messages": [USER], "tools": [1]}, ":2: a tool has no function name"),
         ({"messages": [USER], "tools": "x"}, ":2: 'tools': not JSON"),
-        ({"messages": [{"from": "narrator", "value": "a"}]}, ":2: a message from 'narrator'"),
-        ({"messages": [USER | {"tool_calls": [{}]}]}, ":2: a tool call without the 'name'"),
+        (
+            {"messages": [{"from": "narrator", "value": "a"}]},
+            ":2: a message has the unknown sender 'narrator'",
+        ),
+        ({"messages": [USER | {"tool_calls": [{}]}]}, ":2: a tool call has no function name"),
         ({"messages": [USER | {"tool_calls": 5}]}, ":2: 'tool_calls' must be a list"),
         ({"messages": [USER | {"weight": "0"}]}, ":2: the 'weight' of a message must be 0 or 1"),
         (
@@ -216,7 +217,7 @@ USER = {"role": "user", "content": "a"}
             ":2: 'arguments' of f must be an object",
         ),
         ({"messages": [{"from": "function_call", "value": "x"}]}, ":2: a message from 'function"),
-        ({}, ":2: no list 'messages'"),
+        ({}, ":2: expected a list in 'messages'"),
     ],
 )
 def test_a_malformed_conversation_is_named(tmp_path, row, message):
@@ -228,10 +229,10 @@ def test_a_malformed_conversation_is_named(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a"}, "chat.jsonl:2: no 'completion'"),
+        ({"prompt": "a"}, "chat.jsonl:2: 'completion' is missing"),
         ({"prompt": 1, "completion": "b"}, "chat.jsonl:2: 'prompt' must be text"),
-        ({"prompt": "a", "completion": None}, "chat.jsonl:2: no 'completion'"),
-        ({"prompt": [1], "completion": "b"}, "chat.jsonl:2: a message without 'role'"),
+        ({"prompt": "a", "completion": None}, "chat.jsonl:2: 'completion' is missing"),
+        ({"prompt": [1], "completion": "b"}, "chat.jsonl:2: a message has no 'role'"),
     ],
 )
 def test_a_malformed_completion_is_named(tmp_path, row, message):
@@ -249,7 +250,7 @@ def test_columns_that_are_no_conversation_are_named_with_those_that_would_be(tmp
         "and completion; instruction and output"
     )
     assert caught.value.hint == "name them: --columns prompt=COLUMN,completion=COLUMN"
-    with pytest.raises(ConfigError, match="--columns: 'question' is not a name that is read"):
+    with pytest.raises(ConfigError, match="--columns: unknown field 'question'"):
         read_chats(path, {"question": "question"})
 
 
@@ -283,7 +284,7 @@ def test_the_first_rows_are_read_alone(tmp_path):
 def test_columns_belong_to_conversations():
     with pytest.raises(ValueError, match="--columns needs --chat"):
         TrainTaskSettings(columns="prompt=a")
-    with pytest.raises(ValueError, match="columns are written NAME=COLUMN"):
+    with pytest.raises(ValueError, match="expected NAME=COLUMN"):
         TrainTaskSettings(chat="a.csv", columns="prompt")
     settings = TrainTaskSettings(chat="a.csv", columns="prompt=a b,completion=c")
     assert settings.columns == {"prompt": "a b", "completion": "c"}
@@ -352,7 +353,7 @@ def test_one_table_has_many_languages(tmp_path):
 def test_rows_of_no_known_language_are_read_for_one_pair_only(tmp_path):
     path = write_rows(tmp_path / "train.json", PAIR_LAYOUTS["authors"])
     assert len(tokens(path, pairs=("mul-en",))) == 20
-    with pytest.raises(DataError, match="nothing tells which rows are cy-en"):
+    with pytest.raises(DataError, match="the rows are not labeled with their pair"):
         tokens(path, pairs=("cy-en", "sw-en"))
 
 

@@ -167,6 +167,6 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_the_text(tmp_path
 def test_parquet_without_its_reader_is_told_with_the_line_that_installs_it(tmp_path, monkeypatch):
     (tmp_path / "cy-en.parquet").write_bytes(b"PAR1")
     monkeypatch.setattr("adaptermix.files.text.find_spec", lambda name: None)
-    with pytest.raises(ResourceError, match="pyarrow, which reads parquet") as caught:
+    with pytest.raises(ResourceError, match="reading Parquet needs pyarrow") as caught:
         read_pairs("cy-en", tmp_path)
     assert caught.value.hint == 'pip install "adaptermix[parquet]"'

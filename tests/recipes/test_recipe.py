@@ -147,7 +147,7 @@ MISTAKES = {
     "no command": ("[a]\nlangs = ['en']\n", 1, "[a] no command"),
     "unknown command": (f'{train()}[b]\ncommand = "train"\n', 5, "unknown command 'train'"),
     "unknown key": (train(more="rnk = 3\n"), 4, "[a] unknown key 'rnk'"),
-    "managed key": (train(more='out = "x"\n'), 4, "the output of a step has its name"),
+    "managed key": (train(more='out = "x"\n'), 4, "the output of a step is named after the step"),
     "wrong value": (train(more="rank = 0\n"), 4, "rank: must be greater than 0, not 0"),
     "wrong value at the top": ("rank = 0\n" + train(), 1, "rank: must be greater"),
     "unknown step": (train() + "[b]\n" + INSPECT.replace("@a", "@A"), 6, "no step 'A'"),
@@ -175,13 +175,13 @@ MISTAKES = {
     "two ways": (
         f'{train()}[m]\ncommand = "merge"\nadapters = ["@a"]\nweight = 1\nsearch = "auto"\n',
         4,
-        "[m] give one of --weight W",
+        "[m] give exactly one of --weight W",
     ),
     "list as command": ('[a]\ncommand = ["eval"]\n', 2, "unknown command '['eval']'"),
     "no list": ('[a]\ncommand = "train-task"\nlangs = 5\n', 3, "langs: expected a list, not 5"),
     "no path": (train(more="data-dir = 4\n"), 4, "data-dir: expected a path, not 4"),
     "no text": (train(more='model = ["x"]\n'), 4, "model: expected text, not ['x']"),
-    "too few": (train(more="").replace('["en"]', "[]"), 3, "langs: 1 or more are needed"),
+    "too few": (train(more="").replace('["en"]', "[]"), 3, "langs: expected at least 1"),
     "true": (train(more="rank = true\n"), 4, "rank: expected a number or text, not True"),
     "numbers as adapters": (
         '[m]\ncommand = "merge"\nweight = 1\nadapters = [1, 2]\n',
@@ -229,10 +229,10 @@ def test_what_is_wrong_in_the_base_is_told_there(tmp_path):
     with pytest.raises(ConfigError, match=r"base.toml:4: \[a\] unknown key 'rnk'"):
         read_recipe(path)
     write(tmp_path, train(), "base.toml")
-    with pytest.raises(ConfigError, match=r"recipe.toml:2: .*has a step \[a\] already"):
+    with pytest.raises(ConfigError, match=r"recipe.toml:2: .*step \[a\] is already defined"):
         read_recipe(write(tmp_path, 'base = "base.toml"\n' + train()))
     write(tmp_path, 'base = "x.toml"\n' + train(), "base.toml")
-    with pytest.raises(ConfigError, match=r"base.toml:1: .*has no base itself"):
+    with pytest.raises(ConfigError, match=r"base.toml:1: .*cannot have a base of its own"):
         read_recipe(path)
 
 
@@ -309,7 +309,7 @@ def test_a_training_on_the_output_of_another_step_waits_for_it(tmp_path):
     ("on", "message"),
     [
         ('["@b=0.5"]', r"recipe.toml:3: \[al\] on: no step 'b'"),
-        ('["@t=0.5"]', r"recipe.toml:3: \[al\] on: @t is not an adapter but the output of eval"),
+        ('["@t=0.5"]', r"recipe.toml:3: \[al\] on: @t is an output of eval, not an adapter"),
         ('["@a=0"]', r"recipe.toml:3: \[al\] on: the weight of .* must be finite and not 0"),
         ('["@a/x=0.5"]', r"recipe.toml:3: \[al\] on: the output of a is a file"),
     ],
@@ -347,5 +347,5 @@ def test_a_report_names_a_family_and_not_its_search(tmp_path):
     text = FAMILY + '[r]\ncommand = "report"\nruns = ["@a.search"]\n'
     recipe = read_recipe(write(tmp_path, text))
     step = recipe.steps[-1]
-    with pytest.raises(ConfigError, match="with per-language, the record of a is in @a"):
+    with pytest.raises(ConfigError, match="this step has per-language, and its record is in @a"):
         step.command.check(step.call(), recipe.maker)

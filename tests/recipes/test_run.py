@@ -135,7 +135,7 @@ def test_a_plan_says_what_would_run_and_writes_nothing(folder):
     (folder / "recipe.toml").write_text(text.replace("weight = 0.5", "weight = 0.6"))
     assert [step.status for step in plan(read_recipe(folder / "recipe.toml")).steps] == [
         "to do",
-        *["to do if its inputs change"] * 3,
+        *["runs again if its inputs change"] * 3,
     ]
     assert json.dumps(plan(recipe).as_record())
 
@@ -231,23 +231,23 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
     "two tasks": (
         '[ner]\ncommand = "eval"\ntask = "own.toml"\nlangs = ["en"]\n[test]\ncommand = "eval"\n'
         'langs = ["en"]\n[page]\ncommand = "report"\nruns = ["@first", "@test",\n"@ner"]\n',
-        (10, "[page] runs: @ner is of the task 'own', but @test of 'massive'", 3),
+        (10, "[page] runs: @ner has the task 'own', but @test has 'massive'", 3),
     ),
     "two tasks, one on disk": (
         '[test]\ncommand = "eval"\nlangs = ["en"]\n[page]\ncommand = "report"\n'
         'runs = ["@test", "old"]\n',
-        (6, "old is of the task 'uner', but @test of 'massive'", 3),
+        (6, "old has the task 'uner', but @test has 'massive'", 3),
     ),
     "a search of another task": (
         '[test]\ncommand = "eval"\ntask = "own.toml"\nlangs = ["en"]\n'
         '[m]\ncommand = "merge"\nadapters = ["@first", "one"]\nsearch = "0.5,1"\n'
         'langs = ["en"]\n[page]\ncommand = "report"\nruns = ["@test", "@m.search"]\n',
-        (12, "@m.search is of the task 'massive', but @test of 'own'", 3),
+        (12, "@m.search has the task 'massive', but @test has 'own'", 3),
     ),
     "no search": (
         '[m]\ncommand = "merge"\nadapters = ["@first"]\nweights = [1]\n'
         '[page]\ncommand = "report"\nruns = ["@m.search"]\n',
-        (7, "@m.search: m searches no weights", 3),
+        (7, "@m.search: the step m does not search weights", 3),
     ),
     "no run": ('[page]\ncommand = "report"\nruns = ["@first", "one/x"]\n', (3, "not a run", 4)),
     "a page in a page": (
@@ -269,12 +269,12 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
     ),
     "pivot": (
         '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\npivot = "de"\nadapters = ["@first"]\n',
-        (4, "--pivot de: not among the languages", 3),
+        (4, "--pivot de: not one of the languages", 3),
     ),
     "scores": (
         '[test]\ncommand = "eval"\nlangs = ["fr"]\n[r]\ncommand = "retrieval"\n'
         'langs = ["en", "cy"]\nscores = "@test"\n',
-        (7, "@test: none of its languages is analyzed here", 4),
+        (7, "@test: none of its languages is analyzed in this run", 4),
     ),
     "scores of a training": (
         '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\nscores = "@first"\n',

@@ -169,9 +169,13 @@ MISTAKES = {
     "below zero": ("seeds = [-1]", 3, "seeds: expected whole numbers"),
     "true": ("seeds = [true]", 3, "seeds: expected whole numbers"),
     "twice": ("seeds = [1, 1]", 3, "seeds: a seed is listed twice"),
-    "both": ("seed = 1\nseeds = [1, 2]", 4, "seeds: the step has a seed as well"),
+    "both": ("seed = 1\nseeds = [1, 2]", 4, "seeds: the step also has 'seed'"),
     "wrong step": ('seeds = [1]\n[t]\ncommand = "eval"\nseeds = [1]', 6, "unknown key 'seeds'"),
-    "name is taken": ('seeds = [1]\n[a-seed-1]\ncommand = "train-task"', 3, "[a-seed-1] already"),
+    "name is taken": (
+        'seeds = [1]\n[a-seed-1]\ncommand = "train-task"',
+        3,
+        "already a step [a-seed-1]",
+    ),
     "others": (
         f'seeds = [1, 2]\n[b]\ncommand = "train-task"\nseeds = [1]\n{BUILDS}',
         *(9, "adapters: @b has the seeds 1, but @a has 1, 2"),

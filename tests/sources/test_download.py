@@ -101,8 +101,8 @@ def test_a_stall_that_ends_loses_nothing(site, tmp_path):
     [
         (404, MissingUpstreamError, "no such file"),
         (410, MissingUpstreamError, "no such file"),
-        (403, ResourceError, "refuses"),
-        (401, ResourceError, "refuses"),
+        (403, ResourceError, "denied access"),
+        (401, ResourceError, "denied access"),
         (418, ResourceError, "HTTP 418"),
         (500, ResourceError, "HTTP 500"),
     ],

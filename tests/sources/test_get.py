@@ -151,7 +151,7 @@ def test_uner_is_checked_by_the_object_ids_of_git(site, tmp_path):
     text = "# sent_id = 1\n1\tAarhus\tB-LOC\n\n"
     for remote in source.remotes(["da"]):
         site.files[remote.path] = text.encode()
-    with pytest.raises(DataError, match="not the published git:"):
+    with pytest.raises(DataError, match="the digest is not the published git:"):
         fetch(replace(SOURCES["uner"], address=f"{site.address}/"), ["da"], tmp_path)
     assert not list((tmp_path / "data").glob("uner/*"))
     blob = b"blob %d\0%s" % (len(text), text.encode())
@@ -165,7 +165,7 @@ def test_what_is_not_the_published_content_is_not_kept(site, tmp_path):
     content = massive_tar(("cy-GB",))
     site.files["amazon-massive-dataset-1.1.tar.gz"] = content
     for pins, told in (
-        ({"digest": f"sha256:{'0' * 64}"}, "not the published sha256:0000"),
+        ({"digest": f"sha256:{'0' * 64}"}, "the digest is not the published sha256:0000"),
         ({"size": len(content) + 5}, "bytes, but"),
         ({"size": len(content) - 5}, "larger than"),
     ):
@@ -228,7 +228,7 @@ def test_a_broken_download_goes_on_in_the_next_run(site, tmp_path):
 
 def test_a_bad_archive_leaves_nothing(site, tmp_path):
     site.files["cy-en.txt.zip"] = zipped({"../evil": "x", "Tatoeba.cy-en.cy": "Helo\n"})
-    with pytest.raises(DataError, match="is not unpacked"):
+    with pytest.raises(DataError, match="was not unpacked"):
         fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
     there = [path.name for path in (tmp_path / "data").rglob("*") if path.is_file()]
     assert there == [".lock"]
@@ -259,7 +259,7 @@ def test_a_mirror_is_an_address_a_folder_or_a_file(site, tmp_path):
         assert (tmp_path / at_ / "data" / "tatoeba" / "Tatoeba.cy-en.cy").is_file()
     with pytest.raises(ResourceError, match=r"no cy-en\.txt\.zip"):
         fetch(source, ["cy-en"], tmp_path / "4", mirror=str(tmp_path / "1"))
-    with pytest.raises(ConfigError, match="neither a folder"):
+    with pytest.raises(ConfigError, match="expected a folder"):
         fetch(source, ["cy-en"], tmp_path / "5", mirror="nowhere")
     with pytest.raises(ConfigError, match="neither a folder"):
         fetch(source, ["cy-en"], tmp_path / "5", mirror="http://[::1/copies")
@@ -315,7 +315,7 @@ def test_the_hubs_address_can_be_another(site, tmp_path, monkeypatch):
 )
 def test_what_is_no_parquet_file_is_neither_kept_nor_recorded(site, tmp_path, content, told):
     site.files["de-en/test-00000-of-00001.parquet"] = content
-    with pytest.raises(DataError, match=f"not a parquet file: it is {told}") as caught:
+    with pytest.raises(DataError, match=f"not a Parquet file: it is {told}") as caught:
         fetch(at(site, "wmt23"), ["de-en"], tmp_path)
     assert site.address in caught.value.message
     assert "--mirror" in caught.value.hint

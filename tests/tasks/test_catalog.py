@@ -179,9 +179,9 @@ def test_records_that_lack_something_are_named(tmp_path, record, complaint):
         (OWN.replace('"exact-match"', '"rouge"'), "toml:3: metrics: .*rouge|toml:3: metrics"),
         (
             OWN.replace('"exact-match"', '"slots", "bleu"'),
-            "toml:3: metrics: slots or entities alone",
+            "toml:3: metrics: expected slots or entities alone",
         ),
-        (OWN.replace('["exact-match"]', "[]"), "metrics: slots or entities alone"),
+        (OWN.replace('["exact-match"]', "[]"), "metrics: expected slots or entities alone"),
         (OWN.replace('prompt = "{utt} ({not a field})"', ""), "prompt: is missing"),
         (OWN.replace('"intent"', "3", 1), "toml:2: name"),
         ("name = [", "not valid TOML"),
@@ -195,7 +195,7 @@ def test_a_malformed_task_file_is_named_with_its_line(tmp_path, content, complai
 
 
 def test_a_task_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no task 'nope'"):
+    with pytest.raises(ConfigError, match="unknown task 'nope'"):
         make_task("nope")
     with pytest.raises(ConfigError, match="no such file"):
         make_task(str(tmp_path / "nope.toml"))

@@ -233,8 +233,8 @@ def test_a_text_that_is_not_its_tokens_gives_way_to_them(tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("1\tAl\n", r"iob2:1: not a token with a tag"),
-        ("1\tAl\tO\n2\tb\tPER\n", r"iob2:2: not a token with a tag"),
+        ("1\tAl\n", r"iob2:1: expected a token with a tag"),
+        ("1\tAl\tO\n2\tb\tPER\n", r"iob2:2: expected a token with a tag"),
         ("# text = a\n", "no sentences"),
         ("", "the file is empty"),
     ],

@@ -47,7 +47,7 @@ def test_almas_copy_of_wmt22_is_the_test_part_where_there_is_no_other(tmp_path):
 
 def test_an_empty_reference_is_named_with_its_row(tmp_path):
     table(tmp_path / "en-cs.test.parquet", **{"en-cs": [{"en": "hello", "cs": None}]})
-    with pytest.raises(DataError, match=r"en-cs\.test\.parquet:1: an empty reference"):
+    with pytest.raises(DataError, match=r"en-cs\.test\.parquet:1: the reference is empty"):
         read_wmt("en-cs", "test", tmp_path)
 
 
@@ -95,9 +95,9 @@ def test_dev_is_called_validation_there_and_iob2_comes_first(tmp_path):
 
 def test_a_language_that_is_not_there_is_named_with_those_that_are(tmp_path):
     aya(tmp_path)
-    with pytest.raises(DataError, match="nothing in 'pt'") as caught:
+    with pytest.raises(DataError, match="no rows in the language 'pt'") as caught:
         read_aya(tmp_path / "test-00000-of-00001.parquet", "pt")
-    assert caught.value.hint == "it has dan eng"
+    assert caught.value.hint == "its languages are dan eng"
     table(tmp_path / "other.parquet", text=["a"])
     with pytest.raises(DataError, match="no column 'inputs'"):
         read_aya(tmp_path / "other.parquet", "pt")

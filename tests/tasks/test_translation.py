@@ -74,7 +74,7 @@ def test_several_sets_of_references_are_read_side_by_side(tmp_path):
     ("files", "complaint"),
     [
         ({"en-de.src": ["a", "b"], "en-de.ref": ["c"]}, r"ref: 1 lines, but .*src has 2"),
-        ({"en-de.src": ["a", "b"], "en-de.ref": ["c", "  "]}, r"ref:2: an empty reference"),
+        ({"en-de.src": ["a", "b"], "en-de.ref": ["c", "  "]}, r"ref:2: the reference is empty"),
         ({"en-de.src": ["a"]}, "no en-de references"),
         ({}, "no en-de source sentences"),
     ],
@@ -108,8 +108,8 @@ def test_dev_rows_are_held_out_where_there_is_no_dev_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ('{"translation": {"de": "a"}}', "json:1: no 'translation' of de and en"),
-        ('{"translation": {"de": "a", "en": 3}}', "json:1: no 'translation' of de and en"),
+        ('{"translation": {"de": "a"}}', "json:1: no 'translation' with de and en"),
+        ('{"translation": {"de": "a", "en": 3}}', "json:1: no 'translation' with de and en"),
         ("de\ten", "json:1: not JSON"),
         ('{"translation": {"de": "", "en": ""}}', "no de-en sentence pairs"),
     ],

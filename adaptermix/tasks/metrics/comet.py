@@ -21,8 +21,8 @@ from adaptermix.tasks.metrics.comet_environment import FLAGS, INSTALL_HINT, last
 
 DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
 _HUB_HINT = (
-    "run once with network access, which fills the hub's cache, or name a checkpoint on disk: "
-    "its .ckpt file or folder"
+    "run the command once with a network, which fills the Hub cache, or name a local "
+    "checkpoint (a .ckpt file or its folder)"
 )
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.ckpt)")
 
@@ -120,7 +120,7 @@ def _locate(model: str) -> dict[str, str]:
         found = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")])
         if len(found) != 1:
             raise ArtifactError(
-                f"{model}: has {len(found)} .ckpt files, there and in checkpoints",
+                f"{model}: contains {len(found)} .ckpt files, in this folder and in checkpoints",
                 hint="name the folder of a COMET model, or one .ckpt file",
             )
         path = found[0]
@@ -134,7 +134,7 @@ def _locate(model: str) -> dict[str, str]:
     settings = path.parent.parent / "hparams.yaml"
     if not settings.is_file():
         raise ArtifactError(
-            f"{settings}: is missing; COMET reads it next to the folder of {path.name}",
+            f"{settings}: no such file; COMET needs it next to the folder of {path.name}",
             hint="copy the whole model: hparams.yaml and checkpoints/model.ckpt",
         )
     return {"checkpoint": str(path)}
@@ -185,7 +185,7 @@ def _ask(
         answer = json.loads(answered.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         answer = None
-    ended = f"its process ended with code {done.returncode}, its last words: {line}"
+    ended = f"its process ended with code {done.returncode}; its last line of output: {line}"
     return ended, answer if isinstance(answer, dict) else {}
 
 
@@ -203,8 +203,8 @@ def _failure(
         )
     if stage == "load" and answer.get("is_lacking"):
         return ResourceError(
-            f"the COMET model {model} is incomplete; a file is missing, possibly of its "
-            f"encoder: {why}",
+            f"the COMET model {model} is incomplete; a file is missing, possibly one of its "
+            f"encoder's: {why}",
             hint=_HUB_HINT,
         )
     if stage == "load" and error:
@@ -218,9 +218,9 @@ def _checked(
     scores = answer["scores"]
     expected = [len(system.references) for system in systems]
     if not isinstance(scores, list) or [_length(part) for part in scores] != expected:
-        raise ResourceError(f"COMET did not give one score a segment; expected {expected}")
+        raise ResourceError(f"COMET did not return one score per segment; expected {expected}")
     if not all(isinstance(x, float) and math.isfinite(x) for part in scores for x in part):
-        raise ArtifactError(f"{model}: gives scores that are not finite numbers")
+        raise ArtifactError(f"{model}: returns scores that are not finite")
     return scores
 
 

@@ -57,7 +57,7 @@ class Environment(Report):
     def view(self) -> View:
         """Return the human-readable view."""
         if not self.installed:
-            missing = "not installed; `adaptermix comet install` does it"
+            missing = "not installed; to install it: adaptermix comet install"
             return View([pairs({"COMET": missing, "folder": self.path})])
         versions = {
             name if name != "python" else "python version": version
@@ -76,7 +76,7 @@ class InstallReport(Environment):
 
     def view(self) -> View:
         """Return the human-readable view."""
-        done = f"built in {self.seconds:.0f} s" if self.built else "it was there already"
+        done = f"built in {self.seconds:.0f} s" if self.built else "it was already installed"
         return View(super().view().shown, [done])
 
 
@@ -207,7 +207,7 @@ def _python_version(python: str) -> str | None:
 def _build(folder: Path, base: str, lock: int, say: Callable[[str], None]) -> None:
     python = str(folder / "bin" / "python")
     say(f"creating an environment for COMET in {folder}")
-    _run([base, "-I", "-m", "venv", str(folder)], lock, f"{base} cannot make an environment")
+    _run([base, "-I", "-m", "venv", str(folder)], lock, f"{base} cannot create an environment")
     say(f"installing {', '.join(PINS)}; this takes a few minutes")
     pip = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, "--no-input", *PINS], lock, "COMET could not be installed")

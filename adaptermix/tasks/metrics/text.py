@@ -54,14 +54,14 @@ def notes_on_tokenizers(metrics: Sequence[Metric], outcomes: Iterable[Outcome]) 
     langs = {language_code(outcome.lang) for outcome in outcomes if outcome.lang}
     notes = [
         f"{LANGUAGE_NAMES[lang]} has no spaces between words, so BLEU with 13a compares whole "
-        "phrases: take --tokenize flores200 (spBLEU), or chrF"
+        "phrases; use --tokenize flores200 (spBLEU), or chrF"
         for lang in _UNSPACED
         if lang in langs
     ]
     if "ko" in langs and not _has_korean():
         hint = f'pip install "{_PACKAGES["ko-mecab"]}"'
         notes.append(
-            f"BLEU of Korean is with 13a, not sacreBLEU's ko-mecab, which is not installed: {hint}"
+            f"BLEU for Korean uses 13a, because sacreBLEU's ko-mecab is not installed: {hint}"
         )
     return notes
 
@@ -199,7 +199,7 @@ def without_missing_comet(settings: S) -> tuple[S, list[str]]:
         return settings, []
     if not others:
         raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
-    note = f"COMET is not installed and is left out: {INSTALL_HINT}"
+    note = f"COMET is not installed, so it is not computed: {INSTALL_HINT}"
     return settings.model_copy(update={"metrics": others}), [note]
 
 

@@ -40,15 +40,18 @@ print("{" * 100_000)
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("sys.exit('out of luck')", "COMET stopped without scores: .* code 1, .*: out of luck"),
-        ("os.kill(os.getpid(), 9)", "its process ended with code -9, its last words: nothing"),
-        ("print('garbage')", "code 0, its last words: garbage"),
+        ("sys.exit('out of luck')", "COMET stopped without scores: .* code 1; .*: out of luck"),
+        (
+            "os.kill(os.getpid(), 9)",
+            "its process ended with code -9; its last line of output: nothing",
+        ),
+        ("print('garbage')", "code 0; its last line of output: garbage"),
         ("pathlib.Path(sys.argv[-1]).write_text('{]')", "stopped without scores"),
         ("answer(stage='import', error='ImportError: x')", "cannot import COMET: ImportError: x"),
         ("answer(stage='score', error='OutOfMemoryError: x')", "without scores: OutOfMemoryError"),
-        ("answer(scores=[[1.0]])", r"not give one score a segment; expected \[2\]"),
-        ("answer(scores=[[1.0, 2.0], []])", "not give one score a segment"),
-        ("answer(scores=5)", "not give one score a segment"),
+        ("answer(scores=[[1.0]])", r"not return one score per segment; expected \[2\]"),
+        ("answer(scores=[[1.0, 2.0], []])", "not return one score per segment"),
+        ("answer(scores=5)", "not return one score per segment"),
         ("time.sleep(60)", "COMET did not respond within 0.5 s"),
     ],
 )
@@ -86,11 +89,11 @@ def test_models_that_cannot_be_meant_are_refused_before_a_process_starts(tmp_pat
 
     refuse("nowhere/model.ckpt", "neither a COMET checkpoint nor a name on the Hub")
     refuse("wmt22-comet-da", "neither a COMET checkpoint nor a name on the Hub")
-    refuse(tmp_path, "has 0 .ckpt files")
+    refuse(tmp_path, "contains 0 .ckpt files")
     Path(checkpoint, "checkpoints", "last.ckpt").touch()
-    refuse(checkpoint, "has 2 .ckpt files")
+    refuse(checkpoint, "contains 2 .ckpt files")
     Path(checkpoint, "hparams.yaml").unlink()
-    refuse(f"{checkpoint}/checkpoints/last.ckpt", "hparams.yaml: is missing")
+    refuse(f"{checkpoint}/checkpoints/last.ckpt", "hparams.yaml: no such file")
 
 
 @pytest.mark.slow
