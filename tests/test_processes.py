@@ -17,10 +17,10 @@ TRAININGS = (*KINDS.values(), (train_joint, joint_settings))
 
 def test_a_batch_is_shared_evenly(tmp_path, model_dir, corpus_dir, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match="--batch-size 16 cannot be shared by 3 processes"):
+    with pytest.raises(ConfigError, match="--batch-size 16 cannot be divided among 3 processes"):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "a"))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="6 does not divide --batch-size 16 shared by 2 proc"):
+    with pytest.raises(ConfigError, match="6 does not divide --batch-size 16 split over 2 proc"):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "a", micro_batch_size=6))
 
 
@@ -29,7 +29,7 @@ def test_a_contrastive_batch_is_shared_evenly(tmp_path, model_dir, corpus_dir, m
     settings = align_settings(
         model_dir, corpus_dir, tmp_path / "a", contrastive_batch=5, batch_size=20
     )
-    with pytest.raises(ConfigError, match="--contrastive-batch 5 cannot be shared by 2 proc"):
+    with pytest.raises(ConfigError, match="--contrastive-batch 5 cannot be divided among 2 proc"):
         train_align(settings)
 
 

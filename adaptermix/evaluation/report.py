@@ -50,7 +50,7 @@ def evaluation_view(report: "EvalReport") -> View:
     parts += seed_tables(report)
     remarks += noted(report.notes)
     if report.reused:
-        remarks.append(f"{report.reused:,} answers were cached, {report.decoded:,} decoded")
+        remarks.append(f"{report.reused:,} answers from the cache, {report.decoded:,} decoded")
     return View(parts, [*remarks, f"scores and predictions: {report.out}"])
 
 
@@ -72,7 +72,7 @@ def _meaning_of_stars(report: "EvalReport") -> str:
         return "the interval excludes zero"
     row = report.row_name
     return (
-        f"p < 0.05, for a {row} after Holm's correction over the {row}s; "
+        f"p < 0.05, corrected over {row}s (Holm) for single {row}s; "
         f"{report.test.name}, {report.test.samples:,} resamples"
     )
 
@@ -112,8 +112,8 @@ def difference_table(report: "EvalReport") -> Table:
     baseline = report.reference
     interval = report.test.interval if report.test else "95% interval"
     note = (
-        f"{baseline_sentence(report)} Differences with {interval} and two-sided p-value, "
-        f"which is not corrected; * {_meaning_of_stars(report)}."
+        f"{baseline_sentence(report)} Differences with {interval} and uncorrected two-sided "
+        f"p-value; * {_meaning_of_stars(report)}."
     )
     title = f"difference to {baseline}, {interval}, p-value; stars after Holm's correction"
     return Table("differences", title, ["", *systems], rows, note)
@@ -149,7 +149,8 @@ def seed_tables(report: "EvalReport") -> list[Table]:
     seeds = ", ".join(f"{s}: {' '.join(map(str, found[ALL, s].seeds))}" for s in systems)
     note = (
         f"Seeds of {seeds}. Mean ± standard deviation over the seeds (n - 1), with the 95% "
-        "interval of a bootstrap over seeds and examples. With few seeds it is too narrow."
+        "interval of a bootstrap over seeds and examples. With few seeds, the interval is too "
+        "narrow."
     )
     title = f"{titled(metric)} over seeds: mean ± standard deviation, 95% interval"
     tables = [Table("seeds", title, [report.row_name, *systems], means, note)]
@@ -177,7 +178,7 @@ def count_table(report: "EvalReport") -> Table | None:
     counted = _counted(report)
     examples = _sums(report, "examples")
     rows: list[Row] = [*counted, ["examples", *(f"{count:,}" for count in examples)]]
-    title = "What happened to answers"
+    title = "Problems with answers"
     note = baseline_sentence(report)
     return Table("counts", title, ["", *report.systems], rows, note) if counted else None
 
@@ -221,7 +222,7 @@ def glance_table(report: "EvalReport", run: str) -> Table:
     judged = "p < 0.05 after Holm's correction" if report.test else "its interval excludes zero"
     note = (
         f"{baseline_sentence(report)} Averages over {row}s. A {row} counts as better "
-        f"or worse where {judged}."
+        f"or worse if {judged}."
     ).strip()
     title = f"{run}: {report.task} {report.split}, {len(report.langs)} {row}s"
     return Table("glance", title, columns, rows, note)

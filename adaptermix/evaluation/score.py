@@ -184,7 +184,7 @@ def _prediction(line: str, location: str, task: str) -> Prediction:
         output = json.dumps(output, ensure_ascii=False)
     if not isinstance(output, str):
         raise DataError(
-            f"{location}: no text in a field 'output'",
+            f"{location}: no text field 'output'",
             hint="a record is a JSON string, or an object with one of " + ", ".join(OUTPUT_FIELDS),
         )
     id_ = value.get("id")
@@ -201,7 +201,9 @@ def _in_order(
     if len(without) == len(predictions):
         return [prediction.output for prediction in predictions]
     if without:
-        raise DataError(f"{without[0].location}: no 'id', which other records of the file have")
+        raise DataError(
+            f"{without[0].location}: no 'id', although other records of the file have one"
+        )
     known = {example.id for example in examples}
     outputs: dict[str, str] = {}
     for prediction in predictions:

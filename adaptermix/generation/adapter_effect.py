@@ -24,7 +24,7 @@ class IgnoredAdapterError(ArtifactError):
 
     def __init__(self, path: Path, module: str) -> None:
         """Take the adapter and its first module with an update."""
-        super().__init__(f"{path}: the engine ignores the adapter, from {module} on")
+        super().__init__(f"{path}: the engine ignores the adapter, starting with {module}")
         self.path = path
         self.module = module
 

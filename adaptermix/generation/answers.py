@@ -92,7 +92,7 @@ class AnswerCache:
         except OSError:
             return False
         self.notes.append(
-            f"the answer cache was damaged and has been moved to {aside}; a new one is started"
+            f"the answer cache was damaged; it was moved to {aside}, and a new one was started"
         )
         return True
 

@@ -146,10 +146,9 @@ def check_room(servers: "Sequence[Served]", prompt: int, settings: EngineSetting
     for served in servers:
         if served.context is not None and served.context < needed:
             raise ConfigError(
-                f"{served.url} reads {served.context:,} tokens at most, but the longest prompt and "
-                f"its answer may have {needed:,}",
-                hint=f"start the server with --max-model-len {needed}, or use a smaller "
-                "--max-new-tokens",
+                f"{served.url} accepts at most {served.context:,} tokens, but the longest "
+                f"prompt and its answer may need {needed:,}",
+                hint=f"start the server with --max-model-len {needed}, or lower --max-new-tokens",
             )
 
 
@@ -311,9 +310,8 @@ class CachedGenerator:
             self._generator.generate(list(missing.values()), keep)
         except IgnoredAdapterError as error:
             raise ArtifactError(
-                f"{self.names.get(error.path, error.path)}: the adapter changes nothing in "
-                f"{self.version}; the engine's model has no place for its first layer, "
-                f"{error.module}",
+                f"{self.names.get(error.path, error.path)}: the adapter has no effect in "
+                f"{self.version}: the engine's model has no LoRA layer for {error.module}",
                 hint="evaluate it with --engine transformers",
             ) from error
 

@@ -126,13 +126,13 @@ class PromptEncoder:
         """
         if self.tokenizer.chat_template is None:
             if tools or any("tool_calls" in message for message in messages):
-                raise DataError(f"{self._name}: tools need a chat template, and there is none")
+                raise DataError(f"{self._name}: tools need a chat template, and the model has none")
             return "".join(f"{message['content']}\n\n" for message in messages)
         if messages and messages[0]["role"] == "system" and not self._takes_system:
             messages = _system_in_user_turn(messages)
             self.note(
-                "the model's chat template takes no system prompt: its text is written at the "
-                "start of the first user turn"
+                "the model's chat template does not support a system prompt; its text is put "
+                "at the start of the first user turn"
             )
         options = {"tools": [*tools]} if tools else {}
         text = self._render(messages, add_generation_prompt=not is_answered, **options)
@@ -166,7 +166,7 @@ class PromptEncoder:
             ) from error
         except (TemplateError, *_FAULTS) as error:
             raise DataError(
-                f"the model's chat template refuses the messages: {first_line(error)}"
+                f"the model's chat template rejects the messages: {first_line(error)}"
             ) from error
 
     @property
@@ -198,7 +198,7 @@ class PromptEncoder:
         except DataError as error:
             raise ArtifactError(f"{self._name}: {error.message}") from error
         if _USER not in asked:
-            raise ArtifactError(f"{self._name}: the chat template leaves out what the user says")
+            raise ArtifactError(f"{self._name}: the chat template drops the user's message")
         return tail.strip() if answer else ""
 
     def _find_end(self, marker: str) -> int:
@@ -216,7 +216,7 @@ class PromptEncoder:
             why = f"{split}, and " if marker else ""
             raise ArtifactError(f"{self._name}: {why}the tokenizer has no end-of-sequence token")
         if marker:
-            self.note(f"{split}: they end with {self.tokenizer.eos_token} instead")
+            self.note(f"{split}; answers end with {self.tokenizer.eos_token} instead")
         return int(end)
 
 
@@ -290,7 +290,8 @@ def _room_for_prompt(settings: DecodingSettings, folder: Path) -> int | None:
     context = context_length(folder)
     if context is not None and context <= settings.max_new_tokens:
         raise ConfigError(
-            f"--max-new-tokens {settings.max_new_tokens}: the model reads {context} tokens at most"
+            f"--max-new-tokens {settings.max_new_tokens}: the model accepts at most {context} "
+            "tokens"
         )
     return None if context is None else context - settings.max_new_tokens
 

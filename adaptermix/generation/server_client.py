@@ -29,8 +29,8 @@ _CONNECT = 10.0  # seconds to connect
 _ASK = 30.0  # seconds for requests other than decoding and loading
 _BUSY = (408, 425, 429)
 _LOAD_HINT = (
-    "start vLLM's server with --enable-lora, and with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its "
-    "environment"
+    "start the vLLM server with --enable-lora, and set VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in "
+    "its environment"
 )
 
 
@@ -118,7 +118,7 @@ def look_at_servers(settings: EngineSettings, *, has_adapters: bool) -> list[Ser
         if has_adapters and not served.loads_adapters:
             raise ResourceError(
                 f"{served.url} ({served.software}) cannot load adapters",
-                hint=_LOAD_HINT if served.is_vllm else "servers of vLLM can",
+                hint=_LOAD_HINT if served.is_vllm else "use a vLLM server",
             )
     return found
 
@@ -134,8 +134,7 @@ async def _first_look(server: "Server") -> Served:
             if not error.is_answer or failures >= TRIES:
                 raise ResourceError(
                     f"{server.url}: {error.reason}",
-                    hint="check that the server is running and has finished loading its model, "
-                    "and the address",
+                    hint="check the address, and that the server is running with its model loaded",
                 ) from error
             await asyncio.sleep(pause(error, failures))
 
@@ -234,7 +233,7 @@ class Server:
             return
         if reply.status == 404:
             raise ResourceError(
-                f"{self.url} finds no adapter in {path}",
+                f"the server at {self.url} finds no adapter in {path}",
                 hint="--server-folder HERE names a folder on storage that the server shares, and "
                 "HERE=THERE its path on the server",
             )
@@ -264,8 +263,9 @@ class Server:
             raise self._busy(reply)
         if reply.status != 200:
             raise ResourceError(
-                f"{self.url} refuses a prompt: {self._said(reply)}",
-                hint="see the server's log; it needs OpenAI's /completions with token ids",
+                f"{self.url} rejected a prompt: {self._said(reply)}",
+                hint="see the server's log; the server must support OpenAI's /completions "
+                "with token ids",
             )
         try:
             answer = json.loads(reply.text)
@@ -284,9 +284,9 @@ class Server:
         except (ValueError, LookupError, TypeError):
             pass
         raise ConfigError(
-            f"--server {self.url}: no OpenAI API there (GET {self.url}/models: "
-            f"HTTP {reply.status})",
-            hint="the address is that of the API, such as http://localhost:8000/v1",
+            f"--server {self.url}: no OpenAI API at this address (GET {self.url}/models: HTTP "
+            f"{reply.status})",
+            hint="give the address of the API, such as http://localhost:8000/v1",
         )
 
     def _choose(self, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -303,9 +303,9 @@ class Server:
             ):
                 return card
         raise ArtifactError(
-            f"{self.url} has the model {names}, not {wanted or self.settings.model}",
-            hint="start the server with the model of --model; if it is the same model, "
-            "--server-model gives its name on the server",
+            f"{self.url} serves the model {names}, not {wanted or self.settings.model}",
+            hint="start the server with the model in --model; if it is the same model under "
+            "another name, give that name with --server-model",
         )
 
     async def _version(self) -> str:
@@ -342,18 +342,18 @@ class Server:
             raise ConfigError(
                 f"--server {self.url}: the server redirects to "
                 f"{reply.headers.get('Location', 'another address')}",
-                hint="give that address if you trust it",
+                hint="if you trust that address, use it with --server",
             )
         return reply
 
     def _refused(self, status: int) -> AdaptermixError:
         if self._key:
             return ResourceError(
-                f"{self.url} refuses the key in {self._key_name} (HTTP {status})",
+                f"{self.url} rejected the key in {self._key_name} (HTTP {status})",
                 hint=f"set {KEYS[0]} to the server's key",
             )
         return ResourceError(
-            f"{self.url} asks for a key (HTTP {status})",
+            f"{self.url} requires a key (HTTP {status})",
             hint=f"set the environment variable {KEYS[0]} to the server's key",
         )
 

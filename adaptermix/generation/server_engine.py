@@ -117,8 +117,8 @@ class ServerGenerator:
             if lane.lost or lane.trouble
         ]
         mixing = [
-            f"{lane.server.url} answers for the base model with an adapter's weights, as vLLM does "
-            "on a CPU; an adapter of zeros was used instead"
+            f"{lane.server.url} applies an adapter's weights when asked for the base model, as "
+            "vLLM does on a CPU; the base model was decoded with an adapter of zeros instead"
             for lane in self._lanes
             if lane.is_mixing
         ]
@@ -299,7 +299,7 @@ class ServerGenerator:
                 return self._give_up(lane, lane.trouble.reason)
             if wait > self.settings.server_timeout:
                 return self._give_up(
-                    lane, f"it asks to wait {wait:,.0f} s, longer than --server-timeout"
+                    lane, f"it asks for a wait of {wait:,.0f} s, longer than --server-timeout"
                 )
             await asyncio.sleep(wait)
             try:
@@ -321,10 +321,10 @@ class ServerGenerator:
     def _none_left(self) -> ResourceError:
         lane = self._lanes[-1]
         others = len(self._lanes) - 1
-        also = f"; {others} more are lost" if others else ""
+        also = f"; {others} more failed" if others else ""
         return ResourceError(
-            f"no server is left: {lane.server.url}: {lane.lost}{also}",
-            hint="answers that were given are cached; run the same command again to continue",
+            f"all servers failed: {lane.server.url}: {lane.lost}{also}",
+            hint="the answers so far are cached; run the same command again to continue",
         )
 
     async def _look_again(self, lane: _Lane) -> None:

@@ -57,7 +57,7 @@ class TransformersGenerator:
 def _refusal(rows: int, error: RuntimeError) -> ResourceError:
     return ResourceError(
         f"not enough memory to answer one prompt: {first_line(error)}",
-        hint="a smaller --max-new-tokens or --dtype bfloat16 needs less",
+        hint="lower --max-new-tokens, or use --dtype bfloat16",
     )
 
 

@@ -163,7 +163,7 @@ class VllmGenerator:
         except TypeError as error:
             raise ConfigError(
                 f"--engine-args: {first_line(error)}",
-                hint="they are the arguments of vllm.EngineArgs",
+                hint="use the arguments of vllm.EngineArgs",
             ) from error
         except (RuntimeError, ValueError) as error:
             raise _engine_stopped(error) from error
@@ -298,7 +298,7 @@ def _slot_rank(settings: EngineSettings, limits: Limits) -> int:
     if allowed is not None and limits.rank > allowed:
         raise ArtifactError(
             f"{limits.widest} has rank {limits.rank}, above --max-lora-rank {allowed}",
-            hint="without the option there is room for the largest rank",
+            hint="remove the option; the limit is then the largest rank",
         )
     if limits.rank > VLLM_RANKS[-1]:
         raise ArtifactError(

@@ -149,8 +149,8 @@ def report(
 def _published_section(
     settings: ReportSettings, numbers: Published, compared: Sequence[Table]
 ) -> Section:
-    nothing = f"No number in {settings.published} is of these runs."
-    texts = [f"Published numbers of {numbers.citation}."] if numbers.citation else []
+    nothing = f"No number in {settings.published} belongs to these runs."
+    texts = [f"Published numbers: {numbers.citation}."] if numbers.citation else []
     shown = texts if compared else [nothing]
     return Section("published", "Published numbers", shown, tables=list(compared))
 

@@ -164,7 +164,7 @@ def read_published(path: Path) -> Published:
     for name, table in content.items():
         if not isinstance(table, dict):
             line = line_of(path, None, name)
-            hint = "a table of numbers begins with [NAME]; citation stands at the top"
+            hint = "begin a table of numbers with [NAME]; only citation is set at the top"
             raise ConfigError(f"{path}:{line}: unknown key '{name}' at the top", hint=hint)
         try:
             tables[name] = PublishedTable.model_validate(table)
@@ -301,8 +301,8 @@ def published_tables(published: Published, cells: Sequence[ComparedCell]) -> lis
         of = _OF_STATISTICS[table.statistic].format(table.baseline)
         metric = "retrieval accuracy (%)" if table.metric == RETRIEVAL else titled(table.metric)
         note = (
-            f"Measured, then what {published.citation or 'the paper'} prints ({table.source}), "
-            f"and the difference. {_summary(list(mine.values()), table.digits)} {table.note}"
+            f"Measured value, value in {published.citation or 'the paper'} ({table.source}), "
+            f"and difference. {_summary(list(mine.values()), table.digits)} {table.note}"
         )
         title = f"{run} beside {table.source}: {metric}{of}"
         tables.append(Table(f"published-{run}-{name}", title, ["", *systems], rows, note.strip()))

@@ -94,8 +94,8 @@ def find_runs(paths: Sequence[Path]) -> Runs:
         if not here:
             raise DataError(
                 f"{path}: not a run",
-                hint="name what eval, merge --search or retrieval wrote, an adapter, or a folder "
-                "of these",
+                hint="name an output of eval, merge --search or retrieval, an adapter, or a "
+                "folder that contains these",
             )
         found.update({place.resolve(): place for place in here})
     records: dict[str, list[Run]] = {name: [] for name in _RECORDS}
@@ -172,7 +172,7 @@ def _validated(kind: type[T], content: Any, path: Path) -> T:
         where = ".".join(map(str, first["loc"]))
         raise DataError(
             f"{path}: damaged record: {where or 'the whole'}: {complaint(first)}",
-            hint="run the command that wrote it again",
+            hint="run the command again that wrote it",
         ) from error
 
 
@@ -199,7 +199,7 @@ def _check_cells(report: EvalReport, path: Path) -> None:
         if missing:
             raise DataError(f"{path}: damaged record: no average of {missing[0]} over {name}")
     if not report.cells:
-        raise DataError(f"{path}: damaged record: it holds no scores")
+        raise DataError(f"{path}: damaged record: it has no scores")
     if report.reference not in report.systems:
         raise DataError(
             f"{path}: damaged record: the baseline {report.reference} is not one of the systems"
@@ -239,8 +239,8 @@ def _refuse_other_tasks(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         if run.report.task != runs[0].report.task:
             raise DataError(
-                f"{run.path}:{_line_of_task(run.path)}: a run of the task '{run.report.task}', "
-                f"but {runs[0].path} is of '{runs[0].report.task}'",
+                f"{run.path}:{_line_of_task(run.path)}: the run has the task "
+                f"'{run.report.task}', but {runs[0].path} has '{runs[0].report.task}'",
                 hint="a report covers one task; make one report per task",
             )
 

@@ -102,8 +102,9 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Retriev
     check_output(settings.out, force)
     if settings.data_dir is None:
         raise ConfigError(
-            "retrieval needs the folder of the parallel text",
-            hint="--data-dir FOLDER, with one file a language, such as eng_Latn.dev or en.txt",
+            "retrieval needs a folder with parallel text",
+            hint="use --data-dir FOLDER, with one file per language, such as eng_Latn.dev or "
+            "en.txt",
         )
     langs = list(settings.langs)
     pairs = language_pairs(langs, settings.pivot)
@@ -137,7 +138,8 @@ def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
     codes = [flores_code(lang) for lang in langs]
     if flores_code(pivot) not in codes:
         raise ConfigError(
-            f"--pivot {pivot}: not among the languages", hint="add it to --langs, or use all"
+            f"--pivot {pivot}: not one of the languages",
+            hint="add it to --langs, or use --pivot all",
         )
     index = codes.index(flores_code(pivot))
     return [(index, other) for other in range(len(langs)) if other != index]
@@ -148,7 +150,7 @@ def _layers(settings: RetrievalSettings, count: int) -> list[int]:
     if layers[-1] >= count:
         raise ConfigError(
             f"--layers {layers[-1]}: {settings.model} has {count - 1} blocks",
-            hint="layer 0 is the embeddings, the last one what the final norm gives",
+            hint="layer 0 is the embeddings, and the last layer is the output of the final norm",
         )
     return layers
 
@@ -241,8 +243,8 @@ def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) 
             notes.append(f"group {name}: not analyzed: {' '.join(absent)}")
     if inputs.scores is not None and len(inputs.scores.indices) < LEAST:
         notes.append(
-            f"no correlation with task scores: {len(inputs.scores.indices)} languages have both, "
-            f"{LEAST} are needed"
+            f"no correlation with task scores: only {len(inputs.scores.indices)} languages "
+            f"have both, and {LEAST} are needed"
         )
     return notes
 

@@ -85,7 +85,9 @@ def layers_and_width(folder: Path, settings: RetrievalSettings) -> tuple[int, in
     check_hidden_states(config)
     depth, width = (getattr(config, n, None) for n in ("num_hidden_layers", "hidden_size"))
     if not depth or not width:
-        raise ArtifactError(f"{folder / 'config.json'}: no num_hidden_layers and hidden_size")
+        raise ArtifactError(
+            f"{folder / 'config.json'}: num_hidden_layers or hidden_size is missing"
+        )
     return depth + 1, width
 
 
@@ -177,7 +179,7 @@ class Extractor:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise ResourceError(
-                f"{folder}: representations take {needed / 1e9:,.1f} GB, "
+                f"{folder}: representations need {needed / 1e9:,.1f} GB, but only "
                 f"{free / 1e9:,.1f} GB are free",
                 hint="set $ADAPTERMIX_CACHE to a folder on a larger disk, or use fewer --langs",
             )
@@ -260,8 +262,8 @@ def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:
     for layer, values in enumerate(gathered):
         if not np.isfinite(values).all():
             raise ArtifactError(
-                f"{system}: layer {layer} has numbers that are not finite, on '{text.lang}'",
-                hint="--dtype bfloat16 or float32 holds larger numbers than float16",
+                f"{system}: layer {layer} has values that are not finite, for '{text.lang}'",
+                hint="use --dtype bfloat16 or float32, which have a larger range than float16",
             )
 
 

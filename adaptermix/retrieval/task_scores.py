@@ -53,7 +53,7 @@ def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
     """
     file = path / "scores.json" if path.is_dir() else path
     if not file.is_file():
-        raise DataError(f"{file}: no such file", hint="--scores is the folder that eval wrote")
+        raise DataError(f"{file}: no such file", hint="--scores takes an output folder of eval")
     record = json_value(file.read_text(encoding="utf-8"), str(file))
     try:
         cells = [(c["system"], c["lang"], c["score"]) for c in record["cells"]]
@@ -62,7 +62,7 @@ def read_scores(path: Path, langs: Sequence[str]) -> TaskScores:
         for system, lang, score in cells:
             values.setdefault(str(system), {})[str(lang)] = float(score["value"])
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise DataError(f"{file}: not the record of an eval (scores.json)") from error
+        raise DataError(f"{file}: not a record of eval (scores.json)") from error
     seen = list(dict.fromkeys(lang for scores in values.values() for lang in scores))
     indices = match_languages(seen, langs, str(file))
     return TaskScores(metric, values, indices, [lang for lang in seen if lang not in indices])
@@ -79,8 +79,8 @@ def match_languages(
     indices = {lang: index for lang in scored if (index := _indices(lang, langs))}
     if not indices:
         raise DataError(
-            f"{source}: none of its languages is analyzed here",
-            hint="it has " + " ".join(scored),
+            f"{source}: none of its languages is analyzed in this run",
+            hint="its languages are " + " ".join(scored),
         )
     return indices
 

@@ -138,7 +138,7 @@ class _Inputs:
     def notes(self) -> list[str]:
         """Notes for the user before anything is decoded."""
         lacking = [lang for lang in self.settings.langs if lang not in self.items]
-        without = f"no dev data for {', '.join(lacking)}: {self.name} alone is used"
+        without = f"no dev data for {', '.join(lacking)}: the adapter {self.name} is used"
         slip = (
             f"{self.first.path} was trained for alignment, but the first adapter is used as the "
             "task adapter"
@@ -322,5 +322,5 @@ def _ended_choice(inputs: _Inputs) -> RoutesReport | None:
         report = TypeAdapter(RoutesReport).validate_python(known)
     except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
         return None  # damaged, or written by another version
-    note = "this choice had ended; nothing was decoded or written"
+    note = "this choice was already complete; nothing was decoded or written"
     return replace(report, notes=[*report.notes, note])

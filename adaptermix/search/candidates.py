@@ -125,14 +125,14 @@ def _read_grid(text: str, adapters: int, least: int = 2) -> list[Candidate]:
         ]
     except ValueError as error:
         raise ConfigError(
-            f"--search {text}: neither auto, learn, nor weights",
+            f"--search {text}: expected auto, learn or weights",
             hint="write --search 0.5,0.7,0.9, or all weights of each merge: --search 1:0.2,1:0.5",
         ) from error
     if not all(math.isfinite(weight) for weights in grid for weight in weights):
-        raise ConfigError(f"--search {text}: weights are finite numbers")
+        raise ConfigError(f"--search {text}: weights must be finite numbers")
     if len(set(grid)) < least:
         raise ConfigError(
-            f"--search {text}: a grid has {'two points' if least == 2 else 'one point'} or more",
+            f"--search {text}: a grid needs at least {'two points' if least == 2 else 'one point'}",
             hint="for one weight, merge with --weight W",
         )
     return [_grid_point(weights, adapters, text) for weights in grid]
@@ -141,8 +141,7 @@ def _read_grid(text: str, adapters: int, least: int = 2) -> list[Candidate]:
 def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candidate:
     if len(weights) == 1 and adapters != 2:
         raise ConfigError(
-            f"--search {text}: weights of the first adapter alone are for two adapters, not "
-            f"{adapters}",
+            f"--search {text}: a single weight per merge works for two adapters, not {adapters}",
             hint="write all weights of each merge: --search "
             + ":".join(["0.6", *["0.2"] * (adapters - 1)])
             + ",...",
@@ -158,7 +157,7 @@ def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candida
     name = ":".join(f"{weight:g}" for weight in weights)
     if len(weights) != adapters or not any(weights):
         raise ConfigError(
-            f"--search {text}: {name} is not {adapters} weights, one of them not zero"
+            f"--search {text}: {name}: expected {adapters} weights, at least one of them not zero"
         )
     return Candidate(name, Weighting(weights))
 
@@ -177,7 +176,7 @@ def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
     """
     layers = sorted({layer for layer in map(layer_of, plan.specs) if layer is not None})
     if count > max(1, len(layers)):
-        raise ConfigError(f"--layer-groups {count}: the adapters have {len(layers)} layers")
+        raise ConfigError(f"--layer-groups {count}: the adapters have only {len(layers)} layers")
     parts = np.array_split(np.array(layers, dtype=int), count)
     return [frozenset(int(layer) for layer in part) for part in parts]
 

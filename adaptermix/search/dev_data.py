@@ -62,7 +62,9 @@ def set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]:
     for lang, group in items.items():
         half = len(group) // 2
         if not half:
-            raise DataError(f"--search learn needs two dev examples or more, {lang} has one")
+            raise DataError(
+                f"--search learn needs at least two dev examples per language, and {lang} has one"
+            )
         learning += group[half:]
         items[lang] = group[:half]
     return learning

@@ -209,8 +209,8 @@ def choose(
         sentence = f"{best.candidate.name} is not distinguishable from {names}"
     else:
         sentence = (
-            f"{best.candidate.name} has the best score, but is not distinguishable from {names}: "
-            f"{winner.candidate.name}, the simplest of them, is taken (--prefer best takes "
-            f"{best.candidate.name})"
+            f"{best.candidate.name} has the best score, but is not distinguishable from "
+            f"{names}: {winner.candidate.name}, the simplest of them, is chosen (--prefer best "
+            f"chooses {best.candidate.name})"
         )
     return winner, tied, sentence

@@ -34,8 +34,8 @@ def search_view(report: "SearchReport") -> View:
     """Show the candidates' scores, the choice, and its merge."""
     merge = report.merge.view()
     remarks = [
-        f"examples decoded: {report.decoded:,} of the {report.exhaustive:,} that an exhaustive "
-        f"search of the same candidates needs; {report.reused:,} were known from before",
+        f"examples decoded: {report.decoded:,}; an exhaustive search of the same candidates "
+        f"needs {report.exhaustive:,}; {report.reused:,} from the cache",
         *noted([*_unranked(report), *report.notes]),
         *merge.remarks,
         f"record, weights and plot: {report.folder}",
@@ -88,8 +88,8 @@ def _unranked(report: "SearchReport") -> list[str]:
     if not fewer:
         return []
     return [
-        f"{fewer} of {len(report.candidates)} candidates have answered fewer than {most:,} "
-        "examples; they stand below the line and are not ranked"
+        f"{fewer} of {len(report.candidates)} candidates answered fewer than {most:,} "
+        "examples; they are listed below the line and are not ranked"
     ]
 
 
@@ -253,11 +253,13 @@ def plot_of(
             panels.append(forest([("", rows)], title, span, _PANEL, sides))
     headings = "Score of each candidate", "Difference to the chosen one, same examples"
     panels = [titled_panel(*pair) for pair in zip(headings, panels, strict=True)]
-    dashed = " Dashed: the chosen merge without its other adapters." if control else ""
+    dashed = (
+        " Dashed: the first adapter at its chosen weight, without the others." if control else ""
+    )
     caption = (
-        "Macro averages over languages with 95% intervals. Blue: chosen. Filled grey: answered all "
-        "examples. Hollow: left the race early, so its score is of fewer examples; compare it in "
-        f"the second panel.{dashed if is_curve else ''}"
+        "Macro averages over languages with 95% intervals. Blue: chosen. Filled grey: "
+        "answered all examples. Hollow: left the race early, so its score is from fewer "
+        f"examples; compare it in the second panel.{dashed if is_curve else ''}"
     )
     return Plot(name, "Dev score by weight" if is_curve else "Dev scores", caption, panels)
 

@@ -52,7 +52,7 @@ class RoutesReport(Report):
         routes = self.routes
         title = f"{routes.task} dev: {titled(routes.metric or 'score')}, {self.engine} engine"
         remarks = [
-            f"examples decoded: {self.decoded:,}; {self.reused:,} were known from before",
+            f"examples decoded: {self.decoded:,}; {self.reused:,} from the cache",
             COLUMNS,
             *noted(self.notes),
             f"adapters, routes and serve.sh for vLLM: {self.out}",

@@ -183,7 +183,7 @@ def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
     except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
         return None  # damaged, or written by another version
     shutil.rmtree(folder / STAGE, ignore_errors=True)  # empty after a kill between the two moves
-    note = "this search had ended; nothing was decoded or written"
+    note = "this search was already complete; nothing was decoded or written"
     return replace(report, notes=[*report.notes, note])
 
 
@@ -196,11 +196,11 @@ def check_search(paths: Sequence[Path], settings: SearchSettings) -> None:
     """
     if settings.into is not None:
         raise ConfigError(
-            "--search writes an adapter, and --into a model",
+            "--search writes an adapter, but --into writes a model",
             hint="search first, then fold: --weights-file NAME.search/weights.toml --into BASE",
         )
     if len(paths) < 2:
-        raise ConfigError("a search takes two adapters or more", hint="adaptermix merge --help")
+        raise ConfigError("--search needs at least two adapters", hint="adaptermix merge --help")
     require_extra("search")
     first = merges_with_first if settings.per_language else first_candidates
     first([path.name for path in paths], settings)
@@ -246,8 +246,8 @@ def _learn(
         halving.on_progress,
     )
     halving.notes.append(
-        f"learned from {learned.start.weights} on {len(encoded)} dev examples that judge nothing: "
-        f"loss {learned.start_loss:.4f} to {learned.loss:.4f}"
+        f"learned from {learned.start.weights} on {len(encoded)} dev examples that are not "
+        f"used for the comparison: loss {learned.start_loss:.4f} to {learned.loss:.4f}"
     )
     return Candidate("learned", learned.weighting)
 
@@ -331,12 +331,12 @@ def _told_apart(halving: SuccessiveHalving, winner: Entry, control: Entry) -> st
     merge, alone = winner.candidate.name, control.candidate.name
     if not difference.excludes_zero:
         return (
-            f"{merge} is not distinguishable from {alone}, so what it gains may come from the "
+            f"{merge} is not distinguishable from {alone}, so its gain may come from the "
             "smaller weight, not from the other adapters"
         )
     if difference.value > 0:
-        return f"{merge} is better than {alone}: the other adapters count"
-    return f"{merge} is worse than {alone}: the other adapters take more than they give"
+        return f"{merge} is better than {alone}: the other adapters help"
+    return f"{merge} is worse than {alone}: the other adapters hurt"
 
 
 def _finish(

@@ -51,7 +51,7 @@ class EvalSettings(DecodingSettings, ScorerSettings):
         default=(), description="Adapter to evaluate. Repeat the option for several."
     )
     split: Literal["test", "dev"] = Field(default="test", description="Split of the data.")
-    exclude_base: bool = Field(default=False, description="Leave the base model out.")
+    exclude_base: bool = Field(default=False, description="Do not evaluate the base model.")
     baseline: str | None = Field(
         default=None,
         description="System that the others are compared with. Default: the main source of a "
@@ -113,7 +113,9 @@ class EvalSettings(DecodingSettings, ScorerSettings):
         if (self.src is None) != (not self.ref):
             raise ValueError("give --src and --ref together")
         if self.src is not None and (len(self.langs) != 1 or self.task != "wmt23"):
-            raise ValueError("--src is of one pair: --task wmt23 --langs en-de")
+            raise ValueError(
+                "--src works for one language pair, such as --task wmt23 --langs en-de"
+            )
         return self
 
 
@@ -132,7 +134,7 @@ class RetrievalSettings(ModelSettings):
     adapters: AdapterNames = Field(
         default=(), description="Adapter to analyze. Repeat the option for several."
     )
-    exclude_base: bool = Field(default=False, description="Leave the base model out.")
+    exclude_base: bool = Field(default=False, description="Do not evaluate the base model.")
     langs: Names = Field(
         default=PAPER_LANGS,
         min_length=2,
@@ -191,7 +193,7 @@ class RetrievalSettings(ModelSettings):
         if self.exclude_base and not self.adapters:
             raise ValueError("--exclude-base leaves nothing to analyze; add --adapter PATH")
         if self.exclude_base and self.scores:
-            raise ValueError("--scores is about the base model; leave --exclude-base out")
+            raise ValueError("--scores needs the base model; remove --exclude-base")
         return self
 
 

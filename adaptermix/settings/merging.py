@@ -113,16 +113,17 @@ class MergeSettings(SourceSettings):
         ways = (self.weight, self.weights, self.weights_file, self.search)
         if sum(way is not None for way in ways) != 1:
             raise ValueError(
-                "give one of --weight W, --weights W1,W2,..., --weights-file FILE and --search GRID"
+                "give exactly one of --weight W, --weights W1,W2,..., --weights-file FILE and "
+                "--search GRID"
             )
         return self
 
     @model_validator(mode="after")
     def _options_fit_the_method(self) -> "MergeSettings":
         if self.method in ("factor-average", "peft-linear") and (self.rank or self.isotropic):
-            raise ValueError(f"--method {self.method} takes neither --rank nor --isotropic")
+            raise ValueError(f"--method {self.method} does not support --rank and --isotropic")
         if not self.density - self.epsilon / 2 > 0 and self.method == "della":
-            raise ValueError("della needs a density of more than half its epsilon")
+            raise ValueError("--method della needs a --density greater than half of --epsilon")
         return self
 
 
@@ -157,7 +158,7 @@ class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
     )
     sampler: Literal["tpe", "cma"] = Field(default="tpe", description="auto: Optuna's sampler.")
     learn_per: Literal["layer", "module"] = Field(
-        default="layer", description="learn: what gets a separate weight."
+        default="layer", description="learn: unit that gets its own weight."
     )
     learn_steps: int = Field(default=100, gt=0, description="learn: number of gradient steps.")
     learn_lr: float = Field(default=0.02, gt=0, description="learn: learning rate.")

@@ -161,7 +161,7 @@ def _known_task(name: str) -> str:
     if name.startswith(f"{HARNESS}:"):
         raise ValueError("tasks of lm-eval are for eval alone; use eval --task lm-eval:NAME")
     if name not in TASKS and not name.endswith(".toml"):
-        raise ValueError(f"it is one of {', '.join(TASKS)}, or a .toml file")
+        raise ValueError(f"expected one of {', '.join(TASKS)}, or a .toml file")
     return name
 
 
@@ -324,18 +324,16 @@ class EngineSettings(ModelSettings):
     def _one_engine(self) -> "EngineSettings":
         if any("@" in url for url in self.server):
             raise ValueError(
-                "--server: an address with a user or a password is refused; set "
+                "--server: the address must not contain a user or password; set "
                 "ADAPTERMIX_SERVER_KEY to the server's key"
             )
         if self.server and self.engine != "auto":
-            raise ValueError(
-                f"--server takes the place of --engine {self.engine}; leave one of them out"
-            )
+            raise ValueError(f"--server replaces --engine {self.engine}; remove one of them")
         given = sorted(VLLM_OPTIONS & self.model_fields_set)
         if self.server and given:
             raise ValueError(
-                f"{flag_of(given[0])} is for vLLM in this process; with --server, give it to the "
-                "server when you start it"
+                f"{flag_of(given[0])} is for vLLM in this process; with --server, pass it to "
+                "the server when you start it"
             )
         return self
 
@@ -360,7 +358,7 @@ def notes_on_languages(settings: PromptSettings) -> list[str]:
     if not settings.task.endswith(".toml") or "langs" in settings.model_fields_set:
         return []
     langs = " ".join(getattr(settings, "langs", ()))
-    return [f"{settings.task} is taken in the languages of massive, {langs}; --langs names others"]
+    return [f"{settings.task} uses the languages of massive, {langs}; use --langs for others"]
 
 
 def keys_of(kind: type[Settings]) -> list[str]:
@@ -406,7 +404,7 @@ def complaint(details: Mapping[str, Any]) -> str:
     """
     context = details.get("ctx", {})
     if details["type"] == "too_short":
-        return f"{context['min_length']} or more are needed"
+        return f"expected at least {context['min_length']}"
     if details["type"] in _WANTED:
         return _WANTED[details["type"]].format(**context)
     message = str(details["msg"]).removeprefix("Value error, ")

@@ -56,8 +56,8 @@ class TrainSettings(ModelSettings):
     )
     on: WeightedAdapters = Field(
         default=(),
-        description="Adapters to train on: they are added to the base model and frozen. "
-        "Comma-separated; ADAPTER=0.5 sets the weight (default 1).",
+        description="Adapters to train on top of: they are added to the base model and "
+        "frozen. Comma-separated; ADAPTER=0.5 sets the weight (default 1).",
     )
     quantize: Literal["nf4"] | None = Field(
         default=None, description="Store the base model in 4 bits (bitsandbytes)."
@@ -101,7 +101,7 @@ class TrainSettings(ModelSettings):
         "trackio, tensorboard.",
     )
     resume: bool = Field(
-        default=False, description="Continue a killed run from its last checkpoint."
+        default=False, description="Continue an interrupted run from its last checkpoint."
     )
     out: Path = Field(
         default=Path("adapter.safetensors"),
@@ -111,13 +111,17 @@ class TrainSettings(ModelSettings):
     @model_validator(mode="after")
     def _parameters_have_no_dropout(self) -> Self:
         if self.target_parameters and self.dropout:
-            raise ValueError("--target-parameters needs --dropout 0: PEFT has no dropout there")
+            raise ValueError(
+                "--target-parameters needs --dropout 0: PEFT does not support dropout on parameters"
+            )
         return self
 
     @model_validator(mode="after")
     def _a_quantized_base_takes_no_adapters(self) -> Self:
         if self.on and self.quantize:
-            raise ValueError(f"--on cannot add adapters to a base in {self.quantize} (--quantize)")
+            raise ValueError(
+                f"--on cannot add adapters to a quantized base model (--quantize {self.quantize})"
+            )
         return self
 
 
@@ -304,7 +308,7 @@ class TrainAlignSettings(TrainSettings, AlignmentSettings):
     def _packing_has_its_own_attention(self) -> "TrainAlignSettings":
         if self.packing and self.attention:
             raise ValueError(
-                f"--packing has an attention of its own, so it does not go with --attention "
+                "--packing uses its own attention and cannot be combined with --attention "
                 f"{self.attention}"
             )
         return self
@@ -312,7 +316,7 @@ class TrainAlignSettings(TrainSettings, AlignmentSettings):
     @model_validator(mode="after")
     def _held_text_has_a_weight(self) -> "TrainAlignSettings":
         if self.preserve_text and not self.preserve:
-            raise ValueError("--preserve-text does nothing without --preserve WEIGHT")
+            raise ValueError("--preserve-text has no effect without --preserve WEIGHT")
         return self
 
 
@@ -352,7 +356,7 @@ class TrainJointSettings(TrainSettings, TaskDataSettings, AlignmentSettings):
     @model_validator(mode="after")
     def _one_temperature(self) -> Self:
         if len(self.temperature) > 1:
-            raise ValueError("--temperature: only train-align tries several")
+            raise ValueError("--temperature: only train-align accepts several values")
         return self
 
     @model_validator(mode="after")
@@ -369,11 +373,13 @@ def notes_on_training(settings: TrainSettings) -> list[str]:
     """Return notes on settings that are allowed but look like mistakes."""
     notes = []
     if settings.lr > _HIGH_RATE:
-        notes.append(f"the learning rate {settings.lr:g} is high: LoRA rarely takes above 0.01")
+        notes.append(
+            f"the learning rate {settings.lr:g} is high; for LoRA, values above 0.01 rarely work"
+        )
     if isinstance(settings, AlignmentSettings):
         notes += [
-            f"{pair} pulls English to the other language, for each is pulled to its right side: "
-            f"{pair.partition('-')[2]}-en does the reverse"
+            f"{pair} pulls English toward the other language, because each pair is pulled "
+            f"toward its right side; {pair.partition('-')[2]}-en does the reverse"
             for pair in settings.pairs
             if pair.startswith("en-")
         ]

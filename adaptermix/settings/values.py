@@ -103,8 +103,8 @@ def _read_layer(value: object) -> object:
     if re.fullmatch(r"\d*\.\d+", text) and 0 < float(text) <= 1:
         return text
     raise ValueError(
-        "it is the number of a block from 1, bottom, middle, top, top-normed, auto, or a fraction "
-        "of the depth such as 0.5"
+        "expected the number of a block (from 1), bottom, middle, top, top-normed, auto, or a "
+        "fraction of the depth such as 0.5"
     )
 
 
@@ -112,7 +112,7 @@ def _read_skip(value: object) -> object:
     """Check a number of tokens, or ``auto``."""
     if value == "auto" or re.fullmatch(r"\d+", str(value)):
         return value if value == "auto" else int(str(value))
-    raise ValueError("it is a number from 0, or auto")
+    raise ValueError("expected a number from 0, or auto")
 
 
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_numbers)]
@@ -132,7 +132,7 @@ def _read_arguments(value: object) -> object:
         return json.loads(value)
     pairs = [part.partition("=") for part in value.split(",") if part.strip()]
     if not all(name.strip() and sign for name, sign, _ in pairs):
-        raise ValueError("neither a JSON object nor key=value,key=value")
+        raise ValueError("expected a JSON object or key=value,key=value")
     return {name.strip(): _json_or_text(text.strip()) for name, _, text in pairs}
 
 
@@ -155,7 +155,7 @@ def _read_columns(value: object) -> object:
         return json.loads(value)
     pairs = [part.partition("=") for part in value.split(",")]
     if not all(name.strip() and column.strip() for name, _, column in pairs):
-        raise ValueError("columns are written NAME=COLUMN,NAME=COLUMN")
+        raise ValueError("expected NAME=COLUMN,NAME=COLUMN")
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
@@ -165,7 +165,7 @@ def _read_groups(value: object) -> object:
         return value
     pairs = [part.partition("=") for part in value.split(";") if part.strip()]
     if not all(name.strip() and langs.strip() for name, _, langs in pairs):
-        raise ValueError("groups are written name=lang,lang;name=lang")
+        raise ValueError("expected name=lang,lang;name=lang")
     return {name.strip(): langs for name, _, langs in pairs}
 
 
@@ -177,7 +177,7 @@ def _read_ranges(value: object) -> object:
     for part in value.split(","):
         found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if found is None or int(found[2] or found[1]) < int(found[1]):
-            raise ValueError("blocks are written as 0-15,20")
+            raise ValueError("expected blocks such as 0-15,20")
         numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return numbers
 
@@ -197,9 +197,9 @@ def _server_address(url: str) -> str:
         return url
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("a server's address is written as http://HOST:PORT")
+        raise ValueError("expected an address such as http://HOST:PORT")
     if parts.query or parts.fragment:
-        raise ValueError("a server's address has no part after ? or #")
+        raise ValueError("the address of a server must not contain ? or #")
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 

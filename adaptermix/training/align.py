@@ -151,7 +151,7 @@ def pairs_per_process(settings: AlignSettings) -> int:
     own, rest = divmod(settings.contrastive_batch, process_count())
     if rest:
         raise ConfigError(
-            f"--contrastive-batch {settings.contrastive_batch} cannot be shared by "
+            f"--contrastive-batch {settings.contrastive_batch} cannot be divided among "
             f"{process_count()} processes"
         )
     return own
@@ -181,9 +181,9 @@ def align_data(
         )
         if not clean.names_languages and len(settings.pairs) > 1:
             raise DataError(
-                f"{clean.origin}: nothing tells which rows are {pair}, so all pairs would be the "
-                "same",
-                hint=f"--pairs {pair}, or name a column for each language with --pairs-columns",
+                f"{clean.origin}: the rows are not labeled with their pair, so all pairs of "
+                "--pairs would get the same rows",
+                hint=f"use --pairs {pair}, or name a column for each language with --pairs-columns",
             )
         rows, dropped[pair] = _encoded_pairs(clean, pair, settings, tokenizer)
         groups[pair], held[pair] = hold_out(rows, settings.dev_pairs, rng)
@@ -214,7 +214,7 @@ def _encoded_pairs(
         raise DataError(
             f"{clean.origin}: {pair} has {len(rows)} sentence pairs, fewer than one contrastive "
             f"batch of {settings.contrastive_batch}" + (f" (dropped {faults})" if faults else ""),
-            hint="find more, or lower --contrastive-batch",
+            hint="add pairs, or lower --contrastive-batch",
         )
     return rows, dropped
 
@@ -228,7 +228,7 @@ def _with_anchor_text(
     for path in settings.preserve_text:
         lines = [line for _, line in numbered_lines(path) if line.strip()]
         if len(lines) < 2:
-            raise DataError(f"{path}: --preserve-text needs two lines of text at least")
+            raise DataError(f"{path}: --preserve-text needs at least two lines of text")
         split = hold_out(lines, settings.dev_pairs, rng)
         kept.append(split[0])
         held.append(split[1])

@@ -210,10 +210,12 @@ def _rendered(chat: Chat, count: int, encoder: PromptEncoder, *, is_answered: bo
     try:
         text = encoder.prompt_text(messages, chat.tools, is_answered=is_answered)
         if chat.tools and text == encoder.prompt_text(messages, is_answered=is_answered):
-            encoder.note("the model's chat template leaves out the tools, which answers may call")
+            encoder.note("the model's chat template drops the tools, which answers may call")
     except DataError as error:
         why = first_line(error.__cause__ or error)
-        raise DataError(f"{chat.location}: the model's chat template refuses it: {why}") from error
+        raise DataError(
+            f"{chat.location}: the model's chat template rejects the conversation: {why}"
+        ) from error
     return text
 
 

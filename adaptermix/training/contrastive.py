@@ -126,8 +126,8 @@ class ContrastiveStep:
         decoder = next(m for m in model.modules() if isinstance(m, PreTrainedModel))
         if packing and not can_pack(decoder):
             raise ConfigError(
-                f"--packing: the attention of {type(decoder).__name__} is not known",
-                hint="leave it out; sentences are then sorted by length and padded",
+                f"--packing does not support the attention of {type(decoder).__name__}",
+                hint="remove --packing; sentences are then sorted by length and padded",
             )
         self.packed = can_pack(decoder) if packing is None else packing
         self.decoder = decoder

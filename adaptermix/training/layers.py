@@ -248,12 +248,14 @@ def choose(settings: AlignSettings, curve: Curve, depth: int) -> LayerChoice:
             notes += _note_on_middle(hits, depth)
     ratio = curve.first_token[block - 1]
     skip = int(skips[block - 1])
-    length = f"the state of the first token after block {block} is {ratio:.1f} times as long as "
+    length = (
+        f"the hidden state of the first token after block {block} is {ratio:.1f} times as long as "
+    )
     if settings.pool_skip == "auto":
         told = "left out" if skip else "kept"
         notes.append(f"--pool-skip auto: the first token is {told}: {length}the others'")
     elif not skip and ratio >= SINK and settings.pooling != "last":
-        notes.append(f"{length}the others', and hides them in the mean: see --pool-skip auto")
+        notes.append(f"{length}the others', and dominates the mean; see --pool-skip auto")
     accuracy, norms = _rounded(accuracy), _rounded(curve.first_token)
     return LayerChoice(layer, skip, accuracy, norms, hits.shape[1], notes)
 
@@ -303,15 +305,18 @@ def _why(block: int, best: int | None, middle: int, accuracy: Sequence[float]) -
 
     if best is None:
         return (
-            f"the middle, {told(block)}, is aligned: retrieval of dev pairs is flat, no block is "
-            "better by more than chance"
+            f"chose the middle, {told(block)}: retrieval of dev pairs is flat, and no block is "
+            "significantly better"
         )
     if block == middle:
-        return f"the middle, {told(block)}, is aligned: it retrieves as well as {told(best)}"
-    also = "" if block == best else f", of those as good as {told(best)}"
+        return (
+            f"chose the middle, {told(block)}: no block is significantly better, not even "
+            f"{told(best)}"
+        )
+    also = "" if block == best else f" of those not significantly worse than {told(best)}"
     return (
-        f"{told(block)} is aligned, the nearest to the middle{also}; the middle, {told(middle)}, "
-        "retrieves less"
+        f"chose {told(block)}, the closest to the middle{also}; the middle, {told(middle)}, is "
+        "significantly worse"
     )
 
 
@@ -323,6 +328,6 @@ def _note_on_middle(hits: Float[Tensor, "blocks pairs"], depth: int) -> list[str
     if not _beats(hits, best, middle, len(candidates) - 1):
         return []
     return [
-        f"dev pairs find each other after block {best} in {hits[best - 1].mean():.1%}, after the "
-        f"middle one, {middle}, in {hits[middle - 1].mean():.1%}: see --layer auto"
+        f"retrieval accuracy of dev pairs is {hits[best - 1].mean():.1%} after block {best}, "
+        f"and {hits[middle - 1].mean():.1%} after the middle block, {middle}; see --layer auto"
     ]

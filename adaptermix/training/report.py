@@ -47,7 +47,10 @@ def _done(report: "TrainReport") -> list[Row]:
     rows.append(["time", f"{report.seconds:.0f} s"])
     rows += [["log", str(report.log)], ["adapter", report.out]]
     if report.dev.get("random_cosine_of_base", 0.0) > _ALIKE:
-        alike = "to the base, all dev sentences look alike: their mean is one constant state"
+        alike = (
+            "for the base model, all dev sentences look alike: their mean is dominated by "
+            "one constant state"
+        )
         advice = "" if report.layers else "; see --layer auto and --pool-skip auto"
         rows.append(["note", alike + advice])
     return rows

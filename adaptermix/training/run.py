@@ -81,11 +81,11 @@ def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if settings.batch_size % processes:
         raise ConfigError(
-            f"--batch-size {settings.batch_size} cannot be shared by {processes} processes"
+            f"--batch-size {settings.batch_size} cannot be divided among {processes} processes"
         )
     micro = min(micro, settings.batch_size // processes)
     if settings.batch_size % (micro * processes):
-        shared = f" shared by {processes} processes" if processes > 1 else ""
+        shared = f" split over {processes} processes" if processes > 1 else ""
         raise ConfigError(
             f"{flag} {micro} does not divide --batch-size {settings.batch_size}{shared}"
         )
@@ -217,8 +217,8 @@ class TrainingRun:
         if self.settings.resume and stamp.is_file():
             if json.loads(stamp.read_text(encoding="utf-8")) != settings:
                 raise ConfigError(
-                    f"--resume: the checkpoints in {self.work} were made with other settings",
-                    hint="repeat the settings of that run, or start again without --resume",
+                    f"--resume: the checkpoints in {self.work} were made with different settings",
+                    hint="use the settings of that run, or start over without --resume",
                 )
             checkpoint = last_checkpoint(self.work)
             with (self.work / TOLD).open("a", encoding="utf-8") as told:
@@ -252,7 +252,7 @@ class TrainingRun:
                 self.log.write_text(json.dumps(line) + "\n", encoding="utf-8")
         elif kept.settled_by != self.choice.settled_by:
             raise ConfigError(
-                "--layer auto: the processes have measured different layers",
+                "--layer auto: the processes measured different layers",
                 hint="name the layer: " + kept.layer,
             )
 

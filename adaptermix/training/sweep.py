@@ -88,7 +88,7 @@ def _finished(out: Path, settings: TrainSettings) -> TrainReport:
     made = settings.model_validate(record["settings"])
     if comparable(made) | {"stack": record.get("on", [])} != comparable(settings):
         raise ConfigError(
-            f"--resume: {out} was made with other settings",
-            hint="repeat the settings of that run, or start again without --resume",
+            f"--resume: {out} was made with different settings",
+            hint="use the settings of that run, or start over without --resume",
         )
     return TrainReport.of_record(record)

@@ -135,8 +135,9 @@ def _chat_data(
     lost = sum(not rows for part in encoded for rows in part)
     if not all(kept):
         raise DataError(
-            f"{path}: {len(chats)} conversations to train on and {len(dev)} to test on are left "
-            f"with no answer of the assistant within --max-length {settings.max_length}"
+            f"{path}: without those that have no assistant answer within --max-length "
+            f"{settings.max_length}, {len(chats)} training and {len(dev)} dev conversations "
+            "remain"
         )
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}

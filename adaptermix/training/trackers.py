@@ -105,7 +105,7 @@ class _Tracker(TrainerCallback, ABC):
 
     tracker: str  # its name, as in --report-to
     loses = False  # whether a kill loses what was sent
-    hint = "look at its settings in the environment, or leave it out of --report-to"
+    hint = "check its environment variables, or remove it from --report-to"
 
     def __init__(
         self, settings: TrainSettings, work: Path, before: Before, on_progress: OnProgress
@@ -242,7 +242,7 @@ class Wandb(_Tracker, WandbCallback):  # type: ignore[misc]
         settings = wandb.Settings(silent=True, console="off")
         self.loses = os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
         if not self.loses and not wandb.login(prompt=False):
-            raise ResourceError("there is no API key")
+            raise ResourceError("no API key was found")
         name = self.run or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),

@@ -135,7 +135,7 @@ class AdapterTrainer(Trainer):
         return ResourceError(
             f"the checkpoint of step {self.state.global_step} cannot be written to {self._work}, "
             f"where {free / 1e6:,.0f} MB are free: {why}",
-            hint="make room and run the same command with --resume; "
+            hint="free some space and run the same command with --resume; "
             + (f"it continues from step {step_of(last)}" if last else "there is no checkpoint yet"),
         )
 
@@ -231,8 +231,8 @@ class AdapterTrainer(Trainer):
         )
         if not torch.isfinite(loss):
             raise ArtifactError(
-                f"the loss is not a number at step {self.state.global_step + 1}, "
-                f"on the examples {_listed(rows)}",
+                f"the loss is not a number at step {self.state.global_step + 1}, for the "
+                f"examples {_listed(rows)}",
                 hint=_why_not_finite(model),
             )
         micro_batches = self.current_gradient_accumulation_steps
@@ -270,8 +270,8 @@ def _pieces(batch: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
 def _why_not_finite(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if not (parameter.requires_grad or torch.isfinite(parameter).all()):
-            return f"the base model's own weights are not numbers: {name}"
-    return "lower --lr, or look at these examples"
+            return f"the base model's own weights contain NaN or infinity: {name}"
+    return "lower --lr, or check these examples"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -189,7 +189,7 @@ def test_prompts_that_do_not_fit_are_cut_at_the_start_and_counted(tmp_path, mode
     assert sum(cell.truncated_prompts for cell in report.cells) > 0
     assert truncate([0, 1, 2, 3, 4], 3) == [0, 3, 4]
     settings = eval_settings(model_dir, corpus_dir, tmp_path / "o", max_new_tokens=256)
-    with pytest.raises(ConfigError, match="the model reads 256 tokens at most"):
+    with pytest.raises(ConfigError, match="the model accepts at most 256 tokens"):
         evaluate(settings)
 
 
@@ -243,11 +243,15 @@ def test_an_adapter_trained_on_another_prompt_is_noted(tmp_path, model_dir, corp
     assert evaluate(settings).notes == []
     changes = {"adapters": adapters, "system_prompt": "other"}
     (note,) = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "o", **changes)).notes
-    assert note == "task was trained with another system prompt than it is tested with"
+    assert note == (
+        "task was trained with a different system prompt than the one in this evaluation"
+    )
     (tmp_path / "t.jinja").write_text(CHAT_TEMPLATE)
     changes = {"adapters": adapters, "chat_template": tmp_path / "t.jinja"}
     (note,) = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "t", **changes)).notes
-    assert note == "task was trained with another chat template than it is tested with"
+    assert note == (
+        "task was trained with a different chat template than the one in this evaluation"
+    )
 
 
 def test_an_adapter_of_another_base_of_the_same_shapes_is_noted(tmp_path, model_dir, corpus_dir):
@@ -295,7 +299,7 @@ adapter = "align"
 def test_a_family_without_a_route_takes_its_default_and_says_so(tmp_path, model_dir, corpus_dir):
     family = hand_written(model_dir, tmp_path / "family", ROUTES)
     settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=(str(family),))
-    said = f"{family} has no route for en: task is used"
+    said = f"{family} has no route for en; they use task"
     planned = plan(settings)
     assert planned.systems == ["base", "family"]
     assert said in planned.notes
@@ -323,7 +327,7 @@ def test_a_family_of_another_base_model_is_refused(tmp_path, model_dir, corpus_d
     for config in family.glob("*/adapter_config.json"):
         own = json.loads(config.read_text()) | {"base_model_name_or_path": "their/model"}
         config.write_text(json.dumps(own))
-    with pytest.raises(ArtifactError, match="the routes were chosen on their/model") as refused:
+    with pytest.raises(ArtifactError, match="the routes were chosen with their/model") as refused:
         plan(settings)
     assert refused.value.message.startswith(f"{family / 'routes.toml'}:3: ")
     (family / "routes.toml").write_text(text.replace('base-fingerprint = "0123"\n', ""))

@@ -74,8 +74,8 @@ def test_a_damaged_file_is_set_aside_with_a_note(tmp_path, damage):
     cache.put(ANSWERS)
     assert cache.get(list(ANSWERS)) == ANSWERS
     (note,) = cache.notes
-    assert note.startswith("the answer cache was damaged and has been moved to ")
-    assert Path(note.split(" moved to ")[1].split(";")[0]).read_bytes()[:99] == content[:99]
+    assert note.startswith("the answer cache was damaged; it was moved to ")
+    assert Path(note.split(" moved to ")[1].split(",")[0]).read_bytes()[:99] == content[:99]
 
 
 def test_a_file_that_is_damaged_again_is_not_used(tmp_path):
@@ -84,7 +84,7 @@ def test_a_file_that_is_damaged_again_is_not_used(tmp_path):
         cache.path.write_bytes(b"no database\n" * 1000)
         assert cache.get([b"k"]) == {}
     aside, given_up = cache.notes
-    assert "has been moved to" in aside
+    assert "was moved to" in aside
     assert "cannot be used: file is not a database; continuing without it" in given_up
     cache.put(ANSWERS)
     assert cache.path.read_bytes().startswith(b"no database")

@@ -44,7 +44,9 @@ def test_a_refused_system_text_is_in_the_first_user_turn(template):
         assert encoder.prompt_text(MESSAGES) == (
             "<|bos|><|user|>slots\n\nwake me<|end|><|assistant|>"
         )
-    assert [note for note in encoder.notes if "takes no system prompt" in note] == encoder.notes
+    assert [
+        note for note in encoder.notes if "does not support a system prompt" in note
+    ] == encoder.notes
     assert len(encoder.notes) == 1
     assert encoder.prompt_text(MESSAGES[1:]) == "<|bos|><|user|>wake me<|end|><|assistant|>"
     assert encoder.prompt_text(MESSAGES[:1]) == "<|bos|><|user|>slots<|end|><|assistant|>"
@@ -56,7 +58,7 @@ def test_a_marker_of_several_tokens_does_not_end_answers():
     assert encoder.end_id == encoder.tokenizer.eos_token_id
     (note,) = encoder.notes
     assert "'<|im_end|>', which is" in note
-    assert "they end with <|end|> instead" in note
+    assert "answers end with <|end|> instead" in note
     with pytest.raises(ArtifactError, match=r"'<\|im_end\|>', which is .* no end-of-sequence"):
         encoder_of(template, eos_token=None)
 
@@ -71,9 +73,9 @@ def test_what_follows_the_marker_does_not_matter():
     ("template", "why"),
     [
         (CHAT_TEMPLATE + "{% endfor %}", "not valid: line 1"),
-        ("{{ raise_exception('never') }}", "refuses the messages: never"),
-        ("{{ messages[0].content + 1 }}", "refuses the messages"),
-        ("{{ nothing.at.all }}", "refuses the messages"),
+        ("{{ raise_exception('never') }}", "rejects the messages: never"),
+        ("{{ messages[0].content + 1 }}", "rejects the messages"),
+        ("{{ nothing.at.all }}", "rejects the messages"),
     ],
 )
 def test_a_template_that_writes_no_question_is_refused(template, why):
@@ -82,7 +84,7 @@ def test_a_template_that_writes_no_question_is_refused(template, why):
 
 
 def test_a_template_that_refuses_some_messages_says_so():
-    with pytest.raises(DataError, match="refuses the messages: Conversation roles must alternate"):
+    with pytest.raises(DataError, match="rejects the messages: Conversation roles must alternate"):
         encoder_of(ALTERNATING).prompt_ids([MESSAGES[1], MESSAGES[1]])
 
 
@@ -91,7 +93,7 @@ def test_commands_take_a_model_without_system_role(tmp_path, model_dir, corpus_d
     (model / "chat_template.jinja").write_text(GEMMA)
     settings = eval_settings(model, corpus_dir, tmp_path / "e", system_prompt="slots", limit=2)
     planned = plan(settings)
-    assert "takes no system prompt" in planned.notices[0]
+    assert "does not support a system prompt" in planned.notices[0]
     assert "notes" not in planned.as_record()
     assert planned.notices[0] in evaluate(settings).notes
     training = task_settings(model, corpus_dir, tmp_path / "t", system_prompt="slots")

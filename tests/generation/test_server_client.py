@@ -60,7 +60,10 @@ def test_another_model_is_refused(changes):
 
 @pytest.mark.parametrize(
     ("what", "hint"),
-    [({"loads": False}, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"), ({"software": "x"}, "of vLLM")],
+    [
+        ({"loads": False}, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"),
+        ({"software": "x"}, "a vLLM server"),
+    ],
 )
 def test_a_server_without_adapters_is_named(what, hint):
     with completions_server(**what) as site:
@@ -72,11 +75,11 @@ def test_a_server_without_adapters_is_named(what, hint):
 
 def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypatch):
     with completions_server(key=SECRET) as site:
-        with pytest.raises(ResourceError, match="asks for a key") as error:
+        with pytest.raises(ResourceError, match="requires a key") as error:
             look(site)
         assert "ADAPTERMIX_SERVER_KEY" in error.value.hint
         monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-one")
-        with pytest.raises(ResourceError, match="refuses the key in OPENAI_API_KEY") as error:
+        with pytest.raises(ResourceError, match="rejected the key in OPENAI_API_KEY") as error:
             look(site)
         assert "wrong-one" not in str(error.value) + error.value.hint
         monkeypatch.setenv("ADAPTERMIX_SERVER_KEY", SECRET)
@@ -90,9 +93,9 @@ def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypatch):
 @pytest.mark.parametrize(
     ("page", "complaint"),
     [
-        ((404, {}, "{}"), "no OpenAI API there .*HTTP 404"),
-        ((200, {}, "<html>"), "no OpenAI API there .*HTTP 200"),
-        ((200, {}, '{"data": []}'), "no OpenAI API there"),
+        ((404, {}, "{}"), "no OpenAI API at this address .*HTTP 404"),
+        ((200, {}, "<html>"), "no OpenAI API at this address .*HTTP 200"),
+        ((200, {}, '{"data": []}'), "no OpenAI API at this address"),
         ((307, {"Location": "http://elsewhere"}, ""), "redirects to http://elsewhere"),
     ],
 )

@@ -111,8 +111,10 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     seen = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2), ("task", "scaled", "merged"), "dev")
     facts = {fact.name: fact for fact in answer_section(seen, inspected).facts}
     assert facts["Data"].look == "warn"
-    assert facts["Data"].text.startswith("Dev data, 1 examples per language; if weights")
-    assert facts["Control"].text == "Scaled, with nothing merged in: scaled +20.0 (+15.0 to +25.0)."
+    assert facts["Data"].text.startswith("Dev data, 1 examples per language; if the weights")
+    assert facts["Control"].text == (
+        "Task adapter scaled, with nothing merged in: scaled +20.0 (+15.0 to +25.0)."
+    )
     assert facts["Precision"].text.startswith("The average is known to ±5.0 points of slot F1")
     cells = [replace(cell, malformed=int(cell.system == "merged")) for cell in seen.report.cells]
     spoiled = replace(seen, report=replace(seen.report, cells=cells, test=None))

@@ -72,7 +72,7 @@ def embedded(text):
 def test_a_folder_of_runs_is_found_and_shown(page, runs):
     summary, text, _ = page
     assert summary.task == "massive"
-    assert "Left out of every sentence: its first 2 tokens." in text
+    assert "Every sentence vector leaves out the first 2 tokens." in text
     assert len(summary.runs) == 2
     assert [path.rpartition("/")[2] for path in summary.adapters] == [
         *("early", "late", "merged.safetensors", "task.safetensors"),
@@ -207,7 +207,7 @@ def damaged(folder, change):
         (lambda r: r["cells"].pop(), "damaged record: no scores of merged on cy"),
         (lambda r: r["macro"].pop("merged"), "no average of merged over all languages"),
         (lambda r: r["cells"][0]["score"].update(value="x"), r"cells\.0\.score\.value"),
-        (lambda r: r.update(cells=[], systems=[]), "it holds no scores"),
+        (lambda r: r.update(cells=[], systems=[]), "it has no scores"),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path, change, message):
@@ -226,7 +226,7 @@ def test_a_damaged_record_is_one_line(tmp_path, change, message):
         ("search.json", b"\xff", "not UTF-8"),
         ("retrieval.json", b"{}", "damaged record: systems: is missing"),
         ("notes.txt", b"", "not a run"),
-        ("adapter.safetensors", b"no", "not a whole safetensors file"),
+        ("adapter.safetensors", b"no", "not a valid safetensors file"),
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path, name, content, message):

@@ -154,14 +154,14 @@ def test_retrieval_is_compared_by_its_reading_and_run(folder):
         (folder / "numbers.toml").write_text(text.replace("values", f"{more}values"))
         summary, cells = compared(folder, "retrieval")
         assert not cells
-        assert "is of these runs" in (folder / "page.html").read_text()
+        assert "belongs to these runs" in (folder / "page.html").read_text()
 
 
 MISTAKES = {
     "unknown key": ("over", "page = 3\nover", 6, "unknown key 'page'"),
     "too few": ("[24.0, 25.0, 26.5, 1.0]", "[24.0]", 3, "1 numbers, but over has 4 names"),
     "no number": ("24.0", "'x'", 7, "values.base.0: must be a number"),
-    "nothing": ('over = ["en", "first", "all", "fr"]', "over = []", 6, "over: 1 or more"),
+    "nothing": ('over = ["en", "first", "all", "fr"]', "over = []", 6, "over: expected at least 1"),
     "statistic": ("over", 'statistic = "median"\nover', 6, "statistic: must be"),
     "no baseline": ("over", 'statistic = "gain"\nover', 3, "needs a baseline"),
     "no source": ('source = "table 1, page 3"\n', "", 3, "source: is missing"),

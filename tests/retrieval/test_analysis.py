@@ -341,7 +341,9 @@ def test_few_languages_have_no_correlation(settings, tmp_path):
     scores = {"en": 0.8, "cym_Latn": 0.4, "sw": 0.5}
     report = analyze(settings(scores=write_scores(tmp_path / "eval", scores)))
     assert report.correlations == []
-    assert report.notes == ["no correlation with task scores: 3 languages have both, 8 are needed"]
+    assert report.notes == [
+        "no correlation with task scores: only 3 languages have both, and 8 are needed"
+    ]
 
 
 def test_retrieval_is_correlated_with_task_scores(settings, tmp_path, few):
@@ -375,10 +377,10 @@ def test_scores_of_translation_stand_beside_their_pair(settings, tmp_path, few):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"data_dir": None}, ConfigError, "needs the folder"),
+        ({"data_dir": None}, ConfigError, "needs a folder"),
         ({"langs": ("en", "xx")}, DataError, "no dev text in 'xx'"),
         ({"split": "devtest"}, DataError, "no devtest text in 'en'"),
-        ({"pivot": "de"}, ConfigError, "--pivot de: not among the languages"),
+        ({"pivot": "de"}, ConfigError, "--pivot de: not one of the languages"),
         ({"layers": (2, 5)}, ConfigError, "--layers 5: .* has 4 blocks"),
         ({"adapters": ("nowhere",)}, ArtifactError, "nowhere"),
         ({"model": "nowhere"}, Exception, "nowhere"),
@@ -391,7 +393,7 @@ def test_mistakes_are_told_before_anything_is_loaded(settings, changes, error, w
 
 
 def test_records_that_are_none_are_refused(settings, tmp_path):
-    for text, words in (("[1", "not JSON"), ('{"cells": []}', "not the record of an eval")):
+    for text, words in (("[1", "not JSON"), ('{"cells": []}', "not a record of eval")):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DataError, match=words):
             plan(settings(scores=tmp_path / "x.json"))
@@ -408,7 +410,7 @@ def test_numbers_that_are_not_finite_are_refused(model_dir, settings, tmp_path):
     weights["model.layers.2.mlp.down_proj.weight"][0, 0] = float("inf")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        ArtifactError, match="base: layer 3 has numbers that are not finite, on 'en'"
+        ArtifactError, match="base: layer 3 has values that are not finite, for 'en'"
     ):
         analyze(settings(model=str(broken)))
 

@@ -184,7 +184,7 @@ def test_a_language_without_dev_data_takes_the_task_adapter(monkeypatch, tmp_pat
     paths = write_adapters(model_dir, tmp_path)
     use_known_effects(monkeypatch, paths[0], WELSH)
     settings = family_settings(model_dir, data, tmp_path / "family")
-    said = "no dev data for sw: task alone is used"
+    said = "no dev data for sw: the adapter task is used"
     plan = plan_by_language(paths, settings)
     assert said in plan.notes
     assert plan.examples == {"en": 20, "cy": 20, "sw": 0}
@@ -220,9 +220,12 @@ def test_broken_dev_data_is_no_missing_data(tmp_path, model_dir):
         ("--search learn -o family", "not --search learn"),
         ("--search 0.5,0.7", "--out merged.safetensors: --per-language writes a folder"),
         ("--search 0.5,0.7 -o f.safetensors", "writes a folder"),
-        ("--search 0.5,0.7 -o f --into base", "--search writes an adapter, and --into a model"),
+        (
+            "--search 0.5,0.7 -o f --into base",
+            "--search writes an adapter, but --into writes a model",
+        ),
         ("--search 1,1:0 -o family", "the grid contains no merge"),
-        ("--search 1:0.2:0.1 -o family", "is not 2 weights"),
+        ("--search 1:0.2:0.1 -o family", "expected 2 weights"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_read(
@@ -263,7 +266,10 @@ def test_a_choice_that_ends_early_leaves_nothing_and_goes_on(monkeypatch, tmp_pa
     report = search_by_language(paths, settings)
     assert len(started) == 1, "all answers are known"
     again = search_by_language(paths, settings)
-    assert again.notes == [*report.notes, "this choice had ended; nothing was decoded or written"]
+    assert again.notes == [
+        *report.notes,
+        "this choice was already complete; nothing was decoded or written",
+    ]
     assert dataclasses.replace(again, notes=report.notes) == report
     changed = settings.model_copy(update={"seed": 5})
     with pytest.raises(AdaptermixError, match="family exists"):

@@ -227,7 +227,7 @@ def test_an_ended_search_is_of_its_base_and_engine(
     model = shutil.copytree(model_dir, tmp_path / "model")
     settings = settings_for(model, corpus_dir, tmp_path / "merged", limit=2)
     search(adapters, settings)
-    assert search(adapters, settings).notes[-1].startswith("this search had ended")
+    assert search(adapters, settings).notes[-1].startswith("this search was already complete")
     if what == "base":
         tensors = load_file(model / "model.safetensors")
         moved = {name: tensor + 1 for name, tensor in tensors.items()}

@@ -39,7 +39,7 @@ def test_scores_and_losses_stand_above_the_weights():
         "0.5: 30.0 [20.0, 40.0], 40 examples, left the race after round 1",
     ]
     assert "0.5: -30.0 [-40.0, -20.0], 40 examples, left the race after round 1" in hovers(losses)
-    assert "Dashed: the chosen merge without its other adapters." in plot.caption
+    assert "Dashed: the first adapter at its chosen weight, without the others." in plot.caption
 
 
 @pytest.mark.parametrize(

@@ -181,14 +181,14 @@ def test_a_point_of_a_grid_may_have_all_weights():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("0.7,1:0.2:0.1", "1:0.2:0.1 is not 2 weights"),
-        ("0.7,0:0", "0:0 is not 2 weights, one of them not zero"),
-        ("0.7,1:", "neither auto, learn, nor weights"),
-        ("0.5", "a grid has two points or more"),
-        ("0.5,0.5", "a grid has two points or more"),
-        ("a,b", "neither auto, learn, nor weights"),
+        ("0.7,1:0.2:0.1", "1:0.2:0.1: expected 2 weights"),
+        ("0.7,0:0", "0:0: expected 2 weights, at least one of them not zero"),
+        ("0.7,1:", "expected auto, learn or weights"),
+        ("0.5", "a grid needs at least two points"),
+        ("0.5,0.5", "a grid needs at least two points"),
+        ("a,b", "expected auto, learn or weights"),
         ("0.5,nan", "finite"),
-        ("", "a grid has two points"),
+        ("", "a grid needs at least two points"),
     ],
 )
 def test_a_grid_that_is_none_is_refused(grid, message):
@@ -289,7 +289,10 @@ def test_a_search_that_has_ended_is_told_again(
     monkeypatch.setattr("adaptermix.search.run.write_merge", None)
     monkeypatch.setattr("adaptermix.search.halving.stage_merge", None)
     again = search(adapters[:2], settings)
-    assert again.notes == [*report.notes, "this search had ended; nothing was decoded or written"]
+    assert again.notes == [
+        *report.notes,
+        "this search was already complete; nothing was decoded or written",
+    ]
     assert dataclasses.replace(again, notes=report.notes) == report
     assert not (search_folder(out) / STAGE).exists()
 
@@ -393,7 +396,7 @@ def test_layers_are_split_evenly(adapters):
     plan = plan_merge(open_adapters(adapters[:2], settings), Weighting((0.5, 0.5)), settings)
     assert layer_groups(plan, 2) == [frozenset({0, 1}), frozenset({2, 3})]
     assert layer_groups(plan, 3) == [frozenset({0, 1}), frozenset({2}), frozenset({3})]
-    with pytest.raises(ConfigError, match="the adapters have 4 layers"):
+    with pytest.raises(ConfigError, match="the adapters have only 4 layers"):
         layer_groups(plan, 5)
 
 
@@ -457,7 +460,7 @@ def test_dev_data_without_gold_answers_is_refused(tmp_path, model_dir, adapters)
         ({"into": "base"}, ConfigError, "--search writes an adapter"),
         ({"langs": ("xx",)}, DataError, "no language 'xx'"),
         ({"model": "nowhere/at/all"}, AdaptermixError, "nowhere"),
-        ({"search": "auto", "layer_groups": 9}, ConfigError, "the adapters have 4 layers"),
+        ({"search": "auto", "layer_groups": 9}, ConfigError, "the adapters have only 4 layers"),
     ],
 )
 def test_mistakes_are_named_and_leave_nothing(
@@ -495,6 +498,6 @@ def test_candidates_that_have_seen_fewer_examples_are_not_ranked():
     )
     table = candidate_table(found)
     assert [[str(row[0]) for row in group] for group in table.groups] == [["a", "b"], ["c"]]
-    assert table.note.startswith("1 of 3 candidates have answered fewer than 40 examples")
+    assert table.note.startswith("1 of 3 candidates answered fewer than 40 examples")
     found.candidates.pop(1)
     assert candidate_table(found).note == ""

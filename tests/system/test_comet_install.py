@@ -195,12 +195,12 @@ def test_the_commands_show_what_is_there(tmp_path, builder):
 
     before = run("status")
     assert before.returncode == 0
-    assert "not installed; `adaptermix comet install` does it" in before.stdout
+    assert "not installed; to install it: adaptermix comet install" in before.stdout
     done = run("install", "--python", builder, "--json", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["built"] is True
     again = run("install", "--python", builder)
-    assert "it was there already" in again.stderr
+    assert "it was already installed" in again.stderr
     assert "2.2.7" in again.stdout
     record = json.loads(run("status", "--json").stdout)
     assert record["installed"] is True

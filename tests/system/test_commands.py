@@ -238,7 +238,7 @@ def test_json_and_dry_run_print_a_plan_and_write_nothing(trained):
         ("train-task -o new --model . ", 5, "no config.json"),
         ("merge task.safetensors --weight 0.9", 3, "for two adapters, not 1"),
         ("merge task.safetensors nowhere --weight 0.9", 5, "nowhere: no such file"),
-        ("merge task.safetensors adaptermix.toml --weight 1", 5, "not a whole safetensors file"),
+        ("merge task.safetensors adaptermix.toml --weight 1", 5, "not a valid safetensors file"),
         ("merge task.safetensors task.safetensors", 3, "one of --weight W, --weights"),
         ("eval --adapter nowhere.safetensors", 5, "nowhere.safetensors: no such file"),
         ("eval --langs en,xx --adapter task.safetensors", 4, "MASSIVE has no language 'xx'"),

@@ -62,8 +62,8 @@ def test_two_processes_that_want_the_same_download_it_once(tmp_path):
 @pytest.mark.parametrize(
     ("trouble", "changes", "code", "told"),
     [
-        (["http 404"], {}, 6, "there is no such file (HTTP 404)"),
-        (["http 403"], {}, 6, "the server refuses the file (HTTP 403)"),
+        (["http 404"], {}, 6, "no such file (HTTP 404)"),
+        (["http 403"], {}, 6, "the server denied access (HTTP 403)"),
         ([], {"HF_HUB_OFFLINE": "1"}, 6, "HF_HUB_OFFLINE is set"),
         (["truncated"], {}, 4, "not readable as an archive"),
     ],

@@ -138,6 +138,6 @@ def test_data_sets_are_streamed_at_one_commit_and_their_code_is_not_run(hub, tmp
         *(note, rows),
         *(note, rows),
         "4 owner/name: no split 'test' in the configuration 'default'",
-        "6 owner/none is not a local file, and the Hub shows no such data set",
+        "6 owner/none is not a local file, and the Hub has no such data set",
     ]
     assert f"{BASE}/revision/v1" in Hub.asked

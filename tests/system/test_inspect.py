@@ -66,7 +66,7 @@ def test_json_is_all_there_is_on_standard_output(folder):
     [
         ("inspect nowhere", 5, "nowhere: no such file"),
         ("inspect task.safetensors some/body", 6, "no such file or folder, and no adapter"),
-        ("inspect notes.txt", 5, "not a whole safetensors file"),
+        ("inspect notes.txt", 5, "not a valid safetensors file"),
         ("inspect .", 5, "no adapter_config.json"),
         ("inspect task.safetensors --source-rank 0", 3, "--source-rank"),
     ],

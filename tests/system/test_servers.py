@@ -162,7 +162,7 @@ def test_a_rank_above_the_servers_limit_and_a_wrong_key_stop_before_the_first_pr
         evaluate(given)
     assert "--max-lora-rank" in error.value.hint
     monkeypatch.setenv("ADAPTERMIX_SERVER_KEY", "sk-wrong")
-    with pytest.raises(ResourceError, match="refuses the key in ADAPTERMIX_SERVER_KEY"):
+    with pytest.raises(ResourceError, match="rejected the key in ADAPTERMIX_SERVER_KEY"):
         evaluate(given)
     assert not (tmp_path / "out").exists()
 

@@ -49,18 +49,18 @@ def test_a_setting_in_the_file_is_read_as_it_is_written(tmp_path, text, name, va
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"layer": "0"}, "--layer: it is the number of a block from 1.* not '0'"),
-        ({"layer": "centre"}, "--layer: it is the number of a block.* not 'centre'"),
+        ({"layer": "0"}, "--layer: expected the number of a block .from 1.* not '0'"),
+        ({"layer": "centre"}, "--layer: expected the number of a block.* not 'centre'"),
         ({"layer": "1.5"}, "--layer: .* fraction of the depth such as 0.5, not '1.5'"),
         ({"layer": "-3"}, "--layer: "),
         ({"temperature": "0.1,0"}, "--temperature: must be greater than 0, not '0'"),
         ({"temperature": "0.1,hot"}, "--temperature: must be a number, not 'hot'"),
         ({"temperature": "1.0,1"}, "--temperature: '1.0' is listed twice"),
-        ({"temperature": ""}, "--temperature: 1 or more are needed"),
+        ({"temperature": ""}, "--temperature: expected at least 1"),
         ({"pool_skip": "-1"}, "--pool-skip: "),
         ({"pooling": "max"}, "--pooling: .*'mean', 'weighted' or 'last'"),
         ({"preserve": "-1"}, "--preserve: "),
-        ({"preserve_text": ["a.txt"]}, "does nothing without --preserve WEIGHT"),
+        ({"preserve_text": ["a.txt"]}, "has no effect without --preserve WEIGHT"),
     ],
 )
 def test_a_slip_on_the_command_line_is_named(tmp_path, flags, message):
@@ -244,7 +244,7 @@ def test_anchor_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):
     settings = align_settings(
         model_dir, corpus_dir, tmp_path / "a", preserve=1, preserve_text=(text,)
     )
-    with pytest.raises(DataError, match=r"en.txt: --preserve-text needs two lines"):
+    with pytest.raises(DataError, match=r"en.txt: --preserve-text needs at least two lines"):
         train_align(settings)
 
 
@@ -372,7 +372,7 @@ def test_finished_candidates_are_not_trained_again(
     with pytest.raises(ArtifactError, match="candidates of an unfinished run"):
         train_align(settings)
     again = settings.model_copy(update={"resume": True})
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(ConfigError, match="made with different settings"):
         train_align(again.model_copy(update={"lr": 1e-3}))
     steps.clear()
     report = train_align(again, on_progress=note)
@@ -410,7 +410,7 @@ def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
     assert told() is None
     assert told(lr=0.01) is None
     assert "the learning rate 0.02 is high" in told(lr=0.02)
-    assert "en-cy pulls English to the other language" in told(pairs="en-cy,sw-en")
+    assert "en-cy pulls English toward the other language" in told(pairs="en-cy,sw-en")
     assert "cy-en does the reverse" in told(pairs="en-cy,sw-en")
     assert "the training starts from the beginning" in told(resume=True)
     (tmp_path / "out").touch()

@@ -335,6 +335,6 @@ def test_two_processes_have_the_gradient_of_one(tmp_path, changes):
 
 def test_packing_is_refused_for_attention_that_is_not_known():
     config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9)
-    with pytest.raises(ConfigError, match="--packing: the attention of GPT2Model"):
+    with pytest.raises(ConfigError, match="--packing does not support the attention of GPT2Model"):
         ContrastiveStep(AutoModel.from_config(config), 4, packing=True)
     assert not ContrastiveStep(AutoModel.from_config(config), 4).packed

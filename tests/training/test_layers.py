@@ -138,8 +138,8 @@ def test_the_first_token_is_left_out_where_it_is_a_sink():
     chosen = told({"pool_skip": "auto"}, sink, 8)
     assert (chosen.layer, chosen.pool_skip) == ("middle", 1)
     assert chosen.notes == [
-        "--pool-skip auto: the first token is left out: the state of the first token after block "
-        "4 is 15.0 times as long as the others'"
+        "--pool-skip auto: the first token is left out: the hidden state of the first token "
+        "after block 4 is 15.0 times as long as the others'"
     ]
     assert told({"pool_skip": "auto"}, curve([0.3] * 8), 8).pool_skip == 0
     papers = told({}, sink, 8)
@@ -152,7 +152,7 @@ def test_the_first_token_is_left_out_where_it_is_a_sink():
 
 def test_a_middle_block_that_is_clearly_worse_is_noted():
     accuracies = [0.05, 0.1, 0.3, 0.05]  # the upper four were not loaded
-    assert "after block 3 in 32.3%" in told({}, curve(accuracies), 8).notes[0]
+    assert "32.3% after block 3" in told({}, curve(accuracies), 8).notes[0]
     assert told({"layer": "4"}, curve(accuracies), 8).notes == []
     assert told({}, curve([0.3, 0.1, 0.1, 0.1]), 8).notes == []  # bottom ones do not count
     assert told({}, curve([0.1, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1]), 8).notes != []
@@ -163,7 +163,7 @@ def test_the_choice_says_why():
     assert "retrieval of dev pairs is flat" in flat.notes[0]
     other = told({"layer": "auto"}, curve([0.1] * 5 + [0.9, 0.1, 0.1]), 8)
     assert other.layer == "6"
-    assert "block 6 (88.1%) is aligned" in other.notes[0]
+    assert "chose block 6 (88.1%)" in other.notes[0]
     assert "the middle, block 4" in other.notes[0]
 
 

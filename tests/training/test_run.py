@@ -204,7 +204,7 @@ def test_the_attention_asked_for_is_the_models(tmp_path, model_dir, corpus_dir, 
 
 
 def test_packed_sentences_take_no_other_attention(model_dir, corpus_dir, tmp_path):
-    with pytest.raises(ValueError, match="does not go with --attention eager"):
+    with pytest.raises(ValueError, match="cannot be combined with --attention eager"):
         align_settings(model_dir, corpus_dir, tmp_path, packing=True, attention="eager")
 
 
@@ -250,7 +250,7 @@ def test_other_settings_do_not_go_on_from_old_checkpoints(tmp_path, model_dir, c
 
     with pytest.raises(KeyboardInterrupt):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(ConfigError, match="made with different settings"):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True, lr=1e-2))
 
 

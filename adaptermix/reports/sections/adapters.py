@@ -111,8 +111,8 @@ def _meetings(name: str, met: Sequence[Met]) -> list[Plot]:
     }
     add_up = f"Above 0 the delta weights add up in a merge, below 0 they cancel.{more}"
     share = (
-        "Of the directions they write to (out) and read from (in): 1 where one subspace lies "
-        f"in the other. Dashed grey: random subspaces.{more}"
+        "Overlap of the directions that they write to (out) and read from (in): 1 if one "
+        f"subspace contains the other. Dashed grey: random subspaces.{more}"
     )
     return [
         _plot((f"{name}-cosine", "Cosine by layer", add_up), cosines, "cosine"),

@@ -95,7 +95,7 @@ def retrieval_section(
         ),
     ]
     tokens = "token" if report.pool_skip == 1 else f"{report.pool_skip} tokens"
-    left_out = f" Left out of every sentence: its first {tokens}."
+    left_out = f" Every sentence vector leaves out the first {tokens}."
     texts = [
         f"{report.sentences:,} sentences of {report.split} in {len(report.langs)} languages, "
         f"{'all pairs' if report.pivot == 'all' else f'pairs with {report.pivot}'}, ratio margin "
@@ -181,8 +181,9 @@ def _small_multiples(
 
 def _band_says(seen: Analyzed) -> str:
     return (
-        f"Bands: 95% intervals for other sentences (Wilson's, of {seen.report.sentences:,}; wide, "
-        "as if all languages failed on the same sentences)."
+        f"Bands: 95% intervals for other sentences (Wilson, {seen.report.sentences:,} "
+        "sentences; conservative, because they assume that all languages fail on the same "
+        "sentences)."
     )
 
 
@@ -350,7 +351,7 @@ def _correlation(found: ScoreCorrelation, name: str) -> Plot:
     ]
     axes = f"retrieval accuracy of {found.system} (%), {found.reading}", titled(found.metric)
     title = f"Retrieval of {found.system} against the score of {found.scored}"
-    caption = f"{_coefficients(found)}. Band: 95% of the lines through resampled languages."
+    caption = f"{_coefficients(found)}. Band: 95% of the regression lines over resampled languages."
     rows: list[Row] = [[p.name, f"{p.x:.1f}", f"{p.y:.4g}"] for p in points]
     values = Table(f"{name}-values", title, ["language", *axes], rows)
     return Plot(name, title, caption, [scatter(points, axes)], values)

@@ -143,13 +143,13 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
     data = f"{report.split} data, {each} examples per {report.row_name}"
     if report.split != "test":
-        data += "; if weights were chosen on the same data, the gain looks larger than it is"
+        data += "; if the weights were chosen on the same data, the gain is overestimated"
     facts = [
         Fact("Data", f"{data[:1].upper()}{data[1:]}.", "ok" if report.split == "test" else "warn")
     ]
     if c is not None:
         half = seen.number((c.high - c.low) / 2, "")
-        text = f"The average is known to ±{half} {seen.unit}; a smaller effect cannot be seen."
+        text = f"The average is known to ±{half} {seen.unit}; smaller effects cannot be detected."
         facts.append(Fact("Precision", text))
     if report.test is None:
         facts.append(Fact("Test", "No significance test is recorded.", "warn"))
@@ -170,10 +170,14 @@ def _control(seen: Evaluated) -> Fact:
     names = controls_among(seen.report.systems, seen.inspected)
     compared = [c for name in names if (c := seen.over_all(name))]
     if not compared:
-        text = "None: a gain may come from scaling the task adapter alone. Evaluate "
-        return Fact("Control", f"{text}it scaled, without the alignment adapter.", "warn")
+        text = "None: a gain may come from scaling the task adapter alone. Also evaluate "
+        return Fact(
+            "Control", f"{text}the scaled task adapter without the alignment adapter.", "warn"
+        )
     parts = [f"{c.system} {seen.number(c.difference)} ({seen.ends(c)})" for c in compared]
-    return Fact("Control", f"Scaled, with nothing merged in: {', '.join(parts)}.", "ok")
+    return Fact(
+        "Control", f"Task adapter scaled, with nothing merged in: {', '.join(parts)}.", "ok"
+    )
 
 
 def _unreadable(seen: Evaluated, merge: str) -> Fact:
