@@ -267,7 +267,8 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     names = list(file.specs)
     if any(len(file.specs[name].shape) == 3 for name in names if TINKER_EXPERTS.search(name)):
         raise ArtifactError(
-            f"{path}: a Tinker LoRA of a mixture of experts, with three-dimensional factors",
+            f"{path}: Tinker LoRAs of mixtures of experts (factors with three dimensions) are "
+            "not supported",
             hint="convert it to a PEFT adapter with the export tools of tinker-cookbook",
         )
     record = read_run_record(file.metadata)

@@ -65,8 +65,8 @@ def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
     """
     if model.get_output_embeddings() is not None:
         raise ArtifactError(
-            f"transformers has no class for {type(model).__name__} without the LM head, and "
-            "alignment works without it",
+            f"transformers has no class for {type(model).__name__} without the LM head, which "
+            "train-align needs",
             hint="use train-joint, which supports such models",
         )
     for name, child in list(model.named_children()):

@@ -205,7 +205,7 @@ def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
                 raise ConfigError(
                     f"--{flag.replace('_', '-')}: no module with a LoRA has a name that ends "
                     f"in '{pattern}'",
-                    hint="such as " + ", ".join(names[:3]),
+                    hint="for example " + ", ".join(names[:3]),
                 )
 
 

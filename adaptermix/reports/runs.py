@@ -172,7 +172,7 @@ def _validated(kind: type[T], content: Any, path: Path) -> T:
         where = ".".join(map(str, first["loc"]))
         raise DataError(
             f"{path}: damaged record: {where or 'the whole'}: {complaint(first)}",
-            hint="run the command again that wrote it",
+            hint="rerun the command that wrote it",
         ) from error
 
 

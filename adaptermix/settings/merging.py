@@ -121,7 +121,7 @@ class MergeSettings(SourceSettings):
     @model_validator(mode="after")
     def _options_fit_the_method(self) -> "MergeSettings":
         if self.method in ("factor-average", "peft-linear") and (self.rank or self.isotropic):
-            raise ValueError(f"--method {self.method} does not support --rank and --isotropic")
+            raise ValueError(f"--method {self.method} supports neither --rank nor --isotropic")
         if not self.density - self.epsilon / 2 > 0 and self.method == "della":
             raise ValueError("--method della needs a --density greater than half of --epsilon")
         return self

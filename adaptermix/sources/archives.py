@@ -78,7 +78,7 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
     if missing:
         raise DataError(
             f"{archive.name}: the archive does not contain {missing[0].inside}",
-            hint="the data does not include this language, or the archive is another version",
+            hint="the data does not include this language, or the archive is a different version",
         )
     return written
 

@@ -135,9 +135,8 @@ def _chat_data(
     lost = sum(not rows for part in encoded for rows in part)
     if not all(kept):
         raise DataError(
-            f"{path}: without those that have no assistant answer within --max-length "
-            f"{settings.max_length}, {len(chats)} training and {len(dev)} dev conversations "
-            "remain"
+            f"{path}: no assistant answer fits in --max-length {settings.max_length} in the "
+            f"{len(chats)} training or the {len(dev)} dev conversations"
         )
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}

@@ -452,7 +452,7 @@ def test_experts_of_tinker_are_refused_for_what_they_are(tmp_path, model_dir):
         for side, shape in (("A", (1, 4, 64)), ("B", (3, 16, 4)))
     }
     save_file(load_file(file) | experts, file, {"format": "pt"})
-    with pytest.raises(ArtifactError, match="Tinker LoRA of a mixture of experts"):
+    with pytest.raises(ArtifactError, match="Tinker LoRAs of mixtures of experts"):
         read_adapter(adapter)
 
 

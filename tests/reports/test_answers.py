@@ -21,7 +21,7 @@ from adaptermix.settings.reports import InspectSettings
 
 LANGS = ("en", "cy", "sw", "de")
 STAYS = (
-    "At layer 2, the aligned layer, retrieval goes from 30.0% [27.2, 32.9] with task to "
+    "Retrieval accuracy at layer 2, the aligned layer: 30.0% [27.2, 32.9] with task, "
     "30.0% [27.2, 32.9] with merged."
 )
 

@@ -115,11 +115,10 @@ def sentence(seen: Analyzed) -> str:
         return ""
     at = seen.report.layers.index(seen.layer)
     was, now = before.accuracy[at], after.accuracy[at]
-    what = "rises" if now > was else "falls" if now < was else "goes"
     place = "the aligned layer" if seen.placed else "the middle layer"
     first, second = (_with_interval(seen, share) for share in (was, now))
     return (
-        f"At layer {seen.layer}, {place}, retrieval {what} from {first} with {seen.before} to "
+        f"Retrieval accuracy at layer {seen.layer}, {place}: {first} with {seen.before}, "
         f"{second} with {seen.after}."
     )
 
