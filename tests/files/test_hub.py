@@ -606,6 +606,6 @@ def test_a_hub_that_is_away_leaves_the_output_and_the_line_that_pushes_it(
     out = tmp_path / "m.safetensors"
     done = merge_in(tmp_path, "-o", out, "--push-to-hub", "somebody/new")
     assert isinstance(done.exception, ResourceError), done.exception
-    assert "somebody/new: not uploaded" in done.exception.message
+    assert "somebody/new: the upload failed" in done.exception.message
     assert "-o FOLDER --push-to-hub somebody/new" in done.exception.hint
     assert read_adapter(out).modules
