@@ -4,6 +4,7 @@ Usage: ``python -m adaptermix.cli.reference docs/reference``.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def _commands(group: Any, path: str) -> list[tuple[str, Any]]:
 
 
 def _without_markup(text: str | None) -> str:
-    lines = (text or "").replace("\b", "").splitlines()
-    return "\n".join(line.strip() if line.startswith("    ") else line for line in lines).strip()
+    """Return a help text as Markdown: lines below a sentence, such as examples, are code."""
+    return re.sub(r"\n(?=    )", "\n\n", (text or "").replace("\b", ""), count=1).strip()
 
 
 def _panels(command: Any) -> dict[str, list[Any]]:

@@ -128,7 +128,8 @@ class Prompts:
             return (before is None) != (now is None) if is_named else before != now
 
         return [
-            f"{name} was trained with another {field.replace('_', ' ')} than it is tested with"
+            f"{name} was trained with a different {field.replace('_', ' ')} than the one in this "
+            "evaluation"
             for name, adapter in adapters.items()
             for field in ("prompt", "system_prompt", "turn_newline", "tokenizer", "chat_template")
             if field in adapter.record.get("settings", {})
