@@ -261,9 +261,9 @@ def test_a_mirror_is_an_address_a_folder_or_a_file(site, tmp_path):
         fetch(source, ["cy-en"], tmp_path / "4", mirror=str(tmp_path / "1"))
     with pytest.raises(ConfigError, match="expected a folder"):
         fetch(source, ["cy-en"], tmp_path / "5", mirror="nowhere")
-    with pytest.raises(ConfigError, match="neither a folder"):
+    with pytest.raises(ConfigError, match="expected a folder"):
         fetch(source, ["cy-en"], tmp_path / "5", mirror="http://[::1/copies")
-    with pytest.raises(ConfigError, match="one file, but 2 are wanted"):
+    with pytest.raises(ConfigError, match="one file, but 2 files are needed"):
         fetch(source, ["cy-en", "sw-en"], tmp_path / "6", mirror=str(copies / "cy-en.txt.zip"))
 
 
