@@ -25,7 +25,7 @@ def evaluate(call: Call) -> Report:
 
         adaptermix eval --adapter merged --groups "aligned=cy,sw;other=de,fr"
 
-        adaptermix eval --task lm-eval:belebele_swh_Latn,mgsm_direct_sw --adapter task
+        adaptermix eval --task lm-eval:mgsm_direct_sw,belebele_swh_Latn
     """
     from adaptermix.evaluation.evaluate import evaluate as run
     from adaptermix.evaluation.evaluate import plan
