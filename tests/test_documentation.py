@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,13 @@ from typer.testing import CliRunner
 from adaptermix.cli.main import program
 from adaptermix.commands.catalog import sections
 from adaptermix.commands.settings_file import load_settings
+from adaptermix.evaluation.comparison import ALL, Comparison
+from adaptermix.evaluation.report import EvalReport
+from adaptermix.merging.report import MergeReport
 from adaptermix.merging.weights import read_weighting
 from adaptermix.recipes.recipe import read_recipe
+from adaptermix.retrieval.report import RetrievalReport
+from adaptermix.search.record import SearchReport
 from adaptermix.tasks.custom import load_task_file
 
 app = program()
@@ -125,6 +131,22 @@ def test_every_file_in_a_page_can_be_read(tmp_path):
     tested = load_settings(SETTINGS["eval"], {}, settings)
     assert load_task_file(Path(tested.task)).name == "intent"
     assert tested.langs == ("en", "de", "cy")
+
+
+def test_every_key_in_the_page_of_json_outputs_is_in_a_record():
+    page = (ROOT / "docs/json.md").read_text(encoding="utf-8")
+    tables = re.findall(r"(?m)^\| key \|.*\n\|---\|---\|\n((?:\|.*\n)+)", page)
+    records = (EvalReport, MergeReport, SearchReport, RetrievalReport)
+    assert len(tables) == len(records)
+    for table, record in zip(tables, records, strict=True):
+        keys = [
+            key for row in table.splitlines() for key in re.findall("`(.+?)`", row.split("|")[1])
+        ]
+        assert keys
+        assert [key for key in keys if key not in {f.name for f in fields(record)}] == []
+    values = {*(f.name for f in fields(Comparison)), ALL}
+    (row,) = re.findall(r"\| `comparisons` \| (.+)", page)
+    assert [key for key in re.findall("`(.+?)`", row) if key not in values] == []
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
