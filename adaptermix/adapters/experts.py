@@ -112,14 +112,14 @@ def _parameters_of(module: str, count: int, config: Mapping[str, Any]) -> list[s
     """Return the names of a module's targeted parameters, innermost first.
 
     Args:
-        module: Its name.
-        count: Pairs of factors that it has.
+        module: Name of the module.
+        count: Number of its factor pairs.
         config: PEFT's config.
     """
     targets = [str(entry).rpartition(".") for entry in config.get("target_parameters") or ()]
     own = {name for owner, _, name in targets if owner and f".{module}".endswith(f".{owner}")}
     bare = {name for owner, _, name in targets if not owner}
-    # A name alone means the parameters of any module, and does not tell of which.
+    # A bare name may be a parameter of any module.
     if len(own) >= count or _is_targeted(module, config.get("target_modules")):
         bare = set()
     return _in_order(own | bare)

@@ -189,7 +189,7 @@ def as_peft(
     config = _read_json(config_path)
     if CONFIG_KEY not in header and config.keys() & {"lora_parameters", "fine_tune_type"}:
         return _from_mlx(weights, file, config, config_path)
-    names_itself = config.get("peft_type") not in (None, "LORA")  # as another kind
+    names_itself = config.get("peft_type") not in (None, "LORA")  # another kind of adapter
     for pattern, what, hint in () if names_itself else _FORMATS:
         if any(re.match(pattern, name) for name in file.specs):
             raise ArtifactError(f"{weights}: the format is {what}", hint=hint)

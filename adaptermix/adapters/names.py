@@ -52,7 +52,7 @@ _EMBEDDINGS_BY_TYPE = {
     "modernbert-decoder": ("tok_embeddings", "decoder"),
     "rwkv": ("embeddings", "head"),
 }
-# Classes that store linear layers as [in out] (transformers' Conv1D), and how they name those.
+# Model types that store linear layers as [in, out] (transformers' Conv1D), and the layers' names.
 CONV1D_TYPES = ("clvp_decoder", "decision_transformer", "gpt2", "imagegpt", "openai-gpt")
 CONV1D = ("c_attn", "c_fc", "c_proj", "q_attn")
 # Modules that PEFT saves as whole weights if the vocabulary was resized.
@@ -73,7 +73,7 @@ _EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.\d+\.")
 # Distinct parts of one model, which are never the same part under different names.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
-# How the names of blocks' modules start in models that are known.
+# First components of the names of blocks' modules in known models.
 _STARTS = frozenset(
     """
     model language_model text_model layers h block blocks decoder encoder thinker talker llm
@@ -215,9 +215,9 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
 
 
 def unknown_start(names: Iterable[str]) -> str | None:
-    """Return a module of a block whose name starts as in no model that is known, if there is one.
+    """Return a module of a block whose name starts differently than in known models, if any.
 
-    It may be of a class of its own, or have the prefix of what a program had put around the model.
+    The model may be of a custom class, or the name may have the prefix of a wrapper.
     """
     blocks = (name for name in names if _BLOCK.search(name))
     return next((name for name in blocks if name.partition(".")[0] not in _STARTS), None)
@@ -243,13 +243,13 @@ def is_embedding_name(module: str, model_type: str | None) -> bool:
 
 
 def is_conv1d(module: str, model_type: str | None, given: bool | None) -> bool:
-    """Whether a model stores the weight of a module as [in out].
+    """Whether a model stores the weight of a module as [in, out].
 
     Args:
-        module: Its name.
-        model_type: Kind of the model.
-        given: ``fan_in_fan_out`` of the adapter's config, which counts for other kinds only: PEFT
-            saves one value for all modules, that of the last one.
+        module: Name of the module.
+        model_type: Type of the model.
+        given: ``fan_in_fan_out`` of the adapter's config, used only for types without known Conv1D
+            layers, because PEFT saves the value of the last module for all.
     """
     last = module.rpartition(".")[2]
     if model_type in CONV1D_TYPES:

@@ -213,7 +213,7 @@ def _read_values(pairs: list[str]) -> dict[str, object]:
 
 
 def _report_problems(problems: list[AdaptermixError]) -> None:
-    """Print all problems that would stop a run, each hint once, and exit as the first would."""
+    """Print all problems that would stop a run, each hint once, and exit with the first's code."""
     hints: set[str | None] = set()
     for problem in {str(problem): problem for problem in problems}.values():
         hint = None if problem.hint in hints else problem.hint

@@ -118,7 +118,7 @@ _REPEATED = {"adapters", "on", "ref", "preserve_text"}
 
 
 def flowing(text: str) -> str:
-    """Join the lines of each paragraph, so that the terminal wraps them; examples stay apart."""
+    """Join the lines of each paragraph, so that the terminal wraps them, but not examples."""
     joined = re.sub(r"(?<=\S)\n(?=\S)", " ", text)
     return re.sub(r"(\n +[^\n]+)\n(?=\n )", r"\1", joined)
 
@@ -127,7 +127,7 @@ class CheckedCommand(TyperCommand):
     """A command that reports invalid values like settings files do, with the same exit code."""
 
     def __init__(self, *args: Any, **given: Any) -> None:
-        """Take what a command of Typer takes."""
+        """Accept the arguments of Typer's command."""
         super().__init__(*args, **given)
         self.help = flowing(self.help or "")
 

@@ -54,7 +54,7 @@ def _commands(group: Any, path: str) -> list[tuple[str, Any]]:
 
 
 def _without_markup(text: str | None) -> str:
-    """Return a help text as Markdown: lines below a sentence, such as examples, are code."""
+    """Return a help text as Markdown, with indented lines, such as examples, as code."""
     return re.sub(r"\n(?=    )", "\n\n", (text or "").replace("\b", ""), count=1).strip()
 
 

@@ -95,7 +95,7 @@ def _check_eval(call: Call, maker: Maker) -> None:
 
     settings = call.settings
     systems_of(settings)
-    if harness_tasks(settings.task):  # their names are looked up with their examples
+    if harness_tasks(settings.task):  # their names are checked when they are loaded
         return
     _ = make_task(settings.task, settings.prompt, settings.system_prompt, settings).metrics
 

@@ -60,10 +60,10 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
 
 
 def of_harness(settings: Any) -> dict[str, int]:
-    """Count the examples of tasks of lm-eval, which are loaded for that.
+    """Load the tasks of lm-eval, and count their examples.
 
     Raises:
-        ConfigError: No such task, or one that cannot be scored or run here.
+        ConfigError: A task does not exist, or cannot be scored or run here.
         ResourceError: lm-eval is not installed.
     """
     require_extra(HARNESS)

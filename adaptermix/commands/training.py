@@ -101,7 +101,7 @@ def _align_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
 def _joint_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
     """Return the planned steps; an epoch has as many sentence pairs as task examples.
 
-    In translation, task examples and pairs have the same names: ``counts`` has the former.
+    In translation, both have the same names, and ``counts`` has the task examples.
     """
     task = sum(counts.get(lang, 0) for lang in call.settings.langs)
     return _steps(call.settings, 2 * task)

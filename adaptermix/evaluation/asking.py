@@ -1,4 +1,4 @@
-"""What systems are asked, and what they answer: the prompts of a task, through an engine."""
+"""The prompts of a task, and the systems' answers to them, decoded by an engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answered:
-    """What all systems answered.
+    """The answers of all systems.
 
     Attributes:
-        answers: System by system, in the order of the examples.
-        outcomes: By system, what was read of its answers.
-        engine: What answered.
-        decoded: Prompts that it answered.
-        reused: Prompts whose answers were known.
-        notes: What the user should know of prompts and answers.
+        answers: Answers of each system, in the order of the examples.
+        outcomes: Parsed answers, by system.
+        engine: Name of the engine.
+        decoded: Number of decoded prompts.
+        reused: Number of prompts with cached answers.
+        notes: Notes for the user about prompts and answers.
     """
 
     answers: list[list[Generated]]
@@ -44,11 +44,11 @@ class Answered:
 
 
 class Asked(Protocol):
-    """What systems are asked: prompts of a task, or tasks of lm-eval."""
+    """The questions for the systems: prompts of a task, or tasks of lm-eval."""
 
     @property
     def settings(self) -> EvalSettings:
-        """The settings; tasks of lm-eval stand as languages."""
+        """The settings, with tasks of lm-eval in place of languages."""
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Asked(Protocol):
 
     @property
     def task(self) -> Task | Scored:
-        """The scoring of answers."""
+        """The task, or its scoring."""
 
     @property
     def items(self) -> list[PromptedExample]:
@@ -80,7 +80,7 @@ class Asked(Protocol):
     def answer(
         self, systems: Systems, tested: Mapping[str, System | None], on_progress: OnProgress
     ) -> Answered:
-        """Return the answers of every system; None is the base model."""
+        """Return the answers of all systems; None stands for the base model."""
 
 
 @dataclass(frozen=True)

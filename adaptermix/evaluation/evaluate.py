@@ -120,10 +120,10 @@ class _EvalInputs:
     """The inputs of an evaluation, checked before an engine starts.
 
     Attributes:
-        settings: The settings; tasks of lm-eval stand as languages.
+        settings: The settings, with tasks of lm-eval in place of languages.
         systems: The base model, and all adapters.
         routed: The systems except for the base model.
-        asked: What the systems are asked.
+        asked: The questions for the systems.
     """
 
     settings: EvalSettings

@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness (lm-eval), loaded through its Python API, and their scores.
 
-A task of lm-eval stands where a language stands. An example's statistics are the value of its
-metric and 1, so that scores, intervals and p-values are made as those of all other tasks.
+Each task takes the place of a language. An example's sufficient statistics are its metric value
+and a count of 1, so scores, intervals and p-values are computed as for all other tasks.
 """
 
 import logging
@@ -30,16 +30,16 @@ from adaptermix.settings.shared import HARNESS
 from adaptermix.tasks.metrics.metric import Outcome, Statistics, mean_of
 from adaptermix.tasks.task import Scored
 
-SEED = 1234  # of few-shot examples and sampled answers; lm-eval's own default
-_NEAR = 3  # names in a hint
+SEED = 1234  # for few-shot examples and sampling; lm-eval's default
+_NEAR = 3  # number of names in a hint
 
 
 @dataclass(frozen=True)
 class HarnessOutcome(Outcome):
-    """What lm-eval made of one example.
+    """The result of lm-eval for one example.
 
     Attributes:
-        values: The example's value of every metric; one that does not count it is left out.
+        values: Value of each metric that counts the example.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class HarnessOutcome(Outcome):
 
 @dataclass(frozen=True)
 class MeanMetric:
-    """A metric of lm-eval: the mean of the examples' values.
+    """A metric of lm-eval that averages over examples.
 
     Attributes:
-        name: Its name in results; ``score`` where tasks have different ones.
-        keys: What lm-eval calls it in each task: ``METRIC,FILTER``.
-        signatures: How the score of each task is computed.
+        name: Name in results; ``score`` if the tasks have different metrics.
+        keys: lm-eval's key in each task: ``METRIC,FILTER``.
+        signatures: Signature of each task's score.
     """
 
     name: str
@@ -60,23 +60,23 @@ class MeanMetric:
     signatures: Mapping[str, str]
 
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
-        """Return the value and 1 for every example; zeros for one that does not count."""
+        """Return the value and a count of 1 per example, or zeros if it does not count."""
         values = [getattr(o, "values", {}).get(self.keys.get(o.lang, "")) for o in outcomes]
         rows = [(0.0, 0.0) if value is None else (value, 1.0) for value in values]
         return np.array(rows, dtype=float).reshape(-1, 2)
 
     def value(self, sums: Any) -> Any:
-        """Return the mean of sums of values and counts."""
+        """Return the mean, given the sums of values and counts."""
         return mean_of(sums)
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
-        """Say how the score of a task is computed."""
+        """Return the signature of a task's score: how it is computed."""
         return self.signatures[outcomes[0].lang]
 
 
 @dataclass(frozen=True)
 class HarnessScores(Scored):
-    """How the tasks of a run are scored."""
+    """The scoring of a run's tasks."""
 
     chosen: tuple[MeanMetric, ...]
 
@@ -87,20 +87,20 @@ class HarnessScores(Scored):
 
 
 class Harness:
-    """The tasks of a run, with their examples.
+    """The tasks of a run and their examples.
 
     Attributes:
-        tasks: lm-eval's tasks by name, groups and tags taken apart.
-        scores: How they are scored.
+        tasks: lm-eval's tasks by name, with groups and tags expanded.
+        scores: The scoring of the tasks.
     """
 
     def __init__(self, settings: EvalSettings) -> None:
-        """Load tasks and their data; no model is needed.
+        """Load the tasks and their data, without a model.
 
         Raises:
-            ConfigError: No such task, or one that cannot be scored or run here.
-            DataError: Data that cannot be read.
-            ResourceError: lm-eval is not installed, or data cannot be had.
+            ConfigError: A task does not exist, or cannot be scored or run here.
+            DataError: The data cannot be read.
+            ResourceError: lm-eval is not installed, or the data cannot be downloaded.
         """
         require_extra(HARNESS)
         self.settings = settings
@@ -113,21 +113,21 @@ class Harness:
 
     @property
     def split(self) -> str:
-        """Which parts of the data the examples are of."""
+        """The splits of the examples, such as ``test and validation``."""
         parts = {"test" if t.has_test_docs() else "validation" for t in self.tasks.values()}
         return " and ".join(sorted(parts))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many examples every task has."""
+        """Number of examples of each task."""
         return {name: len({i.doc_id for i in t.instances}) for name, t in self.tasks.items()}
 
 
 def _load(settings: EvalSettings) -> dict[str, Any]:
-    """Return lm-eval's tasks of these names."""
+    """Load the requested tasks of lm-eval."""
     names = list(settings.langs)
     manager = _find(names, settings.lm_eval_path)
-    for name in names:  # code of the model's is refused before code of the Hub is asked for
+    for name in names:  # before loading, which may need code from the Hub
         _refuse_unsafe(name, bool((manager.task_index[name].cfg or {}).get("unsafe_code")))
     with of_task(", ".join(names)):
         tasks: dict[str, Any] = manager.load(names)["tasks"]
@@ -152,7 +152,7 @@ def _refuse_unsafe(name: str, is_unsafe: bool) -> None:
 
 
 def _missing_metrics(task: Any) -> list[str]:
-    """Return the metrics that lm-eval did not get: it looks for unknown ones on the Hub."""
+    """Return the metrics that lm-eval did not load; it looks for unknown ones on the Hub."""
     if getattr(task.config, "process_results", None) is not None:
         return []
     functions = getattr(task, "_metric_fn_list", {})
@@ -160,15 +160,15 @@ def _missing_metrics(task: Any) -> list[str]:
 
 
 def _find(names: Sequence[str], folder: Path | None) -> Any:
-    """Return the manager of the tasks that there are, once all of these names are among them.
+    """Return a task manager that knows all of these names.
 
-    lm-eval's own 14,000 names are read only if the folder does not have all tasks itself.
+    lm-eval's own 14,000 names are read only if the folder does not contain all tasks.
     """
     if folder is not None:
         if not folder.is_dir():
             raise ConfigError(f"--lm-eval-path {folder}: no such folder")
         manager = _manager(folder, has_defaults=False)
-        groups = {*manager.all_groups, *manager.all_tags}  # which may hold tasks of lm-eval's own
+        groups = {*manager.all_groups, *manager.all_tags}  # may contain lm-eval's own tasks
         if all(name in manager.task_index and name not in groups for name in names):
             return manager
     manager = _manager(folder, has_defaults=True)
@@ -191,7 +191,7 @@ def _manager(folder: Path | None, *, has_defaults: bool) -> Any:
 
 
 def _prepare(task: Any, settings: EvalSettings) -> None:
-    """Set what simple_evaluate of lm-eval sets, and write the requests of a task."""
+    """Configure a task as lm-eval's ``simple_evaluate`` does, and build its requests."""
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     if "max_new_tokens" in settings.model_fields_set and task.OUTPUT_TYPE == "generate_until":
@@ -202,7 +202,7 @@ def _prepare(task: Any, settings: EvalSettings) -> None:
 
 
 def sow(task: Any) -> None:
-    """Set all seeds, so that a task's examples and answers depend on no task before it."""
+    """Set all seeds, so that a task's examples and answers do not depend on earlier tasks."""
     from transformers import set_seed
 
     set_seed(SEED)
@@ -210,10 +210,11 @@ def sow(task: Any) -> None:
 
 
 def _chosen_metrics(tasks: Mapping[str, Any], names: Sequence[str]) -> tuple[MeanMetric, ...]:
-    """Return the metrics that were asked for, or the first one of each task.
+    """Return the requested metrics, or the first metric of each task.
 
     Raises:
-        ConfigError: A task has no such metric, or one that is no mean over examples.
+        ConfigError: A task does not have the metric, the metric is not a mean over examples, or
+            lower values are better.
     """
     keys = {name: _metric_keys(task) for name, task in tasks.items()}
     if not names:
@@ -230,9 +231,9 @@ def _chosen_metrics(tasks: Mapping[str, Any], names: Sequence[str]) -> tuple[Mea
 
 
 def _metric_keys(task: Any) -> dict[str, str]:
-    """Return lm-eval's keys of a task's metrics by the names that ``--metrics`` knows them by.
+    """Return lm-eval's keys of a task's metrics, by their names in ``--metrics``.
 
-    Other filters than the first one follow the name of the metric after a colon.
+    With filters other than the first one, the name is ``METRIC:FILTER``.
     """
     filters = [each.name for each in getattr(task, "_filters", [])] or ["none"]
     return {
@@ -277,7 +278,7 @@ def _metric(
 
 @contextmanager
 def of_task(name: str) -> Iterator[None]:
-    """Turn what lm-eval, its tasks and their data raise into an error of one line."""
+    """Turn exceptions of lm-eval, its tasks and their data into one-line errors."""
     from datasets.exceptions import DatasetNotFoundError
 
     try:
@@ -306,7 +307,7 @@ def of_task(name: str) -> Iterator[None]:
 
 @contextmanager
 def guarded(settings: EvalSettings) -> Iterator[None]:
-    """Run no code of the Hub unless it is trusted, and draw no bars and log no messages."""
+    """Refuse code from the Hub unless it is trusted, and silence progress bars and logs."""
     import evaluate
     from tqdm.std import tqdm
 

@@ -1,7 +1,7 @@
-"""Results of lm-eval's tasks on disk: one file for each system and task, whole or not there.
+"""The cache of results of lm-eval's tasks: one file per system and task, written atomically.
 
-A key says everything that results depend on, so a file is never wrong, only unused. Any trouble
-with a file ends in a note and in asking again, never in an error.
+A key covers everything that results depend on, so a file is never stale, only unused. A problem
+with a file leads to a note and a new evaluation, never to an error.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import cache_folder, whole_output
 
-_FORMAT = 1  # of the files; another number makes other keys
+_FORMAT = 1  # version of the files; part of every key
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Row:
     """The result of one example.
 
     Attributes:
-        output: What the model answered; of choices, the likeliest.
-        expected: The right answer.
-        predicted: What each of the task's filters made of an answer.
-        values: The example's values, by lm-eval's ``METRIC,FILTER``.
+        output: The model's answer; for multiple choice, the most likely choice.
+        expected: The correct answer.
+        predicted: The answer after each of the task's filters, by filter.
+        values: Metric values, by lm-eval's ``METRIC,FILTER``.
     """
 
     output: str
@@ -36,7 +36,7 @@ class Row:
 
 
 def content_key(content: Mapping[str, Any]) -> str:
-    """Return the hash of all that results depend on; of functions, their source counts."""
+    """Return the hash of everything that results depend on; functions count by their source."""
     text = json.dumps({"format": _FORMAT, **content}, sort_keys=True, default=_source)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -51,19 +51,19 @@ def _source(value: object) -> str:
 
 
 class HarnessResults:
-    """Results by key.
+    """A cache of results by key.
 
     Attributes:
-        notes: What went wrong so far, for the user.
+        notes: Notes for the user about failed reads and writes.
     """
 
     def __init__(self, is_on: bool) -> None:
-        """Name the folder; without a cache nothing is read or written."""
+        """Set up the cache; if it is off, nothing is read or written."""
         self.folder: Path | None = cache_folder() / "lm-eval" if is_on else None
         self.notes: list[str] = []
 
     def get(self, key: str) -> list[Row] | None:
-        """Return results that are known; None if they are not, or are damaged."""
+        """Return the cached results; None if there are none, or the file is damaged."""
         if self.folder is None or not self._path(key).is_file():
             return None
         try:
@@ -74,7 +74,7 @@ class HarnessResults:
             return None
 
     def put(self, key: str, rows: Sequence[Row]) -> None:
-        """Keep results."""
+        """Store results."""
         if self.folder is None:
             return
         try:
@@ -85,5 +85,5 @@ class HarnessResults:
             self.notes.append(f"results of lm-eval's tasks cannot be kept: {error}")
 
     def _path(self, key: str) -> Path:
-        assert self.folder is not None  # noqa: S101 - callers have looked
+        assert self.folder is not None  # noqa: S101 - callers check it
         return self.folder / f"{key}.json"

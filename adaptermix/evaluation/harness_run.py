@@ -1,4 +1,4 @@
-"""Systems answer tasks of lm-eval: it asks, and one model with adapters to switch answers."""
+"""Evaluation of systems on tasks of lm-eval, with one model that switches adapters."""
 
 import sys
 import tempfile
@@ -35,7 +35,7 @@ from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.shared import HARNESS
 from adaptermix.tasks.metrics.metric import Outcome
 
-_ANSWER_TOKENS = 256  # where neither the task nor --max-new-tokens says how long an answer may be
+_ANSWER_TOKENS = 256  # longest answer if neither the task nor --max-new-tokens sets it
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class HarnessExample:
 
 
 class HarnessQuestions:
-    """The requests of lm-eval's tasks, as what systems are asked.
+    """The requests of lm-eval's tasks, as the questions for the systems.
 
     Attributes:
-        settings: The settings; the tasks stand as languages.
+        settings: The settings, with the tasks in place of languages.
         harness: The tasks.
-        items: All examples, each with the tokens of its longest request.
+        items: All examples, each with the token IDs of its longest request.
     """
 
     name = HARNESS
@@ -61,29 +61,29 @@ class HarnessQuestions:
     notes = ()
 
     def __init__(self, settings: EvalSettings, systems: Systems) -> None:
-        """Load the tasks and write their requests; no model is needed."""
+        """Load the tasks and build their requests, without a model."""
         self.harness = Harness(settings)
         self.settings = settings.model_copy(update={"langs": tuple(self.harness.tasks)})
         self.items = _items(self.harness, systems)
 
     @property
     def split(self) -> str:
-        """Which parts of the data the examples are of."""
+        """The splits of the examples."""
         return self.harness.split
 
     @property
     def task(self) -> HarnessScores:
-        """How answers are scored."""
+        """The scoring of answers."""
         return self.harness.scores
 
     def notes_on(self, adapters: Mapping[str, Adapter]) -> list[str]:
-        """Say nothing of prompts: no adapter was trained on these."""
+        """Return no notes: no adapter was trained on these prompts."""
         return []
 
     def answer(
         self, systems: Systems, tested: Mapping[str, System | None], on_progress: OnProgress
     ) -> Answered:
-        """Let lm-eval ask every system."""
+        """Run lm-eval with every system."""
         run = _Run(self.harness, systems, on_progress)
         found = run.rows({name: systems.adapters.get(name) for name in tested})
         answers = [
@@ -97,7 +97,7 @@ class HarnessQuestions:
         return Answered(answers, outcomes, "transformers", run.decoded, run.reused, run.notes)
 
     def _outcomes(self, task: str, rows: Sequence[Row]) -> list[Outcome]:
-        """Return what the filter of the first metric made of the answers to a task."""
+        """Return the outcomes of a task, with answers after the first metric's filter."""
         used = self.task.metrics[0].keys[task].partition(",")[2]
         return [
             HarnessOutcome(
@@ -111,7 +111,7 @@ def _items(harness: Harness, systems: Systems) -> list[PromptedExample]:
     """Return the examples of all tasks.
 
     Raises:
-        ConfigError: Answers that are as long as the model's context.
+        ConfigError: Answers may be as long as the model's context.
     """
     items = []
     for name, task in harness.tasks.items():
@@ -128,11 +128,11 @@ def _items(harness: Harness, systems: Systems) -> list[PromptedExample]:
 
 
 def _room(name: str, task: Any, context: int | None) -> int:
-    """Return how many tokens of a request the model reads; lm-eval cuts longer ones."""
-    if context is None or task.OUTPUT_TYPE == "loglikelihood_rolling":  # in windows
+    """Return how many tokens of a request fit the model; lm-eval truncates longer ones."""
+    if context is None or task.OUTPUT_TYPE == "loglikelihood_rolling":  # split into windows
         return sys.maxsize
     if task.OUTPUT_TYPE != "generate_until":
-        return context + 1  # the last one is not read, only expected
+        return context + 1  # the last token is predicted, but not read
     given = task.get_config("generation_kwargs") or {}
     answer = int(given.get("max_gen_toks") or _ANSWER_TOKENS)
     if answer >= context:
@@ -145,16 +145,16 @@ def _room(name: str, task: Any, context: int | None) -> int:
 
 
 class _Run:
-    """Asks every system the requests of every task; the base is loaded when it is first needed.
+    """Evaluates every system on every task; the base model is loaded when first needed.
 
     Attributes:
-        decoded: Examples that were asked.
-        reused: Examples whose results were known.
-        notes: What went wrong with files of results.
+        decoded: Number of evaluated examples.
+        reused: Number of examples with cached results.
+        notes: Notes for the user about the cache of results.
     """
 
     def __init__(self, harness: Harness, systems: Systems, on_progress: OnProgress) -> None:
-        """Take the tasks, and the base model with the adapters."""
+        """Set up the evaluation of systems on the tasks."""
         self.harness = harness
         self.settings = harness.settings
         self.systems = systems
@@ -167,17 +167,17 @@ class _Run:
 
     @property
     def notes(self) -> list[str]:
-        """What went wrong with files of results."""
+        """Notes for the user about the cache of results."""
         return self._results.notes
 
     def rows(self, tested: Mapping[str, Adapter | None]) -> dict[str, dict[str, list[Row]]]:
-        """Return the results of every system on every task; None is the base model.
+        """Return the results of every system on every task; None stands for the base model.
 
-        Those of a system on a task appear whole in a file, and another run reuses them.
+        The results of a system on a task are cached as one file, which other runs reuse.
 
         Raises:
-            DataError: A task that fails.
-            ResourceError: Not enough memory.
+            DataError: A task fails.
+            ResourceError: There is not enough memory.
         """
         contents = {name: self._content(task) for name, task in self.harness.tasks.items()}
         total = len(tested) * sum(self.harness.counts.values())
@@ -202,7 +202,7 @@ class _Run:
         return found
 
     def _content(self, task: Any) -> dict[str, Any]:
-        """Return all that results of a task depend on, but for the adapter."""
+        """Return everything that the results of a task depend on, except the adapter."""
         return {
             "base": self.systems.fingerprint,
             "dtype": str(compute_dtype(self.settings)),
@@ -236,7 +236,7 @@ class _Run:
         return _rows(found["samples"][name])
 
     def _switched_to(self, adapter: Path | None) -> Any:
-        """Return lm-eval's model with one adapter, or with none."""
+        """Return lm-eval's model with this adapter, or with none."""
         from lm_eval.models.huggingface import HFLM
 
         if self._adapted is None:
@@ -260,7 +260,7 @@ def _refusal(rows: int, error: RuntimeError) -> ResourceError:
 
 
 def _rows(samples: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return one row an example of lm-eval's samples, which are one an example and filter."""
+    """Return a row per example from lm-eval's samples, which are per example and filter."""
     rows: dict[int, Row] = {}
     for sample in samples:
         if sample["doc_id"] not in rows:
@@ -277,7 +277,7 @@ def _rows(samples: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _texts(sample: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the answer and the right one: of choices, the likeliest text."""
+    """Return the answer and the correct one; for multiple choice, the most likely text."""
     target, answers = sample["target"], [responses[0] for responses in sample["resps"]]
     if isinstance(answers[0], str):
         return answers[0], str(target)
@@ -298,5 +298,5 @@ def _vocabulary(tokenizer: Any) -> Any:
 
 
 def _code_beside(folder: Path | None) -> list[str]:
-    """Return the Python files of a folder of tasks, which its functions may be in."""
+    """Return the Python files in a folder of tasks, which may define functions of tasks."""
     return [path.read_text("utf-8") for path in sorted(folder.rglob("*.py"))] if folder else []

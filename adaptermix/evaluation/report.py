@@ -294,7 +294,7 @@ class EvalReport(Report):
 
     @property
     def row_name(self) -> str:
-        """What stands in ``langs``: a task of lm-eval stands as a language."""
+        """Kind of the rows in ``langs``, where lm-eval's tasks take the place of languages."""
         return "task" if self.task == HARNESS else "language"
 
     @property

@@ -15,7 +15,7 @@ def verdicts(comparisons: Sequence[Comparison], metric: str, row: str = "languag
     Args:
         comparisons: All comparisons with the baseline; those over all languages decide.
         metric: Name of the metric that was compared.
-        row: What the rows of the tables are: languages, or tasks of lm-eval.
+        row: Kind of the rows of the tables: language, or task for lm-eval.
     """
     means = [c for c in comparisons if c.over == ALL and c.system != BASE]
     return [_verdict(mean, comparisons, metric, row) for mean in means]

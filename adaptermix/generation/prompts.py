@@ -39,8 +39,8 @@ class PromptEncoder:
     prompt IDs.
 
     Some templates reject the system role or omit its text (Gemma 1 and 2). The system text then
-    goes into the first user turn, as the documentation of such models recommends. Some templates of
-    vision models require a content that is a list of parts (SmolVLM): they get one part of text.
+    goes into the first user turn, as the documentation of such models recommends. The templates of
+    some vision models (SmolVLM) require a list of parts as content; they get a single text part.
 
     Attributes:
         tokenizer: The tokenizer.
@@ -102,7 +102,7 @@ class PromptEncoder:
         """Return the IDs of a text from ``prompt_text``, as the start of a sequence."""
         if self.tokenizer.chat_template is None:
             ids = list(self.tokenizer(text)["input_ids"])
-            end = self.tokenizer.eos_token_id  # some tokenizers end every text
+            end = self.tokenizer.eos_token_id  # some tokenizers add it to every text
             is_ended = len(ids) > 1 and ids[-1] == end and self.text_ids(text)[-1:] != [end]
             return ids[:-1] if is_ended else ids
         return self.text_ids(text)
@@ -174,16 +174,16 @@ class PromptEncoder:
         return str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer")
 
     def _needs_parts(self) -> bool:
-        """Whether the template writes a content that is a list of parts, and no other."""
+        """Whether the template accepts only a list of parts as content."""
         return not self._writes([_QUESTION]) and _USER in self._written([_in_parts(_QUESTION)])
 
     def _writes(self, messages: Sequence[Message]) -> bool:
-        """Whether the template takes messages, and writes the text of each."""
+        """Whether the template accepts these messages, and renders the text of each."""
         written = self._written(messages)
         return all(message["content"] in written for message in messages)
 
     def _written(self, messages: Sequence[Message]) -> str:
-        """Return what the template writes; nothing where it refuses the messages."""
+        """Return the rendered messages; an empty text if the template rejects them."""
         try:
             return self._render(messages, add_generation_prompt=True)
         except DataError:
@@ -221,7 +221,7 @@ class PromptEncoder:
 
 
 def _in_parts(message: Message) -> Message:
-    """Return a message whose content is a list of one part."""
+    """Return a message with its content as a list of one text part."""
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 

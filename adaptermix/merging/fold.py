@@ -209,14 +209,14 @@ class _Expert(NamedTuple):
 
 @dataclass(frozen=True)
 class _Folding:
-    """What goes into the weights of a base model.
+    """The changes to the weights of a base model.
 
     Attributes:
         plan: The merge.
-        saved: What replaces a weight, by its name.
-        experts: What goes into the weights of experts, by their names.
+        saved: Functions that read replacement weights, by weight name.
+        experts: Updates of fused experts, by weight name.
         turned: Modules whose weights the base stores as [in out].
-        tally: What is counted.
+        tally: Energies summed over the modules.
     """
 
     plan: MergePlan
@@ -253,7 +253,7 @@ def _turned_modules(
         elif update[0] != update[1]:
             if shapes.get(f"{module}.weight") == update[::-1]:
                 turned.add(module)
-        elif is_conv1d(module, model_type, plan.is_transposed):  # the shape does not tell
+        elif is_conv1d(module, model_type, plan.is_transposed):  # a square shape is ambiguous
             turned.add(module)
     return turned
 

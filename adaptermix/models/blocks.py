@@ -13,13 +13,13 @@ from adaptermix.settings.shared import ModelSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Keys of a config with one entry a block.
+# Config keys whose lists have one entry per block.
 _PER_BLOCK = (
     *("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "attention_layers"),
     *("activation_sparsity_pattern", "intermediate_size", "attention_types", "moe_layer_freq"),
     *("indexer_types", "layer_rope_theta", "num_attention_heads_per_layer"),
 )
-# Keys of a config by which blocks share a weight: embeddings of all blocks, keys and values.
+# Config keys of models whose blocks share weights: per-layer embeddings, or keys and values.
 _SHARED_AMONG_BLOCKS = ("hidden_size_per_layer_input", "num_kv_shared_layers")
 
 
@@ -121,10 +121,10 @@ def choose_layer(folder: Path, settings: ModelSettings, layer: str | int) -> int
 
 
 def check_hidden_states(config: "PreTrainedConfig") -> None:
-    """Refuse a model without one hidden state per token after every block.
+    """Check that a model has one hidden state per token after every block.
 
     Raises:
-        ArtifactError: By the class of its config: Mllama and Gemma 3n.
+        ArtifactError: It does not, according to its config: Mllama and Gemma 3n.
     """
     text, why = config.get_text_config(), ""
     if getattr(text, "cross_attention_layers", None):
@@ -164,7 +164,7 @@ def text_decoder(model: Any) -> Any:
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
     """Restrict a config to the first text blocks, without image and audio blocks.
 
-    Where blocks share weights, the config of fewer blocks would be that of another model.
+    If blocks share weights, the config keeps all: with fewer, it would be a different model's.
     """
     text = config.get_text_config()
     for name in config.sub_configs:
@@ -176,7 +176,7 @@ def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
         return
     depth = text.num_hidden_layers
     text.num_hidden_layers = layer
-    for key, value in list(vars(text).items()):  # one entry per block, checked against their number
+    for key, value in list(vars(text).items()):  # one entry per block, or transformers rejects it
         if key in _PER_BLOCK and isinstance(value, list) and len(value) == depth:
             setattr(text, key, value[:layer])
 

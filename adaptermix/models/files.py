@@ -47,7 +47,7 @@ def read_base_config(folder: Path) -> dict[str, Any]:
 
 
 def text_model_type(folder: Path) -> str | None:
-    """Return the kind of a model, of several modes that of its text model."""
+    """Return the type of a model; for a multimodal model, that of its text model."""
     config = read_base_config(folder)
     text = config.get("text_config")
     kinds = [part.get("model_type") for part in (text, config) if isinstance(part, dict)]
@@ -55,7 +55,7 @@ def text_model_type(folder: Path) -> str | None:
 
 
 def quantization_of(folder: Path) -> str | None:
-    """Return by what method a model is quantized, as its config or its files tell; None if not."""
+    """Return the quantization method from a model's config or files; None if not quantized."""
     config = read_base_config(folder)
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):

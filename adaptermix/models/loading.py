@@ -89,9 +89,9 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
 
 
 def _template_of_processor(folder: Path) -> str | None:
-    """Return the chat template that models of several modes have in a file of their own.
+    """Return the chat template that multimodal models store in a separate file.
 
-    Earlier releases of transformers saved it for the processor alone.
+    Earlier releases of transformers saved it only for the processor.
     """
     try:
         found = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ class AdaptedModel:
                     self.model = PeftModel.from_pretrained(
                         self.model, str(adapter), adapter_name=adapter.name
                     )
-                # A first adapter is read once more, for what from_pretrained does not tell.
+                # Load a first adapter again: from_pretrained does not report unexpected keys.
                 found = self.model.load_adapter(str(adapter), adapter_name=adapter.name)
                 if found.unexpected_keys:
                     kind = type(self.model.get_base_model()).__name__

@@ -132,10 +132,10 @@ def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings)
 
 
 def _read_as_experts(names: set[str], model: PreTrainedModel) -> set[str]:
-    """Return which names of linear layers PEFT takes for the fused experts of a model's class.
+    """Return the linear layers' names that PEFT takes for the fused experts of a model's class.
 
-    It does so for adapters of transformers 4, which had experts apart, and shared experts and dense
-    layers have the same names.
+    It does so for adapters of transformers 4, where experts were separate layers. Shared experts
+    and dense layers have the same names.
     """
     kind = _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, "")
     return names & _MOE_TARGET_MODULE_MAPPING.get(kind, {}).keys()

@@ -17,9 +17,9 @@ from adaptermix.models.files import layer_index
 from adaptermix.settings.shared import harness_tasks
 
 PEAK = 312e12  # FLOP/s of an A100 in bfloat16, without sparsity
-USED = 0.4  # share of it for many tokens at once: trainings, prompts, retrieval
-DECODING = 0.1  # share of it for decoding token by token
-BYTES = 4  # of text per token, because the core has no tokenizer
+USED = 0.4  # share of the peak for many tokens at once: training, prompts, retrieval
+DECODING = 0.1  # share of the peak for decoding token by token
+BYTES = 4  # bytes of text per token; the core has no tokenizer
 ASSUMED = (
     "FLOPs are estimated from the model's config, with 4 bytes of text per token; hours are for an "
     "A100 (312 TFLOP/s) at 40%, and at 10% for decoding; trainings may stop early"
@@ -33,8 +33,8 @@ class Work:
     """Floating-point operations.
 
     Attributes:
-        many: FLOPs on many tokens at once.
-        single: FLOPs of decoding token by token.
+        many: FLOPs for many tokens at once.
+        single: FLOPs for decoding token by token.
     """
 
     many: float
@@ -67,7 +67,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape | None":
-        """Return the shape of a model by its ``config.json``; None for other kinds of models."""
+        """Return the shape of a model from its ``config.json``; None for other kinds of models."""
         text = config.get("text_config")
         found = text if isinstance(text, dict) else config
         if any(found.get(name) for name in _EXPERTS):
@@ -114,7 +114,7 @@ def work_of(command: str, settings: Any, known: Mapping[str, Any]) -> Work | Non
         known: Size of the step in the plan: examples, planned steps, answers.
     """
     is_counted = known.get("examples") and getattr(settings, "chat", None) is None
-    is_harness = bool(harness_tasks(getattr(settings, "task", None)))  # lm-eval has the texts
+    is_harness = bool(harness_tasks(getattr(settings, "task", None)))  # texts unknown
     shape = _shape(settings) if is_counted and not is_harness else None
     if shape is None:
         return None

@@ -79,7 +79,8 @@ def layers_and_width(folder: Path, settings: RetrievalSettings) -> tuple[int, in
     """Return the number of layers of hidden states, including the embeddings, and their width.
 
     Raises:
-        ArtifactError: The model's config does not contain them, or blocks have no hidden states.
+        ArtifactError: The model's config does not contain them, or the model does not have one
+            hidden state per token after every block.
     """
     config = load_config(folder, settings).get_text_config()
     check_hidden_states(config)

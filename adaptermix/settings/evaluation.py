@@ -74,7 +74,7 @@ class EvalSettings(DecodingSettings, ScorerSettings):
     @model_validator(mode="before")
     @classmethod
     def _asked_by_lm_eval(cls, given: Any) -> Any:
-        """Refuse what has no meaning for tasks of lm-eval; each of them stands as a language."""
+        """Refuse options that do not apply to tasks of lm-eval, and use the tasks as languages."""
         if not isinstance(given, dict):
             return given
         keys = {key.replace("_", "-"): value for key, value in given.items()}

@@ -135,8 +135,8 @@ _TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-HARNESS = "lm-eval"  # what the names of lm-evaluation-harness begin with, before a colon
-# What has no meaning there: lm-eval's own files say what is asked and how answers are read.
+HARNESS = "lm-eval"  # prefix of lm-evaluation-harness's tasks, before a colon
+# Options that do not apply: lm-eval's files define the prompts and how answers are parsed.
 NOT_OF_HARNESS = (
     *("langs", "split", "data-dir", "prompt", "system-prompt", "chat-template", "turn-newline"),
     *("scorer", "match", "tokenize", "src", "ref", "comet-model", "comet-python"),
@@ -144,7 +144,7 @@ NOT_OF_HARNESS = (
 
 
 def harness_tasks(task: object) -> tuple[str, ...]:
-    """Return the names in ``lm-eval:NAME,NAME``; none if it is another task."""
+    """Return the task names in ``lm-eval:NAME,NAME``; empty for other tasks."""
     text = str(task).removeprefix(f"{HARNESS}:")
     if text == task or not isinstance(task, str):
         return ()
@@ -152,7 +152,7 @@ def harness_tasks(task: object) -> tuple[str, ...]:
 
 
 def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of keys that many commands share what has no meaning for tasks of lm-eval."""
+    """Return shared keys; for tasks of lm-eval, without those that do not apply to them."""
     left_out = NOT_OF_HARNESS if harness_tasks(task) else ()
     return {key: value for key, value in keys.items() if key not in left_out}
 

@@ -84,7 +84,7 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
 
 
 def seems(path: Path) -> str:
-    """Say what a file is that is not of its format."""
+    """Describe a file that does not have the expected format."""
     with path.open("rb") as file:
         start = file.read(512).lstrip()
     if not start:

@@ -214,7 +214,7 @@ class _Getting:
 
 
 def _is_parquet(path: Path) -> bool:
-    """Whether a file begins and ends as parquet does; other formats are tried by unpacking."""
+    """Whether a file begins and ends like Parquet; unpacking checks the other formats."""
     with path.open("rb") as file:
         start = file.read(4)
         file.seek(max(0, path.stat().st_size - 4))
@@ -289,7 +289,7 @@ def _place(order: Order, remote: Remote) -> str | Path:
 def _is_address(mirror: str) -> bool:
     try:
         parts = urlsplit(mirror)
-    except ValueError:  # such as an open bracket
+    except ValueError:  # such as an unclosed bracket
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 

@@ -3,9 +3,9 @@
     python examples/gemma/utterance_pairs.py MASSIVE OUT LANG...
 
 MASSIVE translates the same utterances into every language, so its text is parallel. Alignment on it
-sees the very kind of sentence that the task has: an upper bound for alignment on other text. Only
-the training part is read. OUT gets LANG-en.tsv for each language, and LANG.txt and en.txt, one
-utterance per line, as `train-align --preserve-text` takes them.
+uses the same kind of sentences as the task: an upper bound for alignment on other text. Only the
+training split is read. OUT gets LANG-en.tsv for each language, and LANG.txt and en.txt with one
+utterance per line, for `train-align --preserve-text`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def utterances(massive: Path, lang: str) -> dict[str, str]:
-    """Return the utterances of the training part by their number, which all languages share."""
+    """Return the utterances of the training split by ID; IDs are the same in all languages."""
     return {row.id: " ".join(row.utterance.split()) for row in read_massive(lang, "train", massive)}
 
 
