@@ -152,8 +152,8 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
         family.check_base(settings.model, systems.fingerprint)
         if harness_tasks(settings.task):
             raise ConfigError(
-                f"{family.path}: a family has an adapter for each language, and tasks of lm-eval "
-                "name no language",
+                f"{family.path}: a family has an adapter for each language, but tasks of lm-eval "
+                "have no language",
                 hint=f"evaluate its adapters, such as --adapter {family.default.path}",
             )
     servers = check_engine(settings, systems.folder, list(systems.adapters.values()))

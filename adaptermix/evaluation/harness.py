@@ -134,21 +134,25 @@ def _load(settings: EvalSettings) -> dict[str, Any]:
     for name, task in tasks.items():
         _refuse_unsafe(name, getattr(task, "UNSAFE_CODE", False))
         if getattr(task, "MULTIMODAL", False):
-            raise ConfigError(f"lm-eval's task {name} asks about images or sound, not text alone")
+            raise ConfigError(
+                f"lm-eval's task {name} needs images or audio; only text is supported"
+            )
         if missing := _missing_metrics(task):
             raise ConfigError(
-                f"lm-eval's task {name}: the metric {missing[0]} is not one of lm-eval's own, but "
-                "code from the Hub",
-                hint="--trust-remote-code runs it; know whose it is",
+                f"lm-eval's task {name}: the metric {missing[0]} is not part of lm-eval, but code "
+                "from the Hub",
+                hint="--trust-remote-code runs it; do so only for code you trust",
             )
         if "/" in name:
-            raise ConfigError(f"lm-eval's task {name}: its name holds a slash; rename it")
+            raise ConfigError(f"lm-eval's task {name}: its name contains a slash; rename it")
     return tasks
 
 
 def _refuse_unsafe(name: str, is_unsafe: bool) -> None:
     if is_unsafe:
-        raise ConfigError(f"lm-eval's task {name} runs code that the model writes; refused")
+        raise ConfigError(
+            f"lm-eval's task {name} runs code that the model generates, which is not supported"
+        )
 
 
 def _missing_metrics(task: Any) -> list[str]:
@@ -177,7 +181,7 @@ def _find(names: Sequence[str], folder: Path | None) -> Any:
             near = get_close_matches(name, manager.all_tasks, _NEAR)
             raise ConfigError(
                 f"--task {HARNESS}:{name}: lm-eval has no task '{name}'",
-                hint=f"did you mean {', '.join(near)}?" if near else "lm-eval ls tasks lists them",
+                hint=f"did you mean {', '.join(near)}?" if near else "see: lm-eval ls tasks",
             )
     return manager
 
@@ -258,15 +262,16 @@ def _metric(
         metric, _, filtered = mine[task_name].partition(",")
         own = [n for n, how in task.aggregation().items() if how in means]
         lower = [n for n, is_higher in task.higher_is_better().items() if not is_higher]
-        hint = f"--metrics chooses among {', '.join(n for n in own if n not in lower)}"
+        hint = f"with --metrics, use {', '.join(n for n in own if n not in lower)}"
         if metric not in own:
             raise ConfigError(
-                f"lm-eval's task {task_name}: its metric {metric} is no mean over examples",
+                f"lm-eval's task {task_name}: the metric {metric} is not a mean over examples",
                 hint=hint if own else None,
             )
         if metric in lower:
             raise ConfigError(
-                f"lm-eval's task {task_name}: of its metric {metric} lower values are better",
+                f"lm-eval's task {task_name}: lower values of the metric {metric} are better, "
+                "which is not supported",
                 hint=hint if len(own) > 1 else None,
             )
         signatures[task_name] = (
@@ -299,10 +304,11 @@ def of_task(name: str) -> Iterator[None]:
             raise ResourceError(
                 f"the data of lm-eval's task {name} could not be downloaded from the Hub: "
                 f"{first_line(error)}",
-                hint="download it where there is network; --lm-eval-path takes tasks on local data",
+                hint="run the command once with a network, or use tasks with local data: "
+                "--lm-eval-path FOLDER",
             ) from error
         kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
-        raise DataError(f"lm-eval's task {name} fails: {kind}{first_line(error)}") from error
+        raise DataError(f"lm-eval's task {name} failed: {kind}{first_line(error)}") from error
 
 
 @contextmanager
@@ -319,7 +325,7 @@ def guarded(settings: EvalSettings) -> Iterator[None]:
     def refuse(name: str, *_: Any, **__: Any) -> None:
         raise ConfigError(
             f"the metric {name} of a task of lm-eval is code from the Hub",
-            hint="--trust-remote-code runs it; know whose it is",
+            hint="--trust-remote-code runs it; do so only for code you trust",
         )
 
     logger, level = logging.getLogger("lm_eval"), logging.getLogger("lm_eval").level

@@ -70,7 +70,7 @@ class HarnessResults:
             rows = json.loads(self._path(key).read_text("utf-8"))
             return [Row(**row) for row in rows]
         except (OSError, ValueError, TypeError) as error:
-            self.notes.append(f"{self._path(key)} cannot be read and is made again: {error}")
+            self.notes.append(f"{self._path(key)} cannot be read; evaluating again: {error}")
             return None
 
     def put(self, key: str, rows: Sequence[Row]) -> None:
@@ -82,7 +82,7 @@ class HarnessResults:
                 partial.write_text(json.dumps([asdict(row) for row in rows]), "utf-8")
         except (OSError, AdaptermixError) as error:
             self.folder = None
-            self.notes.append(f"results of lm-eval's tasks cannot be kept: {error}")
+            self.notes.append(f"results of lm-eval's tasks cannot be cached: {error}")
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None  # noqa: S101 - callers check it

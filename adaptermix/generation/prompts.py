@@ -71,8 +71,8 @@ class PromptEncoder:
             marker = self._end_marker()
             if "strftime_now" in str(tokenizer.chat_template):
                 self.note(
-                    "the chat template can write the date of today into prompts, so that answers "
-                    "may differ from day to day; --chat-template names a file with a fixed one"
+                    "the chat template can write today's date into prompts, so answers may differ "
+                    "from day to day; to fix the date, use a file with --chat-template"
                 )
         self.end_id = self._find_end(marker)
 

@@ -143,8 +143,8 @@ def _notes(plan: MergePlan) -> list[str]:
     ]
     if odd := unknown_start(plan.specs):
         notes.append(
-            f"the modules are named like '{odd}': no model is known here whose names start with "
-            f"'{odd.partition('.')[0]}', and PEFT ignores an update whose module is not there"
+            f"the modules are named like '{odd}', but no known model has names that start with "
+            f"'{odd.partition('.')[0]}'; PEFT ignores updates of modules that do not exist"
         )
     weights = plan.weighting.weights
     most = max(range(len(weights)), key=weights.__getitem__)

@@ -128,7 +128,7 @@ def check_hidden_states(config: "PreTrainedConfig") -> None:
     """
     text, why = config.get_text_config(), ""
     if getattr(text, "cross_attention_layers", None):
-        why = "skips its cross-attention blocks where there is no image"
+        why = "skips its cross-attention blocks when there is no image"
     elif (getattr(text, "altup_num_inputs", None) or 1) > 1:
         why = "has several hidden states for a token (AltUp)"
     if why:

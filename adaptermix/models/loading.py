@@ -191,7 +191,7 @@ class AdaptedModel:
                 if found.unexpected_keys:
                     kind = type(self.model.get_base_model()).__name__
                     raise ArtifactError(
-                        f"PEFT cannot load all of an adapter: {kind} has no place for "
+                        f"PEFT cannot load the whole adapter: {kind} has no module for "
                         f"'{found.unexpected_keys[0]}'",
                         hint=_FOLD,
                     )

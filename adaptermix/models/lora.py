@@ -76,7 +76,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
         adapted: PeftModel = get_peft_model(model, config, low_cpu_mem_usage=is_empty)  # type: ignore[assignment]
     except ValueError as error:
         raise ConfigError(
-            f"PEFT cannot put this LoRA on {type(model).__name__}: {first_line(error)}",
+            f"PEFT cannot add this LoRA to {type(model).__name__}: {first_line(error)}",
             hint="choose other layers with --target-modules",
         ) from error
     _check_patterns(adapted, config)
@@ -119,9 +119,9 @@ def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings)
             return sorted(known - experts) if missing or experts else list(wanted)
     if not missing and (fused := sorted(experts & set(wanted))):
         raise ConfigError(
-            f"--target-modules: '{fused[0]}' means the fused experts of {type(model).__name__} to "
-            "PEFT, and no linear layer",
-            hint="leave it out; --target-parameters trains the experts",
+            f"--target-modules: PEFT takes '{fused[0]}' for the fused experts of "
+            f"{type(model).__name__}, not for a linear layer",
+            hint="remove it; to train the experts, use --target-parameters",
         )
     if not missing:
         return list(wanted)

@@ -22,7 +22,7 @@ DECODING = 0.1  # share of the peak for decoding token by token
 BYTES = 4  # bytes of text per token; the core has no tokenizer
 ASSUMED = (
     "FLOPs are estimated from the model's config, with 4 bytes of text per token; hours are for an "
-    "A100 (312 TFLOP/s) at 40%, and at 10% for decoding; trainings may stop early"
+    "A100 (312 TFLOP/s) at 40%, and at 10% for decoding; training may stop early"
 )
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")

@@ -25,7 +25,8 @@ from adaptermix.settings.values import AdapterNames, Groups, Layers, Names
 def _known_test(name: str) -> str:
     if name not in TASKS and not name.endswith(".toml") and not harness_tasks(name):
         raise ValueError(
-            f"it is one of {', '.join(TASKS)}, a .toml file, or {HARNESS}:NAME for tasks of lm-eval"
+            f"expected one of {', '.join(TASKS)}, a .toml file, or {HARNESS}:NAME for tasks of "
+            "lm-eval"
         )
     return name
 
@@ -81,23 +82,23 @@ class EvalSettings(DecodingSettings, ScorerSettings):
         names = harness_tasks(keys.get("task"))
         if not names:
             if keys.get("lm-eval-path") is not None:
-                raise ValueError(f"--lm-eval-path is for --task {HARNESS}:NAME")
+                raise ValueError(f"--lm-eval-path needs --task {HARNESS}:NAME")
             return given
         for key in NOT_OF_HARNESS:
             if keys.get(key) not in (None, (), []):
                 raise ValueError(
-                    f"{flag_of(key)} has no meaning for tasks of lm-eval, which say themselves "
-                    "what is asked and how; leave it out"
+                    f"{flag_of(key)} does not apply to tasks of lm-eval, which define their own "
+                    "prompts and scoring; remove it"
                 )
         for key in ("server", *(name.replace("_", "-") for name in sorted(VLLM_OPTIONS))):
             if keys.get(key):
                 raise ValueError(
-                    f"{flag_of(key)}: tasks of lm-eval run on the transformers engine alone; "
-                    "leave it out"
+                    f"{flag_of(key)}: tasks of lm-eval run only on the transformers engine; "
+                    "remove it"
                 )
         if keys.get("engine", "auto") not in ("auto", "transformers"):
             raise ValueError(
-                f"--engine {keys['engine']}: tasks of lm-eval run on the transformers engine alone"
+                f"--engine {keys['engine']}: tasks of lm-eval run only on the transformers engine"
             )
         fixed = {"engine": "transformers", "langs": names}
         return {"out": Path(f"eval-{HARNESS}")} | given | fixed

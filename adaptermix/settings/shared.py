@@ -159,7 +159,7 @@ def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
 
 def _known_task(name: str) -> str:
     if name.startswith(f"{HARNESS}:"):
-        raise ValueError("tasks of lm-eval are for eval alone; use eval --task lm-eval:NAME")
+        raise ValueError("only eval supports tasks of lm-eval; use eval --task lm-eval:NAME")
     if name not in TASKS and not name.endswith(".toml"):
         raise ValueError(f"expected one of {', '.join(TASKS)}, or a .toml file")
     return name

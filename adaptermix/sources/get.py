@@ -320,8 +320,8 @@ def _report(
     notes = [*source.notes]
     if kept := [file.path for file in files if file.status == "kept"]:
         notes.append(
-            f"{len(kept)} existing files are not as {LOCK_NAME} has them, such as {kept[0]}: they "
-            "were kept; --force replaces them"
+            f"{len(kept)} existing files differ from {LOCK_NAME}, such as {kept[0]}; they were "
+            "kept, and --force replaces them"
         )
     return GetReport(
         source=source.name,

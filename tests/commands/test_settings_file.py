@@ -106,12 +106,12 @@ def test_options_of_other_tasks_in_the_file_do_not_concern_tasks_of_lm_eval(tmp_
     path = write(tmp_path, 'data-dir = "data"\n[eval]\nlangs = ["cy"]\nlimit = 5\n')
     settings = load_settings(EvalSettings, {"task": "lm-eval:a,b"}, path)
     assert (settings.langs, settings.limit, settings.data_dir) == (("a", "b"), 5, None)
-    with pytest.raises(ConfigError, match="--langs has no meaning"):
+    with pytest.raises(ConfigError, match="--langs does not apply"):
         load_settings(EvalSettings, {"task": "lm-eval:a", "langs": "cy"}, path)
     path = write(tmp_path, 'data-dir = "data"\n[eval]\ntask = "lm-eval:a"\n')
     assert load_settings(EvalSettings, {}, path).langs == ("a",)
     path = write(tmp_path, '[eval]\ntask = "lm-eval:a"\nlangs = ["cy"]\n')
-    with pytest.raises(ConfigError, match="--langs has no meaning"):
+    with pytest.raises(ConfigError, match="--langs does not apply"):
         load_settings(EvalSettings, {}, path)
 
 

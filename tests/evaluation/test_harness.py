@@ -23,13 +23,13 @@ def test_tasks_stand_as_languages_on_one_engine():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("langs", "cy", "--langs has no meaning"),
-        ("data_dir", "data", "--data-dir has no meaning"),
-        ("chat-template", "t.jinja", "--chat-template has no meaning"),
-        ("scorer", "paper", "--scorer has no meaning"),
-        ("server", "http://a:1", "--server: tasks of lm-eval run on the transformers engine alone"),
-        ("max_lora_rank", 8, "--max-lora-rank: tasks of lm-eval run on the transformers engine"),
-        ("engine", "vllm", "--engine vllm: tasks of lm-eval run on the transformers engine alone"),
+        ("langs", "cy", "--langs does not apply"),
+        ("data_dir", "data", "--data-dir does not apply"),
+        ("chat-template", "t.jinja", "--chat-template does not apply"),
+        ("scorer", "paper", "--scorer does not apply"),
+        ("server", "http://a:1", "--server: tasks of lm-eval run only on the transformers engine"),
+        ("max_lora_rank", 8, "--max-lora-rank: tasks of lm-eval run only on the transformers"),
+        ("engine", "vllm", "--engine vllm: tasks of lm-eval run only on the transformers engine"),
     ],
 )
 def test_what_has_no_meaning_for_them_is_refused(key, value, words):
@@ -38,7 +38,7 @@ def test_what_has_no_meaning_for_them_is_refused(key, value, words):
 
 
 def test_a_folder_of_tasks_is_for_lm_eval_alone():
-    with pytest.raises(ValidationError, match="--lm-eval-path is for --task lm-eval:NAME"):
+    with pytest.raises(ValidationError, match="--lm-eval-path needs --task lm-eval:NAME"):
         EvalSettings(lm_eval_path="tasks")
 
 

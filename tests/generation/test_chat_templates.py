@@ -139,7 +139,7 @@ def test_a_question_that_is_left_out_beside_a_system_text_is_written_with_it():
 def test_a_template_with_the_date_of_today_is_told():
     encoder = encoder_of("{{ strftime_now('%Y') }}" + CHAT_TEMPLATE)
     (note,) = encoder.notes
-    assert "the date of today" in note
+    assert "today's date" in note
     assert "--chat-template" in note
 
 

@@ -294,7 +294,7 @@ def test_an_adapter_that_peft_loads_in_part_is_refused(tmp_path):
         for name in before:
             adapted.switch_to(tmp_path / name)
         with pytest.raises(
-            ArtifactError, match="Qwen2MoeForCausalLM has no place for '.*expe"
+            ArtifactError, match="Qwen2MoeForCausalLM has no module for '.*expe"
         ) as e:
             adapted.switch_to(tmp_path / "whole")
         assert "merge --into BASE" in e.value.hint

@@ -189,14 +189,14 @@ def test_layers_that_peft_takes_for_experts_are_left_out_or_named(tmp_path, name
         assert last >= ATTENTION
         assert not last & {"gate_proj", "up_proj", "down_proj"}
     settings = settings.model_copy(update={"target_modules": ("q_proj", "up_proj")})
-    with pytest.raises(ConfigError, match="'up_proj' means the fused experts of") as error:
+    with pytest.raises(ConfigError, match="takes 'up_proj' for the fused experts of") as error:
         with_lora(small_model(name), settings, "CAUSAL_LM")
     assert "--target-parameters" in error.value.hint
 
 
 def test_what_peft_refuses_is_one_line(tmp_path):
     settings = task_settings("unused", None, tmp_path / "a", target_modules=("out_proj",))
-    with pytest.raises(ConfigError, match="PEFT cannot put this LoRA on MambaForCausalLM"):
+    with pytest.raises(ConfigError, match="PEFT cannot add this LoRA to MambaForCausalLM"):
         with_lora(small_model("MambaConfig"), settings, "CAUSAL_LM")
 
 

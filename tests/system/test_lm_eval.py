@@ -64,7 +64,7 @@ metadata: {{version: 2.0}}
 """
 # Tasks that are refused: what differs from the choice above, the error and its words.
 REFUSED = {
-    "corpus": ("{metric: f1, aggregation: f1, higher_is_better: true}", "no mean over examples"),
+    "corpus": ("{metric: f1, aggregation: f1, higher_is_better: true}", "not a mean over examples"),
     "lower": ("{metric: acc, aggregation: mean, higher_is_better: false}", "lower values"),
     "code": ("{metric: somebodys, aggregation: mean, higher_is_better: true}", "code from the Hub"),
     "unsafe": (

@@ -1,5 +1,5 @@
 "use strict";
-// Shows texts as text only: textContent, never markup. Data arrives as gzip in base64.
+// Texts are set with textContent, never as markup. The data is base64-encoded gzip.
 (() => {
   const byId = (id) => document.getElementById(id);
   const RIGHT = 1, MALFORMED = 2, CUT = 4, TRUNCATED = 8;
@@ -12,7 +12,8 @@
     return element;
   }
 
-  // Values of marks beside the pointer, at once; without this script the browser shows them itself.
+  // Show the values of marks next to the pointer without a delay; without this script, the browser
+  // shows them as native tooltips.
   const tip = byId("tip");
   for (const title of document.querySelectorAll(".plot .mark > title")) {
     title.parentNode.dataset.says = title.textContent;
@@ -64,7 +65,7 @@
       filter();
     }
 
-    // One lowercase text an example, made when it is first searched for.
+    // One lowercase text per example, built by the first search.
     function haystack() {
       run.haystack ??= run.prompt.map((prompt, at) =>
         [run.id[at], prompt, run.gold[at], ...run.answers.map((texts) => texts[at])]
@@ -114,7 +115,7 @@
       document.body.dataset.filterMs = (performance.now() - started).toFixed(1);
     }
 
-    // What a row has room for: laying out a text of a million letters takes a second.
+    // Cut texts to what fits in a row: the layout of a million characters takes a second.
     const brief = (text, ...classes) => make("span", text.slice(0, 400), ...classes);
 
     function answer(system, at, ...classes) {
