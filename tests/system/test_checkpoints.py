@@ -270,7 +270,7 @@ def test_weights_of_the_base_that_are_not_numbers_are_named(tmp_path, model_dir,
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
     model.save_pretrained(base)
-    with pytest.raises(ArtifactError, match="at step 1, on") as raised:
+    with pytest.raises(ArtifactError, match="at step 1, for the examples") as raised:
         train_task(task_settings(base, corpus_dir, tmp_path / "a"))
     assert "own weights contain NaN" in raised.value.hint
     assert "layers.0.mlp.up_proj" in raised.value.hint

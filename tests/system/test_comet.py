@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_and_a_missing_encoder_are_told_apart(metric, tmp_p
         segment_scores(["a"], ["b"], ["c"], model=str(broken), python=REAL)
     (metric / "encoder").rename(metric / "elsewhere")
     try:
-        with pytest.raises(ResourceError, match="possibly one of its encoder: OSError"):
+        with pytest.raises(ResourceError, match="possibly one of its encoder's: OSError"):
             segment_scores(["a"], ["b"], ["c"], model=str(metric / "metric"), python=REAL)
     finally:
         (metric / "elsewhere").rename(metric / "encoder")

@@ -158,5 +158,5 @@ def test_a_cluster_that_is_not_there_and_room_that_is_not_there(project, tmp_pat
         run(read_recipe(Path("recipe.toml")), on="ray")
     monkeypatch.delenv("RAY_ADDRESS")
     (folder / "recipe.toml").write_text("gpus = 64\n" + (folder / "recipe.toml").read_text())
-    with pytest.raises(ConfigError, match=r"\[task\] it asks for gpus = 64 \(the largest"):
+    with pytest.raises(ConfigError, match=r"\[task\] it requests gpus = 64 \(the largest"):
         run(read_recipe(Path("recipe.toml")), on="ray")
