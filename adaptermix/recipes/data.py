@@ -178,7 +178,7 @@ def _traps(folder: Path, found: Sequence[Stock]) -> Iterator[str]:
 
 def _row(stock: Stock) -> Row:
     if not stock.files:
-        return (stock.source, stock.folder, 0, "", Cell("not there", look="warn"))
+        return (stock.source, stock.folder, 0, "", Cell("missing", look="warn"))
     states = [
         (stock.recorded, "as recorded"),
         (len(stock.changed), "changed"),

@@ -90,7 +90,7 @@ def test_without_a_recipe_it_says_what_is_there(folder, monkeypatch):
     record = json.loads(result.stdout)
     assert [stock["source"] for stock in record["sources"]] == list(SOURCES)
     assert record["sources"][1]["files"] == 1
-    assert "not there" in CliRunner().invoke(program(), ["data", "check"]).output
+    assert "missing" in CliRunner().invoke(program(), ["data", "check"]).output
 
 
 def test_traps_are_told(folder):
