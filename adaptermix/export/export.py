@@ -18,7 +18,13 @@ from adaptermix.export.source import Source
 from adaptermix.files.hub import fetch
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.files.tensors import DTYPES
-from adaptermix.models.files import fingerprint, is_tied, read_base_config, weight_shapes
+from adaptermix.models.files import (
+    config_parts,
+    fingerprint,
+    is_tied,
+    read_base_config,
+    weight_shapes,
+)
 from adaptermix.settings.export import ExportSettings
 from adaptermix.version import __version__
 
@@ -100,9 +106,7 @@ def _open(path: Path, settings: ExportSettings) -> Source:
                 hint="name the model it was trained on with --model",
             )
     config = read_base_config(folder)
-    text = config.get("text_config")
-    merged = config | text if isinstance(text, dict) else config
-    merged["model_type"] = config.get("model_type")
+    merged = {**config, **config_parts(config)[0], "model_type": config.get("model_type")}
     return Source(adapter, base, merged, _DTYPES[settings.out_dtype], _is_tied(folder, merged))
 
 

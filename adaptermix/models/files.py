@@ -46,19 +46,21 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def config_parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a config and, before it, the text model's config that a multimodal one contains."""
+    text = config.get("text_config")
+    return [text, config] if isinstance(text, dict) else [config]
+
+
 def text_model_type(folder: Path) -> str | None:
     """Return the type of a model; for a multimodal model, that of its text model."""
-    config = read_base_config(folder)
-    text = config.get("text_config")
-    kinds = [part.get("model_type") for part in (text, config) if isinstance(part, dict)]
+    kinds = [part.get("model_type") for part in config_parts(read_base_config(folder))]
     return next((kind for kind in kinds if isinstance(kind, str)), None)
 
 
 def quantization_of(folder: Path) -> str | None:
     """Return the quantization method from a model's config or files; None if not quantized."""
-    config = read_base_config(folder)
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
+    for part in reversed(config_parts(read_base_config(folder))):
         for key in ("quantization_config", "compression_config"):
             if (found := part.get(key)) is not None:
                 method = found.get("quant_method") if isinstance(found, dict) else found
@@ -97,9 +99,7 @@ def layer_index(layer: str | int, depth: int) -> int:
 
 def context_length(folder: Path) -> int | None:
     """Return the context length in tokens, or None if the config does not state it."""
-    config = read_base_config(folder)
-    text = config.get("text_config")
-    found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    found = config_parts(read_base_config(folder))[0].get("max_position_embeddings")
     return found if isinstance(found, int) and found > 0 else None
 
 
@@ -122,8 +122,7 @@ def check_tokens(ids: Iterable[int], folder: Path) -> None:
 def vocabulary_size(folder: Path) -> int | None:
     """Return the vocabulary size, or None if the config does not state it."""
     config = read_base_config(folder) if (folder / "config.json").is_file() else {}
-    text = config.get("text_config")
-    size = (text if isinstance(text, dict) else config).get("vocab_size")
+    size = config_parts(config)[0].get("vocab_size")
     return size if isinstance(size, int) else None
 
 
@@ -154,9 +153,8 @@ def is_tied(folder: Path) -> bool:
     Configs often leave this to the default of their class. The weights decide then, because a tied
     head is not saved.
     """
-    config = read_base_config(folder)
-    for part in (config.get("text_config"), config):
-        if isinstance(part, dict) and "tie_word_embeddings" in part:
+    for part in config_parts(read_base_config(folder)):
+        if "tie_word_embeddings" in part:
             return bool(part["tie_word_embeddings"])
     heads = ("lm_head.weight", "embed_out.weight")
     return not any(name.endswith(heads) for name in weight_shapes(folder))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.commands import examples
-from adaptermix.models.files import layer_index
+from adaptermix.models.files import config_parts, layer_index
 from adaptermix.settings.shared import harness_tasks
 
 PEAK = 312e12  # FLOP/s of an A100 in bfloat16, without sparsity
@@ -68,8 +68,7 @@ class Shape:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape | None":
         """Return the shape of a model from its ``config.json``; None for other kinds of models."""
-        text = config.get("text_config")
-        found = text if isinstance(text, dict) else config
+        found = config_parts(config)[0]
         if any(found.get(name) for name in _EXPERTS):
             return None
         sizes = [found.get(name) for name in (*_SIZES, "vocab_size")]
