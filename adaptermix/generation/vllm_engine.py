@@ -147,6 +147,7 @@ class VllmGenerator:
         self.stop_ids = list(stop_ids)
         self.capacity = limits.adapters
         self.loaded: list[Path] = []  # adapters, least recently used first
+        self.checked: set[Path] = set()  # adapters that were seen to have an effect
         options = _vllm_options(settings, folder, limits)
         # stdout is reserved for results, and the command's log for its own messages.
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
@@ -191,20 +192,22 @@ class VllmGenerator:
         """Remove other adapters as needed for room, least recently used first.
 
         vLLM would do this itself, but would fill the last slot first; see ``_vllm_options``.
+        The adapters of the queue count as loaded from here on: vLLM loads them with their first
+        prompt, whatever becomes of it.
         """
         others = [adapter for adapter in self.loaded if adapter not in queue]
         while others and len(others) + len(queue) > self.capacity:
             self.copies.forget(others.pop(0))
-        self.loaded = [*others, *(adapter for adapter in self.loaded if adapter in queue)]
+        self.loaded = [*others, *queue]
 
     def _check_effect(self, queue: Sequence[Path], requests: Sequence[Request]) -> None:
         """Check that newly used adapters change the model's first tokens."""
-        new = [adapter for adapter in queue if adapter not in self.loaded]
+        new = [adapter for adapter in queue if adapter not in self.checked]
         if not new:
             return
         base, again, *others = self._first_tokens([None, None, *new], canaries(requests))
         check_effect(new, base, again, others)
-        self.loaded += new
+        self.checked.update(new)
 
     def _first_tokens(
         self, systems: Sequence[Path | None], prompts: Sequence[list[int]]
