@@ -111,10 +111,12 @@ def compare(folder: Path, servers: dict[str, str], limit: int, rounds: int) -> N
     with ExitStack() as stack:
         generators = {}
         for name, settings in given.items():
+            # A cache that already knew the warm-up's answers would leave the engine's start to the
+            # first round.
+            os.environ["ADAPTERMIX_CACHE"] = tempfile.mkdtemp(dir=folder)
             known = check_engine(settings, base, [])
             generator = CachedGenerator(settings, base, encoder, limits, known)
             staged = stage_adapter(read_adapter(ADAPTER), stack.enter_context(generator.staging()))
-            os.environ["ADAPTERMIX_CACHE"] = tempfile.mkdtemp(dir=folder)
             generator.decode([Request(ids, staged) for ids in prompts[:64]])  # warm-up
             generators[name] = generator, staged, known
         for number in range(rounds):
