@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from adaptermix.adapters.config import read_config, refuse_unsupported
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
 from adaptermix.adapters.experts import split_factors
 from adaptermix.adapters.foreign import (
@@ -38,9 +39,7 @@ from adaptermix.adapters.format import (
     ModuleTensors,
     UpdateSpec,
     by_pattern,
-    read_config,
     read_run_record,
-    refuse_unsupported,
     sort_tensors,
     split_parameters,
 )
@@ -96,16 +95,6 @@ class Adapter:
         """Name or path of the base model it was trained on, if recorded."""
         return self.config.get("base_model_name_or_path")
 
-    def scaling(self, module: str) -> float:
-        """Return the scaling of a module: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
-
-        ``rank_pattern`` and ``alpha_pattern`` override rank and alpha for modules whose name ends
-        with one of their keys, as in PEFT.
-        """
-        rank = self._by_pattern("rank_pattern", module, self.config["r"])
-        alpha = self._by_pattern("alpha_pattern", module, self.config["lora_alpha"])
-        return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
-
     def is_of_other_base(self, fingerprint: str) -> bool:
         """Whether its record names a base model with another fingerprint."""
         return self.record.get("base_fingerprint") not in (None, "", fingerprint)
@@ -122,24 +111,18 @@ class Adapter:
             ArtifactError: The factors do not fit each other or the config, or they contain NaN or
                 infinity.
         """
-        names, scaling = self.factors[module], self.spec(module).scaling
-        bias = self._tensor(names.bias) if names.bias else None
-        return LoraUpdate(*self._factors(names, self._tensor), scaling, bias)
-
-    def _factors(
-        self, names: ModuleTensors, read: Callable[[str], np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        a, b = read(names.a), read(names.b)
-        return split_factors(a, b, names.expert, names.experts) if names.experts > 1 else (a, b)
+        return self._update(module, self._tensor)
 
     def is_active(self, module: str) -> bool:
         """Whether the update of one module is not zero."""
+        return self._update(module, self.file.tensor).is_active
+
+    def _update(self, module: str, read: Callable[[str], np.ndarray]) -> LoraUpdate:
         names = self.factors[module]
-        a, b = self._factors(names, self.file.tensor)
-        if b.any() and a.any():
-            return True
-        bias = names.bias
-        return bias is not None and bool(self.file.tensor(bias).any())
+        a, b = read(names.a), read(names.b)
+        if names.experts > 1:
+            a, b = split_factors(a, b, names.expert, names.experts)
+        return LoraUpdate(a, b, self.spec(module).scaling, read(names.bias) if names.bias else None)
 
     def spec(self, module: str) -> UpdateSpec:
         """Return the spec of one module's update, from the file's header alone.
@@ -158,7 +141,8 @@ class Adapter:
     def _read_spec(self, module: str) -> UpdateSpec:
         names = self.factors[module]
         (type_a, a), (type_b, b) = self._checked_spec(names.a), self._checked_spec(names.b)
-        rank = self._rank(module)
+        rank = int(self._by_pattern("rank_pattern", module, self.config["r"]))
+        alpha = self._by_pattern("alpha_pattern", module, self.config["lora_alpha"])
         experts = max(1, names.experts)
         if experts > 1 and len(a) == len(b) == 2 and (a[0], b[1]) == (rank * experts,) * 2:
             a, b = (rank, a[1]), (b[0], rank)
@@ -172,7 +156,7 @@ class Adapter:
             out_features=b[0],
             in_features=a[1],
             rank=rank,
-            scaling=self.scaling(module),
+            scaling=float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)),
             dtype=wider(type_a, type_b),
             has_bias=names.bias is not None,
             is_embedding=names.is_embedding,
@@ -191,11 +175,8 @@ class Adapter:
         """Whether a whole weight is the base model's, which PEFT saves with LoRA on embeddings."""
         return self.saved[name].endswith(f"{BASE_LAYER}weight")
 
-    def _rank(self, module: str) -> int:
-        return int(self._by_pattern("rank_pattern", module, self.config["r"]))
-
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
-        """Look up a module by its name in the config."""
+        """Return the value of a pattern that overrides a default, as in PEFT."""
         return by_pattern(self.config.get(pattern), self.own_names.get(module, module), default)
 
     def _misfit(self, module: str, a: Any, b: Any, rank: int) -> ArtifactError:

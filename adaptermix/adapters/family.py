@@ -108,15 +108,15 @@ class Routes:
 
     def table(self, name: str, title: str) -> Table:
         """Return the routes and their evidence as a table."""
-        rows: list[Row] = [[_cell(lang), *self._evidence(r)] for lang, r in self.routes.items()]
-        rows += [RULE, ["others", _cell(self.default), *[""] * 5]]
+        rows: list[Row] = [[printable(lang), *self._evidence(r)] for lang, r in self.routes.items()]
+        rows += [RULE, ["others", printable(self.default), *[""] * 5]]
         columns = ["language", "adapter", "n", "task", "merge", "difference", "p, Holm"]
         return Table(name, title, columns, rows, COLUMNS, align="llrrrrr")
 
     def _evidence(self, route: Route) -> list[str | Cell]:
         ends = [self._shown(end, "+") for end in (route.difference, route.low, route.high)]
         return [
-            Cell(_cell(route.adapter), look="strong" if route.adapter != self.default else ""),
+            Cell(printable(route.adapter), look="strong" if route.adapter != self.default else ""),
             f"{route.examples:,}",
             self._shown(route.task_score),
             self._shown(route.merge_score),
@@ -257,13 +257,9 @@ def _damaged(path: Path, details: Mapping[str, Any]) -> ArtifactError:
         known = fields(Routes if len(place) == 1 else Route)
         hint = hint_of_keys(key, [field.name.replace("_", "-") for field in known])
         return ArtifactError(f"{_at(path, *place)}: unknown key '{where}'", hint=hint)
-    return ArtifactError(f"{_at(path, *place)}: {where}: {_complaint(details)}")
-
-
-def _complaint(details: Mapping[str, Any]) -> str:
-    if details["type"] in ("dataclass_type", "dataclass_exact_type"):
-        return "expected a table"
-    return complaint(details)
+    is_no_table = details["type"] in ("dataclass_type", "dataclass_exact_type")
+    why = "expected a table" if is_no_table else complaint(details)
+    return ArtifactError(f"{_at(path, *place)}: {where}: {why}")
 
 
 def _at(path: Path, *place: str) -> str:
@@ -294,7 +290,3 @@ def _as_names(table: Mapping[str, Any]) -> dict[str, Any]:
             for lang, route in routes.items()
         }
     return named
-
-
-def _cell(text: str | None) -> str:
-    return printable(text or "")

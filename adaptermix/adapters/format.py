@@ -1,4 +1,4 @@
-"""The file format of PEFT adapters: names, config, and supported features."""
+"""The file format of PEFT adapters: the names of tensors, and the config that fits them."""
 
 import json
 import math
@@ -17,7 +17,6 @@ from adaptermix.adapters.names import (
     PREFIX,
     has_modes,
     is_expert,
-    unwrapped_pattern,
     without_wrappers,
 )
 from adaptermix.errors import ArtifactError
@@ -47,29 +46,6 @@ _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 BASE_LAYER = ".base_layer."  # in the names of weights wrapped by PEFT
 # PEFT saves embeddings in modules_to_save three times if the vocabulary was resized.
 _COPY = re.compile(r"\.(?P<kind>modules_to_save|original_module)\.(?=[^.]+$)")
-# The fields of PEFT's LoraConfig. Any other field that is set means an unknown LoRA variant.
-KNOWN_FIELDS = frozenset(
-    """
-    task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode
-    r target_modules exclude_modules lora_alpha lora_dropout fan_in_fan_out bias use_rslora
-    modules_to_save init_lora_weights layers_to_transform layers_pattern rank_pattern alpha_pattern
-    megatron_config megatron_core trainable_token_indices loftq_config eva_config corda_config
-    lora_ga_config use_dora velora_config alora_invocation_tokens use_qalora qalora_group_size
-    monteclora_config layer_replication runtime_config lora_bias target_parameters use_bdlora
-    arrow_config kasa_config ensure_weight_tying
-    """.split()
-)
-_PATTERNS = ("target_modules", "exclude_modules")  # a list of names, or a regular expression
-# The types of the config fields that are read here; items of lists are str.
-_TYPES: tuple[tuple[str, type, str], ...] = (
-    *((key, list, "a list of names or a pattern") for key in _PATTERNS),
-    *((key, list, "a list of names") for key in ("modules_to_save", "target_parameters")),
-    *((key, str, "text") for key in ("base_model_name_or_path", "bias", "task_type")),
-    *((key, bool, "true or false") for key in ("use_rslora", "fan_in_fan_out", "lora_bias")),
-    ("layers_to_transform", int, "a number or a list of numbers"),
-)
-# Initializations that change the base model's weights, so B A is not the whole update.
-_INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class ModuleTensors(NamedTuple):
@@ -117,124 +93,6 @@ def read_run_record(metadata: Mapping[str, str]) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def read_config(
-    weights: Path,
-    metadata: Mapping[str, str],
-    config_path: Path,
-    rank: int | None,
-    alpha: float | None,
-) -> tuple[dict[str, Any], str]:
-    """Return the config and its location."""
-    if CONFIG_KEY in metadata:
-        text, origin, place = metadata[CONFIG_KEY], weights, f"the header of {weights}"
-    elif config_path.is_file():
-        text, origin = config_path.read_text(encoding="utf-8", errors="replace"), config_path
-        place = str(config_path)
-    elif rank is not None and alpha is not None:
-        return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}, "--source-rank"
-    else:
-        raise ArtifactError(
-            f"{weights}: the file has no LoRA config, and there is no {CONFIG_FILE} next to it",
-            hint="make a PEFT folder from its rank and alpha: adaptermix merge FILE --weights "
-            "1 --source-rank 8 --source-alpha 16 -o DIRECTORY",
-        )
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from error
-    kind = config.get("peft_type", "LORA") if isinstance(config, dict) else None
-    if kind != "LORA":
-        what = f": its peft_type is {kind}" if kind else ""
-        raise ArtifactError(f"{origin}: not the config of a LoRA adapter{what}")
-    _check_types(origin, config)
-    _check_numbers(origin, config)
-    return _without_wrappers(config), place
-
-
-def _without_wrappers(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config with module names without training wrappers."""
-    for key in ("target_modules", "modules_to_save"):
-        if isinstance(names := config.get(key), list):
-            config[key] = [unwrapped_pattern(str(name)) for name in names]
-        elif isinstance(names, str):
-            config[key] = unwrapped_pattern(names)
-    for key in ("rank_pattern", "alpha_pattern"):
-        if patterns := config.get(key):
-            config[key] = {unwrapped_pattern(name): n for name, n in patterns.items()}
-    return config
-
-
-def _check_types(origin: Path, config: Mapping[str, Any]) -> None:
-    """Check the types of texts, names and switches; null means unset for all of them."""
-    given = {key: value for key, value in config.items() if value is not None}
-    for key, kind, what in _TYPES:
-        value = given.get(key, () if kind is list else kind())
-        items = value if isinstance(value, list | tuple) and kind in (list, int) else [value]
-        wanted = str if kind is list else kind
-        if not all(isinstance(item, wanted) for item in items) or (
-            kind is list and isinstance(value, str) and key not in _PATTERNS
-        ):
-            raise ArtifactError(f"{origin}: '{key}' is not {what}")
-    for key in _PATTERNS:
-        try:
-            re.compile(given[key] if isinstance(given.get(key), str) else "")
-        except re.error as error:
-            raise ArtifactError(
-                f"{origin}: '{given[key]}' in {key} is not a regular expression: {error}"
-            ) from error
-
-
-def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
-    """Check every rank and alpha."""
-    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
-        kinds = int if key == "r" else (int, float)
-        overrides = config.get(pattern) or {}
-        if not isinstance(overrides, dict):
-            raise ArtifactError(f"{origin}: '{pattern}' is not a table")
-        for name, value in ((key, config.get(key)), *overrides.items()):
-            if not isinstance(value, kinds) or not 0 < value < math.inf:
-                number = "whole number" if key == "r" else "number"
-                where = f"'{name}'" if name == key else f"'{name}' in {pattern}"
-                raise ArtifactError(f"{origin}: {where} is not a positive {number}")
-        for name in overrides:
-            try:
-                re.compile(as_suffix(name))
-            except re.error as error:
-                raise ArtifactError(
-                    f"{origin}: '{name}' in {pattern} is not a regular expression: {error}"
-                ) from error
-
-
-def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse, by name, every feature that a sum of ``scaling * b @ a`` cannot express."""
-    init = str(config.get("init_lora_weights", True)).lower()
-    refused = {
-        "DoRA (use_dora): its magnitudes depend on the base model": config.get("use_dora"),
-        f"initialized by {init}, which changes the base model": init.startswith(
-            _INITS_THAT_CHANGE_THE_BASE
-        ),
-        "QALoRA (use_qalora)": config.get("use_qalora"),
-        "layer_replication": config.get("layer_replication"),
-        "trainable_token_indices": config.get("trainable_token_indices"),
-        "activated LoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
-        "KaSA (kasa_config), which changes the base model": config.get("kasa_config"),
-        "block-diagonal factors (use_bdlora)": config.get("use_bdlora"),
-        "MonteCLoRA (monteclora_config)": config.get("monteclora_config"),
-        "VeLoRA (velora_config)": config.get("velora_config"),
-        "Arrow routing (arrow_config)": config.get("arrow_config"),
-    } | {
-        f"its config sets '{name}', which adaptermix does not know": value
-        for name, value in config.items()
-        if name not in KNOWN_FIELDS
-    }
-    for what, is_there in refused.items():
-        if is_there:
-            raise ArtifactError(
-                f"{path}: the adapter is not a plain LoRA: {what}",
-                hint="merge it into its base model with PEFT's merge_and_unload instead",
-            )
 
 
 def sort_tensors(

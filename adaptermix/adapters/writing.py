@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,21 @@ from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.files.tensors import TensorSpec, write_tensors
 
 
+class AdapterWeights(NamedTuple):
+    """The weights of an adapter that is written while it is computed.
+
+    Attributes:
+        specs: Specs of the updates by module.
+        updates: The updates, in the order of ``specs``.
+        saved: Whole weights by their names in the base model, each as its spec and a function that
+            reads it.
+    """
+
+    specs: Mapping[str, UpdateSpec]
+    updates: Iterable[LoraUpdate]
+    saved: Mapping[str, tuple[TensorSpec, Callable[[], np.ndarray]]] = {}
+
+
 def write_adapter(
     path: Path,
     updates: Mapping[str, LoraUpdate],
@@ -45,14 +60,13 @@ def write_adapter(
         ArtifactError: The output exists and ``force`` is not set.
     """
     specs = {module: spec_of(update) for module, update in updates.items()}
-    stream_adapter(path, specs, updates.values(), {}, config, lambda: record, force=force)
+    weights = AdapterWeights(specs, updates.values())
+    stream_adapter(path, weights, config, lambda: record, force=force)
 
 
 def stream_adapter(
     path: Path,
-    specs: Mapping[str, UpdateSpec],
-    updates: Iterable[LoraUpdate],
-    saved: Mapping[str, tuple[TensorSpec, Callable[[], np.ndarray]]],
+    weights: AdapterWeights,
     config: Mapping[str, Any],
     record: Callable[[], Mapping[str, Any]],
     *,
@@ -65,10 +79,7 @@ def stream_adapter(
 
     Args:
         path: A ``.safetensors`` file, or else a new PEFT directory.
-        specs: Specs of the updates by module.
-        updates: The updates, in the order of ``specs``.
-        saved: Whole weights of the adapter by their names in the base model, each as its spec and
-            a function that reads it.
+        weights: The adapter's weights.
         config: PEFT's LoRA config.
         record: Returns the run record; called again after the tensors are written.
         force: Whether to replace an existing output.
@@ -77,6 +88,7 @@ def stream_adapter(
         ArtifactError: The output exists and ``force`` is not set.
     """
     check_output(path, force)
+    specs, updates, saved = weights
     joining = Joining({module: spec.experts for module, spec in specs.items()})
     layout = layout_of(specs, joining)
     layout |= {saved_name(name, specs): spec for name, (spec, _) in saved.items()}
@@ -165,5 +177,6 @@ def stage_adapter(adapter: Adapter, folder: Path) -> Path:
             name: (adapter.saved_spec(name), partial(adapter.saved_weight, name))
             for name in adapter.saved
         }
-        stream_adapter(staged, specs, updates, saved, staged_config(adapter), dict)
+        weights = AdapterWeights(specs, updates, saved)
+        stream_adapter(staged, weights, staged_config(adapter), dict)
     return staged

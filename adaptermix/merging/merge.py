@@ -69,15 +69,7 @@ def write_merge(
         report = merge_report(plan, settings, tally, written=True)
         return merge_record(plan, report) | dict(found or {})
 
-    stream_adapter(
-        at or settings.out,
-        plan.specs,
-        plan.updates(tally),
-        plan.saved(),
-        plan.config(),
-        record,
-        force=force,
-    )
+    stream_adapter(at or settings.out, plan.result(tally), plan.config(), record, force=force)
     return merge_report(plan, settings, tally, written=True)
 
 

@@ -5,7 +5,7 @@ then read and merged one at a time.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ from adaptermix.adapters.matching import (
     with_common_names,
 )
 from adaptermix.adapters.names import is_expert
+from adaptermix.adapters.writing import AdapterWeights
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec
 from adaptermix.merging.methods import (
@@ -100,14 +101,15 @@ class MergePlan:
     seed: int
     base_weight: BaseWeight | None = None
 
-    def updates(self, tally: Tally) -> Iterator[LoraUpdate]:
-        """Read and merge module by module, in the order of ``specs``, and update the tally."""
-        return (self.update(module, tally) for module in self.specs)
+    def result(self, tally: Tally) -> AdapterWeights:
+        """Return the merged weights; modules are read, merged and tallied when asked for."""
+        updates = (self.update(module, tally) for module in self.specs)
+        return AdapterWeights(self.specs, updates, self.saved())
 
     def try_out(self, tally: Tally) -> None:
         """Merge everything, and keep only the tally."""
-        for _ in self.updates(tally):
-            pass
+        for module in self.specs:
+            self.update(module, tally)
 
     @np.errstate(over="ignore")  # overflow is checked at the end
     def update(self, module: str, tally: Tally) -> LoraUpdate:

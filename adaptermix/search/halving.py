@@ -179,8 +179,7 @@ def stage_merge(plan: MergePlan, folder: Path) -> Path:
     """Write a planned merge as a PEFT directory whose name is a hash of its content."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
         path = Path(work) / "candidate"
-        updates = plan.updates(Tally())
-        stream_adapter(path, plan.specs, updates, plan.saved(), plan.config(), dict)
+        stream_adapter(path, plan.result(Tally()), plan.config(), dict)
         staged = folder / adapter_hash(read_adapter(path))[:16]
         if not staged.exists():
             path.rename(staged)

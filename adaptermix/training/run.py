@@ -26,7 +26,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import describe_config, spec_of
 from adaptermix.adapters.stacking import stack_record
-from adaptermix.adapters.writing import stream_adapter
+from adaptermix.adapters.writing import AdapterWeights, stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
@@ -311,7 +311,8 @@ class TrainingRun:
             "settings": recorded(settings),
             "base_fingerprint": fingerprint(self.base.folder),
         }
-        stream_adapter(self.out, specs, updates.values(), {}, config, lambda: record, force=force)
+        weights = AdapterWeights(specs, updates.values())
+        stream_adapter(self.out, weights, config, lambda: record, force=force)
 
 
 def common_arguments(seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.adapters.writing import stream_adapter
+from adaptermix.adapters.writing import AdapterWeights, stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output
 from adaptermix.settings.training import TrainSettings
@@ -65,8 +65,8 @@ def train_best(
     told = {name: value for name, value in report.as_record().items() if name != "seconds"}
     record = {**adapter.record, **told, "settings": recorded(settings)}
     specs = {module: adapter.spec(module) for module in adapter.modules}
-    updates = (update for _, update in adapter.updates())
-    stream_adapter(settings.out, specs, updates, {}, adapter.config, lambda: record, force=force)
+    weights = AdapterWeights(specs, (update for _, update in adapter.updates()))
+    stream_adapter(settings.out, weights, adapter.config, lambda: record, force=force)
     shutil.rmtree(work, ignore_errors=True)
     return report
 

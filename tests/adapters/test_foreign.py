@@ -11,7 +11,8 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.adapters.format import CONFIG_KEY, KNOWN_FIELDS
+from adaptermix.adapters.config import KNOWN_FIELDS
+from adaptermix.adapters.format import CONFIG_KEY
 from adaptermix.adapters.inspection import inspect
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.merge import merge
