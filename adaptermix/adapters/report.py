@@ -13,30 +13,6 @@ from adaptermix.files.outputs import Report
 from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printable, ranges
 
 
-def inspection_view(report: "InspectReport") -> View:
-    """Show routes, the properties and norms of each adapter, and the comparison of each pair."""
-    parts: list[Table | Line] = []
-    for path, routes in report.routes.items():
-        parts += [routes.table("routes", f"{path}: {len(routes.names)} adapters"), ""]
-    for number, adapter in enumerate(report.adapters, start=1):
-        label = f"{number}  " if len(report.adapters) > 1 else ""
-        parts += [Cell(f"{label}{adapter.path}", look="strong"), _adapter_table(adapter), ""]
-    remarks = [COLUMNS] if report.routes else []
-    for pair in report.pairs:
-        parts += [_pair_table(report, pair), ""]
-    if report.pairs:
-        remarks.append(
-            "Cosine: above 0 the updates add up, below 0 they cancel, near 0 they are "
-            "independent. Overlap, 0 to 1: how far the updates write to the same directions "
-            "(out) and read from the same directions (in), next to the overlap of random "
-            "subspaces."
-        )
-    else:
-        rows = [[row.name, _norm(row.norms[0])] for row in (*report.rows, report.total)]
-        parts.append(Table("norms", "", ["", "norm"], rows))
-    return View(parts, [*remarks, *noted(report.notes)])
-
-
 def _adapter_table(adapter: "AdapterReport") -> Table:
     scaling = ", ".join(f"{value:.4g}" for value in adapter.scalings)
     inactive = len(adapter.inactive_modules)
@@ -261,8 +237,27 @@ class InspectReport(Report):
         return {"layer": self.layers, "kind": self.kinds, "module": self.modules}[self.by]
 
     def view(self) -> View:
-        """Return the human-readable view."""
-        return inspection_view(self)
+        """Show routes, each adapter's properties and norms, and the comparison of each pair."""
+        parts: list[Table | Line] = []
+        for path, routes in self.routes.items():
+            parts += [routes.table("routes", f"{path}: {len(routes.names)} adapters"), ""]
+        for number, adapter in enumerate(self.adapters, start=1):
+            label = f"{number}  " if len(self.adapters) > 1 else ""
+            parts += [Cell(f"{label}{adapter.path}", look="strong"), _adapter_table(adapter), ""]
+        remarks = [COLUMNS] if self.routes else []
+        for pair in self.pairs:
+            parts += [_pair_table(self, pair), ""]
+        if self.pairs:
+            remarks.append(
+                "Cosine: above 0 the updates add up, below 0 they cancel, near 0 they are "
+                "independent. Overlap, 0 to 1: how far the updates write to the same directions "
+                "(out) and read from the same directions (in), next to the overlap of random "
+                "subspaces."
+            )
+        else:
+            rows = [[row.name, _norm(row.norms[0])] for row in (*self.rows, self.total)]
+            parts.append(Table("norms", "", ["", "norm"], rows))
+        return View(parts, [*remarks, *noted(self.notes)])
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""

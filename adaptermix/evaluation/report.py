@@ -33,27 +33,6 @@ _COUNTS = {
 }
 
 
-def evaluation_view(report: "EvalReport") -> View:
-    """Show every system's scores by language, the averages, and the differences."""
-    scores = score_table(report)
-    parts: list[Table | Line] = [
-        replace(scores, rows=[*scores.rows, *_counted(report)]),
-        *dict.fromkeys(cell.score.signature for cell in report.cells),
-    ]
-    remarks = []
-    if report.comparisons:
-        metric = report.cells[0].score.name
-        parts += [difference_table(report), baseline_line(report)]
-        parts += verdicts(report.comparisons, metric, report.row_name)
-        parts += [report.test.signature] if report.test else []
-        remarks.append(f"* {_meaning_of_stars(report)}")
-    parts += seed_tables(report)
-    remarks += noted(report.notes)
-    if report.reused:
-        remarks.append(f"{report.reused:,} answers from the cache, {report.decoded:,} decoded")
-    return View(parts, [*remarks, f"scores and predictions: {report.out}"])
-
-
 def baseline_line(report: "EvalReport") -> str:
     """Name the baseline and the reason for it, or return an empty string without comparisons."""
     if not report.comparisons:
@@ -309,8 +288,24 @@ class EvalReport(Report):
         return next(c for c in self.cells if (c.system, c.lang) == (system, lang))
 
     def view(self) -> View:
-        """Return the human-readable view."""
-        return evaluation_view(self)
+        """Show every system's scores by language, the averages, and the differences."""
+        scores = score_table(self)
+        parts: list[Table | Line] = [
+            replace(scores, rows=[*scores.rows, *_counted(self)]),
+            *dict.fromkeys(cell.score.signature for cell in self.cells),
+        ]
+        remarks = []
+        if self.comparisons:
+            metric = self.cells[0].score.name
+            parts += [difference_table(self), baseline_line(self)]
+            parts += verdicts(self.comparisons, metric, self.row_name)
+            parts += [self.test.signature] if self.test else []
+            remarks.append(f"* {_meaning_of_stars(self)}")
+        parts += seed_tables(self)
+        remarks += noted(self.notes)
+        if self.reused:
+            remarks.append(f"{self.reused:,} answers from the cache, {self.decoded:,} decoded")
+        return View(parts, [*remarks, f"scores and predictions: {self.out}"])
 
     def as_record(self) -> dict[str, Any]:
         """Return the report for JSON, without examples' scores, which are in the predictions."""

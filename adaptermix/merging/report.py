@@ -7,40 +7,6 @@ from adaptermix.files.outputs import Report
 from adaptermix.tables import Table, View, noted
 
 
-def merge_view(report: "MergeReport") -> View:
-    """Show the sources, weights and result of a merge."""
-    columns = ["adapter", "weight", "rank", "modules"]
-    rows = [[s.path, f"{s.weight:.6g}", str(s.rank), str(s.modules)] for s in report.sources]
-    line = (
-        f"{report.method} merge of rank {report.rank} in {report.modules} modules: "
-        f"{'' if report.written else 'would write '}{report.out}"
-    )
-    remarks = noted(report.notes)
-    if rules := report.weighting.get("rules"):
-        remarks.append(
-            f"modules that match a rule have other weights ({len(rules)} rules in the weights file)"
-        )
-    effect = (
-        "the other adapters keep full strength"
-        if report.inactive == "keep"
-        else "the other adapters keep their weights (--inactive keep raises them)"
-    )
-    remarks += [
-        f"{source.path} has no effect in {source.inactive} of {report.modules} modules; there "
-        f"{effect}"
-        for source in report.sources
-        if source.inactive
-    ]
-    if report.relative_error:
-        error = f"{100 * report.relative_error:.2f}%"
-        remarks.append(f"differs from the exact weighted sum by {error} of its norm")
-    if report.cross_term_energy:
-        remarks.append(
-            f"the cross terms have {report.cross_term_energy:.2%} of the energy of the exact sum"
-        )
-    return View([Table("sources", "", columns, rows), line], remarks)
-
-
 @dataclass(frozen=True)
 class MergeSource:
     """One source adapter of a merge.
@@ -94,5 +60,35 @@ class MergeReport(Report):
     notes: list[str] = field(default_factory=list)
 
     def view(self) -> View:
-        """Return the human-readable view."""
-        return merge_view(self)
+        """Show the sources, weights and result of a merge."""
+        columns = ["adapter", "weight", "rank", "modules"]
+        rows = [[s.path, f"{s.weight:.6g}", str(s.rank), str(s.modules)] for s in self.sources]
+        line = (
+            f"{self.method} merge of rank {self.rank} in {self.modules} modules: "
+            f"{'' if self.written else 'would write '}{self.out}"
+        )
+        remarks = noted(self.notes)
+        if rules := self.weighting.get("rules"):
+            remarks.append(
+                f"modules that match a rule have other weights ({len(rules)} rules in the weights "
+                "file)"
+            )
+        effect = (
+            "the other adapters keep full strength"
+            if self.inactive == "keep"
+            else "the other adapters keep their weights (--inactive keep raises them)"
+        )
+        remarks += [
+            f"{source.path} has no effect in {source.inactive} of {self.modules} modules; there "
+            f"{effect}"
+            for source in self.sources
+            if source.inactive
+        ]
+        if self.relative_error:
+            error = f"{100 * self.relative_error:.2f}%"
+            remarks.append(f"differs from the exact weighted sum by {error} of its norm")
+        if self.cross_term_energy:
+            remarks.append(
+                f"the cross terms have {self.cross_term_energy:.2%} of the energy of the exact sum"
+            )
+        return View([Table("sources", "", columns, rows), line], remarks)

@@ -28,35 +28,6 @@ class StepReport:
     record: dict[str, Any]
 
 
-def recipe_view(report: "RecipeReport") -> View:
-    """Show the status of every step after a run."""
-    rows = [
-        [
-            *(step.name, step.command, step.status),
-            f"{step.seconds:,.0f} s" if step.status == "done" else "",
-            step.out,
-        ]
-        for step in report.steps
-    ]
-    columns = ["step", "command", "", "time", "output"]
-    return View([Table("steps", "", columns, rows, align="lllrl")])
-
-
-def plan_view(plan: "RecipePlan") -> View:
-    """Show what a run of a recipe would do with every step."""
-    rows = [
-        [
-            *(step.name, step.command, step.status, _needed(step.needs)),
-            _size(step),
-        ]
-        for step in plan.steps
-    ]
-    columns = ["step", "command", "", "after", "size"]
-    table = Table("steps", "", columns, rows, align="lllll")
-    notes = [ASSUMED] if any("flops" in step.cost for step in plan.steps) else []
-    return View([table, f"would write to {plan.out}"], noted(notes))
-
-
 def _needed(needs: list[str]) -> str:
     """Format the needs of a step; several seeds of one step become ``task-seed-1, 2, 3``."""
     families = several_seeds(needs)
@@ -125,8 +96,18 @@ class RecipePlan(Report):
     problems: list[AdaptermixError] = field(default_factory=list)
 
     def view(self) -> View:
-        """Return the human-readable view."""
-        return plan_view(self)
+        """Show what a run of a recipe would do with every step."""
+        rows = [
+            [
+                *(step.name, step.command, step.status, _needed(step.needs)),
+                _size(step),
+            ]
+            for step in self.steps
+        ]
+        columns = ["step", "command", "", "after", "size"]
+        table = Table("steps", "", columns, rows, align="lllll")
+        notes = [ASSUMED] if any("flops" in step.cost for step in self.steps) else []
+        return View([table, f"would write to {self.out}"], noted(notes))
 
     def as_record(self) -> dict[str, Any]:
         """Return the plan as a dictionary for JSON."""
@@ -143,5 +124,14 @@ class RecipeReport(Report):
     steps: list[StepReport]
 
     def view(self) -> View:
-        """Return the human-readable view."""
-        return recipe_view(self)
+        """Show the status of every step after a run."""
+        rows = [
+            [
+                *(step.name, step.command, step.status),
+                f"{step.seconds:,.0f} s" if step.status == "done" else "",
+                step.out,
+            ]
+            for step in self.steps
+        ]
+        columns = ["step", "command", "", "time", "output"]
+        return View([Table("steps", "", columns, rows, align="lllrl")])

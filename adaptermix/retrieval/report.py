@@ -15,30 +15,6 @@ from adaptermix.retrieval.task_scores import ScoreCorrelation
 from adaptermix.tables import RULE, Cell, Row, Table, View, noted, pairs, titled
 
 
-def retrieval_view(report: RetrievalReport) -> View:
-    """Show retrieval accuracy by layer, language and group, and its correlation with scores."""
-    over = "all pairs" if report.pivot == ALL else f"pairs with {report.pivot}"
-    sized = f"{report.split}, {report.sentences:,} sentences, {len(report.langs)} languages"
-    tables = [_layer_table(report, f"retrieval accuracy (%), {over}: {sized}")]
-    if "low-resource" in report.groups:
-        title = "retrieval accuracy (%), low-resource languages"
-        tables.append(_layer_table(report, title, "low-resource"))
-    tables.append(_layer_table(report, f"MEXA score (%), {over}", value="mexa"))
-    tables.append(_language_table(report))
-    if (seeds := seed_table(report)) is not None:
-        tables.append(seeds)
-    if report.correlations:
-        readings = [found.reading for found in report.correlations]
-        reading = "middle layer" if "middle layer" in readings else readings[0]
-        tables.append(correlation_table(report.correlations, reading))
-    remarks = noted(report.notes)
-    if report.reused:
-        remarks.append(
-            f"representations: {report.reused:,} from the cache, {report.extracted:,} extracted"
-        )
-    return View(tables, [*remarks, f"record and tables: {report.out}"])
-
-
 def _percent(values: Iterable[float]) -> list[str]:
     return [f"{100 * value:.1f}" for value in values]
 
@@ -197,8 +173,27 @@ class RetrievalReport(Report):
     out: str
 
     def view(self) -> View:
-        """Return the human-readable view."""
-        return retrieval_view(self)
+        """Show retrieval accuracy by layer, language and group, and its correlation with scores."""
+        over = "all pairs" if self.pivot == ALL else f"pairs with {self.pivot}"
+        sized = f"{self.split}, {self.sentences:,} sentences, {len(self.langs)} languages"
+        tables = [_layer_table(self, f"retrieval accuracy (%), {over}: {sized}")]
+        if "low-resource" in self.groups:
+            title = "retrieval accuracy (%), low-resource languages"
+            tables.append(_layer_table(self, title, "low-resource"))
+        tables.append(_layer_table(self, f"MEXA score (%), {over}", value="mexa"))
+        tables.append(_language_table(self))
+        if (seeds := seed_table(self)) is not None:
+            tables.append(seeds)
+        if self.correlations:
+            readings = [found.reading for found in self.correlations]
+            reading = "middle layer" if "middle layer" in readings else readings[0]
+            tables.append(correlation_table(self.correlations, reading))
+        remarks = noted(self.notes)
+        if self.reused:
+            remarks.append(
+                f"representations: {self.reused:,} from the cache, {self.extracted:,} extracted"
+            )
+        return View(tables, [*remarks, f"record and tables: {self.out}"])
 
 
 @dataclass(frozen=True)

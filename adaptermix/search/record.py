@@ -30,19 +30,6 @@ if TYPE_CHECKING:
     from adaptermix.plots.plot import Plot
 
 
-def search_view(report: "SearchReport") -> View:
-    """Show the candidates' scores, the choice, and its merge."""
-    merge = report.merge.view()
-    remarks = [
-        f"examples decoded: {report.decoded:,}; an exhaustive search of the same candidates "
-        f"needs {report.exhaustive:,}; {report.reused:,} from the cache",
-        *noted([*_unranked(report), *report.notes]),
-        *merge.remarks,
-        f"record, weights and plot: {report.folder}",
-    ]
-    return View([candidate_table(report), report.verdict, *merge.shown], remarks)
-
-
 def candidate_table(report: "SearchReport", *, weights: bool = False) -> Table:
     """Return the table of candidates, best first; ``weights`` adds a column.
 
@@ -156,8 +143,16 @@ class SearchReport(Report):
     control: str | None = None
 
     def view(self) -> View:
-        """Return the human-readable view."""
-        return search_view(self)
+        """Show the candidates' scores, the choice, and its merge."""
+        merge = self.merge.view()
+        remarks = [
+            f"examples decoded: {self.decoded:,}; an exhaustive search of the same candidates "
+            f"needs {self.exhaustive:,}; {self.reused:,} from the cache",
+            *noted([*_unranked(self), *self.notes]),
+            *merge.remarks,
+            f"record, weights and plot: {self.folder}",
+        ]
+        return View([candidate_table(self), self.verdict, *merge.shown], remarks)
 
 
 @dataclass(frozen=True)

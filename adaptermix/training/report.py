@@ -16,20 +16,6 @@ from adaptermix.training.steps import planned_steps
 _ALIKE = 0.9  # mean cosine of unrelated sentences
 
 
-def training_view(report: "TrainReport") -> View:
-    """Return the view of a finished training or of a dry run."""
-    rows: list[Row] = [["examples", counted(report.examples)]]
-    if report.on:
-        rows.append(["on", " + ".join(stack_terms({"on": report.on}))])
-    if report.truncated:
-        rows.append(["left out", f"{report.truncated:,} prompts longer than --max-length"])
-    rows += [
-        [f"dropped {lang}", counted(reasons)] for lang, reasons in report.dropped.items() if reasons
-    ]
-    table = pairs([*rows, *(_done(report) if report.written else _planned(report))])
-    return View([table, *preview_lines(report.preview)])
-
-
 def _done(report: "TrainReport") -> list[Row]:
     rows: list[Row] = [
         ["steps", f"{report.steps:,} of at most {report.planned_steps:,}"],
@@ -125,8 +111,19 @@ class TrainReport(Report):
         return self.data_notes
 
     def view(self) -> View:
-        """Return the report as shown to the user."""
-        return training_view(self)
+        """Return the view of a finished training or of a dry run."""
+        rows: list[Row] = [["examples", counted(self.examples)]]
+        if self.on:
+            rows.append(["on", " + ".join(stack_terms({"on": self.on}))])
+        if self.truncated:
+            rows.append(["left out", f"{self.truncated:,} prompts longer than --max-length"])
+        rows += [
+            [f"dropped {lang}", counted(reasons)]
+            for lang, reasons in self.dropped.items()
+            if reasons
+        ]
+        table = pairs([*rows, *(_done(self) if self.written else _planned(self))])
+        return View([table, *preview_lines(self.preview)])
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON, without empty optional fields."""
