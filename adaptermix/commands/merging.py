@@ -129,7 +129,7 @@ def _search_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _check_merge(call: Call, maker: Maker) -> None:
-    from adaptermix.merging.plan import read_weights
+    from adaptermix.merging.weights import read_weights
 
     file = call.settings.weights_file
     if call.settings.search is not None:

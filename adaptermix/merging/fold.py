@@ -19,9 +19,11 @@ from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
 from adaptermix.merging.merge import check_out, merge_record, merge_report
-from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.report import MergeReport
+from adaptermix.merging.weights import read_weights
 from adaptermix.models.files import (
+    by,
     fingerprint,
     is_tied,
     locate_model,
@@ -81,10 +83,8 @@ def merge_into(
         Tally(),
     )
     notes = [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
-    tally = folding.tally
     if dry_run:
-        plan.try_out(tally)
-        return _with_notes(merge_report(plan, settings, tally, written=False), notes)
+        return _with_notes(merge_report(plan, settings, plan.try_out(), written=False), notes)
     with whole_output(settings.out) as out:
         out.mkdir()
         for path in sorted(folder.iterdir()):
@@ -92,7 +92,7 @@ def merge_into(
                 shutil.copyfile(path, out / path.name)
         for shard in weight_files(folder):
             _fold_shard(shard, out / shard.name, folding)
-        report = _with_notes(merge_report(plan, settings, tally, written=True), notes)
+        report = _with_notes(merge_report(plan, settings, folding.tally, written=True), notes)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
 
@@ -178,13 +178,9 @@ def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]],
             raise ArtifactError(f"{base} has no weight '{name}', which the adapters change")
         if shapes[name] != shape:
             raise ArtifactError(
-                f"'{name}' is {_by(shape)} in the adapters, but {base} has {_by(shapes[name])}",
+                f"'{name}' is {by(shape)} in the adapters, but {base} has {by(shapes[name])}",
                 hint="if the vocabulary was resized, merge with PEFT's merge_and_unload",
             )
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _refuse_tied(plan: MergePlan, base: str, model_type: str | None) -> None:

@@ -14,8 +14,9 @@ from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import check_output, real_path
-from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, read_weights
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.report import MergeReport, MergeSource
+from adaptermix.merging.weights import read_weights
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.version import __version__
 
@@ -38,17 +39,14 @@ def merge(
     adapters = open_adapters(paths, settings)
     plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
     plan.config()  # raises if the adapters cannot be merged, in a dry run too
-    tally = Tally()
     if dry_run:
-        plan.try_out(tally)
-        return merge_report(plan, settings, tally, written=False)
-    return write_merge(plan, settings, tally, force=force)
+        return merge_report(plan, settings, plan.try_out(), written=False)
+    return write_merge(plan, settings, force=force)
 
 
 def write_merge(
     plan: MergePlan,
     settings: MergeSettings,
-    tally: Tally,
     *,
     at: Path | None = None,
     force: bool = False,
@@ -59,11 +57,11 @@ def write_merge(
     Args:
         plan: The merge to execute.
         settings: Output path and the settings that the report repeats.
-        tally: Accumulates what the method loses.
         at: Temporary path, if the caller moves the result to the settings' output itself.
         force: Replace an existing output.
         found: Additional fields of the record, such as the results of a search.
     """
+    tally = Tally()
 
     def record() -> dict[str, Any]:
         report = merge_report(plan, settings, tally, written=True)

@@ -47,7 +47,6 @@ from adaptermix.adapters.deltas import (
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-if TYPE_CHECKING:
     Cores = Float[np.ndarray, "updates left right"]
 
 
@@ -144,7 +143,8 @@ def merge_updates(
     bias = weighted_bias(updates, weights, dtype)
     exact = weighted_sum(space.cores, weights)
     if method == "knots":
-        return _knots(space, weights, options, rank, dtype, bias)
+        merged = _knots(space, weights, options, rank)
+        return merged._replace(update=replace(as_dtype(merged.update, dtype), bias=bias))
     core = _CORE_METHODS[method](space.cores, weights, options, seed)
     isotropic = options.isotropic or method == "iso-c"
     left, right = truncate(core, rank, isotropic=isotropic)
@@ -259,34 +259,8 @@ def elect_and_merge(
     )
 
 
-def _exact(cores: Cores, weights: Sequence[float], *_: object) -> np.ndarray:
-    return weighted_sum(cores, weights)
-
-
-def _magnitude(
-    cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int
-) -> np.ndarray:
-    return weighted_sum(np.stack([keep_largest(core, options.density) for core in cores]), weights)
-
-
-def _ties(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> np.ndarray:
-    trimmed = np.stack([keep_largest(core, options.density) for core in cores])
-    return elect_and_merge(trimmed, weights)
-
-
-def _dare(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> np.ndarray:
-    return weighted_sum(drop_and_rescale(cores, options.density, seed), weights)
-
-
-def _dare_ties(
-    cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int
-) -> np.ndarray:
-    return elect_and_merge(drop_and_rescale(cores, options.density, seed), weights)
-
-
-def _della(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> np.ndarray:
-    density = magnitude_density(cores, options.density, options.epsilon)
-    return elect_and_merge(drop_and_rescale(cores, density, seed), weights)
+def _trimmed(values: Cores, options: MethodOptions) -> Cores:
+    return np.stack([keep_largest(each, options.density) for each in values])
 
 
 def _tsv(cores: Cores, weights: Sequence[float], *_: object) -> np.ndarray:
@@ -316,29 +290,32 @@ def _polar(matrix: Float[np.ndarray, "side columns"]) -> Float[np.ndarray, "side
     return nearest
 
 
-_CORE_METHODS: dict[str, Callable[..., np.ndarray]] = {
-    "exact": _exact,
-    "peft-cat": _exact,
-    "peft-svd": _exact,
-    "magnitude": _magnitude,
-    "ties": _ties,
-    "dare": _dare,
-    "dare-ties": _dare_ties,
+def _della(cores: Cores, weights: Sequence[float], options: MethodOptions, seed: int) -> np.ndarray:
+    density = magnitude_density(cores, options.density, options.epsilon)
+    return elect_and_merge(drop_and_rescale(cores, density, seed), weights)
+
+
+# From all cores, their weights, the options and the seed: the merged core.
+_CORE_METHODS: dict[str, Callable[[Cores, Sequence[float], MethodOptions, int], np.ndarray]] = {
+    **dict.fromkeys(
+        ("exact", "peft-cat", "peft-svd"), lambda cores, weights, *_: weighted_sum(cores, weights)
+    ),
+    "magnitude": lambda cores, weights, o, _: weighted_sum(_trimmed(cores, o), weights),
+    "ties": lambda cores, weights, o, _: elect_and_merge(_trimmed(cores, o), weights),
+    "dare": lambda cores, weights, o, seed: weighted_sum(
+        drop_and_rescale(cores, o.density, seed), weights
+    ),
+    "dare-ties": lambda cores, weights, o, seed: elect_and_merge(
+        drop_and_rescale(cores, o.density, seed), weights
+    ),
     "della": _della,
     "tsv": _tsv,
-    "iso-c": _exact,
+    "iso-c": lambda cores, weights, *_: weighted_sum(cores, weights),
 }
 METHODS = (*_CORE_METHODS, "knots", *FACTOR_METHODS)
 
 
-def _knots(
-    space: CoreSpace,
-    weights: Sequence[float],
-    options: MethodOptions,
-    rank: int,
-    dtype: np.dtype,
-    bias: np.ndarray | None,
-) -> Merged:
+def _knots(space: CoreSpace, weights: Sequence[float], options: MethodOptions, rank: int) -> Merged:
     """TIES on the right singular vectors of a joint SVD (KnOTS, Stoica et al. 2025).
 
     [delta_1 ... delta_N] = U S [V_1^T ... V_N^T] gives all updates a common left basis. The V_i^T
@@ -350,8 +327,7 @@ def _knots(
     u, values, vt = u[:, kept], values[kept], vt[kept]
     rights = np.stack(np.split(vt, len(space.cores), axis=1))  # [updates, R, right]
     full = space.right.rows(rights)  # [updates, R, in]
-    trimmed = np.stack([keep_largest(part, options.density) for part in full])
-    merged = elect_and_merge(trimmed, weights)  # [R, in]
+    merged = elect_and_merge(_trimmed(full, options), weights)  # [R, in]
     b = space.left.columns(u * values)  # [out, R]
     exact = weighted_sum(full, weights)  # [R, in]
     update = LoraUpdate(merged, b, 1.0)
@@ -364,4 +340,4 @@ def _knots(
         sides = truncate(again.cores[0], rank, isotropic=options.isotropic)
         update = update_in(again, *sides, b.dtype)
         lost = _distance(update, LoraUpdate(exact, b, 1.0))
-    return Merged(replace(as_dtype(update, dtype), bias=bias), energy, lost)
+    return Merged(update, energy, lost)

@@ -19,9 +19,7 @@ from adaptermix.adapters.deltas import (
     LoraUpdate,
     as_dtype,
     is_finite,
-    scaled,
     sum_scaling,
-    weighted_bias,
     wider,
 )
 from adaptermix.adapters.format import (
@@ -51,7 +49,8 @@ from adaptermix.merging.methods import (
     merge_updates,
     merged_rank,
 )
-from adaptermix.merging.weights import Weighting, read_weighting
+from adaptermix.merging.sums import exact_sum, padded, with_bias
+from adaptermix.merging.weights import Weighting
 from adaptermix.merging.whole_weights import BaseWeight, saved_weight
 from adaptermix.settings.merging import MergeSettings
 
@@ -106,10 +105,12 @@ class MergePlan:
         updates = (self.update(module, tally) for module in self.specs)
         return AdapterWeights(self.specs, updates, self.saved())
 
-    def try_out(self, tally: Tally) -> None:
-        """Merge everything, and keep only the tally."""
+    def try_out(self) -> Tally:
+        """Merge everything, and return only the tally."""
+        tally = Tally()
         for module in self.specs:
             self.update(module, tally)
+        return tally
 
     @np.errstate(over="ignore")  # overflow is checked at the end
     def update(self, module: str, tally: Tally) -> LoraUpdate:
@@ -121,7 +122,7 @@ class MergePlan:
         spec, sources = self.specs[module], self._sources(module)
         weights = [weight for _, weight in sources]
         if self.is_sum:
-            update = _sum([adapter.update(module) for adapter, _ in sources], weights, spec)
+            update = exact_sum([adapter.update(module) for adapter, _ in sources], weights, spec)
         else:
             updates = [
                 as_dtype(adapter.update(module), wider(adapter.spec(module).dtype, spec.dtype))
@@ -136,7 +137,7 @@ class MergePlan:
                 f"{module}: the merge is too large for {spec.dtype}",
                 hint="use smaller weights, or --out-dtype float32",
             )
-        return _with_bias(_padded(update, spec.rank), spec)
+        return with_bias(padded(update, spec.rank), spec)
 
     def _sources(self, module: str) -> list[tuple[Adapter, float]]:
         """Return the adapters that contribute to a module, with their weights."""
@@ -223,41 +224,6 @@ def _means_all_layers(config: Mapping[str, Any]) -> bool:
     return names_none and not chosen
 
 
-def _sum(updates: Sequence[LoraUpdate], weights: Sequence[float], spec: UpdateSpec) -> LoraUpdate:
-    """Concatenate factors, which is the exact weighted sum of delta weights.
-
-    sum_i w_i s_i B_i A_i = s [f_1 B_1 ... f_n B_n] [A_1; ...; A_n] with f_i = w_i s_i / s: no
-    product is formed, and the ranks add up. s is ``sum_scaling``, which is positive like PEFT's
-    alpha / rank. It is chosen so that the factors of the update with the largest weight stay
-    bit-identical (except for B's sign, which is the weight's). The other Bs are computed in float32
-    or wider and rounded once.
-    """
-    b = [
-        scaled(update.b, weight * update.scaling / spec.scaling, spec.dtype)
-        for update, weight in zip(updates, weights, strict=True)
-    ]
-    a = [update.a.astype(spec.dtype, copy=False) for update in updates]
-    bias = weighted_bias(updates, [weight / spec.scaling for weight in weights], spec.dtype)
-    return LoraUpdate(np.concatenate(a), np.concatenate(b, axis=1), spec.scaling, bias)
-
-
-def _padded(update: LoraUpdate, rank: int) -> LoraUpdate:
-    """Pad A with zero rows and B with zero columns, which does not change the delta weight."""
-    missing = rank - update.rank
-    if not missing:
-        return update
-    a, b = np.pad(update.a, ((0, missing), (0, 0))), np.pad(update.b, ((0, 0), (0, missing)))
-    return LoraUpdate(a, b, update.scaling, update.bias)
-
-
-def _with_bias(update: LoraUpdate, spec: UpdateSpec) -> LoraUpdate:
-    """Add a zero bias if needed, because PEFT expects a bias in all modules or in none."""
-    if not spec.has_bias or update.bias is not None:
-        return update
-    bias = np.zeros(spec.out_features, spec.dtype)
-    return LoraUpdate(update.a, update.b, update.scaling, bias)
-
-
 def _module_seed(seed: int, module: str) -> int:
     """Derive a seed from the module's name, so that the order of modules does not matter."""
     digest = hashlib.sha256(f"{seed}:{module}".encode()).digest()
@@ -278,26 +244,6 @@ def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapte
     check_names(adapters)
     check_experts(adapters)
     return adapters
-
-
-def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
-    """Return the weights from the settings for a number of adapters.
-
-    Raises:
-        ConfigError: There are too few or too many weights, or the weights file is invalid.
-    """
-    if settings.weights_file is not None:
-        return read_weighting(settings.weights_file, adapters)
-    if settings.weight is not None:
-        if adapters != 2:
-            raise ConfigError(
-                f"--weight is for two adapters, not {adapters}", hint="give --weights W1,W2,..."
-            )
-        return Weighting((settings.weight, 1 - settings.weight))
-    weights = settings.weights or ()
-    if len(weights) != adapters:
-        raise ConfigError(f"--weights has {len(weights)} numbers for {adapters} adapters")
-    return Weighting(tuple(weights))
 
 
 def plan_merge(
@@ -327,9 +273,11 @@ def plan_merge(
         if any(weight and part for weight, part in zip(*kind, strict=True))
     }
     for kind, modules in taken.items():
-        spec = _plan_module(modules[0], adapters, *kind, settings, options, has_bias)
+        check_shapes(modules[0], adapters, [spec for spec in kind[1] if spec])
+        kept = [(spec, weight) for weight, spec in zip(*kind, strict=True) if spec and weight]
+        spec = _plan_module(modules[0], kept, settings, options)
         weights |= dict.fromkeys(modules, kind[0])
-        specs |= dict.fromkeys(modules, spec)
+        specs |= dict.fromkeys(modules, spec._replace(has_bias=has_bias))
     if not specs:
         raise ConfigError("all weights are zero, so the merge would be empty")
     specs |= _with_one_rank(
@@ -341,14 +289,7 @@ def plan_merge(
     )
     base = next((adapter.base for adapter in adapters if adapter.base), None)
     return MergePlan(
-        list(adapters),
-        base,
-        weighting,
-        weights,
-        specs,
-        settings.method,
-        options,
-        settings.seed,
+        list(adapters), base, weighting, weights, specs, settings.method, options, settings.seed
     )
 
 
@@ -406,33 +347,28 @@ def _module_weights(
 
 def _plan_module(
     module: str,
-    adapters: Sequence[Adapter],
-    weights: Sequence[float],
-    parts: Sequence[UpdateSpec | None],
+    parts: Sequence[tuple[UpdateSpec, float]],
     settings: MergeSettings,
     options: MethodOptions,
-    has_bias: bool,
 ) -> UpdateSpec:
-    """Describe a module's merged update; None stands for an adapter without the module."""
-    check_shapes(module, adapters, [spec for spec in parts if spec])
-    kept = [(spec, w) for spec, w in zip(parts, weights, strict=True) if spec and w]
-    ranks = [spec.rank for spec, _ in kept]
+    """Describe a module's merged update, without a bias, from the updates and their weights."""
+    ranks = [spec.rank for spec, _ in parts]
     if settings.method in FACTOR_METHODS and len(set(ranks)) > 1:
         raise ArtifactError(
             f"{module} has ranks {', '.join(map(str, ranks))}; {settings.method} needs the "
             "same rank in all adapters",
             hint="use --method exact, which accepts any ranks",
         )
-    first = kept[0][0]
-    dtype = wider(*(spec.dtype for spec, _ in kept))
+    first = parts[0][0]
+    dtype = wider(*(spec.dtype for spec, _ in parts))
     if settings.out_dtype:
         dtype = next(known for known in FLOAT_DTYPES if known.name == settings.out_dtype)
     scaling = 1.0
     if is_plain_sum(settings.method, options):
-        scaling = sum_scaling([weight * spec.scaling for spec, weight in kept])
+        scaling = sum_scaling([weight * spec.scaling for spec, weight in parts])
     if not 0 < scaling <= float(ml_dtypes.finfo(dtype).max):
-        told = " and ".join(f"{weight:g}" for _, weight in kept)
-        subject = f"the weight {told} is" if len(kept) == 1 else f"the weights {told} are"
+        told = " and ".join(f"{weight:g}" for _, weight in parts)
+        subject = f"the weight {told} is" if len(parts) == 1 else f"the weights {told} are"
         raise ConfigError(f"{subject} too small or too large for {module} in {dtype}")
     return UpdateSpec(
         out_features=first.out_features,
@@ -440,9 +376,8 @@ def _plan_module(
         rank=merged_rank(settings.method, ranks, (first.out_features, first.in_features), options),
         scaling=scaling,
         dtype=dtype,
-        has_bias=has_bias,
         is_embedding=first.is_embedding,
-        experts=min(spec.experts for spec, _ in kept),  # a module if an adapter targets it as one
+        experts=min(spec.experts for spec, _ in parts),  # a module if an adapter targets it as one
     )
 
 

@@ -27,6 +27,7 @@ import tomli_w
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.files.toml import read_toml
+from adaptermix.settings.merging import MergeSettings
 
 _MOST_LAYERS = 100_000  # larger numbers are mistakes, and a set of them would fill the memory
 _LARGEST = sys.float_info.max
@@ -85,6 +86,26 @@ class Weighting:
             if "layers" in rule:
                 rule["layers"] = ",".join(map(str, rule["layers"]))
         return tomli_w.dumps({"rule" if key == "rules" else key: v for key, v in content.items()})
+
+
+def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
+    """Return the weights from the settings for a number of adapters.
+
+    Raises:
+        ConfigError: There are too few or too many weights, or the weights file is invalid.
+    """
+    if settings.weights_file is not None:
+        return read_weighting(settings.weights_file, adapters)
+    if settings.weight is not None:
+        if adapters != 2:
+            raise ConfigError(
+                f"--weight is for two adapters, not {adapters}", hint="give --weights W1,W2,..."
+            )
+        return Weighting((settings.weight, 1 - settings.weight))
+    weights = settings.weights or ()
+    if len(weights) != adapters:
+        raise ConfigError(f"--weights has {len(weights)} numbers for {adapters} adapters")
+    return Weighting(tuple(weights))
 
 
 def read_weighting(path: Path, adapters: int) -> Weighting:

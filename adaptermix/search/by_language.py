@@ -291,7 +291,6 @@ def _write(report: RoutesReport, inputs: _Inputs) -> None:
             write_merge(
                 inputs.plan(merges[name].weighting),
                 settings.model_copy(update={"out": settings.out / name}),
-                Tally(),
                 at=partial / name,
                 found={"chosen_for": langs},
             )

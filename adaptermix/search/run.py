@@ -24,7 +24,7 @@ from adaptermix.generation.cached import CachedGenerator, check_engine, notes_on
 from adaptermix.generation.engine import Limits
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
 from adaptermix.merging.merge import check_out, write_merge
-from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
+from adaptermix.merging.plan import MergePlan, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
 from adaptermix.models.systems import open_systems
 from adaptermix.progress import OnProgress, ignore
@@ -386,7 +386,7 @@ def _finish(
             decoded=halving.needed,
             exhaustive=len(entries) * halving.examples,
             reused=inputs.generator.reused,
-            merge=write_merge(plan, settings, Tally(), at=staged, found=found),
+            merge=write_merge(plan, settings, at=staged, found=found),
             notes=[*inputs.encoder.notes, *halving.notes, *inputs.generator.notes],
             folder=str(folder),
             control=control,
