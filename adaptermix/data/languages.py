@@ -50,6 +50,14 @@ def split_pair(pair: str) -> tuple[str, str]:
     return langs[0], langs[1]
 
 
+def sides_of(text: str) -> tuple[str, ...]:
+    """Return both languages of a pair, or nothing if the text is not a pair."""
+    try:
+        return split_pair(text)
+    except DataError:
+        return ()
+
+
 def target_of(lang: str) -> str:
     """Return the language of the answers: the second one of a pair, or the language itself."""
     if "-" not in lang or (lang[0].islower() and _SUBTAG.fullmatch(lang.partition("-")[2])):

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from adaptermix.adapters.systems import (
     systems_of,
 )
 from adaptermix.errors import ConfigError
-from adaptermix.evaluation.asking import Asked, Prompts
+from adaptermix.evaluation.asking import Answered, Asked, Prompts
 from adaptermix.evaluation.comparison import PairedTest, compare
 from adaptermix.evaluation.report import EvalPlan, EvalReport, SystemScores, files_of
 from adaptermix.evaluation.seeds import over_seeds
@@ -35,7 +36,6 @@ from adaptermix.settings.shared import harness_tasks, notes_on_languages
 from adaptermix.tasks.metrics.metric import Outcome
 from adaptermix.tasks.metrics.significance import Statistics
 from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
-from adaptermix.tasks.task import Scored, Task
 from adaptermix.version import __version__
 
 if TYPE_CHECKING:
@@ -63,15 +63,11 @@ def evaluate(
     """
     settings, missing = without_missing_comet(settings)
     inputs = _prepare(settings, force)
-    settings, systems = inputs.settings, inputs.names
-    items, task = inputs.asked.items, inputs.asked.task
+    settings, systems = inputs.asked.settings, inputs.names
+    task = inputs.asked.task
     answered = inputs.asked.answer(inputs.systems, inputs.tested, on_progress)
-    answers, results = answered.answers, answered.outcomes
-    cells = [
-        _cell(task, system, lang, items, given, results[system])
-        for system, given in zip(systems, answers, strict=True)
-        for lang in settings.langs
-    ]
+    results = answered.outcomes
+    cells = _cells(inputs, answered)
     groups = _groups(settings)
     baseline = choose_baseline(settings, inputs.routed)
     test = PairedTest.of(settings.test, task.metrics[0], len(settings.langs))
@@ -111,7 +107,7 @@ def evaluate(
         "base_fingerprint": inputs.systems.fingerprint,
         "adapters": {name: system_record(system) for name, system in inputs.routed.items()},
     }
-    _write(report, record, items, dict(zip(systems, answers, strict=True)), results)
+    _write(report, record, inputs, answered)
     return report
 
 
@@ -120,13 +116,11 @@ class _EvalInputs:
     """The inputs of an evaluation, checked before an engine starts.
 
     Attributes:
-        settings: The settings, with tasks of lm-eval in place of languages.
         systems: The base model, and all adapters.
         routed: The systems except for the base model.
         asked: The questions for the systems.
     """
 
-    settings: EvalSettings
     systems: Systems
     routed: Mapping[str, System]
     asked: Asked
@@ -140,6 +134,14 @@ class _EvalInputs:
     def tested(self) -> dict[str, System | None]:
         """The systems in the same order; None for the base model."""
         return {name: self.routed.get(name) for name in self.names}
+
+    @cached_property
+    def members(self) -> dict[str, list[int]]:
+        """The indices of each language's examples."""
+        members: dict[str, list[int]] = {lang: [] for lang in self.asked.settings.langs}
+        for at, item in enumerate(self.asked.items):
+            members[item.lang].append(at)
+        return members
 
 
 def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
@@ -158,7 +160,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
             )
     servers = check_engine(settings, systems.folder, list(systems.adapters.values()))
     asked = _asked(settings, systems, servers)
-    return _EvalInputs(asked.settings, systems, routed, asked)
+    return _EvalInputs(systems, routed, asked)
 
 
 def _asked(settings: EvalSettings, systems: Systems, servers: Sequence["Served"]) -> Asked:
@@ -198,26 +200,26 @@ def _route_notes(systems: Mapping[str, System], langs: Sequence[str]) -> list[st
     return [note for family in _families(systems) for note in family.notes_on(langs)]
 
 
-def _cell(
-    task: Task | Scored,
-    system: str,
-    lang: str,
-    items: Sequence[PromptedExample],
-    answers: Sequence[Generated],
-    outcomes: Sequence[Outcome],
-) -> SystemScores:
-    mine = [at for at, item in enumerate(items) if item.lang == lang]
-    scores = task.scores([outcomes[at] for at in mine])
-    return SystemScores(
-        system=system,
-        lang=lang,
-        score=next(iter(scores.values())),
-        examples=len(mine),
-        malformed=sum(outcomes[at].malformed > 0 for at in mine),
-        cut_answers=sum(answers[at].is_truncated for at in mine),
-        truncated_prompts=sum(items[at].is_truncated for at in mine),
-        scores=scores,
-    )
+def _cells(inputs: _EvalInputs, answered: Answered) -> list[SystemScores]:
+    """Score every system on every language."""
+    items, cells = inputs.asked.items, []
+    for system, answers in zip(inputs.names, answered.answers, strict=True):
+        for lang, mine in inputs.members.items():
+            outcomes = [answered.outcomes[system][at] for at in mine]
+            scores = inputs.asked.task.scores(outcomes)
+            cells.append(
+                SystemScores(
+                    system=system,
+                    lang=lang,
+                    score=next(iter(scores.values())),
+                    examples=len(mine),
+                    malformed=sum(outcome.malformed > 0 for outcome in outcomes),
+                    cut_answers=sum(answers[at].is_truncated for at in mine),
+                    truncated_prompts=sum(items[at].is_truncated for at in mine),
+                    scores=scores,
+                )
+            )
+    return cells
 
 
 def _macro(
@@ -241,25 +243,18 @@ def _statistics(
     inputs: _EvalInputs, outcomes: dict[str, list[Outcome]]
 ) -> dict[str, dict[str, Statistics]]:
     """Return the sufficient statistics of every example, by system and language."""
-    members = {
-        lang: [at for at, item in enumerate(inputs.asked.items) if item.lang == lang]
-        for lang in dict.fromkeys(item.lang for item in inputs.asked.items)
-    }
     return {
         system: {
             lang: inputs.asked.task.statistics([outcomes[system][at] for at in mine])
-            for lang, mine in members.items()
+            for lang, mine in inputs.members.items()
+            if mine
         }
         for system in inputs.names
     }
 
 
 def _write(
-    report: EvalReport,
-    record: dict[str, Any],
-    items: Sequence[PromptedExample],
-    answers: dict[str, list[Generated]],
-    outcomes: dict[str, list[Outcome]],
+    report: EvalReport, record: dict[str, Any], inputs: _EvalInputs, answered: Answered
 ) -> None:
     with whole_output(Path(report.out)) as partial:
         partial.mkdir()
@@ -267,17 +262,17 @@ def _write(
         (partial / "scores.json").write_text(text + "\n", encoding="utf-8")
         for table in files_of(report):
             table.write(partial, "csv")
-        for system in report.systems:
+        for system, answers in zip(report.systems, answered.answers, strict=True):
+            outcomes = answered.outcomes[system]
             folder = partial / "predictions" / system
             folder.mkdir(parents=True)
-            for lang in report.langs:
-                rows = zip(items, answers[system], outcomes[system], strict=True)
-                mine = [row for row in rows if row[0].lang == lang]
+            for lang, mine in inputs.members.items():
                 segments = {n: s.segments for n, s in report.cell(system, lang).scores.items()}
                 with (folder / f"{lang}.jsonl").open("w", encoding="utf-8") as file:
-                    for at, row in enumerate(mine):
-                        own = {name: values[at] for name, values in segments.items()}
-                        file.write(_prediction(*row, own) + "\n")
+                    for number, at in enumerate(mine):
+                        own = {name: values[number] for name, values in segments.items()}
+                        row = _prediction(inputs.asked.items[at], answers[at], outcomes[at], own)
+                        file.write(row + "\n")
 
 
 def _prediction(

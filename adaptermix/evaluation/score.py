@@ -8,7 +8,7 @@ from typing import Any
 
 from adaptermix.data.languages import language_code
 from adaptermix.errors import ConfigError, DataError
-from adaptermix.files.outputs import Report
+from adaptermix.files.outputs import NotedReport
 from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.settings.shared import Settings
@@ -27,19 +27,17 @@ OUTPUT_FIELDS = ("output", "prediction", "answer", "hypothesis", "translation", 
 
 
 @dataclass(frozen=True)
-class ScoreReport(Report):
+class ScoreReport(NotedReport):
     """Scores by metric, and counts.
 
     Attributes:
         metrics: The score of every metric, by name.
         counts: Numbers of examples, malformed answers and malformed parts of them, and the counts
             of the metrics.
-        notes: Notes for the user.
     """
 
     metrics: dict[str, Score]
     counts: dict[str, int]
-    notes: list[str]
 
     def view(self) -> View:
         """Return the human-readable view."""
@@ -48,11 +46,6 @@ class ScoreReport(Report):
         if "malformed" in counts:
             counts["malformed"] += f" of {counts['examples']}"
         return View([pairs(scores | counts), *(s.signature for s in self.metrics.values())])
-
-    @property
-    def notices(self) -> Sequence[str]:
-        """The notes, which are not part of the result."""
-        return self.notes
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as a dictionary for JSON."""
@@ -101,7 +94,8 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
     }
     for score in scores.values():
         counts |= score.counts
-    return ScoreReport(scores, counts, [*notes, *notes_on_tokenizers(task.metrics, outcomes)])
+    notes += notes_on_tokenizers(task.metrics, outcomes)
+    return ScoreReport(scores, counts, notes=notes)
 
 
 def _needed(settings: Settings, name: str) -> Any:

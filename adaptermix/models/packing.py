@@ -8,7 +8,7 @@ longest of them for the duration of attention.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -151,6 +151,15 @@ class _Unpad(torch.autograd.Function):
         return grad.new_zeros(ctx.shape).index_copy_(0, real, grad), None
 
 
+class _How(NamedTuple):
+    """How attention is computed, as transformers passes it."""
+
+    scaling: float
+    dropout: float
+    window: int | None
+    softcap: float | None
+
+
 def packed_attention(
     module: nn.Module,
     query: Float[Tensor, "1 heads tokens head"],
@@ -167,10 +176,11 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "1 tokens heads head"], None]:
     """Compute causal attention within each sentence of a packed row; transformers calls it."""
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # [tokens heads head]
+    how = _How(scaling, dropout, sliding_window, softcap)
     outputs = []
     for group in groups:
         queries, keys, values = (_rectangle(row, group) for row in rows)
-        output = _causal_attention(queries, keys, values, scaling, dropout, sliding_window, softcap)
+        output = _causal_attention(queries, keys, values, how)
         flat = output.transpose(1, 2).flatten(0, 1)  # [sentences x length, heads, head]
         outputs.append(flat if group.real is None else _Unpad.apply(flat, group.real))
     return torch.cat(outputs)[None], None
@@ -190,12 +200,10 @@ def _causal_attention(
     query: Float[Tensor, "sentences heads length head"],
     key: Float[Tensor, "sentences keys length head"],
     value: Float[Tensor, "sentences keys length head"],
-    scaling: float,
-    dropout: float,
-    window: int | None,
-    softcap: float | None,
+    how: _How,
 ) -> Float[Tensor, "sentences heads length head"]:
     """Attend to earlier tokens. Padding is on the right, so no token sees any."""
+    scaling, dropout, window, softcap = how
     length, shared = query.shape[2], query.shape[1] != key.shape[1]
     if softcap is None and (window is None or length <= window):
         return functional.scaled_dot_product_attention(

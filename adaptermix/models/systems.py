@@ -118,37 +118,19 @@ def open_systems(
         ResourceError: The model cannot be fetched from the Hub.
     """
     folder = locate_model(settings)
-    on_disk = weight_shapes(folder)
-    if not _has_torch():
-        return _open_by_files(settings, folder, adapters, on_disk, has_base)
-    empty = empty_model(folder, settings)
-    in_memory = {name: tuple(weight.shape) for name, weight in empty.state_dict().items()}
-    _check_weights(folder, on_disk, in_memory)
-    shapes = {**on_disk, **in_memory}
-    named = {name: with_names_of(adapter, in_memory) for name, adapter in adapters.items()}
+    shapes = in_model = weight_shapes(folder)
+    empty = None
+    if all(find_spec(name) is not None for name in ("torch", "peft")):
+        empty = empty_model(folder, settings)
+        in_model = {name: tuple(weight.shape) for name, weight in empty.state_dict().items()}
+        _check_weights(folder, shapes, in_model)
+        shapes = {**shapes, **in_model}
+    named = {name: with_names_of(adapter, in_model) for name, adapter in adapters.items()}
     for name, adapter in adapters.items():
         _check_vocabulary(named[name], shapes, settings.model)
         check_fits(adapter, shapes, settings.model)
-        _check_config(named[name], empty)
-    tokenizer = load_tokenizer(folder, settings)
-    return Systems(settings.model, folder, tokenizer, named, has_base)
-
-
-def _has_torch() -> bool:
-    return all(find_spec(name) is not None for name in ("torch", "peft"))
-
-
-def _open_by_files(
-    settings: ModelSettings,
-    folder: Path,
-    adapters: Mapping[str, Adapter],
-    on_disk: Mapping[str, tuple[int, ...]],
-    has_base: bool,
-) -> Systems:
-    named = {name: with_names_of(adapter, on_disk) for name, adapter in adapters.items()}
-    for name, adapter in adapters.items():
-        _check_vocabulary(named[name], on_disk, settings.model)
-        check_fits(adapter, on_disk, settings.model)
+        if empty is not None:
+            _check_config(named[name], empty)
     return Systems(settings.model, folder, load_tokenizer(folder, settings), named, has_base)
 
 

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +39,6 @@ from adaptermix.retrieval.task_scores import LEAST, correlations_of, read_scores
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.version import __version__
 
-if TYPE_CHECKING:
-    from adaptermix.retrieval.representations import LayerReader
-
 
 def analyze(
     settings: RetrievalSettings,
@@ -62,12 +59,10 @@ def analyze(
         ArtifactError: A model or adapter cannot be used, or the output exists.
         ResourceError: Disk space or memory is insufficient.
     """
-    from adaptermix.retrieval.representations import LayerReader
-
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
         inputs = _prepare(settings, force, Path(scratch))
         paths = inputs.extractor.extract(inputs.systems, inputs.texts, on_progress)
-        grid = _retrieve_all(inputs, LayerReader(paths), settings.neighbors, on_progress)
+        grid = _retrieve_all(inputs, paths, settings.neighbors, on_progress)
     report = _summed_up(inputs, grid, settings)
     record = {
         "adaptermix": __version__,
@@ -156,25 +151,31 @@ def _layers(settings: RetrievalSettings, count: int) -> list[int]:
 
 
 def _retrieve_all(
-    inputs: RetrievalInputs, reader: LayerReader, neighbors: int, on_progress: OnProgress
+    inputs: RetrievalInputs,
+    paths: Mapping[tuple[str, str], Path],
+    neighbors: int,
+    on_progress: OnProgress,
 ) -> Grid:
     import torch
 
     from adaptermix.retrieval.margin import normalized, retrieve
+    from adaptermix.retrieval.representations import read_layer
 
     shape = (len(inputs.systems), len(inputs.langs), len(inputs.langs), len(inputs.layers))
     grid = Grid(np.full(shape, np.nan), np.full(shape, np.nan))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def side(system: str, lang: int, layer: int) -> torch.Tensor:
+        return normalized(read_layer(paths[system, inputs.langs[lang]], layer).to(device))
+
     total, done = len(inputs.systems) * len(inputs.layers) * len(inputs.pairs), 0
     for at, system in enumerate(inputs.systems):
         for depth, layer in enumerate(inputs.layers):
             held, sources = -1, torch.empty(0, 0)
             for a, b in inputs.pairs:  # sorted by the first
                 if a != held:
-                    held = a
-                    sources = normalized(reader.layer(system, inputs.langs[a], layer).to(device))
-                targets = normalized(reader.layer(system, inputs.langs[b], layer).to(device))
-                found = retrieve(sources, targets, neighbors)
+                    held, sources = a, side(system, a, layer)
+                found = retrieve(sources, side(system, b, layer), neighbors)
                 grid.accuracy[at, a, b, depth] = found.forward_accuracy
                 grid.accuracy[at, b, a, depth] = found.backward_accuracy
                 grid.mexa[at, [a, b], [b, a], depth] = found.mexa

@@ -268,17 +268,10 @@ def _check_finite(gathered: np.ndarray, system: str, text: Text) -> None:
             )
 
 
-class LayerReader:
-    """Reads one layer of one language at a time.
+def read_layer(path: Path, layer: int) -> Float[Tensor, "sentences hidden"]:
+    """Return the representations of one layer as a view of their file.
 
-    A file stays mapped only as long as one of its tensors is referenced. With permanent mappings,
-    all pages ever read, and finally all representations, would count as this process's memory.
+    The file stays mapped only as long as the view is referenced. With permanent mappings, all pages
+    ever read, and finally all representations, would count as this process's memory.
     """
-
-    def __init__(self, paths: Mapping[tuple[str, str], Path]) -> None:
-        """Store the files by system and language; nothing is read yet."""
-        self._paths = dict(paths)
-
-    def layer(self, system: str, lang: str, layer: int) -> Float[Tensor, "sentences hidden"]:
-        """Return one layer's representations as a view of the file."""
-        return torch.from_numpy(TensorFile(self._paths[system, lang]).tensor(TENSOR)[layer])
+    return torch.from_numpy(TensorFile(path).tensor(TENSOR)[layer])

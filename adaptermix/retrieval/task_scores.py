@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adaptermix.adapters.systems import BASE
-from adaptermix.data.languages import flores_code, split_pair, target_of
+from adaptermix.data.languages import flores_code, sides_of, target_of
 from adaptermix.errors import DataError
 from adaptermix.files.text import json_value
 from adaptermix.retrieval.correlation import Correlation, pearson, spearman
@@ -88,18 +88,11 @@ def match_languages(
 def _indices(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
     """Find a language (``cy``), or both of a pair (``de-en``); return nothing if one is missing."""
     codes = [flores_code(known) for known in langs]
-    for parts in ([lang], [] if target_of(lang) == lang else _sides(lang)):
+    for parts in ([lang], [] if target_of(lang) == lang else sides_of(lang)):
         wanted = [flores_code(part) for part in parts]
         if wanted and all(code in codes for code in wanted):
             return tuple(codes.index(code) for code in wanted)
     return ()
-
-
-def _sides(pair: str) -> tuple[str, ...]:
-    try:
-        return split_pair(pair)
-    except DataError:
-        return ()
 
 
 def correlations_of(

@@ -26,7 +26,7 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch, capsys):
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_json_lacks_is_told_beside_it(as_json, capsys):
-    console.show(ScoreReport({}, {"examples": 1}, ["a note"]), as_json=as_json)
+    console.show(ScoreReport({}, {"examples": 1}, notes=["a note"]), as_json=as_json)
     out, err = capsys.readouterr()
     assert "a note" not in out
     assert err == "note: a note\n"

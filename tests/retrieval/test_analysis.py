@@ -23,7 +23,7 @@ from adaptermix.models.loading import load_model
 from adaptermix.retrieval.analysis import analyze, plan
 from adaptermix.retrieval.correlation import pearson
 from adaptermix.retrieval.margin import normalized, retrieve
-from adaptermix.retrieval.representations import TENSOR, Extractor, LayerReader, Text, encode_texts
+from adaptermix.retrieval.representations import TENSOR, Extractor, Text, encode_texts, read_layer
 from adaptermix.retrieval.summary import EVERY, MIDDLE, layer_sets
 from adaptermix.settings.evaluation import RetrievalSettings
 
@@ -188,14 +188,13 @@ def test_without_the_cache_nothing_is_kept(settings, answer_cache):
 def test_what_was_read_takes_no_memory(tmp_path):
     """Of 32 MB in 16 layers no more than a few are there at a time."""
     save_file({TENSOR: torch.ones(16, 1024, 512)}, tmp_path / "all.safetensors")
-    reader = LayerReader({("base", "en"): tmp_path / "all.safetensors"})
     mapped = lambda: 4096 * int(Path("/proc/self/statm").read_text().split()[2])  # noqa: E731
     before = mapped()
-    held = reader.layer("base", "en", 0)
+    held = read_layer(tmp_path / "all.safetensors", 0)
     assert held.sum() == held.numel()
     assert mapped() - before > 1 << 20  # or this would measure nothing
     for layer in range(1, 16):
-        assert reader.layer("base", "en", layer).sum() == 1024 * 512
+        assert read_layer(tmp_path / "all.safetensors", layer).sum() == 1024 * 512
     assert mapped() - before < 8 << 20
 
 

@@ -6,8 +6,8 @@ from contextlib import suppress
 from adaptermix.adapters.card import sources_of
 from adaptermix.adapters.report import AdapterReport, InspectReport, adapter_name
 from adaptermix.adapters.systems import BASE
-from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, split_pair, target_of
-from adaptermix.errors import ConfigError, DataError
+from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, sides_of, target_of
+from adaptermix.errors import ConfigError
 from adaptermix.models.files import layer_index
 
 _TASK = ("train-task", "train-joint")
@@ -103,19 +103,12 @@ def _seen(adapters: Sequence[AdapterReport]) -> tuple[set[str], set[str]]:
     for adapter in adapters:
         command = adapter.record.get("command")
         for name in _mapping(adapter.record.get("examples")):
-            sides = _sides(str(name))
+            sides = sides_of(str(name))
             if command in _ALIGNMENT and len(sides) == 2:
                 aligned |= {flores_code(side) for side in sides}
             elif command in _TASK:
                 trained.add(flores_code(str(name)))
     return trained, aligned
-
-
-def _sides(pair: str) -> tuple[str, ...]:
-    try:
-        return split_pair(pair)
-    except DataError:
-        return ()
 
 
 def _mapping(value: object) -> Mapping[str, str]:
