@@ -69,18 +69,6 @@ class Made:
 Maker = Callable[[Path], Made | None]
 
 
-def _no_examples(settings: Any) -> dict[str, int]:
-    return {}
-
-
-def _no_check(call: Call, maker: Maker) -> None:
-    """Check nothing."""
-
-
-def _no_size(call: Call, examples: Mapping[str, int]) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Command:
     """A command.
@@ -108,9 +96,9 @@ class Command:
     shows_progress: bool = True
     extra: str | None = None
     remark: Callable[[Any], str | None] = lambda settings: None
-    examples: Callable[[Any], dict[str, int]] = _no_examples
-    size: Callable[[Call, Mapping[str, int]], dict[str, Any]] = _no_size
-    check: Callable[[Call, Maker], None] = _no_check
+    examples: Callable[[Any], dict[str, int]] = lambda settings: {}
+    size: Callable[[Call, Mapping[str, int]], dict[str, Any]] = lambda call, examples: {}
+    check: Callable[[Call, Maker], None] = lambda call, maker: None
 
     @property
     def name(self) -> str:

@@ -28,13 +28,15 @@ _PASSED_ON = ("ADAPTERMIX_CACHE", "HF_HUB_OFFLINE", "PYTHONPATH")  # never keys 
 
 
 class Board(Protocol):
-    """Shows the progress of several steps."""
+    """Shows the progress of several steps; by default, nothing."""
 
     def show(self, step: Step, progress: Progress) -> None:
         """Show a step's progress."""
+        return None
 
     def remove(self, step: Step) -> None:
         """Remove a step that has ended."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -51,19 +51,6 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
     return RecipePlan(str(recipe.path), str(recipe.out), steps, problems)
 
 
-def check_ahead(step: Step, recipe: Recipe) -> None:
-    """Check a step that may have to wait for others.
-
-    Its command repeats these checks when it starts, but a mistake should not surface only after
-    hours of training.
-
-    Raises:
-        AdaptermixError: A problem that would stop the step; it names the flag or value.
-    """
-    step.command.require(step.settings)
-    step.command.check(step.call(), recipe.maker)
-
-
 def chosen_steps(recipe: Recipe, only: str | None) -> Recipe:
     """Return the recipe, or one step of it with everything that it needs."""
     return recipe if only is None else recipe.with_needs(only)
@@ -96,13 +83,20 @@ def _is_ready(step: Step, statuses: Mapping[str, Status]) -> bool:
 
 
 def check_steps(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
-    """Check the steps to run and read their data, so that gaps show up before hours of work."""
+    """Check the steps to run and read their data, so that gaps show up before hours of work.
+
+    The commands repeat these checks when they start.
+
+    Raises:
+        AdaptermixError: A problem that would stop a step; it has the line in the recipe.
+    """
     steps = [step for step in recipe.steps if statuses[step.name] != "finished"]
     for step in steps:
         if step.missing:
             raise step.missing
         with blaming(step):
-            check_ahead(step, recipe)
+            step.command.require(step.settings)
+            step.command.check(step.call(), recipe.maker)
     for step in steps:
         with blaming(step):
             step.command.examples(step.settings)

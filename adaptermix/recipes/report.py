@@ -98,10 +98,7 @@ class RecipePlan(Report):
     def view(self) -> View:
         """Show what a run of a recipe would do with every step."""
         rows = [
-            [
-                *(step.name, step.command, step.status, _needed(step.needs)),
-                _size(step),
-            ]
+            [step.name, step.command, step.status, _needed(step.needs), _size(step)]
             for step in self.steps
         ]
         columns = ["step", "command", "", "after", "size"]
@@ -127,7 +124,9 @@ class RecipeReport(Report):
         """Show the status of every step after a run."""
         rows = [
             [
-                *(step.name, step.command, step.status),
+                step.name,
+                step.command,
+                step.status,
                 f"{step.seconds:,.0f} s" if step.status == "done" else "",
                 step.out,
             ]

@@ -31,43 +31,31 @@ from adaptermix.settings.shared import Settings
 
 
 class Watcher(Protocol):
-    """Callbacks for the progress of a run."""
+    """Callbacks for the progress of a run; by default, nothing is shown."""
 
     def begin(self, number: int, total: int, step: Step, *, is_finished: bool) -> None:
         """Called when a step begins or is skipped."""
+        return None
 
     def progress(self, step: Step) -> AbstractContextManager[OnProgress]:
         """Return a context whose value is the progress callback of the step."""
-
-    def together(self) -> AbstractContextManager[Board]:
-        """Return a context whose value shows the progress of several steps."""
-
-    def end(self, step: Step, report: Any) -> None:
-        """Called when a step is done, with its command's report."""
-
-
-class Unwatched:
-    """A watcher that shows nothing."""
-
-    def begin(self, number: int, total: int, step: Step, *, is_finished: bool) -> None:
-        """Show nothing."""
-
-    def progress(self, step: Step) -> AbstractContextManager[OnProgress]:
-        """Show nothing."""
         return nullcontext(ignore)
 
     def together(self) -> AbstractContextManager[Board]:
-        """Show nothing."""
-        return nullcontext(self)
-
-    def show(self, step: Step, progress: Progress) -> None:
-        """Show nothing."""
-
-    def remove(self, step: Step) -> None:
-        """Do nothing."""
+        """Return a context whose value shows the progress of several steps."""
+        return nullcontext(Unseen())
 
     def end(self, step: Step, report: Any) -> None:
-        """Show nothing."""
+        """Called when a step is done, with its command's report."""
+        return None
+
+
+class Unwatched(Watcher):
+    """A watcher that shows nothing."""
+
+
+class Unseen(Board):
+    """A board that shows nothing."""
 
 
 def run(
