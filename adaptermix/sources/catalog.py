@@ -84,12 +84,10 @@ _OTHER_NAMES = {"zh": "cmn", "ms": "zsm"}  # language codes in OPUS Tatoeba
 
 
 def _tatoeba(pairs: Sequence[str]) -> list[Remote]:
-    return [_tatoeba_pair(*pair.split("-")) for pair in pairs]
+    return [_tatoeba_pair(sorted(pair.split("-"))) for pair in pairs]
 
 
-def _tatoeba_pair(source: str, target: str) -> Remote:
-    """Return a pair's archive, whose name has the codes in alphabetical order."""
-    codes = sorted((source, target))
+def _tatoeba_pair(codes: Sequence[str]) -> Remote:
     plain = _tatoeba_archive(codes, {code: code for code in codes})
     if not _OTHER_NAMES.keys() & set(codes):
         return plain
@@ -126,16 +124,16 @@ TATOEBA = Source(
 
 
 def _iwslt(pairs: Sequence[str]) -> list[Remote]:
-    return [_iwslt_pair(*pair.split("-")) for pair in pairs]
-
-
-def _iwslt_pair(source: str, target: str) -> Remote:
-    pair = f"{source}-{target}"
-    members = tuple(
-        Member(f"IWSLT17.{pair}.{code}", f"{pair}/train.tags.{pair}.{code}", is_tagged=True)
-        for code in (source, target)
-    )
-    return Remote(f"data/2017-01-trnted/texts/{source}/{target}/{pair}.zip", members)
+    remotes = []
+    for pair in pairs:
+        source, target = pair.split("-")
+        members = tuple(
+            Member(f"IWSLT17.{pair}.{code}", f"{pair}/train.tags.{pair}.{code}", is_tagged=True)
+            for code in (source, target)
+        )
+        path = f"data/2017-01-trnted/texts/{source}/{target}/{pair}.zip"
+        remotes.append(Remote(path, members))
+    return remotes
 
 
 _IWSLT = Source(

@@ -1,7 +1,6 @@
 """Sources of Universal NER: the treebanks' repositories, and the Aya collection's prompts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from adaptermix.sources.source import Member, Remote, Source
 
@@ -9,107 +8,52 @@ _HUB = "https://huggingface.co/datasets/"
 _GITHUB = "https://raw.githubusercontent.com/"
 
 
-@dataclass(frozen=True)
-class _Treebank:
-    """A repository of Universal NER: its commit, and the git object ids of train, dev and test."""
-
-    repository: str
-    commit: str
-    stem: str
-    ids: tuple[str, str, str]
-
-
+# By language: the stem of the file names, and the repository with its commit.
 _TREEBANKS = {
-    "da": _Treebank(
-        "UNER_Danish-DDT",
-        "983c4cdc09f8ece6069d2b692b60dc4b3649ec6e",
-        "da_ddt",
-        (
-            "462257517e822ab3621ba3225ed1aaa66b1408df",
-            "af60507897843451435a0cd0b9d5313d04d2f7ce",
-            "eac840a2cad35bd68f8d6c40119424cb19e4b7fa",
-        ),
-    ),
-    "en": _Treebank(
-        "UNER_English-EWT",
-        "8ed072de2fd24022cc62458997fe96a8fe191ea4",
-        "en_ewt",
-        (
-            "b2423d72f37f2226e56cbe750da76f820e6c36a9",
-            "ba19f8b2c24da16a9131408b5f07e3a3f0bdc5b8",
-            "45c5da3de8d9908dfff8d1883837ae4c42d48424",
-        ),
-    ),
-    "hr": _Treebank(
-        "UNER_Croatian-SET",
-        "20dcb2ef6b6bf9d5e03605a74c4d87215a1574c1",
-        "hr_set",
-        (
-            "8990179123f7422cb037437eee3e79c568c7cf81",
-            "81e7943b49053f3b853508fb1fb7860ebd5311c0",
-            "89fe2dcfb31fbb9274ffa718b25cba1c7c6a2d8b",
-        ),
-    ),
-    "pt": _Treebank(
-        "UNER_Portuguese-Bosque",
-        "f2c2ad67aed900385fbe5d655af41f439c9b3333",
-        "pt_bosque",
-        (
-            "8092ca64ae8b0a89cad7c0f3f47852d8a48692f3",
-            "c45ec24ccaaef7ac52abcda4b2f72c36019d7981",
-            "63d219763cde41a389a965f33eb9c7d5792e1d1f",
-        ),
-    ),
-    "sk": _Treebank(
-        "UNER_Slovak-SNK",
-        "886e7c6d7e066e23246af5070d115a036a465c6d",
-        "sk_snk",
-        (
-            "9e2726c88c238f94597dfe8b781062aca15bec1c",
-            "428c097477b06cf73c9d8456818c61f5f8386bc1",
-            "4548a51e0659806dc3a7842a7e98d1c332f0d77d",
-        ),
-    ),
-    "sr": _Treebank(
-        "UNER_Serbian-SET",
-        "0d9685f001c10895572d844ef789c53dade0e265",
-        "sr_set",
-        (
-            "d2c4e987e081643502db6a2ad42d84012fb4df49",
-            "f3fd9d680b7ad7c3f78a70744a2127c2324d5a14",
-            "1d95b3e7666ec2342d06ae9fa81e841587467905",
-        ),
-    ),
-    "sv": _Treebank(
-        "UNER_Swedish-Talbanken",
-        "dbb692085267da83a35d1e1d2c111671b3c7c46b",
-        "sv_talbanken",
-        (
-            "4ee74f493e06a790df56641b9e0c496282e0782a",
-            "f75ff2331e964d695f469384169b68bb6f32019d",
-            "fed27118efe99d29773c8556b2bdb58713a3c16d",
-        ),
-    ),
-    "zh": _Treebank(
-        "UNER_Chinese-GSDSIMP",
-        "1f0307599dece7b83f4cba90ce9b63ef37a7b162",
-        "zh_gsdsimp",
-        (
-            "8c4046ec942087afeafe1e042dbaeb6cbfce15e7",
-            "3ef7095d3d10328b7dadbcccf521a42b17864175",
-            "58e9c3a04c02707beb8b9613b6f012cf649fd747",
-        ),
-    ),
+    "da": ("da_ddt", "UNER_Danish-DDT/983c4cdc09f8ece6069d2b692b60dc4b3649ec6e"),
+    "en": ("en_ewt", "UNER_English-EWT/8ed072de2fd24022cc62458997fe96a8fe191ea4"),
+    "hr": ("hr_set", "UNER_Croatian-SET/20dcb2ef6b6bf9d5e03605a74c4d87215a1574c1"),
+    "pt": ("pt_bosque", "UNER_Portuguese-Bosque/f2c2ad67aed900385fbe5d655af41f439c9b3333"),
+    "sk": ("sk_snk", "UNER_Slovak-SNK/886e7c6d7e066e23246af5070d115a036a465c6d"),
+    "sr": ("sr_set", "UNER_Serbian-SET/0d9685f001c10895572d844ef789c53dade0e265"),
+    "sv": ("sv_talbanken", "UNER_Swedish-Talbanken/dbb692085267da83a35d1e1d2c111671b3c7c46b"),
+    "zh": ("zh_gsdsimp", "UNER_Chinese-GSDSIMP/1f0307599dece7b83f4cba90ce9b63ef37a7b162"),
+}
+_IDS = {  # git object ids
+    "da_ddt.train": "462257517e822ab3621ba3225ed1aaa66b1408df",
+    "da_ddt.dev": "af60507897843451435a0cd0b9d5313d04d2f7ce",
+    "da_ddt.test": "eac840a2cad35bd68f8d6c40119424cb19e4b7fa",
+    "en_ewt.train": "b2423d72f37f2226e56cbe750da76f820e6c36a9",
+    "en_ewt.dev": "ba19f8b2c24da16a9131408b5f07e3a3f0bdc5b8",
+    "en_ewt.test": "45c5da3de8d9908dfff8d1883837ae4c42d48424",
+    "hr_set.train": "8990179123f7422cb037437eee3e79c568c7cf81",
+    "hr_set.dev": "81e7943b49053f3b853508fb1fb7860ebd5311c0",
+    "hr_set.test": "89fe2dcfb31fbb9274ffa718b25cba1c7c6a2d8b",
+    "pt_bosque.train": "8092ca64ae8b0a89cad7c0f3f47852d8a48692f3",
+    "pt_bosque.dev": "c45ec24ccaaef7ac52abcda4b2f72c36019d7981",
+    "pt_bosque.test": "63d219763cde41a389a965f33eb9c7d5792e1d1f",
+    "sk_snk.train": "9e2726c88c238f94597dfe8b781062aca15bec1c",
+    "sk_snk.dev": "428c097477b06cf73c9d8456818c61f5f8386bc1",
+    "sk_snk.test": "4548a51e0659806dc3a7842a7e98d1c332f0d77d",
+    "sr_set.train": "d2c4e987e081643502db6a2ad42d84012fb4df49",
+    "sr_set.dev": "f3fd9d680b7ad7c3f78a70744a2127c2324d5a14",
+    "sr_set.test": "1d95b3e7666ec2342d06ae9fa81e841587467905",
+    "sv_talbanken.train": "4ee74f493e06a790df56641b9e0c496282e0782a",
+    "sv_talbanken.dev": "f75ff2331e964d695f469384169b68bb6f32019d",
+    "sv_talbanken.test": "fed27118efe99d29773c8556b2bdb58713a3c16d",
+    "zh_gsdsimp.train": "8c4046ec942087afeafe1e042dbaeb6cbfce15e7",
+    "zh_gsdsimp.dev": "3ef7095d3d10328b7dadbcccf521a42b17864175",
+    "zh_gsdsimp.test": "58e9c3a04c02707beb8b9613b6f012cf649fd747",
 }
 
 
 def _uner(langs: Sequence[str]) -> list[Remote]:
     remotes = []
-    for bank in (_TREEBANKS[lang] for lang in langs):
-        for part, object_id in zip(("train", "dev", "test"), bank.ids, strict=True):
-            name = f"{bank.stem}-ud-{part}.iob2"
-            path = f"{bank.repository}/{bank.commit}/{name}"
-            remotes.append(Remote(path, (Member(name),), digest=f"git:{object_id}"))
+    for stem, repository in (_TREEBANKS[lang] for lang in langs):
+        for part in ("train", "dev", "test"):
+            name = f"{stem}-ud-{part}.iob2"
+            digest = f"git:{_IDS[f'{stem}.{part}']}"
+            remotes.append(Remote(f"{repository}/{name}", (Member(name),), digest=digest))
     return remotes
 
 
