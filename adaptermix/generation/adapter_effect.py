@@ -15,6 +15,7 @@ from adaptermix.generation.engine import Request
 
 # Number of real prompts on which an adapter must differ from the base model.
 CANARIES = 4
+_TOLERANCE = 0.05  # difference of log probabilities that rounding can cause
 # Log probabilities of the likeliest first tokens, for each prompt.
 FirstTokens = list[dict[int, float]]
 
@@ -63,18 +64,15 @@ def _distance(some: FirstTokens, others: FirstTokens) -> float:
     )
 
 
-def is_another_model(
-    plain: FirstTokens, again: FirstTokens, base: FirstTokens, tolerance: float = 0.05
-) -> bool:
+def is_another_model(plain: FirstTokens, again: FirstTokens, base: FirstTokens) -> bool:
     """Whether log probabilities of common first tokens differ by more than noise.
 
     Args:
         plain: First tokens of a model.
         again: The same from a second run.
         base: First tokens of what should be the same model.
-        tolerance: Difference that rounding can cause.
     """
-    return _drift(plain, base) > max(tolerance, 2 * _drift(plain, again))
+    return _drift(plain, base) > max(_TOLERANCE, 2 * _drift(plain, again))
 
 
 def _drift(some: FirstTokens, others: FirstTokens) -> float:

@@ -99,12 +99,13 @@ def train_joint(
     judge = None
     if settings.stop_on == "score":
         judge = DevScore(settings, encoder, find_stop_ids(base.folder, encoder))
+    per_step = settings.batch_size // micro
     batches = Alternation(
-        tasks=len(task.train),
-        pairs=len(pairs.train),
-        size=micro,
-        turn=_turn(settings, micro),
-        count=planned_steps(settings, data.rows_of_epoch) * (settings.batch_size // micro),
+        sizes=(len(task.train), len(pairs.train)),
+        micro=micro,
+        # Over all processes, batches of one kind follow each other in turns of this length.
+        turn=process_count() if settings.alternate == "paper-code" else per_step,
+        count=planned_steps(settings, data.rows_of_epoch) * per_step,
         seed=settings.seed,
     )
     packing = False if settings.attention else None
@@ -133,11 +134,6 @@ def _lower_forward(adapted: PeftModel, settings: TrainJointSettings, layer: int)
         return states
 
     return forward
-
-
-def _turn(settings: TrainJointSettings, micro: int) -> int:
-    """Return the number of consecutive micro-batches of one kind, over all processes."""
-    return process_count() if settings.alternate == "paper-code" else settings.batch_size // micro
 
 
 def _joined(task: TrainingData, pairs: TrainingData) -> TrainingData:
@@ -178,20 +174,20 @@ class Alternation(Sampler[list[int]]):
     drop_last = False
 
     def __init__(
-        self, *, tasks: int, pairs: int, size: int, turn: int, count: int, seed: int
+        self, *, sizes: tuple[int, int], micro: int, turn: int, count: int, seed: int
     ) -> None:
         """Store what determines the order.
 
         Args:
-            tasks: Number of task examples.
-            pairs: Number of pairs.
-            size: Rows per batch.
+            sizes: Number of task examples, and of pairs.
+            micro: Rows per batch.
             turn: Number of consecutive batches of one kind.
             count: Total number of batches.
             seed: Seed of both orders.
         """
+        tasks, pairs = sizes
         self.kinds = (range(tasks), range(tasks, tasks + pairs))
-        self.batch_size = size
+        self.batch_size = micro
         self.turn = turn
         self.count = count
         self.seed = seed
@@ -343,11 +339,9 @@ class _JointRun(TrainingRun):
         arguments.greater_is_better = criterion in ("retrieval_accuracy", "score")
         return arguments
 
-    def dev_scores(self, trainer: AdapterTrainer, model: PeftModel) -> dict[str, float]:
+    def dev_scores(self, trainer: Any, model: PeftModel) -> dict[str, float]:
         """Return the dev scores of the kept adapter, and the base model's retrieval accuracy."""
-        if not isinstance(trainer, JointTrainer):
-            raise AssertionError("a joint run has a joint trainer")
-        scores = trainer.dev_scores()
+        scores: dict[str, float] = trainer.dev_scores()
         with model.disable_adapter():
             scores["retrieval_accuracy_of_base"] = trainer.dev_retrieval()
         return scores

@@ -21,11 +21,10 @@ def train_best(
     settings: S,
     variants: Mapping[str, S],
     train: Callable[[S], TrainReport],
-    score: str,
     *,
     force: bool = False,
 ) -> TrainReport:
-    """Train every variant, and write the one with the highest score to the output.
+    """Train every variant, and write the one with the highest retrieval accuracy to the output.
 
     Variants are trained one after another, each with its own files in a hidden folder beside the
     output. With ``resume``, finished variants are not trained again, and a killed one continues
@@ -35,7 +34,6 @@ def train_best(
         settings: Settings of the whole run, with the output.
         variants: Settings by a name that is valid in a file name.
         train: Trains one variant.
-        score: Name of the dev score to maximize; the first variant wins a tie.
         force: Replace the output, and discard an unfinished run.
 
     Raises:
@@ -50,7 +48,7 @@ def train_best(
         out = work / f"{name}.safetensors"
         placed = variant.model_copy(update={"out": out})
         reports[name] = _finished(out, placed) if out.is_file() else train(placed)
-    best = max(reports, key=lambda name: reports[name].dev[score])  # the first wins a tie
+    best = max(reports, key=lambda name: reports[name].dev["retrieval_accuracy"])  # first of a tie
     log = settings.out.parent / f"{settings.out.stem}.log.jsonl"
     report = replace(
         reports[best],

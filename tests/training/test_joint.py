@@ -41,7 +41,7 @@ def log_of(path):
 def test_kinds_alternate_in_full_batches_and_every_row_comes_as_often(
     tasks, pairs, size, turn, count
 ):
-    batches = list(Alternation(tasks=tasks, pairs=pairs, size=size, turn=turn, count=count, seed=3))
+    batches = list(Alternation(sizes=(tasks, pairs), micro=size, turn=turn, count=count, seed=3))
     assert len(batches) == count
     seen = {True: [], False: []}
     for number, batch in enumerate(batches):
