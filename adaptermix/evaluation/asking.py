@@ -59,8 +59,8 @@ class Asked(Protocol):
         """Split of the data."""
 
     @property
-    def task(self) -> Task | Scored:
-        """The task, or its scoring."""
+    def task(self) -> Scored:
+        """The task, or the scoring of lm-eval's tasks."""
 
     @property
     def items(self) -> list[PromptedExample]:

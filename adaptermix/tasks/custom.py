@@ -21,7 +21,7 @@ from adaptermix.tasks.metrics import f1 as metrics
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
 from adaptermix.tasks.metrics.text import ExactMatch, text_metrics
 from adaptermix.tasks.slots import parse_answer
-from adaptermix.tasks.task import Scored, chat_of, text_outcome
+from adaptermix.tasks.task import Task, chat_of, text_outcome
 
 _FIELD = re.compile(r"\{([\w-]+)\}")
 
@@ -112,7 +112,7 @@ class RecordExample:
 
 
 @dataclass(frozen=True)
-class CustomTask(Scored):
+class CustomTask(Task):
     """A task over records that is defined by a TOML file; see ``TaskFile``."""
 
     file: TaskFile

@@ -23,7 +23,7 @@ from adaptermix.tasks.slots import (
     render_answer,
     slots_of,
 )
-from adaptermix.tasks.task import Scored, chat_of
+from adaptermix.tasks.task import Task, chat_of
 
 MASSIVE_REPO = "AmazonScience/massive"
 
@@ -166,7 +166,7 @@ SYSTEM_PROMPTS = {
 
 
 @dataclass(frozen=True)
-class Massive(Scored):
+class Massive(Task):
     """Slot filling on MASSIVE as text generation: ``time: five am; date: this week``.
 
     ``options.scorer`` is ``strict`` (types and values) or ``paper`` (the authors' script).

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from adaptermix.data.chats import Message
 from adaptermix.files.text import Split, without_lone_surrogates
@@ -26,52 +26,8 @@ class Example(Protocol):
         """The input sentence."""
 
 
-E = TypeVar("E", bound=Example)
-
-
-class Task(Protocol):
-    """An evaluation and fine-tuning task over text.
-
-    Scores are functions of sums: ``value(statistics(outcomes).sum(axis=0))`` equals
-    ``score(outcomes).value`` for the task's first metric. Each of ``metrics`` has the same two
-    functions.
-    """
-
-    @property
-    def name(self) -> str:
-        """The task's name on the command line."""
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The requested metrics; the first one is the task's score."""
-
-    def read(self, lang: str, split: Split, data_dir: Path | None) -> list[Any]:
-        """Return the examples of one language, in file order."""
-
-    def messages(self, example: Any) -> list[Message]:
-        """Return the chat messages that ask for the answer."""
-
-    def answer(self, example: Any) -> str:
-        """Return the expected answer."""
-
-    def outcome(self, example: Any, output: str) -> Outcome:
-        """Parse one model output; accepts any text."""
-
-    def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
-        """Return the first metric's sufficient statistics, one row per example."""
-
-    def value(self, sums: Any) -> Any:
-        """Return the first metric's scores [...] of summed rows [..., stats]."""
-
-    def score(self, outcomes: Sequence[Outcome]) -> Score:
-        """Score the outputs of one language by the first metric."""
-
-    def scores(self, outcomes: Sequence[Outcome]) -> dict[str, Score]:
-        """Return the score of one language's outputs by the name of every metric."""
-
-
 class Scored(ABC):
-    """Base class that implements the scoring of a task with its metrics."""
+    """What is scored with metrics: a task, or tasks of lm-eval."""
 
     @property
     @abstractmethod
@@ -93,6 +49,36 @@ class Scored(ABC):
     def scores(self, outcomes: Sequence[Outcome]) -> dict[str, Score]:
         """Return the score of one language's outputs by the name of every metric."""
         return {metric.name: score(metric, outcomes) for metric in self.metrics}
+
+
+class Task(Scored):
+    """An evaluation and fine-tuning task over text.
+
+    Scores are functions of sums: ``value(statistics(outcomes).sum(axis=0))`` equals
+    ``score(outcomes).value`` for the task's first metric. Each of ``metrics`` has the same two
+    functions.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The task's name on the command line."""
+
+    @abstractmethod
+    def read(self, lang: str, split: Split, data_dir: Path | None) -> list[Any]:
+        """Return the examples of one language, in file order."""
+
+    @abstractmethod
+    def messages(self, example: Any) -> list[Message]:
+        """Return the chat messages that ask for the answer."""
+
+    @abstractmethod
+    def answer(self, example: Any) -> str:
+        """Return the expected answer."""
+
+    @abstractmethod
+    def outcome(self, example: Any, output: str) -> Outcome:
+        """Parse one model output; accepts any text."""
 
 
 def chat_of(system: str, user: str) -> list[Message]:

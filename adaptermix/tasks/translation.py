@@ -25,7 +25,7 @@ from adaptermix.files.text import Split, find_file, has_file, numbered_lines
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
 from adaptermix.tasks.metrics.text import text_metrics
-from adaptermix.tasks.task import Scored, chat_of, text_outcome
+from adaptermix.tasks.task import Task, chat_of, text_outcome
 
 _DEV_ROWS = 1000  # held out of training data that has no dev split
 
@@ -191,7 +191,7 @@ def _read_references(path: Path, source: str, target: str) -> list[TranslationEx
 
 
 @dataclass(frozen=True)
-class Translation(Scored):
+class Translation(Task):
     """Translation, scored by BLEU, chrF and COMET; a language is a pair such as ``en-de``.
 
     Attributes:

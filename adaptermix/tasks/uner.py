@@ -15,7 +15,7 @@ from adaptermix.tasks.aya import aya_names, read_aya
 from adaptermix.tasks.entities import Entity, parse_entities, render_entities
 from adaptermix.tasks.metrics import f1 as metrics
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
-from adaptermix.tasks.task import Scored, chat_of
+from adaptermix.tasks.task import Task, chat_of
 
 ENTITY_TYPES = ("PER", "ORG", "LOC")
 
@@ -183,7 +183,7 @@ _ENTITY_PROMPT = (
 
 
 @dataclass(frozen=True)
-class Uner(Scored):
+class Uner(Task):
     """Universal NER as text generation: JSON with types, texts and offsets of named entities."""
 
     system_prompt: str | None = None
