@@ -350,7 +350,7 @@ def ours(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaModel
 
-    from adaptermix.training.contrastive import ContrastiveStep, Sentences
+    from adaptermix.training.contrastive import ContrastiveStep, Loss, Sentences
     from adaptermix.training.objectives import contrastive_loss
 
     config = LlamaConfig(**{**shape, "num_hidden_layers": shape["num_hidden_layers"] // 2})
@@ -366,7 +366,7 @@ def ours(arguments: argparse.Namespace, shape: Any, device: str) -> Any:
         return runner.backpropagate(
             model,
             Sentences.of({**batch, "source_keys": keys}, seed=1),
-            lambda sources, targets: contrastive_loss(sources, targets, TEMPERATURE),
+            Loss(lambda sources, targets: contrastive_loss(sources, targets, TEMPERATURE)),
             torch.Tensor.backward,
         )
 

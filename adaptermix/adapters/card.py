@@ -94,15 +94,13 @@ def _plain(name: str) -> str:
 def _what(record: Mapping[str, Any]) -> str:
     """Return a phrase that describes the adapter."""
     command = record.get("command")
-    settings = record.get("settings")
-    settings = settings if isinstance(settings, dict) else {}
+    settings = _table(record, "settings")
     langs = ", ".join(languages_of(record))
     if command == "merge":
         parts = " + ".join(f"{weight:g} x {name}" for name, weight in made_of(record))
         return escaped_markdown(f"the {record.get('method')} merge {parts}")
     if command == "train-align":
-        layers = record.get("layers")
-        chosen = layers.get("layer") if isinstance(layers, dict) else None
+        chosen = _table(record, "layers").get("layer")
         layer = str(chosen or settings.get("layer") or "middle")
         where = f"the {layer} layer" if layer.isalpha() else f"layer {layer}"
         return escaped_markdown(f"trained to align {langs} at {where} with a contrastive loss")
@@ -113,8 +111,7 @@ def _what(record: Mapping[str, Any]) -> str:
 
 
 def _tables(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[Table]:
-    settings = record.get("settings")
-    settings = settings if isinstance(settings, dict) else {}
+    settings = _table(record, "settings")
     facts = {
         "base model": model_name(config.get("base_model_name_or_path")),
         "base fingerprint": record.get("base_fingerprint"),
@@ -175,10 +172,9 @@ def _on(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _scores(record: Mapping[str, Any]) -> list[list[str]]:
-    dev = record.get("dev")
     rows = [
         [name.replace("_", " "), f"{value:.4f}"]
-        for name, value in (dev if isinstance(dev, dict) else {}).items()
+        for name, value in _table(record, "dev").items()
         if isinstance(value, int | float)
     ]
     search = record.get("search")
@@ -190,9 +186,8 @@ def _scores(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _layers(record: Mapping[str, Any]) -> list[list[str]]:
-    """Return the evidence for the aligned layer; other software may have written the record."""
-    layers = record.get("layers")
-    layers = layers if isinstance(layers, dict) else {}
+    """Return the evidence for the aligned layer."""
+    layers = _table(record, "layers")
     curves = [layers.get(name) for name in ("accuracy", "first_token")]
     if not all(isinstance(curve, list) for curve in curves):
         return []
@@ -216,11 +211,15 @@ def languages_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def _task_tag(record: Mapping[str, Any]) -> list[str]:
-    settings = record.get("settings")
-    if not isinstance(settings, dict) or settings.get("chat"):
-        return []
+    settings = _table(record, "settings")
     task = settings.get("task")
-    return [Path(task).stem] if isinstance(task, str) else []
+    return [Path(task).stem] if isinstance(task, str) and not settings.get("chat") else []
+
+
+def _table(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a table of a record, which other software may have written."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _is_on_hub(base: str | None) -> bool:
@@ -263,8 +262,6 @@ def made_of(record: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 def data_of(record: Mapping[str, Any]) -> str:
     """Return the recorded number of training examples by language."""
-    counts = record.get("examples")
-    if not isinstance(counts, dict):
-        return ""
+    counts = _table(record, "examples")
     known = {lang: count for lang, count in counts.items() if isinstance(count, int)}
     return printable(", ".join(f"{lang} {count:,}" for lang, count in known.items()))

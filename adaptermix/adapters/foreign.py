@@ -90,13 +90,12 @@ class RenamedTensors:
             names: New names by the names in the file.
             transposed: Whether to transpose all tensors.
         """
-        self._file, self._step = file, -1 if transposed else 1
+        self._file, self._transposed = file, transposed
+        step = -1 if transposed else 1
         self._olds = {new: old for old, new in names.items()}
-        self.specs = {new: self._spec(file.specs[old]) for new, old in self._olds.items()}
+        specs = ((new, file.specs[old]) for new, old in self._olds.items())
+        self.specs = {new: TensorSpec(spec.dtype, spec.shape[::step]) for new, spec in specs}
         self.metadata = file.metadata
-
-    def _spec(self, spec: TensorSpec) -> TensorSpec:
-        return TensorSpec(spec.dtype, spec.shape[:: self._step])
 
     @property
     def size(self) -> int:
@@ -110,7 +109,7 @@ class RenamedTensors:
     def tensor(self, name: str) -> np.ndarray:
         """Return a tensor: a view of the file, or a transposed copy."""
         tensor = self._file.tensor(self._olds[name])
-        return np.ascontiguousarray(tensor.T) if self._step < 0 else tensor
+        return np.ascontiguousarray(tensor.T) if self._transposed else tensor
 
 
 def adapter_folder(folder: Path, shown: Path) -> tuple[Path, str]:

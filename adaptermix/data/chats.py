@@ -5,6 +5,7 @@ The format is recognized by the columns. Lists, such as messages and tools, may 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -133,10 +134,6 @@ def _messages(source: _Source, name: str = "messages") -> Chat:
     return Chat(messages, source.location, _tools(source), frozenset(unweighted))
 
 
-def _conversations(source: _Source) -> Chat:
-    return _messages(source, "conversations")
-
-
 def _instruction(source: _Source) -> Chat:
     """Read a row in Alpaca's format: an instruction, optional input, and the output."""
     parts = [source.needed_text("instruction"), source.text("input")]
@@ -162,7 +159,7 @@ def _completion(source: _Source) -> Chat:
 
 _FORMS = (
     _Form(("messages",), ("tools",), _messages),
-    _Form(("conversations",), ("system", "tools"), _conversations),
+    _Form(("conversations",), ("system", "tools"), partial(_messages, name="conversations")),
     _Form(("prompt", "completion"), ("tools",), _completion),
     _Form(("instruction", "output"), ("input", "system"), _instruction),
 )

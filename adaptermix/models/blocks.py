@@ -42,27 +42,26 @@ def load_lower_blocks(
         ConfigError: The model does not have so many blocks.
         ArtifactError: The model's class lacks the usual layout (``layers`` and ``norm``).
     """
-    from torch import nn
     from transformers import AutoModel
 
     config = load_config(folder, settings)
     blocks = choose_layer(folder, settings, layer)
     _keep_blocks(config, blocks)
     model = load_class(AutoModel, folder, settings, config)
-    decoder = decoder_of(model)
-    decoder.layers = decoder.layers[:blocks]
-    _drop_other_modes(model, decoder)
-    if layer != "top-normed":
-        decoder.norm = nn.Identity()
+    _drop_upper(model, blocks, is_normed=layer == "top-normed")
     return model
 
 
-def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
-    """Drop the image and audio encoders.
+def _drop_upper(model: "PreTrainedModel", blocks: int, *, is_normed: bool = False) -> None:
+    """Drop the upper blocks, the final norm, and the image and audio encoders.
 
     Raises:
         ArtifactError: transformers has no class without the LM head, as for Llama 4.
     """
+    from torch import nn
+
+    decoder = decoder_of(model)
+    decoder.layers = decoder.layers[:blocks]
     if model.get_output_embeddings() is not None:
         raise ArtifactError(
             f"transformers has no class for {type(model).__name__} without the LM head, which "
@@ -72,6 +71,8 @@ def _drop_other_modes(model: "PreTrainedModel", decoder: Any) -> None:
     for name, child in list(model.named_children()):
         if model is not decoder and all(module is not decoder for module in child.modules()):
             delattr(model, name)
+    if not is_normed:
+        decoder.norm = nn.Identity()
 
 
 @contextmanager
@@ -203,10 +204,7 @@ def empty_model(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )
     if layer is not None:
-        decoder = decoder_of(model)
-        decoder.layers = decoder.layers[:layer]
-        _drop_other_modes(model, decoder)
-        decoder.norm = torch.nn.Identity()
+        _drop_upper(model, layer)
     return model
 
 

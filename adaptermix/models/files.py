@@ -182,7 +182,8 @@ def fingerprint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     config = read_base_config(folder)
-    digest.update(json.dumps(_lasting(config), sort_keys=True).encode())
+    lasting = {k: v for k, v in config.items() if not k.startswith("_") and "version" not in k}
+    digest.update(json.dumps(lasting, sort_keys=True).encode())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
@@ -193,7 +194,3 @@ def fingerprint(folder: Path) -> str:
                 file.seek(8 + header + max(size - 8 - header, 0) * sample // 64)
                 digest.update(file.read(4096))
     return digest.hexdigest()
-
-
-def _lasting(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if not k.startswith("_") and "version" not in k}

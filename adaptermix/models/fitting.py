@@ -88,14 +88,14 @@ def saved_gradients(model: nn.Module) -> Callable[[], None]:
     A failed backward pass leaves partial gradients. For an adapter, the copy is a thousandth of
     the model's size.
     """
-    saved = [(p, None if p.grad is None else p.grad.clone()) for p in _trained(model)]
+    saved = [
+        (p, None if p.grad is None else p.grad.clone())
+        for p in model.parameters()
+        if p.requires_grad
+    ]
 
     def restore() -> None:
         for parameter, gradient in saved:
             parameter.grad = None if gradient is None else gradient.clone()
 
     return restore
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]

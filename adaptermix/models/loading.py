@@ -252,7 +252,9 @@ def load_class(
     if getattr(config, "quantization_config", None) is not None:
         check_quantization(folder, settings)
         quantized.setdefault("device_map", {"": _device()})
-    attention = _attention(settings)
+    attention = {}
+    if isinstance(settings, TrainSettings) and settings.attention:
+        attention = {"attn_implementation": settings.attention}
     hint = "install flash-attn, or remove --attention" if attention else None
     with opening(f"{folder}: cannot be loaded", hint):
         model: PreTrainedModel
@@ -275,13 +277,6 @@ def load_class(
         return model
     model.to(_device())  # type: ignore[arg-type]
     return model
-
-
-def _attention(settings: ModelSettings) -> dict[str, Any]:
-    """Return the attention implementation that a training requests, if any."""
-    if not (isinstance(settings, TrainSettings) and settings.attention):
-        return {}
-    return {"attn_implementation": settings.attention}
 
 
 def _device() -> Any:

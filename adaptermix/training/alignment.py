@@ -12,6 +12,7 @@ from adaptermix.models.packing import PackedRow
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.training.contrastive import (
     ContrastiveStep,
+    Loss,
     Sentences,
     TokenLoss,
     gathered,
@@ -143,9 +144,8 @@ class Alignment:
         loss = self.step.backpropagate(
             model.train(),
             objective.sentences,
-            objective,
+            Loss(objective, objective.token_loss),
             lambda part: accelerator.backward(part * share),
-            token_loss=objective.token_loss,
             no_sync=lambda: accelerator.no_sync(model),
         )
         return loss * share

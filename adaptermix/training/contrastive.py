@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,13 @@ Objective = Callable[[Tensor, Tensor], Tensor]  # from all sources and all targe
 TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # from some sentences and their hidden states
 Backward = Callable[[Tensor], Any]
 NoSync = Callable[[], AbstractContextManager[None]]
+
+
+class Loss(NamedTuple):
+    """What a step minimizes: the loss of all pairs, and a sum over the hidden states of parts."""
+
+    pairs: Objective
+    tokens: TokenLoss | None = None
 
 
 class Forward(Protocol):
@@ -156,10 +163,8 @@ class ContrastiveStep:
         self,
         model: nn.Module,
         sentences: Sentences,
-        objective: Objective,
+        loss: Loss,
         backward: Backward,
-        *,
-        token_loss: TokenLoss | None = None,
         no_sync: NoSync = nullcontext,
     ) -> Float[Tensor, ""]:
         """Add the gradient of a contrastive batch to the model, and return the loss.
@@ -172,22 +177,17 @@ class ContrastiveStep:
         Args:
             model: The model to run, wrapped if several processes train it.
             sentences: The pairs of this process.
-            objective: Computes the loss from the sources and targets of all processes.
+            loss: The loss, from the sources and targets of all processes.
             backward: Called with scalars whose gradients sum to the gradient of the loss.
-            token_loss: Computes a loss from the hidden states of each part; the sum is added.
             no_sync: Context of all backward passes but the last.
 
         Raises:
             ResourceError: A single sentence does not fit, or one of several processes runs out of
                 memory.
         """
-
-        def attempt(_: int) -> Tensor:
-            return self._gradient(model, sentences, objective, backward, token_loss, no_sync)
-
         return self.limit.run(
             len(sentences.lengths),
-            attempt,
+            lambda _: self._gradient(model, sentences, loss, backward, no_sync),
             _refusal,
             undo=saved_gradients(model) if process_count() == 1 else None,
         )
@@ -196,9 +196,8 @@ class ContrastiveStep:
         self,
         model: nn.Module,
         sentences: Sentences,
-        objective: Objective,
+        loss: Loss,
         backward: Backward,
-        token_loss: TokenLoss | None,
         no_sync: NoSync,
     ) -> Tensor:
         parts = sentences.parts(self.limit.rows)
@@ -213,13 +212,13 @@ class ContrastiveStep:
             with torch.set_grad_enabled(part is parts[-1]):
                 states = self.states(model, sentences, part)
                 pooled = self._pooled(states, sentences)
-                added.append(token_loss(*states) if token_loss else pooled.new_zeros(()))
+                added.append(loss.tokens(*states) if loss.tokens else pooled.new_zeros(()))
             if not len(vectors):
                 vectors = pooled.new_empty(len(sentences.lengths), pooled.shape[1])
             vectors[part] = pooled.detach()
         del states
         give_back()
-        loss, slopes = _loss_and_slopes(objective, vectors, sentences.pairs)
+        value, slopes = _loss_and_slopes(loss.pairs, vectors, sentences.pairs)
         del vectors
         after = _random_state()
         for at in reversed(range(len(parts))):
@@ -229,15 +228,15 @@ class ContrastiveStep:
                     _set_random_state(random[at])
                     states = self.states(model, sentences, parts[at])
                     pooled = self._pooled(states, sentences)
-                    if token_loss:
-                        added[at] = token_loss(*states)
+                    if loss.tokens:
+                        added[at] = loss.tokens(*states)
                     del states
                 give_back()
                 backward((pooled * slopes[parts[at]]).sum() + added[at])
             pooled = pooled.detach()  # free the graph
             added[at] = added[at].detach()
         _set_random_state(after)
-        return loss + sum(added)
+        return value + sum(added)
 
     def states(
         self, model: nn.Module, sentences: Sentences, chosen: Sequence[int]

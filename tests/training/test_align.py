@@ -20,7 +20,7 @@ from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.training.align import align_data, train_align
 from adaptermix.training.alignment import Alignment, AlignmentObjective
 from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
-from adaptermix.training.contrastive import ContrastiveStep, Sentences
+from adaptermix.training.contrastive import ContrastiveStep, Loss, Sentences
 
 LINES = ["wake me at five", "hello there", "play jazz"]
 
@@ -98,13 +98,8 @@ def adapted(model_dir):
 def loss_and_gradients(model, step, batch, settings):
     model.zero_grad()
     objective = AlignmentObjective(settings, model, step, batch)
-    loss = step.backpropagate(
-        model,
-        objective.sentences,
-        objective,
-        torch.Tensor.backward,
-        token_loss=objective.token_loss,
-    )
+    whole = Loss(objective, objective.token_loss)
+    loss = step.backpropagate(model, objective.sentences, whole, torch.Tensor.backward)
     torch.testing.assert_close(Alignment(settings, model, step).loss(batch), loss)
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if "lora_" in n}
 

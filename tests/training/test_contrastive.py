@@ -24,7 +24,7 @@ from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training import contrastive as contrastive_step
 from adaptermix.training.alignment import AlignmentObjective
-from adaptermix.training.contrastive import ContrastiveStep, Sentences
+from adaptermix.training.contrastive import ContrastiveStep, Loss, Sentences
 from adaptermix.training.objectives import contrastive_loss
 
 SHAPE = {
@@ -148,7 +148,7 @@ def test_gradients_equal_those_of_the_plain_whole_model(float64_throughout, layo
     for rows in (len(LENGTHS), 3):  # one pass, and parts that do not divide the batch
         model = lower_model(LAYOUTS[layout])
         step = ContrastiveStep(model, rows, packing)
-        found = step.backpropagate(model, Sentences.of(batch), loss_of, torch.Tensor.backward)
+        found = step.backpropagate(model, Sentences.of(batch), Loss(loss_of), torch.Tensor.backward)
         torch.testing.assert_close(found, loss)
         grads = gradients(model)
         assert len(grads) == 2 * 7 * LAYER
@@ -162,7 +162,7 @@ def run(rows, *, config=LAYOUTS["llama"], dropout=0.0, packing=True, seed=7, bat
     model = lower_model(config, dropout).train()
     step = ContrastiveStep(model, rows, packing)
     sentences = Sentences.of(batch or make_batch(), seed)
-    loss = step.backpropagate(model, sentences, loss_of, torch.Tensor.backward, **more)
+    loss = step.backpropagate(model, sentences, Loss(loss_of), torch.Tensor.backward, **more)
     return loss, gradients(model), step
 
 
@@ -221,7 +221,7 @@ def test_attention_dropout_is_the_same_in_both_passes(float64_throughout):
     encode = step.states
     torch.manual_seed(3)
     step.states = lambda *given: (made := encode(*given), seen.append(made[1].detach()))[0]
-    step.backpropagate(model, Sentences.of(make_batch()), loss_of, torch.Tensor.backward)
+    step.backpropagate(model, Sentences.of(make_batch()), Loss(loss_of), torch.Tensor.backward)
     after = torch.rand(1)
     first, again = seen[:3], [seen[2], *seen[3:]][::-1]
     for one, other in zip(first, again, strict=True):
@@ -256,7 +256,7 @@ def test_lack_of_memory_halves_the_pass_and_keeps_the_gradient(float64_throughou
         if parameter.requires_grad:
             parameter.grad = torch.ones_like(parameter)  # of the micro-batch before
     sentences = Sentences.of(make_batch(), 7)
-    loss = step.backpropagate(model, sentences, loss_of, torch.Tensor.backward)
+    loss = step.backpropagate(model, sentences, Loss(loss_of), torch.Tensor.backward)
     found = {name: grad - 1 for name, grad in gradients(model).items()}
     assert_same((loss, found), expected)
     assert (model.failures, step.limit.rows) == (2, 2)
@@ -266,7 +266,7 @@ def test_a_sentence_that_does_not_fit_alone_is_an_error_with_a_hint():
     model = LacksMemory(lower_model(LAYOUTS["llama"]), most=5)
     with pytest.raises(ResourceError, match="out of memory with 1 sentences") as raised:
         ContrastiveStep(model, 10).backpropagate(
-            model, Sentences.of(make_batch()), loss_of, torch.Tensor.backward
+            model, Sentences.of(make_batch()), Loss(loss_of), torch.Tensor.backward
         )
     assert "--micro-batch-size" in raised.value.hint
 
@@ -305,7 +305,11 @@ def one_of_two(rank, folder, changes):
     own["target_keys"] = torch.tensor(TARGETS)[rows[:2]]
     objective = objective_of(changes, own, together=True)
     loss = step.backpropagate(
-        parallel, objective.sentences, objective, torch.Tensor.backward, no_sync=parallel.no_sync
+        parallel,
+        objective.sentences,
+        Loss(objective),
+        torch.Tensor.backward,
+        no_sync=parallel.no_sync,
     )
     torch.save((loss, gradients(model)), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
@@ -322,7 +326,7 @@ def test_two_processes_have_the_gradient_of_one(tmp_path, changes):
     objective = objective_of(changes, batch, together=False)
     model = lower_model(LAYOUTS["llama"], 0.3).train()
     loss = ContrastiveStep(model, 8).backpropagate(
-        model, objective.sentences, objective, torch.Tensor.backward
+        model, objective.sentences, Loss(objective), torch.Tensor.backward
     )
     expected = loss, gradients(model)
     multiprocessing.start_processes(one_of_two, (str(tmp_path), changes), 2, start_method="fork")
