@@ -23,7 +23,6 @@ ELSEWHERE = {
     "files/text.py": "data/test_reading.py",
     "generation/engine_guard.py": "system/test_engine_guard.py",
     "merging/sums.py": "merging/test_plan.py and merging/test_merge.py, through merges",
-    "merging/whole_weights.py": "merging/test_merge.py, through merges",
     "generation/vllm_engine.py": "system/test_vllm.py, and models/test_base_checks.py",
     "models/packing.py": "training/test_contrastive.py, by gradients",
     "progress.py": "cli/test_console.py, and helpers/progress.py for every command",

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from helpers.adapters import IDS
-from helpers.models import SHAPE, make_tokenizer
+from helpers.models import SHAPE, saved_base
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -43,22 +43,6 @@ WEIGHTS = (0.7, 0.3)
 BLOCKS = r".*\.layers\.\d+\.(self_attn\.q_proj|mlp\.down_proj)"
 TEXT = {k: v for k, v in SHAPE.items() if k != "num_key_value_heads"} | {"vocab_size": 400}
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64}
-
-
-def randomized(model, seed):
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
-    return model
-
-
-def saved_base(folder, kind, config):
-    model = randomized(getattr(transformers, kind)(config), 0)
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def adapter_on(base, folder, seed, kind=AutoModelForCausalLM, **options):
@@ -337,89 +321,6 @@ def test_transformers_own_renamings_keep_the_core_of_a_name():
 
 def test_plain_names_stay():
     assert without_wrappers("base_model.model.lm_head.lora_A.weight") == "lm_head.lora_A.weight"
-
-
-def test_a_merge_has_one_rank_and_one_alpha_for_loaders_that_know_no_other(tmp_path, model_dir):
-    options = {"r": 3, "lora_alpha": 5, "layers_to_transform": [0, 1]}
-    adapters = [
-        adapter_on(model_dir, tmp_path / "a", 1, target_modules=["q_proj", "down_proj"]),
-        adapter_on(model_dir, tmp_path / "b", 2, target_modules=["q_proj", "v_proj"], **options),
-    ]
-    check(model_dir, tmp_path / "m", adapters)
-    config = read_adapter(tmp_path / "m").config
-    assert (config["r"], config["lora_alpha"]) == (7, 7)
-    assert not config["rank_pattern"]
-    assert not config["alpha_pattern"]
-    tensors = load_file(tmp_path / "m" / "adapter_model.safetensors")
-    assert {t.shape[0] for key, t in tensors.items() if "lora_A" in key} == {7}
-    merge(adapters, MergeSettings(weights=WEIGHTS, out=tmp_path / "compact", compact=True))
-    assert read_adapter(tmp_path / "compact").config["rank_pattern"]
-    compact = logits(model_dir, tmp_path / "compact")
-    torch.testing.assert_close(compact, logits(model_dir, tmp_path / "m"), rtol=1e-4, atol=1e-4)
-
-
-MOE = {
-    "Qwen3Moe": ("mlp", ("gate_proj", "up_proj", "down_proj"), "num_experts"),
-    "Mixtral": ("block_sparse_moe", ("w1", "w3", "w2"), "num_local_experts"),
-}
-
-
-def moe_dir(folder, kind):
-    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 8}
-    shape |= {"vocab_size": 400, "num_key_value_heads": 2, "intermediate_size": 16}
-    if kind == "Qwen3Moe":
-        shape["moe_intermediate_size"] = 16
-    config = getattr(transformers, f"{kind}Config")(
-        **shape, num_experts_per_tok=2, **{MOE[kind][2]: 4}
-    )
-    return saved_base(folder, f"{kind}ForCausalLM", config)
-
-
-def per_expert(folder, base, kind, rank, layers=3):
-    """Write an adapter as transformers 4 had them: one LoRA for every expert."""
-    torch.manual_seed(rank + layers)
-    block, names, _ = MOE[kind]
-    shapes = dict(zip(names, ((16, 32), (16, 32), (32, 16)), strict=True))
-    modules = {f"{block}.experts.{e}.{name}": shapes[name] for e in range(4) for name in names}
-    modules["self_attn.q_proj"] = (32, 32)
-    tensors = {}
-    for layer in range(layers):
-        for module, (rows, columns) in modules.items():
-            key = f"base_model.model.model.layers.{layer}.{module}"
-            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, columns) * 0.2
-            tensors[f"{key}.lora_B.weight"] = torch.randn(rows, rank) * 0.2
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 8}
-    config |= {"target_modules": [*names, "q_proj"], "base_model_name_or_path": str(base)}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
-RULES = """
-weights = [0.7, 0.3]
-[[rule]]
-layers = "0"
-weights = [0.2, 0.1]
-"""
-
-
-@pytest.mark.parametrize("compact", [False, True])
-@pytest.mark.parametrize("kind", MOE)
-@pytest.mark.parametrize("case", ["ranks", "layers", "rules"])
-def test_experts_get_one_rank_and_one_scaling(tmp_path, kind, case, compact):
-    base = moe_dir(tmp_path / "base", kind)
-    adapters = [
-        per_expert(tmp_path / "a", base, kind, 4),
-        per_expert(tmp_path / "b", base, kind, 8 if case == "ranks" else 3, 2 + (case != "layers")),
-    ]
-    (tmp_path / "w.toml").write_text(RULES)
-    weights = {"weights_file": tmp_path / "w.toml"} if case == "rules" else {"weights": WEIGHTS}
-    merge(adapters, MergeSettings(**weights, out=tmp_path / "m", compact=compact))
-    merge_into(adapters, MergeSettings(**weights, into=str(base), out=tmp_path / "folded"))
-    expected = logits(tmp_path / "folded")
-    assert (expected - logits(base)).abs().max() > 0.1
-    torch.testing.assert_close(logits(base, tmp_path / "m"), expected, rtol=1e-3, atol=1e-3)
 
 
 def as_tinker(adapter, folder):

@@ -1,11 +1,14 @@
-"""Sums of models that PEFT has folded its adapters into."""
+"""Sums of models that PEFT has folded its adapters into, and checks of folded merges."""
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from helpers.adapters import IDS
+from adaptermix.merging.fold import merge_into
+from adaptermix.merging.merge import merge
+from adaptermix.settings.merging import MergeSettings
+from helpers.adapters import IDS, logits_through_peft
 
 
 def trained(model_dir, folder, seed=0, dtype=None, kind=AutoModelForCausalLM, **options):
@@ -44,6 +47,28 @@ def sum_of_folded_models(model_dir, paths, weights):
     model = base_model(model_dir)
     model.load_state_dict(total)
     return model(IDS).logits.detach().float()
+
+
+def logits_of(model_dir, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)(IDS).logits.detach().float()
+
+
+def check_fold(tmp_path, model_dir, paths, weights, **options):
+    """Fold, and compare with the sum of models and with the merged adapter through PEFT."""
+    report = merge_into(
+        paths,
+        MergeSettings(weights=weights, into=str(model_dir), out=tmp_path / "model", **options),
+    )
+    assert report.written
+    found = logits_of(tmp_path / "model")
+    merge(paths, MergeSettings(weights=weights, out=tmp_path / "merged", **options))
+    through_peft = logits_through_peft(model_dir, tmp_path / "merged")
+    torch.testing.assert_close(found, through_peft, rtol=2e-4, atol=2e-3)
+    if not options:
+        expected = sum_of_folded_models(model_dir, paths, weights)
+        torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
+    assert (found - logits_of(model_dir)).abs().max() > 0.1
+    return report
 
 
 ATTENTION = {"target_modules": ["q_proj", "v_proj"]}

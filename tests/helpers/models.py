@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import (
@@ -145,4 +146,22 @@ def save_model_of_own_code(model_dir: Path, folder: Path) -> Path:
     for name, changed in changes.items():
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    return folder
+
+
+def randomized(model, seed):
+    """Draw all matrices of a model anew."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+def saved_base(folder, kind, config):
+    """Save a random model of a transformers class, with a tokenizer."""
+    model = randomized(getattr(transformers, kind)(config), 0)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     return folder
