@@ -10,7 +10,6 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,6 @@ from adaptermix.adapters.format import layer_of, layer_then_name
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
-from adaptermix.models.loading import load_model
 from adaptermix.models.lora import as_torch
 from adaptermix.progress import OnProgress, Progress
 from adaptermix.settings.merging import SearchSettings
@@ -51,38 +49,29 @@ class Learned:
 
 
 def learn_weights(
-    plan: MergePlan,
+    merged: "WeightedMerge",
     starts: Sequence[Weighting],
     examples: Sequence[EncodedExample],
-    folder: Path,
-    pad_id: int,
-    settings: SearchSettings,
+    collator: AnswerCollator,
     on_progress: OnProgress,
 ) -> Learned:
     """Learn weights, starting from the scalar merge with the lowest loss.
 
     Args:
-        plan: A merge of the adapters, whose modules get weights.
+        merged: The base model with the adapters, whose weights are learned in place.
         starts: Scalar weightings to choose the start from.
         examples: Encoded dev examples to learn on. Do not use them to judge the result.
-        folder: The base model.
-        pad_id: ID of the padding token.
-        settings: Steps, learning rate, penalty, and whether layers or modules get weights.
+        collator: Pads batches of the examples.
         on_progress: Called after every step.
-
-    Raises:
-        ArtifactError: The adapters target modules that are not linear layers of the base model.
     """
-    set_seed(settings.seed)
-    merged = WeightedMerge(load_model(folder, settings), plan, settings)
-    collator = AnswerCollator(pad_id)
+    set_seed(merged.settings.seed)
     losses = [merged.at(start).mean_loss(examples, collator) for start in starts]
     best = min(range(len(starts)), key=losses.__getitem__)
     merged.at(starts[best])
     with tempfile.TemporaryDirectory(prefix="adaptermix-") as work:
         trainer = Trainer(
             model=merged,
-            args=_arguments(settings, work),
+            args=_arguments(merged.settings, work),
             train_dataset=list(examples),  # type: ignore[arg-type]
             data_collator=collator,
             callbacks=[_Steps(on_progress)],
@@ -100,6 +89,7 @@ class WeightedMerge(nn.Module):
     Attributes:
         weights: One row per group of modules, one column per adapter. Only these are trained.
         start: The weights that the penalty pulls back to.
+        settings: Steps, learning rate, penalty, and whether layers or modules get weights.
     """
 
     start: Tensor
@@ -112,7 +102,7 @@ class WeightedMerge(nn.Module):
         """
         super().__init__()
         self.model = model.requires_grad_(False).eval()
-        self.penalty = settings.learn_penalty
+        self.settings = settings
         self.groups = _groups(plan, settings.learn_per)
         device = next(model.parameters()).device
         self.weights = nn.Parameter(
@@ -156,7 +146,7 @@ class WeightedMerge(nn.Module):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Return the task's loss plus the penalty."""
         drift = (self.weights - self.start).square().mean()
-        return {"loss": self.model(**batch).loss + self.penalty * drift}
+        return {"loss": self.model(**batch).loss + self.settings.learn_penalty * drift}
 
     def mean_loss(self, examples: Sequence[EncodedExample], collator: AnswerCollator) -> float:
         """Return the task's mean loss over batches, without the penalty."""

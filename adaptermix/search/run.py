@@ -26,6 +26,7 @@ from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_p
 from adaptermix.merging.merge import check_out, write_merge
 from adaptermix.merging.plan import MergePlan, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
+from adaptermix.models.loading import load_model
 from adaptermix.models.systems import open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.search.candidates import (
@@ -56,7 +57,7 @@ from adaptermix.search.record import (
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.task import Task
-from adaptermix.training.batches import encode_example
+from adaptermix.training.batches import AnswerCollator, encode_example
 from adaptermix.version import __version__
 
 CONCURRENT = 16  # adapters that the engine holds at a time
@@ -226,7 +227,7 @@ def _learn(
     halving: SuccessiveHalving, inputs: _SearchInputs, settings: SearchSettings
 ) -> Candidate:
     """Learn weights on the dev examples reserved for it, before an engine starts."""
-    from adaptermix.search.learn import learn_weights  # imports the Trainer
+    from adaptermix.search.learn import WeightedMerge, learn_weights  # imports the Trainer
 
     encoder = inputs.encoder
     encoded = [
@@ -236,13 +237,12 @@ def _learn(
         for item in inputs.learning
     ]
     merges = [c.weighting for c in inputs.candidates if not c.is_control]
+    model = load_model(inputs.generator.folder, settings)
     learned = learn_weights(
-        inputs.plan(merges[0]),
+        WeightedMerge(model, inputs.plan(merges[0]), settings),
         merges,
         [row for row in encoded if row is not None],
-        inputs.generator.folder,
-        int(encoder.tokenizer.pad_token_id or 0),
-        settings,
+        AnswerCollator(int(encoder.tokenizer.pad_token_id or 0)),
         halving.on_progress,
     )
     halving.notes.append(

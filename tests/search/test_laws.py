@@ -190,9 +190,9 @@ def learned(model_dir, corpus_dir, prepared, starts, **changes):
         encode_example(item.prompt_ids, encoder.answer_ids(inputs.task.answer(item.example)), 4096)
         for item in inputs.learning
     ]
-    plan = inputs.plan(starts[0])
-    done = learn_weights(plan, starts, rows, model_dir, 2, inputs.settings, lambda event: None)
-    merged = WeightedMerge(AutoModelForCausalLM.from_pretrained(model_dir), plan, inputs.settings)
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    merged = WeightedMerge(model, inputs.plan(starts[0]), inputs.settings)
+    done = learn_weights(merged, starts, rows, AnswerCollator(2), lambda event: None)
     losses = [merged.at(start).mean_loss(rows, AnswerCollator(2)) for start in starts]
     return done, losses
 
