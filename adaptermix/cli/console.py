@@ -78,13 +78,9 @@ def _drawn(table: Table) -> RichTable:
 
 def show_error(error: AdaptermixError) -> None:
     """Print the message of an error on one line, and its hint on another."""
-    talk.print(
-        f"[bold red]error:[/] {escape(on_one_line(error.message))}", highlight=False, emoji=False
-    )
-    if error.hint:
-        talk.print(
-            f"[bold]hint:[/] {escape(on_one_line(error.hint))}", highlight=False, emoji=False
-        )
+    for label, text in (("[bold red]error:[/]", error.message), ("[bold]hint:[/]", error.hint)):
+        if text:
+            talk.print(f"{label} {escape(on_one_line(text))}", highlight=False, emoji=False)
 
 
 def on_one_line(text: str) -> str:

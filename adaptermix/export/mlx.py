@@ -22,7 +22,7 @@ from adaptermix.export.source import Source
 from adaptermix.files.outputs import write_json
 from adaptermix.files.tensors import TensorSpec, write_tensors
 
-_IN_BLOCK = re.compile(r"layers\.\d+\.(?P<key>.+)")
+_IN_BLOCK = re.compile(r"layers\.\d+\.(?P<key>.+)")  # in the config, names are relative to blocks
 
 
 def plan_mlx(source: Source) -> Plan:
@@ -49,7 +49,6 @@ def plan_mlx(source: Source) -> Plan:
 
 
 def _name(source: Source, module: str) -> str:
-    """Return a module's name in mlx-lm."""
     rest = core(module)
     outer = "language_model." if has_modes(module) else ""
     if rest == "lm_head":
@@ -60,12 +59,6 @@ def _name(source: Source, module: str) -> str:
             "LoRA on decoder blocks"
         )
     return f"{outer}model.{rest}"
-
-
-def _key(name: str) -> str:
-    """Return a module's name in the config, which is relative to its block, if it is in one."""
-    found = re.search(r"(?:^|\.)layers\.\d+\.(.+)", name)
-    return found[1] if found else name
 
 
 def _write(source: Source, names: dict[str, str], rank: int, scale: float, folder: Path) -> None:
@@ -83,6 +76,7 @@ def _write(source: Source, names: dict[str, str], rank: int, scale: float, folde
             yield np.pad(a.T, ((0, 0), (0, missing)))
             yield np.pad(b.T, ((0, missing), (0, 0)))
 
+    places = [(name, _IN_BLOCK.search(name)) for name in names.values()]
     write_tensors(folder / MLX_WEIGHTS, layout, tensors(), lambda: {"format": "mlx"})
     config = {
         "fine_tune_type": "lora",
@@ -92,7 +86,7 @@ def _write(source: Source, names: dict[str, str], rank: int, scale: float, folde
             "rank": rank,
             "scale": scale,
             "dropout": 0.0,
-            "keys": sorted({_key(name) for name in names.values()}),
+            "keys": sorted({found["key"] if found else name for name, found in places}),
         },
     }
     write_json(folder / CONFIG_FILE, config)

@@ -80,16 +80,14 @@ class Cluster:
 
         self.is_own = address is None and not os.environ.get("RAY_ADDRESS")
         _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
-        own: dict[str, Any] = (
-            {"include_dashboard": False, "address": "local"} if self.is_own else {}
-        )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
         variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         # Ray gives a task one thread, but sums round differently with another number of threads.
         variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
         try:
             ray.init(
-                **({"address": address or "auto"} | own),
+                address="local" if self.is_own else address or "auto",
+                include_dashboard=False if self.is_own else None,
                 runtime_env={"env_vars": variables},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
