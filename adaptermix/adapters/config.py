@@ -104,7 +104,6 @@ def _check_types(origin: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
-    """Check every rank and alpha."""
     for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         kinds = int if key == "r" else (int, float)
         overrides = config.get(pattern) or {}

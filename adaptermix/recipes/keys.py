@@ -1,7 +1,7 @@
 """Keys of steps: hashes of everything that a step's output depends on."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,6 @@ def _is_comet_there(settings: Any) -> bool:
     """Whether a step scores with COMET, which is skipped if it is not installed."""
     if "comet" not in getattr(settings, "metrics", ()):
         return False
-
     return settings.comet_python is not None or status().installed
 
 
@@ -132,14 +131,18 @@ def content_hash(path: Path) -> str:
     Times and counts of the run in JSON files are ignored.
     """
     if path.is_dir():
-        digest = blake3()
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(path)}\0{content_hash(file)}\0".encode())
-        return digest.hexdigest()
+        return _hash_of_files(path, (file for file in path.rglob("*") if file.is_file()))
     if not path.is_file():
         return "nothing"
     stat = path.stat()
     return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _hash_of_files(folder: Path, files: Iterable[Path]) -> str:
+    digest = blake3()
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(folder)}\0{content_hash(file)}\0".encode())
+    return digest.hexdigest()
 
 
 @cache
@@ -162,10 +165,7 @@ def data_hash(folder: Path, out: Path) -> str:
 
     Commands search two levels deep. The recipe's outputs, hidden files and weights are ignored.
     """
-    digest = blake3()
-    for file in sorted(_data_files(folder, out.resolve(), _DATA_DEPTH)):
-        digest.update(f"{file.relative_to(folder)}\0{content_hash(file)}\0".encode())
-    return digest.hexdigest()
+    return _hash_of_files(folder, _data_files(folder, out.resolve(), _DATA_DEPTH))
 
 
 def _data_files(folder: Path, out: Path, depth: int) -> Iterator[Path]:
