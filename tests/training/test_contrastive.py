@@ -157,12 +157,14 @@ def test_gradients_equal_those_of_the_plain_whole_model(float64_throughout, layo
             torch.testing.assert_close(grad, expected[name], rtol=1e-8, atol=1e-10)
 
 
-def run(rows, *, config=LAYOUTS["llama"], dropout=0.0, packing=True, seed=7, batch=None, **more):
+def run(
+    rows, *, config=LAYOUTS["llama"], dropout=0.0, packing=True, seed=7, batch=None, of_tokens=None
+):
     """Take one step; return its loss, the gradients and the step."""
     model = lower_model(config, dropout).train()
     step = ContrastiveStep(model, rows, packing)
     sentences = Sentences.of(batch or make_batch(), seed)
-    loss = step.backpropagate(model, sentences, Loss(loss_of), torch.Tensor.backward, **more)
+    loss = step.backpropagate(model, sentences, Loss(loss_of, of_tokens), torch.Tensor.backward)
     return loss, gradients(model), step
 
 
@@ -206,8 +208,8 @@ def test_a_loss_of_tokens_is_added_part_by_part(float64_throughout):
     def squares(row, states):
         return (states * row.positions[:, None]).pow(2).sum() / 1000
 
-    whole = run(len(LENGTHS), token_loss=squares)
-    assert_same(run(3, token_loss=squares), whole)
+    whole = run(len(LENGTHS), of_tokens=squares)
+    assert_same(run(3, of_tokens=squares), whole)
     assert whole[0] > run(len(LENGTHS))[0]
 
 
