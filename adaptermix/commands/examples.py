@@ -59,17 +59,17 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
     return counts
 
 
-def of_harness(settings: Any) -> dict[str, int]:
-    """Load the tasks of lm-eval, and count their examples.
+def of_harness(settings: Any, *, is_dev: bool = False) -> dict[str, int]:
+    """Load the tasks of lm-eval, and count their examples or, for a search, their dev examples.
 
     Raises:
-        ConfigError: A task does not exist, or cannot be scored or run here.
+        ConfigError: A task does not exist, has no dev data, or cannot be scored or run here.
         ResourceError: lm-eval is not installed.
     """
     require_extra(HARNESS)
     from adaptermix.evaluation.harness import Harness
 
-    return Harness(settings).counts
+    return Harness(settings, is_dev=is_dev).counts
 
 
 def of_sentences(settings: Any) -> dict[str, int]:

@@ -12,7 +12,7 @@ from adaptermix.files.outputs import Report
 from adaptermix.settings.export import ExportSettings
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.reports import InspectSettings
-from adaptermix.settings.shared import notes_on_languages
+from adaptermix.settings.shared import HARNESS, harness_tasks, notes_on_languages
 from adaptermix.tables import noted
 
 
@@ -52,7 +52,8 @@ def _keep_to_one_thread() -> None:
 
 def _search(call: Call) -> Report:
     needs_torch = not call.settings.server or call.settings.search == "learn"
-    require_extra("eval" if needs_torch else "server")
+    extra = HARNESS if harness_tasks(call.settings.task) else "eval"
+    require_extra(extra if needs_torch else "server")
     if call.settings.per_language:
         from adaptermix.search.by_language import plan_by_language, search_by_language
 
@@ -107,6 +108,8 @@ def _search_examples(settings: Any) -> dict[str, int]:
     """Count the dev examples of a search; a plain merge reads no data."""
     if settings.search is None:
         return {}
+    if harness_tasks(settings.task):
+        return examples.of_harness(settings, is_dev=True)
     counts = examples.of_task(settings, ("dev",), may_lack=settings.per_language)
     return examples.limited(counts, settings.limit)
 

@@ -60,9 +60,9 @@ def _task_of(made: Made, path: Path) -> str | None:
         raise ConfigError(
             f"runs: @{path.name}: this step has per-language, and its record is in @{made.step}"
         )
-    if made.command == "eval" and harness_tasks(made.settings.task):
-        return HARNESS
-    return make_task(made.settings.task).name if is_search or made.command == "eval" else None
+    if not is_search and made.command != "eval":
+        return None
+    return HARNESS if harness_tasks(made.settings.task) else make_task(made.settings.task).name
 
 
 REPORT = Command(

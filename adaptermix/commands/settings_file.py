@@ -14,11 +14,10 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.locations import from_folder
 from adaptermix.settings.merging import SearchSettings
+from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import (
     VLLM_OPTIONS,
-    DecodingSettings,
     ModelSettings,
-    ScorerSettings,
     Settings,
     complaint,
     flag_of,
@@ -46,8 +45,8 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
     path = config or Path(CONFIG_NAME)
     if config is not None and not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="check --config")
-    from_file = _read_section(path, kind) if path.is_file() else {}
     stated = {name.replace("_", "-"): value for name, value in flags.items()}
+    from_file = _read_section(path, kind, stated.get("task")) if path.is_file() else {}
     ways = ("weight", "weights", "weights-file", "search")
     if stated.keys() & set(ways):  # one of these flags replaces all of them in the file
         from_file = {key: value for key, value in from_file.items() if key not in ways}
@@ -56,21 +55,28 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
     elif "engine" in stated:
         from_file = {key: value for key, value in from_file.items() if key != "server"}
-    keys = meant_for(stated.get("task"), from_file) | stated
+    if "task" in stated:
+        from_file = meant_for(stated["task"], from_file)
     try:
-        return cast(S, kind.from_keys(keys))
+        return cast(S, kind.from_keys(from_file | stated))
     except ValidationError as error:
         raise _config_error(error, stated, path, kind) from error
 
 
-def _read_section(path: Path, kind: type[Settings]) -> dict[str, Any]:
-    """Return the file's keys for the command, with paths resolved relative to the file."""
+def _read_section(path: Path, kind: type[Settings], task: object) -> dict[str, Any]:
+    """Return the file's keys for the command, with paths resolved relative to the file.
+
+    Args:
+        path: The file.
+        kind: Settings class of the command.
+        task: The task on the command line, which decides what keys of other sections apply.
+    """
     content = read_toml(path)
     _refuse_unknown_keys(path, content)
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     shared = {key: value for key, value in tops.items() if key in keys_of(kind)}
-    shared = meant_for(content.get(kind.section, {}).get("task"), shared)
-    merged = shared | _tested_like_eval(content, kind) | content.get(kind.section, {})
+    own, tested = content.get(kind.section, {}), _tested_like_eval(content, kind)
+    merged = meant_for(task or (tested | own).get("task"), shared | tested) | own
     return {k: from_folder(path.parent, kind.location(k), v) for k, v in merged.items()}
 
 
@@ -78,7 +84,7 @@ def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[
     """Return the keys that a search takes over from ``eval``'s section, for equal decoding."""
     if not issubclass(kind, SearchSettings):
         return {}
-    asked = {*keys_of(DecodingSettings), *keys_of(ScorerSettings)} - {"limit"}
+    asked = {*keys_of(ScoredSettings)} - {"limit"}
     return {key: value for key, value in content.get("eval", {}).items() if key in asked}
 
 

@@ -5,9 +5,10 @@ and a count of 1, so scores, intervals and p-values are computed as for all othe
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
@@ -24,8 +25,9 @@ from adaptermix.errors import (
     first_line,
     require_extra,
 )
+from adaptermix.evaluation.harness_dev import use_dev_documents
 from adaptermix.files.hub import hub_errors
-from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import HARNESS
 from adaptermix.tasks.metrics.metric import Outcome, Statistics, mean_of
 from adaptermix.tasks.task import Scored
@@ -92,10 +94,15 @@ class Harness:
     Attributes:
         tasks: lm-eval's tasks by name, with groups and tags expanded.
         scores: The scoring of the tasks.
+        notes: Notes for the user about the data.
     """
 
-    def __init__(self, settings: EvalSettings) -> None:
+    def __init__(self, settings: ScoredSettings, *, is_dev: bool = False) -> None:
         """Load the tasks and their data, without a model.
+
+        Args:
+            settings: The tasks.
+            is_dev: Use dev data in place of the data on which lm-eval scores the tasks.
 
         Raises:
             ConfigError: A task does not exist, or cannot be scored or run here.
@@ -104,11 +111,14 @@ class Harness:
         """
         require_extra(HARNESS)
         self.settings = settings
+        self.notes: list[str] = []
         with guarded(settings):
             self.tasks = _load(settings)
             self.scores = HarnessScores(_chosen_metrics(self.tasks, settings.metrics))
             for name, task in self.tasks.items():
                 with of_task(name):
+                    if is_dev:
+                        self.notes += use_dev_documents(name, task, settings.limit)
                     _prepare(task, settings)
 
     @property
@@ -123,7 +133,7 @@ class Harness:
         return {name: len({i.doc_id for i in t.instances}) for name, t in self.tasks.items()}
 
 
-def _load(settings: EvalSettings) -> dict[str, Any]:
+def _load(settings: ScoredSettings) -> dict[str, Any]:
     """Load the requested tasks of lm-eval."""
     names = list(settings.langs)
     manager = _find(names, settings.lm_eval_path)
@@ -194,7 +204,7 @@ def _manager(folder: Path | None, *, has_defaults: bool) -> Any:
     return TaskManager(include_path=path, include_defaults=has_defaults)
 
 
-def _prepare(task: Any, settings: EvalSettings) -> None:
+def _prepare(task: Any, settings: ScoredSettings) -> None:
     """Configure a task as lm-eval's ``simple_evaluate`` does, and build its requests."""
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
@@ -211,6 +221,25 @@ def sow(task: Any) -> None:
 
     set_seed(SEED)
     task.set_fewshot_seed(seed=SEED)
+
+
+def part_of(task: Any, numbers: Collection[int]) -> Any:
+    """Return a task with some of its examples, whose requests are not built again.
+
+    Few-shot examples are drawn in the order of all examples, so building the requests of a part
+    would draw others.
+    """
+    part = copy(task)
+    part._instances = [
+        replace(instance, resps=[], filtered_resps={})
+        for instance in task.instances
+        if instance.doc_id in numbers
+    ]
+    part.build_all_requests = lambda **_: None
+    part.doc_iterator = lambda **_: (
+        each for each in task.doc_iterator(limit=max(numbers) + 1) if each[0] in numbers
+    )
+    return part
 
 
 def _chosen_metrics(tasks: Mapping[str, Any], names: Sequence[str]) -> tuple[MeanMetric, ...]:
@@ -312,7 +341,7 @@ def of_task(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def guarded(settings: EvalSettings) -> Iterator[None]:
+def guarded(settings: ScoredSettings) -> Iterator[None]:
     """Refuse code from the Hub unless it is trusted, and silence progress bars and logs."""
     import evaluate
     from tqdm.std import tqdm

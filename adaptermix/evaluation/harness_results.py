@@ -1,21 +1,17 @@
-"""The cache of results of lm-eval's tasks: one file per system and task, written atomically.
-
-A key covers everything that results depend on, so a file is never stale, only unused. A problem
-with a file leads to a note and a new evaluation, never to an error.
-"""
+"""Results of lm-eval for single examples, and their keys in the cache of answers."""
 
 import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from adaptermix.errors import AdaptermixError
-from adaptermix.files.outputs import cache_folder, whole_output
+import numpy as np
 
-_FORMAT = 1  # version of the files; part of every key
+from adaptermix.generation.engine import Generated
+
+_FORMAT = 2  # version of the stored rows; part of every key
 
 
 @dataclass(frozen=True)
@@ -34,11 +30,53 @@ class Row:
     predicted: dict[str, str]
     values: dict[str, float]
 
+    @classmethod
+    def stored(cls, answer: Generated) -> "Row":
+        """Return the result that is stored as an answer."""
+        return cls(**json.loads(answer.text))
 
-def content_key(content: Mapping[str, Any]) -> str:
+    def as_answer(self) -> Generated:
+        """Return the result as an answer for the cache."""
+        return Generated(json.dumps(asdict(self)), False)
+
+
+def content_key(content: Mapping[str, Any]) -> bytes:
     """Return the hash of everything that results depend on; functions count by their source."""
     text = json.dumps({"format": _FORMAT, **content}, sort_keys=True, default=_source)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def rows_of(samples: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return a row per example from lm-eval's samples, which are per example and filter."""
+    rows: dict[int, Row] = {}
+    for sample in samples:
+        if sample["doc_id"] not in rows:
+            output, expected = _texts(sample)
+            rows[sample["doc_id"]] = Row(output, expected, {}, {})
+        row, filtered = rows[sample["doc_id"]], sample["filter"]
+        if isinstance(response := sample["filtered_resps"][0], str):
+            row.predicted[filtered] = response
+        for metric in sample["metrics"]:
+            value = sample[metric]
+            if isinstance(value, (bool, int, float, np.number)) and not np.isnan(value):
+                row.values[f"{metric},{filtered}"] = float(value)
+    return [rows[at] for at in sorted(rows)]
+
+
+def _texts(sample: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the answer and the correct one; for multiple choice, the most likely text."""
+    target, answers = sample["target"], [responses[0] for responses in sample["resps"]]
+    if isinstance(answers[0], str):
+        return answers[0], str(target)
+    if not isinstance(answers[0], (tuple, list)):
+        return f"log-likelihood {answers[0]:.4f}", str(target)
+    asked = [at for at, args in enumerate(sample["arguments"]) if args[0]] or [0]
+    texts = [sample["arguments"][at] for at in asked]
+    at_end = len({args[1] for args in texts}) > 1 or len(texts) == 1
+    choices = [str(args[1 if at_end else 0]).strip() for args in texts]
+    best = max(range(len(asked)), key=lambda at: answers[asked[at]][0])
+    is_number = isinstance(target, int) and 0 <= target < len(choices)
+    return choices[best], choices[target] if is_number else str(target)
 
 
 def _source(value: object) -> str:
@@ -48,42 +86,3 @@ def _source(value: object) -> str:
         except (OSError, TypeError):
             return getattr(value, "__qualname__", type(value).__qualname__)
     return str(value)
-
-
-class HarnessResults:
-    """A cache of results by key.
-
-    Attributes:
-        notes: Notes for the user about failed reads and writes.
-    """
-
-    def __init__(self, is_on: bool) -> None:
-        """Set up the cache; if it is off, nothing is read or written."""
-        self.folder: Path | None = cache_folder() / "lm-eval" if is_on else None
-        self.notes: list[str] = []
-
-    def get(self, key: str) -> list[Row] | None:
-        """Return the cached results; None if there are none, or the file is damaged."""
-        if self.folder is None or not self._path(key).is_file():
-            return None
-        try:
-            rows = json.loads(self._path(key).read_text("utf-8"))
-            return [Row(**row) for row in rows]
-        except (OSError, ValueError, TypeError) as error:
-            self.notes.append(f"{self._path(key)} cannot be read; evaluating again: {error}")
-            return None
-
-    def put(self, key: str, rows: Sequence[Row]) -> None:
-        """Store results."""
-        if self.folder is None:
-            return
-        try:
-            with whole_output(self._path(key)) as partial:
-                partial.write_text(json.dumps([asdict(row) for row in rows]), "utf-8")
-        except (OSError, AdaptermixError) as error:
-            self.folder = None
-            self.notes.append(f"results of lm-eval's tasks cannot be cached: {error}")
-
-    def _path(self, key: str) -> Path:
-        assert self.folder is not None  # noqa: S101 - callers check it
-        return self.folder / f"{key}.json"

@@ -2,16 +2,18 @@
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Generic, TypeVar
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.systems import System
+from adaptermix.adapters.systems import BASE, System
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ConfigError, ResourceError, first_line
 from adaptermix.evaluation.asking import Answered
@@ -21,9 +23,12 @@ from adaptermix.evaluation.harness import (
     HarnessScores,
     guarded,
     of_task,
+    part_of,
     sow,
 )
-from adaptermix.evaluation.harness_results import HarnessResults, Row, content_key
+from adaptermix.evaluation.harness_results import Row, content_key, rows_of
+from adaptermix.files.outputs import cache_folder
+from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.models.files import context_length
@@ -31,10 +36,11 @@ from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_model
 from adaptermix.models.systems import Systems
 from adaptermix.progress import OnProgress, Progress
-from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import HARNESS
 from adaptermix.tasks.metrics.metric import Outcome
 
+S = TypeVar("S", bound=ScoredSettings)
 _ANSWER_TOKENS = 256  # longest answer if neither the task nor --max-new-tokens sets it
 
 
@@ -47,24 +53,35 @@ class HarnessExample:
     utterance: str
 
 
-class HarnessQuestions:
+class HarnessQuestions(Generic[S]):
     """The requests of lm-eval's tasks, as the questions for the systems.
 
     Attributes:
         settings: The settings, with the tasks in place of languages.
         harness: The tasks.
         items: All examples, each with the token IDs of its longest request.
+        names: Names of adapters in progress messages, by path; callers may fill it.
+        notes: Notes for the user about the data.
     """
 
     name = HARNESS
+    engine = "transformers"
     servers = ()
-    notes = ()
 
-    def __init__(self, settings: EvalSettings, systems: Systems) -> None:
-        """Load the tasks and build their requests, without a model."""
-        self.harness = Harness(settings)
+    def __init__(self, settings: S, systems: Systems, *, is_dev: bool = False) -> None:
+        """Load the tasks and build their requests, without a model.
+
+        Args:
+            settings: The tasks.
+            systems: The base model and the adapters.
+            is_dev: Use dev data in place of the data on which lm-eval scores the tasks.
+        """
+        self.harness = Harness(settings, is_dev=is_dev)
         self.settings = settings.model_copy(update={"langs": tuple(self.harness.tasks)})
         self.items = _items(self.harness, systems)
+        self.names: dict[Path, str] = {}
+        self.notes = self.harness.notes
+        self._run = _Run(self.harness, systems)
 
     @property
     def split(self) -> str:
@@ -76,34 +93,71 @@ class HarnessQuestions:
         """The scoring of answers."""
         return self.harness.scores
 
+    @property
+    def context(self) -> bytes:
+        """Hash of everything that results depend on, except adapters and requests."""
+        return content_key(self._run.contexts)
+
+    @property
+    def reused(self) -> int:
+        """Number of examples with cached results."""
+        return self._run.reused
+
+    @property
+    def notes_on_answers(self) -> list[str]:
+        """Notes for the user about the cache of results."""
+        return self._run.notes
+
     def notes_on(self, adapters: Mapping[str, Adapter]) -> list[str]:
         """Return no notes: no adapter was trained on these prompts."""
         return []
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Create a temporary folder for adapters."""
+        with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
+            yield Path(scratch)
 
     def answer(
         self, systems: Systems, tested: Mapping[str, System | None], on_progress: OnProgress
     ) -> Answered:
         """Run lm-eval with every system."""
-        run = _Run(self.harness, systems, on_progress)
-        found = run.rows({name: systems.adapters.get(name) for name in tested})
-        answers = [
-            [Generated(row.output, False) for rows in by_task.values() for row in rows]
-            for by_task in found.values()
-        ]
-        outcomes = {
-            system: [o for task, rows in by_task.items() for o in self._outcomes(task, rows)]
-            for system, by_task in found.items()
-        }
-        return Answered(answers, outcomes, "transformers", run.decoded, run.reused, run.notes)
+        with self.staging() as scratch:
+            staged = {name: stage_adapter(a, scratch) for name, a in systems.adapters.items()}
+            self.names = {path: name for name, path in staged.items()}
+            parts = [
+                (staged.get(name), list(items))
+                for name in tested
+                for _, items in groupby(self.items, key=attrgetter("lang"))
+            ]
+            rows = iter(self._run.rows(parts, self.names, on_progress))
+        found = {name: [row for _ in self.harness.tasks for row in next(rows)] for name in tested}
+        answers = [[Generated(row.output, False) for row in mine] for mine in found.values()]
+        outcomes = {name: self._outcomes(self.items, mine) for name, mine in found.items()}
+        run = self._run
+        return Answered(answers, outcomes, self.engine, run.decoded, run.reused, run.notes)
 
-    def _outcomes(self, task: str, rows: Sequence[Row]) -> list[Outcome]:
-        """Return the outcomes of a task, with answers after the first metric's filter."""
-        used = self.task.metrics[0].keys[task].partition(",")[2]
+    def outcomes(
+        self,
+        parts: Sequence[tuple[Path | None, Sequence[PromptedExample]]],
+        on_progress: OnProgress,
+    ) -> list[list[Outcome]]:
+        """Return the outcomes of every part: an adapter, and examples of one task."""
+        found = self._run.rows(parts, self.names, on_progress)
+        return [self._outcomes(items, rows) for (_, items), rows in zip(parts, found, strict=True)]
+
+    def _outcomes(self, items: Sequence[PromptedExample], rows: Sequence[Row]) -> list[Outcome]:
+        """Return the outcomes of examples, with answers after the first metric's filter."""
+        keys = self.task.metrics[0].keys
+        used = {name: key.partition(",")[2] for name, key in keys.items()}
         return [
             HarnessOutcome(
-                row.predicted.get(used, row.output), row.expected, lang=task, values=row.values
+                row.predicted.get(used[item.lang], row.output),
+                row.expected,
+                lang=item.lang,
+                values=row.values,
             )
-            for row in rows
+            for item, row in zip(items, rows, strict=True)
         ]
 
 
@@ -145,102 +199,147 @@ def _room(name: str, task: Any, context: int | None) -> int:
 
 
 class _Run:
-    """Evaluates every system on every task; the base model is loaded when first needed.
+    """Evaluates systems on tasks; the base model is loaded when it is first needed.
 
     Attributes:
+        contexts: By task, a hash of everything that results depend on, except the adapter and the
+            example's requests.
         decoded: Number of evaluated examples.
         reused: Number of examples with cached results.
-        notes: Notes for the user about the cache of results.
     """
 
-    def __init__(self, harness: Harness, systems: Systems, on_progress: OnProgress) -> None:
-        """Set up the evaluation of systems on the tasks."""
+    def __init__(self, harness: Harness, systems: Systems) -> None:
+        """Set up the evaluation on the tasks."""
         self.harness = harness
         self.settings = harness.settings
         self.systems = systems
-        self.on_progress = on_progress
         self.decoded = self.reused = 0
         self.limit = RowLimit(self.settings.batch_size)
-        self._results = HarnessResults(self.settings.cache)
+        self._cache = AnswerCache(cache_folder()) if self.settings.cache else None
         self._lm: Any = None
         self._adapted: AdaptedModel | None = None
 
     @property
     def notes(self) -> list[str]:
         """Notes for the user about the cache of results."""
-        return self._results.notes
+        return self._cache.notes if self._cache else []
 
-    def rows(self, tested: Mapping[str, Adapter | None]) -> dict[str, dict[str, list[Row]]]:
-        """Return the results of every system on every task; None stands for the base model.
+    @cached_property
+    def contexts(self) -> dict[str, str]:
+        """Return hashes by task."""
+        shared = {
+            "base": self.systems.fingerprint,
+            "dtype": str(compute_dtype(self.settings)),
+            "tokenizer": _vocabulary(self.systems.tokenizer),
+            "versions": {name: version(name) for name in ("lm-eval", "transformers", "peft")},
+            "code": _code_beside(self.settings.lm_eval_path),
+        }
+        configs = {
+            name: {**task.dump_config(), "metadata": task.VERSION}
+            for name, task in self.harness.tasks.items()
+        }
+        known = content_key(shared).hex()
+        return {
+            name: content_key({"shared": known, "config": config}).hex()
+            for name, config in configs.items()
+        }
 
-        The results of a system on a task are cached as one file, which other runs reuse.
+    @cached_property
+    def _requests(self) -> dict[str, dict[int, str]]:
+        """Hashes of the requests of each example, by task."""
+        found: dict[str, dict[int, list[Any]]] = {name: {} for name in self.harness.tasks}
+        for name, task in self.harness.tasks.items():
+            for instance in task.instances:
+                found[name].setdefault(instance.doc_id, []).append((instance.doc, instance.args))
+        return {
+            name: {at: content_key({"asked": asked}).hex() for at, asked in each.items()}
+            for name, each in found.items()
+        }
+
+    def rows(
+        self,
+        parts: Sequence[tuple[Path | None, Sequence[PromptedExample]]],
+        names: Mapping[Path, str],
+        on_progress: OnProgress,
+    ) -> list[list[Row]]:
+        """Return the results of every part: an adapter or the base model, and examples of a task.
+
+        The results of a part are cached together when they are complete.
 
         Raises:
             DataError: A task fails.
             ResourceError: There is not enough memory.
         """
-        contents = {name: self._content(task) for name, task in self.harness.tasks.items()}
-        total = len(tested) * sum(self.harness.counts.values())
-        found: dict[str, dict[str, list[Row]]] = {}
-        with tempfile.TemporaryDirectory(prefix="adaptermix-") as scratch:
-            for system, adapter in tested.items():
-                found[system] = {}
-                staged = None if adapter is None else stage_adapter(adapter, Path(scratch))
-                for name in self.harness.tasks:
-                    done = self.decoded + self.reused
-                    self.on_progress(Progress("evaluating", done, total, f"{system} on {name}"))
-                    key = content_key(contents[name] | {"adapter": staged and staged.name})
-                    rows = self._results.get(key)
-                    if rows is None:
-                        rows = self._ask(name, staged)
-                        self._results.put(key, rows)
-                        self.decoded += len(rows)
-                    else:
-                        self.reused += len(rows)
-                    found[system][name] = rows
-        self.on_progress(Progress("evaluating", total, total))
+        total = sum(len(items) for _, items in parts)
+        found: list[list[Row]] = []
+        for adapter, items in parts:
+            if items:
+                system = BASE if adapter is None else names.get(adapter, adapter.name)
+                done = sum(map(len, found))
+                told = f"{system} on {items[0].lang}"
+                on_progress(Progress("evaluating", done, total, told))
+            found.append(self._results(adapter, items, on_progress) if items else [])
+        on_progress(Progress("evaluating", total, total))
         return found
 
-    def _content(self, task: Any) -> dict[str, Any]:
-        """Return everything that the results of a task depend on, except the adapter."""
-        return {
-            "base": self.systems.fingerprint,
-            "dtype": str(compute_dtype(self.settings)),
-            "tokenizer": _vocabulary(self.systems.tokenizer),
-            "versions": {name: version(name) for name in ("lm-eval", "transformers", "peft")},
-            "config": {**task.dump_config(), "metadata": task.VERSION},
-            "code": _code_beside(self.settings.lm_eval_path),
-            "requests": [(i.doc_id, i.doc, i.args) for i in task.instances],
+    def _results(
+        self, adapter: Path | None, items: Sequence[PromptedExample], on_progress: OnProgress
+    ) -> list[Row]:
+        """Return the results of examples of one task: cached ones, and the others from lm-eval."""
+        name, system = items[0].lang, adapter and adapter.name
+        numbers = [int(item.example.id) for item in items]
+        keys = {
+            at: content_key(
+                {
+                    "context": self.contexts[name],
+                    "adapter": system,
+                    "requests": self._requests[name][at],
+                }
+            )
+            for at in numbers
         }
+        known = self._cache.get(list(keys.values())) if self._cache else {}
+        missing = [at for at in sorted(numbers) if keys[at] not in known]
+        if missing:
+            made = self._ask(name, adapter, missing, on_progress)
+            new = {keys[at]: row.as_answer() for at, row in zip(missing, made, strict=True)}
+            if self._cache:
+                self._cache.put(new)
+            known |= new
+        self.decoded += len(missing)
+        self.reused += len(items) - len(missing)
+        return [Row.stored(known[keys[at]]) for at in numbers]
 
-    def _ask(self, name: str, adapter: Path | None) -> list[Row]:
+    def _ask(
+        self, name: str, adapter: Path | None, numbers: Sequence[int], on_progress: OnProgress
+    ) -> list[Row]:
+        """Return the results of lm-eval for examples of a task."""
         from lm_eval.evaluator import evaluate
 
         task = self.harness.tasks[name]
         with guarded(self.settings):
-            lm = self._switched_to(adapter)
+            lm = self._switched_to(adapter, on_progress)
 
             def attempt(rows: int) -> Any:
                 sow(task)
                 lm.batch_size_per_gpu = rows
                 return evaluate(
                     lm=lm,
-                    task_dict={"tasks": {name: task}},
-                    limit=self.settings.limit,
+                    task_dict={"tasks": {name: part_of(task, set(numbers))}},
                     bootstrap_iters=0,
                     log_samples=True,
                 )
 
             with of_task(name):
                 found = self.limit.run(self.settings.batch_size, attempt, _refusal)
-        return _rows(found["samples"][name])
+        return rows_of(found["samples"][name])
 
-    def _switched_to(self, adapter: Path | None) -> Any:
+    def _switched_to(self, adapter: Path | None, on_progress: OnProgress) -> Any:
         """Return lm-eval's model with this adapter, or with none."""
         from lm_eval.models.huggingface import HFLM
 
         if self._adapted is None:
-            self.on_progress(Progress("loading the model", 0, None))
+            on_progress(Progress("loading the model", 0, None))
             self._adapted = AdaptedModel(load_model(self.systems.folder, self.settings))
             self._lm = HFLM(
                 pretrained=self._adapted.model,
@@ -257,39 +356,6 @@ def _refusal(rows: int, error: RuntimeError) -> ResourceError:
         f"not enough memory for one request: {first_line(error)}",
         hint="--dtype bfloat16 needs less than float32",
     )
-
-
-def _rows(samples: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return a row per example from lm-eval's samples, which are per example and filter."""
-    rows: dict[int, Row] = {}
-    for sample in samples:
-        if sample["doc_id"] not in rows:
-            output, expected = _texts(sample)
-            rows[sample["doc_id"]] = Row(output, expected, {}, {})
-        row, filtered = rows[sample["doc_id"]], sample["filter"]
-        if isinstance(response := sample["filtered_resps"][0], str):
-            row.predicted[filtered] = response
-        for metric in sample["metrics"]:
-            value = sample[metric]
-            if isinstance(value, (bool, int, float, np.number)) and not np.isnan(value):
-                row.values[f"{metric},{filtered}"] = float(value)
-    return [rows[at] for at in sorted(rows)]
-
-
-def _texts(sample: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the answer and the correct one; for multiple choice, the most likely text."""
-    target, answers = sample["target"], [responses[0] for responses in sample["resps"]]
-    if isinstance(answers[0], str):
-        return answers[0], str(target)
-    if not isinstance(answers[0], (tuple, list)):
-        return f"log-likelihood {answers[0]:.4f}", str(target)
-    asked = [at for at, args in enumerate(sample["arguments"]) if args[0]] or [0]
-    texts = [sample["arguments"][at] for at in asked]
-    at_end = len({args[1] for args in texts}) > 1 or len(texts) == 1
-    choices = [str(args[1 if at_end else 0]).strip() for args in texts]
-    best = max(range(len(asked)), key=lambda at: answers[asked[at]][0])
-    is_number = isinstance(target, int) and 0 <= target < len(choices)
-    return choices[best], choices[target] if is_number else str(target)
 
 
 def _vocabulary(tokenizer: Any) -> Any:

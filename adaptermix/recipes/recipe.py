@@ -283,7 +283,7 @@ def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
     }
     known = keys_of(draft.command.settings)
     of_all = {k: v for k, v in overrides.values.items() if k in known}
-    keys = meant_for((stated(draft) | named).get("task"), of_all) | named
+    keys = meant_for((stated(draft) | of_all | named).get("task"), of_all) | named
     if any(references(stated(draft).get("model"))):
         keys.pop("model", None)
     if "into" in draft.table and "model" in overrides.values:

@@ -24,26 +24,24 @@ from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import copy_adapter, stage_adapter
 from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import whole_output, write_json
-from adaptermix.generation.cached import CachedGenerator, check_engine, notes_on_servers
-from adaptermix.generation.engine import Limits
-from adaptermix.generation.prompts import PromptedExample, PromptEncoder
+from adaptermix.generation.cached import notes_on_servers
+from adaptermix.generation.prompts import PromptedExample
 from adaptermix.generation.vllm_engine import VLLM_RANKS, vllm_lacks
 from adaptermix.merging.merge import check_out, merge_report, write_merge
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
 from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
+from adaptermix.search.asking import DevPrompts
 from adaptermix.search.candidates import Candidate, folder_names, merges_with_first, names_of
-from adaptermix.search.dev_data import group_by_language, read_dev
+from adaptermix.search.dev_data import group_by_language
 from adaptermix.search.halving import SuccessiveHalving
 from adaptermix.search.routes import Route as Chosen
 from adaptermix.search.routes import choose_routes
 from adaptermix.search.routes_report import EVIDENCE_FILE, RoutesPlan, RoutesReport
-from adaptermix.search.run import CONCURRENT, check_search
+from adaptermix.search.run import check_search
 from adaptermix.settings.merging import SearchSettings
-from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.significance import Statistics
-from adaptermix.tasks.task import Task
 from adaptermix.version import __version__
 
 
@@ -79,10 +77,8 @@ def search_by_language(
         if ended is not None:
             return ended
         check_out(paths, settings.out, force)
-    with inputs.generator.staging() as scratch:
-        halving = SuccessiveHalving(
-            inputs.plan, inputs.generator, inputs.task, inputs.items, scratch, on_progress
-        )
+    with inputs.asked.staging() as scratch:
+        halving = SuccessiveHalving(inputs.plan, inputs.asked, inputs.items, scratch, on_progress)
         chosen = _choose(halving, inputs)
     report = _report(halving, chosen, inputs)
     _write(report, inputs)
@@ -97,10 +93,10 @@ def plan_by_language(
     return RoutesPlan(
         [inputs.name, *(merge.name for merge in inputs.merges)],
         {lang: len(inputs.items.get(lang, ())) for lang in settings.langs},
-        inputs.generator.limits.prompt,
+        inputs.asked.generator.limits.prompt,
         settings.prefer,
         str(settings.out),
-        notes=[*inputs.notes, *notes_on_servers(inputs.generator.servers)],
+        notes=[*inputs.notes, *notes_on_servers(inputs.asked.servers)],
     )
 
 
@@ -119,10 +115,8 @@ class _Inputs:
     first: Adapter
     merges: list[Candidate]
     systems: Systems
-    task: Task
+    asked: DevPrompts
     items: dict[str, list[PromptedExample]]
-    encoder: PromptEncoder
-    generator: CachedGenerator
     settings: SearchSettings
 
     @property
@@ -153,7 +147,7 @@ class _Inputs:
             *([without] if lacking else []),
             *([slip] if is_slip else []),
             *served,
-            *self.encoder.notes,
+            *self.asked.notes,
         ]
 
     @property
@@ -163,7 +157,7 @@ class _Inputs:
             __version__,
             self.settings.model_dump_json(),
             [adapter_hash(adapter) for adapter in self.adapters],
-            self.generator.context.hex(),
+            self.asked.context.hex(),
             self.items,
         )
         return blake3(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
@@ -177,20 +171,11 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
     names = names_of(adapters)
     merges = merges_with_first(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
-    servers = check_engine(settings, systems.folder, adapters)
-    encoder = PromptEncoder.of(systems.tokenizer, settings)
-    encoder.notes += systems.tokenizer_notes()
-    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    examples = read_dev(settings, task, encoder, systems.folder)
-    items = group_by_language(examples, task, settings.seed)
     plans = [_plan(adapters, merge.weighting, settings) for merge in merges]
-    limits = Limits(
-        adapters=min(CONCURRENT, 1 + len(merges)),
-        rank=max(_rank(first), *(spec.rank for plan in plans for spec in plan.specs.values())),
-        prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
-    )
-    generator = CachedGenerator(settings, systems.folder, encoder, limits, servers)
-    return _Inputs(adapters, first, merges, systems, task, items, encoder, generator, settings)
+    rank = max(_rank(first), *(spec.rank for plan in plans for spec in plan.specs.values()))
+    asked = DevPrompts.of(settings, systems, 1 + len(merges), rank)
+    items = group_by_language(asked.items, settings.seed)
+    return _Inputs(adapters, first, merges, systems, asked, items, settings)
 
 
 def _plan(adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSettings) -> MergePlan:
@@ -219,7 +204,7 @@ def _choose(halving: SuccessiveHalving, inputs: _Inputs) -> dict[str, Chosen]:
     nothing = np.empty((0, task.statistics[0].shape[1]))
     of_task = {lang: rows[inputs.name].get(lang, nothing) for lang in inputs.settings.langs}
     of_merges = {merge.name: rows[merge.name] for merge in inputs.merges}
-    return choose_routes(of_task, of_merges, inputs.task.value, inputs.settings.prefer)
+    return choose_routes(of_task, of_merges, inputs.asked.task.value, inputs.settings.prefer)
 
 
 def _report(
@@ -235,7 +220,7 @@ def _report(
             base=inputs.first.base or settings.model,
             base_fingerprint=inputs.systems.fingerprint,
             task=settings.task,
-            metric=inputs.task.metrics[0].name,
+            metric=inputs.asked.task.metrics[0].name,
             prefer=settings.prefer,
             adaptermix=__version__,
         ),
@@ -244,9 +229,9 @@ def _report(
             merge.name: dict(zip(names, merge.weighting.weights, strict=True))
             for merge in inputs.merges
         },
-        engine=inputs.generator.engine,
+        engine=inputs.asked.engine,
         decoded=halving.needed,
-        reused=inputs.generator.reused,
+        reused=inputs.asked.reused,
         notes=list(dict.fromkeys(_notes(chosen, inputs))),
     )
 
@@ -263,7 +248,7 @@ def _notes(chosen: Mapping[str, Chosen], inputs: _Inputs) -> Iterator[str]:
             plan = inputs.plan(merge.weighting)
             yield from merge_report(plan, inputs.settings, Tally(), written=True).notes
     yield from inputs.notes
-    yield from inputs.generator.notes
+    yield from inputs.asked.notes_on_answers
 
 
 def _route(found: Chosen, alone: str) -> Route:

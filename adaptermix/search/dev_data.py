@@ -31,23 +31,29 @@ def read_dev(
     return found
 
 
-def group_by_language(
-    examples: Sequence[PromptedExample], task: Task, seed: int
-) -> dict[str, list[PromptedExample]]:
-    """Group dev examples by language, shuffled, so that any prefix is a random sample.
+def check_gold(examples: Sequence[PromptedExample], task: Task) -> None:
+    """Check that every language has gold answers.
 
     Raises:
         DataError: Dev data without gold answers.
     """
-    groups: dict[str, list[PromptedExample]] = {}
-    for prompted in examples:
-        groups.setdefault(prompted.lang, []).append(prompted)
-    for lang, group in groups.items():
-        if not any(task.outcome(prompted.example, "").expected for prompted in group):
+    labeled = {e.lang for e in examples if task.outcome(e.example, "").expected}
+    for lang in dict.fromkeys(example.lang for example in examples):
+        if lang not in labeled:
             raise DataError(
                 f"the dev data of {lang} has no gold answers",
                 hint="use labeled dev data, or restrict --langs to languages that have some",
             )
+
+
+def group_by_language(
+    examples: Sequence[PromptedExample], seed: int
+) -> dict[str, list[PromptedExample]]:
+    """Group dev examples by language, shuffled, so that any prefix is a random sample."""
+    groups: dict[str, list[PromptedExample]] = {}
+    for prompted in examples:
+        groups.setdefault(prompted.lang, []).append(prompted)
+    for lang, group in groups.items():
         random.Random(f"{seed}:{lang}").shuffle(group)
     return groups
 

@@ -15,12 +15,11 @@ import numpy as np
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.writing import stream_adapter
-from adaptermix.generation.cached import CachedGenerator
-from adaptermix.generation.engine import Request
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merging.plan import MergePlan, Tally
 from adaptermix.merging.weights import Weighting
 from adaptermix.progress import OnProgress
+from adaptermix.search.asking import Asked
 from adaptermix.search.candidates import Candidate
 from adaptermix.tasks.metrics.significance import (
     Difference,
@@ -32,7 +31,6 @@ from adaptermix.tasks.metrics.significance import (
     resample_counts,
     resampled_scores,
 )
-from adaptermix.tasks.task import Task
 
 FINALISTS = 2
 
@@ -70,8 +68,7 @@ class SuccessiveHalving:
     def __init__(
         self,
         plan: Callable[[Weighting], MergePlan],
-        generator: CachedGenerator,
-        task: Task,
+        asked: Asked,
         items: Mapping[str, Sequence[PromptedExample]],
         scratch: Path,
         on_progress: OnProgress,
@@ -80,15 +77,14 @@ class SuccessiveHalving:
 
         Args:
             plan: Plans the merge for given weights.
-            generator: Answers prompts.
-            task: Reads and scores answers.
+            asked: Answers dev examples and scores the answers.
             items: Dev examples by language, in the order of use.
             scratch: Temporary folder for the candidates' adapters.
             on_progress: Called with the progress of decoding.
         """
         self.plan = plan
-        self.generator = generator
-        self.task = task
+        self.asked = asked
+        self.task = asked.task
         self.items = items
         self.scratch = scratch
         self.on_progress = on_progress
@@ -110,24 +106,23 @@ class SuccessiveHalving:
         """
         if candidate.name not in self.entries:
             adapter = adapter or stage_merge(self.plan(candidate.weighting), self.scratch)
-            self.generator.names[adapter] = f"candidate {candidate.name}"
+            self.asked.names[adapter] = f"candidate {candidate.name}"
             nothing = [self.task.statistics([]) for _ in self.items]
             self.entries[candidate.name] = Entry(candidate, adapter, nothing)
         return self.entries[candidate.name]
 
     def show(self, entries: Sequence[Entry], share: float) -> None:
         """Decode a share of each language with all candidates, in one batch; skip known answers."""
-        requests, parts = [], []
+        parts = []
         for entry in entries:
-            for at, (lang, items) in enumerate(self.items.items()):
+            for at, items in enumerate(self.items.values()):
                 wanted = max(1, math.ceil(share * len(items) - 1e-9))
-                unseen = items[len(entry.statistics[at]) : wanted]
-                requests += [Request(item.prompt_ids, entry.adapter, group=lang) for item in unseen]
-                parts.append((entry, at, unseen))
-        self.needed += len(requests)
-        answers = iter(self.generator.decode(requests, self.on_progress))
-        for entry, at, unseen in parts:
-            outcomes = [self.task.outcome(item.example, next(answers).text) for item in unseen]
+                parts.append((entry, at, items[len(entry.statistics[at]) : wanted]))
+        self.needed += sum(len(unseen) for *_, unseen in parts)
+        found = self.asked.outcomes(
+            [(entry.adapter, unseen) for entry, _, unseen in parts], self.on_progress
+        )
+        for (entry, at, _), outcomes in zip(parts, found, strict=True):
             rows = self.task.statistics(outcomes)
             entry.statistics[at] = np.concatenate([entry.statistics[at], rows])
 

@@ -20,15 +20,15 @@ from pydantic import TypeAdapter
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.errors import AdaptermixError, ConfigError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.generation.cached import CachedGenerator, check_engine, notes_on_servers
-from adaptermix.generation.engine import Limits
-from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
+from adaptermix.generation.cached import notes_on_servers
+from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merging.merge import check_out, write_merge
 from adaptermix.merging.plan import MergePlan, open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
 from adaptermix.models.loading import load_model
 from adaptermix.models.systems import open_systems
 from adaptermix.progress import OnProgress, ignore
+from adaptermix.search.asking import Asked, DevPrompts, ask_dev_data
 from adaptermix.search.candidates import (
     AUTO_STEP,
     Candidate,
@@ -55,12 +55,9 @@ from adaptermix.search.record import (
     search_folder,
 )
 from adaptermix.settings.merging import SearchSettings
-from adaptermix.tasks.catalog import make_task
-from adaptermix.tasks.task import Task
 from adaptermix.training.batches import AnswerCollator, encode_example
 from adaptermix.version import __version__
 
-CONCURRENT = 16  # adapters that the engine holds at a time
 TRIAL_SHARE = 0.25  # share of the dev examples for one trial
 
 
@@ -92,10 +89,8 @@ def search(
         if ended is not None:
             return ended
         check_out(paths, settings.out, force)
-    with inputs.generator.staging() as scratch:
-        halving = SuccessiveHalving(
-            inputs.plan, inputs.generator, inputs.task, inputs.items, scratch, on_progress
-        )
+    with inputs.asked.staging() as scratch:
+        halving = SuccessiveHalving(inputs.plan, inputs.asked, inputs.items, scratch, on_progress)
         finalists = _run(halving, inputs, settings)
         return _finish(halving, _choose(halving, finalists, inputs), inputs, force)
 
@@ -108,10 +103,10 @@ def plan_search(
     return SearchPlan(
         [candidate.name for candidate in inputs.candidates],
         {lang: len(items) for lang, items in inputs.items.items()},
-        inputs.generator.limits.prompt,
+        max(len(item.prompt_ids) for items in inputs.items.values() for item in items),
         str(settings.out),
         str(search_folder(settings.out)),
-        notes=[*inputs.encoder.notes, *notes_on_servers(inputs.generator.servers)],
+        notes=[*inputs.asked.notes, *notes_on_servers(inputs.asked.servers)],
     )
 
 
@@ -120,13 +115,15 @@ class _SearchInputs:
     """The inputs of a search, checked before an engine starts."""
 
     adapters: list[Adapter]
-    task: Task
+    asked: Asked
     items: dict[str, list[PromptedExample]]
     learning: list[PromptedExample]
-    encoder: PromptEncoder
-    generator: CachedGenerator
     candidates: list[Candidate]
-    settings: SearchSettings
+
+    @property
+    def settings(self) -> SearchSettings:
+        """The settings, with tasks of lm-eval in place of languages."""
+        return self.asked.settings
 
     def plan(self, weighting: Weighting) -> MergePlan:
         """Plan the merge for given weights."""
@@ -139,7 +136,7 @@ class _SearchInputs:
             __version__,
             self.settings.model_dump_json(),
             [adapter_hash(adapter) for adapter in self.adapters],
-            self.generator.context.hex(),
+            self.asked.context.hex(),
             self.items,
             self.learning,
         )
@@ -155,21 +152,12 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     candidates = first_candidates(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     adapters = list(systems.adapters.values())
-    servers = check_engine(settings, systems.folder, adapters)
-    encoder = PromptEncoder.of(systems.tokenizer, settings)
-    encoder.notes += systems.tokenizer_notes()
-    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
-    examples = read_prompts(settings, "dev", task, encoder, systems.folder)
-    items = group_by_language(examples, task, settings.seed)
-    learning = set_apart(items) if settings.search == "learn" else []
     plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
-    limits = Limits(
-        adapters=min(CONCURRENT, len(candidates)),
-        rank=max(spec.rank for plan in plans for spec in plan.specs.values()),
-        prompt=max(len(item.prompt_ids) for group in items.values() for item in group),
-    )
-    generator = CachedGenerator(settings, systems.folder, encoder, limits, servers)
-    return _SearchInputs(adapters, task, items, learning, encoder, generator, candidates, settings)
+    rank = max(spec.rank for plan in plans for spec in plan.specs.values())
+    asked = ask_dev_data(settings, systems, len(candidates), rank)
+    items = group_by_language(asked.items, settings.seed)
+    learning = set_apart(items) if settings.search == "learn" else []
+    return _SearchInputs(adapters, asked, items, learning, candidates)
 
 
 def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
@@ -229,15 +217,17 @@ def _learn(
     """Learn weights on the dev examples reserved for it, before an engine starts."""
     from adaptermix.search.learn import WeightedMerge, learn_weights  # imports the Trainer
 
-    encoder = inputs.encoder
+    asked = inputs.asked
+    assert isinstance(asked, DevPrompts)  # noqa: S101 - the settings allow no other task
+    encoder = asked.encoder
     encoded = [
         encode_example(
-            item.prompt_ids, encoder.answer_ids(inputs.task.answer(item.example)), sys.maxsize
+            item.prompt_ids, encoder.answer_ids(asked.task.answer(item.example)), sys.maxsize
         )
         for item in inputs.learning
     ]
     merges = [c.weighting for c in inputs.candidates if not c.is_control]
-    model = load_model(inputs.generator.folder, settings)
+    model = load_model(asked.generator.folder, settings)
     learned = learn_weights(
         WeightedMerge(model, inputs.plan(merges[0]), settings),
         merges,
@@ -347,18 +337,18 @@ def _finish(
     Two outputs cannot appear at the same instant. The record's folder appears first and contains
     the adapter, so a search that was killed between the two steps can be recognized and finished.
     """
-    settings, winner = inputs.settings, choice.winner.candidate
+    settings, asked, winner = inputs.settings, inputs.asked, choice.winner.candidate
     entries = sorted(
         halving.entries.values(),
         key=lambda e: (e is not choice.winner, -e.answered, -halving.score(e)),
     )
     folder = search_folder(settings.out)
     score = halving.score_interval(choice.winner)
-    metric = inputs.task.metrics[0].name
+    metric = asked.task.metrics[0].name
     found = {
         "dev": {metric: score.value},
         "search": {
-            "task": settings.task,
+            "task": asked.name,
             "langs": list(inputs.items),
             "low": score.low,
             "high": score.high,
@@ -379,15 +369,15 @@ def _finish(
             verdict=choice.verdict,
             tied=[entry.candidate.name for entry in choice.tied],
             candidates=candidates,
-            task=settings.task,
+            task=asked.name,
             metric=metric,
             langs=list(inputs.items),
-            engine=inputs.generator.engine,
+            engine=asked.engine,
             decoded=halving.needed,
             exhaustive=len(entries) * halving.examples,
-            reused=inputs.generator.reused,
+            reused=asked.reused,
             merge=write_merge(plan, settings, at=staged, found=found),
-            notes=[*inputs.encoder.notes, *halving.notes, *inputs.generator.notes],
+            notes=[*asked.notes, *halving.notes, *asked.notes_on_answers],
             folder=str(folder),
             control=control,
         )

@@ -1,53 +1,29 @@
 """Settings of `eval`, `retrieval` and `score`."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from adaptermix.settings import locations
 from adaptermix.settings.paper import PAPER_LANGS
+from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import (
     HARNESS,
-    NOT_OF_HARNESS,
-    TASKS,
-    VLLM_OPTIONS,
-    DecodingSettings,
     ModelSettings,
     ScorerSettings,
     TaskName,
-    flag_of,
     harness_tasks,
 )
 from adaptermix.settings.values import AdapterNames, Groups, Layers, Names
 
 
-def _known_test(name: str) -> str:
-    if name not in TASKS and not name.endswith(".toml") and not harness_tasks(name):
-        raise ValueError(
-            f"expected one of {', '.join(TASKS)}, a .toml file, or {HARNESS}:NAME for tasks of "
-            "lm-eval"
-        )
-    return name
-
-
-class EvalSettings(DecodingSettings, ScorerSettings):
+class EvalSettings(ScoredSettings):
     """Settings of ``eval``."""
 
     section: ClassVar[str] = "eval"
     panel: ClassVar[str | None] = "Comparison"
     main: ClassVar[tuple[str, ...]] = ("model", "adapters", "task", "langs", "out")
 
-    task: Annotated[str, AfterValidator(_known_test), locations.Names("task")] = Field(
-        default="massive",
-        description="Task: massive, wmt23, uner, the .toml file of your own task, or tasks of "
-        "lm-evaluation-harness: lm-eval:NAME,NAME.",
-    )
-    lm_eval_path: Path | None = Field(
-        default=None,
-        description="Folder with your own tasks of lm-eval, as YAML files. Functions that they "
-        "name in Python files beside them are run.",
-    )
     adapters: AdapterNames = Field(
         default=(), description="Adapter to evaluate. Repeat the option for several."
     )
@@ -74,34 +50,9 @@ class EvalSettings(DecodingSettings, ScorerSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _asked_by_lm_eval(cls, given: Any) -> Any:
-        """Refuse options that do not apply to tasks of lm-eval, and use the tasks as languages."""
-        if not isinstance(given, dict):
-            return given
-        keys = {key.replace("_", "-"): value for key, value in given.items()}
-        names = harness_tasks(keys.get("task"))
-        if not names:
-            if keys.get("lm-eval-path") is not None:
-                raise ValueError(f"--lm-eval-path needs --task {HARNESS}:NAME")
-            return given
-        for key in NOT_OF_HARNESS:
-            if keys.get(key) not in (None, (), []):
-                raise ValueError(
-                    f"{flag_of(key)} does not apply to tasks of lm-eval, which define their own "
-                    "prompts and scoring; remove it"
-                )
-        for key in ("server", *(name.replace("_", "-") for name in sorted(VLLM_OPTIONS))):
-            if keys.get(key):
-                raise ValueError(
-                    f"{flag_of(key)}: tasks of lm-eval run only on the transformers engine; "
-                    "remove it"
-                )
-        if keys.get("engine", "auto") not in ("auto", "transformers"):
-            raise ValueError(
-                f"--engine {keys['engine']}: tasks of lm-eval run only on the transformers engine"
-            )
-        fixed = {"engine": "transformers", "langs": names}
-        return {"out": Path(f"eval-{HARNESS}")} | given | fixed
+    def _out_of_lm_eval(cls, given: Any) -> Any:
+        is_harness = isinstance(given, dict) and harness_tasks(given.get("task"))
+        return {"out": Path(f"eval-{HARNESS}")} | given if is_harness else given
 
     @model_validator(mode="after")
     def _something_to_test(self) -> "EvalSettings":

@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from adaptermix.settings import locations
-from adaptermix.settings.shared import DecodingSettings, ScorerSettings, Settings
+from adaptermix.settings.scored import ScoredSettings
+from adaptermix.settings.shared import Settings, harness_tasks
 from adaptermix.settings.values import Weights
 
 
@@ -127,7 +128,7 @@ class MergeSettings(SourceSettings):
         return self
 
 
-class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
+class SearchSettings(MergeSettings, ScoredSettings):
     """Settings of ``merge --search``: those of a merge, and those for testing candidates."""
 
     panel: ClassVar[str | None] = "Search"
@@ -179,6 +180,22 @@ class SearchSettings(MergeSettings, DecodingSettings, ScorerSettings):
         if self.per_language and self.into is None and self.out.suffix == ".safetensors":
             raise ValueError(
                 f"--out {self.out}: --per-language writes a folder, for example -o family"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_of_lm_eval_fit(self) -> "SearchSettings":
+        if not harness_tasks(self.task):
+            return self
+        if self.per_language:
+            raise ValueError(
+                "--per-language: tasks of lm-eval have no language; search for one merge on all of "
+                "them, or run one search for each task"
+            )
+        if self.search == "learn":
+            raise ValueError(
+                "--search learn trains on correct answers, which tasks of lm-eval do not give as "
+                "text; use auto or a grid of weights"
             )
         return self
 

@@ -152,14 +152,14 @@ def harness_tasks(task: object) -> tuple[str, ...]:
 
 
 def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return shared keys; for tasks of lm-eval, without those that do not apply to them."""
-    left_out = NOT_OF_HARNESS if harness_tasks(task) else ()
+    """Return shared keys without those that do not apply to a task; None is the default task."""
+    left_out = NOT_OF_HARNESS if harness_tasks(task) else ("lm-eval-path",)
     return {key: value for key, value in keys.items() if key not in left_out}
 
 
 def _known_task(name: str) -> str:
     if name.startswith(f"{HARNESS}:"):
-        raise ValueError("only eval supports tasks of lm-eval; use eval --task lm-eval:NAME")
+        raise ValueError("only eval and merge --search support tasks of lm-eval")
     if name not in TASKS and not name.endswith(".toml"):
         raise ValueError(f"expected one of {', '.join(TASKS)}, or a .toml file")
     return name

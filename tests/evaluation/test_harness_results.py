@@ -1,37 +1,60 @@
-import json
-
-from adaptermix.evaluation.harness_results import HarnessResults, Row, content_key
-
-ROWS = [Row("a", "b", {"first": "a"}, {"acc,none": 1.0}), Row("c", "c", {}, {})]
+from adaptermix.evaluation.harness_results import Row, content_key, rows_of
 
 
-def test_results_are_read_as_they_were_kept(answer_cache):
-    HarnessResults(True).put("key", ROWS)
-    results = HarnessResults(True)
-    assert results.get("key") == ROWS
-    assert results.get("other") is None
-    assert HarnessResults(False).get("key") is None
-    assert [path.name for path in (answer_cache / "lm-eval").iterdir()] == ["key.json"]
+def sample(number, responses, **changes):
+    return {
+        "doc_id": number,
+        "filter": "none",
+        "arguments": [("Q: ", f" {word}") for word in ("one", "two", "three")],
+        "resps": [[response] for response in responses],
+        "filtered_resps": responses,
+        "target": 2,
+        "metrics": ["acc"],
+        "acc": 1.0,
+        **changes,
+    }
 
 
-def test_damaged_results_are_made_again(answer_cache):
-    results = HarnessResults(True)
-    results.put("key", ROWS)
-    path = answer_cache / "lm-eval" / "key.json"
-    for text in (path.read_text()[:-9], json.dumps([{"output": "a"}]), "{}x"):
-        path.write_text(text)
-        assert results.get("key") is None
-    assert len(results.notes) == 3
+def test_of_choices_the_likeliest_is_the_answer():
+    likely = [(-3.0, False), (-1.0, True), (-2.0, False)]
+    (row,) = rows_of([sample(0, likely)])
+    assert (row.output, row.expected, row.values) == ("two", "three", {"acc,none": 1.0})
+    contexts = [(f"{word} went", " home") for word in ("one", "two", "three")]
+    (row,) = rows_of([sample(0, likely, arguments=contexts)])
+    assert (row.output, row.expected) == ("two went", "three went")
+    alone = [*sample(0, likely)["arguments"], *(("", f" {word}") for word in ("one", "two"))]
+    (row,) = rows_of([sample(0, [*likely, (0.0, True), (0.0, True)], arguments=alone)])
+    assert row.output == "two", "log-likelihoods without the question are no answers"
 
 
-def test_a_cache_that_cannot_be_written_ends_in_a_note(answer_cache):
-    answer_cache.write_text("a file where the folder should be")
-    results = HarnessResults(True)
-    results.put("key", ROWS)
-    results.put("other", ROWS)
-    assert [note.partition(" cannot")[0] for note in results.notes] == [
-        "results of lm-eval's tasks"
+def test_a_written_answer_is_kept_with_what_filters_made_of_it():
+    asked = {"arguments": [("Q: ", {"until": ["\n"]})], "target": "7", "metrics": ["exact_match"]}
+    samples = [
+        sample(1, ["it is 7"], filter=name, exact_match=value, **asked)
+        | {"filtered_resps": [filtered]}
+        for name, filtered, value in (("number", "7", True), ("whole", "it is 7", 0))
     ]
+    (row,) = rows_of(samples)
+    assert (row.output, row.expected) == ("it is 7", "7")
+    assert row.predicted == {"number": "7", "whole": "it is 7"}
+    assert row.values == {"exact_match,number": 1.0, "exact_match,whole": 0.0}
+
+
+def test_rows_are_in_the_order_of_the_data():
+    rows = rows_of(
+        [
+            sample(1, [(-1.0, True)], arguments=[("a", " b")], acc=float("nan"), target="b"),
+            sample(0, [-2.5], arguments=[("text",)], acc=(1, 2), target="text"),
+        ]
+    )
+    assert [row.output for row in rows] == ["log-likelihood -2.5000", "b"]
+    assert [row.values for row in rows] == [{}, {}], "neither a number"
+
+
+def test_a_row_is_stored_as_an_answer():
+    row = Row("a \ud800", "b", {"first": "a"}, {"acc,none": 1.0})
+    assert Row.stored(row.as_answer()) == row
+    row.as_answer().text.encode()  # SQLite stores UTF-8
 
 
 def test_keys_know_the_source_of_functions():

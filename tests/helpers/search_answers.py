@@ -7,6 +7,7 @@ from pathlib import Path
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.merging.weights import Weighting
+from adaptermix.search.asking import DevPrompts
 from adaptermix.search.candidates import Candidate
 from adaptermix.search.halving import SuccessiveHalving
 from adaptermix.tasks.massive import Massive, SlotExample
@@ -47,9 +48,8 @@ def make_halving(monkeypatch, tmp_path, skill, examples=200, weights=WEIGHTS):
     }
     names = {Weighting((w, 1 - w)): f"{w:g}" for w in weights}
     generator = SkilledGenerator(skill)
-    halving = SuccessiveHalving(
-        names.__getitem__, generator, Massive(), items, tmp_path, lambda p: None
-    )
+    asked = DevPrompts(None, Massive(), [], None, generator)
+    halving = SuccessiveHalving(names.__getitem__, asked, items, tmp_path, lambda p: None)
     candidates = [Candidate(name, weighting) for weighting, name in names.items() if name in skill]
     return halving, generator, candidates
 

@@ -185,9 +185,9 @@ def test_the_pull_is_the_penalty_times_the_mean_squared_distance_from_the_start(
 
 def learned(model_dir, corpus_dir, prepared, starts, **changes):
     inputs = prepared(search="learn", limit=8, learn_steps=changes.pop("learn_steps", 1), **changes)
-    encoder = inputs.encoder
+    encoder, task = inputs.asked.encoder, inputs.asked.task
     rows = [
-        encode_example(item.prompt_ids, encoder.answer_ids(inputs.task.answer(item.example)), 4096)
+        encode_example(item.prompt_ids, encoder.answer_ids(task.answer(item.example)), 4096)
         for item in inputs.learning
     ]
     model = AutoModelForCausalLM.from_pretrained(model_dir)

@@ -99,6 +99,7 @@ DECODING = {
     "cache": Two("--cache", "--no-cache", "reused"),
     "langs": Two("--langs en", "--langs en,sw", "asked"),
     "limit": Two("--limit 3", "--limit 4", "asked"),
+    "lm_eval_path": "needs lm-eval: tests/system/test_lm_eval.py and test_lm_eval_search.py",
 }
 SRC = f"{TEXT} --data data/wmt --ref data/wmt/en-de.ref --metrics chrf --src data/wmt/en-de"
 REF = f"{TEXT} --data data/wmt --src data/wmt/en-de.src --metrics chrf --ref data/wmt/en-de"
@@ -172,7 +173,6 @@ EVAL = {
     **DECODING,
     "src": Two(f"{SRC}.src", f"{SRC}.src2", "asked"),
     "ref": Two(f"{REF}.ref", f"{REF}.ref2"),
-    "lm_eval_path": "needs lm-eval: tests/system/test_lm_eval.py",
     "adapters": Two("--adapter one", "--adapter two", engine=True),
     "split": Two("--split test", "--split dev", "asked"),
     "exclude_base": Two("--adapter one", "--adapter one --exclude-base"),

@@ -1,0 +1,74 @@
+"""Settings of the commands that score a model's answers: `eval`, and `merge` with its search."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field, model_validator
+
+from adaptermix.settings import locations
+from adaptermix.settings.shared import (
+    HARNESS,
+    NOT_OF_HARNESS,
+    TASKS,
+    VLLM_OPTIONS,
+    DecodingSettings,
+    ScorerSettings,
+    flag_of,
+    harness_tasks,
+)
+
+
+def _known_test(name: str) -> str:
+    if name not in TASKS and not name.endswith(".toml") and not harness_tasks(name):
+        raise ValueError(
+            f"expected one of {', '.join(TASKS)}, a .toml file, or {HARNESS}:NAME for tasks of "
+            "lm-eval"
+        )
+    return name
+
+
+class ScoredSettings(DecodingSettings, ScorerSettings):
+    """A task of this package or tasks of lm-eval, and how answers to them are scored."""
+
+    panel: ClassVar[str | None] = "Data to test"
+
+    task: Annotated[str, AfterValidator(_known_test), locations.Names("task")] = Field(
+        default="massive",
+        description="Task: massive, wmt23, uner, the .toml file of your own task, or tasks of "
+        "lm-evaluation-harness: lm-eval:NAME,NAME.",
+    )
+    lm_eval_path: Path | None = Field(
+        default=None,
+        description="Folder with your own tasks of lm-eval, as YAML files. Functions that they "
+        "name in Python files beside them are run.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked_by_lm_eval(cls, given: Any) -> Any:
+        """Refuse options that do not apply to tasks of lm-eval, and use the tasks as languages."""
+        if not isinstance(given, dict):
+            return given
+        keys = {key.replace("_", "-"): value for key, value in given.items()}
+        names = harness_tasks(keys.get("task"))
+        if not names:
+            if keys.get("lm-eval-path") is not None:
+                raise ValueError(f"--lm-eval-path needs --task {HARNESS}:NAME")
+            return given
+        for key in NOT_OF_HARNESS:
+            if keys.get(key) not in (None, (), []):
+                raise ValueError(
+                    f"{flag_of(key)} does not apply to tasks of lm-eval, which define their own "
+                    "prompts and scoring; remove it"
+                )
+        for key in ("server", *(name.replace("_", "-") for name in sorted(VLLM_OPTIONS))):
+            if keys.get(key):
+                raise ValueError(
+                    f"{flag_of(key)}: tasks of lm-eval run only on the transformers engine; "
+                    "remove it"
+                )
+        if keys.get("engine", "auto") not in ("auto", "transformers"):
+            raise ValueError(
+                f"--engine {keys['engine']}: tasks of lm-eval run only on the transformers engine"
+            )
+        return given | {"engine": "transformers", "langs": names}
