@@ -39,8 +39,6 @@ def use_dev_documents(name: str, task: Any, limit: int | None) -> list[str]:
             "includes this task and names such a split, in the folder of --lm-eval-path",
         )
     split = _split(task, kinds[0])
-    if task.get_config("num_fewshot"):
-        _separate_few_shot_examples(name, task, split, scored)
     test = {_content(document) for document in task.eval_docs}
     documents = list(islice(getattr(task, f"{kinds[0]}_docs")(), limit))
     dev = [document for document in documents if _content(document) not in test]
@@ -49,6 +47,8 @@ def use_dev_documents(name: str, task: Any, limit: int | None) -> list[str]:
             f"lm-eval's task {name}: all examples of the split '{split}' are also in the split "
             f"'{scored}', on which eval scores it; a search needs other data"
         )
+    if task.get_config("num_fewshot"):
+        _separate_few_shot_examples(name, task, split, scored)
     task.has_test_docs = lambda: True  # lm-eval scores these first, whatever the task's class
     task.test_docs = lambda: dev
     return [*_notes(name, kinds[0], split, scored), *_left_out(name, len(documents) - len(dev))]

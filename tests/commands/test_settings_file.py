@@ -7,7 +7,7 @@ from adaptermix.cli.main import program
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings
-from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 
 
@@ -113,6 +113,24 @@ def test_options_of_other_tasks_in_the_file_do_not_concern_tasks_of_lm_eval(tmp_
     path = write(tmp_path, '[eval]\ntask = "lm-eval:a"\nlangs = ["cy"]\n')
     with pytest.raises(ConfigError, match="--langs does not apply"):
         load_settings(EvalSettings, {}, path)
+
+
+def test_a_search_takes_tasks_of_lm_eval_and_their_folder_from_the_tests(tmp_path):
+    tests = 'data-dir = "data"\n[eval]\nlm-eval-path = "tasks"\n'
+    searched = {"search": "0.5,0.7"}
+    path = write(tmp_path, f'{tests}task = "lm-eval:a"\nlimit = 9\n[merge]\nout = "m"\n')
+    settings = load_settings(SearchSettings, searched, path)
+    assert (settings.langs, settings.lm_eval_path) == (("a",), tmp_path / "tasks")
+    assert (settings.limit, settings.data_dir, settings.out) == (None, None, tmp_path / "m")
+    other = load_settings(SearchSettings, searched | {"task": "massive"}, path)
+    assert (other.task, other.lm_eval_path) == ("massive", None)
+    assert load_settings(EvalSettings, {"task": "massive"}, path).lm_eval_path is None
+    path = write(tmp_path, f"{tests}[merge]\nseed = 2\n")
+    assert load_settings(SearchSettings, searched, path).lm_eval_path is None
+    settings = load_settings(SearchSettings, searched | {"task": "lm-eval:b"}, path)
+    assert (settings.langs, settings.lm_eval_path) == (("b",), tmp_path / "tasks")
+    path = write(tmp_path, '[eval]\nlangs = ["cy"]\n[merge]\ntask = "lm-eval:b"\n')
+    assert load_settings(SearchSettings, searched, path).langs == ("b",)
 
 
 def test_a_weight_on_the_command_line_replaces_weights_in_the_file(tmp_path):

@@ -4,6 +4,7 @@ from pydantic import ValidationError
 
 from adaptermix.evaluation.harness import HarnessOutcome, HarnessScores, MeanMetric
 from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.shared import harness_tasks
 
 
@@ -33,13 +34,27 @@ def test_tasks_stand_as_languages_on_one_engine():
     ],
 )
 def test_what_has_no_meaning_for_them_is_refused(key, value, words):
-    with pytest.raises(ValidationError, match=words):
-        EvalSettings(**{"task": "lm-eval:a", key: value})
+    for kind, given in ((EvalSettings, {}), (SearchSettings, {"search": "0.5,0.7"})):
+        with pytest.raises(ValidationError, match=words):
+            kind(**{"task": "lm-eval:a", key: value, **given})
 
 
 def test_a_folder_of_tasks_is_for_lm_eval_alone():
     with pytest.raises(ValidationError, match="--lm-eval-path needs --task lm-eval:NAME"):
         EvalSettings(lm_eval_path="tasks")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"search": "learn"}, "--search learn trains on correct answers"),
+        ({"search": "0.5", "per_language": True, "out": "f"}, "have no language"),
+    ],
+)
+def test_searches_that_need_more_than_scores_are_refused(given, words):
+    assert SearchSettings(task="lm-eval:a", search="auto").langs == ("a",)
+    with pytest.raises(ValidationError, match=words):
+        SearchSettings(task="lm-eval:a", **given)
 
 
 def test_a_score_is_the_mean_over_examples_that_count():

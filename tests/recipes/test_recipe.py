@@ -105,6 +105,18 @@ def test_keys_for_all_steps_leave_tasks_of_lm_eval_alone(tmp_path):
         read_recipe(tmp_path / "recipe.toml", overrides=Overrides({"k.langs": "sw"}))
 
 
+def test_a_folder_of_lm_eval_at_the_top_is_for_steps_with_such_tasks(tmp_path):
+    merge = 'command = "merge"\nadapters = ["one", "two"]\nsearch = "0.5,0.7"\n'
+    for name in ("one", "two", "tasks"):
+        (tmp_path / name).mkdir()
+    text = f'lm-eval-path = "tasks"\n[m]\n{merge}task = "lm-eval:a"\n[n]\n{merge}'
+    m, n = (step.settings for step in read_recipe(write(tmp_path, text)).steps)
+    assert (m.lm_eval_path, n.lm_eval_path) == (tmp_path / "tasks", None)
+    overrides = Overrides({"lm-eval-path": tmp_path / "one", "n.task": "lm-eval:b"})
+    m, n = (s.settings for s in read_recipe(tmp_path / "recipe.toml", overrides=overrides).steps)
+    assert m.lm_eval_path == n.lm_eval_path == tmp_path / "one"
+
+
 def test_of_a_base_the_needed_steps_are_taken(tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "data").mkdir()

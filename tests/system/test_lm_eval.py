@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 from helpers.adapters import peft_adapter
-from helpers.corpus import SENTENCES
 from helpers.evaluation import read_predictions
+from helpers.lm_eval_tasks import CHOICE, COUNT, write_tasks
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,44 +24,6 @@ from adaptermix.settings.reports import ReportSettings
 
 pytest.importorskip("lm_eval", reason='tasks of lm-eval need pip install "adaptermix[lm-eval]"')
 
-COUNT = 12
-CHOICE = """
-task: toy_choice
-tag: toys
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {folder}/choice.jsonl}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{text}}}} "
-doc_to_choice: "{{{{words}}}}"
-doc_to_target: right
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
-  - {{metric: brier_score, aggregation: brier_score, higher_is_better: false}}
-metadata: {{version: 1.0}}
-"""
-ANSWER = """
-task: toy_answer
-tag: toys
-dataset_path: json
-dataset_kwargs: {{data_files: {{train: {folder}/answer.jsonl, test: {folder}/answer.jsonl}}}}
-test_split: test
-fewshot_split: train
-num_fewshot: 1
-output_type: generate_until
-doc_to_text: "{{{{text}}}}:"
-doc_to_target: right
-generation_kwargs: {{until: ["\\n"], max_gen_toks: 6, do_sample: false}}
-filter_list:
-  - name: letter
-    filter: [{{function: regex, regex_pattern: "([a-m])"}}, {{function: take_first}}]
-  - name: whole
-    filter: [{{function: take_first}}]
-metric_list:
-  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
-metadata: {{version: 2.0}}
-"""
 # Tasks that are refused: what differs from the choice above, the error and its words.
 REFUSED = {
     "corpus": ("{metric: f1, aggregation: f1, higher_is_better: true}", "not a mean over examples"),
@@ -74,20 +36,7 @@ REFUSED = {
 }
 
 
-def write_tasks(folder):
-    sentences = [text for group in SENTENCES.values() for text in group][:COUNT]
-    words = sorted({word for text in sentences for word in text.split()})
-    choice = [
-        {"text": text, "words": words[at : at + 4], "right": at % 4}
-        for at, text in enumerate(sentences)
-    ]
-    answer = [{"text": text, "right": "aehi"[at % 4]} for at, text in enumerate(sentences)]
-    folder.mkdir()
-    for name, rows in (("choice", choice), ("answer", answer)):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(lines)
-    (folder / "choice.yaml").write_text(CHOICE.format(folder=folder))
-    (folder / "answer.yaml").write_text(ANSWER.format(folder=folder))
+def write_refused_tasks(folder):
     for name, (metric, _) in REFUSED.items():
         text = CHOICE.format(folder=folder).replace("toy_choice", f"toy_{name}")
         start, end = text.index("metric_list"), text.index("metadata")
@@ -95,7 +44,6 @@ def write_tasks(folder):
             "tag: toys", f"tag: tag_{name}"
         )
         (folder / f"{name}.yaml").write_text(text)
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,7 +61,7 @@ def place(tmp_path_factory, model_dir):
     (folder / "base").symlink_to(model_dir)
     for seed, name in enumerate(("task", "merged")):
         peft_adapter(model_dir, folder / name, seed=seed)
-    write_tasks(folder / "tasks")
+    write_refused_tasks(write_tasks(folder / "tasks"))
     return folder
 
 
@@ -229,6 +177,10 @@ def test_results_are_reused_until_something_changes(place, tmp_path, known):
     changed = settings_in(place, tmp_path / "changed", lm_eval_path=tasks, adapters=())
     report = evaluate(changed)
     assert (report.decoded, report.reused) == (COUNT, COUNT), "the other task lies elsewhere"
+    (tasks / "choice.jsonl").write_text(rows.replace("jazz", "music"))
+    report = evaluate(settings_in(place, tmp_path / "in-place", lm_eval_path=tasks, adapters=()))
+    changed = sum("jazz" in row for row in rows.splitlines())
+    assert (report.decoded, report.reused) == (changed, 2 * COUNT - changed)
 
 
 def test_a_batch_that_does_not_fit_is_halved(place, tmp_path, monkeypatch):
