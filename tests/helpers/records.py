@@ -124,3 +124,33 @@ def write_retrieval(folder, langs=("en", "cy", "sw"), systems=("base", "early", 
     folder.mkdir(parents=True)
     (folder / "retrieval.json").write_text(json.dumps(report.as_record()))
     return folder
+
+
+def write_search(folder):
+    """Write the record of a search over one weight, in which the first candidate is chosen."""
+
+    def candidate(name, weight, dropped):
+        span = {"value": weight / 2, "low": weight / 2 - 0.1, "high": weight / 2 + 0.1}
+        return {
+            "name": name,
+            "weighting": {"weights": [weight, 1 - weight]},
+            "examples": 6 if dropped else 18,
+            "score": span,
+            "difference": {"interval": span, "p_value": 0.5},
+            "dropped": dropped,
+        }
+
+    candidates = [
+        candidate("0.9", 0.9, None),
+        candidate("0.7", 0.7, None),
+        candidate("0.5", 0.5, 1),
+    ]
+    merge = {"out": "merged.safetensors", "method": "exact", "sources": [], "weighting": {}}
+    merge |= {"rank": 4, "modules": 2, "relative_error": 0, "cross_term_energy": 0}
+    record = {"winner": "0.9", "verdict": "0.9 is best", "tied": [], "candidates": candidates}
+    record |= {"task": "massive", "metric": "slot_f1", "langs": ["en"], "engine": "transformers"}
+    record |= {"decoded": 42, "exhaustive": 54, "reused": 0, "notes": [], "folder": str(folder)}
+    record |= {"merge": merge | {"inactive": "average", "written": True}}
+    folder.mkdir(parents=True)
+    (folder / "search.json").write_text(json.dumps(record))
+    return folder

@@ -1,23 +1,20 @@
 """The page of a report in a real browser."""
 
-import shutil
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from helpers.browser import BROWSER, needs_browser
 from helpers.records import write_evaluation, write_retrieval
 
 from adaptermix.reports.page import report
 from adaptermix.settings.reports import ReportSettings
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 if BROWSER is not None:
-    from playwright.sync_api import expect, sync_playwright
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+    from playwright.sync_api import expect
+pytestmark = needs_browser
 
 HOSTILE = [
     "<script>document.title='taken'</script>",
@@ -35,14 +32,6 @@ UTTERANCES = {"en": ["wake me"], "cy": ["deffra fi"]}
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory):
     """A report whose every name, prompt and answer tries to be more than text."""
     folder = tmp_path_factory.mktemp("hostile")
@@ -54,18 +43,6 @@ def hostile_page(tmp_path_factory):
     settings = ReportSettings(title="</title><script>x</script>", out=folder / "report.html")
     report([folder], settings)
     return folder / "report.html"
-
-
-@pytest.fixture
-def page(browser):
-    """An empty page that keeps what it asked for and complained of."""
-    page = browser.new_page()
-    page.asked, page.said = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    yield page
-    page.close()
 
 
 def visit(page, path):

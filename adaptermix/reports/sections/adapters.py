@@ -45,7 +45,6 @@ def adapters_section(name: str, inspected: InspectReport) -> Section:
     met = _met(inspected)
     if met:
         plots += _meetings(name, met)
-        tables.append(replace(interference_table(met), name=f"{name}-interference"))
     return Section(name, "Adapters", texts, [], tables, inspected.notes, folded=plots)
 
 
@@ -114,9 +113,16 @@ def _meetings(name: str, met: Sequence[Met]) -> list[Plot]:
         "Overlap of the directions that they write to (out) and read from (in): 1 if one "
         f"subspace contains the other. Dashed grey: random subspaces.{more}"
     )
+    values = Table(
+        f"{name}-cosine-values",
+        "Cosine by layer",
+        ["adapters", "cosine"],
+        [[f"{label}, layer {layer}", f"{c.cosine:+z.3f}"] for label, layer, c in met],
+    )
+    every = replace(interference_table(met), name=f"{name}-interference")
     return [
-        _plot((f"{name}-cosine", "Cosine by layer", add_up), cosines, "cosine"),
-        _plot((f"{name}-overlap", "Overlap by layer", share), overlaps, "overlap"),
+        _plot((f"{name}-cosine", "Cosine by layer", add_up), cosines, "cosine", values),
+        _plot((f"{name}-overlap", "Overlap by layer", share), overlaps, "overlap", every),
     ]
 
 
@@ -124,7 +130,7 @@ def _plot(
     texts: tuple[str, str, str],
     panels: Mapping[str, Sequence[Curve]],
     y_title: str,
-    values: Table | None = None,
+    values: Table,
 ) -> Plot:
     """Draw curves over layers in panels with shared axes; ``texts``: name, title and caption."""
     every = [curve for curves in panels.values() for curve in curves]
