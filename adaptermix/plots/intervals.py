@@ -9,6 +9,7 @@ from adaptermix.plots.plot import Panel
 from adaptermix.plots.scales import Axis, Scale
 
 _ROW = 20
+_LONG = 26  # lines that fit most screens
 _WIDE = 520  # minimum width for numbers beside the marks
 _LABELS = 0.36  # maximum share of the width
 # By look: the color role, and whether the mark is filled.
@@ -80,7 +81,8 @@ def forest(
     is_wide = width >= _WIDE
     numbers = 12 + max((width_of(row.says) for row in rows), default=0) if is_wide else 8
     labels = min(_LABELS * width, max((width_of(row.label) for row in rows), default=0) + 14)
-    top = 20 if any(sides) else 2
+    is_long = sum(len(group) + bool(heading) for heading, group in groups) > _LONG
+    top = (20 if any(sides) else 2) + 16 * is_long
     parts, y = [], float(top)
     scale = Scale(*span, labels, width - numbers)
     for heading, group in groups:
@@ -90,18 +92,19 @@ def forest(
         for row in group:
             parts.append(_row(row, scale, y, width if is_wide else 0))
             y += _ROW
-    axis = Axis(scale, title, is_signed=any(sides)).horizontal(top, y + 2)
-    return Panel(width, y + 42, "".join([axis, *_zero(scale, sides, y + 2, width), *parts]))
+    axis = Axis(scale, title, is_signed=any(sides)).horizontal(top, y + 2, is_long=is_long)
+    zero = _zero(scale, sides, (top - 2, y + 2), width)
+    return Panel(width, y + 42, "".join([axis, *zero, *parts]))
 
 
-def _zero(scale: Scale, sides: tuple[str, str], bottom: float, width: int) -> list[str]:
+def _zero(scale: Scale, sides: tuple[str, str], ends: tuple[float, float], width: int) -> list[str]:
     """Draw the line at zero, and label its sides."""
     if not any(sides):
         return []
     x, (left, right) = scale(0), sides
     beside = min(x + 8, width - width_of(f"{right} →") - 6)  # bold is wider
     return [
-        line((x, 18), (x, bottom), stroke="ink", stroke_width=1.25),
+        line((x, ends[0]), (x, ends[1]), stroke="ink", stroke_width=1.25),
         text(f"← {left}", x - 8, 12, text_anchor="end", fill="worse", font_weight="bold"),
         text(f"{right} →", beside, 12, fill="better", font_weight="bold"),
     ]

@@ -73,14 +73,18 @@ class Axis:
     is_signed: bool = False
     values: Sequence[float] = ()
 
-    def horizontal(self, top: float, bottom: float) -> str:
-        """Draw the axis below an area, with grid lines up to the area's top."""
+    def horizontal(self, top: float, bottom: float, *, is_long: bool = False) -> str:
+        """Draw the axis below an area, with grid lines up to the area's top.
+
+        A long area does not fit a screen, so it also has the tick values above it.
+        """
         scale, parts, free = self.scale, [], -math.inf
         for value, label in self._labels(36):
             x, half = scale(value), width_of(label) / 2
             parts.append(line((x, top), (x, bottom), stroke="grid"))
             if x - half > free:
-                parts.append(text(label, x, bottom + 15, text_anchor="middle", fill="faint"))
+                for y in (bottom + 15, top - 5) if is_long else (bottom + 15,):
+                    parts.append(text(label, x, y, text_anchor="middle", fill="faint"))
                 free = x + half + 4
         middle = (scale.start + scale.end) / 2
         place = {"text_anchor": "middle"}

@@ -138,6 +138,17 @@ def test_a_forest_has_a_row_each_and_says_its_numbers():
     assert "+2.0" not in words(forest(groups, "points", (-4, 4), 300)), "no room for numbers"
 
 
+@pytest.mark.parametrize(("rows", "times"), [(20, 1), (40, 2)])
+def test_a_forest_longer_than_a_screen_has_tick_values_above_it_too(rows, times):
+    panel = forest(
+        [("", [estimate(value=0.5)] * rows)], "points", (-1, 2), 640, ("worse", "better")
+    )
+    assert words(panel).count("+1.0") == times
+    line = next(element for element in drawn(panel) if element.get("stroke-width") == "1.2")
+    labels = [e for e in drawn(panel) if e.text == "0.0" and float(e.get("y")) < 60]
+    assert all(float(label.get("y")) < float(line.get("y1")) for label in labels)
+
+
 def test_the_word_right_of_zero_stays_in_the_panel():
     panel = forest([("", [estimate()])], "points", (-9, 1), 264, ("worse", "better"))
     (right,) = [t for t in drawn(panel).iter("text") if t.text == "better →"]

@@ -1,4 +1,4 @@
-"""A report can be read by everyone: names, contrast, keyboard, small screens, forced colors, paper."""
+"""A report can be read by everyone: names, contrast, keyboard, screens, forced colors, paper."""
 
 from collections import Counter
 
@@ -101,6 +101,16 @@ def test_every_text_can_be_read(page, whole, scheme):
         "document.querySelector('.note').style.setProperty('color', 'rgb(128, 128, 128)')"
     )
     assert len(page.evaluate(FAINT)) == 1, "a faint text is found"
+
+
+def test_the_first_screen_of_a_phone_has_the_answer_and_the_plot(page, whole):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(whole[1])
+    bottom = "(name) => document.querySelector(name).getBoundingClientRect().bottom"
+    assert "Can you trust it? Nothing calls" in page.inner_text("#answer p:nth-of-type(3)")
+    assert page.evaluate(bottom, "#answer p:nth-of-type(3)") < 500
+    assert page.evaluate(bottom, "#answer-differences .narrow") < 844
+    assert page.evaluate(bottom, "nav") < 120, "links to sections take one line"
 
 
 @pytest.mark.parametrize("width", [320, 390, 640, 768, 1280, 1920])

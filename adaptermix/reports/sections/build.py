@@ -9,7 +9,7 @@ from adaptermix.reports.runs import Run, Runs
 from adaptermix.reports.sections.adapters import adapters_section
 from adaptermix.reports.sections.families import family_section
 from adaptermix.reports.sections.retrieval import analyzed, retrieval_section, sentence
-from adaptermix.reports.sections.scores import answer_section, evaluation_section
+from adaptermix.reports.sections.scores import Evaluated, answer_section, evaluation_section
 from adaptermix.reports.sections.search import search_section
 from adaptermix.reports.sections.section import Fact, Section
 
@@ -39,10 +39,13 @@ def _answer(runs: Runs, inspected: InspectReport | None) -> Section:
     """Return the answer of the first evaluation, with facts from searches and analyses."""
     section = answer_section(runs.evaluations[0], inspected)
     baseline = runs.evaluations[0].report.reference
+    merge = Evaluated(runs.evaluations[0].report, inspected).merge
     facts = list(section.facts)
     for run in runs.retrievals:
-        if text := sentence(analyzed("", run, inspected, baseline)):
-            facts.append(Fact("Alignment", text))
+        seen = analyzed("", run, inspected, baseline)
+        if text := sentence(seen):
+            missing = f" {merge} was not analyzed." if merge not in seen.report.systems else ""
+            facts.append(Fact("Alignment", text + missing))
     facts += [Fact("Weight search", f"{run.report.verdict}.") for run in runs.searches]
     tables = list(section.tables)
     if len(runs.evaluations) > 1:

@@ -81,7 +81,7 @@ def alignment_layers(inspected: InspectReport | None, depth: int) -> dict[str, i
 def label_of(lang: str) -> str:
     """Return a language's name with its code, or only the code."""
     name = LANGUAGE_NAMES.get(known_code(lang) or "", "") if target_of(lang) == lang else ""
-    return f"{name} ({lang})" if name and name != lang and len(name) < 16 else lang
+    return f"{name[0].upper()}{name[1:]} ({lang})" if name and name != lang else lang
 
 
 def _by_name(inspected: InspectReport | None) -> dict[str, AdapterReport]:

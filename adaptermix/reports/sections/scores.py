@@ -90,14 +90,15 @@ def answer_section(run: Run, inspected: InspectReport | None) -> Section:
         only = ", ".join(run.report.systems)
         text = f"Only {only} was evaluated, so there is nothing to compare."
         return Section("answer", "Did the merge help?", [], [], [glance], answer=text)
+    facts = _facts(seen, merge)
     return Section(
         "answer",
         f"Did {merge} help?",
-        [_where(seen, merge)],
+        [_where(seen, merge), _caution(facts)],
         [_answer_plot(seen, merge)],
         [glance],
         answer=_sentence(seen, merge),
-        facts=_facts(seen, merge),
+        facts=facts,
     )
 
 
@@ -137,6 +138,15 @@ def _where(seen: Evaluated, merge: str) -> str:
     return f"{first} Averages over groups: {means}." if means else first
 
 
+def _caution(facts: Sequence[Fact]) -> str:
+    """Return a sentence on what limits the answer; phones show the facts below the plot."""
+    warned = [fact.brief for fact in facts if fact.look == "warn"]
+    checked = [fact.brief for fact in facts if fact.look == "ok"]
+    if warned:
+        return f"Can you trust it? With care: {', '.join(warned)}."
+    return f"Can you trust it? Nothing calls for caution: {', '.join(checked)}."
+
+
 def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     report, c = seen.report, seen.over_all(merge)
     sizes = [report.cell(merge, lang).examples for lang in report.langs]
@@ -144,40 +154,38 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     data = f"{report.split} data, {each} examples per {report.row_name}"
     if report.split != "test":
         data += "; if the weights were chosen on the same data, the gain is overestimated"
-    facts = [
-        Fact("Data", f"{data[:1].upper()}{data[1:]}.", "ok" if report.split == "test" else "warn")
-    ]
+    look: Look = "ok" if report.split == "test" else "warn"
+    facts = [Fact("Data", f"{data[:1].upper()}{data[1:]}.", look, f"{report.split} data")]
     if c is not None:
         half = seen.number((c.high - c.low) / 2, "")
         text = f"The average is known to ±{half} {seen.unit}; smaller effects cannot be detected."
         facts.append(Fact("Precision", text))
     if report.test is None:
-        facts.append(Fact("Test", "No significance test is recorded.", "warn"))
+        text = "No significance test is recorded."
+        facts.append(Fact("Test", text, "warn", "no significance test"))
     else:
         text = (
             f"{report.test.name}, {report.test.samples:,} resamples; single {report.row_name}s are "
             f"corrected for {len(report.langs)} comparisons (Holm). "
             "Training seeds are not resampled."
         )
-        facts.append(Fact("Test", f"{text[0].upper()}{text[1:]}", "ok"))
+        facts.append(Fact("Test", f"{text[0].upper()}{text[1:]}", "ok", "significance test"))
     return [*facts, _control(seen), _unreadable(seen, merge)]
 
 
 def _control(seen: Evaluated) -> Fact:
     if seen.inspected is None:
         text = "Unknown: the adapters are not part of this report."
-        return Fact("Control", text, "warn")
+        return Fact("Control", text, "warn", "control unknown")
     names = controls_among(seen.report.systems, seen.inspected)
     compared = [c for name in names if (c := seen.over_all(name))]
     if not compared:
         text = "None: a gain may come from scaling the task adapter alone. Also evaluate "
-        return Fact(
-            "Control", f"{text}the scaled task adapter without the alignment adapter.", "warn"
-        )
+        text += "the scaled task adapter without the alignment adapter."
+        return Fact("Control", text, "warn", "no control")
     parts = [f"{c.system} {seen.number(c.difference)} ({seen.ends(c)})" for c in compared]
-    return Fact(
-        "Control", f"Task adapter scaled, with nothing merged in: {', '.join(parts)}.", "ok"
-    )
+    text = f"Task adapter scaled, with nothing merged in: {', '.join(parts)}."
+    return Fact("Control", text, "ok", "control")
 
 
 def _unreadable(seen: Evaluated, merge: str) -> Fact:
@@ -188,17 +196,23 @@ def _unreadable(seen: Evaluated, merge: str) -> Fact:
         shares.append((system, bad / total if total else 0.0))
     text = ", ".join(f"{system} {share:.1%}" for system, share in shares)
     is_many = shares[1][1] > max(_MANY_UNREADABLE, 2 * shares[0][1])
-    return Fact("Unreadable answers", f"{text}.", "warn" if is_many else "ok")
+    if is_many:
+        return Fact("Unreadable answers", f"{text}.", "warn", "many unreadable answers")
+    return Fact("Unreadable answers", f"{text}.", "ok", "readable answers")
 
 
 def _estimates(seen: Evaluated, system: str, *, long: bool) -> Groups:
-    """Return the rows of a forest plot: languages by group, and averages.
+    """Return the rows of a forest plot: the average, and languages by group with theirs.
 
     All systems use the order of the merge's differences, largest first.
     """
-    found = seen.of(system)
+    found, report = seen.of(system), seen.report
     place = {c.over: -c.difference for c in seen.of(seen.merge)}
     groups = []
+    over_all = seen.over_all(system)
+    if over_all and len(report.langs) > 1:  # first, because a screen may not show the last
+        every = f"all {len(report.langs)}" + (f" {report.row_name}s" if long else "")
+        groups.append(("", [_estimate(seen, over_all, every)]))
     for name, langs in seen.groups:
         rows = sorted((c for c in found if c.over in langs), key=lambda c: place.get(c.over, 0.0))
         mean = next((c for c in found if len(langs) > 1 and _is_over(c, langs)), None)
@@ -206,9 +220,6 @@ def _estimates(seen: Evaluated, system: str, *, long: bool) -> Groups:
         labels = [label_of(c.over) if long else c.over for c in rows]
         bars = [_estimate(seen, c, label) for c, label in zip(rows, labels, strict=True)]
         groups.append((name, [*bars, *means]))
-    over_all = seen.over_all(system)
-    if over_all and len(seen.report.langs) > 1:
-        groups.append(("all", [_estimate(seen, over_all, f"mean of {len(seen.report.langs)}")]))
     return groups
 
 
@@ -230,7 +241,7 @@ def _answer_plot(seen: Evaluated, merge: str) -> Plot:
     title, row = f"{merge} minus {seen.report.reference}, {seen.unit}", seen.report.row_name
     drawn = []
     for width in (_WIDE, _NARROW):
-        groups = _estimates(seen, merge, long=width == _WIDE)
+        groups = _estimates(seen, merge, long=True)
         span = around_zero(end for _, rows in groups for r in rows for end in (r.low, r.high))
         drawn.append(forest(groups, title, span, width, ("worse", "better")))
     caption = (

@@ -14,11 +14,13 @@ class Fact:
         name: Topic of the fact.
         text: The fact.
         look: ``ok``, ``warn`` if it calls for caution, or empty.
+        brief: A few words on it, for the first sentences of the page.
     """
 
     name: str
     text: str
     look: Look = ""
+    brief: str = ""
 
 
 @dataclass(frozen=True)
