@@ -103,9 +103,10 @@ def _zero(scale: Scale, sides: tuple[str, str], ends: tuple[float, float], width
         return []
     x, (left, right) = scale(0), sides
     beside = min(x + 8, width - width_of(f"{right} →") - 6)  # bold is wider
+    end = min(x, beside - 4) - 8
     return [
         line((x, ends[0]), (x, ends[1]), stroke="ink", stroke_width=1.25),
-        text(f"← {left}", x - 8, 12, text_anchor="end", fill="worse", font_weight="bold"),
+        text(f"← {left}", end, 12, text_anchor="end", fill="worse", font_weight="bold"),
         text(f"{right} →", beside, 12, fill="better", font_weight="bold"),
     ]
 

@@ -61,6 +61,7 @@ class Plot:
         panels: Its panels.
         values: Table of the plotted values.
         narrow: Separate panels for phones, if ``panels`` are for wide pages only.
+        subtitle: What is plotted, with its unit.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Plot:
     panels: Sequence[Panel]
     values: Table | None = None
     narrow: Sequence[Panel] = ()
+    subtitle: str = ""
 
     @property
     def is_wide(self) -> bool:

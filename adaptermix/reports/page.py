@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -252,6 +253,7 @@ def _render(
             ]
         ),
         markup=Markup,
+        quote=quote,
         many_rows=_MANY_ROWS,
         count=sum(len(run["id"]) for run in examples),
         examples=_packed(examples) if examples else None,

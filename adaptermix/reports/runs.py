@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.card import model_name
 from adaptermix.adapters.family import family_hash, is_family, read_family
 from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, RECORD_KEY
 from adaptermix.errors import AdaptermixError, DataError
@@ -45,6 +46,15 @@ class Run:
     def name(self) -> str:
         """Name of the run's folder."""
         return printable(self.path.resolve().parent.name)
+
+    @property
+    def source(self) -> str:
+        """The record, the model and the version that the section is made from."""
+        settings, version = (self.content.get(key) for key in ("settings", "adaptermix"))
+        model = settings.get("model") if isinstance(settings, dict) else None
+        named = f", model {model_name(model)}" if isinstance(model, str) else ""
+        by = f", adaptermix {printable(version)}" if isinstance(version, str) else ""
+        return f"Source: {self.name}/{self.path.name}{named}{by}."
 
 
 @dataclass(frozen=True)

@@ -251,12 +251,14 @@ def plot_of(
     dashed = (
         " Dashed: the first adapter at its chosen weight, without the others." if control else ""
     )
+    subtitle = f"{label}, macro average over languages, with 95% intervals."
     caption = (
-        "Macro averages over languages with 95% intervals. Blue: chosen. Filled grey: "
+        "Blue: chosen. Filled grey: "
         "answered all examples. Hollow: left the race early, so its score is from fewer "
         f"examples; compare it in the second panel.{dashed if is_curve else ''}"
     )
-    return Plot(name, "Dev score by weight" if is_curve else "Dev scores", caption, panels)
+    heading = "Dev score by weight" if is_curve else "Dev scores"
+    return Plot(name, heading, caption, panels, subtitle=subtitle)
 
 
 def _weight(candidate: CandidateResult) -> float | None:

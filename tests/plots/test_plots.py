@@ -155,6 +155,15 @@ def test_the_word_right_of_zero_stays_in_the_panel():
     assert float(right.get("x")) + width_of("better →") <= 264
 
 
+@pytest.mark.parametrize("span", [(-9, 1), (-1, 9), (-1, 1)])
+def test_the_words_beside_zero_do_not_overlap(span):
+    rows = [estimate("a label of some width", value=0)]
+    panel = forest([("", rows)], "x", around_zero(span), 264, ("worse", "better"))
+    worse, better = (e for e in drawn(panel) if e.text in ("← worse", "better →"))
+    assert float(worse.get("x")) + 8 < float(better.get("x"))
+    assert float(worse.get("x")) > width_of(worse.text)
+
+
 def test_numbers_that_are_none_are_left_out():
     broken = Estimate("cy", nan, nan, nan, "unclear", "none")
     panels = [

@@ -15,7 +15,7 @@ from adaptermix.reports.sections.adapters import adapters_section
 from adaptermix.reports.sections.build import sections_of
 from adaptermix.reports.sections.retrieval import analyzed, retrieval_section, wilson
 from adaptermix.reports.sections.roles import label_of, language_groups, merge_among
-from adaptermix.reports.sections.scores import answer_section
+from adaptermix.reports.sections.scores import answer_section, evaluation_section
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings
 
@@ -85,6 +85,24 @@ def test_the_answer_is_yes_no_or_unclear(tmp_path, size, sentence):
     assert section.title == "Did merged help?"
 
 
+def test_the_scores_say_which_systems_are_better_and_which_are_worse(tmp_path):
+    systems = ("task", "one", "two", "three", "four")
+    run = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2), systems)
+    for c, size in zip(
+        [c for c in run.report.comparisons if c.over == ALL], (2, -2, 0, 0), strict=True
+    ):
+        at = run.report.comparisons.index(c)
+        p = 0.001 if size else 0.5
+        run.report.comparisons[at] = replace(c, difference=size / 10, p_value=p)
+    run = replace(run, content={"adaptermix": "0.2.0", "settings": {"model": "/models/tiny"}})
+    section = evaluation_section("scores", run, None)
+    assert section.answer == (
+        "On average over 4 languages: one is better than task; two is worse than task; "
+        "three, four are not clearly different from task."
+    )
+    assert section.notes[-1] == "Source: eval/scores.json, model tiny, adaptermix 0.2.0."
+
+
 def test_where_names_languages_and_groups(tmp_path, inspected):
     seen = evaluated(tmp_path, {"en": 0.3, "cy": 0.2, "sw": -0.4, "de": 0.0})
     where, _ = answer_section(seen, inspected).texts
@@ -111,7 +129,7 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     seen = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2), ("task", "scaled", "merged"), "dev")
     facts = {fact.name: fact for fact in answer_section(seen, inspected).facts}
     assert facts["Data"].look == "warn"
-    assert answer_section(seen, inspected).texts[1] == "Can you trust it? With care: dev data."
+    assert answer_section(seen, inspected).texts[1] == "Trust it with care: dev data."
     assert facts["Data"].text.startswith("Dev data, 1 examples per language; if the weights")
     assert facts["Control"].text == (
         "Task adapter scaled, with nothing merged in: scaled +20.0 (+15.0 to +25.0)."
@@ -124,7 +142,7 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     assert facts["Unreadable answers"].text == "task 0.0%, merged 100.0%."
     assert facts["Test"].look == facts["Control"].look == "warn"
     assert answer_section(spoiled, None).texts[1] == (
-        "Can you trust it? With care: dev data, no significance test, control unknown, "
+        "Trust it with care: dev data, no significance test, control unknown, "
         "many unreadable answers."
     )
     assert facts["Control"].text == "Unknown: the adapters are not part of this report."
@@ -132,8 +150,7 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     cells = [replace(cell, malformed=0) for cell in sound.report.cells]
     sound = replace(sound, report=replace(sound.report, cells=cells))
     assert answer_section(sound, inspected).texts[1] == (
-        "Can you trust it? Nothing calls for caution: test data, significance test, control, "
-        "readable answers."
+        "Nothing calls for caution: test data, significance test, control, readable answers."
     )
     alone = evaluated(tmp_path / "alone", dict.fromkeys(LANGS, 0.2))
     (control,) = [f for f in answer_section(alone, inspected).facts if f.name == "Control"]
@@ -188,7 +205,7 @@ def test_one_heat_map_has_the_gains_at_the_aligned_layer(retrieval, inspected):
     section = retrieval_section("retrieval", retrieval, inspected, "task")
     (plot,) = [plot for plot in section.plots if plot.name == "retrieval-pairs"]
     assert plot.title == "What changed between languages: merged minus task"
-    assert "at layer 2," in plot.caption
+    assert "at layer 2," in plot.subtitle
     cells = {(row[0], column): value for row in plot.values.rows
              for column, value in zip(plot.values.columns[1:], row[1:], strict=True)}  # fmt: skip
     assert cells["cy", "en"] == cells["cy", "sw"] == "-20.0"

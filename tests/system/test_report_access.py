@@ -78,8 +78,20 @@ def test_every_plot_has_its_values_as_a_table(page, whole):
     figures = page.locator("figure").all()
     assert [figure.get_attribute("id") for figure in figures] == whole[0].plots
     assert [f.get_attribute("id") for f in figures if f.get_by_role("table").count() != 1] == []
-    empty = [f.get_attribute("id") for f in figures if f.locator("tbody tr").count() == 0]
-    assert empty == []
+    for inside in ("tbody tr", ".subtitle:not(:empty)", "a[download]"):
+        missing = [f.get_attribute("id") for f in figures if f.locator(inside).count() == 0]
+        assert missing == [], inside
+
+
+def test_a_table_is_downloaded_with_all_digits(page, whole):
+    open_all(page, whole)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download answer-values.csv").click()
+    assert download.value.suggested_filename == "answer-values.csv"
+    head, first = download.value.path().read_text(encoding="utf-8").splitlines()[:2]
+    assert head == ',group,task,merged,difference,95% interval,p,"p, Holm"'
+    assert first == "en,trained languages,0.25,0.75,0.5,+40.0 to +60.0,0.001,0.002"
+    assert page.said == []
 
 
 def test_headings_are_in_order(page, whole):
@@ -107,7 +119,7 @@ def test_the_first_screen_of_a_phone_has_the_answer_and_the_plot(page, whole):
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(whole[1])
     bottom = "(name) => document.querySelector(name).getBoundingClientRect().bottom"
-    assert "Can you trust it? Nothing calls" in page.inner_text("#answer p:nth-of-type(3)")
+    assert "Nothing calls" in page.inner_text("#answer p:nth-of-type(3)")
     assert page.evaluate(bottom, "#answer p:nth-of-type(3)") < 500
     assert page.evaluate(bottom, "#answer-differences .narrow") < 844
     assert page.evaluate(bottom, "nav") < 120, "links to sections take one line"

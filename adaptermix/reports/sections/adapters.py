@@ -69,9 +69,9 @@ def _norms(name: str, inspected: InspectReport) -> Plot:
         for layer, row in blocks
     ]
     title = "Norm of delta weights by layer"
-    caption = "Frobenius norm of what an adapter adds to the base."
+    subtitle = "Frobenius norm of what an adapter adds to the base."
     values = Table(f"{name}-norms-values", title, ["layer", *names], rows)
-    return _plot((f"{name}-norms", title, caption), panels, "norm", values)
+    return _plot((f"{name}-norms", title, subtitle, ""), panels, "norm", values)
 
 
 def _met(inspected: InspectReport) -> list[Met]:
@@ -108,10 +108,13 @@ def _meetings(name: str, met: Sequence[Met]) -> list[Plot]:
         for label, found in of_pair.items()
         for side in ("out", "in")
     }
-    add_up = f"Above 0 the delta weights add up in a merge, below 0 they cancel.{more}"
-    share = (
-        "Overlap of the directions that they write to (out) and read from (in): 1 if one "
-        f"subspace contains the other. Dashed grey: random subspaces.{more}"
+    cosine = (
+        "Cosine of two adapters' delta weights.",
+        f"Above 0 the delta weights add up in a merge, below 0 they cancel.{more}",
+    )
+    overlap = (
+        "Overlap of the directions that two adapters write to (out) and read from (in).",
+        f"1: one subspace contains the other. Dashed grey: random subspaces.{more}",
     )
     values = Table(
         f"{name}-cosine-values",
@@ -121,22 +124,26 @@ def _meetings(name: str, met: Sequence[Met]) -> list[Plot]:
     )
     every = replace(interference_table(met), name=f"{name}-interference")
     return [
-        _plot((f"{name}-cosine", "Cosine by layer", add_up), cosines, "cosine", values),
-        _plot((f"{name}-overlap", "Overlap by layer", share), overlaps, "overlap", every),
+        _plot((f"{name}-cosine", "Cosine by layer", *cosine), cosines, "cosine", values),
+        _plot((f"{name}-overlap", "Overlap by layer", *overlap), overlaps, "overlap", every),
     ]
 
 
 def _plot(
-    texts: tuple[str, str, str],
+    texts: tuple[str, str, str, str],
     panels: Mapping[str, Sequence[Curve]],
     y_title: str,
     values: Table,
 ) -> Plot:
-    """Draw curves over layers in panels with shared axes; ``texts``: name, title and caption."""
+    """Draw curves over layers in panels with shared axes.
+
+    ``texts`` are the name, title, subtitle and caption.
+    """
+    name, heading, subtitle, caption = texts
     every = [curve for curves in panels.values() for curve in curves]
     space = Space.of(("layer", y_title), every, 0.0)
     drawn = [titled_panel(title, curves_chart(curves, space)) for title, curves in panels.items()]
-    return Plot(*texts, drawn, values)
+    return Plot(name, heading, caption, drawn, values, subtitle=subtitle)
 
 
 def _share_an_origin(inspected: InspectReport, pair: tuple[int, int]) -> bool:

@@ -104,7 +104,8 @@ def retrieval_section(
     ]
     tables = [replace(table, name=f"{name}-{table.name}") for table in _tables(report)]
     title = f"Retrieval: {run.name}"
-    return Section(name, title, texts, plots, tables, report.notes, answer=sentence(seen))
+    notes = [*report.notes, run.source]
+    return Section(name, title, texts, plots, tables, notes, answer=sentence(seen))
 
 
 def sentence(seen: Analyzed) -> str:
@@ -209,6 +210,7 @@ def _systems(seen: Analyzed) -> Iterator[Plot]:
         caption,
         _small_multiples(seen, panels, marks),
         _layer_values(seen, name, columns),
+        subtitle="Retrieval accuracy (%) over all languages.",
     )
 
 
@@ -226,7 +228,9 @@ def _groups(seen: Analyzed) -> Plot:
     name = f"{seen.name}-layers"
     values = _layer_values(seen, name, mine)
     title = f"Retrieval by layer and group: {first}"
-    return Plot(name, title, caption, _small_multiples(seen, panels, {}), values)
+    subtitle = f"Retrieval accuracy (%) of {first}."
+    panels_drawn = _small_multiples(seen, panels, {})
+    return Plot(name, title, caption, panels_drawn, values, subtitle=subtitle)
 
 
 def _layer_values(seen: Analyzed, name: str, columns: Mapping[str, LayerScores]) -> Table:
@@ -270,9 +274,10 @@ def _placement(seen: Analyzed) -> Iterator[Plot]:
         for at, layer in enumerate(layers)
     ]
     values_table = Table(f"{name}-values", "Gain in accuracy (points)", ["layer", *gains], rows)
-    caption = f"Accuracy minus that of {seen.report.systems[0]}, for adapters aligned at different "
-    caption += "layers. Dotted line: the aligned layer."
-    yield Plot(name, "Where the alignment loss was placed", caption, panels, values_table)
+    title = "Where the alignment loss was placed"
+    subtitle = f"Retrieval accuracy minus that of {seen.report.systems[0]}, in points."
+    caption = "Adapters aligned at different layers. Dotted line: the aligned layer."
+    yield Plot(name, title, caption, panels, values_table, subtitle=subtitle)
 
 
 def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
@@ -285,7 +290,8 @@ def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
     is_pivot = seen.report.pivot != ALL
     name = f"{seen.name}-pairs"
     title = f"What changed between languages: {seen.after} minus {seen.before}"
-    caption = f"Retrieval accuracy at layer {seen.layer}, in points. Blue: gains. Orange: losses."
+    subtitle = f"Change of retrieval accuracy at layer {seen.layer}, in points."
+    caption = "Blue: gains. Orange: losses."
     titles = ("language", "direction") if is_pivot else ("source", "target")
     cells = _by_direction(gains, seen.report.pivot) if is_pivot else gains
     top = max(map(abs, cells.values())) or 1.0
@@ -295,7 +301,7 @@ def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
         [s, *(f"{cells[s, t]:+.1f}" if (s, t) in cells else "" for t in targets)] for s in sources
     ]
     values = Table(f"{name}-values", "Gain in accuracy (points)", [titles[0], *targets], rows)
-    yield Plot(name, title, caption, [panel], values)
+    yield Plot(name, title, caption, [panel], values, subtitle=subtitle)
 
 
 def _gains(seen: Analyzed) -> dict[tuple[str, str], float]:
@@ -353,7 +359,8 @@ def _correlation(found: ScoreCorrelation, name: str) -> Plot:
     caption = f"{_coefficients(found)}. Band: 95% of the regression lines over resampled languages."
     rows: list[Row] = [[p.name, f"{p.x:.1f}", f"{p.y:.4g}"] for p in points]
     values = Table(f"{name}-values", title, ["language", *axes], rows)
-    return Plot(name, title, caption, [scatter(points, axes)], values)
+    subtitle = f"Retrieval accuracy (%) and {axes[1]}, one point per language."
+    return Plot(name, title, caption, [scatter(points, axes)], values, subtitle=subtitle)
 
 
 def _coefficients(found: ScoreCorrelation) -> str:

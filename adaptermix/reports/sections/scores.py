@@ -143,8 +143,8 @@ def _caution(facts: Sequence[Fact]) -> str:
     warned = [fact.brief for fact in facts if fact.look == "warn"]
     checked = [fact.brief for fact in facts if fact.look == "ok"]
     if warned:
-        return f"Can you trust it? With care: {', '.join(warned)}."
-    return f"Can you trust it? Nothing calls for caution: {', '.join(checked)}."
+        return f"Trust it with care: {', '.join(warned)}."
+    return f"Nothing calls for caution: {', '.join(checked)}."
 
 
 def _facts(seen: Evaluated, merge: str) -> list[Fact]:
@@ -251,7 +251,9 @@ def _answer_plot(seen: Evaluated, merge: str) -> Plot:
     )
     values = _answer_values(seen, merge)
     heading = f"{merge} against {seen.report.reference}, by {row}"
-    return Plot("answer-differences", heading, caption, [drawn[0]], values, [drawn[1]])
+    subtitle = f"Difference in {seen.unit}."
+    name = "answer-differences"
+    return Plot(name, heading, caption, [drawn[0]], values, [drawn[1]], subtitle)
 
 
 def _answer_values(seen: Evaluated, merge: str) -> Table:
@@ -303,8 +305,26 @@ def evaluation_section(name: str, run: Run, inspected: InspectReport | None) -> 
         tables.append(replace(counts, name=f"{name}-counts"))
     signatures = dict.fromkeys(s.signature for cell in report.cells for s in cell.scores.values())
     texts = [f"{report.task}, {report.split} data, {report.engine} engine."]
-    notes = [*report.notes, *signatures, *([report.test.signature] if report.test else [])]
-    return Section(name, f"Scores: {run.name}", texts, plots, tables, notes)
+    tests = [report.test.signature] if report.test else []
+    notes, title = [*report.notes, *signatures, *tests, run.source], f"Scores: {run.name}"
+    return Section(name, title, texts, plots, tables, notes, answer=_outcome(seen))
+
+
+def _outcome(seen: Evaluated) -> str:
+    """Return a sentence on which systems differ from the baseline on average."""
+    systems: dict[str, list[str]] = {"better than": [], "worse than": []}
+    for c in seen.report.comparisons:
+        if c.over == ALL:
+            look = {"better": "better than", "worse": "worse than"}.get(_look(c))
+            systems.setdefault(look or "not clearly different from", []).append(c.system)
+    parts = [
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {what} {seen.report.reference}"
+        for what, names in systems.items()
+        if names
+    ]
+    langs = len(seen.report.langs)
+    average = f"On average over {langs} {seen.report.row_name}s: " if langs > 1 else ""
+    return f"{average}{'; '.join(parts)}." if parts else ""
 
 
 def _difference_plot(seen: Evaluated, name: str, table: Table) -> Plot:
@@ -318,7 +338,9 @@ def _difference_plot(seen: Evaluated, name: str, table: Table) -> Plot:
         for system, groups in rows.items()
     ]
     caption = f"{baseline_sentence(seen.report)} Lines and diamonds are {seen.interval}s."
-    return Plot(name, "Every system against the baseline", caption, panels, table)
+    subtitle = f"Difference to {seen.report.reference} in {seen.unit}."
+    heading = "Every system against the baseline"
+    return Plot(name, heading, caption, panels, table, subtitle=subtitle)
 
 
 def _score_plot(seen: Evaluated, name: str, table: str) -> Plot:
@@ -346,4 +368,5 @@ def _score_plot(seen: Evaluated, name: str, table: str) -> Plot:
         f"{baseline_sentence(report)}"
     )
     whole = replace(score_table(report), name=table)
-    return Plot(name, f"Scores by {report.row_name}", caption, panels, whole)
+    heading, subtitle = f"Scores by {report.row_name}", f"{titled(seen.metric)}, before and after."
+    return Plot(name, heading, caption, panels, whole, subtitle=subtitle)

@@ -11,7 +11,6 @@ def search_section(name: str, run: Run) -> Section:
     """Return the section about a weight search."""
     report: SearchReport = run.report
     texts = [
-        f"{report.verdict}.",
         f"Dev data of {report.task} in {', '.join(report.langs)}; {report.decoded:,} of the "
         f"{report.exhaustive:,} answers that an exhaustive search needs.",
     ]
@@ -20,4 +19,5 @@ def search_section(name: str, run: Run) -> Section:
         plot_of(report.candidates, report.winner, report.metric, f"{name}-weights", report.control),
         values=table,
     )
-    return Section(name, f"Weight search: {run.name}", texts, [plot], [], report.notes)
+    notes, title = [*report.notes, run.source], f"Weight search: {run.name}"
+    return Section(name, title, texts, [plot], [], notes, answer=f"{report.verdict}.")
