@@ -2,7 +2,8 @@
 
 python examples/gemma/picture.py DIFFERENCES.csv SYSTEM OUT
 
-writes OUT-light.svg and OUT-dark.svg; README.md has the command for its picture.
+writes OUT-light.svg and OUT-dark.svg, and OUT-narrow-light.svg and OUT-narrow-dark.svg for phones;
+README.md has the command for its picture.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from adaptermix.plots.plot import Plot, titled_panel
 from adaptermix.plots.scales import around_zero
 from adaptermix.reports.sections.roles import label_of
 
-WIDTH = 640
+WIDTHS = {"": 640, "-narrow": 350}
 
 
 def estimate(row: dict[str, str]) -> Estimate:
@@ -43,14 +44,14 @@ def groups_of(rows: list[dict[str, str]]) -> Groups:
     return groups
 
 
-def picture(path: Path, system: str) -> Plot:
+def picture(path: Path, system: str, width: int) -> Plot:
     """Plot the system's differences to its baseline."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["system"] == system]
     groups, baseline = groups_of(rows), rows[0]["baseline"]
     span = around_zero(end for _, found in groups for row in found for end in (row.low, row.high))
     axis = f"{system} minus {baseline}, points of slot F1, with 95% intervals"
-    panel = forest(groups, axis, span, WIDTH, ("worse", "better"))
+    panel = forest(groups, axis, span, width, ("worse", "better"))
     title = f"Slot F1 before and after: {baseline} → {system}"
     return Plot("before-after", title, "", [titled_panel(title, panel)])
 
@@ -60,11 +61,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("differences", type=Path, help="differences.csv of an eval")
     parser.add_argument("system", help="the system that is compared")
-    parser.add_argument("out", help="where to: OUT-light.svg and OUT-dark.svg")
+    parser.add_argument("out", help="where to: OUT-light.svg, OUT-narrow-light.svg, ...")
     arguments = parser.parse_args()
-    plot = picture(arguments.differences, arguments.system)
-    for theme in THEMES:
-        Path(f"{arguments.out}-{theme}.svg").write_text(plot.svg(theme), encoding="utf-8")
+    for kind, width in WIDTHS.items():
+        plot = picture(arguments.differences, arguments.system, width)
+        for theme in THEMES:
+            path = Path(f"{arguments.out}{kind}-{theme}.svg")
+            path.write_text(plot.svg(theme), encoding="utf-8")
 
 
 if __name__ == "__main__":
