@@ -113,7 +113,7 @@ def curves_chart(curves: Sequence[Curve], space: Space, marked: float | None = N
         parts.append(line((across.start, up(0)), (across.end, up(0)), stroke="ink"))
     if marked is not None and space.x_span[0] < marked < space.x_span[1]:
         x = across(marked)
-        aligned = line((x, 26), (x, bottom), stroke="worse", stroke_dasharray="3 3")
+        aligned = line((x, 26), (x, bottom), stroke="faint", stroke_dasharray="3 3")
         parts.append(mark(f"aligned at layer {marked:g}", target(x - 4, 26, 8, 134), aligned))
     for curve in sorted(curves, key=lambda curve: curve.role):  # the subject on top
         parts.append(_curve(curve, across, up))

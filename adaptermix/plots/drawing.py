@@ -110,12 +110,12 @@ def fitted(content: str, width: float) -> str:
 
 
 def wrapped(content: str, width: float) -> list[str]:
-    """Break a text at spaces into lines of at most a width, in pixels."""
+    """Break a text at spaces and hyphens into lines of at most a width, in pixels."""
     lines = [""]
-    for word in content.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and width_of(longer) > width:
-            lines.append(word)
+    for word in re.findall(r"[^\s-]*-+|[^\s-]+|\s+", content):
+        longer = (lines[-1] + word).lstrip()
+        if lines[-1] and width_of(longer.rstrip()) > width:
+            lines.append(word.lstrip())
         else:
             lines[-1] = longer
-    return [fitted(line, width) for line in lines]
+    return [fitted(line.rstrip(), width) for line in lines]

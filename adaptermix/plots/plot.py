@@ -10,6 +10,7 @@ from adaptermix.tables import Table
 _COLUMNS = 3  # panels in a row of a file
 _GAP = 16
 _LEGIBLE = 480  # maximum width that stays legible when shrunk to a phone
+_BOLD = 1.15  # width of bold letters, relative to others
 _HEADING = 17  # line height of a panel's title
 
 
@@ -39,7 +40,7 @@ class Panel:
 
 def titled_panel(title: str, panel: Panel) -> Panel:
     """Put a title above a panel."""
-    lines = wrapped(title, panel.width)
+    lines = wrapped(title, panel.width / _BOLD)
     heading = [
         text(words, 0, 12 + _HEADING * at, font_weight="bold") for at, words in enumerate(lines)
     ]

@@ -120,6 +120,10 @@ def test_texts_are_cut_and_broken_to_a_width():
     assert fitted("a" * 100, 60).endswith("a…")
     assert width_of(fitted("日本語" * 20, 60)) <= 60
     assert wrapped("one two three", 50) == ["one two", "three"]
+    name = "a-merge-with-quite-a-long-name-of-its-own"
+    lines = wrapped(name, 150)
+    assert "".join(lines) == name, "a name is broken at its hyphens"
+    assert max(map(width_of, lines)) <= 150
 
 
 def test_a_forest_has_a_row_each_and_says_its_numbers():

@@ -174,3 +174,5 @@ def test_panels_of_a_plot_may_go_to_the_next_sheet_of_paper(page, whole):
     together = "(name) => getComputedStyle(document.querySelector(name)).breakInside"
     assert page.evaluate(together, ".panels") == "auto"
     assert page.evaluate(together, ".panels > svg") == "avoid"
+    after = "(name) => getComputedStyle(document.querySelector(name)).breakAfter"
+    assert [page.evaluate(after, name) for name in ("h2", "h3", ".subtitle")] == ["avoid"] * 3
