@@ -1,14 +1,19 @@
 """Sums of models that PEFT has folded its adapters into, and checks of folded merges."""
 
+import json
+import warnings
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.merging.fold import merge_into
 from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
 from helpers.adapters import IDS, logits_through_peft
+from helpers.updates import dense
 
 
 def trained(model_dir, folder, seed=0, dtype=None, kind=AutoModelForCausalLM, **options):
@@ -32,6 +37,22 @@ def rewrite(folder, change):
     save_file(change(tensors), folder / "adapter_model.safetensors")
 
 
+def untrained_above(path, layer, side="B"):
+    """Zero the B of all layers from one on, as a loss on a middle layer leaves them.
+
+    Where training starts from singular vectors in B (MiCA), it leaves zeros in A.
+    """
+
+    def change(tensors):
+        for name, tensor in tensors.items():
+            if f"lora_{side}" in name and int(name.split("layers.")[1].split(".")[0]) >= layer:
+                tensor.zero_()
+        return tensors
+
+    rewrite(path, change)
+    return path
+
+
 def base_model(model_dir):
     return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
 
@@ -47,6 +68,30 @@ def sum_of_folded_models(model_dir, paths, weights):
     model = base_model(model_dir)
     model.load_state_dict(total)
     return model(IDS).logits.detach().float()
+
+
+def reconfigure(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def check_merge(tmp_path, model_dir, paths, weights, tolerance=2e-4):
+    """Merge, load the result with PEFT, without a word from it, and compare logits."""
+    merge(paths, MergeSettings(weights=weights, out=tmp_path / "merged"))
+    expected = sum_of_folded_models(model_dir, paths, weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(missing|unexpected|Unexpected).*")
+        found = logits_through_peft(model_dir, tmp_path / "merged")
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * 10)
+    plain = base_model(model_dir)(IDS).logits.float()
+    for path, weight in zip(paths, weights, strict=True):  # every part of the sum matters
+        alone = sum_of_folded_models(model_dir, [path], [weight])
+        assert (alone - plain).abs().max() > 20 * tolerance
+        assert len(paths) == 1 or (alone - expected).abs().max() > 20 * tolerance
+
+
+def our_deltas(path):
+    return {name: torch.from_numpy(dense(u)).float() for name, u in read_adapter(path).updates()}
 
 
 def logits_of(model_dir, dtype=torch.float32):

@@ -6,13 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers.merging import (
-    ATTENTION,
-    CONV1D,
-    check_fold,
-    rewrite,
-    trained,
-)
+from helpers.merging import ATTENTION, CONV1D, check_fold, rewrite, trained
 from helpers.models import save_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

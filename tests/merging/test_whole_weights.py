@@ -1,11 +1,14 @@
 """Whole weights of adapters (biases, embeddings, modules_to_save), merged and folded."""
 
+import numpy as np
 import pytest
 import torch
-from helpers.adapters import logits_through_peft
+from helpers.adapters import IDS, logits_through_peft
 from helpers.merging import (
     ATTENTION,
+    base_model,
     check_fold,
+    check_merge,
     logits_of,
     rewrite,
     sum_of_folded_models,
@@ -16,9 +19,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.inspection import inspect
+from adaptermix.errors import ArtifactError
 from adaptermix.merging.fold import merge_into
 from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.reports import InspectSettings
 
 
 @pytest.mark.parametrize(
@@ -107,3 +113,148 @@ def test_embeddings_that_peft_saves_three_times_are_one(tmp_path, model_dir):
     merge([tmp_path / "a"], MergeSettings(weights=(1,), out=tmp_path / "merged"))
     through_peft = logits_through_peft(base, tmp_path / "merged")
     torch.testing.assert_close(through_peft, expected, rtol=2e-4, atol=2e-3)
+
+
+WHOLE = {
+    "biases of the updates": {"lora_bias": True, **ATTENTION},
+    "all biases": {"bias": "all", **ATTENTION},
+    "biases beside updates": {"bias": "lora_only", **ATTENTION},
+    "a whole LM head": {"modules_to_save": ["lm_head"], **ATTENTION},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "the LM head": {"target_modules": ["lm_head", "q_proj"]},
+    "embeddings and head": {"modules_to_save": ["embed_tokens", "lm_head"], **ATTENTION},
+}
+
+
+FROZEN = ("embeddings", "the LM head")  # LoRA, beside a copy of the base's own weight
+
+
+@pytest.mark.parametrize("variant", WHOLE)
+def test_whole_weights_are_averaged_when_weights_add_up_to_one(tmp_path, qwen_dir, variant):
+    paths = [
+        trained(qwen_dir, tmp_path / str(seed), seed, **WHOLE[variant], r=2 + seed)
+        for seed in range(2)
+    ]
+    check_merge(tmp_path, qwen_dir, paths, (0.7, 0.3))
+
+
+def test_an_adapter_of_weight_zero_adds_no_whole_module(tmp_path, qwen_dir):
+    head = trained(qwen_dir, tmp_path / "a", 1, modules_to_save=["lm_head"])
+    both = trained(qwen_dir, tmp_path / "b", 2, modules_to_save=["lm_head", "embed_tokens"])
+    merge([head, both], MergeSettings(weights=(1, 0), out=tmp_path / "m"))
+    assert read_adapter(tmp_path / "m").config["modules_to_save"] == ["lm_head"]
+
+
+def test_biases_beside_updates_of_different_modules_are_averaged(tmp_path, qwen_dir):
+    paths = [
+        trained(qwen_dir, tmp_path / name, seed, bias="all", target_modules=[name])
+        for seed, name in enumerate(["q_proj", "v_proj"])
+    ]
+    check_merge(tmp_path, qwen_dir, paths, (0.7, 0.3))
+
+
+@pytest.mark.parametrize("weights", [(0.9, 0.4), (-0.5, 1.0)])
+@pytest.mark.parametrize("variant", FROZEN)
+def test_lora_on_embeddings_merges_with_an_adapter_that_has_none(
+    tmp_path, qwen_dir, variant, weights
+):
+    """PEFT saves the base's own weight with it, and that is no part of the sum."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, **WHOLE[variant]),
+        trained(qwen_dir, tmp_path / "b", 2, r=3),
+    ]
+    copies = read_adapter(paths[0]).saved
+    assert copies
+    check_merge(tmp_path, qwen_dir, paths, weights)
+    assert not inspect([paths[0]], InspectSettings()).notes  # they replace nothing
+    merged = read_adapter(tmp_path / "merged")
+    for name in copies:
+        assert np.array_equal(merged.saved_weight(name), read_adapter(paths[0]).saved_weight(name))
+    # Another base's weight is not passed over.
+    rewrite(
+        paths[0],
+        lambda tensors: {k: t + 1 if "base_layer" in k else t for k, t in tensors.items()},
+    )
+    other = trained(qwen_dir, tmp_path / "c", 3, **WHOLE[variant])
+    with pytest.raises(ArtifactError, match="whole weight"):
+        merge([paths[0], other], MergeSettings(weights=weights, out=tmp_path / "m"))
+
+
+@pytest.mark.parametrize("module", ["norm", "model.norm", "1.input_layernorm"])
+def test_whole_modules_are_named_by_the_end_of_their_names(tmp_path, qwen_dir, module):
+    paths = [
+        trained(qwen_dir, tmp_path / str(seed), seed, modules_to_save=[module], **ATTENTION)
+        for seed in range(2)
+    ]
+    check_merge(tmp_path, qwen_dir, paths, (0.7, 0.3))
+
+
+def test_whole_weights_whose_sum_overflows_are_refused(tmp_path, qwen_dir):
+    paths = []
+    for seed, number in enumerate((40000.0, -40000.0)):
+        path = trained(qwen_dir, tmp_path / str(seed), modules_to_save=["lm_head"], **ATTENTION)
+        rewrite(
+            path,
+            lambda tensors, number=number: {
+                k: torch.full_like(t, number).half() if "lm_head" in k else t.half()
+                for k, t in tensors.items()
+            },
+        )
+        paths.append(path)
+    with pytest.raises(
+        ArtifactError, match=r"'lm_head\.weight': the merge is too large for float16"
+    ):
+        merge(paths, MergeSettings(weights=(3, -2), out=tmp_path / "m"))
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "variant", [name for name in WHOLE if name not in (*FROZEN, "biases of the updates")]
+)
+def test_whole_weights_are_refused_by_name_where_the_sum_is_not_known(tmp_path, qwen_dir, variant):
+    paths = [trained(qwen_dir, tmp_path / str(seed), seed, **WHOLE[variant]) for seed in range(2)]
+    plain = trained(qwen_dir, tmp_path / "plain", 3, **ATTENTION)
+    names = "|".join(read_adapter(paths[0]).saved)
+    for sources, weights, why in (
+        (paths, (1.0, 0.1), r"the weights add up to 1\.1"),
+        (paths, (0.7, 0.301), r"the weights add up to 1\.001"),
+        ([paths[0], plain], (0.9, 0.1), "plain does not"),
+    ):
+        with pytest.raises(ArtifactError, match=rf"whole weight '({names})', but .*{why}"):
+            merge(sources, MergeSettings(weights=weights, out=tmp_path / "m"), dry_run=True)
+    # An adapter of weight zero brings nothing.
+    report = merge([plain, paths[0]], MergeSettings(weights=(1, 0), out=tmp_path / "m"))
+    assert report.written
+    torch.testing.assert_close(
+        logits_through_peft(qwen_dir, tmp_path / "m"), logits_through_peft(qwen_dir, plain)
+    )
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_a_whole_weight_beside_an_update_of_it_is_refused_but_folded(tmp_path, qwen_dir, module):
+    """Each is right by itself, and PEFT cannot load both: it looks for one of the two names."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, target_modules=[module, "q_proj"]),
+        trained(qwen_dir, tmp_path / "b", 2, modules_to_save=[module], **ATTENTION),
+    ]
+    settings = {"weights": (0.7, 0.3), "out": tmp_path / "m"}
+    for dry_run in (True, False):
+        with pytest.raises(ArtifactError, match=rf"replaces '.*{module}' whole .* another has a"):
+            merge(paths, MergeSettings(**settings), dry_run=dry_run)
+    assert not (tmp_path / "m").exists()
+    merge_into(paths, MergeSettings(**settings, into=str(qwen_dir)))
+    torch.testing.assert_close(
+        base_model(tmp_path / "m")(IDS).logits.float(),
+        sum_of_folded_models(qwen_dir, paths, (0.7, 0.3)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_some_modules_with_a_bias_and_some_without(tmp_path, qwen_dir):
+    """Where an update has no bias it gets a zero: PEFT wants one in all modules or in none."""
+    paths = [
+        trained(qwen_dir, tmp_path / "a", 1, lora_bias=True, target_modules=["q_proj"]),
+        trained(qwen_dir, tmp_path / "b", 2, target_modules=["q_proj", "v_proj"]),
+    ]
+    check_merge(tmp_path, qwen_dir, paths, (0.7, 0.4))
