@@ -16,7 +16,6 @@ ELSEWHERE = {
     "adapters/systems.py": "models/test_systems.py, with the systems of models",
     "cli/demo.py": "system/test_demo.py",
     "cli/options.py": "commands/test_command.py, on the command line",
-    "cli/push.py": "files/test_hub.py, with downloads",
     "cli/reference.py": "commands/test_command.py",
     "commands/*.py": "thin: the tests of what they run, and recipes/test_run.py",
     "evaluation/harness_dev.py": "system/test_lm_eval_search.py, on tasks of lm-eval",
