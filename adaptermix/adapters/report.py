@@ -41,13 +41,20 @@ def _pair_table(report: "InspectReport", pair: tuple[int, int]) -> Table:
     columns = ["", *(f"norm {at + 1}" for at in pair), "cosine", "modules"]
     columns += ["overlap\nout", "random", "overlap\nin", "random"]
     rows = []
-    for row in (*report.rows, report.total):
+    for name, row in zip(_row_names(report), (*report.rows, report.total), strict=True):
         met = row.comparison(pair)
         cosine, *overlaps = _meeting(met)
         modules = str(met.modules) if met else "-"
         norms = (_norm(row.norms[at]) for at in pair)
-        rows.append([row.name, *norms, cosine, modules, *overlaps])
+        rows.append([name, *norms, cosine, modules, *overlaps])
     return Table("meeting", "", columns, rows)
+
+
+def _row_names(report: "InspectReport") -> list[str]:
+    """Return the names of the rows, blocks as ``layers.3``: longer ones wrap at 80 columns."""
+    names = [row.name for row in (*report.rows, report.total)]
+    ends = [".".join(name.split(".")[-2:]) for name in names]
+    return ends if report.by == "layer" and len(set(ends)) == len(ends) else names
 
 
 def _meeting(met: "Comparison | None") -> list[str]:
@@ -255,7 +262,8 @@ class InspectReport(Report):
                 "subspaces."
             )
         else:
-            rows = [[row.name, _norm(row.norms[0])] for row in (*self.rows, self.total)]
+            named = zip(_row_names(self), (*self.rows, self.total), strict=True)
+            rows = [[name, _norm(row.norms[0])] for name, row in named]
             parts.append(Table("norms", "", ["", "norm"], rows))
         return View(parts, [*remarks, *noted(self.notes)])
 
@@ -282,4 +290,4 @@ def _scores(record: dict[str, Any]) -> str:
     if not isinstance(scores, dict):
         return ""
     numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
-    return ", ".join(f"dev {name} {value:.4g}" for name, value in numbers.items())
+    return ", ".join(f"dev {name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())

@@ -100,10 +100,10 @@ def notes_on_stack(
             here = weights.get(entry["blake3"])
             if here is not None and set(here) == {entry["weight"]}:
                 continue
-            told = "it is missing here" if here is None else f"here it has {_listed(here)}"
+            told = "is missing here" if here is None else f"has {_listed(here)} here"
             notes.append(
                 f"{adapter.path} was trained on {entry['path']} at weight {entry['weight']:g}, "
-                f"and {told}"
+                f"but it {told}"
             )
     return notes
 

@@ -177,6 +177,7 @@ class _Probe:
         return known, (said or [ended])[-1] if self.process.returncode else ""
 
 
+ABSENT = "not installed"
 LATE = "the import took too long"
 
 
@@ -207,7 +208,7 @@ def _package_check(requirement: Requirement) -> Check:
     fix = f'pip install "{name}{requirement.specifier}"'
     version = _version(name)
     if version is None:
-        return Check(name, "missing", "not installed", fix, required=True)
+        return Check(name, "missing", ABSENT, fix, required=True)
     if not requirement.specifier.contains(version, prereleases=True):
         wanted = f"{version}, but {requirement.specifier} is required"
         return Check(name, "missing", wanted, fix, required=True)
@@ -237,17 +238,21 @@ def extra_checks(requirements: Sequence[str]) -> list[Check]:
     for requirement in parsed:
         marker = str(requirement.marker or "")
         extra = marker.partition("extra == ")[2].strip("\"'")
-        if extra not in ("", "vllm", "dev", "benchmarks", "all"):
+        if extra not in ("", "vllm", "dev", "benchmarks", "mutants", "all"):
             found.setdefault(extra, []).append(_package_check(requirement))
     checks = []
     for extra, members in found.items():
         lacking = [check for check in members if check.state != "ok"]
-        said = ", ".join(f"{c.name} {c.found}" for c in members)
-        if lacking:
-            said = "missing or wrong version: " + ", ".join(check.name for check in lacking)
+        said = _lacking(lacking) or ", ".join(f"{c.name} {c.found}" for c in members)
         fix = f'pip install "adaptermix[{extra}]"' if lacking else ""
         checks.append(Check(f"extra {extra}", "missing" if lacking else "ok", said, fix))
     return checks
+
+
+def _lacking(checks: Sequence[Check]) -> str:
+    absent = [check.name for check in checks if check.found == ABSENT]
+    wrong = [f"{check.name} {check.found}" for check in checks if check.found != ABSENT]
+    return "; ".join(([f"{ABSENT}: " + ", ".join(absent)] if absent else []) + wrong)
 
 
 def import_checks(known: dict[str, Any], why: str) -> list[Check]:

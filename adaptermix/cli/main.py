@@ -17,6 +17,7 @@ from adaptermix.cli.data import add_data
 from adaptermix.cli.options import (
     CheckedCommand,
     Force,
+    Group,
     Json,
     Quiet,
     Verbose,
@@ -48,6 +49,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 def _group(name: str, purpose: str) -> typer.Typer:
     return typer.Typer(
         name=name,
+        cls=Group,
         help=purpose,
         no_args_is_help=True,
         pretty_exceptions_enable=False,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
@@ -123,7 +123,23 @@ def flowing(text: str) -> str:
     return re.sub(r"(\n +[^\n]+)\n(?=\n )", r"\1", joined)
 
 
-class CheckedCommand(TyperCommand):
+class _PlainSwitches:
+    """Shows no type beside a switch: ``--json <bool>`` looks as if it took a value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters of the command, with ``--help``."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False) and param.metavar is None:
+                param.metavar = ""
+        return params
+
+
+class Group(_PlainSwitches, TyperGroup):
+    """A command that only contains others."""
+
+
+class CheckedCommand(_PlainSwitches, TyperCommand):
     """A command that reports invalid values like settings files do, with the same exit code."""
 
     def __init__(self, *args: Any, **given: Any) -> None:

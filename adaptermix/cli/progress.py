@@ -38,8 +38,9 @@ class _Lines(Bars):
         if time.monotonic() - self._said >= _SECONDS_A_LINE:
             self._said = time.monotonic()
             task = next(task for task in self.tasks if task.id == task_id)
+            done = f"  {task.completed:.0f}" if task.completed or task.total is not None else ""
             total = "" if task.total is None else f"/{task.total:.0f}"
-            say(f"{task.description}  {task.completed:.0f}{total}")
+            say(f"{task.description}{done}{total}")
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def _check_count(path: Path, count: int, other: Path, expected: int) -> None:
     longer, shorter = (path, other) if count > expected else (other, path)
     least = min(count, expected)
     raise DataError(
-        f"{longer}:{least + 1}: {longer.name} continues to line {max(count, expected)}, "
-        f"but {shorter} ends with line {least}",
+        f"{longer}:{least + 1}: {longer.name} has {max(count, expected)} lines, but {shorter} has "
+        f"only {least}",
         hint="line n must be the same sentence in every file",
     )

@@ -276,7 +276,7 @@ def read_prompts(
         examples = task.read(lang, split, settings.data_dir)[: settings.limit]
         ids = [example.id for example in examples]
         if len(set(ids)) < len(ids):
-            raise DataError(f"{lang}: an id occurs twice in the {split} partition")
+            raise DataError(f"{lang}: an id occurs twice in the {split} data")
         for example in examples:
             prompt = encoder.prompt_ids(task.messages(example))
             fitting = truncate(prompt, room)

@@ -109,7 +109,7 @@ def _notes_on_tokenizer(adapter: Adapter, base: Path) -> list[str]:
     if not found or folder == base:
         return []
     return [
-        f"the folder of {adapter.path} has another {' and '.join(found)} than the base model, "
+        f"the folder of {adapter.path} has a different {' and '.join(found)} than the base model, "
         "and the base model's is written; to use the adapter's, copy it into the new folder"
     ]
 

@@ -174,8 +174,8 @@ class MergePlan:
         for module in (name.rpartition(".")[0] for name in saved):
             if module in self.specs and any(is_within(f"{module}.", entry) for entry in kept):
                 raise ArtifactError(
-                    f"one adapter replaces '{module}' whole (modules_to_save), and another has "
-                    "a LoRA update of it; PEFT cannot load an adapter with both",
+                    f"one adapter replaces the whole weight of '{module}' (modules_to_save), and "
+                    "another has a LoRA update of it; PEFT cannot load an adapter with both",
                     hint="fold them into the base model with --into BASE",
                 )
         config["modules_to_save"] = sorted(kept) or None

@@ -82,7 +82,7 @@ class MergeReport(Report):
             f"{source.path} has no effect in {source.inactive} of {self.modules} modules; there "
             f"{effect}"
             for source in self.sources
-            if source.inactive
+            if source.inactive and (source.weight or rules)
         ]
         if self.relative_error:
             error = f"{100 * self.relative_error:.2f}%"

@@ -119,8 +119,8 @@ def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings)
             return sorted(known - experts) if missing or experts else list(wanted)
     if not missing and (fused := sorted(experts & set(wanted))):
         raise ConfigError(
-            f"--target-modules: PEFT takes '{fused[0]}' for the fused experts of "
-            f"{type(model).__name__}, not for a linear layer",
+            f"--target-modules: PEFT treats '{fused[0]}' as the fused experts of "
+            f"{type(model).__name__}, not as a linear layer",
             hint="remove it; to train the experts, use --target-parameters",
         )
     if not missing:

@@ -83,7 +83,7 @@ class Systems:
         """Return notes on adapters with a different tokenizer or chat template in their folder."""
         others = {name: self._differences(adapter) for name, adapter in self.adapters.items()}
         return [
-            f"the folder of {name} has another {' and '.join(found)} than {self.base}, and the "
+            f"the folder of {name} has a different {' and '.join(found)} than {self.base}, and the "
             "base model's is used; to use the adapter's: --tokenizer "
             f"{self.adapters[name].weights_path.parent}"
             for name, found in others.items()

@@ -198,13 +198,16 @@ def choose(
         winner = min([best, *tied], key=lambda entry: entry.candidate.complexity)
     names = ", ".join(entry.candidate.name for entry in tied)
     if not tied:
-        sentence = f"{best.candidate.name} is better than every other finalist"
+        sentence = f"{best.candidate.name} is better than all others that answered all examples"
     elif winner is best:
-        sentence = f"{best.candidate.name} is not distinguishable from {names}"
+        sentence = (
+            f"{best.candidate.name} has the best score and is chosen, but it is not clearly "
+            f"different from {names}"
+        )
     else:
         sentence = (
-            f"{best.candidate.name} has the best score, but is not distinguishable from "
-            f"{names}: {winner.candidate.name}, the simplest of them, is chosen (--prefer best "
-            f"chooses {best.candidate.name})"
+            f"{best.candidate.name} has the best score, but is not clearly different from {names}: "
+            f"{winner.candidate.name}, the simplest of them, is chosen (--prefer best chooses "
+            f"{best.candidate.name})"
         )
     return winner, tied, sentence

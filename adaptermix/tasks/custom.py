@@ -146,14 +146,18 @@ class CustomTask(Task):
         """
         pattern = self.file.files.get(split)
         if pattern is None:
-            raise DataError(f"the task {self.name} has no file for the {split} partition")
+            raise DataError(
+                f"the task {self.name} has no {split} data",
+                hint=f'add a line under [files] in its file: {split} = "FILE"',
+            )
         folder = self.folder if data_dir is None else data_dir
         name = pattern.replace("{lang}", lang)
         if not is_local_data(name, folder):
             return self.read_file(Path(name), lang)
         path = folder / name
         if not path.exists() and (langs := _languages_there(folder, pattern)):
-            raise MissingDataError(f"{path}: no such file", hint=hint_of_language(lang, langs))
+            hint = hint_of_language(lang, langs, "there are files for ")
+            raise MissingDataError(f"{path}: no such file", hint=hint)
         return self.read_file(path, lang)
 
     def read_file(self, path: Path, lang: str) -> list[RecordExample]:

@@ -248,14 +248,12 @@ def choose(settings: AlignSettings, curve: Curve, depth: int) -> LayerChoice:
             notes += _note_on_middle(hits, depth)
     ratio = curve.first_token[block - 1]
     skip = int(skips[block - 1])
-    length = (
-        f"the hidden state of the first token after block {block} is {ratio:.1f} times as long as "
-    )
+    length = f"its hidden state after block {block} is {ratio:.1f} times as long as the others"
     if settings.pool_skip == "auto":
         told = "left out" if skip else "kept"
-        notes.append(f"--pool-skip auto: the first token is {told}: {length}the others'")
+        notes.append(f"--pool-skip auto: the first token is {told}: {length}")
     elif not skip and ratio >= SINK and settings.pooling != "last":
-        notes.append(f"{length}the others', and dominates the mean; see --pool-skip auto")
+        notes.append(f"the first token dominates the mean: {length}; try --pool-skip auto")
     accuracy, norms = _rounded(accuracy), _rounded(curve.first_token)
     return LayerChoice(layer, skip, accuracy, norms, hits.shape[1], notes)
 
@@ -329,5 +327,5 @@ def _note_on_middle(hits: Float[Tensor, "blocks pairs"], depth: int) -> list[str
         return []
     return [
         f"retrieval accuracy of dev pairs is {hits[best - 1].mean():.1%} after block {best}, "
-        f"and {hits[middle - 1].mean():.1%} after the middle block, {middle}; see --layer auto"
+        f"and {hits[middle - 1].mean():.1%} after the middle block, {middle}; try --layer auto"
     ]

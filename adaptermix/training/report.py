@@ -24,22 +24,29 @@ def _done(report: "TrainReport") -> list[Row]:
     if report.layers:
         told = "; without the first token" if report.layers["pool_skip"] == 1 else ""
         rows.append(["aligned", f"layer {report.layers['layer']}{told}"])
-        rows.append(["retrieval by layer before", curve_of(report.layers)])
+        rows.append(["retrieval by layer before training", curve_of(report.layers)])
     for name, value in report.dev.items():
-        rows.append([f"dev {name.replace('_', ' ')}", f"{value:.4f}"])
+        rows.append([f"dev {name.replace('_', ' ')}", _dev(name, value)])
     for name, dev in report.candidates.items():
-        scores = "  ".join(f"{score.replace('_', ' ')} {v:.4f}" for score, v in dev.items())
-        rows.append([f"{'* ' if name == report.kept else ''}temperature {name}", scores])
+        scores = "  ".join(
+            f"{score.replace('_', ' ')} {_dev(score, v)}" for score, v in dev.items()
+        )
+        rows.append([f"temperature {name}{' (kept)' if name == report.kept else ''}", scores])
     rows.append(["time", f"{report.seconds:.0f} s"])
     rows += [["log", str(report.log)], ["adapter", report.out]]
     if report.dev.get("random_cosine_of_base", 0.0) > _ALIKE:
         alike = (
-            "for the base model, all dev sentences look alike: their mean is dominated by "
-            "one constant state"
+            "in the base model, all dev sentences look alike: one constant hidden state dominates "
+            "their means"
         )
-        advice = "" if report.layers else "; see --layer auto and --pool-skip auto"
+        advice = "" if report.layers else "; try --layer auto and --pool-skip auto"
         rows.append(["note", alike + advice])
     return rows
+
+
+def _dev(name: str, value: float) -> str:
+    """Format a score on dev data, accuracies in percent like the curve by layer."""
+    return f"{value:.1%}" if "accuracy" in name else f"{value:.4f}"
 
 
 def _planned(report: "TrainReport") -> list[Row]:
@@ -47,7 +54,7 @@ def _planned(report: "TrainReport") -> list[Row]:
     return [
         ["steps", f"at most {report.planned_steps:,}"],
         ["tokens", f"at most {report.tokens:,}"],
-        ["parameters", f"{trained:,} trained, {held:,} held"],
+        ["parameters", f"{trained:,} trained, {held:,} frozen"],
         ["memory", f"about {(report.memory_bytes or 0) / 1e9:,.2f} GB"],
         ["would write", report.out],
     ]

@@ -107,7 +107,10 @@ def task_data(
             counts[split][lang] = len(kept)
             rows[split].extend(kept)
     if not rows["train"] or not rows["dev"]:
-        raise DataError(f"every prompt is longer than --max-length {settings.max_length}")
+        raise DataError(
+            f"every prompt is longer than --max-length {settings.max_length}",
+            hint="raise --max-length",
+        )
     return TrainingData(
         rows["train"],
         rows["dev"],
@@ -136,7 +139,8 @@ def _chat_data(
     if not all(kept):
         raise DataError(
             f"{path}: no assistant answer fits in --max-length {settings.max_length} in the "
-            f"{len(chats)} training or the {len(dev)} dev conversations"
+            f"{len(chats)} training or the {len(dev)} dev conversations",
+            hint="raise --max-length",
         )
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}

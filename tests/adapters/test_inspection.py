@@ -317,10 +317,23 @@ def test_tables_fit_100_columns_and_escape_names(tmp_path, by, capsys, monkeypat
     assert max(map(len, shown.out.splitlines())) <= 100
     assert "[red]a[bold]" in shown.out
     assert "b [bold" in shown.out
-    row = {"layer": "model.layers.31 ", "module": "31.mlp.gate_proj ", "kind": "\ngate_proj "}[by]
+    row = {"layer": "\nlayers.31 ", "module": "31.mlp.gate_proj ", "kind": "\ngate_proj "}[by]
     assert shown.out.count(row) == 3
     assert "norm 3" in shown.out
     assert "Cosine: above 0 the updates add up" in shown.err
+
+
+def test_rows_of_a_layer_fit_80_columns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console.results, "_width", 80)
+    decoder = random_updates(1, layers=(31,))
+    tower = {name.replace("model.layers", "model.visual.layers"): u for name, u in decoder.items()}
+    paths = [save(tmp_path, name, decoder) for name in "ab"]
+    console.show(look(*paths))
+    assert "\nlayers.31 " in capsys.readouterr().out
+    console.show(look(save(tmp_path, "c", decoder | tower)))
+    shown = capsys.readouterr().out
+    assert "model.layers.31" in shown
+    assert "model.visual.layers.31" in shown
 
 
 def test_json_holds_everything(tmp_path):

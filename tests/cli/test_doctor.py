@@ -126,7 +126,9 @@ def test_extras_are_optional():
     ]
     search, tensorboard = extra_checks([*ours, *others, "numpy>=1"])
     assert (search.name, search.state, search.required) == ("extra search", "missing", False)
-    assert search.found == "missing or wrong version: no-such"
+    assert search.found == "not installed: no-such"
+    (old,) = extra_checks(["no-such; extra == 'x'", "pytest<1; extra == 'x'"])
+    assert old.found == f"not installed: no-such; pytest {pytest.__version__}, but <1 is required"
     assert search.fix == 'pip install "adaptermix[search]"'
     assert tensorboard.state == "ok"
 

@@ -302,7 +302,7 @@ def test_a_template_or_vocabulary_beside_an_adapter_is_told_and_the_bases_are_wr
     assert merge_into([adapter], MergeSettings(out=tmp_path / "same", **into)).notes == []
     (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
     (note,) = merge_into([adapter], MergeSettings(out=tmp_path / "m", **into)).notes
-    assert note.startswith(f"the folder of {adapter} has another chat template than the base")
+    assert note.startswith(f"the folder of {adapter} has a different chat template than the base")
     template = (tmp_path / "m" / "chat_template.jinja").read_text()
     assert template == (model_dir / "chat_template.jinja").read_text()
     tokenizer = AutoTokenizer.from_pretrained(adapter)
@@ -310,4 +310,4 @@ def test_a_template_or_vocabulary_beside_an_adapter_is_told_and_the_bases_are_wr
     tokenizer.save_pretrained(adapter)
     settings = MergeSettings(out=tmp_path / "n", **into)
     (note,) = merge_into([adapter], settings, dry_run=True).notes
-    assert "has another vocabulary and chat template than" in note
+    assert "has a different vocabulary and chat template than" in note

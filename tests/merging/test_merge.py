@@ -106,7 +106,9 @@ def test_ranks_add_up_module_by_module(tmp_path, adapters):
 
 
 def test_all_weight_on_one_adapter_gives_it_back(tmp_path, model_dir, adapters):
-    merge(adapters[:2], MergeSettings(weight=1.0, out=tmp_path / "m"))
+    report = merge(adapters[:2], MergeSettings(weight=1.0, out=tmp_path / "m"))
+    assert report.sources[1].inactive
+    assert f"{adapters[1]} has no effect" not in str(report.view())
     expected = logits_through_peft(model_dir, adapters[0])
     torch.testing.assert_close(logits_through_peft(model_dir, tmp_path / "m"), expected)
     assert set(read_adapter(tmp_path / "m").modules) == set(read_adapter(adapters[0]).modules)

@@ -112,7 +112,7 @@ def test_another_tokenizer_beside_an_adapter_is_told(tmp_path, model_dir, corpus
     assert plan(settings).notices == []
     (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     (note,) = plan(settings).notices
-    assert note.startswith("the folder of a has another chat template than")
+    assert note.startswith("the folder of a has a different chat template than")
     assert f"--tokenizer {tmp_path / 'a'}" in note
     chosen = settings.model_copy(update={"tokenizer": str(tmp_path / "a")})
     assert plan(chosen).notices == []

@@ -200,9 +200,9 @@ def test_an_adapter_without_what_it_was_trained_on_is_noted(
         (tmp_path / "merged.safetensors").unlink(missing_ok=True)
         return [note for note in report.notes if "was trained on" in note]
 
-    base = f"{out} was trained on {under} at weight 0.5, and"
+    base = f"{out} was trained on {under} at weight 0.5, but"
     assert notes([under, out], (0.5, 0.3)) == []
-    assert notes([under, out], (1.0, 1.0)) == [f"{base} here it has 1"]
+    assert notes([under, out], (1.0, 1.0)) == [f"{base} it has 1 here"]
     assert notes([other, out], (0.5, 0.5)) == [f"{base} it is missing here"]
     assert notes([other, out], (0.5, 0.0)) == []
     assert inspect([other, out], InspectSettings()).notes == [

@@ -359,5 +359,5 @@ def test_a_report_names_a_family_and_not_its_search(tmp_path):
     text = FAMILY + '[r]\ncommand = "report"\nruns = ["@a.search"]\n'
     recipe = read_recipe(write(tmp_path, text))
     step = recipe.steps[-1]
-    with pytest.raises(ConfigError, match="this step has per-language, and its record is in @a"):
+    with pytest.raises(ConfigError, match="a search with per-language writes no such folder"):
         step.command.check(step.call(), recipe.maker)

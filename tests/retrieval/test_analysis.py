@@ -449,7 +449,7 @@ def test_the_command_prints_tables_json_and_one_line_for_a_mistake(
     code, out, err = run(monkeypatch, capsys, *line, "--force", "--langs", "en,xx")
     (text_dir / "xx.txt").unlink()
     assert code == 4
-    assert "eng_Latn.dev:2: eng_Latn.dev continues to line 12" in err
+    assert "eng_Latn.dev:2: eng_Latn.dev has 12 lines, but" in err
     code, out, err = run(monkeypatch, capsys, *line, "--exclude-base", "--scores", "eval")
     assert code == 3
 

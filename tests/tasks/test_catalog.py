@@ -152,8 +152,11 @@ def test_its_files_may_be_in_the_data_folder(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(DataError, match="data/en.test.jsonl: no such file"):
         task.read("en", "test", tmp_path / "data")
-    with pytest.raises(DataError, match="no file for the dev part"):
+    with pytest.raises(DataError, match="the task .* has no dev data"):
         task.read("en", "dev", None)
+    with pytest.raises(DataError, match="cy.test.jsonl: no such file") as error:
+        task.read("cy", "test", None)
+    assert error.value.hint == "there are files for en"
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,9 @@ def test_the_temperature_of_the_best_retrieval_is_kept(
     mine, single = factors(out), factors(tmp_path / "b")
     assert all(torch.equal(mine[key], single[key]) for key in mine)
     console.show(report)
-    assert f"* temperature {report.kept}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"temperature {report.kept} (kept)" in shown
+    assert f"retrieval accuracy {report.dev['retrieval_accuracy']:.1%}" in shown
 
 
 @pytest.mark.parametrize(("cosine", "is_told"), [(0.99, True), (0.5, False)])

@@ -138,14 +138,14 @@ def test_the_first_token_is_left_out_where_it_is_a_sink():
     chosen = told({"pool_skip": "auto"}, sink, 8)
     assert (chosen.layer, chosen.pool_skip) == ("middle", 1)
     assert chosen.notes == [
-        "--pool-skip auto: the first token is left out: the hidden state of the first token "
-        "after block 4 is 15.0 times as long as the others'"
+        "--pool-skip auto: the first token is left out: its hidden state "
+        "after block 4 is 15.0 times as long as the others"
     ]
     assert told({"pool_skip": "auto"}, curve([0.3] * 8), 8).pool_skip == 0
     papers = told({}, sink, 8)
     assert papers.pool_skip == 0
     assert "after block 4 is 15.0 times as long" in papers.notes[0]
-    assert "see --pool-skip auto" in papers.notes[0]
+    assert "try --pool-skip auto" in papers.notes[0]
     assert told({"pool_skip": 2}, sink, 8).pool_skip == 2
     assert told({"pool_skip": 2}, sink, 8).notes == []
 
@@ -217,10 +217,10 @@ def test_what_was_measured_is_not_advised_after_the_training():
     dev = {"random_cosine_of_base": 0.95}
     report = TrainReport(**known, **counts, dev=dev, seconds=1, written=True)
     assert str(report.view()).count("look alike") == 1
-    assert "see --layer auto and --pool-skip auto" in str(report.view())
+    assert "try --layer auto and --pool-skip auto" in str(report.view())
     measured = replace(report, layers={"layer": "2", "pool_skip": 0, "accuracy": [0.1, 0.2]})
     assert str(measured.view()).count("look alike") == 1
-    assert "see --layer auto" not in str(measured.view())
+    assert "--layer auto" not in str(measured.view())
 
 
 def stop_at(step):
