@@ -155,7 +155,7 @@ def choose_baseline(settings: EvalSettings, systems: Mapping[str, System]) -> Ba
         return Baseline(name, "chosen by --baseline")
     for name, system in systems.items():
         if (source := _main_source(system, systems)) is not None:
-            what = "task adapter" if isinstance(system, Family) else "main source"
+            what = "task adapter" if isinstance(system, Family) else "main adapter"
             return Baseline(source, f"the {what} of {name}")
     if not settings.exclude_base:
         return Baseline(BASE, "the base model")

@@ -34,11 +34,11 @@ def add_data(app: typer.Typer) -> None:
 def data_get(
     source: Annotated[SourceName, typer.Argument(help="Which data.")],
     langs: Annotated[
-        str | None, typer.Option(help="Languages, comma-separated: massive, flores, uner.")
+        str | None, typer.Option(help="Languages, comma-separated (for massive, flores and uner).")
     ] = None,
     pairs: Annotated[
         str | None,
-        typer.Option(help="Pairs such as cy-en,sw-en: tatoeba, alma, wmt23, iwslt."),
+        typer.Option(help="Pairs such as cy-en,sw-en (for tatoeba, alma, wmt23 and iwslt)."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that contains all data.")] = Path(
         "data"
@@ -102,7 +102,7 @@ def _listed(text: str | None) -> list[str]:
 
 def data_check(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe, to check whether its data is there.")
+        Path | None, typer.Argument(help="Recipe whose data is checked.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -115,7 +115,7 @@ def data_check(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show which public data is present, what a recipe still needs, and known pitfalls.
+    """Show which public data is present, what a recipe still needs, and known problems.
 
     Counts the files, and compares them with sources.lock. Checks every language and pair that
     the steps of a recipe read, and prints the commands that download the missing data. Counts

@@ -37,7 +37,7 @@ TOUR = """Train, merge and evaluate LoRA adapters that carry a task across langu
 2. Merge it into your task adapter:
        adaptermix merge task.safetensors align.safetensors --weight 0.9
 
-3. Compare all of them, language by language:
+3. Compare them and the base model, language by language:
        adaptermix eval --adapter task.safetensors --adapter merged.safetensors
 
 To see all steps at work in three minutes: adaptermix demo
@@ -256,7 +256,7 @@ def comet_install(
     python: Annotated[
         str | None,
         typer.Option(
-            help="Python interpreter to build it with.", show_default="one that COMET supports"
+            help="Python interpreter of the environment.", show_default="one that COMET supports"
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build the environment again.")] = False,

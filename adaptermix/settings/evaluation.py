@@ -31,7 +31,7 @@ class EvalSettings(ScoredSettings):
     exclude_base: bool = Field(default=False, description="Do not evaluate the base model.")
     baseline: str | None = Field(
         default=None,
-        description="System that the others are compared with. Default: the main source of a "
+        description="System that the others are compared with. Default: the main adapter of a "
         "merge if it is tested too, otherwise the base model.",
     )
     test: Literal["bootstrap", "ar"] = Field(
@@ -86,7 +86,7 @@ class RetrievalSettings(ModelSettings):
     adapters: AdapterNames = Field(
         default=(), description="Adapter to analyze. Repeat the option for several."
     )
-    exclude_base: bool = Field(default=False, description="Do not evaluate the base model.")
+    exclude_base: bool = Field(default=False, description="Do not analyze the base model.")
     langs: Names = Field(
         default=PAPER_LANGS,
         min_length=2,

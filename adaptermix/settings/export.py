@@ -13,16 +13,16 @@ class ExportSettings(SourceSettings):
     """Settings of ``export``."""
 
     section: ClassVar[str] = "export"
-    panel: ClassVar[str | None] = "What to write"
+    panel: ClassVar[str | None] = "Output"
     main: ClassVar[tuple[str, ...]] = ("to", "model", "out")
 
     to: Literal["gguf", "mlx"] = Field(
-        default="gguf", description="Format: of llama.cpp and Ollama (gguf), or of mlx-lm (mlx)."
+        default="gguf", description="Format: gguf for llama.cpp and Ollama, mlx for mlx-lm."
     )
     model: Annotated[str | None, locations.Names("model")] = Field(
         default=None,
-        description="Base model: its config tells names and shapes. Default: the model that the "
-        "adapter names.",
+        description="Base model. Names and shapes are read from its config. Default: the model "
+        "that the adapter names.",
     )
     out_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="Precision of the result."

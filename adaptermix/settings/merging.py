@@ -15,7 +15,7 @@ from adaptermix.settings.values import Weights
 class SourceSettings(Settings):
     """Rank and alpha of adapter files without a config."""
 
-    panel: ClassVar[str | None] = "Bare adapter files"
+    panel: ClassVar[str | None] = "Adapter files without a config"
 
     source_rank: int | None = Field(
         default=None, gt=0, description="Rank of adapter files without a config."
@@ -87,7 +87,7 @@ class MergeSettings(SourceSettings):
         "only loaders that read rank_pattern and alpha_pattern (PEFT, vLLM) apply it "
         "correctly.",
     )
-    seed: int = Field(default=1, ge=0, description="Seed of dare, dare-ties and della.")
+    seed: int = Field(default=1, ge=0, description="Random seed of dare, dare-ties and della.")
     out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
         description="Precision of the result. Default: for each module, the widest of the inputs.",

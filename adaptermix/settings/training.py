@@ -64,8 +64,8 @@ class TrainSettings(ModelSettings):
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
         default=None,
-        description="Attention of the base model. Default: the one that transformers chooses. "
-        "Sentences to align are then not packed.",
+        description="Attention implementation of the base model. Default: the one that "
+        "transformers chooses. If it is set, train-align does not pack sentences.",
     )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(

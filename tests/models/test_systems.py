@@ -77,7 +77,7 @@ def test_the_baseline_is_what_counts_most_in_a_merge(model_dir, tmp_path):
         found = choose_baseline(settings, read_systems(paths[name] for name in names))
         return found.name, found.reason
 
-    assert baseline("align", "task", "merged") == ("task", "the main source of merged")
+    assert baseline("align", "task", "merged") == ("task", "the main adapter of merged")
     assert baseline("merged", "align") == ("base", "the base model"), "task is not tested"
     assert baseline("task", "align") == ("base", "the base model"), "nothing was merged"
     assert baseline("merged", "align", exclude_base=True) == ("merged", "the first system")

@@ -108,7 +108,7 @@ def test_the_three_lines_work_as_typed(trained, tmp_path):
         "merged",
     ]
     assert "difference to task, 95% interval, p-value" in evaluated.stdout
-    assert "baseline: task, the main source of merged" in evaluated.stdout
+    assert "baseline: task, the main adapter of merged" in evaluated.stdout
     predictions = folder / "eval-massive" / "predictions"
     for system in ("base", "task", "align", "merged"):
         for lang in ("en", "cy"):
