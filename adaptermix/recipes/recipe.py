@@ -47,7 +47,7 @@ from adaptermix.settings.shared import Settings, complaint, keys_of, meant_for, 
 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _WRITTEN = ("out", "export", "comet-python")
-_GETS = "adaptermix data check RECIPE names the commands that download what is missing"
+_GETS = "adaptermix data check RECIPE prints the commands that download the missing data"
 _TRIAL_TOKENS = 32  # maximum length of an answer in a trial
 
 

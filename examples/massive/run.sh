@@ -4,7 +4,7 @@
 #
 #   examples/massive/run.sh MASSIVE_DIR PAIRS_DIR [OUT]
 #
-# MASSIVE_DIR holds {locale}.jsonl or .jsonl.gz, PAIRS_DIR holds cy-en.tsv and so on (or Moses or
+# MASSIVE_DIR contains {locale}.jsonl or .jsonl.gz, PAIRS_DIR cy-en.tsv and so on (or Moses or
 # FLORES files); OUT is a new folder, runs/massive by default. Other languages and sizes:
 #
 #   TASK=en,fr PAIRS=is-en,af-en OTHER=de,tr STEPS=3000 examples/massive/run.sh ...
@@ -33,7 +33,7 @@ mkdir -p "$out"
 # them again, step after step, costs a third of the time on some machines.
 export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=4000000000
 
-# English is in the base whatever is asked for: the pairs are pulled towards it.
+# The base model always includes English, because the pairs are pulled toward it.
 texts=()
 mkdir "$out/raw"
 for lang in $(tr ',' '\n' <<<"en,$task,$aligned,$other" | awk 'NF && !seen[$0]++'); do

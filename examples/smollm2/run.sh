@@ -3,7 +3,7 @@
 #
 #   examples/smollm2/run.sh MASSIVE_DIR PAIRS_DIR MODEL [OUT]
 #
-# MASSIVE_DIR holds {locale}.jsonl or .jsonl.gz, PAIRS_DIR holds de-en.tsv[.gz] and so on. MODEL is
+# MASSIVE_DIR contains {locale}.jsonl or .jsonl.gz, PAIRS_DIR de-en.tsv[.gz] and so on. MODEL is
 # HuggingFaceTB/SmolLM2-135M-Instruct, or a folder (from_gguf.py makes one). FLORES=DIR, with
 # FLORES-200's files, adds retrieval by layer.
 set -euo pipefail
