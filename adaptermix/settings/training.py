@@ -65,7 +65,7 @@ class TrainSettings(ModelSettings):
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
         default=None,
         description="Attention implementation of the base model. Default: the one that "
-        "transformers chooses. If it is set, train-align does not pack sentences.",
+        "transformers chooses. If it is set, sentences to align are not packed.",
     )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(
