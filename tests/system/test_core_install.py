@@ -114,7 +114,7 @@ def test_a_report_is_made_without_an_extra(python, tmp_path):
     [
         (("train-task", "--dry-run"), "train"),
         (("eval", "--dry-run"), "eval"),
-        (("merge", "task", "align", "--search", "auto"), "eval"),
+        (("merge", "task", "align", "--search", "auto"), "search"),
         (("report", "task", "--export", "figures"), "report"),
         (("demo",), "eval"),
     ],
