@@ -53,7 +53,7 @@ def _keep_to_one_thread() -> None:
 def _search(call: Call) -> Report:
     needs_torch = not call.settings.server or call.settings.search == "learn"
     extra = HARNESS if harness_tasks(call.settings.task) else "eval"
-    require_extra("search")  # first, because it installs what most searches need
+    require_extra("search")  # first: it includes eval
     require_extra(extra if needs_torch else "server")
     if call.settings.per_language:
         from adaptermix.search.by_language import plan_by_language, search_by_language
