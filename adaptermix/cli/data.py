@@ -101,9 +101,7 @@ def _listed(text: str | None) -> list[str]:
 
 
 def data_check(
-    recipe: Annotated[
-        Path | None, typer.Argument(help="Recipe whose data is checked.")
-    ] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="Recipe whose data is checked.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
