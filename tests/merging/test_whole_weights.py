@@ -239,7 +239,9 @@ def test_a_whole_weight_beside_an_update_of_it_is_refused_but_folded(tmp_path, q
     ]
     settings = {"weights": (0.7, 0.3), "out": tmp_path / "m"}
     for dry_run in (True, False):
-        with pytest.raises(ArtifactError, match=rf"the whole weight of '.*{module}' .* another has a"):
+        with pytest.raises(
+            ArtifactError, match=rf"the whole weight of '.*{module}' .* another has a"
+        ):
             merge(paths, MergeSettings(**settings), dry_run=dry_run)
     assert not (tmp_path / "m").exists()
     merge_into(paths, MergeSettings(**settings, into=str(qwen_dir)))
