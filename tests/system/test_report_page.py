@@ -190,7 +190,7 @@ def test_values_are_beside_the_pointer_and_below_the_plot(page, tmp_path):
     report([tmp_path / "eval"], ReportSettings(out=tmp_path / "r.html"))
     visit(page, tmp_path / "r.html")
     assert not page.locator("#tip").is_visible()
-    page.locator("#answer-differences .wide .mark").first.hover()
+    page.locator("#answer-differences .wide .mark").nth(1).hover()
     assert page.inner_text("#tip") == "English (en): +50.0 [+40.0, +60.0]"
     table = page.locator("#answer-values")
     assert not table.is_visible()
@@ -205,7 +205,7 @@ def test_all_but_browsing_works_without_a_script(browser, tmp_path):
     page = browser.new_page(java_script_enabled=False)
     page.goto((tmp_path / "r.html").as_uri())
     assert page.locator("#answer .answer").inner_text().startswith("Yes: merged scores 50.0")
-    title = page.locator("#answer-differences .wide .mark title").first
+    title = page.locator("#answer-differences .wide .mark title").nth(1)
     assert title.text_content() == "English (en): +50.0 [+40.0, +60.0]"
     page.locator("#answer-differences summary").click()
     assert page.locator("#answer-values").is_visible()
