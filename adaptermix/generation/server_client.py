@@ -1,6 +1,6 @@
 """The client of one server with OpenAI's completions API; vLLM also loads adapters at run time.
 
-It does not need torch. The key comes from the environment and does not appear in any message.
+It does not need torch.
 """
 
 import asyncio
@@ -8,47 +8,24 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
-
-from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError, first_line
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.generation.server_http import BusyError, Connection
 from adaptermix.settings.shared import EngineSettings
 
-KEYS = ("ADAPTERMIX_SERVER_KEY", "OPENAI_API_KEY")
 TRIES = 6  # consecutive failures after which a server is given up
 PAUSE = 0.5  # seconds after the first failure; it doubles with each
-_CONNECT = 10.0  # seconds to connect
-_ASK = 30.0  # seconds for requests other than decoding and loading
-_BUSY = (408, 425, 429)
+_WHOLE = ("stop", "length")  # how an answer ends that was not broken off
+PROMPT_HINT = "see the server's log; the server must support OpenAI's /completions with token ids"
 _LOAD_HINT = (
     "start the vLLM server with --enable-lora, and set VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in "
     "its environment"
 )
-
-
-class BusyError(Exception):
-    """The server does not answer now, but may answer later.
-
-    Attributes:
-        reason: What happened.
-        wait: Seconds that the server asks to wait.
-        is_answer: Whether the server itself responded.
-    """
-
-    def __init__(self, reason: str, wait: float | None = None, *, is_answer: bool = False) -> None:
-        """Store what happened."""
-        super().__init__(reason)
-        self.reason = reason
-        self.wait = wait
-        self.is_answer = is_answer
+_CHECK_HINT = "check the address, and that the server is running with its model loaded"
 
 
 @dataclass(frozen=True)
@@ -63,6 +40,8 @@ class Served:
         context: Maximum number of tokens of a prompt and its answer, if reported.
         started: Start time of its process, if reported.
         loads_adapters: Whether it loads adapters at run time.
+        preset: IDs of the adapters that it applies unless a request turns them off, as llama.cpp
+            does.
     """
 
     url: str
@@ -72,6 +51,7 @@ class Served:
     context: int | None
     started: str
     loads_adapters: bool
+    preset: tuple[int, ...] = ()
 
     @property
     def is_vllm(self) -> bool:
@@ -89,8 +69,39 @@ class Served:
         text = json.dumps([process, *self.configuration])
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def check_loading(self) -> None:
+        """Check that it can load adapters.
+
+        Raises:
+            ResourceError: It cannot.
+        """
+        if not self.loads_adapters:
+            raise ResourceError(
+                f"{self.url} ({self.software}) cannot load adapters",
+                hint=_LOAD_HINT if self.is_vllm else "use a vLLM server",
+            )
+
     def __str__(self) -> str:
         return f"{self.url} ({self.software}, model {self.model})"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer of a server to a prompt.
+
+    Attributes:
+        text: The text.
+        token_ids: Its tokens, if the server returns them.
+        is_cut: Whether it reached the maximum number of tokens.
+        tokens: Number of its tokens; 0 if unknown.
+        likely: Log probabilities of the likeliest first tokens, if requested.
+    """
+
+    text: str
+    token_ids: list[int] | None
+    is_cut: bool
+    tokens: int
+    likely: dict[int, float] = field(default_factory=dict)
 
 
 def look_at_servers(settings: EngineSettings, *, has_adapters: bool) -> list[Served]:
@@ -114,12 +125,9 @@ def look_at_servers(settings: EngineSettings, *, has_adapters: bool) -> list[Ser
                 await server.close()
 
     found = asyncio.run(look())
-    for served in found:
-        if has_adapters and not served.loads_adapters:
-            raise ResourceError(
-                f"{served.url} ({served.software}) cannot load adapters",
-                hint=_LOAD_HINT if served.is_vllm else "use a vLLM server",
-            )
+    if has_adapters:
+        for served in found:
+            served.check_loading()
     return found
 
 
@@ -131,10 +139,10 @@ async def _first_look(server: "Server") -> Served:
             return await server.look()
         except BusyError as error:
             failures += 1
-            if not error.is_answer or failures >= TRIES:
+            reason = unbearable(error, server.settings)
+            if reason or not error.is_answer or failures >= TRIES:
                 raise ResourceError(
-                    f"{server.url}: {error.reason}",
-                    hint="check the address, and that the server is running with its model loaded",
+                    f"{server.url}: {reason or error.reason}", hint=error.hint or _CHECK_HINT
                 ) from error
             await asyncio.sleep(pause(error, failures))
 
@@ -142,6 +150,13 @@ async def _first_look(server: "Server") -> Served:
 def pause(error: BusyError, failures: int) -> float:
     """Return the seconds to wait: as the server asks, or doubled after each failure."""
     return PAUSE * 2 ** (failures - 1) if error.wait is None else error.wait
+
+
+def unbearable(error: BusyError, settings: EngineSettings) -> str | None:
+    """Return why a server is not waited for, if it asks for too long a wait."""
+    if error.wait is None or error.wait <= settings.server_timeout:
+        return None
+    return f"it asks for a wait of {error.wait:,.0f} s, longer than --server-timeout"
 
 
 def shared_folder(settings: EngineSettings) -> tuple[Path | None, str | None]:
@@ -153,34 +168,27 @@ def shared_folder(settings: EngineSettings) -> tuple[Path | None, str | None]:
     return folder, there or str(folder)
 
 
-@dataclass(frozen=True)
-class _Reply:
-    status: int
-    text: str
-    headers: Mapping[str, str]
-
-
 class Server:
-    """Sends requests to one server; created and used in one event loop.
+    """One server; created and used in one event loop.
 
     Attributes:
         url: Its address.
+        settings: Model, time-outs and maximum length of answers.
     """
 
     def __init__(self, url: str, settings: EngineSettings) -> None:
-        """Open a session without sending a request."""
+        """Open a session without sending a request.
+
+        Raises:
+            ConfigError: The key cannot be sent.
+        """
         self.url = url
         self.settings = settings
-        self._key, self._key_name = _key()
-        self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
-            connector=aiohttp.TCPConnector(limit=0),
-            proxy=_proxy(url),
-        )
+        self._http = Connection(url)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._http.close()
 
     async def look(self) -> Served:
         """Return what the server reports about itself.
@@ -191,12 +199,15 @@ class Server:
         """
         cards = await self._cards()
         card = self._choose([card for card in cards if not card.get("parent")])
-        software = str(card.get("owned_by") or "unknown software")
+        software = self._http.clean(str(card.get("owned_by") or "")) or "unknown software"
         started, loads = "", False
+        preset: tuple[int, ...] = ()
         if software == "vllm":
             software = f"vllm {await self._version()}"
             started = await self._start_time()
-            loads = (await self._ask("POST", "/load_lora_adapter", {})).status not in (404, 405)
+            loads = await self._http.answers_to("/load_lora_adapter")
+        elif software == "llamacpp":
+            preset = await self._preset_adapters()
         context = card.get("max_model_len")
         return Served(
             url=self.url,
@@ -206,6 +217,7 @@ class Server:
             context=context if isinstance(context, int) else None,
             started=started,
             loads_adapters=loads,
+            preset=preset,
         )
 
     async def models(self) -> set[str]:
@@ -225,10 +237,12 @@ class Server:
             ResourceError: The path does not exist on the server.
         """
         body = {"lora_name": name, "lora_path": path}
-        reply = await self._ask("POST", "/load_lora_adapter", body, self.settings.server_timeout)
+        reply = await self._http.ask(
+            "POST", "/load_lora_adapter", body, self.settings.server_timeout
+        )
         if reply.status == 200:
             return
-        said = self._said(reply)
+        said = self._http.said(reply)
         if reply.status == 400 and "already been loaded" in said:  # its first response was lost
             return
         if reply.status == 404:
@@ -237,8 +251,8 @@ class Server:
                 hint="--server-folder HERE names a folder on storage that the server shares, and "
                 "HERE=THERE its path on the server",
             )
-        if reply.status in _BUSY or reply.status in (502, 503, 504):
-            raise self._busy(reply)
+        if reply.is_busy and reply.status != 500:
+            raise self._http.busy(reply)
         rank = "max_lora_rank" in said or "max-lora-rank" in said
         hint = "start the server with a larger --max-lora-rank" if rank else _LOAD_HINT
         raise ArtifactError(f"{self.url} cannot load an adapter: {said}", hint=hint)
@@ -249,39 +263,55 @@ class Server:
         Raises:
             BusyError: The server does not answer now.
         """
-        await self._ask("POST", "/unload_lora_adapter", {"lora_name": name})
+        await self._http.ask("POST", "/unload_lora_adapter", {"lora_name": name})
 
-    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the first choice of a completion, with its ``usage``.
+    async def complete(self, body: Mapping[str, Any]) -> Completion:
+        """Return the answer to a prompt.
 
         Raises:
-            BusyError: The server does not answer now, or has lost an adapter.
-            ResourceError: The server rejects the prompt.
+            BusyError: The server does not answer now, has lost an adapter, or broke off the answer.
+            ResourceError: The server rejects the prompt, or did not read or answer it in full.
         """
-        reply = await self._ask("POST", "/completions", body, self.settings.server_timeout)
-        if reply.status in (404, *_BUSY) or reply.status >= 500:
-            raise self._busy(reply)
+        reply = await self._http.ask("POST", "/completions", body, self.settings.server_timeout)
+        if reply.status == 404 or reply.is_busy:
+            raise self._http.busy(reply)
         if reply.status != 200:
             raise ResourceError(
-                f"{self.url} rejected a prompt: {self._said(reply)}",
-                hint="see the server's log; the server must support OpenAI's /completions "
-                "with token ids",
+                f"{self.url} rejected a prompt: {self._http.said(reply)}", hint=PROMPT_HINT
             )
         try:
             answer = json.loads(reply.text)
-            return {**answer["choices"][0], "usage": answer.get("usage") or {}}
-        except (ValueError, LookupError, TypeError) as error:
-            raise BusyError("its answer is not a completion", is_answer=True) from error
+            (choice,) = answer["choices"]
+            usage = answer.get("usage") or {}
+            read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            finish, found = choice["finish_reason"], _completion(choice, written)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            said = self._http.said(reply) if reply.text.lstrip().startswith('{"error"') else ""
+            reason = f"its answer is not a completion{f': {said}' if said else ''}"
+            raise BusyError(reason, is_answer=True) from error
+        if finish not in _WHOLE:
+            raise BusyError(f"it broke off an answer ({finish})", is_answer=True)
+        prompt, limit = len(body["prompt"]), body["max_tokens"]
+        if read and read != prompt:
+            raise ResourceError(
+                f"{self.url} read {read:,} tokens of a prompt of {prompt:,}", hint=PROMPT_HINT
+            )
+        if found.is_cut and 0 < found.tokens < limit:
+            raise ResourceError(
+                f"{self.url} stopped an answer after {found.tokens:,} of {limit:,} tokens",
+                hint="raise the server's limit of tokens, or lower --max-new-tokens",
+            )
+        return found
 
     async def _cards(self) -> list[dict[str, Any]]:
-        reply = await self._ask("GET", "/models")
-        if reply.status in _BUSY or reply.status >= 500:
-            raise self._busy(reply)
+        reply = await self._http.ask("GET", "/models")
+        if reply.is_busy:
+            raise self._http.busy(reply)
         try:
             cards = json.loads(reply.text)["data"]
-            if reply.status == 200 and cards and all("id" in card for card in cards):
+            if reply.status == 200 and cards and all(card.get("id") for card in cards):
                 return list(cards)
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             pass
         raise ConfigError(
             f"--server {self.url}: no OpenAI API at this address (GET {self.url}/models: HTTP "
@@ -291,7 +321,7 @@ class Server:
 
     def _choose(self, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the base model among the served models."""
-        names = ", ".join(str(card["id"]) for card in cards)
+        names = self._http.clean(", ".join(str(card["id"]) for card in cards))
         wanted = self.settings.server_model
         for card in cards:
             if wanted is not None and card["id"] == wanted:
@@ -309,111 +339,40 @@ class Server:
         )
 
     async def _version(self) -> str:
-        reply = await self._ask("GET", f"{_root(self.url)}/version")
         try:
-            return str(json.loads(reply.text)["version"])
+            return self._http.clean(str(json.loads(await self._http.peek("/version"))["version"]))
         except (ValueError, LookupError, TypeError):
             return "of unknown version"
 
     async def _start_time(self) -> str:
-        reply = await self._ask("GET", f"{_root(self.url)}/metrics")
-        found = re.search(r"^process_start_time_seconds (\S+)", reply.text, re.MULTILINE)
+        page = await self._http.peek("/metrics")
+        found = re.search(r"^process_start_time_seconds (\S+)", page, re.MULTILINE)
         return found[1] if found else ""
 
-    async def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, seconds: float = _ASK
-    ) -> _Reply:
-        """Send one request; a rejected key or a redirect ends the command."""
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT)
-        address = path if path.startswith("http") else self.url + path
+    async def _preset_adapters(self) -> tuple[int, ...]:
+        """Return the IDs of the adapters that llama.cpp's server was started with."""
         try:
-            async with self._session.request(
-                method, address, json=body, timeout=timeout, allow_redirects=False
-            ) as response:
-                text = await response.text(errors="replace")
-                reply = _Reply(response.status, text, response.headers)
-        except TimeoutError as error:
-            raise BusyError(f"no answer within {seconds:g} s") from error
-        except aiohttp.ClientError as error:
-            raise BusyError(_reason(error)) from error
-        if reply.status in (401, 403):
-            raise self._refused(reply.status)
-        if 300 <= reply.status < 400:
-            raise ConfigError(
-                f"--server {self.url}: the server redirects to "
-                f"{reply.headers.get('Location', 'another address')}",
-                hint="if you trust that address, use it with --server",
-            )
-        return reply
-
-    def _refused(self, status: int) -> AdaptermixError:
-        if self._key:
-            return ResourceError(
-                f"{self.url} rejected the key in {self._key_name} (HTTP {status})",
-                hint=f"set {KEYS[0]} to the server's key",
-            )
-        return ResourceError(
-            f"{self.url} requires a key (HTTP {status})",
-            hint=f"set the environment variable {KEYS[0]} to the server's key",
-        )
-
-    def _busy(self, reply: _Reply) -> BusyError:
-        return BusyError(self._said(reply), _wait(reply.headers), is_answer=True)
-
-    def _said(self, reply: _Reply) -> str:
-        """Return the server's error message, on one line and without the key."""
-        try:
-            said = json.loads(reply.text)
-            said = said.get("error", said)
-            said = said.get("message", said) if isinstance(said, dict) else said
-        except (ValueError, AttributeError):
-            said = ""
-        line = next(iter(str(said).strip().splitlines()), "")[:300]
-        if self._key:
-            line = line.replace(self._key, "***")
-        return f"HTTP {reply.status}{': ' if line else ''}{line}"
+            listed = json.loads(await self._http.peek("/lora-adapters"))
+            return tuple(int(entry["id"]) for entry in listed)
+        except (ValueError, LookupError, TypeError):
+            return ()
 
 
-def _key() -> tuple[str, str]:
-    """Return the key of the servers, and the name of its environment variable."""
-    for name in KEYS:
-        if value := os.environ.get(name, "").strip():
-            return value, name
-    return "", ""
-
-
-def _proxy(url: str) -> str | None:
-    """Return the proxy from the environment; aiohttp's own lookup would also read ~/.netrc."""
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
-
-
-def _root(url: str) -> str:
-    """Return the address without ``/v1``, for vLLM's endpoints outside OpenAI's API."""
-    return url.removesuffix("/v1")
+def _completion(choice: Mapping[str, Any], written: int | None) -> Completion:
+    """Read a choice; what is missing or of another type raises an error."""
+    ids = choice.get("token_ids")
+    text = choice["text"].encode(errors="replace").decode()  # half a surrogate cannot be stored
+    likely = ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0]
+    return Completion(
+        text,
+        None if ids is None else [int(token) for token in ids],
+        choice["finish_reason"] == "length",
+        int(written or 0) if ids is None else len(ids),
+        {int(name.removeprefix("token_id:")): float(likely[name]) for name in likely},
+    )
 
 
 def _is_same(name: str, other: str) -> bool:
     return name == other or (
         Path(name).exists() and os.path.realpath(name) == os.path.realpath(other)
     )
-
-
-def _reason(error: aiohttp.ClientError) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
-        text = os.strerror(number) if number > 0 else str(error.os_error)
-        return f"cannot connect: {text}"
-    return first_line(error)
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    """Parse Retry-After: seconds, or a date."""
-    text = headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None

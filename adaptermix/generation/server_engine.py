@@ -8,7 +8,6 @@ given up.
 
 import asyncio
 import secrets
-import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,13 +31,23 @@ from adaptermix.generation.engine import (
     compose_queues,
     read_answer,
 )
-from adaptermix.generation.server_client import BusyError, Served, Server, pause, shared_folder
+from adaptermix.generation.server_client import (
+    PROMPT_HINT,
+    Completion,
+    Served,
+    Server,
+    pause,
+    shared_folder,
+    unbearable,
+)
+from adaptermix.generation.server_http import BusyError
 from adaptermix.settings.shared import EngineSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
+_KEEP = 0.5  # seconds until an answer is stored, so that a kill does not lose it
 _GOODBYE = 10.0  # seconds to unload adapters at the end
 # A server's defaults come from the model's generation config; a request overrides them.
 _GREEDY = {
@@ -46,8 +55,10 @@ _GREEDY = {
     "top_p": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
 }
-_GREEDY_IN_VLLM = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_GREEDY_IN_VLLM = {"top_k": 0, "min_p": 0.0}
+_GREEDY_IN_LLAMA_CPP = {"samplers": ["temperature"]}  # no penalties, whatever it was started with
 _BESIDE = 256  # maximum tokens decoded beside the base model, to see whether that changes it
 _STOPS = 4  # maximum number of stop texts in OpenAI's API
 
@@ -189,14 +200,21 @@ class ServerGenerator:
         for task in lanes:
             task.add_done_callback(lambda _: ready.put_nowait(None))
         answers: dict[int, Generated] = {}
-        told = time.monotonic()
+        missing = len(order)
         try:
-            for _ in order:
-                index, answer = await self._next(ready, lanes)
-                answers[index] = answer
-                if time.monotonic() - told > 0.5:
+            while missing:
+                try:
+                    async with asyncio.timeout(_KEEP) as waiting_time:
+                        while missing:
+                            index, answer = await self._next(ready, lanes)
+                            answers[index] = answer
+                            missing -= 1
+                except TimeoutError:
+                    if not waiting_time.expired():
+                        raise
+                if answers:
                     on_answers(answers)
-                    answers, told = {}, time.monotonic()
+                    answers = {}
         finally:
             if answers:
                 on_answers(answers)
@@ -256,21 +274,22 @@ class ServerGenerator:
             "model": self._model(lane, request.adapter),
             "prompt": request.prompt_ids,
             "max_tokens": self.settings.max_new_tokens,
+            "stop_token_ids": self.stop_ids,
             **_GREEDY,
         }
         if lane.served.is_vllm:
-            body |= _GREEDY_IN_VLLM | {"stop_token_ids": self.stop_ids, "return_token_ids": True}
+            body |= _GREEDY_IN_VLLM | {"return_token_ids": True}
         elif texts := self._stop_texts():
             body["stop"] = texts
+        if lane.served.software == "llamacpp":
+            body |= _GREEDY_IN_LLAMA_CPP
+            body["lora"] = [{"id": number, "scale": 0.0} for number in lane.served.preset]
         source = lane.served.source(self.settings.server_label)
-        choice = await lane.server.complete(body)
-        if choice.get("token_ids") is not None:
-            answer = read_answer(list(choice["token_ids"]), self.stop_ids, self.tokenizer)
+        found = await lane.server.complete(body)
+        if found.token_ids is not None:
+            answer = read_answer(found.token_ids, self.stop_ids, self.tokenizer)
             return Generated(answer.text, answer.is_truncated, answer.tokens, source)
-        tokens = choice["usage"].get("completion_tokens") or 0
-        return Generated(
-            str(choice.get("text") or ""), choice.get("finish_reason") == "length", tokens, source
-        )
+        return Generated(found.text, found.is_cut, found.tokens, source)
 
     def _stop_texts(self) -> list[str]:
         """Return the texts of the stop tokens, for servers that do not accept stop IDs."""
@@ -294,14 +313,11 @@ class ServerGenerator:
     async def _recover(self, lane: _Lane) -> None:
         """Wait for a server and prepare it again, or give it up."""
         while lane.trouble is not None:
-            wait = pause(lane.trouble, lane.failures)
             if lane.failures >= server_client.TRIES:
                 return self._give_up(lane, lane.trouble.reason)
-            if wait > self.settings.server_timeout:
-                return self._give_up(
-                    lane, f"it asks for a wait of {wait:,.0f} s, longer than --server-timeout"
-                )
-            await asyncio.sleep(wait)
+            if reason := unbearable(lane.trouble, self.settings):
+                return self._give_up(lane, reason)
+            await asyncio.sleep(pause(lane.trouble, lane.failures))
             try:
                 await self._look_again(lane)
                 await self._prepare(lane)
@@ -322,14 +338,19 @@ class ServerGenerator:
         lane = self._lanes[-1]
         others = len(self._lanes) - 1
         also = f"; {others} more failed" if others else ""
+        is_begun = any(lane.answered for lane in self._lanes)
         return ResourceError(
             f"all servers failed: {lane.server.url}: {lane.lost}{also}",
-            hint="the answers so far are cached; run the same command again to continue",
+            hint="the answers so far are cached; run the same command again to continue"
+            if is_begun
+            else PROMPT_HINT,
         )
 
     async def _look_again(self, lane: _Lane) -> None:
         """Query a server's state after a failure, because it may have been restarted."""
         lane.served = await lane.server.look()
+        if self._adapters:
+            lane.served.check_loading()
         names = await lane.server.models()
         lane.loaded = [adapter for adapter in lane.loaded if self._name(adapter) in names]
         lane.checked &= set(lane.loaded)
@@ -403,9 +424,10 @@ class ServerGenerator:
 
         async def one(system: Path | None, ids: list[int]) -> dict[int, float]:
             wanted = {"max_tokens": 1, "logprobs": 5, "return_tokens_as_token_ids": True}
-            choice = await self._ask(lane, system, ids, wanted)
-            likely: Mapping[str, float] = choice["logprobs"]["top_logprobs"][0]
-            return {int(name.removeprefix("token_id:")): likely[name] for name in likely}
+            found = await self._ask(lane, system, ids, wanted)
+            if not found.likely:
+                raise BusyError("its answer has no log probabilities", is_answer=True)
+            return found.likely
 
         return [
             list(await asyncio.gather(*(one(system, ids) for ids in self._canaries)))
@@ -414,7 +436,7 @@ class ServerGenerator:
 
     async def _ask(
         self, lane: _Lane, system: Path | None, ids: list[int], wanted: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    ) -> Completion:
         """Query vLLM without its prefix cache, so that all prompts are computed alike."""
         body = {
             "model": self._model(lane, system),

@@ -11,15 +11,16 @@ from helpers.evaluation import eval_settings
 from pydantic import ValidationError
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.generation import server_client
-from adaptermix.generation.server_client import BusyError, look_at_servers, pause, shared_folder
+from adaptermix.generation import server_client, server_http
+from adaptermix.generation.server_client import look_at_servers, pause, shared_folder
+from adaptermix.generation.server_http import BusyError
 
 SECRET = "sk-very-secret-4711"
 
 
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch):
-    for name in server_client.KEYS:
+    for name in server_http.KEYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(server_client, "PAUSE", 0.01)
 
@@ -96,6 +97,8 @@ def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypatch):
         ((404, {}, "{}"), "no OpenAI API at this address .*HTTP 404"),
         ((200, {}, "<html>"), "no OpenAI API at this address .*HTTP 200"),
         ((200, {}, '{"data": []}'), "no OpenAI API at this address"),
+        ((200, {}, '{"data": ["base"]}'), "no OpenAI API at this address"),
+        ((200, {}, '{"data": [{"id": null}]}'), "no OpenAI API at this address"),
         ((307, {"Location": "http://elsewhere"}, ""), "redirects to http://elsewhere"),
     ],
 )
@@ -125,13 +128,33 @@ def test_a_busy_server_is_waited_for(monkeypatch):
     assert waits == [7.0]
 
 
+def test_a_server_that_asks_for_a_long_wait_is_not_waited_for():
+    page = (503, {"Retry-After": "86400"}, "")
+    complaint = pytest.raises(ResourceError, match="asks for a wait of 86,400 s")
+    with completions_server(page=page) as site, complaint:
+        look(site)
+
+
+@pytest.mark.parametrize(
+    "page", [(401, {}, ""), (403, {}, ""), (302, {"Location": "http://login"}, "")]
+)
+def test_pages_beside_the_api_may_be_closed(page):
+    """A gateway in front of vLLM lets its metrics, version and adapters not through."""
+    closed = dict.fromkeys(("/metrics", "/version", "/load_lora_adapter"), page)
+    with completions_server(pages=closed) as site:
+        (served,) = look(site)
+        assert (served.software, served.started) == ("vllm of unknown version", "")
+        with pytest.raises(ResourceError, match="cannot load adapters"):
+            look(site, has_adapters=True)
+
+
 def test_waits_double_unless_the_server_says_how_long():
     assert [pause(BusyError(""), n) for n in (1, 2, 3)] == [0.01, 0.02, 0.04]
     assert pause(BusyError("", 30.0), 5) == 30.0
     date = formatdate(time.time() + 100, usegmt=True)
-    assert 98 < server_client._wait({"Retry-After": date}) <= 100
-    assert server_client._wait({}) is None
-    assert server_client._wait({"Retry-After": "soon"}) is None
+    assert 98 < server_http._wait({"Retry-After": date}) <= 100
+    assert server_http._wait({}) is None
+    assert server_http._wait({"Retry-After": "soon"}) is None
 
 
 @pytest.mark.parametrize(

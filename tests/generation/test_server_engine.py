@@ -1,5 +1,7 @@
 """One queue for several servers: retries, losses, adapters, and the cache."""
 
+import re
+
 import pytest
 from helpers.adapters import peft_adapter
 from helpers.completions import answer_ids, completions_server
@@ -10,7 +12,7 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.evaluation.evaluate import plan
-from adaptermix.generation import server_client
+from adaptermix.generation import server_client, server_http
 from adaptermix.generation.adapter_effect import IgnoredAdapterError
 from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Limits, Request, read_answer
@@ -26,7 +28,7 @@ BASE = [Request(ids, None) for ids in PROMPTS]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    for name in server_client.KEYS:
+    for name in server_http.KEYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(server_client, "PAUSE", 0.01)
     monkeypatch.setattr(server_client, "TRIES", 3)
@@ -121,8 +123,21 @@ def test_another_software_answers_in_text(connect):
     assert first.text == f"text {answer_ids('base', PROMPTS[0])}"
     assert not first.is_truncated
     assert first.tokens == len(answer_ids("base", PROMPTS[0]))
-    assert site.bodies[0]["stop"] == ["<|end|>"]
-    assert "stop_token_ids" not in site.bodies[0]
+    (body, *_) = site.bodies
+    assert (body["stop"], body["stop_token_ids"]) == (["<|end|>"], [1])
+    assert body["repetition_penalty"] == 1.0
+    assert "top_k" not in body
+
+
+def test_llama_cpp_answers_without_its_penalties_and_the_adapters_it_was_started_with(connect):
+    pages = {"/lora-adapters": (200, {}, '[{"id": 3, "path": "a.gguf", "scale": 1.0}]')}
+    with completions_server(software="llamacpp", pages=pages) as site:
+        answers_of(connect(site), BASE[:1])
+        site.pages.clear()
+        answers_of(connect(site), BASE[:1])
+    started, plain = site.bodies
+    assert (started["lora"], plain["lora"]) == ([{"id": 3, "scale": 0.0}], [])
+    assert started["samplers"] == ["temperature"]
 
 
 def test_adapters_are_loaded_before_prompts_named_by_content_and_unloaded(connect, staged):
@@ -266,6 +281,93 @@ def test_an_adapter_that_cannot_be_loaded_stops_before_the_first_prompt(
         assert other.url in error.value.message
         assert hint in error.value.hint
         assert "prompt" not in one.events + other.events
+
+
+def changed(choice=None, **usage):
+    """Return a function that changes the choice and the usage of an answer."""
+
+    def change(answer):
+        found = answer["choices"][0] | (choice or {})
+        return answer | {"choices": [found], "usage": answer["usage"] | usage}
+
+    return change
+
+
+def test_an_answer_that_a_server_broke_off_is_asked_for_again(connect):
+    """vLLM ends the answers under way with ``abort`` when it is stopped."""
+    broken = [True] * 3
+
+    def abort(answer):
+        return changed({"finish_reason": "abort"})(answer) if broken and broken.pop() else answer
+
+    with completions_server(bend=abort) as site:
+        engine = connect(site)
+        assert answers_of(engine, BASE) == expected(engine, BASE)
+        assert sum(site.answered.values()) == len(BASE) + 3
+
+
+@pytest.mark.parametrize(
+    ("bend", "complaint"),
+    [
+        (changed(prompt_tokens=3), "read 3 tokens of a prompt of 5"),
+        (
+            changed({"finish_reason": "length", "token_ids": None}, completion_tokens=3),
+            "stopped an answer after 3 of 8 tokens",
+        ),
+        (changed({"finish_reason": "content_filter"}), r"broke off an answer \(content_filter\)"),
+        (lambda a: {"error": {"message": "no GPU"}}, "not a completion: HTTP 200: no GPU"),
+        (lambda a: a | {"choices": a["choices"] * 2}, "not a completion$"),
+        (lambda a: a | {"choices": [{"message": {"content": "x"}}]}, "not a completion$"),
+        (lambda a: a | {"choices": []}, "not a completion$"),
+        (lambda a: a | {"usage": "none"}, "not a completion$"),
+        (changed({"token_ids": 7}), "not a completion$"),
+        (changed({"token_ids": ["a"]}), "not a completion$"),
+        (changed({"text": None}), "not a completion$"),
+        (lambda a: "data: {}", "not a completion$"),
+    ],
+    ids="read cut filter error two chat none usage number letter null stream".split(),
+)
+def test_a_wrong_answer_is_one_line(connect, bend, complaint):
+    with completions_server(bend=bend) as site, pytest.raises(ResourceError) as error:
+        answers_of(connect(site), BASE[:1])
+    assert re.search(complaint, error.value.message)
+    assert "token" in error.value.hint
+
+
+def test_an_answer_is_stored_while_others_take_long(connect):
+    """A kill then loses none of the answers that have arrived."""
+    stored = []
+    with completions_server(troubles=["slow", None, None, None]) as site:
+        engine = connect(site)
+        engine.generate(BASE[:4], lambda answers: stored.append(list(answers)))
+    assert [len(part) for part in stored] == [3, 1]
+
+
+def test_half_of_a_character_does_not_stop_the_run(connect):
+    text = changed({"text": "a \ud83d", "token_ids": None})
+    with completions_server(bend=text) as site:
+        (answer,) = answers_of(connect(site), BASE[:1])
+    assert answer.text == "a ?"
+
+
+@pytest.mark.parametrize(
+    "likely", [None, {"top_logprobs": []}, {"top_logprobs": [{"a": 1}]}], ids=["no", "0", "text"]
+)
+def test_a_server_without_log_probabilities_is_one_line(connect, staged, likely):
+    complaint = pytest.raises(ResourceError, match="not a completion|no log probabilities")
+    bend = changed({"logprobs": likely})
+    with completions_server(bend=bend) as site, complaint:
+        answers_of(connect(site), [Request(PROMPTS[0], staged[0])])
+
+
+def test_a_server_that_was_started_anew_without_adapters_is_lost(connect, staged):
+    requests = [Request(ids, staged[0]) for ids in PROMPTS]
+    with completions_server() as site, pytest.raises(ResourceError, match="cannot load adapters"):
+        engine = connect(site)
+        answers_of(engine, requests[:3])
+        site.adapters.clear()
+        site.loads = False
+        answers_of(engine, requests)
 
 
 def test_a_prompt_that_is_refused_ends_the_run(connect):

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,6 +26,9 @@ class Completions:
         ignores: Whether adapters change nothing.
         mixes: Whether the base answers with the adapter that was loaded last.
         refuses: What loading an adapter gets: a status and a message.
+        page: What every request gets: a status, headers and a text.
+        pages: The same by path, such as ``/metrics``.
+        bend: Changes an answer before it is sent.
         adapters: Path of each adapter by name.
         answered: How often each prompt was answered, by model and prompt.
         bodies: Bodies of all completions.
@@ -44,6 +47,8 @@ class Completions:
     mixes: bool = False
     refuses: tuple[int, str] | None = None
     page: tuple[int, dict, str] | None = None
+    pages: dict[str, tuple[int, dict, str]] = field(default_factory=dict)
+    bend: Callable[[dict], object] | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     answered: Counter = field(default_factory=Counter)
     bodies: list[dict] = field(default_factory=list)
@@ -87,6 +92,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if me.page is not None:
             return self.say(me.page[0], me.page[2], me.page[1])
         path = self.path.removeprefix("/v1")
+        if path in me.pages:
+            return self.say(me.pages[path][0], me.pages[path][2], me.pages[path][1])
         names = {
             "/models": self.models,
             "/completions": self.completions,
@@ -148,19 +155,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if body.get("return_token_ids") and me.software == "vllm":
             choice["token_ids"] = ids
         me.answered[asked, tuple(body["prompt"])] += 1
-        self.say(200, {"choices": [choice], "usage": {"completion_tokens": len(ids)}})
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
+        answer = {"choices": [choice], "usage": usage}
+        self.say(200, me.bend(answer) if me.bend else answer)
 
     def look(self, model, body):
         """Answer what is asked to see whether adapters act."""
         me = self.server_side
         if body.get("ignore_eos"):  # decoded beside others, for as long as it takes
             time.sleep(0.3)
-            return self.say(200, {"choices": [{"text": ""}]})
+            return self.say(200, {"choices": [{"text": "", "finish_reason": "length"}]})
         if me.ignores:
             model = me.model
         first = answer_ids(model, body["prompt"])[0]
         likely = {f"token_id:{first + n}": -0.5 - n for n in range(5)}
-        self.say(200, {"choices": [{"text": "", "logprobs": {"top_logprobs": [likely]}}]})
+        choice = {"text": "", "finish_reason": "length", "logprobs": {"top_logprobs": [likely]}}
+        answer = {"choices": [choice], "usage": {}}
+        self.say(200, me.bend(answer) if me.bend else answer)
 
     def say(self, status, content, headers=None):
         text = content if isinstance(content, str) else json.dumps(content)
