@@ -29,7 +29,7 @@ def plan_mlx(source: Source) -> Plan:
     """Determine the modules' names in mlx-lm, and their common rank and scale.
 
     Raises:
-        ArtifactError: A module is neither in a decoder block nor the LM head.
+        ArtifactError: A module is neither in a decoder block nor an LM head of its own.
     """
     names = {module: _name(source, module) for module in source.adapter.modules}
     specs = source.specs.values()
@@ -52,6 +52,11 @@ def _name(source: Source, module: str) -> str:
     rest = core(module)
     outer = "language_model." if has_modes(module) else ""
     if rest == "lm_head":
+        if source.tied:
+            raise ArtifactError(
+                f"{source.adapter.path}: {module} does not exist in mlx-lm's model of "
+                f"{source.base}, because its input and output embeddings are tied"
+            )
         return outer + rest
     if not _IN_BLOCK.fullmatch(rest):
         raise ArtifactError(

@@ -1,6 +1,7 @@
 """A folder of mlx-lm, read back as mlx-lm multiplies it: scale * lora_a @ lora_b."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.numpy import load_file
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.inspection import inspect
+from adaptermix.errors import ArtifactError
 from adaptermix.export.export import export
 from adaptermix.settings.export import ExportSettings
 from adaptermix.settings.reports import InspectSettings
@@ -73,3 +75,18 @@ def test_modules_of_models_of_several_modes_keep_their_names(tmp_path, model_dir
     export([tmp_path / "adapter"], settings)
     names = load_file(tmp_path / "out" / "adapters.safetensors")
     assert "language_model.model.layers.0.self_attn.q_proj.lora_a" in names
+
+
+def test_a_tied_head_is_refused(tmp_path, model_dir):
+    """mlx-lm has no such module, and loads no adapter with one."""
+    peft_adapter(model_dir, tmp_path / "adapter", target_modules=["lm_head", "q_proj"])
+    (tmp_path / "base").mkdir()
+    config = json.loads((model_dir / "config.json").read_text())
+    settings = ExportSettings(out=tmp_path / "out", model=str(tmp_path / "base"), **MLX)
+    for is_tied in (False, True):
+        text = json.dumps(config | {"tie_word_embeddings": is_tied})
+        (tmp_path / "base" / "config.json").write_text(text)
+        with pytest.raises(ArtifactError, match="tied") if is_tied else nullcontext():
+            export([tmp_path / "adapter"], settings, force=True)
+    names = load_file(tmp_path / "out" / "adapters.safetensors")
+    assert "lm_head.lora_a" in names
