@@ -4,6 +4,7 @@ The key comes from the environment. It does not appear in any message, nor does 
 proxy.
 """
 
+import asyncio
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from adaptermix.errors import AdaptermixError, ConfigError, ResourceError
 KEYS = ("ADAPTERMIX_SERVER_KEY", "OPENAI_API_KEY")
 _CONNECT = 10.0  # seconds to connect
 _ASK = 30.0  # seconds for requests other than decoding and loading
+_PULSE = 10.0  # seconds without an answer until the server is looked for
 _LONGEST = 300  # characters of a server's message
 _PROXY_HINT = "check http_proxy, https_proxy and no_proxy in the environment"
 _BUSY = (408, 425, 429)
@@ -93,10 +95,12 @@ class Connection:
         """
         self.url = url
         self._key, self._key_name = read_key()
+        proxy = _proxy(url)
+        self._has_proxy = proxy is not None
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
             connector=aiohttp.TCPConnector(limit=0),
-            proxy=_proxy(url),
+            proxy=proxy,
         )
 
     async def close(self) -> None:
@@ -145,6 +149,37 @@ class Connection:
         return reply.status in (200, 400, 422)
 
     async def _send(
+        self, method: str, address: str, body: Mapping[str, Any] | None, seconds: float
+    ) -> Reply:
+        """Send a request, and wait for the answer as long as the server accepts connections.
+
+        vLLM's server that is stopped leaves the requests under way open, without an answer.
+        """
+        request = asyncio.create_task(self._exchange(method, address, body, seconds))
+        try:
+            while not (await asyncio.wait({request}, timeout=_PULSE))[0]:
+                if not await self._is_listening():
+                    raise BusyError("it was stopped: it accepts no connections any more")
+            return request.result()
+        finally:
+            request.cancel()
+
+    async def _is_listening(self) -> bool:
+        """Whether the server accepts connections; also if that cannot be told."""
+        parts = urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if self._has_proxy:
+            return True
+        try:
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+        writer.close()
+        return True
+
+    async def _exchange(
         self, method: str, address: str, body: Mapping[str, Any] | None, seconds: float
     ) -> Reply:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT)

@@ -4,6 +4,8 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
+from contextlib import suppress
 
 import pytest
 from helpers.completions import completions_server
@@ -39,15 +41,16 @@ def failure_of(url):
     return error.value
 
 
-def listener(answer):
-    """Answer every connection on the loopback address with the same bytes."""
+def listener(answer, seconds=0):
+    """Answer every connection on the loopback address with the same bytes, after a while."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve():
         while True:
             connection, _ = listening.accept()
-            with connection:
+            with connection, suppress(OSError):
                 connection.recv(65536)
+                time.sleep(seconds)
                 connection.sendall(answer)
 
     threading.Thread(target=serve, daemon=True).start()
@@ -115,6 +118,29 @@ def test_a_server_without_tls_is_named():
 def test_what_is_no_http_server_is_named():
     failure = failure_of(f"http://127.0.0.1:{listener(b'SSH-2.0-OpenSSH_9.6')}/v1")
     assert failure.reason.startswith("its answer is not HTTP: Bad status line")
+
+
+def test_a_stopped_server_that_leaves_requests_open_is_noticed(monkeypatch):
+    """vLLM's server does so when it is told to stop."""
+    monkeypatch.setattr(server_http, "_PULSE", 0.05)
+    listening = socket.create_server(("127.0.0.1", 0))
+    held = []
+
+    def hold():
+        connection, _ = listening.accept()
+        held.append(connection)
+        listening.close()
+
+    threading.Thread(target=hold).start()
+    failure = failure_of(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+    held[0].close()
+    assert failure.reason == "it was stopped: it accepts no connections any more"
+
+
+def test_a_slow_answer_of_a_server_that_listens_is_waited_for(monkeypatch):
+    monkeypatch.setattr(server_http, "_PULSE", 0.01)
+    port = listener(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate", seconds=0.1)
+    assert ask(f"http://127.0.0.1:{port}/v1").text == "late"
 
 
 @pytest.mark.parametrize("proxy", ["me:hunter2@127.0.0.1:{}", "http://me:hunter2@127.0.0.1:{}"])
