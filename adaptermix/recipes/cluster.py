@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, first_line, require_extra
 from adaptermix.progress import OnProgress, Progress
 from adaptermix.recipes.step import Step
@@ -24,6 +26,7 @@ from adaptermix.settings.shared import Settings
 
 ATTEMPTS = 3  # of a step whose worker was lost
 _LOOK = 0.3  # seconds between two polls
+_ORPHANED = 120.0  # seconds to wait for a step of a killed run; Ray ends it within half a minute
 _PASSED_ON = ("ADAPTERMIX_CACHE", "HF_HUB_OFFLINE", "PYTHONPATH")  # never keys or tokens
 
 
@@ -237,8 +240,11 @@ def _check_reachable(address: str) -> None:
 
 
 def _unreachable(address: str, error: Exception) -> ResourceError:
+    lines = str(error).strip().splitlines()
+    is_title = len(lines) > 1 and lines[0].rstrip().endswith(":")  # the reason comes last
+    why = f"{lines[0].rstrip()} {lines[-1].strip()}" if is_title else first_line(error)
     return ResourceError(
-        f"--on {address}: no connection to a Ray cluster: {first_line(error)}",
+        f"--on {address}: no connection to a Ray cluster: {why}",
         hint="start one with `ray start --head`, or use --on ray without RAY_ADDRESS to use this "
         "machine",
     )
@@ -279,6 +285,30 @@ def _perform(
             inbox.put.remote(step.name, progress)
 
     try:
-        return perform(step, settings, on_progress)
+        with _alone_in(step):
+            return perform(step, settings, on_progress)
     except AdaptermixError as error:
         return error
+
+
+@contextmanager
+def _alone_in(step: Step) -> Iterator[None]:
+    """Wait until no worker of a killed run performs the same step.
+
+    If a driver of ``ray://`` is killed, Ray lets its workers go on for a while.
+
+    Raises:
+        ResourceError: One still does after a long time.
+    """
+    lock = FileLock(step.out.with_name(f".{step.out.name}.lock"), timeout=_ORPHANED)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ResourceError(
+            f"another worker still writes {step.out}", hint="stop it, and run the recipe again"
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

@@ -85,12 +85,13 @@ def run(
     forced = forced_steps(chosen, only, force)
     with alone_in(recipe.out):
         state = State(recipe.out)
-        check_steps(chosen, statuses_of(chosen, state, forced))
+        statuses = statuses_of(chosen, state, forced)
+        check_steps(chosen, statuses)
         work = _Run(chosen, state, watcher or Unwatched(), forced, force)
         if on is None:
             work.in_turn()
         else:
-            work.at_once(address)
+            work.at_once(address, [s for s in chosen.steps if statuses[s.name] == "to do"])
         reports = [
             state.report(step, "done before" if step.name in work.skipped else "done")
             for step in chosen.steps
@@ -136,16 +137,25 @@ class _Run:
             del done
             _free_memory()
 
-    def at_once(self, address: str | None) -> None:
+    def at_once(self, address: str | None, certain: Sequence[Step]) -> None:
         """Run the steps on a cluster, each as soon as its needs are done.
 
         After an error, no further step starts, and the running ones are allowed to finish.
+
+        Args:
+            address: Address of the cluster; None for the one of the environment or a new one.
+            certain: The steps that are known to run.
         """
         waiting = list(self.recipe.steps)
         failed: AdaptermixError | None = None
         with connected(address) as cluster, self.watcher.together() as board:
+            for step in certain:
+                cluster.check(step)
             while (waiting and not failed) or cluster.is_busy:
-                waiting = waiting if failed else self._submit_ready(waiting, cluster, board)
+                try:
+                    waiting = [] if failed else self._submit_ready(waiting, cluster, board)
+                except AdaptermixError as error:
+                    failed = error
                 for step, outcome in cluster.wait(board):
                     if isinstance(outcome, Done):
                         self._finish(step, outcome)

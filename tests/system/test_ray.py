@@ -157,6 +157,8 @@ def test_a_cluster_that_is_not_there_and_room_that_is_not_there(project, tmp_pat
     with pytest.raises(ResourceError, match="no connection to a Ray cluster"):
         run(read_recipe(Path("recipe.toml")), on="ray")
     monkeypatch.delenv("RAY_ADDRESS")
-    (folder / "recipe.toml").write_text("gpus = 64\n" + (folder / "recipe.toml").read_text())
-    with pytest.raises(ConfigError, match=r"\[task\] it requests gpus = 64 \(the largest"):
+    text = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(text.replace('memory = "10MB"', "gpus = 64"))
+    with pytest.raises(ConfigError, match=r"\[align\] it requests gpus = 64 \(the largest"):
         run(read_recipe(Path("recipe.toml")), on="ray")
+    assert not (folder / "runs" / "recipe" / "steps.json").exists(), "before the first step"
