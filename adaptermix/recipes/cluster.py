@@ -87,6 +87,7 @@ class Cluster:
         variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         # Ray gives a task one thread, but sums round differently with another number of threads.
         variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+        ray_errors = (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError)
         try:
             ray.init(
                 address="local" if self.is_own else address or "auto",
@@ -95,7 +96,7 @@ class Cluster:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except ray_errors as error:
             raise _unreachable(address or "ray", error) from error
         self._ray: Any = ray
         # Every step gets its own process, which frees the step's memory when it exits.
@@ -123,11 +124,12 @@ class Cluster:
         if any(all(node.get(k, 0) >= v for k, v in named.items()) for node in nodes):
             return None
         key = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in named}
         lacking = [
-            f"{key[name]} = {value:g} (the largest machine has "
-            f"{max((node.get(name, 0) for node in nodes), default=0):g})"
+            f"{key[name]} = {_amount(name, value)} (the largest machine has "
+            f"{_amount(name, most[name])})"
             for name, value in named.items()
-            if not any(node.get(name, 0) >= value for node in nodes)
+            if most[name] < value
         ]
         what = f"it requests {', '.join(lacking) or 'more than one machine has'}"
         if self.is_own:
@@ -224,6 +226,10 @@ def address_of(on: str) -> str | None:
     raise ConfigError(f"--on {on}: write --on ray, or --on ray://HOST:PORT for a cluster")
 
 
+def _amount(name: str, value: float) -> str:
+    return f"{value / 1e9:.3g}GB" if name == "memory" else f"{value:g}"
+
+
 def _check_reachable(address: str) -> None:
     """Try to connect first, because Ray itself retries for minutes.
 
@@ -243,9 +249,13 @@ def _unreachable(address: str, error: Exception) -> ResourceError:
     lines = str(error).strip().splitlines()
     is_title = len(lines) > 1 and lines[0].rstrip().endswith(":")  # the reason comes last
     why = f"{lines[0].rstrip()} {lines[-1].strip()}" if is_title else first_line(error)
+    # `ray start` protects a cluster with a token if the account has one, but a client has to ask.
+    has_token = "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file()
+    token = "set RAY_AUTH_MODE=token if the cluster asks for Ray's token; else "
     return ResourceError(
         f"--on {address}: no connection to a Ray cluster: {why}",
-        hint="start one with `ray start --head`, or use --on ray without RAY_ADDRESS to use this "
+        hint=(token if has_token and "RAY_AUTH_MODE" not in os.environ else "")
+        + "start one with `ray start --head`, or use --on ray without RAY_ADDRESS to use this "
         "machine",
     )
 

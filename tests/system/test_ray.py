@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -154,11 +155,20 @@ def test_a_cluster_that_is_not_there_and_room_that_is_not_there(project, tmp_pat
     with pytest.raises(ConfigError, match="--on slurm: write --on ray"):
         run(read_recipe(Path("recipe.toml")), on="slurm")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ResourceError, match="no connection to a Ray cluster"):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret-of-ray")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ResourceError, match="no connection to a Ray cluster") as refused:
         run(read_recipe(Path("recipe.toml")), on="ray")
+    assert refused.value.hint.startswith("set RAY_AUTH_MODE=token if the cluster asks")
+    assert "secret-of-ray" not in refused.value.hint
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.delenv("RAY_ADDRESS")
     text = (folder / "recipe.toml").read_text()
-    (folder / "recipe.toml").write_text(text.replace('memory = "10MB"', "gpus = 64"))
-    with pytest.raises(ConfigError, match=r"\[align\] it requests gpus = 64 \(the largest"):
+    asked = 'gpus = 64\nmemory = "900TB"'
+    (folder / "recipe.toml").write_text(text.replace('memory = "10MB"', asked))
+    with pytest.raises(
+        ConfigError, match=r"\[align\] it requests gpus = 64 \(the largest"
+    ) as error:
         run(read_recipe(Path("recipe.toml")), on="ray")
+    assert re.search(r"memory = 9e\+05GB \(the largest machine has [\d.]+GB\)", str(error.value))
     assert not (folder / "runs" / "recipe" / "steps.json").exists(), "before the first step"
