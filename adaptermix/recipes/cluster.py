@@ -227,7 +227,7 @@ def address_of(on: str) -> str | None:
 
 
 def _amount(name: str, value: float) -> str:
-    return f"{value / 1e9:.3g}GB" if name == "memory" else f"{value:g}"
+    return f"{value / 1e9:,.1f} GB" if name == "memory" else f"{value:g}"
 
 
 def _check_reachable(address: str) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 from helpers.corpus import write_corpus
 
 from adaptermix.errors import ConfigError, ResourceError
+from adaptermix.recipes import cluster
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
 
@@ -71,13 +73,13 @@ def project(tmp_path_factory, model_dir):
 @pytest.fixture(scope="module")
 def address():
     """Two machines of one core each; the driver's own has none."""
-    cluster = cluster_utils.Cluster(
+    machines = cluster_utils.Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
     for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    yield cluster.address
-    cluster.shutdown()
+        machines.add_node(num_cpus=1)
+    yield machines.address
+    machines.shutdown()
 
 
 def left(out):
@@ -148,6 +150,22 @@ def test_what_stops_a_step_is_told_with_its_line_and_others_end(
     assert not (out / "test").exists()
 
 
+def test_a_step_waits_until_the_worker_of_a_killed_run_has_left_it(project, monkeypatch):
+    """Ray lets the workers of a killed ``ray://`` driver go on for half a minute."""
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(cluster, "_ORPHANED", 0.05)
+    step = read_recipe(Path("recipe.toml")).steps[0]
+    step.out.parent.mkdir(parents=True)
+    lock = step.out.with_name(f".{step.out.name}.lock")
+    complaint = pytest.raises(ResourceError, match=f"another worker still writes {step.out}")
+    with FileLock(lock), complaint, cluster._alone_in(step):
+        pass
+    with cluster._alone_in(step):
+        assert lock.exists()
+    assert not lock.exists()
+    shutil.rmtree(step.out.parent)
+
+
 def test_a_cluster_that_is_not_there_and_room_that_is_not_there(project, tmp_path, monkeypatch):
     folder = shutil.copytree(project, tmp_path / "project")
     monkeypatch.chdir(folder)
@@ -170,5 +188,7 @@ def test_a_cluster_that_is_not_there_and_room_that_is_not_there(project, tmp_pat
         ConfigError, match=r"\[align\] it requests gpus = 64 \(the largest"
     ) as error:
         run(read_recipe(Path("recipe.toml")), on="ray")
-    assert re.search(r"memory = 9e\+05GB \(the largest machine has [\d.]+GB\)", str(error.value))
+    assert re.search(
+        r"memory = 900,000.0 GB \(the largest machine has [\d.,]+ GB\)", str(error.value)
+    )
     assert not (folder / "runs" / "recipe" / "steps.json").exists(), "before the first step"
