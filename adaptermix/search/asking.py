@@ -190,4 +190,8 @@ def ask_dev_data(settings: SearchSettings, systems: Systems, adapters: int, rank
     check_engine(settings, systems.folder, list(systems.adapters.values()))
     asked = HarnessQuestions(settings, systems, is_dev=True)
     asked.notes += systems.tokenizer_notes()
+    keys = asked.task.metrics[0].keys
+    if len(set(keys.values())) > 1:
+        told = (f"{key.partition(',')[0]} of {name}" for name, key in keys.items())
+        asked.notes.append(f"the score is the average of {', '.join(told)}")
     return asked

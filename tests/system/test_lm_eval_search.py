@@ -189,7 +189,10 @@ def test_the_record_is_that_of_every_search(place, searched):
     assert all(c["score"]["low"] <= c["score"]["value"] for c in record["candidates"])
     assert len({c["score"]["value"] for c in record["candidates"]}) > 1
     note = "the dev data of dev_answer is its split 'train'; eval scores it on 'test'"
-    assert note in searched.notes
+    assert searched.notes[:2] == [
+        note,
+        "the score is the average of acc of dev_choice, exact_match of dev_answer",
+    ]
 
 
 def test_a_candidate_has_the_score_that_lm_eval_gives_its_merge(
