@@ -424,7 +424,9 @@ def test_reports_and_recipes_read_such_searches(place, tmp_path, known):
 
 
 def test_the_extra_of_lm_eval_is_needed(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("adaptermix.errors.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "adaptermix.errors.find_spec", lambda name: None if name == "lm_eval" else name
+    )
     with pytest.raises(ResourceError) as caught:
         COMMANDS["merge"].perform(Call(settings_in(place, tmp_path / "x"), adapters_in(place)))
     assert caught.value.hint == 'pip install "adaptermix[lm-eval]"'
