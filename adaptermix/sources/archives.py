@@ -1,5 +1,6 @@
 """Unpack untrusted archives: no paths outside the folder, no links, no archive bombs."""
 
+import lzma
 import re
 import stat
 import tarfile
@@ -17,6 +18,7 @@ from adaptermix.sources.source import Member
 
 _MOST_MEMBERS = 100_000
 _BLOCK = 1 << 20
+WEB_PAGE = "it is a web page"
 # Lines of IWSLT's files that describe a talk. Sentences may begin with "<" too.
 _TAG = re.compile(
     rb"\s*</?(doc|url|keywords|speaker|talkid|title|description|reviewer|translator)\b"
@@ -50,7 +52,8 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
     """Extract the wanted members of an archive to a folder.
 
     All members are checked, wanted or not. An archive with a link, a device or a path outside it
-    cannot be the published one, and is refused entirely.
+    cannot be the published one, and is refused entirely. Of members with the same path, the last
+    one counts, as in tar and zip programs.
 
     Args:
         archive: The archive.
@@ -64,7 +67,7 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
         DataError: The file is not an archive or damaged, has unsafe members, unpacks to too many
             bytes, or lacks a wanted member.
     """
-    written: list[str] = []
+    written: dict[str, None] = {}
     found: set[Member] = set()
     with _readable(archive):
         for entry in _entries(archive):
@@ -72,7 +75,7 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
                 if fnmatchcase(entry.path, member.inside):
                     local = _local(member, entry.path)
                     _write(entry.file, folder / local, member.is_tagged)
-                    written.append(local)
+                    written[local] = None
                     found.add(member)
     missing = [member for member in members if member not in found]
     if missing:
@@ -80,7 +83,7 @@ def unpack(archive: Archive, members: Sequence[Member], folder: Path) -> list[st
             f"{archive.name}: the archive does not contain {missing[0].inside}",
             hint="the data does not include this language, or the archive is a different version",
         )
-    return written
+    return [*written]
 
 
 def seems(path: Path) -> str:
@@ -89,7 +92,7 @@ def seems(path: Path) -> str:
         start = file.read(512).lstrip()
     if not start:
         return "it is empty"
-    return "it is a web page" if start.startswith(b"<") else "it is incomplete or damaged"
+    return WEB_PAGE if start.startswith(b"<") else "it is incomplete or damaged"
 
 
 def _local(member: Member, path: str) -> str:
@@ -179,8 +182,13 @@ def _readable(archive: Archive) -> Iterator[None]:
         zipfile.BadZipFile,
         EOFError,
         zlib.error,
+        lzma.LZMAError,
         NotImplementedError,
     ) as error:
+        raise _unreadable(archive, str(error)) from error
+    except OSError as error:
+        if error.errno is not None:  # of the file system, not of gzip or bzip2
+            raise
         raise _unreadable(archive, str(error)) from error
 
 

@@ -2,16 +2,17 @@
 
 import os
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import whole_output
 from adaptermix.progress import OnProgress, Progress, ignore
-from adaptermix.sources.archives import Archive, seems, unpack
+from adaptermix.sources.archives import WEB_PAGE, Archive, seems, unpack
 from adaptermix.sources.download import Download, MissingUpstreamError, Patience, download
 from adaptermix.sources.lock import LOCK_NAME, Lock, alone_in, read_lock
 from adaptermix.sources.report import FileReport, FileStatus, GetReport, RemoteReport, RemoteStatus
@@ -81,6 +82,9 @@ def get(
     remotes = order.source.remotes(order.names)
     if order.mirror is not None:
         _check_mirror(order, remotes)
+    for path in (path for remote in remotes for path in _files_of(order, remote)):
+        if path.is_dir():  # writing the file would replace it
+            raise DataError(f"{path}: a folder, not a file", hint="move it to another place")
     if dry_run or not _missing(order, remotes):
         return _report(order, remotes, read_lock(order.out), {})
     with alone_in(order.out) as work:
@@ -145,9 +149,7 @@ class _Getting:
             self.on_progress(Progress(stage, done // 1000, kilo, detail="kB"))
 
         limit = remote.size or _MOST
-        headers = _hub_headers() if place.startswith(f"{_hub()}/") else {}
-        hint = self.order.hint
-        wanted = Download(place, arrived, limit, headers, hint)
+        wanted = Download(place, arrived, limit, _headers(self.order, place), self.order.hint)
         download(wanted, tell, self.patience)
 
     def _check(self, remote: Remote, arrived: Path, place: str | Path) -> None:
@@ -175,9 +177,10 @@ class _Getting:
             )
 
     def _refused(self, arrived: Path, message: str) -> DataError:
+        what = seems(arrived)
         arrived.unlink()
         return DataError(
-            message,
+            f"{message}: {what}" if what == WEB_PAGE and what not in message else message,
             hint=f"it changed upstream or was damaged during the download; {self.order.hint}",
         )
 
@@ -254,24 +257,42 @@ def _address(source: Source, remote: Remote) -> str:
 
 def _hub() -> str:
     """Return the Hub's address, which HF_ENDPOINT can change."""
-    from huggingface_hub import constants
+    try:
+        from huggingface_hub import constants
+    except ValueError:  # it takes the address apart when it is imported
+        endpoint = os.environ.get("HF_ENDPOINT", "")
+    else:
+        endpoint = str(constants.ENDPOINT).rstrip("/")
+    if not _is_address(endpoint):
+        raise ConfigError(
+            f"HF_ENDPOINT={endpoint}: expected an http(s) address",
+            hint="unset HF_ENDPOINT, or name the address of a copy of the Hub",
+        )
+    return endpoint
 
-    return str(constants.ENDPOINT).rstrip("/")
 
-
-def _hub_headers() -> dict[str, str]:
+def _headers(order: Order, place: str) -> dict[str, str]:
+    """Return headers with the mirror's password or the Hub's token, for their servers only."""
+    account = urlsplit(order.mirror or "").netloc.rpartition("@")[0]
+    if account:
+        coded = b64encode(unquote(account).encode()).decode()
+        return {"Authorization": f"Basic {coded}"}
+    if not place.startswith(f"{_hub()}/"):
+        return {}
     from huggingface_hub.utils import build_hf_headers
 
     return dict(build_hf_headers(library_name="adaptermix"))
 
 
 def _place(order: Order, remote: Remote) -> str | Path:
-    """Return the URL or the local file to read."""
+    """Return the URL, without a password, or the local file to read."""
     if order.mirror is None:
         address = _address(order.source, remote)
         return _hub() + address.removeprefix(HUB) if address.startswith(HUB + "/") else address
     if _is_address(order.mirror):
-        return f"{order.mirror.rstrip('/')}/{remote.path}"
+        parts = urlsplit(order.mirror)
+        server = parts.netloc.rpartition("@")[2]
+        return f"{parts.scheme}://{server}{parts.path.rstrip('/')}/{remote.path}"
     copy = Path(order.mirror)
     name = remote.path.rpartition("/")[2]
     if copy.is_file() and (remote.other is None or copy.name == name):
@@ -289,9 +310,11 @@ def _place(order: Order, remote: Remote) -> str | Path:
 def _is_address(mirror: str) -> bool:
     try:
         parts = urlsplit(mirror)
-    except ValueError:  # such as an unclosed bracket
+        is_whole = parts.port is None or parts.port > 0
+    except ValueError:  # such as an unclosed bracket, or a port that is not a number
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    is_plain = mirror.isprintable() and " " not in mirror and not parts.query + parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and is_whole and is_plain
 
 
 def _check_mirror(order: Order, remotes: Sequence[Remote]) -> None:

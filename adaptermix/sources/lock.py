@@ -42,20 +42,23 @@ def read_lock(folder: Path) -> Lock:
         DataError: The file is not a valid record.
     """
     path = folder / LOCK_NAME
-    if not path.is_file():
+    if not path.exists():
         return Lock(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         tables = [content[name] for name in ("downloads", "files")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a record of downloads", hint="move it to another folder, or delete it"
-        ) from error
-    if not all(isinstance(entry, dict) for table in tables for entry in dict(table).values()):
-        raise DataError(
-            f"{path}: not a record of downloads", hint="move it to another folder, or delete it"
-        )
+        entries = [entry for table in tables for entry in table.values()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_record(path) from error
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise _no_record(path)
     return Lock(path, *tables)
+
+
+def _no_record(path: Path) -> DataError:
+    return DataError(
+        f"{path}: not a record of downloads", hint="move it to another folder, or delete it"
+    )
 
 
 @contextmanager
@@ -63,7 +66,8 @@ def alone_in(folder: Path) -> Iterator[Path]:
     """Lock a folder of data, and return its hidden folder for unfinished downloads.
 
     Raises:
-        ResourceError: The folder cannot be created or written to, or its disk is full.
+        ResourceError: The folder cannot be created or written to, its disk is full, or a folder
+            is in the place of an unfinished download.
     """
     from filelock import FileLock
 
@@ -71,13 +75,19 @@ def alone_in(folder: Path) -> Iterator[Path]:
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"{folder}: cannot be written to: {error.strerror}") from error
+        raise ResourceError(
+            f"{folder}: cannot be written to: {error.strerror}", hint="name another folder: -o"
+        ) from error
     lock = FileLock(work / ".lock")
     with suppress(OSError, NotImplementedError):  # file system without locks
         lock.acquire()
     try:
         yield work
     except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENOTDIR):  # a folder in the place of a file
+            raise ResourceError(
+                f"{error.filename}: {error.strerror}", hint=f"delete {work}, and run it again"
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ResourceError(

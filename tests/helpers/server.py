@@ -1,5 +1,6 @@
 """A server of files on the loopback address, which can be told to misbehave."""
 
+import gzip
 import http.server
 import threading
 import time
@@ -17,14 +18,18 @@ class Site:
         files: Content by path, without the first slash.
         troubles: By path, what the next requests get; after these, all is well. A number of bytes
             after which the connection is cut, ``("weak", bytes)`` the same with a weak tag,
-            ``("pause", bytes)`` and then nothing for long, ``stall`` a few bytes and then nothing,
-            ``silence``, ``http NNN``, or ``no ranges``.
+            ``("pause", bytes)`` and then nothing for long, ``("part", bytes)`` only a part of what
+            was asked for, ``stall`` a few bytes and then nothing, ``silence``, ``gzip`` compressed,
+            ``gzip file`` described as that,
+            ``http NNN``, ``http NNN SECONDS`` with the time to wait, or ``no ranges``.
         asked: Paths with the range that was asked for, in order.
+        accounts: The ``Authorization`` of each request.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     troubles: dict[str, list] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    accounts: list[str] = field(default_factory=list)
     address: str = ""
 
 
@@ -38,16 +43,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path = unquote(self.path.split("?")[0]).lstrip("/")
         self.site.asked.append((path, self.headers.get("Range", "")))
+        self.site.accounts.append(self.headers.get("Authorization", ""))
         waiting = self.site.troubles.get(path)
         trouble = waiting.pop(0) if waiting else None
         if isinstance(trouble, str) and trouble.startswith("http "):
-            return self.refuse(int(trouble.split()[1]))
+            return self.refuse(*map(int, trouble.split()[1:]))
         if path not in self.site.files:
             return self.refuse(404)
         self.answer(self.site.files[path], trouble)
 
-    def refuse(self, status):
+    def refuse(self, status, wait=None):
         self.send_response(status)
+        if wait is not None:
+            self.send_header("Retry-After", str(wait))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -57,9 +65,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         start = self.start_of(content, tag) if trouble != "no ranges" else 0
         if start is None:
             return self.refuse(416)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        is_part = isinstance(trouble, tuple) and trouble[0] == "part"
+        whole = len(content)
+        content = content[: start + trouble[1]] if is_part else content
+        self.send_response(206 if start or is_part else 200)
+        if start or is_part:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{whole}")
+        if trouble in ("gzip", "gzip file"):
+            self.send_header("Content-Encoding", "gzip")
+            content = gzip.compress(content) if trouble == "gzip" else content
         self.send_header("ETag", f"W/{tag}" if is_weak else tag)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
@@ -69,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(2)
             self.close_connection = True
             return
-        if isinstance(trouble, tuple):
+        if isinstance(trouble, tuple) and not is_part:
             self.wfile.write(content[start : start + trouble[1]])
             self.wfile.flush()
             time.sleep(0 if is_weak else 20)

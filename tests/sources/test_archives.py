@@ -127,6 +127,49 @@ def test_a_damaged_member_is_found_by_its_checksum(tmp_path):
         take(tmp_path, bytes(content))
 
 
+def test_of_members_with_one_path_the_last_counts(tmp_path):
+    content = tar_of(info("data/a.txt", size=3), info("data/a.txt", size=5))
+    assert take(tmp_path, content) == ["a.txt"]
+    assert (tmp_path / "out" / "a.txt").read_text() == "xxxxx"
+
+
+def zip_by(method):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as zipped:
+        zipped.writestr("data/a.txt", "".join(map(str, range(500))))
+    return buffer.getvalue()
+
+
+def tar_by(end):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{end}") as tar:
+        tar.addfile(info("data/a.txt", size=20_000), io.BytesIO(bytes(range(250)) * 80))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: zip_by(zipfile.ZIP_BZIP2),
+        lambda: zip_by(zipfile.ZIP_LZMA),
+        lambda: tar_by("gz"),
+        lambda: tar_by("bz2"),
+        lambda: tar_by("xz"),
+    ],
+    ids=["zip bzip2", "zip lzma", "gz", "bz2", "xz"],
+)
+def test_damage_is_told_for_every_kind_of_compression(tmp_path, make):
+    content = make()
+    take(tmp_path, content)
+    for at in range(0, len(content), max(1, len(content) // 40)):
+        damaged = bytearray(content)
+        damaged[at] ^= 0xFF
+        try:
+            take(tmp_path, bytes(damaged))
+        except DataError as error:
+            assert error.message.startswith("http://here/archive: ")
+
+
 def test_a_missing_member_is_named(tmp_path):
     with pytest.raises(DataError, match=r"does not contain data/a\.txt"):
         take(tmp_path, tar_gz({"data/b.txt": "x"}))

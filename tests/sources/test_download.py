@@ -1,6 +1,8 @@
 """Downloads over real connections that break, stall and change."""
 
+import gzip
 import random
+from dataclasses import replace
 
 import pytest
 from helpers.server import served
@@ -82,6 +84,77 @@ def test_what_is_left_of_a_smaller_file_is_thrown_away(site, tmp_path):
     (tmp_path / "a.bin").write_bytes(whole)  # longer than the server has: HTTP 416
     fetch(wanted(site, tmp_path))
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("troubles", [[("part", 1000)], [150_000, ("part", 1000), ("part", 1)]])
+def test_a_part_of_what_was_asked_for_is_not_the_end(site, tmp_path, troubles):
+    site.troubles["data/a.bin"] = troubles
+    seen = fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert {total for _, total in seen} == {len(CONTENT)}
+
+
+def test_bytes_without_a_note_of_their_origin_are_not_gone_on_with(site, tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"something else")
+    site.troubles["data/a.bin"] = [("part", 1000)]
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_compressed_answer_is_decompressed(site, tmp_path):
+    site.troubles["data/a.bin"] = ["gzip"]
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_compressed_answer_is_not_gone_on_with(site, tmp_path):
+    site.troubles["data/a.bin"] = [150_000, "gzip"]
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_compressed_file_is_not_decompressed(site, tmp_path):
+    site.files["a.tar.gz"] = gzip.compress(CONTENT)
+    site.troubles["a.tar.gz"] = ["gzip file"]
+    fetch(wanted(site, tmp_path, "a.tar.gz"))
+    assert (tmp_path / "a.bin").read_bytes() == gzip.compress(CONTENT)
+
+
+def test_a_server_may_say_how_long_to_wait(site, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr("adaptermix.sources.download.time.sleep", waits.append)
+    site.troubles["data/a.bin"] = ["http 429 7", "http 503 86400"]
+    fetch(wanted(site, tmp_path))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert waits == [7, 60]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("HTTP_PROXY", "ftp://here", "proxy"),
+        ("SSL_CERT_FILE", "/not/there", "No such file"),
+    ],
+)
+def test_settings_that_prevent_the_request_are_told(site, tmp_path, monkeypatch, name, value, told):
+    from huggingface_hub import close_session
+
+    close_session()  # it keeps its settings
+    monkeypatch.setenv(name, value)
+    try:
+        with pytest.raises(ResourceError, match=f"the request cannot be sent: .*{told}") as caught:
+            fetch(wanted(site, tmp_path))
+    finally:
+        close_session()
+    assert name in caught.value.hint
+
+
+def test_a_token_that_no_header_can_hold_is_told_and_not_shown(site, tmp_path):
+    headers = {"Authorization": "Bearer ключ"}
+    with pytest.raises(ResourceError, match="the request cannot be sent") as caught:
+        fetch(replace(wanted(site, tmp_path), headers=headers))
+    assert "ключ" not in str(caught.value)
+    assert "HF_TOKEN" in caught.value.hint
 
 
 def test_a_server_that_stalls_is_given_up(site, tmp_path):

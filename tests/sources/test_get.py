@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from base64 import b64decode
 from dataclasses import replace
 
 import pytest
@@ -294,10 +295,45 @@ def test_progress_is_told(site, tmp_path):
 def test_a_record_that_is_none_is_refused(site, tmp_path):
     site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
     (tmp_path / "data").mkdir()
-    for text in ("[]", "{}", '{"downloads": {"a": 1}, "files": {}}', "no json"):
+    for text in (
+        "[]",
+        "{}",
+        '{"downloads": {"a": 1}, "files": {}}',
+        '{"downloads": {}, "files": 3}',
+        '{"downloads": [], "files": []}',
+        "no json",
+    ):
         (tmp_path / "data" / LOCK_NAME).write_text(text)
         with pytest.raises(DataError, match="not a record of downloads"):
             fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_file_is_kept(site, tmp_path):
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    for name in (LOCK_NAME, "tatoeba/Tatoeba.cy-en.cy"):
+        folder = tmp_path / name / "data" / name
+        (folder / "mine").mkdir(parents=True)
+        with pytest.raises(DataError, match=str(folder)):
+            fetch(at(site, "tatoeba"), ["cy-en"], tmp_path / name)
+        assert (folder / "mine").is_dir()
+
+
+def test_a_folder_in_the_place_of_a_download_is_told(site, tmp_path):
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    (tmp_path / "data" / WORK_NAME / "cy-en.txt.zip").mkdir(parents=True)
+    with pytest.raises(ResourceError, match="Is a directory") as caught:
+        fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    assert WORK_NAME in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["massive", "uner"])
+def test_a_web_page_instead_of_the_file_is_named(site, tmp_path, name):
+    source = replace(SOURCES[name], address=f"{site.address}/")
+    names = {"massive": ["cy-GB"], "uner": ["da"]}[name]
+    for remote in source.remotes(names):
+        site.files[remote.path] = b"<html>log in</html>"
+    with pytest.raises(DataError, match="it is a web page"):
+        fetch(source, names, tmp_path)
 
 
 def test_the_hubs_address_can_be_another(site, tmp_path, monkeypatch):
@@ -360,3 +396,42 @@ def test_every_source_is_complete():
         assert len(set(locals_)) == len(locals_)
         assert all(isinstance(member, Member) for r in remotes for member in r.members)
         assert all(isinstance(remote, Remote) for remote in remotes)
+
+
+def test_the_password_of_a_mirror_is_sent_to_it_and_shown_nowhere(site, tmp_path):
+    site.files = {"x/cy-en.txt.zip": tatoeba_zip("cy-en", PAIRS)}
+    mirror = site.address.replace("//", "//me:pass%21word@") + "/x/"
+    report = fetch(SOURCES["tatoeba"], ["cy-en"], tmp_path, mirror=mirror)
+    assert report.downloads[0].taken_from == f"{site.address}/x/cy-en.txt.zip"
+    assert b64decode(site.accounts[0].removeprefix("Basic ")) == b"me:pass!word"
+    with pytest.raises(ResourceError) as caught:
+        fetch(SOURCES["tatoeba"], ["sw-en"], tmp_path, mirror=mirror)
+    assert "word" not in f"{caught.value.message} {caught.value.hint}".replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://here:port", "http://here:99999", "http://a b", "http://h?q", "http://[::1"]
+)
+def test_what_is_no_address_is_refused_before_anything_is_asked(tmp_path, monkeypatch, address):
+    with pytest.raises(ConfigError, match="expected a folder, a file, or an http"):
+        fetch(SOURCES["tatoeba"], ["cy-en"], tmp_path, mirror=address)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    with pytest.raises(ConfigError, match="HF_ENDPOINT"):
+        fetch(SOURCES["wmt23"], ["en-de"], tmp_path)
+
+
+def test_the_hubs_token_goes_to_the_hub_only(site, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", site.address)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(ResourceError) as caught:
+        fetch(SOURCES["wmt23"], ["en-de"], tmp_path)
+    assert site.accounts[-1] == "Bearer hf_secret"
+    assert "secret" not in f"{caught.value.message} {caught.value.hint}"
+    mirror = f"{site.address}/datasets/me/copy"  # a private data set
+    for place, account in (
+        (mirror, "Bearer hf_secret"),
+        (mirror.replace("127.0.0.1", "localhost"), ""),
+    ):
+        with pytest.raises(ResourceError):
+            fetch(at(site, "tatoeba"), ["cy-en"], tmp_path, mirror=place)
+        assert site.accounts[-1] == account
