@@ -23,7 +23,10 @@ def read_alma(path: Path, source: str, target: str) -> Iterator[tuple[int, Sides
     column = translation_column(records, source, target)
     if column is None and records.is_arrow:
         found = ", ".join(records.columns)
-        raise DataError(f"{path}: no column for {source}-{target}; the columns are {found}")
+        raise DataError(
+            f"{path}: no column for {source}-{target}; the columns are {found}",
+            hint="it belongs to another pair; its name must be the pair's",
+        )
     yield from read_translations(records, column or "translation", source, target)
 
 
@@ -48,5 +51,8 @@ def read_translations(
             there = texts if isinstance(texts, dict) else {source: None, target: None}
             sides = [there[code] or "" if code in there else None for code in (source, target)]
         if not all(isinstance(side, str) for side in sides):
-            raise DataError(f"{records.at(number)}: no 'translation' with {source} and {target}")
+            raise DataError(
+                f"{records.at(number)}: no 'translation' with {source} and {target}",
+                hint=f'expected {{"translation": {{"{source}": "...", "{target}": "..."}}}}',
+            )
         yield number, (str(sides[0]), str(sides[1]))

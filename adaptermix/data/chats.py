@@ -18,6 +18,10 @@ from adaptermix.progress import OnProgress, ignore
 
 Message = dict[str, Any]
 OPTION = "--columns"
+_MESSAGE = 'a message is {"role": "user", "content": "..."}'
+_TOOL = 'a tool is {"name": "...", "description": "...", "parameters": {...}}'
+_CALL = 'a call is {"name": "...", "arguments": {...}}'
+_TEXT = "write it as text, or name another column: --columns"
 # ShareGPT's speakers, with their roles in chat templates.
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -56,24 +60,29 @@ class _Source:
         """Return a text field; a missing one is empty."""
         value = self.fields.get(name)
         if value is not None and not isinstance(value, str):
-            raise DataError(f"{self.location}: '{name}' must be text")
+            raise DataError(
+                f"{self.location}: '{name}' must be text", hint=f"{_TEXT} {name}=COLUMN"
+            )
         return value or ""
 
     def needed_text(self, name: str) -> str:
         """Return a text field that must exist."""
         if self.fields.get(name) is None:
-            raise DataError(f"{self.location}: '{name}' is missing")
+            raise DataError(
+                f"{self.location}: '{name}' is missing",
+                hint=f"remove the row, or name another column: {OPTION} {name}=COLUMN",
+            )
         return self.text(name)
 
     def list_of(self, name: str) -> list[Any]:
         """Return a list field, which may be JSON text."""
         value = self.fields.get(name)
         if isinstance(value, str) and value.strip():
-            value = json_value(value, f"{self.location}: '{name}'")
+            value = json_value(value, f"{self.location}: '{name}'", hint=_hint_of_list(name))
         if value in (None, ""):
             return []
         if not isinstance(value, list):
-            raise DataError(f"{self.location}: '{name}' must be a list")
+            raise DataError(f"{self.location}: '{name}' must be a list", hint=_hint_of_list(name))
         return self.without_nulls(value) if self.is_arrow else value
 
     def without_nulls(self, value: Any) -> Any:
@@ -81,6 +90,10 @@ class _Source:
         if isinstance(value, dict):
             return {k: self.without_nulls(v) for k, v in value.items() if v is not None}
         return [self.without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _hint_of_list(name: str) -> str:
+    return f"write a list; {_TOOL if name == 'tools' else _MESSAGE}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ def read_chats(
 def _messages(source: _Source, name: str = "messages") -> Chat:
     listed = source.list_of(name)
     if not listed:
-        hint = '{"messages": [{"role": "user", ...' if name == "messages" else None
+        hint = f'{_MESSAGE}; for ShareGPT, {{"from": "human", "value": "..."}}'
         raise DataError(f"{source.location}: expected a list in '{name}'", hint=hint)
     first = [{"role": "system", "content": text}] if (text := source.text("system")) else []
     messages = [*first, *(_message(message, source.location) for message in listed)]
@@ -169,10 +182,10 @@ def _tools(source: _Source) -> tuple[dict[str, Any], ...]:
     tools = source.list_of("tools")
     for at, tool in enumerate(tools):
         if isinstance(tool, str):
-            tools[at] = tool = json_value(tool, f"{source.location}: 'tools'")
+            tools[at] = tool = json_value(tool, f"{source.location}: 'tools'", hint=_TOOL)
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise DataError(f"{source.location}: a tool has no function name ('name')")
+            raise DataError(f"{source.location}: a tool has no function name ('name')", hint=_TOOL)
     return tuple(
         tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
     )
@@ -182,13 +195,16 @@ def _message(message: Any, location: str) -> Message:
     if isinstance(message, dict) and message.get("role") is None and "from" in message:
         message = _as_role(message, location)
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise DataError(f"{location}: a message has no 'role'")
+        raise DataError(f"{location}: a message has no 'role'", hint=_MESSAGE)
     listed = message.get("tool_calls") or []
     if not isinstance(listed, list):
-        raise DataError(f"{location}: 'tool_calls' must be a list")
+        raise DataError(f"{location}: 'tool_calls' must be a list", hint=_CALL)
     calls = [_call(call, location) for call in listed]
     if message.get("weight") not in (None, 0, 1):
-        raise DataError(f"{location}: the 'weight' of a message must be 0 or 1")
+        raise DataError(
+            f"{location}: the 'weight' of a message must be 0 or 1",
+            hint="0 leaves an answer out of the loss, 1 trains it",
+        )
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]
@@ -197,7 +213,10 @@ def _message(message: Any, location: str) -> Message:
     if content is None and calls:
         content = ""
     if not isinstance(content, str):
-        raise DataError(f"{location}: the 'content' of a message must be text")
+        raise DataError(
+            f"{location}: the 'content' of a message must be text",
+            hint="write text, or a list of parts with 'text'; only calls of tools have none",
+        )
     is_tool = message["role"] == "tool"
     named = {name: message[name] for name in ("name", "tool_call_id") if message.get(name)}
     return (
@@ -209,16 +228,16 @@ def _message(message: Any, location: str) -> Message:
 
 def _as_role(message: dict[str, Any], location: str) -> dict[str, Any]:
     """Convert ShareGPT's message with ``from`` and ``value`` to one with role and content."""
-    speaker = str(message["from"])
+    speaker = str(message["from"]).lower()
     if speaker not in _SPEAKERS:
         raise DataError(
-            f"{location}: a message has the unknown sender '{speaker}'",
+            f"{location}: a message has the unknown sender '{message['from']}'",
             hint=f"use {', '.join(_SPEAKERS)}",
         )
     role, value = _SPEAKERS[speaker], message.get("value")
     if speaker != "function_call":
         return {"role": role, "content": value}
-    call = json_value(str(value), f"{location}: a message from 'function_call'")
+    call = json_value(str(value), f"{location}: a message from 'function_call'", hint=_CALL)
     return {"role": role, "content": "", "tool_calls": call if isinstance(call, list) else [call]}
 
 
@@ -226,12 +245,16 @@ def _call(call: Any, location: str) -> dict[str, Any]:
     """Return a tool call with its arguments as an object, which chat templates serialize."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise DataError(f"{location}: a tool call has no function name ('name')")
+        raise DataError(f"{location}: a tool call has no function name ('name')", hint=_CALL)
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        arguments = json_value(arguments, f"{location}: 'arguments' of {function['name']}")
+        arguments = json_value(
+            arguments, f"{location}: 'arguments' of {function['name']}", hint=_CALL
+        )
     if not isinstance(arguments, dict):
-        raise DataError(f"{location}: 'arguments' of {function['name']} must be an object")
+        raise DataError(
+            f"{location}: 'arguments' of {function['name']} must be an object", hint=_CALL
+        )
     id_ = {"id": call["id"]} if call.get("id") else {}
     return id_ | {
         "type": "function",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TypeVar
 
 from adaptermix.errors import ConfigError, DataError
@@ -60,14 +61,28 @@ def recognize(records: Records, layouts: Sequence[L], option: str) -> L:
             f"{records.at(1)}: ambiguous columns {found}; they match {accepted}",
             hint=f"choose by naming a column: {option} {name}={records.renamed.get(name, name)}",
         )
+    nearest = _nearest(records, layouts)
+    missing = [name for name in nearest.needed if name not in records.names] or nearest.needed
     raise DataError(
         f"{records.at(1)}: unknown columns {found or 'none'}; accepted: {accepted}",
         hint=f"name them: {option} "
-        + ",".join(f"{name}=COLUMN" for name in _nearest(records, layouts).needed),
+        + ",".join(f"{name}={_like(name, records.columns) or 'COLUMN'}" for name in missing),
     )
+
+
+def _like(name: str, columns: Sequence[str]) -> str | None:
+    """Return the column whose name differs in case or a few letters only."""
+    plain = {column.strip().casefold(): column for column in columns}
+    found = get_close_matches(name.casefold(), plain, n=1, cutoff=0.8)
+    return plain[found[0]] if found else None
 
 
 def _nearest(records: Records, layouts: Sequence[L]) -> L:
     """Return the layout with the most columns found, or of several, the one with most columns."""
     there = {*records.names}
-    return max(layouts, key=lambda each: (len(there & {*each.needed}), len(each.needed)))
+
+    def nearness(layout: L) -> tuple[int, int, int]:
+        alike = sum(_like(name, records.columns) is not None for name in layout.needed)
+        return len(there & {*layout.needed}), alike, len(layout.needed)
+
+    return max(layouts, key=nearness)

@@ -143,5 +143,7 @@ def _text(row: Mapping[str, Any], name: str, location: str) -> str:
     """Return one side; a null is an empty text, so that the pair is dropped and counted."""
     value = row.get(name, 0)
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{location}: '{name}' must be text")
+        raise DataError(
+            f"{location}: '{name}' must be text", hint="leave it empty to skip the pair"
+        )
     return value or ""

@@ -16,7 +16,7 @@ from adaptermix.data.languages import (
 )
 from adaptermix.data.pair_tables import Numbered, Rows, has_header, open_pairs, table_pairs
 from adaptermix.errors import DataError
-from adaptermix.files.hub_data import find_data_set
+from adaptermix.files.hub_data import find_data_set, is_saved
 from adaptermix.files.outputs import cache_folder
 from adaptermix.files.text import has_file, numbered_lines
 from adaptermix.progress import OnProgress, ignore, tell
@@ -77,7 +77,7 @@ def read_pair_rows(pair: str, where: PairPlace) -> Rows[ParallelPair]:
     """Read rows lazily, including those with empty sides, otherwise as ``read_pairs``."""
     source, target = split_pair(pair)
     place = where.place or _downloaded(source, target, where.on_progress)
-    is_set = find_data_set(str(place)) is not None and not place.is_dir()
+    is_set = find_data_set(str(place)) is not None and (not place.is_dir() or is_saved(place))
     if is_set or place.is_file():
         found = open_pairs(place, (source, target), where.columns, where.on_progress)
     else:
@@ -156,7 +156,10 @@ def _two_columns(path: Path, number: int, line: str, order: int) -> tuple[str, s
 
 def _side_by_side(path: Path, other: Path) -> Iterator[tuple[int, tuple[str, str]]]:
     if not other.is_file():
-        raise DataError(f"{other}: no such file next to {path.name}")
+        raise DataError(
+            f"{other}: no such file next to {path.name}",
+            hint="a pair needs a file for each language, both compressed or both not",
+        )
     lefts, rights = numbered_lines(path), numbered_lines(other)
     for left, right in zip_longest(lefts, rights):
         if left is None:
@@ -167,7 +170,10 @@ def _side_by_side(path: Path, other: Path) -> Iterator[tuple[int, tuple[str, str
 
 
 def _uneven(path: Path, lines: int, other: Path, other_lines: int) -> DataError:
-    return DataError(f"{path}: {lines} lines, but {other.name} has {other_lines}")
+    return DataError(
+        f"{path}: {lines} lines, but {other.name} has {other_lines}",
+        hint="line N of one file must be the translation of line N of the other",
+    )
 
 
 def _downloaded(source: str, target: str, on_progress: OnProgress) -> Path:

@@ -3,6 +3,7 @@
 A local folder with the layout of such a repository is read in the same way.
 """
 
+import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,11 @@ class DataSet:
         """Whether the data set is a local folder."""
         return Path(self.repository).is_dir()
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether the data set is a folder that ``save_to_disk`` wrote."""
+        return is_saved(Path(self.repository))
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -47,6 +53,11 @@ class Stream:
     origin: str
     columns: tuple[str, ...]
     rows: Callable[[Sequence[str]], Iterator[tuple[int, dict[str, Any]]]]
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` of the package ``datasets`` wrote the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def find_data_set(text: str, beside: Path = Path()) -> DataSet | None:
@@ -99,18 +110,54 @@ def open_data_set(
     import datasets
 
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
+    if data_set.is_saved:
+        return _saved(data_set, on_progress)
     revision, told = (None, "") if data_set.is_local else _revision(data_set)
     with _reading(name):
         configs = datasets.get_dataset_config_names(name, revision=revision)
     config, asked = _config(data_set, configs, pick)
     with _reading(name):
-        splits = datasets.load_dataset(name, config, revision=revision, streaming=True)
+        splits = _streaming(name, config, revision)
     split = _split(data_set, config, asked, list(splits))
     origin = f"{name}:{config}:{split}"
     tell(on_progress, [f"reading {name}, configuration {config}, split {split}{told}"])
     rows = splits[split]
     with _reading(name):
         columns = tuple(rows.column_names or next(iter(rows), {}))
+    return Stream(origin, columns, lambda names: _rows(rows, origin, columns, names))
+
+
+def _streaming(name: str, config: str, revision: str | None) -> Any:
+    """Return the splits of a configuration. All cells of CSV are text, as in CSV files."""
+    import datasets
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    builder = datasets.load_dataset_builder(name, config, revision=revision)
+    if not isinstance(builder.config, CsvConfig):
+        return builder.as_streaming_dataset()
+    options: dict[str, Any] = {"na_filter": False}
+    if builder.config.sep == "\t":
+        options["quoting"] = csv.QUOTE_NONE
+    if builder.info.features is None:
+        first = next(iter(builder.as_streaming_dataset().values()))
+        text = {column: datasets.Value("string") for column in next(iter(first), {})}
+        options["features"] = datasets.Features(text)
+    return datasets.load_dataset(name, config, revision=revision, streaming=True, **options)
+
+
+def _saved(data_set: DataSet, on_progress: OnProgress) -> Stream:
+    """Open a folder that ``save_to_disk`` wrote: one split, or several by their names."""
+    import datasets
+
+    name = data_set.repository
+    with _reading(name):
+        found = datasets.load_from_disk(name)
+    splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+    parts = [part for part in data_set.parts if part != "default"]
+    split = _split(data_set, "default", parts[-1] if parts else "", list(splits))
+    rows, origin = splits[split], f"{name}:{split}"
+    tell(on_progress, [f"reading {name}, split {split}"])
+    columns = tuple(rows.column_names)
     return Stream(origin, columns, lambda names: _rows(rows, origin, columns, names))
 
 
@@ -177,7 +224,22 @@ def _rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     wanted = [name for name in dict.fromkeys(names) if name in columns]
     with _reading(origin):
-        yield from enumerate(rows.select_columns(wanted), start=1)
+        selected = rows.select_columns(wanted)
+    yield from enumerate(_read(selected, origin), start=1)
+
+
+def _read(rows: Any, origin: str) -> Iterator[dict[str, Any]]:
+    """Yield rows; only their reading, not what is done with them, is checked for errors."""
+    reader = iter(rows)
+    while True:
+        with _reading(origin):
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except KeyError as error:  # a later file lacks a column of the first
+                raise _different_columns(origin) from error
+        yield row
 
 
 @contextmanager
@@ -197,13 +259,15 @@ def _reading(name: str) -> Iterator[None]:
             ):
                 yield
     except CastError as error:
-        raise DataError(
-            f"{name}: its data files have different columns", hint="name one of the files"
-        ) from error
+        raise _different_columns(name) from error
     except (ArrowException, DatasetsError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: no readable data files: {first_line(error)}") from error
+        raise DataError(
+            f"{name}: no readable data files: {first_line(error)}",
+            hint="it reads CSV, TSV, JSON Lines, JSON, Parquet, and folders of save_to_disk; "
+            "name one file to see where it is damaged",
+        ) from error
     except StopIteration as error:  # from an empty file
-        raise MissingDataError(f"{name}: no records") from error
+        raise MissingDataError(f"{name}: no records", hint="name a file with rows") from error
     except RuntimeError as error:
         if "script" not in str(error):
             raise
@@ -212,3 +276,7 @@ def _reading(name: str) -> Iterator[None]:
             hint="use its revision @refs/convert/parquet, where the Hub keeps Parquet copies, "
             "or another copy with data files",
         ) from error
+
+
+def _different_columns(name: str) -> DataError:
+    return DataError(f"{name}: its data files have different columns", hint="name one of the files")

@@ -14,6 +14,7 @@ from typing import Any
 from adaptermix.errors import ConfigError, DataError, MissingDataError
 from adaptermix.files.hub_data import find_data_set, open_data_set
 from adaptermix.files.text import (
+    hint_of_content,
     json_rows,
     json_value,
     numbered_lines,
@@ -24,6 +25,9 @@ from adaptermix.files.text import (
 from adaptermix.progress import OnProgress, ignore
 
 _HEADER = "line 1 names the columns"
+_OBJECT = 'a row is an object with a name for each value: {"prompt": "...", "completion": "..."}'
+_QUOTES = 'put quotes around text with commas and newlines, and write two of them for one: ""'
+_NO_FILE = "check the path; data sets on the Hub are written OWNER/NAME[:CONFIG][:SPLIT]"
 Row = tuple[int, dict[str, Any]]
 Pick = Callable[[Sequence[str]], str | None]
 
@@ -69,7 +73,7 @@ class Records:
             is_empty = False
             yield number, {name: row[column] for name, column in sources.items() if column in row}
         if is_empty:
-            raise MissingDataError(f"{self.origin}: no records")
+            raise MissingDataError(f"{self.origin}: no records", hint="name a file with rows")
 
 
 def open_records(
@@ -116,7 +120,7 @@ def _open(place: Path, pick: Pick, on_progress: OnProgress) -> Records:
     name = place.name.lower().removesuffix(".gz")
     if name.endswith(".parquet"):
         if not place.is_file():
-            raise MissingDataError(f"{place}: no such file")
+            raise MissingDataError(f"{place}: no such file", hint=_NO_FILE)
         known = tuple(parquet_columns(place))
         _check_repeated(str(place), known)
 
@@ -125,27 +129,34 @@ def _open(place: Path, pick: Pick, on_progress: OnProgress) -> Records:
             yield from enumerate(parquet_rows(place, wanted), start=1)
 
         return Records(str(place), known, parquet, {}, is_arrow=True)
+    if not place.exists():
+        raise MissingDataError(f"{place}: no such file", hint=_NO_FILE)
     read = _json if not name.endswith((".csv", ".tsv")) else _separated
     _, first = next(read(place), (0, None))
     if first is None:
-        raise MissingDataError(f"{place}: no records", hint=_HEADER if read is _separated else None)
+        hint = _HEADER if read is _separated else "name a file with rows"
+        raise MissingDataError(f"{place}: no records", hint=hint)
     return Records(str(place), tuple(first), lambda names: read(place), {})
 
 
 def _separated(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file whose first line names the columns.
 
-    TSV has no quoting: a tab ends a cell, a newline ends a row. All cells are text.
+    Columns without a name are left out, such as the row numbers that pandas writes. Spreadsheets
+    in many languages write CSV with semicolons, so these, tabs and vertical bars are accepted if
+    the first line has no comma. TSV has no quoting: a tab ends a cell, a newline ends a row. All
+    cells are text.
     """
     csv.field_size_limit(sys.maxsize)  # by default, the module rejects cells of more than 128 kB
     is_tsv = path.name.lower().removesuffix(".gz").endswith(".tsv")
-    if is_tsv:
-        lines = (line for _, line in numbered_lines(path))
-        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
-    else:
-        rows = csv.reader(raw_lines(path), strict=True)
+    end = 0
     try:
-        names = next(rows)
+        if is_tsv:
+            lines = (line for _, line in numbered_lines(path))
+            rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        else:
+            rows = csv.reader(raw_lines(path), delimiter=_delimiter(path), strict=True)
+        names = [name.strip() for name in next(rows)]
         _check_header(path, names)
         end = rows.line_num
         for cells in rows:
@@ -156,39 +167,75 @@ def _separated(path: Path) -> Iterator[Row]:
                     hint="" if is_tsv else 'put quotes around text with commas: "yes, please"',
                 )
             if cells:
-                yield start, dict(zip(names, cells, strict=True))
+                named = zip(names, cells, strict=True)
+                yield start, {name: cell for name, cell in named if name}
     except csv.Error as error:
         kind = "TSV" if is_tsv else "CSV"
-        raise DataError(f"{path}:{rows.line_num}: not valid {kind}: {error}") from error
+        if "new-line character" in str(error):
+            raise DataError(
+                f"{path}:{end + 1}: not valid {kind}: a carriage return that no newline follows",
+                hint="save it with the line endings of Unix (LF) or Windows (CR LF)",
+            ) from error
+        raise DataError(f"{path}:{end + 1}: not valid {kind}: {error}", hint=_QUOTES) from error
+
+
+def _delimiter(path: Path) -> str:
+    """Return the comma, or the other mark that separates the names of a header without commas."""
+    header = next(csv.reader(raw_lines(path)), [])
+    line = header[0] if len(header) == 1 else ""
+    return max(";\t|", key=line.count) if any(mark in line for mark in ";\t|") else ","
 
 
 def _check_header(path: Path, names: list[str]) -> None:
-    if not all(name.strip() for name in names) or not names:
-        raise DataError(f"{path}:1: a column has no name", hint=_HEADER)
+    if not any(names):
+        raise DataError(f"{path}:1: the columns have no names", hint=_HEADER)
     if len(names) == 1 and any(mark in names[0] for mark in ";\t,"):
         raise DataError(
             f"{path}:1: only one column, {names[0]!r}",
             hint="separate the columns of .csv files with commas, those of .tsv files with tabs",
         )
-    _check_repeated(f"{path}:1", names)
+    _check_repeated(f"{path}:1", [name for name in names if name])
 
 
 def _check_repeated(place: str, names: Sequence[str]) -> None:
     repeated = [name for at, name in enumerate(names) if name in names[:at]]
     if repeated:
-        raise DataError(f"{place}: two columns are named '{repeated[0]}'")
+        raise DataError(
+            f"{place}: two columns are named '{repeated[0]}'", hint="give them different names"
+        )
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """Yield the objects of a JSON array, or of JSON lines."""
-    lines = numbered_lines(path)
-    is_array = next((line for _, line in lines if line.strip()), "").lstrip().startswith("[")
-    for number, value in _items(path) if is_array else json_rows(path):
+    """Yield the objects of JSON lines, of a JSON array, or of an object that contains the array."""
+    for number, value in _items(path) if _is_one_value(path) else json_rows(path):
         if not isinstance(value, dict):
-            raise DataError(f"{path}:{number}: not a JSON object")
+            raise DataError(f"{path}:{number}: not a JSON object", hint=_OBJECT)
         yield number, value
+
+
+def _is_one_value(path: Path) -> bool:
+    """Whether a file is one JSON value: an array, or an object that contains the rows."""
+    lines = (line for _, line in numbered_lines(path) if line.strip())
+    first, more = next(lines, "").strip(), next(lines, None)
+    if first.startswith("[") or not path.name.lower().removesuffix(".gz").endswith(".json"):
+        return first.startswith("[")
+    return more is None or first.endswith(("{", "[", ","))
 
 
 def _items(path: Path) -> Iterator[tuple[int, Any]]:
     text = "\n".join(line for _, line in numbered_lines(path))
-    yield from enumerate(json_value(text, str(path), is_file=True), start=1)
+    hint = hint_of_content(path) or "write an array of objects: [{...}, {...}]"
+    value = json_value(text, str(path), is_file=True, hint=hint)
+    rows = value if isinstance(value, list) else _rows_in(value)
+    yield from enumerate([value] if rows is None else rows, start=1)
+
+
+def _rows_in(value: Any) -> list[Any] | None:
+    """Return the only list of objects in an object, if these are no messages of one row."""
+    lists = [
+        item
+        for item in (value.values() if isinstance(value, dict) else ())
+        if isinstance(item, list) and item and all(isinstance(row, dict) for row in item)
+    ]
+    is_row = any({"role", "from"} & row.keys() for item in lists for row in item)
+    return lists[0] if len(lists) == 1 and not is_row else None

@@ -5,6 +5,7 @@ Every error names the file and, for text, the line.
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,33 @@ from adaptermix.errors import DataError, MissingDataError, ResourceError, first_
 
 Split = Literal["train", "dev", "test"]
 T = TypeVar("T")
+_SAVE_AS_UTF8 = "save it as UTF-8, for example with iconv -f LATIN1 -t UTF-8"
+_ONE_PER_LINE = "write one JSON object per line, with nothing between them"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# The first bytes of files that are often given by mistake, and what to do with them.
+_KINDS = (
+    (b"\x1f\x8b", "it is compressed with gzip; its name must end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with Zstandard; decompress it: zstd -d"),
+    (b"BZh", "it is compressed with bzip2; decompress it: bunzip2"),
+    (b"\xfd7zXZ", "it is compressed with xz; decompress it: unxz"),
+    (b"PK\x03\x04", "it is a zip archive or a spreadsheet; unpack it, or save the sheet as CSV"),
+    (b"PAR1", "it is Parquet; its name must end in .parquet"),
+    (b"ARROW1", "it is Arrow; name the folder that save_to_disk wrote"),
+    (b"\xff\xff\xff\xff", "it is Arrow; name the folder that save_to_disk wrote"),
+    (b"%PDF", "it is a PDF; save its text as a table"),
+    (b"\xff\xfe", "it is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "it is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
+    (b"version https://git-lfs", "it is a pointer of Git LFS; get the file: git lfs pull"),
+    (b"<?xml", "it is XML, such as TMX; convert it to a table"),
+    (b"<", "it is a web page; download the file itself"),
+)
+
+
+def hint_of_content(path: Path) -> str | None:
+    """Return what a file is and what to do, if its first bytes are those of another format."""
+    with path.open("rb") as file:
+        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    return next((told for kind, told in _KINDS if start.startswith(kind)), None)
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -26,27 +54,43 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """
     for number, line in numbered_lines(path):
         if line.strip():
-            yield number, json_value(line, f"{path}:{number}")
+            try:
+                value = json_value(line, f"{path}:{number}")
+            except DataError as error:
+                hint = hint_of_content(path) or _ONE_PER_LINE
+                raise DataError(error.message, hint=hint) from error
+            yield number, value
 
 
-def json_value(text: str, location: str, *, is_file: bool = False) -> Any:
-    """Parse a text as JSON.
+def json_value(text: str, location: str, *, is_file: bool = False, hint: str | None = None) -> Any:
+    r"""Parse a text as JSON. Lone surrogates (``\ud83d``), which no text file holds, are replaced.
 
     Args:
         text: The text.
         location: Where the text is from, for messages.
         is_file: Whether the text is a whole file, so that errors also name the line.
+        hint: What to do if it is not JSON.
 
     Raises:
         DataError: The text is not JSON.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return _whole(value) if _SURROGATE.search(text) else value
     except json.JSONDecodeError as error:
         at = f"{location}:{error.lineno}" if is_file else location
-        raise DataError(f"{at}: not JSON: {error.msg}") from error
+        raise DataError(f"{at}: not JSON: {error.msg}", hint=hint) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
-        raise DataError(f"{location}: not JSON: {first_line(error)}") from error
+        raise DataError(f"{location}: not JSON: {first_line(error)}", hint=hint) from error
+
+
+def _whole(value: Any) -> Any:
+    """Return a JSON value whose texts have no lone surrogates."""
+    if isinstance(value, str):
+        return without_lone_surrogates(value)
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def find_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
@@ -93,17 +137,24 @@ def raw_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file like ``numbered_lines``, with their line endings."""
     number = 0
     if not path.is_file():
-        raise MissingDataError(f"{path}: no such file")
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise MissingDataError(f"{path}: {what}", hint="check the path")
     try:
         with path.open("rb") as raw, _decompressed(raw, path) as file:
             for number, line in enumerate(file, start=1):
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not UTF-8 text: {error}") from error
+        hint = hint_of_content(path) if path.suffix != ".gz" else None
+        raise DataError(
+            f"{path}:{number}: not UTF-8 text: {error}", hint=hint or _SAVE_AS_UTF8
+        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}:{number + 1}: not a valid gzip file: {error}") from error
+        raise DataError(
+            f"{path}:{number + 1}: not a valid gzip file: {error}",
+            hint="copy or download it again; if it is not compressed, remove .gz from its name",
+        ) from error
     if not number:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty", hint="copy or download it again")
 
 
 def _decompressed(raw: BinaryIO, path: Path) -> AbstractContextManager[Iterable[bytes]]:
@@ -127,7 +178,7 @@ def parquet_columns(path: Path) -> list[str]:
     try:
         return list(parquet.read_schema(path).names)
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file: {error}") from error
+        raise _bad_parquet(path, "not a Parquet file", error) from error
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -146,7 +197,15 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
             for batch in file.iter_batches(columns=list(columns)):
                 yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged Parquet file: {error}") from error
+        raise _bad_parquet(path, "damaged Parquet file", error) from error
+
+
+def _bad_parquet(path: Path, what: str, error: Exception) -> DataError:
+    is_file = path.is_file()
+    hint = hint_of_content(path) if is_file and what.startswith("not") else None
+    return DataError(
+        f"{path}: {what}: {first_line(error)}", hint=hint or "copy or download it again"
+    )
 
 
 def without_lone_surrogates(text: str) -> str:

@@ -213,9 +213,15 @@ def _filled(template: str, row: Mapping[str, Any], location: str) -> str:
 
 def _field(row: Mapping[str, Any], name: str, location: str) -> str:
     if name not in row:
-        raise DataError(f"{location}: no field '{name}'")
+        raise DataError(
+            f"{location}: no field '{name}'",
+            hint='check the templates of the task; columns = {name = "column"} renames a column',
+        )
     if not isinstance(row[name], str | int | float):
-        raise DataError(f"{location}: '{name}' must be text or a number")
+        raise DataError(
+            f"{location}: '{name}' must be text or a number",
+            hint="remove the row, or write it as text",
+        )
     return str(row[name])
 
 

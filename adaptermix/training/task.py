@@ -131,6 +131,11 @@ def _chat_data(
     else:
         most = settings.dev_limit or 100
         chats, dev = hold_out(chats, most, random.Random(settings.seed))
+    if not chats:
+        raise DataError(
+            f"{path}: only one conversation, but training and dev data need one each",
+            hint="add conversations, or name dev data: --dev-chat",
+        )
     encoded = [
         [encode_chat(c, encoder, settings.max_length) for c in part] for part in (chats, dev)
     ]
@@ -140,7 +145,8 @@ def _chat_data(
         raise DataError(
             f"{path}: no assistant answer fits in --max-length {settings.max_length} in the "
             f"{len(chats)} training or the {len(dev)} dev conversations",
-            hint="raise --max-length",
+            hint="an answer is a message of the assistant after one of the user, with text or a "
+            "tool call; --max-length allows longer ones",
         )
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}

@@ -158,6 +158,23 @@ def test_dev_conversations_are_held_out(tmp_path):
     assert sorted(names) == sorted(f"{path}:{n}" for n in range(1, 31))
 
 
+def test_one_conversation_is_not_enough_for_training_and_dev_data(tmp_path):
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps(row))
+    settings = task_settings(None, None, tmp_path / "a", chat=path)
+    with pytest.raises(DataError, match="only one conversation") as caught:
+        task_data(settings, encoder_of(CHATML))
+    assert "--dev-chat" in caught.value.hint
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    path = tmp_path / "chat.jsonl"
+    path.write_text(r'{"messages": [{"role": "user", "content": "a\ud83d \ud83e\udd99"}]}')
+    (chat,) = read_chats(path)
+    assert chat.messages[0]["content"] == "a\N{REPLACEMENT CHARACTER} 🦙"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -172,8 +189,9 @@ def test_dev_conversations_are_held_out(tmp_path):
 def test_malformed_records_are_named(tmp_path, line, message):
     path = tmp_path / "chat.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": [{"text": "a"}]}]}\n' + line)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         read_chats(path)
+    assert caught.value.hint
 
 
 def test_what_a_template_refuses_is_named():

@@ -222,8 +222,9 @@ USER = {"role": "user", "content": "a"}
 )
 def test_a_malformed_conversation_is_named(tmp_path, row, message):
     path = write_rows(tmp_path / "chat.jsonl", [{"messages": [USER]}, row])
-    with pytest.raises(DataError, match=f"chat.jsonl{message}"):
+    with pytest.raises(DataError, match=f"chat.jsonl{message}") as caught:
         read_chats(path)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -237,8 +238,31 @@ def test_a_malformed_conversation_is_named(tmp_path, row, message):
 )
 def test_a_malformed_completion_is_named(tmp_path, row, message):
     path = write_rows(tmp_path / "chat.jsonl", [{"prompt": "a", "completion": "b"}, row])
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         read_chats(path)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        (("Prompt", "Completion"), "prompt=Prompt,completion=Completion"),
+        (("prompt", "chosen", "rejected"), "completion=COLUMN"),
+        (("conversation",), "conversations=conversation"),
+        (("instruction", "context", "response"), "output=COLUMN"),
+    ],
+)
+def test_columns_to_name_are_proposed(tmp_path, columns, hint):
+    path = write_rows(tmp_path / "chat.csv", [dict.fromkeys(columns, "a")])
+    with pytest.raises(DataError) as caught:
+        read_chats(path)
+    assert caught.value.hint == f"name them: --columns {hint}"
+
+
+def test_senders_may_be_in_capitals(tmp_path):
+    talk = [{"from": "Human", "value": "a"}, {"from": "GPT", "value": "b"}]
+    (chat,) = read_chats(write_rows(tmp_path / "chat.jsonl", [{"conversations": talk}]))
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
 
 
 def test_columns_that_are_no_conversation_are_named_with_those_that_would_be(tmp_path):

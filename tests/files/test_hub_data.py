@@ -128,6 +128,54 @@ def test_a_pair_is_read_from_the_configuration_of_its_name(repository):
 
 
 @needs_datasets
+def test_folders_of_save_to_disk_are_read(tmp_path):
+    import datasets
+
+    datasets.disable_progress_bars()
+    one = datasets.Dataset.from_list(ROWS)
+    one.save_to_disk(tmp_path / "one")
+    both = datasets.DatasetDict({"train": one, "test": one.select([1])})
+    both.save_to_disk(tmp_path / "both")
+    for place, count in (("one", 3), ("both", 3), ("both:test", 1), ("both:default:test", 1)):
+        chats = read_chats(tmp_path / place)
+        assert len(chats) == count
+        split = "test" if "test" in place else "train"
+        assert chats[0].location == f"{tmp_path}/{place.partition(':')[0]}:{split}:1"
+    with pytest.raises(DataError, match="no split 'dev'") as caught:
+        read_chats(tmp_path / "both:dev")
+    assert "train, test" in caught.value.hint
+    pairs = datasets.Dataset.from_list([{"cy": "helo", "en": "hello"}])
+    pairs.save_to_disk(tmp_path / "pairs")
+    assert [pair.target for pair in read_pairs("cy-en", tmp_path / "pairs")] == ["hello"]
+
+
+@needs_datasets
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_cells_in_a_folder_are_the_text_that_they_are_in_the_file(tmp_path, suffix):
+    rows = [("1", "NA"), ("007", "null"), ("", "1.0"), ("x", "True"), ('say "ok"', "2024-01-01")]
+    path = tmp_path / "set" / f"train.{suffix}"
+    path.parent.mkdir()
+    named = [dict(zip(("prompt", "completion"), row, strict=True)) for row in rows]
+    write_rows(path, named)
+    for place in (path, path.parent):
+        assert [
+            tuple(message["content"] for message in chat.messages) for chat in read_chats(place)
+        ] == rows
+
+
+@needs_datasets
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_files_of_different_columns_are_told(tmp_path, suffix):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_rows(folder / f"a.{suffix}", [{"prompt": "a", "completion": "b"}])
+    write_rows(folder / f"b.{suffix}", [{"x": "a", "y": "b"}])
+    with pytest.raises(DataError, match="different columns|'prompt' is missing") as caught:
+        read_chats(folder)
+    assert caught.value.hint
+
+
+@needs_datasets
 def test_code_of_a_data_set_is_not_run(tmp_path):
     folder = tmp_path / "owner" / "code"
     folder.mkdir(parents=True)

@@ -97,10 +97,11 @@ def test_a_column_that_takes_a_name_hides_the_one_that_had_it(tmp_path):
         ("a.csv", b'a,b\n"1,2\n', DataError, "a.csv:2: not valid CSV: unexpected end"),
         ("a.csv", b'a,b\n"1"x,2\n', DataError, "a.csv:2: not valid CSV"),
         ("a.csv", b"a,a\n1,2\n", DataError, "a.csv:1: two columns are named 'a'"),
-        ("a.csv", b"a;b\n1;2\n", DataError, "a.csv:1: only one column, 'a;b'"),
-        ("a.csv", b"a\tb\n1\t2\n", DataError, r"a.csv:1: only one column, 'a\\tb'"),
+        ("a.csv", b'a,b\n1,2\n"1,2\n\n\n', DataError, "a.csv:3: not valid CSV: unexpected end"),
+        ("a.csv", b"a,b\r1,2\r", DataError, "a.csv:1: not valid CSV: a carriage return"),
+        ("a.tsv", b"a\tb\r1\t2\r", DataError, "a.tsv:1: not valid TSV: a carriage return"),
         ("a.tsv", b"a,b\n1,2\n", DataError, "a.tsv:1: only one column, 'a,b'"),
-        ("a.csv", b"a,\n1,2\n", DataError, "a.csv:1: a column has no name"),
+        ("a.csv", b"\n\na,b\n1,2\n", DataError, "a.csv:1: the columns have no names"),
         ("a.csv", b"a,b\n1,\xff\n", DataError, "a.csv:2: not UTF-8 text"),
         ("a.csv.gz", b"a,b\n", DataError, "a.csv.gz:1: not a valid gzip file"),
         ("a.tsv", b"a\tb\n1\n", DataError, "a.tsv:2: 1 cells, but the header has 2"),
@@ -118,6 +119,91 @@ def test_what_is_malformed_is_named(tmp_path, name, content, kind, message):
     with pytest.raises(AdaptermixError, match=message) as caught:
         list(open_records(tmp_path / name).rows(["a"]))
     assert type(caught.value) is kind
+    assert "\n" not in caught.value.message
+    assert caught.value.hint or "cells, but the header" in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a;b\n1, 2;3\n",
+        "a\tb\n1, 2\t3\n",
+        "a|b\n1, 2|3\n",
+        '"a";"b"\r\n"1, 2";"3"\r\n',
+        ',a,b\n0,"1, 2",3\n',  # as pandas writes a table with its row numbers
+        'a,b,\n"1, 2",3,\n',
+        'a, b\n"1, 2",3\n',
+        "\ufeffa;b\n1, 2;3\n",
+    ],
+)
+def test_csv_as_spreadsheets_and_pandas_write_it(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    assert rows_of(tmp_path / "a.csv", "a", "b") == [{"a": "1, 2", "b": "3"}]
+    assert open_records(tmp_path / "a.csv").columns == ("a", "b")
+
+
+TWO = [{"a": "1"}, {"a": "2"}]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(
+    ("value", "rows"),
+    [
+        ({"data": TWO}, TWO),
+        ({"version": 1, "tags": ["x"], "rows": TWO}, TWO),
+        (TWO[0], TWO[:1]),
+        ({"a": [{"role": "user"}]}, [{"a": [{"role": "user"}]}]),  # one conversation
+        ({"a": "1", "b": ["x"]}, TWO[:1]),
+    ],
+)
+def test_json_may_hold_the_rows_in_an_object(tmp_path, value, rows, indent):
+    (tmp_path / "a.json").write_text(json.dumps(value, indent=indent))
+    assert rows_of(tmp_path / "a.json", "a") == rows
+
+
+def test_lines_of_json_are_no_object_that_holds_rows(tmp_path):
+    line = json.dumps({"a": [{"b": 1}]})
+    (tmp_path / "a.json").write_text(f"{line}\n{line}\n")
+    (tmp_path / "a.jsonl").write_text(f"{line}\n")
+    assert len(rows_of(tmp_path / "a.json", "a")) == 2
+    assert rows_of(tmp_path / "a.jsonl", "a") == [{"a": [{"b": 1}]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.jsonl", b"\x1f\x8b\x08\x00", "end in .gz"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", "zstd -d"),
+        ("a.jsonl.bz2", b"BZh91AY", "bunzip2"),
+        ("a.csv", b"\xfd7zXZ\x00", "unxz"),
+        ("a.xlsx", b"PK\x03\x04\x14", "save the sheet as CSV"),
+        ("a.json", b"PAR1\x15", "end in .parquet"),
+        ("a.arrow", b"\xff\xff\xff\xff\x10", "save_to_disk"),
+        ("a.pdf", b"%PDF-1.4", "PDF"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), "iconv -f UTF-16"),
+        ("a.csv", "a,b\n1,ö\n".encode("latin1"), "iconv -f LATIN1"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.tmx", b'\xef\xbb\xbf<?xml version="1.0"?>', "TMX"),
+        ("a.json", b"<!DOCTYPE html>", "web page"),
+        ("a.jsonl", b'{"a": 1},\n{"a": 2}\n', "one JSON object per line"),
+        ("a.json", b'{\n "a": 1,\n', "an array of objects"),
+    ],
+)
+def test_what_a_file_is_instead_is_told(tmp_path, name, content, hint):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(open_records(tmp_path / name).rows(["a"]))
+    assert hint in caught.value.hint
+
+
+def test_a_damaged_parquet_file_is_one_line(tmp_path):
+    parquet.write_table(pyarrow.table({"a": ["1"] * 50}), tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[:4] + b"\xff" * 30 + content[34:])
+    with pytest.raises(DataError, match="damaged Parquet file") as caught:
+        list(open_records(tmp_path / "a.parquet").rows(["a"]))
+    assert "\n" not in caught.value.message
 
 
 def test_two_columns_of_one_name_are_refused_in_parquet_as_well(tmp_path):
