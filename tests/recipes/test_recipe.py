@@ -1,5 +1,7 @@
 """Recipes as they are written: what is read out of the file, and what is refused, and where."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -361,3 +363,86 @@ def test_a_report_names_a_family_and_not_its_search(tmp_path):
     step = recipe.steps[-1]
     with pytest.raises(ConfigError, match="a search with per-language writes no such folder"):
         step.command.check(step.call(), recipe.maker)
+
+
+# The paper's recipes -------------------------------------------------------------------------
+
+PAPER = Path(__file__).parent.parent.parent / "examples" / "paper"
+# Appendix D.1 and section 4.3; 128 examples per step, and 32 pairs that are contrasted.
+TRAINING = {
+    "rank": 8,
+    "alpha": 16,
+    "dropout": 0.1,
+    "target_modules": tuple(f"{m}_proj" for m in ("q", "k", "v", "o", "gate", "up", "down")),
+    "epochs": 5,
+    "lr": 5e-4,
+    "schedule": "inverse_sqrt",
+    "warmup_ratio": 0.03,
+    "eval_steps": 200,
+    "patience": 5,
+    "batch_size": 128,
+}
+ALIGNMENT = {
+    "contrastive_batch": 32,
+    "pooling": "mean",
+    "directions": "one",
+    "resample": 0,
+}
+LOW = ("cy-en", "ja-en", "jv-en", "sw-en", "tl-en")
+INTO = ("cs-en", "de-en", "is-en", "ru-en", "zh-en")
+BOTH = (*INTO, *(f"en-{pair[:2]}" for pair in INTO))
+HIGH = ("ar", "en", "es", "ru", "zh")
+# The languages of tasks and the pairs of alignments: table 1, section 6.1 and table 5.
+LANGUAGES = {
+    "sft": (HIGH, None),
+    "english": (("en",), None),
+    "joint": (HIGH, LOW),
+    "joint-top": (HIGH, LOW),
+    "joint-bottom": (HIGH, LOW),
+    "joint-medium": (HIGH, ("el-en", "hi-en", "th-en", "tr-en")),
+    "joint-high": (HIGH, ("ar-en", "es-en", "ru-en", "zh-en")),
+    "align": (None, ("ar-en", "es-en", "ru-en", "zh-en", "sw-en")),
+    "align-de": (None, ("de-en",)),
+    "align-es": (None, ("es-en",)),
+    "align-zh": (None, ("zh-en",)),
+    "align-de-flores": (None, ("de-en",)),
+    "align-de-iwslt": (None, ("de-en",)),
+    "mt-sft": (BOTH, None),
+    "mt-joint": (BOTH, INTO),
+    "mt-joint-top": (BOTH, INTO),
+    "mt-joint-bottom": (BOTH, INTO),
+    "mt-align": (None, INTO),
+    "json-sft": (("en", "pt", "zh"), None),
+    "json-joint": (("en", "pt", "zh"), ("da-en", "sv-en")),
+}
+
+
+@pytest.mark.slow
+def test_the_papers_trainings_have_the_papers_settings():
+    steps = {s.name: s for path in PAPER.glob("*-*.toml") for s in read_recipe(path).steps}
+    seeds = {}
+    for name, step in steps.items():
+        if not step.command.name.startswith("train-"):
+            continue
+        settings = step.settings
+        family, _, seed = name.partition("-seed-")
+        seeds.setdefault(family.removeprefix("llama-").removeprefix("qwen-"), set()).add(int(seed))
+        for key, value in TRAINING.items():
+            assert getattr(settings, key) == value, (name, key)
+        is_qwen = "Qwen" in settings.model
+        assert is_qwen == name.startswith("qwen-")
+        langs, pairs = LANGUAGES[family.removeprefix("llama-").removeprefix("qwen-")]
+        assert getattr(settings, "langs", None) == langs, name
+        assert getattr(settings, "turn_newline", None) == (langs and not is_qwen), name
+        assert getattr(settings, "pairs", None) == pairs, name
+        if pairs:
+            for key, value in ALIGNMENT.items():
+                assert getattr(settings, key) == value, (name, key)
+            assert settings.temperature == ((1.5,) if is_qwen else (0.1,)), name
+            layers = [layer for layer in ("top", "bottom") if layer in name] or ["middle"]
+            assert [settings.layer] == layers, name
+            # ALMA's pairs are those of the task; appendix B filters Tatoeba.
+            is_task_data = "-mt-" in name
+            assert settings.several_sentences == is_task_data, name
+            assert settings.check_script != is_task_data, name
+    assert seeds == dict.fromkeys(LANGUAGES, {1, 2, 3})
