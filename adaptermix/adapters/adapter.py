@@ -44,6 +44,7 @@ from adaptermix.adapters.format import (
     split_parameters,
 )
 from adaptermix.adapters.names import TINKER_EXPERTS
+from adaptermix.adapters.targets import check_targets
 from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import hint_of_path, hub_place, reaching_hub
 from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
@@ -259,6 +260,7 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     )
     if any("unembed_tokens" in name for name in names) and "lm_head" in factors:
         config["target_modules"] = sorted({module.rpartition(".")[2] for module in factors})
+    check_targets(weights, [module for module in factors if module not in own_names], config)
     notes = (note,) if note else ()
     return Adapter(
         path, weights, config, record, factors, saved, file, own_names, origin=origin, notes=notes

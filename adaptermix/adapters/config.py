@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, as_suffix
-from adaptermix.adapters.names import unwrapped_pattern
+from adaptermix.adapters.names import PREFIX, unwrapped_pattern
 from adaptermix.errors import ArtifactError
 
 # The fields of PEFT's LoraConfig. Any other field that is set means an unknown LoRA variant.
@@ -34,6 +34,7 @@ _TYPES: tuple[tuple[str, type, str], ...] = (
 )
 # Initializations that change the base model's weights, so B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_PLAIN_INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
 
 
 def read_config(
@@ -74,10 +75,10 @@ def _without_wrappers(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config with module names without training wrappers."""
     for key in ("target_modules", "modules_to_save"):
         if isinstance(names := config.get(key), list):
-            config[key] = [unwrapped_pattern(str(name)) for name in names]
+            config[key] = [unwrapped_pattern(str(name)).removeprefix(PREFIX) for name in names]
         elif isinstance(names, str):
-            config[key] = unwrapped_pattern(names)
-    for key in ("rank_pattern", "alpha_pattern"):
+            config[key] = unwrapped_pattern(names).removeprefix(PREFIX)
+    for key in ("rank_pattern", "alpha_pattern"):  # with PEFT's prefix, they match nothing in PEFT
         if patterns := config.get(key):
             config[key] = {unwrapped_pattern(name): n for name, n in patterns.items()}
     return config
@@ -125,12 +126,12 @@ def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
 
 def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse, by name, every feature that a sum of ``scaling * b @ a`` cannot express."""
-    init = str(config.get("init_lora_weights", True)).lower()
+    init = str(config.get("init_lora_weights", True)).lower().replace("-", "_")
+    changes_base = init.startswith(_INITS_THAT_CHANGE_THE_BASE)
     refused = {
         "DoRA (use_dora): its magnitudes depend on the base model": config.get("use_dora"),
-        f"initialized by {init}, which changes the base model": init.startswith(
-            _INITS_THAT_CHANGE_THE_BASE
-        ),
+        f"initialized by {init}, which changes the base model": changes_base,
+        f"initialized by {init}, which adaptermix does not know": init not in _PLAIN_INITS,
         "QALoRA (use_qalora)": config.get("use_qalora"),
         "layer_replication": config.get("layer_replication"),
         "trainable_token_indices": config.get("trainable_token_indices"),

@@ -111,7 +111,7 @@ def unwrapped_pattern(pattern: str) -> str:
     """Return a pattern of module names without wrappers, which may be escaped in it."""
     for wrapper in WRAPPERS[:-1]:
         pattern = pattern.replace(wrapper, "").replace(re.escape(wrapper), "")
-    return pattern.removeprefix(PREFIX)
+    return pattern
 
 
 @cache
@@ -248,8 +248,9 @@ def is_conv1d(module: str, model_type: str | None, given: bool | None) -> bool:
     Args:
         module: Name of the module.
         model_type: Type of the model.
-        given: ``fan_in_fan_out`` of the adapter's config, used only for types without known Conv1D
-            layers, because PEFT saves the value of the last module for all.
+        given: ``fan_in_fan_out`` of the adapter's config if the model has its own code. Used only
+            for types without known Conv1D layers, because PEFT saves the value of the last module
+            for all.
     """
     last = module.rpartition(".")[2]
     if model_type in CONV1D_TYPES:

@@ -65,6 +65,13 @@ class PromptEncoder:
         self.notes: list[str] = []
         self._takes_system, self._wants_parts = True, False
         marker = ""
+        templates = tokenizer.chat_template
+        if isinstance(templates, dict) and "default" not in templates:
+            raise ArtifactError(
+                f"{self._name}: the tokenizer has the chat templates {', '.join(templates)}, and "
+                "none is the default",
+                hint="copy one of them into a file, and name it with --chat-template",
+            )
         if tokenizer.chat_template is not None:
             self._wants_parts = self._needs_parts()
             self._takes_system = self._writes([{"role": "system", "content": _SYSTEM}, _QUESTION])

@@ -28,6 +28,7 @@ from adaptermix.models.files import (
     is_tied,
     locate_model,
     quantization_of,
+    read_base_config,
     text_model_type,
     weight_files,
     weight_shapes,
@@ -36,6 +37,7 @@ from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
 _ROWS = 1024  # rows of a weight that are converted to float32 at a time
+_TEMPLATES = "additional_chat_templates"  # folder of chat templates besides the default
 _OTHER_WEIGHTS = (
     *(".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".h5"),
     ".msgpack",
@@ -79,7 +81,7 @@ def merge_into(
         plan,
         {name: read for name, (_, read) in plan.saved().items()},
         _experts(plan, shapes, model_type),
-        _turned_modules(plan, shapes, model_type),
+        _turned_modules(plan, shapes, folder),
         Tally(),
     )
     notes = [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
@@ -90,6 +92,8 @@ def merge_into(
         for path in sorted(folder.iterdir()):
             if path.is_file() and not path.name.endswith(_OTHER_WEIGHTS):
                 shutil.copyfile(path, out / path.name)
+        if (folder / _TEMPLATES).is_dir():
+            shutil.copytree(folder / _TEMPLATES, out / _TEMPLATES)
         for shard in weight_files(folder):
             _fold_shard(shard, out / shard.name, folding)
         report = _with_notes(merge_report(plan, settings, folding.tally, written=True), notes)
@@ -237,11 +241,15 @@ def _experts(
     return found
 
 
-def _turned_modules(
-    plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], model_type: str | None
-) -> set[str]:
-    """Return the modules whose weights the base stores as [in out]."""
+def _turned_modules(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: Path) -> set[str]:
+    """Return the modules whose weights the base stores as [in out].
+
+    The adapters' ``fan_in_fan_out`` counts only for models with their own code: PEFT ignores it if
+    it does not fit the class of the layer.
+    """
     turned = set()
+    model_type = text_model_type(base)
+    given = plan.is_transposed and "auto_map" in read_base_config(base)
     for module, spec in plan.specs.items():
         update = (spec.out_features, spec.in_features)
         if spec.is_embedding:
@@ -249,7 +257,7 @@ def _turned_modules(
         elif update[0] != update[1]:
             if shapes.get(f"{module}.weight") == update[::-1]:
                 turned.add(module)
-        elif is_conv1d(module, model_type, plan.is_transposed):  # a square shape is ambiguous
+        elif is_conv1d(module, model_type, given):  # a square shape is ambiguous
             turned.add(module)
     return turned
 

@@ -61,7 +61,7 @@ def text_model_type(folder: Path) -> str | None:
 def quantization_of(folder: Path) -> str | None:
     """Return the quantization method from a model's config or files; None if not quantized."""
     for part in reversed(config_parts(read_base_config(folder))):
-        for key in ("quantization_config", "compression_config"):
+        for key in ("quantization_config", "compression_config", "quantization"):  # last: MLX
             if (found := part.get(key)) is not None:
                 method = found.get("quant_method") if isinstance(found, dict) else found
                 return str(method or key)
@@ -150,12 +150,13 @@ def weight_files(folder: Path) -> list[Path]:
 def is_tied(folder: Path) -> bool:
     """Whether the model's output embeddings are tied to its input embeddings.
 
-    Configs often leave this to the default of their class. The weights decide then, because a tied
-    head is not saved.
+    Configs often leave this to the default of their class, and those of multimodal models may state
+    it twice, differently. The weights decide then, because a tied head is not saved.
     """
-    for part in config_parts(read_base_config(folder)):
-        if "tie_word_embeddings" in part:
-            return bool(part["tie_word_embeddings"])
+    key = "tie_word_embeddings"
+    stated = {bool(part[key]) for part in config_parts(read_base_config(folder)) if key in part}
+    if len(stated) == 1:
+        return stated.pop()
     heads = ("lm_head.weight", "embed_out.weight")
     return not any(name.endswith(heads) for name in weight_shapes(folder))
 

@@ -77,8 +77,16 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
     if settings.tokenizer:
         hint = "name a folder with tokenizer.json, or a tokenizer on the Hub: --tokenizer NAME"
     with opening(f"{name}: no usable tokenizer", hint):
+        # mistral-common ignores the chat template, and reads "[INST]" in a text as plain text.
         tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=settings.trust_remote_code
+            name, trust_remote_code=settings.trust_remote_code, mistral_format=False
+        )
+    if str(getattr(tokenizer, "vocab_file", None)).endswith("tekken.json"):
+        raise ArtifactError(
+            f"{name}: the only vocabulary is Mistral's tekken.json, which names no special tokens "
+            "to transformers",
+            hint="name a tokenizer with a tokenizer.json, such as that of a conversion of the "
+            "model: --tokenizer NAME",
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _template_of_processor(Path(name))

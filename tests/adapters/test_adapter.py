@@ -67,6 +67,7 @@ def test_what_is_written_is_read_back_bit_by_bit(tmp_path, made_by_peft, name):
         {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.q_proj": 3}},
         {"layers_to_transform": [0, 1]},
         {"target_modules": r".*layers\.(0|2)\.mlp\.(up|gate)_proj"},
+        {"alpha_pattern": {"base_model.model.model.layers.0.self_attn.q_proj": 1}},
     ],
 )
 def test_delta_weights_are_pefts(tmp_path, model_dir, options):
@@ -190,6 +191,8 @@ def test_damaged_tensors_are_named(made_by_peft, change, message):
         ({"peft_type": "IA3"}, "not the config of a LoRA adapter"),
         ({"use_dora": True}, r"DoRA \(use_dora\)"),
         ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16, which changes the base model"),
+        ({"init_lora_weights": "lora-ga"}, "lora_ga, which changes the base model"),
+        ({"init_lora_weights": "milora"}, "initialized by milora, which adaptermix does not know"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"target_parameters": ["self_attn.q_proj.x"]}, "do not fit several experts"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save lists 'lm_head'"),

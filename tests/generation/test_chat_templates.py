@@ -83,6 +83,16 @@ def test_a_template_that_writes_no_question_is_refused(template, why):
         encoder_of(template)
 
 
+def test_of_several_templates_the_default_is_used_and_without_one_all_are_named():
+    several = {"tool_use": "T" + CHAT_TEMPLATE, "default": CHAT_TEMPLATE}
+    assert encoder_of(several).prompt_text(MESSAGES) == encoder_of(CHAT_TEMPLATE).prompt_text(
+        MESSAGES
+    )
+    with pytest.raises(ArtifactError, match="templates tool_use, rag, and none is the") as error:
+        encoder_of({"tool_use": CHAT_TEMPLATE, "rag": CHAT_TEMPLATE})
+    assert "--chat-template" in error.value.hint
+
+
 def test_a_template_that_refuses_some_messages_says_so():
     with pytest.raises(DataError, match="rejects the messages: Conversation roles must alternate"):
         encoder_of(ALTERNATING).prompt_ids([MESSAGES[1], MESSAGES[1]])

@@ -73,6 +73,14 @@ def test_each_layer_is_folded_as_it_is_stored(tmp_path, targets):
     check_fold(tmp_path, base, [path, path], (0.7, 0.5))
 
 
+def test_an_orientation_that_no_layer_of_the_class_has_is_ignored(tmp_path, model_dir):
+    """PEFT ignores ``fan_in_fan_out`` for linear layers; q_proj is square, so its shape is none."""
+    path = trained(model_dir, tmp_path / "a", 1)
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(config | {"fan_in_fan_out": True}))
+    check_fold(tmp_path, model_dir, [path], (0.7,))
+
+
 def test_a_bias_that_the_base_has_not_is_refused(tmp_path, model_dir):
     path = trained(model_dir, tmp_path / "a", 1, lora_bias=True)
     settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "model")
@@ -111,8 +119,15 @@ def test_shards_stay_shards_and_other_files_are_copied(tmp_path, model_dir):
     base = in_shards(model_dir, tmp_path / "base")
     shards = sorted(path.name for path in base.glob("model-*.safetensors"))
     assert len(shards) > 3
+    templates = base / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool_use.jinja").write_text("{{ tools }}")
     path = trained(model_dir, tmp_path / "a", 1)
     check_fold(tmp_path, base, [path], (0.8,))
+    copied = tmp_path / "model" / templates.name
+    assert [file.name for file in copied.iterdir()] == ["tool_use.jinja"]
+    shutil.rmtree(templates)
+    shutil.rmtree(copied)
     names = {path.name for path in (tmp_path / "model").iterdir()}
     own = {path.name for path in base.iterdir()}
     left = {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"}
@@ -270,6 +285,9 @@ def test_a_quantized_base_is_refused_for_what_it_is(tmp_path, model_dir, method)
         json.dumps(config | {"text_config": {"quantization_config": given}})
     )
     with pytest.raises(ArtifactError, match=rf"is quantized \({method}\)"):
+        merge_into([path], settings)
+    (base / "config.json").write_text(json.dumps(config | {"quantization": {"bits": 4}}))  # MLX
+    with pytest.raises(ArtifactError, match=r"is quantized \(quantization\)"):
         merge_into([path], settings)
     (base / "config.json").write_text(json.dumps(config))
     end = {"bitsandbytes": "weight.absmax", "gptq": "qweight"}[method]

@@ -1,13 +1,14 @@
 import copy
 import json
 import shutil
+from base64 import b64encode
 from importlib.util import find_spec
 
 import pytest
 import torch
 import transformers
 from helpers.models import save_model, save_model_of_own_code
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
@@ -180,6 +181,19 @@ def test_tied_embeddings_are_known_where_the_config_leaves_them_to_its_class(
     assert is_tied(tmp_path / "m") == expected
 
 
+@pytest.mark.parametrize("top", [True, False])
+def test_the_weights_decide_where_a_config_contradicts_itself(tmp_path, model_dir, top):
+    shutil.copytree(model_dir, tmp_path / "m")
+    config = json.loads((model_dir / "config.json").read_text())
+    config |= {"tie_word_embeddings": top, "text_config": {"tie_word_embeddings": not top}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    assert not is_tied(tmp_path / "m")
+    weights = load_file(model_dir / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, tmp_path / "m" / "model.safetensors")
+    assert is_tied(tmp_path / "m")
+
+
 @pytest.mark.parametrize("load", [load_model, load_lower_blocks])
 def test_a_loaded_model_computes_with_the_threads_asked_for(model_dir, load):
     for threads in (2, 3):
@@ -298,6 +312,27 @@ def test_an_adapter_that_peft_loads_in_part_is_refused(tmp_path):
         ) as e:
             adapted.switch_to(tmp_path / "whole")
         assert "merge --into BASE" in e.value.hint
+
+
+def test_mistrals_own_vocabulary_does_not_replace_the_tokenizer_and_its_template(
+    tmp_path, model_dir
+):
+    """With mistral-common installed, transformers prefers tekken.json and drops the template."""
+    layout = save_model(tmp_path / "m", "mistral")
+    vocabulary = [{"rank": i, "token_bytes": b64encode(bytes([i])).decode()} for i in range(256)]
+    config = {"pattern": ".", "num_vocab_tokens": 256, "default_vocab_size": 1256}
+    config |= {"default_num_special_tokens": 1000, "version": "v3"}
+    (layout / "tekken.json").write_text(json.dumps({"config": config, "vocab": vocabulary}))
+    expected = load_tokenizer(model_dir, SETTINGS)
+    found = load_tokenizer(layout, SETTINGS)
+    assert found.chat_template == expected.chat_template is not None
+    text = "<|bos|><|user|>hello<|end|>"
+    assert found(text)["input_ids"] == expected(text)["input_ids"]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (layout / name).unlink()
+    with pytest.raises(ArtifactError, match=r"only vocabulary is Mistral's tekken\.json") as error:
+        load_tokenizer(layout, SETTINGS)
+    assert "--tokenizer" in error.value.hint
 
 
 def test_a_chat_template_of_the_processor_is_the_tokenizers_where_it_has_none(tmp_path, model_dir):

@@ -26,7 +26,7 @@ from adaptermix.version import __version__
 
 # sacreBLEU's recommended tokenizers for languages in which 13a does not find words.
 _TOKENIZERS = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
-_UNSPACED = ("th", "km", "lo", "my", "bo")  # sacreBLEU has no tokenizer for their words
+_UNSPACED = ("th", "km", "lo", "my", "bo", "dz")  # sacreBLEU has no tokenizer for their words
 _PACKAGES = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]", "flores200": "sentencepiece"}
 
 
