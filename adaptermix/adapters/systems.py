@@ -146,8 +146,9 @@ def choose_baseline(settings: EvalSettings, systems: Mapping[str, System]) -> Ba
     """Return the system that others are compared with.
 
     For a merge, it is the source with the largest weight, because users need to know whether the
-    merge is better than that adapter; compared with the base model, both look good. For a family,
-    it is the task adapter.
+    merge is better than that adapter; compared with the base model, both look good. An adapter that
+    was trained for alignment is not a baseline if another source is: any merge with a task adapter
+    is better than it. For a family, it is the task adapter.
     """
     if settings.baseline is not None:
         seeds = seed_families(systems).get(settings.baseline)
@@ -163,14 +164,32 @@ def choose_baseline(settings: EvalSettings, systems: Mapping[str, System]) -> Ba
 
 
 def _main_source(system: System, systems: Mapping[str, System]) -> str | None:
-    """Return the name of the source with the largest weight, if it is among the systems."""
+    """Return the name of the source with the largest weight, if it is among the systems.
+
+    If an adapter trained for alignment has it, the name is that of the largest other source that is
+    among the systems.
+    """
+    others: dict[str, str] = {}
+    for name, other in systems.items():
+        if other is not system and isinstance(other, Adapter):
+            others.setdefault(other.weights_hash, name)
+    if isinstance(system, Family):
+        return others.get(system.default.weights_hash)
     try:
-        if isinstance(system, Family):
-            blake3 = system.default.weights_hash
-        else:
-            blake3 = max(system.record["sources"], key=lambda source: source["weight"])["blake3"]
+        sources = [
+            (float(each["weight"]), str(each["blake3"])) for each in system.record["sources"]
+        ]
+        largest = max(weight for weight, _ in sources)
     except (KeyError, TypeError, ValueError):  # not a merge, or a record of another version
         return None
-    others = {n: o for n, o in systems.items() if o is not system and isinstance(o, Adapter)}
-    same = (name for name, other in others.items() if other.weights_hash == blake3)
-    return next(same, None)
+    tested = [(weight, others[blake3]) for weight, blake3 in sources if blake3 in others]
+    main = [name for weight, name in tested if weight == largest]
+    if not main:
+        return None
+    by_weight = sorted((pair for pair in tested if pair[0] > 0), key=lambda pair: -pair[0])
+    tasks = [name for _, name in by_weight if not _is_for_alignment(systems[name])]
+    return next(iter(tasks), main[0])
+
+
+def _is_for_alignment(system: System) -> bool:
+    return isinstance(system, Adapter) and system.record.get("command") == "train-align"

@@ -12,6 +12,11 @@ from adaptermix.files.hub import fetch
 from adaptermix.files.tensors import TensorFile
 from adaptermix.settings.shared import ModelSettings
 
+CONTEXT_KEYS = (  # config keys of the context length
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_seq_length"),
+    *("max_sequence_length", "seq_len", "n_ctx", "model_max_length"),
+)
+
 
 def locate_model(settings: ModelSettings) -> Path:
     """Return the folder of the base model; fetch it from the Hub if it is not a local folder.
@@ -99,7 +104,8 @@ def layer_index(layer: str | int, depth: int) -> int:
 
 def context_length(folder: Path) -> int | None:
     """Return the context length in tokens, or None if the config does not state it."""
-    found = config_parts(read_base_config(folder))[0].get("max_position_embeddings")
+    text = config_parts(read_base_config(folder))[0]
+    found = next((text[key] for key in CONTEXT_KEYS if text.get(key) is not None), None)
     return found if isinstance(found, int) and found > 0 else None
 
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models.blocks import choose_layer, decoder_of, empty_model, load_lower_blocks
 from adaptermix.models.files import (
+    CONTEXT_KEYS,
     context_length,
     fingerprint,
     is_tied,
@@ -158,12 +159,24 @@ def test_the_fingerprint_knows_weights_and_not_places(tmp_path, model_dir):
     [
         ({"max_position_embeddings": 256}, 256),
         ({"text_config": {"max_position_embeddings": 128}}, 128),  # a model of several modes
+        ({"n_positions": 64, "n_ctx": 32}, 64),  # GPT-2
+        ({"max_seq_len": 64}, 64),  # MPT
+        ({"max_position_embeddings": None, "seq_length": 64}, 64),  # ChatGLM
         ({"model_type": "mamba"}, None),
     ],
 )
 def test_the_context_is_what_the_config_says(tmp_path, config, expected):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert context_length(tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_configs_name_the_context_as_those_of_transformers_do():
+    kinds = AutoModelForCausalLM._model_mapping.keys()
+    names = {getattr(kind, "attribute_map", {}).get("max_position_embeddings") for kind in kinds}
+    assert len(names) > 1
+    recurrent = {"context_length"}  # RWKV's, which is no limit
+    assert names - {None} - recurrent <= set(CONTEXT_KEYS)
 
 
 @pytest.mark.parametrize("place", ["as saved", "in text_config", "nowhere"])

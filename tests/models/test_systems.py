@@ -15,6 +15,7 @@ from adaptermix.adapters.systems import (
     read_systems,
     system_names,
 )
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merging.merge import merge
 from adaptermix.models.files import fingerprint
@@ -85,6 +86,28 @@ def test_the_baseline_is_what_counts_most_in_a_merge(model_dir, tmp_path):
     assert chosen == ("base", "chosen by --baseline")
     peft_adapter(model_dir, paths["task"], seed=9)
     assert baseline("task", "merged")[0] == "base", "another adapter of the same name"
+
+
+@pytest.mark.parametrize("weights", ["0.5,0.5", "0.7,0.3"])
+def test_an_adapter_trained_for_alignment_is_no_baseline_beside_a_task(
+    model_dir, tmp_path, weights
+):
+    """Every merge with a task adapter is better than an alignment adapter alone."""
+    paths = {name: tmp_path / name for name in ("align", "task", "merged")}
+    for seed, name in enumerate(("align", "task")):
+        peft_adapter(model_dir, tmp_path / f"{name}-peft", seed=seed)
+        source = read_adapter(tmp_path / f"{name}-peft")
+        record = {"command": f"train-{name}"}
+        write_adapter(paths[name], dict(source.updates()), source.config, record)
+    merge([paths["align"], paths["task"]], MergeSettings(weights=weights, out=paths["merged"]))
+    systems = read_systems(paths.values())
+    settings = EvalSettings(adapters=[str(path) for path in paths.values()])
+    assert choose_baseline(settings, systems).name == "task"
+    alone = {name: systems[name] for name in ("align", "merged")}
+    assert choose_baseline(settings, alone).name == "align"
+    del systems["align"]
+    expected = "task" if weights == "0.5,0.5" else "base"
+    assert choose_baseline(settings, systems).name == expected
 
 
 def test_a_family_is_one_system_and_its_adapters_are_counted_once(model_dir, tmp_path):
