@@ -9,6 +9,7 @@ from adaptermix.adapters.format import UpdateSpec
 from adaptermix.adapters.names import (
     CONV1D,
     EMBEDDINGS,
+    check_fusion,
     check_names_meet,
     common_names,
     core,
@@ -200,14 +201,16 @@ def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Ad
 
 
 def check_names(adapters: Sequence[Adapter]) -> None:
-    """Check that all adapters have a block in common with the first one (``check_names_meet``).
+    """Check that all adapters have blocks and layers in common with the first one.
 
     Raises:
-        ArtifactError: One has none; the message names one module of each.
+        ArtifactError: One has not (``check_names_meet``, ``check_fusion``).
     """
     first = adapters[0]
     for other in adapters[1:]:
-        check_names_meet(first.modules, other.modules, (str(first.path), str(other.path)))
+        paths = str(first.path), str(other.path)
+        check_names_meet(first.modules, other.modules, paths)
+        check_fusion(first.modules, other.modules, paths)
 
 
 def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:

@@ -71,6 +71,12 @@ _TINKER_HEAD = re.compile(r"(?<=base_model\.model\.)(?:model\.)?unembed_tokens\.
 TINKER_EXPERTS = re.compile(r"\.experts\.w[123]\.lora_[AB]\.weight$")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.\d+\.")
+# Layers that some models have instead of several, and those that they replace.
+_QKV = ("q_proj", "k_proj", "v_proj")
+_FUSED = {
+    **dict.fromkeys(("qkv_proj", "query_key_value", "Wqkv", "c_attn"), _QKV),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
 # Distinct parts of one model, which are never the same part under different names.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
 # First components of the names of blocks' modules in known models.
@@ -212,6 +218,28 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
             hint="the adapters belong to different models, or one has an unknown prefix; "
             "rename its tensors",
         )
+
+
+def check_fusion(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:
+    """Check that no set of modules has the parts of a fused layer of the other.
+
+    A model has one or the other, so half of a merge would have no effect. Experts are checked with
+    their adapters (``check_experts``).
+
+    Raises:
+        ArtifactError: One has; the message names one module of each.
+    """
+    for one, other, (path, owner) in ((first, second, paths), (second, first, paths[::-1])):
+        names = {core(module): module for module in other}
+        for module in one:
+            block, _, last = core(module).rpartition(".")
+            parts = (names.get(f"{block}.{part}") for part in _FUSED.get(last, ()))
+            if (found := next(filter(None, parts), None)) and not is_expert(module):
+                raise ArtifactError(
+                    f"{path} updates '{module}', and {owner} a part of it as a layer of its own, "
+                    f"'{found}'",
+                    hint="one of the base models was converted; train both adapters on the same",
+                )
 
 
 def unknown_start(names: Iterable[str]) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,27 @@ def test_unknown_prefixes_are_refused_by_name(tmp_path, two, change, prefix):
     wrapped = with_keys(two[0], tmp_path / "w", change)
     with pytest.raises(ArtifactError, match=rf"has the unknown prefix or wrapper '.*{prefix}'"):
         merge([wrapped, two[1]], MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("self_attn.qkv_proj", "self_attn.q_proj"),
+        ("self_attn.v_proj", "self_attn.Wqkv"),
+        ("mlp.gate_up_proj", "mlp.gate_proj"),
+    ],
+)
+def test_a_fused_layer_and_its_parts_are_not_merged_side_by_side(tmp_path, two, one, other):
+    for adapter, name in zip(two, (one, other), strict=True):
+        change = partial(re.sub, r"self_attn\.q_proj", name)
+        renamed = with_keys(adapter, tmp_path / name, change)
+        config = json.loads((renamed / "adapter_config.json").read_text()) | {"target_modules": []}
+        (renamed / "adapter_config.json").write_text(json.dumps(config))
+    pair = [tmp_path / one, tmp_path / other]
+    with pytest.raises(
+        ArtifactError, match=r"updates '\S*(qkv|gate_up)\w*', and .* a part of it as a"
+    ):
+        merge(pair, MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
 
 
 def test_modules_that_never_meet_are_refused_with_an_example_of_each(tmp_path, two):
