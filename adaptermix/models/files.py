@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from adaptermix.adapters.names import core
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.hub import fetch
 from adaptermix.files.tensors import TensorFile
 from adaptermix.settings.shared import ModelSettings
 
+_BLOCK = re.compile(r"layers\.(\d+)\.")
 CONTEXT_KEYS = (  # config keys of the context length
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_seq_length"),
     *("max_sequence_length", "seq_len", "n_ctx", "model_max_length"),
@@ -151,6 +154,27 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name}: no such file, but the index lists it")
     return [folder / name for name in sorted(names)]
+
+
+def check_depth(folder: Path) -> None:
+    """Check that the files have no more blocks than the config, which would drop the others.
+
+    Blocks that predict further tokens (DeepSeek V3, GLM 4.5) follow the last one and do not count.
+
+    Raises:
+        ArtifactError: They have more.
+    """
+    depth = config_parts(read_base_config(folder))[0].get("num_hidden_layers")
+    blocks: dict[int, list[str]] = {}
+    for name in map(core, weight_shapes(folder)):
+        if (found := _BLOCK.match(name)) is not None:
+            blocks.setdefault(int(found[1]), []).append(name)
+    count = sum(not any("eh_proj" in name for name in names) for names in blocks.values())
+    if isinstance(depth, int) and count > depth:
+        raise ArtifactError(
+            f"{folder}: its files have {count} blocks, but config.json says {depth}",
+            hint="correct num_hidden_layers, or save the shortened model again",
+        )
 
 
 def is_tied(folder: Path) -> bool:

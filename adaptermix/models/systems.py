@@ -15,7 +15,14 @@ from adaptermix.adapters.systems import BASE
 from adaptermix.adapters.writing import staged_config
 from adaptermix.errors import AdaptermixError, ArtifactError
 from adaptermix.models.blocks import empty_model
-from adaptermix.models.files import by, fingerprint, locate_model, quantization_of, weight_shapes
+from adaptermix.models.files import (
+    by,
+    check_depth,
+    fingerprint,
+    locate_model,
+    quantization_of,
+    weight_shapes,
+)
 from adaptermix.models.loading import load_tokenizer, opening
 from adaptermix.settings.shared import ModelSettings
 
@@ -118,6 +125,7 @@ def open_systems(
         ResourceError: The model cannot be fetched from the Hub.
     """
     folder = locate_model(settings)
+    check_depth(folder)
     shapes = in_model = weight_shapes(folder)
     empty = None
     if all(find_spec(name) is not None for name in ("torch", "peft")):

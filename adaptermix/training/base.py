@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from adaptermix.adapters.stacking import Weighted, read_weighted
-from adaptermix.models.files import check_tokens, locate_model
+from adaptermix.models.files import check_depth, check_tokens, locate_model
 from adaptermix.models.loading import check_quantization, load_tokenizer
 from adaptermix.models.stacking import check_stack
 from adaptermix.settings.training import TrainSettings
@@ -52,6 +52,7 @@ def open_base(settings: TrainSettings) -> Base:
         ArtifactError: The model cannot be used, or a ``--on`` adapter does not fit it.
     """
     folder = locate_model(settings)
+    check_depth(folder)
     check_quantization(folder, settings)
     tokenizer = load_tokenizer(folder, settings)
     stack = read_weighted(settings.on)

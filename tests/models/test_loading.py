@@ -15,6 +15,7 @@ from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.models.blocks import choose_layer, decoder_of, empty_model, load_lower_blocks
 from adaptermix.models.files import (
     CONTEXT_KEYS,
+    check_depth,
     context_length,
     fingerprint,
     is_tied,
@@ -23,10 +24,12 @@ from adaptermix.models.files import (
     weight_shapes,
 )
 from adaptermix.models.loading import AdaptedModel, load_config, load_model, load_tokenizer
+from adaptermix.models.systems import open_systems
 from adaptermix.retrieval.representations import layers_and_width
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainAlignSettings
+from adaptermix.training.align import train_align
 
 SETTINGS = ModelSettings()
 
@@ -76,6 +79,32 @@ def test_four_bits_hold_nearly_the_same_model(model_dir):
 
 def is_linear(module):
     return isinstance(module, torch.nn.Linear)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model.", ""])
+def test_blocks_that_the_config_leaves_out_are_told(tmp_path, prefix):
+    """transformers drops them without an error, and another model is measured."""
+    names = [f"{prefix}layers.{at}.mlp.up_proj.weight" for at in range(3)]
+    names += [f"{prefix}layers.3.eh_proj.weight", "vision_tower.layers.7.weight", "lm_head.weight"]
+    save_file({name: torch.ones(2) for name in names}, tmp_path / "model.safetensors")
+    for depth in (3, 4, None):
+        (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": depth}))
+        check_depth(tmp_path)
+    config = {"text_config": {"num_hidden_layers": 2}, "num_hidden_layers": 9}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="have 3 blocks, but config.json says 2"):
+        check_depth(tmp_path)
+
+
+def test_every_command_that_loads_a_model_counts_its_blocks(tmp_path, model_dir, corpus_dir):
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    options = {"model": str(folder), "data_dir": corpus_dir, "out": tmp_path / "a"}
+    with pytest.raises(ArtifactError, match="have 4 blocks, but config.json says 2"):
+        train_align(TrainAlignSettings(pairs=("cy-en",), **options), dry_run=True)
+    with pytest.raises(ArtifactError, match="have 4 blocks, but config.json says 2"):
+        open_systems(ModelSettings(model=str(folder)), {})
 
 
 def test_a_layer_beyond_the_model_is_refused(model_dir):
