@@ -25,6 +25,7 @@ from packaging.requirements import Requirement
 
 from adaptermix.cli.console import on_one_line
 from adaptermix.files.outputs import Report, cache_folder
+from adaptermix.models.kernels import why_no_compile, why_no_liger
 from adaptermix.tables import Cell, Line, View
 from adaptermix.tasks.metrics.comet_environment import Environment, status
 
@@ -232,13 +233,13 @@ def _version(*names: str) -> str | None:
 
 
 def extra_checks(requirements: Sequence[str]) -> list[Check]:
-    """Check which optional extras are installed, except for vLLM's and those for developers."""
+    """Check which extras are installed, except for vLLM, Liger and those for developers."""
     parsed = [Requirement(text) for text in requirements]
     found: dict[str, list[Check]] = {}
     for requirement in parsed:
         marker = str(requirement.marker or "")
         extra = marker.partition("extra == ")[2].strip("\"'")
-        if extra not in ("", "vllm", "dev", "benchmarks", "mutants", "all"):
+        if extra not in ("", "vllm", "liger", "dev", "benchmarks", "mutants", "all"):
             found.setdefault(extra, []).append(_package_check(requirement))
     checks = []
     for extra, members in found.items():
@@ -276,7 +277,20 @@ def import_checks(known: dict[str, Any], why: str) -> list[Check]:
                 "them: pip uninstall torchvision torchaudio torchcodec"
             )
         loaded = Check("imports", "missing", why, fix, required=True)
-    return [loaded, *([device_check(known)] if "torch" in known else [])]
+    if "torch" not in known:
+        return [loaded]
+    return [loaded, device_check(known), *kernel_checks(bool(known["gpus"]))]
+
+
+def kernel_checks(has_gpu: bool) -> list[Check]:
+    """Check whether train-task can compile a model, and use Liger's kernels."""
+    checks = []
+    for option, why in (("--compile", why_no_compile), ("--liger", why_no_liger)):
+        error = why(has_gpu)
+        name, fix = f"train-task {option}", error and error.hint or ""
+        found = error.message if error else "works"
+        checks.append(Check(name, "missing" if error else "ok", found, fix))
+    return checks
 
 
 def device_check(known: dict[str, Any]) -> Check:

@@ -180,10 +180,31 @@ class TrainTaskSettings(TrainSettings, TaskDataSettings):
         description="Keep only the input of each block, and compute the rest again in the "
         "backward pass: less memory, a third more time, the same gradient.",
     )
+    compile: bool = Field(
+        default=False,
+        description="Compile the blocks with torch.compile. The first steps take minutes, and "
+        "the adapter differs by rounding.",
+    )
+    liger: bool = Field(
+        default=False,
+        description="Use Liger's Triton kernels for norms, rotations and MLPs. Requires a GPU.",
+    )
     out: Path = Field(
         default=Path("task.safetensors"),
         description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
+
+    @model_validator(mode="after")
+    def _liger_is_not_compiled(self) -> Self:
+        if self.liger and self.compile:
+            raise ValueError("--liger and --compile replace the same code; choose one")
+        return self
+
+    @model_validator(mode="after")
+    def _liger_has_its_own_experts(self) -> Self:
+        if self.liger and self.target_parameters:
+            raise ValueError("--liger replaces the experts that --target-parameters would train")
+        return self
 
 
 class AlignmentSettings(Settings):

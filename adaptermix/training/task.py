@@ -13,6 +13,7 @@ from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import empty_model
+from adaptermix.models.kernels import check_kernels, faster_blocks
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
 from adaptermix.models.stacking import add_stack
@@ -50,10 +51,13 @@ def train_task(
         ConfigError: Settings that contradict each other.
         DataError: Missing or malformed data.
         ArtifactError: The model cannot be used, or the output exists.
+        ResourceError: A compiler, a package or a GPU is missing.
     """
     if (finished := finished_report(settings, force)) is not None:
         return finished
     micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
+    if not dry_run:
+        check_kernels(settings)
     base = open_base(settings)
     encoder = PromptEncoder.of(base.tokenizer, settings)
     data = task_data(settings, encoder, on_progress)
@@ -65,9 +69,11 @@ def train_task(
         return replace(plan, preview=preview(data.train, base.tokenizer))
     set_seed(settings.seed)
     whole = add_stack(load_model(base.folder, settings), base.stack)
+    adapted = with_lora(whole, settings, "CAUSAL_LM")
     run = TrainingRun(settings, base, data, micro, on_progress)
     kind = partial(AdapterTrainer, data_collator=NamedCollator(AnswerCollator(base.pad)))
-    return run.train(with_lora(whole, settings, "CAUSAL_LM"), kind, force)
+    with faster_blocks(adapted, settings):
+        return run.train(adapted, kind, force)
 
 
 def task_pass(rows: int, examples: Sequence[EncodedExample]) -> Pass:

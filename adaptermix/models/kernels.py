@@ -1,0 +1,162 @@
+"""Faster code for a model's blocks in training: torch.compile, and Liger's Triton kernels.
+
+torch and Liger are imported where they are used, so that ``doctor`` can ask what works here.
+"""
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
+from adaptermix.processes import shards_model
+from adaptermix.settings.training import TrainTaskSettings
+
+# Liger's own losses would replace the loss on answers only.
+_KEPT_LOSSES = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+def why_no_compile(has_gpu: bool) -> ResourceError | None:
+    """Return the error of ``--compile`` on this machine, or None if it works.
+
+    torch translates a model to C++ for CPUs, and to Triton, which needs a C compiler, for GPUs.
+    """
+    if has_gpu and find_spec("triton") is None:
+        return ResourceError("--compile needs Triton on a GPU", hint="pip install triton")
+    names = ("gcc", "clang") if has_gpu else ("clang++" if sys.platform == "darwin" else "g++",)
+    variable, language = ("CC", "C") if has_gpu else ("CXX", "C++")
+    if set_to := os.environ.get(variable):
+        names = (set_to,)
+    if any(shutil.which(name) for name in names):
+        return None
+    return ResourceError(
+        f"--compile needs a {language} compiler: {' or '.join(names)} is not installed",
+        hint=f"install {names[0]}, or set {variable} to the path of a compiler",
+    )
+
+
+def why_no_liger(has_gpu: bool) -> ResourceError | None:
+    """Return the error of ``--liger`` on this machine, or None if it works."""
+    if not has_gpu:
+        return ResourceError(
+            "--liger needs a GPU: Liger's kernels are written in Triton",
+            hint="train without --liger",
+        )
+    if find_spec("liger_kernel") is None:
+        return ResourceError("--liger needs liger-kernel", hint='pip install "adaptermix[liger]"')
+    return None
+
+
+def check_kernels(settings: TrainTaskSettings) -> None:
+    """Check that this machine can compile or run Liger's kernels, if requested.
+
+    Raises:
+        ConfigError: The model is sharded over several processes.
+        ResourceError: A compiler, a package or a GPU is missing.
+    """
+    if not (settings.compile or settings.liger):
+        return
+    import torch
+
+    flag, why = ("--compile", why_no_compile) if settings.compile else ("--liger", why_no_liger)
+    if shards_model():
+        raise ConfigError(f"{flag} does not work with FSDP", hint=f"train without {flag}")
+    if (error := why(torch.cuda.is_available())) is not None:
+        raise error
+
+
+@contextmanager
+def faster_blocks(model: Any, settings: TrainTaskSettings) -> Iterator[None]:
+    """Compile a model's blocks, or let them use Liger's kernels, as the settings request.
+
+    Raises:
+        ArtifactError: The model's class has no blocks or no Liger kernels, or torch cannot
+            compile its blocks.
+    """
+    if settings.liger:
+        with liger_kernels(model):
+            yield
+    elif settings.compile:
+        compile_blocks(model)
+        with compiler_errors(type(model.get_base_model()).__name__):
+            yield
+    else:
+        yield
+
+
+def compile_blocks(model: Any) -> None:
+    """Compile each block of a PEFT model's decoder, in place.
+
+    All blocks share their code and differ in their weights only, so they share what is compiled:
+    a pass for training, for the first block, and for evaluation. The model's own forward pass is
+    left alone, and no module gets another name.
+
+    Raises:
+        ArtifactError: The decoder has no list of blocks.
+    """
+    from torch import nn
+
+    from adaptermix.models.blocks import text_decoder
+
+    base = model.get_base_model()
+    lists = [each for each in text_decoder(base).children() if isinstance(each, nn.ModuleList)]
+    if not lists:
+        raise ArtifactError(
+            f"--compile: {type(base).__name__} has no list of blocks",
+            hint="train without --compile",
+        )
+    for block in lists[0]:
+        # With torch's own random numbers, dropout drops what it drops without compilation.
+        block.compile(dynamic=True, options={"fallback_random": True})
+
+
+@contextmanager
+def compiler_errors(name: str) -> Iterator[None]:
+    """Turn the exceptions of torch's compiler into a one-line error."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        raise ArtifactError(
+            f"--compile: torch cannot compile {name}: {first_line(cause)}",
+            hint="train without --compile",
+        ) from error
+
+
+@contextmanager
+def liger_kernels(model: Any) -> Iterator[None]:
+    """Let a PEFT model's norms, rotations and MLPs use Liger's kernels within a context.
+
+    Liger also replaces functions and classes in the modules of transformers, for all models of
+    the process. They are restored at the end.
+
+    Raises:
+        ArtifactError: Liger has no kernels for the model's class.
+    """
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    from transformers.integrations.liger import apply_liger_kernel
+
+    base = model.get_base_model()
+    if base.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise ArtifactError(
+            f"--liger: Liger has no kernels for {type(base).__name__} ({base.config.model_type})",
+            hint="train without --liger",
+        )
+    logging.getLogger("liger_kernel").setLevel(logging.ERROR)  # warns of backends it can do without
+    before = {
+        module: dict(vars(module))
+        for name, module in sys.modules.items()
+        if name.startswith("transformers.models.") and ".modeling_" in name
+    }
+    try:
+        apply_liger_kernel(model, _KEPT_LOSSES)
+        yield
+    finally:
+        for module, held in before.items():
+            vars(module).update(held)
