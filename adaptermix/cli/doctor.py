@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 
 from adaptermix.cli.console import on_one_line
 from adaptermix.files.outputs import Report, cache_folder
-from adaptermix.models.kernels import why_no_compile, why_no_liger
+from adaptermix.models.requirements import why_no_compile, why_no_liger
 from adaptermix.tables import Cell, Line, View
 from adaptermix.tasks.metrics.comet_environment import Environment, status
 

@@ -1,54 +1,22 @@
-"""Faster code for a model's blocks in training: torch.compile, and Liger's Triton kernels.
-
-torch and Liger are imported where they are used, so that ``doctor`` can ask what works here.
-"""
+"""Faster code for a model's blocks in training: torch.compile, and Liger's Triton kernels."""
 
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
-from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
+import torch
+from torch import nn
+
+from adaptermix.errors import ArtifactError, ConfigError, first_line
+from adaptermix.models.blocks import text_decoder
+from adaptermix.models.requirements import why_no_compile, why_no_liger
 from adaptermix.processes import shards_model
 from adaptermix.settings.training import TrainTaskSettings
 
 # Liger's own losses would replace the loss on answers only.
 _KEPT_LOSSES = {"cross_entropy": False, "fused_linear_cross_entropy": False}
-
-
-def why_no_compile(has_gpu: bool) -> ResourceError | None:
-    """Return the error of ``--compile`` on this machine, or None if it works.
-
-    torch translates a model to C++ for CPUs, and to Triton, which needs a C compiler, for GPUs.
-    """
-    if has_gpu and find_spec("triton") is None:
-        return ResourceError("--compile needs Triton on a GPU", hint="pip install triton")
-    names = ("gcc", "clang") if has_gpu else ("clang++" if sys.platform == "darwin" else "g++",)
-    variable, language = ("CC", "C") if has_gpu else ("CXX", "C++")
-    if set_to := os.environ.get(variable):
-        names = (set_to,)
-    if any(shutil.which(name) for name in names):
-        return None
-    return ResourceError(
-        f"--compile needs a {language} compiler: {' or '.join(names)} is not installed",
-        hint=f"install {names[0]}, or set {variable} to the path of a compiler",
-    )
-
-
-def why_no_liger(has_gpu: bool) -> ResourceError | None:
-    """Return the error of ``--liger`` on this machine, or None if it works."""
-    if not has_gpu:
-        return ResourceError(
-            "--liger needs a GPU: Liger's kernels are written in Triton",
-            hint="train without --liger",
-        )
-    if find_spec("liger_kernel") is None:
-        return ResourceError("--liger needs liger-kernel", hint='pip install "adaptermix[liger]"')
-    return None
 
 
 def check_kernels(settings: TrainTaskSettings) -> None:
@@ -60,8 +28,6 @@ def check_kernels(settings: TrainTaskSettings) -> None:
     """
     if not (settings.compile or settings.liger):
         return
-    import torch
-
     flag, why = ("--compile", why_no_compile) if settings.compile else ("--liger", why_no_liger)
     if shards_model():
         raise ConfigError(f"{flag} does not work with FSDP", hint=f"train without {flag}")
@@ -98,10 +64,6 @@ def compile_blocks(model: Any) -> None:
     Raises:
         ArtifactError: The decoder has no list of blocks.
     """
-    from torch import nn
-
-    from adaptermix.models.blocks import text_decoder
-
     base = model.get_base_model()
     lists = [each for each in text_decoder(base).children() if isinstance(each, nn.ModuleList)]
     if not lists:

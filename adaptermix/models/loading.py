@@ -190,12 +190,11 @@ class AdaptedModel:
         else:
             with opening("PEFT cannot load an adapter into the model", _FOLD):
                 self._make_room(adapter)
+                place = {"adapter_name": adapter.name, "torch_device": str(self.model.device)}
                 if not self.loaded:
-                    self.model = PeftModel.from_pretrained(
-                        self.model, str(adapter), adapter_name=adapter.name
-                    )
+                    self.model = PeftModel.from_pretrained(self.model, str(adapter), **place)
                 # Load a first adapter again: from_pretrained does not report unexpected keys.
-                found = self.model.load_adapter(str(adapter), adapter_name=adapter.name)
+                found = self.model.load_adapter(str(adapter), **place)
                 if found.unexpected_keys:
                     kind = type(self.model.get_base_model()).__name__
                     raise ArtifactError(

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ class AdapterTrainer(Trainer):
         """Pass all arguments to Trainer."""
         super().__init__(**arguments)
         gather_answers(self.model)
+        # PEFT would choose a device by itself, such as an Apple GPU, which is not used.
+        load = partial(self.model.load_adapter, torch_device=str(self.args.device))
+        self.model.load_adapter = load
         shape = (len(self.loss_names), 2)  # sum of weighted losses, and sum of weights
         self.losses = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
         self.limit = RowLimit(sys.maxsize)  # rows per pass

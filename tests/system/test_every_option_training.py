@@ -152,6 +152,8 @@ TABLES = {
         **TASK_DATA,
         "micro_batch_size": Differs(("4", "8"), ("passes",)),
         "gradient_checkpointing": Elsewhere("training/test_run.py", "the adapter is the same"),
+        "compile": Elsewhere("system/test_kernels.py", "needs a compiler, and minutes"),
+        "liger": Elsewhere("system/test_kernels.py", "needs a GPU, or Triton's interpreter"),
     },
     "train-align": {
         **in_brief(COMMON),

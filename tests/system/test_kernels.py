@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.models.kernels import why_no_compile
+from adaptermix.models.requirements import why_no_compile
 from adaptermix.training.answer_loss import HeadLoss
 from adaptermix.training.batches import AnswerCollator
 from adaptermix.training.task import train_task

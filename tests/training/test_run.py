@@ -21,10 +21,11 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import describe_config, layer_of, spec_of
 from adaptermix.adapters.writing import write_adapter
+from adaptermix.cli.doctor import device_check
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models import lora_linear
 from adaptermix.models.blocks import load_lower_blocks
-from adaptermix.models.loading import load_model, load_tokenizer
+from adaptermix.models.loading import AdaptedModel, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.training.align import AlignmentTrainer, train_align
 from adaptermix.training.alignment import Alignment
@@ -201,6 +202,22 @@ def test_the_attention_asked_for_is_the_models(tmp_path, model_dir, corpus_dir, 
     one, other = factors(tmp_path / "eager"), factors(tmp_path / "sdpa")
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALL_KINDS)
+def test_an_apple_gpu_is_left_alone_as_doctor_says(
+    tmp_path, model_dir, corpus_dir, monkeypatch, name
+):
+    """A tensor on the device mps would be an error, because this torch is not built for it."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    train, settings_for = ALL_KINDS[name]
+    changes = {"max_steps": 1, "eval_steps": 1}
+    train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
+    tuned = AdaptedModel(load_model(model_dir, settings_for(model_dir, corpus_dir, "x")))
+    tuned.switch_to(tmp_path / "a")
+    assert {parameter.device.type for parameter in tuned.model.parameters()} == {"cpu"}
+    known = {"gpus": [], "threads": 1, "mps": torch.backends.mps.is_available()}
+    assert device_check(known).found.endswith("the Apple GPU (mps) is not used")
 
 
 def test_packed_sentences_take_no_other_attention(model_dir, corpus_dir, tmp_path):
