@@ -190,7 +190,7 @@ class AdaptedModel:
         else:
             with opening("PEFT cannot load an adapter into the model", _FOLD):
                 self._make_room(adapter)
-                place = {"adapter_name": adapter.name, "torch_device": str(self.model.device)}
+                place = {"adapter_name": adapter.name, "torch_device": self.model.device.type}
                 if not self.loaded:
                     self.model = PeftModel.from_pretrained(self.model, str(adapter), **place)
                 # Load a first adapter again: from_pretrained does not report unexpected keys.

@@ -63,7 +63,7 @@ class AdapterTrainer(Trainer):
         super().__init__(**arguments)
         gather_answers(self.model)
         # PEFT would choose a device by itself, such as an Apple GPU, which is not used.
-        load = partial(self.model.load_adapter, torch_device=str(self.args.device))
+        load = partial(self.model.load_adapter, torch_device=self.args.device.type)
         self.model.load_adapter = load
         shape = (len(self.loss_names), 2)  # sum of weighted losses, and sum of weights
         self.losses = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
