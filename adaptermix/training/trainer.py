@@ -63,8 +63,8 @@ class AdapterTrainer(Trainer):
         super().__init__(**arguments)
         gather_answers(self.model)
         # PEFT would choose a device by itself, such as an Apple GPU, which is not used.
-        load = partial(self.model.load_adapter, torch_device=self.args.device.type)
-        self.model.load_adapter = load
+        adapted: Any = self.model
+        adapted.load_adapter = partial(adapted.load_adapter, torch_device=self.args.device.type)
         shape = (len(self.loss_names), 2)  # sum of weighted losses, and sum of weights
         self.losses = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
         self.limit = RowLimit(sys.maxsize)  # rows per pass
