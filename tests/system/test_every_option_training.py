@@ -41,7 +41,7 @@ from adaptermix.cli.main import program
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError
 
-HUB = Elsewhere("files/test_hub.py", "needs a hub")
+HUB = Elsewhere("cli/test_push.py", "needs a hub")
 SHORT = {"max_steps": None, "limit": "16"}  # as long as its epochs are
 WORSE = {"eval_steps": "1", "max_steps": "6", "lr": "0.5", "schedule": "constant_with_warmup"}
 LONG = {"system_prompt": None, "max_length": "1400", "limit": "8", "batch_size": "4"}
