@@ -330,6 +330,14 @@ def test_biases_are_added_with_weight_and_scaling(method):
     assert_close(found.bias * found.scaling, wanted)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bias_has_the_precision_of_its_factors(method):
+    updates = [random_update(2, dtype=np.float32) for _ in range(2)]
+    updates = [LoraUpdate(u.a, u.b, 2.0, np.ones(6, np.float32)) for u in updates]
+    found = merge_updates(method, updates, [0.5, 0.3], MethodOptions(), 3).update
+    assert found.bias.dtype == found.b.dtype == np.float32
+
+
 @pytest.mark.parametrize("method", ["tsv", "iso-c", "knots", "ties"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_directions_without_size_do_not_decide(method, dtype):
