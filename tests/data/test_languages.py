@@ -215,7 +215,7 @@ def test_other_tasks_say_what_is_there(tmp_path):
     assert len(task.read("cy", "test", None)) == 1
     with pytest.raises(DataError, match="no such file") as raised:
         task.read("Welsh", "test", None)
-    assert raised.value.hint == "did you mean cy? it has cy"
+    assert raised.value.hint == "did you mean cy? there are files for cy"
 
 
 def test_parallel_text_is_found_by_other_names(tmp_path):

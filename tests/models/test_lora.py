@@ -189,7 +189,7 @@ def test_layers_that_peft_takes_for_experts_are_left_out_or_named(tmp_path, name
         assert last >= ATTENTION
         assert not last & {"gate_proj", "up_proj", "down_proj"}
     settings = settings.model_copy(update={"target_modules": ("q_proj", "up_proj")})
-    with pytest.raises(ConfigError, match="takes 'up_proj' for the fused experts of") as error:
+    with pytest.raises(ConfigError, match="treats 'up_proj' as the fused experts of") as error:
         with_lora(small_model(name), settings, "CAUSAL_LM")
     assert "--target-parameters" in error.value.hint
 

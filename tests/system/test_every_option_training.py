@@ -41,7 +41,8 @@ from adaptermix.cli.main import program
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError
 
-HUB = Elsewhere("cli/test_push.py", "needs a hub")
+HUB = Elsewhere("files/test_hub.py", "needs a hub")
+PUSH = Elsewhere("cli/test_push.py", "needs a hub")
 SHORT = {"max_steps": None, "limit": "16"}  # as long as its epochs are
 WORSE = {"eval_steps": "1", "max_steps": "6", "lr": "0.5", "schedule": "constant_with_warmup"}
 LONG = {"system_prompt": None, "max_length": "1400", "limit": "8", "batch_size": "4"}
@@ -99,8 +100,8 @@ COMMON = {
     "dry_run": Differs((None, True), ("files", "report.written")),
     "quiet": Elsewhere("cli/test_console.py", "a progress bar is drawn in a terminal only"),
     "verbose": Elsewhere("system/test_commands.py", "it changes the libraries of the process"),
-    "push_to_hub": HUB,
-    "private": HUB,
+    "push_to_hub": PUSH,
+    "private": PUSH,
 }
 TASK_DATA = {
     "task": Differs(("massive", "@own.toml")),

@@ -37,8 +37,8 @@ def test_one_adapter_and_two_are_told_of(folder):
     alone = run(folder, "inspect task.safetensors")
     assert alone.returncode == 0, alone.stderr
     assert alone.stderr == ""
-    assert [line.split()[0] for line in alone.stdout.splitlines() if "model.layers" in line] == [
-        f"model.layers.{layer}" for layer in range(8)
+    assert [line.split()[0] for line in alone.stdout.splitlines() if "layers." in line] == [
+        f"layers.{layer}" for layer in range(8)
     ]
     for words in ("train-task: dev loss", "0-7", "163,840 in float32", "BLAKE3"):
         assert words in alone.stdout
