@@ -6,17 +6,12 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from helpers.models import save_model
 from helpers.training import factors, task_settings
-from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.models.requirements import why_no_compile
-from adaptermix.training.answer_loss import HeadLoss
-from adaptermix.training.batches import AnswerCollator
-from adaptermix.training.task import train_task
 
 TOLERANCE = 1e-4  # of a factor's norm: rounding, after six steps
 # One projection, since each LoRA layer adds seconds of compilation.
@@ -29,46 +24,73 @@ def differences(one, other):
     return [((one[key] - other[key]).norm() / one[key].norm()).item() for key in one]
 
 
+# In a process of its own: what other tests have done to torch changes what Dynamo can trace.
+COMPILED = """
+import json, sys
+from torch._dynamo.utils import counters
+from adaptermix.settings.training import TrainTaskSettings
+from adaptermix.training.answer_loss import HeadLoss
+from adaptermix.training.batches import AnswerCollator
+from adaptermix.training.task import train_task
+
+plain, compiled = (TrainTaskSettings(**json.loads(text)) for text in sys.argv[1:])
+seen = {"lengths": [], "rows": []}
+collate, head = AnswerCollator.__call__, HeadLoss.__call__
+
+
+def collated(self, examples):
+    batch = collate(self, examples)
+    seen["lengths"].append(batch["input_ids"].shape[1])
+    return batch
+
+
+def headed(self, states, targets):
+    seen["rows"].append(len(states))
+    return head(self, states, targets)
+
+
+def stop(progress):
+    if progress.done == 4:
+        raise KeyboardInterrupt
+
+
+AnswerCollator.__call__, HeadLoss.__call__ = collated, headed
+train_task(plain)
+whole = {name: values[:] for name, values in seen.items()}
+[values.clear() for values in seen.values()]
+stopped = False
+try:
+    train_task(compiled, on_progress=stop)
+except KeyboardInterrupt:
+    stopped = True
+train_task(compiled.model_copy(update={"resume": True}))
+found = {"graphs": counters["stats"]["unique_graphs"], "breaks": len(counters["graph_break"])}
+print("RESULT", json.dumps({"whole": whole, "compiled": seen, "stopped": stopped, **found}))
+"""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, model_dir, corpus_dir):
     """A training as it is, and a compiled one, stopped at step 4 and resumed; what both saw."""
     if why_no_compile(has_gpu=False) is not None:
         pytest.skip("no C++ compiler")
     folder = tmp_path_factory.mktemp("compiled")
-    seen = {"lengths": [], "rows": []}
-    collate, head = AnswerCollator.__call__, HeadLoss.__call__
-
-    def collated(self, examples):
-        batch = collate(self, examples)
-        seen["lengths"].append(batch["input_ids"].shape[1])
-        return batch
-
-    def headed(self, states, targets):
-        seen["rows"].append(len(states))
-        return head(self, states, targets)
-
-    def stop(progress):
-        if progress.done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AnswerCollator, "__call__", collated)
-        patch.setattr(HeadLoss, "__call__", headed)
-        train_task(task_settings(model_dir, corpus_dir, folder / "whole", **SHORT))
-        whole = {name: values[:] for name, values in seen.items()}
-        [values.clear() for values in seen.values()]
-        torch._dynamo.reset()
-        counters.clear()
-        compiled = task_settings(model_dir, corpus_dir, folder / "compiled", **SHORT, compile=True)
-        with pytest.raises(KeyboardInterrupt):
-            train_task(compiled, on_progress=stop)
-        train_task(compiled.model_copy(update={"resume": True}))
-    return folder, whole, seen
+    whole, compiled = (
+        task_settings(model_dir, corpus_dir, folder / name, **SHORT, compile=name == "compiled")
+        for name in ("whole", "compiled")
+    )
+    given = [json.dumps(each.model_dump(mode="json")) for each in (whole, compiled)]
+    line = [sys.executable, "-c", COMPILED, *given]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.split("RESULT", 1)[1])
+    assert found["stopped"]
+    return folder, found
 
 
 def test_a_compiled_model_makes_the_same_adapter_up_to_rounding(runs):
     """Dropout included, and after a resume."""
-    folder, _, _ = runs
+    folder, _ = runs
     found = differences(folder / "whole", folder / "compiled")
     assert 0 < max(found) < TOLERANCE  # 0: nothing was compiled
     adapter = read_adapter(folder / "compiled")
@@ -78,14 +100,14 @@ def test_a_compiled_model_makes_the_same_adapter_up_to_rounding(runs):
 
 def test_lengths_share_what_is_compiled(runs):
     """For the first block, the others, and evaluation; whatever the lengths and blocks are."""
-    _, _, seen = runs
-    assert len(set(seen["lengths"])) > 3
-    assert counters["stats"]["unique_graphs"] == 3
-    assert not counters["graph_break"]
+    _, found = runs
+    assert len(set(found["compiled"]["lengths"])) > 3
+    assert found["graphs"] == 3
+    assert not found["breaks"]
 
 
 def test_a_compiled_model_has_logits_of_answers_only(runs):
-    _, whole, compiled = runs
+    whole, compiled = runs[1]["whole"], runs[1]["compiled"]
     first = len(whole["rows"]) // 2  # up to the stop
     assert compiled["rows"][:first] == whole["rows"][:first]
     assert sum(whole["rows"]) < sum(whole["lengths"]) * 8 / 2  # 8 rows of a batch
