@@ -108,7 +108,8 @@ def check(table):
     shown = [table.columns, *rows] if table.columns else rows
     html = Cells(as_html(table))
     assert squeezed(html.rows) == squeezed(shown)
-    assert set(html.tags) <= {*"table caption thead tbody tr th td p strong".split()}
+    assert set(html.tags) <= {*"table caption thead tbody tr th td p strong a".split()}
+    assert html.tags.count("a") == 1  # the table as CSV
     markdown = Cells(MarkdownIt("commonmark").enable("table").render(table.as_markdown()))
     assert squeezed(markdown.rows[0 if table.columns else 1 :]) == squeezed(shown)
     assert set(markdown.tags) <= {*"table thead tbody tr th td p strong".split()}
