@@ -46,16 +46,8 @@ def write_refused_tasks(folder):
         (folder / f"{name}.yaml").write_text(text)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def data_cache(tmp_path_factory):
-    """Keep what datasets makes of local files out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, model_dir):
+def place(tmp_path_factory, model_dir, datasets_cache):
     """A base model, two adapters and tasks."""
     folder = tmp_path_factory.mktemp("lm-eval")
     (folder / "base").symlink_to(model_dir)
