@@ -1,4 +1,4 @@
-"""Plot a system and its baseline by language, from the differences.csv that eval writes.
+"""Plot a system and its baseline by language, from a table of differences of eval or compare.py.
 
 python examples/gemma/picture.py DIFFERENCES.csv SYSTEM OUT
 
@@ -23,7 +23,8 @@ WIDTHS = {"": 640, "-narrow": 350}
 def estimate(row: dict[str, str]) -> Estimate:
     """Return a comparison as a row of the plot, labelled with both scores."""
     value, low, high = (100 * float(row[name]) for name in ("difference", "low", "high"))
-    is_sure = float(row["p_holm"] or row["p_value"]) < 0.05
+    p = row.get("p_holm") or row.get("p_value")  # over seeds there is none
+    is_sure = float(p) < 0.05 if p else row["excludes_zero"] == "True"
     look = "unclear" if not is_sure else "better" if value > 0 else "worse"
     says = f"{100 * float(row['baseline_score']):.1f} → {100 * float(row['score']):.1f}"
     langs = row["langs"].split()

@@ -1,5 +1,6 @@
 """The experiment on Gemma, on stand-ins: recipes are planned and run, scripts do what they say."""
 
+import csv
 import json
 import random
 import shutil
@@ -287,6 +288,27 @@ def test_a_comparison_averages_seeds_and_languages(tmp_path, monkeypatch, capsys
     mean, _, rest = capsys.readouterr().out.partition(" ")
     assert mean == "+12.5"
     assert "by seed: +25.0, +0.0" in rest
+
+
+def test_comparisons_over_seeds_become_a_picture(tmp_path, monkeypatch):
+    """Of two groups, with one clear gain; by language and for the groups."""
+    for lang, right in (("cy", True), ("sw", False), ("de", False)):
+        for name in ("task", "merged-1", "merged-2"):
+            answers = [right and name != "task", False, True, True] * 25
+            write_answers(tmp_path, name, lang, answers)
+    pairs, table = ("merged-1=task", "merged-2=task"), tmp_path / "seeds.csv"
+    for group, langs in (("aligned", "cy,sw"), ("others", "de")):
+        wanted = ("--langs", langs, "--csv", table, "--group", group)
+        typed(monkeypatch, "gemma/compare.py", tmp_path, *pairs, *wanted)
+    rows = list(csv.DictReader(table.open()))
+    assert [row["over"] for row in rows] == ["cy", "sw", "aligned", "de", "others"]
+    differences = [float(row["difference"]) for row in rows]
+    assert differences == pytest.approx([0.25, 0, 0.125, 0, 0])
+    assert [row["excludes_zero"] for row in rows] == ["True", "False", "True", "False", "False"]
+    assert {row["system"] for row in rows} == {"merged"}
+    typed(monkeypatch, "gemma/picture.py", table, "merged", tmp_path / "seeds")
+    drawn = (tmp_path / "seeds-light.svg").read_text()
+    assert all(text in drawn for text in ("50.0 → 75.0", "50.0 → 62.5", "merged minus task"))
 
 
 def test_a_resample_draws_seeds_as_well():
