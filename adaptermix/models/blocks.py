@@ -53,21 +53,14 @@ def load_lower_blocks(
 
 
 def _drop_upper(model: "PreTrainedModel", blocks: int, *, is_normed: bool = False) -> None:
-    """Drop the upper blocks, the final norm, and the image and audio encoders.
-
-    Raises:
-        ArtifactError: transformers has no class without the LM head, as for Llama 4.
-    """
+    """Drop the upper blocks, the final norm, the LM head, and the image and audio encoders."""
     from torch import nn
 
     decoder = decoder_of(model)
     decoder.layers = decoder.layers[:blocks]
-    if model.get_output_embeddings() is not None:
-        raise ArtifactError(
-            f"transformers has no class for {type(model).__name__} without the LM head, which "
-            "train-align needs",
-            hint="use train-joint, which supports such models",
-        )
+    if model.can_generate():  # transformers has no class of Llama 4 without the LM head
+        model.get_decoder().lm_head = nn.Identity()
+        model.forward = decoder.forward  # type: ignore[method-assign]  # hidden states, no logits
     for name, child in list(model.named_children()):
         if model is not decoder and all(module is not decoder for module in child.modules()):
             delattr(model, name)

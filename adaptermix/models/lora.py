@@ -59,7 +59,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
     elif len(linear) < sum(isinstance(module, _LINEAR) for module in model.modules()):
         # Another modality has layers of the same names, which get no LoRA.
         targets = [name for name in linear if name.rsplit(".", 1)[-1] in targets]
-    shift = "" if task_type == "CAUSAL_LM" else "model."  # lower blocks lack this prefix
+    shift = prefix_in_whole(model)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT also accepts floats
@@ -81,6 +81,11 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
         ) from error
     _check_patterns(adapted, config)
     return adapted
+
+
+def prefix_in_whole(model: PreTrainedModel) -> str:
+    """Return the prefix that a class without the LM head lacks in its module names."""
+    return "" if model.can_generate() else "model."
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:

@@ -30,6 +30,7 @@ from adaptermix.adapters.writing import AdapterWeights, stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
+from adaptermix.models.lora import prefix_in_whole
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.progress import OnProgress, tell
 from adaptermix.settings.training import TrainSettings, notes_on_training
@@ -291,12 +292,13 @@ class TrainingRun:
     def _write(
         self, model: PeftModel, report: TrainReport, force: bool, state: State | None = None
     ) -> None:
-        prefix = "" if "CAUSAL_LM" in str(model.peft_config["default"].task_type) else "model."
+        prefix = prefix_in_whole(model.get_base_model())  # type: ignore[arg-type]
         settings = self.settings
         updates = trained_updates(model, prefix, state)
         experts = experts_of(model, prefix)
         specs = {module: spec_of(u, experts.get(module, 0)) for module, u in updates.items()}
-        all_layers = not prefix and not settings.layers_to_transform
+        is_whole = "CAUSAL_LM" in str(model.peft_config["default"].task_type)
+        all_layers = is_whole and not settings.layers_to_transform
         config = describe_config(specs, settings.model, all_layers=all_layers) | {
             "r": settings.rank,
             "lora_alpha": int(settings.alpha) if settings.alpha.is_integer() else settings.alpha,

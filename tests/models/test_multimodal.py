@@ -20,7 +20,7 @@ from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.names import core
 from adaptermix.adapters.systems import read_systems
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.errors import ArtifactError, ConfigError
+from adaptermix.errors import ConfigError
 from adaptermix.evaluation.evaluate import evaluate, plan
 from adaptermix.merging.fold import merge_into
 from adaptermix.merging.merge import merge
@@ -136,10 +136,6 @@ def several_modes(request, tmp_path_factory):
 
 
 def test_lower_blocks_give_the_states_of_the_whole(several_modes):
-    if several_modes.name == "llama4":  # its only class has the LM head
-        with pytest.raises(ArtifactError, match="no class for .* without the LM head"):
-            load_lower_blocks(several_modes, ModelSettings(), 2)
-        return
     ids = torch.tensor([[0, 20, 30, 40, 50]])
     whole = t.AutoModelForImageTextToText.from_pretrained(several_modes).eval()
     states = whole(input_ids=ids, output_hidden_states=True).hidden_states
@@ -184,14 +180,13 @@ def test_joint_training_takes_them(several_modes, corpus_dir, tmp_path):
 
 
 def test_an_alignment_adapter_has_the_names_of_a_task_adapter(several_modes, corpus_dir, tmp_path):
-    if several_modes.name == "llama4":
-        pytest.skip("cannot be aligned")
     settings = align_settings(several_modes, corpus_dir, tmp_path / "a", max_steps=2)
     train_align(settings, dry_run=True)
     train_align(settings)
     modules = read_adapter(tmp_path / "a").modules
     assert len(modules) == MODULES.get(several_modes.name, 4 * 7) // 2
-    assert all(module.startswith("model.language_model.layers.") for module in modules)
+    prefix = "language_model.model" if several_modes.name == "llama4" else "model.language_model"
+    assert all(module.startswith(f"{prefix}.layers.") for module in modules)
     plan(eval_settings(several_modes, corpus_dir, tmp_path / "e", adapters=(str(tmp_path / "a"),)))
 
 
@@ -222,11 +217,7 @@ def trained(several_modes, corpus_dir, tmp_path_factory):
     """Adapters with the names that both trainings give, of large random factors."""
     folder = tmp_path_factory.mktemp("trained") / several_modes.name
     train_task(task_settings(several_modes, corpus_dir, folder / "task", max_steps=1))
-    if several_modes.name == "llama4":
-        lower = {"max_steps": 1, "layers_to_transform": (0, 1)}
-        train_task(task_settings(several_modes, corpus_dir, folder / "align", **lower))
-    else:
-        train_align(align_settings(several_modes, corpus_dir, folder / "align", max_steps=1))
+    train_align(align_settings(several_modes, corpus_dir, folder / "align", max_steps=1))
     for seed, name in enumerate(("task", "align")):
         torch.manual_seed(seed)
         rewrite(folder / name, lambda ts: {n: torch.randn_like(x) * 0.1 for n, x in ts.items()})
