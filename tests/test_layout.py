@@ -22,7 +22,6 @@ ELSEWHERE = {
     "files/toml.py": "commands/test_settings_file.py and recipes/test_recipe.py, by their lines",
     "files/text.py": "data/test_reading.py",
     "generation/engine_guard.py": "system/test_engine_guard.py",
-    "generation/vllm_engine.py": "system/test_vllm.py, and models/test_base_checks.py",
     "merging/sums.py": "merging/test_plan.py and merging/test_merge.py, through merges",
     "models/packing.py": "training/test_contrastive.py, by gradients",
     "progress.py": "cli/test_console.py, and helpers/progress.py for every command",

@@ -19,10 +19,11 @@ from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.adapter_effect import IgnoredAdapterError
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
+from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.vllm_engine import VllmGenerator, vllm_lacks
 from adaptermix.models.files import fingerprint
-from adaptermix.models.loading import check_quantization, compute_dtype, opening
+from adaptermix.models.loading import check_quantization, compute_dtype
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings
 
@@ -117,7 +118,7 @@ def check_engine(
         ResourceError: vLLM or a package for the quantized base is not installed, or a server does
             not answer or cannot load adapters.
     """
-    _own_ends(folder)
+    own_ends(folder)
     engine = choose_engine(settings)
     if engine == "transformers":
         check_quantization(folder, settings)
@@ -343,6 +344,8 @@ class CachedGenerator:
             "max_new_tokens": self.settings.max_new_tokens,
             "stop_ids": self.stop_ids,
         }
+        if self.engine == "transformers" and changes_greedy_decoding(self.folder):
+            context["generation_config"] = None  # earlier versions applied it
         if self.settings.tokenizer:  # another tokenizer may decode the same IDs differently
             context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
@@ -362,33 +365,3 @@ class CachedGenerator:
 def _stored(key: bytes, source: str) -> bytes:
     """Return the cache key of an answer from a source."""
     return hashlib.sha256(key + source.encode()).digest() if source else key
-
-
-def find_stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:
-    """Return every token that ends an answer: the template's, the tokenizer's, the model's own."""
-    ids = {encoder.end_id}
-    if encoder.tokenizer.eos_token_id is not None:
-        ids.add(int(encoder.tokenizer.eos_token_id))
-    return sorted(ids | _own_ends(folder))
-
-
-def _own_ends(folder: Path) -> set[int]:
-    """Return the EOS tokens of the model's generation config, if it has one.
-
-    Raises:
-        ArtifactError: The generation config cannot be read.
-    """
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return set()
-    from transformers import GenerationConfig
-
-    with opening(str(path)):
-        config = GenerationConfig.from_pretrained(str(folder))
-    ids: dict[str, list[int]] = {}
-    for name in ("bos_token_id", "pad_token_id", "eos_token_id"):
-        value = getattr(config, name)
-        ids[name] = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(token, int) for token in ids[name]):
-            raise ArtifactError(f"{path}: {name} is neither a number nor a list of numbers")
-    return set(ids["eos_token_id"])

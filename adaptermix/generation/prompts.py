@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os.path
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ _FAULTS = (
 )
 _SYSTEM, _USER, _ANSWER = "aSystemText", "aQuestion", "anAnswer"  # no template contains these
 _QUESTION: Message = {"role": "user", "content": _USER}
+_ANSWERED = [_QUESTION, {"role": "assistant", "content": _ANSWER}]
+# Variables with which templates turn reasoning off.
+_REASONING = ("enable_thinking", "thinking")
+_REASONS = re.compile("think|thought|reason|analysis", re.IGNORECASE)
 
 
 class PromptEncoder:
@@ -37,6 +43,9 @@ class PromptEncoder:
     token. Without a template, the messages become paragraphs. An answer is tokenized separately
     and ends with the template's end-of-turn token, so that training and generation use identical
     prompt IDs.
+
+    If the template lets the model reason before it answers, or writes more than the assistant's
+    role before an answer, the prompt ends with what it writes before an answer without reasoning.
 
     Some templates reject the system role or omit its text (Gemma 1 and 2). The system text then
     goes into the first user turn, as the documentation of such models recommends. The templates of
@@ -64,6 +73,7 @@ class PromptEncoder:
         self.turn_newline = turn_newline
         self.notes: list[str] = []
         self._takes_system, self._wants_parts = True, False
+        self._dropped = self._opening = ""  # end of a prompt, and what replaces it
         marker = ""
         templates = tokenizer.chat_template
         if isinstance(templates, dict) and "default" not in templates:
@@ -76,6 +86,12 @@ class PromptEncoder:
             self._wants_parts = self._needs_parts()
             self._takes_system = self._writes([{"role": "system", "content": _SYSTEM}, _QUESTION])
             marker = self._end_marker()
+            self._dropped, self._opening = self._find_opening()
+            if self._prompt() != self._prompt(may_reason=True):
+                self.note(
+                    "the chat template lets the model reason before it answers; prompts ask for "
+                    "answers without reasoning (to change this, use --chat-template)"
+                )
             if "strftime_now" in str(tokenizer.chat_template):
                 self.note(
                     "the chat template can write today's date into prompts, so answers may differ "
@@ -120,6 +136,7 @@ class PromptEncoder:
         tools: Sequence[dict[str, Any]] = (),
         *,
         is_answered: bool = False,
+        may_reason: bool = False,
     ) -> str:
         """Return the prompt as rendered by the chat template.
 
@@ -127,6 +144,7 @@ class PromptEncoder:
             messages: The conversation.
             tools: Tools that the model may call.
             is_answered: The last message is the answer, and no prompt for another follows.
+            may_reason: The answer has its own reasoning, so the prompt leaves it open.
 
         Raises:
             DataError: The chat template rejects the messages, or tools are used without one.
@@ -141,8 +159,12 @@ class PromptEncoder:
                 "the model's chat template does not support a system prompt; its text is put "
                 "at the start of the first user turn"
             )
-        options = {"tools": [*tools]} if tools else {}
+        options: dict[str, Any] = {"tools": [*tools]} if tools else {}
+        if not may_reason:
+            options |= self._without_reasoning()
         text = self._render(messages, add_generation_prompt=not is_answered, **options)
+        if not (is_answered or may_reason) and text.endswith(self._dropped):
+            text = text.removesuffix(self._dropped) + self._opening
         return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
 
     def text_ids(self, text: str) -> list[int]:
@@ -176,6 +198,17 @@ class PromptEncoder:
                 f"the model's chat template rejects the messages: {first_line(error)}"
             ) from error
 
+    def _prompt(self, *, may_reason: bool = False) -> str:
+        return self.prompt_text([_QUESTION], may_reason=may_reason)
+
+    def _answered(self) -> str:
+        return self.prompt_text(_ANSWERED, is_answered=True)
+
+    def _without_reasoning(self) -> dict[str, bool]:
+        """Return variables of the template that turn reasoning off."""
+        template = str(self.tokenizer.chat_template)
+        return {name: False for name in _REASONING if name in template}
+
     @property
     def _name(self) -> str:
         return str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer")
@@ -198,15 +231,30 @@ class PromptEncoder:
 
     def _end_marker(self) -> str:
         """Return what the template writes after an answer."""
-        answered = [_QUESTION, {"role": "assistant", "content": _ANSWER}]
         try:
-            asked = self._render([_QUESTION], add_generation_prompt=True)
-            _, answer, tail = self._render(answered).rpartition(_ANSWER)
+            asked = self._prompt()
+            _, answer, tail = self._answered().rpartition(_ANSWER)
         except DataError as error:
             raise ArtifactError(f"{self._name}: {error.message}") from error
         if _USER not in asked:
             raise ArtifactError(f"{self._name}: the chat template drops the user's message")
         return tail.strip() if answer else ""
+
+    def _find_opening(self) -> tuple[str, str]:
+        """Return the end of a prompt that an answer does not follow, and what does precede it.
+
+        Both are empty if the template writes the same, except for whitespace, in prompts and before
+        answers.
+        """
+        asked = self._prompt()
+        before, answer, _ = self._answered().rpartition(_ANSWER)
+        common = os.path.commonprefix([asked, before])
+        dropped, opening = asked[len(common) :], before[len(common) :]
+        if not answer or _USER not in common or dropped.split() == opening.split():
+            return "", ""
+        if dropped.strip() and not _REASONS.search(dropped):  # the template forgets the role
+            return "", ""
+        return dropped, opening
 
     def _find_end(self, marker: str) -> int:
         """Return the token that ends an answer: the template's marker or EOS.

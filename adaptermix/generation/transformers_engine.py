@@ -73,7 +73,10 @@ def answer_greedily(
     A prefix that all prompts share, such as a system prompt, is computed once. Padding follows it.
     """
     import torch
+    from transformers import GenerationConfig
 
+    # The model's own config can contain penalties, forbidden tokens and limits.
+    _base_of(model).generation_config = GenerationConfig()
     pad = int(tokenizer.pad_token_id or 0)
     width = max(len(prompt) for prompt in prompts)
     shared = 0
@@ -94,13 +97,14 @@ def answer_greedily(
             num_beams=1,
             eos_token_id=list(stop_ids),
             pad_token_id=pad,
-            # Greedy decoding does not use the sampling defaults of the generation config.
-            temperature=None,
-            top_p=None,
-            top_k=None,
         )
     rows = output[:, width:].tolist()
     return [read_answer(row, stop_ids, tokenizer) for row in rows]
+
+
+def _base_of(model: Any) -> Any:
+    """Return a model without its PEFT wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _can_share(model: Any, width: int) -> bool:
@@ -110,7 +114,7 @@ def _can_share(model: Any, width: int) -> bool:
     """
     from adaptermix.models.packing import can_pack
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     return can_pack(base) and width <= (getattr(base.config, "sliding_window", None) or width)
 
 
@@ -121,7 +125,7 @@ def _read_once(model: Any, prefix: list[int], rows: int) -> Any:
 
     if not prefix:
         return None
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     read = DynamicCache(config=base.config)
     base.get_decoder()(torch.tensor([prefix], device=model.device), past_key_values=read)
     read.batch_repeat_interleave(rows)

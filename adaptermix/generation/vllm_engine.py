@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import multiprocessing.util  # noqa: F401  (see below)
 import os
+import re
 import subprocess
 import sys
 import time
@@ -167,7 +168,7 @@ class VllmGenerator:
                 hint="use the arguments of vllm.EngineArgs",
             ) from error
         except (RuntimeError, ValueError) as error:
-            raise _engine_stopped(error) from error
+            raise engine_stopped(error) from error
         self.sampling = SamplingParams(
             temperature=0.0,
             max_tokens=settings.max_new_tokens,
@@ -186,7 +187,7 @@ class VllmGenerator:
                 self._check_effect(queue, [requests[index] for index in mine])
                 self._answer(requests, mine, on_answers)
         except EngineDeadError as error:
-            raise _engine_stopped(error) from error
+            raise engine_stopped(error) from error
 
     def _make_room(self, queue: Sequence[Path]) -> None:
         """Remove other adapters as needed for room, least recently used first.
@@ -313,11 +314,14 @@ def _slot_rank(settings: EngineSettings, limits: Limits) -> int:
     return next(size for size in VLLM_RANKS if size >= (allowed or limits.rank))
 
 
-def _engine_stopped(error: Exception) -> ResourceError:
-    return ResourceError(
-        f"the vLLM engine stopped: {first_line(error)}",
-        hint="see its log above; --engine transformers needs less memory",
-    )
+def engine_stopped(error: Exception) -> ResourceError:
+    """Return the error for an engine that did not start, or stopped."""
+    why, hint = first_line(error), "see its log above; --engine transformers needs less memory"
+    # pydantic's first line has only the number of errors.
+    if reason := re.search(r"validation error.*?\n\s*(?:Value error, )?(.+)", str(error)):
+        why = reason[1].partition(" [type=")[0]
+        hint = "see its log above, or use --engine transformers"
+    return ResourceError(f"the vLLM engine stopped: {why}", hint=hint)
 
 
 def _lora_request(adapter: Path | None) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that PyTorch's cross-entropy ignores
+_THINK, _THINK_END = "<think>", "</think>"  # around reasoning in an answer
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,15 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
         calls = message.get("tool_calls", ())
         if not calls and not message["content"].strip():
             continue
-        prompt = _rendered(chat, at, encoder)
+        prompt = _prompt(chat, at, encoder)
         if text and prompt.startswith(text):
             asked = encoder.text_ids(prompt.removeprefix(text))
         else:
             sequences.append(([], []))
             asked = encoder.rendered_ids(prompt)
         said = _calls(chat, at, encoder, prompt) if calls else message["content"]
+        if prompt.rstrip().endswith(_THINK):
+            said = said.lstrip().removeprefix(_THINK).lstrip()
         answer = encoder.answer_ids(said)
         ids, labels = sequences[-1]
         ids.extend([*asked, *answer])
@@ -204,12 +207,23 @@ def encode_chat(chat: Chat, encoder: PromptEncoder, max_length: int) -> list[Enc
     ]
 
 
-def _rendered(chat: Chat, count: int, encoder: PromptEncoder, *, is_answered: bool = False) -> str:
+def _prompt(chat: Chat, at: int, encoder: PromptEncoder) -> str:
+    """Render the prompt of an answer; it leaves room for the answer's own reasoning or calls."""
+    answer = chat.messages[at]
+    prompt = _rendered(chat, at, encoder)
+    is_open = _THINK_END in answer["content"] or (
+        "tool_calls" in answer
+        and not _rendered(chat, at + 1, encoder, is_answered=True).startswith(prompt)
+    )
+    return _rendered(chat, at, encoder, may_reason=True) if is_open else prompt
+
+
+def _rendered(chat: Chat, count: int, encoder: PromptEncoder, **kind: bool) -> str:
     """Render the first messages, either as a prompt or ending with an answer."""
     messages = chat.messages[:count]
     try:
-        text = encoder.prompt_text(messages, chat.tools, is_answered=is_answered)
-        if chat.tools and text == encoder.prompt_text(messages, is_answered=is_answered):
+        text = encoder.prompt_text(messages, chat.tools, **kind)
+        if chat.tools and text == encoder.prompt_text(messages, **kind):
             encoder.note("the model's chat template drops the tools, which answers may call")
     except DataError as error:
         why = first_line(error.__cause__ or error)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
-from adaptermix.generation.cached import find_stop_ids
+from adaptermix.generation.own_config import find_stop_ids
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
 from adaptermix.models.loading import load_model

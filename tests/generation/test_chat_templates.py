@@ -162,3 +162,56 @@ def test_a_prompt_does_not_end_in_the_end_that_a_tokenizer_adds():
     )
     assert ended("wake me")["input_ids"][-1] == 1
     assert PromptEncoder(ended).prompt_ids(MESSAGES) == plain
+
+
+ASKED = "{% if add_generation_prompt %}<|assistant|>"
+EMPTY = "<think>\n\n</think>\n\n"
+WITH_EMPTY = TURN.replace("{{ m.c", "{% if m.role == 'assistant' %}" + EMPTY + "{% endif %}{{ m.c")
+# The ends of real templates: Qwen 3, Qwen 3.5, DeepSeek R1, GLM 4.5, gpt-oss.
+REASONING = {
+    "switch": (
+        WITH_EMPTY
+        + "{% endfor %}"
+        + ASKED
+        + "{% if enable_thinking is defined and not enable_thinking %}"
+        + EMPTY
+        + "{% endif %}",
+        EMPTY,
+    ),
+    "open": (WITH_EMPTY + "{% endfor %}" + ASKED + "<think>\n", EMPTY),
+    "always": (TURN + "{% endfor %}" + ASKED + "<think>\n", ""),
+    "silent": (WITH_EMPTY + "{% endfor %}" + ASKED, EMPTY),
+    "channel": (
+        TURN.replace(
+            "{{ m.c", "{% if m.role == 'assistant' %}<|channel|>final<|message|>{% endif %}{{ m.c"
+        )
+        + "{% endfor %}"
+        + ASKED,
+        "<|channel|>final<|message|>",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REASONING)
+def test_prompts_end_as_before_an_answer_without_reasoning(kind):
+    template, opening = REASONING[kind]
+    encoder = encoder_of(LOOP + template + "{% endif %}")
+    prompt = encoder.prompt_text(MESSAGES[1:])
+    assert prompt == "<|bos|><|user|>wake me<|end|><|assistant|>" + opening
+    answered = [*MESSAGES[1:], {"role": "assistant", "content": "five"}]
+    assert encoder.prompt_text(answered, is_answered=True) == prompt + "five<|end|>"
+    (note,) = encoder.notes
+    assert "without reasoning" in note
+
+
+FORGETFUL = (
+    LOOP + "{% if m.role == 'user' %}" + TURN + "{% else %}{{ m.content }}<|end|>{% endif %}" + END
+)
+SPACED = LOOP + TURN.replace("{{ m.c", " {{ m.c") + END
+
+
+@pytest.mark.parametrize("template", [FORGETFUL, SPACED, CHAT_TEMPLATE])
+def test_prompts_of_other_templates_are_unchanged(template):
+    encoder = encoder_of(template)
+    assert encoder.prompt_text(MESSAGES[1:]).endswith("<|end|><|assistant|>")
+    assert encoder.notes == []

@@ -7,6 +7,7 @@ from helpers.evaluation import eval_settings
 from adaptermix.errors import ResourceError
 from adaptermix.generation import cached
 from adaptermix.generation.cached import choose_engine
+from adaptermix.generation.vllm_engine import engine_stopped
 
 
 @pytest.fixture
@@ -65,3 +66,16 @@ def test_an_engine_that_is_named_is_taken(machine):
     machine(has_gpu=True, has_vllm=False)
     with pytest.raises(ResourceError, match="vLLM is not installed"):
         choose_engine(settings("vllm"))
+
+
+def test_a_refusal_of_vllm_has_its_reason():
+    refusal = ValueError(
+        "1 validation error for ModelConfig\n"
+        "  Value error, Model architectures ['A'] failed to be inspected. [type=value_error, ...]\n"
+    )
+    error = engine_stopped(refusal)
+    assert error.message == (
+        "the vLLM engine stopped: Model architectures ['A'] failed to be inspected."
+    )
+    assert "memory" not in error.hint
+    assert "memory" in engine_stopped(RuntimeError("Engine core failed")).hint

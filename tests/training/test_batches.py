@@ -6,6 +6,7 @@ from helpers.models import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptermix.data.chats import Chat
 from adaptermix.data.pairs import ParallelPair
 from adaptermix.errors import ArtifactError
 from adaptermix.generation.prompts import PromptEncoder
@@ -14,6 +15,7 @@ from adaptermix.training.batches import (
     IGNORED,
     AnswerCollator,
     PairCollator,
+    encode_chat,
     encode_example,
     encode_pairs,
 )
@@ -104,3 +106,39 @@ def test_pairs_are_raw_text_with_the_tokenizers_bos_sources_first():
     ]
     assert texts == [f"<|bos|>{text}" for text in ("helo", "habari", "hello", "hi")]
     assert torch.equal(batch["input_ids"] == 2, batch["attention_mask"] == 0)
+
+
+THINKING = (
+    "<|bos|>{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' and loop.last and '</think>' not in m.content %}"
+    "<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}{% for call in m.tool_calls or () %}<call>{{ call.function.name }}"
+    "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+
+
+def trained_text(content, **message):
+    """Return the text of a conversation's sequence, and the part of it that has labels."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = THINKING
+    encoder = PromptEncoder(tokenizer)
+    answer = {"role": "assistant", "content": content, **message}
+    chat = Chat([{"role": "user", "content": "hello"}, answer], "here")
+    (example,) = encode_chat(chat, encoder, 200)
+    labels = [label for label in example.labels if label >= 0]
+    return tokenizer.decode(example.input_ids), tokenizer.decode(labels)
+
+
+def test_an_answer_without_reasoning_follows_an_empty_block():
+    asked = "<|bos|><|user|>hello<|end|><|assistant|><think>\n\n</think>\n\n"
+    assert trained_text("five") == (asked + "five<|end|>", "five<|end|>")
+
+
+@pytest.mark.parametrize("start", ["<think>\n", "<think>", ""])
+def test_an_answer_with_reasoning_follows_the_open_block(start):
+    asked, said = (
+        "<|bos|><|user|>hello<|end|><|assistant|><think>\n",
+        "a clock\n</think>\n\nfive<|end|>",
+    )
+    given = start + "a clock\n</think>\n\nfive"
+    assert trained_text(given) == (asked + said, said)

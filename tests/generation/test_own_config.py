@@ -1,0 +1,77 @@
+"""A model's own generation config ends its answers, and changes nothing else."""
+
+import json
+import shutil
+
+import pytest
+from helpers.adapters import peft_adapter
+from helpers.evaluation import eval_settings
+from helpers.generation import answers_of, make_engine
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.writing import stage_adapter
+from adaptermix.evaluation.evaluate import evaluate
+from adaptermix.generation.engine import Request
+from adaptermix.generation.own_config import changes_greedy_decoding
+
+PROMPTS = [[0, 20, 30, 40, 50, 60], [0, 33, 21, 45]]
+# Qwen 2.5 has a penalty of 1.05 to 1.1.
+CHANGING = [
+    {"repetition_penalty": 1.5},
+    {"suppress_tokens": list(range(100, 371))},
+    {"num_return_sequences": 2, "do_sample": True},
+    {"guidance_scale": 2.0},
+    {"max_time": 0.0},
+    {"use_cache": False, "encoder_repetition_penalty": 1.5},
+    {"stop_strings": ["a"]},
+]
+
+
+def copy_with(model_dir, folder, **entries):
+    shutil.copytree(model_dir, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    return folder
+
+
+def answers(model_dir, adapter=None):
+    engine = make_engine(model_dir, max_new_tokens=8)
+    return answers_of(engine, [Request(ids, adapter) for ids in PROMPTS])
+
+
+@pytest.fixture(scope="module")
+def plain(model_dir):
+    return answers(model_dir)
+
+
+@pytest.mark.parametrize("entries", CHANGING, ids=lambda entries: next(iter(entries)))
+def test_answers_are_greedy_whatever_the_config_says(model_dir, plain, tmp_path, entries):
+    other = copy_with(model_dir, tmp_path / "other", **entries)
+    assert answers(other) == plain
+    assert changes_greedy_decoding(other)
+
+
+def test_adapters_answer_greedily_as_well(model_dir, plain, tmp_path):
+    peft_adapter(model_dir, tmp_path / "adapter")
+    adapter = stage_adapter(read_adapter(tmp_path / "adapter"), tmp_path)
+    other = copy_with(model_dir, tmp_path / "other", repetition_penalty=1.5)
+    assert answers(other, adapter) == answers(model_dir, adapter) != plain
+
+
+def test_sampling_defaults_and_token_ids_change_nothing(model_dir, tmp_path):
+    other = copy_with(model_dir, tmp_path / "other", temperature=0.6, top_k=20, do_sample=True)
+    assert not changes_greedy_decoding(other)
+    assert not changes_greedy_decoding(tmp_path)
+
+
+def test_answers_of_earlier_versions_with_penalties_are_not_reused(
+    model_dir, corpus_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ADAPTERMIX_CACHE", str(tmp_path / "cache"))
+    other = copy_with(model_dir, tmp_path / "other")
+    settings = eval_settings(other, corpus_dir, tmp_path / "one", cache=True, langs=("en",))
+    assert evaluate(settings).reused == 0
+    assert evaluate(settings.model_copy(update={"out": tmp_path / "two"})).reused == 5
+    path = other / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 1.1}))
+    assert evaluate(settings.model_copy(update={"out": tmp_path / "three"})).reused == 0
