@@ -49,6 +49,12 @@ from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import hint_of_path, hub_place, reaching_hub
 from adaptermix.files.tensors import DTYPES, Tensors, TensorSpec
 
+_GATHER = "with ZeRO-3 or FSDP, gather the parameters before saving the adapter"
+# Files of a sharded training, and what makes an adapter of them.
+_TRAINING_FILES = {
+    "*/*.distcp": "these are FSDP's shards: accelerate merge-weights joins them",
+    "global_step*/*": "these are DeepSpeed's shards: zero_to_fp32.py in this folder joins them",
+}
 # Widened when read, because they are too narrow for sums; bfloat16 represents them exactly.
 _FLOAT8_DTYPES = (DTYPES["F8_E4M3"], DTYPES["F8_E5M2"])
 
@@ -184,7 +190,10 @@ class Adapter:
         why, hint = "", "A is rank x in_features, B is out_features x rank"
         if 0 in (*a, *b):
             why = ": they are empty"
-            hint = "with ZeRO-3 or FSDP, gather the parameters before saving the adapter"
+            hint = _GATHER
+        elif len(a) == len(b) == 1:
+            why = ": they are flattened"
+            hint = _GATHER
         elif len(a) != 2 or len(b) != 2:
             why = ": only linear layers and embeddings are supported, not convolutions"
         elif a[0] == b[1] and (a[1], b[0]) != (rank, rank):
@@ -237,7 +246,7 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     else:
         weights, config_path = place, place.with_name(CONFIG_FILE)
     if not weights.is_file():
-        hint = _pickle_hint(path) or hint_of_path(str(path), f"{path}@main")
+        hint = _hint_of_files(path) or hint_of_path(str(path), f"{path}@main")
         raise ArtifactError(f"{weights}: no such file", hint=hint)
     if weights.suffix in PICKLES:
         raise ArtifactError(f"{weights}: not a safetensors file", hint=PICKLE_HINT)
@@ -309,8 +318,13 @@ def locate_adapter(path: Path) -> Path:
     return folder
 
 
-def _pickle_hint(path: Path) -> str | None:
-    return PICKLE_HINT if (path / "adapter_model.bin").is_file() else None
+def _hint_of_files(folder: Path) -> str | None:
+    """Return what to do with the other files that a folder has instead of the weights file."""
+    if (folder / "adapter_model.bin").is_file():
+        return PICKLE_HINT
+    found = (hint for pattern, hint in _TRAINING_FILES.items() if any(folder.glob(pattern)))
+    joined = next(found, None)
+    return joined and f"{joined}, then load the adapter with PEFT and save it"
 
 
 def adapter_hash(adapter: Adapter) -> str:

@@ -209,7 +209,7 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
     )
     if not one or not other or one.keys() & other.keys():
         return
-    parts = [{match[1] if (match := _PART.fullmatch(b)) else "" for b in s} for s in (one, other)]
+    parts = [{_part(block) for block in blocks} for blocks in (one, other)]
     if parts[0] & parts[1]:
         a, b = next(iter(one.values())), next(iter(other.values()))
         raise ArtifactError(
@@ -218,6 +218,12 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
             hint="the adapters belong to different models, or one has an unknown prefix; "
             "rename its tensors",
         )
+
+
+def _part(block: str) -> str:
+    """Return the part of a model that a block belongs to; empty for its decoder."""
+    match = _PART.fullmatch(block)
+    return "" if match is None or match[1] == "decoder" else match[1]
 
 
 def check_fusion(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:

@@ -19,6 +19,7 @@ from adaptermix.tasks.metrics.significance import (
     bootstrap_samples,
     differing,
     holm,
+    least_p,
     macro_score,
     percentile,
     randomization,
@@ -183,14 +184,14 @@ def compare(
         for system in statistics:
             if system != baseline:
                 score = macro_score([statistics[system][lang] for lang in members], value)
-                sides = zip(*(drawn[lang][system] for lang in members), strict=True)
-                first, second = (np.mean(side, axis=0) for side in sides)
+                drawn_sides = zip(*(drawn[lang][system] for lang in members), strict=True)
+                first, second = (np.mean(side, axis=0) for side in drawn_sides)
                 seen = test.procedure(score - reference, first - second)
-                if test.kind == "bootstrap":
-                    examples = (statistics[name] for name in (system, baseline))
-                    seen = with_least_p(
-                        seen, differing(*([s[m] for m in members] for s in examples))
-                    )
+                sides = (statistics[name] for name in (system, baseline))
+                answers = differing(*([rows[lang] for lang in members] for rows in sides))
+                # sacreBLEU's p-values are kept if so many answers can show a difference.
+                if test.kind == "bootstrap" or least_p(answers) >= ALPHA:
+                    seen = with_least_p(seen, answers)
                 found.append(
                     Comparison(
                         system=system,

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from adaptermix.errors import ArtifactError
 
+_LFS = b"version https://git-lfs."  # start of a pointer file
 DTYPES: dict[str, np.dtype] = {  # by their names in the safetensors format
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -97,6 +98,11 @@ class TensorFile:
                 parts = [(name, file.get_slice(name)) for name in file.offset_keys()]
                 listed = [(name, part.get_dtype(), part.get_shape()) for name, part in parts]
         except SafetensorError as error:
+            if self._file.read(len(_LFS)) == _LFS:
+                raise ArtifactError(
+                    f"{path}: a pointer of Git LFS, not the file itself",
+                    hint="git lfs pull in its folder downloads the file",
+                ) from error
             raise ArtifactError(
                 f"{path}: not a valid safetensors file: {error}",
                 hint="copy or download it again; only safetensors is supported",

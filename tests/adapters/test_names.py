@@ -170,6 +170,14 @@ def test_modules_that_never_meet_are_refused_with_an_example_of_each(tmp_path, t
     assert "no decoder block in common" in inspect([other, two[1]], InspectSettings()).notes[0]
 
 
+def test_a_decoder_is_no_other_part_than_a_model_without_parts(tmp_path, two):
+    other = with_keys(
+        two[0], tmp_path / "w", lambda key: key.replace("model.layers.", "model.decoder.layers.")
+    )
+    with pytest.raises(ArtifactError, match="no decoder block in common"):
+        merge([other, two[1]], MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
+
+
 @pytest.fixture(scope="module")
 def gemma_dir(tmp_path_factory):
     vision = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}

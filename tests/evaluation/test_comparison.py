@@ -5,6 +5,7 @@ import pytest
 
 from adaptermix.evaluation.comparison import ALL, PairedTest, compare
 from adaptermix.tasks.metrics.f1 import SLOT_F1
+from adaptermix.tasks.metrics.metric import Outcome
 from adaptermix.tasks.metrics.significance import SAMPLES, SEED, interval, paired_difference
 from adaptermix.tasks.metrics.text import SacreMetric
 from adaptermix.version import __version__
@@ -118,6 +119,29 @@ def test_few_answers_that_differ_are_not_sure(test):
     assert compared["other", "pair"].p_value < 0.02
     assert compared["other", "pair"].excludes_zero
     assert compared["other", "sw"].p_value == 1
+
+
+@TESTS
+@pytest.mark.parametrize("examples", [1, 3, 5])
+def test_sacrebleus_tests_need_six_answers_that_differ(test, examples):
+    """sacreBLEU has p = 0.001 for one example, because all its resamples are the same."""
+    bleu = SacreMetric("bleu")
+    texts = [f"sentence {n} is about the weather of today" for n in range(8)]
+    worse = [*(["not at all"] * examples), *texts[examples:]]
+    rows = [
+        {
+            "cy": bleu.statistics(
+                [Outcome(s, [t], lang="cy") for s, t in zip(side, texts, strict=True)]
+            )
+        }
+        for side in (texts, worse)
+    ]
+    paired = PairedTest.of(test, bleu, 1)
+    row, *_ = compare({"base": rows[0], "other": rows[1]}, bleu.value, "base", {}, paired)
+    assert row.difference < 0
+    assert row.p_value >= 0.05
+    assert not row.is_sure
+    assert row.low < 0 <= row.high
 
 
 @TESTS

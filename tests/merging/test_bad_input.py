@@ -43,6 +43,7 @@ def without(name):
         (lambda t: t | {LAST_B: t[LAST_B].mT.contiguous()}, "they are transposed"),
         (lambda t: {k: v[:0] if "A" in k else v[:, :0] for k, v in t.items()}, "they are empty"),
         (lambda t: {k: v[:, :0] if "A" in k else v for k, v in t.items()}, "they are empty"),
+        (lambda t: {k: v.flatten() for k, v in t.items()}, "they are flattened"),
         (lambda t: t | {LAST_B: t[LAST_B].int()}, "has the unsupported type int32"),
         (lambda t: t | {LAST_B: t[LAST_B][0]}, "do not fit rank 4"),
         (
@@ -104,6 +105,30 @@ def test_files_that_are_not_safetensors_are_refused_unread(tmp_path, two):
     (two[0] / "adapter_model.safetensors").write_bytes(data)
     with pytest.raises(ArtifactError, match="adapter_config.json:1: not JSON"):
         merge(two, settings)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path, two):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1024\n"
+    (two[0] / "adapter_model.safetensors").write_bytes(pointer)
+    with pytest.raises(ArtifactError, match="a pointer of Git LFS, not the file itself") as caught:
+        merge(two, MergeSettings(weight=0.9, out=tmp_path / "m"))
+    assert "git lfs pull" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("pytorch_model_fsdp_0/__0_0.distcp", "accelerate merge-weights"),
+        ("global_step10/mp_rank_00_model_states.pt", "zero_to_fp32.py"),
+    ],
+)
+def test_weights_of_a_sharded_training_are_named(tmp_path, two, name, command):
+    (two[0] / "adapter_model.safetensors").unlink()
+    (two[0] / name).parent.mkdir()
+    (two[0] / name).write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="no such file") as caught:
+        merge(two, MergeSettings(weight=0.9, out=tmp_path / "m"))
+    assert command in caught.value.hint
 
 
 def test_a_file_without_permission_is_said_to_be_one(two, monkeypatch):

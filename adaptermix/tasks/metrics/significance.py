@@ -183,6 +183,11 @@ def differing(system: Sequence[Statistics], baseline: Sequence[Statistics]) -> i
     return sum(int((rows != others).any(axis=-1).sum()) for rows, others in pairs)
 
 
+def least_p(examples: int) -> float:
+    """Return the minimum p-value of swapping answers, if so many examples differ."""
+    return min(1.0, 2.0 ** (1 - examples))
+
+
 def with_least_p(found: Difference, examples: int) -> Difference:
     """Raise p to the minimum that swapping answers can give, and widen the interval to match.
 
@@ -194,7 +199,7 @@ def with_least_p(found: Difference, examples: int) -> Difference:
         found: Result of the bootstrap.
         examples: Number of examples that differ.
     """
-    least = min(1.0, 2.0 ** (1 - examples))
+    least = least_p(examples)
     if found.p_value >= least:
         return found
     bounds = found.interval
