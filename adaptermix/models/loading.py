@@ -124,13 +124,22 @@ def model_class(config: "PreTrainedConfig") -> Any:
 
     A multimodal model gets the class with all modalities, unless its config names the text-only
     class: its modules then have the names that vLLM and alignment expect.
+
+    Raises:
+        ArtifactError: transformers has neither a class for text nor one for text and images.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     maps = getattr(config, "auto_map", None) or {}
     text, modes = AutoModelForCausalLM._model_mapping, AutoModelForImageTextToText._model_mapping
-    if "AutoModelForCausalLM" in maps or type(config) not in modes:
+    if "AutoModelForCausalLM" in maps or (type(config) in text and type(config) not in modes):
         return AutoModelForCausalLM
+    if type(config) not in modes:
+        raise ArtifactError(
+            f"models of type '{config.model_type}' are not supported: transformers generates with "
+            "them from more than text, or text and images",
+            hint="of an audio or omni model, use the language model, saved as a model of its own",
+        )
     own = getattr(text[type(config)], "__name__", "") if type(config) in text else ""
     if own in (config.architectures or ()):
         return AutoModelForCausalLM

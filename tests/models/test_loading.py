@@ -23,7 +23,13 @@ from adaptermix.models.files import (
     locate_model,
     weight_shapes,
 )
-from adaptermix.models.loading import AdaptedModel, load_config, load_model, load_tokenizer
+from adaptermix.models.loading import (
+    AdaptedModel,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_class,
+)
 from adaptermix.models.systems import open_systems
 from adaptermix.retrieval.representations import layers_and_width
 from adaptermix.settings.evaluation import RetrievalSettings
@@ -105,6 +111,24 @@ def test_every_command_that_loads_a_model_counts_its_blocks(tmp_path, model_dir,
         train_align(TrainAlignSettings(pairs=("cy-en",), **options), dry_run=True)
     with pytest.raises(ArtifactError, match="have 4 blocks, but config.json says 2"):
         open_systems(ModelSettings(model=str(folder)), {})
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_omni", "qwen2_audio", "voxtral", "t5"])
+def test_models_of_other_modes_are_refused_by_their_type(kind):
+    with pytest.raises(ArtifactError, match=f"models of type '{kind}' are not supported"):
+        model_class(transformers.CONFIG_MAPPING[kind]())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("llama", "AutoModelForCausalLM"),
+        ("gemma4", "AutoModelForImageTextToText"),
+        ("internvl", "AutoModelForImageTextToText"),
+    ],
+)
+def test_a_model_of_several_modes_gets_the_class_of_all(kind, expected):
+    assert model_class(transformers.CONFIG_MAPPING[kind]()).__name__ == expected
 
 
 def test_a_layer_beyond_the_model_is_refused(model_dir):
