@@ -316,12 +316,17 @@ def _slot_rank(settings: EngineSettings, limits: Limits) -> int:
 
 def engine_stopped(error: Exception) -> ResourceError:
     """Return the error for an engine that did not start, or stopped."""
-    why, hint = first_line(error), "see its log above; --engine transformers needs less memory"
     # pydantic's first line has only the number of errors.
     if reason := re.search(r"validation error.*?\n\s*(?:Value error, )?(.+)", str(error)):
         why = reason[1].partition(" [type=")[0]
-        hint = "see its log above, or use --engine transformers"
-    return ResourceError(f"the vLLM engine stopped: {why}", hint=hint)
+        return ResourceError(
+            f"vLLM refuses the model or an argument: {why}",
+            hint="see its log above, or use --engine transformers",
+        )
+    return ResourceError(
+        f"the vLLM engine stopped: {first_line(error)}",
+        hint="see its log above; --engine transformers needs less memory",
+    )
 
 
 def _lora_request(adapter: Path | None) -> Any:

@@ -136,8 +136,8 @@ def model_class(config: "PreTrainedConfig") -> Any:
         return AutoModelForCausalLM
     if type(config) not in modes:
         raise ArtifactError(
-            f"models of type '{config.model_type}' are not supported: transformers generates with "
-            "them from more than text, or text and images",
+            f"models of type '{config.model_type}' are not supported: only decoders of "
+            "text, or of text and images, are",
             hint="of an audio or omni model, use the language model, saved as a model of its own",
         )
     own = getattr(text[type(config)], "__name__", "") if type(config) in text else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from adaptermix.data.chats import Chat
@@ -218,12 +219,20 @@ def _prompt(chat: Chat, at: int, encoder: PromptEncoder) -> str:
     return _rendered(chat, at, encoder, may_reason=True) if is_open else prompt
 
 
-def _rendered(chat: Chat, count: int, encoder: PromptEncoder, **kind: bool) -> str:
+def _rendered(
+    chat: Chat,
+    count: int,
+    encoder: PromptEncoder,
+    *,
+    is_answered: bool = False,
+    may_reason: bool = False,
+) -> str:
     """Render the first messages, either as a prompt or ending with an answer."""
     messages = chat.messages[:count]
     try:
-        text = encoder.prompt_text(messages, chat.tools, **kind)
-        if chat.tools and text == encoder.prompt_text(messages, **kind):
+        render = partial(encoder.prompt_text, messages, is_answered=is_answered)
+        text = render(chat.tools, may_reason=may_reason)
+        if chat.tools and text == render(may_reason=may_reason):
             encoder.note("the model's chat template drops the tools, which answers may call")
     except DataError as error:
         why = first_line(error.__cause__ or error)

@@ -75,7 +75,7 @@ def test_a_refusal_of_vllm_has_its_reason():
     )
     error = engine_stopped(refusal)
     assert error.message == (
-        "the vLLM engine stopped: Model architectures ['A'] failed to be inspected."
+        "vLLM refuses the model or an argument: Model architectures ['A'] failed to be inspected."
     )
     assert "memory" not in error.hint
     assert "memory" in engine_stopped(RuntimeError("Engine core failed")).hint
