@@ -16,6 +16,7 @@ from adaptermix.progress import OnProgress
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.metrics.text import notes_on_reasoning
 from adaptermix.tasks.task import Scored, Task
 
 if TYPE_CHECKING:
@@ -163,13 +164,17 @@ class Prompts:
             ]
             for system, given in zip(tested, answers, strict=True)
         }
+        texts = {
+            system: [answer.text for answer in given]
+            for system, given in zip(tested, answers, strict=True)
+        }
         return Answered(
             answers,
             outcomes,
             generator.engine,
             generator.decoded,
             generator.reused,
-            [*self.encoder.notes, *generator.notes],
+            [*self.encoder.notes, *generator.notes, *notes_on_reasoning(texts)],
         )
 
 

@@ -17,7 +17,11 @@ from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
 from adaptermix.tasks.metrics.metric import Score
-from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
+from adaptermix.tasks.metrics.text import (
+    notes_on_reasoning,
+    notes_on_tokenizers,
+    without_missing_comet,
+)
 from adaptermix.tasks.task import Example, Task
 from adaptermix.tasks.translation import read_translations
 from adaptermix.tasks.uner import read_iob2
@@ -95,6 +99,7 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
     for score in scores.values():
         counts |= score.counts
     notes += notes_on_tokenizers(task.metrics, outcomes)
+    notes += notes_on_reasoning({path.name: outputs})
     return ScoreReport(scores, counts, notes=notes)
 
 

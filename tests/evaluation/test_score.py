@@ -350,3 +350,13 @@ def test_bleu_and_chrf_equal_the_published_scores(pair):
             assert chrf.value == pytest.approx(automatic[pair, f"chrf-{name}"], abs=1e-6)
             if pair != "en-ja":  # by characters there, by words in the official table
                 assert bleu.value == pytest.approx(automatic[pair, f"bleu-{name}"], abs=1e-6)
+
+
+def test_outputs_with_reasoning_get_a_note(tmp_path):
+    refs = (write(tmp_path / "ref", ["one", "two", "three"]),)
+    outputs = ["<think>a number</think>\none", "two", "<think>\n\n</think>\n\nthree"]
+    out = write(tmp_path / "out.jsonl", (json.dumps({"output": output}) for output in outputs))
+    common = {"task": "wmt23", "target_lang": "cy", "ref": refs, "metrics": ("chrf",)}
+    (note,) = score_files(ScoreSettings(predictions=out, **common)).notes
+    assert "2 of 3 answers of out.jsonl contain '</think>'" in note
+    assert not score_files(ScoreSettings(predictions=refs[0], **common)).notes

@@ -1,6 +1,6 @@
 """Text metrics: exact match, sacreBLEU's BLEU and chrF, and COMET."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -64,6 +64,17 @@ def notes_on_tokenizers(metrics: Sequence[Metric], outcomes: Iterable[Outcome]) 
             f"BLEU for Korean uses 13a, because sacreBLEU's ko-mecab is not installed: {hint}"
         )
     return notes
+
+
+def notes_on_reasoning(answers: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return notes on answers, by the name of their system, that contain reasoning."""
+    counts = {name: sum("</think>" in a for a in given) for name, given in answers.items()}
+    return [
+        f"{count} of {len(answers[name])} answers of {name} contain '</think>'; reasoning is "
+        "scored as a part of the answer"
+        for name, count in counts.items()
+        if count
+    ]
 
 
 @dataclass(frozen=True)
