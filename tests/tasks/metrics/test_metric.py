@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,12 +97,20 @@ def test_spans_are_counted_sentence_by_sentence(sentences):
     predicted, expected = [list(p) for p, _ in sentences], [list(e) for _, e in sentences]
     together = span_statistics(predicted, expected)
     apart = [span_statistics([p], [e])[0] for p, e in zip(predicted, expected, strict=True)]
+    assert together.dtype == float
     assert together.tolist() == [row.tolist() for row in apart]
 
 
 def test_tags_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="differ in length"):
+    with pytest.raises(ValueError, match="^predicted and expected tags differ in length$"):
         span_statistics([["O"]], [["O", "O"]])
+
+
+@pytest.mark.parametrize("metric", [SLOT_F1, SpanF1()])
+def test_no_metric_divides_by_zero(metric):
+    with np.errstate(all="raise"):
+        nothing, wrong = metric.value(np.array([[0.0, 0, 0], [0, 1, 1]]))
+    assert (nothing, wrong) == (1.0 if metric is SLOT_F1 else 0.0, 0.0)
 
 
 TEXTS = ["the cat sat on the mat", "a", "", "the the the cat", "Ein Hund!", "one two three four"]
