@@ -321,6 +321,33 @@ def test_data_are_the_files_three_levels_deep_that_a_reader_may_find(tmp_path):
     assert data_hash(tmp_path / "none", out) == data_hash(tmp_path / "nothing", out)
 
 
+def test_outputs_are_no_data_however_deep_they_lie(tmp_path):
+    out = tmp_path / "a" / "runs"
+    out.mkdir(parents=True)
+    before = data_hash(tmp_path, out)
+    (out / "report.txt").write_text("x")
+    assert data_hash(tmp_path, out) == before
+
+
+@pytest.mark.parametrize(("place", "counts"), [("data", False), ("o/step", True)])
+def test_weights_count_in_an_output_and_not_beside_data(tmp_path, monkeypatch, place, counts):
+    monkeypatch.chdir(tmp_path)
+    Path(place).mkdir(parents=True)
+    keys = []
+    for content in (b"one", b"other"):
+        (Path(place) / "model.safetensors").write_bytes(content)
+        keys.append(key_of(COMMANDS["eval"], data_dir=Path(place)))
+    assert (keys[0] != keys[1]) == counts
+
+
+def test_only_a_file_of_toml_is_an_own_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = key_of(COMMANDS["eval"], task="massive")
+    Path("massive").write_text("no TOML")
+    assert key_of(COMMANDS["eval"], task="massive") == before
+    assert key_of(COMMANDS["eval"], task="none.toml") != before
+
+
 def test_weights_beside_a_tokenizer_are_no_part_of_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "t"
