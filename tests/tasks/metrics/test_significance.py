@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from adaptermix.tasks.metrics.f1 import f1_value
 from adaptermix.tasks.metrics.metric import Outcome, mean_of
 from adaptermix.tasks.metrics.significance import (
+    Difference,
+    Interval,
+    bootstrap_samples,
     differing,
     holm,
     macro_score,
@@ -85,6 +88,31 @@ def test_no_system_is_favored_by_its_place(procedure, seen, drawn):
     there, back = procedure(float(seen), drawn), procedure(-float(seen), -drawn)
     assert there.p_value == back.p_value
     assert (there.interval.low, there.interval.high) == (-back.interval.high, -back.interval.low)
+
+
+def test_the_interval_of_a_test_is_as_wide_as_what_the_test_allows():
+    drawn = np.arange(1.0, 1000.0)  # p of 951 is 49 / 1,000, or 50 / 1,000 if ties count
+    for procedure in (randomization, sacrebleu_randomization):
+        found = procedure(5000.0, drawn).interval
+        assert (found.low, found.value, found.high) == (5000 - 951, 5000, 5000 + 951)
+        below, above = procedure(950.5, drawn), procedure(951.5, drawn)
+        assert below.p_value == 0.05 > above.p_value
+        assert not below.interval.excludes_zero
+        assert above.interval.excludes_zero
+        few = procedure(1.0, drawn[:19]).interval  # no p is below 0.05
+        assert (few.low, few.high) == (1 - 19, 1 + 19)
+
+
+def test_the_least_p_widens_an_interval_to_zero_and_no_further():
+    found = Difference(Interval(-0.2, -0.3, -0.1), 0.01)
+    assert with_least_p(found, 4) == Difference(Interval(-0.2, -0.3, 0.0), 0.125)
+    assert with_least_p(found, 6) == Difference(found.interval, 1 / 32)
+    found = Difference(Interval(0.2, 0.1, 0.3), 0.01)
+    assert with_least_p(found, 4) == Difference(Interval(0.2, 0.0, 0.3), 0.125)
+
+
+def test_many_comparisons_take_more_resamples():
+    assert [bootstrap_samples(number) for number in (1, 25, 26, 100)] == [1000, 1000, 1040, 4000]
 
 
 ROWS_OF_TWO = st.lists(
