@@ -75,6 +75,9 @@ def retrieve(
         targets: Unit vectors.
         neighbors: k.
         cells: Maximum number of cells of the matrix in memory at a time.
+
+    Raises:
+        ValueError: There are no sentences.
     """
     kept = max(neighbors, 2)  # MEXA's score needs the second nearest
     rows: list[Neighbors] = []
@@ -84,9 +87,9 @@ def retrieve(
         found = nearest(block.mT, kept)
         found = Neighbors(found.cosines, found.indices + start)
         columns = found if columns is None else _merged(columns, found, kept)
-    forward, backward = Neighbors(*map(torch.cat, zip(*rows, strict=True))), columns
-    if backward is None:
+    if columns is None:
         raise ValueError("there are no sentences")
+    forward, backward = Neighbors(*map(torch.cat, zip(*rows, strict=True))), columns
     own, other = (side.cosines[:, :neighbors].mean(dim=1) for side in (forward, backward))
     return Retrieval(
         targets=_best(forward, own, other, neighbors),
@@ -112,7 +115,7 @@ def nearest(similarities: Float[Tensor, "queries candidates"], count: int) -> Ne
 
 def _blocks(sources: Tensor, targets: Tensor, cells: int) -> Iterator[tuple[int, Tensor]]:
     """Yield the similarity matrix in blocks of rows, each with the index of its first row."""
-    height = max(1, cells // len(targets))
+    height = max(1, cells // max(1, len(targets)))
     for start in range(0, len(sources), height):
         yield start, sources[start : start + height] @ targets.mT
 

@@ -66,6 +66,13 @@ def test_the_margin_finds_what_the_cosine_alone_misses():
     found = retrieve(sources, targets, 2)
     assert found.targets.tolist() == [0, 1, 2]
     assert found.mexa == pytest.approx(1 / 3)
+    assert retrieve(sources, targets, 1).targets.tolist() == [0, 0, 0]  # one candidate each
+
+
+def test_no_sentences_are_refused():
+    nothing = torch.empty(0, 3)
+    with pytest.raises(ValueError, match="^there are no sentences$"):
+        retrieve(nothing, nothing)
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(2, 40))
