@@ -188,6 +188,7 @@ def test_another_file_of_comet_is_another_key(tmp_path):
         checkpoint.write_bytes(content)
         keys.append(key_of(command, comet_model=str(checkpoint)))
     assert len({*keys}) == 3
+    assert len({key_of(command, comet_model=name) for name in ("owner/one", "owner/two")}) == 2
     elsewhere = tmp_path / "other" / "model.ckpt"
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(b"other")
