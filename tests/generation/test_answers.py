@@ -97,6 +97,15 @@ def test_a_file_that_is_damaged_again_is_not_used(tmp_path):
     assert cache.path.read_bytes().startswith(b"no database")
 
 
+def test_a_damaged_file_that_cannot_be_moved_is_not_used(tmp_path):
+    cache = AnswerCache(tmp_path)
+    cache.path.write_bytes(b"no database\n" * 1000)
+    cache.path.with_name(f"{cache.path.name}.damaged").mkdir()  # in the way
+    assert cache.get([b"k"]) == {}
+    (note,) = cache.notes
+    assert "cannot be used: file is not a database; continuing without it" in note
+
+
 def test_a_damaged_file_that_another_process_has_moved_is_no_trouble(tmp_path, monkeypatch):
     cache = AnswerCache(tmp_path)
     cache.path.write_bytes(b"no database\n" * 1000)
