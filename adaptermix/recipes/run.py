@@ -225,6 +225,7 @@ def perform(step: Step, settings: Settings, on_progress: OnProgress) -> Done:
     return Done(record, report, round(time.monotonic() - started, 1))
 
 
+_RESUMABLE = (".training", ".candidates")  # checkpoints, and adapters of several temperatures
 _LOST = "its worker was lost; the step runs again from its last checkpoint"
 
 
@@ -244,7 +245,7 @@ def _free_memory() -> None:
 
 
 def _sweep(step: Step, is_resumed: bool) -> None:
-    """Remove what a killed run left beside the output, except for checkpoints to resume from."""
+    """Remove what a killed run left beside the output, except for what it resumes from."""
     for left in step.out.parent.glob(f".{step.out.name}.*"):
-        if left.is_dir() and not (is_resumed and left.name.endswith(".training")):
+        if left.is_dir() and not (is_resumed and left.name.endswith(_RESUMABLE)):
             shutil.rmtree(left)

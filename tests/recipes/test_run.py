@@ -209,6 +209,34 @@ def test_leftovers_of_a_killed_run_are_swept(folder):
     assert [path.name for path in (folder / "o").glob(".*")] == [".lock"]
 
 
+def test_a_stopped_step_resumes_only_with_unchanged_settings(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
+    """It then finds its checkpoints, and the adapters of the temperatures that are done."""
+    kept = [f".align.safetensors.{end}" for end in ("candidates", "training")]
+    begun = []
+
+    def stop(work):
+        folder = work.settings.out.parent
+        there = sorted(path.name for path in folder.glob(".align*"))
+        begun.append((work.settings.max_steps, work.settings.resume, there))
+        for name in (*kept, ".align.safetensors.abc"):
+            (folder / name).mkdir(exist_ok=True)
+        raise DataError("stopped")
+
+    monkeypatch.setitem(COMMANDS, "train-align", replace(COMMANDS["train-align"], run=stop))
+    path = tmp_path / "recipe.toml"
+    for steps in (3, 3, 4, 4):
+        path.write_text(
+            f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n[align]\ncommand = "train-align"\n'
+            f'pairs = ["cy-en"]\ntemperature = [0.1, 0.2]\nmax-steps = {steps}\n'
+            "contrastive-batch = 4\nbatch-size = 4\n"
+        )
+        with pytest.raises(DataError, match="stopped"):
+            run(read_recipe(path))
+    assert begun == [(3, False, []), (3, True, kept), (4, False, []), (4, True, kept)]
+
+
 def test_gaps_in_the_data_are_seen_before_the_first_step(tmp_path, model_dir, corpus_dir):
     head = f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n'
     first = '[first]\ncommand = "train-task"\nlangs = ["en"]\n'
