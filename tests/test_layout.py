@@ -12,7 +12,6 @@ TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 HELPERS = sorted(path for path in (TESTS / "helpers").glob("*.py") if path.stem != "__init__")
 # Modules that no test beside them imports, and what tests them instead.
 ELSEWHERE = {
-    "adapters/stacking.py": "models/test_stacking.py, with trainings",
     "adapters/systems.py": "models/test_systems.py, with the systems of models",
     "cli/demo.py": "system/test_demo.py",
     "cli/options.py": "commands/test_command.py, on the command line",
@@ -36,7 +35,6 @@ ELSEWHERE = {
     "tasks/metrics/equality.py": "reports/test_page.py",
     "tasks/task.py": "every task's own test",
     "training/base.py": "models/test_lora.py and models/test_stacking.py, through trainings",
-    "training/checkpoints.py": "system/test_checkpoints.py, with kills",
     "training/log.py": "training/test_run.py and system/test_checkpoints.py, through trainings",
     "training/steps.py": "training/test_run.py, through trainings",
     "training/sweep.py": "training/test_align.py, through a temperature's search",

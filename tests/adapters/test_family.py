@@ -92,7 +92,7 @@ def test_a_family_is_no_adapter(family):
     assert "for example" in refused.value.hint
 
 
-def test_the_hash_is_of_what_a_family_does(family):
+def test_the_hash_is_of_what_a_family_does(family, model_dir):
     file = family / "routes.toml"
     first = family_hash(read_family(family))
     file.write_text(file.read_text().replace("# by hand", "# by mouth"))
@@ -100,7 +100,13 @@ def test_the_hash_is_of_what_a_family_does(family):
     (family / "align").rename(family / "renamed")
     file.write_text(file.read_text().replace('"align"', '"renamed"'))
     assert family_hash(read_family(family)) == first
-    file.write_text(file.read_text().replace('adapter = "task"', 'adapter = "renamed"'))
+    text = file.read_text()
+    for key in ("adapter", "default"):
+        assert text.count(f'{key} = "task"') == 1
+        file.write_text(text.replace(f'{key} = "task"', f'{key} = "renamed"'))
+        assert family_hash(read_family(family)) != first, key
+    file.write_text(text)
+    peft_adapter(model_dir, family / "task", seed=9)
     assert family_hash(read_family(family)) != first
 
 

@@ -122,6 +122,30 @@ def test_what_is_dropped_is_counted(tmp_path):
     assert len(clean(tmp_path, check_script=False)[0]) == 3
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("", "empty side"),
+        ("Bore da. Sut mae?", "several sentences"),
+        ("доброе утро", "wrong script"),
+    ],
+)
+def test_a_fault_on_either_side_drops_a_pair(tmp_path, fault, reason):
+    """Never the fault of both sides at once, and always of the pair as a whole."""
+    (tmp_path / "cy-en.tsv").write_text(f"{fault}\thello\nhelo\t{fault}\nda\tgood\n")
+    kept, dropped = clean(tmp_path)
+    assert [row.source for row in kept] == ["da"]
+    assert dropped == {reason: 2}
+
+
+@pytest.mark.parametrize("limit", [16, 30, 60])
+def test_a_limit_is_the_number_of_pairs_of_each_language(model_dir, corpus_dir, limit):
+    settings = align_settings(model_dir, corpus_dir, "x", pairs=("cy-en", "sw-en"), limit=limit)
+    data = align_data(settings, load_tokenizer(model_dir, settings))
+    for pair in settings.pairs:
+        assert data.examples[pair] + data.dev_examples[pair] == limit
+
+
 def test_reasons_and_lengths_are_in_the_report(tmp_path, model_dir):
     corpus = write_corpus(tmp_path / "corpus")
     with (corpus / "pairs" / "cy-en.tsv").open("a") as file:

@@ -12,7 +12,7 @@ from helpers.training import task_settings
 from safetensors.torch import load_file, save_file
 
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.evaluation.evaluate import evaluate, plan
+from adaptermix.evaluation.evaluate import _groups, evaluate, plan
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptEncoder, truncate
 from adaptermix.models.loading import load_tokenizer
@@ -100,6 +100,32 @@ def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir,
         ("ours", "1.0"),
         ("macro average", "1.0"),
     ]
+
+
+def test_groups_are_of_some_of_the_tested_languages(model_dir, corpus_dir):
+    groups = {"one": "cy", "both": "en,cy", "more": "en,cy,sw", "none": "ja", "some": "sw,en"}
+    settings = eval_settings(model_dir, corpus_dir, "x", groups=groups)
+    assert _groups(settings) == {"one": ["cy"], "some": ["en"]}
+    papers = eval_settings(model_dir, corpus_dir, "x", langs=("en", "de", "cy", "fr"))
+    assert _groups(papers)["transfer-aligned"] == ["cy"]
+    assert _groups(papers.model_copy(update={"task": "uner"})) == {}
+
+
+def test_problems_are_counted_by_answer(tmp_path, model_dir, corpus_dir, monkeypatch):
+    """An answer with several malformed parts is one malformed answer."""
+    answers = [Generated("a:; b:; c:", True), Generated("no slots", True), Generated("None", True)]
+    answers += [Generated("None", False)] * 7
+
+    class Faulty:
+        def generate(self, requests, on_answers):
+            on_answers(dict(enumerate(answers)))
+
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *args: Faulty())
+    report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out"))
+    counts = [(c.lang, c.examples, c.malformed, c.cut_answers) for c in report.cells]
+    assert counts == [("en", 5, 2, 3), ("cy", 5, 0, 0)]
+    rows = read_predictions(tmp_path / "out", "base", "en")
+    assert [row["malformed"] for row in rows] == [3, 1, 0, 0, 0]
 
 
 def test_systems_of_several_seeds_are_summed_up(tmp_path, model_dir, corpus_dir):

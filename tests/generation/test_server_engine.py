@@ -181,6 +181,16 @@ def test_a_failure_is_tried_again(connect, trouble):
     assert engine.notes == []
 
 
+def test_only_failures_in_a_row_give_a_server_up(connect):
+    """One request at a time, each answered at the second try: more failures than tries."""
+    with completions_server() as site:
+        engine = connect(site, server_requests=1)
+        for request in BASE[: server_client.TRIES + 2]:
+            site.troubles.append((503, {}))
+            assert answers_of(engine, [request]) == expected(engine, [request])
+        assert engine.notes == []
+
+
 def test_a_server_that_asks_to_wait_is_left_alone_and_others_take_its_prompts(connect):
     pauses = [(429, {"Retry-After": "0.3"})] * 4
     with completions_server(troubles=pauses) as busy, completions_server() as other:

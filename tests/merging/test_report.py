@@ -1,5 +1,7 @@
 """What the report and the record of a merge tell."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from blake3 import blake3
@@ -8,7 +10,7 @@ from helpers.cards import ALIGNED, write
 from helpers.merging import our_deltas, trained, untrained_above
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.merging.merge import merge
+from adaptermix.merging.merge import _fingerprint, merge
 from adaptermix.settings.merging import MergeSettings
 
 
@@ -76,3 +78,13 @@ def test_what_looks_like_a_slip_is_noted(tmp_path, model_dir):
     write(aligned, ALIGNED)
     (note,) = notes(aligned, aligned, weight=0.9)[:1]
     assert "was trained for alignment and has the largest weight" in note
+
+
+@pytest.mark.parametrize(
+    ("prints", "expected"),
+    [(("x", "x"), "x"), (("x", "y"), None), (("x", None), None), ((None, None), None)],
+)
+def test_a_merge_names_the_base_that_all_its_adapters_name(prints, expected):
+    adapters = [SimpleNamespace(record={"base_fingerprint": one} if one else {}) for one in prints]
+    assert _fingerprint(adapters) == expected
+    assert _fingerprint(adapters[::-1]) == expected

@@ -9,11 +9,13 @@ from typer.testing import CliRunner
 
 from adaptermix.cli import main as cli
 from adaptermix.cli.main import program
+from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
 from adaptermix.recipes.keys import step_key
-from adaptermix.recipes.recipe import read_recipe
+from adaptermix.recipes.recipe import _trial, read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
+from adaptermix.settings.shared import keys_of
 
 app = program()
 
@@ -95,6 +97,19 @@ def test_the_command_line_overrides_all_steps(tmp_path):
     # Who says it, means it.
     assert [steps[at].settings.max_new_tokens for at in (1, 4)] == [50, 40]
     assert (steps[2].settings.batch_size, steps[2].settings.contrastive_batch) == (6, 3)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_trial_limits_all_numbers_of_examples_steps_and_tokens(name):
+    kind = COMMANDS[name].settings
+    ends = ("limit", "max-steps", "learn-steps", "max-new-tokens")
+    counts = [key for key in keys_of(kind) if key.endswith(ends)]
+    most = {key: 32 if key == "max-new-tokens" else 6 for key in counts}
+    for stated in ({}, dict.fromkeys(counts, 1000), dict.fromkeys(counts, "1000")):
+        found = _trial(kind, stated, 6)
+        assert {key: found[key] for key in counts} == most
+    few = dict.fromkeys(counts, 2)
+    assert {key: _trial(kind, few, 6)[key] for key in counts} == few
 
 
 def test_keys_for_all_steps_leave_tasks_of_lm_eval_alone(tmp_path):

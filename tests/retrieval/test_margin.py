@@ -132,3 +132,12 @@ def test_ties_are_broken_in_the_same_way_however_the_matrix_is_cut(seed, size, k
     assert cut.targets.tolist() == whole.targets.tolist()
     assert cut.sources.tolist() == whole.sources.tolist()
     assert cut.mexa == whole.mexa
+
+
+@pytest.mark.parametrize("neighbors", [1, 2, 4, 9])
+def test_mexa_counts_no_ties_whatever_the_number_of_neighbors(neighbors):
+    """Of eight sentences that equal their translations, two are the same."""
+    torch.manual_seed(3)
+    sentences = normalized(torch.randn(8, 3))
+    sentences[7] = sentences[2]
+    assert retrieve(sentences, sentences, neighbors).mexa == 6 / 8

@@ -1,6 +1,8 @@
 """Laws of a search that a plausible mistake would break without an error."""
 
+import json
 import shutil
+from itertools import chain
 
 import optuna
 import pytest
@@ -14,9 +16,10 @@ from transformers import AutoModelForCausalLM
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
-from adaptermix.search.candidates import scalar_candidate
+from adaptermix.search import by_language
+from adaptermix.search.candidates import Candidate, scalar_candidate
 from adaptermix.search.learn import WeightedMerge, learn_weights
-from adaptermix.search.run import _prepare, search
+from adaptermix.search.run import _between, _prepare, search
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.massive import read_massive
 from adaptermix.tasks.metrics.significance import macro_score
@@ -106,6 +109,34 @@ def test_one_weight_leaves_the_rest_to_the_others_in_equal_shares(adapters):
     first, *others = scalar_candidate(0.7, adapters).weighting.weights
     assert first == 0.7
     assert others == pytest.approx([0.3 / (adapters - 1)] * (adapters - 1))
+
+
+@pytest.mark.parametrize(("best", "sides"), [("0.7", {0.65, 0.75}), ("0.3", {0.25, 0.35})])
+def test_the_weights_on_both_sides_of_the_best_merge_are_tried(monkeypatch, tmp_path, best, sides):
+    """Also if one adapter alone is better than all merges."""
+    skill = SKILL | {"1": 0.95, best: 0.92}
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, skill)
+    ranked = halving.run(candidates, exhaustive=True)
+    assert ranked[0].candidate.name == "1"
+    assert {c.weighting.weights[0] for c in _between(ranked)} == sides
+
+
+@pytest.mark.parametrize(
+    ("weights", "alone"),
+    [
+        ((0.7, 0.3), (0.7, 0.0)),
+        ((0.4, -0.8), (0.0, -0.8)),
+        ((-1.0, 0.5, 0.6), (-1.0, 0.0, 0.0)),
+        ((1.0, 0.0), None),
+    ],
+)
+def test_the_control_is_the_adapter_of_the_largest_share_at_its_weight(weights, alone):
+    names = ["a", "b", "c"][: len(weights)]
+    control = Candidate("merge", Weighting(weights)).without_others(names)
+    assert (control and control.weighting.weights) == alone
+    if control:
+        at = next(at for at, weight in enumerate(alone) if weight)
+        assert control.name == f"{names[at]} alone at {alone[at]:g}"
 
 
 def test_every_round_keeps_half_of_what_began(monkeypatch, tmp_path):
@@ -204,6 +235,8 @@ def test_learning_starts_from_the_merge_of_the_lowest_loss(model_dir, corpus_dir
         assert len(set(losses)) == 4
         assert done.start == order[losses.index(min(losses))]
         assert done.start_loss == pytest.approx(min(losses), rel=1e-5)
+        for rule in done.weighting.rules:  # one step of the learning rate away
+            assert rule.weights == pytest.approx(done.start.weights, abs=0.021)
 
 
 @pytest.mark.slow
@@ -239,3 +272,43 @@ def test_an_ended_search_is_of_its_base_and_engine(
         (model / "chat_template.jinja").write_text(template + " ")
     with pytest.raises(ArtifactError, match="merged exists"):
         search(adapters, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["learn", "per language"])
+def test_an_ended_search_is_known_only_as_long_as_nothing_changes(
+    tmp_path, model_dir, corpus_dir, search
+):
+    """Its key depends on the base model, every adapter, every dev example and the settings."""
+    model, data = shutil.copytree(model_dir, tmp_path / "m"), tmp_path / "data"
+    shutil.copytree(corpus_dir, data)
+    paths = [tmp_path / "task", tmp_path / "align"]
+    for seed, path in enumerate(paths):
+        peft_adapter(model, path, seed=seed)
+    is_family = search == "per language"
+    given = {"search": "0.7", "per_language": True} if is_family else {"search": search}
+    prepare = by_language._prepare if is_family else _prepare
+
+    def inputs(**changes):
+        settings = settings_for(model, data, tmp_path / "family", limit=None, **given | changes)
+        return prepare(paths, settings, False)
+
+    first = inputs()
+    learning = getattr(first, "learning", [])
+    assert bool(learning) == (search == "learn")
+    keys = [first.key, inputs(seed=2).key, inputs(prefer="best").key]
+    for item in chain([group[0] for group in first.items.values()], learning[:1]):
+        (path,) = data.glob(f"massive/{item.lang}-*.jsonl")
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        (row,) = (row for row in rows if row["id"] == item.example.id)
+        row["annot_utt"] = row["annot_utt"].replace("color_type", "other_type")
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        keys.append(inputs().key)
+    for seed, path in enumerate(paths, start=7):
+        peft_adapter(model, path, seed=seed)
+        keys.append(inputs().key)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: w + 1 for name, w in weights.items()}, model / "model.safetensors")
+    keys.append(inputs().key)
+    assert len({*keys}) == len(keys)
+    assert inputs().key == keys[-1]

@@ -84,6 +84,8 @@ def test_the_best_mean_is_taken_where_it_is_asked_for():
     assert choose_routes(task, merges, mean, "simpler")["cy"].chosen is None
     assert choose_routes(task, merges, mean, "best")["cy"].chosen == "0.7"
     assert choose_routes(task, {"0.9": merges["0.9"]}, mean, "best")["cy"].chosen is None
+    as_good = {"0.9": {"cy": rows([1, 0, 1, 0])}}
+    assert choose_routes(task, as_good, mean, "best")["cy"].chosen is None
 
 
 def test_a_merge_with_the_same_score_is_not_the_best():

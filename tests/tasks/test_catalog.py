@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +146,32 @@ def test_a_task_of_ones_own_has_any_metric(tmp_path, metric, answer, wrong):
     right = task.score([task.outcome(example, answer)]).value
     assert right == pytest.approx(100 if metric in ("bleu", "chrf") else 1)
     assert task.score([task.outcome(example, wrong)]).value < right / 2
+
+
+@pytest.mark.parametrize(
+    ("target", "lang", "tokenizer"),
+    [("zh", "en", "zh"), ("ja", "en-de", "ja-mecab"), ("", "en-zh", "zh"), ("", "de", "13a")],
+)
+def test_a_task_of_ones_own_tokenizes_the_language_it_names(tmp_path, target, lang, tokenizer):
+    """Else that of the data: the right side of a pair."""
+    text = f'target-lang = "{target}"\n' * bool(target) + OWN.replace("exact-match", "bleu")
+    task = own_task(tmp_path, text)
+    (example,) = task.read("en", "test", None)
+    outcome = task.outcome(replace(example, lang=lang), "猫")
+    assert f"tok:{tokenizer}" in task.score([outcome]).signature
+
+
+@pytest.mark.parametrize(("match", "right"), [("text", "Rom"), ("offsets", "Roma")])
+def test_entities_of_a_task_of_ones_own_match_as_asked(tmp_path, match, right):
+    """By text, whatever the offsets; or by offsets, whatever the text."""
+    entity = '[{{"TypeName": "LOC", "Text": "{}", "Start": {}, "End": 5}}]'
+    record = RECORD | {"intent": entity.format("Rom", 2)}
+    task = own_task(tmp_path, OWN.replace("exact-match", "entities"), [record])
+    task = replace(task, options=ScorerSettings(match=match))
+    (example,) = task.read("en", "test", None)
+    answers = {"Rom": entity.format("Rom", 3), "Roma": entity.format("Roma", 2)}
+    scores = {text: task.score([task.outcome(example, a)]).value for text, a in answers.items()}
+    assert scores == {"Rom": float(right == "Rom"), "Roma": float(right == "Roma")}
 
 
 def test_its_files_may_be_in_the_data_folder(tmp_path):

@@ -17,7 +17,7 @@ from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
-from adaptermix.training.align import align_data, train_align
+from adaptermix.training.align import _with_anchor_text, align_data, train_align
 from adaptermix.training.alignment import Alignment, AlignmentObjective
 from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
 from adaptermix.training.contrastive import ContrastiveStep, Loss, Sentences
@@ -231,6 +231,25 @@ def test_a_preserving_adapter_moves_ordinary_text_less(tmp_path, model_dir, corp
     assert report.dev["retrieval_accuracy"] >= report.dev["retrieval_accuracy_of_base"]
     assert -1 <= report.dev["random_cosine"] <= 1
     assert report.dev["random_cosine"] != report.dev["random_cosine_of_base"]
+
+
+def test_no_anchor_text_is_both_trained_on_and_judged_by(tmp_path, model_dir, corpus_dir):
+    """Every line of every file is one of the two, and files have equal shares."""
+    paths = [tmp_path / "en.txt", tmp_path / "de.txt"]
+    for size, path in zip((40, 20), paths, strict=True):
+        path.write_text("".join(f"{path.stem} line {n}\n" for n in range(size)))
+    settings = align_settings(model_dir, corpus_dir, "x", preserve=1, preserve_text=tuple(paths))
+    tokenizer = load_tokenizer(model_dir, settings)
+    data = _with_anchor_text(align_data(settings, tokenizer), settings, tokenizer)
+    trained, judged = (
+        [tokenizer.decode(row.anchor_ids, skip_special_tokens=True) for row in rows]
+        for rows in (data.train, data.dev)
+    )
+    assert not {*trained} & {*judged}
+    assert {*trained} | {*judged} <= {f"{p.stem} line {n}" for p in paths for n in range(40)}
+    assert len({*judged}) == 4 + 2
+    english = sum(line.startswith("en") for line in trained)
+    assert english == pytest.approx(len(trained) / 2, rel=0.15)
 
 
 def test_anchor_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):

@@ -16,8 +16,17 @@ from adaptermix.models.pooling import retrieval_accuracy
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.align import align_data, train_align
 from adaptermix.training.batches import PairCollator
+from adaptermix.training.checkpoints import work_folder
 from adaptermix.training.joint import train_joint
-from adaptermix.training.layers import Curve, choose, choose_block, measure
+from adaptermix.training.layers import (
+    Curve,
+    LayerChoice,
+    choose,
+    choose_block,
+    known_choice,
+    measure,
+    write_choice,
+)
 from adaptermix.training.report import TrainReport
 
 AUTO = {"layer": "auto", "pool_skip": "auto", "dev_pairs": 20}
@@ -150,6 +159,20 @@ def test_the_first_token_is_left_out_where_it_is_a_sink():
     assert told({"pool_skip": 2}, sink, 8).notes == []
 
 
+@pytest.mark.parametrize("layer", ["1", "2", "3", "4", "middle", "top"])
+def test_the_first_token_is_judged_block_by_block(layer):
+    """By its norm after the aligned block; the accuracies are those of the chosen pooling."""
+    hits, without = (curve(accuracies).hits for accuracies in ([0.2] * 4, [0.6] * 4))
+    found = Curve(hits, without, [1.0, 15.0, 1.0, 15.0])
+    chosen = told({"layer": layer, "pool_skip": "auto"}, found, 4)
+    block = {"middle": 2, "top": 4}.get(layer) or int(layer)
+    assert chosen.pool_skip == (block % 2 == 0)
+    assert [accuracy > 0.4 for accuracy in chosen.accuracy] == [False, True, False, True]
+    kept = told({"layer": layer, "pool_skip": 0}, found, 4)
+    assert max(kept.accuracy) < 0.4
+    assert len(kept.notes) == (block % 2 == 0)
+
+
 def test_a_middle_block_that_is_clearly_worse_is_noted():
     accuracies = [0.05, 0.1, 0.3, 0.05]  # the upper four were not loaded
     assert "32.3% after block 3" in told({}, curve(accuracies), 8).notes[0]
@@ -253,6 +276,18 @@ def test_a_killed_run_does_not_measure_twice(tmp_path, model_dir, corpus_dir, te
     assert [json.loads(log.splitlines()[0]) for log in logs] == [
         {"step": 0, **records[0]["layers"]}
     ] * 2
+
+
+def test_only_a_resumed_run_knows_a_choice(tmp_path):
+    """One that is started over measures again; the runs of a sweep share what was measured."""
+    choice = LayerChoice("3", 1, [0.1, 0.2, 0.3], [1.0, 5.0, 2.0], 20, ["a note"])
+    settings = TrainAlignSettings(out=tmp_path / "a", layer="auto")
+    write_choice(work_folder(settings.out), choice)
+    assert known_choice(settings) is None
+    assert known_choice(settings.model_copy(update={"resume": True})) == choice
+    assert known_choice(settings, tmp_path / "shared") is None
+    write_choice(tmp_path / "shared", choice)
+    assert known_choice(settings, tmp_path / "shared") == choice
 
 
 def test_a_plan_with_an_open_layer_counts_the_whole_model(tmp_path, model_dir, corpus_dir):
