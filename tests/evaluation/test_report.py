@@ -1,8 +1,11 @@
 """The tables of an evaluation."""
 
+from dataclasses import replace
+
 from helpers.records import write_evaluation
 
-from adaptermix.evaluation.report import SystemScores, score_table
+from adaptermix.evaluation.comparison import ALL, Comparison
+from adaptermix.evaluation.report import SystemScores, count_table, glance_table, score_table
 from adaptermix.reports.runs import find_runs
 from adaptermix.tables import shown
 from adaptermix.tasks.metrics.metric import Score
@@ -31,3 +34,39 @@ def test_the_table_of_a_metric_has_its_scores(tmp_path):
         assert {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET"}[name] in table.title
         assert len(table.rows) == (5 if name == "bleu" else 2)
     assert score_table(run.report) == score_table(run.report, "bleu")
+
+
+def test_languages_better_and_worse_are_counted_in_this_order(tmp_path):
+    """Only those of the system itself that differ significantly, and no averages."""
+    langs = ("en", "cy", "sw", "ja")
+    folder = write_evaluation(
+        tmp_path / "run", dict.fromkeys(langs, ["a"]), systems=("base", "one", "two")
+    )
+    (run,) = find_runs([folder]).evaluations
+    given = {"one": (0.2, 0.1, -0.1, 0.3), "two": (-0.1, -0.1, 0.1, -0.1)}
+    run.report.comparisons[:] = [
+        Comparison(system, "base", over, [over], 0, 0, gain, gain, gain, 0.01, True, p_holm)
+        for system, gains in given.items()
+        for over, gain, p_holm in zip(
+            (*langs, ALL), (*gains, 0.5), [0.01] * 3 + [0.2] * 2, strict=True
+        )
+    ]
+    counts = {str(row[0]): row[-1] for row in glance_table(run.report, "run").rows}
+    assert counts == {"base": "baseline", "one": "2 / 1", "two": "1 / 2"}
+
+
+def test_problems_with_answers_are_those_of_each_system(tmp_path):
+    folder = write_evaluation(tmp_path / "run", {"en": ["a"] * 7, "cy": ["b"] * 5})
+    (run,) = find_runs([folder]).evaluations
+    found = {("base", "en"): (1, 0), ("base", "cy"): (2, 0), ("merged", "cy"): (4, 3)}
+    run.report.cells[:] = [
+        replace(cell, malformed=bad, cut_answers=cut)
+        for cell in run.report.cells
+        for bad, cut in [found.get((cell.system, cell.lang), (0, 0))]
+    ]
+    rows = [[str(cell) for cell in row] for row in count_table(run.report).rows]
+    assert rows == [
+        ["malformed answers", "3 of 12", "4 of 12"],
+        ["cut answers", "0 of 12", "3 of 12"],
+        ["examples", "12", "12"],
+    ]

@@ -247,7 +247,9 @@ def test_equal_prompts_are_decoded_once(make_cached):
     generator = make_cached()
     one, other = generator.decode(requests)
     assert one == other
-    assert generator.decoded == 1
+    assert (generator.decoded, generator.reused) == (1, 0)
+    assert generator.decode(requests) == [one, other]
+    assert (generator.decoded, generator.reused) == (1, 1)
 
 
 def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_cached, monkeypatch):

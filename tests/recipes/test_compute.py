@@ -149,6 +149,20 @@ def test_every_step_that_computes_says_how_much(folder):
     expected = steps["joint"] * (of_task / 2 + of_pairs)
     assert works["joint"].flops == pytest.approx(expected)
 
+    by_name = {step.name: step for step in read_recipe(folder / "recipe.toml").steps}
+
+    def work(name, **changes):
+        step = by_name[name]
+        counts = step.command.examples(step.settings)
+        known = {"examples": counts} | step.command.size(step.call(), counts)
+        return work_of(step.command.name, step.settings.model_copy(update=changes), known).flops
+
+    # The blocks run forward once more; each adapter is one more system to read the texts.
+    assert work("task", gradient_checkpointing=True) == pytest.approx(1.5 * work("task"))
+    assert work("where", adapters=("a", "b")) == pytest.approx(3 * work("where"))
+    alone = work("where", adapters=("a", "b"), exclude_base=True)
+    assert alone == pytest.approx(2 * work("where"))
+
 
 def test_the_plan_has_flops_and_hours_and_what_they_assume(folder):
     planned = plan(read_recipe(folder / "recipe.toml"))

@@ -118,6 +118,17 @@ def test_every_answer_is_in_the_page(page):
     assert run["systems"][run["merge"]] == "merged"
 
 
+def test_the_values_of_the_answer_are_below_the_names_of_their_systems(page):
+    table = (page[2] / "answer-values.md").read_text().splitlines()
+    head, english = (
+        [cell.strip() for cell in next(line for line in table if start in line).split("|")]
+        for start in ("difference", "| en")
+    )
+    values = dict(zip(head, english, strict=True))
+    assert (values["base"], values["merged"]) == ("25.0", "75.0")
+    assert "+50.0" in values["difference"]
+
+
 def test_every_table_and_plot_of_scores_names_the_baseline(page):
     for name in ("glance", "scores-table", "scores-difference-table"):
         assert "Baseline: base, the first system." in (page[2] / f"{name}.md").read_text()

@@ -22,3 +22,17 @@ def test_the_spread_over_seeds_is_the_sample_deviation(tmp_path, values):
     ((name, cell),) = seed_table(run.report).rows
     assert name == "all, even layers"
     assert cell.text == f"{mean:.1f} ± {100 * stdev(values):.1f}"
+
+
+def test_languages_are_averaged_over_the_layers_of_the_first_reading(tmp_path):
+    (run,) = find_runs([write_retrieval(tmp_path / "run")]).retrievals
+    report = run.report  # its reading has the layers 0 and 2
+    for at, row in enumerate((*report.by_language, *report.by_layer)):
+        row.accuracy[:] = [0.1, 0.9, 0.2 + at / 50, 0.9]
+    (table,) = (table for table in report.view().shown if table.name == "languages")
+    accuracy = {(row.system, row.lang): row.accuracy for row in report.by_language}
+    accuracy |= {(row.system, row.over): row.accuracy for row in report.by_layer}
+    for name, *cells in filter(None, table.rows):
+        curves = [accuracy[system, name] for system in report.systems]
+        assert cells == [f"{100 * (curve[0] + curve[2]) / 2:.1f}" for curve in curves]
+    assert "even layers" in table.title

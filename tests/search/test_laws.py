@@ -3,6 +3,7 @@
 import json
 import shutil
 from itertools import chain
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -15,11 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import open_adapters, plan_merge
-from adaptermix.merging.weights import Weighting
+from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.search import by_language
 from adaptermix.search.candidates import Candidate, scalar_candidate
+from adaptermix.search.halving import choose
 from adaptermix.search.learn import WeightedMerge, learn_weights
-from adaptermix.search.run import _between, _prepare, search
+from adaptermix.search.record import result_of
+from adaptermix.search.run import _between, _prepare, _try, search
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.massive import read_massive
 from adaptermix.tasks.metrics.significance import macro_score
@@ -159,6 +162,42 @@ def test_candidates_are_compared_on_the_examples_that_both_have_seen(monkeypatch
     for found in (halving.compare(half, whole), halving.compare(whole, half)):
         assert abs(found.interval.value) == pytest.approx(abs(expected))
     assert halving.compare(half, whole).interval.value == pytest.approx(expected)
+
+
+def test_of_equally_good_merges_that_with_fewer_mixtures_is_chosen(monkeypatch, tmp_path):
+    halving, *_ = make_halving(monkeypatch, tmp_path, {"0.7": 0.6, "rules": 0.6}, examples=30)
+    plain = Candidate("0.7", Weighting((0.7, 0.3)))
+    rule = Rule((0.6, 0.4), layers=frozenset({0}))
+    ruled = Candidate("rules", Weighting((0.7, 0.3), (rule,)))
+    entries = [halving.enter(candidate, tmp_path / candidate.name) for candidate in (ruled, plain)]
+    halving.show(entries, 1.0)
+    for order in (entries, entries[::-1]):
+        assert choose(halving, order, "simpler")[0].candidate is plain
+
+
+@pytest.mark.parametrize(("is_exhaustive", "answered"), [(False, 20), (True, 80)])
+def test_trials_answer_a_quarter_or_all_of_the_examples(
+    monkeypatch, tmp_path, is_exhaustive, answered
+):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, {"0.7": 0.6}, examples=40)
+    halving.plan = lambda weighting: "0.7"
+    groups = [frozenset({0}), frozenset({1})]
+    monkeypatch.setattr("adaptermix.search.run.layer_groups", lambda plan, count: groups)
+    inputs = SimpleNamespace(plan=lambda weights: None, candidates=candidates, adapters=[None] * 2)
+    settings = SearchSettings(search="auto", trials=3, exhaustive=is_exhaustive)
+    _try(halving, inputs, settings)
+    assert [entry.answered for entry in halving.entries.values()] == [answered] * 4
+
+
+def test_a_result_is_the_candidates_minus_the_winners_score(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=40)
+    entries = halving.run(candidates, exhaustive=True)
+    winner = halving.score(entries[0])
+    for entry in entries:
+        difference = result_of(halving, entry, entries[0]).difference.interval
+        assert difference.value == pytest.approx(halving.score(entry) - winner)
+        assert difference.low <= difference.value <= difference.high
+    assert difference.value < 0
 
 
 @pytest.fixture

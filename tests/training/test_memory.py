@@ -87,3 +87,13 @@ def test_tokens_are_those_of_all_steps(tmp_path, model_dir, corpus_dir):
     one = train_task(settings.model_copy(update={"max_steps": 1}), dry_run=True)
     assert one.tokens * per_epoch.planned_steps == pytest.approx(per_epoch.tokens, rel=1e-3)
     assert 16 * 10 < one.tokens < 16 * 100
+
+
+def test_a_trained_parameter_takes_its_value_its_gradient_and_the_optimizers_state():
+    parameter = torch.nn.Parameter(torch.ones(100))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    moments = [state for state in optimizer.state[parameter].values() if state.numel() == 100]
+    held = [parameter, parameter.grad, *moments]
+    assert sum(tensor.nbytes for tensor in held) == 100 * _TRAINED_BYTES
