@@ -265,3 +265,22 @@ def test_official_names_are_found_too(tmp_path):
         read_uner("qq", "dev", tmp_path)
     with pytest.raises(DataError, match="not downloaded from the Hub"):
         read_uner("hr", "dev", None)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("B-PER I-PER O", ["PER a b"]),
+        ("B-PER I-LOC O", ["PER a", "LOC b"]),  # of another type: it starts an entity
+        ("B-PER B-PER I-PER", ["PER a", "PER b c"]),
+        ("O I-ORG I-ORG", ["ORG b c"]),
+        ("B-LOC O I-LOC", ["LOC a", "LOC c"]),
+        ("B-LOC I-OTH I-LOC", ["LOC a", "LOC c"]),
+    ],
+)
+def test_a_tag_continues_only_an_entity_of_its_type_right_before_it(tmp_path, tags, expected):
+    path = tmp_path / "en.test.iob2"
+    rows = zip("123", "abc", tags.split(), strict=True)
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    (example,) = read_iob2(path, "en")
+    assert [f"{entity.type} {entity.text}" for entity in example.entities] == expected
