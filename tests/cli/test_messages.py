@@ -7,6 +7,7 @@ import pytest
 from adaptermix.cli.messages import _messages_of, messages, messages_page
 from adaptermix.errors import ArtifactError
 from adaptermix.files.outputs import check_output
+from adaptermix.files.records import _NO_FILE
 
 SOURCE = """
 def work(path, names):
@@ -29,6 +30,30 @@ def test_a_message_is_found_with_its_values_and_hint():
     assert {each.module for each in found} == {"data/some.py"}
 
 
+TEXTS = """
+from adaptermix.files.records import _NO_FILE
+_ADD = "add one"
+class LostError(ResourceError):
+    pass
+def work(path, near, count):
+    hint = f"did you mean {near[0]}?" if near else _ADD
+    raise LostError(f"{path / 'config.json'}: no line {count + 1}", hint=hint)
+    raise DataError(f"{path or 'the disk'}: not there", hint=_NO_FILE)
+    raise ConfigError(with_value(f"--out {path}: bad", path), hint=near and _ADD)
+    raise StoppedError("stopped")
+"""
+
+
+def test_constants_and_alternatives_are_written_out():
+    found = sorted(_messages_of(ast.parse(TEXTS), "data/some.py"))
+    assert [(each.exit_code, each.text, each.hint) for each in found] == [
+        (3, "--out {path}: bad", "add one"),
+        (4, "{path}: not there", _NO_FILE),
+        (6, "{path}/config.json: no line {count}", "did you mean {near}? / add one"),
+        (130, "stopped", ""),
+    ]
+
+
 def test_a_wrong_value_of_a_setting_is_a_message_too():
     (found,) = _messages_of(ast.parse('raise ValueError("not a number")'), "settings/some.py")
     assert (found.exit_code, found.text) == (3, "not a number")
@@ -39,4 +64,4 @@ def test_what_is_raised_is_on_the_page(tmp_path):
         check_output(tmp_path, False)
     text = raised.value.message.replace(str(tmp_path), "{path}")
     assert f"| {text} | {raised.value.hint} |" in messages_page()
-    assert {each.exit_code for each in messages()} == {3, 4, 5, 6}
+    assert {each.exit_code for each in messages()} == {3, 4, 5, 6, 130}
