@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
+from adaptermix.files.text import without_lone_surrogates
 from adaptermix.generation.server_http import BusyError, Connection
 from adaptermix.settings.shared import EngineSettings
 
@@ -294,12 +295,12 @@ class Server:
         prompt, limit = len(body["prompt"]), body["max_tokens"]
         if read and read != prompt:
             raise ResourceError(
-                f"{self.url} read {read:,} tokens of a prompt of {prompt:,}", hint=PROMPT_HINT
+                f"{self.url} counted {read:,} tokens in a prompt of {prompt:,}", hint=PROMPT_HINT
             )
         if found.is_cut and 0 < found.tokens < limit:
             raise ResourceError(
                 f"{self.url} stopped an answer after {found.tokens:,} of {limit:,} tokens",
-                hint="raise the server's limit of tokens, or lower --max-new-tokens",
+                hint="raise the server's token limit, or lower --max-new-tokens",
             )
         return found
 
@@ -361,7 +362,7 @@ class Server:
 def _completion(choice: Mapping[str, Any], written: int | None) -> Completion:
     """Read a choice; what is missing or of another type raises an error."""
     ids = choice.get("token_ids")
-    text = choice["text"].encode(errors="replace").decode()  # half a surrogate cannot be stored
+    text = without_lone_surrogates(choice["text"])  # half a surrogate cannot be stored
     likely = ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0]
     return Completion(
         text,

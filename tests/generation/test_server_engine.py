@@ -319,7 +319,7 @@ def test_an_answer_that_a_server_broke_off_is_asked_for_again(connect):
 @pytest.mark.parametrize(
     ("bend", "complaint"),
     [
-        (changed(prompt_tokens=3), "read 3 tokens of a prompt of 5"),
+        (changed(prompt_tokens=3), "counted 3 tokens in a prompt of 5"),
         (
             changed({"finish_reason": "length", "token_ids": None}, completion_tokens=3),
             "stopped an answer after 3 of 8 tokens",
@@ -357,7 +357,7 @@ def test_half_of_a_character_does_not_stop_the_run(connect):
     text = changed({"text": "a \ud83d", "token_ids": None})
     with completions_server(bend=text) as site:
         (answer,) = answers_of(connect(site), BASE[:1])
-    assert answer.text == "a ?"
+    assert answer.text == "a \N{REPLACEMENT CHARACTER}"
 
 
 @pytest.mark.parametrize(
