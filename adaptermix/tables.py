@@ -204,6 +204,11 @@ def counted(counts: Mapping[str, int]) -> str:
     return "  ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
+def number_of(count: int, noun: str) -> str:
+    """Format a number with its noun, as ``1 row`` or ``2,000 rows``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def ranges(numbers: Sequence[int]) -> str:
     """Format 0, 1, 2, 5 as ``0-2, 5``."""
     runs: list[list[int]] = []

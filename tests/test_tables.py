@@ -15,7 +15,7 @@ from adaptermix.cli import console
 from adaptermix.reports import page
 from adaptermix.reports.runs import Runs
 from adaptermix.reports.sections.section import Section
-from adaptermix.tables import RULE, Cell, Table, View, pairs, printable, ranges
+from adaptermix.tables import RULE, Cell, Table, View, number_of, pairs, printable, ranges
 
 HOSTILE = [
     *(
@@ -178,3 +178,10 @@ def test_printable_text_can_be_written(text):
 def test_ranges():
     assert ranges([0, 1, 2, 5]) == "0-2, 5"
     assert ranges([]) == "none"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (2000, "2,000 rows")]
+)
+def test_a_noun_agrees_with_its_number(count, text):
+    assert number_of(count, "row") == text

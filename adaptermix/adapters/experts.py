@@ -96,7 +96,7 @@ def targets_of(stored: Collection[str], config: Mapping[str, Any]) -> list[Targe
         if count > 1 and (unknown := [name for name in found if name not in _ORDER]):
             raise ArtifactError(
                 f"target_parameters lists several parameters of {module}, and the file does "
-                f"not tell which factors belong to '{unknown[0]}'"
+                f"not say which factors belong to '{unknown[0]}'"
             )
         for name, key in zip(found, _stored_names(module, count), strict=True):
             if key not in stored:

@@ -175,7 +175,8 @@ class Family:
         if not others:
             return []
         return [
-            f"{self.path} has no route for {', '.join(others)}; they use {self.content.default}"
+            f"{self.path} has no route for {', '.join(others)}; using the default, "
+            f"{self.content.default}"
         ]
 
 

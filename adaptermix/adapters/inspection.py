@@ -35,6 +35,7 @@ from adaptermix.adapters.report import AdapterReport, Comparison, InspectReport,
 from adaptermix.adapters.stacking import notes_on_company
 from adaptermix.errors import ArtifactError
 from adaptermix.settings.reports import InspectSettings
+from adaptermix.tables import number_of
 
 
 class Meeting(NamedTuple):
@@ -226,6 +227,6 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
         replaced = [name for name in adapter.saved if not adapter.is_frozen(name)]
         if replaced:
             yield (
-                f"{adapter.path} also replaces {len(replaced)} whole weights, which are not "
+                f"{adapter.path} also replaces {number_of(len(replaced), 'whole weight')}, not "
                 "measured here"
             )

@@ -242,9 +242,10 @@ def check_fusion(first: Sequence[str], second: Sequence[str], paths: tuple[str, 
             parts = (names.get(f"{block}.{part}") for part in _FUSED.get(last, ()))
             if (found := next(filter(None, parts), None)) and not is_expert(module):
                 raise ArtifactError(
-                    f"{path} updates '{module}', and {owner} a part of it as a layer of its own, "
-                    f"'{found}'",
-                    hint="one of the base models was converted; train both adapters on the same",
+                    f"{path} updates '{module}', but {owner} updates a part of it as a separate "
+                    f"layer, '{found}'",
+                    hint="one of the base models was converted; train both adapters on the same "
+                    "base model",
                 )
 
 

@@ -10,7 +10,18 @@ from adaptermix.adapters.card import data_of, made_of, model_name
 from adaptermix.adapters.family import COLUMNS, Routes
 from adaptermix.adapters.stacking import stack_terms
 from adaptermix.files.outputs import Report
-from adaptermix.tables import Cell, Line, Row, Table, View, noted, pairs, printable, ranges
+from adaptermix.tables import (
+    Cell,
+    Line,
+    Row,
+    Table,
+    View,
+    noted,
+    number_of,
+    pairs,
+    printable,
+    ranges,
+)
 
 
 def _adapter_table(adapter: "AdapterReport") -> Table:
@@ -26,7 +37,8 @@ def _adapter_table(adapter: "AdapterReport") -> Table:
         "scaling": scaling + (" (rsLoRA)" if adapter.rslora else ""),
         "modules": f"{adapter.modules}: {' '.join(adapter.kinds)}",
         "layers": ranges(adapter.layers),
-        "active in": f"{ranges(adapter.active_layers)}; {inactive} modules have no effect"
+        "active in": f"{ranges(adapter.active_layers)}; no effect in "
+        f"{number_of(inactive, 'module')}"
         if inactive
         else None,
         "norm": _norm(adapter.norm),
@@ -247,7 +259,8 @@ class InspectReport(Report):
         """Show routes, each adapter's properties and norms, and the comparison of each pair."""
         parts: list[Table | Line] = []
         for path, routes in self.routes.items():
-            parts += [routes.table("routes", f"{path}: {len(routes.names)} adapters"), ""]
+            title = f"{path}: {number_of(len(routes.names), 'adapter')}"
+            parts += [routes.table("routes", title), ""]
         for number, adapter in enumerate(self.adapters, start=1):
             label = f"{number}  " if len(self.adapters) > 1 else ""
             parts += [Cell(f"{label}{adapter.path}", look="strong"), _adapter_table(adapter), ""]

@@ -42,7 +42,7 @@ def check_targets(weights: Path, modules: Collection[str], config: Mapping[str, 
                 raise ArtifactError(
                     f"{weights}: the file has an update of '{module}', but {key} in the config "
                     f"{_VERBS[key]}",
-                    hint="PEFT ignores such an update, and other programs apply it: correct the "
+                    hint="PEFT ignores such an update, but other programs apply it; correct the "
                     "config, or remove the tensors",
                 )
 

@@ -32,7 +32,7 @@ def add_data(app: typer.Typer) -> None:
 
 
 def data_get(
-    source: Annotated[SourceName, typer.Argument(help="Which data.")],
+    source: Annotated[SourceName, typer.Argument(help="Data set to download.")],
     langs: Annotated[
         str | None, typer.Option(help="Languages, comma-separated (for massive, flores and uner).")
     ] = None,

@@ -122,7 +122,7 @@ def examine(seconds: float = SECONDS) -> DoctorReport:
     python = Check("python", "ok", f"{platform.python_version()}, {sys.executable}", required=True)
     packages, extras = package_checks(requirements), extra_checks(requirements)
     places = [
-        disk_check("disk of the hub's cache", Path(constants.HF_HUB_CACHE), HUB_CACHE_GB),
+        disk_check("disk of the Hub's cache", Path(constants.HF_HUB_CACHE), HUB_CACHE_GB),
         disk_check("disk of adaptermix's cache", cache_folder(), CACHE_GB),
         disk_check("disk of this folder", Path.cwd(), HERE_GB),
     ]

@@ -40,7 +40,7 @@ TOUR = """Train, merge and evaluate LoRA adapters that carry a task across langu
 3. Compare them and the base model, language by language:
        adaptermix eval --adapter task.safetensors --adapter merged.safetensors
 
-To see all steps at work in three minutes: adaptermix demo
+To see all steps in three minutes: adaptermix demo
 Every command has --help with examples.
 """
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -95,7 +95,7 @@ def demo(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the whole chain on a small built-in corpus and model.
+    """Run the whole pipeline on a small built-in corpus and model.
 
     Trains a task adapter and an alignment adapter, merges them, and evaluates all of them. This
     takes a few minutes on two cores, without network or GPU. The output folder is a working

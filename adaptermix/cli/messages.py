@@ -189,6 +189,8 @@ def _value(node: ast.expr, texts: dict[str, str]) -> str:
             return str(text.value)
         case ast.Call(args=[ast.JoinedStr() as text, *_]):
             return _text(text, texts)
+        case ast.Call(func=ast.Name("number_of"), args=[number, ast.Constant(value=str(noun))]):
+            return f"{{{_name(number)}}} {noun}s"
     return f"{{{_name(node)}}}"
 
 

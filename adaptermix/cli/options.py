@@ -325,7 +325,8 @@ def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parame
     names = _SHORT.get(name, (flag,) if not is_switch else (f"{flag}/--no-{flag[2:]}",))
     default = field.default
     shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    text, metavar = field.description or "", None
+    text = field.description or ""
+    metavar = "<str>" if name in _REPEATED else None  # Typer would show <list[str]>
     choices = "|".join(_choices(field.annotation))
     if len(choices) > _WIDEST:
         text += f" One of {choices.replace('|', ', ')}."

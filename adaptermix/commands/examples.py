@@ -60,7 +60,7 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
 
 
 def of_harness(settings: Any, *, is_dev: bool = False) -> dict[str, int]:
-    """Load the tasks of lm-eval, and count their examples or, for a search, their dev examples.
+    """Load the lm-eval tasks, and count their examples or, for a search, their dev examples.
 
     Raises:
         ConfigError: A task does not exist, has no dev data, or cannot be scored or run here.

@@ -58,7 +58,7 @@ def _task_of(made: Made, path: Path) -> str | None:
         raise ConfigError(f"runs: @{path.name}: the step {made.step} does not search weights")
     if is_search and made.settings.per_language:
         raise ConfigError(
-            f"runs: @{path.name}: a search with per-language writes no such folder",
+            f"runs: @{path.name}: a search per language writes no such folder",
             hint=f"use @{made.step}, which contains its record",
         )
     if not is_search and made.command != "eval":

@@ -107,9 +107,9 @@ def _refuse_unknown_keys(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _unknown_key(path: Path, section: str | None, key: str, known: list[str]) -> ConfigError:
-    where = f" in [{section}]" if section else " at the top"
+    unknown = f"unknown key '{key}' in [{section}]" if section else f"unknown top-level key '{key}'"
     return ConfigError(
-        f"{path}:{line_of(path, section, key)}: unknown key '{key}'{where}",
+        f"{path}:{line_of(path, section, key)}: {unknown}",
         hint=hint_of_keys(key, known),
     )
 

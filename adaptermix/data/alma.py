@@ -25,7 +25,7 @@ def read_alma(path: Path, source: str, target: str) -> Iterator[tuple[int, Sides
         found = ", ".join(records.columns)
         raise DataError(
             f"{path}: no column for {source}-{target}; the columns are {found}",
-            hint="it belongs to another pair; its name must be the pair's",
+            hint="the file contains another pair; correct the pair in its name",
         )
     yield from read_translations(records, column or "translation", source, target)
 

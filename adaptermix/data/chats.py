@@ -215,7 +215,8 @@ def _message(message: Any, location: str) -> Message:
     if not isinstance(content, str):
         raise DataError(
             f"{location}: the 'content' of a message must be text",
-            hint="write text, or a list of parts with 'text'; only calls of tools have none",
+            hint="write text, or a list of parts with 'text'; only a message with tool "
+            "calls can omit it",
         )
     is_tool = message["role"] == "tool"
     named = {name: message[name] for name in ("name", "tool_call_id") if message.get(name)}

@@ -20,6 +20,7 @@ from adaptermix.data.languages import (
 from adaptermix.errors import DataError
 from adaptermix.files.records import open_records
 from adaptermix.files.text import find_file, numbered_lines
+from adaptermix.tables import number_of
 
 _ENDINGS = ("", ".gz")
 _TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # as in FLORES+, with a column "text"
@@ -129,7 +130,7 @@ def _sentences(path: Path) -> list[str]:
         if not text.strip():
             raise DataError(
                 f"{path}:{number}: the line is empty",
-                hint="line n must be the same sentence in every file; remove it from all files",
+                hint="line N must be the same sentence in every file; remove it from all files",
             )
         sentences.append(text)
     return sentences
@@ -153,7 +154,8 @@ def _check_count(path: Path, count: int, other: Path, expected: int) -> None:
     longer, shorter = (path, other) if count > expected else (other, path)
     least = min(count, expected)
     raise DataError(
-        f"{longer}:{least + 1}: {longer.name} has {max(count, expected)} lines, but {shorter} has "
+        f"{longer}:{least + 1}: {longer.name} has {number_of(max(count, expected), 'line')}, but "
+        f"{shorter} has "
         f"only {least}",
-        hint="line n must be the same sentence in every file",
+        hint="line N must be the same sentence in every file",
     )

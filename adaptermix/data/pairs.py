@@ -22,6 +22,7 @@ from adaptermix.files.text import has_file, numbered_lines
 from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.sources.catalog import TATOEBA
 from adaptermix.sources.get import Order, get
+from adaptermix.tables import number_of
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _side_by_side(path: Path, other: Path) -> Iterator[tuple[int, tuple[str, str
     if not other.is_file():
         raise DataError(
             f"{other}: no such file next to {path.name}",
-            hint="a pair needs a file for each language, both compressed or both not",
+            hint="a pair needs a file for each language, both compressed or neither",
         )
     lefts, rights = numbered_lines(path), numbered_lines(other)
     for left, right in zip_longest(lefts, rights):
@@ -171,7 +172,7 @@ def _side_by_side(path: Path, other: Path) -> Iterator[tuple[int, tuple[str, str
 
 def _uneven(path: Path, lines: int, other: Path, other_lines: int) -> DataError:
     return DataError(
-        f"{path}: {lines} lines, but {other.name} has {other_lines}",
+        f"{path}: {number_of(lines, 'line')}, but {other.name} has {other_lines}",
         hint="line N of one file must be the translation of line N of the other",
     )
 

@@ -45,11 +45,11 @@ class Answered:
 
 
 class Asked(Protocol):
-    """The questions for the systems: prompts of a task, or tasks of lm-eval."""
+    """The questions for the systems: prompts of a task, or lm-eval tasks."""
 
     @property
     def settings(self) -> EvalSettings:
-        """The settings, with tasks of lm-eval in place of languages."""
+        """The settings, with lm-eval tasks in place of languages."""
 
     @property
     def name(self) -> str:

@@ -154,7 +154,7 @@ def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
         family.check_base(settings.model, systems.fingerprint)
         if harness_tasks(settings.task):
             raise ConfigError(
-                f"{family.path}: a family has an adapter for each language, but tasks of lm-eval "
+                f"{family.path}: a family has an adapter for each language, but lm-eval tasks "
                 "have no language",
                 hint=f"evaluate its adapters, such as --adapter {family.default.path}",
             )

@@ -134,7 +134,7 @@ class Harness:
 
 
 def _load(settings: ScoredSettings) -> dict[str, Any]:
-    """Load the requested tasks of lm-eval."""
+    """Load the requested lm-eval tasks."""
     names = list(settings.langs)
     manager = _find(names, settings.lm_eval_path)
     for name in names:  # before loading, which may need code from the Hub
@@ -144,24 +144,22 @@ def _load(settings: ScoredSettings) -> dict[str, Any]:
     for name, task in tasks.items():
         _refuse_unsafe(name, getattr(task, "UNSAFE_CODE", False))
         if getattr(task, "MULTIMODAL", False):
-            raise ConfigError(
-                f"lm-eval's task {name} needs images or audio; only text is supported"
-            )
+            raise ConfigError(f"lm-eval task {name} needs images or audio; only text is supported")
         if missing := _missing_metrics(task):
             raise ConfigError(
-                f"lm-eval's task {name}: the metric {missing[0]} is not part of lm-eval, but code "
+                f"lm-eval task {name}: the metric {missing[0]} is not part of lm-eval, but code "
                 "from the Hub",
                 hint="--trust-remote-code runs it; do so only for code you trust",
             )
         if "/" in name:
-            raise ConfigError(f"lm-eval's task {name}: its name contains a slash; rename it")
+            raise ConfigError(f"lm-eval task {name}: its name contains a slash; rename it")
     return tasks
 
 
 def _refuse_unsafe(name: str, is_unsafe: bool) -> None:
     if is_unsafe:
         raise ConfigError(
-            f"lm-eval's task {name} runs code that the model generates, which is not supported"
+            f"lm-eval task {name} runs code that the model generates, which is not supported"
         )
 
 
@@ -257,7 +255,7 @@ def _chosen_metrics(tasks: Mapping[str, Any], names: Sequence[str]) -> tuple[Mea
     for name, known in keys.items():
         if unknown := [metric for metric in names if metric not in known]:
             raise ConfigError(
-                f"--metrics: lm-eval's task {name} has no metric '{unknown[0]}'",
+                f"--metrics: lm-eval task {name} has no metric '{unknown[0]}'",
                 hint="it has " + ", ".join(known),
             )
     return tuple(_metric(metric, dict.fromkeys(tasks, metric), keys, tasks) for metric in names)
@@ -294,12 +292,12 @@ def _metric(
         hint = f"with --metrics, use {', '.join(n for n in own if n not in lower)}"
         if metric not in own:
             raise ConfigError(
-                f"lm-eval's task {task_name}: the metric {metric} is not a mean over examples",
+                f"lm-eval task {task_name}: the metric {metric} is not a mean over examples",
                 hint=hint if own else None,
             )
         if metric in lower:
             raise ConfigError(
-                f"lm-eval's task {task_name}: lower values of the metric {metric} are better, "
+                f"lm-eval task {task_name}: lower values of the metric {metric} are better, "
                 "which is not supported",
                 hint=hint if len(own) > 1 else None,
             )
@@ -322,7 +320,7 @@ def of_task(name: str) -> Iterator[None]:
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         raise ResourceError(
-            f"lm-eval's task {name}: {first_line(error)}",
+            f"lm-eval task {name}: {first_line(error)}",
             hint=f"pip install {package}" if package else None,
         ) from error
     except Exception as error:
@@ -331,13 +329,13 @@ def of_task(name: str) -> Iterator[None]:
         )
         if isinstance(error, hub_errors()) and not is_here:
             raise ResourceError(
-                f"the data of lm-eval's task {name} could not be downloaded from the Hub: "
+                f"the data of lm-eval task {name} could not be downloaded from the Hub: "
                 f"{first_line(error)}",
-                hint="run the command once with a network, or use tasks with local data: "
+                hint="run the command once with network access, or use tasks with local data: "
                 "--lm-eval-path FOLDER",
             ) from error
         kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
-        raise DataError(f"lm-eval's task {name} failed: {kind}{first_line(error)}") from error
+        raise DataError(f"lm-eval task {name} failed: {kind}{first_line(error)}") from error
 
 
 @contextmanager
@@ -353,7 +351,7 @@ def guarded(settings: ScoredSettings) -> Iterator[None]:
 
     def refuse(name: str, *_: Any, **__: Any) -> None:
         raise ConfigError(
-            f"the metric {name} of a task of lm-eval is code from the Hub",
+            f"the lm-eval metric {name} is code from the Hub",
             hint="--trust-remote-code runs it; do so only for code you trust",
         )
 

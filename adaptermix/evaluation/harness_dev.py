@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from adaptermix.errors import ConfigError
+from adaptermix.tables import number_of
 
 
 def use_dev_documents(name: str, task: Any, limit: int | None) -> list[str]:
@@ -33,7 +34,7 @@ def use_dev_documents(name: str, task: Any, limit: int | None) -> list[str]:
     ]
     if not kinds:
         raise ConfigError(
-            f"lm-eval's task {name} has only the split '{scored}', on which eval scores it; a "
+            f"lm-eval task {name} has only the split '{scored}', which eval uses; a "
             "search needs other data",
             hint="use a task with a validation or training split, or write one: a YAML file that "
             "includes this task and names such a split, in the folder of --lm-eval-path",
@@ -44,8 +45,8 @@ def use_dev_documents(name: str, task: Any, limit: int | None) -> list[str]:
     dev = [document for document in documents if _content(document) not in test]
     if not dev:
         raise ConfigError(
-            f"lm-eval's task {name}: all examples of the split '{split}' are also in the split "
-            f"'{scored}', on which eval scores it; a search needs other data"
+            f"lm-eval task {name}: all examples of the split '{split}' are also in the split "
+            f"'{scored}', which eval uses; a search needs other data"
         )
     if task.get_config("num_fewshot"):
         _separate_few_shot_examples(name, task, split, scored)
@@ -72,8 +73,8 @@ def _separate_few_shot_examples(
         source = next(filter(None, kinds))
     if source == scored:
         raise ConfigError(
-            f"lm-eval's task {name} takes its few-shot examples from the split '{scored}', on "
-            "which eval scores it; a search must not read these",
+            f"lm-eval task {name} takes its few-shot examples from the split '{scored}', "
+            "which eval uses; a search must not read them",
             hint="write a YAML file that includes this task and names another fewshot_split, in "
             "the folder of --lm-eval-path",
         )
@@ -89,10 +90,12 @@ def _content(document: Any) -> str:
 def _notes(name: str, kind: str, split: str | None, scored: str | None) -> list[str]:
     if kind == "validation":
         return []
-    return [f"the dev data of {name} is its split '{split}'; eval scores it on '{scored}'"]
+    return [f"the dev data of {name} is its split '{split}'; eval uses '{scored}'"]
 
 
 def _left_out(name: str, count: int) -> list[str]:
     if not count:
         return []
-    return [f"{count} dev examples of {name} are left out, because they are also in its test data"]
+    return [
+        f"left out {number_of(count, 'dev example')} of {name} that its test data also contains"
+    ]

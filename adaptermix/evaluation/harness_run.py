@@ -1,4 +1,4 @@
-"""Evaluation of systems on tasks of lm-eval, with one model that switches adapters."""
+"""Evaluation of systems on lm-eval tasks, with one model that switches adapters."""
 
 import sys
 import tempfile
@@ -46,7 +46,7 @@ _ANSWER_TOKENS = 256  # longest answer if neither the task nor --max-new-tokens 
 
 @dataclass(frozen=True)
 class HarnessExample:
-    """One example of a task of lm-eval."""
+    """One example of an lm-eval task."""
 
     id: str
     lang: str
@@ -191,9 +191,9 @@ def _room(name: str, task: Any, context: int | None) -> int:
     answer = int(given.get("max_gen_toks") or _ANSWER_TOKENS)
     if answer >= context:
         raise ConfigError(
-            f"lm-eval's task {name} asks for up to {answer} tokens, but the model has a context "
-            f"of {context}",
-            hint="use a smaller --max-new-tokens",
+            f"lm-eval task {name} asks for answers of up to {answer} tokens, but the "
+            f"model's context is {context} tokens",
+            hint="lower --max-new-tokens",
         )
     return context - answer
 
@@ -354,7 +354,7 @@ class _Run:
 def _refusal(rows: int, error: RuntimeError) -> ResourceError:
     return ResourceError(
         f"not enough memory for one request: {first_line(error)}",
-        hint="--dtype bfloat16 needs less than float32",
+        hint="use --dtype bfloat16, which needs less memory than float32",
     )
 
 

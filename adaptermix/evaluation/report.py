@@ -20,6 +20,7 @@ from adaptermix.tables import (
     View,
     counted,
     noted,
+    number_of,
     pairs,
     shown,
     titled,
@@ -304,7 +305,7 @@ class EvalReport(Report):
         parts += seed_tables(self)
         remarks += noted(self.notes)
         if self.reused:
-            remarks.append(f"{self.reused:,} answers from the cache, {self.decoded:,} decoded")
+            remarks.append(f"answers: {self.reused:,} from the cache, {self.decoded:,} decoded")
         return View(parts, [*remarks, f"scores and predictions: {self.out}"])
 
     def as_record(self) -> dict[str, Any]:
@@ -332,7 +333,7 @@ class EvalPlan(NotedReport):
         rows = {
             "systems": " ".join(self.systems),
             "examples": counted(self.examples),
-            "longest prompt": f"{self.longest_prompt:,} tokens",
+            "longest prompt": number_of(self.longest_prompt, "token"),
             "would write": self.out,
         }
         return View([pairs(rows)])

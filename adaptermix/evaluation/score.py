@@ -12,7 +12,7 @@ from adaptermix.files.outputs import NotedReport
 from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.settings.evaluation import ScoreSettings
 from adaptermix.settings.shared import Settings
-from adaptermix.tables import View, pairs, shown, titled
+from adaptermix.tables import View, number_of, pairs, shown, titled
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
@@ -195,13 +195,16 @@ def _in_order(
 ) -> list[str]:
     """Return the outputs in the order of the gold rows, matched by id if there are ids."""
     if len(predictions) != len(examples):
-        raise DataError(f"{path}: {len(predictions)} outputs for {len(examples)} gold rows")
+        raise DataError(
+            f"{path}: {number_of(len(predictions), 'output')} for "
+            f"{number_of(len(examples), 'gold row')}"
+        )
     without = [prediction for prediction in predictions if prediction.id is None]
     if len(without) == len(predictions):
         return [prediction.output for prediction in predictions]
     if without:
         raise DataError(
-            f"{without[0].location}: no 'id', although other records of the file have one"
+            f"{without[0].location}: no 'id', although other records in the file have one"
         )
     known = {example.id for example in examples}
     outputs: dict[str, str] = {}
@@ -209,7 +212,8 @@ def _in_order(
         if prediction.id not in known:
             raise DataError(
                 f"{prediction.location}: the gold file has no id '{prediction.id}'",
-                hint="without ids, outputs are taken in order; lines of plain text count from 0",
+                hint="use the ids of the gold file, or leave out all ids to match outputs "
+                "by position",
             )
         if prediction.id in outputs:
             raise DataError(f"{prediction.location}: the id '{prediction.id}' occurs twice")

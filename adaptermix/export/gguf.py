@@ -20,6 +20,7 @@ from adaptermix.errors import ArtifactError, require_extra
 from adaptermix.export.report import Plan
 from adaptermix.export.source import Source
 from adaptermix.files.tensors import DTYPES
+from adaptermix.tables import number_of
 
 # By the config's model_type: the name of the architecture, and whether the rows of the query and
 # key projections are reordered. As in llama.cpp's folder conversion at commit 0274f0f.
@@ -75,7 +76,7 @@ def plan_gguf(source: Source) -> Plan:
     return Plan(
         {"architecture": architecture, "alpha": alpha},
         {_FILE: "for llama.cpp: --lora", "Modelfile": "for Ollama: ollama create"},
-        [f"{others} modules have a different alpha; their B was rescaled"] if others else [],
+        [f"rescaled B in {number_of(others, 'module')} with another alpha"] if others else [],
         partial(_write, source, names, alpha, alphas),
     )
 

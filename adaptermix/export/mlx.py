@@ -21,6 +21,7 @@ from adaptermix.export.report import Plan
 from adaptermix.export.source import Source
 from adaptermix.files.outputs import write_json
 from adaptermix.files.tensors import TensorSpec, write_tensors
+from adaptermix.tables import number_of
 
 _IN_BLOCK = re.compile(r"layers\.\d+\.(?P<key>.+)")  # in the config, names are relative to blocks
 
@@ -37,9 +38,11 @@ def plan_mlx(source: Source) -> Plan:
     scale = Counter(spec.scaling for spec in specs).most_common(1)[0][0]
     notes = []
     if narrow := sum(spec.rank < rank for spec in specs):
-        notes.append(f"{narrow} modules of lower rank are padded with zeros to rank {rank}")
+        notes.append(
+            f"padded {number_of(narrow, 'module')} of lower rank with zeros to rank {rank}"
+        )
     if others := sum(spec.scaling != scale for spec in specs):
-        notes.append(f"{others} modules have a different scale; their lora_b was rescaled")
+        notes.append(f"rescaled lora_b in {number_of(others, 'module')} with another scale")
     return Plan(
         {"rank": rank, "scale": scale},
         {MLX_WEIGHTS: "for mlx-lm: --adapter-path, the folder", CONFIG_FILE: "its config"},

@@ -249,7 +249,7 @@ def _reading(name: str) -> Iterator[None]:
     from datasets.table import CastError
     from pyarrow import ArrowException
 
-    hint = "without a network, name a local file, or the folder of a copy"
+    hint = "without network access, name a local file, or the folder of a copy"
     try:
         if Path(name.partition(":")[0]).is_dir():
             yield
@@ -263,8 +263,8 @@ def _reading(name: str) -> Iterator[None]:
     except (ArrowException, DatasetsError, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{name}: no readable data files: {first_line(error)}",
-            hint="it reads CSV, TSV, JSON Lines, JSON, Parquet, and folders of save_to_disk; "
-            "name one file to see where it is damaged",
+            hint="adaptermix reads CSV, TSV, JSON Lines, JSON, Parquet, and folders of "
+            "save_to_disk; name one file to see where it is damaged",
         ) from error
     except StopIteration as error:  # from an empty file
         raise MissingDataError(f"{name}: no records", hint="name a file with rows") from error

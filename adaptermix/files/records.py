@@ -23,10 +23,11 @@ from adaptermix.files.text import (
     raw_lines,
 )
 from adaptermix.progress import OnProgress, ignore
+from adaptermix.tables import number_of
 
-_HEADER = "line 1 names the columns"
-_OBJECT = 'a row is an object with a name for each value: {"prompt": "...", "completion": "..."}'
-_QUOTES = 'put quotes around text with commas and newlines, and write two of them for one: ""'
+_HEADER = "line 1 must name the columns"
+_OBJECT = 'write each row as a JSON object: {"prompt": "...", "completion": "..."}'
+_QUOTES = 'put quotes around text with commas or newlines, and double the quotes inside it: ""'
 _NO_FILE = "check the path; data sets on the Hub are written OWNER/NAME[:CONFIG][:SPLIT]"
 Row = tuple[int, dict[str, Any]]
 Pick = Callable[[Sequence[str]], str | None]
@@ -163,7 +164,8 @@ def _separated(path: Path) -> Iterator[Row]:
             start, end = end + 1, rows.line_num
             if cells and len(cells) != len(names):
                 raise DataError(
-                    f"{path}:{start}: {len(cells)} cells, but the header has {len(names)} columns",
+                    f"{path}:{start}: {number_of(len(cells), 'cell')}, but the header has "
+                    f"{number_of(len(names), 'column')}",
                     hint="" if is_tsv else 'put quotes around text with commas: "yes, please"',
                 )
             if cells:
@@ -173,7 +175,7 @@ def _separated(path: Path) -> Iterator[Row]:
         kind = "TSV" if is_tsv else "CSV"
         if "new-line character" in str(error):
             raise DataError(
-                f"{path}:{end + 1}: not valid {kind}: a carriage return that no newline follows",
+                f"{path}:{end + 1}: not valid {kind}: a carriage return without a newline",
                 hint="save it with the line endings of Unix (LF) or Windows (CR LF)",
             ) from error
         raise DataError(f"{path}:{end + 1}: not valid {kind}: {error}", hint=_QUOTES) from error

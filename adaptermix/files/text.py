@@ -33,7 +33,7 @@ _KINDS = (
     (b"%PDF", "it is a PDF; save its text as a table"),
     (b"\xff\xfe", "it is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "it is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
-    (b"version https://git-lfs", "it is a pointer of Git LFS; get the file: git lfs pull"),
+    (b"version https://git-lfs", "it is a Git LFS pointer; get the file: git lfs pull"),
     (b"<?xml", "it is XML, such as TMX; convert it to a table"),
     (b"<", "it is a web page; download the file itself"),
 )

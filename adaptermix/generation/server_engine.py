@@ -42,6 +42,7 @@ from adaptermix.generation.server_client import (
 )
 from adaptermix.generation.server_http import BusyError
 from adaptermix.settings.shared import EngineSettings
+from adaptermix.tables import number_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +123,7 @@ class ServerGenerator:
     def notes(self) -> list[str]:
         """Notes on lost or unresponsive servers, and on servers that mix models."""
         lost = [
-            f"{lane.server.url} was lost after {lane.answered:,} answers "
+            f"{lane.server.url} was lost after {number_of(lane.answered, 'answer')} "
             f"({lane.lost or lane.trouble}); other servers answered the rest"
             for lane in self._lanes
             if lane.lost or lane.trouble

@@ -159,7 +159,7 @@ class Connection:
         try:
             while not (await asyncio.wait({request}, timeout=_PULSE))[0]:
                 if not await self._is_listening():
-                    raise BusyError("it was stopped: it accepts no connections any more")
+                    raise BusyError("it stopped: it no longer accepts connections")
             return request.result()
         finally:
             request.cancel()
@@ -194,7 +194,7 @@ class Connection:
         except aiohttp.ClientError as error:
             raise self._failed(error) from error
         if reply.status == 407:
-            raise BusyError("the proxy answers HTTP 407", hint=_PROXY_HINT)
+            raise BusyError("the proxy answered HTTP 407", hint=_PROXY_HINT)
         return reply
 
     def _failed(self, error: aiohttp.ClientError) -> BusyError:
@@ -207,12 +207,12 @@ class Connection:
             hint = "set SSL_CERT_FILE to a file with the certificate that signed the server's"
         elif isinstance(error, aiohttp.ClientSSLError):
             reason = "cannot connect: it does not speak TLS"
-            hint = "if the server has no certificate, its address begins with http://"
+            hint = "if the server has no certificate, write its address with http://"
         elif isinstance(error, aiohttp.ClientProxyConnectionError):
             reason = f"cannot connect to the proxy: {_of_system(error.os_error)}"
             hint = _PROXY_HINT
         elif isinstance(error, aiohttp.ClientHttpProxyError):
-            reason = f"the proxy answers HTTP {error.status}"
+            reason = f"the proxy answered HTTP {error.status}"
             hint = _PROXY_HINT
         elif isinstance(error, aiohttp.ClientConnectorError):
             reason = f"cannot connect: {_of_system(error.os_error)}"

@@ -167,11 +167,11 @@ def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
     for path in paths:
         old = real_path(path)
         if new == old:
-            raise ConfigError(f"--out {out}: is one of the inputs")
+            raise ConfigError(f"--out {out} is one of the inputs")
         if new.is_relative_to(old):
-            raise ConfigError(f"--out {out}: is inside the input {path}")
+            raise ConfigError(f"--out {out} is inside the input {path}")
         if old.is_relative_to(new):  # --force would delete the input with it
-            raise ConfigError(f"--out {out}: contains the input {path}")
+            raise ConfigError(f"--out {out} contains the input {path}")
     check_output(out, force)
 
 

@@ -134,7 +134,7 @@ class MergePlan:
             update = as_dtype(merged.update, spec.dtype)
         if not all(map(is_finite, update.parts)):
             raise ArtifactError(
-                f"{module}: the merge is too large for {spec.dtype}",
+                f"{module}: the merged update is too large for {spec.dtype}",
                 hint="use smaller weights, or --out-dtype float32",
             )
         return with_bias(padded(update, spec.rank), spec)
@@ -333,7 +333,7 @@ def _module_weights(
     if abs(sum(weights) - 1) > 1e-6:
         raise ConfigError(
             f"--inactive keep: the weights {', '.join(map(str, weights))} do not add up to 1",
-            hint="it redistributes the weight of adapters that have no weights in a module",
+            hint="use weights that add up to 1, or --inactive average",
         )
     active = [
         weight if module in adapter.factors and adapter.is_active(module) else 0.0
@@ -341,7 +341,10 @@ def _module_weights(
     ]
     total = sum(active)
     if total <= 0 and any(active):
-        raise ConfigError(f"--inactive keep: the weights active in {module} add up to {total:g}")
+        raise ConfigError(
+            f"--inactive keep: the weights of the adapters active in {module} add up to {total:g}",
+            hint="use positive weights, or --inactive average",
+        )
     return tuple(weight / total for weight in active) if total else tuple(active)
 
 
@@ -388,7 +391,7 @@ def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
         if not share:
             unknown = "; the names do not show whether this is the same model"
             raise ArtifactError(
-                f"adapter {other.path} was trained on {other.base}, {first.path} on {first.base}"
-                f"{unknown if share is None else ''}",
-                hint="merge adapters of one base model, or pass --ignore-base if you are sure",
+                f"adapter {other.path} was trained on {other.base}, but {first.path} on "
+                f"{first.base}{unknown if share is None else ''}",
+                hint="merge adapters of the same base model, or pass --ignore-base if you are sure",
             )

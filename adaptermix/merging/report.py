@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adaptermix.files.outputs import Report
-from adaptermix.tables import Table, View, noted
+from adaptermix.tables import Table, View, noted, number_of
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class MergeReport(Report):
         columns = ["adapter", "weight", "rank", "modules"]
         rows = [[s.path, f"{s.weight:.6g}", str(s.rank), str(s.modules)] for s in self.sources]
         line = (
-            f"{self.method} merge of rank {self.rank} in {self.modules} modules: "
+            f"{self.method} merge of rank {self.rank} in {number_of(self.modules, 'module')}: "
             f"{'' if self.written else 'would write '}{self.out}"
         )
         remarks = noted(self.notes)
         if rules := self.weighting.get("rules"):
             remarks.append(
-                f"modules that match a rule have other weights ({len(rules)} rules in the weights "
-                "file)"
+                f"modules that match a rule have other weights ({number_of(len(rules), 'rule')} in "
+                "the weights file)"
             )
         effect = (
             "the other adapters keep full strength"

@@ -28,6 +28,7 @@ from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.files.toml import read_toml
 from adaptermix.settings.merging import MergeSettings
+from adaptermix.tables import number_of
 
 _MOST_LAYERS = 100_000  # larger numbers are mistakes, and a set of them would fill the memory
 _LARGEST = sys.float_info.max
@@ -104,7 +105,10 @@ def read_weights(adapters: int, settings: MergeSettings) -> Weighting:
         return Weighting((settings.weight, 1 - settings.weight))
     weights = settings.weights or ()
     if len(weights) != adapters:
-        raise ConfigError(f"--weights has {len(weights)} numbers for {adapters} adapters")
+        raise ConfigError(
+            f"--weights has {number_of(len(weights), 'number')} for "
+            f"{number_of(adapters, 'adapter')}"
+        )
     return Weighting(tuple(weights))
 
 
@@ -191,7 +195,10 @@ class _Table:
         if not isinstance(weights, list) or not all(_is_number(weight) for weight in weights):
             raise self.mistake("weights", "'weights' must be a list of finite numbers")
         if len(weights) != adapters:
-            raise self.mistake("weights", f"{len(weights)} weights for {adapters} adapters")
+            raise self.mistake(
+                "weights",
+                f"{number_of(len(weights), 'weight')} for {number_of(adapters, 'adapter')}",
+            )
         return tuple(float(weight) for weight in weights)
 
 

@@ -79,6 +79,6 @@ def _average(parts: Sequence[tuple[Adapter, float]], name: str, dtype: np.dtype)
         average: np.ndarray = np.sum(terms, axis=0).astype(dtype)
     if not is_finite(average):
         raise ArtifactError(
-            f"'{name}': the merge is too large for {dtype}", hint="use smaller weights"
+            f"'{name}': the merged weight is too large for {dtype}", hint="use smaller weights"
         )
     return average

@@ -13,6 +13,7 @@ from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.hub import fetch
 from adaptermix.files.tensors import TensorFile
 from adaptermix.settings.shared import ModelSettings
+from adaptermix.tables import number_of
 
 _BLOCK = re.compile(r"layers\.(\d+)\.")
 CONTEXT_KEYS = (  # config keys of the context length
@@ -101,7 +102,7 @@ def layer_index(layer: str | int, depth: int) -> int:
     if "." in text:
         return max(1, int(Fraction(text) * depth))
     if int(text) > depth:
-        raise ConfigError(f"--layer {layer}: the model has {depth} blocks")
+        raise ConfigError(f"--layer {layer}: the model has {number_of(depth, 'block')}")
     return int(text)
 
 
@@ -172,7 +173,7 @@ def check_depth(folder: Path) -> None:
     count = sum(not any("eh_proj" in name for name in names) for names in blocks.values())
     if isinstance(depth, int) and count > depth:
         raise ArtifactError(
-            f"{folder}: its files have {count} blocks, but config.json says {depth}",
+            f"{folder}: its files have {number_of(count, 'block')}, but config.json says {depth}",
             hint="correct num_hidden_layers, or save the shortened model again",
         )
 

@@ -50,7 +50,7 @@ def opening(what: str, hint: str | None = None) -> Iterator[None]:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
             raise ResourceError(
                 f"{what}: not enough memory: {first_line(error)}",
-                hint="--dtype bfloat16 needs less than float32",
+                hint="use --dtype bfloat16, which needs less memory than float32",
             ) from error
         if "trust_remote_code" in str(error):
             hint = "--trust-remote-code runs the model's own code; do so only for models you trust"
@@ -83,10 +83,10 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
         )
     if str(getattr(tokenizer, "vocab_file", None)).endswith("tekken.json"):
         raise ArtifactError(
-            f"{name}: the only vocabulary is Mistral's tekken.json, which names no special tokens "
-            "to transformers",
-            hint="name a tokenizer with a tokenizer.json, such as that of a conversion of the "
-            "model: --tokenizer NAME",
+            f"{name}: its only vocabulary is Mistral's tekken.json, in which transformers finds "
+            "no special tokens",
+            hint="use a tokenizer that has a tokenizer.json, such as one from a converted copy "
+            "of the model: --tokenizer NAME",
         )
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _template_of_processor(Path(name))

@@ -187,7 +187,7 @@ def _modules_of_layers(
     last = max(settings.layers_to_transform)
     if last >= depth:
         raise ConfigError(
-            f"--layers-to-transform {last}: only the blocks 0 to {depth - 1} are trained"
+            f"--layers-to-transform {last}: the blocks of the model are 0 to {depth - 1}"
         )
     return [
         name

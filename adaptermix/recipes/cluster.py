@@ -315,7 +315,7 @@ def _alone_in(step: Step) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise ResourceError(
-            f"another worker still writes {step.out}", hint="stop it, and run the recipe again"
+            f"another worker is still writing {step.out}", hint="stop it, and run the recipe again"
         ) from error
     try:
         yield

@@ -13,7 +13,7 @@ from adaptermix.recipes.step import Recipe, Step
 from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.inventory import Stock, stocks
 from adaptermix.sources.lock import LOCK_NAME
-from adaptermix.tables import Cell, Line, Look, Row, Table, View, noted
+from adaptermix.tables import Cell, Line, Look, Row, Table, View, noted, number_of
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def _traps(folder: Path, found: Sequence[Stock]) -> Iterator[str]:
     for path, (held, rows) in contained.items():
         if held:
             yield (
-                f"{path} contains {held:,} sentences of FLORES-200 in its {rows:,} rows: "
-                "retrieval on FLORES after training on it is inflated"
+                f"{path} contains {number_of(held, 'sentence')} of FLORES-200 in its "
+                f"{number_of(rows, 'row')}; training on it inflates retrieval on FLORES"
             )
     for stock in found:
         if (

@@ -119,9 +119,9 @@ def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for key in tops:
         if key not in known and key not in _OWN_KEYS:
             near = get_close_matches(key, [*known, *_OWN_KEYS], 1)
-            hint = "put settings into steps; a step begins with [NAME]"
+            hint = "put settings into a step, which begins with [NAME]"
             raise ConfigError(
-                f"{path}:{line_of(path, None, key)}: unknown key '{key}' at the top",
+                f"{path}:{line_of(path, None, key)}: unknown top-level key '{key}'",
                 hint=f"did you mean {near[0]}?" if near else hint,
             )
     return tops

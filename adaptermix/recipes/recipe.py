@@ -111,7 +111,7 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
     for key in overrides.values:
         if key.rpartition(".")[2] == "per-language":
             raise ConfigError(
-                f"--set {key}: set it in the recipe, because it makes the output a folder"
+                f"--set {key}: set this key in the recipe; it makes the output a folder"
             )
         if key not in known:
             near = get_close_matches(key, known, 1)
@@ -187,7 +187,7 @@ def _inputs(draft: Draft, keys: dict[str, Any]) -> list[Any]:
     inputs = keys.pop(name, [])
     is_list = isinstance(inputs, list) and all(isinstance(item, str | Path) for item in inputs)
     if not inputs or not is_list:
-        hint = f'such as {name} = ["@NAME", "PATH"]'
+        hint = f'for example {name} = ["@NAME", "PATH"]'
         raise draft.fail(f"{name}: expected a list of steps and paths", hint=hint)
     return list(inputs)
 
@@ -221,7 +221,7 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
         if found[2].startswith("/") and _output(Path(), other).suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, not a folder", key)
         if location == "model" and (_output(Path(), other).suffix or _is_family(other)):
-            hint = "a merge with 'into' makes one"
+            hint = "use a merge step with 'into', which writes a model"
             raise draft.fail(f"{key}: @{found[1]} is not a model", key, hint=hint)
         if location == "adapters" and not found[2] and other.command.output != "adapter":
             raise draft.fail(

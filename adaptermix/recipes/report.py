@@ -7,7 +7,7 @@ from adaptermix.adapters.seeds import several_seeds
 from adaptermix.errors import AdaptermixError
 from adaptermix.files.outputs import Report
 from adaptermix.recipes.compute import ASSUMED, shown_flops, shown_hours
-from adaptermix.tables import Table, View, noted
+from adaptermix.tables import Table, View, noted, number_of
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ def _size(step: "StepPlan") -> str:
     parts = []
     if examples := cost.get("examples"):
         langs = f"{len(examples)} languages" if len(examples) > 1 else next(iter(examples))
-        parts.append(f"{sum(examples.values()):,} examples in {langs}")
+        parts.append(f"{number_of(sum(examples.values()), 'example')} in {langs}")
     if steps := cost.get("planned_steps"):
-        parts.append(f"at most {steps:,} steps")
+        parts.append(f"at most {number_of(steps, 'step')}")
     if candidates := cost.get("candidates"):
-        parts.append(f"{len(candidates)} candidates")
+        parts.append(number_of(len(candidates), "candidate"))
     if answers := cost.get("answers"):
-        parts.append(f"at most {answers:,} answers")
+        parts.append(f"at most {number_of(answers, 'answer')}")
     if modules := cost.get("modules"):
-        parts.append(f"rank {cost['rank']} in {modules} modules")
+        parts.append(f"rank {cost['rank']} in {number_of(modules, 'module')}")
     if flops := cost.get("flops"):
         parts.append(f"{shown_flops(flops)}, {shown_hours(cost['hours'])}")
     if step.problem:

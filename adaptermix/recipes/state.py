@@ -74,14 +74,14 @@ class State:
 def alone_in(out: Path) -> Iterator[None]:
     """Lock the folder against other runs; the lock is released however the process ends."""
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is not a folder")
+        raise ConfigError(f"--out {out}: not a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise ResourceError(
             f"{out}: another run is using this folder",
-            hint="wait until it ends, or choose another --out",
+            hint="wait until it finishes, or choose another --out",
         ) from error
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written to: {error.strerror}") from error

@@ -30,7 +30,7 @@ from adaptermix.reports.runs import Run, Runs
 from adaptermix.retrieval.report import RetrievalReport
 from adaptermix.retrieval.summary import EVEN
 from adaptermix.settings.shared import complaint
-from adaptermix.tables import Cell, Row, Table, printable, scaled, titled
+from adaptermix.tables import Cell, Row, Table, number_of, printable, scaled, titled
 
 RETRIEVAL = "retrieval"
 _ALL = ("all", ALL)  # names that stand for all languages
@@ -86,7 +86,8 @@ class PublishedTable(BaseModel):
         for system, numbers in self.values.items():
             if len(numbers) != len(self.over):
                 raise ValueError(
-                    f"values.{system}: {len(numbers)} numbers, but over has {len(self.over)} names"
+                    f"values.{system}: {number_of(len(numbers), 'number')}, but over has "
+                    f"{number_of(len(self.over), 'name')}"
                 )
         if self.baseline is None and self.statistic in ("gain", "sd-of-gains"):
             raise ValueError(f"statistic = '{self.statistic}' needs a baseline")
@@ -164,8 +165,8 @@ def read_published(path: Path) -> Published:
     for name, table in content.items():
         if not isinstance(table, dict):
             line = line_of(path, None, name)
-            hint = "begin a table of numbers with [NAME]; only citation is set at the top"
-            raise ConfigError(f"{path}:{line}: unknown key '{name}' at the top", hint=hint)
+            hint = "begin a table of numbers with [NAME]; the only top-level key is citation"
+            raise ConfigError(f"{path}:{line}: unknown top-level key '{name}'", hint=hint)
         try:
             tables[name] = PublishedTable.model_validate(table)
         except ValidationError as error:
@@ -319,7 +320,7 @@ def _cell(cell: ComparedCell | None, digits: int) -> Cell:
 
 def _summary(cells: Sequence[ComparedCell], digits: int) -> str:
     sizes = [abs(cell.difference) for cell in cells]
-    numbers = "1 number" if len(cells) == 1 else f"{len(cells):,} numbers"
+    numbers = number_of(len(cells), "number")
     return (
         f"{numbers}: mean absolute difference {fmean(sizes):.{digits}f}, "
         f"largest {max(sizes):.{digits}f}."

@@ -181,7 +181,7 @@ def _validated(kind: type[T], content: Any, path: Path) -> T:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{path}: damaged record: {where or 'the whole'}: {complaint(first)}",
+            f"{path}: damaged record: {f'{where}: ' if where else ''}{complaint(first)}",
             hint="rerun the command that wrote it",
         ) from error
 
@@ -209,7 +209,7 @@ def _check_cells(report: EvalReport, path: Path) -> None:
         if missing:
             raise DataError(f"{path}: damaged record: no average of {missing[0]} over {name}")
     if not report.cells:
-        raise DataError(f"{path}: damaged record: it has no scores")
+        raise DataError(f"{path}: damaged record: no scores")
     if report.reference not in report.systems:
         raise DataError(
             f"{path}: damaged record: the baseline {report.reference} is not one of the systems"
@@ -222,7 +222,7 @@ def _check_layers(report: RetrievalReport, path: Path) -> None:
     ]:
         if len(accuracies) != len(report.layers):
             raise DataError(
-                f"{path}: damaged record: {len(accuracies)} accuracies for "
+                f"{path}: damaged record: {len(accuracies)} accuracies, but "
                 f"{len(report.layers)} layers"
             )
 

@@ -37,6 +37,7 @@ from adaptermix.retrieval.summary import (
 )
 from adaptermix.retrieval.task_scores import LEAST, correlations_of, read_scores
 from adaptermix.settings.evaluation import RetrievalSettings
+from adaptermix.tables import number_of
 from adaptermix.version import __version__
 
 
@@ -144,7 +145,7 @@ def _layers(settings: RetrievalSettings, count: int) -> list[int]:
     layers = sorted({*(range(count) if settings.layers is None else settings.layers)})
     if layers[-1] >= count:
         raise ConfigError(
-            f"--layers {layers[-1]}: {settings.model} has {count - 1} blocks",
+            f"--layers {layers[-1]}: {settings.model} has {number_of(count - 1, 'block')}",
             hint="layer 0 is the embeddings, and the last layer is the output of the final norm",
         )
     return layers
@@ -232,7 +233,7 @@ def _summed_up(inputs: RetrievalInputs, grid: Grid, settings: RetrievalSettings)
 
 def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) -> list[str]:
     notes = [
-        f"{text.truncated:,} sentences in '{text.lang}' were cut to the model's context"
+        f"cut {number_of(text.truncated, 'sentence')} in '{text.lang}' to the model's context"
         for text in inputs.texts
         if text.truncated
     ]
@@ -244,8 +245,8 @@ def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) 
             notes.append(f"group {name}: not analyzed: {' '.join(absent)}")
     if inputs.scores is not None and len(inputs.scores.indices) < LEAST:
         notes.append(
-            f"no correlation with task scores: only {len(inputs.scores.indices)} languages "
-            f"have both, and {LEAST} are needed"
+            f"no correlation with task scores: it needs at least {LEAST} languages with both; "
+            f"this run has {len(inputs.scores.indices)}"
         )
     return notes
 

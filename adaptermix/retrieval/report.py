@@ -12,7 +12,7 @@ from adaptermix.files.outputs import Report
 from adaptermix.retrieval.correlation import Correlation
 from adaptermix.retrieval.summary import ALL, Aggregate, LanguageScores, LayerScores, PairScores
 from adaptermix.retrieval.task_scores import ScoreCorrelation
-from adaptermix.tables import RULE, Cell, Row, Table, View, noted, pairs, titled
+from adaptermix.tables import RULE, Cell, Row, Table, View, noted, number_of, pairs, titled
 
 
 def _percent(values: Iterable[float]) -> list[str]:
@@ -175,7 +175,13 @@ class RetrievalReport(Report):
     def view(self) -> View:
         """Show retrieval accuracy by layer, language and group, and its correlation with scores."""
         over = "all pairs" if self.pivot == ALL else f"pairs with {self.pivot}"
-        sized = f"{self.split}, {self.sentences:,} sentences, {len(self.langs)} languages"
+        sized = ", ".join(
+            (
+                self.split,
+                number_of(self.sentences, "sentence"),
+                number_of(len(self.langs), "language"),
+            )
+        )
         tables = [_layer_table(self, f"retrieval accuracy (%), {over}: {sized}")]
         if "low-resource" in self.groups:
             title = "retrieval accuracy (%), low-resource languages"

@@ -255,7 +255,7 @@ class Extractor:
 def _refusal(rows: int, error: RuntimeError) -> ResourceError:
     return ResourceError(
         f"not enough memory for one sentence: {first_line(error)}",
-        hint="--dtype bfloat16 needs less",
+        hint="use --dtype bfloat16, which needs less memory than float32",
     )
 
 

@@ -27,11 +27,11 @@ Part = tuple[Path, Sequence[PromptedExample]]  # a staged adapter, and examples 
 
 
 class Asked(Protocol):
-    """The dev examples of a task or of tasks of lm-eval, and what answers them."""
+    """The dev examples of a task or of lm-eval tasks, and what answers them."""
 
     @property
     def settings(self) -> SearchSettings:
-        """The settings, with tasks of lm-eval in place of languages."""
+        """The settings, with lm-eval tasks in place of languages."""
 
     @property
     def name(self) -> str:
@@ -175,7 +175,7 @@ class DevPrompts:
 
 
 def ask_dev_data(settings: SearchSettings, systems: Systems, adapters: int, rank: int) -> Asked:
-    """Read the dev examples of a task, or of tasks of lm-eval.
+    """Read the dev examples of a task, or of lm-eval tasks.
 
     Raises:
         ConfigError: Tasks of lm-eval that do not exist, or have no dev data.

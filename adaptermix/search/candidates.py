@@ -13,6 +13,7 @@ from adaptermix.errors import ConfigError
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.settings.merging import SearchSettings
+from adaptermix.tables import number_of
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,9 @@ def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
     """
     layers = sorted({layer for layer in map(layer_of, plan.specs) if layer is not None})
     if count > max(1, len(layers)):
-        raise ConfigError(f"--layer-groups {count}: the adapters have only {len(layers)} layers")
+        raise ConfigError(
+            f"--layer-groups {count}: the adapters have only {number_of(len(layers), 'layer')}"
+        )
     parts = np.array_split(np.array(layers, dtype=int), count)
     return [frozenset(int(layer) for layer in part) for part in parts]
 

@@ -69,7 +69,7 @@ def set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]:
         half = len(group) // 2
         if not half:
             raise DataError(
-                f"--search learn needs at least two dev examples per language, and {lang} has one"
+                f"--search learn needs at least two dev examples per language, but {lang} has one"
             )
         learning += group[half:]
         items[lang] = group[:half]

@@ -18,6 +18,7 @@ from adaptermix.tables import (
     View,
     counted,
     noted,
+    number_of,
     pairs,
     scaled,
     shown,
@@ -280,7 +281,7 @@ def _estimate(
     says = (
         f"{shown(metric, seen.value, sign)} "
         f"[{shown(metric, seen.low, sign)}, {shown(metric, seen.high, sign)}], "
-        f"{candidate.examples:,} examples"
+        + number_of(candidate.examples, "example")
         + ("" if left is None else f", left the race after round {left}")
     )
     look = "chosen" if is_chosen else "finalist" if left is None else "dropped"

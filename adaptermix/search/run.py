@@ -55,6 +55,7 @@ from adaptermix.search.record import (
     search_folder,
 )
 from adaptermix.settings.merging import SearchSettings
+from adaptermix.tables import number_of
 from adaptermix.training.batches import AnswerCollator, encode_example
 from adaptermix.version import __version__
 
@@ -122,7 +123,7 @@ class _SearchInputs:
 
     @property
     def settings(self) -> SearchSettings:
-        """The settings, with tasks of lm-eval in place of languages."""
+        """The settings, with lm-eval tasks in place of languages."""
         return self.asked.settings
 
     def plan(self, weighting: Weighting) -> MergePlan:
@@ -236,7 +237,7 @@ def _learn(
         halving.on_progress,
     )
     halving.notes.append(
-        f"learned from {learned.start.weights} on {len(encoded)} dev examples that are not "
+        f"learned from {learned.start.weights} on {number_of(len(encoded), 'dev example')} not "
         f"used for the comparison: loss {learned.start_loss:.4f} to {learned.loss:.4f}"
     )
     return Candidate("learned", learned.weighting)

@@ -66,7 +66,7 @@ class EvalSettings(ScoredSettings):
             raise ValueError("give --src and --ref together")
         if self.src is not None and (len(self.langs) != 1 or self.task != "wmt23"):
             raise ValueError(
-                "--src works for one language pair, such as --task wmt23 --langs en-de"
+                "--src works with one language pair, such as --task wmt23 --langs en-de"
             )
         return self
 

@@ -189,12 +189,12 @@ class SearchSettings(MergeSettings, ScoredSettings):
             return self
         if self.per_language:
             raise ValueError(
-                "--per-language: tasks of lm-eval have no language; search for one merge on all of "
+                "--per-language: lm-eval tasks have no language; search for one merge on all of "
                 "them, or run one search for each task"
             )
         if self.search == "learn":
             raise ValueError(
-                "--search learn trains on correct answers, which tasks of lm-eval do not give as "
+                "--search learn trains on correct answers, which lm-eval tasks do not provide as "
                 "text; use auto or a grid of weights"
             )
         return self

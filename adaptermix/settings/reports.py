@@ -34,7 +34,7 @@ class ReportSettings(Settings):
     title: str = Field(default="adaptermix report", description="Heading of the page.")
     examples: bool = Field(
         default=True,
-        description="Include the single answers, which take most of the page's size.",
+        description="Include all answers, which take up most of the page's size.",
     )
     published: Path | None = Field(
         default=None,

@@ -28,7 +28,7 @@ def _known_test(name: str) -> str:
 
 
 class ScoredSettings(DecodingSettings, ScorerSettings):
-    """A task of this package or tasks of lm-eval, and how answers to them are scored."""
+    """A task of this package or lm-eval tasks, and how answers to them are scored."""
 
     panel: ClassVar[str | None] = "Data to test"
 
@@ -39,14 +39,14 @@ class ScoredSettings(DecodingSettings, ScorerSettings):
     )
     lm_eval_path: Path | None = Field(
         default=None,
-        description="Folder with your own tasks of lm-eval, as YAML files. Functions that they "
+        description="Folder with your own lm-eval tasks, as YAML files. Functions that they "
         "name in Python files beside them are run.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _asked_by_lm_eval(cls, given: Any) -> Any:
-        """Refuse options that do not apply to tasks of lm-eval, and use the tasks as languages."""
+        """Refuse options that do not apply to lm-eval tasks, and use the tasks as languages."""
         if not isinstance(given, dict):
             return given
         keys = {key.replace("_", "-"): value for key, value in given.items()}
@@ -58,17 +58,16 @@ class ScoredSettings(DecodingSettings, ScorerSettings):
         for key in NOT_OF_HARNESS:
             if keys.get(key) not in (None, (), []):
                 raise ValueError(
-                    f"{flag_of(key)} does not apply to tasks of lm-eval, which define their own "
+                    f"{flag_of(key)} does not apply to lm-eval tasks, which define their own "
                     "prompts and scoring; remove it"
                 )
         for key in ("server", *(name.replace("_", "-") for name in sorted(VLLM_OPTIONS))):
             if keys.get(key):
                 raise ValueError(
-                    f"{flag_of(key)}: tasks of lm-eval run only on the transformers engine; "
-                    "remove it"
+                    f"{flag_of(key)}: lm-eval tasks run only on the transformers engine; remove it"
                 )
         if keys.get("engine", "auto") not in ("auto", "transformers"):
             raise ValueError(
-                f"--engine {keys['engine']}: tasks of lm-eval run only on the transformers engine"
+                f"--engine {keys['engine']}: lm-eval tasks run only on the transformers engine"
             )
         return given | {"engine": "transformers", "langs": names}

@@ -159,7 +159,7 @@ def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
 
 def _known_task(name: str) -> str:
     if name.startswith(f"{HARNESS}:"):
-        raise ValueError("only eval and merge --search support tasks of lm-eval")
+        raise ValueError("only eval and merge --search support lm-eval tasks")
     if name not in TASKS and not name.endswith(".toml"):
         raise ValueError(f"expected one of {', '.join(TASKS)}, or a .toml file")
     return name
@@ -300,8 +300,7 @@ class EngineSettings(ModelSettings):
     )
     server_model: str | None = Field(
         default=None,
-        description="Name under which the servers have the base model. Default: the name or path "
-        "in --model.",
+        description="Name of the base model on the servers. Default: the name or path in --model.",
     )
     server_folder: str | None = Field(
         default=None,

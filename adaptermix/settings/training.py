@@ -203,7 +203,10 @@ class TrainTaskSettings(TrainSettings, TaskDataSettings):
     @model_validator(mode="after")
     def _liger_has_its_own_experts(self) -> Self:
         if self.liger and self.target_parameters:
-            raise ValueError("--liger replaces the experts that --target-parameters would train")
+            raise ValueError(
+                "--liger replaces the experts that --target-parameters would train; "
+                "remove one of them"
+            )
         return self
 
 
@@ -221,7 +224,7 @@ class AlignmentSettings(Settings):
     pairs_dir: DataPlace = Field(
         default=None,
         description="Folder with the parallel text, a table with a column for each language, or a "
-        "data set on the Hub, OWNER/NAME[:CONFIG][:SPLIT]. Default: the data folder.",
+        "data set on the Hub, OWNER/NAME[:CONFIG][:SPLIT]. Default: --data-dir.",
     )
     pairs_columns: Columns = Field(
         default={},

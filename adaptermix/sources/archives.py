@@ -166,7 +166,7 @@ def _unsafe(archive: Archive, name: str, what: str) -> DataError:
 def _unreadable(archive: Archive, why: str) -> DataError:
     return DataError(
         f"{archive.name}: not readable as an archive: {why}",
-        hint="run it again; if the file is the same, use another copy with --mirror",
+        hint="run the command again; if that does not help, use another copy with --mirror",
     )
 
 

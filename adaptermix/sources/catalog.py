@@ -119,7 +119,7 @@ TATOEBA = Source(
         f"{code}-en" for code in "ar cy da de el es hi ja jv ru sv sw th tl tr zh".split()
     ),
     remotes=_tatoeba,
-    notes=("pairs of several sentences are dropped when training, as the paper does",),
+    notes=("training drops pairs with several sentences, as the paper does",),
 )
 
 

@@ -99,7 +99,7 @@ def download(wanted: Download, on_bytes: OnBytes, patience: Patience) -> None:
             if failures >= patience.tries:
                 raise ResourceError(
                     f"{wanted.address}: {_reason(error, patience)}",
-                    hint=f"run it again to continue where it stopped; or {wanted.hint}",
+                    hint=f"run the command again to continue where it stopped; or {wanted.hint}",
                 ) from error
             wait = error.wait if isinstance(error, _BusyError) else 0.0
             time.sleep(max(wait, patience.pause * 2 ** (failures - 1)))
@@ -220,7 +220,7 @@ def _check_size(wanted: Download, size: int) -> None:
         wanted.path.unlink(missing_ok=True)
         raise DataError(
             f"{wanted.address}: larger than the expected {wanted.limit:,} bytes",
-            hint=f"it changed upstream, or it is another file; {wanted.hint}",
+            hint=f"the file changed upstream, or it is another one; {wanted.hint}",
         )
 
 

@@ -17,6 +17,7 @@ from adaptermix.sources.download import Download, MissingUpstreamError, Patience
 from adaptermix.sources.lock import LOCK_NAME, Lock, alone_in, read_lock
 from adaptermix.sources.report import FileReport, FileStatus, GetReport, RemoteReport, RemoteStatus
 from adaptermix.sources.source import GB, Member, Remote, Source, has_digest, sha256
+from adaptermix.tables import number_of
 
 _MOST = 2 * GB  # maximum bytes of a file without a published size
 HUB = "https://huggingface.co"
@@ -56,7 +57,7 @@ class Order:
     @property
     def hint(self) -> str:
         """What to do if the source is not available."""
-        return f"use a copy: {self.line} --mirror FOLDER, FILE or ADDRESS"
+        return f"use a copy (a folder, a file or an address): {self.line} --mirror COPY"
 
 
 def get(
@@ -172,8 +173,8 @@ class _Getting:
             arrived.unlink()
             raise DataError(
                 f"{place}: sha256 {found}, but {self.lock.path} recorded {recorded.get('sha256')}",
-                hint="it changed upstream, or it is another copy; to accept and record it, "
-                "use --force",
+                hint="the file changed upstream, or this is another copy; --force accepts "
+                "and records it",
             )
 
     def _refused(self, arrived: Path, message: str) -> DataError:
@@ -181,7 +182,7 @@ class _Getting:
         arrived.unlink()
         return DataError(
             f"{message}: {what}" if what == WEB_PAGE and what not in message else message,
-            hint=f"it changed upstream or was damaged during the download; {self.order.hint}",
+            hint=f"the file changed upstream or was damaged during the download; {self.order.hint}",
         )
 
     def _lay_out(self, remote: Remote, arrived: Archive, unpacked: Path) -> list[str]:
@@ -343,8 +344,8 @@ def _report(
     notes = [*source.notes]
     if kept := [file.path for file in files if file.status == "kept"]:
         notes.append(
-            f"{len(kept)} existing files differ from {LOCK_NAME}, such as {kept[0]}; they were "
-            "kept, and --force replaces them"
+            f"kept {number_of(len(kept), 'existing file')} that differ from {LOCK_NAME}, such as "
+            f"{kept[0]}; --force replaces them"
         )
     return GetReport(
         source=source.name,

@@ -11,6 +11,7 @@ from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.lock import Lock, read_lock
 from adaptermix.sources.source import Source, sha256
+from adaptermix.tables import number_of
 
 # Expected rows of every file, by folder and suffix.
 _ROWS = {
@@ -77,7 +78,7 @@ def _stock(folder: Path, source: Source, lock: Lock) -> Stock:
         total += rows or 0
         expected = _ROWS.get((source.folder, Path(path.name.removesuffix(".gz")).suffix), rows)
         if rows != expected:
-            odd.append(f"{path} has {rows:,} rows, not {expected:,}")
+            odd.append(f"{path} has {number_of(rows or 0, 'row')}, not {expected or 0:,}")
     return Stock(source.name, str(own), len(paths), total, recorded, changed, odd)
 
 

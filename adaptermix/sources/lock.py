@@ -86,12 +86,13 @@ def alone_in(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ENOTDIR):  # a folder in the place of a file
             raise ResourceError(
-                f"{error.filename}: {error.strerror}", hint=f"delete {work}, and run it again"
+                f"{error.filename}: {error.strerror}",
+                hint=f"delete {work}, and run the command again",
             ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ResourceError(
-            f"{folder}: {error.strerror}", hint="free some space, and run it again"
+            f"{folder}: {error.strerror}", hint="free some space, and run the command again"
         ) from error
     finally:
         lock.release()

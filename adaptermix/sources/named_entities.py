@@ -70,7 +70,7 @@ UNER = Source(
     known=tuple(_TREEBANKS),
     default=tuple(_TREEBANKS),
     remotes=_uner,
-    notes=("the paper has the same sentences with prompts, from the Aya collection: uner-aya",),
+    notes=("the paper uses the same sentences with prompts, from the Aya collection: uner-aya",),
 )
 
 
@@ -95,6 +95,6 @@ UNER_AYA = Source(
     remotes=_aya,
     notes=(
         "its prompts are written in each language",
-        "the files are parquet, which adaptermix[parquet] or [eval] reads",
+        "the files are Parquet; reading them needs adaptermix[parquet] or [eval]",
     ),
 )

@@ -57,9 +57,9 @@ ALMA = Source(
     default=("cs-en", "de-en", "is-en", "ru-en", "zh-en"),
     remotes=_alma,
     notes=(
-        "the training files hold all sentences of FLORES-200 dev and devtest, so retrieval on "
-        "FLORES after training on them is inflated",
-        "is-en has no dev part: 1,000 rows at most are held out of its training file",
+        "the training files contain all sentences of FLORES-200 dev and devtest, so "
+        "training on them inflates retrieval on FLORES",
+        "is-en has no dev data: at most 1,000 rows of its training file are held out",
     ),
 )
 
@@ -87,7 +87,7 @@ WMT23 = Source(
     folder="wmt",
     address=f"{_HUB}haoranxu/WMT23-Test/resolve/19c6f6f18f37bc2bd58306a2b20c93bcbaa4e75a/",
     page=f"{_HUB}haoranxu/WMT23-Test",
-    license="none stated; WMT shared-task data is given out for research",
+    license="none stated; WMT shared-task data is released for research",
     citation="Kocmi et al. 2023, Findings of the 2023 Conference on Machine Translation (WMT23): "
     "LLMs Are Here but Not Quite There Yet, WMT",
     by="pairs",
@@ -95,7 +95,7 @@ WMT23 = Source(
     default=_WMT23_PAIRS,
     remotes=_wmt23,
     notes=(
-        "cs-en is en-cs read backwards, as in the authors' code; WMT 23 has no cs-en",
-        "the files are parquet, which adaptermix[parquet] or [eval] reads",
+        "cs-en is en-cs reversed, as in the authors' code; WMT 23 has no cs-en",
+        "the files are Parquet; reading them needs adaptermix[parquet] or [eval]",
     ),
 )

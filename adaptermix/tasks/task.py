@@ -27,7 +27,7 @@ class Example(Protocol):
 
 
 class Scored(ABC):
-    """What is scored with metrics: a task, or tasks of lm-eval."""
+    """What is scored with metrics: a task, or lm-eval tasks."""
 
     @property
     @abstractmethod

@@ -23,6 +23,7 @@ from adaptermix.data.sampling import hold_out
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.text import Split, find_file, has_file, numbered_lines
 from adaptermix.settings.shared import ScorerSettings
+from adaptermix.tables import number_of
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
 from adaptermix.tasks.metrics.text import text_metrics
 from adaptermix.tasks.task import Task, chat_of, text_outcome
@@ -62,7 +63,9 @@ def read_translations(
     columns = [[line for _, line in numbered_lines(path)] for path in files]
     for path, lines in zip(files, columns, strict=True):
         if len(lines) != len(columns[0]):
-            raise DataError(f"{path}: {len(lines)} lines, but {files[0]} has {len(columns[0])}")
+            raise DataError(
+                f"{path}: {number_of(len(lines), 'line')}, but {files[0]} has {len(columns[0])}"
+            )
     targets = columns[len(files) - len(references) :]
     for path, lines in zip(references, targets, strict=True):
         empty = next((at for at, line in enumerate(lines, start=1) if not line.strip()), None)

@@ -23,6 +23,7 @@ from adaptermix.models.stacking import add_stack
 from adaptermix.processes import process_count
 from adaptermix.progress import OnProgress, ignore, tell, with_notes_once
 from adaptermix.settings.training import TrainAlignSettings
+from adaptermix.tables import number_of
 from adaptermix.training.alignment import Alignment, AlignSettings
 from adaptermix.training.base import open_base
 from adaptermix.training.batches import (
@@ -212,8 +213,9 @@ def _encoded_pairs(
     if len(rows) < settings.contrastive_batch:
         faults = ", ".join(f"{count} for: {reason}" for reason, count in dropped.items())
         raise DataError(
-            f"{clean.origin}: {pair} has {len(rows)} sentence pairs, fewer than one contrastive "
-            f"batch of {settings.contrastive_batch}" + (f" (dropped {faults})" if faults else ""),
+            f"{clean.origin}: {pair} has {number_of(len(rows), 'sentence pair')}, fewer than one "
+            f"contrastive batch of {settings.contrastive_batch}"
+            + (f" (dropped {faults})" if faults else ""),
             hint="add pairs, or lower --contrastive-batch",
         )
     return rows, dropped

@@ -233,7 +233,7 @@ def _rendered(
         render = partial(encoder.prompt_text, messages, is_answered=is_answered)
         text = render(chat.tools, may_reason=may_reason)
         if chat.tools and text == render(may_reason=may_reason):
-            encoder.note("the model's chat template drops the tools, which answers may call")
+            encoder.note("the model's chat template omits the tools that answers may call")
     except DataError as error:
         why = first_line(error.__cause__ or error)
         raise DataError(

@@ -24,6 +24,7 @@ from adaptermix.models.lora_linear import Dropout, speed_up, token_keys
 from adaptermix.models.packing import PackedRow, attention_apart, can_pack, pack, similar_runs
 from adaptermix.models.pooling import Pooling, pooling_weights, widened
 from adaptermix.processes import process_count, process_rank
+from adaptermix.tables import number_of
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # from all sources and all targets
 TokenLoss = Callable[[PackedRow, Tensor], Tensor]  # from some sentences and their hidden states
@@ -297,7 +298,7 @@ class ContrastiveStep:
 
 def _refusal(rows: int, error: RuntimeError) -> ResourceError:
     return ResourceError(
-        f"out of memory with {rows} sentences in a forward pass",
+        f"not enough memory for a forward pass of {number_of(rows, 'sentence')}",
         hint="lower --micro-batch-size or --max-length",
     )
 

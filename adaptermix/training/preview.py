@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from adaptermix.tables import Cell, Line, printable
+from adaptermix.tables import Cell, Line, number_of, printable
 from adaptermix.training.batches import IGNORED, EncodedExample, EncodedPair
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def preview_lines(examples: Sequence[Previewed]) -> list[Line]:
         count, trained = len(example.tokens), sum(example.trained)
         what = "in the sentence vector" if example.side else "trained"
         name = " ".join(filter(None, (example.name, example.side)))
-        heading = Cell(f"{name}: {count:,} tokens, {trained:,} {what}", look="strong")
+        heading = Cell(f"{name}: {number_of(count, 'token')}, {trained:,} {what}", look="strong")
         stretches = groupby(zip(example.tokens, example.trained, strict=True), key=lambda t: t[1])
         parts = [("".join(text for text, _ in tokens), is_on) for is_on, tokens in stretches]
         lines += [

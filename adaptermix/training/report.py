@@ -7,7 +7,7 @@ from typing import Any
 from adaptermix.adapters.stacking import stack_record, stack_terms
 from adaptermix.files.outputs import Report
 from adaptermix.settings.training import TrainSettings, notes_on_training
-from adaptermix.tables import Row, View, counted, pairs
+from adaptermix.tables import Row, View, counted, number_of, pairs
 from adaptermix.training.batches import token_count
 from adaptermix.training.memory import Footprint
 from adaptermix.training.preview import Previewed, preview_lines
@@ -123,7 +123,8 @@ class TrainReport(Report):
         if self.on:
             rows.append(["on", " + ".join(stack_terms({"on": self.on}))])
         if self.truncated:
-            rows.append(["left out", f"{self.truncated:,} prompts longer than --max-length"])
+            prompts = number_of(self.truncated, "prompt")
+            rows.append(["left out", f"{prompts} longer than --max-length"])
         rows += [
             [f"dropped {lang}", counted(reasons)]
             for lang, reasons in self.dropped.items()

@@ -254,7 +254,7 @@ class TrainingRun:
         elif kept.settled_by != self.choice.settled_by:
             raise ConfigError(
                 "--layer auto: the processes measured different layers",
-                hint="name the layer: " + kept.layer,
+                hint=f"name the layer: --layer {kept.layer}",
             )
 
     def _arguments(self) -> TrainingArguments:

@@ -149,10 +149,10 @@ def _chat_data(
     lost = sum(not rows for part in encoded for rows in part)
     if not all(kept):
         raise DataError(
-            f"{path}: no assistant answer fits in --max-length {settings.max_length} in the "
-            f"{len(chats)} training or the {len(dev)} dev conversations",
-            hint="an answer is a message of the assistant after one of the user, with text or a "
-            "tool call; --max-length allows longer ones",
+            f"{path}: no assistant answer fits in --max-length {settings.max_length} (training "
+            f"conversations: {len(chats)}, dev conversations: {len(dev)})",
+            hint="an answer is an assistant message, with text or a tool call, after a user "
+            "message; to allow longer answers, raise --max-length",
         )
     train_count, dev_count = (sum(map(bool, part)) for part in encoded)
     dropped = {"chat": {"no answer within --max-length": lost}} if lost else {}

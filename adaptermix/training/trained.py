@@ -44,7 +44,9 @@ def trained_updates(
             scaling = float(layer.scaling["default"])
             b = state[name.replace("lora_A", "lora_B")]
             if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-                raise ArtifactError(f"training diverged: {module} contains NaN or infinity")
+                raise ArtifactError(
+                    f"training diverged: {module} contains NaN or infinity", hint="lower --lr"
+                )
             factors = as_numpy(a), as_numpy(b)
             if not isinstance(layer, ParamWrapper):
                 updates[prefix + module] = LoraUpdate(*factors, scaling)

@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerState
 
 from adaptermix.errors import ArtifactError, ResourceError, first_line
 from adaptermix.models.fitting import RowLimit, lacks_memory, saved_gradients
+from adaptermix.tables import number_of
 from adaptermix.training.answer_loss import gather_answers
 from adaptermix.training.checkpoints import (
     CHECKPOINT,
@@ -227,7 +228,7 @@ class AdapterTrainer(Trainer):
             len(rows),
             lambda most: self.backpropagate(model, inputs, num_items_in_batch, most),
             lambda size, error: ResourceError(
-                f"not enough memory for {size} of the {len(rows)} rows of a batch: "
+                f"not enough memory for a forward pass of {size} of {number_of(len(rows), 'row')}: "
                 f"{first_line(error)}",
                 hint=_LESS_MEMORY,
             ),
@@ -235,7 +236,7 @@ class AdapterTrainer(Trainer):
         )
         if not torch.isfinite(loss):
             raise ArtifactError(
-                f"the loss is not a number at step {self.state.global_step + 1}, for the "
+                f"the loss is not finite at step {self.state.global_step + 1}, for the "
                 f"examples {_listed(rows)}",
                 hint=_why_not_finite(model),
             )

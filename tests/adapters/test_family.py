@@ -46,7 +46,7 @@ def test_a_family_written_by_hand_is_read(family):
     assert list(read.adapters) == ["task", "align"]
     assert read.adapter_for("cy").path == family / "align"
     assert read.adapter_for("en-de") is read.adapter_for("sw") is read.default
-    assert read.notes_on(["cy", "sw"]) == [f"{family} has no route for sw; they use task"]
+    assert read.notes_on(["cy", "sw"]) == [f"{family} has no route for sw; using the default, task"]
     assert read.notes_on(["cy"]) == []
     assert is_family(family)
     assert not is_family(family / "task")

@@ -39,6 +39,7 @@ def work(path, near, count):
     hint = f"did you mean {near[0]}?" if near else _ADD
     raise LostError(f"{path / 'config.json'}: no line {count + 1}", hint=hint)
     raise DataError(f"{path or 'the disk'}: not there", hint=_NO_FILE)
+    raise DataError(f"{number_of(len(near), 'line')} left")
     raise ConfigError(with_value(f"--out {path}: bad", path), hint=near and _ADD)
     raise StoppedError("stopped")
 """
@@ -48,6 +49,7 @@ def test_constants_and_alternatives_are_written_out():
     found = sorted(_messages_of(ast.parse(TEXTS), "data/some.py"))
     assert [(each.exit_code, each.text, each.hint) for each in found] == [
         (3, "--out {path}: bad", "add one"),
+        (4, "{near} lines left", ""),
         (4, "{path}: not there", _NO_FILE),
         (6, "{path}/config.json: no line {count}", "did you mean {near}? / add one"),
         (130, "stopped", ""),

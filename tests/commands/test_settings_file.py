@@ -147,7 +147,7 @@ def test_commas_separate_names_and_numbers():
     ("text", "message"),
     [
         ("\n\n[train-task]\nrank = 4\nrnk = 4\n", r"toml:5: unknown key 'rnk' in \[train-task\]"),
-        ("model = 'm'\nseed = 3\n", r"toml:2: unknown key 'seed' at the top"),
+        ("model = 'm'\nseed = 3\n", r"toml:2: unknown top-level key 'seed'"),
         ("[train]\n", r"toml:1: unknown section \[train\]"),
         ("\n[eval\n", "toml:2: not valid TOML"),
         ("a = [1,\n", "toml:1: not valid TOML"),

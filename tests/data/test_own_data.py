@@ -184,7 +184,7 @@ def test_a_template_without_tools_is_told(tmp_path):
     encoder = encoder_of(PLAIN)
     talk = [{"messages": messages(0)[::3], "tools": TOOL_LIST}]
     encoded(write_rows(tmp_path / "b.jsonl", talk), encoder)
-    assert encoder.notes == ["the model's chat template drops the tools, which answers may call"]
+    assert encoder.notes == ["the model's chat template omits the tools that answers may call"]
     without = encoder_of()
     without.tokenizer.chat_template = None
     with pytest.raises(DataError, match="tools need a chat template"):

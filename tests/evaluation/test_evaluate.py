@@ -325,7 +325,7 @@ adapter = "align"
 def test_a_family_without_a_route_takes_its_default_and_says_so(tmp_path, model_dir, corpus_dir):
     family = hand_written(model_dir, tmp_path / "family", ROUTES)
     settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=(str(family),))
-    said = f"{family} has no route for en; they use task"
+    said = f"{family} has no route for en; using the default, task"
     planned = plan(settings)
     assert planned.systems == ["base", "family"]
     assert said in planned.notes

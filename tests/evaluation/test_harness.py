@@ -28,9 +28,9 @@ def test_tasks_stand_as_languages_on_one_engine():
         ("data_dir", "data", "--data-dir does not apply"),
         ("chat-template", "t.jinja", "--chat-template does not apply"),
         ("scorer", "paper", "--scorer does not apply"),
-        ("server", "http://a:1", "--server: tasks of lm-eval run only on the transformers engine"),
-        ("max_lora_rank", 8, "--max-lora-rank: tasks of lm-eval run only on the transformers"),
-        ("engine", "vllm", "--engine vllm: tasks of lm-eval run only on the transformers engine"),
+        ("server", "http://a:1", "--server: lm-eval tasks run only on the transformers engine"),
+        ("max_lora_rank", 8, "--max-lora-rank: lm-eval tasks run only on the transformers"),
+        ("engine", "vllm", "--engine vllm: lm-eval tasks run only on the transformers engine"),
     ],
 )
 def test_what_has_no_meaning_for_them_is_refused(key, value, words):

@@ -36,8 +36,8 @@ def test_every_delta_weight_is_in_the_folder(tmp_path, layout_dir):
     assert (options["rank"], options["dropout"]) == (6, 0.0)
     assert options["keys"] == ["mlp.down_proj", "self_attn.k_proj", "self_attn.q_proj"]
     assert report.notes == [
-        "4 modules of lower rank are padded with zeros to rank 6",
-        "4 modules have a different scale; their lora_b was rescaled",
+        "padded 4 modules of lower rank with zeros to rank 6",
+        "rescaled lora_b in 4 modules with another scale",
     ]
     adapter = read_adapter(tmp_path / "adapter")
     assert len(tensors) == 2 * len(adapter.modules)

@@ -104,7 +104,7 @@ def test_a_column_that_takes_a_name_hides_the_one_that_had_it(tmp_path):
         ("a.csv", b"\n\na,b\n1,2\n", DataError, "a.csv:1: the columns have no names"),
         ("a.csv", b"a,b\n1,\xff\n", DataError, "a.csv:2: not UTF-8 text"),
         ("a.csv.gz", b"a,b\n", DataError, "a.csv.gz:1: not a valid gzip file"),
-        ("a.tsv", b"a\tb\n1\n", DataError, "a.tsv:2: 1 cells, but the header has 2"),
+        ("a.tsv", b"a\tb\n1\n", DataError, "a.tsv:2: 1 cell, but the header has 2"),
         ("a.jsonl", b'{"a": 1}\n{"a": \n', DataError, "a.jsonl:2: not JSON"),
         ("a.jsonl", b"1\n", DataError, "a.jsonl:1: not a JSON object"),
         ("a.json", b'[{"a": 1},\n{"a": }]', DataError, "a.json:2: not JSON"),
@@ -120,7 +120,7 @@ def test_what_is_malformed_is_named(tmp_path, name, content, kind, message):
         list(open_records(tmp_path / name).rows(["a"]))
     assert type(caught.value) is kind
     assert "\n" not in caught.value.message
-    assert caught.value.hint or "cells, but the header" in message
+    assert caught.value.hint or "cell, but the header" in message
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_stopped_server_that_leaves_requests_open_is_noticed(monkeypatch):
     threading.Thread(target=hold).start()
     failure = failure_of(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
     held[0].close()
-    assert failure.reason == "it was stopped: it accepts no connections any more"
+    assert failure.reason == "it stopped: it no longer accepts connections"
 
 
 def test_a_slow_answer_of_a_server_that_listens_is_waited_for(monkeypatch):
@@ -151,8 +151,8 @@ def test_a_proxy_is_named_without_its_password(monkeypatch, proxy):
         monkeypatch.setenv("https_proxy", proxy.format(port))
         plain, tunnel = failure_of("http://host.invalid/v1"), failure_of("https://host.invalid/v1")
     gone = failure_of("http://host.invalid/v1")
-    assert plain.reason == "the proxy answers HTTP 407"
-    assert tunnel.reason.startswith("the proxy answers HTTP 501")
+    assert plain.reason == "the proxy answered HTTP 407"
+    assert tunnel.reason.startswith("the proxy answered HTTP 501")
     assert gone.reason == "cannot connect to the proxy: Connection refused"
     for failure in (plain, tunnel, gone):
         assert "hunter2" not in failure.reason + failure.hint

@@ -1,4 +1,4 @@
-"""Small tasks of lm-eval on local files."""
+"""Small lm-eval tasks on local files."""
 
 import json
 

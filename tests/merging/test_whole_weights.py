@@ -202,7 +202,7 @@ def test_whole_weights_whose_sum_overflows_are_refused(tmp_path, qwen_dir):
         )
         paths.append(path)
     with pytest.raises(
-        ArtifactError, match=r"'lm_head\.weight': the merge is too large for float16"
+        ArtifactError, match=r"'lm_head\.weight': the merged weight is too large for float16"
     ):
         merge(paths, MergeSettings(weights=(3, -2), out=tmp_path / "m"))
     assert not (tmp_path / "m").exists()

@@ -87,7 +87,7 @@ def test_a_variant_of_an_alignment_adapter_means_what_was_trained(tmp_path, mode
     [
         (
             {"layers_to_transform": (1, 4)},
-            "--layers-to-transform 4: only the blocks 0 to 3 are trained",
+            "--layers-to-transform 4: the blocks of the model are 0 to 3",
         ),
         ({"rank_pattern": {"dwn_proj": 2}}, "--rank-pattern: no module.*'dwn_proj'"),
         ({"alpha_pattern": {"proj": 2.0}}, "--alpha-pattern: no module.*'proj'"),

@@ -99,12 +99,12 @@ def test_traps_are_told(folder):
     row = json.dumps({"translation": {"is": "Halló", "en": "Hello."}})
     (alma / "is-en.train.json").write_text(row)
     assert any(
-        "hold all sentences of FLORES-200" in trap for trap in check_data(folder / "data").traps
+        "contain all sentences of FLORES-200" in trap for trap in check_data(folder / "data").traps
     )
     flores.mkdir()
     (flores / "eng_Latn.dev").write_text("Hello.\nBye.\n")
     traps = check_data(folder / "data").traps
-    assert any("contains 1 sentences of FLORES-200 in its 1 rows" in trap for trap in traps)
+    assert any("contains 1 sentence of FLORES-200 in its 1 row" in trap for trap in traps)
     assert any("has 2 rows, not 997" in trap for trap in traps)
     (alma / "is-en.train.json").write_text("{")
     assert any("is-en.train.json:1: not JSON" in trap for trap in check_data(folder / "data").traps)

@@ -172,7 +172,7 @@ def test_every_step_comes_after_what_it_needs(tmp_path_factory, data):
 
 MISTAKES = {
     "no steps": ('model = "x/y"\n', 0, "no steps"),
-    "unknown top key": ('modle = "x"\n' + train(), 1, "unknown key 'modle' at the top"),
+    "unknown top key": ('modle = "x"\n' + train(), 1, "unknown top-level key 'modle'"),
     "no command": ("[a]\nlangs = ['en']\n", 1, "[a] no command"),
     "unknown command": (f'{train()}[b]\ncommand = "train"\n', 5, "unknown command 'train'"),
     "unknown key": (train(more="rnk = 3\n"), 4, "[a] unknown key 'rnk'"),
@@ -226,7 +226,7 @@ MISTAKES = {
     "family as model": (f'{FAMILY}[t]\ncommand = "eval"\nmodel = "@a"\n', 8, "@a is not a model"),
     "family to train on": (f'{FAMILY}{train("b")}on = ["@a"]\n', 9, "on: @a is a family"),
     "missing task": ('[t]\ncommand = "eval"\ntask = "no.toml"\n', 3, "no such file or folder"),
-    "several tables": ('[[a]]\ncommand = "eval"\n', 1, "unknown key 'a' at the top"),
+    "several tables": ('[[a]]\ncommand = "eval"\n', 1, "unknown top-level key 'a'"),
     "too deep": (f"a = {'[' * 3000}{']' * 3000}\n", 1, "nested too deeply"),
     "table": (train(more="groups.x = ['en']\n"), 4, "unknown key 'groups'"),
 }
@@ -376,7 +376,7 @@ def test_a_report_names_a_family_and_not_its_search(tmp_path):
     text = FAMILY + '[r]\ncommand = "report"\nruns = ["@a.search"]\n'
     recipe = read_recipe(write(tmp_path, text))
     step = recipe.steps[-1]
-    with pytest.raises(ConfigError, match="a search with per-language writes no such folder"):
+    with pytest.raises(ConfigError, match="a search per language writes no such folder"):
         step.command.check(step.call(), recipe.maker)
 
 

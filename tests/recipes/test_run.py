@@ -190,7 +190,7 @@ def test_a_killed_run_keeps_nobody_out_of_its_folder(tmp_path):
         with refused as caught, alone_in(tmp_path / "o"):
             pass
         process.kill()
-    assert caught.value.hint == "wait until it ends, or choose another --out"
+    assert caught.value.hint == "wait until it finishes, or choose another --out"
     with alone_in(tmp_path / "o"):
         pass
 
@@ -293,7 +293,7 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
     ),
     "weights": (
         '[m]\ncommand = "merge"\nadapters = ["@first", "one"]\nweights = [1]\n',
-        (4, "--weights has 1 numbers for 2 adapters", 3),
+        (4, "--weights has 1 number for 2 adapters", 3),
     ),
     "pivot": (
         '[r]\ncommand = "retrieval"\nlangs = ["en", "cy"]\npivot = "de"\nadapters = ["@first"]\n',

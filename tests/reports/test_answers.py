@@ -130,7 +130,7 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     facts = {fact.name: fact for fact in answer_section(seen, inspected).facts}
     assert facts["Data"].look == "warn"
     assert answer_section(seen, inspected).texts[1] == "Trust it with care: dev data."
-    assert facts["Data"].text.startswith("Dev data, 1 examples per language; if the weights")
+    assert facts["Data"].text.startswith("Dev data, 1 example per language; if the weights")
     assert facts["Control"].text == (
         "Task adapter scaled, with nothing merged in: scaled +20.0 (+15.0 to +25.0)."
     )

@@ -159,13 +159,13 @@ def test_retrieval_is_compared_by_its_reading_and_run(folder):
 
 MISTAKES = {
     "unknown key": ("over", "page = 3\nover", 6, "unknown key 'page'"),
-    "too few": ("[24.0, 25.0, 26.5, 1.0]", "[24.0]", 3, "1 numbers, but over has 4 names"),
+    "too few": ("[24.0, 25.0, 26.5, 1.0]", "[24.0]", 3, "1 number, but over has 4 names"),
     "no number": ("24.0", "'x'", 7, "values.base.0: must be a number"),
     "nothing": ('over = ["en", "first", "all", "fr"]', "over = []", 6, "over: expected at least 1"),
     "statistic": ("over", 'statistic = "median"\nover', 6, "statistic: must be"),
     "no baseline": ("over", 'statistic = "gain"\nover', 3, "needs a baseline"),
     "no source": ('source = "table 1, page 3"\n', "", 3, "source: is missing"),
-    "key at the top": ("citation", "cited", 1, "unknown key 'cited' at the top"),
+    "key at the top": ("citation", "cited", 1, "unknown top-level key 'cited'"),
     "not toml": ("citation =", "citation", 1, "not valid TOML"),
 }
 

@@ -151,7 +151,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, builder):
     folder.mkdir()
     (folder / "chapter").write_text("1")
     for force in (False, True):
-        with pytest.raises(ArtifactError, match="not empty and not an environment"):
+        with pytest.raises(ArtifactError, match="not empty, and not an environment"):
             install(folder, python=builder, force=force)
     with pytest.raises(ArtifactError, match="is not a folder"):
         install(folder / "chapter", python=builder)

@@ -22,7 +22,7 @@ from adaptermix.reports.page import report as write_report
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.reports import ReportSettings
 
-pytest.importorskip("lm_eval", reason='tasks of lm-eval need pip install "adaptermix[lm-eval]"')
+pytest.importorskip("lm_eval", reason='lm-eval tasks need pip install "adaptermix[lm-eval]"')
 
 # Tasks that are refused: what differs from the choice above, the error and its words.
 REFUSED = {

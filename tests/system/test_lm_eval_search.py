@@ -1,4 +1,4 @@
-"""The search of merge weights on tasks of lm-eval: dev data, a race, reports, recipes."""
+"""The search of merge weights on lm-eval tasks: dev data, a race, reports, recipes."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.settings.reports import ReportSettings
 
-pytest.importorskip("lm_eval", reason='tasks of lm-eval need pip install "adaptermix[lm-eval]"')
+pytest.importorskip("lm_eval", reason='lm-eval tasks need pip install "adaptermix[lm-eval]"')
 
 DEV = 14  # dev examples of the choice; the answer has half as many
 GRID = "0.2,0.4,0.6,0.8"
@@ -37,8 +37,8 @@ ALL = (*GRID.split(","), "task alone", "align alone")
 FILES = "dataset_kwargs: {data_files: "
 # A task is a file above with other lines; none of these tasks can be searched.
 REFUSED = {
-    "toy_choice": ("has only the split 'test', on which eval scores it", "a validation or"),
-    "toy_scored": ("has only the split 'validation', on which eval scores it", "a validation or"),
+    "toy_choice": ("has only the split 'test', which eval uses", "a validation or"),
+    "toy_scored": ("has only the split 'validation', which eval uses", "a validation or"),
     "toy_named_twice": ("has only the split 'test'", "a validation or"),
     "toy_answer": ("all examples of the split 'train' are also in the split 'test'", ""),
     "toy_shots": ("takes its few-shot examples from the split 'test'", "another fewshot_split"),
@@ -180,7 +180,7 @@ def test_the_record_is_that_of_every_search(place, searched):
     assert record["settings"]["task"] == "lm-eval:dev_choice,dev_answer"
     assert all(c["score"]["low"] <= c["score"]["value"] for c in record["candidates"])
     assert len({c["score"]["value"] for c in record["candidates"]}) > 1
-    note = "the dev data of dev_answer is its split 'train'; eval scores it on 'test'"
+    note = "the dev data of dev_answer is its split 'train'; eval uses 'test'"
     assert searched.notes[:2] == [
         note,
         "the score is the average of acc of dev_choice, exact_match of dev_answer",
@@ -295,7 +295,7 @@ def test_examples_that_eval_scores_too_are_left_out(place, tmp_path):
     inputs = asked(place, tmp_path, task="lm-eval:partly")
     assert len(inputs.items["partly"]) == 3
     assert inputs.asked.notes == [
-        "1 dev examples of partly are left out, because they are also in its test data"
+        "left out 1 dev example of partly that its test data also contains"
     ]
     limited = asked(place, tmp_path, task="lm-eval:partly", limit=2)
     assert len(limited.items["partly"]) == 1, "the limit counts examples of the file"
@@ -306,9 +306,7 @@ def test_a_dry_run_counts_dev_examples(place, tmp_path):
     made = plan_search(adapters_in(place), settings)
     assert made.examples == {"trained": 7, "dev_choice": 7}
     assert made.candidates == list(ALL)
-    assert made.notes == [
-        "the dev data of trained is its split 'train'; eval scores it on 'validation'"
-    ]
+    assert made.notes == ["the dev data of trained is its split 'train'; eval uses 'validation'"]
     assert made.longest_prompt > 10
     assert not list(tmp_path.iterdir())
 
@@ -316,7 +314,7 @@ def test_a_dry_run_counts_dev_examples(place, tmp_path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_task_without_dev_data_is_refused(place, tmp_path, name):
     words, hint = REFUSED[name]
-    with pytest.raises(ConfigError, match=f"lm-eval's task {name}") as caught:
+    with pytest.raises(ConfigError, match=f"lm-eval task {name}") as caught:
         plan_search(adapters_in(place), settings_in(place, tmp_path / "x", task=f"lm-eval:{name}"))
     assert words in str(caught.value)
     assert hint in (caught.value.hint or "")

@@ -157,7 +157,7 @@ def test_a_step_waits_until_the_worker_of_a_killed_run_has_left_it(project, monk
     step = read_recipe(Path("recipe.toml")).steps[0]
     step.out.parent.mkdir(parents=True)
     lock = step.out.with_name(f".{step.out.name}.lock")
-    complaint = pytest.raises(ResourceError, match=f"another worker still writes {step.out}")
+    complaint = pytest.raises(ResourceError, match=f"another worker is still writing {step.out}")
     with FileLock(lock), complaint, cluster._alone_in(step):
         pass
     with cluster._alone_in(step):

@@ -73,7 +73,7 @@ def test_several_sets_of_references_are_read_side_by_side(tmp_path):
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [
-        ({"en-de.src": ["a", "b"], "en-de.ref": ["c"]}, r"ref: 1 lines, but .*src has 2"),
+        ({"en-de.src": ["a", "b"], "en-de.ref": ["c"]}, r"ref: 1 line, but .*src has 2"),
         ({"en-de.src": ["a", "b"], "en-de.ref": ["c", "  "]}, r"ref:2: the reference is empty"),
         ({"en-de.src": ["a"]}, "no en-de references"),
         ({}, "no en-de source sentences"),

@@ -266,7 +266,9 @@ def test_lack_of_memory_halves_the_pass_and_keeps_the_gradient(float64_throughou
 
 def test_a_sentence_that_does_not_fit_alone_is_an_error_with_a_hint():
     model = LacksMemory(lower_model(LAYOUTS["llama"]), most=5)
-    with pytest.raises(ResourceError, match="out of memory with 1 sentences") as raised:
+    with pytest.raises(
+        ResourceError, match="not enough memory for a forward pass of 1 sentence"
+    ) as raised:
         ContrastiveStep(model, 10).backpropagate(
             model, Sentences.of(make_batch()), Loss(loss_of), torch.Tensor.backward
         )

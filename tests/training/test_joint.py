@@ -344,7 +344,7 @@ def test_both_kinds_of_batches_are_cut_when_memory_lacks(
     for key in whole:
         torch.testing.assert_close(cut[key], whole[key], rtol=1e-4, atol=1e-6)
     most["align"] = 0
-    with pytest.raises(ResourceError, match="out of memory with 1 sentences"):
+    with pytest.raises(ResourceError, match="not enough memory for a forward pass of 1 sentence"):
         train_joint(settings.model_copy(update={"out": tmp_path / "c"}))
 
 

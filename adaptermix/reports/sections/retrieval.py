@@ -26,7 +26,7 @@ from adaptermix.retrieval.report import (
 )
 from adaptermix.retrieval.summary import ALL, LayerScores
 from adaptermix.retrieval.task_scores import LEAST, ScoreCorrelation
-from adaptermix.tables import Cell, Row, Table, scaled, titled
+from adaptermix.tables import Cell, Row, Table, number_of, scaled, titled
 
 _Z = 1.959964  # normal quantile of a 95% interval
 _AXES = ("layer", "retrieval accuracy (%)")
@@ -97,9 +97,10 @@ def retrieval_section(
     tokens = "token" if report.pool_skip == 1 else f"{report.pool_skip} tokens"
     left_out = f" Every sentence vector leaves out the first {tokens}."
     texts = [
-        f"{report.sentences:,} sentences of {report.split} in {len(report.langs)} languages, "
+        f"{number_of(report.sentences, 'sentence')} of {report.split} in "
+        f"{len(report.langs)} languages, "
         f"{'all pairs' if report.pivot == 'all' else f'pairs with {report.pivot}'}, ratio margin "
-        f"with {report.neighbors} neighbors. Layer 0 is the embeddings."
+        f"with {number_of(report.neighbors, 'neighbor')}. Layer 0 is the embeddings."
         + (left_out if report.pool_skip else ""),
     ]
     tables = [replace(table, name=f"{name}-{table.name}") for table in _tables(report)]
@@ -181,9 +182,9 @@ def _small_multiples(
 
 def _band_says(seen: Analyzed) -> str:
     return (
-        f"Bands: 95% intervals for other sentences (Wilson, {seen.report.sentences:,} "
-        "sentences; conservative, because they assume that all languages fail on the same "
-        "sentences)."
+        "Bands: 95% intervals for other sentences (Wilson, "
+        f"{number_of(seen.report.sentences, 'sentence')}; conservative, because they "
+        "assume that all languages fail on the same sentences)."
     )
 
 
@@ -370,4 +371,4 @@ def _coefficients(found: ScoreCorrelation) -> str:
         else f"{label} {c.r:+.2f} (p = {c.p_value:.2g})"
         for label, c in (("Pearson", found.pearson), ("Spearman", found.spearman))
     ]
-    return f"{found.over}: {', '.join(parts)}, {len(found.points)} languages"
+    return f"{found.over}: {', '.join(parts)}, {number_of(len(found.points), 'language')}"

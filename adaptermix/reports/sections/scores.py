@@ -22,7 +22,7 @@ from adaptermix.plots.scales import around_zero, span_of
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.roles import controls_among, label_of, language_groups, merge_among
 from adaptermix.reports.sections.section import Fact, Section
-from adaptermix.tables import RULE, Cell, Look, Row, Table, scaled, shown, titled
+from adaptermix.tables import RULE, Cell, Look, Row, Table, number_of, scaled, shown, titled
 
 _WIDE, _NARROW, _PANEL = 640, 350, 264
 _MANY_UNREADABLE = 0.05  # share of the answers
@@ -109,14 +109,17 @@ def _sentence(seen: Evaluated, merge: str) -> str:
         return ""
     langs = len(seen.report.langs)
     size = f"{seen.number(abs(c.difference), '')} {seen.unit}"
-    average = f"over {langs} {seen.report.row_name}s ({seen.interval} {seen.ends(c)})"
+    over = f"in {label_of(seen.report.langs[0])}"
+    if langs > 1:
+        over = f"on average over {langs} {seen.report.row_name}s"
+    average = f"{over} ({seen.interval} {seen.ends(c)})"
     reference = seen.report.reference
     if c.is_sure and c.difference > 0:
-        return f"Yes: {merge} scores {size} higher than {reference} on average {average}."
+        return f"Yes: {merge} scores {size} higher than {reference} {average}."
     if c.is_sure:
-        return f"No, it hurts: {merge} scores {size} lower than {reference} on average {average}."
+        return f"No, it hurts: {merge} scores {size} lower than {reference} {average}."
     signed = f"{seen.number(c.difference)} {seen.unit}"
-    return f"No clear effect: {merge} minus {reference} is {signed} on average {average}."
+    return f"No clear effect: {merge} minus {reference} is {signed} {average}."
 
 
 def _where(seen: Evaluated, merge: str) -> str:
@@ -150,8 +153,9 @@ def _caution(facts: Sequence[Fact]) -> str:
 def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     report, c = seen.report, seen.over_all(merge)
     sizes = [report.cell(merge, lang).examples for lang in report.langs]
-    each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
-    data = f"{report.split} data, {each} examples per {report.row_name}"
+    least = f"{min(sizes):,} to " if min(sizes) < max(sizes) else ""
+    each = f"{least}{number_of(max(sizes), 'example')}"
+    data = f"{report.split} data, {each} per {report.row_name}"
     if report.split != "test":
         data += "; if the weights were chosen on the same data, the gain is overestimated"
     look: Look = "ok" if report.split == "test" else "warn"
@@ -166,7 +170,7 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
     else:
         text = (
             f"{report.test.name}, {report.test.samples:,} resamples; single {report.row_name}s are "
-            f"corrected for {len(report.langs)} comparisons (Holm). "
+            f"corrected for {number_of(len(report.langs), 'comparison')} (Holm). "
             "Training seeds are not resampled."
         )
         facts.append(Fact("Test", f"{text[0].upper()}{text[1:]}", "ok", "significance test"))

@@ -21,7 +21,7 @@ from adaptermix.tasks.metrics.comet_environment import FLAGS, INSTALL_HINT, last
 
 DEFAULT_MODEL = "Unbabel/wmt22-comet-da"
 _HUB_HINT = (
-    "run the command once with a network, which fills the Hub cache, or name a local "
+    "run the command once with network access to fill the Hub cache, or name a local "
     "checkpoint (a .ckpt file or its folder)"
 )
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.ckpt)")
@@ -120,7 +120,7 @@ def _locate(model: str) -> dict[str, str]:
         found = sorted([*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")])
         if len(found) != 1:
             raise ArtifactError(
-                f"{model}: contains {len(found)} .ckpt files, in this folder and in checkpoints",
+                f"{model} contains {len(found)} .ckpt files, in this folder and in checkpoints",
                 hint="name the folder of a COMET model, or one .ckpt file",
             )
         path = found[0]
@@ -220,7 +220,7 @@ def _checked(
     if not isinstance(scores, list) or [_length(part) for part in scores] != expected:
         raise ResourceError(f"COMET did not return one score per segment; expected {expected}")
     if not all(isinstance(x, float) and math.isfinite(x) for part in scores for x in part):
-        raise ArtifactError(f"{model}: returns scores that are not finite")
+        raise ArtifactError(f"{model} returns scores that are not finite")
     return scores
 
 

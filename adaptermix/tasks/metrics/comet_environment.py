@@ -142,10 +142,10 @@ def install(
 def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
     """Lock the folder during the build, and yield the lock's file descriptor."""
     if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder}: is not a folder", hint="name another with --path")
+        raise ArtifactError(f"{folder}: not a folder", hint="name another with --path")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _LOCK).is_file():
         raise ArtifactError(
-            f"{folder}: is not empty and not an environment made by this command",
+            f"{folder} is not empty, and not an environment made by this command",
             hint="name another folder with --path",
         )
     folder.mkdir(parents=True, exist_ok=True)
