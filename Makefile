@@ -56,11 +56,14 @@ lock:  ## Resolve the versions of a development environment with uv, into requir
 		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade --quiet >> build/lock
 	mv build/lock requirements-dev.lock
 
-# The pages keep their places, so that links among them are those of the repository.
+# The pages keep their places, so that links among them are those of the repository. The search leaves
+# out the decisions, which are half of all sections and match every word; their index stays in it.
 docs: $(VENV)/.installed-dev  ## Build the documentation in build/site, with every link checked
 	rm -rf build/docs && mkdir -p build/docs
 	cp -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CITATION.cff LICENSE docs examples build/docs/
 	mkdir build/docs/benchmarks && cp benchmarks/README.md build/docs/benchmarks/
+	for page in docs/decisions/[a-z]*.md; do \
+		(printf -- '---\nsearch:\n  exclude: true\n---\n\n'; cat $$page) > build/docs/$$page; done
 	$(BIN)/zensical build --strict
 
 fix: $(VENV)/.installed-dev  ## Format, and mend what can be mended by itself

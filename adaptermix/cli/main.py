@@ -90,7 +90,7 @@ def demo(
             show_default="runs/demo, or runs/demo-2 and so on",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of both trainings.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of both training runs.")] = 1,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,

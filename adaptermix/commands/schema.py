@@ -51,7 +51,8 @@ def recipe_schema() -> Schema:
         "base": _text("Another recipe, whose steps this one can use."),
         "out": _text("Folder for the outputs. Default: runs/NAME next to the recipe."),
         **_RESOURCES,
-        "seeds": _SEEDS | {"description": "Seeds for every training; each seed becomes a step."},
+        "seeds": _SEEDS
+        | {"description": "Seeds of all training steps; a step runs once per seed."},
     }
     steps = {"oneOf": [_step(name) for name in COMMANDS]}
     document = _document("adaptermix recipe", tops)

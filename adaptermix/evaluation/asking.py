@@ -61,7 +61,7 @@ class Asked(Protocol):
 
     @property
     def task(self) -> Scored:
-        """The task, or the scoring of lm-eval's tasks."""
+        """The task, or the scoring of lm-eval tasks."""
 
     @property
     def items(self) -> list[PromptedExample]:

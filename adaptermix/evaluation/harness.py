@@ -92,7 +92,7 @@ class Harness:
     """The tasks of a run and their examples.
 
     Attributes:
-        tasks: lm-eval's tasks by name, with groups and tags expanded.
+        tasks: lm-eval tasks by name, with groups and tags expanded.
         scores: The scoring of the tasks.
         notes: Notes for the user about the data.
     """
@@ -209,11 +209,11 @@ def _prepare(task: Any, settings: ScoredSettings) -> None:
     if "max_new_tokens" in settings.model_fields_set and task.OUTPUT_TYPE == "generate_until":
         length = {"max_gen_toks": settings.max_new_tokens}
         task.set_config(key="generation_kwargs", value=length, update=True)
-    sow(task)
+    set_seeds(task)
     task.build_all_requests(limit=settings.limit, rank=0, world_size=1)
 
 
-def sow(task: Any) -> None:
+def set_seeds(task: Any) -> None:
     """Set all seeds, so that a task's examples and answers do not depend on earlier tasks."""
     from transformers import set_seed
 

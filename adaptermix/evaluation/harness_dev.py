@@ -1,4 +1,4 @@
-"""Dev data of lm-eval's tasks: documents other than those on which ``eval`` scores a task.
+"""Dev data of lm-eval tasks: documents that ``eval`` does not score.
 
 lm-eval scores a task on its test split or, if it has none, on its validation split. A search must
 not see these documents, not even as few-shot examples.
@@ -13,7 +13,7 @@ from adaptermix.tables import number_of
 
 
 def use_dev_documents(name: str, task: Any, limit: int | None) -> list[str]:
-    """Replace the documents on which lm-eval scores a task by dev documents.
+    """Replace a task's scored documents with dev documents.
 
     They are the validation split or, if that is scored or missing, the training split.
 

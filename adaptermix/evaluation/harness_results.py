@@ -41,7 +41,7 @@ class Row:
 
 
 def content_key(content: Mapping[str, Any]) -> bytes:
-    """Return the hash of everything that results depend on; functions count by their source."""
+    """Return the hash of everything that results depend on, functions by their source."""
     text = json.dumps({"format": _FORMAT, **content}, sort_keys=True, default=_source)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 

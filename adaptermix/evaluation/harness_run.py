@@ -24,7 +24,7 @@ from adaptermix.evaluation.harness import (
     guarded,
     of_task,
     part_of,
-    sow,
+    set_seeds,
 )
 from adaptermix.evaluation.harness_results import Row, content_key, rows_of
 from adaptermix.files.outputs import cache_folder
@@ -54,7 +54,7 @@ class HarnessExample:
 
 
 class HarnessQuestions(Generic[S]):
-    """The requests of lm-eval's tasks, as the questions for the systems.
+    """The requests of lm-eval tasks, as the questions for the systems.
 
     Attributes:
         settings: The settings, with the tasks in place of languages.
@@ -321,7 +321,7 @@ class _Run:
             lm = self._switched_to(adapter, on_progress)
 
             def attempt(rows: int) -> Any:
-                sow(task)
+                set_seeds(task)
                 lm.batch_size_per_gpu = rows
                 return evaluate(
                     lm=lm,

@@ -274,7 +274,7 @@ class EvalReport(Report):
 
     @property
     def row_name(self) -> str:
-        """Kind of the rows in ``langs``, where lm-eval's tasks take the place of languages."""
+        """Kind of the rows in ``langs``, where lm-eval tasks take the place of languages."""
         return "task" if self.task == HARNESS else "language"
 
     @property

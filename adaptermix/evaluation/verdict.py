@@ -10,7 +10,7 @@ _NAMED = 6  # languages in a sentence; more are counted
 
 
 def verdicts(comparisons: Sequence[Comparison], metric: str, row: str = "language") -> list[str]:
-    """Say of every system, except the base model, whether it is better than the baseline.
+    """Say whether each system, except the base model, is better than the baseline.
 
     Args:
         comparisons: All comparisons with the baseline; those over all languages decide.

@@ -1,4 +1,4 @@
-"""What faster code for models needs on a machine. ``doctor`` and the trainings both ask here."""
+"""What faster model code needs on a machine. ``doctor`` and training runs both check here."""
 
 import os
 import shutil

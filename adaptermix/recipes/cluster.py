@@ -308,7 +308,7 @@ def _alone_in(step: Step) -> Iterator[None]:
     If a driver of ``ray://`` is killed, Ray lets its workers go on for a while.
 
     Raises:
-        ResourceError: One still does after a long time.
+        ResourceError: Another worker is still running it after a long time.
     """
     lock = FileLock(step.out.with_name(f".{step.out.name}.lock"), timeout=_ORPHANED)
     try:

@@ -37,7 +37,7 @@ class Need:
 
 @dataclass(frozen=True)
 class DataReport(Report):
-    """The existing data, and the data that a recipe lacks.
+    """The existing data, and the data that a recipe still needs.
 
     Attributes:
         folder: Folder of all data.

@@ -5,7 +5,7 @@ key and the hash of its output match the stored ones. The key is a hash of every
 output depends on: the command and its settings, the contents of the files and outputs that it
 reads, and the version of this package. A step whose inputs are unchanged is not run again.
 
-To resume a killed run, run the same command again. Finished steps are kept, a training resumes from
+To resume a killed run, run the same command again. Finished steps are kept, training resumes from
 its checkpoint, and an evaluation or search finds its answers in the cache.
 """
 

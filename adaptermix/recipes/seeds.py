@@ -22,7 +22,7 @@ Seeds = tuple[int, ...]
 def expand(
     drafts: Mapping[str, Draft], own: Sequence[str], asked: Mapping[str, Any]
 ) -> tuple[dict[str, Draft], list[str]]:
-    """Return all steps and the names of the recipe's own ones, with one step per seed.
+    """Return all steps, one per seed, and the names of the recipe's own steps.
 
     Args:
         drafts: The steps as written.
@@ -101,7 +101,7 @@ def _takes_all(draft: Draft, value: Any) -> bool:
 
 
 def _stated_seeds(draft: Draft, asked: Mapping[str, Any]) -> Seeds:
-    """Return the seeds that are set for a step; top-level ones apply only to trainings."""
+    """Return the seeds that are set for a step; top-level ones apply only to training runs."""
     if "seed" not in keys_of(draft.command.settings):
         return ()
     is_training = draft.command.argument is None

@@ -27,7 +27,7 @@ Part = tuple[Path, Sequence[PromptedExample]]  # a staged adapter, and examples 
 
 
 class Asked(Protocol):
-    """The dev examples of a task or of lm-eval tasks, and what answers them."""
+    """The dev examples of a task or of lm-eval tasks, and the engine that answers them."""
 
     @property
     def settings(self) -> SearchSettings:
@@ -39,7 +39,7 @@ class Asked(Protocol):
 
     @property
     def task(self) -> Scored:
-        """The task, or the scoring of lm-eval's tasks."""
+        """The task, or the scoring of lm-eval tasks."""
 
     @property
     def items(self) -> list[PromptedExample]:

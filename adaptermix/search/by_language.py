@@ -105,7 +105,7 @@ class _Inputs:
     """The inputs of a choice by language, checked before an engine starts.
 
     Attributes:
-        adapters: All adapters, with one naming of modules.
+        adapters: All adapters, with consistent module names.
         first: The task adapter, unchanged.
         merges: Its merges, named like the folders they will get.
         items: Dev examples by language. Languages without any are left out.

@@ -111,7 +111,7 @@ def merges_with_first(names: Sequence[str], settings: SearchSettings) -> list[Ca
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """Return unique folder names that vLLM and shells accept; of all signs, only ``_ . + -``."""
+    """Return unique folder names for vLLM and shells, with no punctuation except ``_ . + -``."""
     plain = [re.sub(r"[^\w.+-]+", "_", name).lstrip(".-") or "adapter" for name in names]
     return [name if name not in plain[:at] else f"{name}_{at + 1}" for at, name in enumerate(plain)]
 

@@ -59,7 +59,7 @@ def group_by_language(
 
 
 def set_apart(items: dict[str, list[PromptedExample]]) -> list[PromptedExample]:
-    """Split each language's dev examples in half: one half to learn on, the other to judge.
+    """Split each language's dev examples in half: one half to learn on, the other to evaluate on.
 
     Raises:
         DataError: A language has only one dev example.

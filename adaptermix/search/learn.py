@@ -60,7 +60,7 @@ def learn_weights(
     Args:
         merged: The base model with the adapters, whose weights are learned in place.
         starts: Scalar weightings to choose the start from.
-        examples: Encoded dev examples to learn on. Do not use them to judge the result.
+        examples: Encoded dev examples to learn on. Do not use them to evaluate the result.
         collator: Pads batches of the examples.
         on_progress: Called after every step.
     """

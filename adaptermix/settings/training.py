@@ -23,7 +23,7 @@ from adaptermix.settings.values import (
 
 
 class TrainSettings(ModelSettings):
-    """Settings that all trainings share."""
+    """Settings that all training runs share."""
 
     panel: ClassVar[str | None] = "LoRA and training"
 

@@ -1,4 +1,4 @@
-"""The base model of a training, before its weights are loaded."""
+"""The base model of a training run, before its weights are loaded."""
 
 from dataclasses import dataclass
 from itertools import chain

@@ -10,11 +10,11 @@ from adaptermix.files.tensors import TensorFile
 STATE_FILE = "trainer_state.json"
 STAGING = ".staging"
 CHECKPOINT = "checkpoint-"
-CANDIDATES = ".candidates"  # suffix of a folder with several trainings, of which one is kept
+CANDIDATES = ".candidates"  # suffix of a folder with several training runs, of which one is kept
 
 
 def work_folder(out: Path) -> Path:
-    """Return the hidden folder that holds a training until its adapter is written."""
+    """Return the hidden folder that holds a training run until its adapter is written."""
     return out.parent / f".{out.name}.training"
 
 

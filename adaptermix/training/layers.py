@@ -44,7 +44,7 @@ S = TypeVar("S", TrainAlignSettings, TrainJointSettings)
 SINK = 2.0  # ratio of the first token's norm to the others'; near 1 without a sink
 _LEVEL = 0.05  # significance level of the one-sided test, for all blocks together
 _PAIRS = 8  # per forward pass, which holds the states of all blocks
-_FILE = "layers.json"  # in the work folder of a training
+_FILE = "layers.json"  # in the work folder of a training run
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The log of a training: one JSON line for each log event of Trainer."""
+"""The log of a training run: one JSON line for each log event of Trainer."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Estimate the memory of a training without reading any weights.
+"""Estimate the memory of a training run without reading any weights.
 
 A model of the same shapes on torch's meta device runs one forward pass per kind of batch, and the
 tensors that autograd would save for the backward pass are counted. This takes a second for a
@@ -61,7 +61,7 @@ class Footprint:
 
 
 def footprint(model: PeftModel, passes: Sequence[Pass]) -> Footprint:
-    """Estimate the parameters and the memory of a training.
+    """Estimate the parameters and the memory of a training run.
 
     Args:
         model: Model with a LoRA, on the meta device.

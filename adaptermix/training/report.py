@@ -1,4 +1,4 @@
-"""The report of a training: its plan and its result."""
+"""The report of a training run: its plan and its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields

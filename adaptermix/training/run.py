@@ -1,4 +1,4 @@
-"""The part that all trainings share, for any loss. Based on transformers' Trainer.
+"""The part that all training runs share, for any loss. Based on transformers' Trainer.
 
 The adapter is written when training ends. Until then, a hidden folder beside the output holds the
 checkpoints, from which ``resume`` continues after a kill.
@@ -318,7 +318,7 @@ class TrainingRun:
 
 
 def common_arguments(seed: int) -> dict[str, Any]:
-    """Return the arguments of transformers' Trainer that all trainings share."""
+    """Return the arguments of transformers' Trainer that all training runs share."""
     on_gpu = torch.cuda.is_available()
     return {
         "report_to": [],

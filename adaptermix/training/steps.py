@@ -1,4 +1,4 @@
-"""The number of steps of a training. Without torch, so that plans need not load it."""
+"""The number of steps of a training run. Without torch, so that plans need not load it."""
 
 import math
 

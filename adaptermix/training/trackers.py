@@ -44,7 +44,7 @@ _UNSENT = {"resume", "report_to", "tensorboard"}  # settings that are not part o
 
 @dataclass(frozen=True)
 class Before:
-    """What was logged before a training was resumed.
+    """What was logged before a training run was resumed.
 
     Attributes:
         kept: Steps and logged values up to the checkpoint.

@@ -3,7 +3,7 @@
     python examples/gemma/shuffle_pairs.py PAIRS_DIR OUT PAIR... [--limit N] [--seed N]
 
 Pairs are read and cleaned as in `adaptermix train-align`, and the first N of a language are
-shuffled among each other: a training with `--limit N` then sees the same sentences on both sides.
+shuffled among each other: training with `--limit N` then sees the same sentences on both sides.
 """
 
 import argparse
