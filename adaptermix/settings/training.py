@@ -245,8 +245,8 @@ class AlignmentSettings(Settings):
     pool_skip: PoolSkip = Field(
         default=0,
         description="Leave the first N tokens (including BOS) out of the mean. auto leaves out "
-        "the first token if it is an attention sink: its hidden state is at least "
-        "twice as long as the others.",
+        "the first token if it is an attention sink: its norm is at least twice "
+        "that of the others.",
     )
     temperature: Temperatures = Field(
         default=(0.1,),

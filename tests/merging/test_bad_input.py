@@ -250,5 +250,5 @@ def test_weights_that_are_no_numbers_are_refused(weights):
 
 @pytest.mark.parametrize("weights", ["", "1"])
 def test_weights_that_are_too_few_are_refused(tmp_path, two, weights):
-    with pytest.raises(ConfigError, match="numbers for 2 adapters"):
+    with pytest.raises(ConfigError, match="numbers? for 2 adapters"):
         merge(two, MergeSettings(weights=weights, out=tmp_path / "m"))

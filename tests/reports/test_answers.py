@@ -82,7 +82,15 @@ def evaluated(tmp_path, differences, systems=("task", "merged"), split="test"):
 def test_the_answer_is_yes_no_or_unclear(tmp_path, size, sentence):
     section = answer_section(evaluated(tmp_path, dict.fromkeys(LANGS, size)), None)
     assert section.answer == sentence
-    assert section.title == "Did merged help?"
+    assert section.title == "Did “merged” help?"
+
+
+def test_the_answer_for_one_language_names_it(tmp_path):
+    run = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2))
+    one = replace(run, report=replace(run.report, langs=["cy"]))
+    assert answer_section(one, None).answer.startswith(
+        "Yes: merged scores 20.0 points of slot F1 higher than task in Welsh (cy) (95% interval"
+    )
 
 
 def test_the_scores_say_which_systems_are_better_and_which_are_worse(tmp_path):
@@ -129,7 +137,7 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     seen = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2), ("task", "scaled", "merged"), "dev")
     facts = {fact.name: fact for fact in answer_section(seen, inspected).facts}
     assert facts["Data"].look == "warn"
-    assert answer_section(seen, inspected).texts[1] == "Trust it with care: dev data."
+    assert answer_section(seen, inspected).texts[1] == "Treat this with caution: dev data."
     assert facts["Data"].text.startswith("Dev data, 1 example per language; if the weights")
     assert facts["Control"].text == (
         "Task adapter scaled, with nothing merged in: scaled +20.0 (+15.0 to +25.0)."
@@ -142,7 +150,7 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     assert facts["Unreadable answers"].text == "task 0.0%, merged 100.0%."
     assert facts["Test"].look == facts["Control"].look == "warn"
     assert answer_section(spoiled, None).texts[1] == (
-        "Trust it with care: dev data, no significance test, control unknown, "
+        "Treat this with caution: dev data, no significance test, control unknown, "
         "many unreadable answers."
     )
     assert facts["Control"].text == "Unknown: the adapters are not part of this report."
@@ -154,7 +162,26 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     )
     alone = evaluated(tmp_path / "alone", dict.fromkeys(LANGS, 0.2))
     (control,) = [f for f in answer_section(alone, inspected).facts if f.name == "Control"]
-    assert control.text.startswith("None: a gain may come from scaling")
+    assert control.text.startswith("None: the difference may come from scaling")
+
+
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [
+        ("1,0.2", "Not needed: merged does not scale task (its weight is 1)."),
+        ("0.2,1", "None: the difference may come from scaling the task adapter alone. Also "
+         "evaluate the scaled task adapter without the alignment adapter."),
+    ],
+)  # fmt: skip
+def test_a_task_adapter_at_weight_1_needs_no_control(tmp_path, adapters, weights, text):
+    task, whole = adapters / "task.safetensors", tmp_path / "merged.safetensors"
+    sources = [task, adapters / "align.safetensors"]
+    merge(sources, MergeSettings(weights=weights, out=whole))
+    section = answer_section(
+        evaluated(tmp_path, dict.fromkeys(LANGS, 0.2)), inspect([task, whole], InspectSettings())
+    )
+    assert [fact.text for fact in section.facts if fact.name == "Control"] == [text]
+    assert ("task adapter not scaled" in section.texts[1]) == (weights == "1,0.2")
 
 
 def test_the_merge_is_the_first_of_several_adapters_and_not_the_best(inspected):

@@ -221,7 +221,7 @@ def test_a_screen_reader_gets_names_of_plots_and_headings_of_tables(page, tmp_pa
     name = "merged against base, by language"
     figure = page.get_by_role("figure", name=name)
     assert figure.get_by_role("img", name=name).count() == 1, "one of the two widths"
-    assert page.get_by_role("heading", level=2).first.inner_text() == "Did merged help?"
+    assert page.get_by_role("heading", level=2).first.inner_text() == "Did “merged” help?"
     glance = page.get_by_role("table", name="eval: massive test, 2 languages")
     assert glance.get_by_role("columnheader").count() == 4
     assert glance.get_by_role("rowheader").all_inner_texts() == ["base", "merged"]

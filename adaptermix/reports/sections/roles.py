@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from adaptermix.adapters.card import sources_of
+from adaptermix.adapters.card import made_of, sources_of
 from adaptermix.adapters.report import AdapterReport, InspectReport, adapter_name
 from adaptermix.adapters.systems import BASE
 from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, sides_of, target_of
@@ -39,6 +39,15 @@ def controls_among(systems: Sequence[str], inspected: InspectReport | None) -> l
     """Return the control systems, which scale one adapter without merging in others."""
     known = _by_name(inspected)
     return [s for s in systems if s in known and len(sources_of(known[s].record)) == 1]
+
+
+def is_unscaled(merge: str, before: str, inspected: InspectReport | None) -> bool:
+    """Whether a merge adds other adapters to one that keeps its weight of 1 in every module."""
+    adapter = _by_name(inspected).get(merge)
+    if adapter is None or adapter.record.get("method") != "exact":
+        return False
+    has_rules = bool(_mapping(adapter.record.get("weighting")).get("rules"))
+    return not has_rules and (before, 1.0) in made_of(adapter.record)
 
 
 def language_groups(

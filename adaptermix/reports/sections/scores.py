@@ -20,7 +20,13 @@ from adaptermix.plots.intervals import Estimate, Groups, forest
 from adaptermix.plots.plot import Panel, Plot, titled_panel
 from adaptermix.plots.scales import around_zero, span_of
 from adaptermix.reports.runs import Run
-from adaptermix.reports.sections.roles import controls_among, label_of, language_groups, merge_among
+from adaptermix.reports.sections.roles import (
+    controls_among,
+    is_unscaled,
+    label_of,
+    language_groups,
+    merge_among,
+)
 from adaptermix.reports.sections.section import Fact, Section
 from adaptermix.tables import RULE, Cell, Look, Row, Table, number_of, scaled, shown, titled
 
@@ -93,7 +99,7 @@ def answer_section(run: Run, inspected: InspectReport | None) -> Section:
     facts = _facts(seen, merge)
     return Section(
         "answer",
-        f"Did {merge} help?",
+        f"Did “{merge}” help?",
         [_where(seen, merge), _caution(facts)],
         [_answer_plot(seen, merge)],
         [glance],
@@ -146,7 +152,7 @@ def _caution(facts: Sequence[Fact]) -> str:
     warned = [fact.brief for fact in facts if fact.look == "warn"]
     checked = [fact.brief for fact in facts if fact.look == "ok"]
     if warned:
-        return f"Trust it with care: {', '.join(warned)}."
+        return f"Treat this with caution: {', '.join(warned)}."
     return f"Nothing calls for caution: {', '.join(checked)}."
 
 
@@ -174,19 +180,22 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
             "Training seeds are not resampled."
         )
         facts.append(Fact("Test", f"{text[0].upper()}{text[1:]}", "ok", "significance test"))
-    return [*facts, _control(seen), _unreadable(seen, merge)]
+    return [*facts, _control(seen, merge), _unreadable(seen, merge)]
 
 
-def _control(seen: Evaluated) -> Fact:
+def _control(seen: Evaluated, merge: str) -> Fact:
     if seen.inspected is None:
         text = "Unknown: the adapters are not part of this report."
         return Fact("Control", text, "warn", "control unknown")
     names = controls_among(seen.report.systems, seen.inspected)
     compared = [c for name in names if (c := seen.over_all(name))]
+    if not compared and is_unscaled(merge, seen.report.reference, seen.inspected):
+        text = f"Not needed: {merge} does not scale {seen.report.reference} (its weight is 1)."
+        return Fact("Control", text, "ok", "task adapter not scaled")
     if not compared:
-        text = "None: a gain may come from scaling the task adapter alone. Also evaluate "
+        text = "None: the difference may come from scaling the task adapter alone. Also evaluate "
         text += "the scaled task adapter without the alignment adapter."
-        return Fact("Control", text, "warn", "no control")
+        return Fact("Control", text, "warn", "no control for scaling")
     parts = [f"{c.system} {seen.number(c.difference)} ({seen.ends(c)})" for c in compared]
     text = f"Task adapter scaled, with nothing merged in: {', '.join(parts)}."
     return Fact("Control", text, "ok", "control")
