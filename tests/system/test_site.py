@@ -1,5 +1,6 @@
 """The documentation site: built with every link checked, and looked at in a browser."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,14 @@ def test_pages_can_be_read_on_a_phone(page, address, path, scheme):
     if not path:
         picture = page.locator("article picture img")
         assert f"before-after-narrow-{scheme}" in picture.evaluate("(image) => image.currentSrc")
+
+
+def test_the_search_knows_decisions_by_their_index(site):
+    items = json.loads((site / "search.json").read_text(encoding="utf-8"))["items"]
+    found = {item["location"].partition("#")[0] for item in items}
+    assert {"docs/merging/", "docs/decisions/"} <= found
+    assert not [place for place in found if place.startswith("docs/decisions/") and place[15:]]
+    assert (site / "docs" / "decisions" / "plots" / "index.html").exists()
 
 
 @needs_browser
