@@ -289,7 +289,7 @@ def _metric(
         metric, _, filtered = mine[task_name].partition(",")
         own = [n for n, how in task.aggregation().items() if how in means]
         lower = [n for n, is_higher in task.higher_is_better().items() if not is_higher]
-        hint = f"with --metrics, use {', '.join(n for n in own if n not in lower)}"
+        hint = f"choose other metrics: --metrics {','.join(n for n in own if n not in lower)}"
         if metric not in own:
             raise ConfigError(
                 f"lm-eval task {task_name}: the metric {metric} is not a mean over examples",

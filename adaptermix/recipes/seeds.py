@@ -125,7 +125,7 @@ def _stated_seeds(draft: Draft, asked: Mapping[str, Any]) -> Seeds:
         if key in asked:
             raise ConfigError(
                 f"--set {key}: [{draft.name}] has several seeds",
-                hint=f"set these: --set {key}s={asked[key]}",
+                hint=f"set the seeds instead: --set {key}s={asked[key]}",
             )
     return found
 

@@ -21,8 +21,7 @@ from adaptermix.settings.shared import (
 def _known_test(name: str) -> str:
     if name not in TASKS and not name.endswith(".toml") and not harness_tasks(name):
         raise ValueError(
-            f"expected one of {', '.join(TASKS)}, a .toml file, or {HARNESS}:NAME for tasks of "
-            "lm-eval"
+            f"expected one of {', '.join(TASKS)}, a .toml file, or {HARNESS}:NAME for lm-eval tasks"
         )
     return name
 

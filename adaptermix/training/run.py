@@ -219,7 +219,8 @@ class TrainingRun:
             if json.loads(stamp.read_text(encoding="utf-8")) != settings:
                 raise ConfigError(
                     f"--resume: the checkpoints in {self.work} were made with different settings",
-                    hint="use the settings of that run, or start over without --resume",
+                    hint="use the settings of that run, or start over with --force instead of "
+                    "--resume",
                 )
             checkpoint = last_checkpoint(self.work)
             with (self.work / TOLD).open("a", encoding="utf-8") as told:

@@ -87,6 +87,6 @@ def _finished(out: Path, settings: TrainSettings) -> TrainReport:
     if comparable(made) | {"stack": record.get("on", [])} != comparable(settings):
         raise ConfigError(
             f"--resume: {out} was made with different settings",
-            hint="use the settings of that run, or start over without --resume",
+            hint="use the settings of that run, or start over with --force instead of --resume",
         )
     return TrainReport.of_record(record)

@@ -267,8 +267,13 @@ def test_other_settings_do_not_go_on_from_old_checkpoints(tmp_path, model_dir, c
 
     with pytest.raises(KeyboardInterrupt):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut"), on_progress=stop)
-    with pytest.raises(ConfigError, match="made with different settings"):
+    with pytest.raises(ConfigError, match="made with different settings") as caught:
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "cut", resume=True, lr=1e-2))
+    assert "start over with --force instead of --resume" in str(caught.value.hint)
+    other = task_settings(model_dir, corpus_dir, tmp_path / "cut", lr=1e-2, max_steps=1)
+    with pytest.raises(ArtifactError, match="checkpoints of an unfinished run"):
+        train_task(other)
+    train_task(other, force=True)
 
 
 def test_an_alignment_adapter_trains_the_lower_blocks_only(tmp_path, model_dir, corpus_dir):
