@@ -52,7 +52,7 @@ def _meaning_of_stars(report: "EvalReport") -> str:
         return "the interval excludes zero"
     row = report.row_name
     return (
-        f"p < 0.05, corrected over {row}s (Holm) for single {row}s; "
+        f"p < 0.05, for single {row}s after Holm's correction over the {row}s; "
         f"{report.test.name}, {report.test.samples:,} resamples"
     )
 
