@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain on the real MASSIVE: a small base from raw utterances, a task adapter, an
+# The whole pipeline on the real MASSIVE: a small base from raw utterances, a task adapter, an
 # alignment adapter, their merge, and a test of all four systems side by side.
 #
 #   examples/massive/run.sh MASSIVE_DIR PAIRS_DIR [OUT]

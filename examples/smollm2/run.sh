@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain on a pretrained model of 135 million parameters; see README.md.
+# The whole pipeline on a pretrained model of 135 million parameters; see README.md.
 #
 #   examples/smollm2/run.sh MASSIVE_DIR PAIRS_DIR MODEL [OUT]
 #
