@@ -368,7 +368,7 @@ def test_the_output_of_a_choice_per_language_is_a_folder(tmp_path):
 
 def test_a_folder_in_place_of_a_file_is_not_overridden(tmp_path):
     for key in ("per-language", "a.per-language"):
-        with pytest.raises(ConfigError, match=f"--set {key}: set it in the recipe"):
+        with pytest.raises(ConfigError, match=f"--set {key}: set this key in the recipe"):
             read_recipe(write(tmp_path, FAMILY), overrides=Overrides({key: "true"}))
 
 
