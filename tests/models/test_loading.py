@@ -384,6 +384,7 @@ def test_mistrals_own_vocabulary_does_not_replace_the_tokenizer_and_its_template
     tmp_path, model_dir
 ):
     """With mistral-common installed, transformers prefers tekken.json and drops the template."""
+    pytest.importorskip("mistral_common")
     layout = save_model(tmp_path / "m", "mistral")
     vocabulary = [{"rank": i, "token_bytes": b64encode(bytes([i])).decode()} for i in range(256)]
     config = {"pattern": ".", "num_vocab_tokens": 256, "default_vocab_size": 1256}
