@@ -23,11 +23,12 @@ WIDTHS = {"": 640, "-narrow": 350}
 def estimate(row: dict[str, str]) -> Estimate:
     """Return a comparison as a row of the plot, labelled with both scores."""
     value, low, high = (100 * float(row[name]) for name in ("difference", "low", "high"))
-    p = row.get("p_holm") or row.get("p_value")  # over seeds there is none
-    is_sure = float(p) < 0.05 if p else row["excludes_zero"] == "True"
+    langs = row["langs"].split()
+    p = row.get("p_holm") or row.get("p_value")
+    # Over seeds there is no p that could be corrected over the languages, so only means are clear.
+    is_sure = float(p) < 0.05 if p else len(langs) > 1 and row["excludes_zero"] == "True"
     look = "unclear" if not is_sure else "better" if value > 0 else "worse"
     says = f"{100 * float(row['baseline_score']):.1f} → {100 * float(row['score']):.1f}"
-    langs = row["langs"].split()
     label = label_of(row["over"]) if len(langs) == 1 else f"mean of {len(langs)}"
     return Estimate(label, value, low, high, look, says, is_mean=len(langs) > 1)
 
