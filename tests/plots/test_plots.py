@@ -313,7 +313,7 @@ def test_a_page_gets_a_drawing_for_phones_too():
 @pytest.mark.parametrize("kind", ["", "-narrow"])
 def test_the_picture_of_the_readme_shows_the_committed_result(theme, kind):
     script = runpy.run_path(str(ROOT / "examples" / "gemma" / "picture.py"))
-    result = ROOT / "examples" / "gemma" / "results" / "reduced-differences.csv"
+    result = ROOT / "examples" / "gemma" / "results" / "seeds-differences.csv"
     committed = ROOT / "docs" / "images" / f"before-after{kind}-{theme}.svg"
     plot = script["picture"](result, "merged", script["WIDTHS"][kind])
     assert plot.svg(theme) == committed.read_text(encoding="utf-8")
