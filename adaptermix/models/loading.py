@@ -138,7 +138,7 @@ def model_class(config: "PreTrainedConfig") -> Any:
         raise ArtifactError(
             f"models of type '{config.model_type}' are not supported: only decoders of "
             "text, or of text and images, are",
-            hint="of an audio or omni model, use the language model, saved as a model of its own",
+            hint="for an audio or omni model, save and use its language model as a separate model",
         )
     own = getattr(text[type(config)], "__name__", "") if type(config) in text else ""
     if own in (config.architectures or ()):
