@@ -125,11 +125,30 @@ def test_the_reduced_recipe_runs_to_its_report(gemma, reduced):
     assert (gemma / "runs/reduced/report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", ["diagnosis", "layers"])
+LAST = {"diagnosis": "report", "layers": "report", "weights": "searched", "seeds": "report"}
+
+
+@pytest.mark.parametrize("name", LAST)
 def test_a_recipe_that_follows_is_planned_on_the_adapters_of_the_reduced_one(gemma, reduced, name):
     planned = plan(read_recipe(gemma / f"{name}.toml"))
     assert not planned.problems
-    assert planned.steps[-1].name == "report"
+    assert planned.steps[-1].name == LAST[name]
+
+
+def test_seeds_differ_in_nothing_but_the_seed_and_the_adapters(gemma):
+    steps = {step.name: dict(step.settings) for step in read_recipe(gemma / "seeds.toml").steps}
+    own = {"adapters", "out", "seed", "layer", "pairs_dir"}
+    for kinds in (("align", "placebo"), ("merged", "placebo-merged")):
+        names = [f"{kind}-{seed}" for kind in kinds for seed in (2, 3)]
+        shared = [{k: v for k, v in steps[name].items() if k not in own} for name in names]
+        assert all(each == shared[0] for each in shared)
+    systems = {
+        step.name: step.settings.adapters
+        for step in read_recipe(gemma / "seeds.toml").steps
+        if step.command.name == "eval"
+    }
+    assert list(systems) == ["test", "test-others"]
+    assert {*systems["test-others"]} < {*systems["test"]}
 
 
 def test_utterances_are_paired_with_their_originals_in_the_training_part(tmp_path, monkeypatch):
