@@ -379,6 +379,7 @@ _WANTED = {
     "path_type": "expected a path",
     "string_type": "expected text",
     "dict_type": "expected a table",
+    "dataclass_type": "expected a JSON object",
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be {ge:g} or greater",
     "less_than": "must be less than {lt:g}",

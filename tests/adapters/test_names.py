@@ -156,7 +156,7 @@ def test_a_fused_layer_and_its_parts_are_not_merged_side_by_side(tmp_path, two, 
         (renamed / "adapter_config.json").write_text(json.dumps(config))
     pair = [tmp_path / one, tmp_path / other]
     with pytest.raises(
-        ArtifactError, match=r"updates '\S*(qkv|gate_up)\w*', and .* a part of it as a"
+        ArtifactError, match=r"updates '\S*(qkv|gate_up)\w*', but .* a part of it as a"
     ):
         merge(pair, MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
 

@@ -218,7 +218,7 @@ def damaged(folder, change):
         (lambda r: r["cells"].pop(), "damaged record: no scores of merged on cy"),
         (lambda r: r["macro"].pop("merged"), "no average of merged over all languages"),
         (lambda r: r["cells"][0]["score"].update(value="x"), r"cells\.0\.score\.value"),
-        (lambda r: r.update(cells=[], systems=[]), "it has no scores"),
+        (lambda r: r.update(cells=[], systems=[]), "damaged record: no scores"),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path, change, message):
@@ -233,7 +233,7 @@ def test_a_damaged_record_is_one_line(tmp_path, change, message):
     ("name", "content", "message"),
     [
         ("scores.json", b"{", "scores.json: not JSON"),
-        ("scores.json", b"[]", "damaged record: the whole"),
+        ("scores.json", b"[]", "damaged record: expected a JSON object"),
         ("search.json", b"\xff", "not UTF-8"),
         ("retrieval.json", b"{}", "damaged record: systems: is missing"),
         ("notes.txt", b"", "not a run"),

@@ -322,5 +322,5 @@ def test_out_of_memory_keeps_the_gradient(tmp_path, model_dir, corpus_dir, monke
 def test_a_row_that_does_not_fit_is_said(tmp_path, model_dir, corpus_dir, monkeypatch):
     memory = _Memory(0, backward=False)
     monkeypatch.setattr(LlamaForCausalLM, "forward", memory(LlamaForCausalLM.forward))
-    with pytest.raises(ResourceError, match="not enough memory for 1 of the 8 rows"):
+    with pytest.raises(ResourceError, match="not enough memory for a forward pass of 1 of 8 rows"):
         train_task(task_settings(model_dir, corpus_dir, tmp_path / "a"))

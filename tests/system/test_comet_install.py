@@ -153,7 +153,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, builder):
     for force in (False, True):
         with pytest.raises(ArtifactError, match="not empty, and not an environment"):
             install(folder, python=builder, force=force)
-    with pytest.raises(ArtifactError, match="is not a folder"):
+    with pytest.raises(ArtifactError, match=": not a folder"):
         install(folder / "chapter", python=builder)
     assert (folder / "chapter").read_text() == "1"
 

@@ -220,7 +220,7 @@ def test_a_tag_is_taken_apart(place, tmp_path, monkeypatch):
     for changes, words, hint in (
         ({"task": "lm-eval:toy_choise"}, "no task 'toy_choise'", "toy_choice"),
         ({"lm_eval_path": tmp_path / "no"}, "no such folder", ""),
-        ({"max_new_tokens": 256}, "context of 256", "--max-new-tokens"),
+        ({"max_new_tokens": 256}, "context is 256 tokens", "--max-new-tokens"),
         ({"metrics": ("acc",)}, "toy_answer has no metric 'acc'", "exact_match"),
         *(({"task": f"lm-eval:toy_{name}"}, words, "") for name, (_, words) in REFUSED.items()),
         ({"task": "lm-eval:tag_unsafe"}, "runs code", ""),

@@ -371,7 +371,13 @@ def test_a_plan_counts_examples_and_writes_nothing(tmp_path, model_dir, corpus_d
         (train_task, task_settings, {"max_length": 5}, DataError, "longer than --max-length 5"),
         (train_task, task_settings, {"target_modules": ("x",)}, ConfigError, "linear layer 'x'"),
         (train_task, task_settings, {"micro_batch_size": 7}, ConfigError, "does not divide"),
-        (train_task, task_settings, {"lr": 1e30, "max_steps": 20}, ArtifactError, "not a number"),
+        (
+            train_task,
+            task_settings,
+            {"lr": 1e30, "max_steps": 20},
+            ArtifactError,
+            "not finite at step",
+        ),
     ],
 )
 def test_mistakes_are_named_and_leave_no_adapter(
