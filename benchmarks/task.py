@@ -38,6 +38,7 @@ from transformers import (
     set_seed,
 )
 
+from adaptermix.models.lora_linear import speed_up
 from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.training.batches import IGNORED, AnswerCollator, EncodedExample
 from adaptermix.training.trainer import AdapterTrainer, NamedCollator
@@ -139,8 +140,10 @@ def _peak(on_gpu: bool) -> float:
 
 
 def _ours(model: Any, lora: LoraConfig, rows: list[EncodedExample], common: Any) -> Trainer:
+    adapted = get_peft_model(model, lora)
+    speed_up(adapted)
     return AdapterTrainer(
-        model=get_peft_model(model, lora),
+        model=adapted,
         args=TrainingArguments(**common, remove_unused_columns=False, label_names=["labels"]),
         train_dataset=rows,
         data_collator=NamedCollator(AnswerCollator(0)),

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from adaptermix.models.blocks import text_decoder
 from adaptermix.training.batches import IGNORED
 
-_LOGITS = 2**24  # per part: 64 tokens with Gemma's vocabulary; smaller parts are slower
+_LOGITS = 2**23  # per part: 32 tokens with Gemma's vocabulary; smaller parts are slower
 _MIN_ROWS = 16
 
 PartLoss = Callable[[Tensor, Tensor], Tensor]  # from hidden states and their target tokens

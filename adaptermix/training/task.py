@@ -16,6 +16,7 @@ from adaptermix.models.blocks import empty_model
 from adaptermix.models.kernels import check_kernels, faster_blocks
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
+from adaptermix.models.lora_linear import speed_up
 from adaptermix.models.stacking import add_stack
 from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
@@ -70,6 +71,8 @@ def train_task(
     set_seed(settings.seed)
     whole = add_stack(load_model(base.folder, settings), base.stack)
     adapted = with_lora(whole, settings, "CAUSAL_LM")
+    if not settings.compile:  # the compiler fuses the steps of PEFT's own layers
+        speed_up(adapted)
     run = TrainingRun(settings, base, data, micro, on_progress)
     kind = partial(AdapterTrainer, data_collator=NamedCollator(AnswerCollator(base.pad)))
     with faster_blocks(adapted, settings):

@@ -19,6 +19,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from adaptermix.models.lora_linear import LoraLinear, speed_up
 from adaptermix.training import answer_loss
 from adaptermix.training.answer_loss import can_gather_answers, gather_answers
 from adaptermix.training.batches import IGNORED
@@ -84,6 +85,7 @@ def test_loss_and_gradients_are_those_of_all_logits(head, is_head_trained):
     expected = loss_and_gradients(model), loss_and_gradients(model, num_items_in_batch=40)
     assert all(gradient.any() for gradient in expected[0][1].values())
     gather_answers(model)
+    speed_up(model)  # as train_task does
     found = loss_and_gradients(model), loss_and_gradients(model, num_items_in_batch=40)
     for (loss, gradients), (found_loss, found_gradients) in zip(expected, found, strict=True):
         torch.testing.assert_close(found_loss, loss, rtol=1e-12, atol=0)
@@ -152,3 +154,19 @@ def test_a_training_has_no_logits_of_prompts(
     monkeypatch.setattr(LlamaForCausalLM, "forward", watched)
     train(settings_for(model_dir, corpus_dir, tmp_path / "a", max_steps=1, eval_steps=1))
     assert max(rows) == 4
+
+
+def test_a_task_training_without_dropout_has_the_lora_layers_with_few_arrays(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
+    in_training = []
+    adapted_forward = LoraLinear._adapted
+
+    def watched(self, *args):
+        in_training.append(self.training)
+        return adapted_forward(self, *args)
+
+    monkeypatch.setattr(LoraLinear, "_adapted", watched)
+    changes = {"max_steps": 1, "eval_steps": 1, "dropout": 0.0}
+    train_task(task_settings(model_dir, corpus_dir, tmp_path / "a", **changes))
+    assert any(in_training)
