@@ -38,9 +38,9 @@ from transformers import (
     set_seed,
 )
 
-from adaptermix.models.lora_linear import speed_up
 from adaptermix.settings.paper import ATTENTION_AND_MLP
 from adaptermix.training.batches import IGNORED, AnswerCollator, EncodedExample
+from adaptermix.training.task import spare_memory
 from adaptermix.training.trainer import AdapterTrainer, NamedCollator
 
 BLOCKS = {"hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18}
@@ -141,7 +141,7 @@ def _peak(on_gpu: bool) -> float:
 
 def _ours(model: Any, lora: LoraConfig, rows: list[EncodedExample], common: Any) -> Trainer:
     adapted = get_peft_model(model, lora)
-    speed_up(adapted)
+    spare_memory(adapted)
     return AdapterTrainer(
         model=adapted,
         args=TrainingArguments(**common, remove_unused_columns=False, label_names=["labels"]),

@@ -1,6 +1,6 @@
 """Blocks (decoder layers) of a model: count, choose and load the lower ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from adaptermix.models.loading import compute_dtype, load_class, load_config, mo
 from adaptermix.settings.shared import ModelSettings
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 # Config keys whose lists have one entry per block.
@@ -153,6 +154,14 @@ def text_decoder(model: Any) -> Any:
     decoder = model.get_decoder()
     has_head = hasattr(decoder, "lm_head")  # Llama 4's decoder includes the LM head
     return getattr(decoder, "model", decoder) if has_head else decoder
+
+
+def find_blocks(model: Any) -> "Sequence[nn.Module]":
+    """Return the blocks of a model's text decoder; none if it has no list of them."""
+    from torch.nn import ModuleList
+
+    lists = [each for each in text_decoder(model).children() if isinstance(each, ModuleList)]
+    return [*lists[0]] if lists else []
 
 
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from adaptermix.errors import ArtifactError, ConfigError, first_line
-from adaptermix.models.blocks import text_decoder
+from adaptermix.models.blocks import find_blocks
 from adaptermix.models.requirements import why_no_compile, why_no_liger
 from adaptermix.processes import shards_model
 from adaptermix.settings.training import TrainTaskSettings
@@ -65,13 +64,13 @@ def compile_blocks(model: Any) -> None:
         ArtifactError: The decoder has no list of blocks.
     """
     base = model.get_base_model()
-    lists = [each for each in text_decoder(base).children() if isinstance(each, nn.ModuleList)]
-    if not lists:
+    blocks = find_blocks(base)
+    if not blocks:
         raise ArtifactError(
             f"--compile: {type(base).__name__} has no list of blocks",
             hint="train without --compile",
         )
-    for block in lists[0]:
+    for block in blocks:
         # With torch's own random numbers, dropout drops what it drops without compilation.
         block.compile(dynamic=True, options={"fallback_random": True})
 

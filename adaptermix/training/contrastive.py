@@ -6,8 +6,6 @@ vectors, part by part. The loss then gives a gradient for each vector. A second 
 by part, backpropagates these gradients to the weights.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from adaptermix.errors import ConfigError, ResourceError
-from adaptermix.models.fitting import RowLimit, saved_gradients
+from adaptermix.models.fitting import RowLimit, give_back_memory, saved_gradients
 from adaptermix.models.lora_linear import Dropout, speed_up, token_keys
 from adaptermix.models.packing import PackedRow, attention_apart, can_pack, pack, similar_runs
 from adaptermix.models.pooling import Pooling, pooling_weights, widened
@@ -205,7 +203,7 @@ class ContrastiveStep:
         random, added = [], []
         vectors = torch.empty(0)
         # Trim before each graph, loss and backward pass. A single part's holes serve the next step.
-        give_back = _give_back_memory if len(parts) > 1 else lambda: None
+        give_back = give_back_memory if len(parts) > 1 else lambda: None
         for part in parts:  # the last part keeps its graph and needs no second pass
             random.append(_random_state())
             if part is parts[-1]:
@@ -335,20 +333,6 @@ def mean_over_processes(number: float, device: torch.device) -> float:
     total = torch.tensor(number, dtype=torch.float64, device=device)
     distributed.all_reduce(total)
     return total.item() / process_count()
-
-
-def _give_back_memory() -> None:
-    """Make glibc return unused pages to the system.
-
-    Parts differ slightly in size, so the heap holes that one part leaves do not fit the next. The
-    process would grow with the number of parts, although its live data does not. Likewise, the
-    backward pass cannot use the holes left by temporary tensors between those of the graph.
-    Mapping the pages again costs a few percent of a part's time. When they were returned only
-    after every second part, the process grew again.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _inverse(parts: Sequence[Sequence[int]]) -> list[int]:

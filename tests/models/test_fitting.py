@@ -1,12 +1,23 @@
 """What is done in parts for lack of memory comes out as what is done at once."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from helpers.models import SHAPE
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from adaptermix.errors import ResourceError
-from adaptermix.models.fitting import RowLimit, saved_gradients
+from adaptermix.models import fitting
+from adaptermix.models.fitting import (
+    RowLimit,
+    give_back_between_blocks,
+    give_back_memory,
+    saved_gradients,
+)
 
 
 def squares(rows, capacity, undo):
@@ -69,3 +80,31 @@ def test_other_errors_pass():
 
     with pytest.raises(RuntimeError, match="shapes differ"):
         RowLimit(4).run(4, fail, lambda size, error: ResourceError("no memory"))
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_free_pages_between_tensors_are_given_back():
+    held = [torch.ones(25_000) for _ in range(800)]  # 100 kB each, too small for a mapping
+    del held[::2]
+    before = resident_bytes()
+    give_back_memory()
+    assert before - resident_bytes() > 20e6  # of 40
+    assert all(each.sum() == 25_000 for each in held)
+
+
+def test_memory_is_given_back_after_each_block_of_a_pass_with_gradients(monkeypatch):
+    calls = []
+    monkeypatch.setattr(fitting, "give_back_memory", lambda: calls.append(1))
+    config = LlamaConfig(**SHAPE, vocab_size=300)
+    model = AutoModelForCausalLM.from_config(config)
+    give_back_between_blocks(model)
+    ids = torch.arange(3, 9)[None]
+    with torch.no_grad():
+        model(ids)
+    assert not calls
+    model(ids)
+    assert len(calls) == config.num_hidden_layers

@@ -19,12 +19,12 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from adaptermix.models.lora_linear import LoraLinear, speed_up
+from adaptermix.models.lora_linear import LoraLinear
 from adaptermix.training import answer_loss
 from adaptermix.training.answer_loss import can_gather_answers, gather_answers
 from adaptermix.training.batches import IGNORED
 from adaptermix.training.joint import train_joint
-from adaptermix.training.task import train_task
+from adaptermix.training.task import spare_memory, train_task
 
 COMMON = {**SHAPE, "vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 300, "eos_token_id": 1}
@@ -85,7 +85,7 @@ def test_loss_and_gradients_are_those_of_all_logits(head, is_head_trained):
     expected = loss_and_gradients(model), loss_and_gradients(model, num_items_in_batch=40)
     assert all(gradient.any() for gradient in expected[0][1].values())
     gather_answers(model)
-    speed_up(model)  # as train_task does
+    spare_memory(model)
     found = loss_and_gradients(model), loss_and_gradients(model, num_items_in_batch=40)
     for (loss, gradients), (found_loss, found_gradients) in zip(expected, found, strict=True):
         torch.testing.assert_close(found_loss, loss, rtol=1e-12, atol=0)

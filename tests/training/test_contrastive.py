@@ -197,7 +197,7 @@ def test_parts_have_as_many_rows_and_nearly_as_many_tokens_short_ones_first():
 
 def test_memory_is_given_back_between_parts_and_only_there(monkeypatch):
     calls = []
-    monkeypatch.setattr(contrastive_step, "_give_back_memory", lambda: calls.append(1))
+    monkeypatch.setattr(contrastive_step, "give_back_memory", lambda: calls.append(1))
     run(len(LENGTHS))
     assert not calls
     run(3)
