@@ -9,6 +9,8 @@ from typing import Any
 
 from adaptermix.errors import ConfigError
 
+_ONCE = "use each name only once; a step of a recipe cannot have the name of a setting"
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
@@ -25,7 +27,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"line (\d+)", str(error))
         number = at[1] if at else len(text.splitlines())
-        raise ConfigError(f"{path}:{number}: not valid TOML: {error}") from error
+        is_repeated = re.match(r"Cannot (overwrite|declare)", str(error))
+        hint = _ONCE if is_repeated else None
+        raise ConfigError(f"{path}:{number}: not valid TOML: {error}", hint=hint) from error
     except RecursionError as error:
         raise ConfigError(f"{path}:1: lists or tables are nested too deeply") from error
 
