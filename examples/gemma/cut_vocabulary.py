@@ -2,10 +2,11 @@
 
     python examples/gemma/cut_vocabulary.py MODEL OUT DATA [--system-prompt TEXT]
 
-DATA is searched for MASSIVE (.jsonl), sentence pairs (.tsv) and FLORES-200 (.dev, .devtest); all
-may be gzipped. Texts are tokenized as in adaptermix. A token is kept if it occurs, if merges build
-a kept token from it, or if it is special or a single character or byte, so that any other text can
-still be tokenized. The logits of kept tokens do not change, because their rows are copied.
+DATA is searched for MASSIVE (.jsonl), prompts with answers (.jsonl), sentence pairs (.tsv) and
+FLORES-200 (.dev, .devtest); all may be gzipped. Texts are tokenized as in adaptermix. A token is
+kept if it occurs, if merges build a kept token from it, or if it is special or a single character
+or byte, so that any other text can still be tokenized. The logits of kept tokens do not change,
+because their rows are copied.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.tasks.massive import Massive, SlotExample
+from adaptermix.tasks.task import chat_of
 
 ENDINGS = (".jsonl", ".tsv", ".dev", ".devtest")
 BATCH = 20000  # texts to tokenize at a time
@@ -74,9 +76,13 @@ def texts_of(path: Path, task: Massive, encoder: PromptEncoder) -> Iterator[str]
         for line in lines:
             if ".jsonl" in path.suffixes:
                 row = json.loads(line)
-                example = SlotExample(row["id"], "", row["utt"], row["annot_utt"])
-                yield encoder.prompt_text(task.messages(example))
-                yield task.answer(example)
+                if "prompt" in row:
+                    yield encoder.prompt_text(chat_of(task.system_prompt or "", row["prompt"]))
+                    yield row["answer"]
+                else:
+                    example = SlotExample(row["id"], "", row["utt"], row["annot_utt"])
+                    yield encoder.prompt_text(task.messages(example))
+                    yield task.answer(example)
             else:
                 yield from (cell.strip() for cell in line.split("\t"))
 

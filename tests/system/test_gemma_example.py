@@ -16,10 +16,12 @@ from helpers.models import LAYOUTS, SHAPE, make_tokenizer, save_model
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
+from adaptermix.tasks.custom import CustomTask, load_task_file
 from adaptermix.tasks.massive import massive_locale, read_massive
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -80,23 +82,43 @@ def gemma(tmp_path_factory):
             lines(folder / f"data/{name}/{lang}-en.tsv", pairs)
     for lang in ("en", "es", "ru", "zh", "ar"):
         lines(folder / f"data/utterances/{lang}.txt", WORDS)
+    write_entities(folder)
     tokenizer = make_tokenizer()
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     shape = {**SHAPE, "num_hidden_layers": 12, "hidden_size": 32, "head_dim": 16}
     config = LAYOUTS["llama"](**shape, vocab_size=len(tokenizer), **ends)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "data/cut")
-    tokenizer.save_pretrained(folder / "data/cut")
+    for data in ("data", "ner"):
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / data / "cut")
+        tokenizer.save_pretrained(folder / data / "cut")
     return folder
+
+
+def write_entities(folder):
+    """Write the data of entities.toml."""
+    for lang in ("en", "pt", "zh", "da", "sv", "sk", "sr"):
+        for split in ("train", "dev", "test"):
+            rows = [{"id": i, "prompt": f"{w} lamp", "answer": "None"} for i, w in enumerate(WORDS)]
+            lines(folder / f"ner/entities/{lang}.{split}.jsonl", map(json.dumps, rows))
+    for lang in ("da", "sv"):
+        for name in ("tatoeba", "shuffled"):
+            pairs = [f"{lang} {word}\t{word}" for word in WORDS * 3]
+            lines(folder / f"ner/{name}/{lang}-en.tsv", pairs)
+    for code in ("eng_Latn", "dan_Latn", "swe_Latn", "por_Latn", "slk_Latn"):
+        lines(folder / f"ner/flores200/{code}.dev", [f"{code} {word}" for word in WORDS])
 
 
 @pytest.fixture(scope="module")
 def reduced(gemma):
-    """The report of the reduced recipe, whose adapters two other recipes read."""
+    """The report of the reduced recipe, whose adapters other recipes read, and aligned tokens."""
     values = {"max-new-tokens": 2, "max-steps": 1, "threads": None}
+    with pytest.MonkeyPatch.context() as patch:
+        data = gemma / "data"
+        wanted = (data / "cut", data / "tatoeba", data / "align-tokens", "cy-en", "sw-en")
+        typed(patch, "gemma/align_tokens.py", *wanted, "--epochs", 1)
     return run(read_recipe(gemma / "reduced.toml", overrides=Overrides(values, limit=2)))
 
 
-@pytest.mark.parametrize("name", ["recipe", "reduced"])
+@pytest.mark.parametrize("name", ["recipe", "reduced", "entities"])
 def test_a_recipe_is_planned_without_problems(gemma, name):
     planned = plan(read_recipe(gemma / f"{name}.toml"))
     assert not planned.problems
@@ -125,7 +147,13 @@ def test_the_reduced_recipe_runs_to_its_report(gemma, reduced):
     assert (gemma / "runs/reduced/report.html").stat().st_size > 10_000
 
 
-LAST = {"diagnosis": "report", "layers": "report", "weights": "searched", "seeds": "report"}
+LAST = {
+    "diagnosis": "report",
+    "layers": "report",
+    "weights": "searched",
+    "seeds": "report",
+    "tokens": "report",
+}
 
 
 @pytest.mark.parametrize("name", LAST)
@@ -163,6 +191,92 @@ def test_utterances_are_paired_with_their_originals_in_the_training_part(tmp_pat
     }
     assert pairs == [[texts["cy"][id], texts["en"][id]] for id in texts["cy"]]
     assert (tmp_path / "out/sw.txt").read_text("utf-8").count("\n") == len(texts["cy"])
+
+
+# Named entities -----------------------------------------------------------------------------------
+
+UNER = """# sent_id = one
+# text = Ada bor i Aarhus.
+1\tAda\tB-PER
+2\tbor\tO
+3\ti\tO
+4\tAarhus\tB-LOC
+5\t.\tO
+
+# sent_id = two
+# text = Intet her.
+1\tIntet\tO
+2\ther\tO
+3\t.\tO
+
+"""
+
+
+def test_entities_become_short_answers_that_the_task_reads(tmp_path, monkeypatch):
+    for split in ("train", "dev", "test"):
+        lines(tmp_path / f"uner/da.{split}.iob2", UNER.split("\n"))
+    out = tmp_path / "entities"
+    typed(monkeypatch, "gemma/entities.py", tmp_path / "uner", out, "da", "--characters", 17)
+    rows = [json.loads(line) for line in (out / "da.dev.jsonl").read_text("utf-8").splitlines()]
+    assert [row["answer"] for row in rows] == ["PER: Ada; LOC: Aarhus", "None"]
+
+    file = EXAMPLES / "gemma/entities-task.toml"
+    task = CustomTask(load_task_file(file), file.parent)
+    first, second = task.read("da", "dev", out)
+    assert task.messages(first)[-1]["content"] == "Ada bor i Aarhus."
+    assert task.outcome(first, "PER: Ada; LOC: Aarhus").predicted == [
+        ("PER", "Ada"),
+        ("LOC", "Aarhus"),
+    ]
+    assert task.answer(second) == "None"
+
+
+def test_long_sentences_are_left_out(tmp_path, monkeypatch):
+    for split in ("train", "dev", "test"):
+        lines(tmp_path / f"uner/da.{split}.iob2", UNER.split("\n"))
+    out = tmp_path / "entities"
+    typed(monkeypatch, "gemma/entities.py", tmp_path / "uner", out, "da", "--characters", 16)
+    (row,) = (out / "da.test.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(row)["prompt"] == "Intet her."
+
+
+# Tokens -------------------------------------------------------------------------------------------
+
+
+def test_late_interaction_is_the_mean_of_the_best_cosines():
+    """Against a plain loop in float64, with sentences of different lengths."""
+    align_tokens = script("gemma/align_tokens.py")
+    torch.manual_seed(1)
+    lengths = {"sources": [3, 1, 4], "targets": [2, 5, 1]}
+    states = {side: torch.randn(3, 5, 6, dtype=torch.float64) for side in lengths}
+    states = {side: each / each.norm(dim=-1, keepdim=True) for side, each in states.items()}
+    masks = {side: torch.arange(5) < torch.tensor(each)[:, None] for side, each in lengths.items()}
+    similarities = align_tokens.late_interaction(
+        states["sources"], masks["sources"], states["targets"], masks["targets"]
+    )
+    for i in range(3):
+        for j in range(3):
+            one = states["sources"][i][: lengths["sources"][i]]
+            two = states["targets"][j][: lengths["targets"][j]]
+            best = [max(float(a @ b) for b in two) for a in one]
+            back = [max(float(a @ b) for a in one) for b in two]
+            expected = (sum(best) / len(best) + sum(back) / len(back)) / 2
+            assert similarities[i, j].item() == pytest.approx(expected)
+
+
+def test_tokens_are_aligned_below_the_layer(tmp_path, monkeypatch, capsys):
+    model = save_model(tmp_path / "model")
+    pairs = write_corpus(tmp_path / "corpus") / "pairs"
+    options = ("--layer", 1, "--limit", 32, "--batch-size", 8, "--epochs", 8, "--lr", 0.01)
+    wanted = (model, pairs, tmp_path / "out", "cy-en", *options)
+    typed(monkeypatch, "gemma/align_tokens.py", *wanted)
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 32
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.1
+    adapter = read_adapter(tmp_path / "out")
+    assert {name.split(".")[2] for name in adapter.modules} == {"0"}
+    with pytest.raises(SystemExit, match="out exists"):
+        typed(monkeypatch, "gemma/align_tokens.py", *wanted)
 
 
 # The vocabulary -----------------------------------------------------------------------------------
@@ -218,6 +332,8 @@ def test_a_cut_model_has_the_logits_of_the_whole_one(tmp_path, monkeypatch, kind
     lines(tmp_path / "data/cy-en.tsv", ["deffra fi am bump\twake me up at five"])
     row = {"id": "1", "utt": "hello kitchen", "annot_utt": "hello [house_place : kitchen]"}
     lines(tmp_path / "data/en-US.jsonl", [json.dumps(row)])
+    asked = {"prompt": "lamp in the garden", "answer": "None"}
+    lines(tmp_path / "data/entities/en.train.jsonl", [json.dumps(asked)])
     typed(monkeypatch, "gemma/cut_vocabulary.py", whole_dir, tmp_path / "cut", tmp_path / "data")
 
     whole_tokens = AutoTokenizer.from_pretrained(whole_dir)
@@ -227,7 +343,13 @@ def test_a_cut_model_has_the_logits_of_the_whole_one(tmp_path, monkeypatch, kind
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "cut", dtype=torch.float64)
     assert model.config.vocab_size == len(tokens) == model.get_output_embeddings().weight.shape[0]
     kept = whole_tokens.convert_tokens_to_ids(tokens.convert_ids_to_tokens(range(len(tokens))))
-    for text in ("wake me up at five", "deffra fi am bump", "house_place: kitchen"):
+    asked_and_said = ("lamp in the garden", "None")
+    for text in (
+        "wake me up at five",
+        "deffra fi am bump",
+        "house_place: kitchen",
+        *asked_and_said,
+    ):
         before, after = whole_tokens(text).input_ids, tokens(text).input_ids
         assert [kept[number] for number in after] == before
         assert tokens.decode(after, skip_special_tokens=True) == text
