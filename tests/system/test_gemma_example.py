@@ -109,12 +109,8 @@ def write_entities(folder):
 
 @pytest.fixture(scope="module")
 def reduced(gemma):
-    """The report of the reduced recipe, whose adapters other recipes read, and aligned tokens."""
+    """The report of the reduced recipe, whose adapters other recipes read."""
     values = {"max-new-tokens": 2, "max-steps": 1, "threads": None}
-    with pytest.MonkeyPatch.context() as patch:
-        data = gemma / "data"
-        wanted = (data / "cut", data / "tatoeba", data / "align-tokens", "cy-en", "sw-en")
-        typed(patch, "gemma/align_tokens.py", *wanted, "--epochs", 1)
     return run(read_recipe(gemma / "reduced.toml", overrides=Overrides(values, limit=2)))
 
 
@@ -147,13 +143,7 @@ def test_the_reduced_recipe_runs_to_its_report(gemma, reduced):
     assert (gemma / "runs/reduced/report.html").stat().st_size > 10_000
 
 
-LAST = {
-    "diagnosis": "report",
-    "layers": "report",
-    "weights": "searched",
-    "seeds": "report",
-    "tokens": "report",
-}
+LAST = {"diagnosis": "report", "layers": "report", "weights": "searched", "seeds": "report"}
 
 
 @pytest.mark.parametrize("name", LAST)
@@ -161,6 +151,17 @@ def test_a_recipe_that_follows_is_planned_on_the_adapters_of_the_reduced_one(gem
     planned = plan(read_recipe(gemma / f"{name}.toml"))
     assert not planned.problems
     assert planned.steps[-1].name == LAST[name]
+
+
+def test_aligned_tokens_are_compared_on_the_adapters_of_the_second_task(gemma, monkeypatch):
+    values = {"max-new-tokens": 2, "max-steps": 1, "threads": None}
+    wanted = read_recipe(gemma / "entities.toml", overrides=Overrides(values, limit=2))
+    assert run(wanted).steps[-1].status == "done"
+    ner = gemma / "ner"
+    arguments = (ner / "cut", ner / "tatoeba", ner / "align-tokens", "da-en", "sv-en")
+    typed(monkeypatch, "gemma/align_tokens.py", *arguments, "--epochs", 1)
+    planned = plan(read_recipe(gemma / "tokens.toml"))
+    assert not planned.problems
 
 
 def test_seeds_differ_in_nothing_but_the_seed_and_the_adapters(gemma):
