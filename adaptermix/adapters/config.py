@@ -34,6 +34,13 @@ _TYPES: tuple[tuple[str, type, str], ...] = (
 )
 # Initializations that change the base model's weights, so B A is not the whole update.
 _INITS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_MERGE = "merge it into its base model with PEFT's merge_and_unload instead"
+_APPLY = "load it with PEFT and use it there: PEFT cannot merge it into a model either"
+_CONVERT = (
+    "make a plain LoRA of it with PEFT: save_pretrained with "
+    "path_initial_model_for_weight_conversion"
+)
+_LOFTQ = "load it with PEFT on the quantized base model that was saved with it"
 _PLAIN_INITS = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
 
 
@@ -65,7 +72,12 @@ def read_config(
     kind = config.get("peft_type", "LORA") if isinstance(config, dict) else None
     if kind != "LORA":
         what = f": its peft_type is {kind}" if kind else ""
-        raise ArtifactError(f"{origin}: not the config of a LoRA adapter{what}")
+        raise ArtifactError(
+            f"{origin}: not the config of a LoRA adapter{what}",
+            hint="PEFT's save_as_lora makes a LoRA of some other kinds of adapters"
+            if kind
+            else None,
+        )
     _check_types(origin, config)
     _check_numbers(origin, config)
     return _without_wrappers(config), place
@@ -125,30 +137,47 @@ def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
 
 
 def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse, by name, every feature that a sum of ``scaling * b @ a`` cannot express."""
+    """Refuse, by name, every feature that a sum of ``scaling * b @ a`` cannot express.
+
+    The hints say what works: PEFT's ``merge_and_unload`` fails for some variants, and is wrong for
+    initializations that PEFT cannot repeat when it loads the adapter.
+    """
     init = str(config.get("init_lora_weights", True)).lower().replace("-", "_")
-    changes_base = init.startswith(_INITS_THAT_CHANGE_THE_BASE)
-    refused = {
-        "DoRA (use_dora): its magnitudes depend on the base model": config.get("use_dora"),
-        f"initialized by {init}, which changes the base model": changes_base,
-        f"initialized by {init}, which adaptermix does not know": init not in _PLAIN_INITS,
-        "QALoRA (use_qalora)": config.get("use_qalora"),
-        "layer_replication": config.get("layer_replication"),
-        "trainable_token_indices": config.get("trainable_token_indices"),
-        "activated LoRA (alora_invocation_tokens)": config.get("alora_invocation_tokens"),
-        "KaSA (kasa_config), which changes the base model": config.get("kasa_config"),
-        "block-diagonal factors (use_bdlora)": config.get("use_bdlora"),
-        "MonteCLoRA (monteclora_config)": config.get("monteclora_config"),
-        "VeLoRA (velora_config)": config.get("velora_config"),
-        "Arrow routing (arrow_config)": config.get("arrow_config"),
-    } | {
-        f"its config sets '{name}', which adaptermix does not know": value
-        for name, value in config.items()
-        if name not in KNOWN_FIELDS
-    }
-    for what, is_there in refused.items():
+    unknown = [name for name in config if name not in KNOWN_FIELDS]
+    refused = (
+        (
+            config.get("use_dora"),
+            "DoRA (use_dora): its magnitudes depend on the base model",
+            _MERGE,
+        ),
+        (
+            init.startswith(_INITS_THAT_CHANGE_THE_BASE),
+            f"initialized by {init}, which changes the base model",
+            _LOFTQ if init == "loftq" else _CONVERT,
+        ),
+        (
+            init not in _PLAIN_INITS,
+            f"initialized by {init}, which adaptermix does not know",
+            _MERGE,
+        ),
+        (config.get("use_qalora"), "QALoRA (use_qalora)", _APPLY),
+        (config.get("layer_replication"), "layer_replication", _APPLY),
+        (config.get("trainable_token_indices"), "trainable_token_indices", _MERGE),
+        (
+            config.get("alora_invocation_tokens"),
+            "activated LoRA (alora_invocation_tokens)",
+            _APPLY,
+        ),
+        (config.get("kasa_config"), "KaSA (kasa_config), which changes the base model", _MERGE),
+        (config.get("use_bdlora"), "block-diagonal factors (use_bdlora)", _MERGE),
+        (config.get("monteclora_config"), "MonteCLoRA (monteclora_config)", _MERGE),
+        (config.get("velora_config"), "VeLoRA (velora_config)", _MERGE),
+        (config.get("arrow_config"), "Arrow routing (arrow_config)", _APPLY),
+        *(
+            (config[name], f"its config sets '{name}', which adaptermix does not know", _MERGE)
+            for name in unknown
+        ),
+    )
+    for is_there, what, hint in refused:
         if is_there:
-            raise ArtifactError(
-                f"{path}: the adapter is not a plain LoRA: {what}",
-                hint="merge it into its base model with PEFT's merge_and_unload instead",
-            )
+            raise ArtifactError(f"{path}: the adapter is not a plain LoRA: {what}", hint=hint)

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from helpers.adapters import IDS, logits_through_peft
 from helpers.merging import our_deltas, trained
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from transformers import AutoModelForCausalLM
 
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.merge import merge
 from adaptermix.settings.merging import MergeSettings
@@ -98,6 +100,66 @@ def test_what_is_no_plain_update_is_refused_by_name(tmp_path, model_dir, options
         with pytest.raises(ArtifactError, match=words):
             merge(sources, MergeSettings(weights=weights, out=tmp_path / "m"))
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"use_dora": True}, "merge_and_unload"),
+        ({"kasa_config": KasaConfig()}, "merge_and_unload"),
+        ({"monteclora_config": MontecloraConfig()}, "merge_and_unload"),
+        ({"trainable_token_indices": [1, 2]}, "merge_and_unload"),
+        ({"alora_invocation_tokens": [20, 30]}, "PEFT cannot merge it"),
+        ({"layer_replication": [[0, 2], [1, 4]]}, "PEFT cannot merge it"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
+    ],
+)
+def test_the_hint_of_a_refusal_works(tmp_path, model_dir, options, hint):
+    """merge_and_unload gives the logits of the adapter exactly where the hint names it."""
+
+    def made():
+        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        options_of_lora = {"r": 4, "target_modules": ["q_proj", "down_proj"], **options}
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options_of_lora))
+
+    torch.manual_seed(1)
+    model = made().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn_like(parameter) * 0.1
+    model.save_pretrained(tmp_path / "a")
+    with torch.no_grad():
+        expected = model(IDS).logits
+    with pytest.raises(ArtifactError) as refused:
+        read_adapter(tmp_path / "a")
+    assert hint in refused.value.hint
+
+    base = AutoModelForCausalLM.from_pretrained(model_dir)
+    try:
+        merged = PeftModel.from_pretrained(base, str(tmp_path / "a")).merge_and_unload().eval()
+        with torch.no_grad():
+            works = torch.allclose(merged(IDS).logits, expected, rtol=1e-3, atol=1e-3)
+    except NotImplementedError:
+        works = False
+    assert works == (hint == "merge_and_unload")
+
+
+def test_a_converted_pissa_adapter_is_read(tmp_path, model_dir):
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights="pissa_niter_4")
+    model = get_peft_model(model, config).eval()
+    model.save_pretrained(tmp_path / "start")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.randn_like(parameter) * 0.1
+        expected = model(IDS).logits
+    place = str(tmp_path / "start")
+    model.save_pretrained(tmp_path / "a", path_initial_model_for_weight_conversion=place)
+    merge([tmp_path / "a"], MergeSettings(weights=(1,), out=tmp_path / "m"))
+    given = logits_through_peft(model_dir, tmp_path / "m")
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("init", ["lora_ga", "corda", "loftq"])
