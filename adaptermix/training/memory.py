@@ -15,11 +15,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface
 
 from adaptermix.models.blocks import lower_blocks_only, text_decoder
 from adaptermix.training.answer_loss import can_gather_answers, rows_of_part
 
-_ATTENTION = "adaptermix_footprint"
+_ATTENTION = _EXPERTS = "adaptermix_footprint"
 # Bytes per trained parameter: its value, its gradient, and both Adam moments, in float32.
 _TRAINED_BYTES = 16
 _PART_BYTES = 16  # per logit: its value, its log softmax, and the gradients of both, in float32
@@ -85,6 +86,7 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
     model.train()
     base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
     base.set_attn_implementation(_ATTENTION)
+    base.set_experts_implementation(_EXPERTS)
     ids = torch.zeros((each.rows, each.length), dtype=torch.long, device="meta")
     mask = torch.ones((each.rows, 1, each.length, each.length), dtype=torch.bool, device="meta")
     batch = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
@@ -123,6 +125,35 @@ def _attend(
 
 
 AttentionInterface.register(_ATTENTION, _attend)
+
+
+class _Grouped(torch.autograd.Function):
+    """Saves what a product of rows with their experts saves.
+
+    torch has no such product on the meta device, except in bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, features: int) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return rows.new_empty(len(rows), features)
+
+
+def _choose(
+    experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+) -> Tensor:
+    """Stand in for the experts of a layer: [tokens features], each token in several experts."""
+    tokens, features = hidden_states.shape
+    rows = hidden_states.repeat_interleave(top_k_index.shape[-1], dim=0)
+    first = experts.gate_up_proj if experts.has_gate else experts.up_proj
+    inner = _Grouped.apply(rows, first, first.shape[-1 if experts.is_transposed else -2])
+    inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+    rows = _Grouped.apply(inner, experts.down_proj, features)
+    rows = rows * top_k_weights.reshape(-1, 1)
+    return rows.view(tokens, -1, features).sum(dim=1).to(hidden_states.dtype)
+
+
+ExpertsInterface.register(_EXPERTS, _choose)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.experts import save_experts
+from helpers.models import make_tokenizer
 from helpers.training import KINDS, joint_settings, task_settings
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -51,6 +53,20 @@ def test_activations_are_those_of_a_real_pass(layout_dir, is_whole):
     batch = {"input_ids": ids, "attention_mask": mask} | ({"labels": ids} if is_whole else {})
     total, largest = saved_bytes(with_lora(real, settings, kind), batch)
     found = footprint(with_lora(empty, settings, kind), [Pass(8, 40)])
+    frozen = sum(p.numel() * 4 for p in real.parameters() if not p.requires_grad)
+    estimated = found.memory_bytes - frozen - found.trained * _TRAINED_BYTES
+    assert estimated == pytest.approx(total + 2 * largest, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_activations_of_experts_are_those_of_a_real_pass(tmp_path, kind):
+    base = save_experts(tmp_path / "base", kind, make_tokenizer())
+    settings = task_settings(base, None, "x", dropout=0.0)
+    real, empty = load_model(base, settings), empty_model(base, settings)
+    ids = torch.randint(3, 200, (8, 40))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    total, largest = saved_bytes(with_lora(real, settings, "CAUSAL_LM"), batch)
+    found = footprint(with_lora(empty, settings, "CAUSAL_LM"), [Pass(8, 40)])
     frozen = sum(p.numel() * 4 for p in real.parameters() if not p.requires_grad)
     estimated = found.memory_bytes - frozen - found.trained * _TRAINED_BYTES
     assert estimated == pytest.approx(total + 2 * largest, rel=0.15)
