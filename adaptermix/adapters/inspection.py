@@ -30,7 +30,13 @@ from adaptermix.adapters.core_space import random_overlap, subspace_overlap, sub
 from adaptermix.adapters.deltas import inner_product, norm
 from adaptermix.adapters.family import is_family, read_family
 from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
-from adaptermix.adapters.matching import check_names, check_shapes, share_a_base, with_common_names
+from adaptermix.adapters.matching import (
+    check_names,
+    check_shapes,
+    notes_on_copies,
+    share_a_base,
+    with_common_names,
+)
 from adaptermix.adapters.report import AdapterReport, Comparison, InspectReport, ModuleRow
 from adaptermix.adapters.stacking import notes_on_company
 from adaptermix.errors import ArtifactError
@@ -220,6 +226,7 @@ def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
                 f"{other.path} was trained on {other.base}, {first.path} on {first.base}; "
                 "comparing their delta weights says little"
             )
+    yield from notes_on_copies(adapters)
     if len(adapters) > 1:  # for a single adapter, its table shows this
         yield from notes_on_company(adapters)
     for adapter in adapters:

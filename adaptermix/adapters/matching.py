@@ -14,6 +14,7 @@ from adaptermix.adapters.names import (
     common_names,
     core,
     has_modes,
+    is_copy,
     is_expert,
     is_one_base,
     names_in_models,
@@ -135,6 +136,17 @@ def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[
         f"{name} was trained on {adapter.base}, whose weights are not those of {base}"
         for name, adapter in adapters.items()
         if adapter.is_of_other_base(own)
+    ]
+
+
+def notes_on_copies(adapters: Sequence[Adapter]) -> list[str]:
+    """Return notes on adapters that were trained on another copy of the first one's base model."""
+    first = next((adapter for adapter in adapters if adapter.base), None)
+    return [
+        f"{adapter.path} was trained on {adapter.base}, and {first.path} on {first.base}; by their "
+        "names, one is a copy of the other, so they count as one base model"
+        for adapter in adapters
+        if first and adapter.base and first.base and is_copy(first.base, adapter.base)
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.card import languages_of
+from adaptermix.adapters.matching import notes_on_copies
 from adaptermix.adapters.names import unknown_start
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import stream_adapter
@@ -131,6 +132,7 @@ def _notes(plan: MergePlan) -> list[str]:
         for weight in dict.fromkeys(weights)
         if not 0 <= weight <= 1
     ]
+    notes += notes_on_copies(plan.adapters)
     if odd := unknown_start(plan.specs):
         notes.append(
             f"the modules are named like '{odd}', but no known model has names that start with "

@@ -37,7 +37,7 @@ from adaptermix.adapters.matching import (
     share_a_base,
     with_common_names,
 )
-from adaptermix.adapters.names import is_expert
+from adaptermix.adapters.names import is_expert, is_quantized_name
 from adaptermix.adapters.writing import AdapterWeights
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec
@@ -287,7 +287,8 @@ def plan_merge(
             if not settings.compact or spec.experts > 1 or is_expert(m)
         }
     )
-    base = next((adapter.base for adapter in adapters if adapter.base), None)
+    bases = [adapter.base for adapter in adapters if adapter.base]
+    base = min(bases, key=is_quantized_name, default=None)  # rather than a quantized copy
     return MergePlan(
         list(adapters), base, weighting, weights, specs, settings.method, options, settings.seed
     )

@@ -29,7 +29,9 @@ from adaptermix.adapters.names import (
     common_names,
     core,
     embeddings_of,
+    is_copy,
     is_one_base,
+    is_quantized_name,
     unknown_start,
     without_wrappers,
 )
@@ -298,6 +300,42 @@ HUB = "/home/u/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/"
 def test_names_of_bases_are_evidence_or_none(one, other, expected):
     assert is_one_base(one, other) is expected
     assert is_one_base(other, one) is expected
+
+
+@pytest.mark.parametrize(
+    ("copy", "original", "expected"),
+    [
+        ("unsloth/Qwen3-8B-bnb-4bit", "Qwen/Qwen3-8B", True),
+        ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "unsloth/Qwen3-8B", True),
+        ("unsloth/Meta-Llama-3.1-8B-bnb-4bit", "meta-llama/Llama-3.1-8B", True),
+        ("unsloth/llama-3-8b-bnb-4bit", "meta-llama/Meta-Llama-3-8B", True),
+        ("NousResearch/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf", True),
+        ("mlx-community/Mistral-7B-Instruct-v0.3-4bit", "mistralai/Mistral-7B-Instruct-v0.3", True),
+        ("TheBloke/Mistral-7B-Instruct-v0.2-GPTQ", "mistralai/Mistral-7B-Instruct-v0.2", True),
+        ("RedHatAI/Llama-3.1-8B-Instruct-FP8-dynamic", "/m/Llama-3.1-8B-Instruct", True),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct", True),
+        ("/data/gemma-2-9b-it-4bit", "google/gemma-2-9b-it", True),
+        ("somebody/Qwen3-8B-bnb-4bit", "Qwen/Qwen3-8B", False),
+        ("unsloth/Qwen3-8B-Base-bnb-4bit", "Qwen/Qwen3-8B", False),
+        ("unsloth/Qwen3-4B-bnb-4bit", "Qwen/Qwen3-8B", False),
+        ("Qwen/Qwen3-8B", "/data/Qwen3-8B", False),
+    ],
+)
+def test_copies_of_a_model_are_recognized(copy, original, expected):
+    assert is_copy(copy, original) is is_copy(original, copy) is expected
+    assert not is_quantized_name(original)
+
+
+def test_quantized_and_whole_copies_of_a_base_are_merged_with_a_note(tmp_path, two):
+    names = ("unsloth/Llama-3.1-8B-bnb-4bit", "meta-llama/Llama-3.1-8B")
+    for adapter, base in zip(two, names, strict=True):
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = base
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+    report = merge(two, MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
+    (note,) = [note for note in report.notes if "count as one base model" in note]
+    assert all(name in note for name in names)
+    assert read_adapter(tmp_path / "m").base == names[1]
 
 
 def test_generic_folder_names_do_not_make_one_base_of_two(tmp_path, two):
