@@ -89,6 +89,8 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
     base.set_experts_implementation(_EXPERTS)
     ids = torch.zeros((each.rows, each.length), dtype=torch.long, device="meta")
     mask = torch.ones((each.rows, 1, each.length, each.length), dtype=torch.bool, device="meta")
+    if base.config._attn_implementation != _ATTENTION:  # Bloom computes its attention itself
+        mask = torch.ones_like(ids)
     batch = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     part = 0
     with _counting(model) as saved:

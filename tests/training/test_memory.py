@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.experts import save_experts
-from helpers.models import make_tokenizer
+from helpers.models import make_tokenizer, saved_base
 from helpers.training import KINDS, joint_settings, task_settings
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import BloomConfig
 
 from adaptermix.models.blocks import empty_model, load_lower_blocks
 from adaptermix.models.loading import load_model
@@ -58,9 +59,18 @@ def test_activations_are_those_of_a_real_pass(layout_dir, is_whole):
     assert estimated == pytest.approx(total + 2 * largest, rel=0.15)
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
-def test_activations_of_experts_are_those_of_a_real_pass(tmp_path, kind):
-    base = save_experts(tmp_path / "base", kind, make_tokenizer())
+def save_bloom(folder):
+    config = BloomConfig(hidden_size=64, n_layer=2, n_head=2, vocab_size=400)
+    return saved_base(folder, "BloomForCausalLM", config)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "bloom"])
+def test_activations_of_other_classes_are_those_of_a_real_pass(tmp_path, kind):
+    """Experts, and attention that cannot be replaced."""
+    if kind == "bloom":
+        base = save_bloom(tmp_path / "base")
+    else:
+        base = save_experts(tmp_path / "base", kind, make_tokenizer())
     settings = task_settings(base, None, "x", dropout=0.0)
     real, empty = load_model(base, settings), empty_model(base, settings)
     ids = torch.randint(3, 200, (8, 40))
