@@ -243,13 +243,19 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
     """Read the model's config.
 
     Raises:
-        ArtifactError: The config cannot be read.
+        ArtifactError: The config cannot be read, or the model has an encoder.
     """
     from transformers import AutoConfig
 
     with opening(str(folder / "config.json")):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
+        )
+    if getattr(config, "is_encoder_decoder", False):  # of BART, transformers loads the decoder only
+        raise ArtifactError(
+            f"{folder}: models of type '{config.model_type}' are not supported: they have an "
+            "encoder and a decoder",
+            hint="use a model that is a decoder only, such as Llama, Qwen or Gemma",
         )
     return config
 

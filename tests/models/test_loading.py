@@ -113,6 +113,14 @@ def test_every_command_that_loads_a_model_counts_its_blocks(tmp_path, model_dir,
         open_systems(ModelSettings(model=str(folder)), {})
 
 
+def test_the_decoder_of_an_encoder_decoder_is_not_taken_for_the_model(tmp_path):
+    """transformers would load it without the encoder."""
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 50}
+    transformers.BartConfig(**shape).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="'bart' are not supported: they have an encoder"):
+        load_config(tmp_path, ModelSettings())
+
+
 @pytest.mark.parametrize("kind", ["qwen2_5_omni", "qwen2_audio", "voxtral", "t5"])
 def test_models_of_other_modes_are_refused_by_their_type(kind):
     with pytest.raises(ArtifactError, match=f"models of type '{kind}' are not supported"):
