@@ -30,6 +30,7 @@ from adaptermix.evaluation.harness_results import Row, content_key, rows_of
 from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated
+from adaptermix.generation.own_config import greedy_changes
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.models.files import context_length
 from adaptermix.models.fitting import RowLimit
@@ -80,7 +81,7 @@ class HarnessQuestions(Generic[S]):
         self.settings = settings.model_copy(update={"langs": tuple(self.harness.tasks)})
         self.items = _items(self.harness, systems)
         self.names: dict[Path, str] = {}
-        self.notes = self.harness.notes
+        self.notes = [*self.harness.notes, *_notes_on_generation(self.harness, systems)]
         self._run = _Run(self.harness, systems)
 
     @property
@@ -135,7 +136,8 @@ class HarnessQuestions(Generic[S]):
         answers = [[Generated(row.output, False) for row in mine] for mine in found.values()]
         outcomes = {name: self._outcomes(self.items, mine) for name, mine in found.items()}
         run = self._run
-        return Answered(answers, outcomes, self.engine, run.decoded, run.reused, run.notes)
+        notes = [*self.notes, *run.notes]
+        return Answered(answers, outcomes, self.engine, run.decoded, run.reused, notes)
 
     def outcomes(
         self,
@@ -159,6 +161,18 @@ class HarnessQuestions(Generic[S]):
             )
             for item, row in zip(items, rows, strict=True)
         ]
+
+
+def _notes_on_generation(harness: Harness, systems: Systems) -> list[str]:
+    """Note that lm-eval decodes with the model's generation config, which other tasks ignore."""
+    changes = greedy_changes(systems.folder)
+    if not changes or all(t.OUTPUT_TYPE != "generate_until" for t in harness.tasks.values()):
+        return []
+    named = ", ".join(f"{key} = {value}" for key, value in changes.items())
+    return [
+        f"lm-eval applies the generation_config.json of {systems.base} ({named}) when it generates "
+        "answers; other tasks, and lm-eval with vLLM, do not"
+    ]
 
 
 def _items(harness: Harness, systems: Systems) -> list[PromptedExample]:
@@ -234,6 +248,8 @@ class _Run:
             "versions": {name: version(name) for name in ("lm-eval", "transformers", "peft")},
             "code": _code_beside(self.settings.lm_eval_path),
         }
+        if changes := greedy_changes(self.systems.folder):
+            shared["generation_config"] = changes
         configs = {
             name: {**task.dump_config(), "metadata": task.VERSION}
             for name, task in self.harness.tasks.items()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from adaptermix.errors import ArtifactError
 from adaptermix.generation.prompts import PromptEncoder
@@ -53,10 +54,14 @@ def changes_greedy_decoding(folder: Path) -> bool:
 
     The engines do not apply it: vLLM and the scores of other systems know nothing of it.
     """
+    return bool(greedy_changes(folder))
+
+
+def greedy_changes(folder: Path) -> dict[str, Any]:
+    """Return the entries of a model's generation config that change greedy decoding."""
     try:
         config = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and any(
-        value is not None for key, value in config.items() if key not in _HARMLESS
-    )
+        return {}
+    entries = config.items() if isinstance(config, dict) else ()
+    return {key: value for key, value in entries if value is not None and key not in _HARMLESS}

@@ -175,6 +175,23 @@ def test_results_are_reused_until_something_changes(place, tmp_path, known):
     assert (report.decoded, report.reused) == (changed, 2 * COUNT - changed)
 
 
+def test_a_generation_config_that_lm_eval_applies_is_told_and_counts(place, tmp_path, known):
+    """lm-eval applies penalties of the base model, so results without them are not reused."""
+    base = shutil.copytree((place / "base").resolve(), tmp_path / "base")
+    path = base / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 1.5}))
+    given = {"model": str(base), "adapters": ()}
+    report = evaluate(settings_in(place, tmp_path / "out", **given))
+    assert report.reused == 0
+    (note,) = [note for note in report.notes if "generation_config.json" in note]
+    assert "repetition_penalty = 1.5" in note
+    choice = settings_in(place, tmp_path / "c", task="lm-eval:toy_choice", **given)
+    assert not [note for note in evaluate(choice).notes if "generation_config" in note]
+    plain = evaluate(settings_in(place, tmp_path / "plain", adapters=()))
+    assert plain.reused == 2 * COUNT
+    assert not [note for note in plain.notes if "generation_config" in note]
+
+
 def test_a_batch_that_does_not_fit_is_halved(place, tmp_path, monkeypatch):
     from lm_eval import evaluator
 
