@@ -11,6 +11,7 @@ from adaptermix.adapters.names import (
     EMBEDDINGS,
     check_fusion,
     check_names_meet,
+    check_part_names,
     common_names,
     core,
     has_modes,
@@ -216,13 +217,14 @@ def check_names(adapters: Sequence[Adapter]) -> None:
     """Check that all adapters have blocks and layers in common with the first one.
 
     Raises:
-        ArtifactError: One has not (``check_names_meet``, ``check_fusion``).
+        ArtifactError: One has not (``check_names_meet``, ``check_fusion``, ``check_part_names``).
     """
     first = adapters[0]
     for other in adapters[1:]:
         paths = str(first.path), str(other.path)
         check_names_meet(first.modules, other.modules, paths)
         check_fusion(first.modules, other.modules, paths)
+        check_part_names(first.modules, other.modules, paths)
 
 
 def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:

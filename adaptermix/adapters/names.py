@@ -14,8 +14,11 @@ from pathlib import PurePosixPath
 from adaptermix.errors import ArtifactError
 
 PREFIX = "base_model.model."  # prefix of every key that PEFT saves
-# Added to names by torch.compile, activation checkpointing, FSDP and DDP.
-WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "module.")
+# Added to names by torch.compile, activation checkpointing, FSDP, Lightning and DDP.
+WRAPPERS = (
+    *("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_forward_module."),
+    "module.",
+)
 # The decoder's attribute name in classes with a head: base_model_prefix in transformers.
 BASE_PREFIXES = (
     *("model", "transformer", "backbone", "gpt_neox", "gpt_neox_japanese", "rwkv", "bert"),
@@ -77,6 +80,12 @@ _FUSED = {
     **dict.fromkeys(("qkv_proj", "query_key_value", "Wqkv", "c_attn"), _QKV),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
+# Names of one part of a block. A block has one of each group.
+_PART_NAMES = (
+    frozenset({"self_attn", "attention", "self_attention", "attn"}),
+    frozenset({"mlp", "feed_forward", "ffn", "block_sparse_moe"}),
+)
+_IN_BLOCK = re.compile(r"(?P<block>.*?\.\d+)\.(?P<part>[^.]+)\.")
 # Distinct parts of one model, which are never the same part under different names.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
 # First components of the names of blocks' modules in known models.
@@ -258,6 +267,32 @@ def check_fusion(first: Sequence[str], second: Sequence[str], paths: tuple[str, 
                     f"layer, '{found}'",
                     hint="one of the base models was converted; train both adapters on the same "
                     "base model",
+                )
+
+
+def check_part_names(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:
+    """Check that two sets of modules do not have different names for one part of a block.
+
+    Meta's and Mistral's own files have ``attention.wq`` for ``self_attn.q_proj``, and Mixtral in
+    transformers 4 has ``block_sparse_moe`` for ``mlp``. Half of a merge would have no effect.
+
+    Raises:
+        ArtifactError: They have; the message names one module of each.
+    """
+    one, other = (
+        {found.groups(): m for m in ms if (found := _IN_BLOCK.match(core(m)))}
+        for ms in (first, second)
+    )
+    for block, part in one:
+        for group in _PART_NAMES:
+            theirs = [name for name in group if (block, name) in other]
+            own = [name for name in group if (block, name) in one]
+            if part in group and theirs and not set(own) & set(theirs):
+                raise ArtifactError(
+                    f"{paths[0]} names the modules of a block like '{one[block, part]}', and "
+                    f"{paths[1]} like '{other[block, theirs[0]]}'",
+                    hint="these are names of different programs or versions for one model; rename "
+                    "the tensors and target_modules of one adapter, or train it again",
                 )
 
 

@@ -108,6 +108,7 @@ def two(tmp_path, model_dir):
     [
         ("base_model.", "_orig_mod.base_model."),
         ("base_model.", "module.base_model."),
+        ("base_model.", "_forward_module.base_model."),
         ("base_model.model.", "base_model.model._orig_mod."),
         ("base_model.model.", "base_model.model.base_model.model."),
         (".self_attn.", "._checkpoint_wrapped_module.self_attn."),
@@ -347,6 +348,36 @@ def test_generic_folder_names_do_not_make_one_base_of_two(tmp_path, two):
     with pytest.raises(ArtifactError, match="names do not show whether"):
         merge(two, settings)
     assert merge(two, settings.model_copy(update={"ignore_base": True})).written
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"self_attn.q_proj": "attention.wq", "self_attn.v_proj": "attention.wv"}, True),
+        ({"self_attn.v_proj": "block_sparse_moe.gate"}, True),
+        ({"self_attn.q_proj": "mamba.in_proj", "self_attn.v_proj": "mamba.out_proj"}, False),
+        ({"self_attn.v_proj": "mlp.up_proj"}, False),
+    ],
+)
+def test_two_names_of_one_part_of_a_block_are_refused(tmp_path, two, changes, refused):
+    """Each adapter is right for one program; side by side, half of the merge has no effect."""
+
+    def renamed(name):
+        for old, new in changes.items():
+            name = name.replace(old, new)
+        return name
+
+    path = two[1] / "adapter_model.safetensors"
+    save_file({renamed(name): tensor for name, tensor in load_file(path).items()}, path)
+    config = json.loads((two[1] / "adapter_config.json").read_text()) | {"target_modules": None}
+    (two[1] / "adapter_config.json").write_text(json.dumps(config))
+    for paths in (two, two[::-1]):
+        settings = MergeSettings(weights=WEIGHTS, out=tmp_path / "m")
+        if refused:
+            with pytest.raises(ArtifactError, match=r"names the modules of a block like '.*layers"):
+                merge(paths, settings)
+    if not refused:
+        assert merge(two, settings).written
 
 
 def test_names_outside_the_blocks_follow_the_blocks():
