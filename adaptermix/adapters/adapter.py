@@ -55,6 +55,11 @@ _TRAINING_FILES = {
     "*/*.distcp": "these are FSDP's shards: accelerate merge-weights joins them",
     "global_step*/*": "these are DeepSpeed's shards: zero_to_fp32.py in this folder joins them",
 }
+# Weights that other programs train with a LoRA, and save next to it.
+_TRAINED_BESIDE = (
+    *("non_lora_trainables.bin", "non_lora_state_dict.bin"),  # LLaVA, Qwen-VL-Series-Finetune
+    *("value_head.safetensors", "value_head.bin", "v_head.safetensors"),  # reward models
+)
 # Widened when read, because they are too narrow for sums; bfloat16 represents them exactly.
 _FLOAT8_DTYPES = (DTYPES["F8_E4M3"], DTYPES["F8_E5M2"])
 
@@ -270,7 +275,12 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
     if any("unembed_tokens" in name for name in names) and "lm_head" in factors:
         config["target_modules"] = sorted({module.rpartition(".")[2] for module in factors})
     check_targets(weights, [module for module in factors if module not in own_names], config)
+    beside = [name for name in _TRAINED_BESIDE if weights.with_name(name).is_file()]
     notes = (note,) if note else ()
+    notes += tuple(
+        f"{path} also contains {name}, weights that were trained with the LoRA; they are not read"
+        for name in beside
+    )
     return Adapter(
         path, weights, config, record, factors, saved, file, own_names, origin=origin, notes=notes
     )

@@ -132,6 +132,7 @@ def _notes(plan: MergePlan) -> list[str]:
         for weight in dict.fromkeys(weights)
         if not 0 <= weight <= 1
     ]
+    notes += [note for adapter in plan.adapters for note in adapter.notes]
     notes += notes_on_copies(plan.adapters)
     if odd := unknown_start(plan.specs):
         notes.append(

@@ -117,9 +117,18 @@ def test_the_last_of_checkpoints_is_read_and_named(tmp_path, made):
     assert report.notes == [
         f"{tmp_path / 'run'} contains only checkpoints; using the last one, checkpoint-100"
     ]
+    settings = MergeSettings(weights=(1,), out=tmp_path / "merged")
+    assert report.notes[0] in merge([tmp_path / "run"], settings).notes
     shutil.copytree(made, tmp_path / "run" / "checkpoint-best")
     with pytest.raises(ArtifactError, match=r"folders checkpoint-100, checkpoint-90, .*-best"):
         read_adapter(tmp_path / "run")
+
+
+def test_weights_that_were_trained_with_a_lora_are_told(tmp_path, made):
+    (made / "non_lora_trainables.bin").write_bytes(b"")
+    (note,) = read_adapter(made).notes
+    assert "also contains non_lora_trainables.bin" in note
+    assert merge([made], MergeSettings(weights=(1,), out=tmp_path / "m")).notes == [note]
 
 
 def test_the_known_fields_are_pefts():
