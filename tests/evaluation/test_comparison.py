@@ -6,7 +6,13 @@ import pytest
 from adaptermix.evaluation.comparison import ALL, PairedTest, compare
 from adaptermix.tasks.metrics.f1 import SLOT_F1
 from adaptermix.tasks.metrics.metric import Outcome
-from adaptermix.tasks.metrics.significance import SAMPLES, SEED, interval, paired_difference
+from adaptermix.tasks.metrics.significance import (
+    SAMPLES,
+    SEED,
+    holm,
+    interval,
+    paired_difference,
+)
 from adaptermix.tasks.metrics.text import SacreMetric
 from adaptermix.version import __version__
 
@@ -177,6 +183,28 @@ def test_stars_are_given_after_holms_correction_over_the_languages_of_a_system(t
     assert row.is_sure == (row.p_holm < 0.05)
     assert rows["l1"].p_holm == 1
     assert rows[ALL].p_holm is None
+
+
+def test_the_correction_is_over_the_languages_of_one_system(statistics):
+    """Neither over those of other systems, nor over groups and averages."""
+    made = statistics | {"also": made_up((0.6, 0.8, 0.5), SIZES, 3)}
+    rows = found(made, groups={"pair": ["en", "cy"], "alone": ["sw"]})
+    for system in ("good", "also", "same"):
+        p_values = [rows[system, lang].p_value for lang in SIZES]
+        assert min(p_values) < 0.02 or system == "same"
+        assert [rows[system, lang].p_holm for lang in SIZES] == holm(p_values)
+        assert {rows[system, over].p_holm for over in ("pair", "alone", ALL)} == {None}
+
+
+def test_a_group_is_judged_as_if_its_languages_were_all_there_are(statistics):
+    """One language as that language, and several as their average."""
+    rows = found(statistics, groups={"pair": ["en", "cy"], "alone": ["sw"]})
+    alone = {system: {lang: of[lang] for lang in ("en", "cy")} for system, of in statistics.items()}
+    few = found(alone, groups={"none": ["en"]})
+    for system in ("good", "same"):
+        assert replace(rows[system, "pair"], over=ALL) == few[system, ALL]
+        as_language = replace(rows[system, "alone"], over="sw")
+        assert as_language == replace(rows[system, "sw"], p_holm=None)
 
 
 def test_resamples_suffice_for_a_star_in_every_language():

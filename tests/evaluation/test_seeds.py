@@ -1,5 +1,7 @@
 """Means and intervals over seeds and examples, against plain loops and by laws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,20 @@ def test_mean_and_spread_are_over_the_seeds(statistics):
     assert (row.seeds, row.langs) == ([1, 2, 3], ["en", "cy"])
     assert row.baseline == "base"
     assert row.difference == pytest.approx(np.mean(scores) - macro(statistics["base"]))
-    assert found["task", "first"].scores == found["task", "en"].scores
+    for system in ("task", "merged"):
+        assert replace(found[system, "first"], over="en") == found[system, "en"]
+
+
+def test_a_group_is_summed_up_as_if_its_languages_were_all_there_are(statistics):
+    """Its means, intervals and differences do not depend on the other languages."""
+    more = {name: {**rows, "sw": answers(0.3, at)["en"]}
+            for at, (name, rows) in enumerate(statistics.items())}  # fmt: skip
+    for baseline in ("base", "task-seed-1"):
+        rows = summed(more, baseline, {"two": ["en", "cy"]})
+        few = summed(statistics, baseline)
+        for system in ("task", "merged"):
+            assert replace(rows[system, "two"], over=ALL) == few[system, ALL]
+            assert rows[system, ALL].mean != rows[system, "two"].mean
 
 
 def test_a_resample_draws_seeds_and_examples(statistics):
@@ -121,6 +136,11 @@ def test_systems_of_the_same_seeds_are_compared_seed_by_seed(statistics):
     assert apart.difference_high - apart.difference_low > 2 * (
         row.difference_high - row.difference_low
     )
+
+
+def test_the_order_of_the_systems_does_not_matter(statistics):
+    turned = dict(reversed(statistics.items()))
+    assert summed(turned, "base") == summed(statistics, "base")
 
 
 def test_nothing_is_summed_up_without_several_seeds(statistics):

@@ -64,6 +64,33 @@ def test_the_correction_decides_which_languages_are_named():
     assert sentence.endswith("no single language differs clearly")
 
 
+def test_up_to_six_languages_are_named():
+    langs = [f"l{number}" for number in range(8)]
+    found = everywhere((0.1, 0.01), *[(0.1, 0.01)] * 6, *[(0.0, 0.9)] * 2, langs=langs)
+    (sentence,) = verdicts(found, "slot_f1")
+    assert sentence.endswith("; better in l0, l1, l2, l3, l4, l5")
+
+
+def test_a_system_is_judged_by_its_own_languages():
+    """Another system is better and worse in others."""
+    gains = {
+        "one": ((0.1, 0.01), (0.0, 0.9), (-0.1, 0.01)),
+        "two": ((0.0, 0.9), (-0.1, 0.01), (0.1, 0.01)),
+    }
+    found = [
+        compared(over, *gain, system, langs)
+        for system, alone in gains.items()
+        for over, gain, langs in [
+            *((lang, one, None) for lang, one in zip(LANGS, alone, strict=True)),
+            (ALL, (0.01, 0.2), LANGS),
+        ]
+    ]
+    assert [sentence.partition("; ")[2] for sentence in verdicts(found, "slot_f1")] == [
+        "better in cy, worse in sw",
+        "better in sw, worse in de",
+    ]
+
+
 def test_many_languages_are_counted():
     langs = [f"l{number}" for number in range(9)]
     found = everywhere((0.1, 0.01), *[(0.1, 0.01)] * 7, (-0.1, 0.01), (0.0, 0.9), langs=langs)
