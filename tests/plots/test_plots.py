@@ -250,6 +250,147 @@ def test_a_heat_map_has_one_order_and_two_hues():
     assert looks == {("var(--plot-gain)", "0.25"), ("var(--plot-loss)", "1.00")}
 
 
+def axis_of(panel, anchor):
+    """Return the value of a pixel, by the axis's own labels: below the plot or left of it."""
+    side, shift = ("x", 0) if anchor == "middle" else ("y", 4)
+    labels = [
+        (float(t.get(side)) - shift, float(t.text.replace("\N{MINUS SIGN}", "-")))
+        for t in drawn(panel).iter("text")
+        if t.get("text-anchor") == anchor and re.fullmatch(r"[\N{MINUS SIGN}+]?[\d.]+", t.text)
+    ]
+    (first, low), *_, (last, high) = sorted(labels)
+    return lambda at: low + (float(at) - first) / (last - first) * (high - low)
+
+
+def marks_of(panel):
+    """The shapes of each mark by the text that it shows on hover."""
+    groups = [g for g in drawn(panel).iter("g") if g.get("class") == "mark"]
+    return {g.find("title").text: g for g in groups}
+
+
+def corners(shape):
+    pairs = (pair.split() for pair in shape.get("d").strip("MZ").split("L"))
+    return [(float(x), float(y)) for x, y in pairs]
+
+
+def near(*values):
+    return pytest.approx(values, abs=0.05)
+
+
+def test_bars_and_diamonds_span_their_intervals():
+    rows = [
+        Estimate("cy", 1.0, -0.5, 3.0, "unclear", "a bar"),
+        Estimate("all", -1.0, -2.5, -0.2, "worse", "a diamond", is_mean=True),
+    ]
+    panel = forest([("", rows)], "points", (-4, 4), 640, ("worse", "better"))
+    value, marks = axis_of(panel, "middle"), marks_of(panel)
+    bar, dot = marks["cy: a bar"].find("line"), marks["cy: a bar"].find("circle")
+    assert (value(bar.get("x1")), value(bar.get("x2"))) == near(-0.5, 3.0)
+    assert value(dot.get("cx")) == pytest.approx(1.0, abs=0.05)
+    left, top, right, _ = corners(marks["all: a diamond"].find("path"))
+    assert tuple(value(x) for x, _ in (left, top, right)) == near(-2.5, -1.0, -0.2)
+    zero = next(e for e in drawn(panel) if e.get("stroke-width") == "1.2")
+    assert value(zero.get("x1")) == pytest.approx(0, abs=0.05)
+    words_at = {t.text: float(t.get("x")) for t in drawn(panel).iter("text")}
+    assert words_at["← worse"] < float(zero.get("x1")) < words_at["better →"]
+
+
+def test_estimates_along_an_axis_are_at_their_weights_and_values():
+    rows = [
+        Estimate("0.9", 3.0, 1.0, 4.0, "chosen", "a", at=0.9),
+        Estimate("0.5", 1.0, 0.5, 3.5, "finalist", "b", at=0.5),
+        Estimate("0.1", -3.0, -4.0, -2.5, "dropped", "c", at=0.1),
+    ]
+    level = Estimate("control", 0.6, -1.0, 2.0, "unclear", "d")
+    panel = along(rows, ("weight", "F1"), (-5, 5), 300, level)
+    across, up, marks = axis_of(panel, "middle"), axis_of(panel, "end"), marks_of(panel)
+    for row in rows:
+        mark = marks[f"{row.label}: {row.says}"]
+        dot, bar = mark.find("circle"), mark.find("line")
+        assert (across(dot.get("cx")), up(dot.get("cy"))) == near(row.at, row.value)
+        assert (up(bar.get("y1")), up(bar.get("y2"))) == near(row.low, row.high)
+    line = marks["control: d"].find("line")
+    assert (up(line.get("y1")), up(line.get("y2"))) == near(0.6, 0.6)
+    (curve,) = drawn(panel).findall("path")
+    assert [across(x) for x, _ in corners(curve)] == pytest.approx([0.5, 0.9], abs=0.05)
+    titles = {t.text: t for t in drawn(panel).iter("text") if t.text in ("weight", "F1")}
+    assert float(titles["weight"].get("y")) > 190 > 26 > float(titles["F1"].get("y"))
+
+
+def test_a_change_is_hollow_before_and_filled_after():
+    panel = changes([Change("cy", 41.0, 47.0, "better", "up")], "F1", (40, 50))
+    value, mark = axis_of(panel, "middle"), marks_of(panel)["cy: up"]
+    before, after = mark.findall("circle")
+    assert (value(before.get("cx")), value(after.get("cx"))) == near(41.0, 47.0)
+    assert [dot.get("fill") for dot in (before, after)] == [
+        "var(--plot-paper)",
+        "var(--plot-better)",
+    ]
+    line = mark.find("line")
+    assert (value(line.get("x1")), value(line.get("x2"))) == near(41.0, 47.0)
+
+
+def test_a_curve_goes_through_its_points_and_its_band_around_them():
+    points, band = [(0, 10.0), (2, 20.0), (3, 12.0)], [(5.0, 11.0), (19.0, 30.0), (12.0, 12.5)]
+    subject = Curve("one", points, "subject", band)
+    reference = Curve("other", [(0, 4.0), (3, 6.0)], "reference")
+    space = Space.of(("layer", "accuracy"), [subject, reference], 0.0)
+    panel = curves_chart([subject, reference], space, 2.0)
+    across, up, marks = axis_of(panel, "middle"), axis_of(panel, "end"), marks_of(panel)
+    for name, drawn_points in (("one", points), ("other", reference.points)):
+        for x, y in drawn_points:
+            _, dot = marks[f"{name}, {x:g}: {y:.4g}"].findall("circle")
+            assert across(dot.get("cx")) == pytest.approx(x, abs=0.05)
+            assert up(dot.get("cy")) == pytest.approx(y, abs=0.3)
+    colors = [p.get("stroke") or p.get("fill") for p in drawn(panel).findall("path")]
+    assert colors == ["var(--plot-reference)", *["var(--plot-subject)"] * 2], "subject on top"
+    around = corners(next(p for p in drawn(panel).findall("path") if p.get("fill-opacity")))
+    ends = [low for low, _ in band] + [high for _, high in reversed(band)]
+    assert [up(y) for _, y in around] == pytest.approx(ends, abs=0.3)
+    assert all(26 <= y <= 160 for _, y in around), "bands stay inside the plot"
+    line = marks["aligned at layer 2"].find("line")
+    assert across(line.get("x1")) == pytest.approx(2, abs=0.05)
+    titles = {t.text: float(t.get("y")) for t in drawn(panel).iter("text")}
+    assert titles["layer"] > 160 > 26 > titles["accuracy"]
+
+
+def test_points_are_at_their_values_and_the_band_holds_nineteen_of_twenty_lines():
+    rng = np.random.default_rng(0)
+    points = [Named(f"l{n}", x, 2 * x + y) for n, (x, y) in enumerate(rng.normal(size=(9, 2)))]
+    panel = scatter(points, ("accuracy", "score"))
+    across, up, marks = axis_of(panel, "middle"), axis_of(panel, "end"), marks_of(panel)
+    for p in points:
+        dot = marks[f"{p.name}: accuracy {p.x:.4g}, score {p.y:.4g}"].find("circle")
+        assert (across(dot.get("cx")), up(dot.get("cy"))) == near(p.x, p.y)
+    titles = {t.text: float(t.get("y")) for t in drawn(panel).iter("text")}
+    assert titles["accuracy"] > 290 > 26 > titles["score"]
+    edge = corners(drawn(panel).find("path"))
+    middle = across(edge[20][0])
+    draws = np.random.default_rng(12345).integers(9, size=(1000, 9))
+    sides = np.array([[p.x, p.y] for p in points])
+    lines = [np.polyval(np.polyfit(*sides[draw].T, 1), middle) for draw in draws]
+    low, high = np.percentile(lines, [2.5, 97.5])
+    assert (up(edge[20][1]), up(edge[::-1][20][1])) == near(low, high)
+
+
+def test_a_cell_of_a_heat_map_is_in_its_row_and_column():
+    cells = {(s, t): ord(s) - ord(t) + 0.4 for s in "abc" for t in "abcd" if s != t}
+    panel = heat_map(cells, ("source", "target"), "gain", 8.0)
+    texts = [t for t in drawn(panel).iter("text")]
+    columns = {t.text: float(t.get("x")) for t in texts if t.text in "abcd" and t.get("y") == "32"}
+    rows = {t.text: float(t.get("y")) for t in texts if t.get("text-anchor") == "end"}
+    assert (set(columns), set(rows)) == (set("abcd"), set("abc"))
+    for (row, column), value in cells.items():
+        mark = marks_of(panel)[f"{row} → {column}: {number(value, 1, is_signed=True)}"]
+        cell = {side: float(mark.find("rect").get(side)) for side in ("x", "y", "width", "height")}
+        assert cell["x"] <= columns[column] <= cell["x"] + cell["width"] + 1
+        assert cell["y"] <= rows[row] <= cell["y"] + cell["height"]
+    legend = [
+        t.text for t in texts[-10:] if re.fullmatch(r"[\N{MINUS SIGN}+]?[\d.]+", t.text or "")
+    ]
+    assert legend[-5:] == ["\N{MINUS SIGN}8", "\N{MINUS SIGN}4", "0", "+4", "+8"]
+
+
 def test_names_of_points_do_not_cover_each_other():
     rng = np.random.default_rng(0)
     spots = [(float(x), float(y)) for x, y in rng.uniform((50, 20), (400, 280), (60, 2))]
