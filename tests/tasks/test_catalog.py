@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,61 @@ def test_the_prompts_are_those_of_the_paper():
     assert user["content"] == "wake me at five"
 
 
+@pytest.mark.parametrize("name", ["massive", "wmt23", "uner", "own"])
+def test_a_system_prompt_takes_the_place_of_the_task_s_own(tmp_path, name):
+    """An empty one leaves it out."""
+    own_task(tmp_path)
+    place = str(tmp_path / "intent.toml") if name == "own" else name
+    for text, roles in (("Mine.", ["system", "user"]), ("", ["user"])):
+        task = make_task(place, system_prompt=text)
+        example = {"massive": SLOTS, "wmt23": SENTENCE, "uner": ENTITIES}.get(name)
+        messages = task.messages(example or task.read("en", "test", None)[0])
+        assert [message["role"] for message in messages] == roles
+        assert text in (messages[0]["content"], "")
+
+
+def test_what_cannot_be_read_is_counted_by_every_task(tmp_path):
+    """The pieces of an answer, or an answer as a whole."""
+    entities = '"Results": [{"TypeName": "LOC", "Text": "Rom"}, {"TypeName": "LOC"}]'
+    counts = {}
+    for name, options, example, output in (
+        ("massive", {}, SLOTS, "well; time: ; date: "),
+        ("massive", {"scorer": "paper"}, SLOTS, "time:five; date"),
+        ("wmt23", {}, SENTENCE, " \n"),
+        ("uner", {}, ENTITIES, entities),
+    ):
+        outcome = make_task(name, options=ScorerSettings(**options)).outcome(example, output)
+        counts[name, *options.values()] = outcome.malformed
+    for metric, output in (("slots", "well; time: "), ("entities", entities), ("bleu", "\t")):
+        task = own_task(tmp_path, OWN.replace("exact-match", metric))
+        (example,) = task.read("en", "test", None)
+        counts[metric,] = task.outcome(example, output).malformed
+    assert counts == {
+        **{("massive",): 3, ("massive", "paper"): 2, ("wmt23",): 1, ("uner",): 1},
+        **{("slots",): 2, ("entities",): 1, ("bleu",): 1},
+    }
+
+
+def test_texts_are_scored_with_their_source_and_all_references(tmp_path):
+    """COMET reads the source; the first reference is what a model is trained on."""
+    sentence = replace(SENTENCE, references=("你好！", "您好！"))
+    task = make_task("wmt23")
+    outcome = task.outcome(sentence, "你好")
+    assert (outcome.source, outcome.expected) == ("Hello there!", ["你好！", "您好！"])
+    assert (outcome.lang, task.answer(sentence)) == ("zh", "你好！")
+    own = own_task(tmp_path, OWN.replace("exact-match", "chrf"))
+    (example,) = own.read("en", "test", None)
+    outcome = own.outcome(example, "alarm")
+    assert (outcome.source, outcome.expected) == (example.utterance, ["alarm_set"])
+    assert outcome.source.startswith("wake me")
+
+
+def test_the_options_of_comet_reach_it():
+    options = ScorerSettings(metrics=("comet",), comet_model="mine.ckpt", comet_python="/x/python")
+    (comet,) = make_task("wmt23", options=options).metrics
+    assert (comet.model, comet.python) == ("mine.ckpt", Path("/x/python"))
+
+
 def test_several_metrics_come_in_the_order_asked_for():
     task = make_task("wmt23", options=ScorerSettings(metrics=("chrf", "bleu")))
     scores = task.scores([task.outcome(JAPANESE, "猫はここにいます。")])
@@ -146,6 +202,22 @@ def test_a_task_of_ones_own_has_any_metric(tmp_path, metric, answer, wrong):
     right = task.score([task.outcome(example, answer)]).value
     assert right == pytest.approx(100 if metric in ("bleu", "chrf") else 1)
     assert task.score([task.outcome(example, wrong)]).value < right / 2
+
+
+def test_a_task_of_ones_own_is_scored_by_its_metrics_or_those_asked_for(tmp_path):
+    text = OWN.replace('"exact-match"', '"bleu", "exact-match", "chrf"')
+    assert [metric.name for metric in own_task(tmp_path, text).metrics] == [
+        "bleu",
+        "exact_match",
+        "chrf",
+    ]
+    asked = own_task(tmp_path, text, metrics=("chrf", "bleu")).metrics
+    assert [metric.name for metric in asked] == ["chrf", "bleu"]
+
+
+def test_records_without_ids_are_numbered_by_their_line(tmp_path):
+    task = own_task(tmp_path, OWN.replace('id = "id"\n', ""), [RECORD, RECORD])
+    assert [example.id for example in task.read("en", "test", None)] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import gzip
 import random
 
 import hypothesis
@@ -221,6 +222,15 @@ def test_entities_have_the_offsets_of_their_text(tmp_path):
     )
     assert second.utterance == "# Paris Rome"  # no text comment: tokens with spaces between
     assert second.entities == (Entity("LOC", "Paris", 2, 7), Entity("LOC", "Rome", 8, 12))
+
+
+@pytest.mark.parametrize("name", ["en.test.iob2.gz", "en_ewt-ud-test.iob2.gz"])
+def test_a_compressed_file_is_found_and_ids_are_those_of_the_file(tmp_path, name):
+    """A sentence without an ID, or with that of another one, gets a different one."""
+    sentence = "1\tRome\tB-LOC\n\n"
+    text = f"# sent_id = a\n{sentence}# sent_id = a\n{sentence}{sentence}"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert [example.id for example in read_uner("en", "test", tmp_path)] == ["a", "a (line 6)", "2"]
 
 
 def test_a_text_that_is_not_its_tokens_gives_way_to_them(tmp_path):

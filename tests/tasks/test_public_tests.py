@@ -101,3 +101,32 @@ def test_a_language_that_is_not_there_is_named_with_those_that_are(tmp_path):
     table(tmp_path / "other.parquet", text=["a"])
     with pytest.raises(DataError, match="no column 'inputs'"):
         read_aya(tmp_path / "other.parquet", "pt")
+
+
+def test_the_sentence_is_told_from_each_template(tmp_path):
+    """Every template has its own text before the sentence; rows have the number of the file."""
+    other = "Find the names in: "
+    table(
+        tmp_path / "test-0.parquet",
+        inputs=["x", DANISH + "En by.", other + "To byer.", DANISH + "Tre.", other + "Fire."],
+        targets=[ANSWER] * 5,
+        language=["eng", *["dan"] * 4],
+        template_id=[1, 1, 2, 1, 2],
+    )
+    read = make_task("uner").read("Danish", "test", tmp_path)
+    assert [(e.id, e.utterance) for e in read] == [
+        ("2", "En by."),
+        ("3", "To byer."),
+        ("4", "Tre."),
+        ("5", "Fire."),
+    ]
+    assert {e.lang for e in read} == {"Danish"}
+
+
+@pytest.mark.parametrize(
+    ("code", "lang"),
+    [("zho", "zh"), ("cmn", "zh"), ("slk", "sk"), ("srp", "sr"), ("hrv", "hr"), ("por", "pt")],
+)
+def test_the_collections_codes_are_those_of_the_languages(tmp_path, code, lang):
+    table(tmp_path / "test-0.parquet", inputs=["a b"], targets=[ANSWER], language=[code])
+    assert len(make_task("uner").read(lang, "test", tmp_path)) == 1

@@ -105,6 +105,13 @@ def test_dev_rows_are_held_out_where_there_is_no_dev_file(tmp_path):
     assert english == {row.references[0] for row in dev}
 
 
+def test_at_most_a_thousand_rows_are_held_out(tmp_path):
+    rows = alma([{"is": f"s{number}", "en": f"e{number}"} for number in range(10_020)])
+    write(tmp_path, {"is-en.train.json": rows})
+    sizes = [len(read_wmt("is-en", split, tmp_path)) for split in ("train", "dev")]
+    assert sizes == [9_020, 1_000]
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

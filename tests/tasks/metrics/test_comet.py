@@ -27,13 +27,15 @@ def test_what_the_libraries_print_does_not_reach_the_scores(tmp_path, checkpoint
     body = """
 job = json.loads(pathlib.Path(sys.argv[-2]).read_text())
 print('{"scores": [[9.0]]}'); print("GPU available: False", file=sys.stderr)
-answer(scores=[[float(len(row["mt"])) for row in rows] for rows in job["systems"]])
+scores = [[float(len(row["mt"])) for row in rows] for rows in job["systems"]]
+answer(scores=scores, versions={"a": "1.0", "b": "2.0"})
 print("{" * 100_000)
 """
     python = fake_python(tmp_path / "python", ANSWER + body)
     systems = [Translations("ab", ["", "xyz"], "ab"), Translations("a", ["ÄÖ\u2028"], "a")]
     scores = segment_scores_many(systems, model=checkpoint, python=python)
     assert scores.segments == [[0.0, 3.0], [3.0]]
+    assert scores.signature == f"comet|model:{checkpoint}|dtype:float32|a:1.0|b:2.0"
     assert capfd.readouterr() == ("", "")
 
 
