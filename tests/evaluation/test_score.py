@@ -3,6 +3,7 @@ import gzip
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from helpers.corpus import SHARED
@@ -72,6 +73,36 @@ def test_the_two_scorers_differ_as_documented(massive):
 def test_records_hold_the_output_in_any_of_the_fields(massive, field):
     lines = [json.dumps({field: render_answer(slots_of(a))}) for _, a in ROWS]
     assert score(massive, lines, "answers.jsonl").metrics["slot_f1"].value == 1
+
+
+def test_of_several_fields_the_first_of_the_list_is_the_output(massive):
+    for one, other in pairwise(OUTPUT_FIELDS):
+        lines = [json.dumps({other: "x: y", one: render_answer(slots_of(a))}) for _, a in ROWS]
+        assert score(massive, lines, "answers.jsonl").metrics["slot_f1"].value == 1
+
+
+@pytest.mark.parametrize("name", ["answers.jsonl.gz", "answers.txt.gz", "answers.json"])
+def test_the_name_of_a_file_says_what_it_holds_compressed_or_not(massive, name):
+    """A JSON string per line is the output in .jsonl, and a text with quotes in .txt."""
+    answers = [render_answer(slots_of(a)) for _, a in ROWS]
+    lines = answers if "txt" in name else map(json.dumps, answers)
+    text = "".join(f"{line}\n" for line in lines).encode()
+    (massive / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    settings = {"task": "massive", "lang": "en", "gold": massive / "gold.jsonl"}
+    report = score_files(ScoreSettings(**settings, predictions=massive / name))
+    assert report.metrics["slot_f1"].value == 1
+
+
+def test_an_empty_line_is_an_empty_answer_and_a_zero_is_an_id(massive):
+    report = score(massive, ["time: five am", "", "None"])
+    assert (report.counts["correct"], report.counts["malformed"]) == (1, 1)
+    gold = massive / "zero.jsonl"
+    rows = [{"id": n, "locale": "en-US", "partition": "test", "utt": u, "annot_utt": a}
+            for n, (u, a) in enumerate(ROWS)]  # fmt: skip
+    write(gold, map(json.dumps, rows))
+    answers = [{"id": n, "output": render_answer(slots_of(a))} for n, (_, a) in enumerate(ROWS)]
+    lines = map(json.dumps, answers[::-1])
+    assert score(massive, lines, "a.jsonl", gold=gold).metrics["slot_f1"].value == 1
 
 
 def test_a_record_is_one_row_whatever_is_in_it(massive):
@@ -245,6 +276,42 @@ def test_bad_input_is_one_line_and_an_exit_code(massive, flags, code, complaint)
     assert "Traceback" not in run.stderr
 
 
+def test_the_view_has_every_score_and_count_in_its_unit(massive, tmp_path):
+    """F1 in percent, BLEU and chrF as they are, and the counts of all metrics."""
+    report = score(massive, ["well; time: ; date: ", "music_genre: jazz", "None"])
+    (table, *_) = report.view().shown
+    assert {str(name): str(value) for name, value in table.rows} == {
+        "slot F1 (%)": "66.7",
+        "malformed": "1 of 3",
+        "malformed parts": "3",
+        **{"examples": "3", "correct": "1", "predicted": "1", "expected": "2"},
+    }
+    segments = report.as_record()["metrics"]["slot_f1"]["segments"]
+    assert segments == [0.0, 1.0, 1.0]
+    for name in ("ref", "out"):
+        write(tmp_path / name, ["a small house", "it rains"])
+    files = {"ref": (tmp_path / "ref",), "predictions": tmp_path / "out"}
+    texts = score_files(ScoreSettings(task="wmt23", target_lang="de", **files))
+    (table, *signatures) = texts.view().shown
+    rows = {str(name): str(value) for name, value in table.rows}
+    assert (rows["chrF"], rows["examples"]) == ("100.0", "2")
+    assert signatures == [found.signature for found in texts.metrics.values()]
+
+
+def test_a_task_of_ones_own_is_scored_in_the_language_named(tmp_path):
+    """--target-lang sets BLEU's tokenizer, before --lang; the note on it is given."""
+    toml = 'name = "own"\nmetrics = ["bleu"]\nprompt = "{a}"\nanswer = "b"\n'
+    (tmp_path / "own.toml").write_text(toml)
+    write(tmp_path / "gold.jsonl", [json.dumps({"a": "x", "b": "猫"})])
+    files = {"gold": tmp_path / "gold.jsonl", "predictions": write(tmp_path / "out", ["猫"])}
+    found = {}
+    for langs in ({"lang": "zh"}, {"lang": "de", "target_lang": "th"}):
+        report = score_files(ScoreSettings(task=str(tmp_path / "own.toml"), **langs, **files))
+        tokenizer = report.metrics["bleu"].signature.split("tok:")[1].split("|")[0]
+        found[langs["lang"]] = (tokenizer, [note.split()[0] for note in report.notes])
+    assert found == {"zh": ("zh", []), "de": ("13a", ["Thai"])}
+
+
 def test_the_command_prints_a_table(massive):
     write(massive / "answers.txt", ["None"] * 3)
     flags = ["score", "--lang", "en", "--gold", str(massive / "gold.jsonl")]
@@ -354,7 +421,7 @@ def test_bleu_and_chrf_equal_the_published_scores(pair):
 
 def test_outputs_with_reasoning_get_a_note(tmp_path):
     refs = (write(tmp_path / "ref", ["one", "two", "three"]),)
-    outputs = ["<think>a number</think>\none", "two", "<think>\n\n</think>\n\nthree"]
+    outputs = ["a number</think>\none", "two <think>", "<think>\n\n</think>\n\nthree"]
     out = write(tmp_path / "out.jsonl", (json.dumps({"output": output}) for output in outputs))
     common = {"task": "wmt23", "target_lang": "cy", "ref": refs, "metrics": ("chrf",)}
     (note,) = score_files(ScoreSettings(predictions=out, **common)).notes
