@@ -1,21 +1,29 @@
 import csv
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.adapters import peft_adapter
 from helpers.evaluation import eval_settings, read_predictions
 from helpers.families import hand_written
-from helpers.models import CHAT_TEMPLATE
+from helpers.models import CHAT_TEMPLATE, make_tokenizer
 from helpers.progress import check_progress
 from helpers.training import task_settings
 from safetensors.torch import load_file, save_file
 
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.evaluation.asking import Prompts
 from adaptermix.evaluation.evaluate import _groups, evaluate, plan
+from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated
-from adaptermix.generation.prompts import PromptEncoder, truncate
+from adaptermix.generation.prompts import PromptEncoder, read_prompts, truncate
+from adaptermix.generation.server_client import Served
+from adaptermix.models.files import fingerprint
 from adaptermix.models.loading import load_tokenizer
+from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.tables import Table
 from adaptermix.tasks.massive import Massive, read_massive
 from adaptermix.training.task import train_task
@@ -175,6 +183,204 @@ def test_what_went_wrong_is_counted_by_system_and_language(
     for cell in report.cells:
         wanted = counts[cell.system, cell.lang]
         assert (cell.cut_answers, cell.malformed) == (wanted, wanted)
+
+
+class Told:
+    """An engine that gives the answers it is told, and keeps the requests."""
+
+    def __init__(self, answers=lambda at: Generated("None", False)):
+        self.answers, self.requests, self.limits = answers, [], None
+
+    def __call__(self, engine, settings, folder, tokenizer, stop_ids, limits):
+        self.limits = limits
+        return self
+
+    def generate(self, requests, on_answers):
+        self.requests += requests
+        on_answers({at: self.answers(at) for at in range(len(requests))})
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Replace the engine by one that is told its answers."""
+
+    def replaced(*answers):
+        engine = Told(*answers)
+        monkeypatch.setattr("adaptermix.generation.cached.make_generator", engine)
+        return engine
+
+    return replaced
+
+
+def test_cut_prompts_and_cut_answers_are_told_apart(tmp_path, model_dir, corpus_dir, told):
+    """Every third answer is cut, and the longer half of the prompts of both languages."""
+    encoder = PromptEncoder(load_tokenizer(model_dir, eval_settings(model_dir, corpus_dir, "")))
+    lengths = [
+        len(encoder.prompt_ids(Massive("").messages(example)))
+        for lang in ("en", "cy")
+        for example in read_massive(lang, "test", corpus_dir)[:5]
+    ]
+    room = sorted(lengths)[5]
+    told(lambda at: Generated("None", at % 3 == 0))
+    changes = {"max_new_tokens": 256 - room}
+    report = evaluate(eval_settings(model_dir, corpus_dir, tmp_path / "out", **changes))
+    rows = [
+        row for lang in ("en", "cy") for row in read_predictions(tmp_path / "out", "base", lang)
+    ]
+    assert [row["is_truncated"] for row in rows] == [length > room for length in lengths]
+    assert [row["is_cut"] for row in rows] == [at % 3 == 0 for at in range(10)]
+    for at, cell in enumerate(report.cells):
+        mine = slice(5 * at, 5 * at + 5)
+        assert cell.truncated_prompts == sum(length > room for length in lengths[mine])
+        assert cell.cut_answers == sum(at % 3 == 0 for at in range(10)[mine])
+    assert len({cell.truncated_prompts for cell in report.cells}) == 2
+
+
+def test_the_engine_has_room_for_every_adapter_and_prompt(tmp_path, model_dir, corpus_dir, told):
+    """The rank is the largest of any module; a language is a group of requests."""
+    peft_adapter(model_dir, tmp_path / "small", r=2, rank_pattern={"down_proj": 6})
+    peft_adapter(model_dir, tmp_path / "large", r=4)
+    adapters = (str(tmp_path / "small"), str(tmp_path / "large"))
+    engine = told()
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=adapters)
+    longest = plan(settings).longest_prompt
+    evaluate(settings)
+    assert (engine.limits.adapters, engine.limits.rank) == (2, 6)
+    assert engine.limits.widest == adapters[0]
+    assert engine.limits.prompt == longest == max(len(r.prompt_ids) for r in engine.requests)
+    assert [request.group for request in engine.requests] == [*["en"] * 5, *["cy"] * 5] * 3
+
+
+def test_answers_are_counted_as_decoded_or_from_the_cache(tmp_path, model_dir, corpus_dir, told):
+    told()
+    runs = [
+        evaluate(eval_settings(model_dir, corpus_dir, tmp_path / name, cache=True))
+        for name in ("one", "two")
+    ]
+    assert [(run.decoded, run.reused) for run in runs] == [(10, 0), (0, 10)]
+
+
+def test_the_test_asked_for_is_done_with_enough_resamples(
+    tmp_path, model_dir, corpus_dir, adapter, told, monkeypatch
+):
+    """They depend on the number of languages: 2, with 2 other systems."""
+    monkeypatch.setattr("adaptermix.tasks.metrics.significance.SAMPLES", 10)
+    told()
+    peft_adapter(model_dir, tmp_path / "other", seed=1)
+    adapters = (str(adapter), str(tmp_path / "other"))
+    tests = {
+        test: evaluate(
+            eval_settings(model_dir, corpus_dir, tmp_path / test, adapters=adapters, test=test)
+        ).test
+        for test in ("bootstrap", "ar")
+    }
+    assert (tests["bootstrap"].kind, tests["bootstrap"].samples) == ("bootstrap", 80)
+    assert (tests["ar"].kind, tests["ar"].samples) == ("randomization", 10_000)
+
+
+def test_the_record_says_what_was_tested_and_force_replaces_it(
+    tmp_path, model_dir, corpus_dir, adapter, told
+):
+    told()
+    out = tmp_path / "out"
+    settings = eval_settings(model_dir, corpus_dir, out, adapters=(str(adapter),))
+    evaluate(settings)
+    record = json.loads((out / "scores.json").read_text())
+    assert record["base_fingerprint"] == fingerprint(model_dir)
+    known = {"path": str(adapter), "hash": adapter_hash(read_adapter(adapter))}
+    assert record["adapters"] == {"adapter": known}
+    with pytest.raises(ArtifactError, match="out exists"):
+        evaluate(settings)
+    (out / "scores.json").unlink()
+    assert plan(settings, force=True).systems == evaluate(settings, force=True).systems
+    assert (out / "scores.json").is_file()
+
+
+def test_what_prompts_engine_and_answers_had_to_say_is_noted(
+    tmp_path, model_dir, corpus_dir, told, monkeypatch
+):
+    def noted(settings, split, task, encoder, folder):
+        encoder.notes.append("of the prompts")
+        return read_prompts(settings, split, task, encoder, folder)
+
+    monkeypatch.setattr("adaptermix.evaluation.asking.read_prompts", noted)
+    monkeypatch.setattr(CachedGenerator, "notes", ["of the engine"])
+    told(lambda at: Generated("a</think>" if at == 3 else "None", False))
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out")
+    assert evaluate(settings).notes == [
+        "of the prompts",
+        "of the engine",
+        "1 of 10 answers of base contain '</think>'; reasoning is scored as a part of the answer",
+    ]
+    assert "of the prompts" in plan(settings, force=True).notes
+
+
+def test_metrics_and_languages_that_need_care_are_noted(tmp_path, model_dir, told):
+    """COMET is not installed, Thai has no spaces, and a task of one's own has no languages."""
+    told()
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("text\n")
+    files = {"src": tmp_path / "a", "ref": (tmp_path / "b",), "metrics": ("chrf", "bleu", "comet")}
+    settings = eval_settings(
+        model_dir, None, tmp_path / "o", task="wmt23", langs=("en-th",), **files
+    )
+    report = evaluate(settings)
+    assert ["COMET is not installed" in report.notes[0], "Thai" in report.notes[1]] == [True] * 2
+    (cell,) = report.cells
+    assert (cell.score, list(cell.scores)) == (cell.scores["chrf"], ["chrf", "bleu"])
+    toml = 'name = "own"\nmetrics = ["chrf"]\nprompt = "{a}"\nanswer = "a"\n[files]\n'
+    (tmp_path / "own.toml").write_text(f'{toml}test = "{{lang}}.jsonl"\n')
+    own = {"task": str(tmp_path / "own.toml"), "model": str(model_dir), "engine": "transformers"}
+    settings = EvalSettings(**own, cache=False, out=tmp_path / "own")
+    for lang in settings.langs:
+        (tmp_path / f"{lang}.jsonl").write_text('{"a": "text"}\n')
+    (note,) = evaluate(settings).notes
+    assert "uses the languages of massive, ar en" in note
+
+
+def test_a_plan_says_what_the_servers_and_the_adapters_need(
+    tmp_path, model_dir, corpus_dir, adapter, monkeypatch
+):
+    server = Served("http://here:1", "base", "", "some server", 200, "", True, ())
+    monkeypatch.setattr("adaptermix.evaluation.evaluate.check_engine", lambda *given: [server])
+    make_tokenizer("<|other|>").save_pretrained(adapter)
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=(str(adapter),))
+    longest = plan(settings).longest_prompt
+    first, last = plan(settings).notes
+    assert first.startswith("the folder of adapter has a different vocabulary")
+    assert last == f"would decode on {server}"
+    answers = 200 - longest
+    assert plan(settings.model_copy(update={"max_new_tokens": answers}))
+    with pytest.raises(ConfigError, match="accepts at most 200 tokens"):
+        plan(settings.model_copy(update={"max_new_tokens": answers + 1}))
+
+
+SAME = {"prompt": "paper", "system_prompt": "", "turn_newline": False}
+
+
+@pytest.mark.parametrize(
+    ("before", "names"),
+    [
+        (SAME | {"tokenizer": None, "chat_template": None}, []),
+        (SAME | {"prompt": "zero-shot"}, ["prompt"]),
+        (SAME | {"turn_newline": True}, ["turn newline"]),
+        ({"tokenizer": "elsewhere", "chat_template": "t.jinja"}, ["tokenizer", "chat template"]),
+        ({}, []),
+    ],
+)
+def test_every_difference_of_the_prompt_is_noted(model_dir, corpus_dir, before, names):
+    settings = eval_settings(model_dir, corpus_dir, "out")
+    adapters = {"one": SimpleNamespace(record={"settings": before})}
+    notes = Prompts(settings, None, None, [], ()).notes_on(adapters)
+    assert [note.split(" different ")[1].split(" than ")[0] for note in notes] == names
+    named = settings.model_copy(update={"tokenizer": "here", "chat_template": Path("u.jinja")})
+    notes = Prompts(named, None, None, [], ()).notes_on(adapters)
+    both = {"tokenizer", "chat_template"} <= set(before)
+    moved = [] if before.get("tokenizer") or not both else ["tokenizer", "chat template"]
+    assert [n.split(" different ")[1].split(" than ")[0] for n in notes] == [
+        *(name for name in names if name not in ("tokenizer", "chat template")),
+        *moved,
+    ], "paths may change"
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])

@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise
 
 import pytest
+from helpers.comet import fake_python
 from helpers.corpus import SHARED
 from typer.testing import CliRunner
 
@@ -204,6 +205,39 @@ def test_without_comet_the_other_metrics_are_still_given(tmp_path):
     assert "adaptermix comet install" in report.notes[0]
     with pytest.raises(ResourceError, match="COMET is not installed"):
         score_files(settings.model_copy(update={"metrics": ("comet",)}))
+
+
+def test_comet_scores_each_output_with_its_source_and_first_reference(tmp_path):
+    """The scores here are the lengths of the three texts."""
+    body = """
+rows = json.loads(pathlib.Path(sys.argv[-2]).read_text())["systems"][0]
+scores = [float("".join(str(len(row[side])) for side in ("src", "mt", "ref"))) for row in rows]
+pathlib.Path(sys.argv[-1]).write_text(json.dumps({"scores": [scores]}))
+"""
+    (tmp_path / "metric" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "metric" / "checkpoints" / "model.ckpt").touch()
+    (tmp_path / "metric" / "hparams.yaml").touch()
+    sides = {"src": ["a", "bb"], "ref": ["ccccc", "d"], "other": ["x", "y"], "out": ["eee", "ffff"]}
+    files = {name: write(tmp_path / name, lines) for name, lines in sides.items()}
+    settings = ScoreSettings(
+        **{"task": "wmt23", "target_lang": "de", "metrics": ("comet",), "src": files["src"]},
+        **{"ref": (files["ref"], files["other"]), "predictions": files["out"]},
+        comet_model=str(tmp_path / "metric"),
+        comet_python=fake_python(tmp_path / "python", body),
+    )
+    comet = score_files(settings).metrics["comet"]
+    assert comet.segments == (135.0, 241.0)
+    assert (comet.value, comet.name) == (188.0, "comet")
+
+
+def test_counts_are_those_of_every_metric(tmp_path):
+    toml = 'name = "own"\nmetrics = ["bleu", "exact-match"]\nprompt = "{a}"\nanswer = "a"\n'
+    (tmp_path / "own.toml").write_text(toml)
+    write(tmp_path / "gold.jsonl", [json.dumps({"a": text}) for text in ("x", "y")])
+    files = {"gold": tmp_path / "gold.jsonl", "predictions": write(tmp_path / "out", ["x", ""])}
+    report = score_files(ScoreSettings(task=str(tmp_path / "own.toml"), lang="en", **files))
+    counts = {"examples": 2, "malformed": 1, "malformed_parts": 1, "correct": 1, "total": 2}
+    assert report.counts == counts
 
 
 def test_entities_count_as_text_or_as_offsets(tmp_path):

@@ -1,0 +1,180 @@
+"""Which results of lm-eval are kept for what, and what fits the model; without lm-eval itself."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from helpers.models import make_tokenizer
+
+from adaptermix.errors import ConfigError
+from adaptermix.evaluation import harness_run
+from adaptermix.evaluation.harness import Harness
+from adaptermix.evaluation.harness_results import Row
+from adaptermix.evaluation.harness_run import _items, _room, _Run
+from adaptermix.generation.prompts import PromptedExample
+from adaptermix.settings.evaluation import EvalSettings
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One request, as lm-eval has it."""
+
+    doc_id: int
+    args: tuple
+    doc: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is read of a task of lm-eval."""
+
+    instances: tuple[Instance, ...] = ()
+    config: dict = field(default_factory=dict)
+    VERSION: float = 1.0
+    OUTPUT_TYPE: str = "multiple_choice"
+    has_test: bool = True
+
+    def dump_config(self):
+        return dict(self.config)
+
+    def get_config(self, key):
+        return self.config.get(key)
+
+    def has_test_docs(self):
+        return self.has_test
+
+
+def asks(*texts, doc=None):
+    return tuple(Instance(at, (text, " yes"), doc or {}) for at, text in enumerate(texts))
+
+
+class Counted(_Run):
+    """Answers with the name of the adapter and the example, in place of lm-eval."""
+
+    def _ask(self, name, adapter, numbers, on_progress):
+        system = adapter.name if adapter else "base"
+        return [Row(f"{system} {name} {at}", "", {}, {}) for at in numbers]
+
+
+def run_of(tasks, tmp_path, *, fingerprint="f", end="<|end|>", **settings):
+    (tmp_path / "tasks").mkdir(exist_ok=True)
+    given = {"task": "lm-eval:a,b", "lm_eval_path": tmp_path / "tasks", "dtype": "float32"}
+    harness = SimpleNamespace(settings=EvalSettings(**(given | settings)), tasks=tasks)
+    systems = SimpleNamespace(fingerprint=fingerprint, tokenizer=make_tokenizer(end))
+    return Counted(harness, systems)
+
+
+def rows(run, task, adapters, numbers):
+    items = [PromptedExample(task, SimpleNamespace(id=str(at)), [], False) for at in numbers]
+    made = run.rows([(adapter, items) for adapter in adapters], {}, lambda progress: None)
+    return [[row.output for row in part] for part in made]
+
+
+def test_results_depend_on_all_that_makes_them(tmp_path, monkeypatch):
+    tasks = {"a": Task(config={"shots": 1}), "b": Task(config={"shots": 1})}
+    contexts = run_of(tasks, tmp_path).contexts
+    assert contexts == run_of(tasks, tmp_path).contexts
+    assert contexts["a"] == contexts["b"], "the requests tell tasks apart"
+    changed = {
+        "base": run_of(tasks, tmp_path, fingerprint="g"),
+        "dtype": run_of(tasks, tmp_path, dtype="bfloat16"),
+        "tokenizer": run_of(tasks, tmp_path, end="<|eot|>"),
+        "config": run_of(tasks | {"a": Task(config={"shots": 2})}, tmp_path),
+        "version": run_of(tasks | {"a": replace(tasks["a"], VERSION=2.0)}, tmp_path),
+    }
+    found = {name: run.contexts for name, run in changed.items()}
+    assert len({contexts["a"], *(context["a"] for context in found.values())}) == 6
+    for name in ("config", "version"):
+        assert found[name]["b"] == contexts["b"], "it is another task's"
+    for package in ("lm-eval", "transformers", "peft"):
+        with monkeypatch.context() as patch:
+            newer = {package: "99"}
+            patch.setattr(harness_run, "version", lambda name, newer=newer: newer.get(name, "1"))
+            found[package] = run_of(tasks, tmp_path).contexts
+    (tmp_path / "tasks" / "metrics.py").write_text("def score(doc): return 1")
+    found["code"] = run_of(tasks, tmp_path).contexts
+    assert len({context["a"] for context in found.values()}) == 9
+
+
+@pytest.fixture
+def _versions(monkeypatch):
+    monkeypatch.setattr(harness_run, "version", lambda name: "1")
+
+
+@pytest.mark.usefixtures("_versions")
+def test_a_result_is_that_of_its_system_and_example(tmp_path):
+    tasks = {"a": Task(asks("one", "two", "three"))}
+    run = run_of(tasks, tmp_path)
+    adapters = (None, Path("x/task"), Path("x/merged"))
+    first = rows(run, "a", adapters, [2, 0])
+    assert first == [[f"{name} a 2", f"{name} a 0"] for name in ("base", "task", "merged")]
+    assert (run.decoded, run.reused) == (6, 0)
+    again = run_of(tasks, tmp_path)
+    assert rows(again, "a", adapters[::-1], [0, 1, 2]) == [
+        [f"{name} a {at}" for at in range(3)] for name in ("merged", "task", "base")
+    ]
+    assert (again.decoded, again.reused) == (3, 6)
+
+
+@pytest.mark.usefixtures("_versions")
+@pytest.mark.parametrize(
+    "change",
+    [
+        asks("one", "another"),
+        asks("one", "two", doc={"right": 1}),
+        (*asks("one", "two"), Instance(1, ("two", " no"))),
+    ],
+)
+def test_a_result_of_another_request_is_not_used(tmp_path, change):
+    """Of another text, with another answer in the data, or with one choice more."""
+    rows(run_of({"a": Task(asks("one", "two"))}, tmp_path), "a", [None], [0, 1])
+    run = run_of({"a": Task(change)}, tmp_path)
+    rows(run, "a", [None], [1])
+    assert (run.decoded, run.reused) == (1, 0)
+    off = run_of({"a": Task(asks("one", "two"))}, tmp_path, cache=False)
+    rows(off, "a", [None], [0, 1])
+    assert (off.decoded, off.reused, off.notes) == (2, 0, [])
+
+
+def test_a_request_leaves_room_for_the_answer():
+    choice = Task()
+    assert _room("a", choice, 256) == 257, "the last token is predicted, and not read"
+    assert _room("a", choice, None) > 10**6
+    assert _room("a", replace(choice, OUTPUT_TYPE="loglikelihood_rolling"), 256) > 10**6
+    written = replace(choice, OUTPUT_TYPE="generate_until")
+    assert _room("a", written, 1000) == 1000 - 256
+    short = replace(written, config={"generation_kwargs": {"max_gen_toks": 6}})
+    assert _room("a", short, 256) == 250
+    with pytest.raises(ConfigError, match="answers of up to 256 tokens, but the model's context"):
+        _room("a", written, 256)
+
+
+def test_an_example_has_the_length_of_its_longest_request(model_dir):
+    """Those longer than the model reads are cut by lm-eval, and counted."""
+    tokenizer = make_tokenizer()
+    texts = {0: ("short", " and a much longer choice"), 1: ("hello " * 400, " no"), 2: ("a", "b")}
+    instances = [Instance(at, (first, " x")) for at, (first, _) in texts.items()]
+    instances += [Instance(at, both) for at, both in texts.items()]
+    harness = SimpleNamespace(tasks={"a": Task(tuple(instances[::-1]))})
+    items = _items(harness, SimpleNamespace(folder=model_dir, tokenizer=tokenizer))
+    assert [(item.lang, item.example.id) for item in items] == [("a", "0"), ("a", "1"), ("a", "2")]
+    for item, (first, last) in zip(items, texts.values(), strict=True):
+        assert item.example.utterance == first
+        longest = max((first + " x", first + last), key=len)
+        assert item.prompt_ids == tokenizer(longest)["input_ids"]
+        assert item.is_truncated == (len(item.prompt_ids) > 257)
+    assert [item.is_truncated for item in items] == [False, True, False]
+
+
+def test_the_split_is_the_one_that_lm_eval_scores():
+    test, validation = Task(), Task(has_test=False)
+    for tasks, split in (
+        ([test, test], "test"),
+        ([validation], "validation"),
+        ([validation, test], "test and validation"),
+    ):
+        harness = SimpleNamespace(tasks=dict(enumerate(tasks)))
+        assert Harness.split.fget(harness) == split
+    harness = SimpleNamespace(tasks={"a": Task((*asks("one", "two"), *asks("one", "two")))})
+    assert Harness.counts.fget(harness) == {"a": 2}, "examples, not requests"
