@@ -5,7 +5,13 @@ from dataclasses import replace
 from helpers.records import write_evaluation
 
 from adaptermix.evaluation.comparison import ALL, Comparison
-from adaptermix.evaluation.report import SystemScores, count_table, glance_table, score_table
+from adaptermix.evaluation.report import (
+    EvalPlan,
+    SystemScores,
+    count_table,
+    glance_table,
+    score_table,
+)
 from adaptermix.reports.runs import find_runs
 from adaptermix.tables import shown
 from adaptermix.tasks.metrics.metric import Score
@@ -58,15 +64,28 @@ def test_languages_better_and_worse_are_counted_in_this_order(tmp_path):
 def test_problems_with_answers_are_those_of_each_system(tmp_path):
     folder = write_evaluation(tmp_path / "run", {"en": ["a"] * 7, "cy": ["b"] * 5})
     (run,) = find_runs([folder]).evaluations
-    found = {("base", "en"): (1, 0), ("base", "cy"): (2, 0), ("merged", "cy"): (4, 3)}
+    found = {("base", "en"): (1, 0, 0), ("base", "cy"): (2, 0, 1), ("merged", "cy"): (4, 3, 0)}
     run.report.cells[:] = [
-        replace(cell, malformed=bad, cut_answers=cut)
+        replace(cell, malformed=bad, cut_answers=cut, truncated_prompts=short)
         for cell in run.report.cells
-        for bad, cut in [found.get((cell.system, cell.lang), (0, 0))]
+        for bad, cut, short in [found.get((cell.system, cell.lang), (0, 0, 0))]
     ]
     rows = [[str(cell) for cell in row] for row in count_table(run.report).rows]
     assert rows == [
         ["malformed answers", "3 of 12", "4 of 12"],
         ["cut answers", "0 of 12", "3 of 12"],
+        ["truncated prompts", "1 of 12", "0 of 12"],
         ["examples", "12", "12"],
     ]
+
+
+def test_a_plan_shows_systems_examples_and_the_longest_prompt():
+    plan = EvalPlan(["base", "task"], {"en": 2974, "cy": 5}, 321, "out", notes=["a note"])
+    (table,) = plan.view().shown
+    assert {str(name): str(value) for name, value in table.rows} == {
+        "systems": "base task",
+        "examples": "en 2,974  cy 5",
+        "longest prompt": "321 tokens",
+        "would write": "out",
+    }
+    assert plan.notices == ["a note"]

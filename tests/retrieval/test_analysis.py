@@ -4,12 +4,14 @@ import random
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.adapters import peft_adapter
 from helpers.corpus import SENTENCES
+from helpers.models import make_tokenizer
 from helpers.progress import check_progress
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,12 +22,21 @@ from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceErr
 from adaptermix.files.tensors import TensorFile
 from adaptermix.models.files import layer_index
 from adaptermix.models.loading import load_model
-from adaptermix.retrieval.analysis import analyze, plan
+from adaptermix.retrieval.analysis import _notes, analyze, plan
 from adaptermix.retrieval.correlation import pearson
 from adaptermix.retrieval.margin import normalized, retrieve
 from adaptermix.retrieval.representations import TENSOR, Extractor, Text, encode_texts, read_layer
-from adaptermix.retrieval.summary import EVERY, MIDDLE, layer_sets
+from adaptermix.retrieval.summary import (
+    EVERY,
+    MIDDLE,
+    Grid,
+    TaskScores,
+    groups_of_pairs,
+    layer_sets,
+)
+from adaptermix.retrieval.task_scores import correlations_of
 from adaptermix.settings.evaluation import RetrievalSettings
+from adaptermix.settings.paper import LOW_RESOURCE
 
 LANGS = ("en", "cy", "swh_Latn")
 
@@ -239,7 +250,7 @@ def test_the_record_sums_up_what_each_pair_scores(model_dir, settings, text_dir,
     assert [(p.source, p.target) for p in report.pairs] == [
         (a, b) for a in langs for b in langs if a != b
     ]
-    accuracy = {}
+    accuracy, mexa = {}, {}
     for pair in report.pairs:
         for at, layer in enumerate(report.layers):
             found = retrieve(
@@ -248,6 +259,7 @@ def test_the_record_sums_up_what_each_pair_scores(model_dir, settings, text_dir,
             assert pair.accuracy[at] == pytest.approx(found.forward_accuracy, abs=1e-6)
             assert pair.mexa[at] == pytest.approx(found.mexa, abs=1e-6)
             accuracy[pair.source, pair.target, layer] = found.forward_accuracy
+            mexa[pair.source, pair.target, layer] = found.mexa
     identical = next(p for p in report.pairs if (p.source, p.target) == ("en", "copy"))
     assert identical.accuracy == identical.mexa == [1.0] * 5
     assert len(set(accuracy.values())) > 5  # or the sums below would mean little
@@ -269,6 +281,14 @@ def test_the_record_sums_up_what_each_pair_scores(model_dir, settings, text_dir,
     of_low = [s.accuracy[3] for s in report.by_language if s.lang in ("cy", "swh_Latn")]
     assert low.accuracy[3] == pytest.approx(np.mean(of_low), abs=2e-6)
     assert low.within[3] == mean(lambda a, b: {a, b} == {"cy", "swh_Latn"}, [3])
+    of_cy = np.mean([value for (a, _, n), value in mexa.items() if a == "cy" and n == 1])
+    assert of_cy != pytest.approx(cy.accuracy[1], abs=1e-3)
+    assert cy.mexa[1] == pytest.approx(of_cy, abs=2e-6)
+    assert whole.mexa[1] == pytest.approx(
+        np.mean([value for (*_, n), value in mexa.items() if n == 1]), abs=2e-6
+    )
+    mexa_of_low = [s.mexa[1] for s in report.by_language if s.lang in ("cy", "swh_Latn")]
+    assert low.mexa[1] == pytest.approx(np.mean(mexa_of_low), abs=2e-6)
     assert one.within is None
     found = {a.reading: a for a in report.aggregates if a.over == "all"}
     assert {r: a.layers for r, a in found.items()} == {
@@ -278,6 +298,8 @@ def test_the_record_sums_up_what_each_pair_scores(model_dir, settings, text_dir,
     }
     for aggregate in found.values():
         assert aggregate.accuracy == mean(lambda a, b: True, aggregate.layers)
+        curve = [whole.mexa[layer] for layer in aggregate.layers]
+        assert aggregate.mexa == pytest.approx(np.mean(curve), abs=2e-6)
 
 
 def test_the_folder_holds_the_record_and_the_tables(settings, adapter_dirs):
@@ -459,6 +481,123 @@ def test_sentences_that_end_elsewhere_are_other_texts(settings, model_dir, tmp_p
     texts += [Text("sw", [[0, 20], [30], [40]], 0)]
     extractor = Extractor(settings(cache=False), model_dir, 2, {}, tmp_path)
     assert len({*extractor.extract(["base"], texts).values()}) == 3
+
+
+def test_a_plan_counts_what_is_missing(settings, adapter_dirs):
+    """Twelve sentences of 64 numbers in five layers: 15,360 bytes of float32 a language."""
+    made = plan(settings(adapters=[str(adapter_dirs / "task")]))
+    assert (made.pairs, made.missing, made.known) == (6, 6, 0)
+    assert made.missing_bytes == 6 * 12 * 64 * 5 * 4
+    analyze(settings(limit=5))
+    some = plan(settings(adapters=[str(adapter_dirs / "task")], limit=5), force=True)
+    assert (some.sentences, some.missing, some.known) == (5, 3, 3)
+    assert some.missing_bytes == 3 * 5 * 64 * 5 * 4
+
+
+def test_the_record_says_how_vectors_were_made_and_what_was_noted(settings, adapter_dirs, tmp_path):
+    adapter = shutil.copytree(adapter_dirs / "task", tmp_path / "task")
+    make_tokenizer("<|other|>").save_pretrained(adapter)
+    given = settings(adapters=[str(adapter)], pool_skip=1, pooling="weighted", langs=LANGS[:2])
+    report = analyze(given)
+    assert (report.depth, report.pooling, report.pool_skip) == (4, "weighted", 1)
+    (note,) = report.notes
+    assert note.startswith("the folder of task has a different vocabulary")
+
+
+def test_sentences_longer_than_the_context_are_cut_and_counted(model_dir):
+    """One of exactly 256 tokens is whole."""
+    rows = {"en": [256, 257, 9, 300], "cy": [3, 256, 4, 5], "sw": [1, 2, 3, 400]}
+    texts = encode_texts(
+        rows, lambda sizes, verbose: {"input_ids": [[1] * n for n in sizes]}, model_dir
+    )
+    assert [(text.lang, text.truncated) for text in texts] == [("en", 2), ("cy", 0), ("sw", 1)]
+    for text, sizes in zip(texts, rows.values(), strict=True):
+        assert [len(ids) for ids in text.ids] == [min(size, 256) for size in sizes]
+    inputs = SimpleNamespace(texts=texts, scores=None, langs=list(rows))
+    assert _notes(inputs, None) == [
+        "cut 2 sentences in 'en' to the model's context",
+        "cut 1 sentence in 'sw' to the model's context",
+    ]
+    with pytest.raises(ArtifactError, match="token"):
+        encode_texts({"en": "a"}, lambda *_, verbose: {"input_ids": [[10**6]]}, model_dir)
+
+
+def test_a_cached_file_is_of_its_base_and_library(settings, model_dir, tmp_path, monkeypatch):
+    def path():
+        extractor = Extractor(settings(cache=False), model_dir, 2, {}, tmp_path)
+        return extractor._path("base", Text("en", [[0, 20]], 0))
+
+    paths = {path()}
+    for name in ("fingerprint", "version"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"adaptermix.retrieval.representations.{name}", lambda given: "another")
+            paths.add(path())
+    assert len(paths) == 3
+    adapters = read_systems([peft_adapter_of(model_dir, tmp_path / str(n)) for n in range(2)])
+    extractor = Extractor(settings(cache=False), model_dir, 2, adapters, tmp_path)
+    text = Text("en", [[0, 20]], 0)
+    assert len({extractor._path(system, text) for system in ("base", *adapters)} | paths) == 5
+
+
+def peft_adapter_of(model_dir, folder):
+    peft_adapter(model_dir, folder, seed=int(folder.name) + 7)
+    return folder
+
+
+def test_there_must_be_room_for_all_files_and_one_that_is_written(
+    settings, model_dir, tmp_path, monkeypatch
+):
+    extractor = Extractor(settings(cache=False), model_dir, 2, {}, tmp_path)
+    texts = [Text("en", [[0, 20], [30, 40]], 0), Text("cy", [[0]], 0)]
+    (path, _) = extractor.extract(["base"], texts).values()
+    sizes = [extractor.size(text) for text in texts]
+    assert TensorFile(path).specs[TENSOR].size == sizes[0] == 2 * sizes[1]
+    missing = [("base", text) for text in texts]
+    needed = sum(sizes) + max(sizes)
+    for free in (needed, needed - 1):
+        monkeypatch.setattr(
+            "adaptermix.retrieval.representations.shutil.disk_usage",
+            lambda f, free=free: shutil._ntuple_diskusage(9, 9, free),
+        )
+        if free == needed:
+            extractor._check_room(missing)
+    with pytest.raises(ResourceError, match="GB are free"):
+        extractor._check_room(missing)
+
+
+def test_languages_are_grouped_as_in_the_paper():
+    langs = ["en", "zh", "cy", "jv", "de", "sw"]
+    groups = groups_of_pairs(langs, None)
+    assert groups["supervised"] == ["en", "zh"]
+    assert groups["transfer"] == ["cy", "jv", "de", "sw"]
+    assert groups["low-resource"] == [lang for lang in langs if lang in LOW_RESOURCE]
+    assert groups_of_pairs(langs, {"mine": ["cym_Latn", "Swahili"]}) == {"mine": ["cy", "sw"]}
+
+
+def test_correlations_are_of_the_base_model_over_the_languages_of_a_group():
+    """By plain formulas, on made-up numbers; the base model is not the first system."""
+    rng = np.random.default_rng(0)
+    langs = "en cy sw ja de fr es ru tr th".split()
+    accuracy = rng.random((3, 10, 10, 2))
+    accuracy[:, range(10), range(10)] = np.nan
+    inputs = SimpleNamespace(layers=[0, 2], systems=["task", "base", "align"])
+    values = {name: dict(zip(langs, rng.random(10), strict=True)) for name in ("one", "two")}
+    scores = TaskScores("bleu", values, {lang: (at,) for at, lang in enumerate(langs)}, [])
+    groups = {"eight": langs[2:], "few": langs[:3]}
+    found = correlations_of(inputs, scores, Grid(accuracy, accuracy), groups, {"last": [2]})
+    assert [(c.scored, c.over, len(c.points)) for c in found] == [
+        *(("one", "all", 10), ("one", "eight", 8), ("two", "all", 10), ("two", "eight", 8)),
+    ]
+    base = accuracy[1, :, :, 1]
+    of_langs = (np.nanmean(base, axis=1) + np.nanmean(base, axis=0)) / 2
+    for c in found:
+        first = 2 if c.over == "eight" else 0
+        x, y = of_langs[first:], np.array([values[c.scored][lang] for lang in langs[first:]])
+        assert [p.accuracy for p in c.points] == pytest.approx(x, abs=1e-6)
+        assert [p.score for p in c.points] == y.tolist()
+        assert c.pearson.r == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-4)
+        ranks = [values.argsort().argsort() for values in (x, y)]
+        assert c.spearman.r == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-9)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 32, 33])
