@@ -91,8 +91,8 @@ def _find(lang: str, split: str, folder: Path) -> Path:
 def _spellings(lang: str) -> list[str]:
     """Return glob patterns for the spellings of a language in file names."""
     code, flores = known_code(lang), flores_code(lang)
-    if code in FLORES_CODES and flores == lang and lang != FLORES_CODES[code]:
-        return [glob.escape(lang)]  # a different script
+    if code in FLORES_CODES and flores == lang and lang != FLORES_CODES[code]:  # another script
+        return [glob.escape(name) for name in dict.fromkeys((lang, _FLORES_PLUS.get(lang, lang)))]
     others = [code, FLORES_CODES.get(code)] if code else []
     if letters := THREE_LETTERS.get(code or "", lang if len(lang) == 3 and not code else None):
         others.append(f"{letters}_*")

@@ -91,6 +91,13 @@ def test_flores_plus_is_found_in_its_forms(tmp_path, form, below):
         assert caught.value.hint == "it has cym_Latn eng_Latn"
 
 
+@pytest.mark.parametrize(("lang", "plus"), [("et", "ekk_Latn"), ("zho_Hant", "cmn_Hant")])
+def test_every_language_of_flores_plus_is_found(tmp_path, lang, plus):
+    for code in (plus, "eng_Latn"):
+        flores_plus(tmp_path, code, "lines")
+    assert read_multiway((lang, "en"), "dev", tmp_path)[lang][0] == f"{plus} 0"
+
+
 def test_rows_without_text_are_named(tmp_path):
     write(tmp_path / "dev", en__jsonl='{"text": "a"}\n{"sentence": "b"}\n')
     with pytest.raises(DataError, match=r"en\.jsonl:2: 'text' is missing"):
