@@ -1,5 +1,6 @@
 """FLORES-200 is looked for in ALMA's training files."""
 
+import gzip
 import json
 
 from adaptermix.data.contamination import flores_in_training
@@ -19,4 +20,10 @@ def test_sentences_of_both_parts_are_counted_once(tmp_path):
     (flores / "eng_Latn.devtest").write_text("Three.\n")
     rows(alma / "de-en.train.json", ["One.", " Three.", "One.", "Four."])
     rows(alma / "de-en.valid.json", ["Two."])
-    assert flores_in_training(alma, flores) == {str(alma / "de-en.train.json"): (2, 4)}
+    (alma / "cs-en.train.json.gz").write_bytes(
+        gzip.compress(b'{"translation": {"cs": "One.", "en": "Two."}}')
+    )
+    assert flores_in_training(alma, flores) == {
+        str(alma / "cs-en.train.json.gz"): (1, 1),
+        str(alma / "de-en.train.json"): (2, 4),
+    }

@@ -98,6 +98,12 @@ def test_every_language_of_flores_plus_is_found(tmp_path, lang, plus):
     assert read_multiway((lang, "en"), "dev", tmp_path)[lang][0] == f"{plus} 0"
 
 
+def test_sentences_have_no_space_around_them(tmp_path):
+    write(tmp_path, en__txt="\t one \ntwo\n", cy__txt="un\n  dau\n")
+    texts = read_multiway(("en", "cy"), "dev", tmp_path)
+    assert texts == {"en": ["one", "two"], "cy": ["un", "dau"]}
+
+
 def test_rows_without_text_are_named(tmp_path):
     write(tmp_path / "dev", en__jsonl='{"text": "a"}\n{"sentence": "b"}\n')
     with pytest.raises(DataError, match=r"en\.jsonl:2: 'text' is missing"):

@@ -1,13 +1,14 @@
 """Conversations, pairs and tasks of one's own: every format and layout gives the same tokens."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from helpers.models import make_tokenizer
 from helpers.tables import FORMATS, write_rows
 from helpers.training import align_settings, task_settings
 
-from adaptermix.data.chats import read_chats
+from adaptermix.data.chats import Chat, read_chats
 from adaptermix.data.layouts import Layout, recognize
 from adaptermix.data.pair_tables import has_header, open_pairs
 from adaptermix.data.pairs import read_pairs
@@ -66,6 +67,9 @@ def encoded(path, encoder, **columns):
     return [(row.input_ids, row.labels) for row in rows]
 
 
+SYSTEM_ONE = {"role": "system", "content": "s"}
+USER_ONE = {"role": "user", "content": "u"}
+ANSWER_ONE = {"role": "assistant", "content": "a"}
 LAYOUTS = {
     "messages": [{"messages": messages(n), "tools": TOOL_LIST} for n in range(3)],
     "openai": [
@@ -155,6 +159,68 @@ def test_columns_are_read_by_other_names(tmp_path):
     alpaca = [{"instruction": "q", "input": "c", "output": "r"}]
     expected = encoded(write_rows(tmp_path / "a.csv", alpaca), encoder)
     assert encoded(path, encoder, **names) == expected
+
+
+CALL = {"name": "lamp", "arguments": {"color": "red"}}
+CALLED = {"type": "function", "function": CALL}
+KEPT = {
+    "weights after a system message": (
+        {"system": "s", "conversations": [USER_ONE, {**ANSWER_ONE, "weight": 0}, ANSWER_ONE]},
+        Chat([SYSTEM_ONE, USER_ONE, ANSWER_ONE, ANSWER_ONE], "", context=frozenset({2})),
+    ),
+    "a system speaker, and two calls in one message": (
+        {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "human", "value": "u"},
+                {"from": "function_call", "value": json.dumps([CALL, CALL])},
+            ]
+        },
+        Chat(
+            [
+                SYSTEM_ONE,
+                USER_ONE,
+                {"role": "assistant", "content": "", "tool_calls": [CALLED, CALLED]},
+            ],
+            "",
+        ),
+    ),
+    "ids of calls, names of tools, parts of a text": (
+        {
+            "messages": [
+                {**USER_ONE, "name": "somebody", "content": [{"text": "u"}, {"text": "v"}]},
+                {"role": "assistant", "content": "", "tool_calls": [{"id": "7", **CALLED}]},
+                {"role": "tool", "name": "lamp", "tool_call_id": "7", "content": "on"},
+            ]
+        },
+        Chat(
+            [
+                {"role": "user", "content": "uv"},
+                {"role": "assistant", "content": "", "tool_calls": [{"id": "7", **CALLED}]},
+                {"role": "tool", "content": "on", "name": "lamp", "tool_call_id": "7"},
+            ],
+            "",
+        ),
+    ),
+    "tools and earlier answers of a completion": (
+        {"prompt": [USER_ONE, ANSWER_ONE], "completion": "c", "tools": [LAMP]},
+        Chat(
+            [USER_ONE, ANSWER_ONE, {"role": "assistant", "content": "c"}],
+            *("", tuple(TOOL_LIST), frozenset({0, 1})),
+        ),
+    ),
+    "an instruction without input": (
+        {"instruction": "u", "input": "", "output": "a", "system": "s"},
+        Chat([SYSTEM_ONE, USER_ONE, ANSWER_ONE], ""),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_nothing_of_a_conversation_is_lost(tmp_path, name):
+    row, expected = KEPT[name]
+    path = write_rows(tmp_path / "a.jsonl", [row])
+    assert read_chats(path) == [replace(expected, location=f"{path}:1")]
 
 
 def test_only_the_completion_is_learned(tmp_path):

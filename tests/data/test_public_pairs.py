@@ -39,6 +39,12 @@ def test_without_a_folder_a_pair_is_downloaded_once(opus, answer_cache):
     assert (answer_cache / "data" / "tatoeba" / "Tatoeba.cy-en.cy").is_file()
 
 
+def test_a_pair_is_downloaded_by_the_codes_of_its_languages(opus):
+    (first, *_) = read_pairs("Welsh-English", None)
+    assert ((first.source, first.target), first.pair) == (ROWS[0], "Welsh-English")
+    assert [path for path, _ in opus.asked] == ["cy-en.txt.zip"]
+
+
 def test_train_align_works_as_it_is_typed(opus, answer_cache, model_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = ["train-align", "--model", str(model_dir), "--pairs", "cy-en,sw-en", "--dry-run"]
@@ -110,3 +116,10 @@ def test_a_file_of_other_languages_is_refused(tmp_path):
     table(tmp_path / "de-en.parquet", text=["hello"])
     with pytest.raises(DataError, match="unknown columns text"):
         read_pairs("de-en", tmp_path)
+
+
+def test_a_text_without_one_of_the_languages_is_named_with_its_row(tmp_path):
+    rows = [{"de": "Hallo", "en": "hello"}]
+    table(tmp_path / "fr-en.parquet", translation=rows)
+    with pytest.raises(DataError, match="fr-en.parquet:1: no 'translation' with fr and en"):
+        read_pairs("fr-en", tmp_path)

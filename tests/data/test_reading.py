@@ -77,6 +77,22 @@ def test_pairs_are_read_from_columns_in_either_order(tmp_path):
     assert (pair.source, pair.target, pair.pair) == ("habari", "hello", "sw-en")
 
 
+def test_the_name_of_the_file_says_the_order_and_not_that_of_its_folder(tmp_path):
+    (tmp_path / "cy-en").mkdir()
+    (tmp_path / "cy-en" / "en-cy.tsv").write_text(" hello\t helo \n")
+    (pair,) = read_pairs("cy-en", tmp_path / "cy-en")
+    assert (pair.source, pair.target) == ("helo", "hello")
+
+
+def test_of_two_files_of_a_pair_almas_comes_first(tmp_path):
+    """It is named by what it is, and another table only by the pair."""
+    rows = {name: json.dumps({"translation": {"de": name, "en": "x"}}) for name in ("alma", "own")}
+    (tmp_path / "de-en.train.json").write_text(rows["alma"])
+    (tmp_path / "de-en.jsonl").write_text(rows["own"])
+    (pair,) = read_pairs("de-en", tmp_path)
+    assert pair.source == "alma"
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -91,6 +107,9 @@ def test_pairs_are_read_side_by_side(tmp_path, left, right):
     assert [p.target for p in read_pairs("cy-en", tmp_path)] == ["hello", "good morning"]
     (tmp_path / right).write_text("hello\n")
     with pytest.raises(DataError, match="2 lines, but .* has 1"):
+        read_pairs("cy-en", tmp_path)
+    (tmp_path / right).write_text("hello\ngood morning\nbye\nand more\n")
+    with pytest.raises(DataError, match="2 lines, but .* has 4"):
         read_pairs("cy-en", tmp_path)
 
 
@@ -154,6 +173,19 @@ def test_held_out_rows_are_apart_from_the_rest(count, most, seed):
     kept, held = hold_out(range(count), most, random.Random(seed))
     assert sorted(kept + held) == list(range(count))
     assert len(held) == min(most, max(1, count // 10))
+    assert (kept, held) == (sorted(kept), sorted(held)), "both in the order of the rows"
+
+
+def test_rows_are_mixed_and_the_rest_of_a_group_is_drawn():
+    """Neither group by group, nor always the first rows of the smaller one."""
+    groups = [[("a", n) for n in range(20)], [("b", n) for n in range(13)]]
+    runs = [resample_evenly(groups, random.Random(seed)) for seed in range(3)]
+    for rows in runs:
+        names = [name for name, _ in rows]
+        assert sorted(names) == ["a"] * 20 + ["b"] * 20
+        assert 5 < names[:20].count("a") < 15
+    often = [{row for row in rows if rows.count(row) == 2} for rows in runs]
+    assert often[0] != often[1] != often[2] != often[0]
 
 
 def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_the_text(tmp_path):

@@ -77,6 +77,10 @@ def test_rows_have_the_number_of_their_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('\n{"a": 1}\n\n{"b": 2}\n')
     read = list(open_records(tmp_path / "a.jsonl").rows(["a", "b"]))
     assert read == [(2, {"a": 1}), (4, {"b": 2})]
+    parquet.write_table(pyarrow.table({"a": [1, 2]}), tmp_path / "a.parquet")
+    assert [n for n, _ in open_records(tmp_path / "a.parquet").rows(["a"])] == [1, 2]
+    (tmp_path / "a.json").write_text('[{"a": 1},\n\n{"a": 2}]')
+    assert [n for n, _ in open_records(tmp_path / "a.json").rows(["a"])] == [1, 2]
 
 
 def test_a_column_that_takes_a_name_hides_the_one_that_had_it(tmp_path):
@@ -154,6 +158,7 @@ TWO = [{"a": "1"}, {"a": "2"}]
         (TWO[0], TWO[:1]),
         ({"a": [{"role": "user"}]}, [{"a": [{"role": "user"}]}]),  # one conversation
         ({"a": "1", "b": ["x"]}, TWO[:1]),
+        ({"a": "1", "b": TWO, "c": TWO}, TWO[:1]),  # no one knows which
     ],
 )
 def test_json_may_hold_the_rows_in_an_object(tmp_path, value, rows, indent):
