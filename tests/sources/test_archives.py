@@ -29,15 +29,32 @@ def test_wanted_members_are_written_and_no_others(tmp_path, make, start):
     assert (tmp_path / "out" / "a.txt").read_text() == "text\n"
 
 
+def test_an_encrypted_member_is_refused_with_the_archive(tmp_path):
+    content = bytearray(zipped({"data/b.txt": "secret", "data/a.txt": "text"}))
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(start) + flags] |= 1  # of the first member
+    with pytest.raises(DataError, match="was not unpacked, because 'data/b.txt' is encrypted"):
+        take(tmp_path, bytes(content))
+
+
+@pytest.mark.parametrize("make", [tar_gz, zipped])
+def test_an_archive_of_more_files_than_it_may_have_is_refused(tmp_path, make, monkeypatch):
+    monkeypatch.setattr("adaptermix.sources.archives._MOST_MEMBERS", 3)
+    names = ["data/a.txt", "b", "c"]
+    assert take(tmp_path, make(dict.fromkeys(names, "x"))) == ["a.txt"]
+    with pytest.raises(DataError, match="or 3 files"):
+        take(tmp_path, make(dict.fromkeys([*names, "d"], "x")))
+
+
 def test_patterns_keep_the_names_inside(tmp_path):
     content = tar_gz({"dev/est_Latn.dev": "tere", "dev/eng_Latn.dev": "hello"})
     assert take(tmp_path, content, [Member("est_*.dev", "dev/est_*.dev")]) == ["est_Latn.dev"]
 
 
 def test_lines_of_tags_are_left_out(tmp_path):
-    content = zipped(
-        {"data/a.txt": '<doc docid="1">\n<url>x</url>\nHallo\n <title>T</title>\n<3 Welt\n</doc>\n'}
-    )
+    names = "url keywords speaker talkid title description reviewer translator".split()
+    tags = "".join(f" <{name}>x</{name}>\n" for name in names)
+    content = zipped({"data/a.txt": f'<doc docid="1">\n{tags}Hallo\n<3 Welt\n</doc>\n'})
     take(tmp_path, content, [Member("a.txt", "data/a.txt", is_tagged=True)])
     assert (tmp_path / "out" / "a.txt").read_text() == "Hallo\n<3 Welt\n"
 

@@ -120,6 +120,31 @@ def test_a_compressed_file_is_not_decompressed(site, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == gzip.compress(CONTENT)
 
 
+def test_a_connection_may_break_more_often_than_there_are_tries_if_it_gets_on(site, tmp_path):
+    site.troubles["data/a.bin"] = [60_000] * 5
+    fetch(wanted(site, tmp_path), Patience(0.5, 2, 0.01))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert len(site.asked) == 6
+
+
+def test_every_wait_is_twice_the_one_before(site, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr("adaptermix.sources.download.time.sleep", waits.append)
+    site.troubles["data/a.bin"] = ["http 503"] * 4
+    fetch(wanted(site, tmp_path), Patience(0.5, 5, 0.25))
+    assert waits == [0.25, 0.5, 1.0, 2.0]
+
+
+def test_what_is_left_of_another_address_is_not_gone_on_with(site, tmp_path):
+    site.troubles["data/a.bin"] = [150_000, "http 418"]
+    with pytest.raises(ResourceError):
+        fetch(wanted(site, tmp_path))
+    site.files["data/b.bin"] = CONTENT
+    site.asked.clear()
+    fetch(wanted(site, tmp_path, "data/b.bin"))
+    assert site.asked == [("data/b.bin", "")]
+
+
 def test_a_server_may_say_how_long_to_wait(site, tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr("adaptermix.sources.download.time.sleep", waits.append)
@@ -193,6 +218,23 @@ def test_refusals_name_the_address_and_the_way_on(site, tmp_path, status, kind, 
 def test_a_file_that_is_too_large_is_not_taken(site, tmp_path):
     with pytest.raises(DataError, match="larger than the expected 399,999 bytes"):
         fetch(wanted(site, tmp_path, limit=len(CONTENT) - 1))
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_file_that_is_said_to_be_too_large_is_not_begun(site, tmp_path):
+    seen = []
+    small = wanted(site, tmp_path, limit=len(CONTENT) - 1)
+    with pytest.raises(DataError, match="larger than the expected"):
+        download(small, lambda *progress: seen.append(progress), QUICK)
+    assert not seen
+
+
+def test_a_file_that_only_turns_out_to_be_too_large_is_not_taken_either(site, tmp_path):
+    """The size of a compressed answer is not that of the file."""
+    site.files["data/a.bin"] = b"0" * 400_000
+    site.troubles["data/a.bin"] = ["gzip"]
+    with pytest.raises(DataError, match="larger than the expected 100,000 bytes"):
+        fetch(wanted(site, tmp_path, limit=100_000))
     assert not (tmp_path / "a.bin").exists()
 
 

@@ -1,5 +1,6 @@
 """Public data from a server that has archives of the true format, good and bad."""
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -15,6 +16,7 @@ from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.download import Patience
 from adaptermix.sources.get import Order, get
 from adaptermix.sources.lock import LOCK_NAME, WORK_NAME
+from adaptermix.sources.report import FileReport, GetReport, RemoteReport
 from adaptermix.sources.source import Member, Remote
 
 QUICK = Patience(seconds=0.5, tries=2, pause=0.01)
@@ -101,6 +103,12 @@ def test_chinese_is_found_under_either_code(site, tmp_path, pair):
     fetch(at(site, "tatoeba"), ["zh-en"], tmp_path)
     (read,) = read_pairs("zh-en", tmp_path / "data" / "tatoeba")
     assert (read.source, read.target) == rows[0]
+
+
+def test_malay_is_found_under_its_code_there(site, tmp_path):
+    site.files["en-zsm.txt.zip"] = tatoeba_zip("en-zsm", [("Hello.", "Helo.")])
+    fetch(at(site, "tatoeba"), ["ms-en"], tmp_path)
+    assert (tmp_path / "data" / "tatoeba" / "Tatoeba.en-ms.ms").read_text() == "Helo.\n"
 
 
 def test_flores_holds_both_parts_of_each_language(site, tmp_path):
@@ -290,6 +298,8 @@ def test_progress_is_told(site, tmp_path):
     get(wanted, on_progress=seen.append, patience=QUICK)
     assert seen
     assert seen[-1].stage == "massive: amazon-massive-dataset-1.1.tar.gz"
+    kilobytes = len(site.files["amazon-massive-dataset-1.1.tar.gz"]) // 1000
+    assert (seen[-1].done, seen[-1].total, seen[-1].detail) == (kilobytes, kilobytes, "kB")
 
 
 def test_a_record_that_is_none_is_refused(site, tmp_path):
@@ -384,6 +394,110 @@ def test_a_full_disk_is_told_with_the_folder(site, tmp_path):
     with pytest.raises(ResourceError, match=f"{tmp_path}/data: No space left") as caught:
         fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
     assert "free some space" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["massive", "flores", "alma", "uner"])
+def test_every_file_of_a_source_with_digests_has_one(name):
+    source = SOURCES[name]
+    remotes = source.remotes(source.default)
+    kinds = {remote.digest.partition(":")[0] for remote in remotes}
+    assert kinds == {"sha256"} if name in ("massive", "flores") else {"git"}
+    assert len({remote.digest for remote in remotes}) == len(remotes)
+    assert all(remote.size for remote in remotes) or kinds == {"git"}
+
+
+def test_a_pair_of_alma_may_be_named_in_either_order():
+    alma = SOURCES["alma"]
+    assert alma.remotes(["en-de"]) == alma.remotes(["de-en"])
+    assert len(alma.remotes(["en-de"])) == 4
+
+
+def test_a_copy_that_is_larger_than_the_published_file_is_refused(tmp_path):
+    copy = tmp_path / "amazon-massive-dataset-1.1.tar.gz"
+    copy.write_bytes(massive_tar(("cy-GB",)) + b"more")
+    size = copy.stat().st_size - 4
+    known = replace(SOURCES["massive"].remotes(["cy-GB"])[0], size=size, digest="")
+    source = replace(SOURCES["massive"], remotes=lambda names: [known])
+    with pytest.raises(DataError, match=f"{size + 4:,} bytes, but the published file has {size:,}"):
+        fetch(source, ["cy-GB"], tmp_path, mirror=str(copy))
+
+
+def test_the_line_of_an_order_repeats_it(tmp_path):
+    tatoeba, data = SOURCES["tatoeba"], tmp_path / "data"
+    line = f"adaptermix data get tatoeba --pairs cy-en,sw-en -o {data}"
+    assert order(tatoeba, ["cy-en", "sw-en"], tmp_path).line == line
+    everything = order(tatoeba, tatoeba.default, tmp_path)
+    assert everything.line == f"adaptermix data get tatoeba -o {data}"
+
+
+def test_what_is_recorded_is_what_is_there(site, tmp_path):
+    """Of the download and of each file; another source's entries stay."""
+    content = tatoeba_zip("cy-en", PAIRS)
+    site.files["cy-en.txt.zip"] = content
+    site.files["flores200_dataset.tar.gz"] = flores_tar(("cym_Latn",))
+    report = fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    fetch(at(site, "flores"), ["cym_Latn"], tmp_path)
+    lock = json.loads((tmp_path / "data" / LOCK_NAME).read_text())
+    address = f"{site.address}/cy-en.txt.zip"
+    assert lock["downloads"][address] == {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+        "source": "tatoeba",
+        "license": "CC BY 2.0 FR",
+    }
+    assert len(lock["downloads"]) == 2
+    assert len(lock["files"]) == 4
+    for code in ("cy", "en"):
+        name = f"tatoeba/Tatoeba.cy-en.{code}"
+        there = (tmp_path / "data" / name).read_bytes()
+        digest = hashlib.sha256(there).hexdigest()
+        assert lock["files"][name] == {"sha256": digest, "size": len(there), "from": address}
+    (download,) = report.downloads
+    assert (download.size, download.is_published) == (len(content), False)
+    assert report.notes == list(SOURCES["tatoeba"].notes)
+    work = [path.name for path in (tmp_path / "data" / WORK_NAME).iterdir()]
+    assert work == [".lock"], "no download is left"
+    (tmp_path / "data" / "tatoeba" / "Tatoeba.cy-en.cy").write_text("arall\n")
+    again = fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    assert [file.status for file in again.files] == ["kept", "there"]
+
+
+def test_a_compressed_file_is_there_too(site, tmp_path):
+    folder = tmp_path / "data" / "tatoeba"
+    folder.mkdir(parents=True)
+    for code in ("cy", "en"):
+        (folder / f"Tatoeba.cy-en.{code}.gz").write_bytes(gzip.compress(b"helo\n"))
+    report = fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    assert [file.status for file in report.files] == ["kept", "kept"]
+    assert not site.asked
+
+
+def test_the_view_counts_files_and_says_where_each_comes_from():
+    def remote(status, size, digest, *, is_published=False, origin=""):
+        address = f"https://here/{status}"
+        return RemoteReport(address, origin or address, status, size, digest, is_published)
+
+    report = GetReport(
+        *("tatoeba", "Tatoeba, v1", "data/tatoeba", "https://page", "CC BY", "Somebody 2012"),
+        [
+            remote("downloaded", 12_345_678, "0123456789abcdef", is_published=True),
+            remote("copied", 1_000, "", origin="copies/a"),
+            remote("there", 999, "fedcba9876543210", is_published=True),
+            remote("planned", None, ""),
+        ],
+        [FileReport(str(n), n, "", s) for n, s in enumerate(["written"] * 3 + ["there"] * 2)],
+        ["a note"],
+    )
+    (_, *lines), remarks = report.view().shown, report.view().remarks
+    assert lines == [
+        "downloaded: https://here/downloaded (12.3 MB, sha256 0123456789ab, as published)",
+        "copied: https://here/copied from copies/a (1.0 kB)",
+        "is there: https://here/there (999 bytes, sha256 fedcba987654, published)",
+        "to download: https://here/planned",
+        "files: 3 written, 2 there",
+        *("page: https://page", "license: CC BY", "cite: Somebody 2012"),
+    ]
+    assert remarks == ["note: a note"]
 
 
 def test_every_source_is_complete():

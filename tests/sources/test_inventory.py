@@ -73,6 +73,23 @@ def test_a_file_that_is_cut_short_is_told(tmp_path):
     assert stock(tmp_path / "data", "flores").odd == [told]
 
 
+@pytest.mark.parametrize(
+    ("source", "folder", "name", "rows"),
+    [
+        ("massive", "massive", "cy-GB.jsonl", 16_521),
+        ("flores", "flores200", "cym_Latn.dev", 997),
+        ("flores", "flores200", "cym_Latn.devtest", 1_012),
+    ],
+)
+def test_a_file_has_as_many_rows_as_were_published(tmp_path, source, folder, name, rows):
+    path = tmp_path / folder / name
+    path.parent.mkdir()
+    for count in (rows - 1, rows, rows + 1):
+        path.write_text("{}\n" * count)
+        told = [] if count == rows else [f"{path} has {count:,} rows, not {rows:,}"]
+        assert stock(tmp_path, source).odd == told
+
+
 def test_a_file_that_cannot_be_read_is_told_and_the_others_are_counted(tmp_path):
     folder = tmp_path / "data" / "wmt"
     folder.mkdir(parents=True)
