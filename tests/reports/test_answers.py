@@ -1,11 +1,17 @@
 """What a report says: did the merge help, where, and can it be trusted?"""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from helpers.cards import ALIGNED, TRAINED, write
-from helpers.records import write_evaluation, write_retrieval
+from helpers.records import (
+    write_distinct_evaluation,
+    write_distinct_retrieval,
+    write_evaluation,
+    write_retrieval,
+)
 
 from adaptermix.adapters.inspection import inspect
 from adaptermix.evaluation.comparison import ALL
@@ -13,8 +19,14 @@ from adaptermix.merging.merge import merge
 from adaptermix.reports.runs import find_runs
 from adaptermix.reports.sections.adapters import adapters_section
 from adaptermix.reports.sections.build import sections_of
-from adaptermix.reports.sections.retrieval import analyzed, retrieval_section, wilson
-from adaptermix.reports.sections.roles import label_of, language_groups, merge_among
+from adaptermix.reports.sections.retrieval import _curve, analyzed, retrieval_section, wilson
+from adaptermix.reports.sections.roles import (
+    controls_among,
+    is_unscaled,
+    label_of,
+    language_groups,
+    merge_among,
+)
 from adaptermix.reports.sections.scores import answer_section, evaluation_section
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import InspectSettings
@@ -184,6 +196,64 @@ def test_a_task_adapter_at_weight_1_needs_no_control(tmp_path, adapters, weights
     assert ("task adapter not scaled" in section.texts[1]) == (weights == "1,0.2")
 
 
+def test_only_a_scaled_adapter_is_a_control(tmp_path, inspected):
+    """Neither an adapter as it was trained, nor another merge."""
+    systems = ["base", "task", "scaled", "merged", "align"]
+    assert controls_among(systems, inspected) == ["scaled"]
+    assert controls_among(systems, None) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "rules", "is_whole"),
+    [
+        ("exact", None, True),
+        ("ties", None, False),
+        ("exact", [{"layers": "0", "weight": 0.5}], False),
+    ],
+)
+def test_an_adapter_is_unscaled_only_where_it_keeps_its_weight_everywhere(
+    tmp_path, adapters, method, rules, is_whole
+):
+    sources = [adapters / "task.safetensors", adapters / "align.safetensors"]
+    whole = merge(sources, MergeSettings(weights="1,0.2", out=tmp_path / "merged.safetensors"))
+    assert whole.method == "exact"
+    report = inspect([tmp_path / "merged.safetensors"], InspectSettings())
+    (adapter,) = report.adapters
+    weighting = adapter.record["weighting"] | {"rules": rules}
+    record = adapter.record | {"method": method, "weighting": weighting}
+    changed = replace(report, adapters=[replace(adapter, record=record)])
+    assert is_unscaled("merged", "task", changed) is is_whole
+    assert not is_unscaled("merged", "align", changed)
+
+
+def test_a_language_of_both_trainings_is_a_trained_one(tmp_path, adapters):
+    """Only those of the merge's own sources count, and only sides of pairs are aligned."""
+    align, other = tmp_path / "align.safetensors", tmp_path / "other.safetensors"
+    write(align, ALIGNED | {"examples": {"cy-sw": 10, "ja": 5}}, seed=1)
+    write(other, ALIGNED | {"examples": {"de-en": 10}}, seed=2)
+    task, merged = adapters / "task.safetensors", tmp_path / "merged.safetensors"
+    merge([task, align], MergeSettings(weights="0.5,0.5", out=merged))
+    known = inspect([task, align, other, merged], InspectSettings())
+    assert language_groups((*LANGS, "ja"), "merged", known, {}) == [
+        ("trained languages", ["en", "cy"]),
+        ("aligned languages", ["sw"]),
+        ("other languages", ["de", "ja"]),
+    ]
+
+
+def test_unreadable_answers_are_many_beside_those_of_the_baseline(tmp_path):
+    """More than a twentieth, and more than twice as many as the baseline has."""
+    run = evaluated(tmp_path, dict.fromkeys(LANGS, 0.2))
+    looks = []
+    for bad in ((0, 5), (0, 6), (10, 19), (10, 21)):
+        counts = dict(zip(("task", "merged"), bad, strict=True))
+        cells = [replace(c, examples=100, malformed=counts[c.system]) for c in run.report.cells]
+        spoiled = replace(run, report=replace(run.report, cells=cells))
+        facts = {fact.name: fact for fact in answer_section(spoiled, None).facts}
+        looks.append(facts["Unreadable answers"].look)
+    assert looks == ["ok", "warn", "ok", "warn"]
+
+
 def test_the_merge_is_the_first_of_several_adapters_and_not_the_best(inspected):
     systems = ["base", "task", "scaled", "merged", "align"]
     assert merge_among(systems, "task", inspected) == "merged"
@@ -291,6 +361,101 @@ def test_where_the_loss_was_placed_is_the_gain_over_the_base(tmp_path):
         *(["2", "+0.0", "+0.0"], ["3", "+0.0", "+0.0"]),
     ]
     assert [panel.title for panel in plot.panels] == ["early, at layer 1", "late, at layer 3"]
+    other = retrieval_section("retrieval", run, inspect(paths, InspectSettings()), "late")
+    (same,) = [plot for plot in other.plots if plot.name == "retrieval-placement"]
+    assert same.values == plot.values, "it is not the gain over the baseline"
+
+
+def test_adapters_are_in_the_order_of_their_layers(tmp_path):
+    write_retrieval(tmp_path / "run")
+    paths = [write(tmp_path / name, ALIGNED | {"settings": {"layer": layer}}, seed=layer)
+             for name, layer in (("early", 2), ("late", 1))]  # fmt: skip
+    run = find_runs([tmp_path / "run"]).retrievals[0]
+    section = retrieval_section("retrieval", run, inspect(paths, InspectSettings()), None)
+    (plot,) = [plot for plot in section.plots if plot.name == "retrieval-placement"]
+    assert [panel.title for panel in plot.panels] == ["late, at layer 1", "early, at layer 2"]
+    (systems,) = [plot for plot in section.plots if plot.name == "retrieval-systems"]
+    marked = {p.title: re.findall(r"aligned at layer (\d)", p.marks) for p in systems.panels}
+    assert marked == {"early": ["2"], "late": ["1"]}
+
+
+@pytest.mark.parametrize(
+    ("placed", "layers", "layer"),
+    [
+        ({}, [0, 1, 2, 3], 1),  # the middle of three blocks
+        ({"late": 3, "early": 2}, [0, 1, 2, 3], 3),
+        ({"early": 3}, [0, 1, 2, 3], 3),
+        ({"early": 3, "task": 2}, [0, 1, 2, 3], 1),
+        ({"late": 2}, [0, 1, 3], 1),
+        ({"late": 2}, [0, 3], 3),
+    ],
+)
+def test_the_layer_of_the_answer_is_the_nearest_to_where_the_system_was_aligned(
+    tmp_path, placed, layers, layer
+):
+    run = find_runs([write_retrieval(tmp_path / "run")]).retrievals[0]
+    seen = analyzed("r", run, None, None)
+    assert seen.after == "late"
+    assert replace(seen, placed=placed, report=replace(seen.report, layers=layers)).layer == layer
+
+
+def test_the_band_of_a_curve_is_that_of_its_accuracy(tmp_path):
+    write_distinct_retrieval(tmp_path / "run")
+    seen = analyzed("r", find_runs([tmp_path / "run"]).retrievals[0], None, None)
+    for row in seen.report.by_layer:
+        curve = _curve(seen, row, "one", is_reference=False)
+        expected = [tuple(100 * end for end in wilson(value, 997)) for value in row.accuracy]
+        assert curve.band == expected
+        assert curve.points == [
+            (at, 100 * y) for at, y in zip((0, 2, 3), row.accuracy, strict=True)
+        ]
+
+
+def test_plots_of_adapters_say_their_own_numbers(tmp_path, adapters):
+    """Trained adapters come before merges; those with a common origin are not compared."""
+    late = write(tmp_path / "late.safetensors", ALIGNED, seed=5)
+    paths = [adapters / "merged.safetensors", late, adapters / "task.safetensors"]
+    known = inspect(paths, InspectSettings())
+    section = adapters_section("adapters", known)
+    norms, cosines, overlaps = section.folded
+    (row,) = known.layers
+    names = ["merged", "late", "task"]
+
+    def hovers(plot):
+        return [re.findall(r"<title>([^<]+)</title>", panel.marks) for panel in plot.panels]
+
+    assert hovers(norms) == [
+        [f"{name}, 0: {norm:.4g}"] for name, norm in zip(names, row.norms, strict=True)
+    ]
+    assert [str(cell) for cell in norms.values.rows[0]] == [
+        "0",
+        *(f"{norm:#.4g}" for norm in row.norms),
+    ]
+    pairs = {"late and task": (1, 2), "merged and late": (0, 1)}
+    met = {label: row.comparison(pair) for label, pair in pairs.items()}
+    assert [panel.title for panel in cosines.panels] == list(pairs)
+    assert hovers(cosines) == [[f"{label}, 0: {c.cosine:.4g}"] for label, c in met.items()]
+    sides = [(label, side) for label in pairs for side in ("out", "in")]
+    assert [panel.title for panel in overlaps.panels] == [f"{label}, {s}" for label, s in sides]
+    assert hovers(overlaps) == [
+        [
+            f"random, 0: {getattr(met[label], f'random_{side}'):.4g}",
+            f"measured, 0: {getattr(met[label], f'overlap_{side}'):.4g}",
+        ]
+        for label, side in sides
+    ]
+
+
+def test_every_evaluation_has_its_own_overview_and_retrieval_the_first_one_s_baseline(tmp_path):
+    write_evaluation(tmp_path / "a", {"en": ["hello"]}, systems=("task", "merged"))
+    write_distinct_evaluation(tmp_path / "b")
+    write_retrieval(tmp_path / "retrieval", systems=("base", "task", "merged"))
+    sections = {s.name: s for s in sections_of(find_runs([tmp_path]), None)}
+    first, second = sections["answer"].tables
+    assert [row[0] for row in first.rows] == ["task", "merged"]
+    assert len(second.rows) == 6
+    assert (first.title[:1], second.title[:1]) == ("a", "b")
+    assert " with task, " in sections["retrieval"].answer
 
 
 def test_pairs_of_adapters_that_are_not_drawn_are_in_the_table(tmp_path):

@@ -5,12 +5,13 @@ import gzip
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from helpers.cards import ALIGNED, TRAINED, write
 from helpers.families import hand_written
-from helpers.records import write_evaluation, write_retrieval
+from helpers.records import write_evaluation, write_retrieval, write_search
 from typer.testing import CliRunner
 
 from adaptermix.adapters.family import family_hash, read_family
@@ -24,7 +25,9 @@ from adaptermix.errors import (
     ResourceError,
 )
 from adaptermix.merging.merge import merge
-from adaptermix.reports.page import ReportSummary, report
+from adaptermix.reports import page as page_module
+from adaptermix.reports.page import ReportSummary, _as_text, report
+from adaptermix.reports.runs import find_runs
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.reports import ReportSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
@@ -320,6 +323,124 @@ ENTITY = {"type": "LOC", "text": "Iguazu", "start": 3, "end": 9}
 )
 def test_an_answer_is_right_when_it_says_all_and_no_more(predicted, expected, by_offsets, answer):
     assert is_right(predicted, expected, by_offsets=by_offsets) is answer
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (["O", "B-time", "I-time"], "O B-time I-time"),
+        (["a reference", "another one"], "a reference\nanother one"),
+        ([SLOT, SLOT | {"value": "noon"}], "time: Five  am; time: noon"),
+        ([ENTITY], "LOC: Iguazu"),
+        ([], ""),
+        (None, ""),
+        ("text", "text"),
+    ],
+)
+def test_the_expected_answer_is_shown_as_text(expected, text):
+    assert _as_text(expected) == text
+
+
+def rewritten(folder, change, *, lang="en", system="merged"):
+    """Change the predictions of a system."""
+    path = folder / "predictions" / system / f"{lang}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | change(at)) + "\n" for at, row in enumerate(rows)))
+
+
+def test_cut_answers_and_cut_prompts_have_their_own_flags(tmp_path):
+    """As the page's script reads them: 1 right, 2 malformed, 4 cut, 8 a cut prompt."""
+    script = (Path(page_module.__file__).parent / "assets" / "report.js").read_text()
+    assert re.search(r"RIGHT = 1\b.*MALFORMED = 2\b.*CUT = 4\b.*TRUNCATED = 8\b", script, re.S)
+    folder = write_evaluation(tmp_path / "eval", UTTERANCES)
+    rewritten(folder, lambda at: {"is_cut": at == 0, "is_truncated": at == 1})
+    report([folder], ReportSettings(out=tmp_path / "r.html"))
+    (run,) = embedded((tmp_path / "r.html").read_text())
+    assert run["flags"] == ["2222", "5911"]
+
+
+def test_entities_are_right_by_what_the_evaluation_compared(tmp_path):
+    folder = write_evaluation(tmp_path / "eval", UTTERANCES)
+    moved = {"predicted": [ENTITY], "expected": [ENTITY | {"start": 0}]}
+    rewritten(folder, lambda at: moved)
+    flags = []
+    for match in ("text", "offsets"):
+        record = json.loads((folder / "scores.json").read_text())
+        record["settings"] = {"match": match}
+        (folder / "scores.json").write_text(json.dumps(record))
+        report([folder], ReportSettings(out=tmp_path / f"{match}.html"))
+        (run,) = embedded((tmp_path / f"{match}.html").read_text())
+        flags.append(run["flags"][1])
+    assert flags == ["1111", "0011"]
+
+
+def test_the_examples_know_the_baseline_and_can_be_left_out(tmp_path):
+    folder = write_evaluation(tmp_path / "eval", UTTERANCES, systems=("one", "two", "three"))
+    record = json.loads((folder / "scores.json").read_text())
+    record["baseline"]["name"] = "two"
+    (folder / "scores.json").write_text(json.dumps(record))
+    summary = report([folder], ReportSettings(title="Ŵ \x00", out=tmp_path / "r.html"))
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    (run,) = embedded(text)
+    assert (run["baseline"], run["merge"], summary.examples) == (1, 2, 4)
+    assert "<title>Ŵ \N{REPLACEMENT CHARACTER}</title>" in text
+    assert summary.bytes == (tmp_path / "r.html").stat().st_size > len(text)
+    rows = {row[0]: row[1] for row in summary.view().shown[-1].rows}
+    assert rows["report"] == f"{tmp_path / 'r.html'}, {summary.bytes / 1e6:.1f} MB"
+    without = ReportSettings(examples=False, out=tmp_path / "s.html")
+    assert report([folder], without).examples == 0
+    assert 'id="data"' not in (tmp_path / "s.html").read_text()
+
+
+def test_every_kind_of_run_is_in_the_summary_and_in_its_own_section(tmp_path):
+    for name, make in (
+        ("retrieval", write_retrieval),
+        ("b.search", write_search),
+        ("a.search", write_search),
+    ):
+        make(tmp_path / name)
+    write_evaluation(tmp_path / "eval", UTTERANCES)
+    summary = report([tmp_path], ReportSettings(out=tmp_path / "r.html"))
+    assert [path.removeprefix(f"{tmp_path}/") for path in summary.runs] == [
+        *("eval/scores.json", "a.search/search.json", "b.search/search.json"),
+        "retrieval/retrieval.json",
+    ]
+    text = (tmp_path / "r.html").read_text()
+    assert "42 of the 54 answers that an exhaustive search needs" in text
+    assert text.count("0.9 is best.</dd>") == 2, "a fact of each search"
+    assert re.findall(r'<section id="([^"]+)"', text) == [
+        *("answer", "scores", "search-1", "search-2", "retrieval", "examples"),
+    ]
+
+
+def test_runs_are_found_by_their_places_and_once(tmp_path, monkeypatch):
+    """Four folders down, not in hidden ones, whatever path leads there."""
+    deep = write_evaluation(tmp_path / "a" / "b" / "c" / "run", UTTERANCES)
+    write_evaluation(tmp_path / ".hidden" / "run", UTTERANCES)
+    write_evaluation(tmp_path / "a" / "b" / "c" / "d" / "too-deep", UTTERANCES)
+    (tmp_path / "link").symlink_to(deep)
+    runs = find_runs([tmp_path, deep, deep / "scores.json", tmp_path / "link"])
+    assert [run.name for run in runs.evaluations] == ["run"]
+    monkeypatch.chdir(deep)
+    (run,) = find_runs([Path()]).evaluations
+    assert run.name == "run"
+
+
+def test_texts_of_a_record_are_printable(tmp_path):
+    folder = write_evaluation(tmp_path / "eval", UTTERANCES, systems=("base", "a\x1bb"))
+    (run,) = find_runs([folder]).evaluations
+    assert run.report.systems == ["base", "a\N{REPLACEMENT CHARACTER}b"]
+
+
+def test_a_curve_of_another_length_than_the_layers_is_a_damaged_record(tmp_path):
+    folder = write_retrieval(tmp_path / "retrieval")
+    record = json.loads((folder / "retrieval.json").read_text())
+    for key in ("pairs", "by_layer"):
+        damaged_one = json.loads(json.dumps(record))
+        damaged_one[key][-1]["accuracy"].pop()
+        (folder / "retrieval.json").write_text(json.dumps(damaged_one))
+        with pytest.raises(DataError, match="damaged record: 3 accuracies, but 4 layers"):
+            report([folder], ReportSettings(out=tmp_path / "r.html"))
 
 
 def test_a_correlation_that_is_none_is_not_drawn(tmp_path):

@@ -14,7 +14,7 @@ from adaptermix.cli.main import program
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.reports.page import report
-from adaptermix.reports.published import read_published
+from adaptermix.reports.published import PublishedTable, read_published
 from adaptermix.settings.reports import ReportSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "paper"
@@ -79,6 +79,37 @@ def test_every_number_that_a_run_has_is_compared(folder):
     assert table in summary.view().shown
 
 
+def test_a_summary_is_of_its_own_table_and_of_sizes(folder):
+    """The largest difference may be one below; groups of retrieval have their own averages."""
+    more = '[r]\nsource = "table 2"\nmetric = "retrieval"\nvalues.early = [30.0, 41.5]\n'
+    more += 'over = ["all", "low-resource"]\n'
+    text = NUMBERS.replace("26.5", "46.5") + more
+    (folder / "numbers.toml").write_text(text)
+    write_retrieval(folder / "retrieval")
+    record = json.loads((folder / "retrieval" / "retrieval.json").read_text())
+    group = {"system": "early", "over": "low-resource", "accuracy": 0.425}
+    record["aggregates"].append(record["aggregates"][0] | group)
+    (folder / "retrieval" / "retrieval.json").write_text(json.dumps(record))
+    summary, cells = compared(folder, "run", "retrieval")
+    notes = [table.note for table in summary.compared]
+    assert "5 numbers: mean absolute difference 5.55, largest 21.50." in notes[0]
+    assert "2 numbers: mean absolute difference 1.0, largest 1.0." in notes[1]
+    assert cells["early", "low-resource"].measured == pytest.approx(42.5)
+    page = (folder / "page.html").read_text()
+    assert page.index('<section id="answer"') < page.index('<section id="published"')
+    assert page.index('<section id="published"') < page.index('<section id="scores"')
+
+
+def test_scores_have_the_scale_of_the_paper(folder):
+    rows = {"source": "t", "over": ["all"], "values": {"base": [1.0]}}
+    factors = {
+        metric: PublishedTable(metric=metric, **rows).factor
+        for metric in ("slot_f1", "retrieval", "bleu", "chrf", "comet")
+    }
+    assert factors == {"slot_f1": 100, "retrieval": 100, "bleu": 1, "chrf": 1, "comet": 1}
+    assert PublishedTable(metric="comet", scale=100, **rows).factor == 100
+
+
 def test_the_command_prints_them_and_its_json_holds_them(folder):
     line = ["report", str(folder / "run"), "--published", str(folder / "numbers.toml")]
     line += ["-o", str(folder / "new.html")]
@@ -104,7 +135,9 @@ def test_seeds_are_averaged_and_their_spread_is_told(folder):
     rescore(folder / "seeds", scores)
     text = NUMBERS.partition("values.")[0].replace('["en", "first", "all", "fr"]', '["all"]')
     (folder / "numbers.toml").write_text(f"{text}values.task = [50]\nvalues.alone = [31]\n")
-    _, cells = compared(folder, "seeds")
+    summary, cells = compared(folder, "seeds")
+    shown = [str(cell) for cell in summary.compared[0].rows[0]]
+    assert shown == ["all", "55.0 ± 14.1 vs 50.0 (+5.0)", "30.0 vs 31.0 (-1.0)"]
     task, alone = cells["task", "all"], cells["alone", "all"]
     assert task.measured == pytest.approx(55)
     assert task.deviation == pytest.approx(stdev([45, 65]))
