@@ -13,9 +13,6 @@ from adaptermix.data.languages import language_code
 from adaptermix.errors import DataError
 from adaptermix.files.text import Split, parquet_columns, parquet_rows
 
-# The collection's three-letter codes that differ from adaptermix's codes.
-_CODES = {"zho": "zh", "cmn": "zh", "slk": "sk", "srp": "sr", "hrv": "hr"}
-
 
 class AyaRow(NamedTuple):
     """A question, the sentence that it ends with, and the answer."""
@@ -78,7 +75,7 @@ def read_aya(path: Path, code: str) -> list[AyaRow]:
 
 def _code(lang: str) -> str:
     try:
-        return _CODES.get(lang) or language_code(lang)
+        return language_code(lang)
     except DataError:
         return lang
 
