@@ -455,7 +455,7 @@ def test_bleu_and_chrf_equal_the_published_scores(pair):
 
 def test_outputs_with_reasoning_get_a_note(tmp_path):
     refs = (write(tmp_path / "ref", ["one", "two", "three"]),)
-    outputs = ["a number</think>\none", "two <think>", "<think>\n\n</think>\n\nthree"]
+    outputs = ["a number</think>\none", "two", "<think>\n\n</think>\n\nthree"]
     out = write(tmp_path / "out.jsonl", (json.dumps({"output": output}) for output in outputs))
     common = {"task": "wmt23", "target_lang": "cy", "ref": refs, "metrics": ("chrf",)}
     (note,) = score_files(ScoreSettings(predictions=out, **common)).notes

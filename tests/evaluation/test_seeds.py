@@ -79,9 +79,9 @@ def test_a_resample_draws_seeds_and_examples(statistics):
         np.random.default_rng(SEED + 1 + at).choice(size, size=(SAMPLES, size), replace=True)
         for at, size in enumerate(LANGS.values())
     ]
-    drawn = []
+    drawn, means = [], []
     for number in range(SAMPLES):
-        gains = []
+        gains, values = [], []
         for at in seeds[number]:
             pair = [statistics[f"{name}-seed-{at + 1}"] for name in ("merged", "task")]
             scores = [
@@ -94,11 +94,15 @@ def test_a_resample_draws_seeds_and_examples(statistics):
                 for rows in pair
             ]
             gains.append(scores[0] - scores[1])
+            values.append(scores[0])
         drawn.append(np.mean(gains))
+        means.append(np.mean(values))
     expected = interval(row.difference, np.array(drawn))
     assert row.difference_low == pytest.approx(expected.low)
     assert row.difference_high == pytest.approx(expected.high)
     assert row.baseline == "task"
+    expected = interval(row.mean, np.array(means))
+    assert (row.low, row.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
 def test_seeds_that_do_not_differ_add_nothing_to_the_interval(statistics):

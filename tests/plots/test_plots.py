@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import vl_convert
 
 from adaptermix.plots.charts import (
     Change,
@@ -438,7 +439,8 @@ def test_a_file_places_panels_side_by_side(tmp_path):
     assert not plot.is_wide
     assert Plot("p", "", "", [Panel(900, 50, "")]).is_wide
     plot.write(tmp_path)
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    pictures = [vl_convert.svg_to_png(plot.svg(theme), scale=2) for theme in ("light", "dark")]
+    assert (tmp_path / "p.png").read_bytes() == pictures[0] != pictures[1]
     assert (tmp_path / "p.svg").read_text(encoding="utf-8") == plot.svg()
 
 
