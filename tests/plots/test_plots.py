@@ -89,6 +89,12 @@ def test_ticks_are_round_and_inside(low, high, ticks):
     assert Scale(low, high, 0, 220).ticks(44) == ticks
 
 
+@pytest.mark.parametrize("room", [10, 44, 400])
+def test_an_axis_has_few_ticks_however_long_it_is(room):
+    for high in (0.03, 1.0, 7.0, 250.0):
+        assert 2 <= len(Scale(0, high, 0, 5000).ticks(room)) <= 9
+
+
 def test_a_scale_is_straight_in_both_directions():
     scale = Scale(10, 20, 100, 0)
     assert [scale(value) for value in (10, 15, 20)] == [100, 50, 0]

@@ -315,6 +315,7 @@ def test_what_is_said_about_the_answer_has_its_numbers(evaluated):
         f"task-seed-1 {shares[0]:.1%}, other {shares[1]:.1%}.",
         *(f">{metric} of {lang}</p>" for metric in ("slot_f1", "chrf") for lang in record["langs"]),
         ">signature of the test</p>",
+        ">run: massive dev, 4 languages</caption>",
         ">one note</p>",
         ">another note</p>",
     ):

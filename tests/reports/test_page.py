@@ -418,9 +418,10 @@ def test_runs_are_found_by_their_places_and_once(tmp_path, monkeypatch):
     deep = write_evaluation(tmp_path / "a" / "b" / "c" / "run", UTTERANCES)
     write_evaluation(tmp_path / ".hidden" / "run", UTTERANCES)
     write_evaluation(tmp_path / "a" / "b" / "c" / "d" / "too-deep", UTTERANCES)
+    assert [run.name for run in find_runs([tmp_path]).evaluations] == ["run"]
     (tmp_path / "link").symlink_to(deep)
-    for paths in ([tmp_path], [tmp_path, deep, deep / "scores.json", tmp_path / "link"]):
-        assert [run.name for run in find_runs(paths).evaluations] == ["run"]
+    paths = [tmp_path, deep, deep / "scores.json", tmp_path / "link"]
+    assert [run.name for run in find_runs(paths).evaluations] == ["run"]
     monkeypatch.chdir(deep)
     (run,) = find_runs([Path()]).evaluations
     assert run.name == "run"

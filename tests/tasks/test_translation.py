@@ -148,11 +148,12 @@ def test_korean_has_sacrebleus_own_tokenizer_where_it_is_installed(monkeypatch, 
 
 
 def test_bleu_of_languages_without_spaces_is_noted():
-    outcomes = [Outcome("a", ["a"], lang=lang) for lang in ("th", "de", "km")]
+    langs = ("th", "de", "km", "lo", "my", "bo", "dz", "zh")
+    outcomes = [Outcome("a", ["a"], lang=lang) for lang in langs]
     names = [
         note.partition(" ")[0] for note in notes_on_tokenizers([SacreMetric("bleu")], outcomes)
     ]
-    assert names == ["Thai", "Khmer"]
+    assert names == ["Thai", "Khmer", "Lao", "Burmese", "Tibetan", "Dzongkha"]
     assert "flores200" in notes_on_tokenizers([SacreMetric("bleu")], outcomes)[0]
     assert notes_on_tokenizers([SacreMetric("bleu", "flores200")], outcomes) == []
     assert notes_on_tokenizers([SacreMetric("chrf")], outcomes) == []
