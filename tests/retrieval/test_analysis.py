@@ -500,6 +500,7 @@ def test_the_record_says_how_vectors_were_made_and_what_was_noted(settings, adap
     given = settings(adapters=[str(adapter)], pool_skip=1, pooling="weighted", langs=LANGS[:2])
     report = analyze(given)
     assert (report.depth, report.pooling, report.pool_skip) == (4, "weighted", 1)
+    assert (report.sentences, report.langs) == (12, list(LANGS[:2]))
     (note,) = report.notes
     assert note.startswith("the folder of task has a different vocabulary")
 
@@ -533,15 +534,12 @@ def test_a_cached_file_is_of_its_base_and_library(settings, model_dir, tmp_path,
             patch.setattr(f"adaptermix.retrieval.representations.{name}", lambda given: "another")
             paths.add(path())
     assert len(paths) == 3
-    adapters = read_systems([peft_adapter_of(model_dir, tmp_path / str(n)) for n in range(2)])
-    extractor = Extractor(settings(cache=False), model_dir, 2, adapters, tmp_path)
-    text = Text("en", [[0, 20]], 0)
-    assert len({extractor._path(system, text) for system in ("base", *adapters)} | paths) == 5
-
-
-def peft_adapter_of(model_dir, folder):
-    peft_adapter(model_dir, folder, seed=int(folder.name) + 7)
-    return folder
+    for at in ("1", "2"):  # two adapters of one name
+        peft_adapter(model_dir, tmp_path / at / "same", seed=int(at))
+        adapters = read_systems([tmp_path / at / "same"])
+        extractor = Extractor(settings(cache=False), model_dir, 2, adapters, tmp_path)
+        paths |= {extractor._path(system, Text("en", [[0, 20]], 0)) for system in adapters}
+    assert len(paths) == 5
 
 
 def test_there_must_be_room_for_all_files_and_one_that_is_written(
