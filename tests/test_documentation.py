@@ -91,7 +91,7 @@ def test_help_fits_80_columns_and_its_examples_can_be_pasted(words):
     shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout
     assert shown
     assert "…" not in shown
-    assert "<bool>" not in shown  # a switch takes no value
+    assert "<" not in shown.replace("<|eot_id|>", "")  # the names of types in Python
     lines = [line.strip() for line in shown.splitlines()]
     starts = [line for line in lines if line.startswith("adaptermix ")]
     following = [lines[lines.index(line) + 1] for line in starts if not line.endswith("\\")]

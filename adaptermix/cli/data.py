@@ -32,17 +32,25 @@ def add_data(app: typer.Typer) -> None:
 
 
 def data_get(
-    source: Annotated[SourceName, typer.Argument(help="Data set to download.")],
+    source: Annotated[
+        SourceName,
+        typer.Argument(help="Data set to download: " + ", ".join(SourceName) + "."),
+    ],
     langs: Annotated[
-        str | None, typer.Option(help="Languages, comma-separated (for massive, flores and uner).")
+        str | None,
+        typer.Option(
+            metavar="LANG,...", help="Languages, comma-separated (for massive, flores and uner)."
+        ),
     ] = None,
     pairs: Annotated[
         str | None,
-        typer.Option(help="Pairs such as cy-en,sw-en (for tatoeba, alma, wmt23 and iwslt)."),
+        typer.Option(
+            metavar="PAIR,...", help="Pairs such as cy-en,sw-en (for tatoeba, alma, wmt23, iwslt)."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that contains all data.")] = Path(
-        "data"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder that contains all data.")
+    ] = Path("data"),
     mirror: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +115,7 @@ def data_check(
         typer.Option(
             "--out",
             "-o",
+            metavar="FOLDER",
             help="Folder that contains all data.",
             show_default="data, beside the recipe if one is named",
         ),

@@ -86,11 +86,14 @@ def demo(
         typer.Option(
             "--out",
             "-o",
+            metavar="FOLDER",
             help="Folder to write.",
             show_default="runs/demo, or runs/demo-2 and so on",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of both training runs.")] = 1,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Random seed of both training runs.")
+    ] = 1,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -127,10 +130,13 @@ def run_recipe(
             metavar="STEP", help="Run only this step, and unfinished steps that it needs."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model for all steps.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Base model for all steps.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=2,
             help="Try the recipe on small slices: N examples per language, N training steps, "
             "answers of at most 32 tokens.",
@@ -150,6 +156,7 @@ def run_recipe(
         typer.Option(
             "--out",
             "-o",
+            metavar="FOLDER",
             help="Folder for the outputs.",
             show_default="set in the recipe, or runs/NAME next to it",
         ),
@@ -244,6 +251,7 @@ CometPath = Annotated[
     Path | None,
     typer.Option(
         "--path",
+        metavar="FOLDER",
         help="Folder for the environment.",
         show_default="comet in $ADAPTERMIX_CACHE or in the user's cache folder",
     ),
@@ -256,7 +264,9 @@ def comet_install(
     python: Annotated[
         str | None,
         typer.Option(
-            help="Python interpreter of the environment.", show_default="one that COMET supports"
+            metavar="PYTHON",
+            help="Python interpreter of the environment.",
+            show_default="one that COMET supports",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build the environment again.")] = False,
@@ -321,7 +331,8 @@ def schema(
     of: Annotated[
         SchemaOf,
         typer.Argument(
-            help="settings: the schema of adaptermix.toml. recipe: the schema of recipes."
+            metavar="settings|recipe",
+            help="settings: the schema of adaptermix.toml. recipe: the schema of recipes.",
         ),
     ],
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
@@ -65,6 +65,7 @@ _OPTIONS: dict[str, tuple[Any, object]] = {
         Annotated[
             Path | None,
             typer.Option(
+                metavar="FILE",
                 help="Settings file.",
                 show_default="adaptermix.toml, if it exists",
                 rich_help_panel=GENERAL,
@@ -115,6 +116,66 @@ _SHORT = {
 }
 _WIDEST = 16  # longest list of choices, in characters, that fits beside the help at 80 columns
 _REPEATED = {"adapters", "on", "ref", "preserve_text"}
+# What the help shows for a value, if its type says too little.
+_METAVARS = {
+    "adapters": "ADAPTER",
+    "baseline": "SYSTEM",
+    "by": "ROWS",
+    "chat": "DATA",
+    "columns": "NAME=COLUMN,...",
+    "comet_model": "MODEL",
+    "comet_python": "PYTHON",
+    "data_dir": "FOLDER",
+    "dev_chat": "DATA",
+    "engine_args": "KEY=VALUE,...",
+    "export": "FOLDER",
+    "groups": "NAME=LANG,...",
+    "into": "MODEL",
+    "lang": "LANG",
+    "langs": "LANG,...",
+    "layer": "LAYER",
+    "layers": "BLOCKS",
+    "layers_to_transform": "BLOCKS",
+    "lm_eval_path": "FOLDER",
+    "model": "MODEL",
+    "on": "ADAPTER,...",
+    "out_dtype": "DTYPE",
+    "pairs": "PAIR,...",
+    "pairs_columns": "NAME=COLUMN,...",
+    "pairs_dir": "FOLDER",
+    "pivot": "LANG",
+    "rank_pattern": "MODULE=N,...",
+    "alpha_pattern": "MODULE=X,...",
+    "search": "WEIGHTS",
+    "server": "URL,...",
+    "server_folder": "FOLDER",
+    "server_label": "NAME",
+    "server_model": "MODEL",
+    "target_lang": "LANG",
+    "task": "TASK",
+    "temperature": "X,...",
+    "tokenizer": "MODEL",
+    "weight": "W",
+    "weights": "W,...",
+}
+# The headings of the help in their order: what a command does before how it does it.
+_PANELS = (
+    "How to merge",
+    "Search",
+    "Data to test",
+    "Comparison",
+    "Analysis",
+    "Alignment",
+    "Task data",
+    "Task and prompt",
+    "LoRA and training",
+    "Alternation",
+    "Scoring",
+    "Engine",
+    "Output",
+    "Model and data",
+    "Adapter files without a config",
+)
 
 
 def flowing(text: str) -> str:
@@ -123,23 +184,43 @@ def flowing(text: str) -> str:
     return re.sub(r"(\n +[^\n]+)\n(?=\n )", r"\1", joined)
 
 
-class _PlainSwitches:
-    """Shows no type beside a switch: ``--json <bool>`` looks as if it took a value."""
+class _PlainHelp:
+    """Shows what a value is, as in ``ADAPTER...``, and not its type in Python."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters of the command, with ``--help``."""
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for param in params:
-            if getattr(param, "is_flag", False) and param.metavar is None:
-                param.metavar = ""
+            if isinstance(param, TyperArgument):
+                _name_argument(param)
+            elif param.metavar is None:  # `--json <bool>` would look as if it took a value
+                param.metavar = "" if param.is_flag else None
         return params
 
 
-class Group(_PlainSwitches, TyperGroup):
+def _name_argument(argument: TyperArgument) -> None:
+    """Show an argument as ``FILE``, or as ``ADAPTER...`` if it can be repeated.
+
+    Typer would add its type, and would show ``{adapters}...`` in the usage.
+    """
+    name = argument.metavar or argument.name.upper()
+    if argument.nargs != 1:
+        name = name.removesuffix("...").removesuffix("S") + "..."
+    argument.metavar = name
+    usage = name if argument.required else f"[{name}]"
+    for method, shown in (("display_type_rich", None), ("get_usage_pieces", [usage])):
+        setattr(argument, method, partial(_shown, shown))
+
+
+def _shown(shown: Any, *_: Any, **__: Any) -> Any:
+    return shown
+
+
+class Group(_PlainHelp, TyperGroup):
     """A command that only contains others."""
 
 
-class CheckedCommand(_PlainSwitches, TyperCommand):
+class CheckedCommand(_PlainHelp, TyperCommand):
     """A command that reports invalid values like settings files do, with the same exit code."""
 
     def __init__(self, *args: Any, **given: Any) -> None:
@@ -179,7 +260,7 @@ class CheckedCommand(_PlainSwitches, TyperCommand):
         for param in self.params:
             if isinstance(getattr(param, "show_default", None), str):
                 # Typer puts a default that is text in parentheses.
-                setattr(param, "_get_default_string", partial(_shown_default, param))  # noqa: B010
+                setattr(param, "_get_default_string", partial(_shown, param.show_default))  # noqa: B010
         try:
             for switch in switches:
                 switch.secondary_opts = []
@@ -187,10 +268,6 @@ class CheckedCommand(_PlainSwitches, TyperCommand):
         finally:
             for switch, negative in switches.items():
                 switch.secondary_opts = negative
-
-
-def _shown_default(param: Any, **_: Any) -> str:
-    return str(param.show_default)
 
 
 class _Help(CheckedCommand):
@@ -326,21 +403,29 @@ def _option(name: str, field: FieldInfo, kind: type[Settings]) -> inspect.Parame
     default = field.default
     shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     text = field.description or ""
-    metavar = "<str>" if name in _REPEATED else None  # Typer would show <list[str]>
     choices = "|".join(_choices(field.annotation))
     if len(choices) > _WIDEST:
         text += f" One of {choices.replace('|', ', ')}."
-        metavar = f"<{name.replace('_', '-')}>"
     if is_switch and default is True:
         text += f" --no-{flag[2:]} turns it off."
     option = typer.Option(
         *names,
-        metavar=metavar,
+        metavar=None if is_switch else _metavar(name, field.annotation),
         help=text,
         rich_help_panel=None if name in kind.main else _panel(name, kind),
         show_default=False if default in (None, (), {}) or is_switch else shown,
     )
     return _parameter(name, Annotated[_option_type(name, field.annotation) | None, option], None)
+
+
+def _metavar(name: str, annotation: Any) -> str:
+    """Return what the help shows for an option's value: its choices, or what it is."""
+    choices = "|".join(_choices(annotation))
+    if choices and len(choices) <= _WIDEST:
+        return choices
+    kinds = {Path: "PATH", int: "N", float: "X"}
+    usual = name.upper() if choices else kinds.get(_option_type(name, annotation), "TEXT")
+    return _METAVARS.get(name, usual)
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -353,9 +438,14 @@ def _choices(annotation: Any) -> tuple[str, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def _place(name: str, kind: type[Settings]) -> int:
+def _place(name: str, kind: type[Settings]) -> tuple[int, int]:
     """Return the sort key of an option in the help: the main options come first."""
-    return kind.main.index(name) if name in kind.main else len(kind.main)
+    if name in kind.main:
+        return -1, kind.main.index(name)
+    panel = _panel(name, kind)
+    if panel is None:
+        return -1, len(kind.main)
+    return _PANELS.index(panel) if panel in _PANELS else len(_PANELS), 0
 
 
 def _panel(name: str, kind: type[Settings]) -> str | None:
