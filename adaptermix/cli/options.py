@@ -21,7 +21,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from adaptermix.cli import console
 from adaptermix.cli.progress import progress_bar
 from adaptermix.commands.command import Call, Command
-from adaptermix.commands.settings_file import load_settings
+from adaptermix.commands.settings_file import load_settings, placing_errors
 from adaptermix.errors import ConfigError
 from adaptermix.files.hub import path_of
 from adaptermix.processes import is_main_process
@@ -338,7 +338,10 @@ def _run(command: Command, given: dict[str, Any]) -> None:
     is_silent = options.quiet or options.dry_run or not command.shows_progress
     with _pushed(options, settings), progress_bar(is_silent) as on_progress:
         call = Call(settings, inputs, options.force, options.dry_run, on_progress)
-        with redirect_stdout(sys.stderr):  # output of libraries is not a result
+        with (
+            placing_errors(settings, stated, config),
+            redirect_stdout(sys.stderr),  # output of libraries is not a result
+        ):
             report = command.perform(call)
         console.show(report, as_json=options.json)
 

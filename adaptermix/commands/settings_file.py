@@ -3,14 +3,16 @@
 A key in the file is the flag without its two dashes. Errors name the file and line.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.errors import ConfigError
+from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.locations import from_folder
 from adaptermix.settings.merging import SearchSettings
@@ -61,6 +63,45 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         return cast(S, kind.from_keys(from_file | stated))
     except ValidationError as error:
         raise _config_error(error, stated, path, kind) from error
+
+
+@contextmanager
+def placing_errors(
+    settings: Settings, flags: Mapping[str, object], config: Path | None = None
+) -> Iterator[None]:
+    """Add file and line to an error about a missing path or model that the settings file names.
+
+    Args:
+        settings: The combined settings.
+        flags: The options given on the command line, by field name.
+        config: The file; by default ``adaptermix.toml`` in the current folder, if it exists.
+    """
+    try:
+        yield
+    except AdaptermixError as error:
+        path = config or Path(CONFIG_NAME)
+        places = _places(settings, flags, path) if path.is_file() else {}
+        for name, place in places.items():
+            is_about = re.match(rf"(the model )?{re.escape(name)}(:| is not)", error.message)
+            if is_about and not Path(name).exists():
+                raise error.restated(f"{place}: {error.message}", hint=error.hint) from error
+        raise
+
+
+def _places(settings: Settings, flags: Mapping[str, object], path: Path) -> dict[str, str]:
+    """Return the paths and models that the file names, with file, line and key."""
+    kind, content = type(settings), read_toml(path)
+    sections = {None: content, "eval": _tested_like_eval(content, kind)}
+    sections[kind.section] = content.get(kind.section, {})
+    places: dict[str, str] = {}
+    for section, keys in sections.items():
+        for key in keys.keys() & {*keys_of(kind)}:
+            field = key.replace("-", "_")
+            if field not in flags and kind.location(key) is not None:
+                value = getattr(settings, field)
+                for name in value if isinstance(value, tuple) else (value,):
+                    places[str(name)] = f"{path}:{line_of(path, section, key)}: {key}"
+    return places
 
 
 def _read_section(path: Path, kind: type[Settings], task: object) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from adaptermix.cli.main import program
-from adaptermix.commands.settings_file import load_settings
-from adaptermix.errors import ConfigError
+from adaptermix.commands.settings_file import load_settings, placing_errors
+from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
@@ -254,3 +254,35 @@ def test_adapters_may_stand_in_one_list_and_their_names_may_hold_a_comma(tmp_pat
     (tmp_path / "a,b").mkdir()
     given = ["x,y", str(tmp_path / "a,b"), "z"]
     assert EvalSettings(adapters=given).adapters == ("x", "y", str(tmp_path / "a,b"), "z")
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "message", "place"),
+    [
+        (EvalSettings, {}, "the model no/model is not a local folder", "1: model: "),
+        (EvalSettings, {}, "{folder}/gone: no such file", "4: adapters: "),
+        (EvalSettings, {"model": "no/model"}, "the model no/model is not a local folder", None),
+        (EvalSettings, {}, "{folder}/there: not an adapter", None),
+        (
+            SearchSettings,
+            {"search": "auto"},
+            "{folder}/template: no such file",
+            "5: chat-template: ",
+        ),
+    ],
+)
+def test_an_error_about_a_missing_path_names_its_line(tmp_path, kind, flags, message, place):
+    (tmp_path / "there").touch()
+    text = (
+        'model = "no/model"\n\n[eval]\nadapters = ["there", "./gone"]\nchat-template = "template"\n'
+    )
+    path = write(tmp_path, text)
+    message = message.format(folder=tmp_path)
+    settings = load_settings(kind, flags, path)
+    with (
+        pytest.raises(ArtifactError) as caught,
+        placing_errors(settings, flags, path),
+    ):
+        raise ArtifactError(message, hint="name another")
+    expected = f"{path}:{place}{message}" if place else message
+    assert (caught.value.message, caught.value.hint) == (expected, "name another")
