@@ -225,7 +225,10 @@ class Adapter:
     def _tensor(self, name: str) -> np.ndarray:
         tensor = self.file.tensor(name).astype(self._checked_spec(name).dtype, copy=False)
         if not is_finite(tensor):
-            raise ArtifactError(f"{self.weights_path}: {name} contains NaN or infinity")
+            raise ArtifactError(
+                f"{self.weights_path}: {name} contains NaN or infinity",
+                hint="the adapter is damaged, or its training diverged; train or download it again",
+            )
         return tensor
 
 

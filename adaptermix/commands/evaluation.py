@@ -119,7 +119,10 @@ def _check_retrieval(call: Call, maker: Maker) -> None:
     if made is None:
         read_scores(settings.scores, settings.langs)
     elif made.command != EVAL.name:
-        raise ConfigError(f"scores: @{made.step} runs {made.command}, not eval")
+        raise ConfigError(
+            f"scores: @{made.step} runs {made.command}, not eval",
+            hint='name a step with command = "eval"',
+        )
     else:
         match_languages(made.settings.langs, settings.langs, f"@{made.step}")
 

@@ -204,7 +204,8 @@ def _in_order(
         return [prediction.output for prediction in predictions]
     if without:
         raise DataError(
-            f"{without[0].location}: no 'id', although other records in the file have one"
+            f"{without[0].location}: no 'id', although other records in the file have one",
+            hint="add an id to every record, or remove all ids to match outputs by position",
         )
     known = {example.id for example in examples}
     outputs: dict[str, str] = {}

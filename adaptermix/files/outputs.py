@@ -95,7 +95,9 @@ def check_output(path: Path, force: bool) -> None:
     if (path.exists() or path.is_symlink()) and not force:
         raise ArtifactError(f"{path} exists", hint="choose another --out, or pass --force")
     if not path.name or Path.cwd().is_relative_to(real_path(path)):
-        raise ConfigError(f"--out {path} contains the current folder")
+        raise ConfigError(
+            f"--out {path} contains the current folder", hint="name a new file or folder with -o"
+        )
     for parent in path.parents:
         if (parent.exists() or parent.is_symlink()) and not parent.is_dir():
             raise ConfigError(f"--out {path}: {parent} is not a folder")

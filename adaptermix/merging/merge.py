@@ -21,6 +21,8 @@ from adaptermix.merging.weights import read_weights
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.version import __version__
 
+_OTHER_OUT = "name a new file or folder with -o"
+
 
 def merge(
     paths: Sequence[Path], settings: MergeSettings, *, force: bool = False, dry_run: bool = False
@@ -170,11 +172,11 @@ def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
     for path in paths:
         old = real_path(path)
         if new == old:
-            raise ConfigError(f"--out {out} is one of the inputs")
+            raise ConfigError(f"--out {out} is one of the inputs", hint=_OTHER_OUT)
         if new.is_relative_to(old):
-            raise ConfigError(f"--out {out} is inside the input {path}")
+            raise ConfigError(f"--out {out} is inside the input {path}", hint=_OTHER_OUT)
         if old.is_relative_to(new):  # --force would delete the input with it
-            raise ConfigError(f"--out {out} contains the input {path}")
+            raise ConfigError(f"--out {out} contains the input {path}", hint=_OTHER_OUT)
     check_output(out, force)
 
 

@@ -35,7 +35,10 @@ def locate_model(settings: ModelSettings) -> Path:
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json", hint="name the folder of a saved model")
     if not any(folder.glob("*.safetensors")):
-        raise ArtifactError(f"{folder}: no .safetensors weights; other formats are not supported")
+        raise ArtifactError(
+            f"{folder}: no .safetensors weights; other formats are not supported",
+            hint="load the model with transformers, and save it with save_pretrained",
+        )
     return folder
 
 
@@ -150,10 +153,14 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ArtifactError(f"{index}: not an index of weights") from error
+        hint = "copy or download the model again"
+        raise ArtifactError(f"{index}: not an index of weights", hint=hint) from error
     for name in sorted(names):
         if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name}: no such file, but the index lists it")
+            raise ArtifactError(
+                f"{folder / name}: no such file, but the index lists it",
+                hint="copy or download the model again",
+            )
     return [folder / name for name in sorted(names)]
 
 

@@ -21,6 +21,8 @@ from adaptermix.search.record import SearchReport
 from adaptermix.settings.shared import complaint
 from adaptermix.tables import printable
 
+_RERUN = "rerun the command that wrote it"
+
 EVAL_RECORD = "scores.json"
 RETRIEVAL_RECORD = "retrieval.json"
 _RECORDS = (EVAL_RECORD, SEARCH_RECORD, RETRIEVAL_RECORD)
@@ -182,7 +184,7 @@ def _validated(kind: type[T], content: Any, path: Path) -> T:
         where = ".".join(map(str, first["loc"]))
         raise DataError(
             f"{path}: damaged record: {f'{where}: ' if where else ''}{complaint(first)}",
-            hint="rerun the command that wrote it",
+            hint=_RERUN,
         ) from error
 
 
@@ -202,17 +204,23 @@ def _check_cells(report: EvalReport, path: Path) -> None:
     for system in report.systems:
         for lang in report.langs:
             if (system, lang) not in there:
-                raise DataError(f"{path}: damaged record: no scores of {system} on {lang}")
+                raise DataError(
+                    f"{path}: damaged record: no scores of {system} on {lang}",
+                    hint=_RERUN,
+                )
     averages = {"all languages": report.macro, **report.group_macro}
     for name, means in averages.items():
         missing = [system for system in report.systems if system not in means]
         if missing:
-            raise DataError(f"{path}: damaged record: no average of {missing[0]} over {name}")
+            raise DataError(
+                f"{path}: damaged record: no average of {missing[0]} over {name}", hint=_RERUN
+            )
     if not report.cells:
-        raise DataError(f"{path}: damaged record: no scores")
+        raise DataError(f"{path}: damaged record: no scores", hint=_RERUN)
     if report.reference not in report.systems:
         raise DataError(
-            f"{path}: damaged record: the baseline {report.reference} is not one of the systems"
+            f"{path}: damaged record: the baseline {report.reference} is not one of the systems",
+            hint=_RERUN,
         )
 
 
@@ -223,7 +231,8 @@ def _check_layers(report: RetrievalReport, path: Path) -> None:
         if len(accuracies) != len(report.layers):
             raise DataError(
                 f"{path}: damaged record: {len(accuracies)} accuracies, but "
-                f"{len(report.layers)} layers"
+                f"{len(report.layers)} layers",
+                hint=_RERUN,
             )
 
 
@@ -280,7 +289,8 @@ def read_answers(run: Run) -> Iterator[Answers]:
             if [row["id"] for row in other] != [row["id"] for row in first]:
                 raise DataError(
                     f"{folder / name / lang}.jsonl: examples differ from those of "
-                    f"{next(iter(systems))}"
+                    f"{next(iter(systems))}",
+                    hint=_RERUN,
                 )
         yield Answers(printable(lang), rows)
 

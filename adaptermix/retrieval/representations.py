@@ -68,7 +68,10 @@ def encode_texts(
     for lang, sentences in texts.items():
         whole = tokenizer([*sentences], verbose=False)["input_ids"]  # truncation is reported below
         if empty := [at for at, ids in enumerate(whole, start=1) if not ids]:
-            raise DataError(f"sentence {empty[0]} in '{lang}' has no tokens")
+            raise DataError(
+                f"sentence {empty[0]} in '{lang}' has no tokens",
+                hint="remove this line from the files of all languages",
+            )
         cut = sum(limit is not None and len(ids) > limit for ids in whole)
         check_tokens((max(ids) for ids in whole), folder)
         encoded.append(Text(lang, [list(ids[:limit]) for ids in whole], cut))

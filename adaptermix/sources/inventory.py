@@ -122,4 +122,6 @@ def _parquet_rows(path: Path) -> int | None:
     try:
         return int(parquet.read_metadata(path).num_rows)
     except ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file: {error}") from error
+        raise DataError(
+            f"{path}: not a Parquet file: {error}", hint="copy or download it again"
+        ) from error

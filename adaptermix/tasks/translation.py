@@ -70,7 +70,10 @@ def read_translations(
     for path, lines in zip(references, targets, strict=True):
         empty = next((at for at, line in enumerate(lines, start=1) if not line.strip()), None)
         if empty is not None:
-            raise DataError(f"{path}:{empty}: the reference is empty")
+            raise DataError(
+                f"{path}:{empty}: the reference is empty",
+                hint="add the translation, or remove the line from all files",
+            )
     sources = columns[0] if source is not None else [""] * len(targets[0])
     rows = zip(sources, zip(*targets, strict=True), strict=True)
     return [
@@ -186,7 +189,10 @@ def _read_references(path: Path, source: str, target: str) -> list[TranslationEx
     examples = []
     for number, (text, reference) in read_alma(path, source, target):
         if not reference.strip():
-            raise DataError(f"{path}:{number}: the reference is empty")
+            raise DataError(
+                f"{path}:{number}: the reference is empty",
+                hint="add the translation, or remove the row",
+            )
         examples.append(TranslationExample(str(number - 1), pair, text, (reference,)))
     if not examples:
         raise DataError(f"{path}: no {pair} sentence pairs")

@@ -97,7 +97,10 @@ def encode_pairs(
     ]
     for pair, source, target in zip(pairs, *sides, strict=True):
         if not source or not target:
-            raise DataError(f"a {pair.pair} sentence has no tokens: {pair.source!r}")
+            text = pair.target if source else pair.source
+            raise DataError(
+                f"{pair.location}: the sentence {text!r} has no tokens", hint="remove the pair"
+            )
     return [
         EncodedPair(array("i", source), array("i", target), pair.location)
         for pair, source, target in zip(pairs, *sides, strict=True)
