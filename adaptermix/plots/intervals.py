@@ -80,7 +80,8 @@ def forest(
     rows = [row for _, group in groups for row in group]
     is_wide = width >= _WIDE
     numbers = 12 + max((width_of(row.says) for row in rows), default=0) if is_wide else 8
-    labels = min(_LABELS * width, max((width_of(row.label) for row in rows), default=0) + 14)
+    names = [*(row.label for row in rows), *(heading for heading, _ in groups)]
+    labels = min(_LABELS * width, max(map(width_of, names), default=0) + 14)
     is_long = sum(len(group) + bool(heading) for heading, group in groups) > _LONG
     top = (20 if any(sides) else 2) + 16 * is_long
     parts, y = [], float(top)

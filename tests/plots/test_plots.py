@@ -149,6 +149,14 @@ def test_a_forest_has_a_row_each_and_says_its_numbers():
     assert "+2.0" not in words(forest(groups, "points", (-4, 4), 300)), "no room for numbers"
 
 
+def test_headings_of_a_forest_end_before_its_zero_line():
+    heading = "a heading longer than every label"
+    panel = forest([(heading, [estimate()])], "points", (0, 4), 640, ("worse", "better"))
+    lines = [line for line in drawn(panel).iter("line") if line.get("stroke") == "var(--plot-ink)"]
+    (zero,) = (line for line in lines if line.get("x1") == line.get("x2"))
+    assert float(zero.get("x1")) > width_of(heading)
+
+
 @pytest.mark.parametrize(("rows", "times"), [(20, 1), (40, 2)])
 def test_a_forest_longer_than_a_screen_has_tick_values_above_it_too(rows, times):
     panel = forest(

@@ -275,8 +275,8 @@ def _placement(seen: Analyzed) -> Iterator[Plot]:
         for at, layer in enumerate(layers)
     ]
     values_table = Table(f"{name}-values", "Gain in accuracy (points)", ["layer", *gains], rows)
-    title = "Where the alignment loss was placed"
-    subtitle = f"Retrieval accuracy minus that of {seen.report.systems[0]}, in points."
+    title = "Gain by the layer of the alignment loss"
+    subtitle = f"Difference in retrieval accuracy to {seen.report.systems[0]}, in points."
     caption = "Adapters aligned at different layers. Dotted line: the aligned layer."
     yield Plot(name, title, caption, panels, values_table, subtitle=subtitle)
 
@@ -291,7 +291,7 @@ def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
     is_pivot = seen.report.pivot != ALL
     name = f"{seen.name}-pairs"
     title = f"What changed between languages: {seen.after} minus {seen.before}"
-    subtitle = f"Change of retrieval accuracy at layer {seen.layer}, in points."
+    subtitle = f"Change in retrieval accuracy at layer {seen.layer}, in points."
     caption = "Blue: gains. Orange: losses."
     titles = ("language", "direction") if is_pivot else ("source", "target")
     cells = _by_direction(gains, seen.report.pivot) if is_pivot else gains

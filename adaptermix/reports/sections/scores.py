@@ -232,7 +232,8 @@ def _estimates(seen: Evaluated, system: str, *, long: bool) -> Groups:
         means = [_estimate(seen, mean, f"mean of {len(langs)}")] if mean else []
         labels = [label_of(c.over) if long else c.over for c in rows]
         bars = [_estimate(seen, c, label) for c, label in zip(rows, labels, strict=True)]
-        groups.append((name, [*bars, *means]))
+        heading = name if long else name.removesuffix(f" {report.row_name}s")
+        groups.append((heading, [*bars, *means]))
     return groups
 
 
@@ -345,7 +346,7 @@ def _difference_plot(seen: Evaluated, name: str, table: Table) -> Plot:
     systems = list(dict.fromkeys(c.system for c in seen.report.comparisons))
     rows = {system: _estimates(seen, system, long=False) for system in systems}
     ends = [e for gs in rows.values() for _, group in gs for r in group for e in (r.low, r.high)]
-    span, title = around_zero(ends), f"minus {seen.report.reference}, {seen.unit}"
+    span, title = around_zero(ends), f"difference in {seen.unit}"
     panels = [
         titled_panel(system, forest(groups, title, span, _PANEL, ("worse", "better")))
         for system, groups in rows.items()
