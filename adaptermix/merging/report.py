@@ -74,13 +74,12 @@ class MergeReport(Report):
                 "the weights file)"
             )
         effect = (
-            "the other adapters keep full strength"
+            "the other adapters keep full strength there"
             if self.inactive == "keep"
-            else "the other adapters keep their weights (--inactive keep raises them)"
+            else "the other adapters keep their weights there (--inactive keep raises the weights)"
         )
         remarks += [
-            f"{source.path} has no effect in {source.inactive} of {self.modules} modules; there "
-            f"{effect}"
+            f"{source.path} has no effect in {source.inactive} of {self.modules} modules; {effect}"
             for source in self.sources
             if source.inactive and (source.weight or rules)
         ]

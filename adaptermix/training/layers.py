@@ -248,7 +248,7 @@ def choose(settings: AlignSettings, curve: Curve, depth: int) -> LayerChoice:
             notes += _note_on_middle(hits, depth)
     ratio = curve.first_token[block - 1]
     skip = int(skips[block - 1])
-    length = f"its norm after block {block} is {ratio:.1f} times that of the others"
+    length = f"after block {block}, its norm is {ratio:.1f} times the norm of the other tokens"
     if settings.pool_skip == "auto":
         told = "left out" if skip else "kept"
         notes.append(f"--pool-skip auto: the first token is {told}: {length}")

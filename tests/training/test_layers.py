@@ -147,8 +147,8 @@ def test_the_first_token_is_left_out_where_it_is_a_sink():
     chosen = told({"pool_skip": "auto"}, sink, 8)
     assert (chosen.layer, chosen.pool_skip) == ("middle", 1)
     assert chosen.notes == [
-        "--pool-skip auto: the first token is left out: its norm "
-        "after block 4 is 15.0 times that of the others"
+        "--pool-skip auto: the first token is left out: "
+        "after block 4, its norm is 15.0 times the norm of the other tokens"
     ]
     assert told({"pool_skip": "auto"}, curve([0.3] * 8), 8).pool_skip == 0
     papers = told({}, sink, 8)
