@@ -153,7 +153,7 @@ def test_the_first_token_is_left_out_where_it_is_a_sink():
     assert told({"pool_skip": "auto"}, curve([0.3] * 8), 8).pool_skip == 0
     papers = told({}, sink, 8)
     assert papers.pool_skip == 0
-    assert "after block 4 is 15.0 times that" in papers.notes[0]
+    assert "after block 4, its norm is 15.0 times" in papers.notes[0]
     assert "try --pool-skip auto" in papers.notes[0]
     assert told({"pool_skip": 2}, sink, 8).pool_skip == 2
     assert told({"pool_skip": 2}, sink, 8).notes == []
