@@ -27,7 +27,6 @@ ELSEWHERE = {
     "recipes/cluster.py": "system/test_ray.py, on a real cluster",
     "recipes/draft.py": "recipes/test_recipe.py, through reading",
     "reports/sections/*.py": "reports/test_page.py, through pages",
-    "search/asking.py": "search/test_run.py and test_by_language.py, through searches",
     "settings/*.py": "commands/test_settings_file.py",
     "*/report.py": "what commands print: system/test_recorded.py",
     "tasks/metrics/comet_worker.py": "system/test_comet.py, in COMET's environment",

@@ -1,0 +1,105 @@
+"""What a search asks of an engine, and what the data and the answers give notes on."""
+
+import json
+import shutil
+
+import pytest
+from helpers.adapters import peft_adapter
+from helpers.families import family_settings, use_known_effects, write_dev_data
+from helpers.search import settings_for
+
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.adapters.writing import write_adapter
+from adaptermix.generation.answers import FILE_NAME
+from adaptermix.search import by_language
+from adaptermix.search import run as of_all
+from adaptermix.search.by_language import plan_by_language, search_by_language
+from adaptermix.search.run import plan_search, search
+
+LONG_GRID = ",".join(f"{at / 20:g}" for at in range(1, 20))
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, model_dir):
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, (name, rank) in enumerate({"task": 5, "align": 2}.items()):
+        peft_adapter(model_dir, folder / name, seed=seed, r=rank)
+    return [folder / "task", folder / "align"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "candidates", "rank"),
+    [
+        ({}, 5, 7),  # the merges have the sum of both ranks
+        ({"rank": 3}, 5, 3),
+        ({"search": LONG_GRID}, 16, 7),  # no more than are held at a time
+        ({"per_language": True}, 4, 7),
+        ({"per_language": True, "rank": 3}, 4, 5),  # the task adapter is not cut
+        ({"per_language": True, "search": LONG_GRID}, 16, 7),
+    ],
+)
+def test_an_engine_is_prepared_for_all_candidates_and_the_longest_prompt(
+    tmp_path, model_dir, corpus_dir, adapters, changes, candidates, rank
+):
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
+    is_family = settings.per_language
+    inputs = (by_language if is_family else of_all)._prepare(adapters, settings, False)
+    limits = inputs.asked.generator.limits
+    lengths = [len(item.prompt_ids) for items in inputs.items.values() for item in items]
+    assert min(lengths) < max(lengths)
+    assert (limits.adapters, limits.rank, limits.prompt) == (candidates, rank, max(lengths))
+    planned = (plan_by_language if is_family else plan_search)(adapters, settings)
+    assert planned.longest_prompt == max(lengths)
+    (table,) = planned.view().shown
+    assert f"{max(lengths)} tokens" in str(table.rows)
+
+
+def test_a_plan_of_a_family_shows_what_is_preferred(tmp_path, model_dir, corpus_dir, adapters):
+    for prefer in ("simpler", "best"):
+        changes = {"per_language": True, "prefer": prefer}
+        settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
+        planned = plan_by_language(adapters, settings)
+        assert planned.prefer == prefer
+        assert f"'{prefer}'" in str(planned.view().shown[0].rows)
+
+
+@pytest.fixture
+def odd(tmp_path, model_dir, adapters):
+    """Adapters with everything that there are notes on: a place, a base, a stack, a template."""
+    task = tmp_path / "runs" / "checkpoint-10"
+    read = read_adapter(adapters[0])
+    on = [{"path": "lower", "blake3": "00", "weight": 0.5}]
+    record = {"command": "train-task", "base_fingerprint": "of another", "on": on}
+    write_adapter(task, dict(read.updates()), read.config, record)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model_dir / name, task / name)
+    (task / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    return [task.parent, adapters[1]]
+
+
+SAID = (
+    "contains only checkpoints; using the last one",
+    "whose weights are not those of",
+    "was trained on lower at weight 0.5, but it is missing here",
+    "has a different chat template than",
+    FILE_NAME,
+)
+
+
+@pytest.mark.parametrize("is_family", [False, True])
+def test_the_report_has_the_notes_on_adapters_data_and_answers(
+    monkeypatch, tmp_path, model_dir, odd, answer_cache, is_family
+):
+    data = write_dev_data(tmp_path / "data", examples=5)
+    use_known_effects(monkeypatch, odd[0], {"task": {}, "merge": {}})
+    answer_cache.mkdir(parents=True)
+    (answer_cache / FILE_NAME).write_text("not a database, but as long as one" * 9)
+    changes = {} if is_family else {"per_language": False}
+    settings = family_settings(model_dir, data, tmp_path / "family", **changes)
+    report = (search_by_language if is_family else search)(odd, settings)
+    notes = [*report.notes, *([] if is_family else report.merge.notes)]
+    for words in SAID if is_family else (SAID[3], SAID[4]):
+        assert any(words in note for note in notes), words
+    assert all(any(note in remark for remark in report.view().remarks) for note in report.notes)
+    kept = tmp_path / ("family/evidence.json" if is_family else "family.search/search.json")
+    assert json.loads(kept.read_text())["notes"] == report.notes
