@@ -24,7 +24,6 @@ ELSEWHERE = {
     "merging/sums.py": "merging/test_plan.py and merging/test_merge.py, through merges",
     "models/packing.py": "training/test_contrastive.py, by gradients",
     "progress.py": "cli/test_console.py, and helpers/progress.py for every command",
-    "recipes/cluster.py": "system/test_ray.py, on a real cluster",
     "recipes/draft.py": "recipes/test_recipe.py, through reading",
     "reports/sections/*.py": "reports/test_page.py, through pages",
     "settings/*.py": "commands/test_settings_file.py",
