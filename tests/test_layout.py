@@ -34,7 +34,6 @@ ELSEWHERE = {
     "training/base.py": "models/test_lora.py and models/test_stacking.py, through trainings",
     "training/log.py": "training/test_run.py and system/test_checkpoints.py, through trainings",
     "training/steps.py": "training/test_run.py, through trainings",
-    "training/sweep.py": "training/test_align.py, through a temperature's search",
 }
 
 

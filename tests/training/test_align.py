@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.cards import write
 from helpers.training import ALL_KINDS, PAIRS, align_settings, factors, randomize
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -21,6 +22,8 @@ from adaptermix.training.align import _with_anchor_text, align_data, train_align
 from adaptermix.training.alignment import Alignment, AlignmentObjective
 from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
 from adaptermix.training.contrastive import ContrastiveStep, Loss, Sentences
+from adaptermix.training.report import TrainReport
+from adaptermix.training.sweep import train_best
 
 LINES = ["wake me at five", "hello there", "play jazz"]
 
@@ -399,6 +402,34 @@ def test_finished_candidates_are_not_trained_again(
     for record in (records := [read_adapter(path).record for path in (out, searched[1])]):
         del record["out"], record["log"], record["settings"]["out"]
     assert records[0] == records[1]  # so that the same run gives the same file
+
+
+def test_a_sweep_takes_the_time_of_all_its_trainings_and_keeps_the_first_of_equals(tmp_path):
+    settings = TrainAlignSettings(out=tmp_path / "a.safetensors", temperature=(1, 2, 3))
+    seconds, accuracies = (1.5, 20.25, 300.0), (0.5, 0.75, 0.75)
+    made = {}
+
+    def train(variant):
+        (value,) = variant.temperature
+        at = int(value) - 1
+        dev = {"retrieval_accuracy": accuracies[at]}
+        known = {"out": str(variant.out), "command": "train-align", "log": None, "written": True}
+        counts = {"examples": {}, "dev_examples": {}, "truncated": 0, "steps": at}
+        counts |= {"planned_steps": at, "trainable_parameters": 0}
+        made[at] = TrainReport(**known, **counts, dev=dev, seconds=seconds[at])
+        write(variant.out, {"command": "train-align"}, seed=at)
+        variant.out.with_name(f"{variant.out.stem}.log.jsonl").write_text(f"{value}")
+        return made[at]
+
+    variants = {
+        name: settings.model_copy(update={"temperature": (float(name),)}) for name in "123"
+    }
+    report = train_best(settings, variants, train)
+    assert report.seconds == pytest.approx(sum(seconds), abs=0.06)
+    assert (report.kept, report.steps, report.dev) == ("2", 1, made[1].dev)
+    assert report.candidates == {str(at + 1): each.dev for at, each in made.items()}
+    assert (tmp_path / "a.log.jsonl").read_text() == "2.0"
+    assert "seconds" not in read_adapter(settings.out).record, "the same run gives the same file"
 
 
 def test_leftovers_are_dropped_by_force(tmp_path, model_dir, corpus_dir):
