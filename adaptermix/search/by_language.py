@@ -105,7 +105,7 @@ class _Inputs:
     """The inputs of a choice by language, checked before an engine starts.
 
     Attributes:
-        adapters: All adapters, with consistent module names.
+        adapters: All adapters, with the base model's module names.
         first: The task adapter, unchanged.
         merges: Its merges, named like the folders they will get.
         items: Dev examples by language. Languages without any are left out.
@@ -171,6 +171,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
     names = names_of(adapters)
     merges = merges_with_first(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
+    adapters = list(systems.adapters.values())
     plans = [_plan(adapters, merge.weighting, settings) for merge in merges]
     rank = max(_rank(first), *(spec.rank for plan in plans for spec in plan.specs.values()))
     asked = DevPrompts.of(settings, systems, 1 + len(merges), rank)
@@ -192,7 +193,7 @@ def _rank(adapter: Adapter) -> int:
 def _choose(halving: SuccessiveHalving, inputs: _Inputs) -> dict[str, Chosen]:
     """Decode all dev examples with all candidates, and choose."""
     alone = Weighting((1.0, *[0.0] * (len(inputs.adapters) - 1)))
-    staged = stage_adapter(inputs.first, halving.scratch)
+    staged = stage_adapter(inputs.adapters[0], halving.scratch)
     task = halving.enter(Candidate(inputs.name, alone), staged)
     merges = [halving.enter(merge) for merge in inputs.merges]
     halving.show([task, *merges], 1.0)

@@ -14,6 +14,7 @@ from helpers.families import (
     write_adapters,
     write_dev_data,
 )
+from helpers.merging import rewrite
 from typer.testing import CliRunner
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
@@ -339,3 +340,26 @@ def test_the_evidence_of_a_route_is_of_the_merge_that_it_takes():
     )
     kept = _route(Chosen(None, 0.4, 50, found), "task")
     assert (kept.adapter, kept.merge, kept.p) == ("task", "lucky", 0.1)
+
+
+MODES = "model.language_model."  # prefix of the decoder's modules in a multimodal class
+
+
+def test_adapters_with_the_names_of_another_class_are_staged_with_the_bases_names(
+    tmp_path, model_dir
+):
+    """Those of a multimodal class, for example: PEFT leaves out what it does not find."""
+    data = write_dev_data(tmp_path / "data", examples=2, langs=("en",))
+    paths = write_adapters(model_dir, tmp_path)
+    for path in paths:
+        rewrite(
+            path, lambda ts: {n.replace("model.layers", f"{MODES}layers"): t for n, t in ts.items()}
+        )
+    assert read_adapter(paths[0]).modules[0].startswith(f"{MODES}layers.0.")
+    settings = family_settings(
+        model_dir, data, tmp_path / "family", search="0.7", langs=("en",), max_new_tokens=1
+    )
+    report = search_by_language(paths, settings)
+    assert report.decoded == 2 * 2
+    task = read_family(tmp_path / "family").default
+    assert adapter_hash(task) == adapter_hash(read_adapter(paths[0])), "it is left as it is"
