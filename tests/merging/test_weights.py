@@ -86,11 +86,11 @@ def test_quotes_and_controls_survive_the_file(tmp_path, modules):
 
 
 def test_a_record_says_what_the_file_says():
-    rules = (Rule((0.8, 0.2), frozenset({2, 0})), Rule((1.0, 0.0), None, "mlp"))
+    rules = (Rule((0.8, 0.2), frozenset({8, 2, 33})), Rule((1.0, 0.0), None, "mlp"))
     assert Weighting((0.9, 0.1), rules).as_record() == {
         "weights": [0.9, 0.1],
         "rules": [
-            {"weights": [0.8, 0.2], "layers": [0, 2]},
+            {"weights": [0.8, 0.2], "layers": [2, 8, 33]},
             {"weights": [1.0, 0.0], "modules": "mlp"},
         ],
     }
