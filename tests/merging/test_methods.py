@@ -22,6 +22,7 @@ from adaptermix.merging.methods import (
     merge_updates,
     merged_rank,
 )
+from adaptermix.settings.merging import MergeSettings
 
 ADDERS_OF_FACTORS = ("factor-average", "peft-linear")
 WEIGHTS = st.floats(-2, 2).map(lambda number: round(number, 2)).filter(bool)
@@ -425,6 +426,21 @@ def test_della_keeps_large_entries_more_often():
     assert_close(kept, share[0], rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize(("density", "epsilon"), [(0.05, 0.2), (0.5, 0.4), (1.0, 0.4), (0.9, 0.9)])
+def test_every_entry_may_be_kept(density, epsilon):
+    """A probability of 0 would divide by it; one above 1 would scale what is always kept."""
+    share = magnitude_density(np.array([[0.1, 3.0, -2.0, 1.0]]), density, epsilon)
+    assert 0 < share.min() <= max(1e-3, density - epsilon / 2)
+    assert share.max() <= 1
+    assert (np.diff(share[0, [0, 3, 2, 1]]) >= 0).all(), "the smallest first"
+
+
+def test_the_options_have_the_defaults_of_the_command():
+    given = MergeSettings(weight=1)
+    chosen = MethodOptions(given.rank, given.density, given.epsilon, given.isotropic)
+    assert MethodOptions() == chosen
+
+
 def test_ties_by_hand():
     """Yadav et al. 2023, their figure: trimmed values, the elected sign, the disjoint mean."""
     values = np.array([[[3.0, -1.0, 0.0, 2.0]], [[-1.0, -3.0, 4.0, -2.0]]])
@@ -432,3 +448,23 @@ def test_ties_by_hand():
     assert found.tolist() == [[3.0, -2.0, 4.0, 0.0]]
     weighted_votes = elect_and_merge(values, [0.2, 0.8])
     assert_close(weighted_votes, np.array([[-1.0, -2.6, 4.0, -2.0]]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("asked", "isotropic"), [(None, False), (2, False), (50, False), (9, True)]
+)
+def test_the_rank_of_a_result_is_no_larger_than_it_must_be(method, asked, isotropic):
+    """A larger one would be filled with zeros, and nothing else would show it."""
+    options = MethodOptions(rank=asked, isotropic=isotropic)
+    for ranks, shape in (([4, 8], (40, 30)), ([4, 8], (10, 30)), ([4, 8], (40, 6)), ([3], (5, 5))):
+        rank = merged_rank(method, ranks, shape, options)
+        if method in ADDERS_OF_FACTORS:
+            largest = max(ranks)
+        elif method in ("exact", "peft-cat") and asked is None:
+            assert rank == sum(ranks), "the factors stay as they are"
+            continue
+        else:
+            largest = min(sum(ranks), *shape)
+        default = max(ranks) if method == "peft-svd" else largest
+        assert rank == min(largest, default if asked is None else asked)

@@ -11,7 +11,9 @@ from helpers.merging import our_deltas, trained, untrained_above
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.merging.merge import _fingerprint, merge
+from adaptermix.merging.report import MergeReport, MergeSource
 from adaptermix.settings.merging import MergeSettings
+from adaptermix.version import __version__
 
 
 @pytest.mark.parametrize("out", ["m", "m.safetensors"])
@@ -88,3 +90,125 @@ def test_a_merge_names_the_base_that_all_its_adapters_name(prints, expected):
     adapters = [SimpleNamespace(record={"base_fingerprint": one} if one else {}) for one in prints]
     assert _fingerprint(adapters) == expected
     assert _fingerprint(adapters[::-1]) == expected
+
+
+def test_each_source_has_its_own_rank_and_modules(tmp_path, model_dir):
+    first = trained(model_dir, tmp_path / "task", 1, r=3)
+    other = trained(model_dir, tmp_path / "align", 2, r=5, target_modules=["q_proj"])
+    report = merge([first, other], MergeSettings(weight=0.8, out=tmp_path / "m"))
+    assert [(source.rank, source.modules) for source in report.sources] == [(3, 8), (5, 4)]
+    assert (report.rank, report.modules) == (8, 8)
+    (table, _) = report.view().shown
+    assert [[str(cell) for cell in row] for row in table.rows] == [
+        [str(first), "0.8", "3", "8"],
+        [str(other), "0.2", "5", "4"],
+    ]
+
+
+def view_of(**changes):
+    sources = [MergeSource("a", "00", 0.9, 2, 30, 0), MergeSource("b", "11", 0.1, 4, 20, 7)]
+    given = {
+        **{"out": "m", "method": "ties", "sources": sources, "weighting": {"weights": [0.9, 0.1]}},
+        **{"rank": 6, "modules": 31, "relative_error": 0.25, "cross_term_energy": 0.5},
+        **{"inactive": "average", "written": True, "notes": ["a note"]},
+    }
+    return MergeReport(**given | changes).view()
+
+
+def test_what_is_shown_has_the_numbers_of_the_report():
+    view = view_of()
+    assert view.shown[1] == "ties merge of rank 6 in 31 modules: m"
+    assert view.remarks == [
+        "note: a note",
+        "b has no effect in 7 of 31 modules; there the other adapters keep their weights "
+        "(--inactive keep raises them)",
+        "differs from the exact weighted sum by 25.00% of its norm",
+        "the cross terms have 50.00% of the energy of the exact sum",
+    ]
+    assert view_of(written=False).shown[1].endswith("31 modules: would write m")
+    kept = view_of(inactive="keep").remarks[1]
+    assert kept.endswith("there the other adapters keep full strength")
+    exact = view_of(relative_error=0.0, cross_term_energy=0.0, notes=[])
+    assert len(exact.remarks) == 1
+
+
+def test_weights_of_rules_are_shown_as_such():
+    sources = [MergeSource("a", "00", 1.0, 2, 30, 0), MergeSource("b", "11", 0.0, 4, 20, 7)]
+    rule = {"weights": [0.5, 0.5]}
+    for count, words in ((1, "1 rule in"), (3, "3 rules in")):
+        weighting = {"weights": [1.0, 0.0], "rules": [rule] * count}
+        remarks = view_of(sources=sources, weighting=weighting).remarks
+        assert words in remarks[1]
+        assert remarks[2].startswith("b has no effect in 7 of 31 modules"), "it has a weight there"
+    assert "b has no effect" not in str(view_of(sources=sources).remarks)
+
+
+def test_the_record_says_with_what_the_merge_can_be_repeated(tmp_path, model_dir):
+    paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in (1, 2)]
+    settings = MergeSettings(
+        weight=0.7, method="della", seed=9, density=0.4, epsilon=0.2, rank=3, out=tmp_path / "m"
+    )
+    merge(paths, settings)
+    record = read_adapter(tmp_path / "m").record
+    assert (record["command"], record["method"], record["seed"]) == ("merge", "della", 9)
+    assert record["options"] == {"rank": 3, "density": 0.4, "epsilon": 0.2, "isotropic": False}
+    assert (record["adaptermix"], record["numpy"]) == (__version__, np.__version__)
+
+
+def test_the_record_has_a_base_only_if_all_sources_have_it(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path, base in zip(paths, ("x", "x", "y"), strict=True):
+        write(path, ALIGNED | {"base_fingerprint": base})
+    for second, expected in ((1, "x"), (2, None)):
+        out = tmp_path / f"m{second}"
+        settings = MergeSettings(weight=0.5, out=out, ignore_base=True)
+        merge([paths[0], paths[second]], settings)
+        assert read_adapter(out).record["base_fingerprint"] == expected
+
+
+def notes_of(tmp_path, paths, weights, rules=""):
+    (tmp_path / "w.toml").write_text(f"weights = {weights}\n{rules}")
+    settings = MergeSettings(weights_file=tmp_path / "w.toml", out=tmp_path / "out")
+    return merge(paths, settings, dry_run=True).notes
+
+
+def test_weights_of_rules_that_look_like_slips_are_noted_too(tmp_path, model_dir):
+    paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in (1, 2)]
+    rule = '[[rule]]\nlayers = "0"\nweights = [1.5, 0.5]\n'
+    assert notes_of(tmp_path, paths, [0.5, -0.25], rule) == [
+        f"the weight 1.5 of {paths[0]} is not between 0 and 1",
+        f"the weight -0.25 of {paths[1]} is not between 0 and 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_noted"), [([0.9, 0.1], False), ([0.1, 0.9], True), ([0.5, 0.5], False)]
+)
+def test_an_alignment_with_the_largest_weight_is_noted_wherever_it_stands(
+    tmp_path, weights, is_noted
+):
+    task = write(tmp_path / "task", {"command": "train-task"})
+    align = write(tmp_path / "align", ALIGNED, seed=1)
+    for paths, given in (([task, align], weights), ([align, task], weights[::-1])):
+        notes = notes_of(tmp_path, paths, given)
+        assert bool(notes) == is_noted
+        assert all(f"{align} was trained for alignment" in note for note in notes)
+
+
+def test_an_adapter_that_was_trained_on_another_is_noted_without_it(tmp_path):
+    """The weights of one adapter that is given twice count together."""
+    lower = write(tmp_path / "lower", {"command": "train-task"})
+    on = [{"path": "lower", "blake3": read_adapter(lower).weights_hash, "weight": 0.5}]
+    upper = write(tmp_path / "upper", {"command": "train-task", "on": on}, seed=1)
+    assert notes_of(tmp_path, [lower, upper], [0.5, 1.0]) == []
+    (note,) = notes_of(tmp_path, [lower, upper], [0.25, 1.0])
+    assert note.endswith("was trained on lower at weight 0.5, but it has 0.25 here")
+    twice = notes_of(tmp_path, [lower, upper, lower], [0.5, 1.0, 0.25])
+    assert any("but it has 0.5 and 0.25 here" in note for note in twice)
+
+
+def test_the_base_is_that_of_the_adapter_that_names_one(tmp_path):
+    nameless, named = write(tmp_path / "a", ALIGNED, base=None), write(tmp_path / "b", ALIGNED)
+    for paths in ([nameless, named], [named, nameless]):
+        merge(paths, MergeSettings(weight=0.5, out=tmp_path / "m"), force=True)
+        assert read_adapter(tmp_path / "m").base == "somebody/llama"
