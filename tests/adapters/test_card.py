@@ -1,5 +1,7 @@
 """Model cards: what they tell of an adapter, and what they keep to themselves."""
 
+from pathlib import Path
+
 import pytest
 from helpers.cards import ALIGNED, TRAINED, write
 from huggingface_hub import ModelCard
@@ -92,3 +94,78 @@ def test_names_cannot_bring_markup_into_a_card(tmp_path):
 )
 def test_languages_are_codes_each_once(record, expected):
     assert languages_of(record) == expected
+
+
+def rows_of(card):
+    """Return the rows of all tables in a card, as lists of cells."""
+    lines = (line for line in card.splitlines() if line.startswith("| "))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_card_has_the_numbers_of_its_record():
+    record = TRAINED | {
+        **{"rank": 5, "modules": 28, "inactive": 6, "base_fingerprint": "f00d"},
+        "on": [{"path": "/private/lower.safetensors", "blake3": "abcdef0123456789", "weight": 0.5}],
+    }
+    card = model_card(Path("task"), {"r": 8}, record)
+    rows = rows_of(card)
+    for row in (
+        ["base fingerprint", "f00d"],
+        ["made by", "adaptermix 0.1.0, train-task"],
+        ["training examples", "en 1,200, cy 80"],
+        ["steps", "30"],
+        ["rank", "5"],
+        ["modules", "28"],
+        ["inactive modules", "6"],
+        ["lower", "0.5", "abcdef012345"],
+        ["loss", "0.2500"],
+        ["lr", "0.0005"],
+    ):
+        assert row in rows, row
+    assert ["rank", "8"] in rows_of(model_card(Path("task"), {"r": 8}, {"command": "merge"}))
+
+
+def test_a_card_shows_the_evidence_for_the_layer():
+    layers = {"layer": "2", "accuracy": [0.1, 0.25, 0.3], "first_token": [1.5, 2.25, 3.0]}
+    card = model_card(Path("align"), {}, ALIGNED | {"layers": layers})
+    assert "to align sw, en at layer 2 with" in card
+    assert [row for row in rows_of(card) if row[1].endswith("%")] == [
+        ["1", "10.0%", "1.50"],
+        ["2 (aligned)", "25.0%", "2.25"],
+        ["3", "30.0%", "3.00"],
+    ]
+    plain = model_card(Path("align"), {}, ALIGNED)
+    assert "at layer 16 with" in plain
+    assert "Retrieval by layer" not in plain
+
+
+def test_a_card_of_a_search_has_its_interval_and_verdict():
+    search = {"task": "/private/own.toml", "langs": ["en", "cy"], "low": 0.41, "high": 0.57}
+    record = {"command": "merge", "dev": {"slot_f1": 0.5}}
+    record |= {"search": search | {"verdict": "0.9 is better than all others"}}
+    rows = rows_of(model_card(Path("m"), {}, record))
+    for row in (
+        ["slot f1", "0.5000"],
+        ["95% interval", "0.4100 to 0.5700"],
+        ["on", "own: en, cy"],
+        ["verdict", "0.9 is better than all others"],
+    ):
+        assert row in rows, row
+
+
+@pytest.mark.parametrize(
+    ("targets", "kind"),
+    [
+        (["q_proj"], "AutoModelForCausalLM"),
+        (["model.language_model.layers.0.self_attn.q_proj"], "AutoModelForImageTextToText"),
+        (r".*language_model.*", "AutoModelForCausalLM"),
+    ],
+)
+def test_the_lines_of_use_fit_the_adapter(targets, kind):
+    config = {"target_modules": targets, "base_model_name_or_path": "o/base"}
+    folder = model_card(Path("/private/task"), config, TRAINED)
+    assert f'{kind}.from_pretrained("o/base")' in folder
+    assert 'PeftModel.from_pretrained(model, "task")' in folder
+    file = model_card(Path("/private/task.safetensors"), config, TRAINED)
+    assert "adaptermix merge task.safetensors --weights 1 -o FOLDER" in file
+    assert "from_pretrained" not in file

@@ -11,7 +11,7 @@ from helpers.families import hand_written
 from typer.testing import CliRunner
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
-from adaptermix.adapters.family import Route, Routes, family_hash, is_family, read_family
+from adaptermix.adapters.family import Family, Route, Routes, family_hash, is_family, read_family
 from adaptermix.adapters.family_files import serving, write_family
 from adaptermix.adapters.inspection import inspect
 from adaptermix.adapters.writing import copy_adapter
@@ -224,3 +224,45 @@ def test_the_card_names_no_path_and_every_route(tmp_path):
     assert "one per language: task for en; align for cy" in card
     assert "| cy | **align** | 200 |" in card
     assert "language:\n- en\n- cy\n" in card
+
+
+@pytest.mark.parametrize(("count", "slots"), [(1, 1), (8, 8), (9, 8), (20, 8)])
+def test_a_batch_has_room_for_every_language_up_to_eight(count, slots):
+    langs = [f"{chr(97 + at)}x" for at in range(count)]
+    command = serving("o/m", Routes("task", {lang: Route("task") for lang in langs}), 16)
+    assert command[command.index("--max-loras") + 1] == str(slots)
+    assert command[command.index("--lora-modules") + 1 :] == [f"{lang}=task" for lang in langs]
+
+
+@pytest.mark.parametrize(
+    ("prefer", "rule"),
+    [
+        ("simpler", "gain over the task adapter is significant"),
+        ("best", "highest score"),
+        (None, "by hand"),
+    ],
+)
+def test_a_card_says_how_routes_were_chosen_and_what_others_use(tmp_path, prefer, rule):
+    routes = Routes("task", {"cy": Route("align"), "zh-TW": Route("align")}, prefer=prefer)
+    write_family(tmp_path, "family", routes, ["vllm"])
+    card = (tmp_path / "README.md").read_text()
+    assert rule in card.partition("chosen on dev data")[2].partition("\n\n")[0]
+    assert "Languages without a route use `task`" in card
+    assert "\nlanguage:" not in card, "zh-TW is not a code that the Hub knows"
+
+
+def test_a_base_of_the_same_name_and_other_weights_is_refused(family):
+    read = read_family(family)
+    routes = Routes("task", read.content.routes, base="o/base", base_fingerprint="f00")
+    chosen = Family(family, routes, read.adapters)
+    chosen.check_base("another name", "f00")
+    with pytest.raises(ArtifactError, match="whose weights differ from those of o/base"):
+        chosen.check_base("o/base", "ba5e")
+    Family(family, read.content, read.adapters).check_base("o/base", "ba5e")
+
+
+def test_routes_to_other_adapters_than_the_default_stand_out():
+    routes = Routes("task", {"cy": Route("align", p=0.01), "en": Route("task", p_holm=0.5)})
+    cy, en, *_ = routes.table("routes", "").rows
+    assert (cy[1].look, en[1].look) == ("strong", "")
+    assert (str(cy[6]), str(en[6])) == ("-", "0.5000")

@@ -4,8 +4,11 @@ import time
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from helpers.merging import ATTENTION, trained
+from helpers.models import save_model
+from safetensors.numpy import load_file, save_file
 
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.format import CONFIG_KEY, describe_config, spec_of
 from adaptermix.adapters.inspection import inspect
@@ -360,3 +363,95 @@ def test_adapters_of_an_8b_models_shape_take_seconds(tmp_path):
     started = time.process_time()
     look(*paths)
     assert time.process_time() - started < 1  # measured: 0.03; forming a delta weight takes 0.5
+
+
+def table_of(view, number=0):
+    """Return an adapter's table of properties as a dictionary."""
+    tables = [part for part in view.shown if getattr(part, "columns", None) == ()]
+    return {str(row[0]): str(row[1]) for row in tables[number].rows}
+
+
+def test_what_is_shown_of_an_adapter_is_its_own(tmp_path):
+    """Numbers that differ everywhere: rank, alpha, scaling, modules, parameters and bytes."""
+    updates = random_updates(1, rank=3, scaling=4.0, layers=(0, 1, 2, 5))
+    for module, update in updates.items():
+        if ".5." in module:
+            update.b[:] = 0
+    on = [{"path": "lower", "blake3": "abcdef0123456789", "weight": 0.5}]
+    path = save(tmp_path, "a.safetensors", updates, record={"command": "train-task", "on": on})
+    report = look(path)
+    (adapter,) = report.adapters
+    shown = table_of(report.view())
+    parameters = sum(u.a.size + u.b.size for u in updates.values())
+    assert shown == {
+        "base": "meta/base",
+        "made by": "not recorded",
+        "trained on": "0.5 x lower (BLAKE3 abcdef012345)",
+        "rank": "3",
+        "alpha": "12",
+        "scaling": "4",
+        "modules": "12: down_proj q_proj v_proj",
+        "layers": "0-2, 5",
+        "active in": "0-2; no effect in 3 modules",
+        "norm": f"{adapter.norm:#.4g}",
+        "parameters": f"{parameters:,} in float32",
+        "file": f"{path.stat().st_size:,} bytes",
+        "BLAKE3": adapter.blake3,
+    }
+    norms = report.view().shown[-1]
+    assert [[str(cell) for cell in row] for row in norms.rows] == [
+        [row.name.removeprefix("model."), f"{row.norms[0]:#.4g}"]
+        for row in (*report.layers, report.total)
+    ]
+
+
+def test_the_table_of_a_pair_has_the_pairs_numbers(tmp_path):
+    paths = [
+        save(tmp_path, name, random_updates(seed, rank=rank, layers=layers))
+        for seed, (name, rank, layers) in enumerate(
+            (("a", 2, (0, 1)), ("b", 3, (0, 1)), ("c", 4, (1, 2)))
+        )
+    ]
+    report = look(*paths)
+    tables = [part for part in report.view().shown if getattr(part, "name", "") == "meeting"]
+    for pair, table in zip([(0, 1), (0, 2), (1, 2)], tables, strict=True):
+        assert table.columns[1:3] == [f"norm {at + 1}" for at in pair]
+        for row, cells in zip((*report.layers, report.total), table.rows, strict=True):
+            norms = ["-" if row.norms[at] is None else f"{row.norms[at]:#.4g}" for at in pair]
+            met = row.comparison(pair)
+            numbers = ["-"] * 6
+            if met:
+                overlaps = (met.overlap_out, met.random_out, met.overlap_in, met.random_in)
+                numbers = [f"{met.cosine:+.3f}", str(met.modules), *(f"{o:.4f}" for o in overlaps)]
+            assert [str(cell) for cell in cells[1:]] == [*norms, *numbers]
+
+
+def test_parameters_count_biases_and_whole_weights(tmp_path):
+    """As PEFT's file holds them."""
+    qwen_dir = save_model(tmp_path / "base", "qwen2")
+    options = {"lora_bias": True, "modules_to_save": ["lm_head"], **ATTENTION}
+    path = trained(qwen_dir, tmp_path / "a", 1, **options)
+    (adapter,) = look(path).adapters
+    tensors = load_file(path / "adapter_model.safetensors").values()
+    assert adapter.parameters == sum(tensor.size for tensor in tensors)
+    assert adapter.whole_weights == ["lm_head.weight"]
+    assert any("also replaces 1 whole weight, not measured" in note for note in look(path).notes)
+
+
+def test_notes_say_what_is_odd_about_each_adapter_and_about_all(tmp_path):
+    first = save(tmp_path, "a", random_updates(1))
+    lower = save(tmp_path, "lower", random_updates(3))
+    on = [{"path": "lower", "blake3": read_adapter(lower).weights_hash, "weight": 0.5}]
+    record = {"command": "train-task", "on": on}
+    steps = tmp_path / "steps"
+    save(steps, "checkpoint-9", random_updates(2), record=record)
+    save(steps, "checkpoint-10", random_updates(2), record=record)
+    found = look(first, steps).notes
+    assert [note for note in found if "using the last one, checkpoint-10" in note]
+    assert [note for note in found if "lower, which is not among these adapters" in note]
+    assert not [note for note in look(first, steps, lower).notes if "not among these" in note]
+    unknown = save(tmp_path, "b", random_updates(2), base="merged/model")
+    local = save(tmp_path, "c", random_updates(2), base="/runs/merged")
+    assert any("says little" in note for note in look(unknown, local).notes)
+    plain = save(tmp_path, "d", random_updates(4))
+    assert look(first, plain).notes == []

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 from helpers.adapters import peft_adapter
 from helpers.experts import CONFIGS, FUSED
+from helpers.models import save_model
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.export.export import export
+from adaptermix.models.files import fingerprint
 from adaptermix.settings.export import ExportSettings
 
 
@@ -110,3 +114,68 @@ def test_slips_are_named(tmp_path, adapter):
     (tmp_path / "out").mkdir()
     with pytest.raises(ArtifactError, match="exists"):
         export([adapter], settings(tmp_path))
+
+
+def shown(report):
+    (table,) = report.view().shown
+    return {str(name): str(value) for name, value in table.rows}
+
+
+def test_what_is_shown_is_what_was_written(tmp_path, adapter):
+    """Its names and numbers, the notes on the adapter, and where it is."""
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(adapter, tmp_path / "runs" / "checkpoint-3")
+    options = {"out_dtype": "float16", "to": "mlx"}
+    report = export([tmp_path / "runs"], settings(tmp_path, **options))
+    tensors = load_file(tmp_path / "out" / "adapters.safetensors")
+    assert report.modules == len(tensors) / 2 == 8
+    assert report.parameters == sum(tensor.size for tensor in tensors.values())
+    rows = shown(report)
+    assert rows["modules"] == f"8, {report.parameters:,} parameters in float16"
+    assert (rows["wrote"], rows["base"]) == (str(tmp_path / "out"), report.base)
+    assert (rows["rank"], rows["scale"]) == ("4", "2.0")
+    assert any("using the last one, checkpoint-3" in line for line in report.view().remarks)
+    record = json.loads((tmp_path / "out" / "adaptermix.json").read_text())
+    assert "out" not in record["settings"]
+    assert record["settings"]["out_dtype"] == "float16"
+    assert record["sources"][0]["hash"] == adapter_hash(read_adapter(adapter))
+    again = export([adapter], settings(tmp_path), dry_run=True, force=True)
+    assert shown(again)["would write"] == str(tmp_path / "out")
+
+
+def test_the_base_that_is_named_counts_and_has_the_weights_of_the_training(
+    tmp_path, adapter, model_dir
+):
+    base = shutil.copytree(model_dir, tmp_path / "base")
+    read = read_adapter(adapter)
+    record = {"base_fingerprint": fingerprint(model_dir)}
+    write_adapter(tmp_path / "ours", dict(read.updates()), read.config, record)
+    chosen = settings(tmp_path, model=str(base))
+    assert export([tmp_path / "ours"], chosen, dry_run=True).base == str(base)
+    weights = load_file(base / "model.safetensors")
+    moved = {name: tensor + 1 for name, tensor in weights.items()}
+    save_file(moved, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArtifactError, match="whose weights are not those of"):
+        export([tmp_path / "ours"], chosen)
+    assert export([adapter], chosen, dry_run=True).base == str(base), "it does not say which"
+
+
+def test_a_bare_file_is_exported_with_the_rank_and_alpha_that_are_given(
+    tmp_path, adapter, model_dir
+):
+    bare = tmp_path / "bare.safetensors"
+    shutil.copy(adapter / "adapter_model.safetensors", bare)
+    given = {"model": str(model_dir), "source_rank": 4, "source_alpha": 6}
+    report = export([bare], settings(tmp_path, **given))
+    assert report.details == {"rank": 4, "scale": 1.5}
+
+
+def test_a_copy_of_the_bases_own_weight_is_no_obstacle(tmp_path):
+    """PEFT saves one beside a LoRA on the head, and it changes nothing."""
+    base = save_model(tmp_path / "base", "llama")
+    peft_adapter(base, tmp_path / "adapter", target_modules=["lm_head", "q_proj"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    head = load_file(base / "model.safetensors")["lm_head.weight"]
+    save_file(tensors | {"base_model.model.lm_head.base_layer.weight": head}, file)
+    assert export([tmp_path / "adapter"], settings(tmp_path), dry_run=True).modules == 5

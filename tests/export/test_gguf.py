@@ -1,6 +1,7 @@
 """A GGUF file of a LoRA, read back by the package gguf: names, alpha, and every delta weight."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +148,31 @@ def test_the_modelfile_names_both_files(tmp_path, model_dir):
     assert lines[-2:] == ["FROM ./base.gguf", "ADAPTER ./adapter.gguf"]
     assert str(model_dir) in lines[1]
     assert report.details == {"architecture": "llama", "alpha": 8.0}
+
+
+def test_the_file_names_the_adapter_its_base_and_its_precision(tmp_path, model_dir, monkeypatch):
+    """Without the path of either."""
+    peft_adapter(model_dir, tmp_path / "task")
+    monkeypatch.chdir(tmp_path / "task")
+    kinds = {"float32": 0, "float16": 1, "bfloat16": 32}  # llama.cpp's numbers
+    for dtype, kind in kinds.items():
+        out = tmp_path / dtype
+        export([Path()], ExportSettings(out=out, out_dtype=dtype))
+        reader = gguf.GGUFReader(out / "adapter.gguf")
+        assert text(reader, "general.name") == "task"
+        assert text(reader, "general.base_model.0.name") == model_dir.name
+        assert number(reader, "general.base_model.count") == 1
+        assert number(reader, "general.file_type") == kind
+
+
+def test_the_alpha_of_most_modules_is_kept_and_others_are_noted(tmp_path, model_dir):
+    targets = {"target_modules": ["q_proj", "k_proj", "down_proj"]}
+    for name, alpha in (("large", 40), ("small", 3)):
+        peft_adapter(model_dir, tmp_path / name, alpha_pattern={"q_proj": alpha}, **targets)
+        report = export([tmp_path / name], ExportSettings(out=tmp_path / f"{name}-out"))
+        assert report.details["alpha"] == 8
+        assert report.notes == ["rescaled B in 4 modules with another alpha"]
+        options = ExportSettings(out=tmp_path / f"{name}-mlx", to="mlx")
+        assert export([tmp_path / name], options).details["scale"] == 2
+    peft_adapter(model_dir, tmp_path / "even", **targets)
+    assert export([tmp_path / "even"], ExportSettings(out=tmp_path / "even-out")).notes == []
