@@ -182,3 +182,41 @@ def test_without_the_models_config_nothing_is_said(folder):
     planned = plan(read_recipe(folder / "recipe.toml"))
     assert not any("flops" in step.cost for step in planned.steps)
     assert not planned.view().remarks
+
+
+def test_work_is_that_of_the_texts_and_the_settings_of_the_step(folder):
+    """Of the part that is read, in the languages that have any, at each temperature."""
+    steps = {step.name: step for step in read_recipe(folder / "recipe.toml").steps}
+
+    def flops(name, known=None, **changes):
+        step = steps[name]
+        settings = step.settings.model_copy(update=changes)
+        counts = step.command.examples(step.settings)
+        known = known or {"examples": counts} | step.command.size(step.call(), counts)
+        found = work_of(step.command.name, settings, known)
+        return found and found.flops
+
+    dev, test = ({"examples": {"en": 5, "is": 0}, "answers": 5} for _ in range(2))
+    assert flops("found", dev) == flops("test", dev, split="dev") != flops("test", test)
+    assert flops("test", test, langs=("en", "is")) == flops("test", test)
+    assert flops("align", layer="auto") == flops("align", layer="middle") == 8 * flops("align")
+    assert flops("align", temperature=(0.1, 0.2)) == 2 * flops("align", temperature=(0.1,))
+    assert flops("task", chat=folder / "chats.jsonl") is None
+
+
+def test_the_shape_of_a_model_of_the_hub_is_that_of_its_revision(folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    place = folder / "hub" / "models--o--m"
+    (place / "refs").mkdir(parents=True)
+    for revision, blocks in (("main", 32), ("v2", 16)):
+        (place / "refs" / revision).write_text(revision * 8)
+        (place / "snapshots" / (revision * 8)).mkdir(parents=True)
+        config = LLAMA_3_8B | {"num_hidden_layers": blocks}
+        (place / "snapshots" / (revision * 8) / "config.json").write_text(json.dumps(config))
+    (step,) = (s for s in read_recipe(folder / "recipe.toml").steps if s.name == "where")
+    known = {"examples": {"en": 5, "cy": 5}}
+    works = [
+        work_of("retrieval", step.settings.model_copy(update={"model": "o/m", **more}), known)
+        for more in ({}, {"revision": "v2"})
+    ]
+    assert works[0].flops == 2 * works[1].flops > 0

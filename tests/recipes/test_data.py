@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from adaptermix.cli.main import program
 from adaptermix.commands.data import names_of
-from adaptermix.recipes.data import Need, check_data, get_lines
+from adaptermix.recipes.data import DataReport, Need, check_data, get_lines
 from adaptermix.recipes.recipe import read_recipe
 from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.get import Order, get
+from adaptermix.sources.inventory import Stock
 
 PAPER = sorted((Path(__file__).parents[2] / "examples" / "paper").glob("*-*.toml"))
 RECIPE = """
@@ -158,3 +159,55 @@ def test_a_recipe_of_the_paper_begins_with_the_lines_that_get_its_data(path):
     assert {source for source, _, _ in reads} == told.keys()
     for source, names, _ in reads:
         assert names <= told[source]
+
+
+def test_what_is_shown_of_each_step_is_its_own(folder):
+    recipe = read_recipe(folder / "recipe.toml")
+    report = check_data(folder / "data", recipe)
+    view = report.view()
+    steps = next(part for part in view.shown if getattr(part, "name", "") == "steps")
+    rows = [[str(cell) for cell in row] for row in steps.rows]
+    counts = {(need.step, need.name): need.examples for need in report.needs}
+    data = folder / "data"
+    assert rows == [
+        ["joint", str(data / "massive"), f"{counts['joint', 'en']}", ""],
+        ["joint", str(data / "tatoeba"), "2", "jv-en"],
+        ["test", str(data / "massive"), f"{counts['test', 'en'] + counts['test', 'cy']}", "is"],
+        ["where", str(data / "flores200"), "0", "en cy"],
+    ]
+    problems = [need.problem for need in report.missing]
+    told = [str(part) for part in view.shown if str(part) in problems]
+    assert told == [problems[0], problems[1], problems[2]], "one of each folder, the first"
+    assert "nothing is missing" not in map(str, view.shown)
+
+
+def test_all_examples_are_counted_whatever_the_limit(folder):
+    counts = []
+    for limit in ("", "limit = 1\n"):
+        (folder / "recipe.toml").write_text(RECIPE.replace("[merged]", f"{limit}[merged]"))
+        needs = check_data(folder / "data", read_recipe(folder / "recipe.toml")).needs
+        counts.append({(n.step, n.name): n.examples for n in needs if n.step == "joint"})
+    assert counts[0] == counts[1]
+    assert counts[0]["joint", "en"] > 1
+
+
+def test_data_that_is_downloaded_when_a_step_runs_is_said_to_be(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text('[t]\ncommand = "eval"\nmodel = "x/y"\nlangs = ["en"]\n')
+    report = check_data(tmp_path, read_recipe(path))
+    steps = next(part for part in report.view().shown if getattr(part, "name", "") == "steps")
+    (row,) = steps.rows
+    assert [str(cell) for cell in row] == ["t", "none", "downloaded when the step runs", ""]
+
+
+def test_each_source_is_shown_with_its_own_numbers():
+    def shown(**changes):
+        given = {"source": "alma", "folder": "d/alma", "files": 7, "rows": 1234, "recorded": 4}
+        given |= {"changed": ["a", "b"], "odd": []}
+        report = DataReport("d", [Stock(**given | changes)], [], [], [])
+        (row,) = report.view().shown[0].rows
+        return [str(cell) for cell in row]
+
+    assert shown() == ["alma", "d/alma", "7", "1,234", "4 as recorded, 2 changed, 1 not recorded"]
+    assert shown(files=4, changed=[])[-1] == "4 as recorded"
+    assert shown(files=0) == ["alma", "d/alma", "0", "", "missing"]

@@ -1,9 +1,12 @@
 """What of a recipe is run, and what is known from before: real merges of tiny adapters."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,12 +15,20 @@ from helpers.families import WELSH, use_known_effects, write_adapters, write_dev
 from helpers.records import write_evaluation
 
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
+from adaptermix.errors import (
+    EXTRAS,
+    AdaptermixError,
+    ArtifactError,
+    ConfigError,
+    DataError,
+    ResourceError,
+    StoppedError,
+)
 from adaptermix.recipes import keys
 from adaptermix.recipes.keys import content_hash
 from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import read_recipe
-from adaptermix.recipes.run import run
+from adaptermix.recipes.run import Watcher, run
 from adaptermix.recipes.state import alone_in
 
 CHAIN = """
@@ -397,3 +408,108 @@ runs = ["@test"]
     assert scores["adapters"]["family"]["routes"]["cy"] == "align-0.7"
     assert "Routes by language: family" in (recipe.out / "page.html").read_text()
     assert {step.status for step in run(recipe).steps} == {"done before"}
+
+
+class Told(Watcher):
+    """What a run tells while it goes on."""
+
+    def __init__(self):
+        self.begun = []
+        self.ended = []
+
+    def begin(self, number, total, step, *, is_finished):
+        self.begun.append((number, total, step.name, is_finished))
+
+    def end(self, step, report):
+        self.ended.append(step.name)
+
+
+def test_a_run_counts_its_steps_and_says_which_are_finished(folder):
+    names = ["half", "again", "small", "look"]
+    recipe = read_recipe(folder / "recipe.toml")
+    whole, rest = Told(), Told()
+    run(recipe, only="again")
+    run(recipe, watcher=whole)
+    run(recipe, watcher=rest, only="look", force=True)
+    assert whole.begun == [(at, 4, name, at < 3) for at, name in enumerate(names, 1)]
+    assert whole.ended == ["small", "look"]
+    assert rest.begun == [(1, 3, "half", True), (2, 3, "again", True), (3, 3, "look", False)]
+
+
+def test_seconds_are_those_of_the_step_and_are_kept(folder, monkeypatch):
+    """Each step's time, also in the report of a later run; no part of the stored report."""
+    waits = {"inspect": 0.4, "merge": 0.0}
+    for name, seconds in waits.items():
+        command = COMMANDS[name]
+
+        def slow(work, seconds=seconds, command=command):
+            time.sleep(seconds)
+            return command.run(work)
+
+        monkeypatch.setitem(COMMANDS, name, replace(command, run=slow))
+    recipe = read_recipe(folder / "recipe.toml")
+    before = time.monotonic()
+    first = run(recipe)
+    passed = time.monotonic() - before
+    seconds = {step.name: step.seconds for step in first.steps}
+    assert 0.4 <= seconds["look"] <= passed
+    assert all(value >= 0 for value in seconds.values())
+    assert sum(seconds.values()) <= passed + 0.05 * len(seconds)
+    later = run(recipe)
+    assert {step.name: step.seconds for step in later.steps} == seconds
+    stored = json.loads((folder / "o" / "steps.json").read_text())["steps"]
+    assert {name: entry["seconds"] for name, entry in stored.items()} == seconds
+    assert not any(keys.VOLATILE[0] in entry["record"] for entry in stored.values())
+
+
+def test_what_a_step_leaves_in_a_circle_is_freed_before_the_next_step(folder, monkeypatch):
+    """As models and trainers do, which refer to each other."""
+
+    class Model:
+        pass
+
+    command, alive = COMMANDS["merge"], []
+
+    def leaves(work):
+        assert not [reference for reference in alive if reference() is not None]
+        one, other = Model(), Model()
+        one.other, other.other = other, one
+        alive.append(weakref.ref(one))
+        return command.run(work)
+
+    monkeypatch.setitem(COMMANDS, "merge", replace(command, run=leaves))
+    gc.disable()
+    try:
+        run(read_recipe(folder / "recipe.toml"))
+    finally:
+        gc.enable()
+    assert len(alive) == 3
+
+
+def test_a_package_that_a_later_step_needs_is_missed_before_the_first(folder, monkeypatch):
+    command = COMMANDS["inspect"]
+    monkeypatch.setitem(COMMANDS, "inspect", replace(command, extra="gone"))
+    monkeypatch.setitem(EXTRAS, "gone", ("no_such_package",))
+    recipe = read_recipe(folder / "recipe.toml")
+    with pytest.raises(ResourceError, match=r"recipe.toml:20: \[look\] .*no_such_package"):
+        run(recipe)
+    assert [path.name for path in recipe.out.iterdir()] == [".lock"]
+    (problem,) = plan(recipe).problems
+    assert "no_such_package" in problem.message
+
+
+def test_a_step_whose_output_is_gone_is_to_do(folder):
+    recipe = read_recipe(folder / "recipe.toml")
+    run(recipe)
+    for name in ("half", "again"):
+        (folder / "o" / f"{name}.safetensors").unlink()
+    statuses = {step.name: step.status for step in plan(recipe).steps}
+    again = "runs again if its inputs change"
+    assert statuses == {"half": "to do", "again": "to do", "small": again, "look": again}
+
+
+def test_a_stopped_step_is_continued_by_running_the_recipe_again(folder):
+    step = read_recipe(folder / "recipe.toml").steps[0]
+    told = step.blame(StoppedError("stopped at step 3", hint="add --resume"))
+    assert told.hint == "to continue, run the recipe again"
+    assert step.blame(DataError("no", hint="look there")).hint == "look there"
