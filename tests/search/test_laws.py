@@ -351,3 +351,92 @@ def test_an_ended_search_is_known_only_as_long_as_nothing_changes(
     keys.append(inputs().key)
     assert len({*keys}) == len(keys)
     assert inputs().key == keys[-1]
+
+
+def test_of_equal_scores_the_simpler_candidate_stays_and_the_best_is_first(monkeypatch, tmp_path):
+    """A race may drop either; the adapter alone needs no merge."""
+    skill = {"0.9": 0.6, "0.7": 0.6, "1": 0.6}
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, skill, examples=30)
+    for order in (candidates, candidates[::-1]):
+        ranked = halving.run(order, exhaustive=True)
+        assert len({halving.score(entry) for entry in ranked}) == 1
+        assert ranked[0].candidate.name == "1"
+
+
+def test_of_equally_simple_candidates_that_with_the_best_score_is_chosen(monkeypatch, tmp_path):
+    skill = {"0.9": 0.61, "0.7": 0.6, "0.5": 0.1}
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, skill)
+    ranked = halving.run(candidates, exhaustive=True)
+    for order in (ranked, ranked[::-1]):
+        winner, tied, verdict = choose(halving, order, "simpler")
+        assert winner.candidate.name == "0.9"
+        assert [entry.candidate.name for entry in tied] == ["0.7"]
+        assert verdict.endswith("it is not clearly different from 0.7")
+
+
+def test_the_interval_of_a_score_covers_all_languages(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=40)
+    (entry, *_) = halving.run(candidates, exhaustive=True)
+    whole = halving.score_interval(entry)
+    for at, rows in enumerate(entry.statistics):
+        entry.statistics[at] = rows[:1].repeat(40, axis=0)  # examples that are all alike
+        others = halving.score_interval(entry)
+        entry.statistics[at] = rows
+        assert 0 < others.high - others.low < whole.high - whole.low
+
+
+def test_messages_name_each_candidate_by_its_adapter(monkeypatch, tmp_path):
+    halving, generator, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=4)
+    halving.run(candidates, exhaustive=True)
+    named = {path.name: name for path, name in generator.names.items()}
+    assert named == {c.name: f"candidate {c.name}" for c in candidates}
+
+
+def test_a_candidate_that_comes_back_and_ends_the_race_was_not_dropped(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=40)
+    halving.run(candidates, exhaustive=False)
+    dropped = [e.candidate for e in halving.entries.values() if e.dropped is not None]
+    assert len(dropped) > 2
+    for entry in halving.run(dropped[:2], exhaustive=False):
+        assert (entry.dropped, entry.answered) == (None, 80)
+
+
+GRIDS = {
+    "grid": {"search": "0.5,0.6,0.7,0.8,0.9"},
+    "auto": {"search": "auto"},
+    "trials": {"search": "auto", "layer_groups": 2, "trials": 3},
+    "learn": {"search": "learn", "learn_steps": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_exhaustive"), [*((kind, True) for kind in GRIDS), ("grid", False)]
+)
+def test_an_exhaustive_search_asks_everything_of_everyone(
+    tmp_path, model_dir, corpus_dir, adapters, kind, is_exhaustive
+):
+    changes = {"limit": 4, "exhaustive": is_exhaustive, **GRIDS[kind]}
+    report = search(adapters, settings_for(model_dir, corpus_dir, tmp_path / "out", **changes))
+    answered = {candidate.examples for candidate in report.candidates}
+    assert (len(answered) == 1) == is_exhaustive
+    assert (report.decoded == report.exhaustive) == is_exhaustive
+    assert sum(c.examples for c in report.candidates) == report.decoded
+    assert max(answered) * len(report.candidates) == report.exhaustive
+    assert report.candidates[0].name == report.winner
+    scores = [c.score.value for c in report.candidates[1:] if c.examples == max(answered)]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_best_of_all_trials_go_on_as_many_as_began(monkeypatch, tmp_path):
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, {"0.7": 0.6, "1": 0.4})
+    scores = iter([0.3, 0.1, 0.2, 0.9, 0.5, 0.0, 0.4])
+    drawn = []
+    monkeypatch.setattr(halving, "score", lambda entry: drawn.append(next(scores)) or drawn[-1])
+    halving.plan = lambda weighting: "0.7"
+    groups = [frozenset({0}), frozenset({1})]
+    monkeypatch.setattr("adaptermix.search.run.layer_groups", lambda plan, count: groups)
+    inputs = SimpleNamespace(plan=lambda weights: None, candidates=candidates, adapters=[None] * 2)
+    tried = _try(halving, inputs, SearchSettings(search="auto", trials=5))
+    assert len(drawn) == 2 + 5
+    names = list(halving.entries)
+    assert [names.index(candidate.name) for candidate in tried] == [3, 4]
