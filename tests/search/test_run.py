@@ -2,7 +2,9 @@ import dataclasses
 import itertools
 import json
 import random
+import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -505,3 +507,90 @@ def test_candidates_that_have_seen_fewer_examples_are_not_ranked():
     assert table.note.startswith("1 of 3 candidates answered fewer than 40 examples")
     found.candidates.pop(1)
     assert candidate_table(found).note == ""
+
+
+@pytest.fixture
+def report(tmp_path, model_dir, corpus_dir, adapters):
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", limit=2)
+    return search(adapters[:2], settings)
+
+
+def test_every_cell_of_the_table_has_its_own_number(report):
+    def ends(start):
+        return Interval(start, start - 0.1, start + 0.2)
+
+    candidates = [
+        dataclasses.replace(
+            candidate,
+            examples=examples,
+            score=ends(0.4 + at / 100),
+            difference=Difference(ends(-0.03 + at / 100), 0.5),
+        )
+        for at, (candidate, examples) in enumerate(
+            zip(report.candidates[:3], (1200, 1200, 300), strict=True)
+        )
+    ]
+    shown = dataclasses.replace(
+        report, candidates=candidates, decoded=2700, exhaustive=3600, reused=45, notes=["a note"]
+    )
+    table = candidate_table(shown, weights=True)
+    first, second, _, third = [[str(cell) for cell in row] for row in table.rows]
+    weights = [", ".join(f"{w:g}" for w in c.weighting["weights"]) for c in candidates]
+    names = [c.name for c in candidates]
+    assert first == [
+        *(names[0], weights[0], "40.0", "30.0 to 60.0", "chosen", "1,200"),
+    ]
+    assert second == [
+        *(names[1], weights[1], "41.0", "31.0 to 61.0", "-2.0 (-12.0 to +18.0)", "1,200"),
+    ]
+    assert third == [
+        *(names[2], weights[2], "42.0", "32.0 to 62.0", "-1.0 (-11.0 to +19.0)", "300"),
+    ]
+    assert len(table.columns) == len(first) == len(candidate_table(shown).columns) + 1
+    assert shown.view().remarks[0] == (
+        "examples decoded: 2,700; an exhaustive search of the same candidates needs 3,600; "
+        "45 from the cache"
+    )
+    unranked, note = (
+        next(r for r in shown.view().remarks if words in r) for words in ("1 of 3", "a note")
+    )
+    assert "answered fewer than 1,200 examples" in unranked
+    assert note
+
+
+def test_the_record_of_the_adapter_has_the_winners_score_and_interval(report):
+    record = read_adapter(Path(report.merge.out)).record
+    winner = report.candidates[0]
+    found = record["search"]
+    assert record["dev"] == {report.metric: winner.score.value}
+    assert (found["low"], found["high"]) == (winner.score.low, winner.score.high)
+    assert (
+        (found["task"], found["langs"]) == (report.task, report.langs) == ("massive", ["en", "cy"])
+    )
+    assert found["verdict"] == report.verdict
+    others = {c.name for c in report.candidates} - {report.winner, report.control}
+    told = [name for name in others if re.search(rf"\b{name}\b", report.verdict)]
+    assert set(report.tied) <= set(told) | {report.winner}
+
+
+def test_force_runs_a_search_again(tmp_path, model_dir, corpus_dir, adapters):
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", limit=2)
+    first = search(adapters[:2], settings)
+    assert search(adapters[:2], settings).notes[-1].startswith("this search was already complete")
+    again = search(adapters[:2], settings, force=True)
+    assert again == dataclasses.replace(first, reused=first.decoded)
+
+
+@pytest.mark.parametrize("inactive", ["average", "keep"])
+def test_a_chosen_merge_is_shown_without_its_other_adapters(
+    tmp_path, model_dir, corpus_dir, adapters, inactive
+):
+    """With ``keep``, an adapter alone would not have the weights that it has in the merge."""
+    changes = {"limit": 2, "prefer": "best", "search": "0.5,0.6,0.7", "inactive": inactive}
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
+    report = search(adapters[:2], settings)
+    names = {candidate.name for candidate in report.candidates}
+    is_merge = not report.winner.endswith("alone")
+    has_control = any(" alone at " in name for name in names)
+    assert has_control == (report.control is not None) == (is_merge and inactive == "average")
+    assert not has_control or f"task alone at {report.winner}" in names
