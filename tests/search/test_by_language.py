@@ -342,6 +342,36 @@ def test_the_evidence_of_a_route_is_of_the_merge_that_it_takes():
     assert (kept.adapter, kept.merge, kept.p) == ("task", "lucky", 0.1)
 
 
+def test_a_report_says_how_many_answers_were_new(monkeypatch, tmp_path, model_dir):
+    data = write_dev_data(tmp_path / "data", examples=20)
+    paths = write_adapters(model_dir, tmp_path)
+    use_known_effects(monkeypatch, paths[0], WELSH)
+    settings = family_settings(model_dir, data, tmp_path / "one")
+    counts = []
+    for name, grid in (("one", "0.7"), ("two", "0.7,0.9")):
+        changed = settings.model_copy(update={"out": tmp_path / name, "search": grid})
+        report = search_by_language(paths, changed)
+        counts.append((report.decoded, report.reused))
+        remark = report.view().remarks[0]
+        assert remark == f"examples decoded: {report.decoded}; {report.reused} from the cache"
+    assert counts == [(120, 0), (180, 120)]
+
+
+def test_a_family_that_was_changed_or_is_forced_is_chosen_again(monkeypatch, tmp_path, model_dir):
+    paths, data, family = welsh_family(monkeypatch, model_dir, tmp_path)
+    use_known_effects(monkeypatch, paths[0], WELSH)
+    settings = family_settings(model_dir, data, family)
+    done = "this choice was already complete"
+    assert search_by_language(paths, settings).notes[-1].startswith(done)
+    assert search_by_language(paths, settings, force=True).notes == []
+    routes = (family / "routes.toml").read_text()
+    (family / "routes.toml").write_text(routes.replace("align-0.7", "task"))
+    with pytest.raises(AdaptermixError, match="family exists"):
+        search_by_language(paths, settings)
+    search_by_language(paths, settings, force=True)
+    assert (family / "routes.toml").read_text() == routes
+
+
 MODES = "model.language_model."  # prefix of the decoder's modules in a multimodal class
 
 
