@@ -119,3 +119,32 @@ def test_a_family_is_one_system_and_its_adapters_are_counted_once(model_dir, tmp
     assert list(adapters_of({"family": systems["family"]})) == ["family/task", "family/align"]
     settings = EvalSettings(adapters=(str(family / "task"), str(family)))
     assert choose_baseline(settings, systems).name == "task"
+
+
+def test_a_baseline_of_several_seeds_is_the_first_of_them(model_dir, tmp_path):
+    paths = [tmp_path / name for name in ("other", "task-seed-1", "task-seed-2")]
+    for seed, path in enumerate(paths):
+        peft_adapter(model_dir, path, seed=seed)
+    settings = EvalSettings(adapters=[str(path) for path in paths], baseline="task")
+    found = choose_baseline(settings, read_systems(paths))
+    assert (found.name, found.reason) == ("task-seed-1", "chosen by --baseline")
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [("0.2,0.3,0.5", "large"), ("0.3,0.2,0.5", "small"), ("-0.4,0.2,0.5", "large")],
+)
+def test_beside_an_alignment_the_task_adapter_of_the_largest_weight_is_the_baseline(
+    model_dir, tmp_path, weights, expected
+):
+    """One that is taken away is none."""
+    paths = {name: tmp_path / name for name in ("small", "large", "align", "merged")}
+    for seed, name in enumerate(("small", "large", "align")):
+        peft_adapter(model_dir, tmp_path / f"{name}-peft", seed=seed)
+        source = read_adapter(tmp_path / f"{name}-peft")
+        record = {"command": "train-align" if name == "align" else "train-task"}
+        write_adapter(paths[name], dict(source.updates()), source.config, record)
+    sources = [paths[name] for name in ("small", "large", "align")]
+    merge(sources, MergeSettings(weights=weights, out=paths["merged"]))
+    settings = EvalSettings(adapters=[str(path) for path in paths.values()])
+    assert choose_baseline(settings, read_systems(paths.values())).name == expected
