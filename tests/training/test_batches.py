@@ -14,10 +14,13 @@ from adaptermix.tasks.massive import SYSTEM_PROMPTS
 from adaptermix.training.batches import (
     IGNORED,
     AnswerCollator,
+    EncodedPair,
     PairCollator,
     encode_chat,
     encode_example,
     encode_pairs,
+    padded_length,
+    token_count,
 )
 
 TOKENIZER = make_tokenizer()
@@ -106,6 +109,20 @@ def test_pairs_are_raw_text_with_the_tokenizers_bos_sources_first():
     ]
     assert texts == [f"<|bos|>{text}" for text in ("helo", "habari", "hello", "hi")]
     assert torch.equal(batch["input_ids"] == 2, batch["attention_mask"] == 0)
+
+
+SENTENCE = st.lists(st.integers(0, 99), min_size=1, max_size=6)
+
+
+@given(source=SENTENCE, target=SENTENCE, anchor=st.lists(st.integers(0, 99), max_size=6))
+def test_a_pair_is_as_large_as_all_its_sentences(source, target, anchor):
+    pair = EncodedPair(source, target, "here", anchor)
+    sentences = (source, target, anchor)
+    assert pair.largest_id == max(token for sentence in sentences for token in sentence)
+    assert token_count(pair) == sum(map(len, sentences))
+    assert padded_length(pair) == max(map(len, sentences))
+    assert PairCollator(2)([pair])["input_ids"].shape[1] == padded_length(pair)
+    assert PairCollator(2)([pair])["attention_mask"].sum() == token_count(pair)
 
 
 THINKING = (

@@ -1,12 +1,15 @@
 """The data of a task, as it is trained on."""
 
 import json
+from collections import Counter
 
 import pytest
+from helpers.tables import write_rows
 from helpers.training import joint_settings, task_settings
 
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.loading import load_tokenizer
+from adaptermix.training.batches import IGNORED
 from adaptermix.training.dev_score import DevScore
 from adaptermix.training.task import task_data
 
@@ -42,3 +45,76 @@ def test_a_tenth_of_the_conversations_is_held_out_at_most(tmp_path, model_dir, d
     assert (data.examples, data.dev_examples) == ({"chat": 40 - held}, {"chat": held})
     seen = {tuple(row.input_ids) for row in (*data.train, *data.dev)}
     assert len(seen) == 40
+
+
+def langs_of(rows):
+    return Counter(row.name.partition(":")[0] for row in rows)
+
+
+def test_prompts_that_do_not_fit_are_counted_in_every_language_and_split(model_dir, corpus_dir):
+    """What is left is counted by language, and what is missing over all of them."""
+    settings = task_settings(model_dir, corpus_dir, "x", langs=LANGS)
+    encoder = PromptEncoder(load_tokenizer(model_dir, settings))
+    whole = task_data(settings, encoder)
+    lengths = [
+        [row.labels.count(IGNORED) for row in rows if row.name.startswith("en")]
+        for rows in (whole.train, whole.dev)
+    ]
+    most = max(map(min, lengths)) + 1  # some of English, in both splits
+    data = task_data(settings.model_copy(update={"max_length": most}), encoder)
+    for counts, rows, all_of_them in (
+        (data.examples, data.train, whole.examples),
+        (data.dev_examples, data.dev, whole.dev_examples),
+    ):
+        assert counts == {lang: langs_of(rows)[lang] for lang in LANGS}
+        assert 0 < counts["en"] < all_of_them["en"]
+    rows = [len(each.train) + len(each.dev) for each in (whole, data)]
+    assert data.truncated == rows[0] - rows[1]
+    assert whole.truncated == 0
+
+
+def chats(folder, name, numbers):
+    """Write conversations; the prompts of numbers that are divisible by 5 are long."""
+    rows = [{"prompt": f"say {n} " * (1 if n % 5 else 90), "completion": "lamp"} for n in numbers]
+    return write_rows(folder / name, rows)
+
+
+def chat_data(model_dir, **changes):
+    settings = task_settings(model_dir, None, "x", **changes)
+    return task_data(settings, PromptEncoder(load_tokenizer(model_dir, settings)))
+
+
+@pytest.mark.parametrize(("limit", "dev_limit"), [(8, 3), (3, 8), (None, 2)])
+def test_limits_of_conversations_are_those_of_their_own_file(tmp_path, model_dir, limit, dev_limit):
+    data = chat_data(
+        model_dir,
+        chat=chats(tmp_path, "train.jsonl", range(1, 25)),
+        dev_chat=chats(tmp_path, "dev.jsonl", range(31, 60)),
+        limit=limit,
+        dev_limit=dev_limit,
+    )
+    assert (data.examples, data.dev_examples) == ({"chat": limit or 24}, {"chat": dev_limit})
+    assert all("train.jsonl:" in row.name for row in data.train)
+    assert all("dev.jsonl:" in row.name for row in data.dev)
+    assert data.dropped == {}
+
+
+def test_conversations_whose_answers_do_not_fit_are_counted_apart(tmp_path, model_dir):
+    data = chat_data(
+        model_dir,
+        chat=chats(tmp_path, "train.jsonl", range(1, 21)),
+        dev_chat=chats(tmp_path, "dev.jsonl", range(1, 11)),
+        max_length=100,
+    )
+    assert (data.examples, data.dev_examples) == ({"chat": 16}, {"chat": 8})
+    assert [len(data.train), len(data.dev)] == [16, 8]
+    assert data.dropped == {"chat": {"no answer within --max-length": 4 + 2}}
+
+
+def test_another_seed_holds_out_other_conversations(tmp_path, model_dir):
+    path = chats(tmp_path, "all.jsonl", range(1, 60))
+    held = [
+        {row.name for row in chat_data(model_dir, chat=path, dev_limit=4, seed=seed).dev}
+        for seed in (1, 1, 2)
+    ]
+    assert held[0] == held[1] != held[2]
