@@ -18,7 +18,12 @@ from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
-from adaptermix.training.align import _with_anchor_text, align_data, train_align
+from adaptermix.training.align import (
+    AlignmentTrainer,
+    _with_anchor_text,
+    align_data,
+    train_align,
+)
 from adaptermix.training.alignment import Alignment, AlignmentObjective
 from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
 from adaptermix.training.contrastive import ContrastiveStep, Loss, Sentences
@@ -255,6 +260,107 @@ def test_no_anchor_text_is_both_trained_on_and_judged_by(tmp_path, model_dir, co
     assert english == pytest.approx(len(trained) / 2, rel=0.15)
 
 
+def test_anchor_text_is_cut_at_the_maximum_length(tmp_path, model_dir, corpus_dir):
+    path = tmp_path / "en.txt"
+    path.write_text("".join(f"line {n} " * 30 + "\n" for n in range(20)))
+    changes = {"preserve": 1, "preserve_text": (path,), "max_length": 40}
+    settings = align_settings(model_dir, corpus_dir, "x", **changes)
+    tokenizer = load_tokenizer(model_dir, settings)
+    data = _with_anchor_text(align_data(settings, tokenizer), settings, tokenizer)
+    assert {len(row.anchor_ids) for row in (*data.train, *data.dev)} == {40}
+
+
+def odd_pairs(folder):
+    """Write pairs of which each kind is dropped by another setting, and fewer of Swahili."""
+    rows = [f"rho'r lamp {n} ymlaen\tturn on lamp {n}" for n in range(40)]
+    rows += [f"Helo bawb. Sut wyt ti {n}?\tHello all. How are you {n}?" for n in range(20)]
+    rows += [f"\u043f\u0440\u0438\u0432\u0435\u0442 {n}\thello {n} friends" for n in range(30)]
+    (folder / "cy-en.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    rows = [f"washa taa {n}\tturn on lamp {n}\n" for n in range(20)]
+    (folder / "sw-en.tsv").write_text("".join(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "used", "trained"),
+    [
+        ({}, {"cy-en": 36, "sw-en": 18}, 36 + 36),
+        ({"several_sentences": True}, {"cy-en": 54, "sw-en": 18}, 54 + 54),
+        ({"check_script": False}, {"cy-en": 63, "sw-en": 18}, 63 + 63),
+        ({"resample": 1.0}, {"cy-en": 36, "sw-en": 18}, 36 + 18),
+        ({"dev_pairs": 1}, {"cy-en": 39, "sw-en": 19}, 39 + 39),
+        ({"limit": 30}, {"cy-en": 27, "sw-en": 18}, 27 + 27),
+    ],
+    ids=str,
+)
+def test_pairs_are_chosen_and_repeated_as_the_settings_say(
+    tmp_path, model_dir, changes, used, trained
+):
+    changes = {"pairs": ("cy-en", "sw-en"), "pairs_dir": odd_pairs(tmp_path), **changes}
+    settings = align_settings(model_dir, None, "x", **changes)
+    data = align_data(settings, load_tokenizer(model_dir, settings))
+    assert data.examples == used
+    assert len(data.train) == trained
+    assert len({row.name for row in data.train}) == sum(used.values())
+    assert len(data.dev) == sum(data.dev_examples.values())
+
+
+@pytest.mark.parametrize("side", ["source_ids", "target_ids"])
+def test_pairs_are_used_whole_or_dropped_with_a_count(tmp_path, model_dir, side):
+    """A pair as long as the maximum is used; one of a token more, on either side, is not."""
+    long, short = "lamp " * 9, "bach"
+    for name, count in ((long, 5), (long + "lamp ", 3), ("lamp", 40)):
+        pair = (name, short) if side == "source_ids" else (short, name)
+        with (tmp_path / "cy-en.tsv").open("a") as file:
+            file.writelines("\t".join(f"{text} {n}" for text in pair) + "\n" for n in range(count))
+    settings = align_settings(model_dir, None, "x", pairs_dir=tmp_path)
+    tokenizer = load_tokenizer(model_dir, settings)
+    most = max(len(ids) for ids in tokenizer([f"{long} {n}" for n in range(5)])["input_ids"])
+    data = align_data(settings.model_copy(update={"max_length": most}), tokenizer)
+    rows = [*data.train, *data.dev]
+    assert len(rows) == 45
+    assert data.dropped == {"cy-en": {"too long": 3}}
+    texts = {tokenizer.decode(list(getattr(row, side)), skip_special_tokens=True) for row in rows}
+    assert {f"{long} {n}" for n in range(5)} < texts
+
+
+@pytest.mark.parametrize("name", ["align", "joint"])
+def test_dev_pairs_are_judged_in_contrastive_batches(
+    tmp_path, model_dir, corpus_dir, monkeypatch, name
+):
+    """The loss grows with the number of pairs that are compared."""
+    train, settings_for = ALL_KINDS[name]
+    sizes = []
+    step = AlignmentTrainer.prediction_step
+
+    def watched(self, model, inputs, *rest, **options):
+        if "labels" not in inputs:
+            sizes.append(len(inputs["source_keys"]))
+        return step(self, model, inputs, *rest, **options)
+
+    monkeypatch.setattr(AlignmentTrainer, "prediction_step", watched)
+    changes = {"max_steps": 1, "eval_steps": 1, "batch_size": 8, "contrastive_batch": 4}
+    report = train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes, dev_pairs=10))
+    assert report.dev_examples["cy-en"] == 10
+    assert sizes[:3] == [4, 4, 2]
+    assert {*map(tuple, zip(*[iter(sizes)] * 3, strict=True))} == {(4, 4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("pooling", "skip"), [("mean", 0), ("mean", 3), ("last", 0), ("weighted", 1)]
+)
+def test_dev_vectors_are_pooled_as_those_of_the_loss(adapted, model_dir, pooling, skip):
+    model, step, batch, _ = adapted
+    changes = {"pooling": pooling, "pool_skip": skip}
+    alignment = Alignment(align_settings(model_dir, None, "x", **changes), model, step)
+    sides = alignment.dev_vectors([batch, batch])
+    with torch.no_grad():
+        sentences = Sentences.of(batch, 0, pooling, skip)
+        expected = step.vectors(model, sentences)[: 2 * len(PAIRS)].chunk(2)
+    for found, side in zip(sides, expected, strict=True):
+        torch.testing.assert_close(found, torch.cat([side, side]))
+
+
 def test_anchor_text_without_lines_is_refused(tmp_path, model_dir, corpus_dir):
     text = tmp_path / "en.txt"
     text.write_text("one line\n\n")
@@ -459,6 +565,8 @@ def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
     assert "the learning rate 0.02 is high" in told(lr=0.02)
     assert "en-cy pulls English toward the other language" in told(pairs="en-cy,sw-en")
     assert "cy-en does the reverse" in told(pairs="en-cy,sw-en")
+    both = told(pairs="sw-en,en-cy,en-ja")
+    assert "cy-en does the reverse" in both and "ja-en does the reverse" in both
     assert "the training starts from the beginning" in told(resume=True)
     (tmp_path / "out").touch()
     assert told(resume=True) is None, "it has ended"
