@@ -1,5 +1,6 @@
 """What a dry run says of parameters, tokens and memory, against what is there."""
 
+import importlib
 import shutil
 
 import numpy as np
@@ -11,11 +12,13 @@ from helpers.training import KINDS, joint_settings, task_settings
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import BloomConfig
+from transformers import BloomConfig, LlamaModel
 
 from adaptermix.models.blocks import empty_model, load_lower_blocks
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
+from adaptermix.training import answer_loss
+from adaptermix.training.batches import IGNORED, AnswerCollator
 from adaptermix.training.joint import train_joint
 from adaptermix.training.memory import _TRAINED_BYTES, Pass, footprint
 from adaptermix.training.task import train_task
@@ -104,6 +107,83 @@ def test_a_plan_reads_no_weight_and_knows_the_parameters(tmp_path, model_dir, co
     else:
         assert plan.held_parameters == whole
     assert plan.memory_bytes > 4 * plan.held_parameters
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_plan_has_the_largest_passes_of_its_training(
+    tmp_path, model_dir, corpus_dir, monkeypatch, kind
+):
+    """As many rows, no shorter, through as many blocks, and with as many answers."""
+    train, settings_for = TRAININGS[kind]
+    planned, made, answers = [], [], [0]
+    module = importlib.import_module(f"adaptermix.training.{kind}")
+    monkeypatch.setattr(
+        module,
+        "footprint",
+        lambda model, passes: planned.extend(passes) or footprint(model, passes),
+    )
+    forward, collate = LlamaModel.forward, AnswerCollator.__call__
+
+    def watched(self, *arguments, **options):
+        if self.training:
+            rows, length = options["input_ids"].shape
+            if groups := options.get("groups"):  # of pairs
+                rows = sum(group.sentences for group in groups)
+                length = max(group.length for group in groups)
+            made.append((bool(groups), rows, length, len(self.layers)))
+        return forward(self, *arguments, **options)
+
+    def counted(self, examples):
+        batch = collate(self, examples)
+        answers.append(int((batch["labels"] != IGNORED).sum()))
+        return batch
+
+    monkeypatch.setattr(LlamaModel, "forward", watched)
+    monkeypatch.setattr(AnswerCollator, "__call__", counted)
+    changes = {
+        "task": {"micro_batch_size": 4},
+        "align": {"contrastive_batch": 8, "micro_batch_size": 2},
+        "joint": {"contrastive_batch": 4, "layer": 1},
+    }[kind]
+    changes |= {"batch_size": 8, "max_steps": None, "epochs": 1, "limit": 20}
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "a", **changes)
+    train(settings, dry_run=True)
+    made.clear()
+    train(settings)
+    assert len(planned) == (2 if kind == "joint" else 1)
+    for each in planned:
+        are_pairs = kind == "align" or each.layer is not None
+        seen = [rest for of_pairs, *rest in made if of_pairs == are_pairs]
+        rows, lengths, blocks = (max(column) for column in zip(*seen, strict=True))
+        assert each.rows == rows
+        assert each.length >= lengths if kind == "joint" else each.length == lengths
+        assert blocks == (each.layer or (2 if kind == "align" else 4))
+        assert are_pairs or max(answers) <= each.answers <= 2 * max(answers)
+
+
+@pytest.fixture
+def empty(model_dir):
+    settings = task_settings(model_dir, None, "x")
+    return with_lora(empty_model(model_dir, settings), settings, "CAUSAL_LM")
+
+
+def test_memory_is_that_of_the_largest_pass(empty):
+    small, large = Pass(1, 8), Pass(8, 64)
+    alone = footprint(empty, [large])
+    assert footprint(empty, [small, large]) == footprint(empty, [large, small]) == alone
+    assert footprint(empty, [small]).memory_bytes < alone.memory_bytes
+
+
+def test_logits_of_answers_count_as_far_as_they_exist_at_a_time(empty, monkeypatch):
+    monkeypatch.setattr(answer_loss, "_LOGITS", 0)
+    monkeypatch.setattr(answer_loss, "_MIN_ROWS", 1000)
+    memory = {
+        count: footprint(empty, [Pass(2, 8, answers=count)]).memory_bytes
+        for count in (400, 800, 1000, 5000)
+    }
+    vocabulary = empty.config.vocab_size
+    assert memory[800] - memory[400] == 400 * vocabulary * 4 * 4  # four arrays in float32
+    assert memory[5000] == memory[1000] > memory[800]
 
 
 def test_tokens_are_those_of_all_steps(tmp_path, model_dir, corpus_dir):
