@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_model, load_tokenizer
-from adaptermix.models.pooling import retrieval_accuracy
+from adaptermix.models.pooling import pool, pooling_weights, retrieval_accuracy
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.align import align_data, train_align
 from adaptermix.training.batches import PairCollator
@@ -138,6 +138,41 @@ def test_the_curve_is_that_of_plain_transformers(layout_dir, corpus_dir, is_whol
     torch.testing.assert_close(torch.tensor(found.first_token), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("pooling", "skip"), [("weighted", 0), ("last", 0), ("mean", 4)])
+def test_the_curve_is_pooled_as_the_settings_say(model_dir, corpus_dir, pooling, skip):
+    changes = {"pooling": pooling, "pool_skip": skip, "pairs": ("cy-en", "sw-en"), "dev_pairs": 9}
+    settings = align_settings(model_dir, corpus_dir, "x", **changes)
+    data = align_data(settings, load_tokenizer(model_dir, settings))
+    model = load_lower_blocks(model_dir, settings, "2").eval()
+    seen = []
+    found = measure(model, settings, data, PairCollator(2), lambda progress: seen.append(progress))
+
+    def vector(ids, how, left_out):
+        with torch.no_grad():
+            states = model(torch.tensor([list(ids)])).last_hidden_state
+        weights = pooling_weights(torch.ones(1, len(ids), dtype=torch.long), how, left_out)
+        return pool(states, weights)[0]
+
+    def accuracies(how, left_out):
+        of_groups = []
+        for group in (data.dev[:9], data.dev[9:]):
+            sides = (
+                torch.stack([vector(ids, how, left_out) for ids in side])
+                for side in ([p.source_ids for p in group], [p.target_ids for p in group])
+            )
+            one, two = sides
+            both = retrieval_accuracy(one, two), retrieval_accuracy(two, one)
+            of_groups.append(sum(both) / 2)
+        return of_groups
+
+    hits = [found.hits[1, part].mean().item() for part in (slice(9), slice(9, 18))]
+    assert hits == pytest.approx(accuracies(pooling, skip))
+    assert hits != pytest.approx(accuracies("mean", 0))
+    assert [progress.detail for progress in seen] == [
+        f"{count} of 18 pairs" for count in (8, 9, 17, 18)
+    ]
+
+
 def told(settings, found, depth):
     return choose(TrainAlignSettings(**settings), found, depth)
 
@@ -184,6 +219,7 @@ def test_a_middle_block_that_is_clearly_worse_is_noted():
 def test_the_choice_says_why():
     flat = told({"layer": "auto"}, curve([0.1] * 8), 8)
     assert "retrieval of dev pairs is flat" in flat.notes[0]
+    assert flat.pairs == 1000
     other = told({"layer": "auto"}, curve([0.1] * 5 + [0.9, 0.1, 0.1]), 8)
     assert other.layer == "6"
     assert "chose block 6 (88.1%)" in other.notes[0]
