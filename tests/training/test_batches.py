@@ -5,10 +5,11 @@ import torch
 from helpers.models import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers, processors
 
 from adaptermix.data.chats import Chat
 from adaptermix.data.pairs import ParallelPair
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import ArtifactError, DataError
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.tasks.massive import SYSTEM_PROMPTS
 from adaptermix.training.batches import (
@@ -123,6 +124,17 @@ def test_a_pair_is_as_large_as_all_its_sentences(source, target, anchor):
     assert padded_length(pair) == max(map(len, sentences))
     assert PairCollator(2)([pair])["input_ids"].shape[1] == padded_length(pair)
     assert PairCollator(2)([pair])["attention_mask"].sum() == token_count(pair)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_sentence_without_tokens_is_named_with_its_line(side):
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("x", "")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    texts = {"source": "helo", "target": "hello"} | {side: "xxx"}
+    pair = ParallelPair(**texts, pair="cy-en", location="cy-en.tsv:7")
+    with pytest.raises(DataError, match=r"^cy-en\.tsv:7: a cy-en sentence has no tokens: 'xxx'$"):
+        encode_pairs([pair], tokenizer, 64)
 
 
 THINKING = (
