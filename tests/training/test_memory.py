@@ -155,7 +155,9 @@ def test_a_plan_has_the_largest_passes_of_its_training(
         are_pairs = kind == "align" or each.layer is not None
         seen = [rest for of_pairs, *rest in made if of_pairs == are_pairs]
         rows, lengths, blocks = (max(column) for column in zip(*seen, strict=True))
-        assert each.rows == rows
+        both_sides = 2 if are_pairs else 1
+        asked = {"task": 4, "align": 2, "joint": 4}[kind]  # rows per forward pass
+        assert each.rows == rows == both_sides * asked
         assert each.length >= lengths if kind == "joint" else each.length == lengths
         assert blocks == (each.layer or (2 if kind == "align" else 4))
         assert are_pairs or max(answers) <= each.answers <= 2 * max(answers)
