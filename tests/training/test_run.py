@@ -1,4 +1,7 @@
 import json
+import shutil
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,16 +26,21 @@ from adaptermix.adapters.format import describe_config, layer_of, spec_of
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.cli.doctor import device_check
 from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models import lora_linear
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import AdaptedModel, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
-from adaptermix.training.align import AlignmentTrainer, train_align
+from adaptermix.progress import ignore
+from adaptermix.training.align import AlignmentTrainer, align_data, train_align
 from adaptermix.training.alignment import Alignment
+from adaptermix.training.base import Base
 from adaptermix.training.batches import PairCollator, encode_pairs
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
 from adaptermix.training.objectives import contrastive_loss
-from adaptermix.training.task import train_task
+from adaptermix.training.report import TrainingData
+from adaptermix.training.run import TrainingRun, finished_report
+from adaptermix.training.task import task_data, train_task
 from adaptermix.training.trained import trained_updates
 from adaptermix.training.trainer import AdapterTrainer
 
@@ -468,3 +476,128 @@ def test_every_step_and_every_layer_drops_elements_of_its_own(
     assert len(features) == 2 * 7  # modules
     for keys in (tokens, features):
         assert len({key for group in keys for key in group}) == sum(map(len, keys))
+
+
+WITHOUT_SYSTEM = (
+    "<|bos|>{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("name", ALL_KINDS)
+def test_a_report_says_what_its_plan_and_its_data_say(tmp_path, model_dir, name):
+    """Counts of what is used, left out and dropped, and all notes."""
+    train, settings_for = ALL_KINDS[name]
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    (model / "chat_template.jinja").write_text(WITHOUT_SYSTEM)
+    corpus = write_corpus(tmp_path / "corpus")
+    with (corpus / "pairs" / "cy-en.tsv").open("a", encoding="utf-8") as file:
+        file.writelines(f"\u043f\u0440\u0438\u0432\u0435\u0442 {n}\thello {n}\n" for n in range(7))
+    changes = {"max_steps": 1, "eval_steps": 1, "lr": 0.02}
+    if name != "align":
+        changes |= {"system_prompt": "slots", "langs": ("en", "cy"), "dev_limit": None}
+        whole = settings_for(model, corpus, "x", **changes)
+        encoder = PromptEncoder(load_tokenizer(model, whole))
+        prompts = [
+            [row.labels.count(-100) for row in rows if row.name.startswith("en")]
+            for rows in (task_data(whole, encoder).train, task_data(whole, encoder).dev)
+        ]
+        changes["max_length"] = max(map(min, prompts)) + 1
+    settings = settings_for(model, corpus, tmp_path / "a.safetensors", **changes)
+    tokenizer = load_tokenizer(model, settings)
+    parts = []
+    if name != "align":
+        parts.append(task_data(settings, PromptEncoder(tokenizer)))
+        assert parts[0].truncated and parts[0].notes
+    if name != "task":
+        parts.append(align_data(settings, tokenizer))
+        assert parts[-1].dropped["cy-en"]
+    plan, report = train(settings, dry_run=True), train(settings)
+    for found in (plan, report):
+        assert found.examples == {k: v for part in parts for k, v in part.examples.items()}
+        assert found.dev_examples == {k: v for part in parts for k, v in part.dev_examples.items()}
+        assert found.dropped == {k: v for part in parts for k, v in part.dropped.items()}
+        assert found.truncated == sum(part.truncated for part in parts)
+        assert [*found.data_notes] == [note for part in parts for note in part.notes]
+        assert any("the learning rate 0.02 is high" in note for note in found.notes)
+    assert (plan.planned_steps, report.planned_steps, report.steps) == (1, 1, 1)
+    assert report.log == str(tmp_path / "a.log.jsonl")
+    assert Path(report.log).is_file()
+    again = settings.model_copy(update={"resume": True})
+    assert finished_report(again, force=False).dev == report.dev
+    assert finished_report(again, force=True) is None, "it is to be trained anew"
+    assert finished_report(settings, force=False) is None
+
+
+def test_a_log_is_that_of_the_last_training_only(tmp_path, model_dir, corpus_dir):
+    settings = task_settings(
+        model_dir, corpus_dir, tmp_path / "a.safetensors", max_steps=1, eval_steps=1
+    )
+    steps = []
+    for force in (False, True):
+        train_task(settings, force=force)
+        lines = (tmp_path / "a.log.jsonl").read_text().splitlines()
+        steps.append([json.loads(line)["step"] for line in lines])
+    assert steps[0] == steps[1]
+
+
+def test_logged_losses_are_means_over_the_steps_since_the_last_line(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
+    """Of whole steps, although the last of an epoch has fewer micro-batches."""
+    steps = defaultdict(float)
+    training_step = AdapterTrainer.training_step
+
+    def watched(self, *arguments, **options):
+        loss = training_step(self, *arguments, **options)
+        steps[self.state.global_step + 1] += loss.item()
+        return loss
+
+    monkeypatch.setattr(AdapterTrainer, "training_step", watched)
+    settings = task_settings(
+        model_dir,
+        corpus_dir,
+        tmp_path / "a.safetensors",
+        **{"limit": 3, "batch_size": 2, "micro_batch_size": 1, "lr": 0.01},
+        **{"max_steps": None, "epochs": 9.75, "eval_steps": 100},
+    )
+    report = train_task(settings)
+    assert report.steps == report.planned_steps == len(steps) == 20  # of 2 in an epoch
+    rows = [json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines()]
+    logged = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    means = {last: sum(steps[n] for n in range(last - 9, last + 1)) / 10 for last in (10, 20)}
+    assert logged == pytest.approx(means, rel=1e-4)
+    (whole,) = (row["train_loss"] for row in rows if "train_loss" in row)
+    assert whole == pytest.approx(sum(steps.values()) / 20, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lr": 0.5}, {"learning_rate": 0.5}),
+        ({"schedule": "cosine"}, {"lr_scheduler_type": "cosine"}),
+        ({"warmup_ratio": 0.25}, {"warmup_steps": 0.25}),
+        ({"epochs": 2.5}, {"num_train_epochs": 2.5}),
+        ({"max_steps": 40}, {"max_steps": 40}),
+        ({"eval_steps": 7}, {"eval_steps": 7, "save_steps": 7}),
+        ({"max_steps": 3}, {"max_steps": 3, "eval_steps": 3, "save_steps": 3, "logging_steps": 3}),
+        ({"batch_size": 40}, {"gradient_accumulation_steps": 5}),
+        ({"workers": 2}, {"dataloader_num_workers": 2}),
+        ({"gradient_checkpointing": True}, {"gradient_checkpointing": True}),
+        ({"seed": 9}, {"seed": 9}),
+        ({"patience": 3}, {}),
+    ],
+    ids=str,
+)
+def test_a_setting_changes_its_own_argument_of_trainer_and_no_other(tmp_path, changes, expected):
+    def arguments(**changes):
+        changes = {"max_steps": 50, "epochs": 3.5, **changes}
+        settings = task_settings("m", None, tmp_path / "a", **changes)
+        data = TrainingData([None] * 400, [None], {}, {})
+        run = TrainingRun(settings, Base(Path("m"), None, [], []), data, 8, ignore)
+        return run._arguments().to_dict()
+
+    usual, changed = arguments(), arguments(**changes)
+    assert {k: v for k, v in changed.items() if v != usual[k]} == expected
