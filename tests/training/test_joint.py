@@ -24,7 +24,7 @@ from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 from adaptermix.training.batches import PairCollator, encode_pairs
 from adaptermix.training.dev_score import DevScore
-from adaptermix.training.joint import Alternation, JointTrainer, train_joint
+from adaptermix.training.joint import Alternation, JointTrainer, _lower_forward, train_joint
 
 
 def log_of(path):
@@ -115,6 +115,19 @@ def test_the_short_pass_of_a_whole_model_gives_its_hidden_states(layout_dir, lay
     torch.testing.assert_close(again.logits, whole.logits)
 
 
+def test_the_normed_top_is_the_last_state_of_the_whole_model(model_dir):
+    settings = joint_settings(model_dir, None, "x", layer="top-normed")
+    model = with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM").eval()
+    with torch.no_grad():
+        model.get_base_model().model.norm.weight.uniform_(0.5, 2)
+    ids = torch.tensor([[0, 20, 30, 40]])
+    whole = model(ids, output_hidden_states=True).hidden_states[-1]
+    found = _lower_forward(model, settings, 4)(model, input_ids=ids)
+    torch.testing.assert_close(found, whole)
+    raw = _lower_forward(model, settings.model_copy(update={"layer": "top"}), 4)
+    assert not torch.allclose(raw(model, input_ids=ids), whole)
+
+
 @pytest.mark.slow
 def test_both_losses_fall_and_are_logged_apart(tmp_path, model_dir, corpus_dir):
     report = train_joint(
@@ -175,6 +188,13 @@ def test_a_step_is_the_mean_of_its_micro_batches(tmp_path, model_dir, corpus_dir
         model_dir, corpus_dir, tmp_path / "a", max_steps=1, dropout=0.0, align_weight=3.0
     )
     train_joint(settings)
+    rows = log_of(tmp_path / "a.log.jsonl")
+    trained = next(row for row in rows if "loss" in row)
+    mean = (trained["task_loss"] + 3.0 * trained["align_loss"]) / 2
+    assert trained["loss"] == pytest.approx(mean, rel=1e-4)
+    judged = next(row for row in rows if "eval_sum" in row)
+    weighted = judged["eval_task_loss"] + 3.0 * judged["eval_align_loss"]
+    assert judged["eval_sum"] == pytest.approx(weighted, rel=1e-4)
     assert len(plain) == 4
     sums = [
         sum(g if g is not None else 0 for g in gradients) / 4

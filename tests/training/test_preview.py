@@ -1,8 +1,10 @@
 """The first examples of a training as people see them before it."""
 
 import json
+import re
 
 import pytest
+import torch
 from helpers.models import make_tokenizer
 from helpers.tables import write_rows
 from helpers.training import align_settings, joint_settings, task_settings
@@ -13,8 +15,10 @@ from typer.testing import CliRunner
 
 from adaptermix.cli import console
 from adaptermix.cli.main import program
+from adaptermix.models.pooling import pooling_weights
+from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.training.align import train_align
-from adaptermix.training.batches import IGNORED, EncodedExample
+from adaptermix.training.batches import IGNORED, EncodedExample, EncodedPair
 from adaptermix.training.joint import train_joint
 from adaptermix.training.preview import preview, preview_lines, token_texts
 from adaptermix.training.task import train_task
@@ -64,6 +68,20 @@ def test_a_plan_of_an_alignment_shows_what_is_pooled(tmp_path, model_dir):
             assert shown.trained == [0] * left_out + [1] * (len(shown.tokens) - left_out)
 
 
+@given(
+    lengths=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    pooling=st.sampled_from(["mean", "weighted", "last"]),
+    skip=st.integers(0, 7),
+)
+def test_the_marked_tokens_are_those_that_have_a_weight(tokenizer, lengths, pooling, skip):
+    """Also where a sentence is not longer than what is left out."""
+    settings = TrainAlignSettings(pooling=pooling, pool_skip=skip)
+    pair = EncodedPair(*([20] * length for length in lengths), "f:1")
+    for shown, length in zip(preview([pair], tokenizer, settings), lengths, strict=True):
+        weights = pooling_weights(torch.ones(1, length, dtype=torch.long), pooling, skip)
+        assert shown.trained == (weights[0] > 0).int().tolist()
+
+
 def test_a_joint_plan_shows_both(tmp_path, model_dir):
     settings = joint_settings(
         model_dir,
@@ -99,6 +117,10 @@ def test_long_texts_are_cut_in_the_middle(tokenizer):
     row = EncodedExample([*ids, 5, 6], [*[IGNORED] * len(ids), 5, 6], "f:1")
     (heading, (context, answer)) = preview_lines(preview([row], tokenizer))[1:]
     assert f"f:1: {len(ids) + 2:,} tokens, 2 trained" == heading.text
-    assert "characters ...]" in context.text
+    hidden = int(
+        re.search(r" \[\.\.\. ([\d,]+) characters \.\.\.\] ", context.text)[1].replace(",", "")
+    )
+    around = re.sub(r" \[\.\.\. .* characters \.\.\.\] ", "", context.text)
+    assert hidden + len(around) == len(tokenizer.decode(ids))
     assert len(context.text) < 1300
     assert (answer.look, context.look) == ("trained", "")
