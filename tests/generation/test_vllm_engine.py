@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.adapters import peft_adapter
 from helpers.evaluation import eval_settings
+from helpers.experts import fused_adapter, save_experts
 
+from adaptermix.adapters.adapter import read_adapter
+from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.generation.engine import Limits
-from adaptermix.generation.vllm_engine import _vllm_options
+from adaptermix.generation.vllm_engine import VLLM_RANKS, _vllm_options, vllm_lacks
 
 LIMITS = Limits(adapters=3, rank=12, prompt=40)
 
@@ -40,6 +44,53 @@ def test_a_setting_changes_its_own_argument_and_no_other(monkeypatch, changes, e
     changed = options(**changes)
     assert {k: v for k, v in changed.items() if v != usual.get(k)} == expected
     assert usual.keys() <= changed.keys()
+
+
+def test_on_a_cpu_a_slot_stays_empty_and_half_of_the_memory_is_free(monkeypatch):
+    """vLLM's CPU kernels answer for the base model with whatever adapter is in the last slot."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_gpu = options(gpu_memory_utilization=0.8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = options(gpu_memory_utilization=0.8)
+    assert {
+        name: (on_gpu[name], on_cpu[name]) for name in on_gpu if on_gpu[name] != on_cpu[name]
+    } == {
+        "max_loras": (3, 4),
+        "gpu_memory_utilization": (0.8, 0.5),
+        "enforce_eager": (False, True),
+    }
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8, 9, 64, 65, 512])
+def test_slots_hold_the_rank_and_are_of_the_next_size(rank):
+    """As the adapters need, or as is asked for; a limit equal to the rank is enough."""
+    size = min(size for size in VLLM_RANKS if size >= rank)
+    limits = Limits(2, rank, 40, widest="big")
+    assert options(limits)["max_lora_rank"] == size
+    assert options(limits, max_lora_rank=rank)["max_lora_rank"] == size
+    assert options(limits, engine_args={"max_lora_rank": size})["max_lora_rank"] == size
+    if rank > 1:
+        for changes in ({"max_lora_rank": rank - 1}, {"engine_args": {"max_lora_rank": rank - 1}}):
+            with pytest.raises(ArtifactError, match=f"big has rank {rank}, above --max-lora-rank"):
+                options(limits, **changes)
+
+
+def test_ranks_beyond_vllms_are_refused():
+    with pytest.raises(
+        ArtifactError, match="big has rank 513, above vLLM's limit of 512"
+    ) as caught:
+        options(Limits(2, 513, 40, widest="big"))
+    assert "transformers" in caught.value.hint
+    with pytest.raises(ConfigError, match="--max-lora-rank 513: vLLM's limit is 512"):
+        options(max_lora_rank=513)
+
+
+def test_adapters_of_fused_experts_are_left_to_the_other_engine(tmp_path):
+    base = save_experts(tmp_path / "base", "qwen3_moe")
+    peft_adapter(base, tmp_path / "plain", target_modules=["q_proj"])
+    assert vllm_lacks(read_adapter(tmp_path / "plain")) is None
+    experts = read_adapter(fused_adapter(base, tmp_path / "experts", 1))
+    assert "experts" in vllm_lacks(experts)
 
 
 def test_arguments_for_adapters_are_given_only_with_adapters():
