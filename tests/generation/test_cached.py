@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.errors import ResourceError
+from adaptermix.errors import ArtifactError, ResourceError
+from adaptermix.generation.adapter_effect import IgnoredAdapterError
 from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated, Limits, Request, compose_batches
 from adaptermix.generation.prompts import PromptEncoder
@@ -272,6 +273,65 @@ def test_a_batch_is_skipped_only_whole_and_an_answer_never_changes(make_cached, 
     other = make_cached(batch_size=3)
     assert other.decode(requests)[1:] == answers
     assert (other.decoded, other.reused) == (1, 6)
+
+
+class Says:
+    """Answers one prompt after another, of a known number of tokens."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def generate(self, requests, on_answers):
+        for at, count in zip(range(len(requests)), self.tokens, strict=True):
+            on_answers({at: Generated("said", False, count)})
+
+
+def test_progress_counts_the_prompts_and_tokens_of_this_call(make_cached, monkeypatch):
+    """Answers that are known already are not among them."""
+    clock = iter([0.0, 2.0, 4.0, 8.0])
+    monkeypatch.setattr("adaptermix.generation.cached.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *_: Says([10, 50, 4]))
+    generator = make_cached(batch_size=1)
+    generator._known[generator._key(Request(PROMPTS[0], None))] = Generated("known", False, 900)
+    seen = []
+    generator.decode([Request(prompt, None) for prompt in PROMPTS[:4]], seen.append)
+    decoding = [(p.done, p.total, p.detail) for p in seen if p.stage == "decoding"]
+    assert decoding == [
+        (0, 3, ""),
+        (1, 3, "5 tokens/s"),
+        (2, 3, "15 tokens/s"),
+        (3, 3, "8 tokens/s"),
+    ]
+    assert (generator.decoded, generator.reused) == (3, 1)
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_ignored_adapter_has_the_name_that_the_command_gave_it(
+    make_cached, monkeypatch, tmp_path, is_named
+):
+    class Ignores:
+        def generate(self, requests, on_answers):
+            raise IgnoredAdapterError(requests[0].adapter, "layers.0.q_proj")
+
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *_: Ignores())
+    generator, path = make_cached(), tmp_path / "c0ffee"
+    if is_named:
+        generator.names[path] = "merged"
+    shown = "merged" if is_named else path
+    with pytest.raises(ArtifactError, match=f"^{shown}: the adapter has no effect") as caught:
+        generator.decode([Request(PROMPTS[0], path)])
+    assert "layers.0.q_proj" in caught.value.message
+    assert "transformers" in caught.value.hint
+
+
+def test_trouble_with_the_cache_is_noted(make_cached, answer_cache):
+    answer_cache.parent.mkdir(parents=True, exist_ok=True)
+    answer_cache.write_text("in the way of a folder")
+    generator = make_cached()
+    assert generator.notes == []
+    generator.decode([Request(PROMPTS[0], None)])
+    assert any("cannot be used" in note for note in generator.notes)
+    assert make_cached(cache=False).notes == []
 
 
 def test_a_stopped_run_goes_on_with_the_same_batches(make_cached, monkeypatch):

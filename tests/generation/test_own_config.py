@@ -7,12 +7,14 @@ import pytest
 from helpers.adapters import peft_adapter
 from helpers.evaluation import eval_settings
 from helpers.generation import answers_of, make_engine
+from helpers.models import make_tokenizer
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.generation.engine import Request
-from adaptermix.generation.own_config import changes_greedy_decoding
+from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
+from adaptermix.generation.prompts import PromptEncoder
 
 PROMPTS = [[0, 20, 30, 40, 50, 60], [0, 33, 21, 45]]
 # Qwen 2.5 has a penalty of 1.05 to 1.1.
@@ -56,6 +58,21 @@ def test_adapters_answer_greedily_as_well(model_dir, plain, tmp_path):
     adapter = stage_adapter(read_adapter(tmp_path / "adapter"), tmp_path)
     other = copy_with(model_dir, tmp_path / "other", repetition_penalty=1.5)
     assert answers(other, adapter) == answers(model_dir, adapter) != plain
+
+
+@pytest.mark.parametrize(("own", "ends"), [(7, {7}), ([7, 9], {7, 9}), (None, set())], ids=str)
+def test_an_answer_ends_with_any_end_of_template_tokenizer_or_model(model_dir, tmp_path, own, ends):
+    """As those of Gemma, whose turns and texts end differently."""
+    other = copy_with(model_dir, tmp_path / "other", eos_token_id=own)
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "<|pad|>"
+    encoder = PromptEncoder(tokenizer)
+    turn, text = encoder.end_id, tokenizer.eos_token_id
+    assert turn != text
+    assert own_ends(other) == ends
+    assert find_stop_ids(other, encoder) == sorted({turn, text} | ends)
+    tokenizer.eos_token = None
+    assert find_stop_ids(other, encoder) == sorted({turn} | ends)
 
 
 def test_sampling_defaults_and_token_ids_change_nothing(model_dir, tmp_path):

@@ -4,10 +4,13 @@ import json
 
 import pytest
 from helpers.evaluation import eval_settings
+from helpers.models import CHAT_TEMPLATE, make_tokenizer
+from helpers.tables import write_rows
 
-from adaptermix.errors import ConfigError
+from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.generation.prompts import PromptEncoder, read_prompts
 from adaptermix.models.loading import load_tokenizer
+from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.massive import Massive
 
 
@@ -29,3 +32,51 @@ def test_prompt_and_answer_fit_the_context(tmp_path, model_dir, corpus_dir, cont
         assert item.is_truncated == (len(whole) + 8 > context)
         assert item.prompt_ids[0] == whole[0]
         assert item.prompt_ids[1:] == whole[len(whole) - len(item.prompt_ids) + 1 :]
+
+
+@pytest.mark.parametrize("newline", [False, True])
+def test_an_encoder_follows_the_settings(tmp_path, newline):
+    """A template in a file with its lines, and a newline after each end of a turn."""
+    path = tmp_path / "own.jinja"
+    lines = ["T", CHAT_TEMPLATE.replace("<|end|>", "<|eot_id|>")]
+    path.write_text("\n".join(lines))
+    settings = eval_settings("m", "d", "o", chat_template=path, turn_newline=newline)
+    encoder = PromptEncoder.of(make_tokenizer("<|eot_id|>"), settings)
+    said = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    end = "<|eot_id|>\n" if newline else "<|eot_id|>"
+    text = f"T\n<|bos|><|user|>one{end}<|assistant|>"
+    assert encoder.prompt_text(said[:1]) == text
+    assert encoder.prompt_text(said, is_answered=True) == f"{text}two{end}"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A task whose rows have an id."""
+    path = tmp_path / "own.toml"
+    path.write_text(
+        'name = "own"\nmetrics = ["chrf"]\nprompt = "{asked}"\nanswer = "answered"\nid = "id"\n'
+        '[files]\ntest = "{lang}.jsonl"\n'
+    )
+    return path
+
+
+def read_own(own, model_dir, ids, tokenizer=None):
+    rows = [{"id": id, "asked": f"say {id}", "answered": "lamp"} for id in ids]
+    write_rows(own.with_name("en.jsonl"), rows)
+    settings = eval_settings(model_dir, own.parent, "o", task=str(own), langs=("en",), limit=None)
+    encoder = PromptEncoder(tokenizer or make_tokenizer())
+    return read_prompts(settings, "test", make_task(str(own)), encoder, model_dir)
+
+
+def test_an_id_that_occurs_twice_is_refused(own, model_dir):
+    assert len(read_own(own, model_dir, ["a", "b", "c"])) == 3
+    with pytest.raises(DataError, match="en: an id occurs twice in the test data"):
+        read_own(own, model_dir, ["a", "b", "a"])
+
+
+def test_prompts_with_tokens_that_the_model_has_not_are_refused(own, model_dir):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["lamp-4711"])
+    assert read_own(own, model_dir, ["a"], tokenizer)
+    with pytest.raises(ArtifactError, match="the tokenizer has token"):
+        read_own(own, model_dir, ["a", "lamp-4711"], tokenizer)
