@@ -45,6 +45,14 @@ def test_a_server_says_what_it_is():
         assert site.events == []
 
 
+def test_an_adapter_on_a_server_is_no_base_model():
+    with completions_server(adapters={"other": "/there"}) as site:
+        for changes in ({"model": "other"}, {"server_model": "other"}):
+            with pytest.raises(ArtifactError, match="serves the model base, not other"):
+                look(site, **changes)
+        assert look(site)[0].model == "base"
+
+
 def test_the_model_is_known_by_its_folder(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "model")
@@ -173,7 +181,15 @@ def test_addresses_are_completed(url, read):
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:8000", "ftp://h", "http://", "http://h:99999", "http://h?key=1", "http://h#a"],
+    [
+        "localhost:8000",
+        "ftp://h",
+        "http://",
+        "http://h:99999",
+        "http://h:0",
+        "http://h?key=1",
+        "http://h#a",
+    ],
 )
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ValidationError, match="server"):

@@ -123,6 +123,9 @@ def test_another_software_answers_in_text(connect):
     assert first.text == f"text {answer_ids('base', PROMPTS[0])}"
     assert not first.is_truncated
     assert first.tokens == len(answer_ids("base", PROMPTS[0]))
+    with completions_server(software="llama") as site:
+        (cut,) = answers_of(connect(site, max_new_tokens=1), BASE[:1])
+    assert (cut.is_truncated, cut.tokens) == (True, 1)
     (body, *_) = site.bodies
     assert (body["stop"], body["stop_token_ids"]) == (["<|end|>"], [1])
     assert body["repetition_penalty"] == 1.0
@@ -168,6 +171,40 @@ def test_adapters_come_and_go_where_there_is_no_room_for_all(connect, staged):
         assert engine._name(staged[0]) in site.adapters
 
 
+def test_an_adapter_whose_load_was_answered_but_not_heard_is_loaded(connect):
+    """The second request is refused, because the first has loaded it."""
+    with completions_server() as site:
+        engine = connect(site)
+        (lane,) = engine._lanes
+        for _ in range(2):
+            engine._do(lane.server.load("adaptermix-a", "/there/a"))
+        assert site.adapters == {"adaptermix-a": "/there/a"}
+
+
+def test_an_answer_and_a_load_are_waited_for_as_long_as_asked(connect, staged, monkeypatch):
+    waits = {}
+    ask = server_http.Connection.ask
+
+    async def watched(self, method, path, body=None, *seconds):
+        waits[path] = seconds
+        return await ask(self, method, path, body, *seconds)
+
+    monkeypatch.setattr(server_http.Connection, "ask", watched)
+    with completions_server() as site:
+        answers_of(connect(site, server_timeout=123.0), [Request(PROMPTS[0], staged[0])])
+    assert waits["/completions"] == waits["/load_lora_adapter"] == (123.0,)
+    assert waits["/models"] == ()
+
+
+def test_the_first_stop_texts_are_sent_where_there_are_too_many(connect):
+    with completions_server(software="llama") as site:
+        engine = connect(site)
+        engine.stop_ids = [1, 3, 4, 5, 0, 2]
+        answers_of(engine, BASE[:1])
+    (body,) = site.bodies
+    assert body["stop"] == ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
 @pytest.mark.parametrize(
     "trouble",
     [(429, {"Retry-After": "0.05"}), (503, {}), (500, {}), "drop", (502, {"Retry-After": "x"})],
@@ -192,7 +229,7 @@ def test_only_failures_in_a_row_give_a_server_up(connect):
 
 
 def test_a_server_that_asks_to_wait_is_left_alone_and_others_take_its_prompts(connect):
-    pauses = [(429, {"Retry-After": "0.3"})] * 4
+    pauses = [(429, {"Retry-After": "30"})] * 4
     with completions_server(troubles=pauses) as busy, completions_server() as other:
         engine = connect(busy, other)
         assert answers_of(engine, BASE) == expected(engine, BASE)
@@ -380,6 +417,15 @@ def test_a_server_that_was_started_anew_without_adapters_is_lost(connect, staged
         answers_of(engine, requests)
 
 
+def test_a_lost_server_is_noted_by_what_asked_it(make_cached):
+    with completions_server(troubles=["die"]) as dying, completions_server() as other:
+        generator = make_cached(dying, other)
+        assert generator.notes == []
+        decode(generator)
+    (note,) = generator.notes
+    assert note.startswith(f"{dying.url} was lost")
+
+
 def test_a_prompt_that_is_refused_ends_the_run(connect):
     complaint = pytest.raises(ResourceError, match="rejected a prompt: HTTP 400: not now")
     with completions_server(troubles=[(400, {})]) as site, complaint:
@@ -393,6 +439,7 @@ def test_adapters_are_staged_in_the_shared_folder_and_named_by_its_path_there(
         generator = make_cached(site, server_folder=f"{tmp_path}=/there")
         with generator.staging() as scratch:
             assert scratch.parent == tmp_path
+            assert scratch.stat().st_mode & 0o055 == 0o055, "servers may run as another user"
             path = stage_adapter(read_adapter(staged[0]), scratch)
             generator.decode([Request(PROMPTS[0], path)])
             _, seen = site.adapters.values()
@@ -403,8 +450,11 @@ def test_adapters_are_staged_in_the_shared_folder_and_named_by_its_path_there(
 
 def test_a_server_that_reads_too_few_tokens_is_refused(make_cached):
     complaint = pytest.raises(ConfigError, match="at most 47 tokens, .* may need 48")
-    with completions_server(context=47) as site, complaint:
+    with completions_server(context=48) as site:
         make_cached(site)
+        site.context = 47
+        with complaint:
+            make_cached(site)
 
 
 def test_answers_are_reused_from_the_same_server_only(make_cached):
