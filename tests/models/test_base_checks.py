@@ -20,6 +20,9 @@ from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.systems import open_systems
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.training.align import train_align
+from adaptermix.training.base import Base
+from adaptermix.training.batches import EncodedExample
+from adaptermix.training.report import TrainingData
 from adaptermix.training.task import train_task
 
 
@@ -66,12 +69,15 @@ def test_what_vllm_cannot_load_is_refused_before_it_starts(
     tmp_path, model_dir, corpus_dir, monkeypatch
 ):
     monkeypatch.setattr(cached, "choose_engine", lambda settings: "vllm")
+    peft_adapter(model_dir, tmp_path / "fine")
     peft_adapter(model_dir, tmp_path / "whole", modules_to_save=["lm_head"])
     peft_adapter(model_dir, tmp_path / "bias", lora_bias=True)
     for name, why in (("whole", "replaces 'lm_head.weight' as a whole"), ("bias", "have biases")):
-        adapters = (str(tmp_path / name),)
+        adapters = (str(tmp_path / "fine"), str(tmp_path / name))
         settings = eval_settings(model_dir, corpus_dir, tmp_path / "e", adapters=adapters)
-        with pytest.raises(ArtifactError, match=f"vLLM cannot load the adapter: .*{why}") as raised:
+        with pytest.raises(
+            ArtifactError, match=f"{name}: vLLM cannot load the adapter: .*{why}"
+        ) as raised:
             plan(settings)
         assert raised.value.hint == "evaluate it with --engine transformers"
 
@@ -128,6 +134,16 @@ def test_tokens_without_an_embedding_are_refused_before_a_training(tmp_path, mod
         given = settings(model_dir, corpus_dir, tmp_path / "t", **more)
         with pytest.raises(ArtifactError, match=r"has token (\d+), .* has only \1 tokens"):
             train(given, dry_run=True)
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_tokens_of_training_and_dev_rows_are_checked(model_dir, part):
+    base = Base(model_dir, make_tokenizer(), [], [])
+    usual, odd = EncodedExample([5, 6], [5, 6]), EncodedExample([5, 999], [5, 999])
+    rows = {"train": [usual], "dev": [usual]}
+    base.check_tokens(TrainingData(**rows, examples={}, dev_examples={}))
+    with pytest.raises(ArtifactError, match="has token 999"):
+        base.check_tokens(TrainingData(**rows | {part: [usual, odd]}, examples={}, dev_examples={}))
 
 
 def test_a_padding_token_without_an_embedding_is_not_used(tmp_path, model_dir):

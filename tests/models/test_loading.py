@@ -25,6 +25,7 @@ from adaptermix.models.files import (
 )
 from adaptermix.models.loading import (
     AdaptedModel,
+    compute_dtype,
     load_config,
     load_model,
     load_tokenizer,
@@ -213,6 +214,57 @@ def test_the_fingerprint_knows_weights_and_not_places(tmp_path, model_dir):
     model.save_pretrained(tmp_path / "tuned")
     assert fingerprint(tmp_path / "tuned") != fingerprint(model_dir)
     assert fingerprint(save_model(tmp_path / "qwen", "qwen2")) != fingerprint(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_other"),
+    [
+        ({"rms_norm_eps": 0.1}, True),
+        ({"tie_word_embeddings": True}, True),
+        ({"transformers_version": "9.9"}, False),
+        ({"_name_or_path": "elsewhere"}, False),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_the_fingerprint_knows_the_config_and_not_who_wrote_it(
+    tmp_path, model_dir, change, is_other
+):
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    assert (fingerprint(folder) != fingerprint(model_dir)) == is_other
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.98])
+def test_the_fingerprint_knows_weights_everywhere_in_a_file(tmp_path, model_dir, share):
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    start = int(share * len(content))
+    content[start : start + 20_000] = bytes(len(content[start : start + 20_000]))
+    path.write_bytes(content)
+    assert len(content) / 64 < 20_000, "a stretch between two samples is shorter"
+    assert fingerprint(folder) != fingerprint(model_dir)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "float16"])
+def test_weights_are_loaded_in_the_precision_asked_for(model_dir, monkeypatch, dtype):
+    settings = SETTINGS.model_copy(update={"dtype": dtype})
+    expected = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    for load in (load_model, load_lower_blocks, empty_model):
+        assert {p.dtype for p in load(model_dir, settings).parameters()} == {expected}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compute_dtype(settings) == (torch.bfloat16 if dtype == "auto" else expected)
+
+
+def test_a_weight_that_the_files_lack_is_named(tmp_path, model_dir):
+    """transformers would draw it at random."""
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArtifactError, match=r"layers\.1\.mlp\.up_proj\.weight' is missing"):
+        load_model(folder, SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Evaluation, retrieval and search open what they work with in one way."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,12 +44,23 @@ def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path):
         },
     }
     assert systems.notes() == []
+    noted = dict(systems.adapters)
+    noted["a"] = replace(noted["a"], notes=("a note of its own",))
+    assert replace(systems, adapters=noted).notes() == ["a note of its own"]
     with pytest.raises(ConfigError, match="a system named 'a'"):
         read_systems([*paths, paths[1]])
     short = AutoModelForCausalLM.from_pretrained(model_dir, num_hidden_layers=1)
     short.save_pretrained(tmp_path / "short")
     with pytest.raises(ArtifactError, match="has no linear layer"):
         open_systems(ModelSettings(model=str(tmp_path / "short")), systems.adapters)
+
+
+def test_files_of_another_shape_than_the_config_says_are_named(model_dir, tmp_path):
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}))
+    with pytest.raises(ArtifactError, match="in its files, but config.json says .*128"):
+        open_systems(ModelSettings(model=str(folder)), {})
 
 
 @pytest.mark.parametrize(
