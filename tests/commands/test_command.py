@@ -1,5 +1,7 @@
 """A command is a value: added to the catalog, it is everywhere where commands are."""
 
+import importlib
+import inspect
 import json
 import tomllib
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from adaptermix.commands.schema import recipe_schema, settings_schema
 from adaptermix.commands.settings_file import load_settings
 from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import Report
+from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.settings.shared import Settings
 from adaptermix.tables import View
@@ -161,3 +164,72 @@ def test_joint_steps_are_counted_where_task_and_pairs_have_the_same_names():
     settings = command.settings(task="wmt23", langs=langs, pairs=pairs, epochs=1, batch_size=32)
     size = command.size(Call(settings), {"cs-en": 100, "en-cs": 60})
     assert size == {"planned_steps": 10}  # 160 examples and 160 pairs
+
+
+FAMILY = {"search": "0.5", "per_language": True, "out": Path("family")}
+SMALL = {"langs": ("en", "cy"), "data_dir": Path("d")}
+# The function that does the work of a command, and settings with which it does.
+DONE_BY = [
+    ("train-task", "training.task.train_task", {}),
+    ("train-align", "training.align.train_align", {}),
+    ("train-joint", "training.joint.train_joint", {}),
+    ("merge", "merging.merge.merge", {"weight": 0.5}),
+    ("merge", "merging.fold.merge_into", {"weight": 0.5, "into": "base"}),
+    ("merge", "search.run.search", {"search": "auto"}),
+    ("merge", "search.run.plan_search", {"search": "auto"}),
+    ("merge", "search.by_language.search_by_language", FAMILY),
+    ("merge", "search.by_language.plan_by_language", FAMILY),
+    ("eval", "evaluation.evaluate.evaluate", {}),
+    ("eval", "evaluation.evaluate.plan", {}),
+    ("score", "evaluation.score.score_files", {}),
+    ("inspect", "adapters.inspection.inspect", {}),
+    ("export", "export.export.export", {}),
+    ("retrieval", "retrieval.analysis.analyze", SMALL),
+    ("retrieval", "retrieval.analysis.plan", SMALL),
+    ("report", "reports.page.report", {}),
+]
+
+
+def test_every_command_is_done_by_a_function():
+    assert {name for name, _, _ in DONE_BY} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(("name", "place", "changes"), DONE_BY)
+def test_what_is_asked_of_a_command_reaches_the_function_that_does_it(
+    monkeypatch, name, place, changes, force
+):
+    """The settings, the inputs, and whatever else it takes."""
+    module, _, function = f"adaptermix.{place}".rpartition(".")
+    signature = inspect.signature(getattr(importlib.import_module(module), function))
+    asked = []
+    monkeypatch.setattr(
+        f"{module}.{function}", lambda *a, **o: asked.append(signature.bind(*a, **o).arguments)
+    )
+    command = COMMANDS[name]
+    is_planned = function.startswith("plan") or (force and "dry_run" in signature.parameters)
+    settings = command.settings.for_keys(changes)(**changes)
+    call = Call(settings, [Path("a"), Path("b")], force, is_planned, lambda progress: None)
+    command.run(call)
+    (given,) = asked
+    assert any(value is settings for value in given.values())
+    assert command.argument is None or call.inputs in given.values()
+    for flag in ("force", "dry_run", "on_progress"):
+        if flag in signature.parameters:
+            assert given.get(flag) == getattr(call, flag), flag
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra"),
+    [
+        ({}, "eval"),
+        ({"task": "lm-eval:a"}, "lm-eval"),
+        ({"server": ("http://h",)}, "server"),
+    ],
+    ids=str,
+)
+def test_a_command_needs_the_packages_of_what_it_is_asked(monkeypatch, settings, extra):
+    wanted = []
+    monkeypatch.setattr("adaptermix.commands.command.require_extra", wanted.append)
+    COMMANDS["eval"].require(EvalSettings(**settings))
+    assert wanted == [extra]

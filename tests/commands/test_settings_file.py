@@ -8,7 +8,12 @@ from adaptermix.commands.settings_file import load_settings, placing_errors
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings
 from adaptermix.settings.merging import MergeSettings, SearchSettings
-from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
+from adaptermix.settings.shared import VLLM_OPTIONS
+from adaptermix.settings.training import (
+    TrainAlignSettings,
+    TrainJointSettings,
+    TrainTaskSettings,
+)
 
 
 def write(folder, text):
@@ -286,3 +291,182 @@ def test_an_error_about_a_missing_path_names_its_line(tmp_path, kind, flags, mes
         raise ArtifactError(message, hint="name another")
     expected = f"{path}:{place}{message}" if place else message
     assert (caught.value.message, caught.value.hint) == (expected, "name another")
+
+
+PAIRS_OF_WMT = tuple(f"{lang}-en" for lang in ("cs", "de", "is", "ru", "zh"))
+PAIRS_OF_WMT += tuple(f"en-{lang}" for lang in ("cs", "de", "is", "ru", "zh"))
+TESTED = ("he-en", "ja-en", "uk-en", "en-he", "en-ja", "en-uk")
+SEEN, UNSEEN = ("en", "pt", "zh"), ("da", "hr", "sk", "sr", "sv")
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "expected"),
+    [
+        (TrainTaskSettings, "wmt23", {"langs": PAIRS_OF_WMT}),
+        (TrainJointSettings, "wmt23", {"langs": PAIRS_OF_WMT, "max_new_tokens": 128}),
+        (TrainTaskSettings, "uner", {"langs": SEEN}),
+        (TrainJointSettings, "uner", {"langs": SEEN}),
+        (
+            EvalSettings,
+            "wmt23",
+            {"langs": TESTED, "max_new_tokens": 512, "out": Path("eval-wmt23")},
+        ),
+        (
+            EvalSettings,
+            "uner",
+            {"langs": SEEN + UNSEEN, "max_new_tokens": 512, "out": Path("eval-uner")},
+        ),
+        (EvalSettings, "massive", {"max_new_tokens": 128, "out": Path("eval-massive")}),
+        (EvalSettings, "tasks/own.toml", {"max_new_tokens": 128, "out": Path("eval-own")}),
+    ],
+)
+def test_a_task_has_defaults_of_its_own_which_options_override(kind, task, expected):
+    settings = load_settings(kind, {"task": task})
+    assert {name: getattr(settings, name) for name in expected} == expected
+    given = {"langs": ("cy-en",), "max_new_tokens": 7, "out": Path("mine")}
+    given = {name: given[name] for name in expected}
+    settings = kind(task=task, **given)
+    assert {name: getattr(settings, name) for name in expected} == given
+
+
+SRC = {"task": "wmt23", "langs": "en-de", "src": "a", "ref": ("b",)}
+FAMILY = {"search": "0.5,0.7", "per_language": True, "out": "family"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "change", "message"),
+    [
+        (EvalSettings, SRC, {"src": None}, "give --src and --ref together"),
+        (EvalSettings, SRC, {"ref": ()}, "give --src and --ref together"),
+        (EvalSettings, SRC, {"task": "massive"}, "--src works with one language pair"),
+        (EvalSettings, SRC, {"langs": "en-de,de-en"}, "--src works with one language pair"),
+        (
+            RetrievalSettings,
+            {"adapters": ("a",), "exclude_base": True},
+            {"scores": "e"},
+            "--scores needs the base model",
+        ),
+        (
+            RetrievalSettings,
+            {"adapters": ("a",), "exclude_base": True},
+            {"adapters": ()},
+            "leaves nothing to analyze; add --adapter",
+        ),
+        (
+            MergeSettings,
+            {"weight": 0.5, "method": "factor-average"},
+            {"isotropic": True},
+            "factor-average supports neither --rank nor --isotropic",
+        ),
+        (
+            MergeSettings,
+            {"weight": 0.5, "method": "peft-linear"},
+            {"rank": 4},
+            "peft-linear supports neither --rank nor --isotropic",
+        ),
+        (
+            MergeSettings,
+            {"weight": 0.5, "method": "della", "density": 0.1, "epsilon": 0.1},
+            {"density": 0.05},
+            "--density greater than half of --epsilon",
+        ),
+        (
+            MergeSettings,
+            {"weight": 0.5, "method": "dare", "density": 0.05, "epsilon": 0.1},
+            {"method": "della"},
+            "--density greater than half of --epsilon",
+        ),
+        (SearchSettings, FAMILY, {"out": "f.safetensors"}, "--per-language writes a folder"),
+        (SearchSettings, FAMILY, {"search": "auto"}, "--per-language needs a grid of weights"),
+        (
+            TrainJointSettings,
+            {"temperature": "0.1"},
+            {"temperature": "0.1,0.5"},
+            "only train-align accepts several values",
+        ),
+        (TrainTaskSettings, {}, {"dev_chat": "d.jsonl"}, "--dev-chat needs --chat"),
+        (TrainTaskSettings, {}, {"columns": "prompt=a"}, "--columns needs --chat"),
+        (EvalSettings, {}, {"lm_eval_path": "tasks"}, "--lm-eval-path needs --task lm-eval"),
+        *(
+            (
+                EvalSettings,
+                {"task": "lm-eval:a"},
+                {name: {"seed": 1} if name == "engine_args" else 1},
+                f"--{name.replace('_', '-')}: lm-eval tasks run only on the transformers engine",
+            )
+            for name in sorted(VLLM_OPTIONS)
+        ),
+        (EvalSettings, {"task": "lm-eval:a"}, {"engine": "vllm"}, "--engine vllm: lm-eval tasks"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_and_others_are_not(
+    kind, flags, change, message
+):
+    assert load_settings(kind, flags)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(kind, flags | change)
+
+
+def test_a_family_that_is_folded_into_a_base_may_have_any_name():
+    flags = FAMILY | {"out": "f.safetensors", "into": "base"}
+    assert load_settings(SearchSettings, flags).per_language
+
+
+def test_tasks_of_lm_eval_run_on_the_transformers_engine():
+    assert load_settings(EvalSettings, {"task": "lm-eval:a"}).engine == "transformers"
+    assert load_settings(EvalSettings, {}).engine == "auto"
+
+
+def test_what_a_file_names_lies_beside_it_if_it_is_there(tmp_path):
+    """And is otherwise a name on the Hub. What is typed lies in the current folder."""
+    (tmp_path / "reader").mkdir()
+    (tmp_path / "comet.ckpt").touch()
+    (tmp_path / "base").mkdir()
+    text = (
+        'model = "base"\ntokenizer = "{reader}"\n[eval]\ntask = "own.toml"\n'
+        'comet-model = "{comet}"\nsrc = "a.txt"\nref = ["b.txt"]\nlangs = ["en-de"]\n'
+        '[train-align]\non = ["base=0.5", "somebody/lora=2"]\n'
+    )
+    path = write(
+        tmp_path,
+        text.format(reader="reader", comet="comet.ckpt").replace(
+            'src = "a.txt"\nref = ["b.txt"]\n', ""
+        ),
+    )
+    found = load_settings(EvalSettings, {}, path)
+    assert found.task == str(tmp_path / "own.toml")
+    assert found.tokenizer == str(tmp_path / "reader")
+    assert found.comet_model == str(tmp_path / "comet.ckpt")
+    on = load_settings(TrainAlignSettings, {}, path).on
+    assert on == (f"{tmp_path / 'base'}=0.5", "somebody/lora=2")
+    path = write(
+        tmp_path, text.format(reader="some/reader", comet="some/comet").replace("own.toml", "wmt23")
+    )
+    found = load_settings(EvalSettings, {}, path)
+    assert (found.tokenizer, found.comet_model) == ("some/reader", "some/comet")
+    assert (found.src, found.ref) == (tmp_path / "a.txt", (tmp_path / "b.txt",))
+    typed = load_settings(EvalSettings, {"tokenizer": "reader", "task": "own.toml"}, None)
+    assert (typed.tokenizer, typed.task) == ("reader", "own.toml")
+
+
+WAYS = {
+    "weight": (0.9, "weight = 0.5"),
+    "weights": ((0.5, 0.25), "weights = [0.5, 0.5]"),
+    "weights_file": (Path("w.toml"), 'weights-file = "other.toml"'),
+    "search": ("0.5,0.7", 'search = "auto"'),
+}
+
+
+@pytest.mark.parametrize("typed", WAYS)
+@pytest.mark.parametrize("written", WAYS)
+def test_a_way_to_weigh_that_is_typed_replaces_the_one_in_the_file(tmp_path, typed, written):
+    value, line = WAYS[typed][0], WAYS[written][1]
+    settings = load_settings(SearchSettings, {typed: value}, write(tmp_path, f"[merge]\n{line}\n"))
+    assert {name: getattr(settings, name) for name in WAYS} == dict.fromkeys(WAYS) | {typed: value}
+
+
+def test_a_search_takes_its_own_keys_then_those_of_the_tests_then_those_of_all(tmp_path):
+    text = 'data-dir = "all"\ndtype = "float16"\nrevision = "main"\n'
+    text += '[eval]\ndata-dir = "tests"\ndtype = "bfloat16"\n[merge]\ndata-dir = "own"\n'
+    found = load_settings(SearchSettings, {"search": "auto"}, write(tmp_path, text))
+    assert (found.data_dir, found.dtype, found.revision) == (tmp_path / "own", "bfloat16", "main")
