@@ -18,7 +18,6 @@ ELSEWHERE = {
     "cli/reference.py": "commands/test_command.py",
     "commands/*.py": "thin: the tests of what they run, and recipes/test_run.py",
     "evaluation/harness_dev.py": "system/test_lm_eval_search.py, on lm-eval tasks",
-    "files/toml.py": "commands/test_settings_file.py and recipes/test_recipe.py, by their lines",
     "files/text.py": "data/test_reading.py",
     "generation/engine_guard.py": "system/test_engine_guard.py",
     "merging/sums.py": "merging/test_plan.py and merging/test_merge.py, through merges",

@@ -279,7 +279,7 @@ def read_adapter(path: Path, *, rank: int | None = None, alpha: float | None = N
         config["target_modules"] = sorted({module.rpartition(".")[2] for module in factors})
     check_targets(weights, [module for module in factors if module not in own_names], config)
     beside = [name for name in _TRAINED_BESIDE if weights.with_name(name).is_file()]
-    notes = (note,) if note else ()
+    notes: tuple[str, ...] = (note,) if note else ()
     notes += tuple(
         f"{path} also contains {name}, weights that were trained with the LoRA; they are not read"
         for name in beside

@@ -28,8 +28,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         at = re.search(r"line (\d+)", str(error))
         number = at[1] if at else len(text.splitlines())
         is_repeated = re.match(r"Cannot (overwrite|declare)", str(error))
-        hint = _ONCE if is_repeated else None
-        raise ConfigError(f"{path}:{number}: not valid TOML: {error}", hint=hint) from error
+        raise ConfigError(
+            f"{path}:{number}: not valid TOML: {error}", hint=_ONCE if is_repeated else None
+        ) from error
     except RecursionError as error:
         raise ConfigError(f"{path}:1: lists or tables are nested too deeply") from error
 

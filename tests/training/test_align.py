@@ -527,9 +527,7 @@ def test_a_sweep_takes_the_time_of_all_its_trainings_and_keeps_the_first_of_equa
         variant.out.with_name(f"{variant.out.stem}.log.jsonl").write_text(f"{value}")
         return made[at]
 
-    variants = {
-        name: settings.model_copy(update={"temperature": (float(name),)}) for name in "123"
-    }
+    variants = {name: settings.model_copy(update={"temperature": (float(name),)}) for name in "123"}
     report = train_best(settings, variants, train)
     assert report.seconds == pytest.approx(sum(seconds), abs=0.06)
     assert (report.kept, report.steps, report.dev) == ("2", 1, made[1].dev)
