@@ -258,9 +258,10 @@ class CheckedCommand(_PlainHelp, TyperCommand):
             if isinstance(param, TyperOption) and param.secondary_opts
         }
         for param in self.params:
-            if isinstance(getattr(param, "show_default", None), str):
+            default = getattr(param, "show_default", None)
+            if isinstance(default, str):
                 # Typer puts a default that is text in parentheses.
-                setattr(param, "_get_default_string", partial(_shown, param.show_default))  # noqa: B010
+                setattr(param, "_get_default_string", partial(_shown, default))  # noqa: B010
         try:
             for switch in switches:
                 switch.secondary_opts = []

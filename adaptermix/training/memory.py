@@ -152,7 +152,8 @@ def _choose(
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
     rows = _Grouped.apply(inner, experts.down_proj, features)
     rows = rows * top_k_weights.reshape(-1, 1)
-    return rows.view(tokens, -1, features).sum(dim=1).to(hidden_states.dtype)
+    outputs: Tensor = rows.view(tokens, -1, features).sum(dim=1).to(hidden_states.dtype)
+    return outputs
 
 
 ExpertsInterface.register(_EXPERTS, _choose)
