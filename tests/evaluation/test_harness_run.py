@@ -61,7 +61,8 @@ def run_of(tasks, tmp_path, *, fingerprint="f", end="<|end|>", **settings):
     (tmp_path / "tasks").mkdir(exist_ok=True)
     given = {"task": "lm-eval:a,b", "lm_eval_path": tmp_path / "tasks", "dtype": "float32"}
     harness = SimpleNamespace(settings=EvalSettings(**(given | settings)), tasks=tasks)
-    systems = SimpleNamespace(fingerprint=fingerprint, tokenizer=make_tokenizer(end))
+    own = {"fingerprint": fingerprint, "tokenizer": make_tokenizer(end)}
+    systems = SimpleNamespace(**own, folder=tmp_path)
     return Counted(harness, systems)
 
 

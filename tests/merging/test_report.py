@@ -120,14 +120,14 @@ def test_what_is_shown_has_the_numbers_of_the_report():
     assert view.shown[1] == "ties merge of rank 6 in 31 modules: m"
     assert view.remarks == [
         "note: a note",
-        "b has no effect in 7 of 31 modules; there the other adapters keep their weights "
-        "(--inactive keep raises them)",
+        "b has no effect in 7 of 31 modules; the other adapters keep their weights there "
+        "(--inactive keep raises the weights)",
         "differs from the exact weighted sum by 25.00% of its norm",
         "the cross terms have 50.00% of the energy of the exact sum",
     ]
     assert view_of(written=False).shown[1].endswith("31 modules: would write m")
     kept = view_of(inactive="keep").remarks[1]
-    assert kept.endswith("there the other adapters keep full strength")
+    assert kept.endswith("the other adapters keep full strength there")
     exact = view_of(relative_error=0.0, cross_term_energy=0.0, notes=[])
     assert len(exact.remarks) == 1
 
