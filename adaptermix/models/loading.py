@@ -251,7 +251,7 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )
-    if getattr(config, "is_encoder_decoder", False):  # of BART, transformers loads the decoder only
+    if getattr(config, "is_encoder_decoder", False):  # transformers would load only the decoder
         raise ArtifactError(
             f"{folder}: models of type '{config.model_type}' are not supported: they have an "
             "encoder and a decoder",
