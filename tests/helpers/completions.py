@@ -58,9 +58,12 @@ class Completions:
 
 
 def answer_ids(model: str, prompt: list[int]) -> list[int]:
-    """Return what the server decodes; an adapter is known by the hash in its name."""
+    """Return what the server decodes; an adapter is known by the hash in its name.
+
+    The hash differs from run to run, and no hash may answer like the base model.
+    """
     is_base = not model.startswith("adaptermix-") or model.startswith("adaptermix-zeros-")
-    salt = 0 if is_base else sum(map(ord, model.split("-")[1]))
+    salt = 0 if is_base else 1 + sum(map(ord, model.split("-")[1])) % 299
     return [20 + (sum(prompt) + salt * n) % 300 for n in range(1, 2 + len(prompt) % 4)] + [1]
 
 
