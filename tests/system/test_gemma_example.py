@@ -75,8 +75,10 @@ def gemma(tmp_path_factory):
         lines(folder / f"data/massive/{massive_locale(lang)}.jsonl", map(json.dumps, rows))
     for code in FLORES:
         lines(folder / f"data/flores200/{code}.dev", [f"{code} {word}" for word in WORDS])
-    for lang in ("cy", "ja", "jv", "sw", "tl"):
-        native = "赤い赤い赤い赤い" if lang == "ja" else lang
+    scripts = {"ja": "赤い赤い赤い赤い", "zh": "红色红色红色", "el": "κόκκινο", "ru": "красный"}
+    scripts |= {"ar": "أحمر أحمر", "hi": "लाल लाल लाल"}
+    for lang in ("cy", "ja", "jv", "sw", "tl", "el", "hi", "tr", "ar", "es", "ru", "zh"):
+        native = scripts.get(lang, lang)
         pairs = [f"{native} {word}\t{word}" for word in WORDS * 3]
         for name in ("tatoeba", "shuffled-400", "shuffled-800", "utterances"):
             lines(folder / f"data/{name}/{lang}-en.tsv", pairs)
@@ -97,11 +99,13 @@ def write_entities(folder):
     """Write the data of entities.toml."""
     for lang in ("en", "pt", "zh", "da", "sv", "sk", "sr"):
         for split in ("train", "dev", "test"):
-            rows = [{"id": i, "prompt": f"{w} lamp", "answer": "None"} for i, w in enumerate(WORDS)]
+            rows = [
+                {"id": i, "prompt": f"{w} lamp", "answer": f"LOC: {w}"} for i, w in enumerate(WORDS)
+            ]
             lines(folder / f"ner/entities/{lang}.{split}.jsonl", map(json.dumps, rows))
     for lang in ("da", "sv"):
         for name in ("tatoeba", "shuffled"):
-            pairs = [f"{lang} {word}\t{word}" for word in WORDS * 3]
+            pairs = [f"{lang} {word}\t{word} lamp" for word in WORDS * 3]
             lines(folder / f"ner/{name}/{lang}-en.tsv", pairs)
     for code in ("eng_Latn", "dan_Latn", "swe_Latn", "por_Latn", "slk_Latn"):
         lines(folder / f"ner/flores200/{code}.dev", [f"{code} {word}" for word in WORDS])
@@ -143,7 +147,9 @@ def test_the_reduced_recipe_runs_to_its_report(gemma, reduced):
     assert (gemma / "runs/reduced/report.html").stat().st_size > 10_000
 
 
-LAST = {"diagnosis": "report", "layers": "report", "weights": "searched", "seeds": "report"}
+LAST = {name: "report" for name in ("diagnosis", "layers", "resources", "seeds")} | {
+    "weights": "searched"
+}
 
 
 @pytest.mark.parametrize("name", LAST)
@@ -153,14 +159,29 @@ def test_a_recipe_that_follows_is_planned_on_the_adapters_of_the_reduced_one(gem
     assert planned.steps[-1].name == LAST[name]
 
 
-def test_aligned_tokens_are_compared_on_the_adapters_of_the_second_task(gemma, monkeypatch):
+@pytest.fixture(scope="module")
+def entities(gemma):
+    """The folder of the second task's data, whose recipe has run."""
     values = {"max-new-tokens": 2, "max-steps": 1, "threads": None}
     wanted = read_recipe(gemma / "entities.toml", overrides=Overrides(values, limit=2))
     assert run(wanted).steps[-1].status == "done"
-    ner = gemma / "ner"
+    return gemma / "ner"
+
+
+def test_aligned_tokens_are_compared_on_the_adapters_of_the_second_task(
+    gemma, entities, monkeypatch
+):
+    ner = entities
     arguments = (ner / "cut", ner / "tatoeba", ner / "align-tokens", "da-en", "sv-en")
     typed(monkeypatch, "gemma/align_tokens.py", *arguments, "--epochs", 1)
     planned = plan(read_recipe(gemma / "tokens.toml"))
+    assert not planned.problems
+
+
+def test_a_language_gap_is_planned_on_the_adapter_of_the_second_task(gemma, entities, monkeypatch):
+    arguments = (entities / "tatoeba", entities / "continuations", "da-en")
+    typed(monkeypatch, "gemma/continuations.py", *arguments)
+    planned = plan(read_recipe(gemma / "gap.toml"))
     assert not planned.problems
 
 
@@ -405,6 +426,32 @@ def test_repeated_sentences_get_none_of_their_translations():
         assert not {*script("gemma/shuffle_pairs.py").shuffled(rows, random.Random(seed))} & {*rows}
     with pytest.raises(SystemExit, match="too few"):
         script("gemma/shuffle_pairs.py").shuffled([("a", "b")] * 3, random.Random(1))
+
+
+# Continuations ------------------------------------------------------------------------------------
+
+
+def test_a_sentence_is_continued_from_its_first_half_in_both_languages(tmp_path, monkeypatch):
+    rows = ["En rød lampe lyser her\tA red lamp is on here", "Lys\tLight", "Sluk lyset\tLights off"]
+    lines(tmp_path / "pairs/da-en.tsv", rows)
+    out = tmp_path / "out"
+    typed(monkeypatch, "gemma/continuations.py", tmp_path / "pairs", out, "da-en")
+    file = EXAMPLES / "gemma/continuations-task.toml"
+    task = CustomTask(load_task_file(file), file.parent)
+    found = {
+        (lang, split): [
+            (task.messages(example)[-1]["content"], task.answer(example))
+            for example in task.read(lang, split, out)
+        ]
+        for lang in ("da", "en")
+        for split in ("train", "dev")
+    }
+    assert found == {
+        ("da", "dev"): [("En rød lampe", "lyser her")],
+        ("da", "train"): [("Sluk", "lyset")],
+        ("en", "dev"): [("A red lamp", "is on here")],
+        ("en", "train"): [("Lights", "off")],
+    }
 
 
 # Comparison ---------------------------------------------------------------------------------------
