@@ -85,12 +85,17 @@ def check_output(path: Path, force: bool) -> None:
 
     Raises:
         ArtifactError: The path exists and ``force`` is not set.
-        ConfigError: The path has a suffix of another model file format, is inside a file, or
-            contains the current folder.
+        ConfigError: The path has a suffix of another model file format, is a device or a pipe, is
+            inside a file, or contains the current folder.
     """
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"):
         raise ConfigError(
             f"--out {path}: adapters are written as a .safetensors file or as a directory"
+        )
+    if path.exists() and not path.is_file() and not path.is_dir():  # it would be replaced, too
+        raise ConfigError(
+            f"--out {path}: a device or a pipe, not a file or a folder",
+            hint="name a new file or folder with -o; --dry-run writes nothing",
         )
     if (path.exists() or path.is_symlink()) and not force:
         raise ArtifactError(f"{path} exists", hint="choose another --out, or pass --force")

@@ -259,6 +259,17 @@ def test_force_never_takes_the_current_folder_nor_one_above(tmp_path, monkeypatc
             check_output(path, force=True)
 
 
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
+    """As root, ``-o /dev/null --force`` would make a folder of the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
+        for force in (True, False):
+            with pytest.raises(ConfigError, match="a device or a pipe"):
+                check_output(path, force)
+    assert (tmp_path / "link").is_fifo()
+
+
 def test_a_file_is_no_folder_to_write_into(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="file is not a folder"):
