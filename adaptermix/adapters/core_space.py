@@ -148,7 +148,7 @@ def _by_squares(
     """
     noise = 4 * min(stacked.shape) * np.finfo(np.float64).eps
     squares, vectors = np.linalg.eigh(-(stacked.T @ stacked))  # negated: largest first
-    kept = int(np.sum(squares < squares[0] * noise))
+    kept = int(np.sum(squares < squares[:1] * noise))
     return np.sqrt(-squares[:kept]), vectors[:, :kept]
 
 
@@ -159,7 +159,7 @@ def _by_qr(
     noise = 4 * min(stacked.shape) * np.finfo(np.float64).eps
     triangle = np.linalg.qr(stacked, mode="r")
     _, values, transposed = np.linalg.svd(triangle, full_matrices=False)
-    kept = int(np.sum(values > values[0] * noise))
+    kept = int(np.sum(values > values[:1] * noise))
     return values[:kept], transposed[:kept].T
 
 
