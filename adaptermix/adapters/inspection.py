@@ -31,6 +31,7 @@ from adaptermix.adapters.deltas import inner_product, norm
 from adaptermix.adapters.family import is_family, read_family
 from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
 from adaptermix.adapters.matching import (
+    check_common_names,
     check_names,
     check_shapes,
     notes_on_copies,
@@ -80,7 +81,8 @@ def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
         or [read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha)]
         for path in paths
     ]
-    adapters = with_common_names([adapter for group in read for adapter in group])
+    own = [adapter for group in read for adapter in group]
+    adapters = with_common_names(own)
     names = {module for adapter in adapters for module in adapter.modules}
     measured = [_measure(module, adapters) for module in sorted(names, key=layer_then_name)]
     return InspectReport(
@@ -90,7 +92,7 @@ def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
         kinds=_grouped(measured, _kind),
         modules=_grouped(measured, str),
         by=settings.by,
-        notes=list(_notes(adapters)),
+        notes=list(_notes(own, adapters)),
         routes={str(family.path): family.content for family in families},
     )
 
@@ -214,9 +216,11 @@ def _kind(module: str) -> str:
     return module.rpartition(".")[2]
 
 
-def _notes(adapters: Sequence[Adapter]) -> Iterable[str]:
+def _notes(own: Sequence[Adapter], adapters: Sequence[Adapter]) -> Iterable[str]:
+    """Yield notes on adapters, given with their own names and with common ones."""
     first = adapters[0]
     try:
+        check_common_names(own)
         check_names(adapters)
     except ArtifactError as error:
         yield str(error)

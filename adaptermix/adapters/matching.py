@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.experts import parameter_of, places_of
@@ -12,6 +13,7 @@ from adaptermix.adapters.names import (
     check_fusion,
     check_names_meet,
     check_part_names,
+    check_prefixes,
     common_names,
     core,
     has_modes,
@@ -177,6 +179,16 @@ def share_a_base(one: Adapter, other: Adapter) -> bool | None:
     if all(prints):
         return bool(prints[0] == prints[1])
     return not (one.base and other.base) or is_one_base(one.base, other.base)
+
+
+def check_common_names(adapters: Sequence[Adapter]) -> None:
+    """Check that ``with_common_names`` knows how the names of all adapters belong together.
+
+    Raises:
+        ArtifactError: It does not (``check_prefixes``).
+    """
+    for one, other in combinations(adapters, 2):
+        check_prefixes(one.modules, other.modules, (str(one.path), str(other.path)))
 
 
 def with_common_names(adapters: Sequence[Adapter]) -> list[Adapter]:

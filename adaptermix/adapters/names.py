@@ -218,6 +218,42 @@ def _renaming(
     return rename
 
 
+def check_prefixes(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:
+    """Check that the blocks of two sets of modules have prefixes of classes of one model.
+
+    Other prefixes, such as ``model.model.`` beside ``model.``, are those of an unknown wrapper or
+    of different models. ``common_names`` would give one of them to both sets.
+
+    Raises:
+        ArtifactError: They have not; the message names one module of each.
+    """
+    (one, blocks), (other, others) = _prefixes(first), _prefixes(second)
+    for part in blocks:
+        if part in others and not _are_of_one_model(one[part], other[part]):
+            a, b = (
+                next(m for m in ms if _split(m)[1].startswith(f"{part}.")) for ms in (first, second)
+            )
+            raise ArtifactError(
+                f"the modules of {paths[0]} are named like '{a}', and those of {paths[1]} like "
+                f"'{b}'; no known model has both prefixes",
+                hint="the adapters belong to different models, or one has an unknown prefix; "
+                "rename its tensors and target_modules",
+            )
+
+
+def _are_of_one_model(one: str, other: str) -> bool:
+    is_bare = "" in (one, other) and not any(p.startswith("model.model.") for p in (one, other))
+    return is_bare or _decoder(one) == _decoder(other)
+
+
+def _decoder(prefix: str) -> str:
+    """Return the part of a prefix that is the same in all classes and versions of a model."""
+    rest = re.sub(r"^(?:model\.)?language_model\.", "", prefix)
+    if rest not in ("model.", "model.model."):
+        rest = rest.removeprefix("model.")
+    return "" if rest in ("model.", "backbone.") else rest  # both are names of Nemotron-H's
+
+
 def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:
     """Check that two sets of modules of the same part of a model have a block in common.
 

@@ -31,6 +31,7 @@ from adaptermix.adapters.format import (
     layer_then_name,
 )
 from adaptermix.adapters.matching import (
+    check_common_names,
     check_experts,
     check_names,
     check_shapes,
@@ -240,6 +241,7 @@ def open_adapters(paths: Sequence[Path], settings: MergeSettings) -> list[Adapte
         read_adapter(path, rank=settings.source_rank, alpha=settings.source_alpha) for path in paths
     ]
     _check_bases(adapters, settings.ignore_base)
+    check_common_names(adapters)
     adapters = with_common_names(adapters)
     check_names(adapters)
     check_experts(adapters)

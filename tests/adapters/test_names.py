@@ -26,6 +26,7 @@ from adaptermix.adapters.names import (
     BASE_PREFIXES,
     CONV1D,
     CONV1D_TYPES,
+    check_prefixes,
     common_names,
     core,
     embeddings_of,
@@ -390,6 +391,31 @@ def test_names_outside_the_blocks_follow_the_blocks():
     ]
     assert renamed[0] == [new[0], "model.language_model.embed_tokens", "lm_head", "score"]
     assert renamed[1:] == [new, new]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fits"),
+    [
+        ("model.", "", True),
+        ("transformer.", "", True),
+        ("model.transformer.", "transformer.", True),
+        ("model.", "language_model.model.", True),
+        ("model.language_model.", "language_model.", True),
+        ("backbone.", "model.", True),  # Nemotron-H with its own code, and in transformers
+        ("model.model.", "model.", False),
+        ("model.model.", "", False),
+        ("transformer.", "model.", False),
+    ],
+)
+def test_prefixes_are_of_one_model_or_refused(one, other, fits):
+    """One of them would be given to both, and PEFT would load nothing of the merge."""
+    names = [[f"{prefix}layers.0.mlp.up_proj", "lm_head"] for prefix in (one, other)]
+    for first, second in (names, names[::-1]):
+        if fits:
+            check_prefixes(first, second, ("a", "b"))
+        else:
+            with pytest.raises(ArtifactError, match="no known model has both prefixes"):
+                check_prefixes(first, second, ("a", "b"))
 
 
 @pytest.mark.slow
