@@ -1,15 +1,15 @@
 """Read PEFT's config of an adapter, and refuse what a sum of LoRA updates cannot express."""
 
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, as_suffix
 from adaptermix.adapters.names import PREFIX, unwrapped_pattern
-from adaptermix.errors import ArtifactError
+from adaptermix.errors import ArtifactError, first_line
 
 # The fields of PEFT's LoraConfig. Any other field that is set means an unknown LoRA variant.
 KNOWN_FIELDS = frozenset(
@@ -23,7 +23,9 @@ KNOWN_FIELDS = frozenset(
     arrow_config kasa_config ensure_weight_tying
     """.split()
 )
-_PATTERNS = ("target_modules", "exclude_modules")  # a list of names, or a regular expression
+# A list of names, or a regular expression.
+_PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")
+_LISTED_PATTERNS = ("layers_pattern", "modules_to_save")  # PEFT reads their names as patterns, too
 # The types of the config fields that are read here; items of lists are str.
 _TYPES: tuple[tuple[str, type, str], ...] = (
     *((key, list, "a list of names or a pattern") for key in _PATTERNS),
@@ -69,6 +71,8 @@ def read_config(
         config = json.loads(text)
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
+        raise ArtifactError(f"{origin}: not JSON: {first_line(error)}") from error
     kind = config.get("peft_type", "LORA") if isinstance(config, dict) else None
     if kind != "LORA":
         what = f": its peft_type is {kind}" if kind else ""
@@ -107,13 +111,11 @@ def _check_types(origin: Path, config: Mapping[str, Any]) -> None:
             kind is list and isinstance(value, str) and key not in _PATTERNS
         ):
             raise ArtifactError(f"{origin}: '{key}' is not {what}")
-    for key in _PATTERNS:
-        try:
-            re.compile(given[key] if isinstance(given.get(key), str) else "")
-        except re.error as error:
-            raise ArtifactError(
-                f"{origin}: '{given[key]}' in {key} is not a regular expression: {error}"
-            ) from error
+    for key in dict.fromkeys((*_PATTERNS, *_LISTED_PATTERNS)):
+        value = given.get(key, "")
+        listed = value if isinstance(value, list) and key in _LISTED_PATTERNS else ()
+        for pattern in [value] if isinstance(value, str) else listed:
+            _check_pattern(origin, key, pattern, pattern)
 
 
 def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
@@ -123,17 +125,21 @@ def _check_numbers(origin: Path, config: Mapping[str, Any]) -> None:
         if not isinstance(overrides, dict):
             raise ArtifactError(f"{origin}: '{pattern}' is not a table")
         for name, value in ((key, config.get(key)), *overrides.items()):
-            if not isinstance(value, kinds) or not 0 < value < math.inf:
+            if not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
                 number = "whole number" if key == "r" else "number"
                 where = f"'{name}'" if name == key else f"'{name}' in {pattern}"
                 raise ArtifactError(f"{origin}: {where} is not a positive {number}")
         for name in overrides:
-            try:
-                re.compile(as_suffix(name))
-            except re.error as error:
-                raise ArtifactError(
-                    f"{origin}: '{name}' in {pattern} is not a regular expression: {error}"
-                ) from error
+            _check_pattern(origin, pattern, name, as_suffix(name))
+
+
+def _check_pattern(origin: Path, key: str, written: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ArtifactError(
+            f"{origin}: '{written}' in {key} is not a regular expression: {error}"
+        ) from error
 
 
 def refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:

@@ -212,7 +212,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object, or an empty one if it cannot be read; ``read_config`` reports that."""
     try:
         found = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -90,7 +90,7 @@ def read_run_record(metadata: Mapping[str, str]) -> dict[str, Any]:
     text = metadata.get(RECORD_KEY, "{}")
     try:
         record = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

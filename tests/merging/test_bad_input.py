@@ -78,6 +78,15 @@ def test_damaged_tensors_leave_nothing(tmp_path, two, change, message):
         ({"alpha_pattern": [1]}, "'alpha_pattern' is not a table"),
         ({"rank_pattern": {"q_proj": 3}}, r"do not fit rank 3 in .*a.adapter_config\.json$"),
         ({"r": 8}, r"do not fit rank 8 in .*a.adapter_config\.json$"),
+        ({"lora_alpha": 10**400}, "'lora_alpha' is not a positive number"),
+        ({"rank_pattern": {"q_proj": 10**400}}, "'q_proj' in rank_pattern is not a positive whole"),
+        (
+            {"layers_pattern": "layers("},
+            r"'layers\(' in layers_pattern is not a regular expression",
+        ),
+        ({"layers_pattern": ["h", "("]}, r"'\(' in layers_pattern is not a regular expression"),
+        ({"layers_pattern": 3}, "'layers_pattern' is not a list of names or a pattern"),
+        ({"modules_to_save": ["lm_head("]}, "in modules_to_save is not a regular expression"),
         ({"peft_type": "LOHA"}, "not the config of a LoRA adapter"),
     ],
 )
@@ -101,8 +110,12 @@ def test_files_that_are_not_safetensors_are_refused_unread(tmp_path, two):
         with pytest.raises(ArtifactError, match="no such file|not a safetensors file") as caught:
             merge([path, two[1]], settings)
         assert "pickle" in caught.value.hint
-    (two[0] / "adapter_config.json").write_bytes(b"\xff\xfe{")
     (two[0] / "adapter_model.safetensors").write_bytes(data)
+    for text in (b"[" * 100_000, b"9" * 5000):
+        (two[0] / "adapter_config.json").write_bytes(text)
+        with pytest.raises(ArtifactError, match="adapter_config.json: not JSON"):
+            merge(two, settings)
+    (two[0] / "adapter_config.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(ArtifactError, match="adapter_config.json:1: not JSON"):
         merge(two, settings)
 
