@@ -57,9 +57,18 @@ class ShardedTensors:
     """Several safetensors files that act as one."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        """Open the files."""
+        """Open the files.
+
+        Raises:
+            ArtifactError: A file is damaged, or a tensor is in two of them.
+        """
         self._files = [TensorFile(path) for path in paths]
-        self._homes = {name: file for file in self._files for name in file.specs}
+        self._homes: dict[str, TensorFile] = {}
+        for file in self._files:
+            for name in file.specs:
+                if other := self._homes.get(name):
+                    raise ArtifactError(f"'{name}' is in two shards, {other.path} and {file.path}")
+                self._homes[name] = file
         self.specs = {name: file.specs[name] for name, file in self._homes.items()}
         self.metadata = self._files[0].metadata
 
@@ -156,7 +165,8 @@ def open_tensors(weights: Path) -> Tensors:
     """Open a file, or all shards if it is a shard.
 
     Raises:
-        ArtifactError: A shard is missing, a file is damaged, or the format is GGUF.
+        ArtifactError: A shard is missing or of another set, a file is damaged, or the format is
+            GGUF.
     """
     if weights.suffix == ".gguf":
         raise ArtifactError(
@@ -167,6 +177,16 @@ def open_tensors(weights: Path) -> Tensors:
     if shard is None:
         return TensorFile(weights)
     count = int(shard["count"])
+    if not 0 < int(shard["at"]) <= count:
+        raise ArtifactError(f"{weights}: no such shard: there are {count}")
+    for name in sorted(path.name for path in weights.parent.iterdir()):
+        other = _SHARD.fullmatch(name)
+        if other and other["stem"] == shard["stem"] and other["count"] != shard["count"]:
+            raise ArtifactError(
+                f"{weights} is one of {count} shards, and {name} next to it of "
+                f"{int(other['count'])}",
+                hint="remove the shards that another save left",
+            )
     paths = [
         weights.with_name(f"{shard['stem']}{at:05}-of-{count:05}.safetensors")
         for at in range(1, count + 1)

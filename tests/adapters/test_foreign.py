@@ -168,10 +168,16 @@ def test_formats_that_are_not_read_are_named(tmp_path, tensors, words):
 
 def test_other_mistakes_in_foreign_folders_are_named(tmp_path, made):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    for place, name in (("left", "1-of-00003"), ("zero", "1-of-00000"), ("twice", "2-of-00002")):
+        first = shards(made, tmp_path / place) / "adapter_model-00001-of-00002.safetensors"
+        shutil.copy(first, first.with_name(f"adapter_model-0000{name}.safetensors"))
     (shards(made, tmp_path / "torn") / "adapter_model-00002-of-00002.safetensors").unlink()
     both = {"rank": 4, "alpha": 8, "scale": 2.0}
     cases = {
         tmp_path / "x.gguf": "GGUF adapters of llama.cpp are not supported",
+        tmp_path / "left": "is one of 2 shards, and adapter_model-00001-of-00003.safetensors next",
+        tmp_path / "zero": "no such shard: there are 0",
+        tmp_path / "twice": "is in two shards",
         tmp_path / "torn": "00002-of-00002.safetensors: no such file; it is one of 2 shards",
         mlx(made, tmp_path / "dora", fine_tune_type="dora"): "of type 'dora', which is not LoRA",
         mlx(made, tmp_path / "old", lora_parameters=both): "both 'alpha' and 'scale'",
