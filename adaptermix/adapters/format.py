@@ -124,6 +124,7 @@ def sort_tensors(
         else:
             raise ArtifactError(f"{weights}: tensor '{name}' is not a LoRA factor of a module")
     _check_complete(weights, parts, saved, config)
+    _check_biases(weights, parts, config)
     return {
         module: ModuleTensors(
             parts[module]["A"], parts[module]["B"], parts[module].get("bias"), module in embeddings
@@ -203,6 +204,19 @@ def _check_complete(
         for side, other in (("A", "B"), ("B", "A")):
             if side not in found:
                 raise ArtifactError(f"{weights}: {module} has lora_{other}, but not lora_{side}")
+
+
+def _check_biases(
+    weights: Path, parts: Mapping[str, Mapping[str, str]], config: Mapping[str, Any]
+) -> None:
+    """Check that the config has the biases of the file; a file without PEFT's config may."""
+    biased = next((module for module, found in parts.items() if "bias" in found), None)
+    if biased and "target_modules" in config and not config.get("lora_bias"):
+        raise ArtifactError(
+            f"{weights}: {biased} has a lora_B.bias, but lora_bias in the config is not set",
+            hint="PEFT ignores such a bias, but other programs apply it; correct the config, or "
+            "remove the tensors",
+        )
 
 
 def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:

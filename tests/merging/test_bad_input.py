@@ -52,7 +52,7 @@ def without(name):
         ),
         (
             lambda t: t | {LAST_B.replace("weight", "bias"): torch.ones(3)},
-            "lora_B.bias does not have 64 rows",
+            r"has a lora_B.bias, but lora_bias in the config is not set",
         ),
     ],
 )
@@ -241,17 +241,24 @@ def test_large_numbers_that_do_not_overflow_are_merged(tmp_path, two):
     assert max(update.a.max() for update in merged.values()) == largest
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_biases_that_are_no_numbers_are_refused(tmp_path, qwen_dir, value):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bias: bias * math.nan, r"lora_B.bias contains NaN or infinity"),
+        (lambda bias: bias + math.inf, r"lora_B.bias contains NaN or infinity"),
+        (lambda bias: bias[1:], r"lora_B.bias does not have \d+ rows"),
+    ],
+)
+def test_damaged_biases_are_refused(tmp_path, qwen_dir, change, message):
     for name, seed in (("a", 1), ("b", 2)):
         trained(qwen_dir, tmp_path / name, seed, lora_bias=True, **ATTENTION)
 
     def spoil(tensors):
         name = next(name for name in tensors if name.endswith("lora_B.bias"))
-        return tensors | {name: torch.full_like(tensors[name], value)}
+        return tensors | {name: change(tensors[name])}
 
     rewrite(tmp_path / "b", spoil)
-    with pytest.raises(ArtifactError, match=r"lora_B.bias contains NaN or infinity"):
+    with pytest.raises(ArtifactError, match=message):
         merge([tmp_path / "a", tmp_path / "b"], MergeSettings(weight=0.9, out=tmp_path / "m"))
 
 
