@@ -207,7 +207,14 @@ def _in_order(
             f"{without[0].location}: no 'id', although other records in the file have one",
             hint="add an id to every record, or remove all ids to match outputs by position",
         )
-    known = {example.id for example in examples}
+    known = set()
+    for example in examples:
+        if example.id in known:
+            raise DataError(
+                f"{path}: the outputs have ids, but the gold file has the id '{example.id}' twice",
+                hint="leave out all ids to match outputs by position",
+            )
+        known.add(example.id)
     outputs: dict[str, str] = {}
     for prediction in predictions:
         if prediction.id not in known:

@@ -10,7 +10,7 @@ from adaptermix.data.chats import Message
 from adaptermix.data.languages import find_language, hint_of_language, is_one_language
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.hub import hub_parquet
-from adaptermix.files.text import Split, json_rows, parquet_rows
+from adaptermix.files.text import Split, json_rows, parquet_columns, parquet_rows
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.sources.catalog import MASSIVE_LOCALES
 from adaptermix.tasks.metrics import f1 as metrics
@@ -108,9 +108,11 @@ def read_massive_file(path: Path, lang: str, split: Split | None) -> list[SlotEx
 def _massive_rows(path: Path) -> Iterator[dict[str, Any]]:
     fields = ("id", "partition", "utt", "annot_utt")
     if path.suffix == ".parquet":
-        yield from parquet_rows(path, fields)
-        return
-    for number, row in json_rows(path):
+        known = [name for name in ("locale",) if name in parquet_columns(path)]
+        found = enumerate(parquet_rows(path, [*fields, *known]), start=1)
+    else:
+        found = json_rows(path)
+    for number, row in found:
         missing = [f for f in fields if not isinstance(row, dict) or f not in row]
         if missing:
             raise DataError(f"{path}:{number}: no field '{missing[0]}'")

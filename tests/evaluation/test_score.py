@@ -106,6 +106,30 @@ def test_an_empty_line_is_an_empty_answer_and_a_zero_is_an_id(massive):
     assert score(massive, lines, "a.jsonl", gold=gold).metrics["slot_f1"].value == 1
 
 
+def test_ids_that_the_gold_file_repeats_match_nothing(massive):
+    gold = write(massive / "twice.jsonl", (massive / "gold.jsonl").read_text().splitlines() * 2)
+    lines = [json.dumps({"id": "10", "output": "None"})] * 6
+    with pytest.raises(DataError, match="the gold file has the id '10' twice"):
+        score(massive, lines, "answers.jsonl", gold=gold)
+    assert score(massive, ["None"] * 6, gold=gold).counts["examples"] == 6
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"utt": None}, "parquet:1: 'utt' and 'annot_utt' must be text"),
+        ({"annot_utt": 3}, "parquet:1: 'utt' and 'annot_utt' must be text"),
+        ({"locale": "de-DE"}, "contains de-DE, not en-US"),
+    ],
+)
+def test_rows_of_parquet_are_checked_like_lines(massive, row, complaint):
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    first = json.loads((massive / "gold.jsonl").read_text().splitlines()[0])
+    parquet.write_table(pyarrow.Table.from_pylist([first | row]), massive / "gold.parquet")
+    with pytest.raises(DataError, match=complaint):
+        score(massive, ["None"], gold=massive / "gold.parquet")
+
+
 def test_a_record_is_one_row_whatever_is_in_it(massive):
     answers = [NASTY, "music_genre: jazz", "None"]
     report = score(massive, map(json.dumps, answers), "answers.jsonl")
