@@ -1,5 +1,6 @@
 """User-defined tasks, described by a TOML file."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -176,13 +177,31 @@ class CustomTask(Task):
 
     def _example(self, row: Mapping[str, Any], location: str, lang: str) -> RecordExample:
         id_ = _field(row, self.file.id, location) if self.file.id else location.rpartition(":")[2]
+        expected = _field(row, self.file.answer, location)
+        self._check_answer(expected, location)
         return RecordExample(
             id=id_,
             lang=lang,
             system=_filled(self.file.system, row, location),
             utterance=_filled(self.file.prompt, row, location),
-            expected=_field(row, self.file.answer, location),
+            expected=expected,
         )
+
+    def _check_answer(self, expected: str, location: str) -> None:
+        """Check that a correct answer can be parsed; otherwise it would count as an empty one."""
+        for kind, parse, form in (
+            ("slots", parse_answer, '"type: value; type: value", or None if there are none'),
+            (
+                "entities",
+                parse_entities,
+                '[{"TypeName": "LOC", "Text": "Rome"}], or [] if there are none',
+            ),
+        ):
+            if kind in self.file.metrics and expected.strip() and parse(expected).malformed:
+                raise DataError(
+                    f"{location}: '{self.file.answer}' cannot be read as {kind}: {expected[:80]!r}",
+                    hint=f"write it as {form}",
+                )
 
     def messages(self, example: RecordExample) -> list[Message]:
         """Return the filled-in templates."""
@@ -217,12 +236,13 @@ def _field(row: Mapping[str, Any], name: str, location: str) -> str:
             f"{location}: no field '{name}'",
             hint='check the templates of the task; columns = {name = "column"} renames a column',
         )
-    if not isinstance(row[name], str | int | float):
+    value = row[name]
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and math.isnan(value)):
         raise DataError(
             f"{location}: '{name}' must be text or a number",
             hint="remove the row, or write it as text",
         )
-    return str(row[name])
+    return str(value)
 
 
 def _languages_there(folder: Path, pattern: str) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_what_cannot_be_read_is_counted_by_every_task(tmp_path):
         outcome = make_task(name, options=ScorerSettings(**options)).outcome(example, output)
         counts[name, *options.values()] = outcome.malformed
     for metric, output in (("slots", "well; time: "), ("entities", entities), ("bleu", "\t")):
-        task = own_task(tmp_path, OWN.replace("exact-match", metric))
+        task = own_task(tmp_path, OWN.replace("exact-match", metric), [RECORD | {"intent": ""}])
         (example,) = task.read("en", "test", None)
         counts[metric,] = task.outcome(example, output).malformed
     assert counts == {
@@ -246,6 +247,14 @@ def test_entities_of_a_task_of_ones_own_match_as_asked(tmp_path, match, right):
     assert scores == {"Rom": float(right == "Rom"), "Roma": float(right == "Roma")}
 
 
+@pytest.mark.parametrize(("metric", "answer"), [("slots", "five am"), ("entities", "Rom (LOC)")])
+def test_correct_answers_that_cannot_be_read_are_refused(tmp_path, metric, answer):
+    """They would count as empty, and an empty answer as right."""
+    task = own_task(tmp_path, OWN.replace("exact-match", metric), [RECORD | {"intent": answer}])
+    with pytest.raises(DataError, match=f"jsonl:1: 'intent' cannot be read as {metric}"):
+        task.read("en", "test", None)
+
+
 def test_its_files_may_be_in_the_data_folder(tmp_path):
     task = own_task(tmp_path)
     (tmp_path / "data").mkdir()
@@ -264,6 +273,7 @@ def test_its_files_may_be_in_the_data_folder(tmp_path):
         ({"id": 1, "utt": "a", "intent": "b"}, "jsonl:1: no field 'scenario'"),
         ({"id": 1, "utt": "a", "scenario": "c"}, "jsonl:1: no field 'intent'"),
         (RECORD | {"utt": ["a"]}, "jsonl:1: 'utt' must be text"),
+        (RECORD | {"intent": math.nan}, "jsonl:1: 'intent' must be text or a number"),
         (["a"], "jsonl:1: not a JSON object"),
     ],
 )
