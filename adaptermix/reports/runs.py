@@ -16,6 +16,7 @@ from adaptermix.evaluation.report import EvalReport
 from adaptermix.files.tensors import TensorFile
 from adaptermix.files.text import json_rows, json_value
 from adaptermix.retrieval.report import RetrievalReport
+from adaptermix.retrieval.summary import ALL
 from adaptermix.search.record import RECORD_FILE as SEARCH_RECORD
 from adaptermix.search.record import SearchReport
 from adaptermix.settings.shared import complaint
@@ -215,7 +216,7 @@ def _check_cells(report: EvalReport, path: Path) -> None:
             raise DataError(
                 f"{path}: damaged record: no average of {missing[0]} over {name}", hint=_RERUN
             )
-    if not report.cells:
+    if not report.cells or not report.langs:
         raise DataError(f"{path}: damaged record: no scores", hint=_RERUN)
     if report.reference not in report.systems:
         raise DataError(
@@ -225,6 +226,13 @@ def _check_cells(report: EvalReport, path: Path) -> None:
 
 
 def _check_layers(report: RetrievalReport, path: Path) -> None:
+    if not report.systems:
+        raise DataError(f"{path}: damaged record: no systems", hint=_RERUN)
+    if report.pivot_lang is None and report.pivot != ALL:
+        raise DataError(
+            f"{path}: damaged record: the pivot {report.pivot} is not one of the languages",
+            hint=_RERUN,
+        )
     for accuracies in [row.accuracy for row in report.pairs] + [
         r.accuracy for r in report.by_layer
     ]:

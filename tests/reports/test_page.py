@@ -222,6 +222,7 @@ def damaged(folder, change):
         (lambda r: r["macro"].pop("merged"), "no average of merged over all languages"),
         (lambda r: r["cells"][0]["score"].update(value="x"), r"cells\.0\.score\.value"),
         (lambda r: r.update(cells=[], systems=[]), "damaged record: no scores"),
+        (lambda r: r.update(langs=[]), "damaged record: no scores"),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path, change, message):
@@ -441,6 +442,23 @@ def test_a_curve_of_another_length_than_the_layers_is_a_damaged_record(tmp_path)
         damaged_one[key][-1]["accuracy"].pop()
         (folder / "retrieval.json").write_text(json.dumps(damaged_one))
         with pytest.raises(DataError, match="damaged record: 3 accuracies, but 4 layers"):
+            report([folder], ReportSettings(out=tmp_path / "r.html"))
+
+
+def test_a_pivot_may_be_spelled_in_another_way_than_its_language(tmp_path):
+    """The default pivot is ``en``, and the languages may be ``eng_Latn`` and ``cym_Latn``."""
+    folder = write_retrieval(tmp_path / "retrieval", langs=("eng_Latn", "cym_Latn"))
+    record = json.loads((folder / "retrieval.json").read_text())
+    pages = []
+    for pivot in ("eng_Latn", "en"):
+        (folder / "retrieval.json").write_text(json.dumps(record | {"pivot": pivot}))
+        report([folder], ReportSettings(out=tmp_path / f"{pivot}.html"))
+        pages.append((tmp_path / f"{pivot}.html").read_text())
+    assert "from eng_Latn" in pages[0]
+    assert pages[1] == pages[0].replace("pairs with eng_Latn", "pairs with en")
+    for changes, message in (({"pivot": "de"}, "the pivot de is not"), ({"systems": []}, "no sys")):
+        (folder / "retrieval.json").write_text(json.dumps(record | changes))
+        with pytest.raises(DataError, match=f"damaged record: {message}"):
             report([folder], ReportSettings(out=tmp_path / "r.html"))
 
 

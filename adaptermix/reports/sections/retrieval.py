@@ -288,13 +288,13 @@ def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
     gains = _gains(seen)
     if not gains:
         return
-    is_pivot = seen.report.pivot != ALL
+    pivot = seen.report.pivot_lang
     name = f"{seen.name}-pairs"
     title = f"What changed between languages: {seen.after} minus {seen.before}"
     subtitle = f"Change in retrieval accuracy at layer {seen.layer}, in points."
     caption = "Blue: gains. Orange: losses."
-    titles = ("language", "direction") if is_pivot else ("source", "target")
-    cells = _by_direction(gains, seen.report.pivot) if is_pivot else gains
+    titles = ("language", "direction") if pivot else ("source", "target")
+    cells = _by_direction(gains, pivot) if pivot else gains
     top = max(map(abs, cells.values())) or 1.0
     panel = heat_map(cells, titles, "gain in accuracy (points)", top)
     sources, targets = (list(dict.fromkeys(key[side] for key in cells)) for side in (0, 1))
