@@ -8,7 +8,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -367,6 +367,11 @@ def _options(
     """Declare the options of the program itself."""
 
 
+def _end(error: AdaptermixError) -> NoReturn:
+    console.show_error(error)
+    sys.exit(error.exit_code)
+
+
 def main() -> None:
     """Run the command line; known errors become a message and an exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -375,13 +380,12 @@ def main() -> None:
     try:
         program()()
     except AdaptermixError as error:
-        console.show_error(error)
-        sys.exit(error.exit_code)
+        _end(error)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _end(ConfigError(f"{error.filename}: {error.strerror}", hint="choose a shorter name"))
         if error.errno not in _DISK_ERRORS:
             raise
-        lacking = ResourceError(f"{error.filename or 'disk'}: {error.strerror}")
-        console.show_error(lacking)
-        sys.exit(lacking.exit_code)
+        _end(ResourceError(f"{error.filename or 'disk'}: {error.strerror}"))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -157,6 +157,6 @@ def _reordered(b: np.ndarray, module: str, config: dict[str, Any]) -> np.ndarray
         heads = config.get("num_key_value_heads") or heads
     elif not module.endswith(".q_proj"):
         return b
-    if not isinstance(heads, int) or len(b) % (2 * heads):
+    if not isinstance(heads, int) or heads < 1 or len(b) % (2 * heads):
         raise ArtifactError(f"{module}: {len(b)} rows cannot be divided among {heads} heads")
     return b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2).reshape(b.shape)

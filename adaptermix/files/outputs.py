@@ -70,14 +70,24 @@ class NotedReport(Report):
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a human-readable JSON file."""
+    """Write a human-readable JSON file.
+
+    Paths may have bytes that are no UTF-8, which are written as JSON's escapes.
+    """
     text = json.dumps(content, indent=2, sort_keys=True, default=str, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def real_path(path: Path) -> Path:
-    """Return a path with links resolved, as ``resolve`` does, but keep circular links."""
-    return Path(os.path.realpath(path))
+    """Return a path with links resolved, as ``resolve`` does, but keep circular links.
+
+    Raises:
+        ConfigError: The path contains a null character, as text in a settings file may.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r} is not a path: {error}") from error
 
 
 def check_output(path: Path, force: bool) -> None:

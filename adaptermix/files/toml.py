@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from adaptermix.errors import ConfigError
+from adaptermix.errors import ConfigError, first_line
 
 _ONCE = "use each name only once; a step of a recipe cannot have the name of a setting"
 
@@ -33,6 +33,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise ConfigError(f"{path}:1: lists or tables are nested too deeply") from error
+    except ValueError as error:  # a number of more digits than Python converts
+        raise ConfigError(f"{path}:1: not valid TOML: {first_line(error)}") from error
 
 
 def hint_of_keys(key: str, known: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.files.outputs import whole_output, write_json
+from adaptermix.files.outputs import real_path, whole_output, write_json
 from adaptermix.recipes.keys import content_hash
 from adaptermix.recipes.report import StepReport
 from adaptermix.recipes.step import Step
@@ -26,8 +26,9 @@ class State:
         self.steps: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
             try:
-                self.steps = dict(json.loads(self.path.read_text(encoding="utf-8"))["steps"])
-            except (ValueError, KeyError, TypeError) as error:
+                steps = json.loads(self.path.read_text(encoding="utf-8"))["steps"]
+                self.steps = {name: dict(entry) for name, entry in steps.items()}
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ArtifactError(
                     f"{self.path}: not the record of a recipe's steps",
                     hint="delete it; all steps will run again",
@@ -73,7 +74,7 @@ class State:
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
     """Lock the folder against other runs; the lock is released however the process ends."""
-    if out.exists() and not out.is_dir():
+    if real_path(out).exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: not a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import pytest
 from rich.progress import Progress as Bars
 
 from adaptermix.cli import console
+from adaptermix.cli.main import main
 from adaptermix.cli.progress import progress_bar
 from adaptermix.errors import DataError
 from adaptermix.evaluation.score import ScoreReport
@@ -64,3 +65,11 @@ def test_other_work_starts_its_own_estimate(monkeypatch):
                 update(event)
             speeds.append(bars[0].tasks[0].speed)
     assert speeds[0] and speeds[1] is None
+
+
+def test_a_name_that_is_too_long_is_told(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["adaptermix", "inspect", str(tmp_path / ("x" * 300))])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    assert "choose a shorter name" in capsys.readouterr().err

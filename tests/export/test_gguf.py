@@ -10,6 +10,7 @@ from helpers.adapters import peft_adapter
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ArtifactError
 from adaptermix.export.export import export
+from adaptermix.export.gguf import _reordered
 from adaptermix.settings.export import ExportSettings
 
 gguf = pytest.importorskip("gguf")
@@ -176,3 +177,8 @@ def test_the_alpha_of_most_modules_is_kept_and_others_are_noted(tmp_path, model_
         assert export([tmp_path / name], options).details["scale"] == 2
     peft_adapter(model_dir, tmp_path / "even", **targets)
     assert export([tmp_path / "even"], ExportSettings(out=tmp_path / "even-out")).notes == []
+
+
+def test_a_model_without_heads_is_told():
+    with pytest.raises(ArtifactError, match="16 rows cannot be divided among 0 heads"):
+        _reordered(np.ones((16, 4)), "layers.0.self_attn.q_proj", {"num_attention_heads": 0})

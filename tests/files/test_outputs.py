@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, ResourceError
 from adaptermix.files import tensors as tensor_files
-from adaptermix.files.outputs import check_output, whole_output, write_json
+from adaptermix.files.outputs import check_output, real_path, whole_output, write_json
 from adaptermix.files.tensors import DTYPES, TensorFile, TensorSpec, write_tensors
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
@@ -279,6 +279,17 @@ def test_a_file_is_no_folder_to_write_into(tmp_path):
 def test_json_is_for_people_too(tmp_path):
     write_json(tmp_path / "x.json", {"b": Path("p"), "a": "ŵy"})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "a": "ŵy",\n  "b": "p"\n}\n'
+
+
+def test_paths_may_have_bytes_that_are_no_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / name, {"out": name})
+    assert json.loads((tmp_path / name).read_text(encoding="utf-8")) == {"out": name}
+
+
+def test_text_with_a_null_character_is_no_path():
+    with pytest.raises(ConfigError, match=r"'a\\x00b' is not a path"):
+        real_path(Path("a\0b"))
 
 
 def test_a_file_is_read_as_the_library_reads_it(tmp_path):

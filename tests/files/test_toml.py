@@ -26,3 +26,9 @@ def test_other_faults_have_no_such_hint(tmp_path):
     with pytest.raises(ConfigError, match=r"recipe\.toml:1: not valid TOML") as caught:
         read_toml(tmp_path / "recipe.toml")
     assert caught.value.hint is None
+
+
+def test_a_number_of_too_many_digits_is_told(tmp_path):
+    (tmp_path / "a.toml").write_text("seed = " + "9" * 5000)
+    with pytest.raises(ConfigError, match=r"a\.toml:1: not valid TOML: Exceeds the limit"):
+        read_toml(tmp_path / "a.toml")

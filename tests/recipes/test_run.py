@@ -208,9 +208,10 @@ def test_a_killed_run_keeps_nobody_out_of_its_folder(tmp_path):
 
 def test_a_damaged_record_of_steps_is_told(folder):
     ran(folder)
-    (folder / "o" / "steps.json").write_text("{")
-    with pytest.raises(ArtifactError, match="steps.json: not the record"):
-        ran(folder)
+    for text in ("{", '{"steps": {"one": 1}}', '{"steps": [1]}', "[" * 100_000):
+        (folder / "o" / "steps.json").write_text(text)
+        with pytest.raises(ArtifactError, match="steps.json: not the record"):
+            ran(folder)
 
 
 def test_leftovers_of_a_killed_run_are_swept(folder):
