@@ -37,6 +37,16 @@ _NAMED_FACTOR = re.compile(
 _IMAGE_HINT = "only adapters of language models are supported"
 _FORMATS = (
     (r"lora_(unet|te\d*|transformer)_", "kohya's (sd-scripts), for image models", _IMAGE_HINT),
+    (
+        r".*\.lora_(down|up)\.weight$",
+        "kohya's or ComfyUI's (lora_down, lora_up)",
+        "convert it to PEFT's format: lora_down is lora_A, lora_up is lora_B",
+    ),
+    (
+        r".*\.(adapter|lora_\w+_adapter|adapter_layer)\.(.*\.)?linear_(in|out)\.",
+        "NeMo's or Megatron's",
+        "export it to PEFT's format with Megatron Bridge",
+    ),
     (r".*\.(hada|lokr)_w\d", "LyCORIS LoHa or LoKr, which is not LoRA", _IMAGE_HINT),
     (r"(unet|text_encoder\w*)\.", "diffusers', for image models", _IMAGE_HINT),
     (r".*\.(to_[qkv]|to_out\.\d+)\.lora", "diffusers', for image models", _IMAGE_HINT),

@@ -107,8 +107,10 @@ def test_directions_that_updates_share_are_counted_once(dtype):
     assert space.cores.shape == (3, 4, 4)
 
 
-def test_nothing_but_untrained_updates_leaves_an_empty_space():
-    update = LoraUpdate(np.ones((2, 5)), np.zeros((4, 2)), 1.0)
+@pytest.mark.parametrize("rank", [2, 0])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_nothing_but_untrained_updates_leaves_an_empty_space(rank, dtype):
+    update = LoraUpdate(np.ones((rank, 5), dtype), np.zeros((4, rank), dtype), 1.0)
     space = core_space([update])
     assert space.left.vectors.shape == (4, 0)
     left, right = truncate(weighted_sum(space.cores, [1.0]), 2)

@@ -153,6 +153,9 @@ FACTOR = torch.ones(4, 4)
     [
         ({"lora_unet_down_blocks_0_proj.lora_down.weight": FACTOR}, "kohya's"),
         ({"lora_te1_text_model_q.alpha": FACTOR}, "kohya's"),
+        ({"model.layers.0.self_attn.q_proj.lora_down.weight": FACTOR}, "kohya's or ComfyUI's"),
+        ({"decoder.layers.0.mlp.linear_fc1.adapter.linear_in.weight": FACTOR}, "NeMo's or Mega"),
+        ({"encoder.layers.0.adapter_layer.lora_kqv_adapter.linear_out.weight": FACTOR}, "NeMo's"),
         ({"blocks_0.hada_w1_a": FACTOR}, "LyCORIS LoHa"),
         ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": FACTOR}, "diffusers', for image"),
         ({"transformer.blocks.0.attn.to_q.lora_A.weight": FACTOR}, "diffusers', for image"),

@@ -1,5 +1,7 @@
 """What is told beside results, and progress where there is no terminal to draw a bar on."""
 
+import os
+
 import pytest
 from rich.progress import Progress as Bars
 
@@ -68,6 +70,7 @@ def test_other_work_starts_its_own_estimate(monkeypatch):
 
 
 def test_a_name_that_is_too_long_is_told(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("os.environ", os.environ.copy())  # the program sets some variables
     monkeypatch.setattr("sys.argv", ["adaptermix", "inspect", str(tmp_path / ("x" * 300))])
     with pytest.raises(SystemExit) as ended:
         main()
