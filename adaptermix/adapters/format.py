@@ -224,7 +224,7 @@ def _is_whole_weight(name: str, config: Mapping[str, Any]) -> bool:
     if any(is_within(name, module) for module in config.get("modules_to_save") or ()):
         return True
     if any(module in name.split(".") for module in EMBEDDINGS):
-        return True
+        return name.endswith((".weight", ".bias"))  # others are rows of trained tokens
     return config.get("bias", "none") != "none" and name.endswith(".bias")
 
 

@@ -51,7 +51,7 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ArtifactError(f"{path}: not a JSON object")

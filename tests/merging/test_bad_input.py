@@ -18,6 +18,7 @@ def two(tmp_path, model_dir):
     return [trained(model_dir, tmp_path / name, seed) for seed, name in enumerate("ab")]
 
 
+TOKENS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
 LAST_B = "base_model.model.model.layers.3.self_attn.q_proj.lora_B.weight"
 
 
@@ -40,6 +41,7 @@ def without(name):
         (poke(-math.inf), "q_proj.lora_B.weight contains NaN or infinity"),
         (without(LAST_B), "layers.3.self_attn.q_proj has lora_A, but not lora_B"),
         (lambda t: t | {"extra": torch.ones(1)}, "tensor 'extra' is not a LoRA factor"),
+        (lambda t: t | {TOKENS: torch.ones(2, 64)}, "trainable_tokens_delta' is not a LoRA factor"),
         (lambda t: t | {LAST_B: t[LAST_B].mT.contiguous()}, "they are transposed"),
         (lambda t: {k: v[:0] if "A" in k else v[:, :0] for k, v in t.items()}, "they are empty"),
         (lambda t: {k: v[:, :0] if "A" in k else v for k, v in t.items()}, "they are empty"),
