@@ -15,6 +15,7 @@ from adaptermix.files.tensors import TensorFile
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.tables import number_of
 
+AGAIN = "copy or download the model again"  # the hint for damaged or missing files
 _BLOCK = re.compile(r"layers\.(\d+)\.")
 CONTEXT_KEYS = (  # config keys of the context length
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_seq_length"),
@@ -153,13 +154,11 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        hint = "copy or download the model again"
-        raise ArtifactError(f"{index}: not an index of weights", hint=hint) from error
+        raise ArtifactError(f"{index}: not an index of weights", hint=AGAIN) from error
     for name in sorted(names):
         if not (folder / name).is_file():
             raise ArtifactError(
-                f"{folder / name}: no such file, but the index lists it",
-                hint="copy or download the model again",
+                f"{folder / name}: no such file, but the index lists it", hint=AGAIN
             )
     return [folder / name for name in sorted(names)]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, first_line
-from adaptermix.models.files import vocabulary_size
+from adaptermix.models.files import AGAIN, vocabulary_size
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainSettings
@@ -292,8 +292,7 @@ def load_class(
         )
     if missing := sorted(info["missing_keys"]):
         raise ArtifactError(
-            f"{folder}: the weight '{missing[0]}' is missing from its files",
-            hint="copy or download the model again",
+            f"{folder}: the weight '{missing[0]}' is missing from its files", hint=AGAIN
         )
     if quantized or shards_model():  # on the GPU already, or sharded there later
         return model
