@@ -82,10 +82,15 @@ def placing_errors(
         path = config or Path(CONFIG_NAME)
         places = _places(settings, flags, path) if path.is_file() else {}
         for name, place in places.items():
-            is_about = re.match(rf"(the model )?{re.escape(name)}(:| is not)", error.message)
-            if is_about and not Path(name).exists():
+            if is_about_missing(error, name):
                 raise error.restated(f"{place}: {error.message}", hint=error.hint) from error
         raise
+
+
+def is_about_missing(error: AdaptermixError, name: str) -> bool:
+    """Whether an error is about this path or model, which does not exist on this machine."""
+    is_about = re.match(rf"(the model )?{re.escape(name)}(:| is not)", error.message)
+    return is_about is not None and not Path(name).exists()
 
 
 def _places(settings: Settings, flags: Mapping[str, object], path: Path) -> dict[str, str]:

@@ -142,6 +142,7 @@ def _make_step(
 ) -> Step:
     command = draft.command
     keys: dict[str, Any] = {}
+    places: dict[str, str] = {}
     missing: list[AdaptermixError] = []
     overridden = _overridden(draft, overrides)
     for key, value in stated(draft).items():
@@ -150,6 +151,7 @@ def _make_step(
         location = command.location(key)
         read = _resolved(value, location, origin.parent, outs, folder)
         if key not in overridden:
+            places |= _places(draft, origin, key, value, read)
             missing += _missing(draft, origin, key, value, read)
         keys[key] = read
     inputs = _inputs(draft, keys)
@@ -174,6 +176,7 @@ def _make_step(
         needs=tuple(needs(draft)),
         path=draft.path,
         table=draft.table,
+        places=places,
         missing=next(iter(missing), None),
         resources=draft.resources,
     )
@@ -239,6 +242,17 @@ def _check_takes_family(draft: Draft, name: str, key: str) -> None:
         raise draft.fail(f"{key}: @{name} is a family of adapters", key, hint=hint)
 
 
+def _places(draft: Draft, origin: Path, key: str, value: Any, read: Any) -> dict[str, str]:
+    """Return the paths and models that a key names, with file, line and key; no references."""
+    if draft.command.location(key) is None:
+        return {}
+    line = line_of(origin, draft.header if key in draft.table else None, key)
+    pairs = zip(value, read, strict=True) if isinstance(value, list) else [(value, read)]
+    return {
+        str(name): f"{origin}:{line}: {key}" for item, name in pairs if not any(references(item))
+    }
+
+
 def _missing(
     draft: Draft, origin: Path, key: str, value: Any, read: Any
 ) -> Iterator[AdaptermixError]:
@@ -253,7 +267,7 @@ def _missing(
             and not REFERENCE.fullmatch(item)
             and _leads_nowhere(location, path)
         ):
-            line = line_of(origin, draft.name if key in draft.table else None, key)
+            line = line_of(origin, draft.header if key in draft.table else None, key)
             is_artifact = location in ("adapters", "weighted-adapters", "model")
             kind = ArtifactError if is_artifact else DataError
             hint = _GETS if key in ("data-dir", "pairs-dir") else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.commands.command import Call, Command, Made
+from adaptermix.commands.settings_file import is_about_missing
 from adaptermix.errors import AdaptermixError, ConfigError, StoppedError
 from adaptermix.files.toml import line_of
 from adaptermix.recipes.resources import Resources
@@ -41,6 +42,7 @@ class Step:
         needs: Names of the steps whose outputs it reads.
         path: The file that defines it.
         table: Its keys in the file.
+        places: File, line and key of each path and model that the file names.
         missing: The error for the first missing file, with file and line; None if none is missing.
         resources: The resources it requests on a cluster.
     """
@@ -54,6 +56,7 @@ class Step:
     needs: tuple[str, ...]
     path: Path
     table: Mapping[str, Any]
+    places: Mapping[str, str] = field(default_factory=dict)
     missing: AdaptermixError | None = None
     resources: Resources = Resources()
 
@@ -68,6 +71,9 @@ class Step:
 
     def blame(self, error: AdaptermixError) -> AdaptermixError:
         """Add the place in the recipe to an error, as far as its message reveals it."""
+        for name, place in self.places.items():
+            if is_about_missing(error, name):  # as in a run of the command by itself
+                return error.restated(f"{place}: {error.message}", hint=error.hint)
         text = f"{error.message} {error.hint or ''}"
         keys = sorted(self.table, key=lambda key: key not in ("langs", "pairs", "lang"))
         named = next((key for key in keys if f"--{key} " in f"{text} "), None)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from adaptermix.cli import main as cli
 from adaptermix.cli.main import program
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.errors import AdaptermixError, ConfigError, DataError
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
 from adaptermix.recipes.keys import step_key
 from adaptermix.recipes.recipe import _trial, read_recipe
 from adaptermix.recipes.run import run
@@ -302,6 +302,26 @@ def test_an_error_of_a_command_is_told_with_the_line_of_its_cause(tmp_path):
     assert told.message.startswith(f"{path}:7: [s] "), (
         "of values in a message, the longest is meant"
     )
+
+
+LOST = "the model no/model is not a local folder"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ('model = "no/model"\n' + train(), "1: model", LOST),
+        (train(more='model = "no/model"\n'), "4: model", LOST),
+        ("seeds = [1, 2]\n" + train(more='model = "no/model"\n'), "5: model", LOST),
+        ('[t]\ncommand = "eval"\nadapters = ["them/theirs"]\n', "3: adapters", "them/theirs: no"),
+    ],
+)
+def test_a_name_that_is_not_on_the_hub_is_told_with_file_line_and_key(
+    tmp_path, text, place, message
+):
+    path = write(tmp_path, text)
+    told = read_recipe(path).steps[0].blame(ArtifactError(message, hint="name another"))
+    assert (told.message, told.hint) == (f"{path}:{place}: {message}", "name another")
 
 
 def test_a_wrong_override_is_quoted_as_it_was_typed(tmp_path):
