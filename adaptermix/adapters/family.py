@@ -33,7 +33,7 @@ _STRICT = ConfigDict(extra="forbid")
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's error type
 COLUMNS = (
     "n: dev examples. task: score of the task adapter. merge: score of the best merge, with "
-    "its difference to the task adapter, the 95% interval, and p after Holm's correction over "
+    "its difference from the task adapter, the 95% interval, and p after Holm's correction over "
     "languages and merges."
 )
 

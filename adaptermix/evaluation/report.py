@@ -79,7 +79,7 @@ def score_table(report: "EvalReport", metric: str = "") -> Table:
 
 
 def difference_table(report: "EvalReport") -> Table:
-    """Return the table of differences to the baseline, with the significant ones highlighted."""
+    """Return the table of differences from the baseline, with the significant ones highlighted."""
     metric = report.cells[0].score.name
     found = {(c.over, c.system): c for c in report.comparisons}
     systems = list(dict.fromkeys(c.system for c in report.comparisons))
@@ -95,7 +95,7 @@ def difference_table(report: "EvalReport") -> Table:
         f"{baseline_sentence(report)} Differences with {interval} and uncorrected two-sided "
         f"p-value; * {_meaning_of_stars(report)}."
     )
-    title = f"difference to {baseline}, {interval}, p-value; stars after Holm's correction"
+    title = f"difference from {baseline}, {interval}, p-value; stars after Holm's correction"
     return Table("differences", title, ["", *systems], rows, note)
 
 
@@ -136,7 +136,7 @@ def seed_tables(report: "EvalReport") -> list[Table]:
     tables = [Table("seeds", title, [report.row_name, *systems], means, note)]
     if compared:
         baseline = next(row.baseline for row in report.over_seeds if row.baseline)
-        title = f"difference to {baseline} over seeds, 95% interval; * excludes zero"
+        title = f"difference from {baseline} over seeds, 95% interval; * excludes zero"
         tables.append(Table("seed-differences", title, ["", *compared], gains, note))
     return tables
 

@@ -45,9 +45,9 @@ _STATISTICS: dict[str, Callable[[list[float], list[float]], float]] = {
 }
 _OF_STATISTICS = {
     "mean": "",
-    "gain": ", difference to {}",
+    "gain": ", difference from {}",
     "sd": ", standard deviation over languages",
-    "sd-of-gains": ", standard deviation over languages of the difference to {}",
+    "sd-of-gains": ", standard deviation over languages of the difference from {}",
 }
 
 
@@ -60,7 +60,7 @@ class PublishedTable(BaseModel):
         over: Languages, names of the run's groups, or ``all``.
         values: By system, one number per entry of ``over``; nan if none is printed.
         statistic: The mean over languages; the difference of means to the baseline; the standard
-            deviation (n - 1) over languages of the scores, or of the differences to the baseline.
+            deviation (n - 1) over languages of the scores, or of the differences from the baseline.
         baseline: The system that differences refer to.
         scale: Factor of the scores; by default 100 for shares and 1 for BLEU, chrF and COMET.
         runs: Names of the runs to compare with; by default all runs with the metric.

@@ -221,7 +221,7 @@ def plot_of(
     name: str = "search",
     control: str | None = None,
 ) -> "Plot":
-    """Plot the scores of all candidates, and their differences to the chosen one.
+    """Plot the scores of all candidates, and their differences from the chosen one.
 
     The x axis is the weight if every candidate has a single one; otherwise candidates are listed
     one below the other. In a plot by weight, the control is a dashed line.
@@ -231,7 +231,7 @@ def plot_of(
     from adaptermix.plots.scales import around_zero, span_of
 
     label = titled(metric)
-    titles = f"{label} on dev data", f"{label}, minus the chosen one"
+    titles = f"{label} on dev data", f"{label}, difference from the chosen one"
     merges = [c for c in candidates if c.name != control]
     is_curve = all(_weight(c) is not None for c in merges)
     panels = []
@@ -247,7 +247,7 @@ def plot_of(
         else:
             sides = ("worse", "better") if is_difference else ("", "")
             panels.append(forest([("", rows)], title, span, _PANEL, sides))
-    headings = "Score of each candidate", "Difference to the chosen one, same examples"
+    headings = "Score of each candidate", "Difference from the chosen one, same examples"
     panels = [titled_panel(*pair) for pair in zip(headings, panels, strict=True)]
     dashed = (
         " Dashed: the first adapter at its chosen weight, without the others." if control else ""

@@ -47,7 +47,7 @@ def groups_of(rows: list[dict[str, str]]) -> Groups:
 
 
 def picture(path: Path, system: str, width: int) -> Plot:
-    """Plot the system's differences to its baseline."""
+    """Plot the system's differences from its baseline."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["system"] == system]
     groups, baseline = groups_of(rows), rows[0]["baseline"]

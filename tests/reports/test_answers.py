@@ -87,8 +87,12 @@ def evaluated(tmp_path, differences, systems=("task", "merged"), split="test"):
          "languages (95% interval +15.0 to +25.0)."),
         (-0.2, "No, it hurts: merged scores 20.0 points of slot F1 lower than task on average "
          "over 4 languages (95% interval −25.0 to −15.0)."),
-        (0.02, "No clear effect: merged minus task is +2.0 points of slot F1 on average over 4 "
-         "languages (95% interval −3.0 to +7.0)."),
+        (0.02, "No clear effect: merged scores 2.0 points of slot F1 higher than task on average "
+         "over 4 languages (95% interval −3.0 to +7.0)."),
+        (-0.02, "No clear effect: merged scores 2.0 points of slot F1 lower than task on average "
+         "over 4 languages (95% interval −7.0 to +3.0)."),
+        (-0.0004, "No clear effect: merged scores the same as task on average over 4 languages "
+         "(95% interval −5.0 to +5.0)."),
     ],
 )  # fmt: skip
 def test_the_answer_is_yes_no_or_unclear(tmp_path, size, sentence):
@@ -301,7 +305,7 @@ def test_one_heat_map_has_the_gains_at_the_aligned_layer(retrieval, inspected):
     """align was trained at layer 2, where cy as a source loses 20 points and others gain none."""
     section = retrieval_section("retrieval", retrieval, inspected, "task")
     (plot,) = [plot for plot in section.plots if plot.name == "retrieval-pairs"]
-    assert plot.title == "What changed between languages: merged minus task"
+    assert plot.title == "What changed between languages: merged compared with task"
     assert "at layer 2," in plot.subtitle
     cells = {(row[0], column): value for row in plot.values.rows
              for column, value in zip(plot.values.columns[1:], row[1:], strict=True)}  # fmt: skip

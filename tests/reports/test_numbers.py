@@ -242,10 +242,10 @@ def test_the_terminal_shows_the_tables_of_the_page_and_all_that_was_noted(evalua
     titles = {part.name: part.title for part in view.shown if isinstance(part, Table)}
     assert titles == {
         "scores": "massive dev: slot F1 (%), transformers engine",
-        "differences": "difference to task-seed-1, 95% interval, p-value; stars after Holm's "
+        "differences": "difference from task-seed-1, 95% interval, p-value; stars after Holm's "
         "correction",
         "seeds": "slot F1 (%) over seeds: mean ± standard deviation, 95% interval",
-        "seed-differences": "difference to task over seeds, 95% interval; * excludes zero",
+        "seed-differences": "difference from task over seeds, 95% interval; * excludes zero",
     }
     lines = [part for part in view.shown if not isinstance(part, Table)]
     signatures = [f"slot_f1 of {lang}" for lang in record["langs"]]

@@ -107,7 +107,7 @@ def test_the_three_lines_work_as_typed(trained, tmp_path):
         "align",
         "merged",
     ]
-    assert "difference to task, 95% interval, p-value" in evaluated.stdout
+    assert "difference from task, 95% interval, p-value" in evaluated.stdout
     assert "baseline: task, the main adapter of merged" in evaluated.stdout
     predictions = folder / "eval-massive" / "predictions"
     for system in ("base", "task", "align", "merged"):

@@ -276,7 +276,7 @@ def _placement(seen: Analyzed) -> Iterator[Plot]:
     ]
     values_table = Table(f"{name}-values", "Gain in accuracy (points)", ["layer", *gains], rows)
     title = "Gain by the layer of the alignment loss"
-    subtitle = f"Difference in retrieval accuracy to {seen.report.systems[0]}, in points."
+    subtitle = f"Difference from {seen.report.systems[0]} in retrieval accuracy, in points."
     caption = "Adapters aligned at different layers. Dotted line: the aligned layer."
     yield Plot(name, title, caption, panels, values_table, subtitle=subtitle)
 
@@ -290,7 +290,7 @@ def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
         return
     pivot = seen.report.pivot_lang
     name = f"{seen.name}-pairs"
-    title = f"What changed between languages: {seen.after} minus {seen.before}"
+    title = f"What changed between languages: {seen.after} compared with {seen.before}"
     subtitle = f"Change in retrieval accuracy at layer {seen.layer}, in points."
     caption = "Blue: gains. Orange: losses."
     titles = ("language", "direction") if pivot else ("source", "target")

@@ -115,17 +115,19 @@ def _sentence(seen: Evaluated, merge: str) -> str:
         return ""
     langs = len(seen.report.langs)
     size = f"{seen.number(abs(c.difference), '')} {seen.unit}"
+    amount = f"{size} {'higher' if c.difference > 0 else 'lower'} than"
     over = f"in {label_of(seen.report.langs[0])}"
     if langs > 1:
         over = f"on average over {langs} {seen.report.row_name}s"
     average = f"{over} ({seen.interval} {seen.ends(c)})"
     reference = seen.report.reference
     if c.is_sure and c.difference > 0:
-        return f"Yes: {merge} scores {size} higher than {reference} {average}."
+        return f"Yes: {merge} scores {amount} {reference} {average}."
     if c.is_sure:
-        return f"No, it hurts: {merge} scores {size} lower than {reference} {average}."
-    signed = f"{seen.number(c.difference)} {seen.unit}"
-    return f"No clear effect: {merge} minus {reference} is {signed} {average}."
+        return f"No, it hurts: {merge} scores {amount} {reference} {average}."
+    if seen.number(abs(c.difference), "") == seen.number(0.0, ""):
+        amount = "the same as"
+    return f"No clear effect: {merge} scores {amount} {reference} {average}."
 
 
 def _where(seen: Evaluated, merge: str) -> str:
@@ -252,7 +254,10 @@ def _look(c: Comparison) -> str:
 
 
 def _answer_plot(seen: Evaluated, merge: str) -> Plot:
-    title, row = f"{merge} minus {seen.report.reference}, {seen.unit}", seen.report.row_name
+    title, row = (
+        f"{merge} \N{MINUS SIGN} {seen.report.reference}, {seen.unit}",
+        seen.report.row_name,
+    )
     drawn = []
     for width in (_WIDE, _NARROW):
         groups = _estimates(seen, merge, long=True)
@@ -352,7 +357,7 @@ def _difference_plot(seen: Evaluated, name: str, table: Table) -> Plot:
         for system, groups in rows.items()
     ]
     caption = f"{baseline_sentence(seen.report)} Lines and diamonds are {seen.interval}s."
-    subtitle = f"Difference to {seen.report.reference} in {seen.unit}."
+    subtitle = f"Difference from {seen.report.reference} in {seen.unit}."
     heading = "Every system against the baseline"
     return Plot(name, heading, caption, panels, table, subtitle=subtitle)
 
