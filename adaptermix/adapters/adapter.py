@@ -43,7 +43,7 @@ from adaptermix.adapters.format import (
     sort_tensors,
     split_parameters,
 )
-from adaptermix.adapters.names import TINKER_EXPERTS
+from adaptermix.adapters.names import TINKER_EXPERTS, commit_of_snapshot
 from adaptermix.adapters.targets import check_targets
 from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import hint_of_path, hub_place, reaching_hub
@@ -106,6 +106,12 @@ class Adapter:
     def base(self) -> str | None:
         """Name or path of the base model it was trained on, if recorded."""
         return self.config.get("base_model_name_or_path")
+
+    @property
+    def revision(self) -> str | None:
+        """Tag, commit or branch other than ``main`` of the base model on the Hub, if recorded."""
+        given = self.config.get("revision")
+        return given if given not in (None, "", "main") else commit_of_snapshot(self.base or "")
 
     def is_of_other_base(self, fingerprint: str) -> bool:
         """Whether its record names a base model with another fingerprint."""

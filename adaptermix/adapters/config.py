@@ -30,7 +30,7 @@ _LISTED_PATTERNS = ("layers_pattern", "modules_to_save")  # PEFT reads their nam
 _TYPES: tuple[tuple[str, type, str], ...] = (
     *((key, list, "a list of names or a pattern") for key in _PATTERNS),
     *((key, list, "a list of names") for key in ("modules_to_save", "target_parameters")),
-    *((key, str, "text") for key in ("base_model_name_or_path", "bias", "task_type")),
+    *((key, str, "text") for key in ("base_model_name_or_path", "bias", "task_type", "revision")),
     *((key, bool, "true or false") for key in ("use_rslora", "fan_in_fan_out", "lora_bias")),
     ("layers_to_transform", int, "a number or a list of numbers"),
 )

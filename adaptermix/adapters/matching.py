@@ -1,5 +1,6 @@
 """Check whether adapters fit each other and a base model."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -23,6 +24,9 @@ from adaptermix.adapters.names import (
     names_in_models,
 )
 from adaptermix.errors import ArtifactError
+
+_MAIN = "main"
+_COMMIT = re.compile("[0-9a-f]{7,}")  # a commit, or the beginning of one
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
@@ -151,6 +155,35 @@ def notes_on_copies(adapters: Sequence[Adapter]) -> list[str]:
         for adapter in adapters
         if first and adapter.base and first.base and is_copy(first.base, adapter.base)
     ]
+
+
+def notes_on_revisions(adapters: Sequence[Adapter]) -> list[str]:
+    """Return notes on adapters that were trained on another revision of the first one's base model.
+
+    The base models' names are equal, but their weights may differ: the revisions of some
+    repositories are checkpoints of a training. Fingerprints, if both are known, were compared.
+    """
+    first = adapters[0]
+    return [
+        f"{adapter.path} was trained on revision {adapter.revision or _MAIN} of its base model, "
+        f"and {first.path} on revision {first.revision or _MAIN}; if the weights of the two "
+        "differ, they are different base models"
+        for adapter in adapters[1:]
+        if _may_differ(first, adapter)
+    ]
+
+
+def _may_differ(one: Adapter, other: Adapter) -> bool:
+    """Whether two adapters were trained on revisions that are not known to be the same.
+
+    A snapshot's commit may be what ``main`` meant at that time, so it does not differ from it.
+    """
+    if one.record.get("base_fingerprint") and other.record.get("base_fingerprint"):
+        return False
+    short, long = sorted([one.revision or "", other.revision or ""], key=len)
+    if not short:  # one has no revision, so main is meant
+        return long in (one.config.get("revision"), other.config.get("revision"))
+    return short != long and not (_COMMIT.fullmatch(short) and long.startswith(short))
 
 
 def check_shapes(module: str, adapters: Sequence[Adapter], specs: Sequence[UpdateSpec]) -> None:

@@ -95,7 +95,9 @@ _STARTS = frozenset(
     visual vision_tower vision_model audio_tower multi_modal_projector embed_tokens_extend
     """.split()
 ) | {*BASE_PREFIXES}
-_HUB_CACHE = re.compile(r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/[^/]+/*")
+_HUB_CACHE = re.compile(
+    r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/(?P<commit>[^/]+)/*"
+)
 _GENERIC = re.compile(  # folder names that do not identify a model
     r"(merged|model|models|base|base[-_]?model|output|outputs|out|final|best|last|latest|hf|save|"
     r"saved|export|exported|weights|result|results|adapter|ckpt|snapshot|full|train|trained|sft)"
@@ -402,6 +404,12 @@ def is_copy(one: str, other: str) -> bool:
     (owner, model), (owner2, model2) = _owner_and_model(one), _owner_and_model(other)
     is_other_name = model != model2 or (owner != owner2 and "" not in (owner, owner2))
     return is_other_name and bool(is_one_base(one, other))
+
+
+def commit_of_snapshot(base: str) -> str | None:
+    """Return the commit in the path of a snapshot in the Hub's cache; None for other names."""
+    cached = _HUB_CACHE.fullmatch(base)
+    return cached["commit"] if cached else None
 
 
 def is_quantized_name(base: str) -> bool:

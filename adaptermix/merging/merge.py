@@ -9,7 +9,7 @@ import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.card import languages_of
-from adaptermix.adapters.matching import notes_on_copies
+from adaptermix.adapters.matching import notes_on_copies, notes_on_revisions
 from adaptermix.adapters.names import unknown_start
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import stream_adapter
@@ -136,6 +136,7 @@ def _notes(plan: MergePlan) -> list[str]:
     ]
     notes += [note for adapter in plan.adapters for note in adapter.notes]
     notes += notes_on_copies(plan.adapters)
+    notes += notes_on_revisions(plan.adapters)
     if odd := unknown_start(plan.specs):
         notes.append(
             f"the modules are named like '{odd}', but no known model has names that start with "

@@ -181,6 +181,9 @@ class MergePlan:
                 )
         config["modules_to_save"] = sorted(kept) or None
         config["fan_in_fan_out"] = self.is_transposed
+        revisions = {a.config.get("revision") for a in self.adapters if a.base}
+        if len(revisions) == 1 and (revision := revisions.pop()):
+            config["revision"] = revision
         tasks = {a.config.get("task_type", config["task_type"]) for a in self.adapters}
         if len(tasks) == 1:  # PEFT loads an adapter of a bare decoder without the LM head
             config["task_type"] = tasks.pop()

@@ -308,6 +308,8 @@ class TrainingRun:
             "rank_pattern": settings.rank_pattern,
             "alpha_pattern": settings.alpha_pattern,
         }
+        if settings.revision:  # the base model that PEFT loads by the config alone
+            config["revision"] = settings.revision
         record = {
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},

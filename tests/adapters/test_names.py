@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from helpers.adapters import IDS
+from helpers.adapters import IDS, adapter_files
 from helpers.models import SHAPE, saved_base
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.inspection import inspect
+from adaptermix.adapters.matching import notes_on_revisions
 from adaptermix.adapters.names import (
     BASE_PREFIXES,
     CONV1D,
@@ -338,6 +339,57 @@ def test_quantized_and_whole_copies_of_a_base_are_merged_with_a_note(tmp_path, t
     (note,) = [note for note in report.notes if "count as one base model" in note]
     assert all(name in note for name in names)
     assert read_adapter(tmp_path / "m").base == names[1]
+
+
+SNAPSHOT = "/cache/hub/models--somebody--tiny/snapshots/"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "noted"),
+    [
+        ({"revision": "step1000"}, {"revision": "step2000"}, ["step1000", "step2000"]),
+        ({"revision": "step1000"}, {}, ["step1000", "revision main"]),
+        ({}, {"revision": "step1000"}, ["step1000", "revision main"]),
+        ({"base": SNAPSHOT + COMMIT}, {"base": SNAPSHOT + "f" * 40}, [COMMIT, "f" * 40]),
+        ({"base": SNAPSHOT + COMMIT}, {"revision": "step1000"}, [COMMIT, "step1000"]),
+        ({"revision": "abc"}, {"revision": "abcdef01"}, ["abc", "abcdef01"]),
+        ({"revision": "step1000"}, {"revision": "step1000"}, []),
+        ({"revision": "main"}, {}, []),
+        ({"revision": COMMIT}, {"revision": COMMIT[:7]}, []),
+        ({"base": SNAPSHOT + COMMIT}, {"revision": "main"}, []),
+        ({"base": SNAPSHOT + COMMIT}, {"revision": COMMIT}, []),
+        ({"revision": "step1000", "print": "a"}, {"revision": "v1", "print": "a"}, []),
+    ],
+)
+def test_other_revisions_of_a_base_are_noted(tmp_path, one, other, noted):
+    adapters = []
+    adapter_files(tmp_path / "a")
+    for given in (one, other):
+        adapter = read_adapter(tmp_path / "a")
+        adapter.config["base_model_name_or_path"] = given.get("base", "somebody/tiny")
+        adapter.config["revision"] = given.get("revision")
+        adapter.record["base_fingerprint"] = given.get("print", "")
+        adapters.append(adapter)
+    notes = notes_on_revisions(adapters)
+    assert len(notes) == bool(noted)
+    assert all(words in notes[0] for words in noted)
+
+
+def test_a_merge_keeps_the_revision_that_its_adapters_agree_on(tmp_path, two):
+    for adapter, revision in zip(two, ("v2", "v2"), strict=True):
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        config |= {"base_model_name_or_path": "somebody/tiny", "revision": revision}
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+    report = merge(two, MergeSettings(weights=WEIGHTS, out=tmp_path / "same"))
+    assert not [note for note in report.notes if "revision" in note]
+    assert read_adapter(tmp_path / "same").revision == "v2"
+    config["revision"] = "v3"
+    (two[1] / "adapter_config.json").write_text(json.dumps(config))
+    report = merge(two, MergeSettings(weights=WEIGHTS, out=tmp_path / "other"))
+    (note,) = [note for note in report.notes if "revision" in note]
+    assert "revision v3 of its base model" in note
+    assert read_adapter(tmp_path / "other").revision is None
 
 
 def test_generic_folder_names_do_not_make_one_base_of_two(tmp_path, two):
