@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils.transformers_weight_conversion import (
     _MODEL_TO_CONVERSION_PATTERN,
     _MOE_TARGET_MODULE_MAPPING,
@@ -26,8 +27,12 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _CONV1D = ("c_attn", "c_fc", "c_proj")
 _LATENT = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 _PHI3 = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-# Default targets by model_type, for models that lack some modules of ATTENTION_AND_MLP. Experts
-# are fused parameters, not linear layers: they are trained with --target-parameters only.
+# Names that mean an attention or MLP projection in every class of transformers, unlike out_proj,
+# which is also part of Mamba blocks. A class without an entry below gets those that it has.
+_PROJECTIONS = frozenset((*ATTENTION_AND_MLP, *_LATENT, *_PHI3))
+_SHARED_MLP = ("input_linear", "output_linear")
+# Default targets by model_type, for models with other names of such projections. Experts are
+# fused parameters, not linear layers: they are trained with --target-parameters only.
 _LAYOUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bloom", "falcon", "gpt_neox", "persimmon"), _FUSED_QKV),
     **dict.fromkeys(("apertus", "arcee", "nemotron"), ATTENTION_AND_MLP),
@@ -36,6 +41,7 @@ _LAYOUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _LATENT),
     **dict.fromkeys(("glm", "glm4", "glm4v_text"), (*_ATTENTION, "gate_up_proj", "down_proj")),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), _CONV1D),
+    **dict.fromkeys(("granitemoehybrid", "granitemoeshared"), (*_ATTENTION, *_SHARED_MLP)),
     "gptj": ("q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"),
     "lfm2": ("q_proj", "k_proj", "v_proj", "out_proj", "w1", "w2", "w3"),
     "mpt": ("Wqkv", "out_proj", "up_proj", "down_proj"),
@@ -108,16 +114,18 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
 def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings) -> list[str]:
     """Return the last name components of the layers that get a LoRA.
 
-    If the default names do not exist, those of the model type apply (``_LAYOUTS``).
+    If some default names do not exist, those of the model type apply (``_LAYOUTS``), else the
+    projections that the blocks have.
     """
     found = {name.rsplit(".", 1)[-1] for name in linear}
     blocks = {name.rsplit(".", 1)[-1] for name in linear if layer_of(name) is not None}
     experts = _read_as_experts(found, model)
     wanted = settings.target_modules
     missing = [name for name in wanted if name not in found]
+    refused = _refused_by_peft(found, model)
     if wanted == ("all-linear",) and blocks:
-        return sorted(blocks - {"gate", "router"} - experts)
-    layout = _LAYOUTS.get(model.config.get_text_config().model_type, ())
+        return sorted(blocks - {"gate", "router"} - experts - refused)
+    layout = _LAYOUTS.get(model.config.get_text_config().model_type, _projections(blocks))
     if wanted == ATTENTION_AND_MLP:
         known = blocks & set(layout) if missing else set(wanted)
         if known - experts:
@@ -132,8 +140,26 @@ def _targets(linear: list[str], model: PreTrainedModel, settings: TrainSettings)
         return list(wanted)
     raise ConfigError(
         f"--target-modules: {type(model).__name__} has no linear layer '{missing[0]}'",
-        hint="use all-linear, or some of these: " + ", ".join(sorted(found)),
+        hint="use all-linear, or some of these: " + ", ".join(sorted(found - refused)),
     )
+
+
+def _projections(names: set[str]) -> set[str]:
+    """Return the names of attention and MLP projections; none if the attention's are unknown."""
+    known = names & _PROJECTIONS
+    has_input = known & {"q_proj", "q_b_proj", "qkv_proj", "kv_b_proj"}
+    return known if has_input and "o_proj" in known else set()
+
+
+def _refused_by_peft(names: set[str], model: PreTrainedModel) -> set[str]:
+    """Return the names that PEFT refuses in Mamba models, whose kernels would skip a LoRA."""
+    refused = set()
+    for name in names:
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, name)
+        except ValueError:
+            refused.add(name)
+    return refused
 
 
 def _read_as_experts(names: set[str], model: PreTrainedModel) -> set[str]:

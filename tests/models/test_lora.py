@@ -29,7 +29,7 @@ from adaptermix.training.report import TrainingData, plan_training
 from adaptermix.training.run import TrainingRun
 
 VARIANTS = {
-    "rslora": {"use_rslora": True},
+    "rslora": {"use_rslora": True, "revision": "v1"},
     "ranks": {"rank_pattern": {"down_proj": 2, "model.layers.1.self_attn.q_proj": 3}},
     "alphas": {"alpha_pattern": {"mlp.*": 5.0}},
     "layers": {"layers_to_transform": (0, 1)},
@@ -128,6 +128,8 @@ DEFAULTS = {
     "GPTJConfig": {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"},
     "Glm4vTextConfig": ATTENTION | {"gate_up_proj", "down_proj"},
     "GraniteMoeConfig": ATTENTION,
+    "GraniteMoeHybridConfig": ATTENTION | {"input_linear", "output_linear"},
+    "GraniteMoeSharedConfig": ATTENTION | {"input_linear", "output_linear"},
     "Lfm2Config": {"q_proj", "k_proj", "v_proj", "out_proj", "w1", "w2", "w3"},
     "Phi4MultimodalConfig": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
     "Qwen3VLMoeTextConfig": ATTENTION,
@@ -153,8 +155,19 @@ DEFAULTS = {
 }
 
 
-def small_model(name):
-    config = getattr(transformers, name)(**SMALL)
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1}
+OWN = {
+    "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"], **MAMBA},
+    "GraniteMoeSharedConfig": {"shared_intermediate_size": 32},
+    "Mamba2Config": {"num_heads": 4, "head_dim": 16},
+}
+
+
+def small_model(name, **changes):
+    changes = SMALL | OWN.get(name, {}) | changes
+    if "layers_block_type" in changes:
+        changes["num_hidden_layers"] = len(changes["layers_block_type"])
+    config = getattr(transformers, name)(**changes)
     if name != "BloomConfig":
         config.intermediate_size = config.moe_intermediate_size = 48
         config.num_key_value_heads = 4
@@ -172,6 +185,47 @@ def test_default_targets_are_those_of_the_models_class(tmp_path, name):
     found = adapted.base_model.targeted_module_names
     assert {module.rpartition(".")[2] for module in found} == DEFAULTS[name]
     assert {layer_of(module) for module in found} == {0, 1}
+
+
+MLP = {"gate_proj", "up_proj", "down_proj"}
+# Classes without an entry in the table, some with Mamba blocks, by what is set in their config.
+OTHERS = {
+    "NemotronHConfig": (
+        {"layers_block_type": ["mamba", "attention", "mlp"]},
+        ATTENTION | {"up_proj", "down_proj"},
+    ),
+    "BambaConfig": ({"attn_layer_indices": [1], **MAMBA}, ATTENTION | MLP),
+    "JambaConfig": ({"attn_layer_offset": 1, "attn_layer_period": 2}, ATTENTION | MLP),
+    "Zamba2Config": (
+        {"layers_block_type": ["mamba", "hybrid"], "hybrid_layer_ids": [1]},
+        ATTENTION | {"gate_up_proj", "down_proj"},
+    ),
+    "MiniMaxM2Config": ({"head_dim": 8}, ATTENTION),
+    "MiniCPM3Config": ({}, LATENT | MLP),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_classes_get_the_projections_that_they_have(tmp_path, name):
+    settings = task_settings("unused", None, tmp_path / "adapter")
+    changes, expected = OTHERS[name]
+    adapted = with_lora(small_model(name, **changes), settings, "CAUSAL_LM")
+    found = adapted.base_model.targeted_module_names
+    assert {module.rpartition(".")[2] for module in found} == expected
+
+
+@pytest.mark.parametrize("name", ["Mamba2Config", "MambaConfig"])
+def test_all_linear_and_the_hint_leave_out_what_peft_refuses(tmp_path, name):
+    settings = task_settings("unused", None, tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="no linear layer 'q_proj'") as error:
+        with_lora(small_model(name), settings, "CAUSAL_LM")
+    assert "in_proj" in error.value.hint
+    assert "out_proj" not in error.value.hint
+    settings = settings.model_copy(update={"target_modules": ("all-linear",)})
+    adapted = with_lora(small_model(name), settings, "CAUSAL_LM")
+    found = {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names}
+    assert "in_proj" in found
+    assert "out_proj" not in found
 
 
 def test_the_table_of_layouts_is_tested():
