@@ -21,7 +21,7 @@ from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
 from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
 from adaptermix.generation.prompts import PromptEncoder
-from adaptermix.generation.vllm_engine import VllmGenerator, vllm_lacks
+from adaptermix.generation.vllm_engine import VllmGenerator, check_experts_on_cpu, vllm_lacks
 from adaptermix.models.files import fingerprint
 from adaptermix.models.loading import check_quantization, compute_dtype
 from adaptermix.progress import OnProgress, Progress, ignore
@@ -130,6 +130,8 @@ def check_engine(
                 hint="evaluate it with --engine transformers",
             )
     if engine == "vllm":
+        if adapters:
+            check_experts_on_cpu(folder)
         return []
     require_extra("server")
     from adaptermix.generation.server_client import look_at_servers

@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from adaptermix.generation.engine import (
     compose_queues,
     read_answer,
 )
+from adaptermix.models.files import weight_shapes
 from adaptermix.models.loading import compute_dtype
 from adaptermix.settings.shared import EngineSettings
 
@@ -50,6 +52,25 @@ def vllm_lacks(adapter: Adapter) -> str | None:
     if any(tensors.experts for tensors in adapter.factors.values()):
         return "it updates parameters such as fused experts (target_parameters)"
     return None
+
+
+def check_experts_on_cpu(folder: Path) -> None:
+    """Refuse adapters on a mixture of experts on a CPU, whatever modules they update.
+
+    vLLM's layer of experts with LoRA (0.32) has Triton kernels only. On a CPU, its engine starts,
+    and stops at the first prompt.
+
+    Raises:
+        ResourceError: The model has experts, and there is no GPU.
+    """
+    import torch
+
+    has_experts = any(".experts." in name for name in weight_shapes(folder))
+    if has_experts and not torch.cuda.is_available():
+        raise ResourceError(
+            f"{folder} is a mixture of experts, and vLLM applies adapters to these only on a GPU",
+            hint="evaluate it with --engine transformers",
+        )
 
 
 Prompt = tuple[list[int], Path | None]  # token IDs and adapter
@@ -319,10 +340,10 @@ def engine_stopped(error: Exception) -> ResourceError:
     # pydantic's first line has only the number of errors.
     if reason := re.search(r"validation error.*?\n\s*(?:Value error, )?(.+)", str(error)):
         why = reason[1].partition(" [type=")[0]
-        return ResourceError(
-            f"vLLM refuses the model or an argument: {why}",
-            hint="see its log above, or use --engine transformers",
-        )
+        hint = "see its log above, or use --engine transformers"
+        if "failed to be inspected" in why and find_spec("torchvision") is None:
+            hint = "vLLM's classes for images need torchvision, which is not installed; " + hint
+        return ResourceError(f"vLLM refuses the model or an argument: {why}", hint=hint)
     return ResourceError(
         f"the vLLM engine stopped: {first_line(error)}",
         hint="see its log above; --engine transformers needs less memory",

@@ -1,12 +1,17 @@
 """Which engine ``auto`` is."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from helpers.adapters import adapter_files
 from helpers.evaluation import eval_settings
+from safetensors.torch import save_file
 
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ResourceError
 from adaptermix.generation import cached
-from adaptermix.generation.cached import choose_engine
+from adaptermix.generation.cached import check_engine, choose_engine
 from adaptermix.generation.vllm_engine import engine_stopped
 
 
@@ -58,6 +63,30 @@ def test_an_option_of_vllm_asks_for_vllm(machine, option):
     assert choose_engine(settings(**option)) == "transformers"
 
 
+@pytest.mark.parametrize(
+    ("weight", "has_gpu", "adapters", "is_refused"),
+    [
+        ("model.layers.0.mlp.experts.3.up_proj.weight", False, 1, True),
+        ("model.layers.0.mlp.experts.gate_up_proj", False, 1, True),
+        ("model.layers.0.mlp.experts.gate_up_proj", False, 0, False),
+        ("model.layers.0.mlp.experts.gate_up_proj", True, 1, False),
+        ("model.layers.0.mlp.up_proj.weight", False, 1, False),
+    ],
+)
+def test_experts_with_adapters_are_refused_on_a_cpu(
+    tmp_path, machine, weight, has_gpu, adapters, is_refused
+):
+    machine(has_gpu=has_gpu, has_vllm=True)
+    save_file({weight: torch.zeros(1)}, tmp_path / "model.safetensors")
+    adapter_files(tmp_path / "adapter")
+    given = [read_adapter(tmp_path / "adapter")] * adapters
+    expected = (
+        pytest.raises(ResourceError, match="mixture of experts") if is_refused else nullcontext()
+    )
+    with expected:
+        check_engine(settings("vllm"), tmp_path, given)
+
+
 def test_an_engine_that_is_named_is_taken(machine):
     machine(has_gpu=False, has_vllm=True)
     assert choose_engine(settings("vllm")) == "vllm"
@@ -68,7 +97,9 @@ def test_an_engine_that_is_named_is_taken(machine):
         choose_engine(settings("vllm"))
 
 
-def test_a_refusal_of_vllm_has_its_reason():
+@pytest.mark.parametrize("found", [None, "torchvision"])
+def test_a_refusal_of_vllm_has_its_reason(monkeypatch, found):
+    monkeypatch.setattr("adaptermix.generation.vllm_engine.find_spec", lambda name: found)
     refusal = ValueError(
         "1 validation error for ModelConfig\n"
         "  Value error, Model architectures ['A'] failed to be inspected. [type=value_error, ...]\n"
@@ -78,4 +109,5 @@ def test_a_refusal_of_vllm_has_its_reason():
         "vLLM refuses the model or an argument: Model architectures ['A'] failed to be inspected."
     )
     assert "memory" not in error.hint
+    assert ("need torchvision, which is not installed" in error.hint) == (found is None)
     assert "memory" in engine_stopped(RuntimeError("Engine core failed")).hint
