@@ -1,12 +1,16 @@
 """Weights by layer and module, and the file that holds them."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptermix.errors import ConfigError
-from adaptermix.merging.weights import Rule, Weighting, read_weighting
+from adaptermix.merging.weights import Rule, Weighting, read_weighting, read_weights
+from adaptermix.settings.merging import MergeSettings
 
+GOOD = "weights = [0.9, 0.1]\n"
 UP, Q, HEAD = "model.layers.3.mlp.up_proj", "model.layers.12.self_attn.q_proj", "lm_head"
 
 
@@ -48,12 +52,45 @@ weights = [0.5, -0.5]
         ('"0-3"', {0, 1, 2, 3}),
         ('"2"', {2}),
         ("2", {2}),
+        ("100000", {100_000}),
         ('"0-1, 5 - 6,9"', {0, 1, 5, 6, 9}),
     ],
 )
 def test_ranges_of_layers_include_both_ends(tmp_path, layers, expected):
     rule = read(tmp_path, f"weights=[1]\n[[rule]]\nlayers={layers}\nweights=[2]", 1).rules[0]
     assert rule.layers == expected
+
+
+def test_the_largest_numbers_are_weights(tmp_path):
+    largest = sys.float_info.max
+    assert read(tmp_path, f"weights = [{largest}, {-largest}]").weights == (largest, -largest)
+
+
+def test_the_settings_have_one_weight_for_two_or_all_or_a_file(tmp_path):
+    assert read_weights(2, MergeSettings(weight=0.75)) == Weighting((0.75, 0.25))
+    assert read_weights(3, MergeSettings(weights=(1, 2, -3))) == Weighting((1, 2, -3))
+    (tmp_path / "weights.toml").write_text(GOOD)
+    given = MergeSettings(weights_file=tmp_path / "weights.toml")
+    assert read_weights(2, given) == Weighting((0.9, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "given", "message", "hint"),
+    [
+        (
+            3,
+            {"weight": 0.9},
+            "--weight is for two adapters, not 3",
+            "give --weights W1,W2,...",
+        ),
+        (1, {"weights": (1, 2)}, "--weights has 2 numbers for 1 adapter", None),
+        (2, {"weights": (1,)}, "--weights has 1 number for 2 adapters", None),
+    ],
+)
+def test_a_wrong_number_of_weights_is_told(adapters, given, message, hint):
+    with pytest.raises(ConfigError, match=f"^{message}$") as caught:
+        read_weights(adapters, MergeSettings(**given))
+    assert caught.value.hint == hint
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -86,7 +123,7 @@ def test_quotes_and_controls_survive_the_file(tmp_path, modules):
 
 
 def test_a_record_says_what_the_file_says():
-    rules = (Rule((0.8, 0.2), frozenset({8, 2, 33})), Rule((1.0, 0.0), None, "mlp"))
+    rules = (Rule((0.8, 0.2), frozenset({8, 2, 33})), Rule((1.0, 0.0), modules="mlp"))
     assert Weighting((0.9, 0.1), rules).as_record() == {
         "weights": [0.9, 0.1],
         "rules": [
@@ -95,9 +132,6 @@ def test_a_record_says_what_the_file_says():
         ],
     }
     assert Weighting((1.0,)).as_record() == {"weights": [1.0]}
-
-
-GOOD = "weights = [0.9, 0.1]\n"
 
 
 @pytest.mark.parametrize(
@@ -112,29 +146,32 @@ GOOD = "weights = [0.9, 0.1]\n"
         (f"weights = [0.9, 1{'0' * 400}]\n", 1, "'weights' must be a list of finite numbers"),
         ("# a remark\nweights = [1]\n", 2, "1 weight for 2 adapters"),
         ("[[rule]]\nweights = [1, 2]\n", 1, "'weights' must be a list of finite numbers"),
+        ("\ufeff[[rule]]\nweights = [1, 2]\n", 1, "'weights' must be a list of finite numbers"),
         (GOOD + "wieghts = [1, 2]\n", 2, "unknown key 'wieghts'"),
         (GOOD + "\n[[rule]]\nlayer = 3\nweights = [1, 2]\n", 4, "unknown key 'layer'"),
         (GOOD + "[[rule]]\nlayers = '0'\n", 2, "'weights' must be a list of finite numbers"),
         (GOOD + "[[rule]]\nlayers='0'\nweights = [1]\n", 4, "1 weight for 2 adapters"),
-        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = 'low'\n", 4, "'low' is not a range"),
-        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '5-3'\n", 4, "'5-3' is not a range"),
-        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '-1'\n", 4, "'-1' is not a range"),
-        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '0-999999999999'\n", 4, "is not a range"),
-        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = ''\n", 4, "'' is not a range"),
+        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = 'low'\n", 4, "layers: 'low' is not a range"),
+        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '5-3'\n", 4, "layers: '5-3' is not a range"),
+        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '-1'\n", 4, "layers: '-1' is not a range"),
+        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = 100001\n", 4, "layers: '100001' is not a"),
+        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = '0-999999999999'\n", 4, "layers: '0-9{12}'"),
+        (GOOD + "[[rule]]\nweights = [1, 2]\nlayers = ''\n", 4, "layers: '' is not a range"),
         (
             GOOD + "[[rule]]\nweights = [1, 2]\n[[ rule ]]\nmodules = '('\nweights = [1, 2]\n",
             5,
             "modules: not a regular expression",
         ),
-        (GOOD + "[[rule]]\nmodules = 3\nweights = [1, 2]\n", 3, "not a regular expression"),
+        (GOOD + "[[rule]]\nmodules = 3\nweights = [1, 2]\n", 3, "modules: not a regular expr"),
         (GOOD + "[rule]\nweights = [1, 2]\n", 1, r"write rules as \[\[rule\]\]"),
+        (GOOD + "rule = [{ weights = [1] }]\n", 1, "1 weight for 2 adapters"),
         (GOOD + "rule = 3\n", 2, r"write rules as \[\[rule\]\]"),
         (GOOD + "\nx = = 2\n", 3, "not valid TOML"),
         (GOOD + "[[rule]]\nweights = [1,", 3, "not valid TOML"),
     ],
 )
 def test_every_mistake_has_its_file_and_line(tmp_path, text, line, message):
-    with pytest.raises(ConfigError, match=rf"weights\.toml:{line}: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"weights\.toml:{line}: {message}"):
         read(tmp_path, text)
 
 
