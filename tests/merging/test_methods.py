@@ -230,6 +230,7 @@ def test_methods_equal_their_dense_references(method, case, options, seed):
     assert relative(dense(found.update), wanted) < 1e-6
     ranks, shape = [u.rank for u in updates], tuple(wanted.shape)
     assert found.update.rank == merged_rank(method, ranks, shape, options)
+    assert found.cross_energy == 0
     if found.sum_energy:
         total = dense_sum(updates, weights)
         assert found.sum_energy == pytest.approx(float(np.square(total).sum()), rel=1e-7)
@@ -351,6 +352,16 @@ def test_directions_without_size_do_not_decide(method, dtype):
     assert relative(dense(found.update), dense(single.update)) < 1e-5
 
 
+@pytest.mark.parametrize("method", ["exact", "magnitude", "tsv", "iso-c"])
+def test_an_update_of_zeros_changes_nothing(method):
+    """Its singular vectors are arbitrary: TSV would make the others' orthogonal to them."""
+    update, options = random_update(3, 20, 30, 2.0, 5), MethodOptions(density=1.0)
+    zero = LoraUpdate(update.a, np.zeros_like(update.b), update.scaling)
+    found = merge_updates(method, [update, zero], [0.7, 0.3], options)
+    single = merge_updates(method, [update], [0.7], options)
+    assert relative(dense(found.update), dense(single.update)) < 1e-9
+
+
 def test_a_cancelled_direction_is_not_flattened():
     kept, cancelled = random_update(2, 20, 30, 1.0, 1), random_update(3, 20, 30, 1.0, 2)
     found = merge_updates("iso-c", [kept, cancelled, cancelled], [1.0, 1.0, -1.0], MethodOptions())
@@ -422,6 +433,7 @@ def test_della_keeps_large_entries_more_often():
     values = np.tile(np.linspace(0.1, 1, 11), (4000, 1))
     share = magnitude_density(values, 0.5, 0.4)
     assert_close(share[0], np.linspace(0.3, 0.7, 11))
+    assert_close(magnitude_density(np.array([[-3.0, 2.0]]), 0.5, 0.4), [[0.7, 0.3]])
     kept = (drop_and_rescale(values, share, seed=1) != 0).mean(axis=0)
     assert_close(kept, share[0], rtol=0, atol=0.03)
 
@@ -448,6 +460,7 @@ def test_ties_by_hand():
     assert found.tolist() == [[3.0, -2.0, 4.0, 0.0]]
     weighted_votes = elect_and_merge(values, [0.2, 0.8])
     assert_close(weighted_votes, np.array([[-1.0, -2.6, 4.0, -2.0]]))
+    assert elect_and_merge(values.astype(np.float32), [0.5, 0.5]).dtype == np.float32
 
 
 @pytest.mark.parametrize("method", METHODS)
