@@ -128,12 +128,16 @@ def _notes(plan: MergePlan) -> list[str]:
     """Return notes on inputs that are allowed but look like mistakes."""
     paths = [str(adapter.path) for adapter in plan.adapters]
     mixtures = [plan.weighting.weights, *(rule.weights for rule in plan.weighting.rules)]
-    notes = [
-        f"the weight {weight:g} of {path} is not between 0 and 1"
-        for path, weights in zip(paths, zip(*mixtures, strict=True), strict=True)
-        for weight in dict.fromkeys(weights)
-        if not 0 <= weight <= 1
-    ]
+    notes = []
+    for path, weights in zip(paths, zip(*mixtures, strict=True), strict=True):
+        odd = sorted({weight for weight in weights if not 0 <= weight <= 1})
+        if len(odd) == 1:
+            notes.append(f"the weight {odd[0]:g} of {path} is not between 0 and 1")
+        elif odd:  # learned weights: one of each layer
+            notes.append(
+                f"{len(odd)} weights of {path}, from {odd[0]:g} to {odd[-1]:g}, are not between "
+                "0 and 1"
+            )
     notes += [note for adapter in plan.adapters for note in adapter.notes]
     notes += notes_on_copies(plan.adapters)
     notes += notes_on_revisions(plan.adapters)

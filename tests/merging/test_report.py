@@ -179,6 +179,11 @@ def test_weights_of_rules_that_look_like_slips_are_noted_too(tmp_path, model_dir
         f"the weight 1.5 of {paths[0]} is not between 0 and 1",
         f"the weight -0.25 of {paths[1]} is not between 0 and 1",
     ]
+    rule += '[[rule]]\nlayers = "1"\nweights = [1.25, -0.25]\n'
+    assert notes_of(tmp_path, paths, [2.0, -0.25], rule) == [
+        f"3 weights of {paths[0]}, from 1.25 to 2, are not between 0 and 1",
+        f"the weight -0.25 of {paths[1]} is not between 0 and 1",
+    ]
 
 
 @pytest.mark.parametrize(
