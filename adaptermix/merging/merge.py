@@ -130,13 +130,13 @@ def _notes(plan: MergePlan) -> list[str]:
     mixtures = [plan.weighting.weights, *(rule.weights for rule in plan.weighting.rules)]
     notes = []
     for path, weights in zip(paths, zip(*mixtures, strict=True), strict=True):
-        odd = sorted({weight for weight in weights if not 0 <= weight <= 1})
-        if len(odd) == 1:
-            notes.append(f"the weight {odd[0]:g} of {path} is not between 0 and 1")
-        elif odd:  # learned weights: one of each layer
+        outside = sorted({weight for weight in weights if not 0 <= weight <= 1})
+        if len(outside) == 1:
+            notes.append(f"the weight {outside[0]:g} of {path} is not between 0 and 1")
+        elif outside:  # learned weights: one of each layer
             notes.append(
-                f"{len(odd)} weights of {path}, from {odd[0]:g} to {odd[-1]:g}, are not between "
-                "0 and 1"
+                f"{len(outside)} weights of {path}, from {outside[0]:g} to {outside[-1]:g}, are "
+                "not between 0 and 1"
             )
     notes += [note for adapter in plan.adapters for note in adapter.notes]
     notes += notes_on_copies(plan.adapters)

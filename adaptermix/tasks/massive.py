@@ -109,10 +109,10 @@ def _massive_rows(path: Path) -> Iterator[dict[str, Any]]:
     fields = ("id", "partition", "utt", "annot_utt")
     if path.suffix == ".parquet":
         known = [name for name in ("locale",) if name in parquet_columns(path)]
-        found = enumerate(parquet_rows(path, [*fields, *known]), start=1)
+        rows: Iterator[tuple[int, Any]] = enumerate(parquet_rows(path, [*fields, *known]), start=1)
     else:
-        found = json_rows(path)
-    for number, row in found:
+        rows = json_rows(path)
+    for number, row in rows:
         missing = [f for f in fields if not isinstance(row, dict) or f not in row]
         if missing:
             raise DataError(f"{path}:{number}: no field '{missing[0]}'")
