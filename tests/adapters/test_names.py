@@ -470,6 +470,12 @@ def test_prefixes_are_of_one_model_or_refused(one, other, fits):
                 check_prefixes(first, second, ("a", "b"))
 
 
+def test_adapters_with_prefixes_of_no_one_model_are_not_merged(tmp_path, two):
+    doubled = with_keys(two[0], tmp_path / "d", partial(re.sub, r"\.layers", ".model.layers"))
+    with pytest.raises(ArtifactError, match="no known model has both prefixes"):
+        merge([doubled, two[1]], MergeSettings(weights=WEIGHTS, out=tmp_path / "m"))
+
+
 @pytest.mark.slow
 def test_the_table_of_prefixes_and_embeddings_is_that_of_transformers():
     for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
