@@ -6,12 +6,13 @@
 Requires ``faiss-cpu`` (``pip install "adaptermix[benchmarks]"``). For every layer and language, a
 matrix of random sentence vectors is the sum of a meaning and a mean, which all languages share, and
 noise, which is smaller in the middle layers. xsim runs for every ordered pair, as it is used in
-practice. adaptermix runs once per pair for both directions, and normalizes the vectors each time as
-``adaptermix retrieval`` does. Both use the same number of threads. Measurements of a layer's pairs
-alternate: xsim, adaptermix, matrix product. The full set has 35 languages (1,190 ordered pairs) in
-25 layers, like a model with 24 blocks of that width (BLOOM 560M, Pythia 410M), and takes an hour
-and a half. Time is proportional to the number of pairs, so ``--pairs`` measures only some of them.
-With one thread, CPU time is measured, which other jobs on the machine affect less than wall time.
+practice. adaptermix runs once per pair for both directions, and normalizes the vectors each time,
+which ``adaptermix retrieval`` does once per layer. Both use the same number of threads.
+Measurements of a layer's pairs alternate: xsim, adaptermix, matrix product. The full set has 35
+languages (1,190 ordered pairs) in 25 layers, like a model with 24 blocks of that width (BLOOM 560M,
+Pythia 410M), and takes an hour and a half. Time is proportional to the number of pairs, so
+``--pairs`` measures only some of them. With one thread, CPU time is measured, which other jobs on
+the machine affect less than wall time.
 
 Both compute in float32 and sum products in different orders, so sentences whose cosines or scores
 differ only by rounding may change places. Answers that differ are therefore checked in float64: an

@@ -50,7 +50,7 @@ def analyze(
     """Extract representations, retrieve translations, and summarize by layer, language and group.
 
     Writes a new directory with ``retrieval.json``, ``layers.csv``, ``languages.csv``, ``pairs.csv``
-    and ``aggregates.csv``. Memory holds only two languages' representations of one layer at a time.
+    and ``aggregates.csv``. Memory holds the representations of one layer at a time.
 
     Raises:
         ConfigError: An adapter is given twice, the pivot is not among the languages, the model
@@ -124,7 +124,7 @@ def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> Retriev
 
 
 def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
-    """Return the indices of the two languages of each pair, sorted by the first.
+    """Return the indices of the two languages of each pair.
 
     Raises:
         ConfigError: The pivot is not among the languages.
@@ -165,18 +165,13 @@ def _retrieve_all(
     shape = (len(inputs.systems), len(inputs.langs), len(inputs.langs), len(inputs.layers))
     grid = Grid(np.full(shape, np.nan), np.full(shape, np.nan))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def side(system: str, lang: int, layer: int) -> torch.Tensor:
-        return normalized(read_layer(paths[system, inputs.langs[lang]], layer).to(device))
-
     total, done = len(inputs.systems) * len(inputs.layers) * len(inputs.pairs), 0
     for at, system in enumerate(inputs.systems):
+        files = [paths[system, lang] for lang in inputs.langs]
         for depth, layer in enumerate(inputs.layers):
-            held, sources = -1, torch.empty(0, 0)
-            for a, b in inputs.pairs:  # sorted by the first
-                if a != held:
-                    held, sources = a, side(system, a, layer)
-                found = retrieve(sources, side(system, b, layer), neighbors)
+            sides = [normalized(read_layer(file, layer).to(device)) for file in files]
+            for a, b in inputs.pairs:
+                found = retrieve(sides[a], sides[b], neighbors)
                 grid.accuracy[at, a, b, depth] = found.forward_accuracy
                 grid.accuracy[at, b, a, depth] = found.backward_accuracy
                 grid.mexa[at, [a, b], [b, a], depth] = found.mexa
