@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from adaptermix.adapters.base_names import commit_of_snapshot
 from adaptermix.adapters.config import read_config, refuse_unsupported
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, wider
 from adaptermix.adapters.experts import split_factors
@@ -43,7 +44,7 @@ from adaptermix.adapters.format import (
     sort_tensors,
     split_parameters,
 )
-from adaptermix.adapters.names import TINKER_EXPERTS, commit_of_snapshot
+from adaptermix.adapters.names import TINKER_EXPERTS
 from adaptermix.adapters.targets import check_targets
 from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import hint_of_path, hub_place, reaching_hub

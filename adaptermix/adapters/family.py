@@ -22,8 +22,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
+from adaptermix.adapters.base_names import is_one_base
 from adaptermix.adapters.format import CONFIG_FILE, ROUTES_FILE
-from adaptermix.adapters.names import is_one_base
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.shared import complaint

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.base_names import is_copy, is_one_base
 from adaptermix.adapters.experts import parameter_of, places_of
 from adaptermix.adapters.format import UpdateSpec
 from adaptermix.adapters.names import (
@@ -18,9 +19,7 @@ from adaptermix.adapters.names import (
     common_names,
     core,
     has_modes,
-    is_copy,
     is_expert,
-    is_one_base,
     names_in_models,
 )
 from adaptermix.errors import ArtifactError

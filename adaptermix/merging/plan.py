@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from adaptermix.adapters.adapter import Adapter, read_adapter
+from adaptermix.adapters.base_names import is_quantized_name
 from adaptermix.adapters.deltas import (
     LoraUpdate,
     as_dtype,
@@ -38,7 +39,7 @@ from adaptermix.adapters.matching import (
     share_a_base,
     with_common_names,
 )
-from adaptermix.adapters.names import is_expert, is_quantized_name
+from adaptermix.adapters.names import is_expert
 from adaptermix.adapters.writing import AdapterWeights
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.tensors import TensorSpec
