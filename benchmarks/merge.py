@@ -179,7 +179,7 @@ def ours_per_module(hidden: int, rank: int) -> float:
         for _ in range(2)
     ]
     options = MethodOptions(rank=rank)
-    return time_of(lambda: merge_updates("exact", updates, [0.9, 0.1], options), 20)
+    return time_of(lambda: merge_updates("exact", updates, [0.9, 0.1], options, 0), 20)
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ def merge_updates(
     updates: Sequence[LoraUpdate],
     weights: Sequence[float],
     options: MethodOptions,
-    seed: int = 0,
+    seed: int,
 ) -> Merged:
     """Merge the updates of one layer.
 
