@@ -149,6 +149,23 @@ def has_modes(name: str) -> bool:
     return _split(name)[0] in _MULTIMODAL
 
 
+def fits_text_alone(modules: Sequence[str]) -> bool:
+    """Whether a loader accepts modules for a multimodal model without its encoders.
+
+    Encoders of images and audio have modules such as ``model.visual.blocks.0.attn.qkv``. vLLM
+    compares only the last parts of names with its layers. If a layer of the text has this part
+    too, such as ``q_proj``, the encoder's module is ignored, and it has no effect on text.
+    """
+    text = [module for module in modules if _is_of_text(module)]
+    lasts = {module.rpartition(".")[2] for module in text}
+    return all(module.rpartition(".")[2] in lasts for module in modules)
+
+
+def _is_of_text(module: str) -> bool:
+    """Whether a module is known to be of the language model in a model of any class."""
+    return core(module).partition(".")[0] in ("layers", *EMBEDDINGS)
+
+
 def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:
     """Return a renaming function for every set of names, so that all get the same prefixes.
 

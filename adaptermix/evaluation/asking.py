@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptermix.adapters.adapter import Adapter
+from adaptermix.adapters.names import fits_text_alone
 from adaptermix.adapters.systems import System, adapter_for
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.generation.cached import CachedGenerator
@@ -148,6 +149,7 @@ class Prompts:
             rank=rank,
             prompt=max(len(item.prompt_ids) for item in items),
             widest=widest,
+            is_text=all(fits_text_alone(a.modules) for a in adapters.values()),
         )
         generator = CachedGenerator(
             self.settings, systems.folder, self.encoder, limits, self.servers

@@ -30,6 +30,16 @@ class IgnoredAdapterError(ArtifactError):
         self.module = module
 
 
+class RefusedAdapterError(ArtifactError):
+    """An engine cannot load an adapter."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        """Take the adapter and the engine's reason."""
+        super().__init__(f"{path}: the engine cannot load the adapter: {why}")
+        self.path = path
+        self.why = why
+
+
 def canaries(requests: Sequence[Request]) -> list[list[int]]:
     """Return a few prompts, evenly spaced among the requests."""
     step = max(1, len(requests) // CANARIES)

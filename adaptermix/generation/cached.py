@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, require_extra
 from adaptermix.files.outputs import cache_folder
-from adaptermix.generation.adapter_effect import IgnoredAdapterError
+from adaptermix.generation.adapter_effect import IgnoredAdapterError, RefusedAdapterError
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
 from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
@@ -315,6 +315,12 @@ class CachedGenerator:
             raise ArtifactError(
                 f"{self.names.get(error.path, error.path)}: the adapter has no effect in "
                 f"{self.version}: the engine's model has no LoRA layer for {error.module}",
+                hint="evaluate it with --engine transformers",
+            ) from error
+        except RefusedAdapterError as error:
+            raise ArtifactError(
+                f"{self.names.get(error.path, error.path)}: {self.version} cannot load the "
+                f"adapter: {error.why}",
                 hint="evaluate it with --engine transformers",
             ) from error
 

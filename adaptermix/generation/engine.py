@@ -73,12 +73,15 @@ class Limits:
         rank: Maximum rank.
         prompt: Length of the longest prompt, in tokens.
         widest: Name of the adapter with the maximum rank, for messages.
+        is_text: Whether a multimodal model is loaded without its encoders of images and audio, as
+            the adapters allow.
     """
 
     adapters: int
     rank: int
     prompt: int
     widest: str = "an adapter"
+    is_text: bool = True
 
 
 def compose_batches(requests: Sequence[Request], size: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError, first_line
-from adaptermix.generation.adapter_effect import canaries, check_effect
+from adaptermix.generation.adapter_effect import RefusedAdapterError, canaries, check_effect
 from adaptermix.generation.engine import (
     Generated,
     Limits,
@@ -101,6 +101,10 @@ class _OneCopy:
             for output in engine.step():
                 yield index_of[output.request_id], output.outputs[0]  # type: ignore[index]
 
+    def load(self, adapter: Path) -> None:
+        """Load an adapter before its first prompt."""
+        self.llm.llm_engine.add_lora(_lora_request(adapter))
+
     def forget(self, adapter: Path) -> None:
         """Remove an adapter."""
         self.llm.llm_engine.remove_lora(_lora_request(adapter).lora_int_id)
@@ -147,6 +151,10 @@ class _Copies:
         for _ in prompts:
             yield self.loop.run_until_complete(done.get()).result()
 
+    def load(self, adapter: Path) -> None:
+        """Load an adapter into every copy before its first prompt."""
+        self.loop.run_until_complete(self.engine.add_lora(_lora_request(adapter)))
+
     def forget(self, adapter: Path) -> None:
         """Remove an adapter from every copy."""
         number = _lora_request(adapter).lora_int_id
@@ -188,6 +196,12 @@ class VllmGenerator:
                 f"--engine-args: {first_line(error)}",
                 hint="use the arguments of vllm.EngineArgs",
             ) from error
+        except OSError as error:
+            raise ArtifactError(
+                f"the vLLM engine cannot start: {first_line(error)}",
+                hint="copy missing files from the original model's folder, or use --engine "
+                "transformers",
+            ) from error
         except (RuntimeError, ValueError) as error:
             raise engine_stopped(error) from error
         self.sampling = SamplingParams(
@@ -214,8 +228,8 @@ class VllmGenerator:
         """Remove other adapters as needed for room, least recently used first.
 
         vLLM would do this itself, but would fill the last slot first; see ``_vllm_options``.
-        The adapters of the queue count as loaded from here on: vLLM loads them with their first
-        prompt, whatever becomes of it.
+        The adapters of the queue count as loaded from here on: vLLM loads them with their check or
+        their first prompt, whatever becomes of it.
         """
         others = [adapter for adapter in self.loaded if adapter not in queue]
         while others and len(others) + len(queue) > self.capacity:
@@ -223,13 +237,30 @@ class VllmGenerator:
         self.loaded = [*others, *queue]
 
     def _check_effect(self, queue: Sequence[Path], requests: Sequence[Request]) -> None:
-        """Check that newly used adapters change the model's first tokens."""
+        """Load newly used adapters, and check that they change the model's first tokens."""
         new = [adapter for adapter in queue if adapter not in self.checked]
         if not new:
             return
+        for adapter in new:
+            self._load(adapter)
         base, again, *others = self._first_tokens([None, None, *new], canaries(requests))
         check_effect(new, base, again, others)
         self.checked.update(new)
+
+    def _load(self, adapter: Path) -> None:
+        """Load an adapter; with a prompt, a failure would end the engine.
+
+        Raises:
+            RefusedAdapterError: vLLM cannot load it.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            self.copies.load(adapter)
+        except EngineDeadError:
+            raise
+        except Exception as error:  # plain ones, from the engine's process
+            raise RefusedAdapterError(adapter, _why_refused(error)) from error
 
     def _first_tokens(
         self, systems: Sequence[Path | None], prompts: Sequence[list[int]]
@@ -289,6 +320,10 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
     vLLM marks a prompt without adapter with slot -1. Its CPU kernels (0.32) read this as the last
     slot, so the base model would answer with whatever adapter is in it. On a CPU, there is
     therefore one slot more than adapters, and the last one stays empty.
+
+    A multimodal model is loaded without its encoders of images and audio, because prompts are text.
+    vLLM then needs no image processor in the model's folder. It refuses adapters with layers of
+    other names than those of the text, so these need the encoders.
     """
     import torch
 
@@ -303,6 +338,7 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
         "max_model_len": limits.prompt + settings.max_new_tokens,
         "enforce_eager": not on_gpu,
         "seed": 0,
+        "language_model_only": limits.is_text,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
@@ -348,6 +384,13 @@ def engine_stopped(error: Exception) -> ResourceError:
         f"the vLLM engine stopped: {first_line(error)}",
         hint="see its log above; --engine transformers needs less memory",
     )
+
+
+def _why_refused(error: Exception) -> str:
+    """Return vLLM's reason for not loading an adapter."""
+    if module := re.search(r"expected target modules in .* but received \['([^']+)'", str(error)):
+        return f"vLLM's class of the model has no LoRA layer for {module[1]}"
+    return first_line(error).removeprefix("Call to add_lora method failed: ")
 
 
 def _lora_request(adapter: Path | None) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from adaptermix.adapters.names import fits_text_alone
 from adaptermix.generation.cached import CachedGenerator, check_engine
 from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
@@ -112,7 +113,12 @@ class DevPrompts:
             items = read_prompts(settings, "dev", task, encoder, systems.folder)
         check_gold(items, task)
         longest = max(len(item.prompt_ids) for item in items)
-        limits = Limits(adapters=min(CONCURRENT, adapters), rank=rank, prompt=longest)
+        limits = Limits(
+            adapters=min(CONCURRENT, adapters),
+            rank=rank,
+            prompt=longest,
+            is_text=all(fits_text_alone(a.modules) for a in systems.adapters.values()),
+        )
         generator = CachedGenerator(settings, systems.folder, encoder, limits, servers)
         return cls(settings, task, items, encoder, generator)
 

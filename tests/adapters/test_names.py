@@ -31,6 +31,7 @@ from adaptermix.adapters.names import (
     common_names,
     core,
     embeddings_of,
+    fits_text_alone,
     unknown_start,
     without_wrappers,
 )
@@ -380,6 +381,24 @@ def test_two_names_of_one_part_of_a_block_are_refused(tmp_path, two, changes, re
                 merge(paths, settings)
     if not refused:
         assert merge(two, settings).written
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        ([], True),
+        (["model.layers.0.mlp.up_proj"], True),
+        (["model.language_model.layers.0.mlp.up_proj", "model.language_model.embed_tokens"], True),
+        (["language_model.model.layers.0.mlp.up_proj", "language_model.lm_head"], True),
+        (["model.language_model.layers.0.up_proj", "model.visual.blocks.0.attn.qkv"], False),
+        (["model.language_model.layers.0.up_proj", "model.visual.blocks.0.up_proj"], True),
+        (["model.visual.blocks.0.up_proj"], False),
+        (["model.layers.0.fc1", "model.vision_tower.encoder.layers.0.q_proj"], False),
+        (["model.layers.0.fc1", "model.multi_modal_projector.linear_1"], False),
+    ],
+)
+def test_modules_of_encoders_fit_the_text_alone_if_their_last_names_do(modules, expected):
+    assert fits_text_alone(modules) == expected
 
 
 def test_names_outside_the_blocks_follow_the_blocks():

@@ -236,16 +236,29 @@ def test_cut_prompts_and_cut_answers_are_told_apart(tmp_path, model_dir, corpus_
     assert len({cell.truncated_prompts for cell in report.cells}) == 2
 
 
-def test_the_engine_has_room_for_every_adapter_and_prompt(tmp_path, model_dir, corpus_dir, told):
-    """The rank is the largest of any module; a language is a group of requests."""
+@pytest.mark.parametrize("is_text", [True, False])
+def test_the_engine_has_room_for_every_adapter_and_prompt(
+    tmp_path, model_dir, corpus_dir, told, monkeypatch, is_text
+):
+    """The rank is the largest of any module; a language is a group of requests.
+
+    One module of the last adapter may be of an encoder of images.
+    """
     peft_adapter(model_dir, tmp_path / "small", r=2, rank_pattern={"down_proj": 6})
-    peft_adapter(model_dir, tmp_path / "large", r=4)
+    peft_adapter(model_dir, tmp_path / "large", r=4, target_modules=["q_proj", "v_proj"])
+    known = read_adapter(tmp_path / "small").modules
+    if is_text:
+        known = [*known, *read_adapter(tmp_path / "large").modules]
     adapters = (str(tmp_path / "small"), str(tmp_path / "large"))
     engine = told()
+    monkeypatch.setattr(
+        "adaptermix.evaluation.asking.fits_text_alone", lambda modules: {*modules} <= {*known}
+    )
     settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", adapters=adapters)
     longest = plan(settings).longest_prompt
     evaluate(settings)
     assert (engine.limits.adapters, engine.limits.rank) == (2, 6)
+    assert engine.limits.is_text == is_text
     assert engine.limits.widest == adapters[0]
     assert engine.limits.prompt == longest == max(len(r.prompt_ids) for r in engine.requests)
     assert [request.group for request in engine.requests] == [*["en"] * 5, *["cy"] * 5] * 3

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
 from adaptermix.errors import ArtifactError, ResourceError
-from adaptermix.generation.adapter_effect import IgnoredAdapterError
+from adaptermix.generation.adapter_effect import IgnoredAdapterError, RefusedAdapterError
 from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated, Limits, Request, compose_batches
 from adaptermix.generation.prompts import PromptEncoder
@@ -306,19 +306,26 @@ def test_progress_counts_the_prompts_and_tokens_of_this_call(make_cached, monkey
 
 
 @pytest.mark.parametrize("is_named", [True, False])
-def test_an_ignored_adapter_has_the_name_that_the_command_gave_it(
-    make_cached, monkeypatch, tmp_path, is_named
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        (IgnoredAdapterError, "the adapter has no effect"),
+        (RefusedAdapterError, "transformers .* cannot load the adapter"),
+    ],
+)
+def test_an_adapter_that_is_not_applied_has_the_name_that_the_command_gave_it(
+    make_cached, monkeypatch, tmp_path, is_named, kind, complaint
 ):
-    class Ignores:
+    class Complains:
         def generate(self, requests, on_answers):
-            raise IgnoredAdapterError(requests[0].adapter, "layers.0.q_proj")
+            raise kind(requests[0].adapter, "layers.0.q_proj")
 
-    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *_: Ignores())
+    monkeypatch.setattr("adaptermix.generation.cached.make_generator", lambda *_: Complains())
     generator, path = make_cached(), tmp_path / "c0ffee"
     if is_named:
         generator.names[path] = "merged"
     shown = "merged" if is_named else path
-    with pytest.raises(ArtifactError, match=f"^{shown}: the adapter has no effect") as caught:
+    with pytest.raises(ArtifactError, match=f"^{shown}: {complaint}") as caught:
         generator.decode([Request(PROMPTS[0], path)])
     assert "layers.0.q_proj" in caught.value.message
     assert "transformers" in caught.value.hint

@@ -1,6 +1,9 @@
 """The arguments that vLLM's engine is started with. No engine is started."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +13,9 @@ from helpers.experts import fused_adapter, save_experts
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ArtifactError, ConfigError
-from adaptermix.generation.engine import Limits
+from adaptermix.generation import vllm_engine
+from adaptermix.generation.adapter_effect import RefusedAdapterError
+from adaptermix.generation.engine import Limits, Request
 from adaptermix.generation.vllm_engine import VLLM_RANKS, _vllm_options, vllm_lacks
 
 LIMITS = Limits(adapters=3, rank=12, prompt=40)
@@ -35,6 +40,7 @@ def options(limits=LIMITS, **changes):
         ({"limits": Limits(3, 12, 60)}, {"max_model_len": 68}),
         ({"limits": Limits(3, 20, 40)}, {"max_lora_rank": 32}),
         ({"limits": Limits(20, 12, 40)}, {"max_loras": 8, "max_cpu_loras": 21}),
+        ({"limits": replace(LIMITS, is_text=False)}, {"language_model_only": False}),
     ],
     ids=lambda value: "-".join(value),
 )
@@ -91,6 +97,58 @@ def test_adapters_of_fused_experts_are_left_to_the_other_engine(tmp_path):
     assert vllm_lacks(read_adapter(tmp_path / "plain")) is None
     experts = read_adapter(fused_adapter(base, tmp_path / "experts", 1))
     assert "experts" in vllm_lacks(experts)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (
+            "Call to add_lora method failed: While loading /s/c0, expected target modules in "
+            "{'q_proj', 'up_proj'} but received ['language_model.lm_head', 'x']. Please verify",
+            "vLLM's class of the model has no LoRA layer for language_model.lm_head",
+        ),
+        ("Call to add_lora method failed: no room\nand more", "no room"),
+        ("out of memory", "out of memory"),
+    ],
+)
+def test_an_adapter_is_refused_when_it_is_loaded_and_the_engine_lives_on(monkeypatch, said, why):
+    """With a prompt, vLLM would load it too, and its engine would stop."""
+    monkeypatch.setitem(
+        sys.modules, "vllm.v1.engine.exceptions", SimpleNamespace(EngineDeadError=OSError)
+    )
+
+    def refuse(adapter):
+        loaded.append(adapter)
+        raise Exception(said)
+
+    loaded = []
+    generator = object.__new__(vllm_engine.VllmGenerator)
+    generator.capacity, generator.loaded, generator.checked = 2, [], set()
+    generator.copies = SimpleNamespace(load=refuse)
+    with pytest.raises(RefusedAdapterError) as caught:
+        generator.generate([Request([1], Path("c0"))], print)
+    assert (caught.value.path, caught.value.why) == (Path("c0"), why)
+    assert loaded == [Path("c0")]
+
+
+def test_a_file_that_vllm_misses_is_an_error_of_one_line(monkeypatch):
+    """In the command's own process, vLLM reads files of the model beside its weights."""
+    for name in ("vllm", "vllm.sampling_params"):
+        monkeypatch.setitem(
+            sys.modules, name, SimpleNamespace(SamplingParams=0, RequestOutputKind=0)
+        )
+    monkeypatch.setattr(vllm_engine, "_start_guard", lambda generator: None)
+
+    def missing(options):
+        raise OSError("Can't load image processor for 'm'.\nIf you were trying ...")
+
+    monkeypatch.setattr(vllm_engine, "_OneCopy", missing)
+    settings = eval_settings("m", "d", "o", engine="vllm")
+    with pytest.raises(
+        ArtifactError, match=r"start: Can't load image processor for 'm'\.$"
+    ) as caught:
+        vllm_engine.VllmGenerator(settings, Path("m"), None, [1], LIMITS)
+    assert "--engine transformers" in caught.value.hint
 
 
 def test_arguments_for_adapters_are_given_only_with_adapters():

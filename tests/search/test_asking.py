@@ -39,8 +39,10 @@ def adapters(tmp_path_factory, model_dir):
     ],
 )
 def test_an_engine_is_prepared_for_all_candidates_and_the_longest_prompt(
-    tmp_path, model_dir, corpus_dir, adapters, changes, candidates, rank
+    tmp_path, model_dir, corpus_dir, adapters, monkeypatch, changes, candidates, rank
 ):
+    is_text = rank == 7
+    monkeypatch.setattr("adaptermix.search.asking.fits_text_alone", lambda modules: is_text)
     settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
     is_family = settings.per_language
     inputs = (by_language if is_family else of_all)._prepare(adapters, settings, False)
@@ -48,6 +50,7 @@ def test_an_engine_is_prepared_for_all_candidates_and_the_longest_prompt(
     lengths = [len(item.prompt_ids) for items in inputs.items.values() for item in items]
     assert min(lengths) < max(lengths)
     assert (limits.adapters, limits.rank, limits.prompt) == (candidates, rank, max(lengths))
+    assert limits.is_text == is_text
     planned = (plan_by_language if is_family else plan_search)(adapters, settings)
     assert planned.longest_prompt == max(lengths)
     (table,) = planned.view().shown
