@@ -21,8 +21,8 @@ from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
 from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
 from adaptermix.generation.prompts import PromptEncoder
-from adaptermix.generation.vllm_engine import VllmGenerator, check_experts_on_cpu, vllm_lacks
-from adaptermix.models.files import fingerprint
+from adaptermix.generation.vllm_engine import VllmGenerator, check_cpu, vllm_lacks
+from adaptermix.models.files import fingerprint, text_model_type
 from adaptermix.models.loading import check_quantization, compute_dtype
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings
@@ -123,15 +123,15 @@ def check_engine(
     if engine == "transformers":
         check_quantization(folder, settings)
         return []
+    model_type = text_model_type(folder) if adapters else None
     for adapter in adapters:
-        if why := vllm_lacks(adapter):
+        if why := vllm_lacks(adapter, model_type):
             raise ArtifactError(
                 f"{adapter.path}: vLLM cannot load the adapter: {why}",
                 hint="evaluate it with --engine transformers",
             )
     if engine == "vllm":
-        if adapters:
-            check_experts_on_cpu(folder)
+        check_cpu(settings, folder, has_adapters=bool(adapters))
         return []
     require_extra("server")
     from adaptermix.generation.server_client import look_at_servers

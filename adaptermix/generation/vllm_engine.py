@@ -38,12 +38,21 @@ if TYPE_CHECKING:
 
 # LoRA slot sizes that vLLM has kernels for.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Weights of a mixture of experts; in Granite's, all experts are one ``input_linear``.
+_EXPERTS = re.compile(r"\.(experts|block_sparse_moe|moe)\.")
+# Layers of Llama 4's text whose rows vLLM reorders for rotary embeddings when it loads the model.
+_REORDERED = re.compile(r"(language_model\.)?model\.layers\.\d+\.self_attn\.[qk]_proj")
 # Maximum number of adapters in one vLLM batch on a GPU; each slot takes GPU memory.
 GPU_SLOTS = 8
 
 
-def vllm_lacks(adapter: Adapter) -> str | None:
-    """Return what vLLM does not support in an adapter, or None."""
+def vllm_lacks(adapter: Adapter, model_type: str | None = None) -> str | None:
+    """Return what vLLM does not support in an adapter, or None.
+
+    Args:
+        adapter: The adapter.
+        model_type: Type of the base model; for a multimodal model, that of its text model.
+    """
     whole = [name for name in adapter.saved if not adapter.is_frozen(name)]
     if whole:
         return f"it replaces '{whole[0]}' as a whole (modules_to_save)"
@@ -51,25 +60,36 @@ def vllm_lacks(adapter: Adapter) -> str | None:
         return "its LoRA layers have biases (lora_bias)"
     if any(tensors.experts for tensors in adapter.factors.values()):
         return "it updates parameters such as fused experts (target_parameters)"
+    if model_type == "llama4_text":  # vLLM 0.32 answers, as if it were another adapter
+        for module in filter(_REORDERED.fullmatch, adapter.modules):
+            return f"vLLM reorders the rows of '{module}' in the model, but not in the adapter"
     return None
 
 
-def check_experts_on_cpu(folder: Path) -> None:
-    """Refuse adapters on a mixture of experts on a CPU, whatever modules they update.
+def check_cpu(settings: EngineSettings, folder: Path, *, has_adapters: bool) -> None:
+    """Refuse models whose layers vLLM (0.32) does not compute on a CPU. Its engine would stop.
 
-    vLLM's layer of experts with LoRA (0.32) has Triton kernels only. On a CPU, its engine starts,
-    and stops at the first prompt.
+    Its layer of experts with LoRA has Triton kernels only, and is used for every adapter, whatever
+    modules it updates. Linear attention is implemented in bfloat16 only.
 
     Raises:
-        ResourceError: The model has experts, and there is no GPU.
+        ResourceError: The model has such layers, and there is no GPU.
     """
     import torch
 
-    has_experts = any(".experts." in name for name in weight_shapes(folder))
-    if has_experts and not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        return
+    names = weight_shapes(folder)
+    if has_adapters and any(map(_EXPERTS.search, names)):
         raise ResourceError(
             f"{folder} is a mixture of experts, and vLLM applies adapters to these only on a GPU",
             hint="evaluate it with --engine transformers",
+        )
+    has_linear_attention = any(".linear_attn." in name for name in names)
+    if has_linear_attention and compute_dtype(settings) != torch.bfloat16:
+        raise ResourceError(
+            f"{folder} has linear attention, which vLLM computes on a CPU in bfloat16 only",
+            hint="use --dtype bfloat16, or --engine transformers",
         )
 
 

@@ -1,7 +1,9 @@
 """Which engine ``auto`` is."""
 
+import json
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from helpers.adapters import adapter_files
@@ -9,7 +11,9 @@ from helpers.evaluation import eval_settings
 from safetensors.torch import save_file
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.errors import ResourceError
+from adaptermix.adapters.deltas import LoraUpdate
+from adaptermix.adapters.writing import write_adapter
+from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.generation import cached
 from adaptermix.generation.cached import check_engine, choose_engine
 from adaptermix.generation.vllm_engine import engine_stopped
@@ -70,6 +74,7 @@ def test_an_option_of_vllm_asks_for_vllm(machine, option):
         ("model.layers.0.mlp.experts.gate_up_proj", False, 1, True),
         ("model.layers.0.mlp.experts.gate_up_proj", False, 0, False),
         ("model.layers.0.mlp.experts.gate_up_proj", True, 1, False),
+        ("model.layers.0.block_sparse_moe.input_linear.weight", False, 1, True),
         ("model.layers.0.mlp.up_proj.weight", False, 1, False),
     ],
 )
@@ -78,6 +83,7 @@ def test_experts_with_adapters_are_refused_on_a_cpu(
 ):
     machine(has_gpu=has_gpu, has_vllm=True)
     save_file({weight: torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
     adapter_files(tmp_path / "adapter")
     given = [read_adapter(tmp_path / "adapter")] * adapters
     expected = (
@@ -85,6 +91,49 @@ def test_experts_with_adapters_are_refused_on_a_cpu(
     )
     with expected:
         check_engine(settings("vllm"), tmp_path, given)
+
+
+@pytest.mark.parametrize(
+    ("config", "module", "is_refused"),
+    [
+        ({"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}, "q_proj", True),
+        ({"model_type": "llama4_text"}, "k_proj", True),
+        ({"model_type": "llama4_text"}, "v_proj", False),
+        ({"model_type": "llama"}, "q_proj", False),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["model", "language_model.model", "vision_model.model"])
+def test_layers_of_llama_4_that_vllm_reorders_are_refused(
+    tmp_path, machine, config, module, is_refused, prefix
+):
+    """vLLM 0.32 gave wrong answers. Encoders of images have no effect on text."""
+    machine(has_gpu=True, has_vllm=True)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    updates = {f"{prefix}.layers.1.self_attn.{module}": LoraUpdate(*np.ones((2, 2, 2)), 1.0)}
+    write_adapter(tmp_path / "adapter", updates, {"r": 2, "lora_alpha": 2}, {})
+    given = [read_adapter(tmp_path / "adapter")]
+    is_refused = is_refused and prefix != "vision_model.model"
+    expected = pytest.raises(ArtifactError, match="reorders") if is_refused else nullcontext()
+    with expected:
+        check_engine(settings("vllm"), tmp_path, given)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_gpu", "is_refused"),
+    [("auto", False, True), ("float32", False, True), ("bfloat16", False, False)]
+    + [("float32", True, False)],
+)
+def test_linear_attention_is_refused_on_a_cpu_but_in_bfloat16(
+    tmp_path, machine, dtype, has_gpu, is_refused
+):
+    machine(has_gpu=has_gpu, has_vllm=True)
+    weight = "model.language_model.layers.0.linear_attn.in_proj_qkv.weight"
+    save_file({weight: torch.zeros(1)}, tmp_path / "model.safetensors")
+    expected = (
+        pytest.raises(ResourceError, match="in bfloat16 only") if is_refused else nullcontext()
+    )
+    with expected:
+        check_engine(settings("vllm", dtype=dtype), tmp_path, [])
 
 
 def test_an_engine_that_is_named_is_taken(machine):
