@@ -12,11 +12,11 @@ from adaptermix.adapters.writing import write_adapter
 IDS = torch.tensor([[0, 20, 30, 40, 50, 60]])
 
 
-def peft_adapter(model_dir, folder, seed=0, **options):
+def peft_adapter(model_dir, folder, seed=0, kind=AutoModelForCausalLM, **options):
     """Let PEFT make and save an adapter with random factors; return its logits as well."""
     torch.manual_seed(seed)
     options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], **options}
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    model = kind.from_pretrained(model_dir)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -25,4 +25,4 @@ def eval_settings(model_dir, corpus_dir, out, **changes):
 
 def read_predictions(out, system, lang):
     path = out / "predictions" / system / f"{lang}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -14,9 +14,11 @@ import torch
 from helpers.adapters import IDS, logits_through_peft, peft_adapter
 from helpers.evaluation import eval_settings, read_predictions
 from helpers.generation import answers_of, make_engine
+from helpers.merging import rewrite
+from helpers.models import SHAPE, saved_base
 from helpers.processes import are_gone
 from helpers.search import settings_for
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
@@ -108,6 +110,12 @@ from adaptermix.settings.merging import SearchSettings
 report = search([task, align], SearchSettings.model_validate_json(settings))
 likely = first_tokens(*adapters)
 tell(candidates=report.as_record()["candidates"], likely=likely)
+"""
+IMAGES = f"""{ENGINE}
+from adaptermix.evaluation.evaluate import evaluate
+from adaptermix.settings.evaluation import EvalSettings
+evaluate(EvalSettings.model_validate_json(settings))
+tell()
 """
 
 
@@ -289,6 +297,58 @@ def test_a_rank_above_the_limit_is_refused_before_the_engine_starts(
     tokenizer = load_tokenizer(model_dir, settings)
     with pytest.raises(AdaptermixError, match=complaint):
         VllmGenerator(settings, model_dir, tokenizer, [1], Limits(1, rank, 10, "big"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_a_model_of_text_and_images_answers_as_with_the_other_engine(corpus_dir, tmp_path):
+    """Its folder has no image processor; an adapter may have the names of a class for text."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    text = {key: value for key, value in SHAPE.items() if key != "head_dim"}
+    vision = {"depth": 1, "num_heads": 2, "fullatt_block_indexes": [0]}
+    vision |= dict.fromkeys(("hidden_size", "intermediate_size", "out_hidden_size"), 64)
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    ids = ("image", "video", "vision_start", "vision_end")
+    config = Qwen2_5_VLConfig(
+        text_config=text | {"rope_parameters": rope, "vocab_size": 380} | ends,
+        vision_config=vision,
+        **{f"{name}_token_id": 376 + at for at, name in enumerate(ids)},
+        **ends,
+    )
+    base = saved_base(tmp_path / "base", "Qwen2_5_VLForConditionalGeneration", config)
+    for seed, name in enumerate(("whole", "text")):
+        options = {"kind": AutoModelForImageTextToText, "target_modules": ["q_proj", "v_proj"]}
+        peft_adapter(base, tmp_path / name, seed=seed, **options)
+    rewrite(
+        tmp_path / "text",
+        lambda ts: {name.replace("language_model.", ""): each for name, each in ts.items()},
+    )
+    by_transformers, by_vllm = (
+        eval_settings(
+            base,
+            corpus_dir,
+            tmp_path / engine,
+            adapters=(str(tmp_path / "whole"), str(tmp_path / "text")),
+            engine=engine,
+            dtype="float32",
+        )
+        for engine in ("transformers", "vllm")
+    )
+    evaluate(by_transformers)
+    run_engine(IMAGES, by_vllm, {}, [])
+    answers = {
+        (engine, system): [
+            row["output"]
+            for lang in ("en", "cy")
+            for row in read_predictions(tmp_path / engine, system, lang)
+        ]
+        for engine in ("transformers", "vllm")
+        for system in ("base", "whole", "text")
+    }
+    for system in ("base", "whole", "text"):
+        assert answers["vllm", system] == answers["transformers", system]
+        changed = zip(answers["vllm", system], answers["vllm", "base"], strict=True)
+        assert system == "base" or sum(one != other for one, other in changed) > 5
 
 
 def test_an_unknown_engine_argument_is_refused_before_the_engine_starts(one_copy):
