@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from adaptermix.data.chats import Message
-from adaptermix.errors import ArtifactError, ConfigError, DataError, first_line
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, first_line
 from adaptermix.files.text import Split, numbered_lines
 from adaptermix.models.files import check_tokens, context_length
 from adaptermix.settings.shared import DecodingSettings, PromptSettings
@@ -34,6 +34,8 @@ _ANSWERED = [_QUESTION, {"role": "assistant", "content": _ANSWER}]
 # Variables with which templates turn reasoning off.
 _REASONING = ("enable_thinking", "thinking")
 _REASONS = re.compile("think|thought|reason|analysis", re.IGNORECASE)
+# Variables that transformers sets to None, and templates for tools and for retrieval may rely on.
+_OPTIONAL = ("tools", "documents")
 
 
 class PromptEncoder:
@@ -58,12 +60,19 @@ class PromptEncoder:
         notes: Notes for the user about prompts and answers.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, turn_newline: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        turn_newline: bool = False,
+        template: Path | None = None,
+    ) -> None:
         """Determine how the template handles a system text, and how it ends an answer.
 
         Args:
             tokenizer: Tokenizer of the base model.
             turn_newline: Put a newline after each ``<|eot_id|>``, as in the authors' data.
+            template: File of the chat template, if it is not the tokenizer's own.
 
         Raises:
             ArtifactError: The tokenizer has no token that ends an answer, or its template has an
@@ -72,7 +81,9 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.turn_newline = turn_newline
         self.notes: list[str] = []
+        self._place = self._name if template is None else str(template)
         self._takes_system, self._wants_parts = True, False
+        self._role = ""  # the role of an answer, if the template omits it at the end of a prompt
         self._dropped = self._opening = ""  # end of a prompt, and what replaces it
         marker = ""
         templates = tokenizer.chat_template
@@ -87,6 +98,8 @@ class PromptEncoder:
             self._takes_system = self._writes([{"role": "system", "content": _SYSTEM}, _QUESTION])
             marker = self._end_marker()
             self._dropped, self._opening = self._find_opening()
+            if not _REASONS.search(self._opening) and self._omits_role():
+                self._role, self._opening = self._opening, ""
             if self._prompt() != self._prompt(may_reason=True):
                 self.note(
                     "the chat template lets the model reason before it answers; prompts ask for "
@@ -111,7 +124,7 @@ class PromptEncoder:
             tokenizer.chat_template = "\n".join(
                 line for _, line in numbered_lines(settings.chat_template)
             )
-        return cls(tokenizer, turn_newline=settings.turn_newline)
+        return cls(tokenizer, turn_newline=settings.turn_newline, template=settings.chat_template)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the IDs of the prompt, up to the start of the answer.
@@ -163,6 +176,7 @@ class PromptEncoder:
         if not may_reason:
             options |= self._without_reasoning()
         text = self._render(messages, add_generation_prompt=not is_answered, **options)
+        text += self._role if not is_answered else ""
         if not (is_answered or may_reason) and text.endswith(self._dropped):
             text = text.removesuffix(self._dropped) + self._opening
         return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
@@ -190,13 +204,46 @@ class PromptEncoder:
             )
         except TemplateSyntaxError as error:
             raise ArtifactError(
-                f"{self._name}: the chat template is not valid: line {error.lineno}: "
+                f"{self._place}: the chat template is not valid: line {error.lineno}: "
                 f"{first_line(error)}"
             ) from error
         except (TemplateError, *_FAULTS) as error:
+            if (variable := self._lacking(error, messages, options)) is not None:
+                raise ArtifactError(
+                    f"{self._place}: the chat template needs the variable '{variable}', which "
+                    f"prompts do not have: {first_line(error)}",
+                    hint="name a template for plain conversations: --chat-template FILE",
+                ) from error
             raise DataError(
                 f"the model's chat template rejects the messages: {first_line(error)}"
             ) from error
+
+    def _lacking(
+        self, error: Exception, messages: Sequence[Message], options: dict[str, Any]
+    ) -> str | None:
+        """Return the variable whose absence explains an error of the template, or None."""
+        if type(error) is TemplateError:  # the template's own raise_exception
+            return None
+        if isinstance(error, UndefinedError):
+            found = re.fullmatch(r"'(\w+)' is undefined", str(error))
+            if found is not None:
+                return found[1]
+        for name in (each for each in _OPTIONAL if each not in options):
+            try:
+                given = {**options, name: [{}]}
+                self.tokenizer.apply_chat_template(list(messages), tokenize=False, **given)
+            except (TemplateError, *_FAULTS) as other:
+                if str(other) == str(error):
+                    continue
+            return name
+        return None
+
+    def _omits_role(self) -> bool:
+        """Whether the template writes prompts like conversations that nobody has to answer."""
+        prompt, conversation = (
+            self._render([_QUESTION], add_generation_prompt=asks) for asks in (True, False)
+        )
+        return prompt == conversation
 
     def _prompt(self, *, may_reason: bool = False) -> str:
         return self.prompt_text([_QUESTION], may_reason=may_reason)
@@ -226,7 +273,7 @@ class PromptEncoder:
         """Return the rendered messages; an empty text if the template rejects them."""
         try:
             return self._render(messages, add_generation_prompt=True)
-        except DataError:
+        except AdaptermixError:  # if a question is rejected as well, _end_marker says so
             return ""
 
     def _end_marker(self) -> str:
@@ -235,9 +282,9 @@ class PromptEncoder:
             asked = self._prompt()
             _, answer, tail = self._answered().rpartition(_ANSWER)
         except DataError as error:
-            raise ArtifactError(f"{self._name}: {error.message}") from error
+            raise ArtifactError(f"{self._place}: {error.message}") from error
         if _USER not in asked:
-            raise ArtifactError(f"{self._name}: the chat template drops the user's message")
+            raise ArtifactError(f"{self._place}: the chat template drops the user's message")
         return tail.strip() if answer else ""
 
     def _find_opening(self) -> tuple[str, str]:

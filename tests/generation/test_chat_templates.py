@@ -75,7 +75,9 @@ def test_what_follows_the_marker_does_not_matter():
         (CHAT_TEMPLATE + "{% endfor %}", "not valid: line 1"),
         ("{{ raise_exception('never') }}", "rejects the messages: never"),
         ("{{ messages[0].content + 1 }}", "rejects the messages"),
-        ("{{ nothing.at.all }}", "rejects the messages"),
+        ("{{ nothing.at.all }}", "needs the variable 'nothing', which prompts do not have"),
+        ("{{ tools | length }}" + CHAT_TEMPLATE, "needs the variable 'tools'.* has no len"),
+        ("{{ documents[0].title }}" + CHAT_TEMPLATE, "needs the variable 'documents'"),
     ],
 )
 def test_a_template_that_writes_no_question_is_refused(template, why):
@@ -122,7 +124,7 @@ def test_a_template_of_ones_own_is_asked_with(tmp_path, model_dir, corpus_dir):
     with pytest.raises(DataError, match=r"own.jinja: no such file"):
         plan(settings)
     path.write_text("{% for %}")
-    with pytest.raises(ArtifactError, match="the chat template is not valid: line 1"):
+    with pytest.raises(ArtifactError, match=r"own.jinja: the chat template is not valid: line 1"):
         plan(settings)
 
 
@@ -202,6 +204,14 @@ def test_prompts_end_as_before_an_answer_without_reasoning(kind):
     assert encoder.prompt_text(answered, is_answered=True) == prompt + "five<|end|>"
     (note,) = encoder.notes
     assert "without reasoning" in note
+
+
+def test_a_template_that_writes_no_role_before_an_answer_is_given_it():
+    encoder = encoder_of(LOOP + TURN + "{% endfor %}")
+    prompt = "<|bos|><|user|>wake me<|end|><|assistant|>"
+    assert encoder.prompt_text(MESSAGES[1:]) == prompt
+    assert encoder.prompt_text(MESSAGES[1:], may_reason=True) == prompt
+    assert encoder.notes == []
 
 
 FORGETFUL = (
