@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError
+from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.locations import from_folder
 from adaptermix.settings.merging import SearchSettings
@@ -46,7 +47,7 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
     """
     path = config or Path(CONFIG_NAME)
     if config is not None and not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="check --config")
+        raise ConfigError(f"{path}: {why_no_file(path)}", hint="check --config")
     stated = {name.replace("_", "-"): value for name, value in flags.items()}
     from_file = _read_section(path, kind, stated.get("task")) if path.is_file() else {}
     ways = ("weight", "weights", "weights-file", "search")

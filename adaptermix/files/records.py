@@ -21,6 +21,7 @@ from adaptermix.files.text import (
     parquet_columns,
     parquet_rows,
     raw_lines,
+    why_no_file,
 )
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.tables import number_of
@@ -121,7 +122,7 @@ def _open(place: Path, pick: Pick, on_progress: OnProgress) -> Records:
     name = place.name.lower().removesuffix(".gz")
     if name.endswith(".parquet"):
         if not place.is_file():
-            raise MissingDataError(f"{place}: no such file", hint=_NO_FILE)
+            raise MissingDataError(f"{place}: {why_no_file(place)}", hint=_NO_FILE)
         known = tuple(parquet_columns(place))
         _check_repeated(str(place), known)
 

@@ -121,6 +121,11 @@ def has_file(folder: Path, patterns: Sequence[str]) -> bool:
     return any(next(folder.glob(b + name), None) for b in below for name in patterns)
 
 
+def why_no_file(path: Path) -> str:
+    """Return what a message says of a path that is not a file."""
+    return "a folder, not a file" if path.is_dir() else "no such file"
+
+
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a text file, plain or gzipped; only newlines end a line.
 
@@ -137,8 +142,7 @@ def raw_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file like ``numbered_lines``, with their line endings."""
     number = 0
     if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise MissingDataError(f"{path}: {what}", hint="check the path")
+        raise MissingDataError(f"{path}: {why_no_file(path)}", hint="check the path")
     try:
         with path.open("rb") as raw, _decompressed(raw, path) as file:
             for number, line in enumerate(file, start=1):

@@ -26,6 +26,7 @@ import tomli_w
 
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError
+from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import read_toml
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.tables import number_of
@@ -124,7 +125,7 @@ def read_weighting(path: Path, adapters: int) -> Weighting:
             too few. The message names file and line.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="check --weights-file")
+        raise ConfigError(f"{path}: {why_no_file(path)}", hint="check --weights-file")
     content = read_toml(path)
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     top = _Table(path, content, lines, 0)

@@ -10,6 +10,7 @@ from typing import Any
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.commands.command import MANAGED, Command
 from adaptermix.errors import ConfigError
+from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.recipes.resources import KEYS as RESOURCES
 from adaptermix.recipes.resources import Resources, read_resources
@@ -94,13 +95,15 @@ def read_files(path: Path) -> tuple[dict[str, Draft], dict[str, tuple[Path, Any]
 def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Read a recipe, and before it its base file if it names one."""
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="adaptermix recipe new writes a recipe")
+        raise ConfigError(
+            f"{path}: {why_no_file(path)}", hint="adaptermix recipe new writes a recipe"
+        )
     content = read_toml(path)
     if "base" not in content:
         return [(path, content)]
     line, name = line_of(path, None, "base"), content["base"]
     if not isinstance(name, str) or not (path.parent / name).is_file():
-        raise ConfigError(f"{path}:{line}: base: no such file: {name}")
+        raise ConfigError(f"{path}:{line}: base: {why_no_file(path.parent / str(name))}: {name}")
     base = path.parent / name
     shared = read_toml(base)
     if "base" in shared:

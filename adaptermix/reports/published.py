@@ -25,6 +25,7 @@ from adaptermix.adapters.seeds import SEEDED, seed_families
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.evaluation.comparison import ALL
 from adaptermix.evaluation.report import EvalReport
+from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import line_of, read_toml
 from adaptermix.reports.runs import Run, Runs
 from adaptermix.retrieval.report import RetrievalReport
@@ -156,7 +157,7 @@ def read_published(path: Path) -> Published:
         DataError: The file does not exist.
     """
     if not path.is_file():
-        raise DataError(f"--published {path}: no such file")
+        raise DataError(f"--published {path}: {why_no_file(path)}")
     content = read_toml(path)
     citation = content.pop("citation", "")
     if not isinstance(citation, str):

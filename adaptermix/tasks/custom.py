@@ -13,7 +13,7 @@ from adaptermix.data.chats import Message
 from adaptermix.data.languages import hint_of_language, target_of
 from adaptermix.errors import ConfigError, DataError, MissingDataError
 from adaptermix.files.records import open_records
-from adaptermix.files.text import Split
+from adaptermix.files.text import Split, why_no_file
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.locations import is_local_data
 from adaptermix.settings.shared import ScorerSettings, Settings, complaint, keys_of
@@ -75,7 +75,7 @@ def load_task_file(path: Path) -> TaskFile:
             message names file and line.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="check --task")
+        raise ConfigError(f"{path}: {why_no_file(path)}", hint="check --task")
     content = read_toml(path)
     for key in content:
         if key not in keys_of(TaskFile):

@@ -191,9 +191,11 @@ def test_mistakes_in_flags_are_named(kind, flags, message):
         load_settings(kind, flags)
 
 
-def test_a_named_file_must_exist():
+def test_a_named_file_must_exist(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_settings(TrainTaskSettings, {}, Path("nowhere.toml"))
+    with pytest.raises(ConfigError, match="a folder, not a file"):
+        load_settings(TrainTaskSettings, {}, tmp_path)
 
 
 @pytest.mark.parametrize(

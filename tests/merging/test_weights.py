@@ -179,7 +179,7 @@ def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path):
     with pytest.raises(ConfigError, match="no such file") as caught:
         read_weighting(tmp_path / "weights.toml", 2)
     assert caught.value.hint == "check --weights-file"
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="a folder, not a file"):
         read_weighting(tmp_path, 2)
     (tmp_path / "weights.toml").write_bytes(b"weights = [1]\n\n# \xff\xfe")
     with pytest.raises(ConfigError, match=r"weights\.toml:3: not UTF-8"):

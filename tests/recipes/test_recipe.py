@@ -194,6 +194,7 @@ MISTAKES = {
     "missing adapter": ('[t]\ncommand = "eval"\nadapters = ["no"]\n', 3, "no such file or folder"),
     "missing data": (train(more='data-dir = "nowhere"\n'), 4, "data-dir: no such file or folder"),
     "missing data at the top": ('data-dir = "nowhere"\n' + train(), 1, "data-dir: no such file"),
+    "folder as base": ('base = "."\n' + train(), 1, "base: a folder, not a file: ."),
     "missing base": ('base = "nowhere.toml"\n' + train(), 1, "base: no such file: nowhere.toml"),
     "bad name": ('["a b"]\ncommand = "eval"\n', 1, "not a valid step name"),
     "no adapters": (
