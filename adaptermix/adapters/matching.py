@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.base_names import is_copy, is_one_base
+from adaptermix.adapters.base_names import commit_of_snapshot, is_copy, is_one_base
 from adaptermix.adapters.experts import parameter_of, places_of
 from adaptermix.adapters.format import UpdateSpec
 from adaptermix.adapters.names import (
@@ -168,20 +169,58 @@ def notes_on_revisions(adapters: Sequence[Adapter]) -> list[str]:
         f"and {first.path} on revision {first.revision or _MAIN}; if the weights of the two "
         "differ, they are different base models"
         for adapter in adapters[1:]
-        if _may_differ(first, adapter)
+        if not (first.record.get("base_fingerprint") and adapter.record.get("base_fingerprint"))
+        and _may_differ(_revision_of(first), _revision_of(adapter))
     ]
 
 
-def _may_differ(one: Adapter, other: Adapter) -> bool:
-    """Whether two adapters were trained on revisions that are not known to be the same.
+def notes_on_revision(
+    adapters: Mapping[str, Adapter], base: str, revision: str | None
+) -> list[str]:
+    """Return notes on adapters that were trained on another revision of the model that is used.
+
+    Args:
+        adapters: Adapters by name. Those with the fingerprint of their base model are left out,
+            because ``notes_on_base`` compares it.
+        base: Name of the base model that they are used on.
+        revision: Its revision in the settings. A folder that is no snapshot has none.
+    """
+    commit = commit_of_snapshot(base)
+    if Path(base).is_dir() and commit is None:
+        return []
+    own = (commit, None) if commit else _stated(revision)
+    return [
+        f"{name} was trained on revision {adapter.revision or _MAIN} of its base model, and is "
+        f"used on revision {own[0] or _MAIN}; if the weights of the two differ, they are different "
+        f"base models (to use the adapter's: --revision {adapter.revision or _MAIN})"
+        for name, adapter in adapters.items()
+        if adapter.base
+        and is_one_base(adapter.base, base)
+        and not is_copy(adapter.base, base)
+        and not adapter.record.get("base_fingerprint")
+        and _may_differ(_revision_of(adapter), own)
+    ]
+
+
+_Revision = tuple[str | None, str | None]  # what is known, and what was stated
+
+
+def _revision_of(adapter: Adapter) -> _Revision:
+    return adapter.revision, adapter.config.get("revision")
+
+
+def _stated(revision: str | None) -> _Revision:
+    return (None if revision == _MAIN else revision), revision
+
+
+def _may_differ(one: _Revision, other: _Revision) -> bool:
+    """Whether two revisions of a model are not known to be the same.
 
     A snapshot's commit may be what ``main`` meant at that time, so it does not differ from it.
     """
-    if one.record.get("base_fingerprint") and other.record.get("base_fingerprint"):
-        return False
-    short, long = sorted([one.revision or "", other.revision or ""], key=len)
+    short, long = sorted([one[0] or "", other[0] or ""], key=len)
     if not short:  # one has no revision, so main is meant
-        return long in (one.config.get("revision"), other.config.get("revision"))
+        return bool(long) and long in (one[1], other[1])
     return short != long and not (_COMMIT.fullmatch(short) and long.startswith(short))
 
 

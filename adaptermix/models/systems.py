@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash
-from adaptermix.adapters.matching import check_fits, notes_on_base, notes_on_names, with_names_of
+from adaptermix.adapters.matching import (
+    check_fits,
+    notes_on_base,
+    notes_on_names,
+    notes_on_revision,
+    with_names_of,
+)
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.systems import BASE
 from adaptermix.adapters.writing import staged_config
@@ -40,6 +46,7 @@ class Systems:
         tokenizer: Its tokenizer.
         adapters: Adapters by name, with the base model's module names.
         has_base: Whether the base model itself is one of the systems.
+        revision: The base model's revision in the settings.
     """
 
     base: str
@@ -47,6 +54,7 @@ class Systems:
     tokenizer: "PreTrainedTokenizerBase"
     adapters: Mapping[str, Adapter]
     has_base: bool
+    revision: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -73,6 +81,7 @@ class Systems:
         return [
             *(note for adapter in self.adapters.values() for note in adapter.notes),
             *notes_on_base(self.adapters, self.base, self.fingerprint),
+            *notes_on_revision(self.adapters, self.base, self.revision),
             *notes_on_names(self.adapters, self.base),
             *self.stack_notes(),
             *self.tokenizer_notes(),
@@ -139,7 +148,8 @@ def open_systems(
         check_fits(adapter, shapes, settings.model)
         if empty is not None:
             _check_config(named[name], empty)
-    return Systems(settings.model, folder, load_tokenizer(folder, settings), named, has_base)
+    tokenizer = load_tokenizer(folder, settings)
+    return Systems(settings.model, folder, tokenizer, named, has_base, settings.revision)
 
 
 def _check_weights(

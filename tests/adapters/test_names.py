@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.inspection import inspect
-from adaptermix.adapters.matching import notes_on_revisions
+from adaptermix.adapters.matching import notes_on_revision, notes_on_revisions
 from adaptermix.adapters.names import (
     BASE_PREFIXES,
     CONV1D,
@@ -322,6 +322,38 @@ def test_other_revisions_of_a_base_are_noted(tmp_path, one, other, noted):
         adapter.record["base_fingerprint"] = given.get("print", "")
         adapters.append(adapter)
     notes = notes_on_revisions(adapters)
+    assert len(notes) == bool(noted)
+    assert all(words in notes[0] for words in noted)
+
+
+@pytest.mark.parametrize(
+    ("base", "revision", "trained", "noted"),
+    [
+        ("somebody/tiny", "v1", {"revision": "v2"}, ["revision v2", "revision v1"]),
+        ("somebody/tiny", None, {"revision": "v2"}, ["used on revision main", "--revision v2"]),
+        ("somebody/tiny", "v1", {}, ["trained on revision main", "used on revision v1"]),
+        (SNAPSHOT + COMMIT, None, {"revision": "v2"}, ["revision v2", COMMIT]),
+        ("somebody/tiny", "v2", {"revision": "v2"}, []),
+        ("somebody/tiny", "main", {}, []),
+        ("somebody/tiny", None, {"revision": "main"}, []),
+        ("somebody/tiny", COMMIT[:7], {"revision": COMMIT}, []),
+        ("somebody/tiny", None, {"base": SNAPSHOT + COMMIT}, []),
+        ("somebody/tiny", "v1", {"revision": "v2", "print": "a"}, []),
+        ("somebody/other", "v1", {"revision": "v2"}, []),
+        ("here/tiny", "v1", {"revision": "v2"}, []),  # a folder
+    ],
+)
+def test_another_revision_than_the_one_in_use_is_noted(
+    tmp_path, monkeypatch, base, revision, trained, noted
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "tiny").mkdir(parents=True)
+    adapter_files(tmp_path / "a")
+    adapter = read_adapter(tmp_path / "a")
+    adapter.config["base_model_name_or_path"] = trained.get("base", "somebody/tiny")
+    adapter.config["revision"] = trained.get("revision")
+    adapter.record["base_fingerprint"] = trained.get("print", "")
+    notes = notes_on_revision({"a": adapter}, base, revision)
     assert len(notes) == bool(noted)
     assert all(words in notes[0] for words in noted)
 
