@@ -141,10 +141,13 @@ class LoraLinear(PeftLinear):
             bias = None if bias is None else bias.to(dtype)
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         given = (self.dropout.tokens, self.features, rate, self.dropout.scratch)
+        rows, scale = x.reshape(-1, x.shape[-1]), self.scaling[name] / (1 - rate)
         with torch.autocast(kind, enabled=False):
-            return _LoraProduct.apply(  # type: ignore[no-any-return]
-                x, weight, bias, a, b, self.scaling[name] / (1 - rate), given if rate else None
+            out: Tensor = _LoraProduct.apply(
+                rows, weight, bias, a, b, scale, given if rate else None
             )
+        # Outside the function: a model may add to a layer's output in place (Llama 4's experts).
+        return out.view(*x.shape[:-1], -1)
 
 
 _Dropped = tuple[Tensor, Tensor, float, Scratch]  # dropout: both keys, the rate, and buffers
@@ -156,7 +159,7 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,  # [... in]
+        rows: Tensor,  # [tokens in]
         weight: Tensor,  # [out in]
         bias: Tensor | None,
         a: Tensor,  # [rank in]
@@ -164,19 +167,18 @@ class _LoraProduct(torch.autograd.Function):
         scale: float,
         dropped: _Dropped | None,
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])  # [tokens in]
         kept = _kept(dropped, rows.dtype)
         seen = rows if kept is None else kept.mul_(rows)
         low = seen @ a.to(rows.dtype).T  # [tokens rank]
         out = functional.linear(rows, weight, bias).addmm_(low, b.to(low.dtype).T, alpha=scale)
         ctx.save_for_backward(rows, weight, a, b, low)
-        ctx.scale, ctx.dropped, ctx.shape = scale, dropped, x.shape
-        return out.view(*x.shape[:-1], -1)
+        ctx.scale, ctx.dropped = scale, dropped
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         rows, weight, a, b, low = ctx.saved_tensors
-        out = grad.reshape(-1, grad.shape[-1])  # [tokens out]
+        out = grad  # [tokens out]
         back = (out @ b.to(out.dtype)).mul_(ctx.scale)  # [tokens rank]
         kept = _kept(ctx.dropped, rows.dtype)
         grad_b = (out.T @ low).mul_(ctx.scale).to(b.dtype)
@@ -184,7 +186,7 @@ class _LoraProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             through = back @ a.to(back.dtype)  # [tokens in]
             grad_x = through if kept is None else through.mul_(kept)
-            grad_x = grad_x.addmm_(out, weight).view(ctx.shape)
+            grad_x = grad_x.addmm_(out, weight)
         seen = rows if kept is None else kept.mul_(rows)
         grad_a = (back.T @ seen).to(a.dtype)
         return grad_x, None, None, grad_a, grad_b, None, None

@@ -106,6 +106,14 @@ def test_frozen_inputs_cost_no_gradient():
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def test_a_model_may_add_to_the_output_in_place():
+    """Llama 4 adds the experts to the shared expert's output like this."""
+    model = make_layer()
+    speed_up(model)
+    model(torch.randn(3, 6, dtype=torch.float64)).add_(1).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 def test_half_precision_runs_under_autocast():
     model = make_layer().float()
     speed_up(model)
