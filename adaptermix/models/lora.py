@@ -23,7 +23,8 @@ from adaptermix.settings.training import TrainSettings
 
 _LINEAR = (nn.Linear, Conv1D)
 _FUSED_QKV = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_QKV = ("q_proj", "k_proj", "v_proj")
+_ATTENTION = (*_QKV, "o_proj")
 _CONV1D = ("c_attn", "c_fc", "c_proj")
 _LATENT = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 _PHI3 = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -42,11 +43,12 @@ _LAYOUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("glm", "glm4", "glm4v_text"), (*_ATTENTION, "gate_up_proj", "down_proj")),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), _CONV1D),
     **dict.fromkeys(("granitemoehybrid", "granitemoeshared"), (*_ATTENTION, *_SHARED_MLP)),
-    "gptj": ("q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"),
-    "lfm2": ("q_proj", "k_proj", "v_proj", "out_proj", "w1", "w2", "w3"),
+    "gpt_neo": (*_QKV, "out_proj", "c_fc", "c_proj"),
+    "gptj": (*_QKV, "out_proj", "fc_in", "fc_out"),
+    "lfm2": (*_QKV, "out_proj", "w1", "w2", "w3"),
     "mpt": ("Wqkv", "out_proj", "up_proj", "down_proj"),
-    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
-    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
+    **dict.fromkeys(("biogpt", "opt", "xglm"), (*_QKV, "out_proj", "fc1", "fc2")),
+    "phi": (*_QKV, "dense", "fc1", "fc2"),
     **dict.fromkeys(("phi3", "phi4_multimodal"), _PHI3),
     "starcoder2": (*_ATTENTION, "c_fc", "c_proj"),
 }
@@ -91,7 +93,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
 
 def prefix_in_whole(model: PreTrainedModel) -> str:
     """Return the prefix that a class without the LM head lacks in its module names."""
-    return "" if model.can_generate() else "model."
+    return "" if model.can_generate() else f"{model.base_model_prefix}."
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:

@@ -29,7 +29,7 @@ from adaptermix.errors import ArtifactError, DataError, ResourceError, first_lin
 from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.generation.prompts import pad
-from adaptermix.models.blocks import check_hidden_states, text_decoder
+from adaptermix.models.blocks import check_hidden_states, check_states, text_decoder
 from adaptermix.models.files import check_tokens, context_length, fingerprint
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
@@ -212,7 +212,9 @@ class Extractor:
     def _switched_to(self, system: str) -> Any:
         """Return the model with the system's adapter, or without one for the base model."""
         if self._model is None:
-            self._model = AdaptedModel(load_model(self.folder, self.settings))
+            base = load_model(self.folder, self.settings)
+            check_states(base)
+            self._model = AdaptedModel(base)
         adapter = self.adapters.get(system)
         self._model.switch_to(None if adapter is None else stage_adapter(adapter, self.scratch))
         return self._model.model

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptermix.files.outputs import whole_output, write_json
-from adaptermix.models.blocks import lower_blocks_only, text_decoder
+from adaptermix.models.blocks import find_blocks, lower_blocks_only, text_decoder
 from adaptermix.models.files import layer_index
 from adaptermix.models.pooling import cosine_similarities, pooling_weights, widened
 from adaptermix.progress import OnProgress, Progress
@@ -177,7 +177,7 @@ def _groups(data: TrainingData) -> Iterator[Sequence[EncodedPair]]:
 def _all_blocks(model: nn.Module, **inputs: Any) -> Float[Tensor, "rows seq blocks_hidden"]:
     """Return the concatenated states after all blocks; the last ones precede the final norm."""
     decoder = text_decoder(model)
-    with lower_blocks_only(model, len(decoder.layers)):  # type: ignore[arg-type]
+    with lower_blocks_only(model, len(find_blocks(model))):  # type: ignore[arg-type]
         output = decoder(**inputs, output_hidden_states=True)
     return torch.cat(output.hidden_states[1:], dim=-1)
 

@@ -2,6 +2,7 @@ import copy
 import json
 import shutil
 from base64 import b64encode
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import pytest
@@ -9,10 +10,23 @@ import torch
 import transformers
 from helpers.models import save_model, save_model_of_own_code
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    Emu3TextConfig,
+)
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
-from adaptermix.models.blocks import choose_layer, decoder_of, empty_model, load_lower_blocks
+from adaptermix.models.blocks import (
+    check_states,
+    choose_layer,
+    empty_model,
+    find_blocks,
+    load_lower_blocks,
+    lower_blocks_only,
+)
 from adaptermix.models.files import (
     CONTEXT_KEYS,
     check_depth,
@@ -182,11 +196,61 @@ def test_the_top_is_before_the_final_norm_unless_it_is_asked_for(model_dir):
     assert not torch.allclose(raw[0], normed)
 
 
-def test_another_layout_is_refused_by_its_class(tmp_path, model_dir):
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=400)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ArtifactError, match="GPT2Model does not have the usual decoder layout"):
+def test_a_class_without_blocks_is_refused_by_its_name(tmp_path):
+    config = BertConfig(**SMALL, intermediate_size=32, vocab_size=400, is_decoder=True)
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="BertModel has no list of decoder blocks"):
+        load_lower_blocks(tmp_path, SETTINGS, 1)  # whose files lack the encoder's pooler
+    Emu3TextConfig(**SMALL).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="no class for them without an LM head"):
+        empty_model(tmp_path, SETTINGS, 1)
+
+
+@pytest.mark.parametrize("name", ["NanoChatConfig", "MambaConfig"])
+def test_a_class_with_other_states_is_refused(tmp_path, name):
+    """Of NanoChat, the norm runs before the blocks too; Mamba does not return its embeddings."""
+    kind = getattr(transformers, name)
+    config = kind(**SMALL, vocab_size=400, intermediate_size=48, state_size=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="does not return their states"):
         load_lower_blocks(tmp_path, SETTINGS, 1)
+    is_refused = pytest.raises(ArtifactError, match="hidden states are not the embeddings")
+    with is_refused if name == "MambaConfig" else nullcontext():
+        check_states(load_model(tmp_path, SETTINGS))
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+# Their blocks and norms have other names; OPT's norm is listed before its blocks.
+OTHERS = {
+    "GPT2Config": {"vocab_size": 400},
+    "BloomConfig": {"vocab_size": 400},
+    "OPTConfig": {"vocab_size": 400, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "Lfm2Config": {"vocab_size": 400, "intermediate_size": 48, "num_key_value_heads": 1},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_blocks_and_norm_of_other_names_are_found_by_a_trial(tmp_path, name):
+    torch.manual_seed(0)
+    options = {"layer_types": ["conv", "full_attention"] * 2} if name == "Lfm2Config" else {}
+    config = getattr(transformers, name)(
+        **SMALL | {"num_hidden_layers": 4} | OTHERS[name] | options
+    )
+    whole = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.normal_(0, 0.2)
+    whole.save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 20, 30, 40, 50]])
+    with torch.no_grad():
+        states = whole(ids, output_hidden_states=True).hidden_states
+        lower = load_lower_blocks(tmp_path, SETTINGS, 2).eval()(ids).last_hidden_state
+        normed = load_lower_blocks(tmp_path, SETTINGS, "top-normed").eval()(ids).last_hidden_state
+        with lower_blocks_only(whole, 2):
+            within = whole(ids, output_hidden_states=True).hidden_states[-1]
+    for found, expected in ((lower, states[2]), (within, states[2]), (normed, states[-1])):
+        torch.testing.assert_close(found, expected)
+    assert len(find_blocks(empty_model(tmp_path, SETTINGS, 2))) == 2
 
 
 def test_what_is_no_model_is_refused(tmp_path, model_dir):
@@ -382,7 +446,7 @@ def test_lower_blocks_are_those_of_the_whole_where_a_config_tells_of_each(tmp_pa
         lower = load_lower_blocks(tmp_path / "base", SETTINGS, layer)(ids).last_hidden_state
     torch.testing.assert_close(lower, states[layer])
     assert not torch.allclose(lower, states[layer + 1])
-    assert len(decoder_of(empty_model(tmp_path / "base", SETTINGS, layer)).layers) == layer
+    assert len(find_blocks(empty_model(tmp_path / "base", SETTINGS, layer))) == layer
 
 
 @pytest.mark.parametrize(

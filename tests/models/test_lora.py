@@ -144,6 +144,9 @@ DEFAULTS = {
     "MptConfig": {"Wqkv", "out_proj", "up_proj", "down_proj"},
     "NemotronConfig": ATTENTION | {"up_proj", "down_proj"},
     "OlmoeConfig": ATTENTION,
+    "BioGptConfig": {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
+    "GPTNeoConfig": {"q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"},
+    "XGLMConfig": {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
     "OPTConfig": {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"},
     "PersimmonConfig": FUSED_QKV,
     "PhiConfig": {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"},
@@ -159,6 +162,7 @@ MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1}
 OWN = {
     "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"], **MAMBA},
     "GraniteMoeSharedConfig": {"shared_intermediate_size": 32},
+    "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]]},
     "Mamba2Config": {"num_heads": 4, "head_dim": 16},
 }
 

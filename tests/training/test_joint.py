@@ -394,6 +394,6 @@ def test_conversations_have_no_score():
 
 def test_a_model_of_another_layout_is_named():
     odd = SimpleNamespace(get_decoder=lambda: torch.nn.Linear(2, 2))
-    no_layout = pytest.raises(ArtifactError, match="Linear does not have the usual decoder layout")
+    no_layout = pytest.raises(ArtifactError, match="Linear has no list of decoder blocks")
     with no_layout, lower_blocks_only(odd, 1):
         pass
