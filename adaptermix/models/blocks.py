@@ -26,6 +26,9 @@ _PER_BLOCK = (
 
 # Config keys of models whose blocks share weights: per-layer embeddings, or keys and values.
 _SHARED_AMONG_BLOCKS = ("hidden_size_per_layer_input", "num_kv_shared_layers")
+# Config keys and types of models whose blocks compute with the number of all blocks: MiniCPM
+# scales residuals by it, MiniMax its decay. In one type, only the last block has a bias.
+_OF_DEPTH, _OF_LAST = ("scale_depth", "linear_attn_alpha_factor"), ("gpt_neox_japanese",)
 
 _DECODERS = "alignment works on decoders such as Llama, Qwen2, Qwen3, Mistral and Gemma"
 
@@ -340,7 +343,8 @@ def find_blocks(model: Any) -> "Sequence[nn.Module]":
 def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
     """Restrict a config to the first text blocks, without image and audio blocks.
 
-    If blocks share weights, the config keeps all: with fewer, it would be a different model's.
+    If blocks share weights or depend on the number of all blocks, the config keeps all: with fewer,
+    it would be a different model's.
     """
     text = config.get_text_config()
     for name in config.sub_configs:
@@ -348,7 +352,8 @@ def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
         for key in ("num_hidden_layers", "depth"):
             if other is not None and other is not text and hasattr(other, key):
                 setattr(other, key, 0)
-    if any(getattr(text, key, None) for key in _SHARED_AMONG_BLOCKS):
+    keys = (*_SHARED_AMONG_BLOCKS, *_OF_DEPTH)
+    if text.model_type in _OF_LAST or any(getattr(text, key, None) for key in keys):
         return
     depth = text.num_hidden_layers
     text.num_hidden_layers = layer

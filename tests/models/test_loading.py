@@ -425,6 +425,10 @@ SHARING = {
 }
 UNEVEN = {
     "Gemma4TextConfig": SHARING,
+    "MiniCPM3Config": {
+        **{"num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "v_head_dim": 8},
+        **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 8},
+    },
     "SmolLM3Config": {"no_rope_layers": [1, 0, 1, 1, 0, 1]},
 }
 
