@@ -15,7 +15,7 @@ from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_p
 from adaptermix.models.systems import Systems
 from adaptermix.progress import OnProgress
 from adaptermix.settings.evaluation import EvalSettings
-from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.catalog import make_task, notes_on_unused
 from adaptermix.tasks.metrics.metric import Outcome
 from adaptermix.tasks.metrics.text import notes_on_reasoning
 from adaptermix.tasks.task import Scored, Task
@@ -100,6 +100,8 @@ class Prompts:
         """Read the examples of all languages."""
         encoder = PromptEncoder.of(systems.tokenizer, settings)
         task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
+        for note in notes_on_unused(settings, task):
+            encoder.note(note)
         items = read_prompts(settings, settings.split, task, encoder, systems.folder)
         return cls(settings, task, encoder, items, servers)
 

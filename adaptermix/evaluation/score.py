@@ -11,9 +11,9 @@ from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import NotedReport
 from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.settings.evaluation import ScoreSettings
-from adaptermix.settings.shared import Settings
+from adaptermix.settings.shared import Settings, flag_of
 from adaptermix.tables import View, number_of, pairs, shown, titled
-from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.catalog import make_task, notes_on_unused
 from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
 from adaptermix.tasks.metrics.metric import Score
@@ -98,9 +98,23 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
     }
     for score in scores.values():
         counts |= score.counts
+    notes += [*notes_on_unused(settings, task), *_notes_on_files(settings)]
     notes += notes_on_tokenizers(task.metrics, outcomes)
     notes += notes_on_reasoning({path.name: outputs})
     return ScoreReport(scores, counts, notes=notes)
+
+
+def _notes_on_files(settings: ScoreSettings) -> list[str]:
+    """Return notes on options that name or choose gold rows, and are not used by the task."""
+    unused = {
+        "massive": {"target_lang"},
+        "uner": {"target_lang", "split"},
+        "wmt23": {"gold", "lang", "split"},
+    }.get(settings.task, {"split"})
+    return [
+        f"{flag_of(option)} has no effect with --task {settings.task}"
+        for option in sorted(unused & settings.model_fields_set)
+    ]
 
 
 def _needed(settings: Settings, name: str) -> Any:

@@ -3,12 +3,39 @@
 from pathlib import Path
 
 from adaptermix.errors import ConfigError
-from adaptermix.settings.shared import ScorerSettings
+from adaptermix.settings.shared import ScorerSettings, flag_of
 from adaptermix.tasks.custom import CustomTask, load_task_file
 from adaptermix.tasks.massive import SYSTEM_PROMPTS, Massive
 from adaptermix.tasks.task import Task
 from adaptermix.tasks.translation import Translation
 from adaptermix.tasks.uner import Uner
+
+# The options of scoring that a metric uses.
+_OF_METRICS = {
+    "match": "entity_f1",
+    "tokenize": "bleu",
+    "comet_model": "comet",
+    "comet_python": "comet",
+}
+
+
+def notes_on_unused(settings: ScorerSettings, task: Task) -> list[str]:
+    """Return notes on options of scoring that were given and have no effect on the task's scores.
+
+    Args:
+        settings: The options.
+        task: The task that they are for.
+    """
+    names = [metric.name for metric in task.metrics]
+    unused = {option for option, metric in _OF_METRICS.items() if metric not in names}
+    if task.name != "massive":
+        unused.add("scorer")
+    if task.name != "wmt23":
+        unused |= {"src", "ref"}
+    return [
+        f"{flag_of(option)} has no effect on {', '.join(names)} of {task.name}"
+        for option in sorted(unused & settings.model_fields_set)
+    ]
 
 
 def make_task(

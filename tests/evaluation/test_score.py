@@ -63,6 +63,21 @@ def test_gold_answers_score_one(massive):
     }
 
 
+def test_options_without_effect_are_told(massive, tmp_path):
+    gold = [render_answer(slots_of(a)) for _, a in ROWS]
+    report = score(massive, gold, match="offsets", target_lang="de")
+    told = ["--match has no effect on slot_f1 of massive"]
+    assert report.notes == [*told, "--target-lang has no effect with --task massive"]
+    files = {"ref": (write(tmp_path / "r.txt", ["a b"]),), "metrics": ("chrf",)}
+    files |= {"predictions": write(tmp_path / "o.txt", ["a b"]), "split": "dev"}
+    settings = ScoreSettings(task="wmt23", target_lang="de", tokenize="zh", scorer="paper", **files)
+    assert score_files(settings).notes == [
+        "--scorer has no effect on chrf of wmt23",
+        "--tokenize has no effect on chrf of wmt23",
+        "--split has no effect with --task wmt23",
+    ]
+
+
 def test_the_two_scorers_differ_as_documented(massive):
     """A value that is nowhere in the utterance costs nothing with the paper's scorer."""
     lines = ["time: five am; place_name: zzz", "music_genre: jazz", "None"]
