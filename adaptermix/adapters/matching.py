@@ -9,7 +9,7 @@ from pathlib import Path
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.base_names import commit_of_snapshot, is_copy, is_one_base
 from adaptermix.adapters.experts import parameter_of, places_of
-from adaptermix.adapters.format import UpdateSpec
+from adaptermix.adapters.format import UpdateSpec, layer_of
 from adaptermix.adapters.names import (
     CONV1D,
     EMBEDDINGS,
@@ -54,13 +54,30 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: st
         found = (shapes.get(f"{name}.weight") for name in names_in_models(module))
         expected = next(filter(None, found), None) or _tied_head(module, shapes)
         if expected is None:
-            raise ArtifactError(f"{adapter.path}: {base} has no linear layer '{module}'")
+            raise _not_there(adapter, module, shapes, base)
         if expected != shape and not (either_way and expected == shape[::-1]):
             raise ArtifactError(
                 f"{adapter.path}: {module} is {shape[0]} x {shape[1]}, but {base} has "
                 f"{' x '.join(map(str, expected))}",
                 hint="the adapter was trained on another base model",
             )
+
+
+def _not_there(
+    adapter: Adapter, module: str, shapes: Mapping[str, tuple[int, ...]], base: str
+) -> ArtifactError:
+    """Return the error about a module that the base model lacks, at least in that block."""
+    message = f"{adapter.path}: {base} has no linear layer '{module}'"
+    names = map(re.escape, names_in_models(module))
+    anywhere = "|".join(re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", name, count=1) for name in names)
+    found = next((n for n in shapes if re.fullmatch(rf"(?:{anywhere})\.weight", n)), None)
+    if found is None or layer_of(module) not in {*map(layer_of, shapes)}:
+        return ArtifactError(message)
+    return ArtifactError(
+        f"{message}; it has '{found.removesuffix('.weight')}'",
+        hint="if the blocks of this model share one weight, as those of Zamba do, the updates of "
+        "single blocks cannot be folded into it; use the adapter as an adapter",
+    )
 
 
 def _check_expert(

@@ -241,10 +241,12 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path):
 
 
 def test_an_adapter_that_matches_no_layer_of_the_base_is_refused(tmp_path, model_dir):
-    shapes = weight_shapes(model_dir)
     hidden = SHAPE["hidden_size"]
+    shapes = weight_shapes(model_dir) | {"model.layers.1.shared.q_proj.weight": (hidden, hidden)}
     fitting = LoraUpdate(np.ones((1, hidden)), np.ones((hidden, 1)), 1.0)
     for module, update, message in (
+        ("model.layers.3.shared.q_proj", fitting, "; it has 'model.layers.1.shared.q_proj'$"),
+        ("model.layers.9.shared.q_proj", fitting, "linear layer 'model.layers.9.shared.q_proj'$"),
         ("layers.0.self_attn.q_proj", fitting, "has no linear layer 'layers.0.self_attn.q_proj'"),
         (
             "model.layers.0.self_attn.q_proj",
