@@ -22,6 +22,7 @@ from adaptermix.tasks.slots import (
     parse_answer,
     render_answer,
     slots_of,
+    without_marks,
 )
 from adaptermix.tasks.task import Task, chat_of
 
@@ -118,6 +119,11 @@ def _massive_rows(path: Path) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path}:{number}: no field '{missing[0]}'")
         if not isinstance(row["utt"], str) or not isinstance(row["annot_utt"], str):
             raise DataError(f"{path}:{number}: 'utt' and 'annot_utt' must be text")
+        if {"[", "]"} & {*without_marks(row["annot_utt"])}:
+            raise DataError(
+                f"{path}:{number}: 'annot_utt' has a bracket that is not part of a slot",
+                hint="write each slot as [type : value]",
+            )
         yield row
 
 
