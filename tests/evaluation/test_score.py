@@ -78,6 +78,17 @@ def test_options_without_effect_are_told(massive, tmp_path):
     ]
 
 
+def test_accents_in_another_normalization_are_told(massive):
+    row = json.loads((massive / "gold.jsonl").read_text().splitlines()[0])
+    row |= {"utt": "caf\u00e9", "annot_utt": "[place_name : caf\u00e9]"}
+    gold = write(massive / "accent.jsonl", [json.dumps(row)])
+    report = score(massive, ["place_name: cafe\u0301"], gold=gold)
+    assert report.metrics["slot_f1"].value == 0
+    assert "1 answer would have more correct values after Unicode" in report.notes[0]
+    assert score(massive, ["place_name: caf\u00e9"], gold=gold).notes == []
+    assert score(massive, ["place_name: cafe"], gold=gold).notes == []
+
+
 def test_the_two_scorers_differ_as_documented(massive):
     """A value that is nowhere in the utterance costs nothing with the paper's scorer."""
     lines = ["time: five am; place_name: zzz", "music_genre: jazz", "None"]
@@ -135,6 +146,8 @@ def test_ids_that_the_gold_file_repeats_match_nothing(massive):
         ({"utt": None}, "parquet:1: 'utt' and 'annot_utt' must be text"),
         ({"annot_utt": 3}, "parquet:1: 'utt' and 'annot_utt' must be text"),
         ({"locale": "de-DE"}, "contains de-DE, not en-US"),
+        ({"annot_utt": "at [time : five am"}, "parquet:1: 'annot_utt' has a bracket that is not"),
+        ({"annot_utt": "at time : five am]"}, "parquet:1: 'annot_utt' has a bracket that is not"),
     ],
 )
 def test_rows_of_parquet_are_checked_like_lines(massive, row, complaint):
