@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _FOLD = "fold the adapter into a copy of the model with merge --into BASE, and use that"
+# Files with a vocabulary: tokenizer.json, vocab.txt, spiece.model, qwen.tiktoken, or code.
+_VOCABULARY = re.compile(r"(tokenizer\.json|vocab[^/]*|\.model|\.tiktoken|tekken[^/]*|\.py|\.bpe)$")
 LOADED = 8  # maximum number of adapters in one base model
 
 
@@ -76,11 +78,23 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
     hint = "save the model's tokenizer next to its weights"
     if settings.tokenizer:
         hint = "name a folder with tokenizer.json, or a tokenizer on the Hub: --tokenizer NAME"
+    if Path(name).is_dir() and not any(map(_VOCABULARY.search, map(str, Path(name).iterdir()))):
+        raise ArtifactError(
+            f"{name}: no usable tokenizer: the folder has no vocabulary, such as tokenizer.json",
+            hint=hint,
+        )
     with opening(f"{name}: no usable tokenizer", hint):
         # mistral-common ignores the chat template, and reads "[INST]" in a text as plain text.
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=settings.trust_remote_code, mistral_format=False
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, trust_remote_code=settings.trust_remote_code, mistral_format=False
+            )
+        except ValueError as error:
+            if "backend tokenizer" not in str(error):
+                raise
+            raise ArtifactError(  # transformers lists what it can read, over several lines
+                f"{name}: no usable tokenizer: transformers cannot read its vocabulary", hint=hint
+            ) from error
     if str(getattr(tokenizer, "vocab_file", None)).endswith("tekken.json"):
         raise ArtifactError(
             f"{name}: its only vocabulary is Mistral's tekken.json, in which transformers finds "

@@ -264,7 +264,11 @@ def test_what_is_no_model_is_refused(tmp_path, model_dir):
         weight_shapes(tmp_path)
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         load_model(tmp_path, SETTINGS)
-    with pytest.raises(ArtifactError, match="no usable tokenizer"):
+    with pytest.raises(ArtifactError, match="no usable tokenizer: the folder has no vocabulary"):
+        load_tokenizer(tmp_path, SETTINGS)
+    shutil.copy(model_dir / "tokenizer_config.json", tmp_path)  # of a class that reads no tiktoken
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
+    with pytest.raises(ArtifactError, match="transformers cannot read its vocabulary$"):
         load_tokenizer(tmp_path, SETTINGS)
 
 
