@@ -12,17 +12,20 @@ from adaptermix.cli.demo import _free_folder, run
 from adaptermix.errors import ArtifactError
 
 LAYERS = Path(__file__).parents[2] / "examples" / "demo" / "layers.py"
-# The command as it is typed, but it tests 60 of the 250 utterances of each language.
+# The command as it is typed, but it trains the task for 2 of 3 epochs, and tests 60 of the 250
+# utterances of each language.
 DEMO = """
 from adaptermix.cli import demo
 from adaptermix.cli.main import main
 from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.training import TrainTaskSettings
 load = demo.load_settings
+SHORTER = {EvalSettings: {"limit": 60}, TrainTaskSettings: {"epochs": 2}}
 
-def load_fewer(kind, stated, config):
-    return load(kind, stated | ({"limit": 60} if kind is EvalSettings else {}), config)
+def load_shorter(kind, stated, config):
+    return load(kind, stated | SHORTER.get(kind, {}), config)
 
-demo.load_settings = load_fewer
+demo.load_settings = load_shorter
 main()
 """
 
@@ -44,7 +47,7 @@ def test_the_demo_shows_the_whole_job(tmp_path):
     assert scores["systems"] == ["base", "task", "align", "merged"]
     f1 = {(c["system"], c["lang"]): c["score"]["value"] for c in scores["cells"]}
     for lang in ("en", "de", "es"):
-        assert f1["task", lang] >= 0.85
+        assert f1["task", lang] >= 0.75
         assert f1["base", lang] < 0.1
         assert f1["task", lang] > f1["task", "cy"]
     align = json.loads((folder / "align.log.jsonl").read_text().splitlines()[-1])
