@@ -2,6 +2,7 @@
 
 import ast
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def public_functions(path):
     ]
 
 
+@cache
 def imports_of(path):
     """The modules that a file imports; ``from a import b`` may import ``a.b``."""
     found = set()
