@@ -306,7 +306,7 @@ def _tried(decoder: Any, name: str) -> _Trial:
     hooks += [
         norm.register_forward_hook(lambda *_, n=n: order.append(n)) for n, norm in norms.items()
     ]
-    was_training = decoder.training
+    modes = {module: module.training for module in decoder.modules()}
     ids = torch.zeros((1, 2), dtype=torch.long, device=next(decoder.parameters()).device)
     try:
         with torch.no_grad():
@@ -314,7 +314,8 @@ def _tried(decoder: Any, name: str) -> _Trial:
     finally:
         for hook in hooks:
             hook.remove()
-        decoder.train(was_training)
+        for module, was_training in modes.items():
+            module.training = was_training
     last = len(order) - order[::-1].index("") - 1
     before, after = filter(None, order[:last]), order[last + 1 :]
     return _Trial(states, output.hidden_states, output.last_hidden_state, [*before], after)

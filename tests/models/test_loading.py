@@ -24,8 +24,10 @@ from adaptermix.models.blocks import (
     choose_layer,
     empty_model,
     find_blocks,
+    layout_of,
     load_lower_blocks,
     lower_blocks_only,
+    text_decoder,
 )
 from adaptermix.models.files import (
     CONTEXT_KEYS,
@@ -206,11 +208,15 @@ def test_a_class_without_blocks_is_refused_by_its_name(tmp_path):
         empty_model(tmp_path, SETTINGS, 1)
 
 
-@pytest.mark.parametrize("name", ["NanoChatConfig", "MambaConfig"])
+@pytest.mark.parametrize("name", ["NanoChatConfig", "MambaConfig", "OPTConfig"])
 def test_a_class_with_other_states_is_refused(tmp_path, name):
-    """Of NanoChat, the norm runs before the blocks too; Mamba does not return its embeddings."""
+    """NanoChat's norm runs before the blocks too, Mamba does not return its embeddings.
+
+    OPT 350M projects the states of the last block.
+    """
     kind = getattr(transformers, name)
-    config = kind(**SMALL, vocab_size=400, intermediate_size=48, state_size=4)
+    options = {"vocab_size": 400, "intermediate_size": 48, "state_size": 4}
+    config = kind(**SMALL, **options, ffn_dim=48, word_embed_proj_dim=16)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ArtifactError, match="does not return their states"):
         load_lower_blocks(tmp_path, SETTINGS, 1)
@@ -251,6 +257,16 @@ def test_blocks_and_norm_of_other_names_are_found_by_a_trial(tmp_path, name):
     for found, expected in ((lower, states[2]), (within, states[2]), (normed, states[-1])):
         torch.testing.assert_close(found, expected)
     assert len(find_blocks(empty_model(tmp_path, SETTINGS, 2))) == 2
+
+
+def test_a_trial_leaves_dropout_as_it_was(model_dir):
+    model = load_model(model_dir, SETTINGS)
+    decoder = text_decoder(model)
+    model.train()
+    decoder.norm.eval()
+    layout_of(decoder)
+    assert [each.training for each in decoder.layers.modules()].count(False) == 0
+    assert not decoder.norm.training
 
 
 def test_what_is_no_model_is_refused(tmp_path, model_dir):
@@ -433,6 +449,7 @@ UNEVEN = {
         **{"num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "v_head_dim": 8},
         **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 8},
     },
+    "GPTNeoXJapaneseConfig": {},  # the last block alone has a bias
     "SmolLM3Config": {"no_rope_layers": [1, 0, 1, 1, 0, 1]},
 }
 
@@ -442,7 +459,7 @@ UNEVEN = {
 def test_lower_blocks_are_those_of_the_whole_where_a_config_tells_of_each(tmp_path, name, layer):
     torch.manual_seed(0)
     config = getattr(transformers, name)(**SHAPE | UNEVEN[name])
-    whole = AutoModelForCausalLM.from_config(config)
+    whole = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in whole.parameters():
             if parameter.ndim == 2:
