@@ -483,6 +483,7 @@ def test_lower_blocks_are_those_of_the_whole_where_a_config_tells_of_each(tmp_pa
             {"activation_sparsity_pattern": [0.0] * 6},
             "has several hidden states",
         ),
+        ("DeepseekV4Config", {}, "has several hidden states"),
     ],
 )
 def test_a_model_without_a_state_of_each_block_is_refused(tmp_path, name, options, why):
