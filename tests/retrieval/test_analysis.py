@@ -14,7 +14,7 @@ from helpers.corpus import SENTENCES
 from helpers.models import make_tokenizer
 from helpers.progress import check_progress
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
 from adaptermix.adapters.systems import read_systems
 from adaptermix.cli import main as cli
@@ -193,6 +193,18 @@ def test_without_the_cache_nothing_is_kept(settings, answer_cache):
     assert analyze(settings(cache=False), on_progress=seen.append).extracted == 3
     check_progress(seen)
     assert not answer_cache.exists()
+
+
+def test_a_model_that_does_not_return_its_embeddings_is_refused(settings, tmp_path):
+    """Each layer of Mamba would be taken for the one before it."""
+    tokenizer = make_tokenizer()
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    with pytest.raises(ArtifactError, match="MambaModel: its hidden states are not"):
+        analyze(settings(model=str(tmp_path / "mamba"), langs=("en", "cy")))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
