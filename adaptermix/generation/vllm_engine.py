@@ -60,9 +60,9 @@ def vllm_lacks(adapter: Adapter, model_type: str | None = None) -> str | None:
         return "its LoRA layers have biases (lora_bias)"
     if any(tensors.experts for tensors in adapter.factors.values()):
         return "it updates parameters such as fused experts (target_parameters)"
-    if model_type == "llama4_text":  # vLLM 0.32 answers, as if it were another adapter
-        for module in filter(_REORDERED.fullmatch, adapter.modules):
-            return f"vLLM reorders the rows of '{module}' in the model, but not in the adapter"
+    reordered = next(filter(_REORDERED.fullmatch, adapter.modules), None)
+    if model_type == "llama4_text" and reordered:  # vLLM 0.32 answers as if with another adapter
+        return f"vLLM reorders the rows of '{reordered}' in the model, but not in the adapter"
     return None
 
 
