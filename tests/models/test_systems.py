@@ -55,6 +55,19 @@ def test_systems_are_the_base_and_adapters_in_their_order(model_dir, tmp_path):
         open_systems(ModelSettings(model=str(tmp_path / "short")), systems.adapters)
 
 
+def test_an_adapter_of_another_revision_is_noted(model_dir, tmp_path):
+    peft_adapter(model_dir, tmp_path / "a")
+    settings = ModelSettings(model=str(model_dir), revision="v1")
+    systems = open_systems(settings, read_systems([tmp_path / "a"]))
+    adapter = systems.adapters["a"]
+    assert systems.notes() == []  # a folder has no revisions
+    config = adapter.config | {"base_model_name_or_path": "owner/model", "revision": "v2"}
+    named = replace(systems, base="owner/model", adapters={"a": replace(adapter, config=config)})
+    (note,) = named.notes()
+    assert note.startswith("a was trained on revision v2 of its base model, and is used on")
+    assert "revision v1;" in note
+
+
 def test_files_of_another_shape_than_the_config_says_are_named(model_dir, tmp_path):
     folder = shutil.copytree(model_dir, tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
