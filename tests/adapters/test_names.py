@@ -341,6 +341,8 @@ def test_other_revisions_of_a_base_are_noted(tmp_path, one, other, noted):
         ("somebody/tiny", "v1", {"revision": "v2", "print": "a"}, []),
         ("somebody/other", "v1", {"revision": "v2"}, []),
         ("here/tiny", "v1", {"revision": "v2"}, []),  # a folder
+        # A copy has revisions of its own.
+        ("unsloth/tiny-bnb-4bit", "v1", {"revision": "v2"}, []),
     ],
 )
 def test_another_revision_than_the_one_in_use_is_noted(
