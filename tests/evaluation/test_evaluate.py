@@ -481,6 +481,11 @@ def test_gold_answers_score_one(tmp_path, model_dir, corpus_dir, monkeypatch):
     assert report.macro["base"] == 0.5
 
 
+def test_an_option_of_scoring_without_effect_is_noted(tmp_path, model_dir, corpus_dir):
+    settings = eval_settings(model_dir, corpus_dir, tmp_path / "out", match="offsets")
+    assert plan(settings).notes == ["--match has no effect on slot_f1 of massive"]
+
+
 def test_an_adapter_trained_on_another_prompt_is_noted(tmp_path, model_dir, corpus_dir):
     train_task(task_settings(model_dir, corpus_dir, tmp_path / "task", max_steps=1))
     adapters = (str(tmp_path / "task"),)
