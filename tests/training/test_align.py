@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.cards import write
+from helpers.models import make_tokenizer
 from helpers.training import ALL_KINDS, PAIRS, align_settings, factors, randomize
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.cli import console
@@ -573,3 +574,15 @@ def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
     assert TRAIN_TASK.remark(own.model_copy(update={"task": "massive"})) is None
     named = TrainTaskSettings(task="my.toml", langs="en", out=tmp_path / "new")
     assert TRAIN_TASK.remark(named) is None
+
+
+def test_the_names_of_an_alignment_are_those_of_the_class_with_a_head(tmp_path, corpus_dir):
+    """GPT-2's decoder is ``transformer`` there, not ``model``."""
+    tokenizer = make_tokenizer()
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, vocab_size=len(tokenizer))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    out, changes = tmp_path / "align", {"max_steps": 1, "layer": 1}
+    train_align(align_settings(tmp_path / "base", corpus_dir, out, **changes))
+    modules = read_adapter(out).modules
+    assert {module.rsplit(".", 2)[0] for module in modules} == {"transformer.h.0"}
