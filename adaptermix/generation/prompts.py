@@ -176,7 +176,8 @@ class PromptEncoder:
         if not may_reason:
             options |= self._without_reasoning()
         text = self._render(messages, add_generation_prompt=not is_answered, **options)
-        text += self._role if not is_answered else ""
+        if not is_answered:
+            text += self._role
         if not (is_answered or may_reason) and text.endswith(self._dropped):
             text = text.removesuffix(self._dropped) + self._opening
         return text.replace("<|eot_id|>", "<|eot_id|>\n") if self.turn_newline else text
