@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -58,11 +59,16 @@ def _group(name: str, purpose: str) -> typer.Typer:
     )
 
 
-def program() -> typer.Typer:
-    """Return the program with all its commands."""
+@cache
+def program(only: str | None = None) -> typer.Typer:
+    """Return the program with all its commands.
+
+    Args:
+        only: Leave out all other commands of the catalog. Building them takes longer than parsing.
+    """
     made = _group("adaptermix", TOUR)
     made.callback()(_options)
-    for command in COMMANDS.values():
+    for command in [COMMANDS[only]] if only else COMMANDS.values():
         add_command(made, command)
     for run in (demo, run_recipe, doctor, schema):
         made.command("run" if run is run_recipe else None, cls=CheckedCommand)(run)
@@ -378,7 +384,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        program()()
+        typed = sys.argv[1] if len(sys.argv) > 1 else None
+        program(typed if typed in COMMANDS else None)()
     except AdaptermixError as error:
         _end(error)
     except OSError as error:

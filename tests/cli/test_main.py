@@ -1,0 +1,41 @@
+"""The program builds the typed command only, and behaves as if it had built all."""
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from adaptermix.cli.main import main, program
+from adaptermix.commands.catalog import COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_alone_has_the_help_that_it_has_among_all(name):
+    alone, among_all = (
+        CliRunner().invoke(app, [name, "--help"]) for app in (program(name), program())
+    )
+    assert alone.exit_code == among_all.exit_code == 0
+    assert alone.stdout == among_all.stdout
+
+
+def test_only_the_named_command_of_the_catalog_is_built():
+    everything = set(typer.main.get_command(program()).commands)
+    assert everything > set(COMMANDS)
+    assert set(typer.main.get_command(program("merge")).commands) == (
+        everything - COMMANDS.keys() | {"merge"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "built"),
+    [(["merge", "--help"], "merge"), (["--help"], None), (["mrege"], None), ([], None)],
+)
+def test_the_typed_command_is_the_one_that_is_built(monkeypatch, capsys, typed, built):
+    asked = []
+    monkeypatch.setattr(
+        "adaptermix.cli.main.program", lambda only: asked.append(only) or program(only)
+    )
+    monkeypatch.setattr("sys.argv", ["adaptermix", *typed])
+    with pytest.raises(SystemExit):
+        main()
+    assert asked == [built]
+    assert "Usage: " in "".join(capsys.readouterr())
