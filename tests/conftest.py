@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import tempfile
+from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the hub points it at a local server
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp()  # code of models; the user's is left alone
@@ -16,12 +17,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
+import typer.testing
 from helpers.corpus import write_corpus
 from helpers.models import LAYOUTS, save_model
 from hypothesis import settings
 
 settings.register_profile("adaptermix", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("adaptermix")
+
+# Typer builds all commands anew for each call, about 60 ms; a command is the same after a call.
+typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)
 
 # These come first, so that of two processes neither is left alone with one of them at the end.
 LONGEST = (
