@@ -26,13 +26,17 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
     statuses = statuses_of(chosen, state, forced_steps(chosen, only, force))
     steps: list[StepPlan] = []
     problems: list[AdaptermixError] = []
+    known: dict[str, dict[str, Any]] = {}  # seeds of one step have the same size
     for step in chosen.steps:
         cost: dict[str, Any] = {}
         problem = step.missing if statuses[step.name] != "finished" else None
         if statuses[step.name] != "finished" and not problem:
             try:
                 step.command.check(step.call(), chosen.maker)
-                cost = costs(step, is_ready=_is_ready(step, statuses))
+                alike = _without_seed(step)
+                if alike not in known:
+                    known[alike] = costs(step, is_ready=_is_ready(step, statuses))
+                cost = known[alike]
                 step.command.require(step.settings)
             except AdaptermixError as error:
                 problem = step.blame(error)
@@ -49,6 +53,12 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
             )
         )
     return RecipePlan(str(recipe.path), str(recipe.out), steps, problems)
+
+
+def _without_seed(step: Step) -> str:
+    """Return a step's command, inputs and settings, without its seed and output."""
+    settings = step.settings.model_dump_json(exclude={"seed", "out"})
+    return f"{step.command.name} {step.inputs} {settings}"
 
 
 def chosen_steps(recipe: Recipe, only: str | None) -> Recipe:

@@ -264,3 +264,19 @@ def test_of_a_base_the_seeds_that_are_needed_are_taken(tmp_path):
     assert [step.name for step in read(tmp_path, text).steps] == ["a-seed-1", "a-seed-2", "t"]
     one = read(tmp_path, text.replace("@a", "@a-seed-2"))
     assert [step.name for step in one.steps] == ["a-seed-2", "t"]
+
+
+def test_a_plan_looks_at_the_seeds_of_a_step_once(tmp_path, monkeypatch):
+    """A look loads a tokenizer and reads the data; it would be the same for each seed."""
+    asked = []
+
+    def look(step, *, is_ready):
+        asked.append((step.name, is_ready))
+        return {"examples": {step.settings.langs[0]: step.settings.limit}}
+
+    monkeypatch.setattr("adaptermix.recipes.plan.costs", look)
+    step = '[{}]\ncommand = "train-task"\nlangs = ["{}"]\nlimit = 7\nmodel = "."\n'
+    text = "seeds = [1, 2, 3]\n" + "".join(map(step.format, ("a", "b", "c"), ("en", "en", "de")))
+    steps = plan(read(tmp_path, text)).steps
+    assert asked == [("a-seed-1", True), ("c-seed-1", True)]
+    assert [step.cost["examples"] for step in steps] == 6 * [{"en": 7}] + 3 * [{"de": 7}]
