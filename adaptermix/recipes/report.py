@@ -58,7 +58,7 @@ def _size(step: "StepPlan") -> str:
     if modules := cost.get("modules"):
         parts.append(f"rank {cost['rank']} in {number_of(modules, 'module')}")
     if flops := cost.get("flops"):
-        parts.append(f"{shown_flops(flops)}, {shown_hours(cost['hours'])}")
+        parts.append(f"{shown_flops(flops)}, {shown_hours(cost['hours'])} on an A100")
     if step.problem:
         parts.append("cannot run; see below")
     return ", ".join(parts)
