@@ -125,16 +125,19 @@ def test_a_recipe_is_planned_without_problems(gemma, name):
     assert planned.steps[-1].name == "report"
 
 
-def test_the_test_set_is_touched_by_one_step_with_all_systems(gemma):
+def test_every_test_utterance_is_read_once_with_all_systems(gemma):
     recipe = read_recipe(gemma / "recipe.toml")
     tests = [step for step in recipe.steps if step.command.name == "eval"]
-    assert [step.name for step in tests] == ["test"]
+    langs = [lang for step in tests for lang in step.settings.langs]
+    assert len(langs) == len(set(langs)) == 15
     made = {step.name for step in recipe.steps if step.command.name == "merge"}
-    assert made | {"task-1", "task-2", "joint-1", "joint-2", "joint-3"} == {*tests[0].needs}
+    made |= {f"{name}-seed-{seed}" for name in ("task", "joint") for seed in (1, 2, 3)}
+    assert all({*step.needs} == made for step in tests)
 
 
 def test_a_placebo_is_trained_as_the_alignment_is(gemma):
-    for name, pairs in (("recipe", ["-1", "-2", "-3"]), ("reduced", [""])):
+    seeds = [f"-seed-{seed}" for seed in (1, 2, 3)]
+    for name, pairs in (("recipe", seeds), ("reduced", [""])):
         steps = {step.name: step.settings for step in read_recipe(gemma / f"{name}.toml").steps}
         for seed in pairs:
             align, placebo = dict(steps[f"align{seed}"]), dict(steps[f"placebo{seed}"])
@@ -147,7 +150,7 @@ def test_the_reduced_recipe_runs_to_its_report(gemma, reduced):
     assert (gemma / "runs/reduced/report.html").stat().st_size > 10_000
 
 
-LAST = {name: "report" for name in ("diagnosis", "layers", "resources", "seeds")} | {
+LAST = {name: "report" for name in ("diagnosis", "layers", "resources", "seeds", "systems")} | {
     "weights": "searched"
 }
 
