@@ -1,7 +1,6 @@
 """The file format of PEFT adapters: the names of tensors, and the config that fits them."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
@@ -309,10 +308,10 @@ def _target(module: str, update: UpdateSpec) -> str:
 
 
 def _alpha(scaling: float, rank: int) -> int | float:
-    """Return the alpha that, divided by the rank, gives exactly this scaling."""
+    """Return the alpha that, divided by the rank, is nearest to this scaling; whole if possible."""
     alpha = scaling * rank
-    near = (round(alpha), alpha, math.nextafter(alpha, 0), math.nextafter(alpha, math.inf))
-    return next((number for number in near if number / rank == scaling), alpha)
+    whole = round(alpha)
+    return whole if whole / rank == scaling else alpha
 
 
 def spec_of(update: LoraUpdate, experts: int = 0) -> UpdateSpec:

@@ -246,9 +246,9 @@ def _are_of_one_model(one: str, other: str) -> bool:
 def _decoder(prefix: str) -> str:
     """Return the part of a prefix that is the same in all classes and versions of a model."""
     rest = re.sub(r"^(?:model\.)?language_model\.", "", prefix)
-    if rest not in ("model.", "model.model."):
+    if rest != "model.model.":
         rest = rest.removeprefix("model.")
-    return "" if rest in ("model.", "backbone.") else rest  # both are names of Nemotron-H's
+    return "" if rest == "backbone." else rest  # the name of Nemotron-H's in its own code
 
 
 def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:
@@ -258,10 +258,9 @@ def check_names_meet(first: Sequence[str], second: Sequence[str], paths: tuple[s
         ArtifactError: They have none; the message names one module of each.
     """
     one, other = (
-        {f".{m}"[: at.start() + 1].lstrip("."): m for m in ms if (at := _BLOCK.search(m))}
-        for ms in (first, second)
+        {m[: at.start()]: m for m in ms if (at := _BLOCK.search(m))} for ms in (first, second)
     )
-    if not one or not other or one.keys() & other.keys():
+    if one.keys() & other.keys():
         return
     parts = [{_part(block) for block in blocks} for blocks in (one, other)]
     if parts[0] & parts[1]:
