@@ -147,9 +147,10 @@ def test_the_loss_of_a_large_batch_is_made_block_by_block(monkeypatch, direction
         return loss, *torch.autograd.grad(loss, (sources, targets))
 
     whole = loss_and_gradients()
-    monkeypatch.setattr("adaptermix.training.objectives._ROWS", 3)
-    for found, expected in zip(loss_and_gradients(), whole, strict=True):
-        assert torch.allclose(found, expected, rtol=1e-12, atol=0)
+    for rows in (3, 5):  # four blocks, and two
+        monkeypatch.setattr("adaptermix.training.objectives._ROWS", rows)
+        for found, expected in zip(loss_and_gradients(), whole, strict=True):
+            assert torch.allclose(found, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("directions", ["one", "both"])
