@@ -2,7 +2,12 @@
 
 import pytest
 
-from adaptermix.adapters.base_names import is_copy, is_one_base, is_quantized_name
+from adaptermix.adapters.base_names import (
+    commit_of_snapshot,
+    is_copy,
+    is_one_base,
+    is_quantized_name,
+)
 
 HUB = "/home/u/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/"
 
@@ -19,15 +24,32 @@ HUB = "/home/u/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/"
         ("other/Qwen3-8B", f"{HUB}0123", False),
         ("Qwen/Qwen3-8B", "Qwen/Qwen3-4B", False),
         ("/data/Qwen3-8B", "/mnt/Llama-3", False),
+        ("x/one", "x/oneX", False),
         ("/runs/french/merged", "/runs/coder/merged", None),
         ("/runs/a/checkpoint-123", "/runs/b/checkpoint-123", None),
         ("Qwen/Qwen3-8B", "/runs/final", None),
         ("/a/b968826d9c46", "/b/b968826d9c46", None),
+        ("Qwen/Qwen3-8B", "/Qwen3-8B", True),
+        ("Qwen/Qwen3-8B", "~/Qwen3-8B", True),
+        ("Qwen/Qwen3-8B", r"C:\models\Qwen3-8B", True),
+        ("Qwen/Qwen3-8B", "./", None),
+        ("~/a", "~/b", False),
+        ("Qwen/merged", "other/merged", False),  # on the Hub, it is a name like others
+        ("Qwen/Qwen3-8B", "models--Qwen--Qwen3-8B", False),
     ],
 )
 def test_names_of_bases_are_evidence_or_none(one, other, expected):
     assert is_one_base(one, other) is expected
     assert is_one_base(other, one) is expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["merged", "base-model", "saved", "weights_v2", "sft", "model-hf-2", "global_step10", "12"],
+)
+def test_names_that_many_folders_have_are_no_evidence(name):
+    assert is_one_base(f"/runs/{name}", "Qwen/Qwen3-8B") is None
+    assert is_one_base(f"/runs/x{name}", "Qwen/Qwen3-8B") is False
 
 
 @pytest.mark.parametrize(
@@ -39,6 +61,7 @@ def test_names_of_bases_are_evidence_or_none(one, other, expected):
         ("unsloth/llama-3-8b-bnb-4bit", "meta-llama/Meta-Llama-3-8B", True),
         ("NousResearch/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf", True),
         ("mlx-community/Mistral-7B-Instruct-v0.3-4bit", "mistralai/Mistral-7B-Instruct-v0.3", True),
+        ("NousResearch/Llama-2-7b-hf", "meta-llama/Llama-2-7b", True),
         ("TheBloke/Mistral-7B-Instruct-v0.2-GPTQ", "mistralai/Mistral-7B-Instruct-v0.2", True),
         ("RedHatAI/Llama-3.1-8B-Instruct-FP8-dynamic", "/m/Llama-3.1-8B-Instruct", True),
         ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct", True),
@@ -52,3 +75,15 @@ def test_names_of_bases_are_evidence_or_none(one, other, expected):
 def test_copies_of_a_model_are_recognized(copy, original, expected):
     assert is_copy(copy, original) is is_copy(original, copy) is expected
     assert not is_quantized_name(original)
+
+
+def test_the_name_of_a_quantized_copy_says_so():
+    for name in ("unsloth/Qwen3-8B-bnb-4bit", "/data/gemma-2-9b-it-4bit", "x/Llama-3-8B-FP8"):
+        assert is_quantized_name(name)
+    assert not is_quantized_name("unsloth/Qwen3-8B")
+
+
+def test_a_commit_is_that_of_a_snapshot():
+    assert commit_of_snapshot(f"{HUB}0123") == commit_of_snapshot(f"{HUB}0123/") == "0123"
+    assert commit_of_snapshot("Qwen/Qwen3-8B") is None
+    assert commit_of_snapshot(HUB.removesuffix("snapshots/")) is None

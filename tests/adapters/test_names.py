@@ -338,9 +338,10 @@ def test_other_revisions_of_a_base_are_noted(tmp_path, one, other, noted):
         ("somebody/tiny", None, {"revision": "main"}, []),
         ("somebody/tiny", COMMIT[:7], {"revision": COMMIT}, []),
         ("somebody/tiny", None, {"base": SNAPSHOT + COMMIT}, []),
+        (SNAPSHOT + COMMIT, None, {}, []),
         ("somebody/tiny", "v1", {"revision": "v2", "print": "a"}, []),
         ("somebody/other", "v1", {"revision": "v2"}, []),
-        ("here/tiny", "v1", {"revision": "v2"}, []),  # a folder
+        ("./here/tiny", "v1", {"revision": "v2"}, []),  # a folder
         # A copy has revisions of its own.
         ("unsloth/tiny-bnb-4bit", "v1", {"revision": "v2"}, []),
     ],
