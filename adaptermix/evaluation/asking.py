@@ -17,6 +17,7 @@ from adaptermix.progress import OnProgress
 from adaptermix.settings.evaluation import EvalSettings
 from adaptermix.tasks.catalog import make_task, notes_on_unused
 from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.metrics.normalization import notes_on_normalization
 from adaptermix.tasks.metrics.text import notes_on_reasoning
 from adaptermix.tasks.task import Scored, Task
 
@@ -178,7 +179,12 @@ class Prompts:
             generator.engine,
             generator.decoded,
             generator.reused,
-            [*self.encoder.notes, *generator.notes, *notes_on_reasoning(texts)],
+            [
+                *self.encoder.notes,
+                *generator.notes,
+                *notes_on_normalization(outcomes),
+                *notes_on_reasoning(texts),
+            ],
         )
 
 

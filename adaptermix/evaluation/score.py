@@ -16,8 +16,8 @@ from adaptermix.tables import View, number_of, pairs, shown, titled
 from adaptermix.tasks.catalog import make_task, notes_on_unused
 from adaptermix.tasks.custom import CustomTask
 from adaptermix.tasks.massive import read_massive_file
-from adaptermix.tasks.metrics.f1 import notes_on_normalization
 from adaptermix.tasks.metrics.metric import Score
+from adaptermix.tasks.metrics.normalization import notes_on_normalization
 from adaptermix.tasks.metrics.text import (
     notes_on_reasoning,
     notes_on_tokenizers,
@@ -101,7 +101,7 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
         counts |= score.counts
     notes += [*notes_on_unused(settings, task), *_notes_on_files(settings)]
     notes += notes_on_tokenizers(task.metrics, outcomes)
-    notes += notes_on_normalization(outcomes)
+    notes += notes_on_normalization({path.name: outcomes})
     notes += notes_on_reasoning({path.name: outputs})
     return ScoreReport(scores, counts, notes=notes)
 

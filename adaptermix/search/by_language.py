@@ -233,7 +233,7 @@ def _report(
         engine=inputs.asked.engine,
         decoded=halving.needed,
         reused=inputs.asked.reused,
-        notes=list(dict.fromkeys(_notes(chosen, inputs))),
+        notes=list(dict.fromkeys([*_notes(chosen, inputs), *halving.notes_on_answers])),
     )
 
 

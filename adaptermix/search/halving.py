@@ -21,6 +21,7 @@ from adaptermix.merging.weights import Weighting
 from adaptermix.progress import OnProgress
 from adaptermix.search.asking import Asked
 from adaptermix.search.candidates import Candidate
+from adaptermix.tasks.metrics.normalization import count_denormalized, note_on_denormalized
 from adaptermix.tasks.metrics.significance import (
     Difference,
     Interval,
@@ -62,6 +63,7 @@ class SuccessiveHalving:
 
     Attributes:
         needed: Number of candidate-example pairs that were requested.
+        denormalized: Number of answers with values that are wrong only by Unicode normalization.
         notes: Notes for the user.
     """
 
@@ -89,6 +91,7 @@ class SuccessiveHalving:
         self.scratch = scratch
         self.on_progress = on_progress
         self.needed = 0
+        self.denormalized = 0
         self.notes: list[str] = []
         self.entries: dict[str, Entry] = {}
 
@@ -96,6 +99,13 @@ class SuccessiveHalving:
     def examples(self) -> int:
         """Number of dev examples."""
         return sum(len(items) for items in self.items.values())
+
+    @property
+    def notes_on_answers(self) -> list[str]:
+        """Notes for the user on the answers."""
+        if not self.denormalized:
+            return []
+        return [note_on_denormalized(self.denormalized, " of the candidates")]
 
     def enter(self, candidate: Candidate, adapter: Path | None = None) -> Entry:
         """Merge a candidate and add it to the race, unless it is already in it.
@@ -123,6 +133,7 @@ class SuccessiveHalving:
             [(entry.adapter, unseen) for entry, _, unseen in parts], self.on_progress
         )
         for (entry, at, _), outcomes in zip(parts, found, strict=True):
+            self.denormalized += count_denormalized(outcomes)
             rows = self.task.statistics(outcomes)
             entry.statistics[at] = np.concatenate([entry.statistics[at], rows])
 

@@ -378,7 +378,12 @@ def _finish(
             exhaustive=len(entries) * halving.examples,
             reused=asked.reused,
             merge=write_merge(plan, settings, at=staged, found=found),
-            notes=[*asked.notes, *halving.notes, *asked.notes_on_answers],
+            notes=[
+                *asked.notes,
+                *halving.notes,
+                *halving.notes_on_answers,
+                *asked.notes_on_answers,
+            ],
             folder=str(folder),
             control=control,
         )

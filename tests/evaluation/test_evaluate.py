@@ -317,12 +317,18 @@ def test_what_prompts_engine_and_answers_had_to_say_is_noted(
         return read_prompts(settings, split, task, encoder, folder)
 
     monkeypatch.setattr("adaptermix.evaluation.asking.read_prompts", noted)
+
+    def counted(outcomes):
+        return [f"{len(given)} of {system}" for system, given in outcomes.items()]
+
     monkeypatch.setattr(CachedGenerator, "notes", ["of the engine"])
+    monkeypatch.setattr("adaptermix.evaluation.asking.notes_on_normalization", counted)
     told(lambda at: Generated("a</think>" if at == 3 else "None", False))
     settings = eval_settings(model_dir, corpus_dir, tmp_path / "out")
     assert evaluate(settings).notes == [
         "of the prompts",
         "of the engine",
+        "10 of base",
         "1 of 10 answers of base contain '</think>'; reasoning is scored as a part of the answer",
     ]
     assert "of the prompts" in plan(settings, force=True).notes

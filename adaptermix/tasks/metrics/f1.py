@@ -4,7 +4,6 @@ Both metrics count each example separately (``statistics``) and score a sum of t
 (``value``), so that scoring a resample of the examples costs one sum.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from adaptermix.tables import number_of
 from adaptermix.tasks.entities import Entity
 from adaptermix.tasks.metrics.metric import Outcome, Statistics
 from adaptermix.tasks.slots import Slot
@@ -48,25 +46,6 @@ class OverlapF1:
     def signature(self, outcomes: Sequence[Outcome]) -> str:
         """Return what is compared, and how."""
         return f"{self.name}|avg:micro|{self.rule}|version:{__version__}"
-
-
-def notes_on_normalization(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a note if values are wrong only by the Unicode normalization of their characters."""
-    count = 0
-    for outcome in outcomes:
-        if isinstance(outcome.predicted, list) and isinstance(outcome.expected, list):
-            expected = {*map(str, outcome.expected)}
-            composed = {unicodedata.normalize("NFC", text) for text in expected}
-            count += any(
-                text not in expected and unicodedata.normalize("NFC", text) in composed
-                for text in map(str, outcome.predicted)
-            )
-    if not count:
-        return []
-    return [
-        f"{number_of(count, 'answer')} would have more correct values after Unicode normalization "
-        "(NFC): accents are written as one character on one side, and as two on the other"
-    ]
 
 
 def slot_key(slot: Slot) -> tuple[str, str]:
