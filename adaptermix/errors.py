@@ -108,6 +108,11 @@ def require_extra(extra: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of any error's message, or its class name if the message is empty."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """Return the first line of any error's message, or its class name if the message is empty.
+
+    A line that ends with a colon has its reason in the next one.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

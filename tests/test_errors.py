@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from adaptermix import errors
-from adaptermix.errors import AdaptermixError, StoppedError
+from adaptermix.errors import AdaptermixError, StoppedError, first_line
 
 KINDS = [
     kind
@@ -34,3 +34,16 @@ def test_a_stopped_run_keeps_the_code_of_its_signal():
     error = StoppedError("stopped", number=signal.SIGINT)
     assert error.restated("[task] stopped", hint=None).exit_code == 130
     assert pickle.loads(pickle.dumps(error)).exit_code == 130
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no slots\nin line 3", "no slots"),
+        ("\nfield 'r':\n    expected int\n  got str", "field 'r': expected int"),
+        ("no slots:", "no slots:"),
+        (" \n", "ValueError"),
+    ],
+)
+def test_the_first_line_of_an_error_has_its_reason(text, expected):
+    assert first_line(ValueError(text)) == expected

@@ -82,7 +82,8 @@ class PromptEncoder:
         self.turn_newline = turn_newline
         self.notes: list[str] = []
         self._place = self._name if template is None else str(template)
-        self._takes_system, self._wants_parts = True, False
+        self._wants_parts = False
+        self._no_system = ""  # why prompts cannot begin with a system text, if they cannot
         self._role = ""  # the role of an answer, if the template omits it at the end of a prompt
         self._dropped = self._opening = ""  # end of a prompt, and what replaces it
         marker = ""
@@ -95,7 +96,7 @@ class PromptEncoder:
             )
         if tokenizer.chat_template is not None:
             self._wants_parts = self._needs_parts()
-            self._takes_system = self._writes([{"role": "system", "content": _SYSTEM}, _QUESTION])
+            self._no_system = self._why_no_system()
             marker = self._end_marker()
             self._dropped, self._opening = self._find_opening()
             if not _REASONS.search(self._opening) and self._omits_role():
@@ -166,11 +167,10 @@ class PromptEncoder:
             if tools or any("tool_calls" in message for message in messages):
                 raise DataError(f"{self._name}: tools need a chat template, and the model has none")
             return "".join(f"{message['content']}\n\n" for message in messages)
-        if messages and messages[0]["role"] == "system" and not self._takes_system:
+        if messages and messages[0]["role"] == "system" and self._no_system:
             messages = _system_in_user_turn(messages)
             self.note(
-                "the model's chat template does not support a system prompt; its text is put "
-                "at the start of the first user turn"
+                f"{self._no_system}; the system prompt is put at the start of the first user turn"
             )
         options: dict[str, Any] = {"tools": [*tools]} if tools else {}
         if not may_reason:
@@ -260,6 +260,19 @@ class PromptEncoder:
     @property
     def _name(self) -> str:
         return str(getattr(self.tokenizer, "name_or_path", "") or "the tokenizer")
+
+    def _why_no_system(self) -> str:
+        """Return why a prompt cannot begin with a system text; empty if it can."""
+        messages: list[Message] = [{"role": "system", "content": _SYSTEM}, _QUESTION]
+        if self._writes(messages):
+            return ""
+        try:
+            self._render(messages, add_generation_prompt=True)
+        except ArtifactError as error:  # its system turn needs a variable, such as the tools
+            return f"with a system prompt, {error.message}"
+        except DataError:
+            pass
+        return "the model's chat template does not support a system prompt"
 
     def _needs_parts(self) -> bool:
         """Whether the template accepts only a list of parts as content."""

@@ -17,6 +17,14 @@ from adaptermix.tables import number_of
 
 AGAIN = "copy or download the model again"  # the hint for damaged or missing files
 _BLOCK = re.compile(r"layers\.(\d+)\.")
+# Types of config keys that are read without a check by the model's class.
+_TYPES: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(
+        ("quantization_config", "text_config", "vision_config", "auto_map"), (dict, "an object")
+    ),
+    "architectures": (list, "a list"),
+    "tie_word_embeddings": (bool, "true or false"),
+}
 CONTEXT_KEYS = (  # config keys of the context length
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_seq_length"),
     *("max_sequence_length", "seq_len", "n_ctx", "model_max_length"),
@@ -47,7 +55,7 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     """Read ``config.json``, without the defaults that the model's class adds.
 
     Raises:
-        ArtifactError: The file is not a JSON object.
+        ArtifactError: The file is not a JSON object, or a key has a value of a wrong type.
     """
     path = folder / "config.json"
     try:
@@ -56,6 +64,9 @@ def read_base_config(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ArtifactError(f"{path}: not a JSON object")
+    for key, (kind, name) in _TYPES.items():
+        if not isinstance(value := config.get(key), kind | None):
+            raise ArtifactError(f"{path}: {key} is {json.dumps(value)}, not {name}", hint=AGAIN)
     return config
 
 

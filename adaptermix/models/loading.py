@@ -265,11 +265,18 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )
+    hint = "use a model that is a decoder only, such as Llama, Qwen or Gemma"
     if getattr(config, "is_encoder_decoder", False):  # transformers would load only the decoder
         raise ArtifactError(
             f"{folder}: models of type '{config.model_type}' are not supported: they have an "
             "encoder and a decoder",
-            hint="use a model that is a decoder only, such as Llama, Qwen or Gemma",
+            hint=hint,
+        )
+    if getattr(type(config), "is_encoder_decoder", False):  # its depth is that of the encoder
+        raise ArtifactError(
+            f"{folder}: only the decoder of a model of type '{config.model_type}', without its "
+            "encoder; it is not supported",
+            hint=hint,
         )
     return config
 

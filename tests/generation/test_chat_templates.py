@@ -85,6 +85,17 @@ def test_a_template_that_writes_no_question_is_refused(template, why):
         encoder_of(template)
 
 
+def test_a_system_turn_that_needs_tools_is_noted_for_what_it_is():
+    turn = "{% if messages[0].role == 'system' %}{{ tools | length }}{% endif %}"
+    encoder = encoder_of(turn + CHAT_TEMPLATE)
+    prompt = encoder.prompt_text(MESSAGES)
+    (note,) = encoder.notes
+    assert note.startswith("with a system prompt, ")
+    assert "needs the variable 'tools', which prompts do not have: object of type" in note
+    assert note.endswith("; the system prompt is put at the start of the first user turn")
+    assert prompt == "<|bos|><|user|>slots\n\nwake me<|end|><|assistant|>"
+
+
 def test_of_several_templates_the_default_is_used_and_without_one_all_are_named():
     several = {"tool_use": "T" + CHAT_TEMPLATE, "default": CHAT_TEMPLATE}
     assert encoder_of(several).prompt_text(MESSAGES) == encoder_of(CHAT_TEMPLATE).prompt_text(

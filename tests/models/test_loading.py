@@ -136,6 +136,32 @@ def test_the_decoder_of_an_encoder_decoder_is_not_taken_for_the_model(tmp_path):
     transformers.BartConfig(**shape).save_pretrained(tmp_path)
     with pytest.raises(ArtifactError, match="'bart' are not supported: they have an encoder"):
         load_config(tmp_path, ModelSettings())
+    alone = transformers.BartConfig(**shape, is_encoder_decoder=False, is_decoder=True)
+    alone.save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="only the decoder of a model of type 'bart'"):
+        load_config(tmp_path, ModelSettings())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("quantization_config", "gptq", 'quantization_config is "gptq", not an object'),
+        ("text_config", [1], r"text_config is \[1\], not an object"),
+        ("auto_map", 3, "auto_map is 3, not an object"),
+        ("architectures", "LlamaForCausalLM", "architectures is .*, not a list"),
+        ("tie_word_embeddings", "no", 'tie_word_embeddings is "no", not true or false'),
+        ("eos_token_id", "</s>", "'eos_token_id': TypeError: .* got str"),
+        ("rope_scaling", "linear", "'rope_parameters': TypeError: .* got str"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_with_file_and_key(tmp_path, model_dir, key, value, why):
+    config = json.loads((model_dir / "config.json").read_text()) | {key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(model_dir / name)
+    with pytest.raises(ArtifactError, match=rf"config\.json: .*{why}") as raised:
+        open_systems(ModelSettings(model=str(tmp_path)), {})
+    assert "\n" not in raised.value.message
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_omni", "qwen2_audio", "voxtral", "t5"])
