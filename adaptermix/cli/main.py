@@ -44,7 +44,9 @@ TOUR = """Train, merge and evaluate LoRA adapters that carry a task across langu
 To see all steps in three minutes: adaptermix demo
 Every command has --help with examples.
 """
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+)
 
 
 def _group(name: str, purpose: str) -> typer.Typer:
@@ -393,6 +395,9 @@ def main() -> None:
             _end(ConfigError(f"{error.filename}: {error.strerror}", hint="choose a shorter name"))
         if error.errno not in _DISK_ERRORS:
             raise
-        _end(ResourceError(f"{error.filename or 'disk'}: {error.strerror}"))
+        hint = (
+            None if error.filename else "free some space for --out, $TMPDIR and $ADAPTERMIX_CACHE"
+        )
+        _end(ResourceError(f"{error.filename or 'disk'}: {error.strerror}", hint=hint))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,6 @@
 """Outputs of commands: reports, and atomic writes of files and folders."""
 
+import errno
 import glob
 import json
 import os
@@ -28,6 +29,7 @@ def cache_folder() -> Path:
     return user_cache_path("adaptermix", appauthor=False)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, or too large for it
 _UNFINISHED = ".unfinished"
 _REPLACED = "replaced"
 _LOCK = ".lock"
@@ -127,7 +129,7 @@ def whole_output(path: Path) -> Iterator[Path]:
     leaves a hidden folder, which the next write of the same output removes.
 
     Raises:
-        ResourceError: The folder cannot be created or written to.
+        ResourceError: The folder cannot be created or written to, or its disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,9 +144,14 @@ def whole_output(path: Path) -> Iterator[Path]:
         if is_folder or (partial.is_dir() and (path.exists() or path.is_symlink())):
             path.rename(replaced)  # a folder cannot be replaced, or replace a file, in one step
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise ResourceError(
+                f"{path}: cannot be written: {error.strerror}",
+                hint="free some space on the disk, or choose another --out",
+            ) from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

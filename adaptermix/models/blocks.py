@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from adaptermix.errors import ArtifactError
-from adaptermix.models.files import layer_index
+from adaptermix.models.files import AGAIN, layer_index
 from adaptermix.models.loading import compute_dtype, load_class, load_config, model_class, opening
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
@@ -399,7 +399,7 @@ def _empty(
 ) -> "PreTrainedModel":
     import torch
 
-    with opening(str(folder / "config.json")), torch.device("meta"):
+    with opening(str(folder / "config.json"), AGAIN), torch.device("meta"):
         model: PreTrainedModel = kind.from_config(
             config, dtype=compute_dtype(settings), trust_remote_code=settings.trust_remote_code
         )

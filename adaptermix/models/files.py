@@ -23,6 +23,7 @@ _TYPES: dict[str, tuple[type, str]] = {
         ("quantization_config", "text_config", "vision_config", "auto_map"), (dict, "an object")
     ),
     "architectures": (list, "a list"),
+    "model_type": (str, "text"),
     "tie_word_embeddings": (bool, "true or false"),
 }
 CONTEXT_KEYS = (  # config keys of the context length

@@ -261,7 +261,7 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
     """
     from transformers import AutoConfig
 
-    with opening(str(folder / "config.json")):
+    with opening(str(folder / "config.json"), AGAIN):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )

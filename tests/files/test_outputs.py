@@ -127,7 +127,8 @@ def test_a_disk_that_fills_up_stops_the_writing_and_leaves_nothing(tmp_path, mon
             yield made[-1]
 
     specs = {str(n): TensorSpec(np.dtype(np.float64), (100_000,)) for n in range(9)}
-    with pytest.raises(OSError, match="No space left"), whole_output(tmp_path / "x") as out:
+    full = f"{tmp_path}/x: cannot be written: No space left"
+    with pytest.raises(ResourceError, match=full), whole_output(tmp_path / "x") as out:
         out.symlink_to("/dev/full")
         write_tensors(out, specs, tensors(), dict)
     assert len(made) < 9

@@ -149,6 +149,7 @@ def test_the_decoder_of_an_encoder_decoder_is_not_taken_for_the_model(tmp_path):
         ("text_config", [1], r"text_config is \[1\], not an object"),
         ("auto_map", 3, "auto_map is 3, not an object"),
         ("architectures", "LlamaForCausalLM", "architectures is .*, not a list"),
+        ("model_type", ["llama"], r'model_type is \["llama"\], not text'),
         ("tie_word_embeddings", "no", 'tie_word_embeddings is "no", not true or false'),
         ("eos_token_id", "</s>", "'eos_token_id': TypeError: .* got str"),
         ("rope_scaling", "linear", "'rope_parameters': TypeError: .* got str"),
