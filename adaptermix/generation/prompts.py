@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataE
 from adaptermix.files.text import Split, numbered_lines
 from adaptermix.models.files import check_tokens, context_length
 from adaptermix.settings.shared import DecodingSettings, PromptSettings
+from adaptermix.tables import number_of
 from adaptermix.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -190,6 +191,29 @@ class PromptEncoder:
         """Return the IDs of an answer and its end token."""
         return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end_id]
 
+    def note_on_answers(self, answers: Mapping[str, Sequence[str]]) -> None:
+        """Note correct answers, by language, that the tokenizer cannot write.
+
+        Its vocabulary may lack characters, and some tokenizers (WordPiece, SentencePiece with
+        normalization) change case, accents or spaces. No model with it can then answer correctly.
+        """
+        lost: dict[str, list[tuple[str, str]]] = {}
+        for lang, given in answers.items():
+            pairs = [(answer, self._written_by_tokenizer(answer)) for answer in given]
+            if found := [pair for pair in pairs if pair[0].split() != pair[1].split()]:
+                lost[lang] = found
+        if lost:
+            count, total = sum(map(len, lost.values())), sum(map(len, answers.values()))
+            answer, written = next(iter(lost.values()))[0]
+            self.note(
+                f"the tokenizer cannot write {count} of {number_of(total, 'correct answer')} as "
+                f"they are ({', '.join(lost)}); for example, {answer[:80]!r} becomes "
+                f"{written[:80]!r}"
+            )
+
+    def _written_by_tokenizer(self, text: str) -> str:
+        return str(self.tokenizer.decode(self.text_ids(text), skip_special_tokens=True))
+
     def note(self, text: str) -> None:
         """Add a note for the user, once."""
         if text not in self.notes:
@@ -330,7 +354,10 @@ class PromptEncoder:
         split = f"the chat template ends answers with '{marker}', which is {len(ids)} tokens"
         if end is None:
             why = f"{split}, and " if marker else ""
-            raise ArtifactError(f"{self._name}: {why}the tokenizer has no end-of-sequence token")
+            raise ArtifactError(
+                f"{self._name}: {why}the tokenizer has no end-of-sequence token",
+                hint="name the token that ends an answer as eos_token in tokenizer_config.json",
+            )
         if marker:
             self.note(f"{split}; answers end with {self.tokenizer.eos_token} instead")
         return int(end)
@@ -388,8 +415,10 @@ def read_prompts(
     """
     room = _room_for_prompt(settings, folder)
     prompted = []
+    answers = {}
     for lang in settings.langs:
         examples = task.read(lang, split, settings.data_dir)[: settings.limit]
+        answers[lang] = [task.answer(example) for example in examples]
         ids = [example.id for example in examples]
         if len(set(ids)) < len(ids):
             raise DataError(f"{lang}: an id occurs twice in the {split} data")
@@ -398,6 +427,7 @@ def read_prompts(
             fitting = truncate(prompt, room)
             prompted.append(PromptedExample(lang, example, fitting, len(fitting) < len(prompt)))
     check_tokens((max(item.prompt_ids, default=0) for item in prompted), folder)
+    encoder.note_on_answers(answers)
     return prompted
 
 

@@ -106,23 +106,27 @@ def task_data(
     task = make_task(settings.task, settings.prompt, settings.system_prompt)
     rows: dict[str, list[EncodedExample]] = {"train": [], "dev": []}
     counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}}
+    answers: dict[str, list[str]] = {lang: [] for lang in settings.langs}
     lost = 0
     for lang in settings.langs:
         for split, limit in (("train", settings.limit), ("dev", settings.dev_limit)):
             examples = task.read(lang, split, settings.data_dir)[:limit]  # type: ignore[arg-type]
+            given = [task.answer(example) for example in examples]
+            answers[lang] += given
             encoded = [
                 encode_example(
                     encoder.prompt_ids(task.messages(example)),
-                    encoder.answer_ids(task.answer(example)),
+                    encoder.answer_ids(answer),
                     settings.max_length,
                     f"{lang}:{example.id}",
                 )
-                for example in examples
+                for example, answer in zip(examples, given, strict=True)
             ]
             kept = [row for row in encoded if row is not None]
             lost += len(encoded) - len(kept)
             counts[split][lang] = len(kept)
             rows[split].extend(kept)
+    encoder.note_on_answers(answers)
     if not rows["train"] or not rows["dev"]:
         raise DataError(
             f"every prompt is longer than --max-length {settings.max_length}",

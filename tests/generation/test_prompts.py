@@ -6,12 +6,15 @@ import pytest
 from helpers.evaluation import eval_settings
 from helpers.models import CHAT_TEMPLATE, make_tokenizer
 from helpers.tables import write_rows
+from helpers.training import task_settings
+from tokenizers import normalizers
 
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.generation.prompts import PromptEncoder, read_prompts
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.massive import Massive
+from adaptermix.training.task import task_data
 
 
 @pytest.mark.parametrize("context", [7, 8, 9, 20, 500])
@@ -65,7 +68,41 @@ def read_own(own, model_dir, ids, tokenizer=None):
     write_rows(own.with_name("en.jsonl"), rows)
     settings = eval_settings(model_dir, own.parent, "o", task=str(own), langs=("en",), limit=None)
     encoder = PromptEncoder(tokenizer or make_tokenizer())
-    return read_prompts(settings, "test", make_task(str(own)), encoder, model_dir)
+    items = read_prompts(settings, "test", make_task(str(own)), encoder, model_dir)
+    assert encoder.notes == []
+    return items
+
+
+def test_answers_that_the_tokenizer_cannot_write_are_noted():
+    tokenizer = make_tokenizer()
+    encoder = PromptEncoder(tokenizer)
+    answers = {"en": ["time: five", "Caf\u00e9  noir"], "cy": ["d\u0175r"], "sw": ["taa"]}
+    encoder.note_on_answers(answers)
+    assert encoder.notes == []
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    encoder.note_on_answers(answers)
+    assert encoder.notes == [
+        "the tokenizer cannot write 2 of 4 correct answers as they are (en, cy); for example, "
+        "'Caf\u00e9  noir' becomes 'cafe  noir'"
+    ]
+
+
+def test_what_the_tokenizer_cannot_write_is_noted_by_evaluations_and_trainings(
+    model_dir, corpus_dir
+):
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(":", ";")
+    settings = eval_settings(model_dir, corpus_dir, "o")
+    found = []
+    for read in (
+        lambda encoder: read_prompts(settings, "test", Massive(""), encoder, model_dir),
+        lambda encoder: task_data(task_settings(model_dir, corpus_dir, "o"), encoder),
+    ):
+        encoder = PromptEncoder(tokenizer)
+        read(encoder)
+        found += encoder.notes
+    assert [note[:27] for note in found] == ["the tokenizer cannot write "] * 2
+    assert all("'color_type: red; house_" in note for note in found)
 
 
 def test_an_id_that_occurs_twice_is_refused(own, model_dir):
