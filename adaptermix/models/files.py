@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from adaptermix.adapters.names import core
@@ -18,13 +19,14 @@ from adaptermix.tables import number_of
 AGAIN = "copy or download the model again"  # the hint for damaged or missing files
 _BLOCK = re.compile(r"layers\.(\d+)\.")
 # Types of config keys that are read without a check by the model's class.
-_TYPES: dict[str, tuple[type, str]] = {
+_TYPES: dict[str, tuple[UnionType, str]] = {
     **dict.fromkeys(
-        ("quantization_config", "text_config", "vision_config", "auto_map"), (dict, "an object")
+        ("quantization_config", "text_config", "vision_config", "auto_map"),
+        (dict | None, "an object"),
     ),
-    "architectures": (list, "a list"),
-    "model_type": (str, "text"),
-    "tie_word_embeddings": (bool, "true or false"),
+    "architectures": (list | None, "a list"),
+    "model_type": (str | None, "text"),
+    "tie_word_embeddings": (bool | None, "true or false"),
 }
 CONTEXT_KEYS = (  # config keys of the context length
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_seq_length"),
@@ -65,10 +67,26 @@ def read_base_config(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ArtifactError(f"{path}: not a JSON object")
-    for key, (kind, name) in _TYPES.items():
-        if not isinstance(value := config.get(key), kind | None):
-            raise ArtifactError(f"{path}: {key} is {json.dumps(value)}, not {name}", hint=AGAIN)
+    check_types(config, _TYPES, path)
     return config
+
+
+def check_types(
+    content: Mapping[str, Any], types: Mapping[str, tuple[UnionType, str]], path: Path
+) -> None:
+    """Check the types of a JSON object's values.
+
+    Args:
+        content: The object.
+        types: The types of some of its values, and their names in messages.
+        path: Its file, for messages.
+
+    Raises:
+        ArtifactError: A value is of another type.
+    """
+    for key, (kind, name) in types.items():
+        if not isinstance(value := content.get(key), kind):
+            raise ArtifactError(f"{path}: {key} is {json.dumps(value)}, not {name}", hint=AGAIN)
 
 
 def config_parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, first_line
-from adaptermix.models.files import AGAIN, vocabulary_size
+from adaptermix.models.files import AGAIN, check_types, vocabulary_size
 from adaptermix.processes import shards_model
 from adaptermix.settings.shared import ModelSettings
 from adaptermix.settings.training import TrainSettings
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 _FOLD = "fold the adapter into a copy of the model with merge --into BASE, and use that"
 # Files with a vocabulary: tokenizer.json, vocab.txt, spiece.model, qwen.tiktoken, or code.
 _VOCABULARY = re.compile(r"(tokenizer\.json|vocab[^/]*|\.model|\.tiktoken|tekken[^/]*|\.py|\.bpe)$")
+_TOKENIZER_TYPES: dict[str, tuple[UnionType, str]] = {  # of values in tokenizer_config.json
+    "tokenizer_class": (str | None, "text"),
+    "auto_map": (dict | list | None, "an object"),
+    "added_tokens_decoder": (dict | None, "an object"),
+    "model_input_names": (list | None, "a list"),
+    "model_max_length": (int | float | None, "a number"),
+    "chat_template": (str | list | dict | None, "text"),
+}
 LOADED = 8  # maximum number of adapters in one base model
 
 
@@ -83,6 +92,7 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
             f"{name}: no usable tokenizer: the folder has no vocabulary, such as tokenizer.json",
             hint=hint,
         )
+    _check_tokenizer_config(Path(name))
     with opening(f"{name}: no usable tokenizer", hint):
         # mistral-common ignores the chat template, and reads "[INST]" in a text as plain text.
         try:
@@ -108,6 +118,21 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
     if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _check_tokenizer_config(folder: Path) -> None:
+    """Check the types of values in ``tokenizer_config.json``, if there is one.
+
+    Raises:
+        ArtifactError: One is of a wrong type.
+    """
+    path = folder / "tokenizer_config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # transformers says what is wrong
+        return
+    if isinstance(content, dict):
+        check_types(content, _TOKENIZER_TYPES, path)
 
 
 def _template_of_processor(folder: Path) -> str | None:

@@ -165,6 +165,25 @@ def test_a_value_of_a_wrong_type_is_named_with_file_and_key(tmp_path, model_dir,
     assert "\n" not in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("model_max_length", "long", '"long", not a number'),
+        ("chat_template", 5, "5, not text"),
+        ("tokenizer_class", {}, "{}, not text"),
+        ("auto_map", 5, "5, not an object"),
+        ("added_tokens_decoder", "x", '"x", not an object'),
+        ("model_input_names", 5, "5, not a list"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_with_its_tokenizer(tmp_path, model_dir, key, value, why):
+    (tmp_path / "tokenizer.json").symlink_to(model_dir / "tokenizer.json")
+    config = json.loads((model_dir / "tokenizer_config.json").read_text()) | {key: value}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=f"{tmp_path}/tokenizer_config.json: {key} is {why}"):
+        load_tokenizer(model_dir, ModelSettings(tokenizer=str(tmp_path)))
+
+
 @pytest.mark.parametrize("kind", ["qwen2_5_omni", "qwen2_audio", "voxtral", "t5"])
 def test_models_of_other_modes_are_refused_by_their_type(kind):
     with pytest.raises(ArtifactError, match=f"models of type '{kind}' are not supported"):
