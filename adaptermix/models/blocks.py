@@ -27,8 +27,10 @@ _PER_BLOCK = (
 # Config keys of models whose blocks share weights: per-layer embeddings, or keys and values.
 _SHARED_AMONG_BLOCKS = ("hidden_size_per_layer_input", "num_kv_shared_layers")
 # Config keys and types of models whose blocks compute with the number of all blocks: MiniCPM
-# scales residuals by it, MiniMax its decay. In one type, only the last block has a bias.
-_OF_DEPTH, _OF_LAST = ("scale_depth", "linear_attn_alpha_factor"), ("gpt_neox_japanese",)
+# scales residuals by it, MiniMax its decay. GPT-NeoX Japanese has a bias in its last block only,
+# and the class of Zamba refuses a single block with the weights that such blocks share.
+_OF_DEPTH = ("scale_depth", "linear_attn_alpha_factor")
+_WHOLE_TYPES = ("gpt_neox_japanese", "zamba")
 
 _DECODERS = "alignment works on decoders such as Llama, Qwen2, Qwen3, Mistral and Gemma"
 
@@ -354,7 +356,7 @@ def _keep_blocks(config: "PreTrainedConfig", layer: int) -> None:
             if other is not None and other is not text and hasattr(other, key):
                 setattr(other, key, 0)
     keys = (*_SHARED_AMONG_BLOCKS, *_OF_DEPTH)
-    if text.model_type in _OF_LAST or any(getattr(text, key, None) for key in keys):
+    if text.model_type in _WHOLE_TYPES or any(getattr(text, key, None) for key in keys):
         return
     depth = text.num_hidden_layers
     text.num_hidden_layers = layer

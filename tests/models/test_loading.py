@@ -497,6 +497,11 @@ UNEVEN = {
     },
     "GPTNeoXJapaneseConfig": {},  # the last block alone has a bias
     "SmolLM3Config": {"no_rope_layers": [1, 0, 1, 1, 0, 1]},
+    "ZambaConfig": {  # two blocks share their weights
+        **{"layers_block_type": ["mamba", "hybrid", "mamba", "mamba", "hybrid", "mamba"]},
+        **{"attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4},
+        **{"mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False},
+    },
 }
 
 
