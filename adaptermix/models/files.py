@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from adaptermix.adapters.names import core
@@ -19,14 +18,14 @@ from adaptermix.tables import number_of
 AGAIN = "copy or download the model again"  # the hint for damaged or missing files
 _BLOCK = re.compile(r"layers\.(\d+)\.")
 # Types of config keys that are read without a check by the model's class.
-_TYPES: dict[str, tuple[UnionType, str]] = {
-    **dict.fromkeys(
-        ("quantization_config", "text_config", "vision_config", "auto_map"),
-        (dict | None, "an object"),
-    ),
-    "architectures": (list | None, "a list"),
-    "model_type": (str | None, "text"),
-    "tie_word_embeddings": (bool | None, "true or false"),
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "quantization_config": ((dict,), "an object"),
+    "text_config": ((dict,), "an object"),
+    "vision_config": ((dict,), "an object"),
+    "auto_map": ((dict,), "an object"),
+    "architectures": ((list,), "a list"),
+    "model_type": ((str,), "text"),
+    "tie_word_embeddings": ((bool,), "true or false"),
 }
 CONTEXT_KEYS = (  # config keys of the context length
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_seq_length"),
@@ -72,9 +71,9 @@ def read_base_config(folder: Path) -> dict[str, Any]:
 
 
 def check_types(
-    content: Mapping[str, Any], types: Mapping[str, tuple[UnionType, str]], path: Path
+    content: Mapping[str, Any], types: Mapping[str, tuple[tuple[type, ...], str]], path: Path
 ) -> None:
-    """Check the types of a JSON object's values.
+    """Check the types of a JSON object's values. Each may be null.
 
     Args:
         content: The object.
@@ -85,7 +84,8 @@ def check_types(
         ArtifactError: A value is of another type.
     """
     for key, (kind, name) in types.items():
-        if not isinstance(value := content.get(key), kind):
+        value = content.get(key)
+        if value is not None and not isinstance(value, kind):
             raise ArtifactError(f"{path}: {key} is {json.dumps(value)}, not {name}", hint=AGAIN)
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from adaptermix.adapters.format import layer_of
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 _FOLD = "fold the adapter into a copy of the model with merge --into BASE, and use that"
 # Files with a vocabulary: tokenizer.json, vocab.txt, spiece.model, qwen.tiktoken, or code.
 _VOCABULARY = re.compile(r"(tokenizer\.json|vocab[^/]*|\.model|\.tiktoken|tekken[^/]*|\.py|\.bpe)$")
-_TOKENIZER_TYPES: dict[str, tuple[UnionType, str]] = {  # of values in tokenizer_config.json
-    "tokenizer_class": (str | None, "text"),
-    "auto_map": (dict | list | None, "an object"),
-    "added_tokens_decoder": (dict | None, "an object"),
-    "model_input_names": (list | None, "a list"),
-    "model_max_length": (int | float | None, "a number"),
-    "chat_template": (str | list | dict | None, "text"),
+_TOKENIZER_TYPES: dict[str, tuple[tuple[type, ...], str]] = {  # of values in tokenizer_config.json
+    "tokenizer_class": ((str,), "text"),
+    "auto_map": ((dict, list), "an object"),
+    "added_tokens_decoder": ((dict,), "an object"),
+    "model_input_names": ((list,), "a list"),
+    "model_max_length": ((int, float), "a number"),
+    "chat_template": ((str, list, dict), "text"),
 }
 LOADED = 8  # maximum number of adapters in one base model
 
