@@ -346,6 +346,7 @@ def test_a_report_says_how_many_answers_were_new(monkeypatch, tmp_path, model_di
     data = write_dev_data(tmp_path / "data", examples=20)
     paths = write_adapters(model_dir, tmp_path)
     use_known_effects(monkeypatch, paths[0], WELSH)
+    monkeypatch.setattr("adaptermix.search.halving.count_denormalized", len)  # all, for the note
     settings = family_settings(model_dir, data, tmp_path / "one")
     counts = []
     for name, grid in (("one", "0.7"), ("two", "0.7,0.9")):
@@ -354,6 +355,7 @@ def test_a_report_says_how_many_answers_were_new(monkeypatch, tmp_path, model_di
         counts.append((report.decoded, report.reused))
         remark = report.view().remarks[0]
         assert remark == f"examples decoded: {report.decoded}; {report.reused} from the cache"
+        assert report.notes[-1].startswith(f"{report.decoded} answers of the candidates would")
     assert counts == [(120, 0), (180, 120)]
 
 
