@@ -1,5 +1,8 @@
 """The program builds the typed command only, and behaves as if it had built all."""
 
+import errno
+import os
+
 import pytest
 import typer.main
 from typer.testing import CliRunner
@@ -39,3 +42,33 @@ def test_the_typed_command_is_the_one_that_is_built(monkeypatch, capsys, typed, 
         main()
     assert asked == [built]
     assert "Usage: " in "".join(capsys.readouterr())
+
+
+DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO")
+
+
+@pytest.mark.parametrize("path", [None, "out/scores.json"])
+@pytest.mark.parametrize("name", DISK)
+def test_an_error_of_the_disk_is_one_line(monkeypatch, capsys, name, path):
+    number = getattr(errno, name)
+
+    def fail(only):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr("adaptermix.cli.main.program", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 6
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"error: {path or 'disk'}: {os.strerror(number)}"
+    assert len(told) == (1 if path else 2)
+    assert path or told[1] == "hint: free some space for --out, $TMPDIR and $ADAPTERMIX_CACHE"
+
+
+def test_another_error_of_the_system_is_a_bug(monkeypatch):
+    def fail(only):
+        raise OSError(errno.EBADF, "bad")
+
+    monkeypatch.setattr("adaptermix.cli.main.program", fail)
+    with pytest.raises(OSError, match="bad"):
+        main()
