@@ -76,7 +76,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setitem(COMMANDS, "greet", command)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "words").write_text("good day")
-    return tmp_path
+    program.cache_clear()
+    yield tmp_path
+    program.cache_clear()
 
 
 def run(*line):
