@@ -18,7 +18,7 @@ SIZES = {
     "3 candidates": ("candidates",),
     "at most 3,702 answers": ("answers",),
     "rank 8 in 224 modules": ("rank", "modules"),
-    "5 PFLOP, 2.5 h": ("flops", "hours"),
+    "5 PFLOP, 2.5 h on an A100": ("flops", "hours"),
 }
 
 
