@@ -28,6 +28,7 @@ from adaptermix.cli.options import (
 from adaptermix.cli.progress import RecipeWatcher
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
+from adaptermix.files.outputs import DISK_FULL
 from adaptermix.version import __version__
 
 TOUR = """Train, merge and evaluate LoRA adapters that carry a task across languages.
@@ -44,9 +45,7 @@ TOUR = """Train, merge and evaluate LoRA adapters that carry a task across langu
 To see all steps in three minutes: adaptermix demo
 Every command has --help with examples.
 """
-_DISK_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
-)
+_DISK_ERRORS = (*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 def _group(name: str, purpose: str) -> typer.Typer:
@@ -395,9 +394,8 @@ def main() -> None:
             _end(ConfigError(f"{error.filename}: {error.strerror}", hint="choose a shorter name"))
         if error.errno not in _DISK_ERRORS:
             raise
-        hint = (
-            None if error.filename else "free some space for --out, $TMPDIR and $ADAPTERMIX_CACHE"
-        )
-        _end(ResourceError(f"{error.filename or 'disk'}: {error.strerror}", hint=hint))
+        hint = "free some space for --out, $TMPDIR and $ADAPTERMIX_CACHE"
+        place = error.filename or "disk"
+        _end(ResourceError(f"{place}: {error.strerror}", hint=None if error.filename else hint))
     except KeyboardInterrupt:
         sys.exit(130)

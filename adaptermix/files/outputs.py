@@ -29,7 +29,7 @@ def cache_folder() -> Path:
     return user_cache_path("adaptermix", appauthor=False)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, or too large for it
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, or too large for it
 _UNFINISHED = ".unfinished"
 _REPLACED = "replaced"
 _LOCK = ".lock"
@@ -147,7 +147,7 @@ def whole_output(path: Path) -> Iterator[Path]:
     except BaseException as error:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise ResourceError(
                 f"{path}: cannot be written: {error.strerror}",
                 hint="free some space on the disk, or choose another --out",
