@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from helpers import warm
 from peft import PeftConfig
 
 from adaptermix.cli.main import comet_app, main, program
@@ -267,7 +268,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(trained, tmp_path, answer_cach
     """What it had decoded is not decoded again, and its answers are those of an unbroken run."""
     folder = shutil.copytree(trained, tmp_path / "project")
     flags = "--adapter task.safetensors --limit 6 --batch-size 1 --max-new-tokens 60 -q".split()
-    process = subprocess.Popen([COMMAND, "eval", "-o", "killed", *flags], cwd=folder)
+    process = warm.command("eval", "-o", "killed", *flags, cwd=folder)
     deadline = time.monotonic() + 120
     while len(known := kept(answer_cache)) < 5:
         assert time.monotonic() < deadline
@@ -306,7 +307,7 @@ def kept(folder):
 def test_a_killed_training_leaves_no_adapter_and_resumes(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "project")
     arguments = ["train-task", "-o", "killed", "--max-steps", "60", "--eval-steps", "5"]
-    process = subprocess.Popen([COMMAND, *arguments], cwd=folder, stderr=subprocess.DEVNULL)
+    process = warm.command(*arguments, cwd=folder)
     work = folder / ".killed.training"
     deadline = time.monotonic() + 120
     while not list(work.glob("checkpoint-*/trainer_state.json")):

@@ -5,19 +5,17 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from helpers import warm
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.cli.main import main
 from adaptermix.recipes.keys import content_hash
 
-COMMAND = Path(sys.executable).with_name("adaptermix")
 TRIAL = ("--limit", 4, "--set", "engine=transformers", "--set", "max-new-tokens=4")
 
 
@@ -105,9 +103,7 @@ def test_a_recipe_killed_again_and_again_ends_as_one_that_was_not(
         "align.safetensors",
         "interference.json",
     ):
-        process = subprocess.Popen(
-            [COMMAND, *map(str, command)], cwd=folder, stderr=subprocess.PIPE, text=True
-        )
+        process = warm.command(*command, cwd=folder)
         deadline = time.monotonic() + 600
         while not list(out.glob(sign)) and process.poll() is None:
             assert time.monotonic() < deadline

@@ -2,18 +2,14 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import warm
 from helpers.adapters import peft_adapter
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.generation.answers import FILE_NAME
-
-COMMAND = Path(sys.executable).with_name("adaptermix")
 
 
 @pytest.fixture
@@ -43,13 +39,7 @@ limit = 8
 
 def search(project, out):
     arguments = ["merge", "task", "align", "--search", "0.5,0.7,0.9", "-o", out, "--json"]
-    return subprocess.Popen(
-        [COMMAND, *arguments],
-        cwd=project,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return warm.command(*arguments, cwd=project)
 
 
 def known_answers(cache):

@@ -4,16 +4,14 @@ wandb, mlflow and trackio are installed for the developers; where they are not, 
 """
 
 import json
-import os
 import shutil
 import signal
 import sqlite3
 import struct
-import subprocess
-import sys
 import time
 
 import pytest
+from helpers import warm
 from helpers.training import task_settings
 
 from adaptermix.training.task import train_task
@@ -34,25 +32,20 @@ def folder(tmp_path_factory, model_dir, corpus_dir):
     for package in ("wandb", "mlflow", "trackio"):
         pytest.importorskip(package)
     place = tmp_path_factory.mktemp("tracked")
-    line = [sys.executable, "-m", "adaptermix", "train-task", "--model", str(model_dir)]
+    line = ["train-task", "--model", str(model_dir)]
     line += ["--data-dir", str(corpus_dir), "--langs", "en", "--batch-size", "16", "--resume"]
     line += ["--micro-batch-size", "8", "--max-steps", "12", "--eval-steps", "4", "--json"]
     line += ["--report-to", "wandb,mlflow,trackio,tensorboard", "-o", "task.safetensors"]
-    environment = {
-        **os.environ,
-        **SECRETS,
-        "WANDB_MODE": "offline",
-        "TRACKIO_DIR": str(place / "trackio"),
-    }
-    with (place / "stderr").open("w") as said:
-        options = {"cwd": place, "env": environment, "stdout": subprocess.PIPE, "stderr": said}
-        child = subprocess.Popen(line, **options)
-        log = place / "task.log.jsonl"
-        while child.poll() is None and not (log.is_file() and '"step": 10' in log.read_text()):
-            time.sleep(0.01)
-        child.kill()
-        assert child.wait() == -signal.SIGKILL
-        done = subprocess.run(line, **options, check=True)
+    environment = {**SECRETS, "WANDB_MODE": "offline", "TRACKIO_DIR": str(place / "trackio")}
+    child = warm.command(*line, cwd=place, **environment)
+    log = place / "task.log.jsonl"
+    while child.poll() is None and not (log.is_file() and '"step": 10' in log.read_text()):
+        time.sleep(0.01)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    done = warm.command(*line, cwd=place, **environment)
+    assert done.wait() == 0, done.stderr
+    (place / "stderr").write_text(child.stderr + done.stderr)
     assert json.loads(done.stdout)["steps"] == 12  # nothing but the result
     return place
 
