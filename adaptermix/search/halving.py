@@ -156,14 +156,18 @@ class SuccessiveHalving:
         return paired_difference(mine, theirs, self.task.value)
 
     def run(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[Entry]:
-        """Return the candidates that have answered all examples, best first."""
-        running = [self.enter(candidate) for candidate in candidates]
+        """Return the candidates that have answered all examples, best first.
+
+        A candidate that is listed twice runs once.
+        """
+        unique = {candidate.name: candidate for candidate in candidates}
+        running = [self.enter(candidate) for candidate in unique.values()]
         rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
         for number in range(1, rounds + 1):
             self.show(running, 2.0 ** (number - rounds))
             running.sort(key=lambda entry: (-self.score(entry), entry.candidate.complexity))
             if number < rounds:
-                left = math.ceil(len(candidates) / 2**number)
+                left = math.ceil(len(unique) / 2**number)
                 running = self._narrow(running, max(FINALISTS, left), number)
         for entry in running:
             entry.dropped = None

@@ -271,14 +271,15 @@ def _try(
     for candidate in inputs.candidates:
         study.enqueue_trial(as_parameters(candidate.weighting.weights, len(groups)))
     tried: dict[str, float] = {}
-    candidates = {}
+    candidates: dict[str, Candidate] = {}
     for number in range(len(inputs.candidates) + settings.trials):
         trial = study.ask()
         weights = [
             [trial.suggest_float(f"{at}.{group}", 0, 1) for at in range(len(inputs.adapters))]
             for group in range(len(groups))
         ]
-        candidate = candidate_of(weights, groups, number, inputs.candidates)
+        known = [*inputs.candidates, *candidates.values()]
+        candidate = candidate_of(weights, groups, number, known)
         entry = halving.enter(candidate)
         halving.show([entry], 1.0 if settings.exhaustive else TRIAL_SHARE)
         tried[candidate.name] = halving.score(entry)

@@ -401,6 +401,22 @@ def test_a_candidate_that_comes_back_and_ends_the_race_was_not_dropped(monkeypat
         assert (entry.dropped, entry.answered) == (None, 80)
 
 
+def test_a_candidate_that_is_listed_twice_races_once(monkeypatch, tmp_path):
+    """Otherwise its answers count twice, and no other candidate has as many."""
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=40)
+    alone = make_halving(monkeypatch, tmp_path, SKILL, examples=40)[0]
+    for is_exhaustive in (False, True):
+        expected, found = (
+            [(entry.candidate.name, entry.answered) for entry in race]
+            for race in (
+                alone.run(candidates, exhaustive=is_exhaustive),
+                halving.run([*candidates, *candidates], exhaustive=is_exhaustive),
+            )
+        )
+        assert found == expected
+    assert halving.needed == 7 * 80
+
+
 GRIDS = {
     "grid": {"search": "0.5,0.6,0.7,0.8,0.9"},
     "auto": {"search": "auto"},
