@@ -231,12 +231,13 @@ def plot_of(
     from adaptermix.plots.scales import around_zero, span_of
 
     label = titled(metric)
+    most = max(candidate.examples for candidate in candidates)
     titles = f"{label} on dev data", f"{label}, difference from the chosen one"
     merges = [c for c in candidates if c.name != control]
     is_curve = all(_weight(c) is not None for c in merges)
     panels = []
     for title, is_difference in zip(titles, (False, True), strict=True):
-        rows = [_estimate(c, winner, metric, is_difference) for c in candidates]
+        rows = [_estimate(c, winner, metric, is_difference, most) for c in candidates]
         ends = [end for row in rows for end in (row.low, row.high)]
         span = around_zero(ends) if is_difference else span_of(ends)
         if is_curve:
@@ -270,7 +271,7 @@ def _weight(candidate: CandidateResult) -> float | None:
 
 
 def _estimate(
-    candidate: CandidateResult, winner: str, metric: str, is_difference: bool
+    candidate: CandidateResult, winner: str, metric: str, is_difference: bool, most: int
 ) -> "Estimate":
     from adaptermix.plots.intervals import Estimate
 
@@ -284,7 +285,7 @@ def _estimate(
         + number_of(candidate.examples, "example")
         + ("" if left is None else f", left the race after round {left}")
     )
-    look = "chosen" if is_chosen else "finalist" if left is None else "dropped"
+    look = "chosen" if is_chosen else "finalist" if candidate.examples == most else "dropped"
     return Estimate(candidate.name, value, low, high, look, says, at=_weight(candidate))
 
 

@@ -206,10 +206,11 @@ def _run(
         return halving.run(inputs.candidates, exhaustive=settings.exhaustive)
     if len(inputs.adapters) > 2 or settings.layer_groups > 1:
         candidates = [*inputs.candidates, *_try(halving, inputs, settings)]
-    else:
-        ranked = halving.run(inputs.candidates, exhaustive=settings.exhaustive)
-        candidates = [*inputs.candidates, *_between(ranked)]
-    return halving.run(candidates, exhaustive=settings.exhaustive)
+        return halving.run(candidates, exhaustive=settings.exhaustive)
+    ranked = halving.run(inputs.candidates, exhaustive=settings.exhaustive)
+    # The finalists have answered everything: a race on a part of it could only drop the best one.
+    finalists = [entry.candidate for entry in ranked]
+    return halving.run([*finalists, *_between(ranked)], exhaustive=True)
 
 
 def _learn(

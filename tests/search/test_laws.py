@@ -1,6 +1,7 @@
 """Laws of a search that a plausible mistake would break without an error."""
 
 import json
+import random
 import shutil
 from itertools import chain
 from types import SimpleNamespace
@@ -18,11 +19,11 @@ from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.search import by_language
-from adaptermix.search.candidates import Candidate, scalar_candidate
+from adaptermix.search.candidates import Candidate, first_candidates, scalar_candidate
 from adaptermix.search.halving import choose
 from adaptermix.search.learn import WeightedMerge, learn_weights
 from adaptermix.search.record import result_of
-from adaptermix.search.run import _between, _prepare, _try, search
+from adaptermix.search.run import _between, _prepare, _run, _try, search
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.massive import read_massive
 from adaptermix.tasks.metrics.significance import macro_score
@@ -140,6 +141,23 @@ def test_the_control_is_the_adapter_of_the_largest_share_at_its_weight(weights, 
     if control:
         at = next(at for at, weight in enumerate(alone) if weight)
         assert control.name == f"{names[at]} alone at {alone[at]:g}"
+
+
+def test_finer_steps_drop_no_candidate_that_has_answered_everything(monkeypatch, tmp_path):
+    """Scores on a few easy examples are higher than scores on all examples."""
+    skill = {f"{at / 20:g}": 0.8 - abs(at / 20 - 0.7) for at in range(21)}
+    halving, *_ = make_halving(monkeypatch, tmp_path, skill, examples=40)
+    halving.plan = lambda weighting: f"{weighting.weights[0]:g}"
+    for items in halving.items.values():
+        items.sort(key=lambda item: random.Random(item.prompt_ids[0]).random())
+    settings = SearchSettings(search="auto", prefer="best")
+    candidates = first_candidates(["task", "align"], settings)
+    inputs = SimpleNamespace(candidates=candidates, adapters=[None] * 2)
+    finalists = _run(halving, inputs, settings)
+    whole = [entry for entry in halving.entries.values() if entry.answered == 80]
+    assert {e.candidate.name for e in finalists} == {e.candidate.name for e in whole}
+    assert {"0.55", "0.65"} <= {entry.candidate.name for entry in finalists}
+    assert 4 <= len(whole) < len(halving.entries)
 
 
 def test_every_round_keeps_half_of_what_began(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """The plot of a search: all candidates, and what they lost."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,20 @@ def test_scores_and_losses_stand_above_the_weights():
     ]
     assert "0.5: -30.0 [-40.0, -20.0], 40 examples, left the race after round 1" in hovers(losses)
     assert "Dashed: the first adapter at its chosen weight, without the others." in plot.caption
+
+
+def test_a_trial_that_was_in_no_race_is_not_shown_as_a_finalist():
+    """It answered a part of the examples, and no round dropped it."""
+    trial = candidate("trial", [0.6, 0.4], 0.7)
+    plots = [
+        plot_of([*SCALAR, more], "0.85", "slot_f1")
+        for more in (trial, replace(trial, examples=100), replace(trial, examples=100, dropped=1))
+    ]
+    whole, part, dropped = (
+        p.panels[0].marks.replace(", left the race after round 1", "") for p in plots
+    )
+    assert part.replace("100 examples", "") == dropped.replace("100 examples", "")
+    assert part.replace("100 examples", "400 examples") != whole
 
 
 @pytest.mark.parametrize(
