@@ -196,16 +196,26 @@ def candidate_of(
     known: Sequence[Candidate],
 ) -> Candidate:
     """Turn proposed numbers into weights that sum to 1 in every group of layers."""
-    mixtures = []
-    for group in weights:
-        total = sum(group)
-        mixtures.append(
-            tuple(round(weight / total if total else 1 / len(group), 4) for weight in group)
-        )
+    mixtures = [_mixture(group) for group in weights]
     if len(set(mixtures)) == 1:
         weighting = Weighting(mixtures[0])
     else:
         rules = [Rule(m, layers) for m, layers in zip(mixtures, groups, strict=True)]
         weighting = Weighting(mixtures[0], tuple(rules))
-    same = next((candidate for candidate in known if candidate.weighting == weighting), None)
+    same = next((found for found in known if _rounded(found.weighting) == weighting), None)
     return same or Candidate(f"trial {number + 1}", weighting)
+
+
+def _mixture(numbers: Sequence[float]) -> tuple[float, ...]:
+    """Return the shares of numbers, rounded; the largest takes the rest, so that the sum is 1."""
+    total = sum(numbers)
+    shares = [round(n / total if total else 1 / len(numbers), 4) for n in numbers]
+    largest = shares.index(max(shares))
+    shares[largest] = round(shares[largest] + 1 - sum(shares), 4)
+    return tuple(shares)
+
+
+def _rounded(weighting: Weighting) -> Weighting:
+    """Round known weights like proposed ones: a third of 1 has more digits in a grid."""
+    rules = tuple(replace(rule, weights=_mixture(rule.weights)) for rule in weighting.rules)
+    return Weighting(_mixture(weighting.weights), rules)

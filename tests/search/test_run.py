@@ -394,6 +394,12 @@ def test_proposed_numbers_become_weights_that_add_up_to_one():
     assert [rule.weights for rule in candidate.weighting.rules] == [(0.25, 0.75), (1.0, 0.0)]
     assert candidate_of([[0.3, 0.3], [0.1, 0.1]], groups, 4, known) is known[0]
     assert candidate_of([[0.0, 0.0], [0.0, 0.0]], groups, 4, known) is known[0]
+    thirds = [scalar_candidate(0.5, 4)]  # has more digits
+    assert candidate_of([[0.3, 0.1, 0.1, 0.1]], groups[:1], 4, thirds) is thirds[0]
+    rng = random.Random(0)
+    for _ in range(20):  # --inactive keep needs the sum
+        proposed = candidate_of([[rng.random() for _ in range(3)]], groups[:1], 4, [])
+        assert sum(proposed.weighting.weights) == pytest.approx(1, abs=1e-9)
     assert as_parameters((0.9, 0.1), 1) == {"0.0": 0.9, "1.0": 0.1}
 
 
