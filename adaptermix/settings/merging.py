@@ -184,6 +184,15 @@ class SearchSettings(MergeSettings, ScoredSettings):
         return self
 
     @model_validator(mode="after")
+    def _learned_weights_fit(self) -> "SearchSettings":
+        if self.search == "learn" and self.inactive == "keep":
+            raise ValueError(
+                "--search learn finds weights of any sum, but --inactive keep needs weights that "
+                "add up to 1; use --inactive average, or --search auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tasks_of_lm_eval_fit(self) -> "SearchSettings":
         if not harness_tasks(self.task):
             return self
