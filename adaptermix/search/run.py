@@ -18,7 +18,7 @@ from blake3 import blake3
 from pydantic import TypeAdapter
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
-from adaptermix.errors import AdaptermixError, ConfigError, require_extra
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, require_extra
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.generation.cached import notes_on_servers
 from adaptermix.generation.prompts import PromptedExample
@@ -154,11 +154,30 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     adapters = list(systems.adapters.values())
     plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
+    if settings.search == "learn":
+        _check_learnable(adapters, settings)
     rank = max(spec.rank for plan in plans for spec in plan.specs.values())
     asked = ask_dev_data(settings, systems, len(candidates), rank)
     items = group_by_language(asked.items, settings.seed)
     learning = set_apart(items) if settings.search == "learn" else []
     return _SearchInputs(adapters, asked, items, learning, candidates)
+
+
+def _check_learnable(adapters: Sequence[Adapter], settings: SearchSettings) -> None:
+    """Refuse whole weights, which can be merged only if the weights add up to 1.
+
+    Raises:
+        ArtifactError: The adapters have whole weights.
+    """
+    any_sum = Weighting((1.0,) * len(adapters))
+    try:
+        plan_merge(adapters, any_sum, settings).saved()
+    except ArtifactError as error:
+        raise ArtifactError(
+            "--search learn finds weights of any sum, but the adapters contain whole weights "
+            "(biases, modules_to_save or embeddings), which need weights that add up to 1",
+            hint="use --search auto or a grid of weights",
+        ) from error
 
 
 def _ended_search(inputs: _SearchInputs) -> SearchReport | None:
@@ -306,14 +325,21 @@ def _show_without_others(
     """Decode with the chosen merge's main adapter alone, at the weights it has in the merge.
 
     This control is not a candidate. With ``inactive = keep``, weights differ by module, and the
-    control is left out.
+    control is left out. So is one that cannot be written: whole weights need a sum of 1.
     """
     alone = winner.candidate.without_others(names_of(inputs.adapters))
     if alone is None or inputs.settings.inactive == "keep":
         return None
     if any(entry.candidate.weighting == alone.weighting for entry in halving.entries.values()):
         return None  # at weight 1 it was already a candidate
-    entry = halving.enter(alone)
+    try:
+        entry = halving.enter(alone)
+    except (ArtifactError, ConfigError) as error:
+        halving.notes.append(
+            f"{winner.candidate.name} is not compared with {alone.name}, which cannot be written: "
+            f"{error.message}"
+        )
+        return None
     halving.show([entry], 1.0)
     return entry
 

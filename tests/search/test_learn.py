@@ -8,10 +8,11 @@ from helpers.adapters import peft_adapter
 from helpers.search import settings_for
 from transformers import AutoModelForCausalLM
 
+from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
 from adaptermix.search.learn import BATCH, WeightedMerge, _arguments, learn_weights
-from adaptermix.search.run import search
+from adaptermix.search.run import plan_search, search
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.training.batches import AnswerCollator, encode_example
 
@@ -77,6 +78,17 @@ def test_learned_weights_are_rules_each_for_its_own_modules(model_dir, adapters,
             assert not rule.matches(f"{own}_2")
             assert not rule.matches(f"tower.{own}")
             assert not rule.matches(re.sub(r"\.(\d)\.", r"x\1x", own))
+
+
+def test_whole_weights_are_refused_before_anything_is_learned(tmp_path, model_dir, corpus_dir):
+    """They need weights that add up to 1, and learned weights have any sum."""
+    paths = [tmp_path / "task", tmp_path / "align"]
+    for path in paths:
+        peft_adapter(model_dir, path, modules_to_save=["lm_head"])
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", search="learn", limit=2)
+    with pytest.raises(ArtifactError, match="the adapters contain whole weights"):
+        plan_search(paths, settings)
+    assert plan_search(paths, settings.model_copy(update={"search": "0.5,0.7"}))
 
 
 def test_learning_starts_from_a_merge_and_says_on_how_many_examples_it_learned(

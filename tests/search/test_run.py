@@ -35,7 +35,7 @@ from adaptermix.search.candidates import (
 from adaptermix.search.halving import choose
 from adaptermix.search.learn import WeightedMerge
 from adaptermix.search.record import STAGE, CandidateResult, candidate_table, search_folder
-from adaptermix.search.run import _told_apart, plan_search, search
+from adaptermix.search.run import _show_without_others, _told_apart, plan_search, search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.tasks.massive import Massive
 from adaptermix.tasks.metrics.significance import Difference, Interval
@@ -129,6 +129,27 @@ def test_a_merge_is_compared_with_its_main_adapter_at_the_same_weight(monkeypatc
         halving.show([control], 1.0)
         assert control.candidate == Candidate("task alone at 0.7", Weighting((0.7, 0.0)))
         assert f"0.7 is {told} task alone at 0.7" in _told_apart(halving, winner, control)
+
+
+def test_a_control_that_cannot_be_written_is_left_out(monkeypatch, tmp_path):
+    """Whole weights (modules_to_save) need weights that add up to 1."""
+    halving, _, candidates = make_halving(monkeypatch, tmp_path, SKILL, examples=4)
+    plan = halving.plan
+
+    def needs_a_sum_of_1(weighting):
+        if sum(weighting.weights) != 1:
+            raise ArtifactError("the weights add up to 0.7")
+        return plan(weighting)
+
+    halving.plan = needs_a_sum_of_1
+    winner = next(halving.enter(found) for found in candidates if found.name == "0.7")
+    adapters = [SimpleNamespace(path=Path(name)) for name in ("task", "align")]
+    inputs = SimpleNamespace(adapters=adapters, settings=SearchSettings(search="auto"))
+    assert _show_without_others(halving, winner, inputs) is None
+    assert halving.notes == [
+        "0.7 is not compared with task alone at 0.7, which cannot be written: "
+        "the weights add up to 0.7"
+    ]
 
 
 def test_the_main_adapter_keeps_its_weights_by_layer():
