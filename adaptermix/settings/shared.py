@@ -119,19 +119,17 @@ _TRAINED: dict[str, dict[str, Any]] = {
     },
     "uner": {"langs": ("en", "pt", "zh")},
 }
+_LONG: dict[str, Any] = {"max-new-tokens": 512}
+_TESTED: dict[str, dict[str, Any]] = {
+    "wmt23": {"langs": ("he-en", "ja-en", "uk-en", "en-he", "en-ja", "en-uk"), **_LONG},
+    "uner": {"langs": ("en", "pt", "zh", "da", "hr", "sk", "sr", "sv"), **_LONG},
+}
 _TASK_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "train-task": _TRAINED,
     "train-joint": _TRAINED,
-    "eval": {
-        "wmt23": {
-            "langs": ("he-en", "ja-en", "uk-en", "en-he", "en-ja", "en-uk"),
-            "max-new-tokens": 512,
-        },
-        "uner": {
-            "langs": ("en", "pt", "zh", "da", "hr", "sk", "sr", "sv"),
-            "max-new-tokens": 512,
-        },
-    },
+    "eval": _TESTED,
+    # A search decodes like eval. The tested pairs of wmt23 have no dev data.
+    "merge": {"wmt23": _TRAINED["wmt23"] | _LONG, "uner": _TESTED["uner"]},
 }
 
 

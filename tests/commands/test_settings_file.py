@@ -318,16 +318,20 @@ SEEN, UNSEEN = ("en", "pt", "zh"), ("da", "hr", "sk", "sr", "sv")
             "uner",
             {"langs": SEEN + UNSEEN, "max_new_tokens": 512, "out": Path("eval-uner")},
         ),
+        (SearchSettings, "wmt23", {"langs": PAIRS_OF_WMT, "max_new_tokens": 512}),
+        (SearchSettings, "uner", {"langs": SEEN + UNSEEN, "max_new_tokens": 512}),
+        (SearchSettings, "massive", {"max_new_tokens": 128}),
         (EvalSettings, "massive", {"max_new_tokens": 128, "out": Path("eval-massive")}),
         (EvalSettings, "tasks/own.toml", {"max_new_tokens": 128, "out": Path("eval-own")}),
     ],
 )
 def test_a_task_has_defaults_of_its_own_which_options_override(kind, task, expected):
-    settings = load_settings(kind, {"task": task})
+    stated = {"task": task} | ({"search": "auto"} if kind is SearchSettings else {})
+    settings = load_settings(kind, stated)
     assert {name: getattr(settings, name) for name in expected} == expected
     given = {"langs": ("cy-en",), "max_new_tokens": 7, "out": Path("mine")}
     given = {name: given[name] for name in expected}
-    settings = kind(task=task, **given)
+    settings = kind(**stated, **given)
     assert {name: getattr(settings, name) for name in expected} == given
 
 
