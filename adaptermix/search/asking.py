@@ -15,6 +15,7 @@ from adaptermix.progress import OnProgress
 from adaptermix.search.dev_data import check_gold, read_dev
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.shared import harness_tasks
+from adaptermix.tables import number_of
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome
 from adaptermix.tasks.task import Scored, Task
@@ -72,7 +73,7 @@ class Asked(Protocol):
 
     @property
     def notes_on_answers(self) -> Sequence[str]:
-        """Notes on the cache and on lost servers."""
+        """Notes on the answers, the cache and lost servers."""
 
     def staging(self) -> AbstractContextManager[Path]:
         """Create a temporary folder for adapters."""
@@ -81,15 +82,25 @@ class Asked(Protocol):
         """Return the outcomes of every part's examples, answered with its adapter."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class DevPrompts:
-    """The prompts of a task's dev examples, and an engine that answers them."""
+    """The prompts of a task's dev examples, and an engine that answers them.
+
+    Attributes:
+        settings: The task, its data and the engine.
+        task: The task.
+        items: All dev examples, language by language.
+        encoder: Encodes prompts.
+        generator: Answers prompts.
+        cut: Number of answers that reached the length limit.
+    """
 
     settings: SearchSettings
     task: Task
     items: list[PromptedExample]
     encoder: PromptEncoder
     generator: CachedGenerator
+    cut: int = 0
 
     @classmethod
     def of(
@@ -112,6 +123,11 @@ class DevPrompts:
         else:
             items = read_prompts(settings, "dev", task, encoder, systems.folder)
         check_gold(items, task)
+        shortened = sum(item.is_truncated for item in items)
+        if shortened:
+            encoder.note(
+                f"{number_of(shortened, 'dev prompt')} lost tokens to fit the model's context"
+            )
         longest = max(len(item.prompt_ids) for item in items)
         limits = Limits(
             adapters=min(CONCURRENT, adapters),
@@ -159,8 +175,12 @@ class DevPrompts:
 
     @property
     def notes_on_answers(self) -> list[str]:
-        """Notes on the cache and on lost servers."""
-        return self.generator.notes
+        """Notes on the cache, on lost servers and on cut answers."""
+        if not self.cut:
+            return self.generator.notes
+        limit = self.settings.max_new_tokens
+        cut = f"{number_of(self.cut, 'answer')} of the candidates reached --max-new-tokens {limit}"
+        return [*self.generator.notes, f"{cut} and were cut"]
 
     def staging(self) -> AbstractContextManager[Path]:
         """Create a temporary folder for adapters."""
@@ -173,10 +193,11 @@ class DevPrompts:
             for adapter, items in parts
             for item in items
         ]
-        answers = iter(self.generator.decode(requests, on_progress))
+        answers = self.generator.decode(requests, on_progress)
+        self.cut += sum(answer.is_truncated for answer in answers)
+        texts = (answer.text for answer in answers)
         return [
-            [self.task.outcome(item.example, next(answers).text) for item in items]
-            for _, items in parts
+            [self.task.outcome(item.example, next(texts)) for item in items] for _, items in parts
         ]
 
 

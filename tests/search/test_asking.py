@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.adapters import peft_adapter
@@ -11,10 +13,15 @@ from helpers.search import settings_for
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.generation.answers import FILE_NAME
+from adaptermix.generation.engine import Generated
+from adaptermix.generation.prompts import PromptedExample
 from adaptermix.search import by_language
 from adaptermix.search import run as of_all
+from adaptermix.search.asking import DevPrompts
 from adaptermix.search.by_language import plan_by_language, search_by_language
 from adaptermix.search.run import plan_search, search
+from adaptermix.settings.merging import SearchSettings
+from adaptermix.tasks.massive import Massive, SlotExample
 
 LONG_GRID = ",".join(f"{at / 20:g}" for at in range(1, 20))
 
@@ -57,13 +64,33 @@ def test_an_engine_is_prepared_for_all_candidates_and_the_longest_prompt(
     assert f"{max(lengths)} tokens" in str(table.rows)
 
 
-def test_a_plan_of_a_family_shows_what_is_preferred(tmp_path, model_dir, corpus_dir, adapters):
+def test_answers_that_are_cut_are_noted():
+    """Weights may be chosen by how the answers begin."""
+    settings = SearchSettings(search="auto", max_new_tokens=7)
+    generator = SimpleNamespace(
+        decode=lambda requests, _: [Generated("None", r.prompt_ids == [1]) for r in requests],
+        notes=["a note"],
+    )
+    asked = DevPrompts(settings, Massive(), [], None, generator)
+    items = [
+        PromptedExample("en", SlotExample(str(n), "en", "a", "a"), [n], False) for n in range(3)
+    ]
+    assert asked.notes_on_answers == ["a note"]
+    asked.outcomes([(Path("a"), items), (Path("b"), items)], None)
+    cut = "2 answers of the candidates reached --max-new-tokens 7 and were cut"
+    assert asked.notes_on_answers == ["a note", cut]
+
+
+def test_a_plan_of_a_family_shows_what_is_preferred_and_shortened(
+    tmp_path, model_dir, corpus_dir, adapters
+):
     for prefer in ("simpler", "best"):
-        changes = {"per_language": True, "prefer": prefer}
+        changes = {"per_language": True, "prefer": prefer, "system_prompt": "word " * 300}
         settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
         planned = plan_by_language(adapters, settings)
         assert planned.prefer == prefer
         assert f"'{prefer}'" in str(planned.view().shown[0].rows)
+        assert "12 dev prompts lost tokens to fit the model's context" in planned.notes
 
 
 @pytest.fixture
