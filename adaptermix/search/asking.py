@@ -18,6 +18,7 @@ from adaptermix.settings.shared import harness_tasks
 from adaptermix.tables import number_of
 from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.metrics.text import require_comet
 from adaptermix.tasks.task import Scored, Task
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class DevPrompts:
         encoder = PromptEncoder.of(systems.tokenizer, settings)
         encoder.notes += systems.tokenizer_notes()
         task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
+        require_comet(task.metrics[0])
         if settings.per_language:
             items = read_dev(settings, task, encoder, systems.folder)
         else:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.card import card_path
-from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
+from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.files import outputs
 from adaptermix.merging.merge import merge
 from adaptermix.merging.plan import open_adapters, plan_merge
@@ -493,6 +493,11 @@ def test_dev_data_without_gold_answers_is_refused(tmp_path, model_dir, adapters)
         ({"into": "base"}, ConfigError, "--search writes an adapter"),
         ({"langs": ("xx",)}, DataError, "no language 'xx'"),
         ({"model": "nowhere/at/all"}, AdaptermixError, "nowhere"),
+        (
+            {"task": "wmt23", "langs": ("en-de",), "metrics": ("comet", "bleu")},
+            ResourceError,
+            "COMET is not installed",
+        ),
         ({"search": "auto", "layer_groups": 9}, ConfigError, "the adapters have only 4 layers"),
     ],
 )

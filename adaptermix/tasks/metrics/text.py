@@ -214,6 +214,16 @@ def without_missing_comet(settings: S) -> tuple[S, list[str]]:
     return settings.model_copy(update={"metrics": others}), [note]
 
 
+def require_comet(metric: Metric) -> None:
+    """Check that COMET is installed if a metric is COMET.
+
+    Raises:
+        ResourceError: It is not installed.
+    """
+    if isinstance(metric, Comet) and metric.python is None and not status().installed:
+        raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
+
+
 @lru_cache(maxsize=256)  # scores, signatures and comparisons need the same segments
 def _comet(
     segments: tuple[tuple[str, str, str], ...], model: str, python: Path | None
