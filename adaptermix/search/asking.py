@@ -124,7 +124,7 @@ class DevPrompts:
             items = read_dev(settings, task, encoder, systems.folder)
         else:
             items = read_prompts(settings, "dev", task, encoder, systems.folder)
-        check_gold(items, task)
+        check_gold(items, task, settings)
         shortened = sum(item.is_truncated for item in items)
         if shortened:
             encoder.note(

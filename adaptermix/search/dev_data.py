@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
@@ -31,15 +32,23 @@ def read_dev(
     return found
 
 
-def check_gold(examples: Sequence[PromptedExample], task: Task) -> None:
+def check_gold(examples: Sequence[PromptedExample], task: Task, settings: SearchSettings) -> None:
     """Check that every language has gold answers.
+
+    The examples of a small ``--limit`` may all be without slots. All rows are then read.
 
     Raises:
         DataError: Dev data without gold answers.
     """
-    labeled = {e.lang for e in examples if task.outcome(e.example, "").expected}
+
+    def is_labeled(example: Any) -> bool:
+        return bool(task.outcome(example, "").expected)
+
+    labeled = {prompted.lang for prompted in examples if is_labeled(prompted.example)}
     for lang in dict.fromkeys(example.lang for example in examples):
-        if lang not in labeled:
+        if lang not in labeled and not any(
+            map(is_labeled, task.read(lang, "dev", settings.data_dir))
+        ):
             raise DataError(
                 f"the dev data of {lang} has no gold answers",
                 hint="use labeled dev data, or restrict --langs to languages that have some",

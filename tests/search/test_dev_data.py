@@ -1,9 +1,12 @@
+from contextlib import nullcontext
+
 import pytest
 
 from adaptermix.errors import DataError
 from adaptermix.generation.prompts import PromptedExample
-from adaptermix.search.dev_data import group_by_language, set_apart
-from adaptermix.tasks.massive import SlotExample
+from adaptermix.search.dev_data import check_gold, group_by_language, set_apart
+from adaptermix.settings.merging import SearchSettings
+from adaptermix.tasks.massive import Massive, SlotExample
 
 
 def examples(lang, count):
@@ -23,6 +26,17 @@ def test_a_language_is_shuffled_by_itself_and_the_same_every_time():
     assert both["cy"] == alone["cy"] != examples("cy", 20)
     assert sorted(item.prompt_ids for item in both["cy"]) == [[n] for n in range(20)]
     assert group_by_language(examples("cy", 20), seed=2) != alone
+
+
+def test_labeled_data_may_begin_with_rows_without_gold(monkeypatch):
+    """A small --limit reads only the first rows; data without labels has none in any row."""
+    plain = SlotExample("a", "cy", "hello", "hello")
+    prompted = [PromptedExample("cy", plain, [1], False)]
+    settings = SearchSettings(search="auto", limit=1)
+    for rows, has_gold in (([plain, examples("cy", 1)[0].example], True), ([plain] * 2, False)):
+        monkeypatch.setattr(Massive, "read", lambda *_, rows=rows: rows)
+        with nullcontext() if has_gold else pytest.raises(DataError, match="cy has no gold"):
+            check_gold(prompted, Massive(), settings)
 
 
 def test_half_of_each_language_is_set_apart():
