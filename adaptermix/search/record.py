@@ -250,9 +250,7 @@ def plot_of(
             panels.append(forest([("", rows)], title, span, _PANEL, sides))
     headings = "Score of each candidate", "Difference from the chosen one, same examples"
     panels = [titled_panel(*pair) for pair in zip(headings, panels, strict=True)]
-    dashed = (
-        " Dashed: the first adapter at its chosen weight, without the others." if control else ""
-    )
+    dashed = f" Dashed: {control}." if control else ""
     subtitle = f"{label}, macro average over languages, with 95% intervals."
     caption = (
         "Blue: chosen. Filled grey: "

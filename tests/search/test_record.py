@@ -40,7 +40,7 @@ def test_scores_and_losses_stand_above_the_weights():
         "0.5: 30.0 [20.0, 40.0], 40 examples, left the race after round 1",
     ]
     assert "0.5: -30.0 [-40.0, -20.0], 40 examples, left the race after round 1" in hovers(losses)
-    assert "Dashed: the first adapter at its chosen weight, without the others." in plot.caption
+    assert plot.caption.endswith(" Dashed: 0.85 of task alone.")
 
 
 def test_a_trial_that_was_in_no_race_is_not_shown_as_a_finalist():
