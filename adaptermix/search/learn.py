@@ -143,6 +143,10 @@ class WeightedMerge(nn.Module):
         self.start.copy_(values)
         return self
 
+    def train(self, mode: bool = True) -> "WeightedMerge":
+        """Stay in evaluation mode, also in the Trainer: dropout of a frozen model is only noise."""
+        return super().train(False)
+
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Return the task's loss plus the penalty."""
         drift = (self.weights - self.start).square().mean()

@@ -55,9 +55,10 @@ def test_every_step_has_the_full_rate_and_is_reported(model_dir, adapters):
     assert (found.max_steps, found.learning_rate, found.seed) == (3, 0.03, 7)
     assert (found.lr_scheduler_type, found.warmup_steps, found.weight_decay) == ("constant", 0, 0)
     assert found.per_device_train_batch_size == BATCH == 16
-    seen = []
-    learn(merged, seen.append)
+    seen, modes = [], []
+    learn(merged, lambda event: (seen.append(event), modes.append(merged.model.training)))
     assert [(event.done, event.total) for event in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert not any([*modes, merged.model.training])  # without the dropout of the base model
 
 
 @pytest.mark.parametrize("per", ["layer", "module"])
