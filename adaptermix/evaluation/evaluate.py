@@ -30,7 +30,7 @@ from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
-from adaptermix.settings.evaluation import EvalSettings
+from adaptermix.settings.evaluation import EvalSettings, clash_of_groups
 from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.settings.shared import harness_tasks, notes_on_languages
 from adaptermix.tasks.metrics.metric import Outcome
@@ -167,7 +167,10 @@ def _asked(settings: EvalSettings, systems: Systems, servers: Sequence["Served"]
     if harness_tasks(settings.task):
         from adaptermix.evaluation.harness_run import HarnessQuestions
 
-        return HarnessQuestions(settings, systems)
+        asked = HarnessQuestions(settings, systems)
+        if clash := clash_of_groups(settings.groups, asked.settings.langs, "task"):
+            raise ConfigError(clash)  # lm-eval's own groups and tags are known only now
+        return asked
     return Prompts.of(settings, systems, servers)
 
 

@@ -1,5 +1,6 @@
 """Settings of `eval`, `retrieval` and `score`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +16,19 @@ from adaptermix.settings.shared import (
     harness_tasks,
 )
 from adaptermix.settings.values import AdapterNames, Groups, Layers, Names
+
+_AVERAGES = ("macro average", "all")  # names of rows in the tables of eval and retrieval
+
+
+def clash_of_groups(
+    groups: Mapping[str, Sequence[str]] | None, langs: Sequence[str], row: str = "language"
+) -> str | None:
+    """Say which group has the name of another row in the results, if one has."""
+    for name in groups or ():
+        if name in langs or name in _AVERAGES:
+            what = f"a {row}" if name in langs else "the average"
+            return f"--groups: '{name}' is the name of {what}; give the group another name"
+    return None
 
 
 class EvalSettings(ScoredSettings):
@@ -58,6 +72,12 @@ class EvalSettings(ScoredSettings):
     def _something_to_test(self) -> "EvalSettings":
         if self.exclude_base and not self.adapters:
             raise ValueError("--exclude-base leaves nothing to evaluate; add --adapter PATH")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_own_names(self) -> "EvalSettings":
+        if clash := clash_of_groups(self.groups, self.langs):
+            raise ValueError(clash)
         return self
 
     @model_validator(mode="after")
@@ -146,6 +166,12 @@ class RetrievalSettings(ModelSettings):
             raise ValueError("--exclude-base leaves nothing to analyze; add --adapter PATH")
         if self.exclude_base and self.scores:
             raise ValueError("--scores needs the base model; remove --exclude-base")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_own_names(self) -> "RetrievalSettings":
+        if clash := clash_of_groups(self.groups, self.langs):
+            raise ValueError(clash)
         return self
 
 

@@ -225,12 +225,17 @@ def test_groups_are_named_lists_of_languages(tmp_path):
         ({"engine_args": '{"seed": '}, "--engine-args: "),
         ({"groups": "cy,sw"}, "name=lang,lang;name=lang"),
         ({"groups": "a=cy,cy"}, "'cy' is listed twice"),
+        ({"groups": "rest=de;en=en,cy"}, "'en' is the name of a language; give the group another"),
+        ({"groups": "macro average=de"}, "'macro average' is the name of the average"),
         ({"exclude_base": True}, "leaves nothing to evaluate"),
     ],
 )
 def test_engine_and_comparison_settings_are_checked(flags, message):
     with pytest.raises(ConfigError, match=message):
         load_settings(EvalSettings, flags)
+    if "name of" in message:
+        with pytest.raises(ConfigError, match=message):
+            load_settings(RetrievalSettings, flags)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from helpers.models import make_tokenizer
 
 from adaptermix.errors import ConfigError
 from adaptermix.evaluation import harness_run
+from adaptermix.evaluation.evaluate import _asked
 from adaptermix.evaluation.harness import Harness
 from adaptermix.evaluation.harness_results import Row
 from adaptermix.evaluation.harness_run import _items, _room, _Run
@@ -181,3 +182,14 @@ def test_the_split_is_the_one_that_lm_eval_scores():
         assert Harness.split.fget(harness) == split
     harness = SimpleNamespace(tasks={"a": Task((*asks("one", "two"), *asks("one", "two")))})
     assert Harness.counts.fget(harness) == {"a": 2}, "examples, not requests"
+
+
+def test_a_group_with_the_name_of_a_task_is_refused(monkeypatch):
+    """Groups and tags of lm-eval become tasks only when these are loaded."""
+    found = SimpleNamespace(settings=SimpleNamespace(langs=("mmlu_law", "mmlu_art")))
+    monkeypatch.setattr(harness_run, "HarnessQuestions", lambda settings, systems: found)
+    settings = EvalSettings(task="lm-eval:mmlu", groups={"arts": "mmlu_art"})
+    assert _asked(settings, None, []) is found
+    settings = EvalSettings(task="lm-eval:mmlu", groups={"mmlu_law": "mmlu_art"})
+    with pytest.raises(ConfigError, match="'mmlu_law' is the name of a task"):
+        _asked(settings, None, [])
