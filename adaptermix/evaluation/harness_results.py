@@ -3,15 +3,14 @@
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from adaptermix.generation.engine import Generated
 
-_FORMAT = 2  # version of the stored rows; part of every key
+_FORMAT = 3  # version of the stored rows; part of every key
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,8 @@ class Row:
         output: The model's answer; for multiple choice, the most likely choice.
         expected: The correct answer.
         predicted: The answer after each of the task's filters, by filter.
-        values: Metric values, by lm-eval's ``METRIC,FILTER``.
+        values: Metric values, by lm-eval's ``METRIC,FILTER``; those that are no numbers, such as
+            NaN, are left out.
     """
 
     output: str
@@ -57,10 +57,18 @@ def rows_of(samples: Sequence[Mapping[str, Any]]) -> list[Row]:
         if isinstance(response := sample["filtered_resps"][0], str):
             row.predicted[filtered] = response
         for metric in sample["metrics"]:
-            value = sample[metric]
-            if isinstance(value, (bool, int, float, np.number)) and not np.isnan(value):
-                row.values[f"{metric},{filtered}"] = float(value)
+            if (value := _number(sample[metric])) is not None:
+                row.values[f"{metric},{filtered}"] = value
     return [rows[at] for at in sorted(rows)]
+
+
+def _number(value: Any) -> float | None:
+    """Return a metric's value, also of NumPy and PyTorch; None for NaN and what is no number."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if not isinstance(value, (bool, int, float)) or math.isnan(value):
+        return None
+    return float(value)
 
 
 def _texts(sample: Mapping[str, Any]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.systems import BASE, System
 from adaptermix.adapters.writing import stage_adapter
-from adaptermix.errors import ConfigError, ResourceError, first_line
+from adaptermix.errors import ConfigError, DataError, ResourceError, first_line
 from adaptermix.evaluation.asking import Answered
 from adaptermix.evaluation.harness import (
     Harness,
@@ -39,6 +39,7 @@ from adaptermix.models.systems import Systems
 from adaptermix.progress import OnProgress, Progress
 from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import HARNESS
+from adaptermix.tables import number_of
 from adaptermix.tasks.metrics.metric import Outcome
 
 S = TypeVar("S", bound=ScoredSettings)
@@ -83,6 +84,7 @@ class HarnessQuestions(Generic[S]):
         self.names: dict[Path, str] = {}
         self.notes = [*self.harness.notes, *_notes_on_generation(self.harness, systems)]
         self._run = _Run(self.harness, systems)
+        self._uncounted: dict[tuple[str, str], set[str]] = {}  # IDs by task and metric
 
     @property
     def split(self) -> str:
@@ -106,8 +108,13 @@ class HarnessQuestions(Generic[S]):
 
     @property
     def notes_on_answers(self) -> list[str]:
-        """Notes for the user about the cache of results."""
-        return self._run.notes
+        """Notes for the user about the results and their cache."""
+        uncounted = [
+            f"lm-eval task {name}: {len(ids)} of {number_of(self.harness.counts[name], 'example')} "
+            f"do not count for {key.partition(',')[0]}, because lm-eval's value is no number"
+            for (name, key), ids in self._uncounted.items()
+        ]
+        return [*self._run.notes, *uncounted]
 
     def notes_on(self, adapters: Mapping[str, Adapter]) -> list[str]:
         """Return no notes: no adapter was trained on these prompts."""
@@ -122,7 +129,11 @@ class HarnessQuestions(Generic[S]):
     def answer(
         self, systems: Systems, tested: Mapping[str, System | None], on_progress: OnProgress
     ) -> Answered:
-        """Run lm-eval with every system."""
+        """Run lm-eval with every system.
+
+        Raises:
+            DataError: A task has no value of a metric for any example.
+        """
         with self.staging() as scratch:
             staged = {name: stage_adapter(a, scratch) for name, a in systems.adapters.items()}
             self.names = {path: name for name, path in staged.items()}
@@ -135,8 +146,10 @@ class HarnessQuestions(Generic[S]):
         found = {name: [row for _ in self.harness.tasks for row in next(rows)] for name in tested}
         answers = [[Generated(row.output, False) for row in mine] for mine in found.values()]
         outcomes = {name: self._outcomes(self.items, mine) for name, mine in found.items()}
+        for name, mine in found.items():
+            self._check_values(name, mine)
         run = self._run
-        notes = [*self.notes, *run.notes]
+        notes = [*self.notes, *self.notes_on_answers]
         return Answered(answers, outcomes, self.engine, run.decoded, run.reused, notes)
 
     def outcomes(
@@ -152,6 +165,10 @@ class HarnessQuestions(Generic[S]):
         """Return the outcomes of examples, with answers after the first metric's filter."""
         keys = self.task.metrics[0].keys
         used = {name: key.partition(",")[2] for name, key in keys.items()}
+        for metric in self.task.metrics:
+            for item, row in zip(items, rows, strict=True):
+                if (key := metric.keys[item.lang]) not in row.values:
+                    self._uncounted.setdefault((item.lang, key), set()).add(item.example.id)
         return [
             HarnessOutcome(
                 row.predicted.get(used[item.lang], row.output),
@@ -161,6 +178,22 @@ class HarnessQuestions(Generic[S]):
             )
             for item, row in zip(items, rows, strict=True)
         ]
+
+    def _check_values(self, system: str, rows: Sequence[Row]) -> None:
+        """Refuse a task without any value of a metric: its score would be 0."""
+        for metric in self.task.metrics:
+            valued = {
+                item.lang
+                for item, row in zip(self.items, rows, strict=True)
+                if metric.keys[item.lang] in row.values
+            }
+            for name in self.harness.tasks:
+                if name not in valued:
+                    raise DataError(
+                        f"lm-eval task {name}: {metric.keys[name].partition(',')[0]} of {system} "
+                        "is no number for any example",
+                        hint="choose another metric of the task: --metrics NAME",
+                    )
 
 
 def _notes_on_generation(harness: Harness, systems: Systems) -> list[str]:

@@ -1,3 +1,7 @@
+import numpy as np
+import pytest
+import torch
+
 from adaptermix.evaluation.harness_results import Row, content_key, rows_of
 
 
@@ -49,6 +53,20 @@ def test_rows_are_in_the_order_of_the_data():
     )
     assert [row.output for row in rows] == ["log-likelihood -2.5000", "b"]
     assert [row.values for row in rows] == [{}, {}], "neither a number"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((kind, 1.0) for kind in (True, 1, np.True_, np.float32(1), np.int64(1), np.array(1))),
+        *((torch.tensor(kind), 1.0) for kind in (True, 1, 1.0)),
+        *((kind, None) for kind in (np.nan, np.float32("nan"), torch.tensor(np.nan), None, "1")),
+        (np.array([1.0]), None),
+    ],
+)
+def test_a_value_is_any_kind_of_number(value, expected):
+    (row,) = rows_of([sample(0, [-2.5], arguments=[("text",)], acc=value)])
+    assert row.values.get("acc,none") == expected
 
 
 def test_a_row_is_stored_as_an_answer():

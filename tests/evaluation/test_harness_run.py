@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from helpers.models import make_tokenizer
 
-from adaptermix.errors import ConfigError
+from adaptermix.errors import ConfigError, DataError
 from adaptermix.evaluation import harness_run
 from adaptermix.evaluation.evaluate import _asked
-from adaptermix.evaluation.harness import Harness
+from adaptermix.evaluation.harness import Harness, HarnessScores, MeanMetric
 from adaptermix.evaluation.harness_results import Row
-from adaptermix.evaluation.harness_run import _items, _room, _Run
+from adaptermix.evaluation.harness_run import HarnessQuestions, _items, _room, _Run
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.settings.evaluation import EvalSettings
 
@@ -182,6 +182,28 @@ def test_the_split_is_the_one_that_lm_eval_scores():
         assert Harness.split.fget(harness) == split
     harness = SimpleNamespace(tasks={"a": Task((*asks("one", "two"), *asks("one", "two")))})
     assert Harness.counts.fget(harness) == {"a": 2}, "examples, not requests"
+
+
+def test_examples_without_a_value_are_told():
+    """A task where no example has one is refused: its score would be 0."""
+    values = {"a": [{"acc,none": 1.0}, {}], "b": [{"acc,none": 0.0}]}
+    asked = HarnessQuestions.__new__(HarnessQuestions)
+    asked.items = [
+        PromptedExample(name, SimpleNamespace(id=str(at)), [], False)
+        for name, mine in values.items()
+        for at in range(len(mine))
+    ]
+    scores = HarnessScores((MeanMetric("acc", dict.fromkeys("ab", "acc,none"), {}),))
+    asked.harness = SimpleNamespace(scores=scores, counts={"a": 2, "b": 1}, tasks=values)
+    asked._run, asked._uncounted = SimpleNamespace(notes=["cached"]), {}
+    made = [Row("x", "y", {}, each) for mine in values.values() for each in mine]
+    for _ in range(2):  # systems
+        asked._outcomes(asked.items, made)
+    told = "lm-eval task a: 1 of 2 examples do not count for acc, because lm-eval's value is no"
+    assert asked.notes_on_answers == ["cached", f"{told} number"]
+    asked._check_values("merged", made)
+    with pytest.raises(DataError, match="lm-eval task b: acc of merged is no number for any"):
+        asked._check_values("merged", [*made[:2], Row("x", "y", {}, {})])
 
 
 def test_a_group_with_the_name_of_a_task_is_refused(monkeypatch):
