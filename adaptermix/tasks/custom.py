@@ -34,7 +34,8 @@ class TaskFile(Settings):
     TSV, parquet, JSON or JSON lines file, or a data set on the Hub, as
     ``OWNER/NAME[:CONFIG][:SPLIT]``. ``{lang}`` in a pattern stands for the language. Paths are
     relative to the TOML file, or to --data-dir. ``columns`` maps field names to columns that have
-    another name in the files::
+    another name in the files. COMET also reads the text that is translated: ``source`` names its
+    field, which is needed if the prompt has several fields::
 
         name = "intent"
         metrics = ["exact-match"]
@@ -55,6 +56,7 @@ class TaskFile(Settings):
     system: str = ""
     prompt: str
     answer: str
+    source: str = ""
     id: str = ""
     target_lang: str = ""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -65,6 +67,21 @@ class TaskFile(Settings):
         if not self.metrics or (len(self.metrics) > 1 and {"slots", "entities"} & {*self.metrics}):
             raise ValueError("expected slots or entities alone, or at least one text metric")
         return self
+
+    @model_validator(mode="after")
+    def _source_is_known(self) -> "TaskFile":
+        if "comet" in self.metrics and not self.source_field:
+            raise ValueError(
+                "comet needs the text that is translated, and the prompt does not have exactly one "
+                'field; name its field: source = "FIELD"'
+            )
+        return self
+
+    @property
+    def source_field(self) -> str:
+        """The field with the text that is translated; empty if it is not known."""
+        asked = set(_FIELD.findall(self.prompt))
+        return self.source or (asked.pop() if len(asked) == 1 else "")
 
 
 def load_task_file(path: Path) -> TaskFile:
@@ -110,6 +127,7 @@ class RecordExample:
     system: str
     utterance: str
     expected: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,19 +190,21 @@ class CustomTask(Task):
         """
         records = open_records(path, self.file.columns, option=f"{self.name}: columns")
         names = [*_FIELD.findall(self.file.system + self.file.prompt), self.file.answer]
-        names += [self.file.id] if self.file.id else []
+        names += [name for name in (self.file.id, self.file.source_field) if name]
         return [self._example(row, records.at(number), lang) for number, row in records.rows(names)]
 
     def _example(self, row: Mapping[str, Any], location: str, lang: str) -> RecordExample:
         id_ = _field(row, self.file.id, location) if self.file.id else location.rpartition(":")[2]
         expected = _field(row, self.file.answer, location)
         self._check_answer(expected, location)
+        source = self.file.source_field
         return RecordExample(
             id=id_,
             lang=lang,
             system=_filled(self.file.system, row, location),
             utterance=_filled(self.file.prompt, row, location),
             expected=expected,
+            source=_field(row, source, location) if source else "",
         )
 
     def _check_answer(self, expected: str, location: str) -> None:
@@ -222,7 +242,7 @@ class CustomTask(Task):
             expected = parse_entities(example.expected).entities
             return Outcome(found.entities, expected, found.malformed)
         lang = self.file.target_lang or target_of(example.lang)
-        return text_outcome(output, (example.expected,), example.utterance, lang=lang)
+        return text_outcome(output, (example.expected,), example.source, lang=lang)
 
 
 def _filled(template: str, row: Mapping[str, Any], location: str) -> str:

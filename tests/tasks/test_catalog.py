@@ -156,7 +156,7 @@ def test_texts_are_scored_with_their_source_and_all_references(tmp_path):
     own = own_task(tmp_path, OWN.replace("exact-match", "chrf"))
     (example,) = own.read("en", "test", None)
     outcome = own.outcome(example, "alarm")
-    assert (outcome.source, outcome.expected) == (example.utterance, ["alarm_set"])
+    assert (outcome.source, outcome.expected) == (RECORD["utt"], ["alarm_set"])
     assert outcome.source.startswith("wake me")
 
 
@@ -203,6 +203,29 @@ def test_a_task_of_ones_own_has_any_metric(tmp_path, metric, answer, wrong):
     right = task.score([task.outcome(example, answer)]).value
     assert right == pytest.approx(100 if metric in ("bleu", "chrf") else 1)
     assert task.score([task.outcome(example, wrong)]).value < right / 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "source", "expected"),
+    [
+        ("Translate into Welsh: {utt}", "", RECORD["utt"]),
+        ("{utt} means {utt}?", "", RECORD["utt"]),
+        ("{utt} ({scenario})", "scenario", "alarm"),
+        ("Translate it.", "utt", RECORD["utt"]),
+    ],
+)
+def test_comet_reads_the_text_that_is_translated(tmp_path, prompt, source, expected):
+    """Not the prompt around it. Which field has it must be said if the prompt leaves it open."""
+    text = OWN.replace('"exact-match"', '"chrf", "comet"')
+    text = text.replace("{utt} ({not a field})", prompt)
+    if source:
+        with pytest.raises(ConfigError, match='toml:3: metrics: comet needs .* source = "FIELD"'):
+            own_task(tmp_path, text)
+    named = f'source = "{source}"\n' * bool(source) + text
+    (example,) = own_task(tmp_path, named).read("en", "test", None)
+    assert own_task(tmp_path, named).outcome(example, "x").source == expected
+    with pytest.raises(DataError, match="no field 'nope'"):
+        own_task(tmp_path, 'source = "nope"\n' + text).read("en", "test", None)
 
 
 def test_a_task_of_ones_own_is_scored_by_its_metrics_or_those_asked_for(tmp_path):
