@@ -20,6 +20,13 @@ _LATEX = {
 }
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MARKDOWN = {"<": "&lt;", "&": "&amp;", **{sign: f"\\{sign}" for sign in "\\|*_`["}}
+_NAMES = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET"}
+# Words in the names of metrics that are between 0 and 1, also in lm-eval.
+_SHARE = re.compile(
+    r"(?<![^\W_])(?:acc|accuracy|f1|em|match|score|precision|recall|rate|pct|mrr|(?:r|p|pass|hits)@\d+)"
+    r"(?![^\W_])",
+    re.IGNORECASE,
+)
 Look = Literal["", "strong", "ok", "warn", "missing", "trained"]
 
 
@@ -185,18 +192,31 @@ def _escaped(text: str, signs: dict[str, str]) -> str:
 
 def titled(name: str) -> str:
     """Return a metric's name for tables, with its unit."""
-    names = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET", "slot_f1": "slot F1 (%)"}
-    return names.get(name, f"{name.replace('_', ' ').replace('f1', 'F1')} (%)")
+    text = _NAMES.get(name, name.replace("_", " ").replace("f1", "F1"))
+    return f"{text} (%)" if is_share(name) else text
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is between 0 and 1, and is shown in percent.
+
+    lm-eval does not say so. Its metrics whose names do not tell are shown as they are.
+    """
+    return _SHARE.search(name) is not None
 
 
 def scaled(name: str, value: float) -> float:
-    """Convert a score to its usual scale: percent, except for BLEU, chrF and COMET."""
-    return value if name in ("bleu", "chrf", "comet") else 100 * value
+    """Convert a score to its usual scale: percent if it is between 0 and 1, except for COMET."""
+    return 100 * value if is_share(name) else value
 
 
 def shown(name: str, value: float, sign: str = "") -> str:
-    """Format a score in its usual scale: COMET with four digits, others with one."""
-    return f"{scaled(name, value):{sign}.{4 if name == 'comet' else 1}f}"
+    """Format a score in its usual scale.
+
+    COMET has four digits after the point, other metrics one. Those of unknown scale have four
+    digits.
+    """
+    digits = ".1f" if is_share(name) or name in _NAMES else ".4g"
+    return f"{scaled(name, value):{sign}{'.4f' if name == 'comet' else digits}}"
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -15,7 +15,19 @@ from adaptermix.cli import console
 from adaptermix.reports import page
 from adaptermix.reports.runs import Runs
 from adaptermix.reports.sections.section import Section
-from adaptermix.tables import RULE, Cell, Table, View, number_of, pairs, printable, ranges
+from adaptermix.tables import (
+    RULE,
+    Cell,
+    Table,
+    View,
+    number_of,
+    pairs,
+    printable,
+    ranges,
+    scaled,
+    shown,
+    titled,
+)
 
 HOSTILE = [
     *(
@@ -185,3 +197,26 @@ def test_ranges():
 )
 def test_a_noun_agrees_with_its_number(count, text):
     assert number_of(count, "row") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "title", "text"),
+    [
+        ("slot_f1", 0.2534, "slot F1 (%)", "+25.3"),
+        ("exact_match", 0.5, "exact match (%)", "+50.0"),
+        ("bleu", 25.34, "BLEU", "+25.3"),
+        ("comet", 0.81234, "COMET", "+0.8123"),
+        ("exact_match:flexible-extract", 0.5, "exact match:flexible-extract (%)", "+50.0"),
+        ("acc_norm", 0.5, "acc norm (%)", "+50.0"),
+        ("r@1", 0.5, "r@1 (%)", "+50.0"),
+        ("bleu_acc", 0.5, "bleu acc (%)", "+50.0"),
+        ("bleu_max", 25.34, "bleu max", "+25.34"),
+        ("rougeL", 0.12345, "rougeL", "+0.1235"),
+        ("eqbench", 55.123, "eqbench", "+55.12"),
+        ("mixed_scales", 55.0, "mixed scales", "+55"),
+    ],
+)
+def test_only_what_is_between_0_and_1_is_shown_in_percent(name, value, title, text):
+    """lm-eval's metrics have any scale, and it does not say which."""
+    assert (titled(name), shown(name, value, "+")) == (title, text)
+    assert scaled(name, value) == (100 * value if "%" in title else value)

@@ -29,6 +29,7 @@ from adaptermix.evaluation.harness_dev import use_dev_documents
 from adaptermix.files.hub import hub_errors
 from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import HARNESS
+from adaptermix.tables import is_share
 from adaptermix.tasks.metrics.metric import Outcome, Statistics, mean_of
 from adaptermix.tasks.task import Scored
 
@@ -52,7 +53,8 @@ class MeanMetric:
     """A metric of lm-eval that averages over examples.
 
     Attributes:
-        name: Name in results; ``score`` if the tasks have different metrics.
+        name: Name in results. If the tasks have different metrics, it is ``score``, or
+            ``mixed_scales`` if one of them is not known to be between 0 and 1.
         keys: lm-eval's key in each task: ``METRIC,FILTER``.
         signatures: Signature of each task's score.
     """
@@ -251,7 +253,8 @@ def _chosen_metrics(tasks: Mapping[str, Any], names: Sequence[str]) -> tuple[Mea
     if not names:
         first = {name: next(iter(keys[name])) for name in tasks}
         common = set(first.values())
-        return (_metric(common.pop() if len(common) == 1 else "score", first, keys, tasks),)
+        mixed = "score" if all(map(is_share, common)) else "mixed_scales"
+        return (_metric(common.pop() if len(common) == 1 else mixed, first, keys, tasks),)
     for name, known in keys.items():
         if unknown := [metric for metric in names if metric not in known]:
             raise ConfigError(
