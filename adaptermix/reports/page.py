@@ -9,7 +9,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from adaptermix.reports.sections.build import sections_of
 from adaptermix.reports.sections.roles import merge_among
 from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import InspectSettings, ReportSettings
-from adaptermix.tables import Table, View, pairs, printable
-from adaptermix.tasks.metrics.equality import is_right
+from adaptermix.settings.shared import HARNESS
+from adaptermix.tables import Table, View, is_share, pairs, printable
+from adaptermix.tasks.metrics.equality import is_right as equals
 from adaptermix.version import __version__
 
 _PAGE = Path(__file__).with_name("assets")
@@ -168,8 +169,7 @@ def _export(sections: Sequence[Section], folder: Path) -> None:
 
 def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
     """Return the examples of an evaluation as columns, as the page's script reads them."""
-    settings = run.content.get("settings")
-    by_offsets = isinstance(settings, dict) and settings.get("match") == "offsets"
+    is_right = _judge(run)
     columns: dict[str, Any] = {"lang": [], "id": [], "prompt": [], "gold": []}
     systems = run.report.systems
     answers: list[list[str]] = [[] for _ in systems]
@@ -180,7 +180,7 @@ def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
         columns["id"] += [row["id"] for row in first]
         columns["prompt"] += [row["utterance"] for row in first]
         columns["gold"] += [_as_text(row.get("expected")) for row in first]
-        _add_answers(answered, answers, flags, by_offsets)
+        _add_answers(answered, answers, flags, is_right)
     reference = run.report.reference
     merge = merge_among(systems, reference, inspected) or reference
     return {
@@ -195,18 +195,39 @@ def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
     }
 
 
+def _judge(run: Run) -> Callable[[Mapping[str, Any]], bool]:
+    """Return what tells whether a record's answer is right.
+
+    For lm-eval, it is the score if that is a share: what a task expects may be a whole solution.
+    """
+    settings, metric = run.content.get("settings"), run.report.cells[0].score.name
+    by_offsets = isinstance(settings, dict) and settings.get("match") == "offsets"
+    has_scores = run.report.task == HARNESS and is_share(metric)
+
+    def is_right(row: Mapping[str, Any]) -> bool:
+        scores = row.get("scores")
+        score = scores.get(metric) if has_scores and isinstance(scores, dict) else None
+        if isinstance(score, int | float):
+            return score >= 1
+        return equals(row.get("predicted"), row.get("expected"), by_offsets=by_offsets)
+
+    return is_right
+
+
 def _add_answers(
-    answered: Answers, answers: list[list[str]], flags: list[list[str]], by_offsets: bool
+    answered: Answers,
+    answers: list[list[str]],
+    flags: list[list[str]],
+    is_right: Callable[[Mapping[str, Any]], bool],
 ) -> None:
     for at, rows in enumerate(answered.rows.values()):
         answers[at] += [row["output"] for row in rows]
-        flags[at] += [f"{_flags(row, by_offsets):x}" for row in rows]
+        flags[at] += [f"{_RIGHT * is_right(row) + _problems(row):x}" for row in rows]
 
 
-def _flags(row: Mapping[str, Any], by_offsets: bool) -> int:
+def _problems(row: Mapping[str, Any]) -> int:
     return (
-        _RIGHT * is_right(row.get("predicted"), row.get("expected"), by_offsets=by_offsets)
-        + _MALFORMED * bool(row.get("malformed"))
+        _MALFORMED * bool(row.get("malformed"))
         + _CUT * bool(row.get("is_cut"))
         + _TRUNCATED * bool(row.get("is_truncated"))
     )

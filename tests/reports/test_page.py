@@ -121,6 +121,29 @@ def test_every_answer_is_in_the_page(page):
     assert run["systems"][run["merge"]] == "merged"
 
 
+@pytest.mark.parametrize(
+    ("metric", "scores", "flags"),
+    [
+        ("exact_match", (1.0, 0.5), "12"),  # the second one equals what is expected, and is wrong
+        ("bleu_max", (40.0, 2.0), "03"),
+    ],
+)
+def test_an_answer_to_lm_eval_is_right_if_its_score_is_1(tmp_path, metric, scores, flags):
+    """What a task expects may be a whole solution. Scores of other scales do not say it."""
+    folder = write_evaluation(tmp_path / "run", {"gsm8k": ["1 + 1?", "2 + 2?"]}, task="lm-eval")
+    record = folder / "scores.json"
+    record.write_text(record.read_text().replace('"slot_f1"', f'"{metric}"'))
+    path = folder / "predictions" / "merged" / "gsm8k.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0] |= {"predicted": "2", "expected": "It is 2.\n#### 2"}
+    rows[1] |= {"predicted": "4", "expected": "4", "malformed": 1}
+    rows = [row | {"scores": {metric: s}} for row, s in zip(rows, scores, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report([folder], ReportSettings(out=tmp_path / "page.html"))
+    (run,) = embedded((tmp_path / "page.html").read_text())
+    assert run["flags"][1] == flags
+
+
 def test_the_values_of_the_answer_are_below_the_names_of_their_systems(page):
     table = (page[2] / "answer-values.md").read_text().splitlines()
     head, english = (
