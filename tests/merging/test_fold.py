@@ -136,6 +136,33 @@ def test_shards_stay_shards_and_other_files_are_copied(tmp_path, model_dir):
         assert (tmp_path / "model" / name).read_bytes() == (base / name).read_bytes()
 
 
+def test_the_header_of_every_shard_knows_what_was_folded(tmp_path, model_dir):
+    """A fingerprint reads only samples of the weights, where two merges may be the same."""
+    base = in_shards(model_dir, tmp_path / "base", size="400KB")
+    paths = [trained(model_dir, tmp_path / name, seed) for seed, name in enumerate("ab")]
+
+    def headers(name, *, into=base, sources=paths, **options):
+        options = {"weights": (0.8, 0.2)} | options
+        merge_into(sources, MergeSettings(into=str(into), out=tmp_path / name, **options))
+        shards = (safe_open(path, "np") for path in (tmp_path / name).glob("*.safetensors"))
+        (record,) = {shard.metadata()["adaptermix"] for shard in shards}
+        return record
+
+    first = headers("first")
+    assert json.loads(first)["weights"] == [0.8, 0.2]
+    assert headers("again") == first
+    shutil.copytree(paths[0], tmp_path / "kept")
+    trained(model_dir, paths[0], 7)
+    changed = {first, headers("source")}
+    shutil.rmtree(paths[0])
+    shutil.copytree(tmp_path / "kept", paths[0])
+    changed.add(headers("weights", weights=(0.7, 0.2)))
+    changed.add(headers("method", method="ties", rank=2))
+    changed.add(headers("on-top", into=tmp_path / "first"))
+    changed.add(headers("on-other", into=tmp_path / "weights"))
+    assert len(changed) == 6
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("adapter_dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_is_rounded_once(tmp_path, model_dir, dtype, adapter_dtype):
