@@ -27,6 +27,21 @@ FLORES_CODES: dict[str, str] = {
 
 
 _SUBTAG = re.compile(r"[A-Z][a-z]{3}|[A-Z]{2}|\d{3}")  # script or region
+# Tags that are one language also in lower case. In others, such as fr-ca, what could be the region
+# is more likely the second language of a pair: French to Catalan.
+_TAGS = {
+    tag.lower(): tag
+    for tag in """
+    zh-CN zh-TW zh-HK zh-MO zh-SG zh-Hans zh-Hant ja-JP ko-KR vi-VN id-ID hi-IN fa-IR he-IL
+    en-US en-GB en-AU en-NZ en-IE en-IN es-MX pt-BR de-AT de-CH fr-CH it-CH cs-CZ da-DK el-GR uk-UA
+    sr-Latn sr-Cyrl uz-Latn uz-Cyrl
+    """.split()
+}
+
+
+def _as_tag(lang: str) -> str:
+    """Return a tag such as ``zh-tw`` or ``zh_TW`` as ``zh-TW``, and other texts unchanged."""
+    return _TAGS.get(lang.replace("_", "-").lower(), lang)
 
 
 def split_pair(pair: str) -> tuple[str, str]:
@@ -37,8 +52,9 @@ def split_pair(pair: str) -> tuple[str, str]:
     """
     langs: list[str] = []
     for part in pair.split("-"):
-        if langs and pair.count("-") > 1 and _SUBTAG.fullmatch(part):
-            langs[-1] += f"-{part}"
+        tag = f"{langs[-1]}-{part}" if langs else part
+        if pair.count("-") > 1 and langs and (_SUBTAG.fullmatch(part) or tag.lower() in _TAGS):
+            langs[-1] = tag
         else:
             langs.append(part)
     if (
@@ -60,7 +76,9 @@ def sides_of(text: str) -> tuple[str, ...]:
 
 def target_of(lang: str) -> str:
     """Return the language of the answers: the second one of a pair, or the language itself."""
-    if "-" not in lang or (lang[0].islower() and _SUBTAG.fullmatch(lang.partition("-")[2])):
+    if "-" not in lang or lang.lower() in _TAGS:
+        return lang
+    if lang[0].islower() and _SUBTAG.fullmatch(lang.partition("-")[2]):
         return lang
     try:
         return split_pair(lang)[1]
@@ -105,7 +123,7 @@ def is_one_language(one: str, other: str) -> bool:
 
 def _script_of(lang: str) -> str:
     """Return the script of a tag such as ``zh-Hant`` or ``zh-TW``, or an empty string."""
-    tags = lang.replace("_", "-").split("-")[1:]
+    tags = _as_tag(lang).replace("_", "-").split("-")[1:]
     if {"TW", "HK", "MO"} & set(tags):
         return "Hant"
     return next((tag for tag in tags if re.fullmatch(r"[A-Z][a-z]{3}", tag)), "")

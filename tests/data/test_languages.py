@@ -60,11 +60,9 @@ def test_locales_are_found_by_other_codes_scripts_and_names(lang, locale):
 
 def test_a_language_in_another_script_is_another():
     assert flores_code("cy-en") == "cy-en"
-    assert [flores_code(lang) for lang in ("zh-TW", "zho_Hant", "sr-Latn")] == [
-        "zh-TW",
-        "zho_Hant",
-        "sr-Latn",
-    ]
+    for lang in ("zh-TW", "zho_Hant", "sr-Latn", "zh-tw", "zh_tw", "zh-hant"):
+        assert flores_code(lang) == lang
+    assert (flores_code("zh-cn"), flores_code("pt-br")) == ("zho_Hans", "por_Latn")
     assert is_in_wrong_script("hello there", "Russian")
     assert not is_in_wrong_script("привет", "rus_Cyrl")
 
@@ -99,6 +97,11 @@ def test_an_unknown_language_of_massive_names_the_nearest(lang, hint):
         ("zh-Hans-en", ("zh-Hans", "en")),
         ("en-zh-Hans", ("en", "zh-Hans")),
         ("pt-BR-en-US", ("pt-BR", "en-US")),
+        ("zh-tw-en", ("zh-tw", "en")),
+        ("en-zh-hant", ("en", "zh-hant")),
+        ("fr-ca", ("fr", "ca")),
+        ("en-tw", ("en", "tw")),
+        ("en-jp", ("en", "jp")),
         ("cym_Latn-eng_Latn", ("cym_Latn", "eng_Latn")),
         ("Welsh-English", ("Welsh", "English")),
     ],
@@ -115,10 +118,9 @@ def test_what_is_no_pair_is_refused(pair):
 
 
 def test_a_language_with_its_region_is_its_own_target():
-    assert [target_of(lang) for lang in ("zh-TW", "zh-Hans", "cy", "EN-DE")] == [
-        *("zh-TW", "zh-Hans", "cy"),
-        "DE",
-    ]
+    for lang in ("zh-TW", "zh-Hans", "cy", "zh-tw", "ja-jp", "en-us", "pt-br", "ZH-TW", "sr-latn"):
+        assert target_of(lang) == lang
+    assert target_of("EN-DE") == "DE"
 
 
 @pytest.mark.parametrize(

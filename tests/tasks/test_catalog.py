@@ -246,7 +246,11 @@ def test_records_without_ids_are_numbered_by_their_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("target", "lang", "tokenizer"),
-    [("zh", "en", "zh"), ("ja", "en-de", "ja-mecab"), ("", "en-zh", "zh"), ("", "de", "13a")],
+    [
+        *(("zh", "en", "zh"), ("ja", "en-de", "ja-mecab"), ("", "en-zh", "zh"), ("", "de", "13a")),
+        *(("", "zh-tw", "zh"), ("", "en-zh-tw", "zh"), ("", "ja-jp", "ja-mecab")),
+        *(("", "en-us", "13a"), ("", "zh-Hans-ja", "ja-mecab")),
+    ],
 )
 def test_a_task_of_ones_own_tokenizes_the_language_it_names(tmp_path, target, lang, tokenizer):
     """Else that of the data: the right side of a pair."""
