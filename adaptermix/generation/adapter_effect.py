@@ -54,15 +54,18 @@ def check_effect(
     Args:
         new: Paths of the adapters.
         base: First tokens of the base model.
-        again: The same from a second run; differences from ``base`` are noise.
+        again: The same from a second run; differences from ``base`` are noise. If a tie makes the
+            likeliest tokens differ, only tokens that both runs have are compared.
         others: First tokens with each adapter.
 
     Raises:
         IgnoredAdapterError: An adapter with a nonzero update changes nothing.
     """
-    noise = _distance(base, again)
+    has_ties = _distance(base, again) == float("inf")
+    distance = _drift if has_ties else _distance
+    noise = distance(base, again)
     for adapter, tokens in zip(new, others, strict=True):
-        if _distance(base, tokens) <= noise and (module := _first_effective(adapter)):
+        if distance(base, tokens) <= noise and (module := _first_effective(adapter)):
             raise IgnoredAdapterError(adapter, module)
 
 
@@ -86,6 +89,7 @@ def is_another_model(plain: FirstTokens, again: FirstTokens, base: FirstTokens) 
 
 
 def _drift(some: FirstTokens, others: FirstTokens) -> float:
+    """Return the largest difference for common tokens; infinity if a prompt has none."""
     return max(
         max((abs(a[token] - b[token]) for token in a.keys() & b.keys()), default=float("inf"))
         for a, b in zip(some, others, strict=True)

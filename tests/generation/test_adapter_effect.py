@@ -61,6 +61,16 @@ def test_an_adapter_that_moves_less_than_noise_is_ignored(tmp_path):
         check_effect([path], BASE, again, [others])
 
 
+def test_a_tie_between_two_runs_is_no_noise(tmp_path):
+    """The fifth of the likeliest tokens may then be another one, also without an adapter."""
+    path = adapter(tmp_path / "a")
+    base, again = ([tokens | {last: -3.0} for tokens in BASE] for last in (1, 2))
+    check_effect([path], base, again, [moved(2 * NOISE)])
+    for others in (base, again):
+        with pytest.raises(IgnoredAdapterError):
+            check_effect([path], base, again, [others])
+
+
 def test_every_new_adapter_is_checked(tmp_path):
     paths = [adapter(tmp_path / name) for name in "ab"]
     check_effect(paths, BASE, BASE, [moved(1.0), moved(1.0)])
