@@ -104,6 +104,7 @@ class Prompts:
         for note in notes_on_unused(settings, task):
             encoder.note(note)
         items = read_prompts(settings, settings.split, task, encoder, systems.folder)
+        task.check_metrics([item.example for item in items])
         return cls(settings, task, encoder, items, servers)
 
     @property

@@ -125,6 +125,7 @@ class DevPrompts:
         else:
             items = read_prompts(settings, "dev", task, encoder, systems.folder)
         check_gold(items, task, settings)
+        task.check_metrics([item.example for item in items])
         shortened = sum(item.is_truncated for item in items)
         if shortened:
             encoder.note(

@@ -80,6 +80,18 @@ class Task(Scored):
     def outcome(self, example: Any, output: str) -> Outcome:
         """Parse one model output; accepts any text."""
 
+    def check_metrics(self, examples: Sequence[Any]) -> None:
+        """Check, before answers are decoded, that the metrics can score them.
+
+        Raises:
+            DataError: A metric does not know the language of an example.
+            ResourceError: A tokenizer that a metric needs is missing.
+        """
+        for example in {example.lang: example for example in examples}.values():
+            for metric in self.metrics:
+                if (check := getattr(metric, "check", None)) is not None:
+                    check([self.outcome(example, "")])
+
 
 def chat_of(system: str, user: str) -> list[Message]:
     """Return a chat with an optional system message and a user message."""

@@ -355,6 +355,10 @@ def test_metrics_and_languages_that_need_care_are_noted(tmp_path, model_dir, tol
         (tmp_path / f"{lang}.jsonl").write_text('{"a": "text"}\n')
     (note,) = evaluate(settings).notes
     assert "uses the languages of massive, ar en" in note
+    (tmp_path / "own.toml").write_text(f'{toml}test = "{{lang}}.jsonl"\n'.replace("chrf", "bleu"))
+    (tmp_path / "pirate.jsonl").write_text('{"a": "text"}\n')
+    with pytest.raises(DataError, match="'pirate' is an unknown language, for which BLEU's"):
+        plan(settings.model_copy(update={"langs": ("pirate",)}), force=True)
 
 
 def test_a_plan_says_what_the_servers_and_the_adapters_need(

@@ -39,6 +39,7 @@ from adaptermix.search.run import _show_without_others, _told_apart, plan_search
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 from adaptermix.tasks.massive import Massive
 from adaptermix.tasks.metrics.significance import Difference, Interval
+from adaptermix.tasks.task import Task
 
 
 def test_a_race_chooses_as_an_exhaustive_search_does_with_fewer_examples(monkeypatch, tmp_path):
@@ -469,9 +470,13 @@ def test_learned_weights_lower_the_loss_they_were_trained_on(
     assert report.decoded <= report.exhaustive == 9 * 8  # half of the dev data learns
 
 
-def test_a_plan_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters):
+def test_a_plan_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters, monkeypatch):
+    """But it checks whether answers can be scored."""
+    checked = []
+    monkeypatch.setattr(Task, "check_metrics", lambda task, examples: checked.extend(examples))
     settings = settings_for(model_dir, corpus_dir, tmp_path / "out")
     plan = plan_search(adapters[:2], settings)
+    assert len(checked) == 12
     assert plan.candidates == ["0.5", "0.7", "0.9", "task alone", "align alone"]
     assert plan.examples == {"en": 6, "cy": 6}
     assert not (tmp_path / "out").exists()

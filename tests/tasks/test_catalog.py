@@ -261,6 +261,19 @@ def test_a_task_of_ones_own_tokenizes_the_language_it_names(tmp_path, target, la
     assert f"tok:{tokenizer}" in task.score([outcome]).signature
 
 
+@pytest.mark.parametrize("lang", ["pirate", "sms", "en-jp"])
+def test_a_language_without_a_tokenizer_is_refused_before_anything_is_decoded(tmp_path, lang):
+    text = OWN.replace("exact-match", "bleu")
+    (example,) = own_task(tmp_path, text).read("en", "test", None)
+    example = replace(example, lang=lang)
+    for task in (own_task(tmp_path, text, tokenize="13a"), own_task(tmp_path)):
+        task.check_metrics([example])
+    with pytest.raises(DataError, match=f"'{lang.removeprefix('en-')}' is an unknown") as raised:
+        own_task(tmp_path, text).check_metrics([example])
+    for option in ("--tokenize 13a", "target-lang", "--target-lang"):
+        assert option in raised.value.hint
+
+
 @pytest.mark.parametrize(("match", "right"), [("text", "Rom"), ("offsets", "Roma")])
 def test_entities_of_a_task_of_ones_own_match_as_asked(tmp_path, match, right):
     """By text, whatever the offsets; or by offsets, whatever the text."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from adaptermix.data.languages import LANGUAGE_NAMES, language_code
-from adaptermix.errors import ResourceError
+from adaptermix.data.languages import LANGUAGE_NAMES, known_code, language_code
+from adaptermix.errors import DataError, ResourceError, first_line
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.metrics.comet import (
     DEFAULT_MODEL,
@@ -38,7 +38,14 @@ def bleu_tokenizer(lang: str) -> str:
     Raises:
         DataError: The language is unknown.
     """
-    tokenizer = _TOKENIZERS.get(language_code(lang), "13a")
+    code = known_code(lang)
+    if code is None:
+        raise DataError(
+            f"'{lang}' is an unknown language, for which BLEU's tokenizer is not known",
+            hint="name the tokenizer, such as --tokenize 13a, or the language of the answers: "
+            "target-lang in the task's file, --target-lang in score",
+        )
+    tokenizer = _TOKENIZERS.get(code, "13a")
     return "13a" if tokenizer == "ko-mecab" and not _has_korean() else tokenizer
 
 
@@ -117,6 +124,10 @@ class SacreMetric:
             tokenizer = bleu_tokenizer(lang) if lang else "13a"
         return _sacrebleu(self.name, tokenizer)
 
+    def check(self, outcomes: Sequence[Outcome]) -> None:
+        """Raise what scoring outcomes of this language would raise, such as a missing tokenizer."""
+        self._scorer(outcomes)
+
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
         """Return sacreBLEU's statistics of every segment.
 
@@ -156,12 +167,25 @@ def _sacre_values(
 @cache
 def _sacrebleu(name: str, tokenizer: str, *, effective_order: bool = False) -> Any:
     from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.tokenizers import tokenizer_spm
 
     if name == "chrf":
         return CHRF()
-    try:  # some tokenizers need extra packages
+    try:  # some tokenizers need extra packages, or a model that is downloaded
         return BLEU(tokenize=tokenizer, force=True, effective_order=effective_order)
+    except (OSError, SystemExit) as error:  # sacreBLEU exits if a certificate is not accepted
+        why = first_line(error) if isinstance(error, OSError) else "no secure connection"
+        raise ResourceError(
+            f"the model of BLEU's tokenizer {tokenizer} cannot be downloaded: {why}",
+            hint="run the command once with network access, or choose another --tokenize",
+        ) from error
     except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and (spm := tokenizer_spm.SPM_MODELS.get(tokenizer)):
+            path = Path(tokenizer_spm.SACREBLEU_DIR, "models", Path(spm["url"]).name)
+            raise ResourceError(
+                f"{path}: the model of BLEU's tokenizer {tokenizer} is damaged",
+                hint="delete the file, so that it is downloaded again",
+            ) from error
         raise ResourceError(
             f"BLEU's tokenizer {tokenizer} is not installed",
             hint=f'pip install "{_PACKAGES.get(tokenizer, "sacrebleu[ja,ko]")}"',

@@ -1,4 +1,5 @@
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from seqeval.metrics import f1_score
 from seqeval.metrics.sequence_labeling import get_entities
 
-from adaptermix.errors import ConfigError
+from adaptermix.errors import ConfigError, ResourceError
 from adaptermix.tasks.metrics import text
 from adaptermix.tasks.metrics.comet import CometScores
 from adaptermix.tasks.metrics.f1 import SLOT_F1, SpanF1, slot_key, span_statistics
@@ -132,6 +133,26 @@ def test_text_scores_equal_sacrebleu(segments, name):
     sentences = {"bleu": BLEU(effective_order=True), "chrf": CHRF()}[name]
     alone = [sentences.sentence_score(h, refs).score for h, *refs in segments]
     assert own.segments == pytest.approx(alone)
+
+
+def test_a_tokenizer_whose_model_cannot_be_loaded_is_named_with_the_reason(tmp_path, monkeypatch):
+    """Before anything is scored: its model is downloaded when it is first used."""
+
+    def refuse(url):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.SACREBLEU_DIR", str(tmp_path))
+    bleu = SacreMetric("bleu", "flores200")
+    with pytest.raises(ResourceError, match="flores200 cannot be downloaded: .*no route") as raised:
+        bleu.check([Outcome("a", ["a"], lang="de")])
+    assert raised.value.hint.endswith("choose another --tokenize")
+    (tmp_path / "models" / "flores200sacrebleuspm").write_bytes(b"")
+    with pytest.raises(
+        ResourceError, match="models/flores200sacrebleuspm: .* is damaged"
+    ) as raised:
+        bleu.check([Outcome("a", ["a"], lang="de")])
+    assert "delete the file" in raised.value.hint
 
 
 def test_comet_is_asked_once_for_all_segments(monkeypatch):
