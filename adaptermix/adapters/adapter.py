@@ -9,7 +9,7 @@ tensors are read and written one module at a time.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -349,5 +349,10 @@ def _hint_of_files(folder: Path) -> str | None:
 
 def adapter_hash(adapter: Adapter) -> str:
     """Return a hash of everything that defines the update: the weights file and the config."""
-    config = json.dumps(adapter.config, sort_keys=True)
-    return blake3((adapter.weights_hash + config).encode()).hexdigest()
+    return hash_of_parts(adapter.weights_hash, adapter.config)
+
+
+def hash_of_parts(weights_hash: str, config: Mapping[str, Any]) -> str:
+    """Return ``adapter_hash`` from the hash of the weights file and the config."""
+    text = json.dumps(config, sort_keys=True)
+    return blake3((weights_hash + text).encode()).hexdigest()

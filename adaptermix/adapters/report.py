@@ -98,7 +98,7 @@ def provenance_table(report: "InspectReport") -> Table:
         data = ", ".join(filter(None, [data_of(record), under]))
         rows.append(
             [
-                adapter_name(adapter.path),
+                adapter.name,
                 printable(str(record.get("command", "not recorded"))),
                 printable(made or data) or "not recorded",
                 model_name(adapter.base),
@@ -110,11 +110,6 @@ def provenance_table(report: "InspectReport") -> Table:
         )
     columns = ["adapter", "made by", "from", "base", "rank", "layers", "norm", "BLAKE3"]
     return Table("adapters-made", "How the adapters were made", columns, rows)
-
-
-def adapter_name(path: str) -> str:
-    """Return the name of an adapter as in ``eval``."""
-    return printable(Path(path).resolve().name.removesuffix(".safetensors"))
 
 
 @dataclass(frozen=True)
@@ -143,6 +138,7 @@ class AdapterReport:
         norm: Frobenius norm of its delta weights over all modules.
         config: PEFT's LoRA config.
         record: Run record written by adaptermix; empty for adapters from other software.
+        alias: Its name among the systems of a run, if it differs from that of its file or folder.
     """
 
     path: str
@@ -165,6 +161,12 @@ class AdapterReport:
     norm: float
     config: dict[str, Any]
     record: dict[str, Any]
+    alias: str = ""
+
+    @property
+    def name(self) -> str:
+        """The adapter's name as in ``eval``."""
+        return self.alias or printable(Path(self.path).resolve().name.removesuffix(".safetensors"))
 
     @property
     def origin(self) -> str:
@@ -284,6 +286,8 @@ class InspectReport(Report):
         """Return the report as a dictionary for JSON."""
         record = super().as_record()
         del record["by"]
+        for adapter in record["adapters"]:
+            del adapter["alias"]
         if not self.routes:
             del record["routes"]
         return record

@@ -32,7 +32,7 @@ from adaptermix.reports.published import (
 )
 from adaptermix.reports.runs import Answers, Run, Runs, find_runs, read_answers
 from adaptermix.reports.sections.build import sections_of
-from adaptermix.reports.sections.roles import merge_among
+from adaptermix.reports.sections.roles import merge_among, named_in
 from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import InspectSettings, ReportSettings
 from adaptermix.settings.shared import HARNESS
@@ -182,7 +182,8 @@ def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
         columns["gold"] += [_as_text(row.get("expected")) for row in first]
         _add_answers(answered, answers, flags, is_right)
     reference = run.report.reference
-    merge = merge_among(systems, reference, inspected) or reference
+    known = named_in(run.content, inspected)
+    merge = merge_among(systems, reference, known) or reference
     return {
         "name": run.name,
         "systems": systems,

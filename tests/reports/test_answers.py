@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from helpers.records import (
     write_retrieval,
 )
 
+from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.inspection import inspect
 from adaptermix.evaluation.comparison import ALL
 from adaptermix.merging.merge import merge
@@ -26,6 +28,8 @@ from adaptermix.reports.sections.roles import (
     label_of,
     language_groups,
     merge_among,
+    named_in,
+    with_own_names,
 )
 from adaptermix.reports.sections.scores import answer_section, evaluation_section
 from adaptermix.settings.merging import MergeSettings
@@ -266,6 +270,44 @@ def test_the_merge_is_the_first_of_several_adapters_and_not_the_best(inspected):
     assert merge_among(["base", "merged", "two"], "base", None) == "merged", "by its usual name"
     assert merge_among(["one", "base"], "one", None) == "base"
     assert merge_among(["base"], "base", None) is None
+
+
+def test_adapters_are_found_by_their_names_among_the_systems(tmp_path, adapters):
+    """Equal names of files have the names of folders as a prefix there."""
+    names = {name: f"{name}-final" for name in ("task", "align", "scaled", "merged")}
+    places = {name: tmp_path / name / "final.safetensors" for name in names}
+    for name, place in places.items():
+        place.parent.mkdir()
+        shutil.copyfile(adapters / f"{name}.safetensors", place)
+    sources = [places["task"], places["align"]]
+    merge(sources, MergeSettings(weights="1,0.2", out=tmp_path / "whole" / "final.safetensors"))
+    places["whole"], names["whole"] = tmp_path / "whole" / "final.safetensors", "whole-final"
+    inspected = inspect(sorted(places.values()), InspectSettings())
+    for key in ("hash", "path"):
+        own = {"path": str, "hash": lambda place: adapter_hash(read_adapter(place))}[key]
+        systems = ("task-final", "scaled-final", "merged-final", "align-final")
+        run = evaluated(tmp_path / key, dict.fromkeys(LANGS, 0.2), systems)
+        entries = {names[name]: {key: own(place)} for name, place in places.items()}
+        run = replace(run, content=run.content | {"adapters": entries})
+        section = answer_section(run, inspected)
+        assert section.title == "Did “merged-final” help?"
+        (control,) = [fact.text for fact in section.facts if fact.name == "Control"]
+        assert "merged in: scaled-final +20.0" in control
+        known = named_in(run.content, inspected)
+        assert language_groups(LANGS, "merged-final", known, {})[0][1] == ["en", "cy"]
+        assert is_unscaled("whole-final", "task-final", known)
+        assert not is_unscaled("merged-final", "task-final", known)
+        assert not is_unscaled("whole-final", "align-final", known)
+    runs = replace(find_runs([tmp_path / "path"]), evaluations=[run])
+    last = list(sections_of(runs, inspected))[-1]
+    norms = next(plot for plot in last.folded if plot.name == "adapters-norms")
+    assert norms.values.columns[1:] == sorted(names.values()) and len(norms.panels) == 5
+
+
+def test_a_folder_and_a_file_of_one_name_are_two_adapters(tmp_path):
+    paths = [write(tmp_path / name, ALIGNED, seed=3) for name in ("a", "a.safetensors")]
+    known = with_own_names(inspect(paths, InspectSettings()))
+    assert [adapter.name for adapter in known.adapters] == [str(path) for path in paths]
 
 
 def test_groups_come_from_adapters_or_from_the_record(inspected):

@@ -9,7 +9,6 @@ from adaptermix.adapters.report import (
     AdapterReport,
     Comparison,
     InspectReport,
-    adapter_name,
     interference_table,
     provenance_table,
 )
@@ -29,7 +28,7 @@ def recipe_sentence(adapter: AdapterReport) -> str:
     if not terms:
         return ""
     sum_ = " + ".join(f"{weight:g} × {name}" for name, weight in terms)
-    text = f"{adapter_name(adapter.path)} is the {record.get('method', 'exact')} merge {sum_}"
+    text = f"{adapter.name} is the {record.get('method', 'exact')} merge {sum_}"
     rules = (
         record.get("weighting", {}).get("rules")
         if isinstance(record.get("weighting"), dict)
@@ -49,7 +48,7 @@ def adapters_section(name: str, inspected: InspectReport) -> Section:
 
 
 def _norms(name: str, inspected: InspectReport) -> Plot:
-    names = [adapter_name(adapter.path) for adapter in inspected.adapters]
+    names = [adapter.name for adapter in inspected.adapters]
     blocks = [(layer, row) for row in inspected.layers if (layer := layer_of(row.name)) is not None]
     panels = {
         adapter: [
@@ -76,7 +75,7 @@ def _norms(name: str, inspected: InspectReport) -> Plot:
 
 def _met(inspected: InspectReport) -> list[Met]:
     """Return the comparisons of all pairs by layer, except pairs with a common origin."""
-    names = [adapter_name(adapter.path) for adapter in inspected.adapters]
+    names = [adapter.name for adapter in inspected.adapters]
     merges = [bool(sources_of(adapter.record)) for adapter in inspected.adapters]
     pairs = [pair for pair in inspected.pairs if not _share_an_origin(inspected, pair)]
     pairs.sort(key=lambda pair: merges[pair[0]] or merges[pair[1]])  # trained adapters first

@@ -9,6 +9,7 @@ from adaptermix.reports.runs import Run, Runs
 from adaptermix.reports.sections.adapters import adapters_section
 from adaptermix.reports.sections.families import family_section
 from adaptermix.reports.sections.retrieval import analyzed, retrieval_section, sentence
+from adaptermix.reports.sections.roles import with_own_names
 from adaptermix.reports.sections.scores import Evaluated, answer_section, evaluation_section
 from adaptermix.reports.sections.search import search_section
 from adaptermix.reports.sections.section import Fact, Section
@@ -16,6 +17,7 @@ from adaptermix.reports.sections.section import Fact, Section
 
 def sections_of(runs: Runs, inspected: InspectReport | None) -> Iterator[Section]:
     """Yield the sections of a report: the answer, every run, and the adapters."""
+    inspected = inspected and with_own_names(inspected)
     baseline = runs.evaluations[0].report.reference if runs.evaluations else None
     if runs.evaluations:
         yield _answer(runs, inspected)
@@ -39,7 +41,7 @@ def _answer(runs: Runs, inspected: InspectReport | None) -> Section:
     """Return the answer of the first evaluation, with facts from searches and analyses."""
     section = answer_section(runs.evaluations[0], inspected)
     baseline = runs.evaluations[0].report.reference
-    merge = Evaluated(runs.evaluations[0].report, inspected).merge
+    merge = Evaluated.of_run(runs.evaluations[0], inspected).merge
     facts = list(section.facts)
     for run in runs.retrievals:
         seen = analyzed("", run, inspected, baseline)

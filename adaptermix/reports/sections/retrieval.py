@@ -16,7 +16,12 @@ from adaptermix.plots.charts import (
 )
 from adaptermix.plots.plot import Panel, Plot, titled_panel
 from adaptermix.reports.runs import Run
-from adaptermix.reports.sections.roles import alignment_layers, language_groups, merge_among
+from adaptermix.reports.sections.roles import (
+    alignment_layers,
+    language_groups,
+    merge_among,
+    named_in,
+)
 from adaptermix.reports.sections.section import Section
 from adaptermix.retrieval.report import (
     RetrievalReport,
@@ -71,6 +76,7 @@ def analyzed(
 ) -> Analyzed:
     """Assign the roles: the merge and the evaluation's baseline, if both were analyzed."""
     report: RetrievalReport = run.report
+    inspected = named_in(run.content, inspected)
     first = report.systems[0]
     before = baseline if baseline in report.systems else first
     after = merge_among(report.systems, before or first, inspected)

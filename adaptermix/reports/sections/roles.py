@@ -2,18 +2,49 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from adaptermix.adapters.adapter import hash_of_parts
 from adaptermix.adapters.card import made_of, sources_of
-from adaptermix.adapters.report import AdapterReport, InspectReport, adapter_name
-from adaptermix.adapters.systems import BASE
+from adaptermix.adapters.report import AdapterReport, InspectReport
+from adaptermix.adapters.systems import BASE, system_names
 from adaptermix.data.languages import LANGUAGE_NAMES, flores_code, known_code, sides_of, target_of
 from adaptermix.errors import ConfigError
 from adaptermix.models.files import layer_index
+from adaptermix.tables import printable
 
 _TASK = ("train-task", "train-joint")
 _ALIGNMENT = ("train-align", "train-joint")
 _MERGED = "merged"  # the default name of merge's output
 Groups = list[tuple[str, list[str]]]
+
+
+def with_own_names(inspected: InspectReport) -> InspectReport:
+    """Give each adapter a name of its own, as ``eval`` does: with the names of parent folders."""
+    paths = [adapter.path for adapter in inspected.adapters]
+    try:
+        names = system_names(map(Path, paths))
+    except ConfigError:  # a folder and a file with its name
+        names = paths
+    named = zip(inspected.adapters, names, strict=True)
+    return replace(inspected, adapters=[replace(a, alias=printable(name)) for a, name in named])
+
+
+def named_in(record: Mapping[str, Any], inspected: InspectReport | None) -> InspectReport | None:
+    """Give the adapters of a run their names in its record, which depend on the other ones."""
+    if inspected is None:
+        return None
+    names: dict[str, str] = {}
+    for name, entry in _mapping(record.get("adapters")).items():
+        names |= {str(_mapping(entry).get(key)): printable(name) for key in ("hash", "path")}
+    adapters = []
+    for adapter in inspected.adapters:
+        hashed = hash_of_parts(adapter.blake3, adapter.config)
+        alias = names.get(hashed) or names.get(adapter.path) or adapter.alias
+        adapters.append(replace(adapter, alias=alias))
+    return replace(inspected, adapters=adapters)
 
 
 def merge_among(systems: Sequence[str], before: str, inspected: InspectReport | None) -> str | None:
@@ -43,10 +74,14 @@ def controls_among(systems: Sequence[str], inspected: InspectReport | None) -> l
 
 def is_unscaled(merge: str, before: str, inspected: InspectReport | None) -> bool:
     """Whether a merge adds other adapters to one that keeps its weight of 1 in every module."""
-    adapter = _by_name(inspected).get(merge)
+    known = _by_name(inspected)
+    adapter = known.get(merge)
     if adapter is None or adapter.record.get("method") != "exact":
         return False
     has_rules = bool(_mapping(adapter.record.get("weighting")).get("rules"))
+    if before in known:
+        whole = {s.get("blake3") for s in sources_of(adapter.record) if s["weight"] == 1}
+        return not has_rules and known[before].blake3 in whole
     return not has_rules and (before, 1.0) in made_of(adapter.record)
 
 
@@ -94,7 +129,7 @@ def label_of(lang: str) -> str:
 
 
 def _by_name(inspected: InspectReport | None) -> dict[str, AdapterReport]:
-    return {adapter_name(a.path): a for a in inspected.adapters} if inspected else {}
+    return {adapter.name: adapter for adapter in inspected.adapters} if inspected else {}
 
 
 def _parts_of(merge: str | None, inspected: InspectReport | None) -> list[AdapterReport]:
@@ -120,5 +155,5 @@ def _seen(adapters: Sequence[AdapterReport]) -> tuple[set[str], set[str]]:
     return trained, aligned
 
 
-def _mapping(value: object) -> Mapping[str, str]:
+def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}

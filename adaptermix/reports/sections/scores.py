@@ -26,6 +26,7 @@ from adaptermix.reports.sections.roles import (
     label_of,
     language_groups,
     merge_among,
+    named_in,
 )
 from adaptermix.reports.sections.section import Fact, Section
 from adaptermix.tables import RULE, Cell, Look, Row, Table, number_of, scaled, shown, titled
@@ -40,6 +41,11 @@ class Evaluated:
 
     report: EvalReport
     inspected: InspectReport | None
+
+    @classmethod
+    def of_run(cls, run: Run, inspected: InspectReport | None) -> "Evaluated":
+        """Return a run's evaluation, with its names of adapters."""
+        return cls(run.report, named_in(run.content, inspected))
 
     @property
     def metric(self) -> str:
@@ -88,7 +94,7 @@ class Evaluated:
 
 def answer_section(run: Run, inspected: InspectReport | None) -> Section:
     """Return the first section: the answer in a sentence, the languages, and its reliability."""
-    seen = Evaluated(run.report, inspected)
+    seen = Evaluated.of_run(run, inspected)
     merge = seen.merge
     name = "glance"
     glance = replace(glance_table(run.report, run.name), name=name)
@@ -308,7 +314,7 @@ def _value_row(seen: Evaluated, c: Comparison, group: str) -> Row:
 def evaluation_section(name: str, run: Run, inspected: InspectReport | None) -> Section:
     """Return the section about all systems of an evaluation."""
     report: EvalReport = run.report
-    seen = Evaluated(report, inspected)
+    seen = Evaluated.of_run(run, inspected)
     others = [other for other in report.cells[0].scores if other != seen.metric]
     tables = [replace(score_table(report, m), name=f"{name}-table-{m}") for m in others]
     plots = []
