@@ -33,6 +33,7 @@ from adaptermix.tables import RULE, Cell, Look, Row, Table, number_of, scaled, s
 
 _WIDE, _NARROW, _PANEL = 640, 350, 264
 _MANY_UNREADABLE = 0.05  # share of the answers
+_TOO_MANY_UNREADABLE = 0.2  # also if the baseline has as many
 
 
 @dataclass(frozen=True)
@@ -216,9 +217,11 @@ def _unreadable(seen: Evaluated, merge: str) -> Fact:
         bad, total = sum(c.malformed for c in cells), sum(c.examples for c in cells)
         shares.append((system, bad / total if total else 0.0))
     text = ", ".join(f"{system} {share:.1%}" for system, share in shares)
-    is_many = shares[1][1] > max(_MANY_UNREADABLE, 2 * shares[0][1])
-    if is_many:
+    before, after = (share for _, share in shares)
+    if after > max(_MANY_UNREADABLE, 2 * before) or max(before, after) > _TOO_MANY_UNREADABLE:
         return Fact("Unreadable answers", f"{text}.", "warn", "many unreadable answers")
+    if max(before, after) > _MANY_UNREADABLE:
+        return Fact("Unreadable answers", f"{text}.")
     return Fact("Unreadable answers", f"{text}.", "ok", "readable answers")
 
 
