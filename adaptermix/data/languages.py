@@ -102,31 +102,62 @@ THREE_LETTERS: dict[str, str] = {
 
 
 def flores_code(lang: str) -> str:
-    """Return the FLORES-200 code of a language, to compare spellings.
+    """Return the FLORES-200 code of a language, to compare spellings and to name files.
 
-    ``cy``, ``cym`` and ``Welsh`` give ``cym_Latn``. Pairs, languages that are not in the paper, and
-    languages with a different script are returned unchanged.
+    ``cy``, ``cym`` and ``Welsh`` give ``cym_Latn``; ``zh-TW`` and ``zh-Hant`` give ``zho_Hant``.
+    Pairs, unknown languages, and languages whose script is unknown are returned unchanged.
     """
     if target_of(lang) != lang:
         return lang
-    code = FLORES_CODES.get(known_code(lang) or "", lang)
-    return code if code.endswith(_script_of(lang)) else lang
+    code = known_code(lang) or ""
+    letters, _, usual = FLORES_CODES.get(code, THREE_LETTERS.get(code, "")).partition("_")
+    script = _tags(lang)[0] or usual
+    return f"{letters}_{script}" if letters and script else lang
+
+
+def plain_code(lang: str) -> str:
+    """Return the plain code of a language, which names it in its usual script.
+
+    Unknown languages, and languages in another script (``zh-TW``), are returned unchanged.
+    """
+    code = known_code(lang)
+    return code if code is not None and is_one_language(lang, code) else lang
 
 
 def is_one_language(one: str, other: str) -> bool:
-    """Whether two names are of the same known language, with the same script if both are known."""
+    """Whether two names are equal, or of the same known language.
+
+    A script or a region that both have must be the same. A language without a script has its usual
+    one, if that is known.
+    """
     code = known_code(one)
     usual = FLORES_CODES.get(code or "", "").partition("_")[2]
-    scripts = {_script_of(one) or usual, _script_of(other) or usual}
-    return code is not None and code == known_code(other) and len(scripts - {""}) < 2
+    tags = _tags(one), _tags(other)
+    scripts = {script or usual for script, _ in tags} - {""}
+    regions = {region for _, region in tags} - {""}
+    is_same = code is not None and code == known_code(other)
+    return one == other or (is_same and len(scripts) < 2 and len(regions) < 2)
 
 
-def _script_of(lang: str) -> str:
-    """Return the script of a tag such as ``zh-Hant`` or ``zh-TW``, or an empty string."""
-    tags = _as_tag(lang).replace("_", "-").split("-")[1:]
-    if {"TW", "HK", "MO"} & set(tags):
-        return "Hant"
-    return next((tag for tag in tags if re.fullmatch(r"[A-Z][a-z]{3}", tag)), "")
+_NAME = re.compile(r"[A-Za-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|\d{3}))?")
+
+
+def is_language_name(text: str) -> bool:
+    """Whether a text can name a language: as a code, or by its English name."""
+    names = {name.lower() for name in LANGUAGE_NAMES.values()}
+    return bool(_NAME.fullmatch(text)) or text.lower() in names
+
+
+def _tags(lang: str) -> tuple[str, str]:
+    """Return script and region of a tag such as ``zh-Hant-TW`` or ``zh_tw``; each may be empty."""
+    if lang.strip().lower().replace("_", " ") in _codes():  # an English name, or a code alone
+        return "", ""
+    tags = re.split("[-_]", lang.strip())[1:]
+    script = next((tag.title() for tag in tags if re.fullmatch("[A-Za-z]{4}", tag)), "")
+    region = next((tag.upper() for tag in tags if re.fullmatch(r"[A-Za-z]{2}|\d{3}", tag)), "")
+    if not script and region in ("TW", "HK", "MO") and known_code(lang) == "zh":
+        script = "Hant"
+    return script, region
 
 
 # Unicode scripts for script codes in FLORES-200 that are not one themselves.

@@ -93,11 +93,13 @@ def _find(lang: str, split: str, folder: Path) -> Path:
 def _spellings(lang: str) -> list[str]:
     """Return glob patterns for the spellings of a language in file names."""
     code, flores = known_code(lang), flores_code(lang)
-    if code in FLORES_CODES and flores == lang and lang != FLORES_CODES[code]:  # another script
-        return [glob.escape(name) for name in dict.fromkeys((lang, _FLORES_PLUS.get(lang, lang)))]
-    others = [code, FLORES_CODES.get(code)] if code else []
-    if letters := THREE_LETTERS.get(code or "", lang if len(lang) == 3 and not code else None):
-        others.append(f"{letters}_*")
+    if code in FLORES_CODES and flores != FLORES_CODES[code]:  # another script
+        others = [flores]
+    else:
+        others = [code, flores] if code else []
+        letters = THREE_LETTERS.get(code or "", lang if len(lang) == 3 and not code else None)
+        if letters and flores == lang and not lang.startswith(f"{letters}_"):
+            others.append(f"{letters}_*")
     for flores_200, plus in _FLORES_PLUS.items():
         others += [plus for name in (lang, *others) if name and fnmatch(flores_200, name)]
     return [glob.escape(lang), *(other for other in others if other and other != lang)]

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from adaptermix.data.alma import Sides, read_translations, translation_column
-from adaptermix.data.languages import LANGUAGE_NAMES, known_code, split_pair
+from adaptermix.data.languages import (
+    is_language_name,
+    is_one_language,
+    known_code,
+    split_pair,
+)
 from adaptermix.data.layouts import Layout, recognize
 from adaptermix.errors import DataError
 from adaptermix.files.records import Records, open_records
@@ -19,7 +24,6 @@ OPTION = "--pairs-columns"
 # Columns that do not name their languages: English is second, or the order is the file name's.
 _ENGLISH = (Layout(("non_english", "english")), Layout(("text_parallel_0", "text_parallel_1")))
 _ORDERED = Layout(("source", "target"))
-_CODE = re.compile(r"[A-Za-z]{2,3}([-_]([A-Z][a-z]{3}|[A-Z]{2}))?")
 
 
 @dataclass(frozen=True)
@@ -107,28 +111,20 @@ def _by_language(names: Iterable[str], langs: tuple[str, str]) -> Layout | None:
 def _column_of(lang: str, names: Sequence[str]) -> str | None:
     if lang in names:
         return lang
-    code = known_code(lang)
-    same = [name for name in names if code and _is_language(name) and known_code(name) == code]
+    same = [name for name in names if is_language_name(name) and is_one_language(name, lang)]
     return same[0] if len(same) == 1 else None
-
-
-def _is_language(name: str) -> bool:
-    return bool(_CODE.fullmatch(name)) or name.lower() in {
-        known.lower() for known in LANGUAGE_NAMES.values()
-    }
 
 
 def _order(name: str, langs: tuple[str, str]) -> int:
     """Return 1 if a name contains the pair in this order, -1 if reversed, and 0 otherwise."""
-    wanted = [known_code(lang) or lang for lang in langs]
     for part in re.split(r"[/:.]", name)[::-1]:
         try:
-            told = [known_code(lang) or lang for lang in split_pair(part)]
+            told = split_pair(part)
         except DataError:
             continue
-        if told == wanted:
+        if all(map(is_one_language, told, langs)):
             return 1
-        if told == wanted[::-1]:
+        if all(map(is_one_language, told, langs[::-1])):
             return -1
     return 0
 

@@ -8,14 +8,15 @@ from itertools import zip_longest
 from pathlib import Path
 
 from adaptermix.data.languages import (
-    FLORES_CODES,
     find_language,
+    flores_code,
     is_in_wrong_script,
     known_code,
+    plain_code,
     split_pair,
 )
 from adaptermix.data.pair_tables import Numbered, Rows, has_header, open_pairs, table_pairs
-from adaptermix.errors import DataError
+from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.hub_data import find_data_set, is_saved
 from adaptermix.files.outputs import cache_folder
 from adaptermix.files.text import has_file, numbered_lines
@@ -100,7 +101,7 @@ def _local_pairs(
 ) -> Rows[Numbered]:
     """Find the pairs of two languages by the codes as written, else by their plain codes."""
     source, target = langs
-    plain = known_code(source) or source, known_code(target) or target
+    plain = plain_code(source), plain_code(target)
     if plain != langs and not has_file(folder, [n for names in _names(*langs) for n in names]):
         return _local_pairs(folder, plain, columns)
     straight = f"{source}-{target}"
@@ -109,7 +110,7 @@ def _local_pairs(
     names = next((group for group in groups if has_file(folder, group)), groups[0])
     path = find_language(folder, names, straight, f"parallel text {straight}", _NAMED)
     if path.name in flores:
-        codes = FLORES_CODES[source], FLORES_CODES[target]
+        codes = flores_code(source), flores_code(target)
         return Rows(_side_by_side(path, path.with_name(path.name.replace(*codes))), str(path))
     end = re.search(r"\.(parquet|csv|tsv|jsonl?)(\.gz)?$", path.name)
     if end is None:
@@ -131,8 +132,9 @@ def _names(source: str, target: str) -> tuple[list[str], list[str], list[str], l
     tables = (".parquet", "/train-*.parquet", "/train/*.parquet")
     columns += [f"{name}{end}" for name in both for end in tables]
     columns += [f"*{name}.{source}{end}" for name in both for end in ("", ".gz")]
-    codes = [FLORES_CODES.get(code) for code in (source, target)]
-    flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if all(codes) else []
+    codes = [flores_code(lang) for lang in (source, target)]
+    are_flores = all(re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}", code) for code in codes)
+    flores = [f"{codes[0]}.dev", f"{codes[0]}.dev.gz"] if are_flores else []
     others = [f"{n}{end}{z}" for n in both for end in (".csv", ".jsonl", ".json") for z in _ZIPPED]
     return columns, flores, [f"{n}.train.json{end}" for n in both for end in _ZIPPED], others
 
@@ -179,7 +181,15 @@ def _uneven(path: Path, lines: int, other: Path, other_lines: int) -> DataError:
 
 def _downloaded(source: str, target: str, on_progress: OnProgress) -> Path:
     """Download the pair if needed, and return its folder in the cache."""
-    pair = f"{known_code(source) or source}-{known_code(target) or target}"
+    codes = plain_code(source), plain_code(target)
+    mixed = [known_code(code) or code for code in codes]
+    pair = "-".join(mixed)
+    for code, plain in zip(codes, mixed, strict=True):
+        if code != plain:
+            raise MissingDataError(
+                f"{TATOEBA.title} has no file of '{code}' alone",
+                hint=f"name your own data with --pairs-dir, or write {pair} for all scripts",
+            )
     order = Order(TATOEBA, (pair,), cache_folder() / "data")
     if any(file.status == "missing" for file in get(order, dry_run=True).files):
         told = f"downloading {pair} of {TATOEBA.title} ({TATOEBA.license}) to {order.folder}"

@@ -1,6 +1,5 @@
 """MASSIVE: slot filling in 52 languages."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +49,8 @@ def massive_locale(lang: str) -> str:
     for locale in MASSIVE_LOCALES:
         if said in (locale.casefold(), locale.split("-")[0]):
             return locale
-    has_region = re.search(r"[-_]([A-Z]{2}|\d{3})$", lang)
     for locale in MASSIVE_LOCALES:
-        if not has_region and is_one_language(lang, locale):
+        if is_one_language(lang, locale):
             return locale
     raise DataError(
         f"MASSIVE has no language '{lang}'", hint=hint_of_language(lang, MASSIVE_LOCALES)

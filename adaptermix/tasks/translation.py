@@ -16,6 +16,7 @@ from adaptermix.data.languages import (
     LANGUAGE_NAMES,
     find_language,
     language_code,
+    plain_code,
     split_pair,
     target_of,
 )
@@ -109,7 +110,7 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
         return _read_test(pair, source, target, data_dir)
     names = [f"{source}-{target}", f"{target}-{source}"]
     train_names = _alma_names(names, "train")
-    plain = language_code(source), language_code(target)
+    plain = plain_code(source), plain_code(target)
     if plain != (source, target) and not has_file(data_dir, train_names):
         rows = read_wmt("-".join(plain), split, data_dir)
         return [replace(row, lang=pair) for row in rows]
@@ -137,7 +138,7 @@ def _test_names(source: str, target: str) -> list[str]:
 
 def _read_test(pair: str, source: str, target: str, folder: Path) -> list[TranslationExample]:
     """Read a test set whose file names contain the pair as given, or else by plain codes."""
-    plain = language_code(source), language_code(target)
+    plain = plain_code(source), plain_code(target)
     texts, alma = _test_names(source, target), _alma_names([f"{source}-{target}"], "test")
     if plain != (source, target) and not has_file(folder, [*texts, *alma]):
         return [replace(row, lang=pair) for row in _read_test("-".join(plain), *plain, folder)]

@@ -12,12 +12,14 @@ from adaptermix.data.languages import (
     flores_code,
     hint_of_language,
     is_in_wrong_script,
+    is_one_language,
     known_code,
     language_code,
     split_pair,
     target_of,
 )
 from adaptermix.data.multiway import read_multiway
+from adaptermix.data.pair_tables import open_pairs
 from adaptermix.data.pairs import PairPlace, read_clean_pairs, read_pairs
 from adaptermix.errors import DataError
 from adaptermix.settings.shared import ScorerSettings
@@ -60,11 +62,36 @@ def test_locales_are_found_by_other_codes_scripts_and_names(lang, locale):
 
 def test_a_language_in_another_script_is_another():
     assert flores_code("cy-en") == "cy-en"
-    for lang in ("zh-TW", "zho_Hant", "sr-Latn", "zh-tw", "zh_tw", "zh-hant"):
-        assert flores_code(lang) == lang
-    assert (flores_code("zh-cn"), flores_code("pt-br")) == ("zho_Hans", "por_Latn")
+    for lang in ("zh-TW", "zho_Hant", "zh-tw", "zh_tw", "zh-hant", "zh_hant"):
+        assert flores_code(lang) == "zho_Hant"
+    codes = [flores_code(lang) for lang in ("sr-Latn", "zh-cn", "pt-br")]
+    assert codes == ["srp_Latn", "zho_Hans", "por_Latn"]
     assert is_in_wrong_script("hello there", "Russian")
     assert not is_in_wrong_script("привет", "rus_Cyrl")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("zh-TW", "zho_Hant", True),
+        ("zh-TW", "zh_tw", True),
+        ("zh-TW", "zh_cn", False),
+        ("zh-Hant", "zh", False),
+        ("zh", "zho_Hans", True),
+        ("sr", "srp_Latn", False),
+        ("pt-BR", "por_Latn", True),
+        ("pt-BR", "pt-PT", False),
+        ("es-419", "es-ES", False),
+        ("en-HK", "eng_Latn", True),
+        ("uz-Cyrl", "uzn_Latn", False),
+        ("uz-Cyrl", "uz", True),
+        ("nb", "Norwegian_Bokmål", True),
+        ("xx", "xx", True),
+        ("xx", "xx-XX", False),
+    ],
+)
+def test_scripts_and_regions_tell_languages_apart(one, other, expected):
+    assert is_one_language(one, other) is is_one_language(other, one) is expected
 
 
 def test_every_known_language_has_one_code_by_all_its_names():
@@ -80,6 +107,7 @@ def test_every_known_language_has_one_code_by_all_its_names():
         ("Welch", "did you mean cy-GB? it has af-ZA"),
         ("jp", "did you mean ja-JP? it has"),
         ("pt-BR", "did you mean pt-PT? it has"),
+        ("pt-br", "it has af-ZA"),
         ("cz", "it has af-ZA"),
         ("xx", "it has af-ZA"),
     ],
@@ -164,6 +192,48 @@ def test_pairs_of_flores_are_found_by_other_names(tmp_path):
     assert (found.source, found.target) == ("cym_Latn", "eng_Latn")
 
 
+@pytest.mark.parametrize(
+    ("pair", "read"),
+    [
+        ("zho_Hant-eng_Latn", "zho_Hant"),
+        ("zh-Hant-en", "zho_Hant"),
+        ("zh-TW-en", "zho_Hant"),
+        ("en-zh", "zho_Hans"),
+        ("srp_Latn-en", "srp_Latn"),
+        ("sr-en", "srp_Cyrl"),
+    ],
+)
+def test_pairs_are_in_the_script_that_is_asked_for(tmp_path, pair, read):
+    codes = ("zho_Hans", "zho_Hant", "srp_Cyrl", "srp_Latn", "eng_Latn")
+    for code in codes:
+        (tmp_path / f"{code}.dev").write_text(f"{code}\n")
+    (found,) = read_pairs(pair, tmp_path)
+    assert {found.source, found.target} == {read, "eng_Latn"}
+    (tmp_path / f"{read}.dev").unlink()
+    with pytest.raises(DataError, match="no parallel text|no such file next to"):
+        read_pairs(pair, tmp_path)
+    (tmp_path / "table.csv").write_text(f"{','.join(codes)}\n{','.join(codes)}\n")
+    (found,) = read_pairs(pair, tmp_path / "table.csv")
+    assert {found.source, found.target} == {read, "eng_Latn"}
+
+
+@pytest.mark.parametrize(
+    ("langs", "expected"),
+    [(("zh", "en"), True), (("en", "zh-CN"), True), (("zh-TW", "en"), False)],
+)
+def test_a_table_named_after_another_script_is_of_another_pair(tmp_path, langs, expected):
+    (tmp_path / "en-zh_cn.csv").write_text("source,target\na,b\n")
+    rows = open_pairs(tmp_path / "en-zh_cn.csv", langs, {}, lambda progress: None)
+    assert rows.names_languages is expected
+
+
+def test_a_corpus_of_both_scripts_is_not_downloaded_for_one(monkeypatch):
+    monkeypatch.setattr("adaptermix.data.pairs.get", None)
+    with pytest.raises(DataError, match="Tatoeba, .* has no file of 'zh-TW' alone") as raised:
+        read_pairs("en-zh-TW", None)
+    assert raised.value.hint.endswith("or write en-zh for all scripts")
+
+
 def test_the_script_is_checked_under_every_name(tmp_path):
     (tmp_path / "ru-en.tsv").write_text("привет всем\thello\nhello there\thello\n")
     options = {"several_sentences": False, "check_script": True}
@@ -196,6 +266,9 @@ def test_translation_is_read_by_other_names(tmp_path):
     with pytest.raises(DataError, match="no cz-en|unknown language 'cz'") as raised:
         task.read("cz-en", "test", tmp_path)
     assert raised.value.hint.startswith("did you mean cs? use one of af ")
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match="no en-zh-TW"):
+            task.read("en-zh-TW", split, tmp_path)
     with pytest.raises(DataError, match="no de-en source sentences") as raised:
         task.read("de-en", "test", tmp_path)
     assert raised.value.hint == "it has cy-en"
@@ -223,11 +296,13 @@ def test_other_tasks_say_what_is_there(tmp_path):
 def test_parallel_text_is_found_by_other_names(tmp_path):
     for lang in ("cym_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "fin_Latn"):
         (tmp_path / f"{lang}.dev").write_text(f"{lang}\n" * 2)
-    wanted = ("Welsh", "en", "zh-Hans", "zho_Hant", "Finnish")
+    wanted = ("Welsh", "en", "zh-Hans", "zh-TW", "Finnish")
     texts = read_multiway(wanted, "dev", tmp_path)
     assert [text[0] for text in texts.values()] == [
         *("cym_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "fin_Latn"),
     ]
+    with pytest.raises(DataError, match="no dev text in 'fi-Cyrl'"):
+        read_multiway(("fi-Cyrl", "en"), "dev", tmp_path)
     with pytest.raises(DataError, match="no dev text in 'Welch'") as raised:
         read_multiway(("Welch", "en"), "dev", tmp_path)
     assert raised.value.hint.startswith("did you mean cym_Latn? it has cym_Latn eng_Latn")
