@@ -135,7 +135,7 @@ class _Getting:
             self._record(remote, arrived, unpacked, written)
             for local in written:
                 with whole_output(self.order.folder / local) as partial:
-                    (unpacked / local).replace(partial)
+                    shutil.move(unpacked / local, partial)  # its folder may be on another disk
         arrived.unlink(missing_ok=True)
         return _Done(remote, str(place), tuple(written))
 

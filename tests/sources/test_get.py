@@ -1,11 +1,14 @@
 """Public data from a server that has archives of the true format, good and bad."""
 
+import errno
 import gzip
 import hashlib
 import json
+import os
 import shutil
 from base64 import b64decode
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.server import served
@@ -385,6 +388,27 @@ def test_a_name_that_files_of_several_pairs_have_is_not_taken_for_one_of_them(tm
     fetch(SOURCES["wmt23"], ["he-en"], tmp_path, mirror=str(copies))
     with pytest.raises(ResourceError, match="no de-en/test-00000-of-00001"):
         fetch(SOURCES["wmt23"], ["de-en"], tmp_path, mirror=str(copies))
+
+
+def test_a_folder_may_be_on_another_disk(site, tmp_path, monkeypatch):
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tatoeba").symlink_to(disk)
+
+    def within_a_disk(move):
+        def moved(*ends, **options):
+            if len({Path(end).resolve().is_relative_to(disk) for end in ends}) > 1:
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            return move(*ends, **options)
+
+        return moved
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, within_a_disk(getattr(os, name)))
+    fetch(at(site, "tatoeba"), ["cy-en"], tmp_path)
+    assert sorted(path.name for path in disk.iterdir()) == ["Tatoeba.cy-en.cy", "Tatoeba.cy-en.en"]
 
 
 def test_a_full_disk_is_told_with_the_folder(site, tmp_path):
