@@ -136,6 +136,7 @@ class _Getting:
             for local in written:
                 with whole_output(self.order.folder / local) as partial:
                     shutil.move(unpacked / local, partial)  # its folder may be on another disk
+                (self.order.folder / f"{local}.gz").unlink(missing_ok=True)
         arrived.unlink(missing_ok=True)
         return _Done(remote, str(place), tuple(written))
 
@@ -341,12 +342,6 @@ def _report(
         for remote in remotes
         for path in _files_of(order, done[remote].remote if remote in done else remote)
     ]
-    notes = [*source.notes]
-    if kept := [file.path for file in files if file.status == "kept"]:
-        notes.append(
-            f"kept {number_of(len(kept), 'existing file')} that differ from {LOCK_NAME}, such as "
-            f"{kept[0]}; --force replaces them"
-        )
     return GetReport(
         source=source.name,
         title=source.title,
@@ -356,8 +351,26 @@ def _report(
         citation=source.citation,
         downloads=[_remote_report(order, remote, lock, done.get(remote)) for remote in remotes],
         files=files,
-        notes=notes,
+        notes=[*source.notes, *_notes_on_kept(order, lock, files)],
     )
+
+
+def _notes_on_kept(order: Order, lock: Lock, files: Sequence[FileReport]) -> Iterator[str]:
+    """Yield a note on the kept files that differ from their record, and on those without one."""
+    kept = [file.path for file in files if file.status == "kept"]
+    others = [path for path in kept if lock.knows(_recorded_name(order, path), Path(path)) is None]
+    differing = [path for path in kept if path not in others]
+    told = {f"differ from {LOCK_NAME}": differing, f"are not in {LOCK_NAME}": others}
+    for what, paths in told.items():
+        if paths:
+            yield (
+                f"kept {number_of(len(paths), 'existing file')} that {what}, such as {paths[0]}; "
+                "--force replaces them"
+            )
+
+
+def _recorded_name(order: Order, path: Path | str) -> str:
+    return f"{order.source.folder}/{Path(path).relative_to(order.folder).as_posix()}"
 
 
 def _files_of(order: Order, remote: Remote) -> Iterator[Path]:
@@ -371,9 +384,8 @@ def _file_report(order: Order, lock: Lock, path: Path, done: dict[Remote, _Done]
         return FileReport(name, None, "", "missing")
     found = sha256(path)
     local = path.relative_to(order.folder).as_posix()
-    recorded = lock.files.get(f"{order.source.folder}/{local}", {})
     is_new = any(local in one.written for one in done.values())
-    is_recorded = recorded.get("sha256") == found
+    is_recorded = lock.knows(_recorded_name(order, path), path)
     status: FileStatus = "written" if is_new else "there" if is_recorded else "kept"
     return FileReport(name, path.stat().st_size, found, status)
 

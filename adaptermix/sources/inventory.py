@@ -10,7 +10,7 @@ from adaptermix.errors import DataError
 from adaptermix.files.text import json_value, numbered_lines
 from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.lock import Lock, read_lock
-from adaptermix.sources.source import Source, sha256
+from adaptermix.sources.source import Source
 from adaptermix.tables import number_of
 
 # Expected rows of every file, by folder and suffix.
@@ -65,10 +65,10 @@ def _stock(folder: Path, source: Source, lock: Lock) -> Stock:
     recorded, changed, odd = 0, [], []
     total = 0
     for path in paths:
-        entry = lock.files.get(f"{source.folder}/{path.relative_to(own).as_posix()}")
-        if entry is not None and entry.get("sha256") == sha256(path):
+        is_same = lock.knows(f"{source.folder}/{path.relative_to(own).as_posix()}", path)
+        if is_same:
             recorded += 1
-        elif entry is not None:
+        elif is_same is not None:
             changed.append(str(path))
         try:
             rows = count_rows(path)

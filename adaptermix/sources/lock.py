@@ -16,6 +16,7 @@ from typing import Any
 
 from adaptermix.errors import DataError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
+from adaptermix.sources.source import sha256, sha256_inside
 
 LOCK_NAME = "sources.lock"
 WORK_NAME = ".downloads"  # hidden, so that no command reads it as data
@@ -28,6 +29,17 @@ class Lock:
     path: Path
     downloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def knows(self, name: str, path: Path) -> bool | None:
+        """Return whether a file is as recorded, or None if ``name`` is not recorded.
+
+        A copy compressed with gzip (``NAME.gz``) is as recorded if its content is.
+        """
+        entry = self.files.get(name)
+        if entry is not None:
+            return entry.get("sha256") == sha256(path)
+        entry = self.files.get(name.removesuffix(".gz"))
+        return None if entry is None else entry.get("sha256") == sha256_inside(path)
 
     def write(self) -> None:
         """Write the record atomically."""

@@ -1,6 +1,8 @@
 """Descriptions of public data: addresses, digests, licenses, and local names of files."""
 
+import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +85,15 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_inside(path: Path) -> str:
+    """Return the SHA-256 of the content of a gzipped file, or an empty string if it is damaged."""
+    try:
+        with gzip.open(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (OSError, EOFError, zlib.error):
+        return ""
 
 
 def git_object_id(path: Path) -> str:

@@ -225,6 +225,32 @@ def test_a_file_of_ones_own_is_not_replaced_unasked(site, tmp_path):
     assert mine.read_text().startswith("Helo")
 
 
+def test_gzipped_copies_are_what_was_downloaded(site, tmp_path):
+    """They are replaced only if asked, and then not left beside the plain files."""
+    from adaptermix.data.pairs import read_pairs
+
+    site.files["cy-en.txt.zip"] = tatoeba_zip("cy-en", PAIRS)
+    source, folder = at(site, "tatoeba"), tmp_path / "data" / "tatoeba"
+    fetch(source, ["cy-en"], tmp_path)
+    for path in list(folder.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    asked = len(site.asked)
+    report = fetch(source, ["cy-en"], tmp_path)
+    assert (len(site.asked), [file.status for file in report.files]) == (asked, ["there"] * 2)
+    assert report.notes == [*source.notes]
+    (folder / "Tatoeba.cy-en.cy.gz").write_bytes(gzip.compress(b"Arall\nAc eto\n"))
+    (folder / "Tatoeba.cy-en.en.gz").write_bytes(b"damaged")
+    (told,) = fetch(source, ["cy-en"], tmp_path).notes[len(source.notes) :]
+    assert told.startswith("kept 2 existing files that differ from sources.lock, such as ")
+    (tmp_path / "data" / LOCK_NAME).unlink()
+    (told,) = fetch(source, ["cy-en"], tmp_path).notes[len(source.notes) :]
+    assert told.startswith("kept 2 existing files that are not in sources.lock, such as ")
+    report = fetch(source, ["cy-en"], tmp_path, force=True)
+    assert [file.status for file in report.files] == ["written"] * 2
+    assert [(p.source, p.target) for p in read_pairs("cy-en", folder)] == PAIRS
+
+
 def test_a_broken_download_goes_on_in_the_next_run(site, tmp_path):
     content = massive_tar(("cy-GB",))
     site.files["amazon-massive-dataset-1.1.tar.gz"] = content

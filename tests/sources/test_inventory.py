@@ -55,6 +55,10 @@ def test_files_are_as_recorded_changed_or_ones_own(tmp_path):
         [],
         0,
     )
+    english = data / "tatoeba" / "Tatoeba.cy-en.en"
+    english.with_name(f"{english.name}.gz").write_bytes(gzip.compress(english.read_bytes()))
+    english.unlink()
+    assert stock(data, "tatoeba") == found
     (data / "tatoeba" / "Tatoeba.cy-en.cy").write_text("arall\n")
     (data / "tatoeba" / "de-en.tsv").write_text("a\tb\n")
     (data / "tatoeba" / ".hidden").write_text("no data")
