@@ -3,7 +3,8 @@
 The format is recognized by the columns. Lists, such as messages and tools, may be JSON text.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,7 +15,8 @@ from adaptermix.data.layouts import Layout, recognize
 from adaptermix.errors import DataError
 from adaptermix.files.records import open_records
 from adaptermix.files.text import json_value
-from adaptermix.progress import OnProgress, ignore
+from adaptermix.progress import OnProgress, ignore, tell
+from adaptermix.tables import number_of
 
 Message = dict[str, Any]
 OPTION = "--columns"
@@ -22,6 +24,8 @@ _MESSAGE = 'a message is {"role": "user", "content": "..."}'
 _TOOL = 'a tool is {"name": "...", "description": "...", "parameters": {...}}'
 _CALL = 'a call is {"name": "...", "arguments": {...}}'
 _TEXT = "write it as text, or name another column: --columns"
+# Fields of reasoning, as DeepSeek's, OpenRouter's and gpt-oss' messages have them.
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 # ShareGPT's speakers, with their roles in chat templates.
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -40,12 +44,14 @@ class Chat:
         location: File and line, or row, of its source.
         tools: JSON schemas of the available tools.
         context: Indices of messages to exclude from the loss, even if they are the assistant's.
+        left_out: Fields of its messages that hold reasoning, which is not read.
     """
 
     messages: list[Message]
     location: str
     tools: tuple[dict[str, Any], ...] = ()
     context: frozenset[int] = frozenset()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def read_chats(
         place: Path of the file, or name of the data set.
         columns: The table's column names, by the names used here.
         limit: Maximum number of rows to read.
-        on_progress: Called with the name of the data set.
+        on_progress: Called with the name of the data set, and with notes on what is left out.
 
     Raises:
         ConfigError: ``columns`` has an unknown name or column.
@@ -128,10 +134,18 @@ def read_chats(
     """
     records = open_records(place, columns, option=OPTION, on_progress=on_progress)
     form = recognize(records, _FORMS, OPTION)
-    return [
+    chats = [
         form.read(_Source(row, records.at(number), records.is_arrow))
         for number, row in islice(records.rows(form.columns), limit)
     ]
+    left_out = Counter(name for chat in chats for name in chat.left_out)
+    notes = (
+        f"{records.origin}: '{name}' of {number_of(count, 'conversation')} is left out: the "
+        "reasoning before an answer is not trained"
+        for name, count in left_out.items()
+    )
+    tell(on_progress, notes)
+    return chats
 
 
 def _messages(source: _Source, name: str = "messages") -> Chat:
@@ -144,7 +158,8 @@ def _messages(source: _Source, name: str = "messages") -> Chat:
     unweighted = [
         at for at, message in enumerate(listed, start=len(first)) if message.get("weight") == 0
     ]
-    return Chat(messages, source.location, _tools(source), frozenset(unweighted))
+    context = frozenset(unweighted)
+    return Chat(messages, source.location, _tools(source), context, _reasoning_in(listed))
 
 
 def _instruction(source: _Source) -> Chat:
@@ -163,11 +178,13 @@ def _completion(source: _Source) -> Chat:
     prompt, completion = (
         [{"role": role, "content": source.needed_text(name)}]
         if not isinstance(source.fields.get(name), list)
-        else [_message(message, source.location) for message in source.list_of(name)]
+        else source.list_of(name)
         for name, role in (("prompt", "user"), ("completion", "assistant"))
     )
+    listed = [*prompt, *completion]
+    messages = [_message(message, source.location) for message in listed]
     context = frozenset(range(len(prompt)))
-    return Chat([*prompt, *completion], source.location, _tools(source), context)
+    return Chat(messages, source.location, _tools(source), context, _reasoning_in(listed))
 
 
 _FORMS = (
@@ -225,6 +242,10 @@ def _message(message: Any, location: str) -> Message:
         | ({"tool_calls": calls} if calls else {})
         | (named if is_tool else {})
     )
+
+
+def _reasoning_in(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(name for name in _REASONING if any(message.get(name) for message in messages))
 
 
 def _as_role(message: dict[str, Any], location: str) -> dict[str, Any]:

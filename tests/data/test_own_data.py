@@ -223,6 +223,23 @@ def test_nothing_of_a_conversation_is_lost(tmp_path, name):
     assert read_chats(path) == [replace(expected, location=f"{path}:1")]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["messages", "completion"])
+def test_reasoning_that_is_not_read_is_told(tmp_path, column, suffix):
+    rows = [
+        {"prompt": [USER_ONE], column: [ANSWER_ONE | {"thinking": text, "reasoning_content": ""}]}
+        for text in ("so", "", "well")
+    ]
+    told = []
+    path = write_rows(tmp_path / f"chat.{suffix}", rows)
+    chats = read_chats(path, on_progress=told.append)
+    assert all(chat.messages[-1] == ANSWER_ONE for chat in chats)
+    assert [progress.note for progress in told] == [
+        f"{path}: 'thinking' of 2 conversations is left out: the reasoning before an answer is not "
+        "trained"
+    ]
+
+
 def test_only_the_completion_is_learned(tmp_path):
     encoder = encoder_of(PLAIN)
     turns = [("user", "a"), ("assistant", "old"), ("user", "b")]
