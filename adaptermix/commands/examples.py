@@ -30,10 +30,8 @@ def _counted(rows: Sequence[Any]) -> _Rows:
 
 
 def of_pairs(settings: Any) -> dict[str, int]:
-    """Count the parallel sentences of each language pair."""
-    place = settings.pairs_dir or settings.data_dir
-    columns = tuple(settings.pairs_columns.items())
-    return {pair: _pairs(pair, place, columns).count for pair in settings.pairs}
+    """Count the parallel sentences of each language pair, up to the limit."""
+    return {pair: _pairs_of(settings, pair).count for pair in settings.pairs}
 
 
 def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> dict[str, int]:
@@ -80,9 +78,7 @@ def of_sentences(settings: Any) -> dict[str, int]:
 
 def first_pairs(settings: Any) -> list[Any]:
     """Return the first sentence pairs of each language pair."""
-    place = settings.pairs_dir or settings.data_dir
-    columns = tuple(settings.pairs_columns.items())
-    return [row for pair in settings.pairs for row in _pairs(pair, place, columns).first]
+    return [row for pair in settings.pairs for row in _pairs_of(settings, pair).first]
 
 
 def first_of_task(settings: Any, langs: Sequence[str], split: str) -> tuple[Any, list[Any]]:
@@ -104,11 +100,18 @@ def limited(counts: dict[str, int], limit: int | None) -> dict[str, int]:
     return {lang: min(count, limit or count) for lang, count in counts.items()}
 
 
+def _pairs_of(settings: Any, pair: str) -> _Rows:
+    place = settings.pairs_dir or settings.data_dir
+    return _pairs(pair, place, tuple(settings.pairs_columns.items()), settings.limit)
+
+
 @cache
-def _pairs(pair: str, place: Path | None, columns: tuple[tuple[str, str], ...]) -> _Rows:
+def _pairs(
+    pair: str, place: Path | None, columns: tuple[tuple[str, str], ...], limit: int | None
+) -> _Rows:
     from adaptermix.data.pairs import PairPlace, read_pairs
 
-    return _counted(read_pairs(pair, PairPlace(place, dict(columns))))
+    return _counted(read_pairs(pair, PairPlace(place, dict(columns)), limit))
 
 
 def _task(settings: Any, lang: str, split: str) -> _Rows:

@@ -76,12 +76,8 @@ def _task_examples(settings: Any) -> dict[str, int]:
     return examples.limited(counts, settings.limit)
 
 
-def _pair_examples(settings: Any) -> dict[str, int]:
-    return examples.limited(examples.of_pairs(settings), settings.limit)
-
-
 def _joint_examples(settings: Any) -> dict[str, int]:
-    return _pair_examples(settings) | _task_examples(settings)
+    return examples.of_pairs(settings) | _task_examples(settings)
 
 
 def _steps(settings: Any, rows: int) -> dict[str, Any]:
@@ -120,7 +116,7 @@ TRAIN_ALIGN = Command(
     train_align,
     extra="train",
     remark=_remark,
-    examples=_pair_examples,
+    examples=examples.of_pairs,
     size=_align_size,
 )
 TRAIN_JOINT = Command(

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from adaptermix.data.languages import (
@@ -51,8 +51,10 @@ class PairPlace:
     on_progress: OnProgress = ignore
 
 
-def read_pairs(pair: str, place: Path | PairPlace | None) -> list[ParallelPair]:
-    """Read the parallel text of one language pair, without rows that have an empty side.
+def read_pairs(
+    pair: str, place: Path | PairPlace | None, limit: int | None = None
+) -> list[ParallelPair]:
+    """Read the first pairs of one language pair, or all; without rows that have an empty side.
 
     These files are searched in the folder and up to two levels below, with the languages in either
     order: ``cy-en.tsv`` (two tab-separated columns), ``NAME.cy-en.cy`` and ``NAME.cy-en.en``
@@ -69,7 +71,7 @@ def read_pairs(pair: str, place: Path | PairPlace | None) -> list[ParallelPair]:
         ResourceError: The pair cannot be downloaded.
     """
     read = read_pair_rows(pair, place if isinstance(place, PairPlace) else PairPlace(place))
-    pairs = [row for row in read.rows if row.source and row.target]
+    pairs = list(islice((row for row in read.rows if row.source and row.target), limit))
     if not pairs:
         raise DataError(f"{read.origin}: no {pair} sentence pairs")
     return pairs

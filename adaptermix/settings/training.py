@@ -360,6 +360,12 @@ class TrainJointSettings(TrainSettings, TaskDataSettings, AlignmentSettings):
     contrastive_batch: int = Field(
         default=32, gt=1, description="Pairs, or task examples, per micro-batch."
     )
+    limit: int | None = Field(
+        default=None,
+        gt=0,
+        description="Use the first N training examples of each language, and the first N pairs of "
+        "each language pair.",
+    )
     align_weight: float = Field(default=1.0, gt=0, description="Weight of the alignment loss.")
     stop_on: Literal["loss", "sum", "retrieval", "score"] = Field(
         default="sum",

@@ -1,6 +1,7 @@
 """Train a LoRA on alignment only: pull translations together at one layer."""
 
 import random
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -166,7 +167,8 @@ def align_data(
     """Read, clean, encode, split and resample the pairs of all languages, with a single seed.
 
     Raises:
-        ConfigError: A configured pair column does not exist or is not used.
+        ConfigError: A configured pair column does not exist or is not used, or the limit is less
+            than one contrastive batch.
         DataError: Missing or malformed data, or fewer pairs than one contrastive batch.
     """
     rng = random.Random(settings.seed)
@@ -203,13 +205,20 @@ def _encoded_pairs(
     """Return the usable pairs of one language, and the number of dropped pairs by reason."""
     rows: list[EncodedPair] = []
     too_long = 0
-    for chunk in iter(lambda: list(islice(clean.kept, _PAIRS_AT_A_TIME)), []):
+    most = settings.limit or sys.maxsize  # rows after these are not even read
+    while chunk := list(islice(clean.kept, min(_PAIRS_AT_A_TIME, most - len(rows)))):
         for row in encode_pairs(chunk, tokenizer, settings.max_length + 1):
             if padded_length(row) > settings.max_length:
                 too_long += 1
-            elif settings.limit is None or len(rows) < settings.limit:
+            else:
                 rows.append(row)
     dropped = dict(clean.dropped) | ({"too long": too_long} if too_long else {})
+    if len(rows) == settings.limit and len(rows) < settings.contrastive_batch:
+        raise ConfigError(
+            f"--limit {settings.limit} is less than one contrastive batch of "
+            f"{settings.contrastive_batch} pairs",
+            hint="raise --limit, or lower --contrastive-batch",
+        )
     if len(rows) < settings.contrastive_batch:
         faults = ", ".join(f"{count} for: {reason}" for reason, count in dropped.items())
         raise DataError(

@@ -9,10 +9,11 @@ from helpers.training import align_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptermix.commands.examples import of_pairs
 from adaptermix.data.languages import is_in_wrong_script
 from adaptermix.data.pairs import PairPlace, has_several_sentences, read_clean_pairs
 from adaptermix.data.sampling import resample
-from adaptermix.errors import DataError
+from adaptermix.errors import ConfigError, DataError
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.training.align import align_data, train_align
 
@@ -144,6 +145,20 @@ def test_a_limit_is_the_number_of_pairs_of_each_language(model_dir, corpus_dir, 
     data = align_data(settings, load_tokenizer(model_dir, settings))
     for pair in settings.pairs:
         assert data.examples[pair] + data.dev_examples[pair] == limit
+
+
+def test_nothing_is_read_beyond_the_limit(tmp_path, model_dir):
+    """Neither pairs nor, from the Hub, files: the line after the last pair is malformed."""
+    lines = [f"bore da {n}\tgood morning {n}\n" for n in range(20)]
+    lines[3] = "hir iawn " * 40 + "\tvery long\n"
+    (tmp_path / "cy-en.tsv").write_text("".join(lines) + "one column\n")
+    settings = align_settings(model_dir, tmp_path, "x", limit=19, max_length=60)
+    data = align_data(settings, load_tokenizer(model_dir, settings))
+    assert (len(data.train) + len(data.dev), data.dropped) == (19, {"cy-en": {"too long": 1}})
+    assert of_pairs(settings) == {"cy-en": 19}
+    settings = settings.model_copy(update={"limit": 9})
+    with pytest.raises(ConfigError, match="--limit 9 is less than one contrastive batch of 16"):
+        align_data(settings, load_tokenizer(model_dir, settings))
 
 
 def test_reasons_and_lengths_are_in_the_report(tmp_path, model_dir):
