@@ -160,31 +160,41 @@ def _tags(lang: str) -> tuple[str, str]:
     return script, region
 
 
-# Unicode scripts for script codes in FLORES-200 that are not one themselves.
+# Unicode scripts of script codes that are not one themselves.
 _SCRIPTS = {
     "Hang": ("Hang", "Hani"),
     "Hans": ("Hani",),
+    "Hant": ("Hani",),
     "Jpan": ("Hani", "Hira", "Kana"),
+    "Kore": ("Hang", "Hani"),
 }
 _ALSO = {"jv": ("Java",), "sr": ("Latn",)}  # languages with a second script
 
 
 def is_in_wrong_script(text: str, lang: str) -> bool:
-    """Whether most letters are not in the language's script; False for unknown languages."""
-    lang = known_code(lang) or ""
-    if lang not in FLORES_CODES:
+    """Whether most letters are not in the script that the language's name has, or its usual one.
+
+    False for unknown languages and scripts.
+    """
+    code = known_code(lang) or ""
+    if code not in FLORES_CODES:
         return False
-    return 2 * len(_own_letters(lang).findall(text)) < sum(map(str.isalpha, text))
+    script = _tags(lang)[0]
+    usual = FLORES_CODES[code].rpartition("_")[2]
+    letters = _letters_of((script,) if script else (usual, *_ALSO.get(code, ())))
+    return letters is not None and 2 * len(letters.findall(text)) < sum(map(str.isalpha, text))
 
 
 @cache
-def _own_letters(lang: str) -> Any:
-    """Return the pattern of a letter in one of the language's scripts."""
-    code = FLORES_CODES[lang].rpartition("_")[2]
-    scripts = (*_SCRIPTS.get(code, (code,)), *_ALSO.get(lang, ()))
+def _letters_of(codes: tuple[str, ...]) -> Any:
+    """Return the pattern of a letter in one of the scripts, or None if one is unknown."""
+    scripts = [script for code in codes for script in _SCRIPTS.get(code, (code,))]
     # Script extensions: a mark such as the Japanese long vowel belongs to several scripts.
     own = "".join(rf"\p{{scx={script}}}" for script in scripts)
-    return regex.compile(rf"(?V1)[\p{{L}}&&[{own}]]")
+    try:
+        return regex.compile(rf"(?V1)[\p{{L}}&&[{own}]]")
+    except regex.error:
+        return None
 
 
 # Names of languages in prompts. Those in the paper's released code are the same as there.
