@@ -56,7 +56,9 @@ def recognize(records: Records, layouts: Sequence[L], option: str) -> L:
     found = ", ".join(records.columns)
     accepted = "; ".join(map(str, fitting or layouts))
     if fitting:
-        name = fitting[0].needed[0]
+        names = fitting[0].needed
+        own = [n for n in names if not all(n in layout.needed for layout in fitting)]
+        name = (own or names)[0]
         raise DataError(
             f"{records.at(1)}: ambiguous columns {found}; they match {accepted}",
             hint=f"choose by naming a column: {option} {name}={records.renamed.get(name, name)}",

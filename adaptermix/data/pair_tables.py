@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -74,9 +75,8 @@ def table_pairs(path: Path, langs: tuple[str, str], columns: Mapping[str, str]) 
 
 def has_header(names: Sequence[str], langs: tuple[str, str]) -> bool:
     """Whether the cells of a file's first line are column names of sentence pairs."""
-    there = {*names}
-    layouts = [_by_language(names, langs), *_ENGLISH, _ORDERED]
-    return any(layout is not None and {*layout.needed} <= there for layout in layouts)
+    layouts = [*_by_language(names, langs), *_ENGLISH, _ORDERED]
+    return any({*layout.needed} <= {*names} for layout in layouts)
 
 
 def _read(records: Records, langs: tuple[str, str]) -> Rows[Numbered]:
@@ -84,7 +84,7 @@ def _read(records: Records, langs: tuple[str, str]) -> Rows[Numbered]:
     struct = translation_column(records, *langs)
     layouts = [
         Layout((struct or "translation",)),
-        by_language or Layout(langs),
+        *(by_language or [Layout(langs)]),
         *_ENGLISH,
         _ORDERED,
     ]
@@ -96,23 +96,25 @@ def _read(records: Records, langs: tuple[str, str]) -> Rows[Numbered]:
     if layout in _ENGLISH:
         is_straight = known_code(langs[0]) != "en"
     else:
-        is_straight = layout is by_language or order >= 0
+        is_straight = layout in by_language or order >= 0
     names = layout.needed if is_straight else layout.needed[::-1]
     rows = _sides(records, *names)
-    return Rows(rows, records.origin, layout is by_language or order != 0)
+    return Rows(rows, records.origin, layout in by_language or order != 0)
 
 
-def _by_language(names: Iterable[str], langs: tuple[str, str]) -> Layout | None:
-    """Return the columns named by the languages, as codes or English names."""
-    columns = [_column_of(lang, [*names]) for lang in langs]
-    return Layout((columns[0], columns[1])) if columns[0] and columns[1] else None
+def _by_language(names: Sequence[str], langs: tuple[str, str]) -> list[Layout]:
+    """Return all pairs of columns that the languages name, as codes or English names.
+
+    Even a column named exactly so may be another: ``id`` and ``no`` are also numbers of rows.
+    """
+    lefts, rights = (_columns_of(lang, names) for lang in langs)
+    return [Layout((left, right)) for left, right in product(lefts, rights) if left != right]
 
 
-def _column_of(lang: str, names: Sequence[str]) -> str | None:
-    if lang in names:
-        return lang
+def _columns_of(lang: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that can be of a language, the one named exactly so last."""
     same = [name for name in names if is_language_name(name) and is_one_language(name, lang)]
-    return same[0] if len(same) == 1 else None
+    return [name for name in same if name != lang] + [lang] * (lang in names)
 
 
 def _order(name: str, langs: tuple[str, str]) -> int:

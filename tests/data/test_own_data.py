@@ -11,7 +11,7 @@ from helpers.training import align_settings, task_settings
 from adaptermix.data.chats import Chat, read_chats
 from adaptermix.data.layouts import Layout, recognize
 from adaptermix.data.pair_tables import has_header, open_pairs
-from adaptermix.data.pairs import read_pairs
+from adaptermix.data.pairs import PairPlace, read_pairs
 from adaptermix.errors import AdaptermixError, ConfigError, DataError
 from adaptermix.files.records import open_records
 from adaptermix.generation.prompts import PromptEncoder
@@ -455,6 +455,32 @@ def test_one_table_has_many_languages(tmp_path):
     other = write_rows(tmp_path / "other.csv", renamed(cy="a", en="b"))
     settings = {"pairs_columns": "cy=a,en=b"}
     assert tokens(other, **settings) == tokens(write_rows(tmp_path / "x.csv", PAIRS))
+
+
+@pytest.mark.parametrize(
+    ("header", "pair", "hint"),
+    [
+        ("id,English,Indonesian", "id-en", "Indonesian=Indonesian"),
+        ("id,English,Indonesian", "en-id", "Indonesian=Indonesian"),
+        ("id,eng_Latn,ind_Latn", "id-en", "ind_Latn=ind_Latn"),
+        ("no,English,Norwegian", "no-en", "Norwegian=Norwegian"),
+        ("no,en,Norwegian", "no-en", "Norwegian=Norwegian"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_numbers_of_rows_are_not_taken_for_a_language(tmp_path, header, pair, hint, suffix):
+    lines = f"{header}\n1,Good morning,Selamat pagi\n"
+    path = tmp_path / f"{pair}.{suffix}"
+    path.write_text(lines.replace(",", {"csv": ",", "tsv": "\t"}[suffix]))
+    with pytest.raises(
+        DataError, match=f":1: ambiguous columns {header[:2]}, .*; they match "
+    ) as e:
+        read_pairs(pair, tmp_path)
+    assert e.value.hint == f"choose by naming a column: --pairs-columns {hint}"
+    name, column = hint.split("=")
+    for columns in ({name: column}, {header[:2]: column}):
+        (read,) = read_pairs(pair, PairPlace(path, columns))
+        assert {read.source, read.target} == {"Good morning", "Selamat pagi"}
 
 
 def test_rows_of_no_known_language_are_read_for_one_pair_only(tmp_path):
