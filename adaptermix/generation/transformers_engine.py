@@ -12,6 +12,7 @@ from adaptermix.models.loading import AdaptedModel, load_model
 from adaptermix.settings.shared import EngineSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 
@@ -88,18 +89,61 @@ def answer_greedily(
         ids.append([*prompt[:shared], *[pad] * gap, *prompt[shared:]])
         mask.append([*[1] * shared, *[0] * gap, *[1] * (len(prompt) - shared)])
     with torch.inference_mode():
-        output = model.generate(
-            input_ids=torch.tensor(ids, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            past_key_values=_read_once(model, prompts[0][:shared], len(prompts)),
+        rows = _continue(
+            model,
+            torch.tensor(ids, device=model.device),
+            torch.tensor(mask, device=model.device),
+            _read_once(model, prompts[0][:shared], len(prompts)),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             eos_token_id=list(stop_ids),
             pad_token_id=pad,
         )
-    rows = output[:, width:].tolist()
     return [read_answer(row, stop_ids, tokenizer) for row in rows]
+
+
+def _continue(
+    model: Any, ids: "Tensor", mask: "Tensor", cache: Any, max_new_tokens: int, **options: Any
+) -> list[list[int]]:
+    """Return the new IDs of each row.
+
+    As soon as half of the rows have ended, the others go on without them: one answer that never
+    ends would otherwise make every row of its batch as long.
+    """
+    import torch
+
+    width = ids.shape[1]
+    stop_ids = torch.tensor(options["eos_token_id"], device=ids.device)
+
+    def ended(sequences: "Tensor") -> "Tensor":
+        return torch.isin(sequences[:, width:], stop_ids).any(dim=1)
+
+    def half_ended(sequences: "Tensor", _: Any) -> "Tensor":
+        done = ended(sequences)
+        return done | (2 * done.sum() >= len(done))
+
+    answers: dict[int, list[int]] = {}
+    places = torch.arange(len(ids), device=ids.device)
+    while len(places):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=width + max_new_tokens - ids.shape[1],
+            stopping_criteria=[half_ended] if _can_drop_rows(model) else None,
+            return_dict_in_generate=True,
+            **options,
+        )
+        ids, cache = output.sequences, output.past_key_values
+        done = ended(ids) | (ids.shape[1] == width + max_new_tokens)
+        answers |= zip(places[done].tolist(), ids[done, width:].tolist(), strict=True)
+        left = (~done).nonzero()[:, 0]
+        if len(left):
+            cache.batch_select_indices(left)
+        places, ids, mask = places[left], ids[left], mask[left]
+        mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+    return [answers[place] for place in range(len(answers))]
 
 
 def _base_of(model: Any) -> Any:
@@ -112,10 +156,15 @@ def _can_share(model: Any, width: int) -> bool:
 
     A sliding window counts the padding between the prefix and the rest, so the whole row must fit.
     """
+    window = getattr(_base_of(model).config, "sliding_window", None)
+    return _can_drop_rows(model) and width <= (window or width)
+
+
+def _can_drop_rows(model: Any) -> bool:
+    """Whether the cache holds keys and values only, of which each row can be taken alone."""
     from adaptermix.models.packing import can_pack
 
-    base = _base_of(model)
-    return can_pack(base) and width <= (getattr(base.config, "sliding_window", None) or width)
+    return can_pack(_base_of(model))
 
 
 def _read_once(model: Any, prefix: list[int], rows: int) -> Any:
