@@ -23,7 +23,12 @@ from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.vllm_engine import VllmGenerator, check_cpu, vllm_lacks
 from adaptermix.models.files import fingerprint, text_model_type
-from adaptermix.models.loading import check_quantization, compute_dtype
+from adaptermix.models.loading import (
+    caps_attention,
+    check_quantization,
+    compute_dtype,
+    load_config,
+)
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings
 
@@ -352,8 +357,11 @@ class CachedGenerator:
             "max_new_tokens": self.settings.max_new_tokens,
             "stop_ids": self.stop_ids,
         }
-        if self.engine == "transformers" and changes_greedy_decoding(self.folder):
+        by_transformers = self.engine == "transformers"
+        if by_transformers and changes_greedy_decoding(self.folder):
             context["generation_config"] = None  # earlier versions applied it
+        if by_transformers and caps_attention(load_config(self.folder, self.settings)):
+            context["attention"] = "eager"  # earlier versions left out the cap
         if self.settings.tokenizer:  # another tokenizer may decode the same IDs differently
             context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()

@@ -319,10 +319,9 @@ def load_class(
     if getattr(config, "quantization_config", None) is not None:
         check_quantization(folder, settings)
         quantized.setdefault("device_map", {"": _device()})
-    attention = {}
-    if isinstance(settings, TrainSettings) and settings.attention:
-        attention = {"attn_implementation": settings.attention}
-    hint = "install flash-attn, or remove --attention" if attention else None
+    attention = _attention(settings, config)
+    given = isinstance(settings, TrainSettings) and settings.attention
+    hint = "install flash-attn, or remove --attention" if given else None
     with opening(f"{folder}: cannot be loaded", hint):
         model: PreTrainedModel
         model, info = kind.from_pretrained(
@@ -349,6 +348,23 @@ def _device() -> Any:
     import torch
 
     return torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+
+
+def _attention(settings: ModelSettings, config: "PreTrainedConfig") -> dict[str, str]:
+    """Return the argument of from_pretrained that sets the attention, if it is not the default."""
+    chosen = settings.attention if isinstance(settings, TrainSettings) else None
+    if chosen in (None, "sdpa") and caps_attention(config):
+        chosen = "eager"
+    return {"attn_implementation": chosen} if chosen else {}
+
+
+def caps_attention(config: "PreTrainedConfig") -> bool:
+    """Whether a model caps its attention logits (Gemma 2, VaultGemma), which SDPA would leave out.
+
+    Eager attention and FlashAttention have the cap. Classes with attention sinks, such as gpt-oss,
+    tell transformers that they do not support SDPA.
+    """
+    return bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
 
 
 def _quantization(settings: ModelSettings) -> dict[str, Any]:

@@ -32,7 +32,13 @@ from adaptermix.generation.prompts import pad
 from adaptermix.models.blocks import check_hidden_states, check_states, text_decoder
 from adaptermix.models.files import check_tokens, context_length, fingerprint
 from adaptermix.models.fitting import RowLimit
-from adaptermix.models.loading import AdaptedModel, compute_dtype, load_config, load_model
+from adaptermix.models.loading import (
+    AdaptedModel,
+    caps_attention,
+    compute_dtype,
+    load_config,
+    load_model,
+)
 from adaptermix.models.pooling import pool, pooling_weights
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.evaluation import RetrievalSettings
@@ -198,6 +204,8 @@ class Extractor:
             "dtype": str(compute_dtype(self.settings)),
             "pooling": (self.settings.pooling, self.settings.pool_skip),
         }
+        if caps_attention(load_config(self.folder, self.settings)):
+            context["attention"] = "eager"  # earlier versions left out the cap
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
     def _path(self, system: str, text: Text) -> Path:

@@ -137,9 +137,6 @@ class ContrastiveStep:
             )
         self.packed = can_pack(decoder) if packing is None else packing
         self.decoder = decoder
-        caps = getattr(decoder.config, "attn_logit_softcapping", None)
-        if caps and not self.packed and decoder.config._attn_implementation == "sdpa":
-            decoder.set_attn_implementation("eager")  # SDPA ignores the cap
 
     def vectors(self, model: nn.Module, sentences: Sentences) -> Float[Tensor, "rows hidden"]:
         """Return the pooled vector of every sentence, in float32 or wider."""

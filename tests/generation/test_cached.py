@@ -214,6 +214,9 @@ def test_whatever_an_answer_depends_on_is_in_its_key(make_cached, model_dir, tmp
     assert 7 in other.stop_ids and 7 not in first.stop_ids
     contexts = [first.context, other.context]
     contexts += [make_cached(model, max_new_tokens=n).context for n in (3, 4)]
+    with monkeypatch.context() as patch:  # earlier versions left the cap out
+        patch.setattr("adaptermix.generation.cached.caps_attention", lambda config: True)
+        contexts.append(make_cached(model).context)
     monkeypatch.setattr("adaptermix.generation.cached.installed_version", lambda engine: "0.0")
     contexts.append(make_cached(model).context)
     monkeypatch.setattr("adaptermix.generation.cached.choose_engine", lambda settings: "vllm")

@@ -9,10 +9,12 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     Gemma2Config,
     LlamaConfig,
     MistralConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -93,6 +95,14 @@ def save_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def plain_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load a saved model by stock transformers, with the cap of Gemma 2, which SDPA leaves out."""
+    attention = "eager" if AutoConfig.from_pretrained(folder).model_type == "gemma2" else None
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype or torch.float32, attn_implementation=attention
+    )
 
 
 def save_model_of_eot(model_dir: Path, folder: Path) -> Path:

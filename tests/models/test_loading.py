@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import transformers
-from helpers.models import save_model, save_model_of_own_code
+from helpers.models import plain_model, save_model, save_model_of_own_code
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -41,6 +41,7 @@ from adaptermix.models.files import (
 )
 from adaptermix.models.loading import (
     AdaptedModel,
+    _attention,
     compute_dtype,
     load_config,
     load_model,
@@ -61,7 +62,7 @@ SETTINGS = ModelSettings()
 def test_lower_blocks_give_the_hidden_states_of_the_whole_model(layout_dir, layer):
     ids = torch.tensor([[0, 20, 30, 40, 50], [0, 21, 31, 2, 2]])
     mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
-    whole = AutoModelForCausalLM.from_pretrained(layout_dir, dtype=torch.float64)
+    whole = plain_model(layout_dir, torch.float64)
     states = whole(ids, attention_mask=mask, output_hidden_states=True).hidden_states
     lower = load_lower_blocks(layout_dir, SETTINGS, layer).double()
     output = lower(ids, attention_mask=mask).last_hidden_state
@@ -385,6 +386,38 @@ def test_weights_are_loaded_in_the_precision_asked_for(model_dir, monkeypatch, d
         assert {p.dtype for p in load(model_dir, settings).parameters()} == {expected}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert compute_dtype(settings) == (torch.bfloat16 if dtype == "auto" else expected)
+
+
+@pytest.mark.parametrize("attention", [None, "sdpa"])
+def test_capped_attention_keeps_its_cap(tmp_path, attention):
+    """SDPA, the default of transformers, would leave it out."""
+    options = {"num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48}
+    config = transformers.Gemma2Config(
+        **SMALL, **options, vocab_size=400, attn_logit_softcapping=0.5
+    )
+    whole = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.normal_(0, 0.5)
+    whole.save_pretrained(tmp_path)
+    settings = TrainAlignSettings(model=str(tmp_path), attention=attention)
+    ids = torch.tensor([[5, 20, 30, 40, 50]])
+    with torch.no_grad():
+        expected = whole(ids, output_hidden_states=True)
+        logits = load_model(tmp_path, settings).eval()(ids).logits
+        lower = load_lower_blocks(tmp_path, settings, 2).eval()(ids).last_hidden_state
+        whole.set_attn_implementation("sdpa")
+        assert not torch.allclose(whole(ids).logits, expected.logits)
+    torch.testing.assert_close(logits, expected.logits)
+    torch.testing.assert_close(lower, expected.hidden_states[2])
+
+
+def test_a_cap_in_the_text_part_of_a_config_counts_and_flash_attention_has_it():
+    config = transformers.PaliGemmaConfig(text_config=transformers.Gemma2Config(**SMALL))
+    flash = TrainAlignSettings(attention="flash_attention_2")
+    assert _attention(SETTINGS, config) == {"attn_implementation": "eager"}
+    assert _attention(flash, config) == {"attn_implementation": "flash_attention_2"}
+    assert _attention(SETTINGS, transformers.LlamaConfig(**SMALL)) == {}
 
 
 def test_a_weight_that_the_files_lack_is_named(tmp_path, model_dir):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers.adapters import IDS, logits_through_peft, peft_adapter
-from helpers.models import SHAPE, make_tokenizer
+from helpers.models import SHAPE, make_tokenizer, plain_model
 from helpers.training import (
     align_settings,
     assert_same,
@@ -117,7 +117,7 @@ def test_lower_blocks_equal_those_of_the_whole_model(layout_dir, tmp_path):
     settings = align_settings(layout_dir, None, "x", layer=2)
     stack = read_weighted([f"{tmp_path / 'under'}=-0.5"])
     lower = add_stack(load_lower_blocks(layout_dir, settings, "2").double(), stack)
-    whole = AutoModelForCausalLM.from_pretrained(layout_dir, dtype=torch.float64)
+    whole = plain_model(layout_dir, torch.float64)
     with torch.no_grad():
         for module, update in read_adapter(tmp_path / "under").updates():
             a, b = (torch.from_numpy(factor).double() for factor in (update.a, update.b))

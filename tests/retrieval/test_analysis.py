@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.adapters import peft_adapter
 from helpers.corpus import SENTENCES
-from helpers.models import make_tokenizer
+from helpers.models import make_tokenizer, plain_model
 from helpers.progress import check_progress
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
@@ -107,7 +107,7 @@ def test_representations_are_those_of_each_sentence_alone(
     random.Random(batch_size).shuffle(lines)
     given = settings(model=str(layout_dir), batch_size=batch_size)
     found = extracted(given, lines, layout_dir, tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(layout_dir).eval()
+    model = plain_model(layout_dir).eval()
     torch.testing.assert_close(found, plainly(model, layout_dir, lines), rtol=1e-4, atol=1e-4)
 
 
@@ -155,6 +155,20 @@ def test_adapters_are_switched_in_one_model(
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     base, task = (load_file(paths[s, "en"])[TENSOR] for s in ("base", "task"))
     assert not torch.allclose(base[1:], task[1:], atol=0.01)  # or this would mean nothing
+
+
+def test_representations_without_the_cap_of_attention_are_made_again(
+    model_dir, settings, tmp_path, monkeypatch
+):
+    """Earlier versions left out the cap of Gemma 2."""
+    from adaptermix.retrieval import representations as extraction
+
+    paths = set()
+    for is_capped in (False, True):
+        monkeypatch.setattr(extraction, "caps_attention", lambda config, told=is_capped: told)
+        extractor = Extractor(settings(), model_dir, 0, {}, tmp_path)
+        paths.add(extractor._path("base", Text("en", [[0, 5]], 0)))
+    assert len(paths) == 2
 
 
 def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
