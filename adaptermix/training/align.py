@@ -102,7 +102,8 @@ def _train_one(
         on_progress: Called with the progress.
         shared: Folder of the runs that share one layer choice.
     """
-    micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
+    micro = pairs_per_process(settings)
+    check_training(settings, micro, "--contrastive-batch", force)
     base = open_base(settings)
     data = align_data(settings, base.tokenizer, on_progress)
     if settings.preserve_text:

@@ -66,7 +66,8 @@ def train_joint(
     """
     if (finished := finished_report(settings, force)) is not None:
         return finished
-    micro = check_training(settings, pairs_per_process(settings), "--contrastive-batch", force)
+    micro = pairs_per_process(settings)
+    check_training(settings, micro, "--contrastive-batch", force)
     base = open_base(settings)
     encoder = PromptEncoder.of(base.tokenizer, settings)
     task = task_data(settings, encoder, on_progress)

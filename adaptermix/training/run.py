@@ -68,8 +68,15 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     return TrainReport.of_record(record)
 
 
-def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> int:
-    """Check what can be checked before anything is read, and return the micro-batch size."""
+def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) -> None:
+    """Check what can be checked before anything is read.
+
+    Args:
+        settings: Settings of the command.
+        micro: Rows per forward pass of a process.
+        flag: The option that says how many.
+        force: Replace the output.
+    """
     check_output(settings.out, force)
     check_trackers(settings)
     processes = process_count()
@@ -84,13 +91,14 @@ def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) 
         raise ConfigError(
             f"--batch-size {settings.batch_size} cannot be divided among {processes} processes"
         )
-    micro = min(micro, settings.batch_size // processes)
     if settings.batch_size % (micro * processes):
         shared = f" split over {processes} processes" if processes > 1 else ""
+        asked = getattr(settings, flag.removeprefix("--").replace("-", "_"))
+        hint = f"use --batch-size {asked}, or lower {flag}"
         raise ConfigError(
-            f"{flag} {micro} does not divide --batch-size {settings.batch_size}{shared}"
+            f"{flag} {asked} does not divide --batch-size {settings.batch_size}{shared}",
+            hint=hint if asked > settings.batch_size else None,
         )
-    return micro
 
 
 class TrainingRun:

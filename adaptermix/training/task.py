@@ -20,6 +20,7 @@ from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
 from adaptermix.models.lora_linear import speed_up
 from adaptermix.models.stacking import add_stack
+from adaptermix.processes import process_count
 from adaptermix.progress import OnProgress, ignore, tell
 from adaptermix.settings.training import TrainJointSettings, TrainTaskSettings
 from adaptermix.tasks.catalog import make_task
@@ -58,7 +59,8 @@ def train_task(
     """
     if (finished := finished_report(settings, force)) is not None:
         return finished
-    micro = check_training(settings, settings.micro_batch_size, "--micro-batch-size", force)
+    micro = min(settings.micro_batch_size, settings.batch_size // process_count())
+    check_training(settings, micro, "--micro-batch-size", force)
     if not dry_run:
         check_kernels(settings)
     base = open_base(settings)

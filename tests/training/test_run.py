@@ -366,6 +366,13 @@ def test_a_plan_counts_examples_and_writes_nothing(tmp_path, model_dir, corpus_d
     [
         (train_align, align_settings, {"layer": 9}, ConfigError, "has 4 blocks"),
         (train_align, align_settings, {"contrastive_batch": 12}, ConfigError, "does not divide"),
+        (
+            train_align,
+            align_settings,
+            {"contrastive_batch": 64},  # not cut to the batch
+            ConfigError,
+            "--contrastive-batch 64 does not divide --batch-size 32",
+        ),
         (train_align, align_settings, {"pairs": ("xx-en",)}, DataError, "no parallel text xx-en"),
         (
             train_align,
