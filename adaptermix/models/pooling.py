@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -83,27 +83,51 @@ def cosine_similarities(
     )
 
 
+def retrieval_hits(
+    sources: Float[Tensor, "batch hidden"],
+    targets: Float[Tensor, "batch hidden"],
+    target_keys: Int[Tensor, " batch"] | None = None,
+) -> Bool[Tensor, " batch"]:
+    """Return for every source whether its most similar target by cosine is its translation.
+
+    Args:
+        sources: Vectors of sentences.
+        targets: Vectors of their translations, in the same order.
+        target_keys: Numbers that are equal for equal targets: each of them is the translation.
+    """
+    nearest = cosine_similarities(sources, targets).argmax(dim=1)  # [src]
+    if target_keys is None:
+        target_keys = torch.arange(len(targets), device=nearest.device)
+    return target_keys[nearest] == target_keys
+
+
 def retrieval_accuracy(
     sources: Float[Tensor, "batch hidden"], targets: Float[Tensor, "batch hidden"]
 ) -> float:
     """Return the share of sources whose most similar target by cosine is their translation."""
-    nearest = cosine_similarities(sources, targets).argmax(dim=1)  # [src]
-    return (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean().item()
+    return retrieval_hits(sources, targets).float().mean().item()
 
 
-def random_pair_cosine(
-    sources: Float[Tensor, "batch hidden"], targets: Float[Tensor, "batch hidden"]
-) -> float:
-    """Return the mean cosine of sources with the targets that are not their translation.
+def unrelated_cosines(
+    sources: Float[Tensor, "batch hidden"],
+    targets: Float[Tensor, "batch hidden"],
+    source_keys: Int[Tensor, " batch"] | None = None,
+    target_keys: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, " cosines"]:
+    """Return the cosines of sources with the targets that are not their translation.
 
-    Near 1, all sentences point in the same direction: the representations have collapsed, or a
-    shared component (an attention sink in the mean) hides the differences.
+    If their mean is near 1, all sentences point in the same direction: the representations have
+    collapsed, or a shared component (an attention sink in the mean) hides the differences.
 
-    Returns:
-        A value from -1 to 1; 0 for a single pair.
+    Args:
+        sources: Vectors of sentences.
+        targets: Vectors of their translations, in the same order.
+        source_keys: Numbers that are equal for equal sources, whose translations are left out too.
+        target_keys: The same for targets.
     """
     cosines = cosine_similarities(sources, targets).double()
-    if len(cosines) < 2:
-        return 0.0
-    others = cosines.sum() - cosines.diagonal().sum()
-    return others.item() / (len(cosines) * (len(cosines) - 1))
+    is_own = torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
+    for keys in (source_keys, target_keys):
+        if keys is not None:
+            is_own |= keys[:, None] == keys
+    return cosines[~is_own]

@@ -19,7 +19,6 @@ from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.text import numbered_lines
 from adaptermix.models.blocks import choose_layer, empty_model, load_lower_blocks
 from adaptermix.models.lora import with_lora
-from adaptermix.models.pooling import random_pair_cosine, retrieval_accuracy
 from adaptermix.models.stacking import add_stack
 from adaptermix.processes import process_count
 from adaptermix.progress import OnProgress, ignore, tell, with_notes_once
@@ -301,18 +300,19 @@ class _AlignmentRun(TrainingRun):
         """Return the dev loss, and two measures of the dev vectors with and without the adapter.
 
         ``retrieval_accuracy`` is the share of sources whose nearest target is their translation.
-        ``random_cosine`` is the mean cosine of pairs that are not translations.
+        ``random_cosine`` is the mean cosine of pairs that are not translations. Both are computed
+        within each language pair.
         """
         scores = super().dev_scores(trainer, model)
-        scores |= _dev_geometry(trainer)
+        scores |= self._dev_geometry(trainer)
         with model.disable_adapter():
-            of_base = _dev_geometry(trainer)
+            of_base = self._dev_geometry(trainer)
         return scores | {f"{name}_of_base": value for name, value in of_base.items()}
 
-
-def _dev_geometry(trainer: AlignmentTrainer) -> dict[str, float]:
-    sources, targets = trainer.alignment.dev_vectors(trainer.get_eval_dataloader())
-    return {
-        "retrieval_accuracy": retrieval_accuracy(sources, targets),
-        "random_cosine": random_pair_cosine(sources, targets),
-    }
+    def _dev_geometry(self, trainer: AlignmentTrainer) -> dict[str, float]:
+        vectors = trainer.alignment.dev_vectors(trainer.get_eval_dataloader())
+        sizes = self.data.dev_examples.values()
+        return {
+            "retrieval_accuracy": vectors.retrieval_accuracy(sizes),
+            "random_cosine": vectors.random_cosine(sizes),
+        }

@@ -1,14 +1,16 @@
 """The alignment objective and the settings it reads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor, nn
 
 from adaptermix.models.packing import PackedRow
+from adaptermix.models.pooling import retrieval_hits, unrelated_cosines
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings
 from adaptermix.training.contrastive import (
     ContrastiveStep,
@@ -112,6 +114,42 @@ class AlignmentObjective:
         return self.preserve * share * preservation_loss(states[is_anchor], base)
 
 
+class PairVectors(NamedTuple):
+    """Vectors of pairs, and numbers that are equal for equal texts of a side."""
+
+    sources: Float[Tensor, "pairs hidden"]
+    targets: Float[Tensor, "pairs hidden"]
+    source_keys: Int[Tensor, " pairs"]
+    target_keys: Int[Tensor, " pairs"]
+
+    def by_language(self, sizes: Iterable[int]) -> Iterator["PairVectors"]:
+        """Yield the pairs of each language pair, which are contiguous; ``sizes`` counts them."""
+        counts = [*filter(None, sizes)]
+        for columns in zip(*(column.split(counts) for column in self), strict=True):
+            yield PairVectors(*columns)
+
+    def retrieval_accuracy(self, sizes: Iterable[int]) -> float:
+        """Return the share of sources whose nearest target of their language pair translates them.
+
+        Sentences of other language pairs may be translations of the same text, so they do not
+        compete. Of equal targets, each is the translation.
+        """
+        hits = [
+            retrieval_hits(each.sources, each.targets, each.target_keys)
+            for each in self.by_language(sizes)
+        ]
+        return torch.cat(hits).float().mean().item()
+
+    def random_cosine(self, sizes: Iterable[int]) -> float:
+        """Return the mean cosine within a language pair of sentences that are not translations.
+
+        Returns:
+            A value from -1 to 1; 0 if there are no such sentences.
+        """
+        cosines = torch.cat([unrelated_cosines(*each) for each in self.by_language(sizes)])
+        return cosines.mean().item() if len(cosines) else 0.0
+
+
 @dataclass(frozen=True)
 class Alignment:
     """The alignment of one model, alone or alongside a task.
@@ -159,16 +197,16 @@ class Alignment:
             )
             return objective(*vectors[: 2 * objective.sentences.pairs].chunk(2)) + added
 
-    def dev_vectors(self, batches: Iterable[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Return the vectors of all sources and of all targets, [pairs hidden] each."""
+    def dev_vectors(self, batches: Iterable[dict[str, Any]]) -> PairVectors:
+        """Return the vectors of all pairs."""
         self.adapted.eval()
-        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        found: list[PairVectors] = []
         for batch in batches:
             tensors = {name: batch[name].to(self.adapted.device) for name in _TENSORS}
             skip = tokens_to_skip(self.settings)
             sentences = Sentences.of(tensors, 0, self.settings.pooling, skip)
             with torch.no_grad():
                 vectors = self.step.vectors(self.adapted, sentences)[: 2 * sentences.pairs]
-            for side, pooled in zip(sides, vectors.chunk(2), strict=True):
-                side.append(pooled)
-        return torch.cat(sides[0]), torch.cat(sides[1])
+            keys = (tensors["source_keys"], tensors["target_keys"])
+            found.append(PairVectors(*vectors.chunk(2), *keys))
+        return PairVectors(*map(torch.cat, zip(*found, strict=True)))

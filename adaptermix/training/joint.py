@@ -16,7 +16,6 @@ from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
-from adaptermix.models.pooling import retrieval_accuracy
 from adaptermix.models.stacking import add_stack
 from adaptermix.processes import process_count
 from adaptermix.progress import OnProgress, ignore, tell
@@ -113,7 +112,7 @@ def train_joint(
     lower = _lower_forward(adapted, settled, layer)
     step = ContrastiveStep(adapted, 2 * micro, packing, forward=lower)
     alignment = Alignment(settled, adapted, step)
-    plan = JointPlan(batches, settings, alignment, task.dev, pairs.dev, judge)
+    plan = JointPlan(batches, settings, alignment, task, pairs, judge)
     run = _JointRun(settings, base, data, micro, on_progress)
     run.choose(choice)
     kind = partial(JointTrainer, plan, data_collator=NamedCollator(collator))
@@ -219,16 +218,16 @@ class JointPlan:
         batches: The order of all micro-batches.
         settings: Settings of both kinds, with the weight of the alignment.
         alignment: The alignment of the model.
-        task_dev: Dev examples of the task.
-        pair_dev: Dev pairs.
+        task: Data of the task.
+        pairs: The pairs.
         judge: Scores answers to dev prompts, or None.
     """
 
     batches: Alternation
     settings: TrainJointSettings
     alignment: Alignment
-    task_dev: Sequence[Any]
-    pair_dev: Sequence[Any]
+    task: TrainingData
+    pairs: TrainingData
     judge: DevScore | None
 
 
@@ -300,7 +299,7 @@ class JointTrainer(AlignmentTrainer):
     def dev_scores(self) -> dict[str, float]:
         """Return both dev losses, their weighted sum, the retrieval accuracy and any task score."""
         loaders = {
-            "task_loss": self.get_eval_dataloader(self.plan.task_dev),  # type: ignore[arg-type]
+            "task_loss": self.get_eval_dataloader(self.plan.task.dev),  # type: ignore[arg-type]
             "align_loss": self._pair_loader(),
         }
         scores = {}
@@ -319,11 +318,15 @@ class JointTrainer(AlignmentTrainer):
         return model.eval()
 
     def dev_retrieval(self) -> float:
-        """Return the share of dev sources whose nearest dev target is their translation."""
-        return retrieval_accuracy(*self.alignment.dev_vectors(self._pair_loader()))
+        """Return the share of dev sources whose nearest dev target is their translation.
+
+        Targets are those of the same language pair.
+        """
+        vectors = self.alignment.dev_vectors(self._pair_loader())
+        return vectors.retrieval_accuracy(self.plan.pairs.dev_examples.values())
 
     def _pair_loader(self) -> DataLoader[Any]:
-        return self.whole_loader(self.plan.pair_dev, self.plan.settings.contrastive_batch)
+        return self.whole_loader(self.plan.pairs.dev, self.plan.settings.contrastive_batch)
 
 
 class _JointRun(TrainingRun):

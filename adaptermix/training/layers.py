@@ -18,14 +18,14 @@ from statistics import NormalDist
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.models.blocks import find_blocks, lower_blocks_only, text_decoder
 from adaptermix.models.files import layer_index
-from adaptermix.models.pooling import cosine_similarities, pooling_weights, widened
+from adaptermix.models.pooling import pooling_weights, retrieval_hits, widened
 from adaptermix.progress import OnProgress, Progress
 from adaptermix.settings.training import (
     AlignmentSettings,
@@ -151,17 +151,19 @@ def measure(
     done = 0
     for group in _groups(data):
         pooled: list[list[Tensor]] = [[], []]
+        keys: list[Tensor] = []
         for start in range(0, len(group), _PAIRS):
             batch = collator(group[start : start + _PAIRS])
             tensors = {name: values.to(model.device) for name, values in batch.items()}
             vectors, ratios = _states(step, model, tensors, settings.pooling, (skip, 1))
             norms.append(ratios)
+            keys.append(torch.stack([batch["source_keys"], batch["target_keys"]]))
             for kept, vector in zip(pooled, vectors, strict=True):
                 kept.append(vector)
             done += min(_PAIRS, len(group) - start)
             on_progress(Progress("measuring layers", 0, None, f"{done} of {len(data.dev)} pairs"))
         for found, parts in zip(hits, pooled, strict=True):
-            found.append(_hits(torch.cat(parts, dim=2)))
+            found.append(_hits(torch.cat(parts, dim=2), torch.cat(keys, dim=1)))
     first_token = torch.cat(norms, dim=1).nanmedian(dim=1).values.nan_to_num(1.0)
     return Curve(torch.cat(hits[0], 1), torch.cat(hits[1], 1), first_token.tolist())
 
@@ -213,12 +215,13 @@ def _states(
     return vectors, torch.stack(ratios, dim=1)
 
 
-def _hits(vectors: Float[Tensor, "blocks sides pairs hidden"]) -> Float[Tensor, "blocks pairs"]:
+def _hits(
+    vectors: Float[Tensor, "blocks sides pairs hidden"], keys: Int[Tensor, "sides pairs"]
+) -> Float[Tensor, "blocks pairs"]:
     found = []
     for sources, targets in vectors:
-        cosines = cosine_similarities(sources, targets)
-        own = torch.arange(len(cosines))
-        found.append(((cosines.argmax(1) == own).double() + (cosines.argmax(0) == own)) / 2)
+        there = retrieval_hits(sources, targets, keys[1]).double()
+        found.append((there + retrieval_hits(targets, sources, keys[0])) / 2)
     return torch.stack(found)
 
 

@@ -8,8 +8,9 @@ from adaptermix.models.pooling import (
     mean_pool,
     pool,
     pooling_weights,
-    random_pair_cosine,
     retrieval_accuracy,
+    retrieval_hits,
+    unrelated_cosines,
 )
 
 
@@ -80,24 +81,37 @@ def test_known_weights():
     assert pooling_weights(mask, "last").tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
 
 
-def test_the_random_cosine_leaves_translations_out():
+def test_unrelated_cosines_leave_translations_out():
     torch.manual_seed(0)
     sources, targets = torch.randn(2, 5, 3, dtype=torch.float64)
-    cosines = [
-        torch.nn.functional.cosine_similarity(sources[i], targets[j], dim=0).item()
-        for i in range(5)
-        for j in range(5)
-        if i != j
-    ]
-    assert random_pair_cosine(sources, targets) == pytest.approx(sum(cosines) / 20)
-    assert random_pair_cosine(torch.eye(4), torch.eye(4)) == 0
-    assert random_pair_cosine(sources[:1], targets[:1]) == 0
-    two = [float(torch.cosine_similarity(sources[i], targets[1 - i], dim=0)) for i in (0, 1)]
-    assert random_pair_cosine(sources[:2], targets[:2]) == pytest.approx(sum(two) / 2)
+    cosines = torch.cosine_similarity(sources[:, None], targets[None], dim=-1)
+
+    def found(count=5, **keys):
+        keys = {name: torch.tensor(values) for name, values in keys.items()}
+        return unrelated_cosines(sources[:count], targets[:count], **keys).tolist()
+
+    def expected(*left_out, count=5):
+        every = [(i, j) for i in range(count) for j in range(count)]
+        return [cosines[i, j].item() for i, j in every if i != j and (i, j) not in left_out]
+
+    assert found() == pytest.approx(expected())
+    assert found(2) == pytest.approx(expected(count=2))
+    assert found(1) == []
+    equal = {"source_keys": [7, 8, 7, 9, 5], "target_keys": [1, 3, 2, 4, 3]}
+    others = [(0, 2), (2, 0), (1, 4), (4, 1)]
+    assert found(**equal) == pytest.approx(expected(*others))
+
+
+def test_of_equal_targets_each_is_the_translation():
+    vectors = torch.eye(4)[[0, 1, 1, 2]]
+    keys = torch.tensor([5, 9, 9, 7])
+    assert retrieval_hits(vectors, vectors).tolist() == [True, True, False, True]
+    assert retrieval_hits(vectors, vectors, keys).all()
+    assert retrieval_hits(vectors.roll(2, dims=0), vectors, keys).tolist() == [False] * 4
 
 
 def test_a_shared_component_shows_as_collapse():
     torch.manual_seed(0)
     sources, targets = torch.randn(2, 20, 16)
-    assert abs(random_pair_cosine(sources, targets)) < 0.1
-    assert random_pair_cosine(sources + 30, targets + 30) > 0.99
+    assert abs(unrelated_cosines(sources, targets).mean()) < 0.1
+    assert unrelated_cosines(sources + 30, targets + 30).mean() > 0.99

@@ -25,7 +25,7 @@ from adaptermix.training.align import (
     align_data,
     train_align,
 )
-from adaptermix.training.alignment import Alignment, AlignmentObjective
+from adaptermix.training.alignment import Alignment, AlignmentObjective, PairVectors
 from adaptermix.training.batches import PairCollator, encode_pairs, with_anchor_text
 from adaptermix.training.contrastive import ContrastiveStep, Loss, Sentences
 from adaptermix.training.report import TrainReport
@@ -339,10 +339,16 @@ def test_dev_pairs_are_judged_in_contrastive_batches(
             sizes.append(len(inputs["source_keys"]))
         return step(self, model, inputs, *rest, **options)
 
+    by_language, counts = PairVectors.by_language, []
     monkeypatch.setattr(AlignmentTrainer, "prediction_step", watched)
+    monkeypatch.setattr(
+        PairVectors, "by_language", lambda *given: counts.append([*given[1]]) or by_language(*given)
+    )
     changes = {"max_steps": 1, "eval_steps": 1, "batch_size": 8, "contrastive_batch": 4}
-    report = train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes, dev_pairs=10))
-    assert report.dev_examples["cy-en"] == 10
+    changes |= {"pairs": ("cy-en", "sw-en"), "dev_pairs": 5}
+    report = train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
+    assert report.dev_examples["cy-en"] == report.dev_examples["sw-en"] == 5
+    assert {*map(tuple, counts)} == {(5, 5)}, "retrieval is within a language pair"
     assert sizes[:3] == [4, 4, 2]
     assert {*map(tuple, zip(*[iter(sizes)] * 3, strict=True))} == {(4, 4, 2)}
 
@@ -354,7 +360,7 @@ def test_dev_vectors_are_pooled_as_those_of_the_loss(adapted, model_dir, pooling
     model, step, batch, _ = adapted
     changes = {"pooling": pooling, "pool_skip": skip}
     alignment = Alignment(align_settings(model_dir, None, "x", **changes), model, step)
-    sides = alignment.dev_vectors([batch, batch])
+    sides = alignment.dev_vectors([batch, batch])[:2]
     with torch.no_grad():
         sentences = Sentences.of(batch, 0, pooling, skip)
         expected = step.vectors(model, sentences)[: 2 * len(PAIRS)].chunk(2)

@@ -21,6 +21,7 @@ from adaptermix.training.joint import train_joint
 from adaptermix.training.layers import (
     Curve,
     LayerChoice,
+    _hits,
     choose,
     choose_block,
     known_choice,
@@ -136,6 +137,13 @@ def test_the_curve_is_that_of_plain_transformers(layout_dir, corpus_dir, is_whol
             ratios += [n[:, 0] / n[:, 1:].median(1).values for n in norms]
     expected = torch.stack(ratios).median(0).values
     torch.testing.assert_close(torch.tensor(found.first_token), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_of_equal_sentences_each_is_retrieved():
+    vectors = torch.eye(4)[[0, 0, 1, 2]].repeat(1, 2, 1, 1)
+    apart, equal = torch.arange(4), torch.tensor([7, 7, 8, 9])
+    for keys, hits in (((apart, apart), 0), ((equal, apart), 0.5), ((equal, equal), 1)):
+        assert _hits(vectors, torch.stack(keys)).tolist() == [[1, hits, 1, 1]]
 
 
 @pytest.mark.parametrize(("pooling", "skip"), [("weighted", 0), ("last", 0), ("mean", 4)])
