@@ -12,6 +12,11 @@ from adaptermix.progress import OnProgress, Progress
 TOLD = "told.jsonl"  # in the checkpoints' folder: lines that will be logged again
 
 
+def log_file(out: Path) -> Path:
+    """Return the log of the training that writes ``out``; a folder's name may contain dots."""
+    return out.with_name(f"{out.name.removesuffix('.safetensors')}.log.jsonl")
+
+
 class RunLog(TrainerCallback):
     """Writes each log event as one JSON line, and reports the progress."""
 

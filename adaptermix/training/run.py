@@ -37,7 +37,7 @@ from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.base import Base
 from adaptermix.training.checkpoints import last_checkpoint, work_folder
 from adaptermix.training.layers import LayerChoice, is_measured, read_choice, write_choice
-from adaptermix.training.log import TOLD, RunLog, cut_log
+from adaptermix.training.log import TOLD, RunLog, cut_log, log_file
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
@@ -130,7 +130,7 @@ class TrainingRun:
         tell(on_progress, base.notes)
         self.out = settings.out
         self.work = work_folder(settings.out)
-        self.log = self.out.parent / f"{self.out.stem}.log.jsonl"
+        self.log = log_file(self.out)
         self.choice: LayerChoice | None = None  # set if the run aligns
 
     def choose(self, choice: LayerChoice) -> None:

@@ -212,7 +212,7 @@ class TensorBoard(_Tracker, TensorBoardCallback):
         """Open the folder."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = str(self.place.parent / f"{self.place.stem}.tensorboard")
+        folder = str(self.place.with_name(f"{self.name}.tensorboard"))
         self.tb_writer = SummaryWriter(folder)
         if self.is_new:
             self.tb_writer.add_text("settings", json.dumps(self.config, indent=2))

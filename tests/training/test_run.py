@@ -37,6 +37,7 @@ from adaptermix.training.alignment import Alignment
 from adaptermix.training.base import Base
 from adaptermix.training.batches import PairCollator, encode_pairs
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
+from adaptermix.training.log import log_file
 from adaptermix.training.objectives import contrastive_loss
 from adaptermix.training.report import TrainingData
 from adaptermix.training.run import TrainingRun, finished_report
@@ -401,6 +402,12 @@ def test_mistakes_are_named_and_leave_no_adapter(
     with pytest.raises(error, match=message):
         train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
     assert not (tmp_path / "a").exists()
+
+
+def test_outputs_whose_names_contain_dots_have_logs_of_their_own():
+    names = {"qwen2.5-task": "qwen2.5-task.log.jsonl", "a.safetensors": "a.log.jsonl"}
+    for out, log in names.items():
+        assert log_file(Path("runs") / out) == Path("runs") / log
 
 
 def test_an_existing_output_is_refused_before_anything_is_read(tmp_path, kind):

@@ -75,10 +75,10 @@ def test_a_tracker_that_joins_late_gets_what_was_logged(tmp_path, model_dir, cor
 
 def test_the_settings_are_the_runs_configuration(tmp_path, model_dir, corpus_dir):
     settings = task_settings(
-        model_dir, corpus_dir, tmp_path / "a", **SHORT, rank=4, tensorboard=True
+        model_dir, corpus_dir, tmp_path / "v1.5", **SHORT, rank=4, tensorboard=True
     )
     train_task(settings)
-    ((_, value),) = values(tmp_path / "a.tensorboard", "settings/text_summary")
+    ((_, value),) = values(tmp_path / "v1.5.tensorboard", "settings/text_summary")
     config = json.loads(value.tensor.string_val[0])
     assert config["command"] == "train-task"
     assert (config["rank"], config["langs"]) == (4, ["en"])
