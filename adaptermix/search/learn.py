@@ -196,7 +196,7 @@ def _arguments(settings: SearchSettings, work: str) -> TrainingArguments:
         lr_scheduler_type="constant",
         weight_decay=0.0,
         save_strategy="no",
-        **common_arguments(settings.seed),
+        **common_arguments(settings),
     )
 
 

@@ -30,9 +30,11 @@ from adaptermix.adapters.writing import AdapterWeights, stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.models.files import fingerprint
+from adaptermix.models.loading import compute_dtype
 from adaptermix.models.lora import prefix_in_whole
 from adaptermix.processes import is_main_process, process_count, sharding_version, shards_model
 from adaptermix.progress import OnProgress, tell
+from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.base import Base
 from adaptermix.training.checkpoints import last_checkpoint, work_folder
@@ -295,7 +297,7 @@ class TrainingRun:
             gradient_checkpointing=getattr(settings, "gradient_checkpointing", False),
             gradient_checkpointing_kwargs={"use_reentrant": False},
             logging_nan_inf_filter=False,  # it would log the last finite loss instead of NaN
-            **common_arguments(settings.seed),
+            **common_arguments(settings),
         )
 
     def _write(
@@ -328,13 +330,17 @@ class TrainingRun:
         stream_adapter(self.out, weights, config, lambda: record, force=force)
 
 
-def common_arguments(seed: int) -> dict[str, Any]:
-    """Return the arguments of transformers' Trainer that all training runs share."""
+def common_arguments(settings: TrainSettings | SearchSettings) -> dict[str, Any]:
+    """Return the arguments of transformers' Trainer that all training runs share.
+
+    On a GPU, they compute in bfloat16 (autocast), unless the base model is in float32.
+    """
     on_gpu = torch.cuda.is_available()
+    is_full = compute_dtype(settings) == torch.float32
     return {
         "report_to": [],
-        "seed": seed,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "seed": settings.seed,
+        "bf16": on_gpu and not is_full and torch.cuda.is_bf16_supported(),
         "use_cpu": not on_gpu,
         "ddp_backend": "gloo" if process_count() > 1 and not on_gpu else None,
         "remove_unused_columns": False,

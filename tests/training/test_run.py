@@ -32,6 +32,7 @@ from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import AdaptedModel, load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.progress import ignore
+from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.align import AlignmentTrainer, align_data, train_align
 from adaptermix.training.alignment import Alignment
 from adaptermix.training.base import Base
@@ -40,7 +41,7 @@ from adaptermix.training.contrastive import ContrastiveStep, Sentences
 from adaptermix.training.log import log_file
 from adaptermix.training.objectives import contrastive_loss
 from adaptermix.training.report import TrainingData
-from adaptermix.training.run import TrainingRun, finished_report
+from adaptermix.training.run import TrainingRun, common_arguments, finished_report
 from adaptermix.training.task import task_data, train_task
 from adaptermix.training.trained import trained_updates
 from adaptermix.training.trainer import AdapterTrainer
@@ -402,6 +403,18 @@ def test_mistakes_are_named_and_leave_no_adapter(
     with pytest.raises(error, match=message):
         train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_half"),
+    [("auto", True), ("bfloat16", True), ("float16", True), ("float32", False)],
+)
+def test_a_gpu_computes_in_bfloat16_unless_all_is_in_float32(monkeypatch, dtype, is_half):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert common_arguments(TrainTaskSettings(dtype=dtype))["bf16"] == is_half
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not common_arguments(TrainTaskSettings(dtype=dtype))["bf16"]
 
 
 def test_outputs_whose_names_contain_dots_have_logs_of_their_own():
