@@ -20,7 +20,7 @@ from adaptermix.files.text import numbered_lines
 from adaptermix.models.blocks import choose_layer, empty_model, load_lower_blocks
 from adaptermix.models.lora import with_lora
 from adaptermix.models.stacking import add_stack
-from adaptermix.processes import process_count
+from adaptermix.processes import is_main_process, process_count
 from adaptermix.progress import OnProgress, ignore, tell, with_notes_once
 from adaptermix.settings.training import TrainAlignSettings
 from adaptermix.tables import number_of
@@ -136,10 +136,10 @@ def _train_one(
     set_seed(settings.seed)
     lower = load(settings.layer if choice is None else choice.layer)
     choice = choice or measured(lower)
-    if shared is not None:
-        write_choice(shared, choice)
     settled = choice.settled(settings)
     model = with_lora(lower, settings, "FEATURE_EXTRACTION")
+    if shared is not None and is_main_process():
+        write_choice(shared, choice)
     run = _AlignmentRun(settings, base, data, micro, on_progress)
     run.choose(choice)
     packing = False if settings.attention else settings.packing

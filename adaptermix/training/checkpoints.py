@@ -18,6 +18,11 @@ def work_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.training"
 
 
+def candidates_folder(out: Path) -> Path:
+    """Return the hidden folder that holds several training runs, of which one is kept."""
+    return out.parent / f".{out.name}{CANDIDATES}"
+
+
 def last_checkpoint(work: Path) -> Path | None:
     """Return the newest complete checkpoint in a folder, or None."""
     found = [path for path in work.glob(CHECKPOINT + "*") if path.name.split("-")[1].isdigit()]

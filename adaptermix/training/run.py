@@ -37,7 +37,7 @@ from adaptermix.progress import OnProgress, tell
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.base import Base
-from adaptermix.training.checkpoints import last_checkpoint, work_folder
+from adaptermix.training.checkpoints import candidates_folder, last_checkpoint, work_folder
 from adaptermix.training.layers import LayerChoice, is_measured, read_choice, write_choice
 from adaptermix.training.log import TOLD, RunLog, cut_log, log_file
 from adaptermix.training.report import (
@@ -66,7 +66,8 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     if comparable_record(record) != comparable(settings):
         return None
     if is_main_process():
-        shutil.rmtree(work_folder(settings.out), ignore_errors=True)
+        for folder in (work_folder(settings.out), candidates_folder(settings.out)):
+            shutil.rmtree(folder, ignore_errors=True)
     return TrainReport.of_record(record)
 
 

@@ -1,18 +1,27 @@
 """Train one adapter for each value of a setting, and keep the best by its dev scores."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from accelerate import PartialState
+from transformers import TrainingArguments
+
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import AdapterWeights, stream_adapter
 from adaptermix.errors import ArtifactError, ConfigError
-from adaptermix.files.outputs import check_output
+from adaptermix.files.outputs import check_output, whole_output, write_json
+from adaptermix.processes import is_main_process
 from adaptermix.settings.training import TrainSettings
-from adaptermix.training.checkpoints import CANDIDATES
+from adaptermix.training.checkpoints import CHECKPOINT, candidates_folder
+from adaptermix.training.log import log_file
 from adaptermix.training.report import TrainReport, comparable, recorded
+from adaptermix.training.run import common_arguments
+
+_SETTINGS = "settings.json"  # in the folder of the variants
 
 S = TypeVar("S", bound=TrainSettings)
 
@@ -28,7 +37,7 @@ def train_best(
 
     Variants are trained one after another, each with its own files in a hidden folder beside the
     output. With ``resume``, finished variants are not trained again, and a killed one continues
-    from its last checkpoint.
+    from its last checkpoint. If several processes train together, the main process writes.
 
     Args:
         settings: Settings of the whole run, with the output.
@@ -37,47 +46,72 @@ def train_best(
         force: Replace the output, and discard an unfinished run.
 
     Raises:
-        ConfigError: ``resume`` with settings that differ from those of a finished variant.
+        ConfigError: ``resume`` with settings that differ from those of the unfinished run.
         ArtifactError: The output exists, or an unfinished run is in the way.
     """
     check_output(settings.out, force)
-    work = settings.out.parent / f".{settings.out.name}{CANDIDATES}"
-    _prepare(work, settings.resume, force)
+    work = candidates_folder(settings.out)
+    arguments = TrainingArguments(str(work), **common_arguments(settings))
+    with arguments.main_process_first(local=False, desc="preparing the folder"):
+        if is_main_process():
+            _prepare(work, settings, force)
     reports = {}
     for name, variant in variants.items():
         out = work / f"{name}.safetensors"
         placed = variant.model_copy(update={"out": out})
         reports[name] = _finished(out, placed) if out.is_file() else train(placed)
     best = max(reports, key=lambda name: reports[name].dev["retrieval_accuracy"])  # first of a tie
-    log = settings.out.parent / f"{settings.out.stem}.log.jsonl"
     report = replace(
         reports[best],
         out=str(settings.out),
-        log=str(log),
+        log=str(log_file(settings.out)),
         seconds=round(sum(report.seconds for report in reports.values()), 1),
         kept=best,
         candidates={name: report.dev for name, report in reports.items()},
     )
-    adapter = read_adapter(work / f"{best}.safetensors")
-    shutil.copyfile(work / f"{best}.log.jsonl", log)
+    processes = PartialState()
+    processes.wait_for_everyone()  # each may still read the variants
+    if is_main_process():
+        _keep(work / f"{best}.safetensors", settings, report, force)
+        shutil.rmtree(work, ignore_errors=True)
+    processes.wait_for_everyone()
+    return report
+
+
+def _keep(best: Path, settings: TrainSettings, report: TrainReport, force: bool) -> None:
+    """Write the best variant, with the report of the whole run, to the output."""
+    adapter = read_adapter(best)
+    shutil.copyfile(log_file(best), log_file(settings.out))
     told = {name: value for name, value in report.as_record().items() if name != "seconds"}
     record = {**adapter.record, **told, "settings": recorded(settings)}
     specs = {module: adapter.spec(module) for module in adapter.modules}
     weights = AdapterWeights(specs, (update for _, update in adapter.updates()))
     stream_adapter(settings.out, weights, adapter.config, lambda: record, force=force)
-    shutil.rmtree(work, ignore_errors=True)
-    return report
 
 
-def _prepare(work: Path, resume: bool, force: bool) -> None:
-    if work.exists() and not resume:
+def _prepare(work: Path, settings: TrainSettings, force: bool) -> None:
+    """Create the folder of the variants; checkpoints and adapters are kept only on resume."""
+    stamp = work / _SETTINGS
+    # Variants are compared one by one, and a resumed run may have more of them.
+    common = {**comparable(settings), "temperature": None}
+    if any(work.glob("*.safetensors")) or any(work.glob(f".*/{CHECKPOINT}*")):
+        if settings.resume:
+            if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != common:
+                raise ConfigError(
+                    f"--resume: the candidates in {work} were made with different settings",
+                    hint="use the settings of that run, or start over with --force instead of "
+                    "--resume",
+                )
+            return
         if not force:
             raise ArtifactError(
                 f"{work} contains candidates of an unfinished run",
                 hint="continue with --resume, or discard them with --force",
             )
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with whole_output(stamp) as partial:
+        write_json(partial, common)
 
 
 def _finished(out: Path, settings: TrainSettings) -> TrainReport:

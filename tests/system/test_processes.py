@@ -26,6 +26,7 @@ TRAININGS = {
     "align": (train_align, align_settings, {"contrastive_batch": 16, "dropout": 0.2}),
     "parts": (train_align, align_settings, {"micro_batch_size": 3, "preserve": 1.0}),
     "joint": (train_joint, joint_settings, {"contrastive_batch": 8}),
+    "several": (train_align, align_settings, {"temperature": (0.1, 1.0)}),
 }
 SAME = {"dropout": 0.0, "max_steps": 3, "eval_steps": 2, "lr": 1e-3}
 CHILD = """

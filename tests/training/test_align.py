@@ -554,6 +554,17 @@ def test_leftovers_are_dropped_by_force(tmp_path, model_dir, corpus_dir):
     assert not work.exists()
 
 
+def test_a_sweep_that_failed_early_leaves_nothing_to_resume(tmp_path, model_dir, corpus_dir):
+    """The layer of a run that did not start must not be that of the next one."""
+    settings = align_settings(
+        model_dir, corpus_dir, tmp_path / "a", **SEARCH, target_modules=("typo",)
+    )
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no linear layer 'typo'"):
+            train_align(settings)
+    assert not list(tmp_path.glob(".*/layers.json"))
+
+
 def test_a_plan_counts_the_steps_of_all_temperatures(tmp_path, model_dir, corpus_dir):
     out = tmp_path / "a.safetensors"
     report = train_align(align_settings(model_dir, corpus_dir, out, **SEARCH), dry_run=True)
