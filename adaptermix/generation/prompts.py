@@ -413,7 +413,7 @@ def read_prompts(
         ConfigError: The longest answer fills the model's context.
         DataError: Missing or malformed data, an unknown language, or a duplicate ID.
     """
-    room = _room_for_prompt(settings, folder)
+    room = room_for_prompt(settings.max_new_tokens, folder)
     prompted = []
     answers = {}
     for lang in settings.langs:
@@ -431,15 +431,18 @@ def read_prompts(
     return prompted
 
 
-def _room_for_prompt(settings: DecodingSettings, folder: Path) -> int | None:
-    """Return how many tokens of context the longest answer leaves for the prompt."""
+def room_for_prompt(max_new_tokens: int, folder: Path) -> int | None:
+    """Return how many tokens of context the longest answer leaves for the prompt.
+
+    Raises:
+        ConfigError: It leaves none.
+    """
     context = context_length(folder)
-    if context is not None and context <= settings.max_new_tokens:
+    if context is not None and context <= max_new_tokens:
         raise ConfigError(
-            f"--max-new-tokens {settings.max_new_tokens}: the model accepts at most {context} "
-            "tokens"
+            f"--max-new-tokens {max_new_tokens}: the model accepts at most {context} tokens"
         )
-    return None if context is None else context - settings.max_new_tokens
+    return None if context is None else context - max_new_tokens
 
 
 def truncate(prompt: list[int], room: int | None) -> list[int]:

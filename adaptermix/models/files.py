@@ -33,6 +33,13 @@ CONTEXT_KEYS = (  # config keys of the context length
 )
 
 
+# Types of models with a table of positions that ends at their context; others compute positions.
+_OF_TABLES = (
+    *("biogpt", "codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "mpt"),
+    *("openai-gpt", "opt"),
+)
+
+
 def locate_model(settings: ModelSettings) -> Path:
     """Return the folder of the base model; fetch it from the Hub if it is not a local folder.
 
@@ -145,6 +152,11 @@ def context_length(folder: Path) -> int | None:
     text = config_parts(read_base_config(folder))[0]
     found = next((text[key] for key in CONTEXT_KEYS if text.get(key) is not None), None)
     return found if isinstance(found, int) and found > 0 else None
+
+
+def ends_at_context(folder: Path) -> bool:
+    """Whether a model of this type cannot read more tokens than its context at all."""
+    return text_model_type(folder) in _OF_TABLES
 
 
 def check_tokens(ids: Iterable[int], folder: Path) -> None:

@@ -107,7 +107,7 @@ def _train_one(
     data = align_data(settings, base.tokenizer, on_progress)
     if settings.preserve_text:
         data = _with_anchor_text(data, settings, base.tokenizer)
-    base.check_tokens(data)
+    data = base.check_rows(data)
     pairs = settings.micro_batch_size or settings.contrastive_batch
     if dry_run:
         tell(on_progress, base.notes)

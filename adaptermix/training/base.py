@@ -1,16 +1,24 @@
 """The base model of a training run, before its weights are loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from adaptermix.adapters.stacking import Weighted, read_weighted
-from adaptermix.models.files import check_depth, check_tokens, locate_model
+from adaptermix.errors import ConfigError
+from adaptermix.models.files import (
+    check_depth,
+    check_tokens,
+    context_length,
+    ends_at_context,
+    locate_model,
+)
 from adaptermix.models.loading import check_quantization, load_tokenizer
 from adaptermix.models.stacking import check_stack
 from adaptermix.settings.training import TrainSettings
+from adaptermix.training.batches import padded_length
 from adaptermix.training.report import TrainingData
 
 
@@ -35,14 +43,28 @@ class Base:
         """ID of the padding token."""
         return int(self.tokenizer.pad_token_id or 0)
 
-    def check_tokens(self, data: TrainingData) -> None:
-        """Reject rows with tokens that the model has no embedding for.
+    def check_rows(self, data: TrainingData) -> TrainingData:
+        """Reject rows that the model cannot read.
+
+        Returns:
+            The data, with a note if rows are longer than the model's context.
 
         Raises:
-            ArtifactError: The tokenizer does not match the model.
+            ArtifactError: A row has a token that the model has no embedding for.
+            ConfigError: A row is longer than the model's table of positions.
         """
-        rows = chain(data.train, data.dev)
+        rows = [*data.train, *data.dev]
         check_tokens(chain([self.pad], (row.largest_id for row in rows)), self.folder)
+        context = context_length(self.folder)
+        longest = max(rows, key=padded_length)
+        if context is None or padded_length(longest) <= context:
+            return data
+        most = f"the longest example, {longest.name}, has {padded_length(longest):,} tokens"
+        hint = f"use --max-length {context}"
+        if ends_at_context(self.folder):
+            raise ConfigError(f"{most}, but the model accepts at most {context:,}", hint=hint)
+        note = f"{most}, more than the model's context of {context:,}; {hint}"
+        return replace(data, notes=[*data.notes, note])
 
 
 def open_base(settings: TrainSettings) -> Base:

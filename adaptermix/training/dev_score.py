@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from peft import PeftModel
 
-from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.prompts import PromptEncoder, truncate
 from adaptermix.generation.transformers_engine import answer_greedily
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
@@ -14,9 +14,20 @@ class DevScore:
     """Scores the answers of a model in training to dev prompts with the task's metric."""
 
     def __init__(
-        self, settings: TrainJointSettings, encoder: PromptEncoder, stop_ids: Sequence[int]
+        self,
+        settings: TrainJointSettings,
+        encoder: PromptEncoder,
+        stop_ids: Sequence[int],
+        room: int | None = None,
     ) -> None:
-        """Read the dev examples."""
+        """Read the dev examples.
+
+        Args:
+            settings: Settings with the task, its data and the length of answers.
+            encoder: Encodes prompts.
+            stop_ids: IDs of the tokens that end an answer.
+            room: Maximum length of a prompt, in tokens; longer ones are cut as in ``eval``.
+        """
         self.tokenizer = encoder.tokenizer
         self.settings = settings
         self.stop_ids = stop_ids
@@ -26,7 +37,10 @@ class DevScore:
             for lang in settings.langs
         }
         self.prompts = {
-            lang: [encoder.prompt_ids(self.task.messages(example)) for example in examples]
+            lang: [
+                truncate(encoder.prompt_ids(self.task.messages(example)), room)
+                for example in examples
+            ]
             for lang, examples in self.examples.items()
         }
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments, set_seed
 
 from adaptermix.generation.own_config import find_stop_ids
-from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.generation.prompts import PromptEncoder, room_for_prompt
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
 from adaptermix.models.loading import load_model
 from adaptermix.models.lora import with_lora
@@ -72,7 +72,7 @@ def train_joint(
     task = task_data(settings, encoder, on_progress)
     pairs = align_data(settings, base.tokenizer, on_progress)
     data = _joined(task, pairs)
-    base.check_tokens(data)
+    data = base.check_rows(data)
     depth = choose_layer(base.folder, settings, "top")
     if dry_run:
         is_open = settings.layer == "auto"
@@ -86,6 +86,10 @@ def train_joint(
         planned = plan_training(settings, data, footprint(empty, passes))
         shown = [preview(rows, base.tokenizer, settings) for rows in (task.train, pairs.train)]
         return replace(planned, preview=[*shown[0], *shown[1]])
+    judge = None
+    if settings.stop_on == "score":
+        room = room_for_prompt(settings.max_new_tokens, base.folder)
+        judge = DevScore(settings, encoder, find_stop_ids(base.folder, encoder), room)
     set_seed(settings.seed)
     whole = add_stack(load_model(base.folder, settings), base.stack)
     collator = JointCollator(AnswerCollator(base.pad), PairCollator(base.pad))
@@ -96,9 +100,6 @@ def train_joint(
     settled = choice.settled(settings)
     layer = choose_layer(base.folder, settings, settled.layer)
     adapted = with_lora(whole, settings, "CAUSAL_LM")
-    judge = None
-    if settings.stop_on == "score":
-        judge = DevScore(settings, encoder, find_stop_ids(base.folder, encoder))
     per_step = settings.batch_size // micro
     batches = Alternation(
         sizes=(len(task.train), len(pairs.train)),

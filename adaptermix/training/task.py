@@ -66,7 +66,7 @@ def train_task(
     base = open_base(settings)
     encoder = PromptEncoder.of(base.tokenizer, settings)
     data = task_data(settings, encoder, on_progress)
-    base.check_tokens(data)
+    data = base.check_rows(data)
     if dry_run:
         empty = with_lora(empty_model(base.folder, settings), settings, "CAUSAL_LM")
         tell(on_progress, base.notes)

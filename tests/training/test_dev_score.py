@@ -34,3 +34,6 @@ def test_a_dev_score_asks_as_the_training_and_an_evaluation_do(model_dir, corpus
     tested = [encoder.prompt_ids(task.messages(example)) for example in dev]
     assert DevScore(settings, encoder, [1]).prompts["en"] == trained == tested
     assert len({*map(len, tested)}) > 1
+    room = min(map(len, tested))
+    cut = DevScore(settings, encoder, [1], room).prompts["en"]
+    assert cut == [[ids[0], *ids[len(ids) - room + 1 :]] for ids in tested]

@@ -381,6 +381,7 @@ def test_a_plan_counts_an_epoch_as_one_pass_over_the_task(tmp_path, model_dir, c
         ({"layer": 5}, ConfigError, "has 4 blocks"),
         ({"contrastive_batch": 5}, ConfigError, "does not divide"),
         ({"contrastive_batch": 32}, ConfigError, "32 does not divide --batch-size 16"),
+        ({"stop_on": "score", "max_new_tokens": 256}, ConfigError, "accepts at most 256 tokens"),
     ],
 )
 def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, message):

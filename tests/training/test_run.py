@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -403,6 +404,27 @@ def test_mistakes_are_named_and_leave_no_adapter(
     with pytest.raises(error, match=message):
         train(settings_for(model_dir, corpus_dir, tmp_path / "a", **changes))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ALL_KINDS)
+def test_rows_longer_than_the_models_context_are_named(tmp_path, model_dir, corpus_dir, name):
+    """GPT-2 has a table of positions, and ended in a traceback; Llama computes them."""
+    train, settings_for = ALL_KINDS[name]
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    changes = {"max_position_embeddings": 8}
+    settings = settings_for(folder, corpus_dir, tmp_path / "a")
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    (note,) = train(settings, dry_run=True).data_notes
+    assert re.fullmatch(
+        r"the longest example, .*:\w+, has \d+ tokens, more than .* of 8; use --max-length 8", note
+    )
+    changes |= {"model_type": "gpt2", "n_embd": 32, "n_layer": 4, "n_head": 2}
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    refused = pytest.raises(ConfigError, match=r"\d+ tokens, but the model accepts at most 8")
+    with refused as told:
+        train(settings, dry_run=True)
+    assert told.value.hint == "use --max-length 8"
 
 
 @pytest.mark.parametrize(
