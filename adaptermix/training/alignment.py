@@ -1,6 +1,7 @@
 """The alignment objective and the settings it reads."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ class AlignmentObjective:
             self.anchor_tokens: float = sum(self.sentences.lengths[self.sentences.pairs :])
             if together:
                 self.anchor_tokens = mean_over_processes(self.anchor_tokens, self.keys.device)
-            with torch.no_grad(), adapted.disable_adapter():
+            with torch.no_grad(), _evaluating(adapted), adapted.disable_adapter():
                 self._ask_base(adapted, step)
 
     @property
@@ -112,6 +113,17 @@ class AlignmentObjective:
         base = self.base_states[(self.starts[row.batch_rows] + row.positions)[is_anchor]]
         share = len(base) / self.anchor_tokens
         return self.preserve * share * preservation_loss(states[is_anchor], base)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Turn off a model's dropout: a base model may have its own, such as GPT-2."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class PairVectors(NamedTuple):

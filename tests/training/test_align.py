@@ -593,6 +593,19 @@ def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
     assert TRAIN_TASK.remark(named) is None
 
 
+def test_states_to_preserve_are_those_without_the_base_models_dropout(tmp_path, corpus_dir):
+    tokenizer = make_tokenizer()
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, vocab_size=len(tokenizer))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    settings = align_settings(tmp_path, corpus_dir, "x", preserve=1.0, dropout=0.0)
+    model = with_lora(load_lower_blocks(tmp_path, settings, 1), settings, None).train()
+    step, batch = ContrastiveStep(model, 8), PairCollator(2)(encode_pairs(PAIRS, tokenizer, 64))
+    one, other = (AlignmentObjective(settings, model, step, batch) for _ in range(2))
+    assert torch.equal(one.base_states, other.base_states)
+    assert torch.equal(one.base_vectors, other.base_vectors)
+    assert all(module.training for module in model.modules())
+
+
 def test_the_names_of_an_alignment_are_those_of_the_class_with_a_head(tmp_path, corpus_dir):
     """GPT-2's decoder is ``transformer`` there, not ``model``."""
     tokenizer = make_tokenizer()
