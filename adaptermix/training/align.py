@@ -115,10 +115,12 @@ def _train_one(
         layer = choose_layer(base.folder, settings, most)
         empty = with_lora(empty_model(base.folder, settings, layer), settings, "FEATURE_EXTRACTION")
         both_sides = Pass(2 * pairs, max(map(padded_length, data.train)))
-        plan = plan_training(settings, data, footprint(empty, [both_sides]))
+        plan = plan_training(settings, data, footprint(empty, [both_sides], settings))
+        runs = len(settings.temperature)
         return replace(
             plan,
-            planned_steps=plan.planned_steps * len(settings.temperature),
+            planned_steps=plan.planned_steps * runs,
+            tokens=(plan.tokens or 0) * runs,
             preview=preview(data.train, base.tokenizer, settings),
         )
     collator = PairCollator(base.pad)

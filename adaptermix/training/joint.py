@@ -83,7 +83,7 @@ def train_joint(
             task_pass(micro, task.train),
             Pass(2 * micro, max(map(padded_length, pairs.train)), layer),
         ]
-        planned = plan_training(settings, data, footprint(empty, passes))
+        planned = plan_training(settings, data, footprint(empty, passes, settings))
         shown = [preview(rows, base.tokenizer, settings) for rows in (task.train, pairs.train)]
         return replace(planned, preview=[*shown[0], *shown[1]])
     judge = None
@@ -146,6 +146,7 @@ def _joined(task: TrainingData, pairs: TrainingData) -> TrainingData:
         task.truncated,
         task.dropped | pairs.dropped,
         epoch_rows=2 * len(task.train),
+        kinds=(task.train, pairs.train),
         notes=task.notes,
     )
 

@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.moe import ExpertsInterface
+from transformers.pytorch_utils import Conv1D
 
-from adaptermix.models.blocks import lower_blocks_only, text_decoder
+from adaptermix.models.blocks import find_blocks, lower_blocks_only, text_decoder
+from adaptermix.models.loading import caps_attention
+from adaptermix.settings.training import TrainSettings
 from adaptermix.training.answer_loss import can_gather_answers, rows_of_part
 
 _ATTENTION = _EXPERTS = "adaptermix_footprint"
 # Bytes per trained parameter: its value, its gradient, and both Adam moments, in float32.
 _TRAINED_BYTES = 16
+_NF4_BYTES = 0.5625  # per weight: 4 bits, and a factor in float32 for 64 weights
 _PART_BYTES = 16  # per logit: its value, its log softmax, and the gradients of both, in float32
 
 
@@ -61,31 +65,53 @@ class Footprint:
     memory_bytes: int
 
 
-def footprint(model: PeftModel, passes: Sequence[Pass]) -> Footprint:
+def footprint(
+    model: PeftModel, passes: Sequence[Pass], settings: TrainSettings | None = None
+) -> Footprint:
     """Estimate the parameters and the memory of a training run.
 
     Args:
         model: Model with a LoRA, on the meta device.
         passes: The largest pass of each kind.
+        settings: Settings of the attention, of 4-bit weights and of gradient checkpointing.
     """
+    settings = settings or TrainSettings()
     parameters = list(model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     held = sum(p.numel() for p in parameters if not p.requires_grad)
-    frozen = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
-    activations = max(_activation_bytes(model, each) for each in passes)
-    return Footprint(held, trained, frozen + trained * _TRAINED_BYTES + activations)
+    activations = max(_activation_bytes(model, each, settings) for each in passes)
+    memory = _frozen_bytes(model, settings) + trained * _TRAINED_BYTES + activations
+    return Footprint(held, trained, memory)
 
 
-def _activation_bytes(model: PeftModel, each: Pass) -> int:
+def _frozen_bytes(model: PeftModel, settings: TrainSettings) -> int:
+    """Return the bytes of the base model; bitsandbytes leaves its output layer as it is."""
+    base: Any = model.get_base_model()
+    output = base.get_output_embeddings()
+    layers = [m for m in base.modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not output]
+    packed = {id(layer.weight) for layer in layers} if settings.quantize else set()
+    return round(
+        sum(
+            parameter.numel()
+            * (_NF4_BYTES if id(parameter) in packed else parameter.element_size())
+            for parameter in model.parameters()
+            if not parameter.requires_grad
+        )
+    )
+
+
+def _activation_bytes(model: PeftModel, each: Pass, settings: TrainSettings) -> int:
     """Return the bytes at the start of a backward pass: saved tensors and gradients in flight.
 
     Gradients in flight are estimated as twice the largest saved tensor. Most often, these are the
     gradients of the logits and of their log softmax. If only answer tokens have logits, these
-    exist before that, one part at a time: logits, log softmax, and the gradients of both.
+    exist before that, one part at a time: logits, log softmax, and the gradients of both. With
+    gradient checkpointing, only the inputs of the blocks are kept, and one block is computed again.
     """
     model.train()
     base: PreTrainedModel = model.get_base_model()  # type: ignore[assignment]
-    base.set_attn_implementation(_ATTENTION)
+    is_eager = settings.attention == "eager" or caps_attention(base.config)
+    base.set_attn_implementation("eager" if is_eager else _ATTENTION)
     base.set_experts_implementation(_EXPERTS)
     ids = torch.zeros((each.rows, each.length), dtype=torch.long, device="meta")
     mask = torch.ones((each.rows, 1, each.length, each.length), dtype=torch.bool, device="meta")
@@ -93,7 +119,7 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
         mask = torch.ones_like(ids)
     batch = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     part = 0
-    with _counting(model) as saved:
+    with _counting(model) as saved, _spans(base, saved) as spans:
         if each.layer is not None:
             with lower_blocks_only(base, each.layer):
                 output = model(**batch, output_hidden_states=True, logits_to_keep=ids.new_empty(0))
@@ -107,7 +133,13 @@ def _activation_bytes(model: PeftModel, each: Pass) -> int:
             output = model(**batch, labels=ids)
     del output
     sizes = [storage.nbytes() for storage in saved.values()]
-    return sum(sizes) + max(2 * max(sizes, default=0), part)
+    in_flight = max(2 * max(sizes, default=0), part)
+    if not getattr(settings, "gradient_checkpointing", False):
+        return sum(sizes) + in_flight
+    of_blocks = [sum(sizes[span.start : span.stop]) for span in spans]
+    width = base.config.get_text_config().hidden_size
+    inputs = len(spans) * ids.numel() * width * model.dtype.itemsize
+    return sum(sizes) - sum(of_blocks) + max(of_blocks, default=0) + inputs + in_flight
 
 
 class _Attention(torch.autograd.Function):
@@ -172,6 +204,24 @@ def _counting(model: PeftModel) -> Iterator[dict[int, torch.UntypedStorage]]:
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
         yield saved
+
+
+@contextmanager
+def _spans(model: PreTrainedModel, saved: dict[int, torch.UntypedStorage]) -> Iterator[list[slice]]:
+    """Collect which of the saved storages each block has added."""
+    spans: list[slice] = []
+    starts: list[int] = []
+    hooks = []
+    for block in find_blocks(model):
+        hooks.append(block.register_forward_pre_hook(lambda *_: starts.append(len(saved))))
+        hooks.append(
+            block.register_forward_hook(lambda *_: spans.append(slice(starts[-1], len(saved))))
+        )
+    try:
+        yield spans
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _storage_of(tensor: Tensor) -> int:

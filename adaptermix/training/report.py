@@ -164,12 +164,19 @@ class TrainingData:
     truncated: int = 0
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     epoch_rows: int | None = None  # all training rows by default
+    kinds: Sequence[Sequence[Any]] = ()  # training rows with equal shares of a step; default: all
     notes: Sequence[str] = ()  # about their prompts
 
     @property
     def rows_of_epoch(self) -> int:
         """Number of rows per epoch."""
         return len(self.train) if self.epoch_rows is None else self.epoch_rows
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean number of tokens of the rows of a step."""
+        kinds = self.kinds or (self.train,)
+        return sum(sum(map(token_count, rows)) / len(rows) for rows in kinds) / len(kinds)
 
 
 def lasting_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +208,6 @@ def recorded(settings: TrainSettings) -> dict[str, Any]:
 def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footprint) -> TrainReport:
     """Return the report of a dry run: the data, the number of steps, and the memory."""
     steps = planned_steps(settings, data.rows_of_epoch)
-    mean_tokens = sum(map(token_count, data.train)) / len(data.train)
     return TrainReport(
         out=str(settings.out),
         command=settings.section,
@@ -218,7 +224,7 @@ def plan_training(settings: TrainSettings, data: TrainingData, footprint: Footpr
         dropped=data.dropped,
         data_notes=data.notes,
         held_parameters=footprint.held,
-        tokens=round(steps * settings.batch_size * mean_tokens),
+        tokens=round(steps * settings.batch_size * data.mean_tokens),
         memory_bytes=footprint.memory_bytes,
         on=stack_record(settings.on),
         notes=notes_on_training(settings),

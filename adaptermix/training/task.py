@@ -70,7 +70,9 @@ def train_task(
     if dry_run:
         empty = with_lora(empty_model(base.folder, settings), settings, "CAUSAL_LM")
         tell(on_progress, base.notes)
-        plan = plan_training(settings, data, footprint(empty, [task_pass(micro, data.train)]))
+        plan = plan_training(
+            settings, data, footprint(empty, [task_pass(micro, data.train)], settings)
+        )
         return replace(plan, preview=preview(data.train, base.tokenizer))
     set_seed(settings.seed)
     whole = add_stack(load_model(base.folder, settings), base.stack)

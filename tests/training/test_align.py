@@ -569,6 +569,8 @@ def test_a_plan_counts_the_steps_of_all_temperatures(tmp_path, model_dir, corpus
     out = tmp_path / "a.safetensors"
     report = train_align(align_settings(model_dir, corpus_dir, out, **SEARCH), dry_run=True)
     assert report.planned_steps == 2 * 6
+    one = align_settings(model_dir, corpus_dir, out, **SEARCH | {"temperature": (0.05,)})
+    assert report.tokens == 2 * train_align(one, dry_run=True).tokens
     assert list(tmp_path.iterdir()) == []
 
 

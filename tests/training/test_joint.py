@@ -22,9 +22,11 @@ from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
-from adaptermix.training.batches import PairCollator, encode_pairs
+from adaptermix.training.align import align_data
+from adaptermix.training.batches import PairCollator, encode_pairs, token_count
 from adaptermix.training.dev_score import DevScore
 from adaptermix.training.joint import Alternation, JointTrainer, _lower_forward, train_joint
+from adaptermix.training.task import task_data
 
 
 def log_of(path):
@@ -372,6 +374,11 @@ def test_a_plan_counts_an_epoch_as_one_pass_over_the_task(tmp_path, model_dir, c
     settings = joint_settings(model_dir, corpus_dir, tmp_path / "a", max_steps=None, epochs=2)
     report = train_joint(settings, dry_run=True)
     assert report.planned_steps == 2 * -(-2 * 60 // 16)
+    encoder = PromptEncoder.of(load_tokenizer(model_dir, settings), settings)
+    task, pairs = task_data(settings, encoder), align_data(settings, encoder.tokenizer)
+    assert len(pairs.train) != len(task.train)
+    means = [sum(map(token_count, rows.train)) / len(rows.train) for rows in (task, pairs)]
+    assert report.tokens == round(report.planned_steps * 16 * sum(means) / 2)
     assert list(tmp_path.iterdir()) == []
 
 

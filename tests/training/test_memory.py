@@ -1,13 +1,14 @@
 """What a dry run says of parameters, tokens and memory, against what is there."""
 
 import importlib
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from helpers.experts import save_experts
-from helpers.models import make_tokenizer, saved_base
+from helpers.models import make_tokenizer, save_model, saved_base
 from helpers.training import KINDS, joint_settings, task_settings
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -120,7 +121,7 @@ def test_a_plan_has_the_largest_passes_of_its_training(
     monkeypatch.setattr(
         module,
         "footprint",
-        lambda model, passes: planned.extend(passes) or footprint(model, passes),
+        lambda model, passes, given: planned.extend(passes) or footprint(model, passes, given),
     )
     forward, collate = LlamaModel.forward, AnswerCollator.__call__
 
@@ -174,6 +175,50 @@ def test_memory_is_that_of_the_largest_pass(empty):
     alone = footprint(empty, [large])
     assert footprint(empty, [small, large]) == footprint(empty, [large, small]) == alone
     assert footprint(empty, [small]).memory_bytes < alone.memory_bytes
+
+
+def test_four_bits_are_counted_for_linear_layers_but_the_last(model_dir, empty):
+    changes = {"quantize": "nf4", "target_modules": ("q_proj",)}
+    plain = footprint(empty, [Pass(1, 8)])
+    packed = footprint(empty, [Pass(1, 8)], task_settings(model_dir, None, "x", **changes))
+    blocks = [m.weight.numel() for m in empty.model.model.layers.modules() if is_frozen_linear(m)]
+    assert len(blocks) == 4 * 7
+    assert plain.memory_bytes - packed.memory_bytes == sum(blocks) * (4 - 0.5625)
+    assert (packed.held, packed.trained) == (plain.held, plain.trained)
+
+
+def is_frozen_linear(module):
+    return isinstance(module, torch.nn.Linear) and not module.weight.requires_grad
+
+
+def test_with_checkpoints_another_block_takes_its_input_only(tmp_path, model_dir):
+    config = json.loads((model_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    settings = task_settings(model_dir, None, "x", gradient_checkpointing=True)
+    activations = []
+    for folder in (model_dir, tmp_path):
+        model = with_lora(empty_model(folder, settings), settings, "CAUSAL_LM")
+        frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+        found = footprint(model, [Pass(8, 40)], settings)
+        activations.append(found.memory_bytes - frozen - found.trained * _TRAINED_BYTES)
+    assert activations[1] - activations[0] == 8 * 40 * 64 * 4
+    whole = footprint(model, [Pass(8, 40)])
+    assert whole.memory_bytes - found.memory_bytes > 0.6 * activations[1]
+
+
+@pytest.mark.parametrize("attention", ["eager", None])
+def test_attention_that_keeps_its_weights_is_counted(model_dir, tmp_path, attention):
+    """Eager attention: as asked for, and as a cap of the attention logits requires it."""
+    folder = model_dir if attention else save_model(tmp_path, "gemma2")
+    settings = task_settings(folder, None, "x", attention=attention, dropout=0.0)
+    real, empty = load_model(folder, settings), empty_model(folder, settings)
+    ids = torch.randint(3, 200, (8, 40))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    total, largest = saved_bytes(with_lora(real, settings, "CAUSAL_LM"), batch)
+    found = footprint(with_lora(empty, settings, "CAUSAL_LM"), [Pass(8, 40)], settings)
+    frozen = sum(p.numel() * 4 for p in real.parameters() if not p.requires_grad)
+    estimated = found.memory_bytes - frozen - found.trained * _TRAINED_BYTES
+    assert estimated == pytest.approx(total + 2 * largest, rel=0.05)
 
 
 def test_logits_of_answers_count_as_far_as_they_exist_at_a_time(empty, monkeypatch):
