@@ -1,10 +1,10 @@
 """Train one LoRA on a task and on alignment, with alternating micro-batches."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import PeftModel
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ from adaptermix.training.run import TrainingRun, check_training, finished_report
 from adaptermix.training.steps import planned_steps
 from adaptermix.training.task import task_data, task_pass
 from adaptermix.training.trainer import AdapterTrainer, NamedCollator
+
+T = TypeVar("T")
 
 # The dev metric that selects the best adapter, by value of --stop-on.
 _CRITERIA = {"loss": "task_loss", "sum": "sum", "retrieval": "retrieval_accuracy", "score": "score"}
@@ -138,13 +140,18 @@ def _lower_forward(adapted: PeftModel, settings: TrainJointSettings, layer: int)
 
 
 def _joined(task: TrainingData, pairs: TrainingData) -> TrainingData:
+    def both(ours: Mapping[str, T], theirs: Mapping[str, T]) -> dict[str, T]:
+        """Join counts by language; a language of a translation task may be a pair, too."""
+        shared = task.examples.keys() & pairs.examples.keys()
+        return {**ours, **{f"{k} pairs" if k in shared else k: v for k, v in theirs.items()}}
+
     return TrainingData(
         [*task.train, *pairs.train],
         [*task.dev, *pairs.dev],
-        task.examples | pairs.examples,
-        task.dev_examples | pairs.dev_examples,
+        both(task.examples, pairs.examples),
+        both(task.dev_examples, pairs.dev_examples),
         task.truncated,
-        task.dropped | pairs.dropped,
+        both(task.dropped, pairs.dropped),
         epoch_rows=2 * len(task.train),
         kinds=(task.train, pairs.train),
         notes=task.notes,

@@ -25,7 +25,14 @@ from adaptermix.tasks.catalog import make_task
 from adaptermix.training.align import align_data
 from adaptermix.training.batches import PairCollator, encode_pairs, token_count
 from adaptermix.training.dev_score import DevScore
-from adaptermix.training.joint import Alternation, JointTrainer, _lower_forward, train_joint
+from adaptermix.training.joint import (
+    Alternation,
+    JointTrainer,
+    _joined,
+    _lower_forward,
+    train_joint,
+)
+from adaptermix.training.report import TrainingData
 from adaptermix.training.task import task_data
 
 
@@ -394,6 +401,17 @@ def test_a_plan_counts_an_epoch_as_one_pass_over_the_task(tmp_path, model_dir, c
 def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, message):
     with pytest.raises(error, match=message):
         train_joint(joint_settings(model_dir, corpus_dir, tmp_path / "a", **changes))
+
+
+def test_a_pair_that_is_also_a_language_of_the_task_is_counted_apart():
+    """The languages of a translation task are pairs."""
+    task = TrainingData([1], [2], {"de-en": 5, "ru-en": 6}, {"de-en": 1, "ru-en": 2})
+    dropped = {"de-en": {"too long": 4}, "cy-en": {}}
+    pairs = TrainingData([3], [4], {"de-en": 7, "cy-en": 8}, {"de-en": 3, "cy-en": 4}, 0, dropped)
+    data = _joined(task, pairs)
+    assert data.examples == {"de-en": 5, "ru-en": 6, "de-en pairs": 7, "cy-en": 8}
+    assert data.dev_examples == {"de-en": 1, "ru-en": 2, "de-en pairs": 3, "cy-en": 4}
+    assert data.dropped == {"de-en pairs": {"too long": 4}, "cy-en": {}}
 
 
 def test_conversations_have_no_score():
