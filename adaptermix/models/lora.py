@@ -18,8 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import ConfigError, first_line
+from adaptermix.models.blocks import find_blocks
 from adaptermix.settings.paper import ATTENTION_AND_MLP
-from adaptermix.settings.training import TrainSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainSettings
 
 _LINEAR = (nn.Linear, Conv1D)
 _FUSED_QKV = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
@@ -211,12 +212,14 @@ def _modules_of_layers(
     model: PreTrainedModel, linear: list[str], targets: list[str], settings: TrainSettings
 ) -> list[str]:
     """Return the full names of target modules in the blocks that get a LoRA."""
-    depth = model.config.get_text_config().num_hidden_layers
+    depth = len(find_blocks(model)) or model.config.get_text_config().num_hidden_layers
     last = max(settings.layers_to_transform)
     if last >= depth:
-        raise ConfigError(
-            f"--layers-to-transform {last}: the blocks of the model are 0 to {depth - 1}"
+        is_cut = isinstance(settings, TrainAlignSettings)  # its model ends at the aligned block
+        which = (
+            f"the blocks up to --layer {settings.layer}" if is_cut else "the blocks of the model"
         )
+        raise ConfigError(f"--layers-to-transform {last}: {which} are 0 to {depth - 1}")
     return [
         name
         for name in linear

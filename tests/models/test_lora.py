@@ -326,3 +326,12 @@ def test_parameters_that_are_not_there_are_named(tmp_path):
     assert "mlp.experts.gate_up_proj, mlp.experts.down_proj" in error.value.hint
     with pytest.raises(ValueError, match="--target-parameters needs --dropout 0"):
         task_settings(base, None, tmp_path / "adapter", target_parameters=FUSED, dropout=0.1)
+
+
+def test_blocks_that_get_a_lora_are_among_those_to_align(model_dir):
+    aligned = align_settings(model_dir, None, "x", layer=2, layers_to_transform=(0, 2))
+    with pytest.raises(ConfigError, match="2: the blocks up to --layer 2 are 0 to 1"):
+        with_lora(load_lower_blocks(model_dir, aligned, 2), aligned, None)
+    whole = task_settings(model_dir, None, "x", layers_to_transform=(4,))
+    with pytest.raises(ConfigError, match="4: the blocks of the model are 0 to 3"):
+        with_lora(load_model(model_dir, whole), whole, None)
