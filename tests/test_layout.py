@@ -31,7 +31,6 @@ ELSEWHERE = {
     "tasks/metrics/comet_worker.py": "system/test_comet.py, in COMET's environment",
     "tasks/metrics/equality.py": "reports/test_page.py",
     "tasks/task.py": "every task's own test",
-    "training/log.py": "training/test_run.py and system/test_checkpoints.py, through trainings",
     "training/steps.py": "training/test_run.py, through trainings",
 }
 
