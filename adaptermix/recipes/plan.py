@@ -30,6 +30,8 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
     for step in chosen.steps:
         cost: dict[str, Any] = {}
         problem = step.missing if statuses[step.name] != "finished" else None
+        if statuses[step.name] != "finished" and not problem and not force:
+            problem = _replaced_by(step, state)
         if statuses[step.name] != "finished" and not problem:
             try:
                 step.command.check(step.call(), chosen.maker)
@@ -55,6 +57,14 @@ def plan(recipe: Recipe, *, only: str | None = None, force: bool = False) -> Rec
     return RecipePlan(str(recipe.path), str(recipe.out), steps, problems)
 
 
+def _replaced_by(step: Step, state: State) -> AdaptermixError | None:
+    try:
+        state.check_replaced(step)
+    except AdaptermixError as error:
+        return error
+    return None
+
+
 def _without_seed(step: Step) -> str:
     """Return a step's command, inputs and settings, without its seed and output."""
     settings = step.settings.model_dump_json(exclude={"seed", "out"})
@@ -73,7 +83,7 @@ def forced_steps(recipe: Recipe, only: str | None, force: bool) -> set[str]:
     return recipe.named(only) if only is not None else {step.name for step in recipe.steps}
 
 
-def statuses_of(recipe: Recipe, state: "State", forced: set[str]) -> dict[str, Status]:
+def statuses_of(recipe: Recipe, state: State, forced: set[str]) -> dict[str, Status]:
     """Return whether each step must run, as far as this is known before its needs have run."""
     statuses: dict[str, Status] = {}
     for step in recipe.steps:
@@ -92,10 +102,15 @@ def _is_ready(step: Step, statuses: Mapping[str, Status]) -> bool:
     return all(statuses[need] == "finished" for need in step.needs)
 
 
-def check_steps(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
+def check_steps(recipe: Recipe, statuses: Mapping[str, Status], state: State | None = None) -> None:
     """Check the steps to run and read their data, so that gaps show up before hours of work.
 
     The commands repeat these checks when they start.
+
+    Args:
+        recipe: The recipe.
+        statuses: Whether each step must run.
+        state: The stored state, to check that outputs were made by a recipe; None to replace them.
 
     Raises:
         AdaptermixError: A problem that would stop a step; it has the line in the recipe.
@@ -104,6 +119,8 @@ def check_steps(recipe: Recipe, statuses: Mapping[str, Status]) -> None:
     for step in steps:
         if step.missing:
             raise step.missing
+        if state is not None:
+            state.check_replaced(step)
         with blaming(step):
             step.command.require(step.settings)
             step.command.check(step.call(), recipe.maker)

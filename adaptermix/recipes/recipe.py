@@ -40,13 +40,15 @@ from adaptermix.recipes.draft import (
     references,
     stated,
 )
+from adaptermix.recipes.exports import check_exports
 from adaptermix.recipes.seeds import expand
 from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.locations import Location, from_folder, is_local_data, without_weight
 from adaptermix.settings.shared import Settings, complaint, keys_of, meant_for, with_value
 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
-_WRITTEN = ("out", "export", "comet-python")
+_OUTPUTS = ("out", "export")
+_NEED_NOT_EXIST = (*_OUTPUTS, "comet-python")
 _GETS = "adaptermix data check RECIPE prints the commands that download the missing data"
 _TRIAL_TOKENS = 32  # maximum length of an answer in a trial
 
@@ -73,7 +75,9 @@ def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None
     _check_overrides(overrides, [drafts[name] for name in order])
     outs = {name: _output(folder, drafts[name]) for name in order}
     steps = tuple(_make_step(drafts[name], drafts, outs, folder, overrides) for name in order)
-    return Recipe(path, folder, steps)
+    recipe = Recipe(path, folder, steps)
+    check_exports(recipe)
+    return recipe
 
 
 def write_template(path: Path, *, force: bool = False) -> None:
@@ -243,8 +247,8 @@ def _check_takes_family(draft: Draft, name: str, key: str) -> None:
 
 
 def _places(draft: Draft, origin: Path, key: str, value: Any, read: Any) -> dict[str, str]:
-    """Return the paths and models that a key names, with file, line and key; no references."""
-    if draft.command.location(key) is None:
+    """Return the paths and models that a key reads, with file, line and key; no references."""
+    if draft.command.location(key) is None or key in _OUTPUTS:
         return {}
     line = line_of(origin, draft.header if key in draft.table else None, key)
     pairs = zip(value, read, strict=True) if isinstance(value, list) else [(value, read)]
@@ -257,7 +261,7 @@ def _missing(
     draft: Draft, origin: Path, key: str, value: Any, read: Any
 ) -> Iterator[AdaptermixError]:
     """Yield an error for each path that does not exist; references are skipped."""
-    if key in _WRITTEN:
+    if key in _NEED_NOT_EXIST:
         return
     location = draft.command.location(key)
     written = value if isinstance(value, list) else [value]

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TextIO
 
-from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError
+from adaptermix.errors import AdaptermixError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.recipes.cluster import ATTEMPTS, Board, Cluster, Done, address_of, connected
@@ -77,7 +77,7 @@ def run(
 
     Raises:
         AdaptermixError: A step fails; the message has the line in the recipe.
-        ArtifactError: An existing output was not made by a recipe.
+        ArtifactError: An existing output or exported folder was not made by a recipe.
         ResourceError: Another run uses the same folder, or the cluster does not exist.
     """
     address = None if on is None else address_of(on)
@@ -86,7 +86,7 @@ def run(
     with alone_in(recipe.out):
         state = State(recipe.out)
         statuses = statuses_of(chosen, state, forced)
-        check_steps(chosen, statuses)
+        check_steps(chosen, statuses, None if force else state)
         work = _Run(chosen, state, watcher or Unwatched(), forced, force)
         if on is None:
             work.in_turn()
@@ -189,12 +189,8 @@ class _Run:
             self.skipped.add(step.name)
             self.done.add(step.name)
             return None
-        if step.out.exists() and not self.state.made(step) and not self.force:
-            where = f"{step.path}:{step.line()}: [{step.name}]"
-            raise ArtifactError(
-                f"{where} {step.out} exists, and was not made by a recipe",
-                hint="choose another --out, or pass --force",
-            )
+        if not self.force:
+            self.state.check_replaced(step)
         return self._start(step)
 
     def _start(self, step: Step) -> Settings:

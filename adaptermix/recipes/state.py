@@ -1,6 +1,7 @@
 """The state of a recipe's outputs on disk."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,46 @@ class State:
         return step.name in self.steps
 
     def is_finished(self, step: Step, key: str) -> bool:
-        """Whether the step has finished with the same key and its output is unchanged."""
+        """Whether the step has finished with the same key and its output is unchanged.
+
+        An exported folder must be there, but users may add to it.
+        """
         entry = self.steps.get(step.name, {})
         is_same = entry.get("status") == "finished" and entry.get("key") == key
+        if step.export is not None:
+            is_there = entry.get("export") == self._place(step.export) and step.export.is_dir()
+            is_same = is_same and is_there
         return is_same and entry.get("content") == content_hash(step.out)
+
+    def check_replaced(self, step: Step) -> None:
+        """Check that a step replaces only what a recipe made.
+
+        Raises:
+            ArtifactError: Its output exists and no recipe made it, or so does its exported folder,
+                or that folder has changed since.
+        """
+        where = f"{step.path}:{step.line()}: [{step.name}]"
+        if step.out.exists() and not self.made(step):
+            raise ArtifactError(
+                f"{where} {step.out} exists, and was not made by a recipe",
+                hint="choose another --out, or pass --force",
+            )
+        if step.export is None or not (step.export.exists() or step.export.is_symlink()):
+            return
+        entry = self.steps.get(step.name, {})
+        is_made = entry.get("export") == self._place(step.export)
+        is_changed = entry.get("exported", "") not in ("", content_hash(step.export))
+        if not is_made or is_changed:
+            why = "has changed since this step wrote it" if is_made else "was not made by this step"
+            raise ArtifactError(
+                f"{step.path}:{step.line('export')}: [{step.name}] export: {step.export} exists, "
+                f"and {why}",
+                hint=f"choose another folder, or replace it with --only {step.header} --force",
+            )
+
+    def _place(self, path: Path) -> str:
+        """Return a path relative to the outputs, so that both may move together."""
+        return os.path.relpath(real_path(path), real_path(self.path.parent))
 
     def was_begun(self, step: Step, key: str) -> bool:
         """Whether a run with the same key began the step and did not finish it."""
@@ -50,13 +87,25 @@ class State:
         return entry.get("status") == "begun" and entry.get("key") == key
 
     def begin(self, step: Step, key: str) -> None:
-        """Record that the step has begun."""
-        self._put(step, {"status": "begun", "key": key})
+        """Record that the step has begun, and for a training what its output was before."""
+        entry = {"status": "begun", "key": key} | self._exported(step)
+        if self.was_begun(step, key):
+            entry = self.steps[step.name] | entry
+        elif step.can_resume:
+            entry["before"] = content_hash(step.out)
+        self._put(step, entry)
 
     def finish(self, step: Step, key: str, record: dict[str, Any], seconds: float) -> None:
         """Record that the step has finished."""
         entry = {"status": "finished", "key": key, "content": content_hash(step.out)}
-        self._put(step, entry | {"out": step.out.name, "seconds": seconds, "record": record})
+        entry |= {"out": step.out.name, "seconds": seconds, "record": record}
+        exported = self._exported(step)
+        if step.export is not None:
+            exported["exported"] = content_hash(step.export)
+        self._put(step, entry | exported)
+
+    def _exported(self, step: Step) -> dict[str, Any]:
+        return {} if step.export is None else {"export": self._place(step.export)}
 
     def report(self, step: Step, status: Literal["done", "done before"]) -> StepReport:
         """Return the report of a finished step from its record."""

@@ -60,10 +60,20 @@ class Step:
     missing: AdaptermixError | None = None
     resources: Resources = Resources()
 
-    def call(self, settings: Settings | None = None, **options: Any) -> Call:
+    @property
+    def can_resume(self) -> bool:
+        """Whether its command continues what a killed run has begun: a training."""
+        return "resume" in type(self.settings).model_fields
+
+    @property
+    def export(self) -> Path | None:
+        """The folder beside its output that it writes as well, such as a report's figures."""
+        return getattr(self.settings, "export", None)
+
+    def call(self, settings: Settings | None = None, *, force: bool = True, **options: Any) -> Call:
         """Return the call of its command, which may replace the output of an earlier run."""
         inputs = [Path(path) for path in self.inputs]
-        return Call(settings or self.settings, inputs, force=True, **options)
+        return Call(settings or self.settings, inputs, force=force, **options)
 
     def line(self, key: str | None = None) -> int:
         """Return the line of one of its keys, or of its header."""
