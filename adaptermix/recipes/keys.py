@@ -12,6 +12,7 @@ from adaptermix.adapters.format import RECORD_FILE
 from adaptermix.files.hub import MODEL_FILES
 from adaptermix.files.hub_data import find_data_set
 from adaptermix.recipes.step import Step
+from adaptermix.settings.locations import is_local_data
 from adaptermix.settings.values import weight_of
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
@@ -25,7 +26,6 @@ _IMMATERIAL = {
     *("tensorboard", "report_to", "gradient_checkpointing"),
     *("server_folder", "server_requests", "server_timeout"),
 }
-_DATA_DEPTH = 3  # data files are searched in a folder and up to two levels below it
 
 
 def step_key(step: Step, out: Path) -> str:
@@ -72,8 +72,7 @@ def _content_of(step: Step, name: str, value: Any, out: Path) -> Any:
     if location in ("model", "tokenizer"):
         return _model_content(value) if location == "model" else _tokenizer_content(value)
     if value.endswith(".toml") and Path(value).is_file():
-        own_data = getattr(step.settings, "data_dir", None) is None
-        return [content_hash(Path(value)), _task_data(Path(value)) if own_data else None]
+        return [content_hash(Path(value)), _task_data(step.settings, Path(value), out)]
     return value
 
 
@@ -117,12 +116,18 @@ def _tokenizer_content(name: str) -> Any:
     ]
 
 
-def _task_data(path: Path) -> list[tuple[str, str]]:
+def _task_data(settings: Any, path: Path, out: Path) -> list[tuple[str, str]]:
+    """Return the names and contents of the files that a task reads in the step's languages.
+
+    They may be outside its folder. Data sets of the Hub are in the task's file.
+    """
     from adaptermix.tasks.custom import load_task_file
 
-    patterns = [pattern.replace("{lang}", "*") for pattern in load_task_file(path).files.values()]
-    found = sorted({file for pattern in patterns for file in path.parent.glob(pattern)})
-    return [(file.name, content_hash(file)) for file in found]
+    folder = getattr(settings, "data_dir", None) or path.parent
+    patterns, langs = load_task_file(path).files.values(), getattr(settings, "langs", ())
+    names = sorted({pattern.replace("{lang}", lang) for pattern in patterns for lang in langs})
+    there = [(name, folder / name) for name in names if is_local_data(name, folder)]
+    return [(name, _data_content(place, out)) for name, place in there]
 
 
 def content_hash(path: Path) -> str:
@@ -161,18 +166,20 @@ def _file_hash(path: Path, size: int, changed: int) -> str:
 
 
 def data_hash(folder: Path, out: Path) -> str:
-    """Return the hash of the data files that commands find in a folder, by name and content.
+    """Return the hash of the data files in a folder, at any depth, by name and content.
 
-    Commands search two levels deep. The recipe's outputs, hidden files and weights are ignored.
+    The recipe's outputs, hidden files and weights are ignored.
     """
-    return _hash_of_files(folder, _data_files(folder, out.resolve(), _DATA_DEPTH))
+    return _hash_of_files(folder, _data_files(folder, (out.resolve(),)))
 
 
-def _data_files(folder: Path, out: Path, depth: int) -> Iterator[Path]:
+def _data_files(folder: Path, left_out: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the data files of a folder; a link to a folder above it does not lead into a circle."""
+    above = (*left_out, folder.resolve())
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith(".") or path.resolve() == out:
+        if path.name.startswith(".") or (path.is_dir() and path.resolve() in above):
             continue
-        if path.is_dir() and depth > 1:
-            yield from _data_files(path, out, depth - 1)
+        if path.is_dir():
+            yield from _data_files(path, above)
         elif path.is_file() and path.suffix not in (".safetensors", ".bin"):
             yield path

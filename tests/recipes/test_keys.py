@@ -172,8 +172,8 @@ def test_outputs_count_by_the_names_of_their_files(tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder with data beside it and up to two levels below."""
-    for name in ("a.tsv", "b/c.tsv", "b/d/e.tsv"):
+    """A folder with data beside it and below."""
+    for name in ("a.tsv", "b/c.tsv", "b/d/e.tsv", "b/f/g/train/f.csv"):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{name}\n")
@@ -195,8 +195,8 @@ def test_another_file_of_comet_is_another_key(tmp_path):
     assert key_of(command, comet_model=str(elsewhere)) == keys[-1]
 
 
-@pytest.mark.parametrize("name", ["a.tsv", "b/c.tsv", "b/d/e.tsv"])
-def test_data_counts_by_name_place_and_content_as_deep_as_commands_look(data, name):
+@pytest.mark.parametrize("name", ["a.tsv", "b/c.tsv", "b/d/e.tsv", "b/f/g/train/f.csv"])
+def test_data_counts_by_name_place_and_content_at_any_depth(data, name):
     before = data_hash(data, data / "o")
     path = data / name
     text = path.read_text()
@@ -237,6 +237,40 @@ def test_the_data_of_an_own_task_counts(tmp_path):
     elsewhere = key_of(command, task=str(path), data_dir=tmp_path / "data")
     files[0].write_text('{"changed": 1}\n')
     assert key_of(command, task=str(path), data_dir=tmp_path / "data") == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("a/b/c/{lang}.jsonl", "a/b/c/en.jsonl"),
+        ("../beside/{lang}.jsonl", "../beside/en.jsonl"),
+        ("{all}/beside/{lang}.jsonl", "../beside/en.jsonl"),
+        ("[new] {lang}.jsonl", "[new] en.jsonl"),
+        ("set:{lang}", "set/en/data/test/0.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_every_file_that_an_own_task_names_counts(tmp_path, pattern, name, has_folder):
+    folder = tmp_path / "data"
+    file = folder / name
+    file.parent.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
+    path = tmp_path / "own.toml" if has_folder else folder / "own.toml"
+    content = 'name = "own"\nmetrics = ["exact-match"]\nprompt = "{p}"\nanswer = "a"\n'
+    path.write_text(f'{content}[files]\ntest = "{pattern.replace("{all}", str(tmp_path))}"\n')
+    named = {"task": str(path), "data_dir": folder if has_folder else None, "langs": ("en", "cy")}
+    keys = []
+    for text in ("one", "two", "one"):
+        file.write_text(text)
+        keys.append(key_of(COMMANDS["eval"], **named))
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+
+
+def test_a_link_to_a_folder_above_does_not_lead_into_a_circle(data):
+    before = data_hash(data, data / "o")
+    (data / "b" / "up").symlink_to(data)
+    assert data_hash(data, data / "o") == before
 
 
 def install_comet(folder):
@@ -296,7 +330,7 @@ def test_what_only_tells_how_a_model_was_made_is_not_in_the_key(tmp_path, model_
     assert key_of(COMMANDS["eval"], model=str(model)) == before
 
 
-def test_data_are_the_files_three_levels_deep_that_a_reader_may_find(tmp_path):
+def test_data_are_all_files_that_a_reader_may_find(tmp_path):
     """Hidden files, weights and the outputs of the recipe are no data; other files are."""
     out = tmp_path / "runs"
     for name in ("a.txt", "b/c/d.txt", "b/c/e/deep.txt", ".hidden", "runs/o.txt"):
@@ -308,7 +342,7 @@ def test_data_are_the_files_three_levels_deep_that_a_reader_may_find(tmp_path):
     for name, counts in {
         "a.txt": True,
         "b/c/d.txt": True,
-        "b/c/e/deep.txt": False,
+        "b/c/e/deep.txt": True,
         ".hidden": False,
         "runs/o.txt": False,
         "m.safetensors": False,
