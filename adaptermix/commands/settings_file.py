@@ -15,7 +15,7 @@ from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError
 from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
-from adaptermix.settings.locations import from_folder
+from adaptermix.settings.locations import from_folder, split_adapters
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import (
@@ -48,7 +48,7 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
     path = config or Path(CONFIG_NAME)
     if config is not None and not path.is_file():
         raise ConfigError(f"{path}: {why_no_file(path)}", hint="check --config")
-    stated = {name.replace("_", "-"): value for name, value in flags.items()}
+    stated = {key.replace("_", "-"): _split(kind, key, value) for key, value in flags.items()}
     from_file = _read_section(path, kind, stated.get("task")) if path.is_file() else {}
     ways = ("weight", "weights", "weights-file", "search")
     if stated.keys() & set(ways):  # one of these flags replaces all of them in the file
@@ -64,6 +64,14 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         return cast(S, kind.from_keys(from_file | stated))
     except ValidationError as error:
         raise _config_error(error, stated, path, kind) from error
+
+
+def _split(kind: type[Settings], name: str, value: object) -> object:
+    """Split the adapters in repeated flags, each of which may have several: ``A,B``."""
+    is_list = isinstance(value, list | tuple)
+    if not is_list or kind.location(name) not in ("adapters", "weighted-adapters"):
+        return value
+    return [part for item in value for part in split_adapters(item)]
 
 
 @contextmanager

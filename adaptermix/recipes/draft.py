@@ -14,6 +14,7 @@ from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.recipes.resources import KEYS as RESOURCES
 from adaptermix.recipes.resources import Resources, read_resources
+from adaptermix.settings.locations import split_adapters
 from adaptermix.settings.shared import keys_of, meant_for
 
 SEEDS = "seeds"
@@ -78,18 +79,38 @@ class Draft:
 def read_files(path: Path) -> tuple[dict[str, Draft], dict[str, tuple[Path, Any]], list[str]]:
     """Return all steps, the top-level keys with their files, and the recipe's own steps' names."""
     contents = _with_base(path)
-    tops = {key: (file, v) for file, table in contents for key, v in _top_keys(file, table).items()}
+    tops = {
+        key: (file, value)
+        for file, table in contents
+        for key, value in _with_lists(file, _top_keys(file, table)).items()
+    }
     drafts: dict[str, Draft] = {}
     for file, table in contents:
         for name in _tables(table):
             if name in drafts:
                 line, there = line_of(file, name, None), drafts[name].path
                 raise ConfigError(f"{file}:{line}: the step [{name}] is already defined in {there}")
-            drafts[name] = Draft(name, name, file, table[name], tops)
+            drafts[name] = Draft(name, name, file, _with_lists(file, table[name]), tops)
     own = _tables(contents[-1][1])
     if not own:
         raise ConfigError(f"{path}: no steps", hint="add a step: a table [NAME] with a command")
     return drafts, tops, own
+
+
+def _with_lists(path: Path, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys with a list of adapters where the file has text: ``@task,@merged``."""
+    listed = {
+        key
+        for command in COMMANDS.values()
+        for key in command.step_keys()
+        if command.location(key) in ("adapters", "weighted-adapters")
+    }
+    return {
+        key: split_adapters(value, path.parent)
+        if key in listed and isinstance(value, str)
+        else value
+        for key, value in keys.items()
+    }
 
 
 def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:

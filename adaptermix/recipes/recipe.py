@@ -211,7 +211,7 @@ def _resolved(
     found = next(references(value), None)
     if found:
         return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
-    if location in ("paths", "adapters") and isinstance(value, str):
+    if location in ("paths", "adapters") and isinstance(value, str):  # an item of a list
         return from_folder(parent, location, [value])[0]
     return from_folder(parent, location, value)
 

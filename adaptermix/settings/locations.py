@@ -53,6 +53,13 @@ def without_weight(text: str, folder: Path = Path()) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def split_adapters(text: str, folder: Path = Path()) -> list[str]:
+    """Split ``A,B=0.5`` into its adapters, unless the whole text is an existing path."""
+    if (folder / without_weight(text, folder)[0]).exists():
+        return [text]
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def is_local_data(value: str, folder: Path = Path()) -> bool:
     """Whether data named in a file is a path, existing or not, and not a data set of the Hub.
 
@@ -69,6 +76,8 @@ def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
     A model or adapter that does not exist may be a name on the Hub and is returned unchanged, as
     are values of wrong types, which the settings refuse.
     """
+    if location in ("adapters", "weighted-adapters") and isinstance(value, str):
+        value = split_adapters(value, folder)
     if location in ("paths", "adapters", "weighted-adapters") and isinstance(value, list):
         items = [item for item in value if isinstance(item, str)]
         return [_joined(folder, location, item) for item in items]
@@ -93,4 +102,7 @@ def _joined(folder: Path, location: Location, value: str) -> str | Path:
         "tokenizer": there.is_dir() or value.startswith("."),
         "adapters": there.exists() or value.startswith(".") or hub_place(value, folder) is None,
     }[location]
-    return str(there) if is_beside else value
+    if not is_beside:
+        return value
+    # pathlib drops the ./ of a missing path, and the rest may read as a name on the Hub.
+    return str(there if there.exists() or not hub_place(str(there)) else there.absolute())

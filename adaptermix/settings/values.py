@@ -78,7 +78,6 @@ def _check_weighted(names: tuple[str, ...]) -> tuple[str, ...]:
 WeightedAdapters = Annotated[
     tuple[str, ...],
     AfterValidator(_check_weighted),
-    BeforeValidator(_split_commas),
     BeforeValidator(_split_adapters),
     locations.Names("weighted-adapters"),
 ]

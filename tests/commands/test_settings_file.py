@@ -48,6 +48,29 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path):
     assert settings.adapters == (str(tmp_path / "a"),)
 
 
+def test_adapters_as_text_are_relative_to_the_file_too(tmp_path):
+    for name in ("a.safetensors", "b,c"):
+        (tmp_path / name).mkdir()
+    texts = {"a.safetensors, ./gone": ("a.safetensors", "gone"), "b,c": ("b,c",)}
+    for text, names in texts.items():
+        path = write(tmp_path, f'[eval]\nadapters = "{text}"\n[train-align]\non = "{text}=0.5"\n')
+        here = tuple(str(tmp_path / name) for name in names)
+        assert load_settings(EvalSettings, {}, path).adapters == here
+        on = load_settings(TrainAlignSettings, {}, path).on
+        assert on == (*here[:-1], f"{here[-1]}=0.5")
+
+
+def test_a_missing_path_beside_the_file_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    """pathlib drops the ./ of a path."""
+    monkeypatch.chdir(tmp_path)
+    text = 'model = "./x/y"\n[eval]\nadapters = ["./x/y"]\n[train-task]\nchat = "x/y"\n'
+    Path("adaptermix.toml").write_text(text)
+    missing = str(tmp_path / "x" / "y")
+    settings = load_settings(EvalSettings, {})
+    assert (settings.model, settings.adapters) == (missing, (missing,))
+    assert str(load_settings(TrainTaskSettings, {}).chat) == missing
+
+
 def test_data_in_the_file_is_on_the_hub_with_a_colon_or_a_revision(tmp_path):
     path = tmp_path / "adaptermix.toml"
     (tmp_path / "here").mkdir()
@@ -265,7 +288,12 @@ def test_a_wrong_value_on_the_command_line_has_one_exit_code(line, message, hint
 def test_adapters_may_stand_in_one_list_and_their_names_may_hold_a_comma(tmp_path):
     (tmp_path / "a,b").mkdir()
     given = ["x,y", str(tmp_path / "a,b"), "z"]
-    assert EvalSettings(adapters=given).adapters == ("x", "y", str(tmp_path / "a,b"), "z")
+    found = load_settings(EvalSettings, {"adapters": given}).adapters
+    assert found == ("x", "y", str(tmp_path / "a,b"), "z")
+    assert EvalSettings(adapters=str(tmp_path / "a,b")).adapters == (str(tmp_path / "a,b"),)
+    missing = "runs/lr=0.1,seed=2/task.safetensors"  # such as an output of a recipe
+    assert EvalSettings(adapters=[missing, "z"]).adapters == (missing, "z")
+    assert TrainAlignSettings(on=[f"{missing}=0.5"]).on == (f"{missing}=0.5",)
 
 
 @pytest.mark.parametrize(

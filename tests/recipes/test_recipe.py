@@ -134,6 +134,14 @@ def test_a_folder_of_lm_eval_at_the_top_is_for_steps_with_such_tasks(tmp_path):
     assert m.lm_eval_path == n.lm_eval_path == tmp_path / "one"
 
 
+def test_commas_in_the_folder_of_outputs_separate_nothing(tmp_path):
+    text = f'{train()}[t]\ncommand = "eval"\nadapters = ["@a"]\n{train("b")}on = ["@a=0.5"]\n'
+    out = tmp_path / "lr=0.1,seed=2"
+    _, t, b = read_recipe(write(tmp_path, text), out).steps
+    assert t.settings.adapters == (str(out / "a.safetensors"),)
+    assert b.settings.on == (f"{out / 'a.safetensors'}=0.5",)
+
+
 def test_of_a_base_the_needed_steps_are_taken(tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "data").mkdir()

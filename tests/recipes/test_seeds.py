@@ -95,6 +95,22 @@ def test_what_reads_results_takes_all_seeds(tmp_path):
     assert set(steps["test"].needs) == {*names}
 
 
+def test_adapters_as_text_are_those_of_a_list(tmp_path):
+    text = CHAIN.replace('["@task", "@merged", "@again", "bought/adapter"]', '"@task, @merged"')
+    (test,) = (step for step in read(tmp_path, text).steps if step.name == "test")
+    names = [f"{name}-seed-{seed}" for name in ("task", "merged") for seed in (1, 2)]
+    out = tmp_path / "runs" / "recipe"
+    assert test.settings.adapters == tuple(str(out / f"{name}.safetensors") for name in names)
+    assert {*test.needs} == {*names}
+    top = text.replace('adapters = "@task, @merged"\n', "")
+    (same,) = (
+        step
+        for step in read(tmp_path, f'adapters = "@task, @merged"\n{top}').steps
+        if step.name == "test"
+    )
+    assert same.settings.adapters == test.settings.adapters
+
+
 def test_seeds_at_the_top_are_those_of_trainings_without_a_seed(tmp_path):
     text = 'seeds = [3, 4]\n[a]\ncommand = "train-task"\n[b]\ncommand = "train-task"\nseed = 9\n'
     text += '[m]\ncommand = "merge"\nadapters = ["x/y"]\nweights = [1]\n'
