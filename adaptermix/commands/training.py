@@ -90,8 +90,12 @@ def _task_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _align_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return the planned steps; every pair is repeated up to the size of the largest."""
-    return _steps(call.settings, max(counts.values()) * len(counts))
+    """Return the planned steps of all temperatures.
+
+    Every pair is repeated up to the size of the largest.
+    """
+    of_one = planned_steps(call.settings, max(counts.values()) * len(counts))
+    return {"planned_steps": of_one * len(call.settings.temperature)}
 
 
 def _joint_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _trained(command: str, settings: Any, shape: Shape, known: Mapping[str, Any]
         pairs = examples.first_pairs(settings)
         tokens = 2 * _tokens(side for pair in pairs for side in (pair.source, pair.target))
         flops += shape.trained(rows * tokens, blocks=layer_index(layer, shape.blocks))
-    return flops * len(getattr(settings, "temperature", (None,)))
+    return flops
 
 
 def _asked_and_told(settings: Any, known: Mapping[str, Any], split: str) -> tuple[float, float]:

@@ -95,6 +95,10 @@ def test_an_alignment_repeats_every_language_up_to_the_largest(own, pairs, limit
         dict(zip(("cy-en", "sw-en"), expected, strict=True)),
         {"planned_steps": steps(settings, 2 * expected[0])},
     )
+    several = settings.model_copy(update={"temperature": (0.1, 0.2, 0.3)})
+    assert counted("train-align", several)[1] == {
+        "planned_steps": 3 * steps(settings, 2 * expected[0])
+    }
 
 
 def test_pairs_are_counted_in_columns_of_other_names(tmp_path):

@@ -192,7 +192,7 @@ def test_work_is_that_of_the_texts_and_the_settings_of_the_step(folder):
         step = steps[name]
         settings = step.settings.model_copy(update=changes)
         counts = step.command.examples(step.settings)
-        known = known or {"examples": counts} | step.command.size(step.call(), counts)
+        known = known or {"examples": counts} | step.command.size(step.call(settings), counts)
         found = work_of(step.command.name, settings, known)
         return found and found.flops
 
@@ -200,7 +200,7 @@ def test_work_is_that_of_the_texts_and_the_settings_of_the_step(folder):
     assert flops("found", dev) == flops("test", dev, split="dev") != flops("test", test)
     assert flops("test", test, langs=("en", "is")) == flops("test", test)
     assert flops("align", layer="auto") == flops("align", layer="middle") == 8 * flops("align")
-    assert flops("align", temperature=(0.1, 0.2)) == 2 * flops("align", temperature=(0.1,))
+    assert flops("align", temperature=(0.1, 0.2, 0.3)) == 3 * flops("align", temperature=(0.1,))
     assert flops("task", chat=folder / "chats.jsonl") is None
 
 
