@@ -140,7 +140,7 @@ def _check_merge(call: Call, maker: Maker) -> None:
         from adaptermix.search.run import check_search
 
         check_search([Path(path) for path in call.inputs], call.settings)
-    elif file is None or file.is_file():
+    elif file is None or (file.is_file() and maker(file) is None):  # a step may write it anew
         read_weights(len(call.inputs), call.settings)
 
 

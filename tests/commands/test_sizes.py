@@ -7,7 +7,7 @@ from helpers.tables import write_rows
 from helpers.training import align_settings, joint_settings, task_settings
 
 from adaptermix.commands.catalog import COMMANDS
-from adaptermix.commands.command import Call
+from adaptermix.commands.command import Call, Made
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings
 from adaptermix.settings.merging import SearchSettings
 
@@ -183,3 +183,5 @@ def test_weights_in_a_file_are_checked_before_the_adapters_exist(tmp_path):
     path.write_text("default = [0.5]\n")
     with pytest.raises(Exception, match="weights"):
         COMMANDS["merge"].check(call, no_step)
+    # What an earlier run left is written anew by its step.
+    COMMANDS["merge"].check(call, lambda path: Made("search", "merge", None))
