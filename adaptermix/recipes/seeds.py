@@ -17,6 +17,7 @@ from adaptermix.recipes.draft import REFERENCE, SEEDS, Draft, draft_keys, refere
 from adaptermix.settings.shared import keys_of
 
 Seeds = tuple[int, ...]
+_READ_RESULTS = ("eval", "retrieval", "inspect", "report")
 
 
 def expand(
@@ -97,7 +98,7 @@ def _seeds_of(draft: Draft, asked: Mapping[str, Any], seeds: Mapping[str, Seeds]
 
 def _takes_all(draft: Draft, value: Any) -> bool:
     """Whether references in this value stand for all seeds: a list in a step that reads results."""
-    return isinstance(value, list) and draft.command.output != "adapter"
+    return isinstance(value, list) and draft.command.name in _READ_RESULTS
 
 
 def _stated_seeds(draft: Draft, asked: Mapping[str, Any]) -> Seeds:

@@ -95,6 +95,14 @@ def test_what_reads_results_takes_all_seeds(tmp_path):
     assert set(steps["test"].needs) == {*names}
 
 
+def test_an_export_is_made_of_each_seed(tmp_path):
+    recipe = read(tmp_path, CHAIN + '[gguf]\ncommand = "export"\nadapters = ["@merged"]\n')
+    steps = {step.name: step for step in recipe.steps}
+    for seed in (1, 2):
+        (merged,) = steps[f"gguf-seed-{seed}"].inputs
+        assert merged == str(recipe.out / f"merged-seed-{seed}.safetensors")
+
+
 def test_adapters_as_text_are_those_of_a_list(tmp_path):
     text = CHAIN.replace('["@task", "@merged", "@again", "bought/adapter"]', '"@task, @merged"')
     (test,) = (step for step in read(tmp_path, text).steps if step.name == "test")
