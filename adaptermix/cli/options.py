@@ -393,7 +393,7 @@ def _pushed(options: Options, settings: Any) -> Iterator[None]:
 
     hub.check_push(options.push_to_hub)
     yield
-    if not options.dry_run:
+    if not options.dry_run and is_main_process():
         console.say(f"uploading {settings.out} to {options.push_to_hub}")
         url = hub.push(settings.out, options.push_to_hub, private=options.private)
         console.say(f"uploaded: {url}")

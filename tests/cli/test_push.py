@@ -176,6 +176,14 @@ def test_a_dry_run_pushes_nothing(uploads, tmp_path):
     assert uploads.asked == []
 
 
+def test_of_several_processes_only_the_main_one_pushes(uploads, tmp_path, monkeypatch):
+    adapter_files(tmp_path / "one")
+    monkeypatch.setenv("RANK", "1")
+    done = merge_in(tmp_path, "-o", tmp_path / "m", "--push-to-hub", "somebody/new")
+    assert done.exit_code == 0, done.exception
+    assert uploads.asked == []
+
+
 @pytest.mark.parametrize("status", [401, 403, 400])
 def test_a_hub_that_refuses_is_quoted_and_the_output_stays(uploads, tmp_path, status):
     adapter_files(tmp_path / "one")
