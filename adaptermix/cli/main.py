@@ -99,7 +99,8 @@ def demo(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Random seed of both training runs.")
+        int,
+        typer.Option(metavar="N", min=0, max=2**32 - 1, help="Random seed of both training runs."),
     ] = 1,
     force: Force = False,
     json: Json = False,

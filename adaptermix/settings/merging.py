@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from adaptermix.settings import locations
 from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import Settings, harness_tasks
-from adaptermix.settings.values import Weights
+from adaptermix.settings.values import Seed, Weights
 
 
 class SourceSettings(Settings):
@@ -87,7 +87,7 @@ class MergeSettings(SourceSettings):
         "only loaders that read rank_pattern and alpha_pattern (PEFT, vLLM) apply it "
         "correctly.",
     )
-    seed: int = Field(default=1, ge=0, description="Random seed of dare, dare-ties and della.")
+    seed: Seed = Field(default=1, ge=0, description="Random seed of dare, dare-ties and della.")
     out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
         description="Precision of the result. Default: for each module, the widest of the inputs.",

@@ -16,6 +16,7 @@ from adaptermix.settings.values import (
     Names,
     PoolSkip,
     Ranks,
+    Seed,
     Temperatures,
     Trackers,
     WeightedAdapters,
@@ -88,7 +89,7 @@ class TrainSettings(ModelSettings):
         default=5, gt=0, description="Stop after this many evaluations without improvement."
     )
     max_length: int = Field(default=2048, gt=1, description="Maximum sequence length, in tokens.")
-    seed: int = Field(default=1, ge=0, description="Random seed.")
+    seed: Seed = Field(default=1, ge=0, description="Random seed.")
     workers: int = Field(
         default=0,
         ge=0,

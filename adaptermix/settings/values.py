@@ -46,16 +46,8 @@ Trackers = Annotated[
 
 
 def _split_adapters(value: object) -> object:
-    """Split ``a,b`` in repeated flags into two adapters, unless it is an existing path."""
-    if not isinstance(value, list | tuple):
-        return value
-    parts: list[object] = []
-    for item in value:
-        if isinstance(item, str) and not Path(item).exists():
-            parts += [part.strip() for part in item.split(",") if part.strip()]
-        else:
-            parts.append(item)
-    return parts
+    """Parse ``a,b`` as two adapters; items of a list pass unchanged, with their commas."""
+    return locations.split_adapters(value) if isinstance(value, str) else value
 
 
 AdapterNames = Annotated[Names, BeforeValidator(_split_adapters), locations.Names("adapters")]
@@ -114,6 +106,13 @@ def _read_skip(value: object) -> object:
     raise ValueError("expected a number from 0, or auto")
 
 
+def _fits_generators(seed: int) -> int:
+    if not 0 <= seed < 2**32:  # NumPy's limit
+        raise ValueError("must be a whole number from 0 to 2^32 - 1")
+    return seed
+
+
+Seed = Annotated[int, AfterValidator(_fits_generators)]
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_numbers)]
 Positive = Annotated[float, Field(gt=0)]
 Temperatures = Annotated[

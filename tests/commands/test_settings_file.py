@@ -207,6 +207,9 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
         (MergeSettings, {"weights": "1,,1"}, "--weights: must be a number"),
         (TrainAlignSettings, {"temperature": "0.1,"}, "--temperature: must be a number"),
         (MergeSettings, {"weight": float("nan")}, "--weight: must be a finite number"),
+        (MergeSettings, {"weight": 1, "seed": 2**32}, "--seed: must be a whole number from 0 to 2"),
+        (TrainTaskSettings, {"seed": 2**32}, "--seed: must be a whole number from 0 to 2"),
+        (TrainTaskSettings, {"seed": -1}, "--seed: must be 0 or greater"),
     ],
 )
 def test_mistakes_in_flags_are_named(kind, flags, message):
