@@ -16,12 +16,21 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TextIO
 
 from adaptermix.errors import AdaptermixError, ResourceError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.progress import OnProgress, Progress, ignore
-from adaptermix.recipes.cluster import ATTEMPTS, Board, Cluster, Done, address_of, connected
+from adaptermix.recipes.cluster import (
+    ATTEMPTS,
+    Board,
+    Cluster,
+    Done,
+    Perform,
+    address_of,
+    connected,
+)
 from adaptermix.recipes.keys import VOLATILE, step_key
 from adaptermix.recipes.plan import blaming, check_steps, chosen_steps, forced_steps, statuses_of
 from adaptermix.recipes.report import RecipeReport
@@ -132,7 +141,7 @@ class _Run:
             if settings is None:
                 continue
             with self.watcher.progress(step) as on_progress, blaming(step):
-                done = perform(step, settings, on_progress)
+                done = self._performer(step)(step, settings, on_progress)
             self._finish(step, done)
             del done
             _free_memory()
@@ -161,7 +170,7 @@ class _Run:
                         self._finish(step, outcome)
                     elif outcome is None and cluster.attempts[step.name] < ATTEMPTS:
                         board.show(step, Progress("", 0, None, note=_LOST))
-                        cluster.submit(step, self._start(step), perform)
+                        cluster.submit(step, self._start(step), self._performer(step))
                     else:
                         failed = failed or step.blame(outcome or _lost())
         if failed:
@@ -176,7 +185,7 @@ class _Run:
             elif (settings := self._begin(step)) is not None:
                 if note := cluster.check(step):
                     board.show(step, Progress("", 0, None, note=note))
-                cluster.submit(step, settings, perform)
+                cluster.submit(step, settings, self._performer(step))
         return left
 
     def _begin(self, step: Step) -> Settings | None:
@@ -199,9 +208,16 @@ class _Run:
         is_resumed = self.state.was_begun(step, key)
         _sweep(step, is_resumed)
         self.state.begin(step, key)
-        if is_resumed and "resume" in type(step.settings).model_fields:
+        if is_resumed and step.can_resume:
             return step.settings.model_copy(update={"resume": True})
         return step.settings
+
+    def _performer(self, step: Step) -> Perform:
+        """Return what runs a step; a training that was killed after it wrote its adapter keeps it.
+
+        An older output of the step, perhaps from other data, is replaced.
+        """
+        return partial(perform, force=not self.state.is_written(step))
 
     def _finish(self, step: Step, done: Done) -> None:
         self.state.finish(step, self.keys[step.name], done.record, done.seconds)
@@ -210,14 +226,14 @@ class _Run:
             self.watcher.end(step, done.report)
 
 
-def perform(step: Step, settings: Settings, on_progress: OnProgress) -> Done:
+def perform(step: Step, settings: Settings, on_progress: OnProgress, *, force: bool = True) -> Done:
     """Run the command of a step, in this process or in a worker."""
     started = time.monotonic()
-    report = step.command.perform(step.call(settings, on_progress=on_progress))
+    report = step.command.perform(step.call(settings, force=force, on_progress=on_progress))
     record = {k: v for k, v in report.as_record().items() if k not in VOLATILE}
     if "out" not in type(settings).model_fields:
-        with whole_output(step.out) as partial:
-            write_json(partial, record)
+        with whole_output(step.out) as unfinished:
+            write_json(unfinished, record)
     return Done(record, report, round(time.monotonic() - started, 1))
 
 

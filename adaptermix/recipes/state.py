@@ -86,6 +86,13 @@ class State:
         entry = self.steps.get(step.name, {})
         return entry.get("status") == "begun" and entry.get("key") == key
 
+    def is_written(self, step: Step) -> bool:
+        """Whether a training wrote its adapter, and was killed before ``finish``."""
+        entry = self.steps.get(step.name, {})
+        if not step.can_resume or entry.get("status") != "begun" or "before" not in entry:
+            return False
+        return content_hash(step.out) not in (entry["before"], "nothing")
+
     def begin(self, step: Step, key: str) -> None:
         """Record that the step has begun, and for a training what its output was before."""
         entry = {"status": "begun", "key": key} | self._exported(step)

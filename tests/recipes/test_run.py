@@ -249,6 +249,30 @@ def test_a_stopped_step_resumes_only_with_unchanged_settings(
     assert begun == [(3, False, []), (3, True, kept), (4, False, []), (4, True, kept)]
 
 
+def test_an_adapter_that_a_killed_run_has_written_is_kept(
+    tmp_path, model_dir, corpus_dir, monkeypatch
+):
+    """It was killed before it recorded that the step is finished; older outputs are replaced."""
+    begun = []
+
+    def train(work):
+        if not begun:
+            work.settings.out.touch()
+        begun.append((work.settings.resume, work.force))
+        raise DataError("killed")
+
+    monkeypatch.setitem(COMMANDS, "train-align", replace(COMMANDS["train-align"], run=train))
+    path = tmp_path / "recipe.toml"
+    for steps in (3, 3, 4, 4):
+        path.write_text(
+            f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n[align]\ncommand = "train-align"\n'
+            f'pairs = ["cy-en"]\nmax-steps = {steps}\ncontrastive-batch = 4\nbatch-size = 4\n'
+        )
+        with pytest.raises(DataError, match="killed"):
+            run(read_recipe(path))
+    assert begun == [(False, True), (True, False), (False, True), (True, True)]
+
+
 def test_gaps_in_the_data_are_seen_before_the_first_step(tmp_path, model_dir, corpus_dir):
     head = f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n'
     first = '[first]\ncommand = "train-task"\nlangs = ["en"]\n'
