@@ -129,7 +129,7 @@ def _names(draft: Draft) -> tuple[str, ...]:
 
 
 def _output(folder: Path, draft: Draft) -> Path:
-    is_folder = "into" in draft.table or _is_family(draft)
+    is_folder = "into" in stated(draft) or _is_family(draft)
     return folder / (draft.name + ("" if is_folder else draft.command.suffix))
 
 
@@ -164,8 +164,11 @@ def _make_step(
         keys = _trial(command.settings, keys, overrides.limit) | overridden
     if "out" in keys_of(command.settings):
         keys["out"] = outs[draft.name]
-    for key in command.settings.unused(keys) & draft.table.keys():
-        raise draft.fail(f"{key} has no effect without 'search'", key)
+    for key in command.settings.unused(keys):
+        if key in draft.table:
+            raise draft.fail(f"{key} has no effect without 'search'", key)
+        if key in _named_overrides(draft, overrides):
+            raise ConfigError(f"--set {draft.name}.{key} has no effect without 'search'")
     try:
         settings = command.settings.from_keys(keys)
     except ValidationError as error:
@@ -293,20 +296,42 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
 
 def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
     """Return the overrides that apply to a step; a model from another step is kept."""
-    named = {
+    written, known = stated(draft), keys_of(draft.command.settings)
+    named = _named_overrides(draft, overrides)
+    of_all = {k: v for k, v in overrides.values.items() if k in known}
+    for key in ("model", "into"):
+        if any(references(written.get(key))):
+            of_all.pop(key, None)
+            if key in named:
+                raise ConfigError(
+                    f"--set {draft.name}.{key}: this step takes the output of {written[key]}",
+                    hint=f"change {key} in the recipe",
+                )
+        elif key == "into" and key in written and "model" in overrides.values:
+            of_all = {key: overrides.values["model"]} | of_all
+    keys = meant_for((written | of_all | named).get("task"), of_all) | named
+    if "into" in keys and "into" not in written:
+        raise ConfigError(
+            f"--set into: [{draft.name}] has no 'into'",
+            hint="set this key in the recipe; it makes the output a folder",
+        )
+    for key, value in keys.items():
+        names = value.split(",") if isinstance(value, str) else []
+        if draft.command.location(key) is not None and any(map(REFERENCE.fullmatch, names)):
+            raise ConfigError(
+                f"--set {key}={value}: steps can only be named in the recipe", hint="name a path"
+            )
+    return keys
+
+
+def _named_overrides(draft: Draft, overrides: Overrides) -> dict[str, Any]:
+    """Return the overrides that name the step, by key."""
+    return {
         key.removeprefix(f"{name}."): value
         for name in _names(draft)
         for key, value in overrides.values.items()
         if key.startswith(f"{name}.") and key != f"{name}.{SEEDS}"
     }
-    known = keys_of(draft.command.settings)
-    of_all = {k: v for k, v in overrides.values.items() if k in known}
-    keys = meant_for((stated(draft) | of_all | named).get("task"), of_all) | named
-    if any(references(stated(draft).get("model"))):
-        keys.pop("model", None)
-    if "into" in draft.table and "model" in overrides.values:
-        keys["into"] = overrides.values["model"]
-    return keys
 
 
 def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[str, Any]:

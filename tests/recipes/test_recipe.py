@@ -134,6 +134,67 @@ def test_a_folder_of_lm_eval_at_the_top_is_for_steps_with_such_tasks(tmp_path):
     assert m.lm_eval_path == n.lm_eval_path == tmp_path / "one"
 
 
+PLAIN = """\
+[task]
+command = "train-task"
+model = "@whole"
+
+[whole]
+command = "merge"
+adapters = ["x/y"]
+weights = [1]
+into = "x/base"
+
+[into-whole]
+command = "merge"
+adapters = ["x/y"]
+weights = [1]
+into = "@whole"
+
+[plain]
+command = "merge"
+adapters = ["x/y"]
+weights = [1]
+
+[test]
+command = "eval"
+adapters = ["@plain"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"task.model": "x"}, r"--set task.model: this step takes the output of @whole"),
+        ({"into-whole.into": "x"}, r"--set into-whole.into: this step takes the output of @whole"),
+        ({"plain.limit": "5"}, "--set plain.limit has no effect without 'search'"),
+        ({"plain.into": "x"}, r"--set into: \[plain\] has no 'into'"),
+        ({"into": "x"}, r"--set into: \[plain\] has no 'into'"),
+        ({"test.adapters": "x/y,@plain"}, "steps can only be named in the recipe"),
+    ],
+)
+def test_overrides_that_could_not_be_followed_are_refused(tmp_path, values, words):
+    with pytest.raises(ConfigError, match=words):
+        read_recipe(write(tmp_path, PLAIN), overrides=Overrides(values))
+
+
+def test_a_model_on_the_command_line_replaces_no_step_and_nothing_that_is_named(tmp_path):
+    path = write(tmp_path, PLAIN)
+    values = {"model": "o/p", "whole.into": "q/r"}
+    made = {s.name: s.settings for s in read_recipe(path, overrides=Overrides(values)).steps}
+    whole = str(tmp_path / "runs" / "recipe" / "whole")
+    assert (made["task"].model, made["into-whole"].into) == (whole, whole)
+    assert (made["whole"].into, made["test"].model) == ("q/r", "o/p")
+
+
+def test_a_merge_into_a_model_at_the_top_writes_a_folder(tmp_path):
+    merge = '[m]\ncommand = "merge"\nadapters = ["x/y"]\nweights = [1]\n'
+    path = write(tmp_path, f'into = "x/base"\n{merge}')
+    for values, model in (({}, "x/base"), ({"model": "o/p"}, "o/p"), ({"into": "q/r"}, "q/r")):
+        (step,) = read_recipe(path, overrides=Overrides(values)).steps
+        assert (step.out.name, step.settings.into) == ("m", model)
+
+
 def test_commas_in_the_folder_of_outputs_separate_nothing(tmp_path):
     text = f'{train()}[t]\ncommand = "eval"\nadapters = ["@a"]\n{train("b")}on = ["@a=0.5"]\n'
     out = tmp_path / "lr=0.1,seed=2"
