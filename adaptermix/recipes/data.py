@@ -10,6 +10,7 @@ from adaptermix.data.languages import split_pair
 from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.files.outputs import Report
 from adaptermix.recipes.step import Recipe, Step
+from adaptermix.settings.locations import is_local_data
 from adaptermix.sources.catalog import SOURCES
 from adaptermix.sources.inventory import Stock, stocks
 from adaptermix.sources.lock import LOCK_NAME
@@ -110,9 +111,25 @@ def _needs(step: Step) -> Iterator[Need]:
     folder = getattr(settings, "data_dir", None)
     own = [getattr(settings, name, None) for name in ("chat", "src")]  # named as files
     for lang in getattr(settings, "langs", ()) if own == [None, None] else ():
-        yield _need(step, folder, lang, {"langs": (lang,), "pairs": ()})
+        place = folder or _own_folder(settings, lang)
+        yield _need(step, place, lang, {"langs": (lang,), "pairs": ()})
     for pair in getattr(settings, "pairs", ()):
         yield _need(step, settings.pairs_dir or folder, pair, {"langs": (), "pairs": (pair,)})
+
+
+def _own_folder(settings: Any, lang: str) -> Path | None:
+    """Return the folder of a user-defined task; None for other tasks and for data on the Hub."""
+    from adaptermix.tasks.custom import load_task_file
+
+    path = Path(getattr(settings, "task", ""))
+    if path.suffix != ".toml":
+        return None
+    try:
+        patterns = load_task_file(path).files.values()
+    except AdaptermixError:
+        return path.parent  # reading the data tells what is wrong
+    names = [pattern.replace("{lang}", lang) for pattern in patterns]
+    return path.parent if all(is_local_data(name, path.parent) for name in names) else None
 
 
 def _need(step: Step, folder: Path | None, name: str, names: dict[str, tuple[str, ...]]) -> Need:

@@ -200,6 +200,25 @@ def test_data_that_is_downloaded_when_a_step_runs_is_said_to_be(tmp_path):
     assert [str(cell) for cell in row] == ["t", "none", "downloaded when the step runs", ""]
 
 
+def test_a_missing_file_of_an_own_task_is_told(tmp_path):
+    """It is read from the folder of the task if no folder is given; on the Hub, it is not."""
+    fields = 'name = "own"\nmetrics = ["exact-match"]\nprompt = "{p}"\nanswer = "a"\n[files]\n'
+    (tmp_path / "own.toml").write_text(fields + 'test = "{lang}.jsonl"\n')
+    (tmp_path / "hub.toml").write_text(fields + 'test = "owner/name:{lang}"\n')
+    (tmp_path / "en.jsonl").write_text('{"p": "x", "a": "y"}\n')
+    step = '[{0}]\ncommand = "eval"\ntask = "{0}.toml"\nlangs = ["en", "cy"]\n'
+    path = tmp_path / "recipe.toml"
+    path.write_text(step.format("own") + step.format("hub"))
+    report = check_data(tmp_path, read_recipe(path))
+    (missing,) = report.missing
+    assert (missing.step, missing.folder, missing.name) == ("own", str(tmp_path), "cy")
+    assert "cy.jsonl: no such file" in missing.problem
+    assert [(need.folder, need.examples) for need in report.needs] == [
+        *((str(tmp_path), 1), (str(tmp_path), None)),
+        *(("", None), ("", None)),
+    ]
+
+
 def test_each_source_is_shown_with_its_own_numbers():
     def shown(**changes):
         given = {"source": "alma", "folder": "d/alma", "files": 7, "rows": 1234, "recorded": 4}
