@@ -278,6 +278,8 @@ def _missing(
             is_artifact = location in ("adapters", "weighted-adapters", "model")
             kind = ArtifactError if is_artifact else DataError
             hint = _GETS if key in ("data-dir", "pairs-dir") else None
+            if location == "model" and "/" not in item:
+                hint = f"for a model on the Hub, name its owner, too: OWNER/{item}"
             yield kind(f"{origin}:{line}: {key}: no such file or folder: {path}", hint=hint)
 
 
@@ -290,8 +292,8 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
         return not Path(path).exists() and not HUB_NAME.fullmatch(str(path))
     if location == "data":
         return is_local_data(str(path)) and not Path(str(path).partition(":")[0]).exists()
-    is_path = location in ("path", "paths") or str(path).endswith(".toml")
-    return is_path and not Path(path).exists()
+    is_task = location == "task" and str(path).endswith(".toml")
+    return (is_task or location in ("path", "paths")) and not Path(path).exists()
 
 
 def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:

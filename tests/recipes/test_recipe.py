@@ -195,12 +195,24 @@ def test_a_merge_into_a_model_at_the_top_writes_a_folder(tmp_path):
         assert (step.out.name, step.settings.into) == ("m", model)
 
 
+def test_text_is_no_path_even_if_it_ends_like_one(tmp_path):
+    text = '[page]\ncommand = "report"\nruns = ["."]\ntitle = "Results of exp.toml"\n'
+    (step,) = read_recipe(write(tmp_path, text)).steps
+    assert step.missing is None
+
+
 def test_commas_in_the_folder_of_outputs_separate_nothing(tmp_path):
     text = f'{train()}[t]\ncommand = "eval"\nadapters = ["@a"]\n{train("b")}on = ["@a=0.5"]\n'
     out = tmp_path / "lr=0.1,seed=2"
     _, t, b = read_recipe(write(tmp_path, text), out).steps
     assert t.settings.adapters == (str(out / "a.safetensors"),)
     assert b.settings.on == (f"{out / 'a.safetensors'}=0.5",)
+
+
+def test_a_model_of_the_hub_is_named_with_its_owner(tmp_path):
+    (step,) = read_recipe(write(tmp_path, train(more='model = "gpt2"\n'))).steps
+    assert step.missing.message.endswith("model: no such file or folder: gpt2")
+    assert step.missing.hint == "for a model on the Hub, name its owner, too: OWNER/gpt2"
 
 
 def test_of_a_base_the_needed_steps_are_taken(tmp_path):
