@@ -349,11 +349,18 @@ def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[st
     given = known | dict(keys)
     smaller = {key: _least(given[key], value) for key, value in most.items() if key in known}
     if "contrastive-batch" in known:
-        batch = _least(given["batch-size"])
-        sizes = range(1, _least(given["contrastive-batch"], limit) + 1)
-        size = max(size for size in sizes if batch % size == 0)
-        smaller |= {"contrastive-batch": size, "batch-size": min(batch, 4 * size)}
+        smaller |= _trial_batches(given["batch-size"], given["contrastive-batch"], limit)
     return dict(keys) | smaller
+
+
+def _trial_batches(batch_size: Any, contrastive_batch: Any, limit: int) -> dict[str, int]:
+    """Return batch sizes for at most ``limit`` pairs that fit each other; nothing if none can."""
+    batch, most = _least(batch_size), _least(contrastive_batch, limit)
+    if most < 2:
+        return {}
+    size = max((size for size in range(2, most + 1) if batch % size == 0), default=most)
+    fits = batch % size == 0
+    return {"contrastive-batch": size, "batch-size": min(batch, 4 * size) if fits else 4 * size}
 
 
 def _least(stated: Any, *others: int) -> int:

@@ -195,6 +195,26 @@ def test_a_merge_into_a_model_at_the_top_writes_a_folder(tmp_path):
         assert (step.out.name, step.settings.into) == ("m", model)
 
 
+@pytest.mark.parametrize(
+    ("more", "limit", "expected"),
+    [
+        ("batch-size = 25\ncontrastive-batch = 25\n", 4, (4, 16)),
+        ("batch-size = 25\ncontrastive-batch = 25\n", 6, (5, 20)),
+        ("batch-size = 6\ncontrastive-batch = 3\n", 9, (3, 6)),
+    ],
+)
+def test_the_batches_of_a_trial_fit_each_other(tmp_path, more, limit, expected):
+    path = write(tmp_path, f'[a]\ncommand = "train-align"\n{more}')
+    (step,) = read_recipe(path, overrides=Overrides(limit=limit)).steps
+    assert (step.settings.contrastive_batch, step.settings.batch_size) == expected
+
+
+def test_a_wrong_batch_is_told_in_a_trial_as_well(tmp_path):
+    path = write(tmp_path, '[a]\ncommand = "train-align"\ncontrastive-batch = 0\n')
+    with pytest.raises(ConfigError, match="contrastive-batch: must be greater than 1, not 0"):
+        read_recipe(path, overrides=Overrides(limit=4))
+
+
 def test_text_is_no_path_even_if_it_ends_like_one(tmp_path):
     text = '[page]\ncommand = "report"\nruns = ["."]\ntitle = "Results of exp.toml"\n'
     (step,) = read_recipe(write(tmp_path, text)).steps
