@@ -106,7 +106,10 @@ def say_versions() -> None:
 
 
 def show_json(record: dict[str, Any]) -> None:
-    """Print a result as JSON and nothing else."""
-    results.print(
-        json.dumps(record, indent=2, ensure_ascii=False), markup=False, highlight=False, emoji=False
-    )
+    """Print a result as JSON and nothing else.
+
+    Paths may have bytes that are no UTF-8, which are printed as JSON's escapes.
+    """
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    results.print(text, markup=False, highlight=False, emoji=False)

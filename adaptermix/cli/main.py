@@ -4,6 +4,7 @@ Large packages are imported only when a command runs, so that help appears at on
 """
 
 import errno
+import io
 import os
 import sys
 from enum import StrEnum
@@ -382,6 +383,8 @@ def _end(error: AdaptermixError) -> NoReturn:
 
 def main() -> None:
     """Run the command line; known errors become a message and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: of names of files
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,5 +1,7 @@
 """What is told beside results, and progress where there is no terminal to draw a bar on."""
 
+import io
+import json
 import os
 
 import pytest
@@ -39,6 +41,29 @@ def test_names_between_colons_are_no_emoji(capsys):
     console.show_error(DataError("owner/name:x:train [b]", hint=":x:"))
     console.say(":x:")
     assert capsys.readouterr().err == "error: owner/name:x:train [b]\nhint: :x:\n:x:\n"
+
+
+def test_names_that_are_no_text_are_printed_with_escapes(monkeypatch):
+    """Standard output is strict in a locale with UTF-8, and main() lets it write escapes."""
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    name = "caf\udce9.safetensors"
+    shown = {}
+    for as_json in (False, True):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+        monkeypatch.setattr("sys.stdout", stream)
+        report = ScoreReport({}, {name: 1})
+
+        def show(only, as_json=as_json, report=report):
+            console.show(report, as_json=as_json)
+            raise DataError(name)
+
+        monkeypatch.setattr("adaptermix.cli.main.program", show)
+        with pytest.raises(SystemExit):
+            main()
+        stream.flush()
+        shown[as_json] = stream.buffer.getvalue().decode()
+    assert name in json.loads(shown[True])["counts"]
+    assert r"caf\udce9.safetensors" in shown[False]
 
 
 def test_quiet_is_quiet(monkeypatch, capsys):
