@@ -34,12 +34,15 @@ class Scale:
         most = max(2, min(8, abs(self.end - self.start) / room))
         step = self._step((self.high - self.low) / most)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(at * step, 12) for at in range(first, last + 1)]
+        digits = 2 - math.floor(math.log10(step))  # more than the step has
+        found = (round(at * step, digits) for at in range(first, last + 1))
+        return list(dict.fromkeys(found))  # steps below the precision of a number are equal
 
     @staticmethod
     def _step(least: float) -> float:
         power: float = 10.0 ** math.floor(math.log10(least))
-        return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least - 1e-12)
+        enough = least * (1 - 1e-9)
+        return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= enough)
 
 
 def span_of(values: Iterable[float], *also: float) -> tuple[float, float]:

@@ -83,10 +83,19 @@ def test_a_page_gets_roles_and_a_file_gets_colors():
         (0, 10, [0, 2, 4, 6, 8, 10]),
         (-0.021, 0.02, [-0.02, -0.01, 0, 0.01, 0.02]),
         (41, 59, [45, 50, 55]),
+        (0, 1e-13, [0, 2e-14, 4e-14, 6e-14, 8e-14, 1e-13]),
+        (-3e-300, 0, [-3e-300, -2e-300, -1e-300, 0]),
+        (0, 1e9, [0, 2e8, 4e8, 6e8, 8e8, 1e9]),
     ],
 )
 def test_ticks_are_round_and_inside(low, high, ticks):
     assert Scale(low, high, 0, 220).ticks(44) == ticks
+
+
+@pytest.mark.parametrize("values", [(1, 1 + 2**-52), (0, 1e-13), (0, 1e-300), (7, 7)])
+def test_an_axis_is_drawn_however_small_its_range_is(values):
+    axis = Axis(Scale(*span_of(values), 0, 220), "cosine")
+    assert "cosine" in axis.horizontal(0, 100) and "cosine" in axis.vertical(0, 100)
 
 
 @pytest.mark.parametrize("room", [10, 44, 400])
