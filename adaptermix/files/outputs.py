@@ -31,7 +31,7 @@ def cache_folder() -> Path:
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, or too large for it
 _UNFINISHED = ".unfinished"
-_REPLACED = "replaced"
+_REPLACED = ".replaced"  # added to the name of the output, which may have any name itself
 _LOCK = ".lock"
 
 
@@ -137,7 +137,7 @@ def whole_output(path: Path) -> Iterator[Path]:
         work, lock = _make_folder(path)
     except OSError as error:
         raise ResourceError(f"{path.parent}: cannot be written to: {error.strerror}") from error
-    partial, replaced = work / path.name, work / _REPLACED
+    partial, replaced = work / path.name, work / f"{path.name}{_REPLACED}"
     try:
         yield partial
         is_folder = path.is_dir() and not path.is_symlink()
@@ -164,7 +164,7 @@ def _make_folder(path: Path) -> "tuple[Path, FileLock]":
 
     while True:
         work = Path(tempfile.mkdtemp(_UNFINISHED, f".{path.name}.", path.parent))
-        lock = FileLock(work / _LOCK)
+        lock = FileLock(work / f"{path.name}{_LOCK}")
         with suppress(OSError):  # a file system without locks
             lock.acquire()
         if work.exists():  # another process may have removed it as a leftover before it was locked
@@ -176,7 +176,9 @@ def _remove_leftovers(path: Path) -> None:
 
     random_part = "?" * 8  # the length that mkdtemp uses, so that NAME does not match NAME.search
     for work in path.parent.glob(f".{glob.escape(path.name)}.{random_part}{_UNFINISHED}"):
-        with suppress(OSError), FileLock(work / _LOCK, timeout=0):  # fails if its process is alive
-            if (work / _REPLACED).exists() and not path.exists():
-                (work / _REPLACED).rename(path)  # killed between two renames
+        lock = FileLock(work / f"{path.name}{_LOCK}", timeout=0)
+        with suppress(OSError), lock:  # fails if its process is alive
+            replaced = work / f"{path.name}{_REPLACED}"
+            if replaced.exists() and not path.exists():
+                replaced.rename(path)  # killed between two renames
             shutil.rmtree(work)

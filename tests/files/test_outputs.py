@@ -215,11 +215,21 @@ def test_what_a_killed_process_left_goes_and_what_a_live_one_has_stays(tmp_path)
 def test_an_output_that_a_killed_process_was_replacing_is_there_again(tmp_path):
     path = tmp_path / "x"
     left = tmp_path / ".x.abcd1234.unfinished"
-    (left / "replaced").mkdir(parents=True)
-    (left / "replaced" / "old").touch()
+    (left / "x.replaced").mkdir(parents=True)
+    (left / "x.replaced" / "old").touch()
     with pytest.raises(KeyboardInterrupt), whole_output(path):
         raise KeyboardInterrupt
     assert [entry.name for entry in path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("name", ["replaced", ".lock", ".replaced"])
+def test_an_output_may_have_any_name(tmp_path, name):
+    for text in ("old", "new"):
+        with whole_output(tmp_path / name) as partial:
+            partial.mkdir()
+            (partial / "file").write_text(text)
+    assert (tmp_path / name / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_outputs_appear_where_nothing_can_be_locked(tmp_path, monkeypatch):
