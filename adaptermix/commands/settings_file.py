@@ -180,6 +180,7 @@ def _config_error(
     key = str(first["loc"][0])
     if key in stated:
         return ConfigError(with_value(f"{flag_of(key)}: {message}", first["input"]))
-    in_section = line_of(path, kind.section, key)
-    line = in_section if in_section > 1 else line_of(path, None, key)
+    sections = (kind.section, *(["eval"] if issubclass(kind, SearchSettings) else []))
+    lines = [line_of(path, section, key) for section in (*sections, None)]
+    line = next((line for line in lines if line > 1), 1)
     return ConfigError(with_value(f"{path}:{line}: {key}: {message}", first["input"]))

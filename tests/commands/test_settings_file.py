@@ -189,6 +189,15 @@ def test_mistakes_in_the_file_are_named_with_the_line(tmp_path, text, message):
         load_settings(TrainTaskSettings, {}, write(tmp_path, text))
 
 
+def test_a_mistake_in_a_section_that_a_search_takes_over_is_named_with_its_line(tmp_path):
+    path = write(tmp_path, '[merge]\nsearch = "auto"\n[eval]\nbatch-size = 0\n')
+    with pytest.raises(ConfigError, match=r"adaptermix.toml:4: batch-size: must be greater"):
+        load_settings(SearchSettings, {}, path)
+    path = write(tmp_path, "\n[eval]\nbatch-size = 2\n[merge]\nbatch-size = 0\n")
+    with pytest.raises(ConfigError, match=r"adaptermix.toml:5: batch-size: must be greater"):
+        load_settings(SearchSettings, {"search": "auto"}, path)
+
+
 @pytest.mark.parametrize(
     ("kind", "flags", "message"),
     [
