@@ -184,14 +184,19 @@ class Cluster:
     def _asked(self, step: Step) -> dict[str, Any]:
         """Return Ray's options for the resources that a step requests.
 
-        By default, a command that needs torch gets a GPU if the cluster has any.
+        By default, a command that needs torch gets a GPU if the cluster has any. One that decodes
+        on servers needs none.
         """
         has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
-        is_heavy = step.command.extra in ("train", "eval", "search") or bool(
-            getattr(step.settings, "search", None)
-        )
+        search = getattr(step.settings, "search", None)
+        is_heavy = step.command.extra in ("train", "eval", "search") or bool(search)
+        is_elsewhere = bool(getattr(step.settings, "server", ())) and search != "learn"
         asked = step.resources
-        gpus = asked.gpus if asked.gpus is not None else float(has_gpus and is_heavy)
+        gpus = (
+            asked.gpus
+            if asked.gpus is not None
+            else float(has_gpus and is_heavy and not is_elsewhere)
+        )
         cpus = asked.cpus if asked.cpus is not None else 1
         return {"num_cpus": cpus, "num_gpus": gpus, "memory": asked.memory or 0}
 

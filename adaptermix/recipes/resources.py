@@ -36,6 +36,8 @@ def read_resources(keys: Mapping[str, Any]) -> Resources:
         value = known[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
             raise ValueError(key, f"must be a number from 0, not {value!r}")
+        if key == "gpus" and value > 1 and value != int(value):  # Ray shares only single ones
+            raise ValueError(key, f"must be a whole number or less than 1, not {value!r}")
     if "memory" in known:
         try:
             known["memory"] = int(_SIZE.validate_python(known["memory"]))

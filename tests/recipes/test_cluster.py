@@ -38,6 +38,10 @@ def test_a_step_asks_for_what_it_states_even_if_that_is_nothing(gpus):
     assert asked("eval") == (1, own, 0)
     assert asked("merge", SimpleNamespace(search=None)) == (1, 0, 0)
     assert asked("merge", SimpleNamespace(search="auto")) == (1, own, 0)
+    on_server = {"server": ("http://host/v1",)}
+    assert asked("eval", SimpleNamespace(**on_server)) == (1, 0, 0)
+    assert asked("merge", SimpleNamespace(search="auto", **on_server)) == (1, 0, 0)
+    assert asked("merge", SimpleNamespace(search="learn", **on_server)) == (1, own, 0)
     assert asked("train-task", cpus=0, gpus=0, memory=5) == (0, 0, 5)
     assert asked("merge", SimpleNamespace(search=None), cpus=0.5, gpus=2) == (0.5, 2, 0)
 

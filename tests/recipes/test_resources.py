@@ -44,6 +44,7 @@ def test_memory_is_bytes_or_a_size(size):
     ("line", "words"),
     [
         ("gpus = -1", "gpus: must be a number from 0, not -1"),
+        ("gpus = 1.5", "gpus: must be a whole number or less than 1, not 1.5"),
         ("cpus = true", "cpus: must be a number from 0, not True"),
         ('memory = "much"', "memory: must be a size such as 24GB, not 'much'"),
     ],
