@@ -12,7 +12,7 @@ from adaptermix.files.outputs import Report
 from adaptermix.settings.export import ExportSettings
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.reports import InspectSettings
-from adaptermix.settings.shared import HARNESS, harness_tasks, notes_on_languages
+from adaptermix.settings.shared import HARNESS, flag_of, harness_tasks, notes_on_languages
 from adaptermix.tables import noted
 
 
@@ -117,7 +117,19 @@ def _search_examples(settings: Any) -> dict[str, int]:
 
 def _remark(settings: Any) -> str | None:
     notes = [] if settings.search is None else notes_on_languages(settings)
+    notes += _notes_on_search(settings)
     return "\n".join(noted(notes)) or None
+
+
+def _notes_on_search(settings: Any) -> list[str]:
+    """Note options of another kind of search."""
+    kinds = {name: "auto" for name in ("layer_groups", "trials", "sampler")}
+    kinds |= {name: "learn" for name in ("learn_per", "learn_steps", "learn_lr", "learn_penalty")}
+    return [
+        f"{flag_of(name)} has no effect without --search {kind}"
+        for name, kind in kinds.items()
+        if settings.search not in (None, kind) and name in settings.model_fields_set
+    ]
 
 
 def _search_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:

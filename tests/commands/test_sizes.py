@@ -162,6 +162,17 @@ def test_a_search_counts_dev_rows_and_candidates(own, per_language):
     assert counted("merge", whole, inputs)[0] == {"en": 7, "cy": 5}
 
 
+def test_options_of_another_search_are_noted():
+    remark = COMMANDS["merge"].remark
+    langs = {"langs": ("en",)}
+    for search, other in (("0.5,0.7", "auto"), ("learn", "auto"), ("auto", "learn")):
+        option = {"auto": "trials", "learn": "learn_lr"}[other]
+        told = remark(SearchSettings(search=search, **{option: 3}, **langs))
+        assert told == f"note: --{option.replace('_', '-')} has no effect without --search {other}"
+    fitting = ({"search": "auto", "trials": 3}, {"search": "learn", "learn_lr": 1}, {"weight": 1})
+    assert [remark(SearchSettings(**given, **langs)) for given in fitting] == [None] * 3
+
+
 def test_a_plain_merge_counts_nothing(own):
     settings = SearchSettings(**own, weight=0.5)
     assert counted("merge", settings, [Path("a"), Path("b")]) == ({}, {})
