@@ -145,7 +145,7 @@ class _EvalInputs:
 
 
 def _prepare(settings: EvalSettings, force: bool) -> _EvalInputs:
-    check_output(settings.out, force)
+    check_output(settings.out, force, settings.inputs())
     systems_of(settings)
     routed = read_routed_systems(map(path_of, settings.adapters))
     adapters = adapters_of(routed)

@@ -16,7 +16,7 @@ from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.export.report import ExportReport
 from adaptermix.export.source import Source
 from adaptermix.files.hub import fetch
-from adaptermix.files.outputs import check_output, whole_output, write_json
+from adaptermix.files.outputs import SINGLE_FILES, check_output, whole_output, write_json
 from adaptermix.files.tensors import DTYPES
 from adaptermix.models.files import (
     config_parts,
@@ -45,10 +45,14 @@ def export(
         raise ConfigError(
             f"export takes one adapter, not {len(paths)}", hint="merge them first: adaptermix merge"
         )
-    if settings.out.suffix == ".safetensors":
-        raise ConfigError(f"--out {settings.out}: export writes a folder, not a single file")
-    check_output(settings.out, force)
+    if settings.out.suffix in SINGLE_FILES:
+        raise ConfigError(
+            f"--out {settings.out}: export writes a folder, not a single file",
+            hint="name a new folder with -o",
+        )
+    check_output(settings.out, force, [*paths, *settings.inputs()])
     source = _open(paths[0], settings)
+    check_output(settings.out, force, [Path(source.base)])
     if settings.to == "gguf":
         from adaptermix.export.gguf import plan_gguf as plan
     else:

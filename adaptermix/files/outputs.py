@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +33,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space on the disk, o
 _UNFINISHED = ".unfinished"
 _REPLACED = ".replaced"  # added to the name of the output, which may have any name itself
 _LOCK = ".lock"
+_OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf")
+SINGLE_FILES = (".safetensors", *_OTHER_FORMATS)  # suffixes of models and adapters in one file
+OTHER_OUT = "name a new file or folder with -o"
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,22 @@ def real_path(path: Path) -> Path:
         raise ConfigError(f"{str(path)!r} is not a path: {error}") from error
 
 
-def check_output(path: Path, force: bool) -> None:
+def check_output(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Check that an output does not exist, and that its path can be written.
+
+    Args:
+        path: The output.
+        force: Whether to replace an existing output.
+        inputs: What the command reads, which the output would delete. Names of models and adapters
+            on the Hub are no paths that exist.
 
     Raises:
         ArtifactError: The path exists and ``force`` is not set.
-        ConfigError: The path has a suffix of another model file format, is a device or a pipe, is
-            inside a file, or contains the current folder.
+        ConfigError: The path equals or contains an input, has a suffix of another model file
+            format, is a device or a pipe, is inside a file, or contains the current folder.
     """
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"):
+    _check_inputs(path, inputs)
+    if path.suffix in _OTHER_FORMATS:
         raise ConfigError(
             f"--out {path}: adapters are written as a .safetensors file or as a directory"
         )
@@ -112,12 +122,20 @@ def check_output(path: Path, force: bool) -> None:
     if (path.exists() or path.is_symlink()) and not force:
         raise ArtifactError(f"{path} exists", hint="choose another --out, or pass --force")
     if not path.name or Path.cwd().is_relative_to(real_path(path)):
-        raise ConfigError(
-            f"--out {path} contains the current folder", hint="name a new file or folder with -o"
-        )
+        raise ConfigError(f"--out {path} contains the current folder", hint=OTHER_OUT)
     for parent in path.parents:
         if (parent.exists() or parent.is_symlink()) and not parent.is_dir():
             raise ConfigError(f"--out {path}: {parent} is not a folder")
+
+
+def _check_inputs(path: Path, inputs: Iterable[Path]) -> None:
+    new = real_path(path)
+    for given in filter(os.path.exists, inputs):
+        old = real_path(given)
+        if new == old:
+            raise ConfigError(f"--out {path} is one of the inputs", hint=OTHER_OUT)
+        if old.is_relative_to(new):
+            raise ConfigError(f"--out {path} contains the input {given}", hint=OTHER_OUT)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def merge_into(
             f"--out {settings.out}: a full model is written as a folder, not a single file",
             hint="name a new folder with -o",
         )
-    check_out([*paths, Path(str(settings.into))], settings.out, force)
+    check_out(paths, settings, force)
     folder = locate_model(ModelSettings(model=str(settings.into)))
     _refuse_quantized(folder)
     shapes = weight_shapes(folder)

@@ -14,14 +14,12 @@ from adaptermix.adapters.names import unknown_start
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import stream_adapter
 from adaptermix.errors import ConfigError
-from adaptermix.files.outputs import check_output, real_path
+from adaptermix.files.outputs import OTHER_OUT, check_output, real_path
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.report import MergeReport, MergeSource
 from adaptermix.merging.weights import read_weights
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.version import __version__
-
-_OTHER_OUT = "name a new file or folder with -o"
 
 
 def merge(
@@ -38,7 +36,7 @@ def merge(
         ArtifactError: An adapter is damaged or not a plain LoRA, base models or shapes differ,
             or the output exists.
     """
-    check_out(paths, settings.out, force)
+    check_out(paths, settings, force)
     adapters = open_adapters(paths, settings)
     plan = plan_merge(adapters, read_weights(len(paths), settings), settings)
     plan.config()  # raises if the adapters cannot be merged, in a dry run too
@@ -166,23 +164,19 @@ def _notes(plan: MergePlan) -> list[str]:
     return notes
 
 
-def check_out(paths: Sequence[Path], out: Path, force: bool) -> None:
-    """Refuse an output that exists, or that equals, contains or is inside one of the inputs.
+def check_out(paths: Sequence[Path], settings: MergeSettings, force: bool) -> None:
+    """Refuse an output that exists, equals or contains an input, or is inside an adapter or a base.
 
     Raises:
         ArtifactError: The output exists.
         ConfigError: The output and an input overlap.
     """
-    new = real_path(out)
-    for path in paths:
-        old = real_path(path)
-        if new == old:
-            raise ConfigError(f"--out {out} is one of the inputs", hint=_OTHER_OUT)
-        if new.is_relative_to(old):
-            raise ConfigError(f"--out {out} is inside the input {path}", hint=_OTHER_OUT)
-        if old.is_relative_to(new):  # --force would delete the input with it
-            raise ConfigError(f"--out {out} contains the input {path}", hint=_OTHER_OUT)
-    check_output(out, force)
+    into = [Path(settings.into)] if settings.into else []
+    for path in (*paths, *into):
+        new, old = real_path(settings.out), real_path(path)
+        if new != old and new.is_relative_to(old):
+            raise ConfigError(f"--out {settings.out} is inside the input {path}", hint=OTHER_OUT)
+    check_output(settings.out, force, [*paths, *settings.inputs()])
 
 
 def _fingerprint(adapters: Sequence[Adapter]) -> str | None:

@@ -112,7 +112,7 @@ def report(
     """
     outputs = [path for path in (settings.out, settings.export) if path is not None]
     for path in outputs:
-        check_output(path, force)
+        check_output(path, force, [*paths, *settings.inputs()])
     if settings.export is not None:
         require_extra("report")
     numbers = None if settings.published is None else read_published(settings.published)

@@ -95,7 +95,7 @@ def plan(settings: RetrievalSettings, *, force: bool = False) -> RetrievalPlan:
 def _prepare(settings: RetrievalSettings, force: bool, scratch: Path) -> RetrievalInputs:
     from adaptermix.retrieval.representations import Extractor, encode_texts, layers_and_width
 
-    check_output(settings.out, force)
+    check_output(settings.out, force, settings.inputs())
     if settings.data_dir is None:
         raise ConfigError(
             "retrieval needs a folder with parallel text",

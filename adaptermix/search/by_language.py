@@ -76,7 +76,7 @@ def search_by_language(
         ended = _ended_choice(inputs)
         if ended is not None:
             return ended
-        check_out(paths, settings.out, force)
+        check_out(paths, settings, force)
     with inputs.asked.staging() as scratch:
         halving = SuccessiveHalving(inputs.plan, inputs.asked, inputs.items, scratch, on_progress)
         chosen = _choose(halving, inputs)
@@ -165,7 +165,7 @@ class _Inputs:
 
 def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _Inputs:
     check_search(paths, settings)
-    check_out(paths, settings.out, force)
+    check_out(paths, settings, force)
     adapters = open_adapters(paths, settings)
     first = read_adapter(paths[0], rank=settings.source_rank, alpha=settings.source_alpha)
     names = names_of(adapters)

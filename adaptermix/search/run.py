@@ -89,7 +89,7 @@ def search(
         ended = _ended_search(inputs)
         if ended is not None:
             return ended
-        check_out(paths, settings.out, force)
+        check_out(paths, settings, force)
     with inputs.asked.staging() as scratch:
         halving = SuccessiveHalving(inputs.plan, inputs.asked, inputs.items, scratch, on_progress)
         finalists = _run(halving, inputs, settings)
@@ -146,8 +146,9 @@ class _SearchInputs:
 
 def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _SearchInputs:
     check_search(paths, settings)
-    check_out(paths, settings.out, force)
-    check_output(search_folder(settings.out), force or is_half_out(settings.out))
+    check_out(paths, settings, force)
+    record = search_folder(settings.out)
+    check_output(record, force or is_half_out(settings.out), [*paths, *settings.inputs()])
     adapters = open_adapters(paths, settings)
     names = names_of(adapters)
     candidates = first_candidates(names, settings)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from adaptermix.files.hub import hub_place
+from adaptermix.files.hub import hub_place, path_of
 from adaptermix.files.hub_data import find_data_set
 
 Location = Literal[
@@ -68,6 +68,23 @@ def is_local_data(value: str, folder: Path = Path()) -> bool:
     """
     found = find_data_set(value, folder)
     return found is None or found.is_local or not (found.parts or found.revision)
+
+
+def paths_of(location: Location, value: Any) -> list[Path]:
+    """Return the files and folders that a setting may name; some may be names on the Hub.
+
+    Args:
+        location: Kind of location that the value names.
+        value: The setting's value.
+    """
+    texts = [str(item) for item in (value if isinstance(value, tuple) else (value,))]
+    if location == "weighted-adapters":
+        texts = [without_weight(text)[0] for text in texts]
+    elif location == "task":
+        texts = [text for text in texts if text.endswith(".toml")]
+    elif location == "data":  # with parts of the data set after a colon
+        texts += [text.partition(":")[0] for text in texts if ":" in text]
+    return [path_of(text) for text in texts]
 
 
 def from_folder(folder: Path, location: Location | None, value: Any) -> Any:

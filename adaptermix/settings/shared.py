@@ -25,6 +25,7 @@ from adaptermix.settings.values import EngineArgs, Names, ServerUrls
 
 ModelName = Annotated[str, locations.Names("model")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_OUTPUTS = {"out", "export"}
 
 
 class Settings(BaseModel):
@@ -68,6 +69,15 @@ class Settings(BaseModel):
         """Return the kind of location that a key's value names; None if it names none."""
         field = cls.model_fields.get(key.replace("-", "_"))
         return locations.location_of(field) if field is not None else None
+
+    def inputs(self) -> list[Path]:
+        """Return the files and folders that the settings may name, except for outputs."""
+        found = []
+        for name in sorted(type(self).model_fields.keys() - _OUTPUTS):
+            location, value = self.location(name), getattr(self, name)
+            if location is not None and value is not None:
+                found += locations.paths_of(location, value)
+        return found
 
     @field_validator("*", mode="before")
     @classmethod

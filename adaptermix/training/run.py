@@ -80,7 +80,7 @@ def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) 
         flag: The option that says how many.
         force: Replace the output.
     """
-    check_output(settings.out, force)
+    check_output(settings.out, force, settings.inputs())
     check_trackers(settings)
     processes = process_count()
     if shards_model() and sharding_version() != 2:

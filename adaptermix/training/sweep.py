@@ -49,7 +49,7 @@ def train_best(
         ConfigError: ``resume`` with settings that differ from those of the unfinished run.
         ArtifactError: The output exists, or an unfinished run is in the way.
     """
-    check_output(settings.out, force)
+    check_output(settings.out, force, settings.inputs())
     work = candidates_folder(settings.out)
     arguments = TrainingArguments(str(work), **common_arguments(settings))
     with arguments.main_process_first(local=False, desc="preparing the folder"):

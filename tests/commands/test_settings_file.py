@@ -71,6 +71,22 @@ def test_a_missing_path_beside_the_file_is_no_name_on_the_hub(tmp_path, monkeypa
     assert str(load_settings(TrainTaskSettings, {}).chat) == missing
 
 
+def test_inputs_are_the_files_and_folders_that_settings_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b=1").mkdir()
+    training = {"model": "base", "pairs": "cy-en", "pairs_dir": "pairs:cy", "out": "out"}
+    settings = TrainJointSettings(**training, on="a=0.5,b=1", chat="chats:train")
+    assert {*map(str, settings.inputs())} == {
+        *("base", "pairs:cy", "pairs", "a", "b=1"),
+        *("chats:train", "chats"),
+    }
+    tested = {"model": "owner/name", "adapters": ["a", "owner/other"]}
+    named = {"owner/name", "a", "owner/other"}
+    for task, more in (("massive", set()), ("own.toml", {"own.toml"})):
+        found = {*map(str, EvalSettings(**tested, task=task).inputs())}
+        assert found - {"Unbabel/wmt22-comet-da"} == named | more
+
+
 def test_data_in_the_file_is_on_the_hub_with_a_colon_or_a_revision(tmp_path):
     path = tmp_path / "adaptermix.toml"
     (tmp_path / "here").mkdir()

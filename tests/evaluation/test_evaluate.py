@@ -304,6 +304,8 @@ def test_the_record_says_what_was_tested_and_force_replaces_it(
     assert record["adapters"] == {"adapter": known}
     with pytest.raises(ArtifactError, match="out exists"):
         evaluate(settings)
+    with pytest.raises(ConfigError, match="is one of the inputs"):
+        plan(settings.model_copy(update={"out": adapter}), force=True)
     (out / "scores.json").unlink()
     assert plan(settings, force=True).systems == evaluate(settings, force=True).systems
     assert (out / "scores.json").is_file()

@@ -99,8 +99,9 @@ def test_a_dry_run_writes_nothing(tmp_path, adapter):
 def test_slips_are_named(tmp_path, adapter):
     with pytest.raises(ConfigError, match="one adapter, not 2"):
         export([adapter, adapter], settings(tmp_path))
-    with pytest.raises(ConfigError, match="a folder, not a single file"):
-        export([adapter], settings(tmp_path, out=tmp_path / "a.safetensors"))
+    for name in ("a.safetensors", "a.gguf"):
+        with pytest.raises(ConfigError, match="a folder, not a single file"):
+            export([adapter], settings(tmp_path, out=tmp_path / name))
     with pytest.raises(ArtifactError, match=r"no config\.json"):
         export([adapter], settings(tmp_path, model=str(tmp_path)))
     nameless = tmp_path / "nameless"
@@ -114,6 +115,20 @@ def test_slips_are_named(tmp_path, adapter):
     (tmp_path / "out").mkdir()
     with pytest.raises(ArtifactError, match="exists"):
         export([adapter], settings(tmp_path))
+
+
+def test_force_replaces_neither_the_adapter_nor_its_base(tmp_path, adapter, model_dir):
+    own = shutil.copytree(adapter, tmp_path / "runs" / "task")
+    named = {"model": str(model_dir)}
+    for out, changes in (
+        (own, {}),
+        (own.parent, {}),
+        (model_dir, {}),
+        (model_dir.parent, named),
+    ):
+        with pytest.raises(ConfigError, match="is one of the inputs|contains the input"):
+            export([own], settings(tmp_path, out=out, **changes), force=True)
+    assert (own / "adapter_config.json").is_file()
 
 
 def shown(report):

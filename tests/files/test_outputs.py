@@ -270,6 +270,22 @@ def test_force_never_takes_the_current_folder_nor_one_above(tmp_path, monkeypatc
             check_output(path, force=True)
 
 
+def test_force_never_takes_an_input(tmp_path):
+    base = tmp_path / "models" / "base"
+    base.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(base)
+    inputs = [Path("owner/name"), base]
+    for path, words in (
+        (base, "is one of the inputs"),
+        (tmp_path / "link", "is one of the inputs"),
+        (base.parent, "contains the input"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_output(path, True, inputs)
+    check_output(base / "new", False, inputs)
+    check_output(Path("owner"), False, inputs)
+
+
 def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
     """As root, ``-o /dev/null --force`` would make a folder of the device."""
     os.mkfifo(tmp_path / "pipe")

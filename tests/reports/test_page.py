@@ -21,6 +21,7 @@ from adaptermix.errors import (
     EXTRAS,
     AdaptermixError,
     ArtifactError,
+    ConfigError,
     DataError,
     ResourceError,
 )
@@ -310,6 +311,8 @@ def test_missing_paths_and_existing_outputs_are_refused(tmp_path, runs):
     with pytest.raises(ArtifactError, match="exists"):
         report([runs], ReportSettings(out=tmp_path / "r.html"))
     assert (tmp_path / "r.html").read_text() == "mine"
+    with pytest.raises(ConfigError, match="is one of the inputs"):
+        report([runs], ReportSettings(out=tmp_path / "new.html", export=runs), force=True)
 
 
 def test_answers_that_do_not_belong_together_are_refused(tmp_path):

@@ -448,6 +448,8 @@ def test_records_that_are_none_are_refused(settings, tmp_path):
         plan(settings(scores=write_scores(tmp_path / "eval", {"is": 1, "fi": 1})))
     with pytest.raises(DataError, match="no such file"):
         plan(settings(scores=tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="contains the input"):
+        plan(settings(scores=tmp_path / "x.json", out=tmp_path), force=True)
 
 
 def test_numbers_that_are_not_finite_are_refused(model_dir, settings, tmp_path):

@@ -521,6 +521,11 @@ def test_an_existing_record_is_not_replaced_unasked(tmp_path, model_dir, corpus_
     settings = settings_for(model_dir, corpus_dir, out)
     with pytest.raises(ArtifactError, match=r"out\.search exists"):
         search(adapters[:2], settings)
+    for base in (out, search_folder(out)):  # neither is deleted with the base model in it
+        with pytest.raises(ConfigError, match="contains the input"):
+            (base / "base").mkdir(parents=True)
+            search(adapters[:2], settings_for(base / "base", corpus_dir, out), force=True)
+        shutil.rmtree(base)
     search(adapters[:2], settings, force=True)
     assert (search_folder(out) / "search.json").is_file()
     shutil.rmtree(search_folder(out))

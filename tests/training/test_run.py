@@ -450,6 +450,8 @@ def test_an_existing_output_is_refused_before_anything_is_read(tmp_path, kind):
     (tmp_path / "a").touch()
     with pytest.raises(ArtifactError, match="exists"):
         train(settings_for("no-model", tmp_path, tmp_path / "a"))
+    with pytest.raises(ConfigError, match="contains the input"):
+        train(settings_for(str(tmp_path / "a"), tmp_path / "a", tmp_path), force=True)
 
 
 def test_languages_are_resampled_to_the_same_share(tmp_path, model_dir):
