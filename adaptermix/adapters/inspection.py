@@ -34,6 +34,7 @@ from adaptermix.adapters.matching import (
     check_common_names,
     check_names,
     check_shapes,
+    first_pairs,
     notes_on_copies,
     share_a_base,
     with_common_names,
@@ -218,18 +219,16 @@ def _kind(module: str) -> str:
 
 def _notes(own: Sequence[Adapter], adapters: Sequence[Adapter]) -> Iterable[str]:
     """Yield notes on adapters, given with their own names and with common ones."""
-    first = adapters[0]
     try:
         check_common_names(own)
         check_names(adapters)
     except ArtifactError as error:
         yield str(error)
-    for other in adapters[1:]:
-        if not share_a_base(first, other):
-            yield (
-                f"{other.path} was trained on {other.base}, {first.path} on {first.base}; "
-                "comparing their delta weights says little"
-            )
+    for one, other in first_pairs(adapters, lambda *pair: not share_a_base(*pair)):
+        yield (
+            f"{other.path} was trained on {other.base}, {one.path} on {one.base}; "
+            "comparing their delta weights says little"
+        )
     yield from notes_on_copies(adapters)
     if len(adapters) > 1:  # for a single adapter, its table shows this
         yield from notes_on_company(adapters)

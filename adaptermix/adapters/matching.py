@@ -164,31 +164,48 @@ def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[
 
 
 def notes_on_copies(adapters: Sequence[Adapter]) -> list[str]:
-    """Return notes on adapters that were trained on another copy of the first one's base model."""
-    first = next((adapter for adapter in adapters if adapter.base), None)
+    """Return notes on adapters that were trained on another copy of an earlier one's base model."""
     return [
-        f"{adapter.path} was trained on {adapter.base}, and {first.path} on {first.base}; by their "
+        f"{adapter.path} was trained on {adapter.base}, and {one.path} on {one.base}; by their "
         "names, one is a copy of the other, so they count as one base model"
-        for adapter in adapters
-        if first and adapter.base and first.base and is_copy(first.base, adapter.base)
+        for one, adapter in first_pairs(adapters, _are_of_copies)
     ]
 
 
 def notes_on_revisions(adapters: Sequence[Adapter]) -> list[str]:
-    """Return notes on adapters that were trained on another revision of the first one's base model.
+    """Return notes on adapters trained on another revision of an earlier one's base model.
 
     The base models' names are equal, but their weights may differ: the revisions of some
     repositories are checkpoints of a training. Fingerprints, if both are known, were compared.
     """
-    first = adapters[0]
     return [
         f"{adapter.path} was trained on revision {adapter.revision or _MAIN} of its base model, "
-        f"and {first.path} on revision {first.revision or _MAIN}; if the weights of the two "
+        f"and {one.path} on revision {one.revision or _MAIN}; if the weights of the two "
         "differ, they are different base models"
-        for adapter in adapters[1:]
-        if not (first.record.get("base_fingerprint") and adapter.record.get("base_fingerprint"))
-        and _may_differ(_revision_of(first), _revision_of(adapter))
+        for one, adapter in first_pairs(adapters, _are_of_revisions)
     ]
+
+
+def first_pairs(
+    adapters: Sequence[Adapter], is_odd: Callable[[Adapter, Adapter], bool]
+) -> list[tuple[Adapter, Adapter]]:
+    """Return every adapter that does not fit an earlier one, after the first of those."""
+    odd = [
+        [one for one in adapters[:at] if is_odd(one, other)] for at, other in enumerate(adapters)
+    ]
+    return [(ones[0], other) for ones, other in zip(odd, adapters, strict=True) if ones]
+
+
+def _are_of_copies(one: Adapter, other: Adapter) -> bool:
+    return bool(one.base and other.base) and is_copy(str(one.base), str(other.base))
+
+
+def _are_of_revisions(one: Adapter, other: Adapter) -> bool:
+    """Whether the base models of two adapters may be different revisions of one model."""
+    prints = one.record.get("base_fingerprint"), other.record.get("base_fingerprint")
+    if all(prints) or not (one.base and other.base):
+        return False
+    return _may_differ(_revision_of(one), _revision_of(other))
 
 
 def notes_on_revision(
@@ -314,17 +331,20 @@ def with_names_of(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> Ad
 
 
 def check_names(adapters: Sequence[Adapter]) -> None:
-    """Check that all adapters have blocks and layers in common with the first one.
+    """Check that every adapter has blocks in common with earlier ones, and all the same layers.
 
     Raises:
         ArtifactError: One has not (``check_names_meet``, ``check_fusion``, ``check_part_names``).
     """
-    first = adapters[0]
-    for other in adapters[1:]:
-        paths = str(first.path), str(other.path)
-        check_names_meet(first.modules, other.modules, paths)
-        check_fusion(first.modules, other.modules, paths)
-        check_part_names(first.modules, other.modules, paths)
+    for at, other in enumerate(adapters[1:], start=1):
+        earlier = adapters[:at]
+        modules = [module for adapter in earlier for module in adapter.modules]
+        names = " and ".join(str(adapter.path) for adapter in earlier)
+        check_names_meet(modules, other.modules, (names, str(other.path)))
+        for one in earlier:
+            paths = str(one.path), str(other.path)
+            check_fusion(one.modules, other.modules, paths)
+            check_part_names(one.modules, other.modules, paths)
 
 
 def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -392,13 +393,12 @@ def _plan_module(
 
 
 def _check_bases(adapters: Sequence[Adapter], ignore: bool) -> None:
-    first = adapters[0]
-    for other in adapters[1:]:
-        share = ignore or share_a_base(first, other)
+    for one, other in combinations(adapters, 2):
+        share = ignore or share_a_base(one, other)
         if not share:
             unknown = "; the names do not show whether this is the same model"
             raise ArtifactError(
-                f"adapter {other.path} was trained on {other.base}, but {first.path} on "
-                f"{first.base}{unknown if share is None else ''}",
+                f"adapter {other.path} was trained on {other.base}, but {one.path} on "
+                f"{one.base}{unknown if share is None else ''}",
                 hint="merge adapters of the same base model, or pass --ignore-base if you are sure",
             )

@@ -453,5 +453,7 @@ def test_notes_say_what_is_odd_about_each_adapter_and_about_all(tmp_path):
     unknown = save(tmp_path, "b", random_updates(2), base="merged/model")
     local = save(tmp_path, "c", random_updates(2), base="/runs/merged")
     assert any("says little" in note for note in look(unknown, local).notes)
+    nameless = save(tmp_path, "n", random_updates(2), base=None)
+    assert any("says little" in note for note in look(nameless, unknown, local).notes)
     plain = save(tmp_path, "d", random_updates(4))
     assert look(first, plain).notes == []

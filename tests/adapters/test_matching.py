@@ -252,18 +252,20 @@ def test_every_pair_of_adapters_is_compared():
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ("trunk.layers.9.mlp.up_proj", "c has no decoder block in common with a"),
+        ("trunk.layers.9.mlp.up_proj", "c has no decoder block in common with (d and )?a"),
         ("model.layers.0.self_attn.qkv_proj", "c updates .*, but a updates a part"),
         ("model.layers.0.attention.wq", "^a names .* and c like"),
     ],
 )
-def test_every_adapter_is_compared_with_the_first_one(other, words):
+def test_the_layers_of_every_pair_of_adapters_are_compared(other, words):
     first = adapter(f"model.{BLOCK}")
     same, last = adapter(f"model.{BLOCK}", path="b"), adapter(other, path="c")
-    for adapters in ([first, same, last], [first, last, same]):
+    apart = adapter("lm_head", path="d")  # has nothing in common with the others
+    for adapters in ([first, same, last], [first, last, same], [apart, first, last]):
         with pytest.raises(ArtifactError, match=words):
             check_names(adapters)
     check_names([first, same])
+    check_names([apart, first])
 
 
 def test_shapes_are_those_of_the_first_adapter():
@@ -307,6 +309,7 @@ def test_copies_are_compared_with_the_first_base_that_is_known():
     assert [note.partition(";")[0] for note in notes] == [
         "c was trained on unsloth/Qwen3-8B-bnb-4bit, and a on Qwen/Qwen3-8B"
     ]
+    assert len(notes_on_copies([other, plain, copy])) == 1
     assert notes_on_copies([unknown]) == notes_on_copies([plain, plain]) == []
 
 
@@ -318,6 +321,9 @@ def test_only_the_adapters_of_another_revision_are_noted():
     assert notes_on_revisions(printed) == []
     assert len(notes_on_revisions([first, printed[0]])) == 1
     unknown = on(None, revision="v2")
+    assert notes_on_revisions([unknown, first]) == []
+    (note,) = notes_on_revisions([unknown, on("x/a", revision="v3"), first])
+    assert "and a on revision v3;" in note
     assert notes_on_revision({"u": unknown}, "x/a", "v1") == []
     notes = notes_on_revision({"a": first, "b": on("x/a", revision="v2")}, "x/a", "v1")
     assert [note[:31] for note in notes] == ["b was trained on revision v2 of"]

@@ -147,6 +147,10 @@ def test_adapters_of_different_bases_are_refused(tmp_path, adapters):
     settings = MergeSettings(weight=0.9, out=tmp_path / "m")
     with pytest.raises(ArtifactError, match=r"was trained on Qwen/Qwen2.5-7B, .* on meta-llama"):
         merge(adapters[:2], settings)
+    rename_base(adapters[2], None)
+    three = MergeSettings(weights=(0.8, 0.1, 0.1), out=tmp_path / "m")
+    with pytest.raises(ArtifactError, match=r"was trained on Qwen/Qwen2.5-7B, .* on meta-llama"):
+        merge([adapters[2], *adapters[:2]], three)
     assert merge(adapters[:2], settings.model_copy(update={"ignore_base": True})).written
 
 
