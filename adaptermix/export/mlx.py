@@ -15,7 +15,7 @@ import numpy as np
 
 from adaptermix.adapters.foreign import MLX_WEIGHTS
 from adaptermix.adapters.format import CONFIG_FILE
-from adaptermix.adapters.names import core, has_modes
+from adaptermix.adapters.names import core
 from adaptermix.errors import ArtifactError
 from adaptermix.export.report import Plan
 from adaptermix.export.source import Source
@@ -24,6 +24,10 @@ from adaptermix.files.tensors import TensorSpec, write_tensors
 from adaptermix.tables import number_of
 
 _IN_BLOCK = re.compile(r"layers\.\d+\.(?P<key>.+)")  # in the config, names are relative to blocks
+# Keys in the configs of models whose language model is a part of mlx-lm's class.
+_OF_SEVERAL_MODES = {"text_config", "vision_config"}
+# Types whose decoder has another name than "model" in mlx-lm.
+_BACKBONES = ("mamba", "falcon_mamba", "mamba2", "nemotron_h")
 
 
 def plan_mlx(source: Source) -> Plan:
@@ -52,8 +56,9 @@ def plan_mlx(source: Source) -> Plan:
 
 
 def _name(source: Source, module: str) -> str:
+    """Return a module's name in mlx-lm's class of the base model, whatever it is in the adapter."""
     rest = core(module)
-    outer = "language_model." if has_modes(module) else ""
+    outer = "language_model." if source.config.keys() & _OF_SEVERAL_MODES else ""
     if rest == "lm_head":
         if source.tied:
             raise ArtifactError(
@@ -66,7 +71,8 @@ def _name(source: Source, module: str) -> str:
             f"{source.adapter.path}: {module} is not in a decoder block; mlx-lm loads only "
             "LoRA on decoder blocks"
         )
-    return f"{outer}model.{rest}"
+    decoder = "backbone" if source.config.get("model_type") in _BACKBONES else "model"
+    return f"{outer}{decoder}.{rest}"
 
 
 def _write(source: Source, names: dict[str, str], rank: int, scale: float, folder: Path) -> None:

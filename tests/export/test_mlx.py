@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from helpers.adapters import peft_adapter
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.inspection import inspect
@@ -57,24 +57,33 @@ def test_it_is_read_as_the_adapter_that_it_was(tmp_path, model_dir):
     assert read_adapter(tmp_path / "out").base == str(model_dir)
 
 
-def test_modules_of_models_of_several_modes_keep_their_names(tmp_path, model_dir):
-    from safetensors.numpy import save_file
-
+@pytest.mark.parametrize("inner", ["model.model.", "model.model.language_model."])
+@pytest.mark.parametrize(
+    ("kind", "prefix"),
+    [
+        ("llama", "model."),
+        ("gemma3", "language_model.model."),
+        ("qwen2_vl", "language_model.model."),
+        ("nemotron_h", "backbone."),
+    ],
+)
+def test_modules_have_the_names_of_the_base_model(tmp_path, model_dir, kind, prefix, inner):
+    """mlx-lm leaves out what has another name, and the adapter may be of another class."""
     peft_adapter(model_dir, tmp_path / "adapter", target_modules=["q_proj"])
     file = tmp_path / "adapter" / "adapter_model.safetensors"
-    renamed = {
-        name.replace("model.model.", "model.model.language_model."): tensor
-        for name, tensor in load_file(file).items()
-    }
+    renamed = {name.replace("model.model.", inner): t for name, t in load_file(file).items()}
     save_file(renamed, file)
     (tmp_path / "base").mkdir()
-    config = json.loads((model_dir / "config.json").read_text())
-    whole = {"model_type": "gemma3", "text_config": config}
-    (tmp_path / "base" / "config.json").write_text(json.dumps(whole))
+    config = json.loads((model_dir / "config.json").read_text()) | {"model_type": kind}
+    if kind == "gemma3":
+        config = {"model_type": kind, "text_config": config}
+    elif kind == "qwen2_vl":  # of transformers 4
+        config["vision_config"] = {}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     settings = ExportSettings(out=tmp_path / "out", model=str(tmp_path / "base"), **MLX)
     export([tmp_path / "adapter"], settings)
     names = load_file(tmp_path / "out" / "adapters.safetensors")
-    assert "language_model.model.layers.0.self_attn.q_proj.lora_a" in names
+    assert f"{prefix}layers.0.self_attn.q_proj.lora_a" in names
 
 
 def test_a_tied_head_is_refused(tmp_path, model_dir):
