@@ -40,6 +40,7 @@ from adaptermix.adapters.format import (
     ModuleTensors,
     UpdateSpec,
     by_pattern,
+    is_within,
     read_run_record,
     sort_tensors,
     split_parameters,
@@ -193,6 +194,12 @@ class Adapter:
     def is_frozen(self, name: str) -> bool:
         """Whether a whole weight is the base model's, which PEFT saves with LoRA on embeddings."""
         return self.saved[name].endswith(f"{BASE_LAYER}weight")
+
+    @property
+    def replaced(self) -> list[str]:
+        """Whole weights that PEFT writes over the base model's: all but those of saved modules."""
+        modules = self.config.get("modules_to_save") or ()
+        return [name for name in self.saved if not any(is_within(name, m) for m in modules)]
 
     def _by_pattern(self, pattern: str, module: str, default: float) -> float:
         """Return the value of a pattern that overrides a default, as in PEFT."""

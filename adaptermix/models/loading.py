@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
 from adaptermix.errors import AdaptermixError, ArtifactError, ResourceError, first_line
 from adaptermix.models.files import AGAIN, check_types, vocabulary_size
@@ -218,6 +219,7 @@ class AdaptedModel:
         """Take a base model without adapters, from ``load_model``."""
         self.model: Any = base.eval()
         self.loaded: list[str] = []
+        self._replaced: dict[str, torch.Tensor] = {}  # the base's weights, by name
 
     def switch_to(self, adapter: Path | None) -> None:
         """Switch to an adapter, which is loaded if it is new, or to the base model.
@@ -229,7 +231,9 @@ class AdaptedModel:
         from peft import PeftModel
 
         if adapter is None:
-            if self.loaded:
+            if self._replaced:
+                self._unload()
+            elif self.loaded:
                 self.model.base_model.disable_adapter_layers()
             return
         if adapter.name in self.loaded:
@@ -259,22 +263,43 @@ class AdaptedModel:
         """Remove all adapters from the model if PEFT cannot hold the new one beside them.
 
         Adapters that target parameters must all target the same ones. PEFT loads separate experts
-        as parameters, under their own names, without a layer.
+        as parameters, under their own names, without a layer. It writes biases and whole embeddings
+        over those of the base, where they would count for every other adapter.
         """
         from peft import PeftConfig
 
         config = PeftConfig.from_pretrained(str(adapter))
+        replaced = read_adapter(adapter).replaced
         wanted = set(getattr(config, "target_parameters", None) or ())
         held = [
             set(getattr(self.model.peft_config[name], "target_parameters", None) or ())
             for name in self.loaded
         ]
-        if any(
-            targets and targets != wanted and (wanted or layer_of(next(iter(targets))) is not None)
-            for targets in held
+        if (
+            self._replaced
+            or replaced
+            or any(
+                targets
+                and targets != wanted
+                and (wanted or layer_of(next(iter(targets))) is not None)
+                for targets in held
+            )
         ):
+            self._unload()
+        weights = self.model.state_dict() if replaced else {}
+        self._replaced = {n: weights[n].to("cpu", copy=True) for n in replaced if n in weights}
+
+    def _unload(self) -> None:
+        """Remove all adapters from the model, and restore the weights that one replaced."""
+        for name in self.loaded:  # else PEFT leaves the whole modules of the last one in the model
+            self.model.delete_adapter(name)
+        if self.loaded:
             self.model = self.model.unload()
             self.loaded.clear()
+        weights = self.model.state_dict() if self._replaced else {}
+        for name, weight in self._replaced.items():
+            weights[name].copy_(weight)
+        self._replaced = {}
 
 
 def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":

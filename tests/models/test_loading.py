@@ -8,7 +8,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 import transformers
+from helpers.adapters import IDS, peft_adapter
 from helpers.models import plain_model, save_model, save_model_of_own_code
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -612,6 +614,47 @@ def test_an_adapter_that_peft_loads_in_part_is_refused(tmp_path):
         ) as e:
             adapted.switch_to(tmp_path / "whole")
         assert "merge --into BASE" in e.value.hint
+
+
+@pytest.fixture(scope="module")
+def biased(tmp_path_factory):
+    """A tiny Qwen 2, whose layers have biases, with tied embeddings."""
+    folder = tmp_path_factory.mktemp("biased") / "base"
+    config = transformers.Qwen2Config(**SHAPE | {"num_hidden_layers": 1}, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": "lora_only"},
+        {"bias": "all"},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"modules_to_save": ["norm"], "bias": "all"},
+    ],
+    ids=str,
+)
+def test_an_adapter_leaves_nothing_behind(tmp_path, biased, options):
+    for name, own in (("first", options), ("second", {}), ("third", {"r": 8})):
+        peft_adapter(biased, tmp_path / name, **{"target_modules": ["q_proj"], **own})
+    file = tmp_path / "first" / "adapter_model.safetensors"
+    changed = {n: w if "lora" in n else w + torch.randn_like(w) for n, w in load_file(file).items()}
+    save_file(changed, file, {"format": "pt"})
+
+    def alone(name):
+        model = AutoModelForCausalLM.from_pretrained(biased)
+        if name:
+            model = PeftModel.from_pretrained(model, tmp_path / name)
+        return model.eval()(IDS).logits
+
+    expected = {name: alone(name) for name in ("", "first", "second", "third")}
+    adapted = AdaptedModel(AutoModelForCausalLM.from_pretrained(biased))
+    for name in ("second", "first", "third", "second", "", "first", "", "third"):
+        adapted.switch_to(tmp_path / name if name else None)
+        assert torch.equal(adapted.model(IDS).logits, expected[name])
 
 
 def test_mistrals_own_vocabulary_does_not_replace_the_tokenizer_and_its_template(
