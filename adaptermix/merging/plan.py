@@ -172,7 +172,7 @@ class MergePlan:
         holders = [a.config for a in self.adapters if a.saved.keys() & saved.keys()]
         biases = [holder.get("bias", "none") for holder in holders]
         config["bias"] = next((bias for bias in biases if bias != "none"), "none")
-        modules = {module for holder in holders for module in holder.get("modules_to_save") or ()}
+        modules = {module for holder in holders for module in _saves(holder)}
         kept = [module for module in modules if any(is_within(name, module) for name in saved)]
         for module in (name.rpartition(".")[0] for name in saved):
             if module in self.specs and any(is_within(f"{module}.", entry) for entry in kept):
@@ -182,6 +182,9 @@ class MergePlan:
                     hint="fold them into the base model with --into BASE",
                 )
         config["modules_to_save"] = sorted(kept) or None
+        tying = [holder.get("ensure_weight_tying") for holder in holders if _saves(holder)]
+        if kept and all(tying):  # else PEFT writes the head over that of the base model
+            config["ensure_weight_tying"] = True
         config["fan_in_fan_out"] = self.is_transposed
         revisions = {a.config.get("revision") for a in self.adapters if a.base}
         if len(revisions) == 1 and (revision := revisions.pop()):
@@ -220,6 +223,10 @@ class MergePlan:
             _means_all_layers(adapter.config) and set(adapter.factors) == set(self.specs)
             for adapter in self.adapters
         )
+
+
+def _saves(config: Mapping[str, Any]) -> Sequence[str]:
+    return config.get("modules_to_save") or ()
 
 
 def _means_all_layers(config: Mapping[str, Any]) -> bool:

@@ -14,7 +14,8 @@ from helpers.merging import (
     sum_of_folded_models,
     trained,
 )
-from peft import LoraConfig, get_peft_model
+from helpers.models import save_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -113,6 +114,21 @@ def test_embeddings_that_peft_saves_three_times_are_one(tmp_path, model_dir):
     merge([tmp_path / "a"], MergeSettings(weights=(1,), out=tmp_path / "merged"))
     through_peft = logits_through_peft(base, tmp_path / "merged")
     torch.testing.assert_close(through_peft, expected, rtol=2e-4, atol=2e-3)
+
+
+def test_embeddings_that_stay_tied_are_tied_in_the_merge(tmp_path):
+    base = save_model(tmp_path / "base", "gemma2")
+    options = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
+    path = trained(base, tmp_path / "a", **options, ensure_weight_tying=True)
+    assert "lm_head.weight" in read_adapter(path).saved
+    merge([path], MergeSettings(weights=(1,), out=tmp_path / "merged"))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    expected = model(IDS).logits
+    adapted = PeftModel.from_pretrained(model, tmp_path / "merged").eval()
+    through_peft = logits_through_peft(base, path)
+    torch.testing.assert_close(adapted(IDS).logits, through_peft, rtol=2e-4, atol=2e-3)
+    with adapted.disable_adapter():
+        assert torch.equal(adapted(IDS).logits, expected)
 
 
 WHOLE = {
