@@ -27,6 +27,7 @@ from adaptermix.files.tensors import TensorFile, Tensors, TensorSpec
 
 MLX_WEIGHTS = "adapters.safetensors"
 SHARDS = "adapter_model-*-of-*.safetensors"
+_SAVED = ".modules_to_save."  # in names of whole weights, before the adapter's name
 _SHARD = re.compile(r"(?P<stem>.+-)(?P<at>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _NAMED_FACTOR = re.compile(
@@ -227,6 +228,8 @@ def as_peft(
     if len({match["name"] for match in found.values()}) == 1:
         names = {name: name for name in file.specs}
         names |= {name: f"{m['factor']}{m['part'] or ''}" for name, m in found.items()}
+        own = next(iter(found.values()))["name"]
+        names = {name: m.replace(f"{_SAVED}{own}.", _SAVED) for name, m in names.items()}
         first: dict[str, str] = {}
         for name, meant in names.items():
             if meant in first:

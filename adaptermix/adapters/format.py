@@ -43,8 +43,9 @@ _ENDS = {  # of a factor's name, after ".lora_": the part, and whether it is of 
 }
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 BASE_LAYER = ".base_layer."  # in the names of weights wrapped by PEFT
-# PEFT saves embeddings in modules_to_save three times if the vocabulary was resized.
-_COPY = re.compile(r"\.(?P<kind>modules_to_save|original_module)\.(?=[^.]+$)")
+# PEFT saves embeddings in modules_to_save three times if the vocabulary was resized. The weights of
+# a model in memory have the adapter's name as well.
+_COPY = re.compile(r"\.(?P<kind>modules_to_save|original_module)\.(default\.)?")
 
 
 class ModuleTensors(NamedTuple):
@@ -194,11 +195,12 @@ def _check_complete(
 ) -> None:
     if not parts:
         raise ArtifactError(f"{weights}: the file contains no LoRA factors")
-    for module in config.get("modules_to_save") or ():
-        if not any(is_within(name, module) for name in saved):
-            raise ArtifactError(
-                f"{weights}: modules_to_save lists '{module}', but the file has no weights for it"
-            )
+    listed = config.get("modules_to_save") or ()  # PEFT adds both names of heads to classifiers
+    if listed and not any(is_within(name, module) for name in saved for module in listed):
+        names = " and ".join(f"'{module}'" for module in listed)
+        raise ArtifactError(
+            f"{weights}: modules_to_save lists {names}, but the file has no weights for it"
+        )
     for module, found in parts.items():
         for side, other in (("A", "B"), ("B", "A")):
             if side not in found:

@@ -109,6 +109,22 @@ def test_other_forms_of_an_adapter_mean_the_same(tmp_path, model_dir, made, form
     assert report.adapters[0].bytes == sum(p.stat().st_size for p in folder.glob("*.safetensors"))
 
 
+def test_whole_weights_in_memory_have_the_name_of_the_adapter(tmp_path, model_dir):
+    peft_adapter(model_dir, tmp_path / "made", modules_to_save=["lm_head"])
+    tensors, config = parts(tmp_path / "made")
+    renamed = {
+        key.replace(".lm_head.", ".lm_head.modules_to_save.french.")
+        if "lm_head" in key
+        else key.replace(".weight", ".french.weight"): tensor
+        for key, tensor in tensors.items()
+    }
+    found = read_adapter(put(tmp_path / "other", renamed, config))
+    assert (
+        found.saved_weight("lm_head.weight") == tensors[f"{PREFIX}lm_head.weight"].numpy()
+    ).all()
+    assert list(found.saved) == ["lm_head.weight"]
+
+
 def test_the_last_of_checkpoints_is_read_and_named(tmp_path, made):
     for step in (90, 100):
         shutil.copytree(made, tmp_path / "run" / f"checkpoint-{step}")

@@ -60,9 +60,13 @@ def test_whole_weights_are_those_that_the_config_or_the_vocabulary_explains():
         "lm_head.weight": "lm_head.weight",
         "lm_head.bias": "lm_head.bias",
         "score.modules_to_save.weight": "score.weight",
-        "score.modules_to_save.bias": "score.bias",
+        "score.modules_to_save.default.bias": "score.bias",
+        "model.norm.modules_to_save.default.inner.scale": "model.norm.inner.scale",
     }
-    names = [*pair(Q), *(PREFIX + name for name in whole), f"{PREFIX}score.original_module.weight"]
+    names = [*pair(Q), *(PREFIX + name for name in whole)]
+    names += [
+        f"{PREFIX}{name}" for name in ("score.original_module.weight", "norm.original_module.x.y")
+    ]
     _, saved = sort_tensors(FILE, names, config)
     assert saved == {known: PREFIX + name for name, known in whole.items()}
 
@@ -72,6 +76,13 @@ def test_of_two_copies_of_an_embedding_the_plain_one_counts():
     for names in ([plain, copy], [copy, plain]):
         assert sort_tensors(FILE, [*pair(Q), *names], {})[1] == {"lm_head.weight": plain}
     assert sort_tensors(FILE, [*pair(Q), copy], {})[1] == {"lm_head.weight": copy}
+
+
+def test_modules_that_the_base_does_not_have_need_no_weights():
+    """PEFT adds both names to the config of every classifier."""
+    config = {"modules_to_save": ["classifier", "score"]}
+    for name in ("classifier.dense.weight", "score.weight"):
+        assert sort_tensors(FILE, [*pair(Q), PREFIX + name], config)[1] == {name: PREFIX + name}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +103,7 @@ def test_of_two_copies_of_an_embedding_the_plain_one_counts():
         ),
         (["_odd.x.lora_A.weight"], {}, "has the unknown prefix or wrapper '_odd.'"),
         ([], {"modules_to_save": ["norm"]}, "modules_to_save lists 'norm', but the file has no"),
+        ([], {"modules_to_save": ["a", "b"]}, "modules_to_save lists 'a' and 'b', but the file"),
         ([f"{PREFIX}x.lora_A.weight"], {}, "x has lora_A, but not lora_B"),
         ([f"{PREFIX}x.lora_B.weight"], {}, "x has lora_B, but not lora_A"),
     ],
