@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass as checked
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.base_names import is_one_base
 from adaptermix.adapters.format import CONFIG_FILE, ROUTES_FILE
+from adaptermix.adapters.matching import first_pairs, share_a_base
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.settings.shared import complaint
@@ -31,6 +32,7 @@ from adaptermix.tables import RULE, Cell, Row, Table, printable, shown
 
 _STRICT = ConfigDict(extra="forbid")
 _UNKNOWN = "unexpected_keyword_argument"  # pydantic's error type
+_ONE_BASE = "all adapters of a family need the same base model"
 COLUMNS = (
     "n: dev examples. task: score of the task adapter. merge: score of the best merge, with "
     "its difference from the task adapter, the 95% interval, and p after Holm's correction over "
@@ -196,6 +198,13 @@ def read_family(path: Path) -> Family:
     adapters = {name: _read_member(path, content, name) for name in content.names}
     for name, adapter in adapters.items():
         _check_base(path, content, name, adapter)
+    if odd := first_pairs(list(adapters.values()), _have_other_bases):
+        one, other = odd[0]
+        raise ArtifactError(
+            f"{path / ROUTES_FILE}: {other.path} was trained on {other.base}, but {one.path} on "
+            f"{one.base}",
+            hint=_ONE_BASE,
+        )
     return Family(path, content, adapters)
 
 
@@ -245,8 +254,12 @@ def _check_base(path: Path, content: Routes, name: str, adapter: Adapter) -> Non
     if base and adapter.base and is_one_base(base, adapter.base) is False:
         raise ArtifactError(
             f"{_at(path, 'base')}: base is {base}, but {path / name} was trained on {adapter.base}",
-            hint="all adapters of a family need the same base model",
+            hint=_ONE_BASE,
         )
+
+
+def _have_other_bases(one: Adapter, other: Adapter) -> bool:
+    return share_a_base(one, other) is False
 
 
 def _damaged(path: Path, details: Mapping[str, Any]) -> ArtifactError:

@@ -86,6 +86,14 @@ def test_what_is_wrong_is_told_with_file_and_line(family, old, new, line, messag
     assert "\n" not in error.message + (error.hint or "")
 
 
+def test_adapters_of_different_bases_are_no_family(family):
+    config = family / "align" / "adapter_config.json"
+    content = json.loads(config.read_text()) | {"base_model_name_or_path": "somebody/other"}
+    config.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=r"align was trained on somebody/other, but .*task on"):
+        read_family(family)
+
+
 def test_a_family_is_no_adapter(family):
     with pytest.raises(ArtifactError, match="a family of adapters") as refused:
         read_adapter(family)
