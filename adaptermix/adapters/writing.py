@@ -28,7 +28,7 @@ from adaptermix.adapters.format import (
     spec_of,
 )
 from adaptermix.files.outputs import check_output, whole_output, write_json
-from adaptermix.files.tensors import TensorSpec, write_tensors
+from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 
 
 class AdapterWeights(NamedTuple):
@@ -131,12 +131,13 @@ def _write_card(
 def copy_adapter(adapter: Adapter, folder: Path) -> None:
     """Write an adapter as a new PEFT directory, with a byte-for-byte copy of its weights file.
 
-    If PEFT cannot read that file, the directory is that of ``stage_adapter``, with the same
-    tensors.
+    If PEFT cannot read that file, or its config is elsewhere, the directory is that of
+    ``stage_adapter``, with the same tensors.
     """
     source, config = adapter.weights_path, adapter.config
-    is_peft = {"peft_type", "target_modules"} <= config.keys() and not adapter.own_names
-    if is_peft and source.name == WEIGHTS_FILE:
+    is_peft = _has_pefts_names(adapter)
+    is_folder = source.name == WEIGHTS_FILE
+    if is_peft and is_folder and _content(source.with_name(CONFIG_FILE)) == config:
         folder.mkdir()
         for name in (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE, CARD_FILE):
             if (source.parent / name).is_file():
@@ -149,6 +150,24 @@ def copy_adapter(adapter: Adapter, folder: Path) -> None:
         _write_card(folder / CARD_FILE, folder, config, adapter.record)
     else:
         stage_adapter(adapter, folder.parent).rename(folder)
+
+
+def _has_pefts_names(adapter: Adapter) -> bool:
+    """Whether config and weights file have the keys and names that PEFT itself writes."""
+    is_converted = adapter.own_names or not isinstance(adapter.file, TensorFile)
+    if is_converted or not {"peft_type", "target_modules"} <= adapter.config.keys():
+        return False
+    specs = {module: adapter.spec(module) for module in adapter.modules}
+    names = layout_of(specs, Joining({module: spec.experts for module, spec in specs.items()}))
+    return adapter.file.specs.keys() == {*names, *(saved_name(n, specs) for n in adapter.saved)}
+
+
+def _content(path: Path) -> Any:
+    """Return the content of a JSON file, or None if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def staged_config(adapter: Adapter) -> dict[str, Any]:

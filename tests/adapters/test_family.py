@@ -5,14 +5,17 @@ import stat
 import subprocess
 
 import pytest
+import torch
 from helpers.adapters import logits_through_peft, peft_adapter
 from helpers.cards import TRAINED, write
 from helpers.families import hand_written
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.family import Family, Route, Routes, family_hash, is_family, read_family
 from adaptermix.adapters.family_files import serving, write_family
+from adaptermix.adapters.format import CONFIG_KEY
 from adaptermix.adapters.inspection import inspect
 from adaptermix.adapters.writing import copy_adapter
 from adaptermix.cli.main import program
@@ -178,6 +181,30 @@ def test_a_copy_is_the_adapter(tmp_path, model_dir, kind):
         assert copied.record == adapter.record
     if kind != "file":  # whose base is made up
         assert logits_through_peft(model_dir, copy).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["header", "default", "wrapper", "wrapped target"])
+def test_a_copy_has_what_peft_reads(tmp_path, model_dir, kind):
+    source = tmp_path / "task"
+    peft_adapter(model_dir, source)
+    expected = logits_through_peft(model_dir, source)
+    weights, config = source / "adapter_model.safetensors", source / "adapter_config.json"
+    content = json.loads(config.read_text())
+    tensors, header = load_file(weights), {"format": "pt"}
+    if kind == "header":  # and no config beside the file
+        header[CONFIG_KEY] = json.dumps(content)
+        config.unlink()
+    elif kind == "default":
+        tensors = {name.replace(".weight", ".default.weight"): t for name, t in tensors.items()}
+    elif kind == "wrapped target":
+        content["target_modules"] = [f"_orig_mod.{name}" for name in content["target_modules"]]
+        config.write_text(json.dumps(content))
+    elif kind == "wrapper":
+        tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    save_file(tensors, weights, header)
+    adapter = read_adapter(weights if kind == "header" else source)
+    copy_adapter(adapter, tmp_path / "copy")
+    assert torch.equal(logits_through_peft(model_dir, tmp_path / "copy"), expected)
 
 
 AWKWARD = 'a b\'s $(rm -rf) "model"'
