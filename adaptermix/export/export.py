@@ -22,6 +22,7 @@ from adaptermix.models.files import (
     config_parts,
     fingerprint,
     is_tied,
+    quantization_of,
     read_base_config,
     weight_shapes,
 )
@@ -103,7 +104,8 @@ def _open(path: Path, settings: ExportSettings) -> Source:
         raise ArtifactError(f"{folder}: no config.json", hint="name the base model with --model")
     _refuse(adapter, settings.to)
     if any(folder.glob("*.safetensors")):
-        check_fits(adapter, weight_shapes(folder), base)
+        if quantization_of(folder) is None:  # else its files hold no matrices of these shapes
+            check_fits(adapter, weight_shapes(folder), base)
         if adapter.is_of_other_base(fingerprint(folder)):
             raise ArtifactError(
                 f"{path} was trained on {adapter.base}, whose weights are not those of {base}",

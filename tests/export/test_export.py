@@ -71,6 +71,17 @@ def test_an_adapter_of_another_base_is_refused(tmp_path, adapter, model_dir):
         export([adapter], settings(tmp_path, model=str(tmp_path / "base")))
 
 
+def test_a_quantized_base_has_no_shapes_to_compare(tmp_path, adapter, model_dir):
+    base = shutil.copytree(model_dir, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes"}}
+    (base / "config.json").write_text(json.dumps(config | quantized))
+    weights = load_file(base / "model.safetensors")
+    packed = {name: tensor.reshape(-1, 1) for name, tensor in weights.items()}
+    save_file(packed, base / "model.safetensors", {"format": "pt"})
+    assert export([adapter], settings(tmp_path, model=str(base))).written
+
+
 def test_numbers_that_float16_does_not_hold_are_refused(tmp_path, adapter):
     shutil.copytree(adapter, tmp_path / "large")
     file = tmp_path / "large" / "adapter_model.safetensors"
