@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from adaptermix.adapters.card import data_of, made_of, model_name
+from adaptermix.adapters.card import data_of, made_of, model_name, sources_of
 from adaptermix.adapters.family import COLUMNS, Routes
 from adaptermix.adapters.stacking import stack_terms
 from adaptermix.files.outputs import Report
@@ -294,12 +294,9 @@ class InspectReport(Report):
 
 
 def _sources(record: dict[str, Any]) -> str:
-    """Return a merge's method and sources; other software may have written the record."""
-    sources = record.get("sources")
-    if not isinstance(sources, list):
-        return ""
-    terms = [f"{s.get('weight')} x {s.get('path')}" for s in sources if isinstance(s, dict)]
-    return f"{record.get('method')}, {' + '.join(terms)}"
+    """Return a merge's method and sources; empty if it is none."""
+    terms = [f"{source['weight']:g} x {source['path']}" for source in sources_of(record)]
+    return f"{record.get('method')}, {' + '.join(terms)}" if terms else ""
 
 
 def _scores(record: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ An adapter that was trained on a base model with other adapters added is only va
 added as well.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ def notes_on_stack(
 
     Args:
         adapters: The adapters that are added to one base model.
-        weights: All weights of each adapter, by the hash of its weights file.
+        weights: All weights of each adapter, by the hash of its weights file. They may be rounded
+            differently than in the record: 1 - 0.7 is not 0.3.
     """
     notes = []
     for adapter in adapters:
@@ -98,7 +100,7 @@ def notes_on_stack(
             continue
         for entry in trained_on(adapter.record):
             here = weights.get(entry["blake3"])
-            if here is not None and set(here) == {entry["weight"]}:
+            if here and all(math.isclose(weight, entry["weight"]) for weight in here):
                 continue
             told = "is missing here" if here is None else f"has {_listed(here)} here"
             notes.append(
@@ -113,4 +115,4 @@ def _name_of(path: str) -> str:
 
 
 def _listed(weights: Sequence[float]) -> str:
-    return " and ".join(f"{weight:g}" for weight in dict.fromkeys(weights))
+    return " and ".join(dict.fromkeys(f"{weight:g}" for weight in weights))

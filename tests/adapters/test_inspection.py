@@ -260,9 +260,9 @@ def test_what_is_known_of_an_adapter(tmp_path):
     assert adapter.parameters == sum(u.a.size + u.b.size for u in updates.values())
     assert adapter.dtypes == ["float16"]
     assert adapter.bytes == path.stat().st_size
-    merge([path, path], MergeSettings(weights=(0.5, 0.25), out=tmp_path / "m"))
+    merge([path, path], MergeSettings(weights=(0.5, 1 - 0.9), out=tmp_path / "m"))
     merged = look(tmp_path / "m").adapters[0]
-    assert merged.origin.endswith(f", merge: exact, 0.5 x {path} + 0.25 x {path}")
+    assert merged.origin.endswith(f", merge: exact, 0.5 x {path} + 0.1 x {path}")
     assert merged.record["sources"][0]["blake3"] == adapter.blake3
 
 

@@ -17,6 +17,8 @@ LOWER = SimpleNamespace(path="task", weights_hash="t", record={})
         ({"u": [1.0], "t": [0.5]}, None),
         ({"u": [0.3, 0.7], "t": [0.5, 0.5]}, None),
         ({"u": [0.0], "t": [1.0]}, None),  # it is not used
+        ({"u": [1.0], "t": [1 - 0.3 - 0.2]}, None),  # not quite 0.5
+        ({"u": [1.0], "t": [0.2, 1 - 0.8]}, "has 0.2 here"),
         ({"u": [1.0]}, "is missing here"),
         ({"u": [1.0], "t": [1.0]}, "has 1 here"),
         ({"u": [1.0], "t": [0.5, 0.2]}, "has 0.5 and 0.2 here"),  # in other layers
