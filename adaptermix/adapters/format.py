@@ -16,6 +16,7 @@ from adaptermix.adapters.names import (
     PREFIX,
     has_modes,
     is_expert,
+    is_of_encoder,
     without_wrappers,
 )
 from adaptermix.errors import ArtifactError
@@ -245,9 +246,15 @@ def layer_then_name(module: str) -> tuple[int, str]:
 
 @cache
 def layer_of(module: str) -> int | None:
-    """Return the index of a module's decoder block: 3 for ``layers.3.mlp``."""
+    """Return the index of a module's block in its part of the model: 3 for ``layers.3.mlp``."""
     match = _LAYER.search(f".{module}.")
     return int(match["layer"]) if match else None
+
+
+@cache
+def decoder_layer_of(module: str) -> int | None:
+    """Return the index of a module's decoder block; None for blocks of encoders, too."""
+    return None if is_of_encoder(module) else layer_of(module)
 
 
 def describe_config(

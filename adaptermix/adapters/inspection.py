@@ -29,7 +29,7 @@ from adaptermix.adapters.adapter import Adapter, read_adapter
 from adaptermix.adapters.core_space import random_overlap, subspace_overlap, subspaces
 from adaptermix.adapters.deltas import inner_product, norm
 from adaptermix.adapters.family import is_family, read_family
-from adaptermix.adapters.format import UpdateSpec, layer_of, layer_then_name
+from adaptermix.adapters.format import UpdateSpec, decoder_layer_of, layer_of, layer_then_name
 from adaptermix.adapters.matching import (
     check_common_names,
     check_names,
@@ -204,7 +204,7 @@ def _parameters(spec: UpdateSpec) -> int:
 
 
 def _layers(modules: Iterable[str]) -> list[int]:
-    return sorted({layer for layer in map(layer_of, modules) if layer is not None})
+    return sorted({layer for layer in map(decoder_layer_of, modules) if layer is not None})
 
 
 def _block(module: str) -> str:

@@ -87,6 +87,8 @@ _PART_NAMES = (
 _IN_BLOCK = re.compile(r"(?P<block>.*?\.\d+)\.(?P<part>[^.]+)\.")
 # Distinct parts of one model, which are never the same part under different names.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
+# Encoders of images and audio in models of several modes.
+_ENCODER = re.compile(r"(?:^|[._])(?:vis\w*|image|audio|speech|vit)(?:[._]|$)")
 # First components of the names of blocks' modules in known models.
 _STARTS = frozenset(
     """
@@ -277,6 +279,12 @@ def _part(block: str) -> str:
     """Return the part of a model that a block belongs to; empty for its decoder."""
     match = _PART.fullmatch(block)
     return "" if match is None or match[1] == "decoder" else match[1]
+
+
+def is_of_encoder(module: str) -> bool:
+    """Whether a module of a block belongs to an encoder of images or audio."""
+    block = _BLOCK.search(f"{module}.")
+    return block is not None and _ENCODER.search(module[: block.start()]) is not None
 
 
 def check_fusion(first: Sequence[str], second: Sequence[str], paths: tuple[str, str]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import tomli_w
 
-from adaptermix.adapters.format import layer_of
+from adaptermix.adapters.format import decoder_layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import read_toml
@@ -52,7 +52,7 @@ class Rule:
 
     def matches(self, module: str) -> bool:
         """Whether the rule matches a module."""
-        if self.layers is not None and layer_of(module) not in self.layers:
+        if self.layers is not None and decoder_layer_of(module) not in self.layers:
             return False
         return self.modules is None or re.search(self.modules, module) is not None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.format import layer_of
+from adaptermix.adapters.format import decoder_layer_of
 from adaptermix.errors import ConfigError
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
@@ -175,7 +175,7 @@ def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:
     Raises:
         ConfigError: There are more groups than blocks.
     """
-    layers = sorted({layer for layer in map(layer_of, plan.specs) if layer is not None})
+    layers = sorted({layer for layer in map(decoder_layer_of, plan.specs) if layer is not None})
     if count > max(1, len(layers)):
         raise ConfigError(
             f"--layer-groups {count}: the adapters have only {number_of(len(layers), 'layer')}"

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.format import layer_of, layer_then_name
+from adaptermix.adapters.format import decoder_layer_of, layer_then_name
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import MergePlan
 from adaptermix.merging.weights import Rule, Weighting
@@ -168,7 +168,7 @@ class WeightedMerge(nn.Module):
         mean = tuple(round(w, 4) for w in self.weights.detach().mean(dim=0).tolist())
         rules = []
         for weights, (name, modules) in zip(rows, self.groups.items(), strict=True):
-            layer = layer_of(modules[0])
+            layer = decoder_layer_of(modules[0])
             if isinstance(name, int) and layer is not None:
                 rules.append(Rule(weights, layers=frozenset({layer})))
             else:
@@ -180,7 +180,7 @@ def _groups(plan: MergePlan, per: str) -> dict[int | str, list[str]]:
     """Group the modules that share weights: by decoder block, or each module by itself."""
     groups: dict[int | str, list[str]] = {}
     for module in sorted(plan.specs, key=layer_then_name):
-        layer = layer_of(module)
+        layer = decoder_layer_of(module)
         groups.setdefault(layer if per == "layer" and layer is not None else module, []).append(
             module
         )

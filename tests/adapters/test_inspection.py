@@ -266,6 +266,14 @@ def test_what_is_known_of_an_adapter(tmp_path):
     assert merged.record["sources"][0]["blake3"] == adapter.blake3
 
 
+def test_layers_are_those_of_the_decoder(tmp_path):
+    update = next(iter(random_updates(1).values()))
+    names = ("model.visual.blocks.5.attn.qkv", "model.language_model.layers.2.self_attn.q_proj")
+    (adapter,) = look(save(tmp_path, "a", dict.fromkeys(names, update))).adapters
+    assert adapter.layers == adapter.active_layers == [2]
+    assert adapter.modules == 2
+
+
 @pytest.mark.parametrize(
     "record",
     [

@@ -44,6 +44,9 @@ weights = [0.5, -0.5]
     assert weighting.of("model.layers.12.self_attn.v_proj") == (0.8, 0.2)
     assert weighting.of("model.layers.4.self_attn.v_proj") == (0.9, 0.1)
     assert weighting.of(HEAD) == (0.9, 0.1)
+    for encoder in ("model.visual.blocks", "vision_tower.encoder.layers", "audio_tower.layers"):
+        assert weighting.of(f"{encoder}.12.attn.v_proj") == (0.9, 0.1)
+    assert weighting.of("bert.encoder.layer.12.attn.v_proj") == (0.8, 0.2)
 
 
 @pytest.mark.parametrize(

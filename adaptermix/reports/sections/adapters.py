@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from adaptermix.adapters.card import made_of, sources_of
-from adaptermix.adapters.format import layer_of
+from adaptermix.adapters.format import decoder_layer_of
 from adaptermix.adapters.report import (
     AdapterReport,
     Comparison,
     InspectReport,
+    ModuleRow,
     interference_table,
     provenance_table,
 )
@@ -49,7 +50,7 @@ def adapters_section(name: str, inspected: InspectReport) -> Section:
 
 def _norms(name: str, inspected: InspectReport) -> Plot:
     names = [adapter.name for adapter in inspected.adapters]
-    blocks = [(layer, row) for row in inspected.layers if (layer := layer_of(row.name)) is not None]
+    blocks = _blocks(inspected)
     panels = {
         adapter: [
             Curve(
@@ -73,13 +74,19 @@ def _norms(name: str, inspected: InspectReport) -> Plot:
     return _plot((f"{name}-norms", title, subtitle, ""), panels, "norm", values)
 
 
+def _blocks(inspected: InspectReport) -> list[tuple[int, ModuleRow]]:
+    """Return the rows of decoder blocks with the blocks' indices."""
+    rows = [(decoder_layer_of(row.name), row) for row in inspected.layers]
+    return [(layer, row) for layer, row in rows if layer is not None]
+
+
 def _met(inspected: InspectReport) -> list[Met]:
     """Return the comparisons of all pairs by layer, except pairs with a common origin."""
     names = [adapter.name for adapter in inspected.adapters]
     merges = [bool(sources_of(adapter.record)) for adapter in inspected.adapters]
     pairs = [pair for pair in inspected.pairs if not _share_an_origin(inspected, pair)]
     pairs.sort(key=lambda pair: merges[pair[0]] or merges[pair[1]])  # trained adapters first
-    blocks = [(layer, row) for row in inspected.layers if (layer := layer_of(row.name)) is not None]
+    blocks = _blocks(inspected)
     return [
         (f"{names[pair[0]]} and {names[pair[1]]}", layer, comparison)
         for pair in pairs
