@@ -19,7 +19,15 @@ from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.report import MergeReport, MergeSource
 from adaptermix.merging.weights import read_weights
 from adaptermix.settings.merging import MergeSettings
+from adaptermix.settings.shared import flag_of
 from adaptermix.version import __version__
+
+_RANDOM = ("dare", "dare-ties", "della")
+_OF_METHODS = {  # options that only some methods use
+    "density": ("magnitude", "ties", *_RANDOM, "knots"),
+    "epsilon": ("della",),
+    "seed": _RANDOM,
+}
 
 
 def merge(
@@ -118,8 +126,20 @@ def merge_report(
         cross_term_energy=tally.relative(tally.cross_energy),
         inactive=settings.inactive,
         written=written,
-        notes=_notes(plan),
+        notes=[*_notes_on_unused(settings), *_notes(plan)],
     )
+
+
+def _notes_on_unused(settings: MergeSettings) -> list[str]:
+    """Return notes on options that were given and have no effect with the method."""
+    unused = {option for option, names in _OF_METHODS.items() if settings.method not in names}
+    if settings.search is not None:
+        unused.discard("seed")  # it also chooses the examples of a search
+    return [
+        f"{flag_of(option)} has no effect with --method {settings.method}; it is for "
+        f"{', '.join(_OF_METHODS[option])}"
+        for option in sorted(unused & settings.model_fields_set)
+    ]
 
 
 def _notes(plan: MergePlan) -> list[str]:

@@ -186,6 +186,22 @@ def test_weights_of_rules_that_look_like_slips_are_noted_too(tmp_path, model_dir
     ]
 
 
+def test_options_of_other_methods_are_noted(tmp_path):
+    paths = [write(tmp_path / "a", {}), write(tmp_path / "b", {}, seed=1)]
+    options = {"weight": 0.5, "density": 0.1, "epsilon": 0.05, "seed": 9}
+    noted = {
+        method: [note.partition(" ")[0] for note in found.notes]
+        for method in ("exact", "dare", "della")
+        for settings in [MergeSettings(**options, method=method, out=tmp_path / "m")]
+        for found in [merge(paths, settings, dry_run=True)]
+    }
+    assert noted == {
+        "exact": ["--density", "--epsilon", "--seed"],
+        "dare": ["--epsilon"],
+        "della": [],
+    }
+
+
 @pytest.mark.parametrize(
     ("weights", "is_noted"), [([0.9, 0.1], False), ([0.1, 0.9], True), ([0.5, 0.5], False)]
 )
