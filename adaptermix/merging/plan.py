@@ -57,6 +57,8 @@ from adaptermix.merging.weights import Weighting
 from adaptermix.merging.whole_weights import BaseWeight, saved_weight
 from adaptermix.settings.merging import MergeSettings
 
+_FOLD = "fold them into the base model with --into BASE"
+
 
 @dataclass
 class Tally:
@@ -167,6 +169,7 @@ class MergePlan:
             ArtifactError: Whole weights cannot be merged, or a module has both a whole weight and
                 an update.
         """
+        self._refuse_biases()
         config = describe_config(self.specs, self.base, self._covers_all_layers())
         saved = self.saved()
         holders = [a.config for a in self.adapters if a.saved.keys() & saved.keys()]
@@ -179,7 +182,7 @@ class MergePlan:
                 raise ArtifactError(
                     f"one adapter replaces the whole weight of '{module}' (modules_to_save), and "
                     "another has a LoRA update of it; PEFT cannot load an adapter with both",
-                    hint="fold them into the base model with --into BASE",
+                    hint=_FOLD,
                 )
         config["modules_to_save"] = sorted(kept) or None
         tying = [holder.get("ensure_weight_tying") for holder in holders if _saves(holder)]
@@ -193,6 +196,17 @@ class MergePlan:
         if len(tasks) == 1:  # PEFT loads an adapter of a bare decoder without the LM head
             config["task_type"] = tasks.pop()
         return config
+
+    def _refuse_biases(self) -> None:
+        """Refuse LoRA biases, which an adapter has in all its modules, if one cannot have any."""
+        for module, spec in self.specs.items():
+            if spec.has_bias and (spec.experts or spec.is_embedding):
+                kind = "embeddings" if spec.is_embedding else "a parameter of experts"
+                raise ArtifactError(
+                    f"one adapter has LoRA biases (lora_bias), and another updates '{module}', "
+                    f"{kind}; PEFT cannot load an adapter with both",
+                    hint=_FOLD,
+                )
 
     @property
     def is_transposed(self) -> bool:

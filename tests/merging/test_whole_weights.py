@@ -116,6 +116,19 @@ def test_embeddings_that_peft_saves_three_times_are_one(tmp_path, model_dir):
     torch.testing.assert_close(through_peft, expected, rtol=2e-4, atol=2e-3)
 
 
+def test_biases_are_not_merged_with_what_has_none_in_peft(tmp_path, qwen_dir):
+    paths = [
+        trained(qwen_dir, tmp_path / "biased", 1, lora_bias=True, **ATTENTION),
+        trained(qwen_dir, tmp_path / "embedded", 2, target_modules=["embed_tokens", "q_proj"]),
+    ]
+    with pytest.raises(ArtifactError, match="updates 'model.embed_tokens', embeddings") as refused:
+        merge(paths, MergeSettings(weight=0.5, out=tmp_path / "m"))
+    assert "--into" in refused.value.hint
+    merge_into(paths, MergeSettings(weight=0.5, into=str(qwen_dir), out=tmp_path / "model"))
+    expected = sum_of_folded_models(qwen_dir, paths, (0.5, 0.5))
+    torch.testing.assert_close(logits_of(tmp_path / "model"), expected, rtol=2e-4, atol=2e-3)
+
+
 def test_embeddings_that_stay_tied_are_tied_in_the_merge(tmp_path):
     base = save_model(tmp_path / "base", "gemma2")
     options = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
