@@ -288,7 +288,8 @@ def plan_merge(
     weights: dict[str, tuple[float, ...]] = {}
     specs: dict[str, UpdateSpec] = {}
     names = sorted({module for adapter in adapters for module in adapter.modules}, key=_end_first)
-    _refuse_idle_rules(weighting, names)
+    whole = [name.rpartition(".")[0] for adapter in adapters for name in adapter.saved]
+    _refuse_idle_rules(weighting, [*names, *whole])
     has_bias = any(tensors.bias for adapter in adapters for tensors in adapter.factors.values())
     kinds: dict[tuple[Any, Any], list[str]] = {}  # groups equal layers: most models have few kinds
     for module in names:

@@ -129,6 +129,18 @@ def test_biases_are_not_merged_with_what_has_none_in_peft(tmp_path, qwen_dir):
     torch.testing.assert_close(logits_of(tmp_path / "model"), expected, rtol=2e-4, atol=2e-3)
 
 
+def test_a_rule_may_be_for_whole_weights_alone(tmp_path, qwen_dir):
+    options = {"modules_to_save": ["lm_head"], **ATTENTION}
+    paths = [trained(qwen_dir, tmp_path / str(seed), seed, **options) for seed in (1, 2)]
+    rules = tmp_path / "w.toml"
+    rules.write_text('weights = [0, 1]\n[[rule]]\nmodules = "lm_head"\nweights = [1, 0]\n')
+    merge(paths, MergeSettings(weights_file=rules, out=tmp_path / "m"))
+    first, merged = (
+        read_adapter(path).saved_weight("lm_head.weight") for path in (paths[0], tmp_path / "m")
+    )
+    assert (first == merged).all()
+
+
 def test_embeddings_that_stay_tied_are_tied_in_the_merge(tmp_path):
     base = save_model(tmp_path / "base", "gemma2")
     options = {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"]}
