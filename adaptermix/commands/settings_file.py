@@ -68,8 +68,8 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
 
 def _split(kind: type[Settings], name: str, value: object) -> object:
     """Split the adapters in repeated flags, each of which may have several: ``A,B``."""
-    is_list = isinstance(value, list | tuple)
-    if not is_list or kind.location(name) not in ("adapters", "weighted-adapters"):
+    names_adapters = kind.location(name) in ("adapters", "weighted-adapters")
+    if not names_adapters or not isinstance(value, list | tuple):
         return value
     return [part for item in value for part in split_adapters(item)]
 

@@ -121,7 +121,7 @@ def _continue(
 
     def half_ended(sequences: "Tensor", _: Any) -> "Tensor":
         done = ended(sequences)
-        return done | (2 * done.sum() >= len(done))
+        return (2 * done.sum() >= len(done)).expand(len(done))
 
     answers: dict[int, list[int]] = {}
     places = torch.arange(len(ids), device=ids.device)

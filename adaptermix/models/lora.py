@@ -215,10 +215,9 @@ def _modules_of_layers(
     depth = len(find_blocks(model)) or model.config.get_text_config().num_hidden_layers
     last = max(settings.layers_to_transform)
     if last >= depth:
-        is_cut = isinstance(settings, TrainAlignSettings)  # its model ends at the aligned block
-        which = (
-            f"the blocks up to --layer {settings.layer}" if is_cut else "the blocks of the model"
-        )
+        which = "the blocks of the model"
+        if isinstance(settings, TrainAlignSettings):  # its model ends at the aligned block
+            which = f"the blocks up to --layer {settings.layer}"
         raise ConfigError(f"--layers-to-transform {last}: {which} are 0 to {depth - 1}")
     return [
         name

@@ -37,7 +37,7 @@ def _conflicts(recipe: Recipe, step: Step, exports: Mapping[str, Path]) -> Itera
     for name, place in ((n, p) for step in recipe.steps for n, p in step.places.items()):
         if Path(name).exists() and real_path(Path(name)).is_relative_to(folder):
             yield f"contains {name}, which is named at {place}"
-    for name, out in ({other.name: other.out for other in recipe.steps} | exports).items():
+    for name, out in [*((other.name, other.out) for other in recipe.steps), *exports.items()]:
         other = real_path(out)
         if folder.is_relative_to(other) or other.is_relative_to(folder):
             yield f"is written by the step {name}, too"

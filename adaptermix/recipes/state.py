@@ -104,8 +104,9 @@ class State:
 
     def finish(self, step: Step, key: str, record: dict[str, Any], seconds: float) -> None:
         """Record that the step has finished."""
-        entry = {"status": "finished", "key": key, "content": content_hash(step.out)}
-        entry |= {"out": step.out.name, "seconds": seconds, "record": record}
+        entry: dict[str, Any] = {"status": "finished", "key": key}
+        entry |= {"content": content_hash(step.out), "out": step.out.name}
+        entry |= {"seconds": seconds, "record": record}
         exported = self._exported(step)
         if step.export is not None:
             exported["exported"] = content_hash(step.export)

@@ -219,6 +219,7 @@ class Alignment:
             sentences = Sentences.of(tensors, 0, self.settings.pooling, skip)
             with torch.no_grad():
                 vectors = self.step.vectors(self.adapted, sentences)[: 2 * sentences.pairs]
-            keys = (tensors["source_keys"], tensors["target_keys"])
-            found.append(PairVectors(*vectors.chunk(2), *keys))
+            sources, targets = vectors.chunk(2)
+            keys = tensors["source_keys"], tensors["target_keys"]
+            found.append(PairVectors(sources, targets, *keys))
         return PairVectors(*map(torch.cat, zip(*found, strict=True)))

@@ -138,7 +138,7 @@ def _activation_bytes(model: PeftModel, each: Pass, settings: TrainSettings) -> 
         return sum(sizes) + in_flight
     of_blocks = [sum(sizes[span.start : span.stop]) for span in spans]
     width = base.config.get_text_config().hidden_size
-    inputs = len(spans) * ids.numel() * width * model.dtype.itemsize
+    inputs: int = len(spans) * ids.numel() * width * model.dtype.itemsize
     return sum(sizes) - sum(of_blocks) + max(of_blocks, default=0) + inputs + in_flight
 
 
