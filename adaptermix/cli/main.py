@@ -88,6 +88,15 @@ comet_app = _group(
 recipe_app = _group("recipe", "Write a recipe for `adaptermix run`.")
 
 
+def _check_seed(seed: int) -> int:
+    from adaptermix.settings.values import check_seed
+
+    try:
+        return check_seed(seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def demo(
     out: Annotated[
         Path | None,
@@ -101,7 +110,7 @@ def demo(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(metavar="N", min=0, max=2**32 - 1, help="Random seed of both training runs."),
+        typer.Option(metavar="N", callback=_check_seed, help="Random seed of both training runs."),
     ] = 1,
     force: Force = False,
     json: Json = False,

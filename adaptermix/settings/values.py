@@ -106,13 +106,18 @@ def _read_skip(value: object) -> object:
     raise ValueError("expected a number from 0, or auto")
 
 
-def _fits_generators(seed: int) -> int:
+def check_seed(seed: int) -> int:
+    """Return the seed if all random number generators take it.
+
+    Raises:
+        ValueError: The seed is out of range.
+    """
     if not 0 <= seed < 2**32:  # NumPy's limit
         raise ValueError("must be a whole number from 0 to 2^32 - 1")
     return seed
 
 
-Seed = Annotated[int, AfterValidator(_fits_generators)]
+Seed = Annotated[int, AfterValidator(check_seed)]
 Weights = Annotated[tuple[float, ...], BeforeValidator(_split_numbers)]
 Positive = Annotated[float, Field(gt=0)]
 Temperatures = Annotated[
