@@ -15,7 +15,7 @@ from adaptermix.data.languages import (
     split_pair,
 )
 from adaptermix.data.layouts import Layout, recognize
-from adaptermix.errors import DataError
+from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.records import Records, open_records
 from adaptermix.progress import OnProgress
 
@@ -77,6 +77,31 @@ def has_header(names: Sequence[str], langs: tuple[str, str]) -> bool:
     """Whether the cells of a file's first line are column names of sentence pairs."""
     layouts = [*_by_language(names, langs), *_ENGLISH, _ORDERED]
     return any({*layout.needed} <= {*names} for layout in layouts)
+
+
+def columns_of_pair(columns: Mapping[str, str], langs: tuple[str, str]) -> dict[str, str]:
+    """Return the columns that the user named, without those of other languages."""
+    return {
+        name: column
+        for name, column in columns.items()
+        if not is_language_name(name) or any(is_one_language(name, lang) for lang in langs)
+    }
+
+
+def check_columns(columns: Mapping[str, str], pairs: Sequence[str]) -> None:
+    """Check that no column is named for a language that is in no pair.
+
+    Raises:
+        ConfigError: A column is.
+        DataError: A text is not a pair.
+    """
+    used = {name for pair in pairs for name in columns_of_pair(columns, split_pair(pair))}
+    for name in columns:
+        if name not in used:
+            raise ConfigError(
+                f"{OPTION} {name}={columns[name]}: '{name}' is in none of the pairs",
+                hint=f"the pairs are {', '.join(pairs)}",
+            )
 
 
 def _read(records: Records, langs: tuple[str, str]) -> Rows[Numbered]:

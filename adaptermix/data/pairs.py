@@ -15,7 +15,14 @@ from adaptermix.data.languages import (
     plain_code,
     split_pair,
 )
-from adaptermix.data.pair_tables import Numbered, Rows, has_header, open_pairs, table_pairs
+from adaptermix.data.pair_tables import (
+    Numbered,
+    Rows,
+    columns_of_pair,
+    has_header,
+    open_pairs,
+    table_pairs,
+)
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.hub_data import find_data_set, is_saved
 from adaptermix.files.outputs import cache_folder
@@ -42,7 +49,8 @@ class PairPlace:
 
     Attributes:
         place: A folder, a table, or the name of a data set of the Hub; None for OPUS Tatoeba.
-        columns: The table's column names, by the names used here.
+        columns: The table's column names, by the names used here. Those of other languages than
+            the pair's are left out.
         on_progress: Called with the progress of downloads.
     """
 
@@ -80,12 +88,13 @@ def read_pairs(
 def read_pair_rows(pair: str, where: PairPlace) -> Rows[ParallelPair]:
     """Read rows lazily, including those with empty sides, otherwise as ``read_pairs``."""
     source, target = split_pair(pair)
+    columns = columns_of_pair(where.columns, (source, target))
     place = where.place or _downloaded(source, target, where.on_progress)
     is_set = find_data_set(str(place)) is not None and (not place.is_dir() or is_saved(place))
     if is_set or place.is_file():
-        found = open_pairs(place, (source, target), where.columns, where.on_progress)
+        found = open_pairs(place, (source, target), columns, where.on_progress)
     else:
-        found = _local_pairs(place, (source, target), where.columns)
+        found = _local_pairs(place, (source, target), columns)
     name = Path(found.origin).name if Path(found.origin).exists() else found.origin
     rows = (
         ParallelPair((left or "").strip(), (right or "").strip(), pair, f"{name}:{number}")

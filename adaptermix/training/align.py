@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from adaptermix.data.pair_tables import check_columns
 from adaptermix.data.pairs import CleanPairs, PairPlace, read_clean_pairs
 from adaptermix.data.sampling import hold_out, resample, resample_evenly
 from adaptermix.errors import ConfigError, DataError
@@ -177,6 +178,7 @@ def align_data(
     groups, held, dropped = {}, {}, {}
     place = settings.pairs_dir or settings.data_dir
     where = PairPlace(place, settings.pairs_columns, on_progress)
+    check_columns(settings.pairs_columns, settings.pairs)
     for pair in settings.pairs:
         clean = read_clean_pairs(
             pair,

@@ -457,6 +457,30 @@ def test_one_table_has_many_languages(tmp_path):
     assert tokens(other, **settings) == tokens(write_rows(tmp_path / "x.csv", PAIRS))
 
 
+COLUMNS = "cy=welsh_text,sw=swahili_text,en=english_text"
+
+
+@pytest.mark.parametrize("is_one_table", [True, False])
+def test_columns_of_several_pairs_are_named_together(tmp_path, is_one_table):
+    pairs = ("cym-en", "sw-en")
+    rows = {
+        "cym": renamed(cy="welsh_text", en="english_text"),
+        "sw": renamed(cy="swahili_text", en="english_text"),
+    }
+    if is_one_table:
+        merged = [one | other for one, other in zip(*rows.values(), strict=True)]
+        place = write_rows(tmp_path / "all.csv", merged)
+    else:
+        place = tmp_path
+        for lang, of_lang in rows.items():
+            write_rows(tmp_path / f"{lang}-en.csv", of_lang)
+    assert len(tokens(place, pairs=pairs, pairs_columns=COLUMNS)) == 40
+    with pytest.raises(ConfigError, match="--pairs-columns sw=swahili_text: 'sw' is in none of"):
+        tokens(place, pairs=("cym-en",), pairs_columns=COLUMNS)
+    with pytest.raises(ConfigError, match="--pairs-columns: unknown field 'welsh_text'"):
+        tokens(place, pairs=pairs, pairs_columns="welsh_text=english_text")
+
+
 @pytest.mark.parametrize(
     ("header", "pair", "hint"),
     [
