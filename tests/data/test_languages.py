@@ -107,7 +107,7 @@ def test_every_known_language_has_one_code_by_all_its_names():
         ("Welch", "did you mean cy-GB? it has af-ZA"),
         ("jp", "did you mean ja-JP? it has"),
         ("pt-BR", "did you mean pt-PT? it has"),
-        ("pt-br", "it has af-ZA"),
+        ("pt-br", "did you mean pt-PT? it has"),
         ("cz", "it has af-ZA"),
         ("xx", "it has af-ZA"),
     ],

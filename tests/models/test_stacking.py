@@ -287,7 +287,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, corpus_dir, under):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["a,b=0.5"], ("a", "b=0.5")),
+        ("a,b=0.5", ("a", "b=0.5")),
         ("a=-2e-1", ("a=-2e-1",)),
         (["a", "b"], ("a", "b")),
         ([], ()),
