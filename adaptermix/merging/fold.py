@@ -1,16 +1,16 @@
 """Fold a merge of adapters into a full model, shard by shard, with bounded memory."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from blake3 import blake3
 
-from adaptermix.adapters.adapter import Adapter, adapter_hash
+from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, widened
 from adaptermix.adapters.experts import Place, is_transposed, places_of
 from adaptermix.adapters.format import FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
@@ -36,7 +36,6 @@ from adaptermix.models.files import (
 )
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
-from adaptermix.version import __version__
 
 _ROWS = 1024  # rows of a weight that are converted to float32 at a time
 _TEMPLATES = "additional_chat_templates"  # folder of chat templates besides the default
@@ -85,7 +84,6 @@ def merge_into(
         _experts(plan, shapes, model_type),
         _turned_modules(plan, shapes, folder),
         Tally(),
-        _header_record(plan, own),
     )
     notes = [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
     if dry_run:
@@ -220,7 +218,6 @@ class _Folding:
         experts: Updates of fused experts, by weight name.
         turned: Modules whose weights the base stores as [in out].
         tally: Energies summed over the modules.
-        record: Record of what was folded, for the header of every shard.
     """
 
     plan: MergePlan
@@ -228,7 +225,6 @@ class _Folding:
     experts: Mapping[str, list[_Expert]]
     turned: set[str]
     tally: Tally
-    record: str
 
 
 def _experts(
@@ -267,42 +263,31 @@ def _turned_modules(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base
     return turned
 
 
-def _header_record(plan: MergePlan, base: str) -> str:
-    """Return what was folded, with a hash of all that the weights depend on.
-
-    A model's fingerprint reads headers whole, but only samples of the weights, which may be the
-    same in two merges.
-    """
-    made_of = {
-        "adaptermix": __version__,
-        "base": base,
-        "sources": [adapter_hash(adapter) for adapter in plan.adapters],
-        "weighting": plan.weighting.as_record(),
-        "weights": plan.weights,
-        "method": plan.method,
-        "options": asdict(plan.options),
-        "seed": plan.seed,
-    }
-    text = json.dumps(made_of, sort_keys=True, default=str)
-    record = {
-        "folded": [str(adapter.path) for adapter in plan.adapters],
-        "weights": plan.weighting.weights,
-        "hash": hashlib.sha256(text.encode()).hexdigest(),
-    }
-    return json.dumps(record)
-
-
 def _fold_shard(shard: Path, out: Path, folding: _Folding) -> None:
     file = TensorFile(shard)
-    metadata = {**file.metadata, "format": "pt"}
-    metadata[RECORD_KEY] = folding.record
+    hashed = blake3()
+
+    def metadata() -> dict[str, str]:
+        # A model's fingerprint reads headers whole, but only samples of the weights, which two
+        # merges may have in common.
+        record = {
+            "folded": [str(adapter.path) for adapter in folding.plan.adapters],
+            "weights": folding.plan.weighting.weights,
+            "blake3": hashed.hexdigest(),
+        }
+        return {**file.metadata, "format": "pt", RECORD_KEY: json.dumps(record)}
+
+    def known(tensor: np.ndarray) -> np.ndarray:
+        hashed.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+        return tensor
+
     folded = (
         _with_experts(file, name, folding)
         if name in folding.experts
         else _changed(file, name, folding)
         for name in file.specs
     )
-    write_tensors(out, file.specs, folded, lambda: metadata)
+    write_tensors(out, file.specs, map(known, folded), metadata)
 
 
 @np.errstate(over="ignore")  # overflow is checked at the end

@@ -141,9 +141,9 @@ def test_tokens_of_training_and_dev_rows_are_checked(model_dir, part):
     base = Base(model_dir, make_tokenizer(), [], [])
     usual, odd = EncodedExample([5, 6], [5, 6]), EncodedExample([5, 999], [5, 999])
     rows = {"train": [usual], "dev": [usual]}
-    base.check_tokens(TrainingData(**rows, examples={}, dev_examples={}))
+    base.check_rows(TrainingData(**rows, examples={}, dev_examples={}))
     with pytest.raises(ArtifactError, match="has token 999"):
-        base.check_tokens(TrainingData(**rows | {part: [usual, odd]}, examples={}, dev_examples={}))
+        base.check_rows(TrainingData(**rows | {part: [usual, odd]}, examples={}, dev_examples={}))
 
 
 def test_a_padding_token_without_an_embedding_is_not_used(tmp_path, model_dir):
