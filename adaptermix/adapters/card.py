@@ -20,6 +20,7 @@ _SETTINGS = (
     *("epochs", "max_steps", "max_length", "seed", "layer", "temperature", "contrastive_batch"),
     "prompt",
 )
+_MADE_BY = "\n| made by | adaptermix "  # a row of every generated card
 _USE = """## Use
 
     adaptermix eval --model BASE --adapter {name}
@@ -48,6 +49,13 @@ def card_path(adapter: Path) -> Path:
     if adapter.suffix != ".safetensors":
         return adapter / FILE_NAME
     return adapter.with_name(f"{adapter.stem}.{FILE_NAME}")
+
+
+def can_write_card(card: Path) -> bool:
+    """Whether there is no card, or one of adaptermix: one that a person wrote is kept."""
+    if not card.exists():
+        return True
+    return card.is_file() and _MADE_BY in card.read_text(encoding="utf-8", errors="replace")
 
 
 def model_card(adapter: Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash
 from adaptermix.adapters.card import FILE_NAME as CARD_FILE
-from adaptermix.adapters.card import card_path, model_card
+from adaptermix.adapters.card import can_write_card, card_path, model_card
 from adaptermix.adapters.deltas import LoraUpdate, as_dtype
 from adaptermix.adapters.experts import Joining
 from adaptermix.adapters.format import (
@@ -75,7 +75,7 @@ def stream_adapter(
     """Write an adapter while it is computed, with few modules in memory at a time.
 
     An adapter with a run record gets a model card: in its folder, or next to its file as
-    ``NAME.README.md``. An existing card next to a file is kept unless ``force`` is set.
+    ``NAME.README.md``. There, a card that a person wrote is kept; one of adaptermix is replaced.
 
     Args:
         path: A ``.safetensors`` file, or else a new PEFT directory.
@@ -115,7 +115,7 @@ def stream_adapter(
             write_json(unfinished / CONFIG_FILE, config)
             write_json(unfinished / RECORD_FILE, record())
             _write_card(unfinished / CARD_FILE, path, config, record())
-    if path.suffix == ".safetensors" and (force or not card_path(path).exists()):
+    if path.suffix == ".safetensors" and can_write_card(card_path(path)):
         _write_card(card_path(path), path, config, record())
 
 

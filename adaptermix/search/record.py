@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptermix.adapters.card import can_write_card
 from adaptermix.files.outputs import NotedReport, Report, whole_output
 from adaptermix.merging.report import MergeReport
 from adaptermix.search.halving import Entry, SuccessiveHalving
@@ -204,11 +205,11 @@ def is_half_out(out: Path) -> bool:
     return (search_folder(out) / STAGE / out.name).exists()
 
 
-def put_in_place(stage: Path, out: Path, force: bool) -> None:
+def put_in_place(stage: Path, out: Path) -> None:
     """Move an adapter to its place. The model card beside a single file is moved first."""
     for path in sorted(stage.iterdir(), key=lambda path: path.name == out.name):
         target = out.with_name(path.name)
-        if path.name == out.name or force or not target.exists():
+        if path.name == out.name or can_write_card(target):
             with whole_output(target) as partial:
                 path.rename(partial)
     shutil.rmtree(stage)

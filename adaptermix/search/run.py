@@ -419,5 +419,5 @@ def _finish(
         kept = {"key": inputs.key, "adapter": adapter_hash(read_adapter(staged))}
         write_json(partial / RECORD_FILE, record | kept | report.as_record())
         check_output(settings.out, force)
-    put_in_place(folder / STAGE, settings.out, force)
+    put_in_place(folder / STAGE, settings.out)
     return report

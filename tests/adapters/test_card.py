@@ -53,17 +53,20 @@ def test_a_merge_has_the_languages_and_names_of_its_sources(tmp_path):
     assert str(tmp_path) not in card.content
 
 
-def test_a_card_beside_a_file_is_replaced_only_by_force(tmp_path):
-    write(tmp_path / "task.safetensors", TRAINED)
-    card = tmp_path / "task.README.md"
-    card.write_text("mine")
-    (tmp_path / "task.safetensors").unlink()
+@pytest.mark.parametrize("force", [False, True])
+def test_a_card_beside_a_file_is_replaced_unless_a_person_wrote_it(tmp_path, force):
+    out, card = tmp_path / "task.safetensors", tmp_path / "task.README.md"
     sources = [write(tmp_path / "a", TRAINED), write(tmp_path / "b", ALIGNED, seed=1)]
-    settings = MergeSettings(weight=0.5, out=tmp_path / "task.safetensors")
-    merge(sources, settings)
-    assert card.read_text() == "mine"
-    merge(sources, settings, force=True)
-    assert "exact merge" in card.read_text()
+    for weight in (0.5, 0.25):
+        if not force:
+            out.unlink(missing_ok=True)
+        merge(sources, MergeSettings(weight=weight, out=out), force=force)
+        assert f"exact merge {weight} x a" in card.read_text()
+    card.write_text("mine: not made by | adaptermix 0.1")
+    if not force:
+        out.unlink()
+    merge(sources, MergeSettings(weight=0.5, out=out), force=force)
+    assert card.read_text().startswith("mine")
 
 
 def test_an_adapter_without_a_record_gets_no_card(tmp_path):
