@@ -30,6 +30,7 @@ from adaptermix.cli.progress import RecipeWatcher
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, require_extra
 from adaptermix.files.outputs import DISK_FULL
+from adaptermix.settings.values import check_seed
 from adaptermix.version import __version__
 
 TOUR = """Train, merge and evaluate LoRA adapters that carry a task across languages.
@@ -88,15 +89,6 @@ comet_app = _group(
 recipe_app = _group("recipe", "Write a recipe for `adaptermix run`.")
 
 
-def _check_seed(seed: int) -> int:
-    from adaptermix.settings.values import check_seed
-
-    try:
-        return check_seed(seed)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
 def demo(
     out: Annotated[
         Path | None,
@@ -110,7 +102,7 @@ def demo(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(metavar="N", callback=_check_seed, help="Random seed of both training runs."),
+        typer.Option(metavar="N", min=0, help="Random seed of both training runs."),
     ] = 1,
     force: Force = False,
     json: Json = False,
@@ -124,6 +116,10 @@ def demo(
 
     Example: adaptermix demo -o runs/mine --seed 2
     """
+    try:
+        check_seed(seed)
+    except ValueError as error:
+        raise ConfigError(f"--seed: {error}, not {seed}") from error
     require_extra("eval")
     from adaptermix.cli import demo as demo_module
 

@@ -107,10 +107,10 @@ def _read_skip(value: object) -> object:
 
 
 def check_seed(seed: int) -> int:
-    """Return the seed if all random number generators take it.
+    """Return a seed that all random generators take.
 
     Raises:
-        ValueError: The seed is out of range.
+        ValueError: It is negative or too large.
     """
     if not 0 <= seed < 2**32:  # NumPy's limit
         raise ValueError("must be a whole number from 0 to 2^32 - 1")

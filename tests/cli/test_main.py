@@ -44,6 +44,15 @@ def test_the_typed_command_is_the_one_that_is_built(monkeypatch, capsys, typed, 
     assert "Usage: " in "".join(capsys.readouterr())
 
 
+def test_a_seed_that_is_too_large_is_refused_before_the_demo_writes(tmp_path):
+    out = tmp_path / "demo"
+    done = CliRunner().invoke(program(), ["demo", "-o", str(out), "--seed", str(2**32)])
+    assert (
+        str(done.exception) == "--seed: must be a whole number from 0 to 2^32 - 1, not 4294967296"
+    )
+    assert not out.exists()
+
+
 DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO")
 
 
