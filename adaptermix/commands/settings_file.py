@@ -139,7 +139,7 @@ def _tested_like_eval(content: Mapping[str, Any], kind: type[Settings]) -> dict[
     """Return the keys that a search takes over from ``eval``'s section, for equal decoding."""
     if not issubclass(kind, SearchSettings):
         return {}
-    asked = {*keys_of(ScoredSettings)} - {"limit"}
+    asked = {*keys_of(ScoredSettings)} - {"limit", *kind.own}
     return {key: value for key, value in content.get("eval", {}).items() if key in asked}
 
 

@@ -196,7 +196,7 @@ def needs(draft: Draft) -> dict[str, str]:
 
 def stated(draft: Draft) -> dict[str, Any]:
     """Return a step's keys including the top-level ones; paths are still as written."""
-    known = keys_of(draft.command.settings)
+    known = {*keys_of(draft.command.settings)} - {*draft.command.settings.own}
     shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
     shared = meant_for((shared | draft.table).get("task"), shared)
     return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)

@@ -298,7 +298,8 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
 
 def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
     """Return the overrides that apply to a step; a model from another step is kept."""
-    written, known = stated(draft), keys_of(draft.command.settings)
+    written, kind = stated(draft), draft.command.settings
+    known = {*keys_of(kind)} - {*kind.own}
     named = _named_overrides(draft, overrides)
     of_all = {k: v for k, v in overrides.values.items() if k in known}
     for key in ("model", "into"):

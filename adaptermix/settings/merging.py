@@ -132,6 +132,7 @@ class SearchSettings(MergeSettings, ScoredSettings):
     """Settings of ``merge --search``: those of a merge, and those for testing candidates."""
 
     panel: ClassVar[str | None] = "Search"
+    own: ClassVar[tuple[str, ...]] = ("src", "ref")  # those of a test are no dev data
 
     exhaustive: bool = Field(
         default=False,

@@ -42,6 +42,7 @@ class Settings(BaseModel):
     section: ClassVar[str] = ""
     panel: ClassVar[str | None] = None  # heading of its options in the help
     main: ClassVar[tuple[str, ...]] = ()  # fields that the help shows first
+    own: ClassVar[tuple[str, ...]] = ()  # keys that it does not share with other commands
 
     @classmethod
     def for_keys(cls, keys: Mapping[str, object]) -> "type[Settings]":

@@ -397,6 +397,7 @@ def test_a_task_has_defaults_of_its_own_which_options_override(kind, task, expec
 
 
 SRC = {"task": "wmt23", "langs": "en-de", "src": "a", "ref": ("b",)}
+SENTENCES = 'task = "wmt23"\nlangs = ["en-de"]\nsrc = "t.en"\nref = ["t.de"]\n'
 FAMILY = {"search": "0.5,0.7", "per_language": True, "out": "family"}
 
 
@@ -539,3 +540,12 @@ def test_a_search_takes_its_own_keys_then_those_of_the_tests_then_those_of_all(t
     text += '[eval]\ndata-dir = "tests"\ndtype = "bfloat16"\n[merge]\ndata-dir = "own"\n'
     found = load_settings(SearchSettings, {"search": "auto"}, write(tmp_path, text))
     assert (found.data_dir, found.dtype, found.revision) == (tmp_path / "own", "bfloat16", "main")
+
+
+def test_a_search_takes_no_sentences_from_the_tests(tmp_path):
+    path = write(tmp_path, f"[eval]\n{SENTENCES}")
+    found = load_settings(SearchSettings, {"search": "auto"}, path)
+    assert (found.langs, found.src, found.ref) == (("en-de",), None, ())
+    path = write(tmp_path, f"[merge]\n{SENTENCES.replace('t.', 'dev.')}[eval]\n{SENTENCES}")
+    found = load_settings(SearchSettings, {"search": "auto"}, path)
+    assert (found.src, found.ref) == (tmp_path / "dev.en", (tmp_path / "dev.de",))
