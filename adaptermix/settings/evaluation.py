@@ -80,16 +80,6 @@ class EvalSettings(ScoredSettings):
             raise ValueError(clash)
         return self
 
-    @model_validator(mode="after")
-    def _files_are_of_one_pair(self) -> "EvalSettings":
-        if (self.src is None) != (not self.ref):
-            raise ValueError("give --src and --ref together")
-        if self.src is not None and (len(self.langs) != 1 or self.task != "wmt23"):
-            raise ValueError(
-                "--src works with one language pair, such as --task wmt23 --langs en-de"
-            )
-        return self
-
 
 class RetrievalSettings(ModelSettings):
     """Settings of ``retrieval``."""

@@ -70,3 +70,13 @@ class ScoredSettings(DecodingSettings, ScorerSettings):
                 f"--engine {keys['engine']}: lm-eval tasks run only on the transformers engine"
             )
         return given | {"engine": "transformers", "langs": names}
+
+    @model_validator(mode="after")
+    def _files_are_of_one_pair(self) -> "ScoredSettings":
+        if (self.src is None) != (not self.ref):
+            raise ValueError("give --src and --ref together")
+        if self.src is not None and (len(self.langs) != 1 or self.task != "wmt23"):
+            raise ValueError(
+                "--src works with one language pair, such as --task wmt23 --langs en-de"
+            )
+        return self

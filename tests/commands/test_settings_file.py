@@ -404,10 +404,16 @@ FAMILY = {"search": "0.5,0.7", "per_language": True, "out": "family"}
 @pytest.mark.parametrize(
     ("kind", "flags", "change", "message"),
     [
-        (EvalSettings, SRC, {"src": None}, "give --src and --ref together"),
-        (EvalSettings, SRC, {"ref": ()}, "give --src and --ref together"),
-        (EvalSettings, SRC, {"task": "massive"}, "--src works with one language pair"),
-        (EvalSettings, SRC, {"langs": "en-de,de-en"}, "--src works with one language pair"),
+        *(
+            (kind, SRC | more, change, message)
+            for kind, more in ((EvalSettings, {}), (SearchSettings, {"search": "auto"}))
+            for change, message in (
+                ({"src": None}, "give --src and --ref together"),
+                ({"ref": ()}, "give --src and --ref together"),
+                ({"task": "massive"}, "--src works with one language pair"),
+                ({"langs": "en-de,de-en"}, "--src works with one language pair"),
+            )
+        ),
         (
             RetrievalSettings,
             {"adapters": ("a",), "exclude_base": True},
