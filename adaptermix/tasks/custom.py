@@ -21,7 +21,7 @@ from adaptermix.tasks.entities import parse_entities
 from adaptermix.tasks.metrics import f1 as metrics
 from adaptermix.tasks.metrics.metric import Metric, Outcome, chosen
 from adaptermix.tasks.metrics.text import ExactMatch, text_metrics
-from adaptermix.tasks.slots import parse_answer
+from adaptermix.tasks.slots import parse_answer, swallowed_type
 from adaptermix.tasks.task import Task, chat_of, text_outcome
 
 _FIELD = re.compile(r"\{([\w-]+)\}")
@@ -208,7 +208,10 @@ class CustomTask(Task):
         )
 
     def _check_answer(self, expected: str, location: str) -> None:
-        """Check that a correct answer can be parsed; otherwise it would count as an empty one."""
+        """Check that a correct answer can be parsed; otherwise it would count as an empty one.
+
+        Slots that end up in the value of the slot before them would be wrong in every answer.
+        """
         for kind, parse, form in (
             ("slots", parse_answer, '"type: value; type: value", or None if there are none'),
             (
@@ -221,6 +224,15 @@ class CustomTask(Task):
                 raise DataError(
                     f"{location}: '{self.file.answer}' cannot be read as {kind}: {expected[:80]!r}",
                     hint=f"write it as {form}",
+                )
+        if "slots" in self.file.metrics:
+            swallowed = swallowed_type(parse_answer(expected).slots)
+            if swallowed is not None:
+                raise DataError(
+                    f"{location}: '{self.file.answer}' cannot be read as slots: "
+                    f"'{swallowed[:80]}' is not a type",
+                    hint="types are up to 41 letters and digits, with spaces and hyphens, and "
+                    "other signs inside a word, such as toloc.city_name",
                 )
 
     def messages(self, example: RecordExample) -> list[Message]:

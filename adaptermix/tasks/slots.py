@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+import regex
+
 NO_SLOTS = "None"
 OUTSIDE = "Other"
 # The locales that are scored by character, as in MASSIVE's own scripts.
 SPLIT_BY_CHARACTER = ("ja-JP", "zh-CN", "zh-TW")
 _MARKED = re.compile(r"\[\s*([^\[\]:]+?)\s*:\s*([^\[\]]*?)\s*\]")
 _ITEM = r"(?:(?:\d{1,3}[.)]|[-*])[^\S\n]+)?"  # the marker of a list item
-_ANSWER_PART = re.compile(rf"(?:^|[;\n])[^\S\n]*{_ITEM}(\w[\w -]{{0,40}}?)\s*:\s*")
+# Words, in any script. Other characters are part of one only inside it: toloc.city_name, B/LOC.
+_TYPE = r"[\w\p{N}](?:[\w\p{N} -]|(?<!\s)[^\w\s:;,](?=[\w\p{N}])){0,40}?"
+_ANSWER_PART = regex.compile(rf"(?:^|[;\n])[^\S\n]*{_ITEM}({_TYPE})\s*:\s*")
+_HIDDEN_PART = re.compile(r"[;\n]\s*([^\s:;][^:;\n]*?)\s*:\s")
 
 
 class Slot(NamedTuple):
@@ -53,10 +58,10 @@ def parse_answer(text: str) -> Answer:
     """Parse a model's answer. Any text is accepted, and no error is raised.
 
     A part starts with ``type:`` at the beginning, after a semicolon or on a new line, so a value
-    may contain semicolons and colons. Any few words count as a type, so an unknown type is one
-    wrong slot and does not affect the others. Text before the first part, and a part without a
-    value, count as malformed. A part may start with a list number, because the zero-shot prompt
-    shows answers in that form, or with a dash or star.
+    may contain semicolons and colons. Any few words count as a type, with signs inside a word, so
+    an unknown type is one wrong slot and does not affect the others. Text before the first part,
+    and a part without a value, count as malformed. A part may start with a list number, because
+    the zero-shot prompt shows answers in that form, or with a dash or star.
     """
     text = text.strip()
     if re.sub(rf"\A{_ITEM}", "", text).rstrip(".").casefold() == NO_SLOTS.casefold():
@@ -72,6 +77,12 @@ def parse_answer(text: str) -> Answer:
         else:
             malformed += 1
     return Answer(slots, malformed)
+
+
+def swallowed_type(slots: Sequence[Slot]) -> str | None:
+    """Return what looks like a type inside a value, of a part that ``parse_answer`` cannot tell."""
+    found = (_HIDDEN_PART.search(slot.value) for slot in slots)
+    return next((match[1] for match in found if match), None)
 
 
 class Labelled(NamedTuple):

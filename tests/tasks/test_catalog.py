@@ -287,7 +287,10 @@ def test_entities_of_a_task_of_ones_own_match_as_asked(tmp_path, match, right):
     assert scores == {"Rom": float(right == "Rom"), "Roma": float(right == "Roma")}
 
 
-@pytest.mark.parametrize(("metric", "answer"), [("slots", "five am"), ("entities", "Rom (LOC)")])
+@pytest.mark.parametrize(
+    ("metric", "answer"),
+    [("slots", "five am"), ("slots", "a: b; c (d): e"), ("entities", "Rom (LOC)")],
+)
 def test_correct_answers_that_cannot_be_read_are_refused(tmp_path, metric, answer):
     """They would count as empty, and an empty answer as right."""
     task = own_task(tmp_path, OWN.replace("exact-match", metric), [RECORD | {"intent": answer}])

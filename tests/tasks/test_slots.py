@@ -21,7 +21,7 @@ from adaptermix.tasks.slots import (
 
 VALUES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip)
 PLAIN_VALUES = VALUES.filter(
-    lambda v: v and not re.search(r"[;\n]\s*[\d.)*-]*\s*\w[\w -]*:", v) and v[-1] != ";"
+    lambda v: v and not re.search(r"[;\n]\s*[\d.)*-]*\s*\w[^:;\n]*:", v) and v[-1] != ";"
 )
 SLOTS = st.lists(st.builds(Slot, st.from_regex(r"[a-z_]{1,12}", fullmatch=True), PLAIN_VALUES))
 
@@ -52,6 +52,11 @@ def test_slots_are_read_in_the_order_of_the_utterance():
         ("time: five; song name: x", [("time", "five"), ("song name", "x")], 0),
         ("time: five\ndate: today", [("time", "five"), ("date", "today")], 0),
         ("time: ; date: today", [("date", "today")], 1),
+        ("a: b; toloc.city_name: c", [("a", "b"), ("toloc.city_name", "c")], 0),
+        ("B/LOC: rome; I/LOC: x", [("B/LOC", "rome"), ("I/LOC", "x")], 0),
+        ("समय: पाँच; दिन और तारीख: आज", [("समय", "पाँच"), ("दिन और तारीख", "आज")], 0),
+        ("time: 5; 30. yes: no", [("time", "5"), ("yes", "no")], 0),
+        ("time: at 5: 30; ok. so: no", [("time", "at 5: 30; ok. so: no")], 0),
         ("", [], 1),
         ("\n\n", [], 1),
     ],
