@@ -42,6 +42,9 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
         splits: The splits to read.
         may_lack: Leave out languages without data, as long as one has some.
     """
+    from adaptermix.tasks.catalog import make_task
+
+    make_task(settings.task).check_langs(settings.langs, splits)
     counts: dict[str, int] = {}
     lacking: list[MissingDataError] = []
     for split in reversed(splits):

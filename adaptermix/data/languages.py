@@ -139,6 +139,17 @@ def is_one_language(one: str, other: str) -> bool:
     return one == other or (is_same and len(scripts) < 2 and len(regions) < 2)
 
 
+def are_same(one: str, other: str) -> bool:
+    """Whether two names are of one language (``is_one_language``), or of one pair."""
+    if one == other:
+        return True
+    are_pairs = [target_of(lang) != lang for lang in (one, other)]
+    if not any(are_pairs):
+        return is_one_language(one, other)
+    sides = sides_of(one), sides_of(other)
+    return all(are_pairs) and all(sides) and all(map(is_one_language, *sides))
+
+
 _NAME = re.compile(r"[A-Za-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|\d{3}))?")
 
 

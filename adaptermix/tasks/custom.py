@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -156,6 +156,21 @@ class CustomTask(Task):
         named = [known[name] for name in self.file.metrics]
         asked = self.options.metrics or tuple(metric.name for metric in named)
         return chosen(named, asked, self.name)
+
+    def check_langs(self, langs: Sequence[str], splits: Sequence[str]) -> None:
+        """Check that no file is read for several languages: each copy would count as evidence.
+
+        Raises:
+            ConfigError: A file without ``{lang}`` in its name is to be read for several languages.
+        """
+        for split, pattern in self.file.files.items():
+            if split in splits and len(langs) > 1 and "{lang}" not in pattern:
+                raise ConfigError(
+                    f'the task {self.name}: {split} = "{pattern}" is one file for '
+                    f"{len(langs)} languages",
+                    hint="name its language with --langs, or write {lang} where the names of the "
+                    "files have the language",
+                )
 
     def read(self, lang: str, split: Split, data_dir: Path | None) -> list[RecordExample]:
         """Return the examples of one language and split, in file order.

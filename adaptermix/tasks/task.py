@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adaptermix.data.chats import Message
+from adaptermix.data.languages import are_same
+from adaptermix.errors import ConfigError
 from adaptermix.files.text import Split, without_lone_surrogates
 from adaptermix.tasks.metrics.metric import Metric, Outcome, Score, Statistics, score
 
@@ -79,6 +81,23 @@ class Task(Scored):
     @abstractmethod
     def outcome(self, example: Any, output: str) -> Outcome:
         """Parse one model output; accepts any text."""
+
+    def check_langs(self, langs: Sequence[str], splits: Sequence[str]) -> None:
+        """Check, before data is read, that no examples count twice.
+
+        Args:
+            langs: The languages to read.
+            splits: The splits to read.
+
+        Raises:
+            ConfigError: Two names are of one language.
+        """
+        for at, lang in enumerate(langs):
+            if same := next((other for other in langs[:at] if are_same(lang, other)), None):
+                raise ConfigError(
+                    f"--langs: {same} and {lang} are the same language",
+                    hint="name each language once",
+                )
 
     def check_metrics(self, examples: Sequence[Any]) -> None:
         """Check, before answers are decoded, that the metrics can score them.

@@ -298,6 +298,23 @@ def test_correct_answers_that_cannot_be_read_are_refused(tmp_path, metric, answe
         task.read("en", "test", None)
 
 
+def test_no_examples_are_read_for_two_languages(tmp_path):
+    """Each copy would count as evidence: one file as 20 languages is significant by chance."""
+    same = {"massive": ("cy", "Welsh"), "uner": ("zh", "zh-CN"), "wmt23": ("de-en", "ger-eng")}
+    for name, langs in same.items():
+        with pytest.raises(ConfigError, match=f"{langs[0]} and {langs[1]} are the same language"):
+            make_task(name).check_langs(("en-cs", *langs), ("test",))
+    make_task("massive").check_langs(("zh-CN", "zh-TW", "en-GB", "en-US", "cy"), ("test",))
+    make_task("wmt23").check_langs(("de-en", "en-de", "zh-en", "zh-TW-en"), ("test",))
+    task = own_task(tmp_path, OWN + 'train = "train.csv"\ndev = "me/data:dev"\n')
+    task.check_langs(("en", "en-GB"), ("test",))
+    task.check_langs(("en",), ("train", "dev"))
+    for split in ("train", "dev"):
+        with pytest.raises(ConfigError, match=f"intent: {split} = .* is one file for 2") as error:
+            task.check_langs(("en", "cy"), (split,))
+        assert "--langs" in error.value.hint and "{lang}" in error.value.hint
+
+
 def test_its_files_may_be_in_the_data_folder(tmp_path):
     task = own_task(tmp_path)
     (tmp_path / "data").mkdir()
