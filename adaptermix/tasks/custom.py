@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import regex
 from pydantic import Field, ValidationError, model_validator
 
 from adaptermix.data.chats import Message
@@ -24,13 +25,15 @@ from adaptermix.tasks.metrics.text import ExactMatch, text_metrics
 from adaptermix.tasks.slots import parse_answer, swallowed_type
 from adaptermix.tasks.task import Task, chat_of, text_outcome
 
-_FIELD = re.compile(r"\{([\w-]+)\}")
+_BRACES = re.compile(r"\{([^{}\n]+)\}")
+_FIELD = regex.compile(r"\w(?:[\w.-]*[\w-])?")  # what is surely meant as one, in any script
 
 
 class TaskFile(Settings):
     """A user-defined task, as a ``.toml`` file.
 
-    Templates refer to fields of a record in braces. ``files`` has one pattern per split: a CSV,
+    Templates refer to fields of a record in braces; braces with spaces inside are text if no
+    column has that name. ``files`` has one pattern per split: a CSV,
     TSV, parquet, JSON or JSON lines file, or a data set on the Hub, as
     ``OWNER/NAME[:CONFIG][:SPLIT]``. ``{lang}`` in a pattern stands for the language. Paths are
     relative to the TOML file, or to --data-dir. ``columns`` maps field names to columns that have
@@ -80,7 +83,7 @@ class TaskFile(Settings):
     @property
     def source_field(self) -> str:
         """The field with the text that is translated; empty if it is not known."""
-        asked = set(_FIELD.findall(self.prompt))
+        asked = {*_fields(self.prompt)} or {*_BRACES.findall(self.prompt)}
         return self.source or (asked.pop() if len(asked) == 1 else "")
 
 
@@ -204,11 +207,16 @@ class CustomTask(Task):
                 reached.
         """
         records = open_records(path, self.file.columns, option=f"{self.name}: columns")
-        names = [*_FIELD.findall(self.file.system + self.file.prompt), self.file.answer]
+        names = [*_fields(self.file.system + self.file.prompt, records.names), self.file.answer]
         names += [name for name in (self.file.id, self.file.source_field) if name]
-        return [self._example(row, records.at(number), lang) for number, row in records.rows(names)]
+        return [
+            self._example(row, records.at(number), lang, names)
+            for number, row in records.rows(names)
+        ]
 
-    def _example(self, row: Mapping[str, Any], location: str, lang: str) -> RecordExample:
+    def _example(
+        self, row: Mapping[str, Any], location: str, lang: str, names: Sequence[str]
+    ) -> RecordExample:
         id_ = _field(row, self.file.id, location) if self.file.id else location.rpartition(":")[2]
         expected = _field(row, self.file.answer, location)
         self._check_answer(expected, location)
@@ -216,8 +224,8 @@ class CustomTask(Task):
         return RecordExample(
             id=id_,
             lang=lang,
-            system=_filled(self.file.system, row, location),
-            utterance=_filled(self.file.prompt, row, location),
+            system=_filled(self.file.system, row, location, names),
+            utterance=_filled(self.file.prompt, row, location, names),
             expected=expected,
             source=_field(row, source, location) if source else "",
         )
@@ -272,9 +280,17 @@ class CustomTask(Task):
         return text_outcome(output, (example.expected,), example.source, lang=lang)
 
 
-def _filled(template: str, row: Mapping[str, Any], location: str) -> str:
-    """Replace each ``{field}`` of a template with the record's field."""
-    return _FIELD.sub(lambda match: _field(row, match[1], location), template)
+def _fields(template: str, columns: Sequence[str] = ()) -> list[str]:
+    """Return the fields of a template: braces with the name of a column, or with one word."""
+    named = _BRACES.findall(template)
+    return [name for name in named if name in columns or _FIELD.fullmatch(name)]
+
+
+def _filled(template: str, row: Mapping[str, Any], location: str, names: Sequence[str]) -> str:
+    """Replace each ``{field}`` of a template with the record's field, if it is one of the names."""
+    return _BRACES.sub(
+        lambda match: _field(row, match[1], location) if match[1] in names else match[0], template
+    )
 
 
 def _field(row: Mapping[str, Any], name: str, location: str) -> str:

@@ -188,6 +188,20 @@ def test_a_task_of_ones_own_is_filled_in_from_records(tmp_path):
     assert sum(outcome.malformed for outcome in outcomes) == 1
 
 
+@pytest.mark.parametrize("name", ["Question text", "question.text", "प्रश्न", "a-b", "what?"])
+def test_a_column_of_any_name_fills_a_template(tmp_path, name):
+    text = OWN.replace("{utt}", f"{{{name}}}")
+    (example,) = own_task(tmp_path, text, [RECORD | {name: "x"}]).read("en", "test", None)
+    assert example.utterance == "x ({not a field})"
+    task = own_task(tmp_path, text)
+    if name in ("Question text", "what?"):  # may be text
+        (example,) = task.read("en", "test", None)
+        assert example.utterance == f"{{{name}}} ({{not a field}})"
+    else:
+        with pytest.raises(DataError, match=f"no field '{name}'"):
+            task.read("en", "test", None)
+
+
 @pytest.mark.parametrize(
     ("metric", "answer", "wrong"),
     [
