@@ -42,7 +42,8 @@ def check_gold(examples: Sequence[PromptedExample], task: Task, settings: Search
     """
 
     def is_labeled(example: Any) -> bool:
-        return bool(task.outcome(example, "").expected)
+        expected = task.outcome(example, "").expected
+        return any(not isinstance(item, str) or item.strip() for item in expected)
 
     labeled = {prompted.lang for prompted in examples if is_labeled(prompted.example)}
     for lang in dict.fromkeys(example.lang for example in examples):

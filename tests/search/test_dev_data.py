@@ -7,6 +7,7 @@ from adaptermix.generation.prompts import PromptedExample
 from adaptermix.search.dev_data import check_gold, group_by_language, set_apart
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tasks.massive import Massive, SlotExample
+from adaptermix.tasks.translation import Translation, TranslationExample
 
 
 def examples(lang, count):
@@ -37,6 +38,15 @@ def test_labeled_data_may_begin_with_rows_without_gold(monkeypatch):
         monkeypatch.setattr(Massive, "read", lambda *_, rows=rows: rows)
         with nullcontext() if has_gold else pytest.raises(DataError, match="cy has no gold"):
             check_gold(prompted, Massive(), settings)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "x"])
+def test_text_without_gold_answers_is_refused(monkeypatch, text):
+    row = TranslationExample("a", "cy-en", "helo", (text,))
+    prompted = [PromptedExample("cy-en", row, [1], False)]
+    monkeypatch.setattr(Translation, "read", lambda *_: [row])
+    with nullcontext() if text == "x" else pytest.raises(DataError, match="cy-en has no gold"):
+        check_gold(prompted, Translation(), SearchSettings(search="auto"))
 
 
 def test_half_of_each_language_is_set_apart():
