@@ -151,7 +151,8 @@ def choose_baseline(settings: EvalSettings, systems: Mapping[str, System]) -> Ba
     is better than it. For a family, it is the task adapter.
     """
     if settings.baseline is not None:
-        seeds = seed_families(systems).get(settings.baseline)
+        is_system = settings.baseline in (BASE, *systems)
+        seeds = None if is_system else seed_families(systems).get(settings.baseline)
         name = settings.baseline if seeds is None else next(iter(seeds.values()))
         return Baseline(name, "chosen by --baseline")
     for name, system in systems.items():

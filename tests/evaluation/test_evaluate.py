@@ -14,6 +14,7 @@ from helpers.training import task_settings
 from safetensors.torch import load_file, save_file
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
+from adaptermix.adapters.systems import choose_baseline
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation.asking import Prompts
 from adaptermix.evaluation.evaluate import _groups, evaluate, plan
@@ -108,6 +109,13 @@ def test_systems_are_compared_with_the_baseline(tmp_path, model_dir, corpus_dir,
         ("ours", "1.0"),
         ("macro average", "1.0"),
     ]
+
+
+@pytest.mark.parametrize(("systems", "chosen"), [("task", "task"), ("", "task-seed-2")])
+def test_a_system_with_the_name_of_the_baseline_comes_before_its_seeds(systems, chosen):
+    names = ("task-seed-2", "task-seed-3", *filter(None, [systems]))
+    settings = EvalSettings(baseline="task", adapters=names)
+    assert choose_baseline(settings, dict.fromkeys(names)).name == chosen
 
 
 def test_groups_are_of_some_of_the_tested_languages(model_dir, corpus_dir):
