@@ -1,7 +1,7 @@
 """Languages: codes, names and scripts."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,8 @@ import regex
 
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.files.text import find_file, has_file
+
+Same = Callable[[str, str], bool]  # whether two names are of one language
 
 # FLORES-200 codes of the paper's languages (its table 9 and appendix C).
 FLORES_CODES: dict[str, str] = {
@@ -148,6 +150,15 @@ def are_same(one: str, other: str) -> bool:
         return is_one_language(one, other)
     sides = sides_of(one), sides_of(other)
     return all(are_pairs) and all(sides) and all(map(is_one_language, *sides))
+
+
+def members_of(group: Iterable[str], langs: Sequence[str], same: Same = are_same) -> list[str]:
+    """Return the languages that a group names, whatever the spelling; an equal name comes first."""
+    found: set[str] = set()
+    for member in group:
+        alike = [lang for lang in langs if same(lang, member)]
+        found.update([member] if member in langs else alike)
+    return [lang for lang in langs if lang in found]
 
 
 _NAME = re.compile(r"[A-Za-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|\d{3}))?")

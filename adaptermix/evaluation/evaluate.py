@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from adaptermix.adapters.systems import (
     system_record,
     systems_of,
 )
+from adaptermix.data.languages import are_same, members_of
 from adaptermix.errors import ConfigError
 from adaptermix.evaluation.asking import Answered, Asked, Prompts
 from adaptermix.evaluation.comparison import PairedTest, compare
@@ -90,6 +92,7 @@ def evaluate(
         notes=[
             *missing,
             *notes_on_languages(settings),
+            *_group_notes(settings),
             *notes_on_tokenizers(task.metrics, results[systems[0]]),
             *inputs.systems.notes(),
             *_route_notes(inputs.routed, settings.langs),
@@ -188,6 +191,7 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
         str(settings.out),
         notes=[
             *inputs.systems.tokenizer_notes(),
+            *_group_notes(inputs.asked.settings),
             *_route_notes(inputs.routed, settings.langs),
             *inputs.asked.notes,
             *notes_on_servers(servers),
@@ -238,8 +242,23 @@ def _groups(settings: EvalSettings) -> dict[str, list[str]]:
     groups = settings.groups
     if groups is None:
         groups = PAPER_GROUPS if settings.task == "massive" else {}
-    tested = {name: [lang for lang in settings.langs if lang in groups[name]] for name in groups}
+    tested = {name: _tested_of(members, settings) for name, members in groups.items()}
     return {name: langs for name, langs in tested.items() if 0 < len(langs) < len(settings.langs)}
+
+
+def _tested_of(members: Sequence[str], settings: EvalSettings) -> list[str]:
+    """Return the tested languages among the members of a group; tasks of lm-eval have one name."""
+    same = eq if harness_tasks(settings.task) else are_same
+    return members_of(members, settings.langs, same)
+
+
+def _group_notes(settings: EvalSettings) -> list[str]:
+    """Note the members of groups that are not tested, which may be typing errors."""
+    notes = []
+    for name, members in (settings.groups or {}).items():
+        if absent := [member for member in members if not _tested_of([member], settings)]:
+            notes.append(f"group {name}: not tested: {' '.join(absent)}")
+    return notes
 
 
 def _statistics(

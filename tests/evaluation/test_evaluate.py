@@ -17,7 +17,7 @@ from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.systems import choose_baseline
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.evaluation.asking import Prompts
-from adaptermix.evaluation.evaluate import _groups, evaluate, plan
+from adaptermix.evaluation.evaluate import _group_notes, _groups, evaluate, plan
 from adaptermix.generation.cached import CachedGenerator
 from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptEncoder, read_prompts, truncate
@@ -125,6 +125,24 @@ def test_groups_are_of_some_of_the_tested_languages(model_dir, corpus_dir):
     papers = eval_settings(model_dir, corpus_dir, "x", langs=("en", "de", "cy", "fr"))
     assert _groups(papers)["transfer-aligned"] == ["cy"]
     assert _groups(papers.model_copy(update={"task": "uner"})) == {}
+
+
+def test_languages_of_groups_may_be_spelled_in_other_ways():
+    """Members that were not tested are noted: they may be typing errors."""
+    groups = {"aligned": "cy,sw", "typo": "cy,sx", "exact": "en", "ours": "English"}
+    settings = EvalSettings(langs=("cy-GB", "sw-KE", "en", "en-US"), groups=groups)
+    assert _groups(settings) == {
+        **{"aligned": ["cy-GB", "sw-KE"], "typo": ["cy-GB"]},
+        **{"exact": ["en"], "ours": ["en", "en-US"]},
+    }
+    assert _group_notes(settings) == ["group typo: not tested: sx"]
+    assert _groups(EvalSettings(langs=("cym", "swa", "en")))["transfer-aligned"] == ["cym", "swa"]
+    pairs = {"in": "German-English", "out": "en-de"}
+    settings = EvalSettings(task="wmt23", langs=("de-en", "en-de", "de-cs"), groups=pairs)
+    assert _groups(settings) == {"in": ["de-en"], "out": ["en-de"]}
+    tasks = EvalSettings(task="lm-eval:ar_x,ar_y", groups={"a": "ar_x", "b": "ar_z"})
+    assert (_groups(tasks), len(_group_notes(tasks))) == ({"a": ["ar_x"]}, 1)
+    assert _group_notes(EvalSettings(langs=("cy",))) == []
 
 
 def test_problems_are_counted_by_answer(tmp_path, model_dir, corpus_dir, monkeypatch):
