@@ -158,6 +158,7 @@ class _Inputs:
             self.settings.model_dump_json(),
             [adapter_hash(adapter) for adapter in self.adapters],
             self.asked.context.hex(),
+            self.asked.task.definition,
             self.items,
         )
         return blake3(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()

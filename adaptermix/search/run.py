@@ -138,6 +138,7 @@ class _SearchInputs:
             self.settings.model_dump_json(),
             [adapter_hash(adapter) for adapter in self.adapters],
             self.asked.context.hex(),
+            self.asked.task.definition,
             self.items,
             self.learning,
         )

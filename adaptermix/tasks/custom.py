@@ -148,6 +148,11 @@ class CustomTask(Task):
         return self.file.name
 
     @property
+    def definition(self) -> str:
+        """The content of the file, with the metrics and the language of the answers."""
+        return self.file.model_dump_json()
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics listed in the file, or the requested ones of them."""
         known: dict[str, Metric] = {

@@ -36,6 +36,11 @@ class Scored(ABC):
     def metrics(self) -> tuple[Metric, ...]:
         """The requested metrics; the first one is the task's score."""
 
+    @property
+    def definition(self) -> str:
+        """What a file of the user says about the task; empty if there is none."""
+        return ""
+
     def statistics(self, outcomes: Sequence[Outcome]) -> Statistics:
         """Return the first metric's sufficient statistics, one row per example."""
         return self.metrics[0].statistics(outcomes)

@@ -21,6 +21,7 @@ from adaptermix.search.asking import DevPrompts
 from adaptermix.search.by_language import plan_by_language, search_by_language
 from adaptermix.search.run import plan_search, search
 from adaptermix.settings.merging import SearchSettings
+from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.massive import Massive, SlotExample
 
 LONG_GRID = ",".join(f"{at / 20:g}" for at in range(1, 20))
@@ -62,6 +63,23 @@ def test_an_engine_is_prepared_for_all_candidates_and_the_longest_prompt(
     assert planned.longest_prompt == max(lengths)
     (table,) = planned.view().shown
     assert f"{max(lengths)} tokens" in str(table.rows)
+
+
+def test_a_search_is_another_one_with_other_metrics_in_the_file_of_the_task(tmp_path):
+    """Of which the settings have only the path."""
+    settings = SearchSettings(search="auto", task=str(tmp_path / "own.toml"))
+    text = 'name = "own"\nmetrics = ["{}"]\nprompt = "{{a}}"\nanswer = "b"\n{}'
+    keys = []
+    for content in (("bleu", ""), ("chrf", ""), ("bleu", 'target-lang = "zh"\n'), ("bleu", "")):
+        (tmp_path / "own.toml").write_text(text.format(*content))
+        task = make_task(settings.task)
+        asked = SimpleNamespace(settings=settings, context=b"", task=task)
+        one = of_all._SearchInputs(adapters=[], asked=asked, items={}, learning=[], candidates=[])
+        family = by_language._Inputs([], None, [], None, asked, {}, settings)
+        keys.append((one.key, family.key))
+    assert keys[0] == keys[3]
+    for kind in zip(*keys[:3], strict=True):
+        assert len(set(kind)) == 3
 
 
 def test_answers_that_are_cut_are_noted():
