@@ -169,8 +169,16 @@ class CustomTask(Task):
         """Check that no file is read for several languages: each copy would count as evidence.
 
         Raises:
-            ConfigError: A file without ``{lang}`` in its name is to be read for several languages.
+            ConfigError: A file without ``{lang}`` in its name is to be read for several languages,
+                or a language cannot name a file of answers.
         """
+        for lang in langs:
+            if "/" in lang:
+                raise ConfigError(
+                    f"--langs: '{lang}' contains a slash",
+                    hint="write the folder in the task's file: "
+                    f'"{lang.rpartition("/")[0]}/{{lang}}.jsonl"',
+                )
         for split, pattern in self.file.files.items():
             if split in splits and len(langs) > 1 and "{lang}" not in pattern:
                 raise ConfigError(

@@ -327,6 +327,9 @@ def test_no_examples_are_read_for_two_languages(tmp_path):
         with pytest.raises(ConfigError, match=f"intent: {split} = .* is one file for 2") as error:
             task.check_langs(("en", "cy"), (split,))
         assert "--langs" in error.value.hint and "{lang}" in error.value.hint
+    with pytest.raises(ConfigError, match="--langs: 'news/cy' contains a slash") as error:
+        task.check_langs(("news/cy",), ("test",))
+    assert '"news/{lang}.jsonl"' in error.value.hint
 
 
 def test_its_files_may_be_in_the_data_folder(tmp_path):
