@@ -152,6 +152,11 @@ def are_same(one: str, other: str) -> bool:
     return all(are_pairs) and all(sides) and all(map(is_one_language, *sides))
 
 
+def are_same_text(one: str, other: str) -> bool:
+    """Whether two names are of one language in multi-way text, where regions do not differ."""
+    return flores_code(one) == flores_code(other) or are_same(one, other)
+
+
 def members_of(group: Iterable[str], langs: Sequence[str], same: Same = are_same) -> list[str]:
     """Return the languages that a group names, whatever the spelling; an equal name comes first."""
     found: set[str] = set()

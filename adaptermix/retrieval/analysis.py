@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptermix.adapters.systems import read_systems
-from adaptermix.data.languages import flores_code
+from adaptermix.data.languages import are_same_text, members_of
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
 from adaptermix.files.hub import path_of
@@ -131,13 +131,13 @@ def language_pairs(langs: Sequence[str], pivot: str) -> list[tuple[int, int]]:
     """
     if pivot == ALL:
         return [(a, b) for a in range(len(langs)) for b in range(a + 1, len(langs))]
-    codes = [flores_code(lang) for lang in langs]
-    if flores_code(pivot) not in codes:
+    same = members_of([pivot], langs, are_same_text)
+    if not same:
         raise ConfigError(
             f"--pivot {pivot}: not one of the languages",
             hint="add it to --langs, or use --pivot all",
         )
-    index = codes.index(flores_code(pivot))
+    index = langs.index(same[0])
     return [(index, other) for other in range(len(langs)) if other != index]
 
 
@@ -234,9 +234,8 @@ def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) 
     ]
     if inputs.scores and inputs.scores.unknown:
         notes.append("scores without retrieval: " + " ".join(inputs.scores.unknown))
-    codes = {flores_code(lang) for lang in inputs.langs}
     for name, members in (groups or {}).items():
-        if absent := [member for member in members if flores_code(member) not in codes]:
+        if absent := [m for m in members if not members_of([m], inputs.langs, are_same_text)]:
             notes.append(f"group {name}: not analyzed: {' '.join(absent)}")
     if inputs.scores is not None and len(inputs.scores.indices) < LEAST:
         notes.append(

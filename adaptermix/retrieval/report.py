@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from adaptermix.adapters.seeds import several_seeds
-from adaptermix.data.languages import flores_code
+from adaptermix.data.languages import are_same_text, members_of
 from adaptermix.files.outputs import Report
 from adaptermix.retrieval.correlation import Correlation
 from adaptermix.retrieval.summary import ALL, Aggregate, LanguageScores, LayerScores, PairScores
@@ -178,8 +178,7 @@ class RetrievalReport(Report):
         """The pivot as it is named in ``langs``, where ``en`` may be ``eng_Latn``; None without."""
         if self.pivot == ALL:
             return None
-        code = flores_code(self.pivot)
-        return next((lang for lang in self.langs if flores_code(lang) == code), None)
+        return next(iter(members_of([self.pivot], self.langs, are_same_text)), None)
 
     def view(self) -> View:
         """Show retrieval accuracy by layer, language and group, and its correlation with scores."""

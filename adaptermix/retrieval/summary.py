@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adaptermix.data.languages import flores_code
+from adaptermix.data.languages import are_same_text, flores_code, members_of
 from adaptermix.settings.paper import LOW_RESOURCE, PAPER_GROUPS
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def groups_of_pairs(
     }
     found = {}
     for name, members in wanted.items():
-        codes = {flores_code(member) for member in members}
-        here = [lang for lang in langs if flores_code(lang) in codes]
+        here = members_of(members, langs, are_same_text)
         if 0 < len(here) < len(langs):
             found[name] = here
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adaptermix.adapters.systems import BASE
-from adaptermix.data.languages import flores_code, sides_of, target_of
+from adaptermix.data.languages import are_same_text, members_of, sides_of, target_of
 from adaptermix.errors import DataError
 from adaptermix.files.text import json_value
 from adaptermix.retrieval.correlation import Correlation, pearson, spearman
@@ -87,11 +87,10 @@ def match_languages(
 
 def _indices(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
     """Find a language (``cy``), or both of a pair (``de-en``); return nothing if one is missing."""
-    codes = [flores_code(known) for known in langs]
     for parts in ([lang], [] if target_of(lang) == lang else sides_of(lang)):
-        wanted = [flores_code(part) for part in parts]
-        if wanted and all(code in codes for code in wanted):
-            return tuple(codes.index(code) for code in wanted)
+        found = [members_of([part], langs, are_same_text) for part in parts]
+        if found and all(found):
+            return tuple(langs.index(same[0]) for same in found)
     return ()
 
 
@@ -110,8 +109,11 @@ def correlations_of(
         for scored, values in scores.values.items():
             points = _points(scores.indices, values, accuracy)
             for over, members in {ALL: None, **groups}.items():
-                codes = None if members is None else {*map(flores_code, members)}
-                mine = [p for p in points if codes is None or flores_code(p.lang) in codes]
+                mine = [
+                    point
+                    for point in points
+                    if members is None or members_of(members, [point.lang], are_same_text)
+                ]
                 if len(mine) >= LEAST:
                     sides = [p.accuracy for p in mine], [p.score for p in mine]
                     found.append(

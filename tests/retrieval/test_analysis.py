@@ -22,7 +22,7 @@ from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceErr
 from adaptermix.files.tensors import TensorFile
 from adaptermix.models.files import layer_index
 from adaptermix.models.loading import load_model
-from adaptermix.retrieval.analysis import _notes, analyze, plan
+from adaptermix.retrieval.analysis import _notes, analyze, language_pairs, plan
 from adaptermix.retrieval.correlation import pearson
 from adaptermix.retrieval.margin import normalized, retrieve
 from adaptermix.retrieval.representations import TENSOR, Extractor, Text, encode_texts, read_layer
@@ -34,7 +34,7 @@ from adaptermix.retrieval.summary import (
     groups_of_pairs,
     layer_sets,
 )
-from adaptermix.retrieval.task_scores import correlations_of
+from adaptermix.retrieval.task_scores import _indices, correlations_of
 from adaptermix.settings.evaluation import RetrievalSettings
 from adaptermix.settings.paper import LOW_RESOURCE
 
@@ -598,6 +598,17 @@ def test_languages_are_grouped_as_in_the_paper():
     assert groups["transfer"] == ["cy", "jv", "de", "sw"]
     assert groups["low-resource"] == [lang for lang in langs if lang in LOW_RESOURCE]
     assert groups_of_pairs(langs, {"mine": ["cym_Latn", "Swahili"]}) == {"mine": ["cy", "sw"]}
+
+
+def test_languages_whose_script_is_not_known_have_several_names_too():
+    langs = ["en", "fin_Latn", "eu", "pt-BR"]
+    groups = {"mine": ["fi", "Basque"], "both": ["pt-PT"]}
+    expected = {"mine": ["fin_Latn", "eu"], "both": ["pt-BR"]}
+    assert groups_of_pairs(langs, groups) == expected
+    assert language_pairs(langs, "Finnish") == [(1, 0), (1, 2), (1, 3)]
+    assert (_indices("fi", langs), _indices("fi-eus", langs)) == ((1,), (1, 2))
+    with pytest.raises(ConfigError, match="--pivot et: not one of the languages"):
+        language_pairs(langs, "et")
 
 
 def test_correlations_are_of_the_base_model_over_the_languages_of_a_group():
