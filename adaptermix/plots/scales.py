@@ -30,16 +30,26 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, room: float) -> list[float]:
-        """Return round tick values that are at least about ``room`` pixels apart."""
-        most = max(2, min(8, abs(self.end - self.start) / room))
-        step = self._step((self.high - self.low) / most)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        """Return at least two round tick values, if possible about ``room`` pixels apart."""
+        step = self.step(room)
         digits = 2 - math.floor(math.log10(step))  # more than the step has
-        found = (round(at * step, digits) for at in range(first, last + 1))
+        found = (round(at * step, digits) for at in self._multiples(step))
         return list(dict.fromkeys(found))  # steps below the precision of a number are equal
 
+    def step(self, room: float) -> float:
+        """Return the distance of the tick values: 1, 2 or 5 times a power of ten."""
+        size = self.high - self.low
+        most = max(2, min(8, abs(self.end - self.start) / room))
+        step = self._round_step(size / most)
+        # A step of at most half the range has at least two multiples in it.
+        return step if len(self._multiples(step)) > 1 else self._round_step(size / 5)
+
+    def _multiples(self, step: float) -> range:
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return range(first, last + 1)
+
     @staticmethod
-    def _step(least: float) -> float:
+    def _round_step(least: float) -> float:
         power: float = 10.0 ** math.floor(math.log10(least))
         enough = least * (1 - 1e-9)
         return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= enough)
@@ -107,9 +117,8 @@ class Axis:
     def _labels(self, room: float) -> list[tuple[float, str]]:
         if self.values:
             return [(value, f"{value:.4g}") for value in self.values]
+        digits = max(0, -math.floor(math.log10(self.scale.step(room)) + 1e-9))
         ticks = self.scale.ticks(room)
-        step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=1.0)
-        digits = max(0, -math.floor(math.log10(step) + 1e-9))
         return [(tick, number(tick, digits, is_signed=self.is_signed)) for tick in ticks]
 
 

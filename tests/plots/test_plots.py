@@ -104,6 +104,14 @@ def test_an_axis_has_few_ticks_however_long_it_is(room):
         assert 2 <= len(Scale(0, high, 0, 5000).ticks(room)) <= 9
 
 
+def test_a_short_axis_has_two_ticks_with_the_digits_of_their_step():
+    axis = Axis(Scale(0.806, 0.894, 0, 70), "COMET")
+    labels = re.findall(r">([^<>]+)</text>", axis.horizontal(0, 10))
+    assert labels == ["0.82", "0.86", "COMET"]
+    tick = Axis(Scale(1, 1 + 2**-52, 0, 70), "one")  # equal numbers, which are one tick
+    assert {float(text) for _, text in tick._labels(36)} <= {1.0, 1 + 2**-52}
+
+
 def test_a_scale_is_straight_in_both_directions():
     scale = Scale(10, 20, 100, 0)
     assert [scale(value) for value in (10, 15, 20)] == [100, 50, 0]
