@@ -162,7 +162,10 @@ def harness_tasks(task: object) -> tuple[str, ...]:
 
 def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return shared keys without those that do not apply to a task; None is the default task."""
-    left_out = NOT_OF_HARNESS if harness_tasks(task) else ("lm-eval-path",)
+    left_out = ["lm-eval-path"]
+    if harness_tasks(task):
+        engine = ("engine", "server", *(name.replace("_", "-") for name in VLLM_OPTIONS))
+        left_out = [*NOT_OF_HARNESS, *engine]
     return {key: value for key, value in keys.items() if key not in left_out}
 
 

@@ -152,6 +152,10 @@ def test_options_of_other_tasks_in_the_file_do_not_concern_tasks_of_lm_eval(tmp_
     assert (settings.langs, settings.limit, settings.data_dir) == (("a", "b"), 5, None)
     with pytest.raises(ConfigError, match="--langs does not apply"):
         load_settings(EvalSettings, {"task": "lm-eval:a", "langs": "cy"}, path)
+    path = write(tmp_path, '[eval]\nengine = "vllm"\ntensor-parallel-size = 2\n')
+    assert load_settings(EvalSettings, {"task": "lm-eval:a"}, path).engine == "transformers"
+    path = write(tmp_path, '[eval]\nserver = "http://a:1"\n')
+    assert load_settings(EvalSettings, {"task": "lm-eval:a"}, path).server == ()
     path = write(tmp_path, 'data-dir = "data"\n[eval]\ntask = "lm-eval:a"\n')
     assert load_settings(EvalSettings, {}, path).langs == ("a",)
     path = write(tmp_path, '[eval]\ntask = "lm-eval:a"\nlangs = ["cy"]\n')
