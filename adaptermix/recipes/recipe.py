@@ -49,7 +49,6 @@ from adaptermix.settings.shared import Settings, complaint, keys_of, meant_for, 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _OUTPUTS = ("out", "export")
 _NEED_NOT_EXIST = (*_OUTPUTS, "comet-python")
-_GETS = "adaptermix data check RECIPE prints the commands that download the missing data"
 _TRIAL_TOKENS = 32  # maximum length of an answer in a trial
 
 
@@ -74,7 +73,7 @@ def read_recipe(path: Path, out: Path | None = None, overrides: Overrides | None
     order = in_order(drafts, own)
     _check_overrides(overrides, [drafts[name] for name in order])
     outs = {name: _output(folder, drafts[name]) for name in order}
-    steps = tuple(_make_step(drafts[name], drafts, outs, folder, overrides) for name in order)
+    steps = tuple(_make_step(drafts[name], drafts, outs, folder, overrides, path) for name in order)
     recipe = Recipe(path, folder, steps)
     check_exports(recipe)
     return recipe
@@ -143,6 +142,7 @@ def _make_step(
     outs: Mapping[str, Path],
     folder: Path,
     overrides: Overrides,
+    recipe: Path,
 ) -> Step:
     command = draft.command
     keys: dict[str, Any] = {}
@@ -156,7 +156,7 @@ def _make_step(
         read = _resolved(value, location, origin.parent, outs, folder)
         if key not in overridden:
             places |= _places(draft, origin, key, value, read)
-            missing += _missing(draft, origin, key, value, read)
+            missing += _missing(draft, origin, key, value, read, recipe)
         keys[key] = read
     inputs = _inputs(draft, keys)
     keys |= overridden
@@ -261,7 +261,7 @@ def _places(draft: Draft, origin: Path, key: str, value: Any, read: Any) -> dict
 
 
 def _missing(
-    draft: Draft, origin: Path, key: str, value: Any, read: Any
+    draft: Draft, origin: Path, key: str, value: Any, read: Any, recipe: Path
 ) -> Iterator[AdaptermixError]:
     """Yield an error for each path that does not exist; references are skipped."""
     if key in _NEED_NOT_EXIST:
@@ -277,7 +277,9 @@ def _missing(
             line = line_of(origin, draft.header if key in draft.table else None, key)
             is_artifact = location in ("adapters", "weighted-adapters", "model")
             kind = ArtifactError if is_artifact else DataError
-            hint = _GETS if key in ("data-dir", "pairs-dir") else None
+            hint = None
+            if key in ("data-dir", "pairs-dir"):
+                hint = f"adaptermix data check {recipe} prints the commands that download the data"
             if location == "model" and "/" not in item:
                 hint = f"for a model on the Hub, name its owner, too: OWNER/{item}"
             yield kind(f"{origin}:{line}: {key}: no such file or folder: {path}", hint=hint)
