@@ -177,7 +177,7 @@ def _revision(data_set: DataSet) -> tuple[str, str]:
             ) from error
     known = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
     license_ = ", ".join(known) or "not stated"
-    return str(info.sha), f", revision {str(info.sha)[:12]}; license: {license_}"
+    return str(info.sha), f", revision {info.sha}; license: {license_}"
 
 
 def _config(

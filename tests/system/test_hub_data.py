@@ -130,8 +130,8 @@ def test_data_sets_are_streamed_at_one_commit_and_their_code_is_not_run(hub, tmp
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     note = (
-        "reading owner/name, configuration default, split train, revision aaaaaaaaaaaa; "
-        "license: apache-2.0"
+        "reading owner/name, configuration default, split train, revision "
+        f"{COMMIT}; license: apache-2.0"
     )
     rows = "owner/name:default:train:1 owner/name:default:train:2 question 1"
     assert done.stdout.splitlines() == [
