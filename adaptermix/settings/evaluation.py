@@ -56,7 +56,7 @@ class EvalSettings(ScoredSettings):
     groups: Groups | None = Field(
         default=None,
         description='Groups of languages to average, such as "name=cy,sw;other=ja". Default: the '
-        "paper's.",
+        "paper's for massive, none for other tasks.",
     )
     out: Path = Field(
         default=Path("eval-massive"), description="Folder to write: scores and predictions."
