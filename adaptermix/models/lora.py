@@ -1,6 +1,7 @@
 """Add a new LoRA to a model, in the variants that PEFT supports."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adaptermix.adapters.format import layer_of
+from adaptermix.adapters.format import as_suffix, layer_of
 from adaptermix.errors import ConfigError, first_line
 from adaptermix.models.blocks import find_blocks
 from adaptermix.settings.paper import ATTENTION_AND_MLP
@@ -68,16 +69,18 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
     elif len(linear) < sum(isinstance(module, _LINEAR) for module in model.modules()):
         # Another modality has layers of the same names, which get no LoRA.
         targets = [name for name in linear if name.rsplit(".", 1)[-1] in targets]
-    shift = prefix_in_whole(model)
+    parameters = _target_parameters(model, linear, settings)
+    names = [*linear, *(parameters or ())]
+    prefix = prefix_in_whole(model)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT also accepts floats
         lora_dropout=settings.dropout,
         target_modules=targets,
-        target_parameters=_target_parameters(model, linear, settings),
+        target_parameters=parameters,
         use_rslora=settings.use_rslora,
-        rank_pattern=_shifted(settings.rank_pattern, shift),
-        alpha_pattern=_shifted(settings.alpha_pattern, shift),
+        rank_pattern=_without_prefix(settings.rank_pattern, names, prefix),
+        alpha_pattern=_without_prefix(settings.alpha_pattern, names, prefix),
         task_type=task_type,
     )
     is_empty = model.device.type == "meta"
@@ -88,7 +91,7 @@ def with_lora(model: PreTrainedModel, settings: TrainSettings, task_type: str) -
             f"PEFT cannot add this LoRA to {type(model).__name__}: {first_line(error)}",
             hint="choose other layers with --target-modules",
         ) from error
-    _check_patterns(adapted, config)
+    _check_patterns(adapted, settings, prefix)
     return adapted
 
 
@@ -226,17 +229,32 @@ def _modules_of_layers(
     ]
 
 
-def _shifted(patterns: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {pattern.removeprefix(prefix): value for pattern, value in patterns.items()}
+def _without_prefix(
+    patterns: Mapping[str, float], names: Sequence[str], prefix: str
+) -> dict[str, Any]:
+    """Return patterns for names without a prefix that match what these match with it.
+
+    The adapter is saved with the patterns as given, which then match the names with the prefix.
+    """
+    if not prefix:
+        return dict(patterns)
+    matched: dict[str, list[str]] = {pattern: [] for pattern in patterns}
+    for name in names:
+        for pattern in patterns:
+            if re.match(as_suffix(pattern), prefix + name):
+                matched[pattern].append(re.escape(name))
+                break
+    return {f"^({'|'.join(mine)})": patterns[pattern] for pattern, mine in matched.items() if mine}
 
 
-def _check_patterns(model: PeftModel, config: LoraConfig) -> None:
+def _check_patterns(model: PeftModel, settings: TrainSettings, prefix: str) -> None:
     """Reject a pattern that matches nothing, because PEFT would ignore it."""
     tuner: Any = model.base_model
-    names = [*tuner.targeted_module_names, *tuner.targeted_parameter_names]
+    found = (*tuner.targeted_module_names, *tuner.targeted_parameter_names)
+    names = [prefix + name for name in found]
     for flag in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, flag):
-            if not any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in names):
+        for pattern in getattr(settings, flag):
+            if not any(re.match(as_suffix(pattern), name) for name in names):
                 raise ConfigError(
                     f"--{flag.replace('_', '-')}: no module with a LoRA has a name that ends "
                     f"in '{pattern}'",

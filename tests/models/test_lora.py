@@ -31,7 +31,7 @@ from adaptermix.training.run import TrainingRun
 VARIANTS = {
     "rslora": {"use_rslora": True, "revision": "v1"},
     "ranks": {"rank_pattern": {"down_proj": 2, "model.layers.1.self_attn.q_proj": 3}},
-    "alphas": {"alpha_pattern": {"mlp.*": 5.0}},
+    "alphas": {"alpha_pattern": {r"^model\.layers\.0\.mlp\.up_proj": 64.0, "mlp.*": 5.0}},
     "layers": {"layers_to_transform": (0, 1)},
     "all": {
         "use_rslora": True,
@@ -97,6 +97,13 @@ def test_variants_that_match_nothing_are_refused(model_dir, changes, message):
     settings = task_settings(model_dir, None, "x", **changes)
     with pytest.raises(ConfigError, match=message):
         with_lora(load_model(model_dir, settings), settings, "CAUSAL_LM")
+
+
+def test_patterns_are_for_the_names_in_the_saved_adapter(model_dir):
+    settings = align_settings(model_dir, None, "x", alpha_pattern={"^layers.0.mlp.up_proj": 64.0})
+    with pytest.raises(ConfigError, match="no module.*'\\^layers.0") as error:
+        with_lora(load_lower_blocks(model_dir, settings, 2), settings, None)
+    assert "model.layers.0" in error.value.hint
 
 
 def test_variants_on_the_command_line():
