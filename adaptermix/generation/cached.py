@@ -18,7 +18,14 @@ from adaptermix.errors import ArtifactError, ConfigError, ResourceError, require
 from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.adapter_effect import IgnoredAdapterError, RefusedAdapterError
 from adaptermix.generation.answers import AnswerCache
-from adaptermix.generation.engine import Generated, Generator, Limits, Request, compose_batches
+from adaptermix.generation.engine import (
+    Generated,
+    Generator,
+    Limits,
+    Request,
+    compose_batches,
+    removes_spaces,
+)
 from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.vllm_engine import VllmGenerator, check_cpu, vllm_lacks
@@ -362,6 +369,8 @@ class CachedGenerator:
             context["generation_config"] = None  # earlier versions applied it
         if by_transformers and caps_attention(load_config(self.folder, self.settings)):
             context["attention"] = "eager"  # earlier versions left out the cap
+        if removes_spaces(self.tokenizer):
+            context["spaces"] = "kept"  # earlier versions let the tokenizer remove some
         if self.settings.tokenizer:  # another tokenizer may decode the same IDs differently
             context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()

@@ -118,10 +118,25 @@ def compose_queues(
         yield queue, [index for index in order if requests[index].adapter in systems]
 
 
+def text_of(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Decode IDs to text as it is, without special tokens.
+
+    By default, some tokenizers remove spaces before punctuation (``removes_spaces``).
+    """
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def removes_spaces(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a tokenizer removes spaces by default. Fast ones with BPE ignore this setting."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    is_set = getattr(tokenizer, "clean_up_tokenization_spaces", None)
+    return bool(is_set) and type(model).__name__ != "BPE"
+
+
 def read_answer(
     ids: list[int], stop_ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
 ) -> Generated:
     """Decode generated IDs to text, up to the first token that ends an answer."""
     end = next((at for at, token in enumerate(ids) if token in stop_ids), None)
-    text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
+    text = text_of(ids[:end], tokenizer)
     return Generated(text, end is None, len(ids) if end is None else end + 1)

@@ -14,6 +14,7 @@ from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 from adaptermix.data.chats import Message
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError, first_line
 from adaptermix.files.text import Split, numbered_lines
+from adaptermix.generation.engine import text_of
 from adaptermix.models.files import check_tokens, context_length
 from adaptermix.settings.shared import DecodingSettings, PromptSettings
 from adaptermix.tables import number_of
@@ -212,7 +213,7 @@ class PromptEncoder:
             )
 
     def _written_by_tokenizer(self, text: str) -> str:
-        return str(self.tokenizer.decode(self.text_ids(text), skip_special_tokens=True))
+        return text_of(self.text_ids(text), self.tokenizer)
 
     def note(self, text: str) -> None:
         """Add a note for the user, once."""

@@ -7,9 +7,11 @@ from helpers.evaluation import eval_settings
 from helpers.models import CHAT_TEMPLATE, make_tokenizer
 from helpers.tables import write_rows
 from helpers.training import task_settings
-from tokenizers import normalizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.generation.engine import read_answer, removes_spaces
 from adaptermix.generation.prompts import PromptEncoder, read_prompts
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.tasks.catalog import make_task
@@ -85,6 +87,24 @@ def test_answers_that_the_tokenizer_cannot_write_are_noted():
         "the tokenizer cannot write 2 of 4 correct answers as they are (en, cy); for example, "
         "'Caf\u00e9  noir' becomes 'cafe  noir'"
     ]
+
+
+def test_spaces_of_answers_are_kept():
+    """A tokenizer of whole words that removes spaces before punctuation, unless told not to."""
+    text = "Quoi ? o 'neil , n't"
+    words = models.WordLevel({"<e>": 0} | {word: 1 + at for at, word in enumerate(text.split())})
+    backend = Tokenizer(words)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    options = {"eos_token": "<e>", "clean_up_tokenization_spaces": True}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **options)
+    encoder = PromptEncoder(tokenizer)
+    encoder.note_on_answers({"fr": [text]})
+    assert encoder.notes == []
+    assert read_answer(encoder.answer_ids(text), [encoder.end_id], tokenizer).text == text
+    assert removes_spaces(tokenizer)
+    bpe = make_tokenizer()
+    bpe.clean_up_tokenization_spaces = True
+    assert not removes_spaces(bpe)
 
 
 def test_what_the_tokenizer_cannot_write_is_noted_by_evaluations_and_trainings(
