@@ -6,6 +6,7 @@ from typing import Any
 
 from adaptermix.errors import ArtifactError
 from adaptermix.generation.prompts import PromptEncoder
+from adaptermix.models.files import config_parts, read_base_config
 from adaptermix.models.loading import opening
 
 _FILE = "generation_config.json"
@@ -28,25 +29,38 @@ def find_stop_ids(folder: Path, encoder: PromptEncoder) -> list[int]:
 
 
 def own_ends(folder: Path) -> set[int]:
-    """Return the EOS tokens of the model's generation config, if it has one.
+    """Return the EOS tokens of the model's generation config; without one, of its config.
 
     Raises:
-        ArtifactError: The generation config cannot be read.
+        ArtifactError: The generation config cannot be read, or an ID in a config is no number.
     """
     path = folder / _FILE
     if not path.is_file():
-        return set()
+        return _ends_in_config(folder)
     from transformers import GenerationConfig
 
     with opening(str(path)):
         config = GenerationConfig.from_pretrained(str(folder))
-    ids: dict[str, list[int]] = {}
-    for name in ("bos_token_id", "pad_token_id", "eos_token_id"):
-        value = getattr(config, name)
-        ids[name] = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(token, int) for token in ids[name]):
-            raise ArtifactError(f"{path}: {name} is neither a number nor a list of numbers")
-    return set(ids["eos_token_id"])
+    names = ("bos_token_id", "pad_token_id", "eos_token_id")
+    ids = {name: _token_ids(path, name, getattr(config, name)) for name in names}
+    return ids["eos_token_id"]
+
+
+def _ends_in_config(folder: Path) -> set[int]:
+    """Return the EOS tokens of ``config.json``, as transformers and vLLM use it."""
+    path, name = folder / "config.json", "eos_token_id"
+    if not path.is_file():
+        return set()
+    parts = reversed(config_parts(read_base_config(folder)))  # the text model's comes last
+    return next((ids for part in parts if (ids := _token_ids(path, name, part.get(name)))), set())
+
+
+def _token_ids(path: Path, name: str, value: Any) -> set[int]:
+    """Return the token IDs of a config's entry: a number, a list of numbers, or null."""
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token, int) for token in ids):
+        raise ArtifactError(f"{path}: {name} is neither a number nor a list of numbers")
+    return set(ids)
 
 
 def changes_greedy_decoding(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from helpers.models import make_tokenizer
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
+from adaptermix.errors import ArtifactError
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.generation.engine import Request
 from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
@@ -73,6 +74,27 @@ def test_an_answer_ends_with_any_end_of_template_tokenizer_or_model(model_dir, t
     assert find_stop_ids(other, encoder) == sorted({turn, text} | ends)
     tokenizer.eos_token = None
     assert find_stop_ids(other, encoder) == sorted({turn} | ends)
+
+
+@pytest.mark.parametrize(
+    ("config", "ends"),
+    [
+        ({"eos_token_id": [5, 6, 7]}, {5, 6, 7}),
+        ({"eos_token_id": None, "text_config": {"eos_token_id": 5}}, {5}),
+        ({"eos_token_id": 6, "text_config": {"eos_token_id": 5}}, {6}),
+        ({}, set()),
+    ],
+    ids=str,
+)
+def test_without_a_generation_config_the_config_has_the_ends(tmp_path, config, ends):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert own_ends(tmp_path) == ends
+
+
+def test_an_end_in_the_config_that_is_no_number_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(ArtifactError, match=r"config\.json: eos_token_id is neither"):
+        own_ends(tmp_path)
 
 
 def test_sampling_defaults_and_token_ids_change_nothing(model_dir, tmp_path):
