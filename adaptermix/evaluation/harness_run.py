@@ -29,10 +29,10 @@ from adaptermix.evaluation.harness import (
 from adaptermix.evaluation.harness_results import Row, content_key, rows_of
 from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.answers import AnswerCache
-from adaptermix.generation.engine import Generated
+from adaptermix.generation.engine import Generated, shares_any_batch
 from adaptermix.generation.own_config import greedy_changes
 from adaptermix.generation.prompts import PromptedExample
-from adaptermix.models.files import context_length
+from adaptermix.models.files import context_length, text_model_type
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, compute_dtype, load_model
 from adaptermix.models.systems import Systems
@@ -251,6 +251,8 @@ class _Run:
     Attributes:
         contexts: By task, a hash of everything that results depend on, except the adapter and the
             example's requests.
+        can_batch: Whether transformers can answer any requests of this model in one batch.
+        rows_at_once: Maximum number of requests in a batch.
         decoded: Number of evaluated examples.
         reused: Number of examples with cached results.
     """
@@ -261,7 +263,9 @@ class _Run:
         self.settings = harness.settings
         self.systems = systems
         self.decoded = self.reused = 0
-        self.limit = RowLimit(self.settings.batch_size)
+        self.can_batch = shares_any_batch(text_model_type(systems.folder))
+        self.rows_at_once = self.settings.batch_size if self.can_batch else 1
+        self.limit = RowLimit(self.rows_at_once)
         self._cache = AnswerCache(cache_folder()) if self.settings.cache else None
         self._lm: Any = None
         self._adapted: AdaptedModel | None = None
@@ -283,6 +287,8 @@ class _Run:
         }
         if changes := greedy_changes(self.systems.folder):
             shared["generation_config"] = changes
+        if not self.can_batch:
+            shared["padding"] = None  # earlier versions padded the requests of a batch
         configs = {
             name: {**task.dump_config(), "metadata": task.VERSION}
             for name, task in self.harness.tasks.items()
@@ -380,7 +386,7 @@ class _Run:
                 )
 
             with of_task(name):
-                found = self.limit.run(self.settings.batch_size, attempt, _refusal)
+                found = self.limit.run(self.rows_at_once, attempt, _refusal)
         return rows_of(found["samples"][name])
 
     def _switched_to(self, adapter: Path | None, on_progress: OnProgress) -> Any:
@@ -393,7 +399,7 @@ class _Run:
             self._lm = HFLM(
                 pretrained=self._adapted.model,
                 tokenizer=self.systems.tokenizer,
-                batch_size=self.settings.batch_size,
+                batch_size=self.rows_at_once,
             )
         self._adapted.switch_to(adapter)
         self._lm._model = self._adapted.model  # PEFT wraps the base when it loads an adapter

@@ -25,6 +25,7 @@ from adaptermix.generation.engine import (
     Request,
     compose_batches,
     removes_spaces,
+    shares_any_batch,
 )
 from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
 from adaptermix.generation.prompts import PromptEncoder
@@ -369,6 +370,8 @@ class CachedGenerator:
             context["generation_config"] = None  # earlier versions applied it
         if by_transformers and caps_attention(load_config(self.folder, self.settings)):
             context["attention"] = "eager"  # earlier versions left out the cap
+        if by_transformers and not shares_any_batch(text_model_type(self.folder)):
+            context["padding"] = None  # earlier versions padded all prompts of a batch
         if removes_spaces(self.tokenizer):
             context["spaces"] = "kept"  # earlier versions let the tokenizer remove some
         if self.settings.tokenizer:  # another tokenizer may decode the same IDs differently

@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Types of models whose classes in transformers read padding like text, so that only prompts of
+# equal length can share a batch, and those whose rows may change each other in any batch.
+_EQUAL_LENGTHS = frozenset({"minimax", "recurrent_gemma"})
+_ONE_ROW = frozenset({"rwkv", "xlstm"})
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -98,6 +103,23 @@ def compose_batches(requests: Sequence[Request], size: int) -> list[list[int]]:
         indices.sort(key=lambda index: -len(requests[index].prompt_ids))
         batches += [indices[at : at + size] for at in range(0, len(indices), size)]
     return batches
+
+
+def shares_any_batch(model_type: str | None) -> bool:
+    """Whether transformers answers prompts of a model type as if each were alone in its batch."""
+    return model_type not in _EQUAL_LENGTHS | _ONE_ROW
+
+
+def split_batch(model_type: str | None, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Split prompts, by index, into those that can share a batch of transformers."""
+    if shares_any_batch(model_type):
+        return [list(range(len(prompts)))]
+    if model_type in _ONE_ROW:
+        return [[index] for index in range(len(prompts))]
+    parts: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        parts.setdefault(len(prompt), []).append(index)
+    return list(parts.values())
 
 
 def compose_queues(

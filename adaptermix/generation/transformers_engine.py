@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptermix.errors import ResourceError, first_line
-from adaptermix.generation.engine import Generated, OnAnswers, Request, compose_batches, read_answer
+from adaptermix.generation.engine import (
+    Generated,
+    OnAnswers,
+    Request,
+    compose_batches,
+    read_answer,
+    split_batch,
+)
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import AdaptedModel, load_model
 from adaptermix.settings.shared import EngineSettings
@@ -70,6 +77,25 @@ def answer_greedily(
     max_new_tokens: int,
 ) -> list[Generated]:
     """Answer prompts in one batch, with transformers' own generation.
+
+    Models that do not handle padding answer them in several batches.
+    """
+    answers: dict[int, Generated] = {}
+    for part in split_batch(_base_of(model).config.get_text_config().model_type, prompts):
+        asked = [prompts[index] for index in part]
+        made = _answer_together(model, tokenizer, stop_ids, asked, max_new_tokens)
+        answers |= zip(part, made, strict=True)
+    return [answers[index] for index in range(len(prompts))]
+
+
+def _answer_together(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    stop_ids: Sequence[int],
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+) -> list[Generated]:
+    """Answer prompts in one batch.
 
     A prefix that all prompts share, such as a system prompt, is computed once. Padding follows it.
     """

@@ -1,5 +1,6 @@
 """Which results of lm-eval are kept for what, and what fits the model; without lm-eval itself."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,11 +59,12 @@ class Counted(_Run):
         return [Row(f"{system} {name} {at}", "", {}, {}) for at in numbers]
 
 
-def run_of(tasks, tmp_path, *, fingerprint="f", end="<|end|>", **settings):
+def run_of(tasks, tmp_path, *, fingerprint="f", end="<|end|>", kind="llama", **settings):
     (tmp_path / "tasks").mkdir(exist_ok=True)
     given = {"task": "lm-eval:a,b", "lm_eval_path": tmp_path / "tasks", "dtype": "float32"}
     harness = SimpleNamespace(settings=EvalSettings(**(given | settings)), tasks=tasks)
     own = {"fingerprint": fingerprint, "tokenizer": make_tokenizer(end)}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     systems = SimpleNamespace(**own, folder=tmp_path)
     return Counted(harness, systems)
 
@@ -88,6 +90,7 @@ def test_results_depend_on_all_that_makes_them(tmp_path, monkeypatch):
         "base": run_of(tasks, tmp_path, fingerprint="g"),
         "dtype": run_of(tasks, tmp_path, dtype="bfloat16"),
         "tokenizer": run_of(tasks, tmp_path, end="<|eot|>"),
+        "padding": run_of(tasks, tmp_path, kind="rwkv"),
         "config": run_of(tasks | {"a": Task(config={"shots": 2})}, tmp_path),
         "version": run_of(tasks | {"a": replace(tasks["a"], VERSION=2.0)}, tmp_path),
     }
@@ -101,7 +104,8 @@ def test_results_depend_on_all_that_makes_them(tmp_path, monkeypatch):
             found[package] = run_of(tasks, tmp_path).contexts
     (tmp_path / "tasks" / "metrics.py").write_text("def score(doc): return 1")
     found["code"] = run_of(tasks, tmp_path).contexts
-    assert len({contexts["a"], *(context["a"] for context in found.values())}) == 10
+    assert len({contexts["a"], *(context["a"] for context in found.values())}) == 11
+    assert changed["padding"].rows_at_once == 1 < changed["dtype"].rows_at_once
 
 
 @pytest.mark.usefixtures("_versions")

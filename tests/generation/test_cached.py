@@ -217,6 +217,12 @@ def test_whatever_an_answer_depends_on_is_in_its_key(make_cached, model_dir, tmp
     with monkeypatch.context() as patch:  # earlier versions left the cap out
         patch.setattr("adaptermix.generation.cached.caps_attention", lambda config: True)
         contexts.append(make_cached(model).context)
+    with monkeypatch.context() as patch:  # earlier versions padded what reads padding like text
+        patch.setattr("adaptermix.generation.cached.text_model_type", lambda folder: "rwkv")
+        contexts.append(make_cached(model).context)
+    with monkeypatch.context() as patch:  # earlier versions let tokenizers remove spaces
+        patch.setattr("adaptermix.generation.cached.removes_spaces", lambda tokenizer: True)
+        contexts.append(make_cached(model).context)
     monkeypatch.setattr("adaptermix.generation.cached.installed_version", lambda engine: "0.0")
     contexts.append(make_cached(model).context)
     monkeypatch.setattr("adaptermix.generation.cached.choose_engine", lambda settings: "vllm")
