@@ -8,6 +8,7 @@ from helpers.training import align_settings, joint_settings, task_settings
 
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.commands.command import Call, Made
+from adaptermix.errors import ConfigError
 from adaptermix.settings.evaluation import EvalSettings, RetrievalSettings
 from adaptermix.settings.merging import SearchSettings
 
@@ -54,6 +55,11 @@ def counted(name, settings, inputs=()):
 
 def steps(settings, rows):
     return -(-rows // settings.batch_size)
+
+
+def test_a_language_that_is_named_twice_is_told_before_data_is_read():
+    with pytest.raises(ConfigError, match="--langs: cy and Welsh are the same language"):
+        COMMANDS["eval"].examples(EvalSettings(langs=("cy", "Welsh")))
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, (23, 21)), (22, (22, 21)), (4, (4, 4))])

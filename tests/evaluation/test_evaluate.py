@@ -566,6 +566,7 @@ def test_a_plan_checks_everything_and_writes_nothing(tmp_path, model_dir, corpus
     ("changes", "error", "message"),
     [
         ({"langs": ("xx",)}, DataError, "no language 'xx'"),
+        ({"langs": ("cy", "Welsh")}, ConfigError, "cy and Welsh are the same language"),
         ({"adapters": ("nowhere",)}, ArtifactError, "nowhere: no such file"),
         ({"data_dir": "nowhere"}, DataError, "nowhere: no such folder"),
     ],

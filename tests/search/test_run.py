@@ -497,6 +497,7 @@ def test_dev_data_without_gold_answers_is_refused(tmp_path, model_dir, adapters)
     [
         ({"into": "base"}, ConfigError, "--search writes an adapter"),
         ({"langs": ("xx",)}, DataError, "no language 'xx'"),
+        ({"langs": ("cy", "Welsh")}, ConfigError, "cy and Welsh are the same language"),
         ({"model": "nowhere/at/all"}, AdaptermixError, "nowhere"),
         (
             {"task": "wmt23", "langs": ("en-de",), "metrics": ("comet", "bleu")},

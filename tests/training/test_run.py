@@ -392,6 +392,7 @@ def test_a_plan_counts_examples_and_writes_nothing(tmp_path, model_dir, corpus_d
             r"cy-en has \d+ sentence pairs, fewer than one contrastive batch of 4096",
         ),
         (train_task, task_settings, {"langs": ("xx",)}, DataError, "no language 'xx'"),
+        (train_task, task_settings, {"langs": ("cy", "Welsh")}, ConfigError, "the same language"),
         (train_task, task_settings, {"langs": ("de",)}, DataError, "no MASSIVE de-DE"),
         (train_task, task_settings, {"max_length": 5}, DataError, "longer than --max-length 5"),
         (train_task, task_settings, {"target_modules": ("x",)}, ConfigError, "linear layer 'x'"),
