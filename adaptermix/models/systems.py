@@ -47,6 +47,7 @@ class Systems:
         adapters: Adapters by name, with the base model's module names.
         has_base: Whether the base model itself is one of the systems.
         revision: The base model's revision in the settings.
+        has_own_template: Whether prompts have the tokenizer's chat template, not another file's.
     """
 
     base: str
@@ -55,6 +56,7 @@ class Systems:
     adapters: Mapping[str, Adapter]
     has_base: bool
     revision: str | None = None
+    has_own_template: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -114,10 +116,9 @@ class Systems:
             own = load_tokenizer(folder, ModelSettings())
         except AdaptermixError:  # it would not be used
             return []
-        pairs = {
-            "vocabulary": (own.get_vocab(), self.tokenizer.get_vocab()),
-            "chat template": (own.chat_template, self.tokenizer.chat_template),
-        }
+        pairs = {"vocabulary": (own.get_vocab(), self.tokenizer.get_vocab())}
+        if self.has_own_template:
+            pairs["chat template"] = (own.chat_template, self.tokenizer.chat_template)
         return [what for what, (one, other) in pairs.items() if one != other]
 
 
@@ -149,7 +150,8 @@ def open_systems(
         if empty is not None:
             _check_config(named[name], empty)
     tokenizer = load_tokenizer(folder, settings)
-    return Systems(settings.model, folder, tokenizer, named, has_base, settings.revision)
+    is_own = getattr(settings, "chat_template", None) is None  # prompts may overwrite it
+    return Systems(settings.model, folder, tokenizer, named, has_base, settings.revision, is_own)
 
 
 def _check_weights(

@@ -120,6 +120,9 @@ def test_another_tokenizer_beside_an_adapter_is_told(tmp_path, model_dir, corpus
     (note,) = plan(settings).notices
     assert note.startswith("the folder of a has a different chat template than")
     assert f"--tokenizer {tmp_path / 'a'}" in note
+    (tmp_path / "own.jinja").write_text((model_dir / "chat_template.jinja").read_text() + "\n\n")
+    own = settings.model_copy(update={"chat_template": tmp_path / "own.jinja"})
+    assert plan(own).notices == []
     chosen = settings.model_copy(update={"tokenizer": str(tmp_path / "a")})
     assert plan(chosen).notices == []
     assert plan(chosen).longest_prompt < plan(settings).longest_prompt
