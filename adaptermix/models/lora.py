@@ -207,7 +207,14 @@ def _target_parameters(
                 "outside its linear layers",
                 hint="it has " + (", ".join(ends) or "none; see --target-modules"),
             )
-        targets += [name for name in found if not layers or layer_of(name) in layers]
+        chosen = [name for name in found if not layers or layer_of(name) in layers]
+        if not chosen:
+            blocks = sorted({layer_of(name) for name in found})
+            raise ConfigError(
+                f"--target-parameters: no block of --layers-to-transform has '{wanted}'",
+                hint="these have it: " + ", ".join(map(str, blocks)),
+            )
+        targets += chosen
     return targets
 
 

@@ -1,5 +1,6 @@
 """Variants of LoRA that PEFT has: what is saved means what was trained."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from helpers.adapters import IDS, logits_through_peft
 from helpers.experts import FUSED, save_experts
 from helpers.training import align_settings, randomize, task_settings
 from peft import PeftModel
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.format import layer_of
@@ -331,6 +332,15 @@ def test_parameters_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no parameter 'experts\.up'") as error:
         with_lora(load_model(base, settings), settings, "CAUSAL_LM")
     assert "mlp.experts.gate_up_proj, mlp.experts.down_proj" in error.value.hint
+    (base / "config.json").write_text(
+        json.dumps(json.loads((base / "config.json").read_text()) | {"mlp_only_layers": [0]})
+    )
+    config = AutoConfig.from_pretrained(base)
+    changes |= {"target_parameters": ("experts.down_proj",), "layers_to_transform": (0,)}
+    settings = task_settings(base, None, tmp_path / "adapter", **changes)
+    with pytest.raises(ConfigError, match=r"no block .* has 'experts\.down_proj'") as error:
+        with_lora(AutoModelForCausalLM.from_config(config), settings, "CAUSAL_LM")
+    assert error.value.hint == "these have it: 1"
     with pytest.raises(ValueError, match="--target-parameters needs --dropout 0"):
         task_settings(base, None, tmp_path / "adapter", target_parameters=FUSED, dropout=0.1)
 
