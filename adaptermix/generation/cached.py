@@ -211,6 +211,7 @@ class CachedGenerator:
         self.settings = settings
         self.folder = folder
         self.tokenizer = encoder.tokenizer
+        self.end_id = encoder.end_id
         self.stop_ids = find_stop_ids(folder, encoder)
         self.limits = limits
         self.engine = choose_engine(settings)
@@ -341,8 +342,9 @@ class CachedGenerator:
         if self.servers:
             from adaptermix.generation.server_engine import ServerGenerator
 
+            first = sorted(self.stop_ids, key=lambda token: token != self.end_id)
             self._on_servers = ServerGenerator(
-                self.settings, self.tokenizer, self.stop_ids, self.limits, self.servers
+                self.settings, self.tokenizer, first, self.limits, self.servers
             )
             return self._on_servers
         return make_generator(
@@ -374,6 +376,8 @@ class CachedGenerator:
             context["padding"] = None  # earlier versions padded all prompts of a batch
         if removes_spaces(self.tokenizer):
             context["spaces"] = "kept"  # earlier versions let the tokenizer remove some
+        if not is_here and self.end_id not in self.stop_ids[:4]:
+            context["first"] = self.end_id  # earlier versions left it out for some servers
         if self.settings.tokenizer:  # another tokenizer may decode the same IDs differently
             context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()

@@ -107,7 +107,15 @@ class ServerGenerator:
         limits: Limits,
         servers: Sequence[Served],
     ) -> None:
-        """Create the connections without sending a request."""
+        """Create the connections without sending a request.
+
+        Args:
+            settings: Precision, limits and requests at a time.
+            tokenizer: Decodes answers to text.
+            stop_ids: Tokens that end an answer. Some servers accept only a few: the first.
+            limits: Capacity that the engine needs over its lifetime.
+            servers: What the servers report about themselves.
+        """
         self.settings = settings
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)
@@ -370,18 +378,23 @@ class ServerGenerator:
         """
         new = [adapter for adapter in self._adapters if adapter not in lane.checked]
         if not new:
+            if lane.zeros is not None and lane.zeros not in lane.loaded:  # started anew
+                await self._load(lane, lane.zeros)
             return
         zeros = write_zeros(new[0])
         await self._make_room(lane, {zeros, *self._adapters})
         for adapter in (zeros, *new):
             if adapter not in lane.loaded:
-                await lane.server.load(self._name(adapter), self._path(adapter))
-                lane.loaded.append(adapter)
+                await self._load(lane, adapter)
         plain, again, *others = await self._first_tokens(lane, [zeros, zeros, *new])
         check_effect(new, plain, again, others)
         lane.is_mixing = await self._is_mixing(lane, zeros, plain, again)
         lane.zeros = zeros if lane.is_mixing is not False else None
         lane.checked |= set(new)
+
+    async def _load(self, lane: _Lane, adapter: Path) -> None:
+        await lane.server.load(self._name(adapter), self._path(adapter))
+        lane.loaded.append(adapter)
 
     async def _is_mixing(
         self, lane: _Lane, zeros: Path, plain: FirstTokens, again: FirstTokens

@@ -205,6 +205,16 @@ def test_the_first_stop_texts_are_sent_where_there_are_too_many(connect):
     assert body["stop"] == ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
+def test_the_end_of_a_turn_is_the_first_stop_text(make_cached):
+    with completions_server(software="llama") as site:
+        generator = make_cached(site, cache=False)
+        generator.stop_ids, generator.end_id = [0, 1, 2, 3, 4, 5], 5
+        decode(generator, BASE[:1])
+    (body,) = site.bodies
+    assert body["stop"] == ["<|assistant|>", "<|bos|>", "<|end|>", "<|pad|>"]
+    assert body["stop_token_ids"] == [5, 0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "trouble",
     [(429, {"Retry-After": "0.05"}), (503, {}), (500, {}), "drop", (502, {"Retry-After": "x"})],
@@ -305,6 +315,10 @@ def test_an_adapter_of_zeros_stands_in_where_the_base_model_is_mixed_with_an_ada
         assert note.startswith(
             f"{mixing.url} applies an adapter's weights when asked for the base model"
         )
+        mixing.adapters.clear()  # started anew, and then without adapters to load
+        mixing.troubles.append("drop")
+        assert answers_of(engine, requests[:3]) == expected(engine, requests[:3])
+        assert "base" not in {model for model, _ in mixing.answered}
         sound = connect(other)
         assert answers_of(sound, requests) == expected(sound, requests)
         assert not any("zeros" in model for model, _ in other.answered)
