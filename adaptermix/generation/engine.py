@@ -140,7 +140,7 @@ def compose_queues(
         yield queue, [index for index in order if requests[index].adapter in systems]
 
 
-def text_of(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+def text_of(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
     """Decode IDs to text as it is, without special tokens.
 
     By default, some tokenizers remove spaces before punctuation (``removes_spaces``).
