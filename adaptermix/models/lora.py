@@ -209,7 +209,7 @@ def _target_parameters(
             )
         chosen = [name for name in found if not layers or layer_of(name) in layers]
         if not chosen:
-            blocks = sorted({layer_of(name) for name in found})
+            blocks = sorted({at for name in found if (at := layer_of(name)) is not None})
             raise ConfigError(
                 f"--target-parameters: no block of --layers-to-transform has '{wanted}'",
                 hint="these have it: " + ", ".join(map(str, blocks)),
