@@ -279,7 +279,7 @@ class _Run:
     def contexts(self) -> dict[str, str]:
         """Return hashes by task."""
         shared = {
-            "base": self.systems.fingerprint,
+            "base": self.systems.weights_hash,
             "dtype": str(compute_dtype(self.settings)),
             "tokenizer": _vocabulary(self.systems.tokenizer),
             "versions": {name: version(name) for name in ("lm-eval", "transformers", "peft")},

@@ -30,7 +30,7 @@ from adaptermix.generation.engine import (
 from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.vllm_engine import VllmGenerator, check_cpu, vllm_lacks
-from adaptermix.models.files import fingerprint, text_model_type
+from adaptermix.models.files import text_model_type, weights_hash
 from adaptermix.models.loading import (
     caps_attention,
     check_quantization,
@@ -360,7 +360,7 @@ class CachedGenerator:
         """Hash everything that all answers depend on, except what servers report."""
         is_here = not self.settings.server
         context = {
-            "base": fingerprint(self.folder),
+            "base": weights_hash(self.folder),
             "engine": self.version if is_here else self.engine,
             "engine_args": self.settings.engine_args if self.engine == "vllm" else {},
             "dtype": str(compute_dtype(self.settings)) if is_here else self.settings.dtype,

@@ -274,3 +274,18 @@ def fingerprint(folder: Path) -> str:
                 file.seek(8 + header + max(size - 8 - header, 0) * sample // 64)
                 digest.update(file.read(4096))
     return digest.hexdigest()
+
+
+def weights_hash(folder: Path) -> str:
+    """Return a hash for results that are kept: the fingerprint, and samples of every tensor.
+
+    The samples of a fingerprint can miss a LoRA that was folded into small modules: the value
+    projections of Qwen 2.5 0.5B are less than 1% of its weights.
+
+    Raises:
+        ArtifactError: A weight file is not valid.
+    """
+    digest = hashlib.sha256(fingerprint(folder).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(TensorFile(path).sampled_hash().encode())
+    return digest.hexdigest()

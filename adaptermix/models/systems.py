@@ -28,6 +28,7 @@ from adaptermix.models.files import (
     locate_model,
     quantization_of,
     weight_shapes,
+    weights_hash,
 )
 from adaptermix.models.loading import load_tokenizer, opening
 from adaptermix.settings.shared import ModelSettings
@@ -67,6 +68,11 @@ class Systems:
     def fingerprint(self) -> str:
         """Fingerprint of the base model."""
         return fingerprint(self.folder)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Hash of the base model for results that are kept."""
+        return weights_hash(self.folder)
 
     def record(self) -> dict[str, Any]:
         """Return the entries of a record that identify the systems."""

@@ -98,9 +98,9 @@ def _model_content(name: str) -> Any:
     folder = Path(name)
     if not (folder / "config.json").is_file():
         return name
-    from adaptermix.models.files import fingerprint
+    from adaptermix.models.files import weights_hash
 
-    return [fingerprint(folder), *_tokenizer_content(name)]
+    return [weights_hash(folder), *_tokenizer_content(name)]
 
 
 def _tokenizer_content(name: str) -> Any:

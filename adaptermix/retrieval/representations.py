@@ -30,7 +30,7 @@ from adaptermix.files.outputs import cache_folder, whole_output
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
 from adaptermix.generation.prompts import pad
 from adaptermix.models.blocks import check_hidden_states, check_states, text_decoder
-from adaptermix.models.files import check_tokens, context_length, fingerprint
+from adaptermix.models.files import check_tokens, context_length, weights_hash
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import (
     AdaptedModel,
@@ -199,7 +199,7 @@ class Extractor:
 
     def _hash_context(self) -> bytes:
         context = {
-            "base": fingerprint(self.folder),
+            "base": weights_hash(self.folder),
             "transformers": version("transformers"),
             "dtype": str(compute_dtype(self.settings)),
             "pooling": (self.settings.pooling, self.settings.pool_skip),

@@ -59,11 +59,11 @@ class Counted(_Run):
         return [Row(f"{system} {name} {at}", "", {}, {}) for at in numbers]
 
 
-def run_of(tasks, tmp_path, *, fingerprint="f", end="<|end|>", kind="llama", **settings):
+def run_of(tasks, tmp_path, *, weights_hash="f", end="<|end|>", kind="llama", **settings):
     (tmp_path / "tasks").mkdir(exist_ok=True)
     given = {"task": "lm-eval:a,b", "lm_eval_path": tmp_path / "tasks", "dtype": "float32"}
     harness = SimpleNamespace(settings=EvalSettings(**(given | settings)), tasks=tasks)
-    own = {"fingerprint": fingerprint, "tokenizer": make_tokenizer(end)}
+    own = {"weights_hash": weights_hash, "tokenizer": make_tokenizer(end)}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     systems = SimpleNamespace(**own, folder=tmp_path)
     return Counted(harness, systems)
@@ -87,7 +87,7 @@ def test_results_depend_on_all_that_makes_them(tmp_path, monkeypatch):
     assert contexts == run_of(tasks, tmp_path).contexts
     assert contexts["a"] == contexts["b"], "the requests tell tasks apart"
     changed = {
-        "base": run_of(tasks, tmp_path, fingerprint="g"),
+        "base": run_of(tasks, tmp_path, weights_hash="g"),
         "dtype": run_of(tasks, tmp_path, dtype="bfloat16"),
         "tokenizer": run_of(tasks, tmp_path, end="<|eot|>"),
         "padding": run_of(tasks, tmp_path, kind="rwkv"),

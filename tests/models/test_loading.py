@@ -40,6 +40,7 @@ from adaptermix.models.files import (
     layer_index,
     locate_model,
     weight_shapes,
+    weights_hash,
 )
 from adaptermix.models.loading import (
     AdaptedModel,
@@ -378,6 +379,22 @@ def test_the_fingerprint_knows_weights_everywhere_in_a_file(tmp_path, model_dir,
     path.write_bytes(content)
     assert len(content) / 64 < 20_000, "a stretch between two samples is shorter"
     assert fingerprint(folder) != fingerprint(model_dir)
+
+
+def test_the_hash_for_kept_results_knows_every_tensor(tmp_path, model_dir):
+    """Also a change at the end or in the middle of the largest."""
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    hashes = [weights_hash(folder)]
+    assert hashes == [weights_hash(model_dir)]
+    tensors = load_file(model_dir / "model.safetensors")
+    largest = max(tensors, key=lambda name: tensors[name].numel())
+    for name, at in [*((name, 0) for name in tensors), *((largest, share) for share in (0.5, 1))]:
+        changed = {**tensors, name: tensors[name].clone()}
+        flat = changed[name].view(-1)
+        flat[int(at * (len(flat) - 1))] += 1
+        save_file(changed, folder / "model.safetensors", {"format": "pt"})
+        hashes.append(weights_hash(folder))
+    assert len(set(hashes)) == len(hashes)
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "float16"])
