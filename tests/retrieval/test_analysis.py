@@ -557,7 +557,7 @@ def test_a_cached_file_is_of_its_base_and_library(settings, model_dir, tmp_path,
         return extractor._path("base", Text("en", [[0, 20]], 0))
 
     paths = {path()}
-    for name in ("fingerprint", "version"):
+    for name in ("weights_hash", "version"):
         with monkeypatch.context() as patch:
             patch.setattr(f"adaptermix.retrieval.representations.{name}", lambda given: "another")
             paths.add(path())
