@@ -286,6 +286,6 @@ def weights_hash(folder: Path) -> str:
         ArtifactError: A weight file is not valid.
     """
     digest = hashlib.sha256(fingerprint(folder).encode())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         digest.update(TensorFile(path).sampled_hash().encode())
     return digest.hexdigest()
