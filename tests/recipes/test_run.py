@@ -221,6 +221,18 @@ def test_leftovers_of_a_killed_run_are_swept(folder):
     assert [path.name for path in (folder / "o").glob(".*")] == [".lock"]
 
 
+def run_four_times(path, model_dir, corpus_dir, more=""):
+    """Run a training of alignment that stops, twice for 3 steps and twice for 4."""
+    for steps in (3, 3, 4, 4):
+        path.write_text(
+            f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n[align]\ncommand = "train-align"\n'
+            f'pairs = ["cy-en"]\nmax-steps = {steps}\ncontrastive-batch = 4\nbatch-size = 4\n'
+            f"{more}\n"
+        )
+        with pytest.raises(DataError, match="stopped"):
+            run(read_recipe(path))
+
+
 def test_a_stopped_step_resumes_only_with_unchanged_settings(
     tmp_path, model_dir, corpus_dir, monkeypatch
 ):
@@ -237,15 +249,7 @@ def test_a_stopped_step_resumes_only_with_unchanged_settings(
         raise DataError("stopped")
 
     monkeypatch.setitem(COMMANDS, "train-align", replace(COMMANDS["train-align"], run=stop))
-    path = tmp_path / "recipe.toml"
-    for steps in (3, 3, 4, 4):
-        path.write_text(
-            f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n[align]\ncommand = "train-align"\n'
-            f'pairs = ["cy-en"]\ntemperature = [0.1, 0.2]\nmax-steps = {steps}\n'
-            "contrastive-batch = 4\nbatch-size = 4\n"
-        )
-        with pytest.raises(DataError, match="stopped"):
-            run(read_recipe(path))
+    run_four_times(tmp_path / "recipe.toml", model_dir, corpus_dir, "temperature = [0.1, 0.2]")
     assert begun == [(3, False, []), (3, True, kept), (4, False, []), (4, True, kept)]
 
 
@@ -259,17 +263,10 @@ def test_an_adapter_that_a_killed_run_has_written_is_kept(
         if not begun:
             work.settings.out.touch()
         begun.append((work.settings.resume, work.force))
-        raise DataError("killed")
+        raise DataError("stopped")
 
     monkeypatch.setitem(COMMANDS, "train-align", replace(COMMANDS["train-align"], run=train))
-    path = tmp_path / "recipe.toml"
-    for steps in (3, 3, 4, 4):
-        path.write_text(
-            f'model = "{model_dir}"\ndata-dir = "{corpus_dir}"\n[align]\ncommand = "train-align"\n'
-            f'pairs = ["cy-en"]\nmax-steps = {steps}\ncontrastive-batch = 4\nbatch-size = 4\n'
-        )
-        with pytest.raises(DataError, match="killed"):
-            run(read_recipe(path))
+    run_four_times(tmp_path / "recipe.toml", model_dir, corpus_dir)
     assert begun == [(False, True), (True, False), (False, True), (True, True)]
 
 
