@@ -76,9 +76,9 @@ def answer_greedily(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
 ) -> list[Generated]:
-    """Answer prompts in one batch, with transformers' own generation.
+    """Answer prompts with transformers' own generation.
 
-    Models that do not handle padding answer them in several batches.
+    They share one batch, unless the model reads padding like text (``split_batch``).
     """
     answers: dict[int, Generated] = {}
     for part in split_batch(_base_of(model).config.get_text_config().model_type, prompts):
