@@ -49,7 +49,7 @@ def data_get(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder that contains all data.")
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for all data.")
     ] = Path("data"),
     mirror: Annotated[
         str | None,
@@ -116,8 +116,8 @@ def data_check(
             "--out",
             "-o",
             metavar="FOLDER",
-            help="Folder that contains all data.",
-            show_default="data, beside the recipe if one is named",
+            help="Folder for all data.",
+            show_default="data, next to the recipe if you name one",
         ),
     ] = None,
     json: Json = False,

@@ -152,7 +152,7 @@ def run_recipe(
         typer.Option(
             metavar="N",
             min=2,
-            help="Try the recipe on small slices: N examples per language, N training steps, "
+            help="Try the recipe on little data: N examples per language, N training steps, "
             "answers of at most 32 tokens.",
         ),
     ] = None,
@@ -184,7 +184,7 @@ def run_recipe(
     json: Json = False,
     quiet: Annotated[
         bool,
-        typer.Option("--quiet", "-q", help="Do not show progress or the results of single steps."),
+        typer.Option("--quiet", "-q", help="Do not show progress or the results of steps."),
     ] = False,
     verbose: Verbose = False,
 ) -> None:

@@ -15,7 +15,7 @@ from adaptermix.settings.shared import harness_tasks
 def evaluate(call: Call) -> Report:
     """Score the base model and adapters on a task, language by language.
 
-    Shows the difference of each system to the baseline with its interval, and writes every
+    Shows the difference between each system and the baseline with its interval, and writes every
     answer as a JSON record.
 
     Examples:
@@ -56,8 +56,8 @@ def score(call: Call) -> Report:
 def retrieval(call: Call) -> Report:
     """Measure where languages are aligned: translation retrieval at every layer.
 
-    Each sentence is the mean of its hidden states. Its translation is searched among all
-    sentences of the other language by LASER's margin score, for the base model and adapters.
+    A sentence is represented by the mean of its hidden states. LASER's margin score finds its
+    nearest sentence in the other language, for the base model and each adapter.
 
     Examples:
         adaptermix retrieval --data flores200 --langs en,de,cy,sw

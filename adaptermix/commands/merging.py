@@ -19,8 +19,8 @@ from adaptermix.tables import noted
 def merge(call: Call) -> Report:
     """Merge adapters into one, without loading the base model.
 
-    The default method, exact, gives the weighted sum of the adapters' delta weights. A single
-    adapter with --weights 1 can be truncated to another --rank.
+    The default method, exact, gives the weighted sum of the adapters' delta weights. To truncate a
+    single adapter, use --weights 1 --rank N.
 
     Examples:
         adaptermix merge task.safetensors align.safetensors --weight 0.9

@@ -76,7 +76,10 @@ class MergeSettings(SourceSettings):
         "knots keep.",
     )
     epsilon: float = Field(
-        default=0.1, ge=0, lt=1, description="della: width of the window around the density."
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="della: width of the range of keep probabilities around --density.",
     )
     isotropic: bool = Field(
         default=False, description="Set all singular values of the result to their mean."
@@ -101,7 +104,7 @@ class MergeSettings(SourceSettings):
     )
     search: str | None = Field(
         default=None,
-        description="Search the weights on dev data. Takes weights of the first adapter "
+        description="Search for the weights on dev data. Takes weights of the first adapter "
         "(0.5,0.7,0.9), all weights of each merge (1:0.2,1:0.5), auto, or learn.",
     )
     out: Path = Field(
@@ -142,8 +145,8 @@ class SearchSettings(MergeSettings, ScoredSettings):
     prefer: Literal["simpler", "best"] = Field(
         default="simpler",
         description="Among candidates that are not significantly different from the best, choose "
-        "the simplest (simpler) or the one with the highest score (best). With --per-language: a "
-        "merge only where its gain is significant, or the highest score.",
+        "the simplest (simpler) or the one with the highest score (best). With --per-language, "
+        "choose a merge only if its gain is significant (simpler), or the highest score (best).",
     )
     per_language: bool = Field(
         default=False,

@@ -15,7 +15,7 @@ class InspectSettings(Settings):
 
     by: Literal["layer", "module", "kind"] = Field(
         default="layer",
-        description="Rows of the tables: decoder blocks, single modules, or kinds of modules "
+        description="Rows of the tables: decoder blocks, individual modules, or kinds of modules "
         "(q_proj, ...).",
     )
     source_rank: int | None = Field(
@@ -38,8 +38,8 @@ class ReportSettings(Settings):
     )
     published: Path | None = Field(
         default=None,
-        description="TOML file of published numbers, which are shown beside those of the runs, "
-        "with the differences.",
+        description="TOML file of published numbers, to show next to those of the runs with the "
+        "differences.",
     )
     export: Path | None = Field(
         default=None,

@@ -38,8 +38,8 @@ class ScoredSettings(DecodingSettings, ScorerSettings):
     )
     lm_eval_path: Path | None = Field(
         default=None,
-        description="Folder with your own lm-eval tasks, as YAML files. Functions that they "
-        "name in Python files beside them are run.",
+        description="Folder with your own lm-eval tasks, as YAML files. Python functions that the "
+        "files refer to are run.",
     )
 
     @model_validator(mode="before")

@@ -103,8 +103,8 @@ class ModelSettings(Settings):
     )
     tokenizer: Annotated[str | None, locations.Names("tokenizer")] = Field(
         default=None,
-        description="Use the tokenizer and chat template of this folder, such as an adapter's, or "
-        "of a name on the Hub. Default: the base model's.",
+        description="Use the tokenizer and chat template in this folder, such as an adapter's, or "
+        "in this repository on the Hub. Default: the base model's.",
     )
     dtype: Dtype = Field(
         default="auto",
@@ -241,8 +241,8 @@ class ScorerSettings(Settings):
         "auto", "13a", "zh", "ja-mecab", "ko-mecab", "char", "intl", "flores200", "none"
     ] = Field(
         default="auto",
-        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, "
-        "ko-mecab for Korean if it is installed, else 13a.",
+        description="BLEU's tokenizer; auto is zh for Chinese, ja-mecab for Japanese, ko-mecab for "
+        "Korean if it is installed, otherwise 13a.",
     )
     src: Path | None = Field(
         default=None, description="Source sentences of a translation, one per line."
@@ -279,8 +279,8 @@ class EngineSettings(ModelSettings):
 
     engine: Literal["auto", "vllm", "transformers"] = Field(
         default="auto",
-        description="Engine. auto is vLLM if it is installed and there is a GPU or a vLLM option "
-        "is given, and otherwise transformers, which is faster on a CPU.",
+        description="Engine. auto selects vLLM if it is installed and there is a GPU or a vLLM "
+        "option. Otherwise it selects transformers, which is faster on a CPU.",
     )
     max_new_tokens: int = Field(
         default=128, gt=0, description="Maximum length of an answer, in tokens."
@@ -316,13 +316,14 @@ class EngineSettings(ModelSettings):
     )
     server_folder: str | None = Field(
         default=None,
-        description="Folder on storage that the servers share, for adapters while they are used; "
-        "HERE=THERE if its path differs on the servers. Default: the temporary folder.",
+        description="Folder on storage shared with the servers, for copies of the adapters during "
+        "the run; HERE=THERE if its path differs on the servers. Default: the temporary folder.",
     )
     server_label: str | None = Field(
         default=None,
         description="Your name for the servers' configuration. Cached answers are reused between "
-        "servers with the same label. Default: only from the same server, until it restarts.",
+        "servers with the same label. By default, they are reused only for the same server, until "
+        "it restarts.",
     )
     server_requests: int = Field(
         default=128, gt=0, description="Prompts sent to each server at the same time."

@@ -47,10 +47,10 @@ class TrainSettings(ModelSettings):
         default=False, description="Use rsLoRA: the scaling is alpha / sqrt(rank)."
     )
     rank_pattern: Ranks = Field(
-        default={}, description="Ranks of single modules, such as down_proj=16,3.mlp.up_proj=4."
+        default={}, description="Ranks of individual modules, such as down_proj=16,3.mlp.up_proj=4."
     )
     alpha_pattern: Alphas = Field(
-        default={}, description="Alphas of single modules, such as down_proj=32."
+        default={}, description="Alphas of individual modules, such as down_proj=32."
     )
     layers_to_transform: Layers = Field(
         default=(), description="Blocks that get a LoRA, such as 0-15,20. Default: all."
@@ -66,7 +66,8 @@ class TrainSettings(ModelSettings):
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
         default=None,
         description="Attention implementation of the base model. Default: the one that "
-        "transformers chooses. If it is set, sentences to align are not packed.",
+        "transformers chooses, or eager for Gemma 2. If it is set, alignment does not pack "
+        "sentences.",
     )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate.")
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant_with_warmup"] = Field(
@@ -302,13 +303,12 @@ class TrainAlignSettings(TrainSettings, AlignmentSettings):
         default=0.0,
         ge=0,
         description="Weight of a penalty that keeps hidden states close to the base model's; "
-        "sentences are pulled toward the base model's English vectors. 0 turns it "
-        "off.",
+        "sentences are then pulled toward the base model's English vectors. 0 turns it off.",
     )
     preserve_text: tuple[Path, ...] = Field(
         default=(),
-        description="More text for --preserve, one sentence per line. Repeat the option: one "
-        "file per language of the task.",
+        description="More text for --preserve, one sentence per line. Repeat the option for "
+        "several files, one per language of the task.",
     )
     micro_batch_size: int | None = Field(
         default=None,
@@ -370,9 +370,9 @@ class TrainJointSettings(TrainSettings, TaskDataSettings, AlignmentSettings):
     align_weight: float = Field(default=1.0, gt=0, description="Weight of the alignment loss.")
     stop_on: Literal["loss", "sum", "retrieval", "score"] = Field(
         default="sum",
-        description="Keep the adapter with, on dev data, the lowest task loss (loss), the lowest "
-        "sum of both losses (sum), the highest retrieval accuracy (retrieval) or the "
-        "highest task score (score).",
+        description="Which adapter to keep, by its result on dev data: the lowest task loss "
+        "(loss), the lowest sum of both losses (sum), the highest retrieval accuracy (retrieval) "
+        "or the highest task score (score).",
     )
     max_new_tokens: int = Field(
         default=128,
