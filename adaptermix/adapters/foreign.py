@@ -189,14 +189,14 @@ def open_tensors(weights: Path) -> Tensors:
         return TensorFile(weights)
     count = int(shard["count"])
     if not 0 < int(shard["at"]) <= count:
-        raise ArtifactError(f"{weights}: no such shard: there are {count}")
+        raise ArtifactError(f"{weights}: not a valid shard number; the number of shards is {count}")
     for name in sorted(path.name for path in weights.parent.iterdir()):
         other = _SHARD.fullmatch(name)
         if other and other["stem"] == shard["stem"] and other["count"] != shard["count"]:
             raise ArtifactError(
-                f"{weights} is one of {count} shards, and {name} next to it of "
+                f"{weights} is one of {count} shards, but {name} next to it is one of "
                 f"{int(other['count'])}",
-                hint="remove the shards that another save left",
+                hint="remove the shards of an earlier save",
             )
     paths = [
         weights.with_name(f"{shard['stem']}{at:05}-of-{count:05}.safetensors")

@@ -37,7 +37,7 @@ def _name(source: Source, name: str) -> str:
     elif source.name == "uner":
         name = language_code(name)
     if source.known == ("all",) and name != "all":
-        raise DataError(f"{source.name} is not divided by language", hint="leave out --langs")
+        raise DataError(f"{source.name} is not split by language", hint="remove --langs")
     if source.known and name not in source.known:
         raise DataError(f"{source.name} has no '{name}'", hint="it has " + " ".join(source.known))
     return name

@@ -58,7 +58,7 @@ def read_multiway(langs: Sequence[str], split: str, folder: Path) -> dict[str, l
     for lang, path in paths.items():
         if (other := seen.setdefault(path, lang)) != lang:
             raise DataError(
-                f"'{other}' and '{lang}' are the same file, {path}", hint="name each language once"
+                f"'{other}' and '{lang}' both name the file {path}", hint="name each language once"
             )
     texts = {lang: _sentences(path) for lang, path in paths.items()}
     first = next(iter(langs))

@@ -198,8 +198,8 @@ def _downloaded(source: str, target: str, on_progress: OnProgress) -> Path:
     for code, plain in zip(codes, mixed, strict=True):
         if code != plain:
             raise MissingDataError(
-                f"{TATOEBA.title} has no file of '{code}' alone",
-                hint=f"name your own data with --pairs-dir, or write {pair} for all scripts",
+                f"{TATOEBA.title} has no separate file for '{code}'",
+                hint=f"use your own data with --pairs-dir, or write {pair} for all scripts",
             )
     order = Order(TATOEBA, (pair,), cache_folder() / "data")
     if any(file.status == "missing" for file in get(order, dry_run=True).files):

@@ -111,7 +111,7 @@ class HarnessQuestions(Generic[S]):
         """Notes for the user about the results and their cache."""
         uncounted = [
             f"lm-eval task {name}: {len(ids)} of {number_of(self.harness.counts[name], 'example')} "
-            f"do not count for {key.partition(',')[0]}, because lm-eval's value is no number"
+            f"do not count for {key.partition(',')[0]}, because lm-eval's value is not a number"
             for (name, key), ids in self._uncounted.items()
         ]
         return [*self._run.notes, *uncounted]
@@ -191,7 +191,7 @@ class HarnessQuestions(Generic[S]):
                 if name not in valued:
                     raise DataError(
                         f"lm-eval task {name}: {metric.keys[name].partition(',')[0]} of {system} "
-                        "is no number for any example",
+                        "is not a number for any example",
                         hint="choose another metric of the task: --metrics NAME",
                     )
 

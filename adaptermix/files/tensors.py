@@ -101,8 +101,8 @@ class TensorFile:
         except SafetensorError as error:
             if self._file.read(len(_LFS)) == _LFS:
                 raise ArtifactError(
-                    f"{path}: a pointer of Git LFS, not the file itself",
-                    hint="git lfs pull in its folder downloads the file",
+                    f"{path}: a Git LFS pointer, not the file itself",
+                    hint="run `git lfs pull` in its folder to download the file",
                 ) from error
             raise ArtifactError(
                 f"{path}: not a valid safetensors file: {error}",

@@ -248,9 +248,9 @@ class Server:
             return
         if reply.status == 404:
             raise ResourceError(
-                f"the server at {self.url} finds no adapter in {path}",
-                hint="--server-folder HERE names a folder on storage that the server shares, and "
-                "HERE=THERE its path on the server",
+                f"the server at {self.url} found no adapter in {path}",
+                hint="pass a folder on storage shared with the server: --server-folder HERE, or "
+                "HERE=THERE if its path on the server differs",
             )
         if reply.is_busy and reply.status != 500:
             raise self._http.busy(reply)
@@ -295,7 +295,8 @@ class Server:
         prompt, limit = len(body["prompt"]), body["max_tokens"]
         if read and read != prompt:
             raise ResourceError(
-                f"{self.url} counted {read:,} tokens in a prompt of {prompt:,}", hint=PROMPT_HINT
+                f"{self.url} counted {read:,} tokens in a prompt of {prompt:,} tokens",
+                hint=PROMPT_HINT,
             )
         if found.is_cut and 0 < found.tokens < limit:
             raise ResourceError(

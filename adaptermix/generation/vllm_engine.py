@@ -88,7 +88,7 @@ def check_cpu(settings: EngineSettings, folder: Path, *, has_adapters: bool) -> 
     has_linear_attention = any(".linear_attn." in name for name in names)
     if has_linear_attention and compute_dtype(settings) != torch.bfloat16:
         raise ResourceError(
-            f"{folder} has linear attention, which vLLM computes on a CPU in bfloat16 only",
+            f"{folder} has linear attention, which vLLM supports on a CPU only in bfloat16",
             hint="use --dtype bfloat16, or --engine transformers",
         )
 
@@ -399,7 +399,7 @@ def engine_stopped(error: Exception) -> ResourceError:
         hint = "see its log above, or use --engine transformers"
         if "failed to be inspected" in why and find_spec("torchvision") is None:
             hint = "vLLM's classes for images need torchvision, which is not installed; " + hint
-        return ResourceError(f"vLLM refuses the model or an argument: {why}", hint=hint)
+        return ResourceError(f"vLLM rejects the model or an argument: {why}", hint=hint)
     return ResourceError(
         f"the vLLM engine stopped: {first_line(error)}",
         hint="see its log above; --engine transformers needs less memory",

@@ -323,8 +323,8 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
         )
     if getattr(type(config), "is_encoder_decoder", False):  # its depth is that of the encoder
         raise ArtifactError(
-            f"{folder}: only the decoder of a model of type '{config.model_type}', without its "
-            "encoder; it is not supported",
+            f"{folder}: contains only the decoder of an encoder-decoder model of type "
+            f"'{config.model_type}', which is not supported",
             hint=hint,
         )
     return config

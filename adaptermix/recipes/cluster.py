@@ -256,9 +256,9 @@ def _unreachable(address: str, error: Exception) -> ResourceError:
     why = f"{lines[0].rstrip()} {lines[-1].strip()}" if is_title else first_line(error)
     # `ray start` protects a cluster with a token if the account has one, but a client has to ask.
     has_token = "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file()
-    token = "set RAY_AUTH_MODE=token if the cluster asks for Ray's token; else "
+    token = "set RAY_AUTH_MODE=token if the cluster requires a Ray token; otherwise "
     return ResourceError(
-        f"--on {address}: no connection to a Ray cluster: {why}",
+        f"--on {address}: cannot connect to a Ray cluster: {why}",
         hint=(token if has_token and "RAY_AUTH_MODE" not in os.environ else "")
         + "start one with `ray start --head`, or use --on ray without RAY_ADDRESS to use this "
         "machine",

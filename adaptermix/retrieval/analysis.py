@@ -233,7 +233,7 @@ def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) 
         if text.truncated
     ]
     if inputs.scores and inputs.scores.unknown:
-        notes.append("scores without retrieval: " + " ".join(inputs.scores.unknown))
+        notes.append("languages with scores but no retrieval: " + " ".join(inputs.scores.unknown))
     for name, members in (groups or {}).items():
         if absent := [m for m in members if not members_of([m], inputs.langs, are_same_text)]:
             notes.append(f"group {name}: not analyzed: {' '.join(absent)}")

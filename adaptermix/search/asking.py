@@ -130,7 +130,7 @@ class DevPrompts:
         shortened = sum(item.is_truncated for item in items)
         if shortened:
             encoder.note(
-                f"{number_of(shortened, 'dev prompt')} lost tokens to fit the model's context"
+                f"shortened {number_of(shortened, 'dev prompt')} to fit the model's context"
             )
         longest = max(len(item.prompt_ids) for item in items)
         limits = Limits(

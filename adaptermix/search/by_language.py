@@ -308,5 +308,5 @@ def _ended_choice(inputs: _Inputs) -> RoutesReport | None:
         report = TypeAdapter(RoutesReport).validate_python(known)
     except (AdaptermixError, OSError, ValueError, KeyError, TypeError):
         return None  # damaged, or written by another version
-    note = "this choice was already complete; nothing was decoded or written"
+    note = "this search was already complete; nothing was decoded or written"
     return replace(report, notes=[*report.notes, note])

@@ -254,9 +254,8 @@ def plot_of(
     dashed = f" Dashed: {control}." if control else ""
     subtitle = f"{label}, macro average over languages, with 95% intervals."
     caption = (
-        "Blue: chosen. Filled grey: "
-        "answered all examples. Hollow: left the race early, so its score is from fewer "
-        f"examples; compare it in the second panel.{dashed if is_curve else ''}"
+        "Blue: chosen. Filled grey: answered all examples. Hollow: dropped early, so its score is "
+        f"from fewer examples; compare it in the second panel.{dashed if is_curve else ''}"
     )
     heading = "Dev score by weight" if is_curve else "Dev scores"
     return Plot(name, heading, caption, panels, subtitle=subtitle)
@@ -282,7 +281,7 @@ def _estimate(
         f"{shown(metric, seen.value, sign)} "
         f"[{shown(metric, seen.low, sign)}, {shown(metric, seen.high, sign)}], "
         + number_of(candidate.examples, "example")
-        + ("" if left is None else f", left the race after round {left}")
+        + ("" if left is None else f", dropped after round {left}")
     )
     look = "chosen" if is_chosen else "finalist" if candidate.examples == most else "dropped"
     return Estimate(candidate.name, value, low, high, look, says, at=_weight(candidate))

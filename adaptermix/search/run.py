@@ -176,8 +176,8 @@ def _check_learnable(adapters: Sequence[Adapter], settings: SearchSettings) -> N
         plan_merge(adapters, any_sum, settings).saved()
     except ArtifactError as error:
         raise ArtifactError(
-            "--search learn finds weights of any sum, but the adapters contain whole weights "
-            "(biases, modules_to_save or embeddings), which need weights that add up to 1",
+            "--search learn finds weights that do not add up to 1, but the adapters contain whole "
+            "weights (biases, modules_to_save or embeddings), which need weights that do",
             hint="use --search auto or a grid of weights",
         ) from error
 

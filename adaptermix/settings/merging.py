@@ -191,8 +191,8 @@ class SearchSettings(MergeSettings, ScoredSettings):
     def _learned_weights_fit(self) -> "SearchSettings":
         if self.search == "learn" and self.inactive == "keep":
             raise ValueError(
-                "--search learn finds weights of any sum, but --inactive keep needs weights that "
-                "add up to 1; use --inactive average, or --search auto"
+                "--search learn finds weights that do not add up to 1, but --inactive keep needs "
+                "weights that do; use --inactive average, or --search auto"
             )
         return self
 

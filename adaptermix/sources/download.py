@@ -220,7 +220,7 @@ def _check_size(wanted: Download, size: int) -> None:
         wanted.path.unlink(missing_ok=True)
         raise DataError(
             f"{wanted.address}: larger than the expected {wanted.limit:,} bytes",
-            hint=f"the file changed upstream, or it is another one; {wanted.hint}",
+            hint=f"the file changed upstream, or this is a different file; {wanted.hint}",
         )
 
 

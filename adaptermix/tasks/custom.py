@@ -184,8 +184,8 @@ class CustomTask(Task):
                 raise ConfigError(
                     f'the task {self.name}: {split} = "{pattern}" is one file for '
                     f"{len(langs)} languages",
-                    hint="name its language with --langs, or write {lang} where the names of the "
-                    "files have the language",
+                    hint="name its language with --langs, or write {lang} for the language in the "
+                    "file name",
                 )
 
     def read(self, lang: str, split: Split, data_dir: Path | None) -> list[RecordExample]:
@@ -267,8 +267,8 @@ class CustomTask(Task):
                 raise DataError(
                     f"{location}: '{self.file.answer}' cannot be read as slots: "
                     f"'{swallowed[:80]}' is not a type",
-                    hint="types are up to 41 letters and digits, with spaces and hyphens, and "
-                    "other signs inside a word, such as toloc.city_name",
+                    hint="a type has up to 41 characters: letters, digits, spaces and hyphens, and "
+                    "other characters inside a word, as in toloc.city_name",
                 )
 
     def messages(self, example: RecordExample) -> list[Message]:

@@ -194,8 +194,8 @@ def test_other_mistakes_in_foreign_folders_are_named(tmp_path, made):
     both = {"rank": 4, "alpha": 8, "scale": 2.0}
     cases = {
         tmp_path / "x.gguf": "GGUF adapters of llama.cpp are not supported",
-        tmp_path / "left": "is one of 2 shards, and adapter_model-00001-of-00003.safetensors next",
-        tmp_path / "zero": "no such shard: there are 0",
+        tmp_path / "left": "is one of 2 shards, but adapter_model-00001-of-00003.safetensors next",
+        tmp_path / "zero": "not a valid shard number; the number of shards is 0",
         tmp_path / "twice": "is in two shards",
         tmp_path / "torn": "00002-of-00002.safetensors: no such file; it is one of 2 shards",
         mlx(made, tmp_path / "dora", fine_tune_type="dora"): "of type 'dora', which is not LoRA",

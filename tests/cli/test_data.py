@@ -73,7 +73,7 @@ def test_every_source_has_a_default(here, name):
         (("massive", "--langs", "xx"), 4, "no language 'xx'"),
         (("flores", "--langs", "Breton"), 4, "flores has no 'Breton'"),
         (("uner", "--langs", "cy"), 4, "uner has no 'cy'"),
-        (("uner-aya", "--langs", "da"), 4, "uner-aya is not divided by language"),
+        (("uner-aya", "--langs", "da"), 4, "uner-aya is not split by language"),
         (("alma", "--pairs", "cy-en"), 4, "alma has no 'cy-en'"),
         (("tatoeba", "--pairs", "cy"), 4, "'cy' is not a language pair"),
         (("tatoeba", "--mirror", "nowhere"), 3, "--mirror nowhere: expected a folder"),

@@ -456,8 +456,8 @@ FAMILY = {"search": "0.5,0.7", "per_language": True, "out": "family"}
         ),
         (SearchSettings, FAMILY, {"out": "f.safetensors"}, "--per-language writes a folder"),
         (SearchSettings, FAMILY, {"search": "auto"}, "--per-language needs a grid of weights"),
-        (SearchSettings, {"search": "learn"}, {"inactive": "keep"}, "weights of any sum"),
-        (SearchSettings, {"inactive": "keep", "search": "auto"}, {"search": "learn"}, "any sum"),
+        (SearchSettings, {"search": "learn"}, {"inactive": "keep"}, "do not add up to 1"),
+        (SearchSettings, {"inactive": "keep", "search": "auto"}, {"search": "learn"}, "to 1, but"),
         (
             TrainJointSettings,
             {"temperature": "0.1"},

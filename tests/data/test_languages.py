@@ -229,7 +229,7 @@ def test_a_table_named_after_another_script_is_of_another_pair(tmp_path, langs, 
 
 def test_a_corpus_of_both_scripts_is_not_downloaded_for_one(monkeypatch):
     monkeypatch.setattr("adaptermix.data.pairs.get", None)
-    with pytest.raises(DataError, match="Tatoeba, .* has no file of 'zh-TW' alone") as raised:
+    with pytest.raises(DataError, match="Tatoeba, .* has no separate file for 'zh-TW'") as raised:
         read_pairs("en-zh-TW", None)
     assert raised.value.hint.endswith("or write en-zh for all scripts")
 

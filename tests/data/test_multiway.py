@@ -120,7 +120,7 @@ def test_only_newlines_end_a_line(tmp_path):
     ("files", "langs", "words"),
     [
         ({}, ("en", "xx"), "no dev text in 'xx'"),
-        ({}, ("en", "eng_Latn"), "'en' and 'eng_Latn' are the same file, "),
+        ({}, ("en", "eng_Latn"), "'en' and 'eng_Latn' both name the file "),
         ({"de__dev": "ein\nzwei\n"}, ("en", "de"), "en.dev:3: en.dev has 3 lines, but"),
         ({"de__dev": "1\n2\n3\n4\n5\n"}, ("en", "de"), "de.dev:4: de.dev has 5 lines, but"),
         ({"de__dev": "ein\n \t\ndrei\n"}, ("en", "de"), "de.dev:2: the line is empty"),

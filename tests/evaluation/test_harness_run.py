@@ -203,10 +203,10 @@ def test_examples_without_a_value_are_told():
     made = [Row("x", "y", {}, each) for mine in values.values() for each in mine]
     for _ in range(2):  # systems
         asked._outcomes(asked.items, made)
-    told = "lm-eval task a: 1 of 2 examples do not count for acc, because lm-eval's value is no"
+    told = "lm-eval task a: 1 of 2 examples do not count for acc, because lm-eval's value is not a"
     assert asked.notes_on_answers == ["cached", f"{told} number"]
     asked._check_values("merged", made)
-    with pytest.raises(DataError, match="lm-eval task b: acc of merged is no number for any"):
+    with pytest.raises(DataError, match="lm-eval task b: acc of merged is not a number for any"):
         asked._check_values("merged", [*made[:2], Row("x", "y", {}, {})])
 
 

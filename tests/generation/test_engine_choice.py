@@ -130,7 +130,7 @@ def test_linear_attention_is_refused_on_a_cpu_but_in_bfloat16(
     weight = "model.language_model.layers.0.linear_attn.in_proj_qkv.weight"
     save_file({weight: torch.zeros(1)}, tmp_path / "model.safetensors")
     expected = (
-        pytest.raises(ResourceError, match="in bfloat16 only") if is_refused else nullcontext()
+        pytest.raises(ResourceError, match="only in bfloat16") if is_refused else nullcontext()
     )
     with expected:
         check_engine(settings("vllm", dtype=dtype), tmp_path, [])
@@ -155,7 +155,7 @@ def test_a_refusal_of_vllm_has_its_reason(monkeypatch, found):
     )
     error = engine_stopped(refusal)
     assert error.message == (
-        "vLLM refuses the model or an argument: Model architectures ['A'] failed to be inspected."
+        "vLLM rejects the model or an argument: Model architectures ['A'] failed to be inspected."
     )
     assert "memory" not in error.hint
     assert ("need torchvision, which is not installed" in error.hint) == (found is None)

@@ -370,7 +370,7 @@ def test_an_answer_that_a_server_broke_off_is_asked_for_again(connect):
 @pytest.mark.parametrize(
     ("bend", "complaint"),
     [
-        (changed(prompt_tokens=3), "counted 3 tokens in a prompt of 5"),
+        (changed(prompt_tokens=3), "counted 3 tokens in a prompt of 5 tokens"),
         (
             changed({"finish_reason": "length", "token_ids": None}, completion_tokens=3),
             "stopped an answer after 3 of 8 tokens",

@@ -125,7 +125,7 @@ def test_files_that_are_not_safetensors_are_refused_unread(tmp_path, two):
 def test_a_pointer_of_git_lfs_is_named(tmp_path, two):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1024\n"
     (two[0] / "adapter_model.safetensors").write_bytes(pointer)
-    with pytest.raises(ArtifactError, match="a pointer of Git LFS, not the file itself") as caught:
+    with pytest.raises(ArtifactError, match="a Git LFS pointer, not the file itself") as caught:
         merge(two, MergeSettings(weight=0.9, out=tmp_path / "m"))
     assert "git lfs pull" in caught.value.hint
 

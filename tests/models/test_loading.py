@@ -142,7 +142,9 @@ def test_the_decoder_of_an_encoder_decoder_is_not_taken_for_the_model(tmp_path):
         load_config(tmp_path, ModelSettings())
     alone = transformers.BartConfig(**shape, is_encoder_decoder=False, is_decoder=True)
     alone.save_pretrained(tmp_path)
-    with pytest.raises(ArtifactError, match="only the decoder of a model of type 'bart'"):
+    with pytest.raises(
+        ArtifactError, match="only the decoder of an encoder-decoder model of type 'bart'"
+    ):
         load_config(tmp_path, ModelSettings())
 
 

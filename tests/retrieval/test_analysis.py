@@ -397,7 +397,7 @@ def test_retrieval_is_correlated_with_task_scores(settings, tmp_path, few):
     scores = {"en": 0.8, "cym_Latn": 0.4, "sw": 0.5, "fi": 0.1}
     given = settings(scores=write_scores(tmp_path / "eval", scores))
     report = analyze(given)
-    assert report.notes == ["scores without retrieval: fi"]
+    assert report.notes == ["languages with scores but no retrieval: fi"]
     middle = next(c for c in report.correlations if c.reading == "middle layer")
     values = {s.lang: s.accuracy[2] for s in report.by_language}
     assert [(p.lang, p.score) for p in middle.points] == [

@@ -108,7 +108,7 @@ def test_a_plan_of_a_family_shows_what_is_preferred_and_shortened(
         planned = plan_by_language(adapters, settings)
         assert planned.prefer == prefer
         assert f"'{prefer}'" in str(planned.view().shown[0].rows)
-        assert "12 dev prompts lost tokens to fit the model's context" in planned.notes
+        assert "shortened 12 dev prompts to fit the model's context" in planned.notes
 
 
 @pytest.fixture

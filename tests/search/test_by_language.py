@@ -269,7 +269,7 @@ def test_a_choice_that_ends_early_leaves_nothing_and_goes_on(monkeypatch, tmp_pa
     again = search_by_language(paths, settings)
     assert again.notes == [
         *report.notes,
-        "this choice was already complete; nothing was decoded or written",
+        "this search was already complete; nothing was decoded or written",
     ]
     assert dataclasses.replace(again, notes=report.notes) == report
     changed = settings.model_copy(update={"seed": 5})
@@ -363,7 +363,7 @@ def test_a_family_that_was_changed_or_is_forced_is_chosen_again(monkeypatch, tmp
     paths, data, family = welsh_family(monkeypatch, model_dir, tmp_path)
     use_known_effects(monkeypatch, paths[0], WELSH)
     settings = family_settings(model_dir, data, family)
-    done = "this choice was already complete"
+    done = "this search was already complete"
     assert search_by_language(paths, settings).notes[-1].startswith(done)
     assert search_by_language(paths, settings, force=True).notes == []
     routes = (family / "routes.toml").read_text()

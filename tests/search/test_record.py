@@ -37,9 +37,9 @@ def test_scores_and_losses_stand_above_the_weights():
         "0.85 of task alone: 57.0 [55.0, 59.0], 400 examples",
         "0.85: 60.0 [58.0, 62.0], 400 examples",
         "task alone: 55.0 [53.0, 57.0], 400 examples",
-        "0.5: 30.0 [20.0, 40.0], 40 examples, left the race after round 1",
+        "0.5: 30.0 [20.0, 40.0], 40 examples, dropped after round 1",
     ]
-    assert "0.5: -30.0 [-40.0, -20.0], 40 examples, left the race after round 1" in hovers(losses)
+    assert "0.5: -30.0 [-40.0, -20.0], 40 examples, dropped after round 1" in hovers(losses)
     assert plot.caption.endswith(" Dashed: 0.85 of task alone.")
 
 
@@ -50,9 +50,7 @@ def test_a_trial_that_was_in_no_race_is_not_shown_as_a_finalist():
         plot_of([*SCALAR, more], "0.85", "slot_f1")
         for more in (trial, replace(trial, examples=100), replace(trial, examples=100, dropped=1))
     ]
-    whole, part, dropped = (
-        p.panels[0].marks.replace(", left the race after round 1", "") for p in plots
-    )
+    whole, part, dropped = (p.panels[0].marks.replace(", dropped after round 1", "") for p in plots)
     assert part.replace("100 examples", "") == dropped.replace("100 examples", "")
     assert part.replace("100 examples", "400 examples") != whole
 

@@ -175,9 +175,9 @@ def test_a_cluster_that_is_not_there_and_room_that_is_not_there(project, tmp_pat
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret-of-ray")
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    with pytest.raises(ResourceError, match="no connection to a Ray cluster") as refused:
+    with pytest.raises(ResourceError, match="cannot connect to a Ray cluster") as refused:
         run(read_recipe(Path("recipe.toml")), on="ray")
-    assert refused.value.hint.startswith("set RAY_AUTH_MODE=token if the cluster asks")
+    assert refused.value.hint.startswith("set RAY_AUTH_MODE=token if the cluster requires")
     assert "secret-of-ray" not in refused.value.hint
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.delenv("RAY_ADDRESS")
