@@ -4,9 +4,9 @@
     python benchmarks/search.py runs/demo [--limit 40] [--engine vllm]
 
 The folder must have adaptermix.toml, task.safetensors and align.safetensors. The same six weights
-are tried on the same dev examples: by `merge --search` with and without a race, which also tries
-the two adapters alone, and by running `merge --weight` and `eval --split dev` six times, each with
-its own engine. The cache is not used.
+are tried on the same dev examples: by `merge --search` with and without `--exhaustive`, which also
+tries the two adapters alone, and by running `merge --weight` and `eval --split dev` six times, each
+with its own engine. The cache is not used.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         rows = [
-            ("one engine, race", *search(options.project, folder / "race", decode)),
+            ("one engine, halving", *search(options.project, folder / "halving", decode)),
             ("one engine, all", *search(options.project, folder / "all", decode, "--exhaustive")),
             ("six merges, six evals", *one_by_one(options.project, folder, decode)),
         ]
