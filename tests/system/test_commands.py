@@ -205,7 +205,10 @@ def test_no_color_means_no_colour():
 
 def test_verbose_names_versions_and_quiet_is_the_rule(trained):
     plan = "train-task -o other --dry-run --json".split()
-    quiet, loud = (check(run(*plan, *more, cwd=trained)) for more in ([], ["-v"]))
+    quiet, loud = (warm.command(*plan, *more, cwd=trained, COLUMNS="200") for more in ([], ["-v"]))
+    for process in (quiet, loud):
+        process.wait(300)
+        check(process)
     assert quiet.stdout == loud.stdout
     assert quiet.stderr == "", "no progress bar where there is no terminal"
     assert f"torch {version('torch')}" in loud.stderr
