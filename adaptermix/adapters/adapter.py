@@ -131,18 +131,19 @@ class Adapter:
             ArtifactError: The factors do not fit each other or the config, or they contain NaN or
                 infinity.
         """
-        return self._update(module, self._tensor)
+        return self._update(module, self._checked)
 
     def is_active(self, module: str) -> bool:
         """Whether the update of one module is not zero."""
-        return self._update(module, self.file.tensor).is_active
+        return self._update(module, lambda _, tensor: tensor).is_active
 
-    def _update(self, module: str, read: Callable[[str], np.ndarray]) -> LoraUpdate:
+    def _update(self, module: str, checked: Callable[[str, np.ndarray], np.ndarray]) -> LoraUpdate:
         names = self.factors[module]
-        a, b = read(names.a), read(names.b)
-        if names.experts > 1:
+        a, b = self.file.tensor(names.a), self.file.tensor(names.b)
+        if names.experts > 1:  # before the check, which would read all experts for each of them
             a, b = split_factors(a, b, names.expert, names.experts)
-        return LoraUpdate(a, b, self.spec(module).scaling, read(names.bias) if names.bias else None)
+        bias = checked(names.bias, self.file.tensor(names.bias)) if names.bias else None
+        return LoraUpdate(checked(names.a, a), checked(names.b, b), self.spec(module).scaling, bias)
 
     def spec(self, module: str) -> UpdateSpec:
         """Return the spec of one module's update, from the file's header alone.
@@ -185,7 +186,7 @@ class Adapter:
 
     def saved_weight(self, name: str) -> np.ndarray:
         """Read one of the adapter's whole weights."""
-        return self._tensor(self.saved[name])
+        return self._checked(self.saved[name], self.file.tensor(self.saved[name]))
 
     def saved_spec(self, name: str) -> TensorSpec:
         """Return the dtype and shape of one of the adapter's whole weights."""
@@ -236,8 +237,9 @@ class Adapter:
             )
         return spec
 
-    def _tensor(self, name: str) -> np.ndarray:
-        tensor = self.file.tensor(name).astype(self._checked_spec(name).dtype, copy=False)
+    def _checked(self, name: str, tensor: np.ndarray) -> np.ndarray:
+        """Widen float8, and check the numbers of a tensor, or of one expert's part of it."""
+        tensor = tensor.astype(self._checked_spec(name).dtype, copy=False)
         if not is_finite(tensor):
             raise ArtifactError(
                 f"{self.weights_path}: {name} contains NaN or infinity",
