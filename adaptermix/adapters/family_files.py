@@ -65,18 +65,22 @@ def serving(model: str, routes: Routes, rank: int, options: Sequence[str] = ()) 
     """Return the command that serves a family with vLLM from within its folder.
 
     Args:
-        model: The base model; local paths become absolute, because the script changes the folder.
+        model: The base model.
         routes: The routes.
         rank: The largest rank that vLLM must support.
         options: Additional options of vLLM.
     """
-    base = str(Path(model).resolve()) if Path(model).exists() else model
     slots = min(len(routes.routes), _MOST_SLOTS)
     return [
-        *("vllm", "serve", base, *options),
+        *("vllm", "serve", from_anywhere(model), *options),
         *("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(rank)),
         *("--lora-modules", *(f"{lang}={r.adapter}" for lang, r in routes.routes.items())),
     ]
+
+
+def from_anywhere(place: str) -> str:
+    """Make a local path absolute, because the script changes the folder; keep a name on the Hub."""
+    return str(Path(place).resolve()) if Path(place).exists() else place
 
 
 def _lines(command: Sequence[str]) -> str:

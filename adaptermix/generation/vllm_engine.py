@@ -369,6 +369,8 @@ def _vllm_options(settings: EngineSettings, folder: Path, limits: Limits) -> dic
             "max_cpu_loras": limits.adapters + 1,
             "max_lora_rank": _slot_rank(settings, limits),
         }
+    if settings.tokenizer:  # the folder may have none, and vLLM reads one at its start
+        options["tokenizer"] = str(settings.tokenizer)
     return options | settings.engine_args
 
 

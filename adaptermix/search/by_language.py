@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.family import Route, Routes, family_hash, read_family
-from adaptermix.adapters.family_files import serving, write_family
+from adaptermix.adapters.family_files import from_anywhere, serving, write_family
 from adaptermix.adapters.matching import notes_on_base
 from adaptermix.adapters.stacking import notes_on_stack
 from adaptermix.adapters.writing import copy_adapter, stage_adapter
@@ -283,11 +283,8 @@ def _write(report: RoutesReport, inputs: _Inputs) -> None:
             )
         rank = max(_rank(read_adapter(partial / name)) for name in routes.names)
         room = next((size for size in VLLM_RANKS if size >= rank), rank)
-        options = ["--revision", settings.revision] if settings.revision else []
-        options += ["--trust-remote-code"] if settings.trust_remote_code else []
-        write_family(
-            partial, settings.out.name, routes, serving(settings.model, routes, room, options)
-        )
+        command = serving(settings.model, routes, room, _serving_options(settings))
+        write_family(partial, settings.out.name, routes, command)
         kept = {
             "adaptermix": __version__,
             "settings": settings.model_dump(mode="json"),
@@ -295,6 +292,17 @@ def _write(report: RoutesReport, inputs: _Inputs) -> None:
             "family": family_hash(read_family(partial)),
         }
         write_json(partial / EVIDENCE_FILE, kept | report.as_record())
+
+
+def _serving_options(settings: SearchSettings) -> list[str]:
+    """Return what vLLM needs to load the model and to write prompts as in the search."""
+    options = ["--revision", settings.revision] if settings.revision else []
+    options += ["--trust-remote-code"] if settings.trust_remote_code else []
+    if settings.tokenizer:
+        options += ["--tokenizer", from_anywhere(settings.tokenizer)]
+    if settings.chat_template:
+        options += ["--chat-template", from_anywhere(str(settings.chat_template))]
+    return options
 
 
 def _ended_choice(inputs: _Inputs) -> RoutesReport | None:

@@ -34,6 +34,7 @@ def options(limits=LIMITS, **changes):
         ({"gpu_memory_utilization": 0.4}, {"gpu_memory_utilization": 0.4}),
         ({"trust_remote_code": True}, {"trust_remote_code": True}),
         ({"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
+        ({"tokenizer": "other"}, {"tokenizer": "other"}),
         ({"max_new_tokens": 9}, {"max_model_len": 49}),
         ({"max_lora_rank": 33}, {"max_lora_rank": 64}),
         ({"engine_args": {"seed": 5, "max_num_seqs": 2}}, {"seed": 5, "max_num_seqs": 2}),

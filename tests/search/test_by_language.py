@@ -24,7 +24,12 @@ from adaptermix.cli.main import program
 from adaptermix.errors import AdaptermixError, ConfigError, DataError, MissingDataError
 from adaptermix.evaluation.evaluate import evaluate
 from adaptermix.merging.merge import merge
-from adaptermix.search.by_language import _route, plan_by_language, search_by_language
+from adaptermix.search.by_language import (
+    _route,
+    _serving_options,
+    plan_by_language,
+    search_by_language,
+)
 from adaptermix.search.candidates import folder_names, merges_with_first
 from adaptermix.search.routes import Evidence
 from adaptermix.search.routes import Route as Chosen
@@ -71,6 +76,18 @@ def test_a_merge_is_taken_where_it_gains_and_nowhere_else(monkeypatch, tmp_path,
     merge(paths, MergeSettings(weight=0.7, out=tmp_path / "merged"))
     for module, update in read_adapter(tmp_path / "merged").updates():
         assert (update.b == merged.update(module).b).all()
+
+
+def test_a_family_is_served_with_the_tokenizer_and_template_of_its_search(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chat.jinja").touch()
+    settings = SearchSettings(model="m", data_dir="d", out="o", search="0.5")
+    assert _serving_options(settings) == []
+    changes = {"revision": "v1", "tokenizer": "owner/name", "chat_template": "chat.jinja"}
+    assert _serving_options(SearchSettings(**settings.model_dump() | changes)) == [
+        *("--revision", "v1", "--tokenizer", "owner/name"),
+        *("--chat-template", str(tmp_path / "chat.jinja")),
+    ]
 
 
 def test_the_task_adapter_stays_the_same_to_the_byte(monkeypatch, tmp_path, model_dir):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,17 +180,24 @@ def staged(tmp_path_factory, adapters):
 
 @pytest.fixture(scope="module")
 def evaluations(tmp_path_factory, model_dir, corpus_dir, adapters):
-    """The settings of the same test of all adapters with each engine."""
+    """The settings of the same test of all adapters with each engine, vLLM's by --tokenizer."""
+    folder = tmp_path_factory.mktemp("evaluations")
+    bare, without = folder / "bare", shutil.ignore_patterns("tokenizer*", "chat_template*")
+    shutil.copytree(model_dir, bare, ignore=without)
     return [
         eval_settings(
-            model_dir,
+            model,
             corpus_dir,
-            tmp_path_factory.mktemp("evaluations") / engine,
+            folder / engine,
             adapters=tuple(map(str, adapters)),
             engine=engine,
             dtype="float32",
+            **changes,
         )
-        for engine in ("transformers", "vllm")
+        for engine, model, changes in (
+            ("transformers", model_dir, {}),
+            ("vllm", bare, {"tokenizer": str(model_dir)}),
+        )
     ]
 
 
