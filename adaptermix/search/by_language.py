@@ -28,12 +28,18 @@ from adaptermix.generation.cached import notes_on_servers
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.generation.vllm_engine import VLLM_RANKS, vllm_lacks
 from adaptermix.merging.merge import check_out, merge_report, write_merge
-from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters
 from adaptermix.merging.weights import Weighting
 from adaptermix.models.systems import Systems, open_systems
 from adaptermix.progress import OnProgress, ignore
 from adaptermix.search.asking import DevPrompts
-from adaptermix.search.candidates import Candidate, folder_names, merges_with_first, names_of
+from adaptermix.search.candidates import (
+    Candidate,
+    folder_names,
+    merges_with_first,
+    names_of,
+    plan_candidate,
+)
 from adaptermix.search.dev_data import group_by_language
 from adaptermix.search.halving import SuccessiveHalving
 from adaptermix.search.routes import Route as Chosen
@@ -184,7 +190,7 @@ def _plan(adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSet
     """Plan a merge without the zero-weight adapters, as a search over the remaining ones would."""
     weighted = [(a, w) for a, w in zip(adapters, weighting.weights, strict=True) if w]
     weights = Weighting(tuple(weight for _, weight in weighted))
-    return plan_merge([adapter for adapter, _ in weighted], weights, settings)
+    return plan_candidate([adapter for adapter, _ in weighted], weights, settings)
 
 
 def _rank(adapter: Adapter) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.format import decoder_layer_of
 from adaptermix.errors import ConfigError
-from adaptermix.merging.plan import MergePlan
+from adaptermix.merging.plan import MergePlan, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.tables import number_of
@@ -58,6 +58,20 @@ class Candidate:
         rules = tuple(replace(rule, weights=own(rule.weights)) for rule in self.weighting.rules)
         suffix = f"as in {self.name}" if rules else f"at {weights[most]:g}"
         return Candidate(f"{names[most]} alone {suffix}", Weighting(own(weights), rules))
+
+
+def plan_candidate(
+    adapters: Sequence[Adapter], weighting: Weighting, settings: SearchSettings
+) -> MergePlan:
+    """Plan the merge of a candidate. One adapter alone is only scaled.
+
+    A method for merges would also trim or flatten it, and it would be no control.
+    """
+    mixtures = (weighting.weights, *(rule.weights for rule in weighting.rules))
+    if sum(map(any, zip(*mixtures, strict=True))) == 1:
+        scaled = {"method": "exact", "rank": None, "isotropic": False}
+        settings = settings.model_copy(update=scaled)
+    return plan_merge(adapters, weighting, settings)
 
 
 AUTO_GRID = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

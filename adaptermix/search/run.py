@@ -38,6 +38,7 @@ from adaptermix.search.candidates import (
     layer_groups,
     merges_with_first,
     names_of,
+    plan_candidate,
     scalar_candidate,
 )
 from adaptermix.search.dev_data import group_by_language, set_apart
@@ -128,7 +129,7 @@ class _SearchInputs:
 
     def plan(self, weighting: Weighting) -> MergePlan:
         """Plan the merge for given weights."""
-        return plan_merge(self.adapters, weighting, self.settings)
+        return plan_candidate(self.adapters, weighting, self.settings)
 
     @property
     def key(self) -> str:
@@ -155,7 +156,7 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     candidates = first_candidates(names, settings)
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     adapters = list(systems.adapters.values())
-    plans = [plan_merge(adapters, candidate.weighting, settings) for candidate in candidates]
+    plans = [plan_candidate(adapters, candidate.weighting, settings) for candidate in candidates]
     if settings.search == "learn":
         _check_learnable(adapters, settings)
     rank = max(spec.rank for plan in plans for spec in plan.specs.values())

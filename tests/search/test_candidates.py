@@ -5,7 +5,7 @@ from helpers.adapters import peft_adapter
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ConfigError
-from adaptermix.merging.plan import open_adapters, plan_merge
+from adaptermix.merging.plan import Tally, open_adapters, plan_merge
 from adaptermix.merging.weights import Rule, Weighting
 from adaptermix.search.candidates import (
     Candidate,
@@ -14,6 +14,7 @@ from adaptermix.search.candidates import (
     layer_groups,
     merges_with_first,
     names_of,
+    plan_candidate,
 )
 from adaptermix.settings.merging import MergeSettings, SearchSettings
 
@@ -38,6 +39,25 @@ def grid(text, **changes):
 def test_complexity_counts_adapters_in_use_then_mixtures(weights, rules, complexity):
     weighting = Weighting(weights, tuple(Rule(mixture, modules="x") for mixture in rules))
     assert Candidate("c", weighting).complexity == complexity
+
+
+@pytest.mark.parametrize(
+    "changes", [{"method": "ties", "density": 0.3}, {"method": "dare"}, {"rank": 1}]
+)
+def test_one_adapter_alone_is_scaled_and_nothing_else(tmp_path, model_dir, changes):
+    """The control of a search: a method would trim, drop or flatten it."""
+    for seed, name in enumerate(NAMES):
+        peft_adapter(model_dir, tmp_path / name, seed=seed)
+    settings = grid("0.5,0.7", **changes)
+    adapters = open_adapters([tmp_path / name for name in NAMES], settings)
+    for weight in (1.0, 0.7):
+        plan = plan_candidate(adapters, Weighting((weight, 0.0)), settings)
+        for module, source in adapters[0].updates():
+            update = plan.update(module, Tally())
+            assert (update.a == source.a).all() and (update.b == source.b).all()
+            assert update.scaling == weight * source.scaling
+    merged = plan_candidate(adapters, Weighting((0.5, 0.5)), settings)
+    assert merged.method == settings.method and merged.options.rank == settings.rank
 
 
 def test_a_grid_may_begin_and_end_with_one_adapter_alone():
