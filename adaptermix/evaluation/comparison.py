@@ -29,6 +29,7 @@ from adaptermix.tasks.metrics.significance import (
     sacrebleu_randomization,
     swapped_scores,
     with_least_p,
+    without_noise,
 )
 from adaptermix.tasks.metrics.text import SacreMetric
 from adaptermix.version import __version__
@@ -186,7 +187,7 @@ def compare(
                 score = macro_score([statistics[system][lang] for lang in members], value)
                 drawn_sides = zip(*(drawn[lang][system] for lang in members), strict=True)
                 first, second = (np.mean(side, axis=0) for side in drawn_sides)
-                seen = test.procedure(score - reference, first - second)
+                seen = test.procedure(*without_noise(score - reference, first - second))
                 sides = (statistics[name] for name in (system, baseline))
                 answers = differing(*([rows[lang] for lang in members] for rows in sides))
                 # sacreBLEU's p-values are kept if so many answers can show a difference.

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from adaptermix.adapters.seeds import SEEDED, several_seeds
 from adaptermix.evaluation.comparison import ALL
 from adaptermix.tasks.metrics.significance import (
+    DIGITS,
     SAMPLES,
     SEED,
     Interval,
@@ -25,8 +26,6 @@ from adaptermix.tasks.metrics.significance import (
     resample_counts,
     resampled_scores,
 )
-
-_DIGITS = 12  # means of equal scores differ beyond these
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def over_seeds(
                 langs=list(members),
                 scores=scores,
                 mean=mean,
-                deviation=round(float(np.std(scores, ddof=1)), _DIGITS),
+                deviation=round(float(np.std(scores, ddof=1)), DIGITS),
                 low=bounds.low,
                 high=bounds.high,
             )
@@ -172,7 +171,7 @@ def _scores(
 
 
 def _mean(scores: Sequence[float]) -> float:
-    return round(float(np.mean(scores)), _DIGITS)
+    return round(float(np.mean(scores)), DIGITS)
 
 
 def _draws(
@@ -184,5 +183,5 @@ def _draws(
     members = family.members.values()
     by_seed = np.stack([np.mean([drawn[n, lang] for lang in langs], axis=0) for n in members], 1)
     picked = np.take_along_axis(by_seed, family.picks, axis=1)
-    means: Float[np.ndarray, " samples"] = np.round(picked.mean(axis=1), _DIGITS)
+    means: Float[np.ndarray, " samples"] = np.round(picked.mean(axis=1), DIGITS)
     return means

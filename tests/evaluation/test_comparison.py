@@ -12,6 +12,8 @@ from adaptermix.tasks.metrics.significance import (
     holm,
     interval,
     paired_difference,
+    percentile,
+    resample_counts,
 )
 from adaptermix.tasks.metrics.text import SacreMetric
 from adaptermix.version import __version__
@@ -157,6 +159,28 @@ def test_other_answers_of_the_same_score_are_no_difference(statistics, test):
     more = {lang: rows * [1, 2] for lang, rows in wrong.items()}
     for row in found({"base": wrong, "other": more}, test=test).values():
         assert (row.difference, row.p_value) == (0, 1)
+
+
+def test_a_resample_in_which_languages_cancel_is_no_difference():
+    """Rounding leaves 1e-17 of it, on one side of zero."""
+    names, size = ("en", "cy", "sw"), 100
+    base, other = ({lang: np.ones((size, 2)) for lang in names} for _ in range(2))
+    differing = np.random.default_rng(6).choice(3 * size, 17, replace=False)
+    for at, number in enumerate(differing):
+        (base if at < 12 else other)[names[number // size]][number % size, 0] = 0
+    gains = [(other[lang] - base[lang])[:, 0] for lang in names]
+
+    def p_of(counts):
+        """Sums of whole numbers are exact."""
+        return percentile(1, sum(c @ gain for c, gain in zip(counts, gains, strict=True))).p_value
+
+    apart = [resample_counts([size], SAMPLES, SEED + 1 + at)[0] for at in range(3)]
+    row = found({"base": base, "other": other})["other", ALL]
+    assert row.p_value == p_of(apart)
+    assert row.difference == pytest.approx(7 / 300, abs=1e-12)
+    drawn_together = resample_counts([size] * 3)
+    test = paired_difference(list(other.values()), list(base.values()), mean)
+    assert test.p_value == p_of(drawn_together)
 
 
 def test_another_baseline_turns_the_difference_around(statistics):
