@@ -261,6 +261,14 @@ class CustomTask(Task):
                     f"{location}: '{self.file.answer}' cannot be read as {kind}: {expected[:80]!r}",
                     hint=f"write it as {form}",
                 )
+        if "entities" in self.file.metrics and self.options.match == "offsets":
+            without = [e for e in parse_entities(expected).entities if None in (e.start, e.end)]
+            if without:
+                raise DataError(
+                    f"{location}: '{self.file.answer}' has no Start and End of "
+                    f"'{without[0].text[:80]}', which --match offsets compares",
+                    hint="add both to every entity, or use --match text",
+                )
         if "slots" in self.file.metrics:
             swallowed = swallowed_type(parse_answer(expected).slots)
             if swallowed is not None:

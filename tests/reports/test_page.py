@@ -340,6 +340,7 @@ ENTITY = {"type": "LOC", "text": "Iguazu", "start": 3, "end": 9}
         ([ENTITY], [ENTITY | {"start": 0}], False, True),
         ([ENTITY], [ENTITY | {"start": 0}], True, False),
         ([ENTITY], [ENTITY | {"text": "iguazu"}], False, False),
+        ([ENTITY | {"end": None}], [ENTITY | {"end": None}], True, False),
         ([SLOT], [SLOT | {"value": "noon"}], True, False),
         (["B-time", "O"], ["B-time", "O"], False, True),
         (["O", "B-time"], ["B-time", "O"], False, False),

@@ -299,6 +299,21 @@ def test_entities_of_a_task_of_ones_own_match_as_asked(tmp_path, match, right):
     answers = {"Rom": entity.format("Rom", 3), "Roma": entity.format("Roma", 2)}
     scores = {text: task.score([task.outcome(example, a)]).value for text, a in answers.items()}
     assert scores == {"Rom": float(right == "Rom"), "Roma": float(right == "Roma")}
+    bare = '[{"TypeName": "LOC", "Text": "Rom"}]'
+    outcome = task.outcome(replace(example, expected=bare), bare)
+    assert task.score([outcome]).value == float(match == "text")
+
+
+def test_correct_entities_without_offsets_cannot_match_by_offsets(tmp_path):
+    """All entities of a type would be equal, Rome and Paris."""
+    record = RECORD | {"intent": '[{"TypeName": "LOC", "Text": "Rome", "Start": 3}]'}
+    for match in ("text", "offsets"):
+        task = own_task(tmp_path, OWN.replace("exact-match", "entities"), [record], match=match)
+        if match == "text":
+            assert len(task.read("en", "test", None)) == 1
+        else:
+            with pytest.raises(DataError, match="jsonl:1: 'intent' has no Start and End of 'Rome'"):
+                task.read("en", "test", None)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def _key(item: Any, by_offsets: bool) -> tuple[Any, ...]:
     """Return the compared fields of a slot or entity; accepts damaged records."""
     if not isinstance(item, dict):
         return (repr(item),)
-    fields = {name: str(value) for name, value in item.items()}
+    fields = {name: str(value) for name, value in item.items() if value is not None}
     if "value" in fields:
         return slot_key(Slot(fields.get("type", ""), fields["value"]))
     ends: list[Any] = [fields.get("start"), fields.get("end")]

@@ -58,8 +58,10 @@ def entity_text_key(entity: Entity) -> tuple[str, str]:
     return entity.type, " ".join(entity.text.split())
 
 
-def entity_offset_key(entity: Entity) -> tuple[str, int | None, int | None]:
-    """Return an entity's type, start and end."""
+def entity_offset_key(entity: Entity) -> tuple[Any, ...]:
+    """Return an entity's type, start and end. Without offsets, the key equals no other."""
+    if entity.start is None or entity.end is None:
+        return entity.type, object()
     return entity.type, entity.start, entity.end
 
 
