@@ -28,7 +28,8 @@ FLORES_CODES: dict[str, str] = {
 }
 
 
-_SUBTAG = re.compile(r"[A-Z][a-z]{3}|[A-Z]{2}|\d{3}")  # script or region
+# Script, region, or variant such as 1996 or vale1252.
+_SUBTAG = re.compile(r"[A-Z][a-z]{3}|[A-Z]{2}|\d{3}|(?=[a-z]*\d)[a-z\d]{4,8}")
 # Tags that are one language also in lower case. In others, such as fr-ca, what could be the region
 # is more likely the second language of a pair: French to Catalan.
 _TAGS = {
@@ -46,6 +47,13 @@ def _as_tag(lang: str) -> str:
     return _TAGS.get(lang.replace("_", "-").lower(), lang)
 
 
+def _is_subtag(part: str, lang: str) -> bool:
+    """Whether a part after a hyphen belongs to the language before it."""
+    code = lang.partition("-")[0]
+    is_form = code[:1].islower() and _SUBTAG.fullmatch(part) is not None
+    return is_form or f"{code}-{part}".lower() in _TAGS
+
+
 def split_pair(pair: str) -> tuple[str, str]:
     """Return both languages of a pair such as ``cy-en`` or ``zh-Hans-en``, as written.
 
@@ -54,9 +62,8 @@ def split_pair(pair: str) -> tuple[str, str]:
     """
     langs: list[str] = []
     for part in pair.split("-"):
-        tag = f"{langs[-1]}-{part}" if langs else part
-        if pair.count("-") > 1 and langs and (_SUBTAG.fullmatch(part) or tag.lower() in _TAGS):
-            langs[-1] = tag
+        if langs and _is_subtag(part, langs[-1]):
+            langs[-1] += f"-{part}"
         else:
             langs.append(part)
     if (
@@ -78,9 +85,8 @@ def sides_of(text: str) -> tuple[str, ...]:
 
 def target_of(lang: str) -> str:
     """Return the language of the answers: the second one of a pair, or the language itself."""
-    if "-" not in lang or lang.lower() in _TAGS:
-        return lang
-    if lang[0].islower() and _SUBTAG.fullmatch(lang.partition("-")[2]):
+    code, *parts = lang.split("-")
+    if all(_is_subtag(part, code) for part in parts):
         return lang
     try:
         return split_pair(lang)[1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adaptermix.adapters.systems import BASE
-from adaptermix.data.languages import are_same_text, members_of, sides_of, target_of
+from adaptermix.data.languages import are_same_text, members_of, sides_of
 from adaptermix.errors import DataError
 from adaptermix.files.text import json_value
 from adaptermix.retrieval.correlation import Correlation, pearson, spearman
@@ -87,7 +87,7 @@ def match_languages(
 
 def _indices(lang: str, langs: Sequence[str]) -> tuple[int, ...]:
     """Find a language (``cy``), or both of a pair (``de-en``); return nothing if one is missing."""
-    for parts in ([lang], [] if target_of(lang) == lang else sides_of(lang)):
+    for parts in ([lang], sides_of(lang)):
         found = [members_of([part], langs, are_same_text) for part in parts]
         if found and all(found):
             return tuple(langs.index(same[0]) for same in found)

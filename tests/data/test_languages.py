@@ -15,6 +15,7 @@ from adaptermix.data.languages import (
     is_one_language,
     known_code,
     language_code,
+    sides_of,
     split_pair,
     target_of,
 )
@@ -66,6 +67,8 @@ def test_a_language_in_another_script_is_another():
         assert flores_code(lang) == "zho_Hant"
     codes = [flores_code(lang) for lang in ("sr-Latn", "zh-cn", "pt-br")]
     assert codes == ["srp_Latn", "zho_Hans", "por_Latn"]
+    codes = [flores_code(lang) for lang in ("zh-Hant-TW", "uz-Latn-UZ", "ca-vale1252")]
+    assert codes == ["zho_Hant", "uzn_Latn", "ca-vale1252"]
     assert is_in_wrong_script("hello there", "Russian")
     assert not is_in_wrong_script("привет", "rus_Cyrl")
 
@@ -75,6 +78,8 @@ def test_a_language_in_another_script_is_another():
     [
         ("zh-TW", "zho_Hant", True),
         ("zh-TW", "zh_tw", True),
+        ("zh-Hant-TW", "zh-Hant", True),
+        ("zh-Hant-TW", "zh-Hant-HK", False),
         ("zh-TW", "zh_cn", False),
         ("zh-Hant", "zh", False),
         ("zh", "zho_Hans", True),
@@ -130,6 +135,9 @@ def test_an_unknown_language_of_massive_names_the_nearest(lang, hint):
         ("fr-ca", ("fr", "ca")),
         ("en-tw", ("en", "tw")),
         ("en-jp", ("en", "jp")),
+        ("EN-PT-BR", ("EN", "PT-BR")),
+        ("zh-hant-tw-en", ("zh-hant-tw", "en")),
+        ("en-sr-Latn-RS", ("en", "sr-Latn-RS")),
         ("cym_Latn-eng_Latn", ("cym_Latn", "eng_Latn")),
         ("Welsh-English", ("Welsh", "English")),
     ],
@@ -139,15 +147,20 @@ def test_pairs_are_split_between_languages(pair, sides):
     assert target_of(pair) == sides[1]
 
 
-@pytest.mark.parametrize("pair", ["cy", "cy-", "-en", "cy-cy", "cy-en-de", "../a-b", "cy-en/x"])
+@pytest.mark.parametrize(
+    "pair", ["cy", "cy-", "-en", "cy-cy", "cy-en-de", "zh-TW", "en-US", "../a-b", "cy-en/x"]
+)
 def test_what_is_no_pair_is_refused(pair):
     with pytest.raises(DataError, match="is not a language pair"):
         split_pair(pair)
 
 
 def test_a_language_with_its_region_is_its_own_target():
-    for lang in ("zh-TW", "zh-Hans", "cy", "zh-tw", "ja-jp", "en-us", "pt-br", "ZH-TW", "sr-latn"):
+    simple = ("zh-TW", "zh-Hans", "cy", "zh-tw", "ja-jp", "en-us", "pt-br", "ZH-TW", "sr-latn")
+    long = ("zh-Hant-TW", "zh-Hans-CN", "zh-hant-tw", "sr-Latn-RS", "de-CH-1996", "es-419")
+    for lang in (*simple, *long):
         assert target_of(lang) == lang
+        assert sides_of(lang) == ()
     assert target_of("EN-DE") == "DE"
 
 

@@ -239,11 +239,13 @@ def test_a_language_of_both_trainings_is_a_trained_one(tmp_path, adapters):
     align, other = tmp_path / "align.safetensors", tmp_path / "other.safetensors"
     write(align, ALIGNED | {"examples": {"cy-sw": 10, "ja": 5}}, seed=1)
     write(other, ALIGNED | {"examples": {"de-en": 10}}, seed=2)
+    joint = tmp_path / "joint.safetensors"
+    write(joint, ALIGNED | {"command": "train-joint", "examples": {"ko-KR": 5, "cy-sw": 5}}, seed=3)
     task, merged = adapters / "task.safetensors", tmp_path / "merged.safetensors"
-    merge([task, align], MergeSettings(weights="0.5,0.5", out=merged))
-    known = inspect([task, align, other, merged], InspectSettings())
-    assert language_groups((*LANGS, "ja"), "merged", known, {}) == [
-        ("trained languages", ["en", "cy"]),
+    merge([task, align, joint], MergeSettings(weights="0.5,0.5,0.5", out=merged))
+    known = inspect([task, align, joint, other, merged], InspectSettings())
+    assert language_groups((*LANGS, "ja", "ko"), "merged", known, {}) == [
+        ("trained languages", ["en", "cy", "ko"]),
         ("aligned languages", ["sw"]),
         ("other languages", ["de", "ja"]),
     ]
