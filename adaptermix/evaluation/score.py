@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptermix.data.languages import language_code
+from adaptermix.data.languages import language_code, target_of
 from adaptermix.errors import ConfigError, DataError
 from adaptermix.files.outputs import NotedReport
 from adaptermix.files.text import json_value, numbered_lines
@@ -155,7 +155,7 @@ def _read_uner(settings: ScoreSettings) -> Sequence[Example]:
 
 
 def _read_translations(task: Task, settings: ScoreSettings) -> Sequence[Example]:
-    target = language_code(_needed(settings, "target_lang"))
+    target = language_code(target_of(_needed(settings, "target_lang")))
     if any(metric.name == "comet" for metric in task.metrics):
         _needed(settings, "src")
     return read_translations(settings.src, _needed(settings, "ref"), target)

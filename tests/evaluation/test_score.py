@@ -381,6 +381,8 @@ def test_the_view_has_every_score_and_count_in_its_unit(massive, tmp_path):
     (table, *signatures) = texts.view().shown
     rows = {str(name): str(value) for name, value in table.rows}
     assert (rows["chrF"], rows["examples"]) == ("100.0", "2")
+    pair = score_files(ScoreSettings(task="wmt23", target_lang="de-zh", **files))
+    assert "tok:zh" in pair.metrics["bleu"].signature
     assert signatures == [found.signature for found in texts.metrics.values()]
 
 
@@ -396,6 +398,8 @@ def test_a_task_of_ones_own_is_scored_in_the_language_named(tmp_path):
         tokenizer = report.metrics["bleu"].signature.split("tok:")[1].split("|")[0]
         found[langs["lang"]] = (tokenizer, [note.split()[0] for note in report.notes])
     assert found == {"zh": ("zh", []), "de": ("13a", ["Thai"])}
+    with pytest.raises(DataError, match="names no language, for which BLEU's tokenizer"):
+        score_files(ScoreSettings(task=str(tmp_path / "own.toml"), **files))
 
 
 def test_the_command_prints_a_table(massive):

@@ -14,6 +14,7 @@ from adaptermix.tasks.catalog import make_task
 from adaptermix.tasks.custom import load_task_file
 from adaptermix.tasks.entities import Entity
 from adaptermix.tasks.massive import SlotExample
+from adaptermix.tasks.metrics.text import notes_on_tokenizers
 from adaptermix.tasks.translation import TranslationExample
 from adaptermix.tasks.uner import EntityExample
 
@@ -275,17 +276,40 @@ def test_a_task_of_ones_own_tokenizes_the_language_it_names(tmp_path, target, la
     assert f"tok:{tokenizer}" in task.score([outcome]).signature
 
 
-@pytest.mark.parametrize("lang", ["pirate", "sms", "en-jp"])
-def test_a_language_without_a_tokenizer_is_refused_before_anything_is_decoded(tmp_path, lang):
+@pytest.mark.parametrize(
+    ("lang", "complaint"),
+    [
+        ("pirate", "'pirate' is an unknown language"),
+        ("en-jp", "'jp' is an unknown language"),
+        ("en_zh", "'en_zh' may be a pair"),
+        ("zh_en", "'zh_en' may be a pair"),
+        ("", "'' names no language"),
+    ],
+)
+def test_a_language_without_a_tokenizer_is_refused_before_anything_is_decoded(
+    tmp_path, lang, complaint
+):
     text = OWN.replace("exact-match", "bleu")
     (example,) = own_task(tmp_path, text).read("en", "test", None)
     example = replace(example, lang=lang)
     for task in (own_task(tmp_path, text, tokenize="13a"), own_task(tmp_path)):
         task.check_metrics([example])
-    with pytest.raises(DataError, match=f"'{lang.removeprefix('en-')}' is an unknown") as raised:
+    with pytest.raises(DataError, match=f"^{complaint}, for which BLEU's") as raised:
         own_task(tmp_path, text).check_metrics([example])
     for option in ("--tokenize 13a", "target-lang", "--target-lang"):
         assert option in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    "lang", ["aka_Latn", "lim_Latn", "zh_TW", "ja_jp", "pt_br", "mandarin_chinese"]
+)
+def test_a_language_with_a_tokenizer_has_no_errors_in_its_notes(tmp_path, lang):
+    """They are made when all is decoded."""
+    task = own_task(tmp_path, OWN.replace("exact-match", "bleu"))
+    (example,) = task.read("en", "test", None)
+    example = replace(example, lang=lang)
+    task.check_metrics([example])
+    assert notes_on_tokenizers(task.metrics, [task.outcome(example, "x")]) == []
 
 
 @pytest.mark.parametrize(("match", "right"), [("text", "Rom"), ("offsets", "Roma")])

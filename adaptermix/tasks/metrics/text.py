@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from adaptermix.data.languages import LANGUAGE_NAMES, known_code, language_code
+from adaptermix.data.languages import LANGUAGE_NAMES, known_code, target_of
 from adaptermix.errors import DataError, ResourceError, first_line
 from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.metrics.comet import (
@@ -36,17 +36,24 @@ def bleu_tokenizer(lang: str) -> str:
     Korean uses 13a if its tokenizer is not installed; the signature and a note say so.
 
     Raises:
-        DataError: The language is unknown.
+        DataError: The language is unknown, or not named.
     """
-    code = known_code(lang)
-    if code is None:
-        raise DataError(
-            f"'{lang}' is an unknown language, for which BLEU's tokenizer is not known",
-            hint="name the tokenizer, such as --tokenize 13a, or the language of the answers: "
-            "target-lang in the task's file, --target-lang in score",
-        )
-    tokenizer = _TOKENIZERS.get(code, "13a")
+    tokenizer = _TOKENIZERS.get(_code_of(lang), "13a")
     return "13a" if tokenizer == "ko-mecab" and not _has_korean() else tokenizer
+
+
+def _code_of(lang: str) -> str:
+    """Return the plain code of the language of the answers, which decides on the tokenizer."""
+    code = known_code(lang)
+    second = known_code(target_of(lang.replace("_", "-")))  # en_zh may be a pair
+    if code is not None and _TOKENIZERS.get(second or code) == _TOKENIZERS.get(code):
+        return code
+    what = "may be a pair" if code else "is an unknown language" if lang else "names no language"
+    raise DataError(
+        f"'{lang}' {what}, for which BLEU's tokenizer is not known",
+        hint="name the tokenizer, such as --tokenize 13a, or the language of the answers: "
+        "target-lang in the task's file, --target-lang in score",
+    )
 
 
 def _has_korean() -> bool:
@@ -58,7 +65,7 @@ def notes_on_tokenizers(metrics: Sequence[Metric], outcomes: Iterable[Outcome]) 
     bleu = next((metric for metric in metrics if metric.name == "bleu"), None)
     if not isinstance(bleu, SacreMetric) or bleu.tokenize != "auto":
         return []
-    langs = {language_code(outcome.lang) for outcome in outcomes if outcome.lang}
+    langs = {_code_of(lang) for lang in {outcome.lang for outcome in outcomes}}
     notes = [
         f"{LANGUAGE_NAMES[lang]} has no spaces between words, so BLEU with 13a compares whole "
         "phrases; use --tokenize flores200 (spBLEU), or chrF"
@@ -120,8 +127,7 @@ class SacreMetric:
     def _scorer(self, outcomes: Sequence[Outcome]) -> Any:
         tokenizer = self.tokenize
         if tokenizer == "auto" and self.name == "bleu":
-            lang = outcomes[0].lang if outcomes else ""
-            tokenizer = bleu_tokenizer(lang) if lang else "13a"
+            tokenizer = bleu_tokenizer(outcomes[0].lang) if outcomes else "13a"
         return _sacrebleu(self.name, tokenizer)
 
     def check(self, outcomes: Sequence[Outcome]) -> None:
