@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import islice, pairwise, zip_longest
 from pathlib import Path
 
 from adaptermix.data.languages import (
@@ -210,9 +210,10 @@ def _downloaded(source: str, target: str, on_progress: OnProgress) -> Path:
 
 
 _SHORT = set("mr mrs ms dr st prof sr jr vs etc bzw ca z.b e.g i.e sra ud uds mme m".split())
-# The end of a sentence and the start of the next one, with optional closing quotes in between.
+_ENDS = ".!?؟।։።"
+_OPENING, _CLOSING = "\"'«“‘([¿¡", "\"'»”’)]"
+# The end of a sentence and the start of the next one, without a space in between.
 _WIDE_END = re.compile(r"[。！？]\s*[^\s。！？…」』”’）)\]]")
-_END = re.compile(r"(\S*?)([.!?؟।։።]+)[\"'»”’)\]]*(?=\s+[\"'«“‘(\[¿¡]*(\w))")
 
 
 @dataclass(frozen=True)
@@ -290,9 +291,12 @@ def has_several_sentences(text: str) -> bool:
     """
     if _WIDE_END.search(text):
         return True
-    for word, mark, start in _END.findall(text):
+    for token, following in pairwise(text.split()):
+        ended = token.rstrip(_CLOSING)
+        word = ended.rstrip(_ENDS)
+        mark, start = ended[len(word) :], following.lstrip(_OPENING)[:1]
         is_short = len(word) == 1 or word.casefold().strip("(\"'“«") in _SHORT
-        is_end = mark not in ("..", "...") and not (mark == "." and is_short)
+        is_end = mark not in ("", "..", "...") and not (mark == "." and is_short)
         if is_end and start.isalpha() and not start.islower():
             return True
     return False

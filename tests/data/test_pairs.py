@@ -1,6 +1,7 @@
 """Which parallel sentences are fit to align."""
 
 import random
+import time
 import tracemalloc
 
 import pytest
@@ -53,6 +54,13 @@ def test_several_sentences(text):
 )
 def test_one_sentence(text):
     assert not has_several_sentences(text)
+
+
+@pytest.mark.parametrize("text", [f"Name: {'.' * 20_000}", "x" * 100_000, ".a" * 50_000])
+def test_a_long_line_of_dots_or_without_spaces_takes_no_time(text):
+    start = time.process_time()
+    assert not has_several_sentences(text)
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
