@@ -21,7 +21,13 @@ from adaptermix.merging.merge import merge
 from adaptermix.reports.runs import find_runs
 from adaptermix.reports.sections.adapters import adapters_section
 from adaptermix.reports.sections.build import sections_of
-from adaptermix.reports.sections.retrieval import _curve, analyzed, retrieval_section, wilson
+from adaptermix.reports.sections.retrieval import (
+    _curve,
+    analyzed,
+    retrieval_section,
+    sentence,
+    wilson,
+)
 from adaptermix.reports.sections.roles import (
     controls_among,
     is_unscaled,
@@ -432,23 +438,49 @@ def test_adapters_are_in_the_order_of_their_layers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("placed", "layers", "layer"),
+    ("placed", "layers", "place"),
     [
-        ({}, [0, 1, 2, 3], 1),  # the middle of three blocks
-        ({"late": 3, "early": 2}, [0, 1, 2, 3], 3),
-        ({"early": 3}, [0, 1, 2, 3], 3),
-        ({"early": 3, "task": 2}, [0, 1, 2, 3], 1),
-        ({"late": 2}, [0, 1, 3], 1),
-        ({"late": 2}, [0, 3], 3),
+        ({}, [0, 1, 2, 3], "1, the middle layer"),  # of three blocks
+        ({}, [0, 2, 3], "0, the nearest to the middle layer 1"),
+        ({"late": 3, "early": 2}, [0, 1, 2, 3], "3, the aligned layer"),
+        ({"early": 3}, [0, 1, 2, 3], "3, the aligned layer"),
+        ({"early": 3, "task": 2}, [0, 1, 2, 3], "1, the middle layer"),
+        ({"late": 2}, [0, 1, 3], "1, the nearest to the aligned layer 2"),
+        ({"late": 2}, [0, 3], "3, the nearest to the aligned layer 2"),
     ],
 )
 def test_the_layer_of_the_answer_is_the_nearest_to_where_the_system_was_aligned(
-    tmp_path, placed, layers, layer
+    tmp_path, placed, layers, place
 ):
     run = find_runs([write_retrieval(tmp_path / "run")]).retrievals[0]
     seen = analyzed("r", run, None, None)
     assert seen.after == "late"
-    assert replace(seen, placed=placed, report=replace(seen.report, layers=layers)).layer == layer
+    seen = replace(seen, placed=placed, report=replace(seen.report, layers=layers))
+    assert sentence(seen).startswith(f"Retrieval accuracy at layer {place}: ")
+
+
+def test_a_merge_was_aligned_where_its_sources_were(tmp_path):
+    """If all of them are known. Systems that were not aligned have no line in their panels."""
+    write_retrieval(tmp_path / "run", systems=("base", "task", "early", "late"))
+    run = find_runs([tmp_path / "run"]).retrievals[0]
+    early, deep = (
+        write(
+            tmp_path / f"{name}.safetensors", ALIGNED | {"settings": {"layer": layer}}, seed=layer
+        )
+        for name, layer in (("early", 1), ("deep", 3))
+    )
+    task, late = write(tmp_path / "task.safetensors", TRAINED), tmp_path / "late.safetensors"
+    merge([task, deep], MergeSettings(weights="0.5,0.5", out=late))
+    known = inspect([early, deep, task, late], InspectSettings())
+    section = retrieval_section("retrieval", run, known, None)
+    assert section.answer.startswith("Retrieval accuracy at layer 3, the aligned layer: ")
+    (systems,) = [plot for plot in section.plots if plot.name == "retrieval-systems"]
+    marked = {p.title: re.findall(r"aligned at layer (\d)", p.marks) for p in systems.panels}
+    assert marked == {"task": [], "early": ["1"], "late": ["3"]}
+    other = write(tmp_path / "other.safetensors", ALIGNED | {"settings": {"layer": 2}}, seed=2)
+    for paths in ([early, other, task, late], [early, other, deep, late]):
+        unknown = retrieval_section("retrieval", run, inspect(paths, InspectSettings()), None)
+        assert unknown.answer.startswith("Retrieval accuracy at layer 1, the middle layer: ")
 
 
 def test_the_band_of_a_curve_is_that_of_its_accuracy(tmp_path):

@@ -47,7 +47,7 @@ class Analyzed:
         inspected: The report on the adapters, if they were found.
         before: The baseline system.
         after: The merge, or another system of interest (``merge_among``).
-        placed: Layer at which each adapter was aligned.
+        placed: Layer at which each adapter was aligned, or the sources of a merge.
     """
 
     name: str
@@ -58,11 +58,19 @@ class Analyzed:
     placed: Mapping[str, int]
 
     @property
-    def layer(self) -> int:
-        """The analyzed layer nearest to the aligned layer or, without one, to the middle layer."""
+    def wanted(self) -> tuple[int, str]:
+        """The layer of interest with its name: the aligned layer or, without one, the middle."""
         layers = {*self.placed.values()}
-        common = layers.pop() if len(layers) == 1 else layer_index("middle", self.report.depth)
-        wanted = self.placed.get(self.after or "", common)
+        common = layers.pop() if len(layers) == 1 else None
+        aligned = self.placed.get(self.after or "", common)
+        if aligned is None:
+            return layer_index("middle", self.report.depth), "middle layer"
+        return aligned, "aligned layer"
+
+    @property
+    def layer(self) -> int:
+        """The analyzed layer nearest to the layer of interest."""
+        wanted, _ = self.wanted
         return min(self.report.layers, key=lambda layer: abs(layer - wanted))
 
     def mean(self, system: str, over: str = ALL) -> LayerScores | None:
@@ -116,14 +124,15 @@ def retrieval_section(
 
 
 def sentence(seen: Analyzed) -> str:
-    """Return a sentence on the change at the aligned layer; nothing if there is one system."""
+    """Return a sentence on the change at the layer of interest; nothing if there is one system."""
     after = seen.mean(seen.after) if seen.after else None
     before = seen.mean(seen.before)
     if after is None or before is None or not seen.report.layers:
         return ""
     at = seen.report.layers.index(seen.layer)
     was, now = before.accuracy[at], after.accuracy[at]
-    place = "the aligned layer" if seen.placed else "the middle layer"
+    wanted, kind = seen.wanted
+    place = f"the {kind}" if wanted == seen.layer else f"the nearest to the {kind} {wanted}"
     first, second = (_with_interval(seen, share) for share in (was, now))
     return (
         f"Retrieval accuracy at layer {seen.layer}, {place}: {first} with {seen.before}, "
@@ -206,7 +215,7 @@ def _systems(seen: Analyzed) -> Iterator[Plot]:
         for system in others
         if (scores := seen.mean(system))
     }
-    marks = {s: float(seen.placed.get(s, seen.layer)) for s in others} if seen.placed else {}
+    marks = {s: float(seen.placed[s]) for s in others if s in seen.placed}
     rule = " Dotted line: the aligned layer." if marks else ""
     caption = f"Dashed grey: {seen.before}. Blue: the system. {_band_says(seen)}{rule}"
     columns = {seen.before: before, **{s: m for s in others if (m := seen.mean(s))}}
@@ -253,7 +262,7 @@ def _layer_values(seen: Analyzed, name: str, columns: Mapping[str, LayerScores])
 
 
 def _placement(seen: Analyzed) -> Iterator[Plot]:
-    """Plot the gain by layer of adapters that were aligned at different layers (figure 4)."""
+    """Plot the gain by layer of what was aligned at different layers (figure 4)."""
     placed = {s: layer for s, layer in seen.placed.items() if s in seen.report.systems}
     base = seen.mean(seen.report.systems[0])
     if len(set(placed.values())) < 2 or base is None:
@@ -283,12 +292,13 @@ def _placement(seen: Analyzed) -> Iterator[Plot]:
     values_table = Table(f"{name}-values", "Gain in accuracy (points)", ["layer", *gains], rows)
     title = "Gain by the layer of the alignment loss"
     subtitle = f"Difference from {seen.report.systems[0]} in retrieval accuracy, in points."
-    caption = "Adapters aligned at different layers. Dotted line: the aligned layer."
+    caption = "Adapters aligned at different layers, or merges of them. "
+    caption += "Dotted line: the aligned layer."
     yield Plot(name, title, caption, panels, values_table, subtitle=subtitle)
 
 
 def _pair_gains(seen: Analyzed) -> Iterator[Plot]:
-    """Plot the merge's gain for every pair of languages at the aligned layer."""
+    """Plot the merge's gain for every pair of languages at the layer of interest."""
     if seen.after is None or not seen.report.layers:
         return
     gains = _gains(seen)

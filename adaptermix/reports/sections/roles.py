@@ -111,14 +111,24 @@ def language_groups(
 
 
 def alignment_layers(inspected: InspectReport | None, depth: int) -> dict[str, int]:
-    """Return the layer at which each adapter was aligned, alone or jointly with a task."""
+    """Return the layer at which each adapter was aligned, alone or jointly with a task.
+
+    A merge has the layer of its sources if all are known and they were aligned at one layer.
+    """
     layers = {}
-    for name, adapter in _by_name(inspected).items():
+    known = _by_name(inspected)
+    for name, adapter in known.items():
         if adapter.record.get("command") in _ALIGNMENT:
             chosen = _mapping(adapter.record.get("layers")).get("layer")  # chosen by --layer auto
             asked = _mapping(adapter.record.get("settings")).get("layer")
             with suppress(ConfigError, ValueError):  # of a deeper model, or not by adaptermix
                 layers[name] = layer_index(chosen or asked or "middle", depth)
+    for name, adapter in known.items():
+        sources = {source.get("blake3") for source in sources_of(adapter.record)}
+        parts = {part.blake3: name for name, part in known.items() if part.blake3 in sources}
+        found = {layers[part] for part in parts.values() if part in layers}
+        if len(parts) == len(sources) and len(found) == 1:
+            layers[name] = found.pop()
     return layers
 
 
