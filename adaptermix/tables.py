@@ -27,6 +27,7 @@ _SHARE = re.compile(
     r"(?![^\W_])",
     re.IGNORECASE,
 )
+_NOT_IN_FILES = str.maketrans("/\0", "--")
 Look = Literal["", "strong", "ok", "warn", "missing", "trained"]
 
 
@@ -138,7 +139,7 @@ class Table:
         """Write ``NAME.KIND`` for each kind."""
         made = {"csv": self.as_csv, "md": self.as_markdown, "tex": self.as_latex}
         for kind in kinds:
-            path = folder / f"{self.name}.{kind}"
+            path = folder / f"{self.name.translate(_NOT_IN_FILES)}.{kind}"
             path.write_text(made[kind](), encoding="utf-8", newline="")
 
 

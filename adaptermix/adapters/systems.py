@@ -1,6 +1,6 @@
 """Systems under evaluation: the base model and adapters, each with a unique name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,18 @@ def system_names(paths: Iterable[Path]) -> list[str]:
                 f"--adapter {path}: there is already a system named '{parts[at][-1]}'",
                 hint="name each adapter once",
             )
-    depths = [1] * len(given)
+    return distinct_names(parts, BASE)
+
+
+def distinct_names(parts: Sequence[tuple[str, ...]], *taken: str) -> list[str]:
+    """Join the last parts of each path, as many as make it unlike the others and those taken."""
+    depths = [1] * len(parts)
     while True:
         names = ["-".join(p[-depth:]) for p, depth in zip(parts, depths, strict=True)]
         short = [
             at
             for at, name in enumerate(names)
-            if (names.count(name) > 1 or name == BASE) and depths[at] < len(parts[at])
+            if (names.count(name) > 1 or name in taken) and depths[at] < len(parts[at])
         ]
         if not short:
             return names

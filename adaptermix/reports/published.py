@@ -64,7 +64,8 @@ class PublishedTable(BaseModel):
             deviation (n - 1) over languages of the scores, or of the differences from the baseline.
         baseline: The system that differences refer to.
         scale: Factor of the scores; by default 100 for shares and 1 for BLEU, chrF and COMET.
-        runs: Names of the runs to compare with; by default all runs with the metric.
+        runs: Names of the runs to compare with, or of their folders; by default all runs with the
+            metric.
         reading: Name of the layer set that retrieval is averaged over.
         note: Note on the numbers.
     """
@@ -195,7 +196,7 @@ def compare_published(runs: Runs, published: Published) -> list[ComparedCell]:
         cell
         for run in (*runs.evaluations, *runs.retrievals)
         for name, table in published.tables.items()
-        if table.runs is None or run.name in table.runs
+        if table.runs is None or {run.name, run.path.resolve().parent.name}.intersection(table.runs)
         for cell in _cells(run, name, table)
     ]
 

@@ -1,6 +1,6 @@
 """Outputs of earlier commands on disk: evaluations, searches, retrieval analyses, adapters."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.card import model_name
 from adaptermix.adapters.family import family_hash, is_family, read_family
 from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, RECORD_KEY
+from adaptermix.adapters.systems import distinct_names
 from adaptermix.errors import AdaptermixError, DataError
 from adaptermix.evaluation.report import EvalReport
 from adaptermix.files.tensors import TensorFile
@@ -39,16 +40,13 @@ class Run:
         path: Path of the record's file.
         content: The raw record.
         report: The validated report of its command, with printable texts.
+        name: Name of its folder; equal names have those of parent folders as a prefix.
     """
 
     path: Path
     content: Mapping[str, Any]
     report: Any
-
-    @property
-    def name(self) -> str:
-        """Name of the run's folder."""
-        return printable(self.path.resolve().parent.name)
+    name: str
 
     @property
     def source(self) -> str:
@@ -113,9 +111,10 @@ def find_runs(paths: Sequence[Path]) -> Runs:
         found.update({place.resolve(): place for place in here})
     records: dict[str, list[Run]] = {name: [] for name in _RECORDS}
     adapters: dict[Path, Path] = {}
-    for place in found.values():
+    names = _names_of_folders(real for real, place in found.items() if place.name in _RECORDS)
+    for real, place in found.items():
         if place.name in _RECORDS:
-            records[place.name].append(_read(place))
+            records[place.name].append(_read(place, names[real.parent]))
         else:
             adapters[place.resolve()] = place
     for run in (*records[EVAL_RECORD], *records[RETRIEVAL_RECORD]):
@@ -158,7 +157,14 @@ def _is_adapter(path: Path) -> bool:
     return bool({CONFIG_KEY, RECORD_KEY} & TensorFile(path).metadata.keys())
 
 
-def _read(path: Path) -> Run:
+def _names_of_folders(records: Iterable[Path]) -> dict[Path, str]:
+    """Return the names of the folders of records, which differ from each other."""
+    folders = list(dict.fromkeys(path.parent for path in records))
+    names = distinct_names([folder.parts for folder in folders])
+    return {folder: printable(name) for folder, name in zip(folders, names, strict=True)}
+
+
+def _read(path: Path, name: str) -> Run:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -174,7 +180,7 @@ def _read(path: Path) -> Run:
         _check_cells(report, path)
     if isinstance(report, RetrievalReport):
         _check_layers(report, path)
-    return Run(path, content, report)
+    return Run(path, content, report, name)
 
 
 def _validated(kind: type[T], content: Any, path: Path) -> T:

@@ -110,6 +110,30 @@ def test_scores_have_the_scale_of_the_paper(folder):
     assert PublishedTable(metric="comet", scale=100, **rows).factor == 100
 
 
+def test_runs_of_one_folder_name_have_a_table_each(folder):
+    """Their names have those of the parent folders, everywhere on the page."""
+    for parent, share in (("one", 0.5), ("two", 0.9)):
+        write_evaluation(folder / parent / "eval", {"en": ["hello"]})
+        rescore(folder / parent / "eval", {s: {"en": share} for s in ("base", "merged")})
+    numbers = '["table 2/3"]\nsource = "table 2"\nmetric = "slot_f1"\nover = ["all"]\n'
+    numbers += "values.merged = [70.0]\n"
+    (folder / "numbers.toml").write_text(numbers)
+    summary, _ = compared(folder, "one/eval", "two/eval")
+    assert [(c.run, c.measured) for c in summary.published] == [("one-eval", 50), ("two-eval", 90)]
+    titles = [table.title for table in summary.compared]
+    assert titles == [f"{name}-eval beside table 2: slot F1 (%)" for name in ("one", "two")]
+    assert all(
+        f"Scores: {name}-eval" in (folder / "page.html").read_text() for name in ("one", "two")
+    )
+    for name, count in (("eval", 2), ("two-eval", 1), ("two", 0)):
+        (folder / "numbers.toml").write_text(f'{numbers}runs = ["{name}"]\n')
+        assert len(compared(folder, "one/eval", "two/eval")[0].published) == count
+    for table in summary.compared:
+        table.write(folder, "md")
+    written = sorted(path.name for path in folder.glob("published-*"))
+    assert written == [f"published-{name}-eval-table 2-3.md" for name in ("one", "two")]
+
+
 def test_the_command_prints_them_and_its_json_holds_them(folder):
     line = ["report", str(folder / "run"), "--published", str(folder / "numbers.toml")]
     line += ["-o", str(folder / "new.html")]
