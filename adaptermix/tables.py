@@ -23,10 +23,11 @@ _MARKDOWN = {"<": "&lt;", "&": "&amp;", **{sign: f"\\{sign}" for sign in "\\|*_`
 _NAMES = {"bleu": "BLEU", "chrf": "chrF", "comet": "COMET"}
 # Words in the names of metrics that are between 0 and 1, also in lm-eval.
 _SHARE = re.compile(
-    r"(?<![^\W_])(?:acc|accuracy|f1|em|match|score|precision|recall|rate|pct|mrr|(?:r|p|pass|hits)@\d+)"
-    r"(?![^\W_])",
+    r"(?<![^\W_])(?:acc|accuracy|f1|fscore|em|match|score|precision|recall|rate|pct|mrr|verify|reward"
+    r"|(?:r|p|pass|hits)(?:@|_at_)\d+)(?![^\W_])",
     re.IGNORECASE,
 )
+_RAW = " (raw)"
 _NOT_IN_FILES = str.maketrans("/\0", "--")
 Look = Literal["", "strong", "ok", "warn", "missing", "trained"]
 
@@ -202,7 +203,12 @@ def is_share(name: str) -> bool:
 
     lm-eval does not say so. Its metrics whose names do not tell are shown as they are.
     """
-    return _SHARE.search(name) is not None
+    return not name.endswith(_RAW) and _SHARE.search(name) is not None
+
+
+def raw(name: str) -> str:
+    """Return the name of a metric whose values are not between 0 and 1, as its name says."""
+    return f"{name}{_RAW}" if is_share(name) else name
 
 
 def scaled(name: str, value: float) -> float:

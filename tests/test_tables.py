@@ -213,6 +213,9 @@ def test_a_noun_agrees_with_its_number(count, text):
         ("bleu_max", 25.34, "bleu max", "+25.34"),
         ("rougeL", 0.12345, "rougeL", "+0.1235"),
         ("eqbench", 55.123, "eqbench", "+55.12"),
+        ("pass_at_1", 0.5, "pass at 1 (%)", "+50.0"),
+        ("math_verify", 0.5, "math verify (%)", "+50.0"),
+        ("em (raw)", 45.2, "em (raw)", "+45.2"),
         ("mixed_scales", 55.0, "mixed scales", "+55"),
     ],
 )

@@ -66,9 +66,8 @@ def evaluate(
     settings, missing = without_missing_comet(settings)
     inputs = _prepare(settings, force)
     settings, systems = inputs.asked.settings, inputs.names
-    task = inputs.asked.task
     answered = inputs.asked.answer(inputs.systems, inputs.tested, on_progress)
-    results = answered.outcomes
+    task, results = inputs.asked.task, answered.outcomes  # answers may change names of metrics
     cells = _cells(inputs, answered)
     groups = _groups(settings)
     baseline = choose_baseline(settings, inputs.routed)

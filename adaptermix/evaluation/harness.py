@@ -29,11 +29,12 @@ from adaptermix.evaluation.harness_dev import use_dev_documents
 from adaptermix.files.hub import hub_errors
 from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import HARNESS
-from adaptermix.tables import is_share
+from adaptermix.tables import is_share, raw
 from adaptermix.tasks.metrics.metric import Outcome, Statistics, mean_of
 from adaptermix.tasks.task import Scored
 
 SEED = 1234  # for few-shot examples and sampling; lm-eval's default
+_MOST = 1.01  # of a share, with the rounding errors of BERTScore
 _NEAR = 3  # number of names in a hint
 
 
@@ -88,6 +89,20 @@ class HarnessScores(Scored):
     def metrics(self) -> tuple[MeanMetric, ...]:
         """The metrics; the first one is the score."""
         return self.chosen
+
+    def named_by(self, outcomes: Sequence[Outcome]) -> "HarnessScores":
+        """Mark the names of metrics with values above 1, if these names promise shares.
+
+        ``em`` is a share in most tasks, and a percentage in those of SCROLLS.
+        """
+        return HarnessScores(
+            tuple(
+                replace(metric, name=raw(metric.name))
+                if (np.abs(metric.statistics(outcomes)) > _MOST).any()
+                else metric
+                for metric in self.chosen
+            )
+        )
 
 
 class Harness:

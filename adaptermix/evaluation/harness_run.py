@@ -162,14 +162,17 @@ class HarnessQuestions(Generic[S]):
         return [self._outcomes(items, rows) for (_, items), rows in zip(parts, found, strict=True)]
 
     def _outcomes(self, items: Sequence[PromptedExample], rows: Sequence[Row]) -> list[Outcome]:
-        """Return the outcomes of examples, with answers after the first metric's filter."""
+        """Return the outcomes of examples, with answers after the first metric's filter.
+
+        Metrics whose values are not those that their names promise are renamed.
+        """
         keys = self.task.metrics[0].keys
         used = {name: key.partition(",")[2] for name, key in keys.items()}
         for metric in self.task.metrics:
             for item, row in zip(items, rows, strict=True):
                 if (key := metric.keys[item.lang]) not in row.values:
                     self._uncounted.setdefault((item.lang, key), set()).add(item.example.id)
-        return [
+        outcomes: list[Outcome] = [
             HarnessOutcome(
                 row.predicted.get(used[item.lang], row.output),
                 row.expected,
@@ -178,6 +181,8 @@ class HarnessQuestions(Generic[S]):
             )
             for item, row in zip(items, rows, strict=True)
         ]
+        self.harness.scores = self.task.named_by(outcomes)
+        return outcomes
 
     def _check_values(self, system: str, rows: Sequence[Row]) -> None:
         """Refuse a task without any value of a metric: its score would be 0."""

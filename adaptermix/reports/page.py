@@ -36,7 +36,7 @@ from adaptermix.reports.sections.roles import merge_among, named_in
 from adaptermix.reports.sections.section import Section
 from adaptermix.settings.reports import InspectSettings, ReportSettings
 from adaptermix.settings.shared import HARNESS
-from adaptermix.tables import Table, View, is_share, pairs, printable
+from adaptermix.tables import Table, View, pairs, printable
 from adaptermix.tasks.metrics.equality import is_right as equals
 from adaptermix.version import __version__
 
@@ -169,7 +169,6 @@ def _export(sections: Sequence[Section], folder: Path) -> None:
 
 def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
     """Return the examples of an evaluation as columns, as the page's script reads them."""
-    is_right = _judge(run)
     columns: dict[str, Any] = {"lang": [], "id": [], "prompt": [], "gold": []}
     systems = run.report.systems
     answers: list[list[str]] = [[] for _ in systems]
@@ -180,7 +179,7 @@ def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
         columns["id"] += [row["id"] for row in first]
         columns["prompt"] += [row["utterance"] for row in first]
         columns["gold"] += [_as_text(row.get("expected")) for row in first]
-        _add_answers(answered, answers, flags, is_right)
+        _add_answers(answered, answers, flags, _judge(run, answered))
     reference = run.report.reference
     known = named_in(run.content, inspected)
     merge = merge_among(systems, reference, known) or reference
@@ -196,14 +195,18 @@ def _browsable(run: Run, inspected: InspectReport | None) -> dict[str, Any]:
     }
 
 
-def _judge(run: Run) -> Callable[[Mapping[str, Any]], bool]:
+def _judge(run: Run, answered: Answers) -> Callable[[Mapping[str, Any]], bool]:
     """Return what tells whether a record's answer is right.
 
-    For lm-eval, it is the score if that is a share: what a task expects may be a whole solution.
+    For lm-eval, it is the score if all scores of the task are between 0 and 1: what a task expects
+    may be a whole solution, or the tests of a program.
     """
     settings, metric = run.content.get("settings"), run.report.cells[0].score.name
     by_offsets = isinstance(settings, dict) and settings.get("match") == "offsets"
-    has_scores = run.report.task == HARNESS and is_share(metric)
+    every = [row.get("scores") for rows in answered.rows.values() for row in rows]
+    values = [scores[metric] for scores in every if isinstance(scores, dict) and metric in scores]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    has_scores = run.report.task == HARNESS and all(0 <= number <= 1 for number in numbers)
 
     def is_right(row: Mapping[str, Any]) -> bool:
         scores = row.get("scores")

@@ -208,6 +208,10 @@ def test_examples_without_a_value_are_told():
     asked._check_values("merged", made)
     with pytest.raises(DataError, match="lm-eval task b: acc of merged is not a number for any"):
         asked._check_values("merged", [*made[:2], Row("x", "y", {}, {})])
+    assert [metric.name for metric in asked.task.metrics] == ["acc"]
+    asked._outcomes(asked.items[:1], [Row("x", "y", {}, {"acc,none": 100.0})])
+    asked._outcomes(asked.items, made)
+    assert [metric.name for metric in asked.task.metrics] == ["acc (raw)"], "it is a percentage"
 
 
 def test_a_group_with_the_name_of_a_task_is_refused(monkeypatch):

@@ -126,11 +126,12 @@ def test_every_answer_is_in_the_page(page):
     ("metric", "scores", "flags"),
     [
         ("exact_match", (1.0, 0.5), "12"),  # the second one equals what is expected, and is wrong
+        ("mixed_scales", (1.0, 0.0), "12"),
         ("bleu_max", (40.0, 2.0), "03"),
     ],
 )
 def test_an_answer_to_lm_eval_is_right_if_its_score_is_1(tmp_path, metric, scores, flags):
-    """What a task expects may be a whole solution. Scores of other scales do not say it."""
+    """What a task expects may be a whole solution. Scores above 1 do not say it."""
     folder = write_evaluation(tmp_path / "run", {"gsm8k": ["1 + 1?", "2 + 2?"]}, task="lm-eval")
     record = folder / "scores.json"
     record.write_text(record.read_text().replace('"slot_f1"', f'"{metric}"'))
