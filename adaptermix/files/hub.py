@@ -166,7 +166,12 @@ def fetch(name: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -
         f"the model {name} is not a local folder, and could not be downloaded from the Hub"
     ):
         try:
-            folder = snapshot_download(name, revision=revision, allow_patterns=list(files))
+            folder = snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(files),
+                ignore_patterns=["adapter_config.json", "adapter_model*"],
+            )
         except HFValidationError as error:
             raise ArtifactError(
                 f"{name}: neither a local folder nor a name on the Hub",

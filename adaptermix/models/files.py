@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from adaptermix.adapters.format import CONFIG_FILE, WEIGHTS_FILE
 from adaptermix.adapters.names import core
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.hub import fetch
@@ -44,7 +45,7 @@ def locate_model(settings: ModelSettings) -> Path:
     """Return the folder of the base model; fetch it from the Hub if it is not a local folder.
 
     Raises:
-        ArtifactError: The folder has no ``config.json`` or no safetensors weights.
+        ArtifactError: The folder has no ``config.json`` or no safetensors weights, or an adapter.
         ResourceError: The model cannot be fetched from the Hub.
     """
     folder = Path(settings.model)
@@ -56,6 +57,12 @@ def locate_model(settings: ModelSettings) -> Path:
         raise ArtifactError(
             f"{folder}: no .safetensors weights; other formats are not supported",
             hint="load the model with transformers, and save it with save_pretrained",
+        )
+    if (folder / CONFIG_FILE).is_file():  # transformers would add it to the model
+        raise ArtifactError(
+            f"{folder}: the folder has both a model and an adapter ({CONFIG_FILE}), so it is not "
+            "clear which model is meant",
+            hint=f"move {CONFIG_FILE} and {WEIGHTS_FILE} to another folder",
         )
     return folder
 

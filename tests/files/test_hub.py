@@ -114,7 +114,8 @@ def hub(model_dir, tmp_path):
         ("models", "somebody/tiny"): {
             path.name: path.read_bytes() for path in model_dir.iterdir() if path.is_file()
         }
-        | unread,
+        | unread
+        | adapter,  # transformers would add it to the model
         ("models", "somebody/lora"): adapter | pickle,
         ("models", "somebody/runs"): {
             f"checkpoint-2/{name}": content for name, content in adapter.items()

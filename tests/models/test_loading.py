@@ -328,6 +328,10 @@ def test_what_is_no_model_is_refused(tmp_path, model_dir):
     with pytest.raises(ArtifactError, match=r"no .safetensors weights"):
         locate_model(ModelSettings(model=str(tmp_path)))
     (tmp_path / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    (tmp_path / "adapter_config.json").write_text("{}")  # transformers would add the adapter
+    with pytest.raises(ArtifactError, match="both a model and an adapter"):
+        locate_model(ModelSettings(model=str(tmp_path)))
+    (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(ArtifactError, match="not a valid safetensors file"):
         weight_shapes(tmp_path)
     with pytest.raises(ArtifactError, match="cannot be loaded"):
