@@ -182,10 +182,28 @@ def split_parameters(
 
 def by_pattern(pattern: Mapping[str, float] | None, name: str, default: float) -> float:
     """Look up a module as PEFT does: by the first key that matches its name or a dotted suffix."""
-    for key, value in (pattern or {}).items():
-        if re.match(as_suffix(key), name):
-            return float(value)
-    return default
+    value = _first_match(pattern or {}, name)
+    return default if value is None else float(value)
+
+
+def _first_match(pattern: Mapping[str, float], name: str) -> float | None:
+    return next((value for key, value in pattern.items() if re.match(as_suffix(key), name)), None)
+
+
+def without_order(config: Mapping[str, Any], specs: Mapping[str, UpdateSpec]) -> dict[str, Any]:
+    """Return a config whose patterns mean the same in any order.
+
+    Of several keys that match a module, the first applies, but JSON files are written in
+    alphabetical order, by PEFT too. Several keys are therefore replaced by full names.
+    """
+    names = sorted({_target(module, spec) for module, spec in specs.items()})
+    named = {}
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(key) or {}
+        if len(pattern) > 1 and not pattern.keys() <= {*names}:
+            values = {name: _first_match(pattern, name) for name in names}
+            named[key] = {name: value for name, value in values.items() if value is not None}
+    return {**config, **named}
 
 
 def _check_complete(

@@ -26,6 +26,7 @@ from adaptermix.adapters.format import (
     layout_of,
     saved_name,
     spec_of,
+    without_order,
 )
 from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.files.tensors import TensorFile, TensorSpec, write_tensors
@@ -89,6 +90,7 @@ def stream_adapter(
     """
     check_output(path, force)
     specs, updates, saved = weights
+    config = without_order(config, specs)
     joining = Joining({module: spec.experts for module, spec in specs.items()})
     layout = layout_of(specs, joining)
     layout |= {saved_name(name, specs): spec for name, (spec, _) in saved.items()}
