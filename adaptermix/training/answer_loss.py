@@ -41,14 +41,17 @@ def can_gather_answers(model: Any) -> bool:
     )
 
 
-def gather_answers(model: Any) -> None:
+def gather_answers(model: Any) -> bool:
     """Make a model compute its loss on answer tokens only, if it gets labels.
 
     The loss and its gradients do not change, but the output has no logits. A model that does not
     support this is left unchanged.
+
+    Returns:
+        Whether the model supports this. Its loss is then a sum divided by ``num_items_in_batch``.
     """
     if not can_gather_answers(model):
-        return
+        return False
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     whole = base.forward
 
@@ -66,6 +69,7 @@ def gather_answers(model: Any) -> None:
         return CausalLMOutput(loss=loss)
 
     base.forward = forward
+    return True
 
 
 class HeadLoss:

@@ -62,7 +62,9 @@ class AdapterTrainer(Trainer):
     def __init__(self, **arguments: Any) -> None:
         """Pass all arguments to Trainer."""
         super().__init__(**arguments)
-        gather_answers(self.model)
+        if gather_answers(self.model):  # even if the class itself ignores the number of items
+            self.model_accepts_loss_kwargs = True
+        self.can_split = self.can_split and self.model_accepts_loss_kwargs
         # PEFT would choose a device by itself, such as an Apple GPU, which is not used.
         adapted: Any = self.model
         adapted.load_adapter = partial(adapted.load_adapter, torch_device=self.args.device.type)

@@ -17,6 +17,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     Qwen3MoeConfig,
+    TrainingArguments,
 )
 
 from adaptermix.models.lora_linear import LoraLinear
@@ -25,6 +26,7 @@ from adaptermix.training.answer_loss import can_gather_answers, gather_answers
 from adaptermix.training.batches import IGNORED
 from adaptermix.training.joint import train_joint
 from adaptermix.training.task import spare_memory, train_task
+from adaptermix.training.trainer import AdapterTrainer
 
 COMMON = {**SHAPE, "vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 300, "eos_token_id": 1}
@@ -170,3 +172,28 @@ def test_a_task_training_without_dropout_has_the_lora_layers_with_few_arrays(
     changes = {"max_steps": 1, "eval_steps": 1, "dropout": 0.0}
     train_task(task_settings(model_dir, corpus_dir, tmp_path / "a", **changes))
     assert any(in_training)
+
+
+@pytest.mark.parametrize("is_gathered", [True, False])
+def test_pieces_add_up_also_in_classes_that_ignore_the_number_of_items(
+    tmp_path, monkeypatch, is_gathered
+):
+    """As most classes with a vision tower say that they do. Others are not split."""
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    monkeypatch.setattr(answer_loss, "can_gather_answers", lambda model: is_gathered)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    trainer = AdapterTrainer(model=adapted(LlamaConfig(**COMMON)), args=arguments)
+    assert trainer.can_split is is_gathered
+    if not is_gathered:
+        return
+    batch = {**task_batch(), "names": ["a", "b", "c"]}
+    items = trainer._get_num_items_in_batch([batch, batch], torch.device("cpu"))
+    assert items == 2 * (5 + 3 + 6)
+    trainer.current_gradient_accumulation_steps = 2
+    found = []
+    for most in (3, 1):
+        trainer.model.zero_grad()
+        loss = trainer.backpropagate(trainer.model, batch, items, most)
+        parameters = trainer.model.named_parameters()
+        found.append((loss, {n: p.grad.clone() for n, p in parameters if p.requires_grad}))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
