@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import struct
 import sys
 import weakref
@@ -40,7 +41,9 @@ DTYPES: dict[str, np.dtype] = {  # by their names in the safetensors format
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 1 << 20  # bytes hashed at a time
-_SAMPLE = 4096  # bytes of a tensor that are read at one place
+_SAMPLE = 4096  # bytes of a layer's tensor that are read at one place
+_STRIDE = 1 << 22  # bytes between these places: less than an expert or a projection in large models
+_IN_LAYER = re.compile(r"\.\d+\.")
 _SLACK = 4096  # bytes by which metadata may grow while tensors are written
 
 
@@ -132,12 +135,18 @@ class TensorFile:
         return digest.hexdigest()
 
     def sampled_hash(self) -> str:
-        """Return the BLAKE3 hash of up to 4 KiB from the start, middle and end of every tensor."""
+        """Return the BLAKE3 hash of samples of all layers, and of all bytes of other tensors.
+
+        The rows of a few tokens may be all that differs in embeddings. A layer's tensor differs as
+        a whole, or in parts, such as an expert or the keys of a projection.
+        """
         digest = blake3()
         for name, spec in self.specs.items():
-            for third in range(3):
-                self._file.seek(self._starts[name] + max(spec.size - _SAMPLE, 0) * third // 2)
-                digest.update(self._file.read(min(spec.size, _SAMPLE)))
+            length, step = (_SAMPLE, _STRIDE) if _IN_LAYER.search(name) else (_CHUNK, _CHUNK)
+            last = max(spec.size - length, 0)
+            for at in (*range(0, last, step), last // 2, last):
+                self._file.seek(self._starts[name] + at)
+                digest.update(self._file.read(min(spec.size, length)))
         return digest.hexdigest()
 
     def tensor(self, name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -284,15 +285,24 @@ def fingerprint(folder: Path) -> str:
 
 
 def weights_hash(folder: Path) -> str:
-    """Return a hash for results that are kept: the fingerprint, and samples of every tensor.
+    """Return a hash for results that are kept: of the fingerprint, the weights and the code.
 
-    The samples of a fingerprint can miss a LoRA that was folded into small modules: the value
-    projections of Qwen 2.5 0.5B are less than 1% of its weights.
+    The samples of a fingerprint can miss a LoRA that was folded into small modules, and new rows of
+    embeddings. All files of code count, because those in the config may import others.
 
     Raises:
         ArtifactError: A weight file is not valid.
     """
     digest = hashlib.sha256(fingerprint(folder).encode())
     for path in weight_files(folder):
-        digest.update(TensorFile(path).sampled_hash().encode())
+        stat = path.stat()
+        digest.update(_sampled_hash(path, stat.st_size, stat.st_mtime_ns).encode())
+    for path in sorted(folder.glob("*.py")):
+        digest.update(f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
     return digest.hexdigest()
+
+
+@cache
+def _sampled_hash(path: Path, size: int, changed: int) -> str:
+    """Hash weights; within a run, the result is cached by size and modification time."""
+    return TensorFile(path).sampled_hash()

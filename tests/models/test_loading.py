@@ -388,22 +388,51 @@ def test_the_fingerprint_knows_weights_everywhere_in_a_file(tmp_path, model_dir,
 
 
 def test_the_hash_for_kept_results_knows_every_tensor(tmp_path, model_dir):
-    """Also a change at the end or in the middle of the largest."""
+    """Also a change in the middle or at the end of the largest."""
     folder = shutil.copytree(model_dir, tmp_path / "m")
     hashes = [weights_hash(folder)]
     assert hashes == [weights_hash(model_dir)]
     (folder / "consolidated.safetensors").write_bytes(b"of other software, and damaged")
     assert weights_hash(folder)
-    (folder / "consolidated.safetensors").unlink()
     tensors = load_file(model_dir / "model.safetensors")
     largest = max(tensors, key=lambda name: tensors[name].numel())
     for name, at in [*((name, 0) for name in tensors), *((largest, share) for share in (0.5, 1))]:
         changed = {**tensors, name: tensors[name].clone()}
         flat = changed[name].view(-1)
         flat[int(at * (len(flat) - 1))] += 1
-        save_file(changed, folder / "model.safetensors", {"format": "pt"})
-        hashes.append(weights_hash(folder))
+        other = tmp_path / str(len(hashes))
+        other.mkdir()
+        shutil.copy(model_dir / "config.json", other)
+        save_file(changed, other / "model.safetensors", {"format": "pt"})
+        hashes.append(weights_hash(other))
     assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "changed"),
+    [
+        ("model.embed_tokens.weight", (4096, 256), slice(4000, 4009)),
+        ("lm_head.weight", (4096, 256), 700),
+        ("model.layers.0.mlp.experts.down_proj", (8, 1024, 1024), 2),
+        ("model.layers.0.self_attn.qkv_proj.weight", (12288, 1024), slice(8192, 10240)),
+        ("code", (1,), None),
+    ],
+)
+def test_the_hash_for_kept_results_knows_parts_of_a_model(
+    tmp_path, monkeypatch, name, shape, changed
+):
+    """Rows of a few tokens, one expert, the keys of a projection, and what its code imports."""
+    monkeypatch.setattr("adaptermix.models.files.fingerprint", lambda folder: "of a large model")
+    weight, hashes = torch.zeros(shape, dtype=torch.bfloat16), []
+    for at in ("one", "other"):
+        (tmp_path / at).mkdir()
+        (tmp_path / at / "config.json").write_text("{}")
+        save_file({name: weight}, tmp_path / at / "model.safetensors")
+        (tmp_path / at / "layers.py").write_text(at if name == "code" else "")
+        hashes.append(weights_hash(tmp_path / at))
+        if changed is not None:
+            weight[changed] = 1
+    assert hashes[0] != hashes[1]
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "float16"])
