@@ -39,7 +39,7 @@ def adapters(tmp_path_factory, model_dir):
     ("changes", "candidates", "rank"),
     [
         ({}, 5, 7),  # the merges have the sum of both ranks
-        ({"rank": 3}, 5, 3),
+        ({"rank": 3}, 5, 5),
         ({"search": LONG_GRID}, 16, 7),  # no more than are held at a time
         ({"per_language": True}, 4, 7),
         ({"per_language": True, "rank": 3}, 4, 5),  # the task adapter is not cut
