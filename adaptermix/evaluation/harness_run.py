@@ -98,8 +98,8 @@ class HarnessQuestions(Generic[S]):
 
     @property
     def context(self) -> bytes:
-        """Hash of everything that results depend on, except adapters and requests."""
-        return content_key(self._run.contexts)
+        """Hash of everything that results depend on, except adapters."""
+        return content_key({"contexts": self._run.contexts, "requests": self._run.requests})
 
     @property
     def reused(self) -> int:
@@ -305,7 +305,7 @@ class _Run:
         }
 
     @cached_property
-    def _requests(self) -> dict[str, dict[int, str]]:
+    def requests(self) -> dict[str, dict[int, str]]:
         """Hashes of the requests of each example, by task."""
         found: dict[str, dict[int, list[Any]]] = {name: {} for name in self.harness.tasks}
         for name, task in self.harness.tasks.items():
@@ -353,7 +353,7 @@ class _Run:
                 {
                     "context": self.contexts[name],
                     "adapter": system,
-                    "requests": self._requests[name][at],
+                    "requests": self.requests[name][at],
                 }
             )
             for at in numbers

@@ -141,6 +141,11 @@ def test_a_result_of_another_request_is_not_used(tmp_path, change):
     off = run_of({"a": Task(asks("one", "two"))}, tmp_path, cache=False)
     rows(off, "a", [None], [0, 1])
     assert (off.decoded, off.reused, off.notes) == (2, 0, [])
+    asked = HarnessQuestions.__new__(HarnessQuestions)
+    contexts = []
+    for asked._run in (run, off):  # a search that has ended is known by it
+        contexts.append(asked.context)
+    assert contexts[0] != contexts[1]
 
 
 def test_a_request_leaves_room_for_the_answer():
