@@ -84,7 +84,8 @@ class HarnessQuestions(Generic[S]):
         self.names: dict[Path, str] = {}
         self.notes = [*self.harness.notes, *_notes_on_generation(self.harness, systems)]
         self._run = _Run(self.harness, systems)
-        self._uncounted: dict[tuple[str, str], set[str]] = {}  # IDs by task and metric
+        # IDs of examples without a value, by task and metric, then by adapter.
+        self._uncounted: dict[tuple[str, str], dict[Path | None, set[str]]] = {}
 
     @property
     def split(self) -> str:
@@ -110,9 +111,10 @@ class HarnessQuestions(Generic[S]):
     def notes_on_answers(self) -> list[str]:
         """Notes for the user about the results and their cache."""
         uncounted = [
-            f"lm-eval task {name}: {len(ids)} of {number_of(self.harness.counts[name], 'example')} "
-            f"do not count for {key.partition(',')[0]}, because lm-eval's value is not a number"
-            for (name, key), ids in self._uncounted.items()
+            f"lm-eval task {name}: {len(set().union(*by_adapter.values()))} of "
+            f"{number_of(self.harness.counts[name], 'example')} do not count for "
+            f"{key.partition(',')[0]}, because lm-eval's value is not a number"
+            for (name, key), by_adapter in self._uncounted.items()
         ]
         return [*self._run.notes, *uncounted]
 
@@ -145,9 +147,9 @@ class HarnessQuestions(Generic[S]):
             rows = iter(self._run.rows(parts, self.names, on_progress))
         found = {name: [row for _ in self.harness.tasks for row in next(rows)] for name in tested}
         answers = [[Generated(row.output, False) for row in mine] for mine in found.values()]
-        outcomes = {name: self._outcomes(self.items, mine) for name, mine in found.items()}
-        for name, mine in found.items():
-            self._check_values(name, mine)
+        outcomes = {
+            name: self._outcomes(staged.get(name), self.items, mine) for name, mine in found.items()
+        }
         run = self._run
         notes = [*self.notes, *self.notes_on_answers]
         return Answered(answers, outcomes, self.engine, run.decoded, run.reused, notes)
@@ -157,11 +159,20 @@ class HarnessQuestions(Generic[S]):
         parts: Sequence[tuple[Path | None, Sequence[PromptedExample]]],
         on_progress: OnProgress,
     ) -> list[list[Outcome]]:
-        """Return the outcomes of every part: an adapter, and examples of one task."""
-        found = self._run.rows(parts, self.names, on_progress)
-        return [self._outcomes(items, rows) for (_, items), rows in zip(parts, found, strict=True)]
+        """Return the outcomes of every part: an adapter, and examples of one task.
 
-    def _outcomes(self, items: Sequence[PromptedExample], rows: Sequence[Row]) -> list[Outcome]:
+        Raises:
+            DataError: A task has no value of a metric for any example.
+        """
+        found = self._run.rows(parts, self.names, on_progress)
+        return [
+            self._outcomes(adapter, items, rows)
+            for (adapter, items), rows in zip(parts, found, strict=True)
+        ]
+
+    def _outcomes(
+        self, adapter: Path | None, items: Sequence[PromptedExample], rows: Sequence[Row]
+    ) -> list[Outcome]:
         """Return the outcomes of examples, with answers after the first metric's filter.
 
         Metrics whose values are not those that their names promise are renamed.
@@ -171,7 +182,9 @@ class HarnessQuestions(Generic[S]):
         for metric in self.task.metrics:
             for item, row in zip(items, rows, strict=True):
                 if (key := metric.keys[item.lang]) not in row.values:
-                    self._uncounted.setdefault((item.lang, key), set()).add(item.example.id)
+                    by_adapter = self._uncounted.setdefault((item.lang, key), {})
+                    by_adapter.setdefault(adapter, set()).add(item.example.id)
+        self._check_values(adapter)
         outcomes: list[Outcome] = [
             HarnessOutcome(
                 row.predicted.get(used[item.lang], row.output),
@@ -184,21 +197,16 @@ class HarnessQuestions(Generic[S]):
         self.harness.scores = self.task.named_by(outcomes)
         return outcomes
 
-    def _check_values(self, system: str, rows: Sequence[Row]) -> None:
+    def _check_values(self, adapter: Path | None) -> None:
         """Refuse a task without any value of a metric: its score would be 0."""
-        for metric in self.task.metrics:
-            valued = {
-                item.lang
-                for item, row in zip(self.items, rows, strict=True)
-                if metric.keys[item.lang] in row.values
-            }
-            for name in self.harness.tasks:
-                if name not in valued:
-                    raise DataError(
-                        f"lm-eval task {name}: {metric.keys[name].partition(',')[0]} of {system} "
-                        "is not a number for any example",
-                        hint="choose another metric of the task: --metrics NAME",
-                    )
+        for (name, key), by_adapter in self._uncounted.items():
+            if len(by_adapter.get(adapter, ())) == self.harness.counts[name]:
+                system = BASE if adapter is None else self.names.get(adapter, adapter.name)
+                raise DataError(
+                    f"lm-eval task {name}: {key.partition(',')[0]} of {system} is not a number "
+                    "for any example",
+                    hint="choose another metric of the task: --metrics NAME",
+                )
 
 
 def _notes_on_generation(harness: Harness, systems: Systems) -> list[str]:

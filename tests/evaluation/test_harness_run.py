@@ -206,16 +206,20 @@ def test_examples_without_a_value_are_told():
     asked.harness = SimpleNamespace(scores=scores, counts={"a": 2, "b": 1}, tasks=values)
     asked._run, asked._uncounted = SimpleNamespace(notes=["cached"]), {}
     made = [Row("x", "y", {}, each) for mine in values.values() for each in mine]
-    for _ in range(2):  # systems
-        asked._outcomes(asked.items, made)
+    for adapter in (None, Path("x/task")):
+        asked._outcomes(adapter, asked.items, made)
     told = "lm-eval task a: 1 of 2 examples do not count for acc, because lm-eval's value is not a"
     assert asked.notes_on_answers == ["cached", f"{told} number"]
-    asked._check_values("merged", made)
-    with pytest.raises(DataError, match="lm-eval task b: acc of merged is not a number for any"):
-        asked._check_values("merged", [*made[:2], Row("x", "y", {}, {})])
+    merged = Path("x/merged")
+    asked.names = {merged: "candidate 0.7"}
+    empty = Row("x", "y", {}, {})
+    asked._run.rows = lambda parts, *_: [[empty] * len(items) for _, items in parts]
+    asked.outcomes([(merged, asked.items[1:2])], None)  # a race begins with a part of them
+    with pytest.raises(DataError, match="task b: acc of candidate 0.7 is not a number for any"):
+        asked.outcomes([(merged, asked.items[2:])], None)
     assert [metric.name for metric in asked.task.metrics] == ["acc"]
-    asked._outcomes(asked.items[:1], [Row("x", "y", {}, {"acc,none": 100.0})])
-    asked._outcomes(asked.items, made)
+    asked._outcomes(None, asked.items[:1], [Row("x", "y", {}, {"acc,none": 100.0})])
+    asked._outcomes(None, asked.items, made)
     assert [metric.name for metric in asked.task.metrics] == ["acc (raw)"], "it is a percentage"
 
 
