@@ -110,6 +110,11 @@ class Adapter:
         return self.config.get("base_model_name_or_path")
 
     @property
+    def is_for_alignment(self) -> bool:
+        """Whether it was trained for alignment, so that it is not the main adapter of a merge."""
+        return self.record.get("command") == "train-align"
+
+    @property
     def revision(self) -> str | None:
         """Tag, commit or branch other than ``main`` of the base model on the Hub, if recorded."""
         given = self.config.get("revision")

@@ -198,4 +198,4 @@ def _main_source(system: System, systems: Mapping[str, System]) -> str | None:
 
 
 def _is_for_alignment(system: System) -> bool:
-    return isinstance(system, Adapter) and system.record.get("command") == "train-align"
+    return isinstance(system, Adapter) and system.is_for_alignment

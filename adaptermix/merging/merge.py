@@ -167,7 +167,7 @@ def _notes(plan: MergePlan) -> list[str]:
     weights = plan.weighting.weights
     most = max(range(len(weights)), key=weights.__getitem__)
     is_alone = sum(weight == weights[most] for weight in weights) == 1
-    if len(weights) > 1 and is_alone and plan.adapters[most].record.get("command") == "train-align":
+    if len(weights) > 1 and is_alone and plan.adapters[most].is_for_alignment:
         notes.append(
             f"{paths[most]} was trained for alignment and has the largest weight, but the "
             "largest weight usually belongs to the task adapter; check that the weights are "

@@ -143,7 +143,6 @@ class _Inputs:
             f"{self.first.path} was trained for alignment, but the first adapter is used as the "
             "task adapter"
         )
-        is_slip = self.first.record.get("command") == "train-align"
         served = [
             f"serve.sh: vLLM cannot load {adapter.path}: {why}"
             for adapter in self.adapters
@@ -151,7 +150,7 @@ class _Inputs:
         ]
         return [
             *([without] if lacking else []),
-            *([slip] if is_slip else []),
+            *([slip] if self.first.is_for_alignment else []),
             *served,
             *self.asked.notes,
         ]

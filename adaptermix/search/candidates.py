@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,14 +35,18 @@ class Candidate:
         """Whether it is one adapter alone."""
         return self.complexity == (1, 1)
 
-    def without_others(self, names: Sequence[str]) -> "Candidate | None":
+    def without_others(
+        self, names: Sequence[str], aligned: Collection[str] = ()
+    ) -> "Candidate | None":
         """Return the merge's main adapter alone, at the weights that it has in the merge.
 
         A merge that scales the task adapter below 1 changes two things at once. This control
-        isolates the scaling, which needs no other adapter.
+        isolates the scaling, which needs no other adapter. The main adapter has the largest weight
+        of those that were not trained for alignment.
 
         Args:
             names: Names of the adapters.
+            aligned: Names of those that were trained for alignment.
 
         Returns:
             The candidate, or None if the merge already has only one adapter.
@@ -50,7 +54,10 @@ class Candidate:
         if self.complexity[0] == 1:
             return None
         weights = self.weighting.weights
-        most = max(range(len(weights)), key=lambda at: abs(weights[at]))
+        most = max(
+            range(len(weights)),
+            key=lambda at: (bool(weights[at]) and names[at] not in aligned, abs(weights[at])),
+        )
 
         def own(mixture: tuple[float, ...]) -> tuple[float, ...]:
             return tuple(weight if at == most else 0.0 for at, weight in enumerate(mixture))
@@ -209,13 +216,16 @@ def candidate_of(
     number: int,
     known: Sequence[Candidate],
 ) -> Candidate:
-    """Turn proposed numbers into weights that sum to 1 in every group of layers."""
+    """Turn proposed numbers into weights that sum to 1 in every group of layers.
+
+    Modules outside the layers get the mean over the groups.
+    """
     mixtures = [_mixture(group) for group in weights]
     if len(set(mixtures)) == 1:
         weighting = Weighting(mixtures[0])
     else:
         rules = [Rule(m, layers) for m, layers in zip(mixtures, groups, strict=True)]
-        weighting = Weighting(mixtures[0], tuple(rules))
+        weighting = Weighting(_mixture(np.mean(mixtures, axis=0).tolist()), tuple(rules))
     same = next((found for found in known if _rounded(found.weighting) == weighting), None)
     return same or Candidate(f"trial {number + 1}", weighting)
 

@@ -330,7 +330,10 @@ def _show_without_others(
     This control is not a candidate. With ``inactive = keep``, weights differ by module, and the
     control is left out. So is one that cannot be written: whole weights need a sum of 1.
     """
-    alone = winner.candidate.without_others(names_of(inputs.adapters))
+    names = names_of(inputs.adapters)
+    pairs = zip(names, inputs.adapters, strict=True)
+    aligned = {name for name, adapter in pairs if adapter.is_for_alignment}
+    alone = winner.candidate.without_others(names, aligned)
     if alone is None or inputs.settings.inactive == "keep":
         return None
     if any(entry.candidate.weighting == alone.weighting for entry in halving.entries.values()):

@@ -136,8 +136,11 @@ def test_the_weights_on_both_sides_of_the_best_merge_are_tried(monkeypatch, tmp_
 )
 def test_the_control_is_the_adapter_of_the_largest_share_at_its_weight(weights, alone):
     names = ["a", "b", "c"][: len(weights)]
-    control = Candidate("merge", Weighting(weights)).without_others(names)
+    merge = Candidate("merge", Weighting(weights))
+    control = merge.without_others(names)
     assert (control and control.weighting.weights) == alone
+    if len(weights) == 2 and alone:  # the second was trained for alignment
+        assert merge.without_others(names, {"b"}).weighting.weights == (weights[0], 0.0)
     if control:
         at = next(at for at, weight in enumerate(alone) if weight)
         assert control.name == f"{names[at]} alone at {alone[at]:g}"

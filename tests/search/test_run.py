@@ -144,7 +144,10 @@ def test_a_control_that_cannot_be_written_is_left_out(monkeypatch, tmp_path):
 
     halving.plan = needs_a_sum_of_1
     winner = next(halving.enter(found) for found in candidates if found.name == "0.7")
-    adapters = [SimpleNamespace(path=Path(name)) for name in ("task", "align")]
+    adapters = [
+        SimpleNamespace(path=Path(name), is_for_alignment=name == "align")
+        for name in ("task", "align")
+    ]
     inputs = SimpleNamespace(adapters=adapters, settings=SearchSettings(search="auto"))
     assert _show_without_others(halving, winner, inputs) is None
     assert halving.notes == [
@@ -414,6 +417,7 @@ def test_proposed_numbers_become_weights_that_add_up_to_one():
     candidate = candidate_of([[0.2, 0.6], [1.0, 0.0]], groups, 4, known)
     assert candidate.name == "trial 5"
     assert [rule.weights for rule in candidate.weighting.rules] == [(0.25, 0.75), (1.0, 0.0)]
+    assert candidate.weighting.weights == (0.625, 0.375)  # the main adapter has most on average
     assert candidate_of([[0.3, 0.3], [0.1, 0.1]], groups, 4, known) is known[0]
     assert candidate_of([[0.0, 0.0], [0.0, 0.0]], groups, 4, known) is known[0]
     thirds = [scalar_candidate(0.5, 4)]  # has more digits
