@@ -67,7 +67,7 @@ def _replaced_by(step: Step, state: State) -> AdaptermixError | None:
 
 def _without_seed(step: Step) -> str:
     """Return a step's command, inputs and settings, without its seed and output."""
-    settings = step.settings.model_dump_json(exclude={"seed", "out"})
+    settings = step.settings.as_text(without=("seed", "out"))
     return f"{step.command.name} {step.inputs} {settings}"
 
 

@@ -136,7 +136,7 @@ class _SearchInputs:
         """Return a hash of everything that the result depends on."""
         parts = (
             __version__,
-            self.settings.model_dump_json(),
+            self.settings.as_text(),
             [adapter_hash(adapter) for adapter in self.adapters],
             self.asked.context.hex(),
             self.asked.task.definition,

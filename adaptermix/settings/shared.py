@@ -5,7 +5,8 @@ and its help text. The command line is generated from the fields, and a key in t
 without its two dashes. Flags override the file, which overrides the defaults.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -43,6 +44,10 @@ class Settings(BaseModel):
     panel: ClassVar[str | None] = None  # heading of its options in the help
     main: ClassVar[tuple[str, ...]] = ()  # fields that the help shows first
     own: ClassVar[tuple[str, ...]] = ()  # keys that it does not share with other commands
+
+    def as_text(self, *, without: Collection[str] = ()) -> str:
+        """Return the settings as a text to compare; paths may be in any encoding."""
+        return json.dumps(self.model_dump(mode="json", exclude=set(without)))
 
     @classmethod
     def for_keys(cls, keys: Mapping[str, object]) -> "type[Settings]":

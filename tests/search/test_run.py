@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -313,7 +314,7 @@ def test_a_search_that_has_ended_is_told_again(
     tmp_path, model_dir, corpus_dir, adapters, monkeypatch
 ):
     """Killed after its last output and before its exit, it can be started again as well."""
-    out = tmp_path / "merged"
+    out = tmp_path / os.fsdecode(b"merg\xe9d")  # paths may be in any encoding
     settings = settings_for(model_dir, corpus_dir, out)
     report = search(adapters[:2], settings)
     (search_folder(out) / STAGE).mkdir()
