@@ -127,9 +127,11 @@ class WeightedMerge(nn.Module):
                 a, b = (factor.to(layer.weight) for factor in (as_torch(update.a), b))
                 factors.append((column, a, b))
 
+        weights = self.weights  # a hook with self would keep the model in memory: a cycle
+
         def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             for column, a, b in factors:
-                weight = self.weights[row, column].to(output.dtype)
+                weight = weights[row, column].to(output.dtype)
                 output = output + weight * ((inputs[0] @ a.mT) @ b.mT)
             return output
 

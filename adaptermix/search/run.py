@@ -222,7 +222,10 @@ def _run(
     halving: SuccessiveHalving, inputs: _SearchInputs, settings: SearchSettings
 ) -> list[Entry]:
     if settings.search == "learn":
+        from accelerate.utils.memory import clear_device_cache  # imports torch
+
         candidates = [*inputs.candidates, _learn(halving, inputs, settings)]
+        clear_device_cache(garbage_collection=True)  # the engine needs the memory of the model
         return halving.run(candidates, exhaustive=settings.exhaustive)
     if settings.search != "auto":
         return halving.run(inputs.candidates, exhaustive=settings.exhaustive)

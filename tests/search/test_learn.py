@@ -1,6 +1,7 @@
 """How merge weights are learned: what is trained, how, and what becomes of it."""
 
 import re
+import weakref
 
 import pytest
 import torch
@@ -47,6 +48,9 @@ def test_only_the_weights_are_trained(model_dir, adapters):
     learn(merged)
     assert all(torch.equal(w, before[name]) for name, w in merged.model.state_dict().items())
     assert not torch.equal(merged.weights, merged.start)
+    model = weakref.ref(merged.model)
+    del merged
+    assert model() is None  # the engine needs its memory
 
 
 def test_every_step_has_the_full_rate_and_is_reported(model_dir, adapters):
