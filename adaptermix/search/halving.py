@@ -158,11 +158,15 @@ class SuccessiveHalving:
     def run(self, candidates: Sequence[Candidate], *, exhaustive: bool) -> list[Entry]:
         """Return the candidates that have answered all examples, best first.
 
-        A candidate that is listed twice runs once.
+        A candidate that is listed twice runs once. If all have answered a share of the examples
+        before, the first round uses at least that share: smaller ones would rank them by the same
+        answers again.
         """
         unique = {candidate.name: candidate for candidate in candidates}
         running = [self.enter(candidate) for candidate in unique.values()]
         rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
+        if seen := min(entry.answered for entry in running) / self.examples:
+            rounds = min(rounds, 1 + math.floor(math.log2(1 / seen)))
         for number in range(1, rounds + 1):
             self.show(running, 2.0 ** (number - rounds))
             running.sort(key=lambda entry: (-self.score(entry), entry.candidate.complexity))

@@ -171,6 +171,11 @@ def test_every_round_keeps_half_of_what_began(monkeypatch, tmp_path):
     halving.run(candidates, exhaustive=False)
     rounds = [entry.dropped for entry in halving.entries.values()]
     assert [rounds.count(number) for number in (1, 2, 3, None)] == [8, 4, 2, 2]
+    halving = make_halving(monkeypatch, tmp_path, skill, 64, weights)[0]
+    halving.show([halving.enter(candidate) for candidate in candidates], 0.25)  # trials
+    halving.run(candidates, exhaustive=False)
+    seen = sorted(entry.answered for entry in halving.entries.values())
+    assert seen == [32] * 8 + [64] * 4 + [128] * 4  # more in every round
 
 
 def test_candidates_are_compared_on_the_examples_that_both_have_seen(monkeypatch, tmp_path):
