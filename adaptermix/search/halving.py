@@ -44,7 +44,7 @@ class Entry:
         candidate: The merge.
         adapter: Path of its adapter.
         statistics: By language, the metric's sufficient statistics, one row per answered example.
-        dropped: The round after which it was dropped.
+        dropped: The round after which it was dropped; 0 for a trial that did not join the race.
     """
 
     candidate: Candidate
@@ -163,6 +163,9 @@ class SuccessiveHalving:
         answers again.
         """
         unique = {candidate.name: candidate for candidate in candidates}
+        for name, entry in self.entries.items():
+            if name not in unique and entry.dropped is None:
+                entry.dropped = 0
         running = [self.enter(candidate) for candidate in unique.values()]
         rounds = 1 if exhaustive else 1 + max(0, math.ceil(math.log2(len(running) / FINALISTS)))
         if seen := min(entry.answered for entry in running) / self.examples:

@@ -97,7 +97,8 @@ class CandidateResult:
         examples: Number of dev examples it answered, over all languages.
         score: Macro average of the task's score over languages, on these examples.
         difference: Its score minus the winner's, on the examples that both answered.
-        dropped: Round after which it was dropped; None for a finalist.
+        dropped: Round after which it was dropped; 0 for a trial that did not join the race, None
+            for a finalist and the control.
     """
 
     name: str
@@ -281,7 +282,7 @@ def _estimate(
         f"{shown(metric, seen.value, sign)} "
         f"[{shown(metric, seen.low, sign)}, {shown(metric, seen.high, sign)}], "
         + number_of(candidate.examples, "example")
-        + ("" if left is None else f", dropped after round {left}")
+        + {None: "", 0: ", dropped before round 1"}.get(left, f", dropped after round {left}")
     )
     look = "chosen" if is_chosen else "finalist" if candidate.examples == most else "dropped"
     return Estimate(candidate.name, value, low, high, look, says, at=_weight(candidate))

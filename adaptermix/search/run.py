@@ -284,6 +284,8 @@ def _try(
 ) -> list[Candidate]:
     """Let Optuna propose weights beyond the first candidates, and return the best of all.
 
+    With ``exhaustive``, return all: they have answered all examples.
+
     The study is kept in memory. With the same seed and answers it proposes the same weights, so
     a killed search needs no storage other than the cached answers.
     """
@@ -312,7 +314,9 @@ def _try(
         candidates[candidate.name] = candidate
         study.tell(trial, tried[candidate.name])
     best = sorted(tried, key=lambda name: -tried[name])
-    return [candidates[name] for name in best[: len(inputs.candidates)]]
+    if not settings.exhaustive:
+        best = best[: len(inputs.candidates)]
+    return [candidates[name] for name in best]
 
 
 def _choose(

@@ -211,8 +211,14 @@ def test_trials_answer_a_quarter_or_all_of_the_examples(
     monkeypatch.setattr("adaptermix.search.run.layer_groups", lambda plan, count: groups)
     inputs = SimpleNamespace(plan=lambda weights: None, candidates=candidates, adapters=[None] * 2)
     settings = SearchSettings(search="auto", trials=3, exhaustive=is_exhaustive)
-    _try(halving, inputs, settings)
+    tried = _try(halving, inputs, settings)
     assert [entry.answered for entry in halving.entries.values()] == [answered] * 4
+    assert len(tried) == (4 if is_exhaustive else 1)  # of one candidate that began
+    halving.run([*candidates, *tried], exhaustive=is_exhaustive)
+    finalists = {candidate.name for candidate in (*candidates, *tried)}
+    assert {name: e.dropped for name, e in halving.entries.items()} == {
+        name: None if name in finalists else 0 for name in halving.entries
+    }
 
 
 def test_a_result_is_the_candidates_minus_the_winners_score(monkeypatch, tmp_path):
