@@ -179,6 +179,8 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _I
     systems = open_systems(settings, dict(zip(names, adapters, strict=True)))
     adapters = list(systems.adapters.values())
     plans = [_plan(adapters, merge.weighting, settings) for merge in merges]
+    for plan in plans:
+        plan.config()  # raises if they cannot be merged, before anything is decoded
     rank = max(_rank(first), *(spec.rank for plan in plans for spec in plan.specs.values()))
     asked = DevPrompts.of(settings, systems, 1 + len(merges), rank)
     items = group_by_language(asked.items, settings.seed)

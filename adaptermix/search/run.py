@@ -159,6 +159,10 @@ def _prepare(paths: Sequence[Path], settings: SearchSettings, force: bool) -> _S
     plans = [plan_candidate(adapters, candidate.weighting, settings) for candidate in candidates]
     if settings.search == "learn":
         _check_learnable(adapters, settings)
+    for plan in plans:
+        plan.config()  # raises if they cannot be merged, before anything is decoded
+    if settings.search == "auto":
+        layer_groups(plans[0], settings.layer_groups)
     rank = max(spec.rank for plan in plans for spec in plan.specs.values())
     asked = ask_dev_data(settings, systems, len(candidates), rank)
     items = group_by_language(asked.items, settings.seed)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from adaptermix.errors import ArtifactError
 from adaptermix.merging.plan import open_adapters, plan_merge
 from adaptermix.merging.weights import Weighting
+from adaptermix.search.by_language import plan_by_language
 from adaptermix.search.learn import BATCH, WeightedMerge, _arguments, learn_weights
 from adaptermix.search.run import plan_search, search
 from adaptermix.settings.merging import SearchSettings
@@ -93,7 +94,12 @@ def test_whole_weights_are_refused_before_anything_is_learned(tmp_path, model_di
     settings = settings_for(model_dir, corpus_dir, tmp_path / "out", search="learn", limit=2)
     with pytest.raises(ArtifactError, match="the adapters contain whole weights"):
         plan_search(paths, settings)
-    assert plan_search(paths, settings.model_copy(update={"search": "0.5,0.7"}))
+    grid = settings.model_copy(update={"search": "0.5,0.7"})
+    assert plan_search(paths, grid)
+    peft_adapter(model_dir, tmp_path / "plain")
+    for plan in (plan_search, plan_by_language):  # only one has them: no grid can merge them
+        with pytest.raises(ArtifactError, match="lm_head"):
+            plan([paths[0], tmp_path / "plain"], grid)
 
 
 def test_learning_starts_from_a_merge_and_says_on_how_many_examples_it_learned(

@@ -516,8 +516,9 @@ def test_mistakes_are_named_and_leave_nothing(
     tmp_path, model_dir, corpus_dir, adapters, changes, error, message
 ):
     settings = settings_for(model_dir, corpus_dir, tmp_path / "new" / "out", **changes)
-    with pytest.raises(error, match=message):
-        search(adapters[:2], settings)
+    for run in (plan_search, search):
+        with pytest.raises(error, match=message):
+            run(adapters[:2], settings)
     assert not (tmp_path / "new").exists()
 
 
