@@ -16,7 +16,7 @@ from adaptermix.search.dev_data import check_gold, read_dev
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.shared import harness_tasks
 from adaptermix.tables import number_of
-from adaptermix.tasks.catalog import make_task
+from adaptermix.tasks.catalog import make_task, notes_on_unused
 from adaptermix.tasks.metrics.metric import Outcome
 from adaptermix.tasks.metrics.text import require_comet
 from adaptermix.tasks.task import Scored, Task
@@ -125,6 +125,7 @@ class DevPrompts:
             items = read_dev(settings, task, encoder, systems.folder)
         else:
             items = read_prompts(settings, "dev", task, encoder, systems.folder)
+        encoder.notes += [*notes_on_unused(settings, task), *_notes_on_metrics(settings, task)]
         check_gold(items, task, settings)
         task.check_metrics([item.example for item in items])
         shortened = sum(item.is_truncated for item in items)
@@ -205,6 +206,13 @@ class DevPrompts:
         ]
 
 
+def _notes_on_metrics(settings: SearchSettings, task: Scored) -> list[str]:
+    """Note that a search has one score."""
+    if len(settings.metrics) < 2:
+        return []
+    return [f"a search uses only the first of --metrics, {task.metrics[0].name}"]
+
+
 def ask_dev_data(settings: SearchSettings, systems: Systems, adapters: int, rank: int) -> Asked:
     """Read the dev examples of a task, or of lm-eval tasks.
 
@@ -220,7 +228,7 @@ def ask_dev_data(settings: SearchSettings, systems: Systems, adapters: int, rank
 
     check_engine(settings, systems.folder, list(systems.adapters.values()))
     asked = HarnessQuestions(settings, systems, is_dev=True)
-    asked.notes += systems.tokenizer_notes()
+    asked.notes += [*systems.tokenizer_notes(), *_notes_on_metrics(settings, asked.task)]
     keys = asked.task.metrics[0].keys
     if len(set(keys.values())) > 1:
         told = (f"{key.partition(',')[0]} of {name}" for name, key in keys.items())

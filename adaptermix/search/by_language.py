@@ -143,6 +143,7 @@ class _Inputs:
             f"{self.first.path} was trained for alignment, but the first adapter is used as the "
             "task adapter"
         )
+        always = "--exhaustive has no effect with --per-language, which always is"
         served = [
             f"serve.sh: vLLM cannot load {adapter.path}: {why}"
             for adapter in self.adapters
@@ -151,6 +152,7 @@ class _Inputs:
         return [
             *([without] if lacking else []),
             *([slip] if self.first.is_for_alignment else []),
+            *([always] if self.settings.exhaustive else []),
             *served,
             *self.asked.notes,
         ]

@@ -56,6 +56,7 @@ from adaptermix.search.record import (
     search_folder,
 )
 from adaptermix.settings.merging import SearchSettings
+from adaptermix.settings.shared import flag_of
 from adaptermix.tables import number_of
 from adaptermix.training.batches import AnswerCollator, encode_example
 from adaptermix.version import __version__
@@ -108,7 +109,7 @@ def plan_search(
         max(len(item.prompt_ids) for items in inputs.items.values() for item in items),
         str(settings.out),
         str(search_folder(settings.out)),
-        notes=[*inputs.asked.notes, *notes_on_servers(inputs.asked.servers)],
+        notes=[*inputs.notes, *notes_on_servers(inputs.asked.servers)],
     )
 
 
@@ -130,6 +131,25 @@ class _SearchInputs:
     def plan(self, weighting: Weighting) -> MergePlan:
         """Plan the merge for given weights."""
         return plan_candidate(self.adapters, weighting, self.settings)
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes for the user before anything is decoded."""
+        unused = {"trials", "sampler"} & self.settings.model_fields_set
+        if self.settings.search != "auto" or self.has_trials:
+            unused = set()
+        return [
+            *self.asked.notes,
+            *(
+                f"{flag_of(name)} has no effect with two adapters, unless --layer-groups is given"
+                for name in sorted(unused)
+            ),
+        ]
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether ``auto`` has too many weights for a grid."""
+        return len(self.adapters) > 2 or self.settings.layer_groups > 1
 
     @property
     def key(self) -> str:
@@ -424,7 +444,7 @@ def _finish(
             reused=asked.reused,
             merge=write_merge(plan, settings, at=staged, found=found),
             notes=[
-                *asked.notes,
+                *inputs.notes,
                 *halving.notes,
                 *halving.notes_on_answers,
                 *asked.notes_on_answers,

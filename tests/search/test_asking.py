@@ -17,7 +17,7 @@ from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.search import by_language
 from adaptermix.search import run as of_all
-from adaptermix.search.asking import DevPrompts
+from adaptermix.search.asking import DevPrompts, _notes_on_metrics
 from adaptermix.search.by_language import plan_by_language, search_by_language
 from adaptermix.search.run import plan_search, search
 from adaptermix.settings.merging import SearchSettings
@@ -99,16 +99,25 @@ def test_answers_that_are_cut_are_noted():
     assert asked.notes_on_answers == ["a note", cut]
 
 
+def test_metrics_after_the_first_are_noted():
+    for metrics in (("chrf",), ("chrf", "bleu")):
+        settings = SearchSettings(search="auto", task="wmt23", metrics=metrics)
+        notes = _notes_on_metrics(settings, make_task("wmt23", options=settings))
+        assert notes == ["a search uses only the first of --metrics, chrf"] * (len(metrics) - 1)
+
+
 def test_a_plan_of_a_family_shows_what_is_preferred_and_shortened(
     tmp_path, model_dir, corpus_dir, adapters
 ):
     for prefer in ("simpler", "best"):
         changes = {"per_language": True, "prefer": prefer, "system_prompt": "word " * 300}
+        changes |= {"exhaustive": True}
         settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
         planned = plan_by_language(adapters, settings)
         assert planned.prefer == prefer
         assert f"'{prefer}'" in str(planned.view().shown[0].rows)
         assert "shortened 12 dev prompts to fit the model's context" in planned.notes
+        assert any(note.startswith("--exhaustive has no effect") for note in planned.notes)
 
 
 @pytest.fixture

@@ -482,8 +482,16 @@ def test_a_plan_decodes_nothing(tmp_path, model_dir, corpus_dir, adapters, monke
     settings = settings_for(model_dir, corpus_dir, tmp_path / "out")
     plan = plan_search(adapters[:2], settings)
     assert len(checked) == 12
+    assert plan.notes == []
     assert plan.candidates == ["0.5", "0.7", "0.9", "task alone", "align alone"]
     assert plan.examples == {"en": 6, "cy": 6}
+    changes = {"search": "auto", "trials": 3, "tokenize": "13a"}
+    settings = settings_for(model_dir, corpus_dir, tmp_path / "out", **changes)
+    assert plan_search(adapters[:2], settings).notes == [
+        "--tokenize has no effect on slot_f1 of massive",
+        "--trials has no effect with two adapters, unless --layer-groups is given",
+    ]
+    assert not any("--trials" in note for note in plan_search(adapters, settings).notes)
     assert not (tmp_path / "out").exists()
 
 
