@@ -3,7 +3,6 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from adaptermix.errors import DataError, MissingDataError
 from adaptermix.generation.prompts import PromptedExample, PromptEncoder, read_prompts
@@ -40,15 +39,10 @@ def check_gold(examples: Sequence[PromptedExample], task: Task, settings: Search
     Raises:
         DataError: Dev data without gold answers.
     """
-
-    def is_labeled(example: Any) -> bool:
-        expected = task.outcome(example, "").expected
-        return any(not isinstance(item, str) or item.strip() for item in expected)
-
-    labeled = {prompted.lang for prompted in examples if is_labeled(prompted.example)}
+    labeled = {prompted.lang for prompted in examples if task.is_labeled(prompted.example)}
     for lang in dict.fromkeys(example.lang for example in examples):
         if lang not in labeled and not any(
-            map(is_labeled, task.read(lang, "dev", settings.data_dir))
+            map(task.is_labeled, task.read(lang, "dev", settings.data_dir))
         ):
             raise DataError(
                 f"the dev data of {lang} has no gold answers",

@@ -200,6 +200,10 @@ class Massive(Task):
         """Return the slots as ``type: value; type: value``, or ``None``."""
         return render_answer(slots_of(example.annotated))
 
+    def is_labeled(self, example: SlotExample) -> bool:
+        """Whether an example has a slot; the tags of the paper's scorer are never empty."""
+        return bool(slots_of(example.annotated))
+
     def outcome(self, example: SlotExample, output: str) -> Outcome:
         """Parse the slots of one model output; for the paper's scorer, return BIO tags."""
         if self.options.scorer == "paper":

@@ -87,6 +87,11 @@ class Task(Scored):
     def outcome(self, example: Any, output: str) -> Outcome:
         """Parse one model output; accepts any text."""
 
+    def is_labeled(self, example: Any) -> bool:
+        """Whether an example has a gold answer that is not empty."""
+        expected = self.outcome(example, "").expected
+        return any(not isinstance(item, str) or item.strip() for item in expected)
+
     def check_langs(self, langs: Sequence[str], splits: Sequence[str]) -> None:
         """Check, before data is read, that no examples count twice.
 

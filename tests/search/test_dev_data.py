@@ -6,6 +6,7 @@ from adaptermix.errors import DataError
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.search.dev_data import check_gold, group_by_language, set_apart
 from adaptermix.settings.merging import SearchSettings
+from adaptermix.settings.shared import ScorerSettings
 from adaptermix.tasks.massive import Massive, SlotExample
 from adaptermix.tasks.translation import Translation, TranslationExample
 
@@ -36,8 +37,10 @@ def test_labeled_data_may_begin_with_rows_without_gold(monkeypatch):
     settings = SearchSettings(search="auto", limit=1)
     for rows, has_gold in (([plain, examples("cy", 1)[0].example], True), ([plain] * 2, False)):
         monkeypatch.setattr(Massive, "read", lambda *_, rows=rows: rows)
-        with nullcontext() if has_gold else pytest.raises(DataError, match="cy has no gold"):
-            check_gold(prompted, Massive(), settings)
+        for scorer in ("strict", "paper"):
+            task = Massive(options=ScorerSettings(scorer=scorer))
+            with nullcontext() if has_gold else pytest.raises(DataError, match="cy has no gold"):
+                check_gold(prompted, task, settings)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "x"])
