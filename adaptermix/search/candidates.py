@@ -63,7 +63,7 @@ class Candidate:
             return tuple(weight if at == most else 0.0 for at, weight in enumerate(mixture))
 
         rules = tuple(replace(rule, weights=own(rule.weights)) for rule in self.weighting.rules)
-        suffix = f"as in {self.name}" if rules else f"at {weights[most]:g}"
+        suffix = f"as in {self.name}" if rules else f"at {_exactly(weights[most])}"
         return Candidate(f"{names[most]} alone {suffix}", Weighting(own(weights), rules))
 
 
@@ -176,7 +176,7 @@ def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candida
         )
     if len(weights) == 1:
         return scalar_candidate(weights[0], adapters)
-    name = ":".join(f"{weight:g}" for weight in weights)
+    name = ":".join(map(_exactly, weights))
     if len(weights) != adapters or not any(weights):
         raise ConfigError(
             f"--search {text}: {name}: expected {adapters} weights, at least one of them not zero"
@@ -187,7 +187,12 @@ def _grid_point(weights: tuple[float, ...], adapters: int, text: str) -> Candida
 def scalar_candidate(weight: float, adapters: int) -> Candidate:
     """Give the first adapter a weight, and split the rest equally among the others."""
     rest = round((1 - weight) / (adapters - 1), 12)
-    return Candidate(f"{weight:g}", Weighting((weight, *[rest] * (adapters - 1))))
+    return Candidate(_exactly(weight), Weighting((weight, *[rest] * (adapters - 1))))
+
+
+def _exactly(weight: float) -> str:
+    """Return a weight with all its digits, so that each candidate has its own name."""
+    return repr(weight).removesuffix(".0")
 
 
 def layer_groups(plan: MergePlan, count: int) -> list[frozenset[int]]:

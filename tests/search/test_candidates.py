@@ -65,6 +65,11 @@ def test_a_grid_may_begin_and_end_with_one_adapter_alone():
     assert weights == [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
 
 
+def test_each_candidate_has_its_own_name():
+    names = [c.name for c in first_candidates(NAMES, grid("0.3333333,0.33333334,0.5,1:0.10"))]
+    assert names[:4] == ["0.3333333", "0.33333334", "0.5", "1:0.1"]
+
+
 @pytest.mark.parametrize(("weight", "pair"), [("1.25", "1.25:-0.25"), ("-0.5", "-0.5:1.5")])
 def test_a_weight_outside_the_range_is_refused_with_the_pair_that_is_meant(weight, pair):
     with pytest.raises(ConfigError, match=f"the weight {weight} is not between 0 and 1") as error:
