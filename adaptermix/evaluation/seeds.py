@@ -125,7 +125,7 @@ def over_seeds(
                 low=bounds.low,
                 high=bounds.high,
             )
-            if family.name != reference.name:
+            if family is not reference:
                 gain = interval(mean - _mean(their_scores), draws - their_draws)
                 row = replace(
                     row,

@@ -142,6 +142,13 @@ def test_systems_of_the_same_seeds_are_compared_seed_by_seed(statistics):
     )
 
 
+def test_a_baseline_without_a_seed_is_compared_with_seeds_of_its_name(statistics):
+    alone = {"task": statistics["base"], **statistics}
+    row = summed(alone, "task")["task", ALL]
+    assert row.baseline == "task"
+    assert row.difference == pytest.approx(summed(statistics, "base")["task", ALL].difference)
+
+
 def test_the_order_of_the_systems_does_not_matter(statistics):
     turned = dict(reversed(statistics.items()))
     assert summed(turned, "base") == summed(statistics, "base")
