@@ -78,7 +78,8 @@ def add_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def counts_of(folder: Path, system: str, lang: str) -> np.ndarray:
     """Return each example's numbers of correct, predicted and expected slots."""
     path = folder / "predictions" / system / f"{lang}.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:  # splitlines() also splits at U+2028
+        rows = [json.loads(line) for line in lines]
     predicted, expected = (
         [[key(slot) for slot in row[side]] for row in rows] for side in ("predicted", "expected")
     )

@@ -464,10 +464,11 @@ def write_answers(folder, system, lang, right):
     """Write what eval keeps of a system's answers: one slot each, right or wrong."""
     slot = {"type": "color_type", "value": "Red"}
     rows = [
-        {"predicted": [{**slot, "value": "red " if r else "blue"}], "expected": [slot]}
+        {"predicted": [{**slot, "value": "red " if r else "bl\u2028ue"}], "expected": [slot]}
         for r in right
     ]
-    lines(folder / "predictions" / system / f"{lang}.jsonl", map(json.dumps, rows))
+    texts = (json.dumps(row, ensure_ascii=False) for row in rows)
+    lines(folder / "predictions" / system / f"{lang}.jsonl", texts)
 
 
 def test_a_comparison_averages_seeds_and_languages(tmp_path, monkeypatch, capsys):
