@@ -44,7 +44,7 @@ def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> 
     """
     from adaptermix.tasks.catalog import make_task
 
-    make_task(settings.task).check_langs(settings.langs, splits)
+    make_task(settings.task).check_langs(settings.langs, splits, settings.data_dir)
     counts: dict[str, int] = {}
     lacking: list[MissingDataError] = []
     for split in reversed(splits):

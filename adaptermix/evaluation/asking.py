@@ -103,7 +103,7 @@ class Prompts:
         task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
         for note in notes_on_unused(settings, task):
             encoder.note(note)
-        task.check_langs(settings.langs, (settings.split,))
+        task.check_langs(settings.langs, (settings.split,), settings.data_dir)
         items = read_prompts(settings, settings.split, task, encoder, systems.folder)
         task.check_metrics([item.example for item in items])
         return cls(settings, task, encoder, items, servers)

@@ -120,7 +120,7 @@ class DevPrompts:
         encoder.notes += systems.tokenizer_notes()
         task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
         require_comet(task.metrics[0])
-        task.check_langs(settings.langs, ("dev",))
+        task.check_langs(settings.langs, ("dev",), settings.data_dir)
         if settings.per_language:
             items = read_dev(settings, task, encoder, systems.folder)
         else:

@@ -165,7 +165,9 @@ class CustomTask(Task):
         asked = self.options.metrics or tuple(metric.name for metric in named)
         return chosen(named, asked, self.name)
 
-    def check_langs(self, langs: Sequence[str], splits: Sequence[str]) -> None:
+    def check_langs(
+        self, langs: Sequence[str], splits: Sequence[Split], data_dir: Path | None
+    ) -> None:
         """Check that no file is read for several languages: each copy would count as evidence.
 
         Raises:

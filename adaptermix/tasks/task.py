@@ -92,15 +92,23 @@ class Task(Scored):
         expected = self.outcome(example, "").expected
         return any(not isinstance(item, str) or item.strip() for item in expected)
 
-    def check_langs(self, langs: Sequence[str], splits: Sequence[str]) -> None:
+    def stored_as(self, lang: str, split: Split, data_dir: Path | None) -> str:
+        """Return the language whose files are read for a language."""
+        return lang
+
+    def check_langs(
+        self, langs: Sequence[str], splits: Sequence[Split], data_dir: Path | None
+    ) -> None:
         """Check, before data is read, that no examples count twice.
 
         Args:
             langs: The languages to read.
             splits: The splits to read.
+            data_dir: The folder of the data, or None.
 
         Raises:
-            ConfigError: Two names are of one language.
+            ConfigError: Two names are of one language, or the same files are read for both.
+            DataError: A language is unknown.
         """
         for at, lang in enumerate(langs):
             if same := next((other for other in langs[:at] if are_same(lang, other)), None):
@@ -108,6 +116,16 @@ class Task(Scored):
                     f"--langs: {same} and {lang} are the same language",
                     hint="name each language once",
                 )
+        for split in splits:
+            seen: dict[str, str] = {}
+            for lang in langs:
+                stored = self.stored_as(lang, split, data_dir)
+                if (same := seen.setdefault(stored, lang)) != lang:
+                    raise ConfigError(
+                        f"--langs: the {split} data of {same} and {lang} are the same files, of "
+                        f"{stored}",
+                        hint="name one of them",
+                    )
 
     def check_metrics(self, examples: Sequence[Any]) -> None:
         """Check, before answers are decoded, that the metrics can score them.

@@ -106,24 +106,33 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
             hint="use --data-dir; adaptermix data get wmt23 and adaptermix data get alma "
             "download the paper's data",
         )
+    stored = stored_pair(pair, split, data_dir)
+    if stored != pair:
+        return [replace(row, lang=pair) for row in read_wmt(stored, split, data_dir)]
     if split == "test":
         return _read_test(pair, source, target, data_dir)
     names = [f"{source}-{target}", f"{target}-{source}"]
-    train_names = _alma_names(names, "train")
-    plain = plain_code(source), plain_code(target)
-    if plain != (source, target) and not has_file(data_dir, train_names):
-        rows = read_wmt("-".join(plain), split, data_dir)
-        return [replace(row, lang=pair) for row in rows]
     dev = _find_optional(data_dir, _alma_names(names, "valid"))
     if split == "dev" and dev:
         return _read_alma(dev, source, target)
     what = f"{pair} training data"
+    train_names = _alma_names(names, "train")
     train = find_language(data_dir, train_names, pair, what, _NAMED_TRAINING)
     rows = _read_alma(train, source, target)
     if dev:
         return rows
     kept, held = hold_out(rows, _DEV_ROWS, random.Random(0))
     return held if split == "dev" else kept
+
+
+def stored_pair(pair: str, split: Split, folder: Path) -> str:
+    """Return the pair in the names of its files: as given, or by plain codes if there are none."""
+    source, target = split_pair(pair)
+    if split == "test":
+        names = [*_test_names(source, target), *_alma_names([pair], "test")]
+    else:
+        names = _alma_names([pair, f"{target}-{source}"], "train")
+    return pair if has_file(folder, names) else f"{plain_code(source)}-{plain_code(target)}"
 
 
 # File names that contain the language pair.
@@ -137,13 +146,10 @@ def _test_names(source: str, target: str) -> list[str]:
 
 
 def _read_test(pair: str, source: str, target: str, folder: Path) -> list[TranslationExample]:
-    """Read a test set whose file names contain the pair as given, or else by plain codes."""
-    plain = plain_code(source), plain_code(target)
-    texts, alma = _test_names(source, target), _alma_names([f"{source}-{target}"], "test")
-    if plain != (source, target) and not has_file(folder, [*texts, *alma]):
-        return [replace(row, lang=pair) for row in _read_test("-".join(plain), *plain, folder)]
+    """Read a test set whose file names contain the pair."""
+    texts = _test_names(source, target)
     if not has_file(folder, texts):
-        path = _find_optional(folder, alma)
+        path = _find_optional(folder, _alma_names([pair], "test"))
         if path is not None:
             return _read_references(path, source, target)
     path = find_language(folder, texts, pair, f"{pair} source sentences", _NAMED_TEST)
@@ -225,6 +231,12 @@ class Translation(Task):
         for code in split_pair(lang):
             language_code(code)
         return read_translations(self.options.src, self.options.ref, lang)
+
+    def stored_as(self, lang: str, split: Split, data_dir: Path | None) -> str:
+        """Return the pair in the names of its files."""
+        if data_dir is None or self.options.src is not None:
+            return lang
+        return stored_pair(lang, split, data_dir)
 
     def messages(self, example: TranslationExample) -> list[Message]:
         """Return the system prompt, by default the paper's, and the sentence."""

@@ -200,6 +200,10 @@ class Uner(Task):
         """Return the examples of one language, in file order."""
         return read_uner(lang, split, data_dir)
 
+    def stored_as(self, lang: str, split: Split, data_dir: Path | None) -> str:
+        """Return the plain code: the data has no regions and scripts."""
+        return language_code(lang)
+
     def messages(self, example: EntityExample) -> list[Message]:
         """Return the instruction, a worked example and the sentence as one user message.
 

@@ -108,7 +108,7 @@ def task_data(
     if settings.chat is not None:
         return _chat_data(settings, settings.chat, encoder, on_progress)
     task = make_task(settings.task, settings.prompt, settings.system_prompt)
-    task.check_langs(settings.langs, ("train", "dev"))
+    task.check_langs(settings.langs, ("train", "dev"), settings.data_dir)
     rows: dict[str, list[EncodedExample]] = {"train": [], "dev": []}
     counts: dict[str, dict[str, int]] = {"train": {}, "dev": {}}
     answers: dict[str, list[str]] = {lang: [] for lang in settings.langs}

@@ -356,18 +356,27 @@ def test_no_examples_are_read_for_two_languages(tmp_path):
     same = {"massive": ("cy", "Welsh"), "uner": ("zh", "zh-CN"), "wmt23": ("de-en", "ger-eng")}
     for name, langs in same.items():
         with pytest.raises(ConfigError, match=f"{langs[0]} and {langs[1]} are the same language"):
-            make_task(name).check_langs(("en-cs", *langs), ("test",))
-    make_task("massive").check_langs(("zh-CN", "zh-TW", "en-GB", "en-US", "cy"), ("test",))
-    make_task("wmt23").check_langs(("de-en", "en-de", "zh-en", "zh-TW-en"), ("test",))
+            make_task(name).check_langs(("en-cs", *langs), ("test",), None)
+    make_task("massive").check_langs(("zh-CN", "zh-TW", "en-GB", "en-US", "cy"), ("test",), None)
+    make_task("wmt23").check_langs(("de-en", "en-de", "zh-en", "zh-TW-en"), ("test",), None)
+    with pytest.raises(ConfigError, match="test data of pt-BR and pt-PT are the same files, of pt"):
+        make_task("uner").check_langs(("pt-BR", "en", "pt-PT"), ("test",), None)
+    for end in ("src", "ref"):
+        (tmp_path / f"en-pt.{end}").write_text("a\n")
+    pairs = ("en-pt-BR", "en-pt-PT")
+    with pytest.raises(ConfigError, match="the test data of en-pt-BR and en-pt-PT are the same"):
+        make_task("wmt23").check_langs(pairs, ("test",), tmp_path)
+    (tmp_path / "en-pt-PT.src").write_text("b\n")
+    make_task("wmt23").check_langs(pairs, ("test",), tmp_path)
     task = own_task(tmp_path, OWN + 'train = "train.csv"\ndev = "me/data:dev"\n')
-    task.check_langs(("en", "en-GB"), ("test",))
-    task.check_langs(("en",), ("train", "dev"))
+    task.check_langs(("en", "en-GB"), ("test",), None)
+    task.check_langs(("en",), ("train", "dev"), None)
     for split in ("train", "dev"):
         with pytest.raises(ConfigError, match=f"intent: {split} = .* is one file for 2") as error:
-            task.check_langs(("en", "cy"), (split,))
+            task.check_langs(("en", "cy"), (split,), None)
         assert "--langs" in error.value.hint and "{lang}" in error.value.hint
     with pytest.raises(ConfigError, match="--langs: 'news/cy' contains a slash") as error:
-        task.check_langs(("news/cy",), ("test",))
+        task.check_langs(("news/cy",), ("test",), None)
     assert '"news/{lang}.jsonl"' in error.value.hint
 
 
