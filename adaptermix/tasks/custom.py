@@ -82,7 +82,9 @@ class TaskFile(Settings):
 
     @property
     def source_field(self) -> str:
-        """The field with the text that is translated; empty if it is not known."""
+        """The field with the text that is translated; empty if it is unknown or COMET unused."""
+        if "comet" not in self.metrics:
+            return ""
         asked = {*_fields(self.prompt)} or {*_BRACES.findall(self.prompt)}
         return self.source or (asked.pop() if len(asked) == 1 else "")
 

@@ -154,7 +154,7 @@ def test_texts_are_scored_with_their_source_and_all_references(tmp_path):
     outcome = task.outcome(sentence, "你好")
     assert (outcome.source, outcome.expected) == ("Hello there!", ["你好！", "您好！"])
     assert (outcome.lang, task.answer(sentence)) == ("zh", "你好！")
-    own = own_task(tmp_path, OWN.replace("exact-match", "chrf"))
+    own = own_task(tmp_path, OWN.replace('"exact-match"', '"chrf", "comet"'))
     (example,) = own.read("en", "test", None)
     outcome = own.outcome(example, "alarm")
     assert (outcome.source, outcome.expected) == (RECORD["utt"], ["alarm_set"])
@@ -197,6 +197,8 @@ def test_a_column_of_any_name_fills_a_template(tmp_path, name):
     task = own_task(tmp_path, text)
     if name in ("Question text", "what?"):  # may be text
         (example,) = task.read("en", "test", None)
+        alone = own_task(tmp_path, text.replace(" ({not a field})", ""))
+        assert alone.read("en", "test", None)[0].utterance == f"{{{name}}}"
         assert example.utterance == f"{{{name}}} ({{not a field}})"
     else:
         with pytest.raises(DataError, match=f"no field '{name}'"):
