@@ -87,7 +87,7 @@ def score_files(settings: ScoreSettings) -> ScoreReport:
     task = make_task(settings.task, options=settings)
     examples = _read_gold(task, settings)
     path = _needed(settings, "predictions")
-    outputs = _in_order(read_predictions(path, task.name), examples, path)
+    outputs = _in_order(read_predictions(path, is_json=_is_json(task)), examples, path)
     outcomes = [
         task.outcome(example, output) for example, output in zip(examples, outputs, strict=True)
     ]
@@ -161,22 +161,32 @@ def _read_translations(task: Task, settings: ScoreSettings) -> Sequence[Example]
     return read_translations(settings.src, _needed(settings, "ref"), target)
 
 
-def read_predictions(path: Path, task: str) -> list[Prediction]:
+def _is_json(task: Task) -> bool:
+    """Whether answers are JSON themselves: named entities."""
+    return any(metric.name == "entity_f1" for metric in task.metrics)
+
+
+def read_predictions(path: Path, *, is_json: bool = False) -> list[Prediction]:
     """Read one output or JSON record per line; the first line determines which.
 
     A record is a JSON string, or an object with the output in one of ``OUTPUT_FIELDS`` and
-    optionally an ``id``. Only a newline ends a line. For named entities, whose answers are JSON
-    themselves, other JSON is an answer.
+    optionally an ``id``. Only a newline ends a line.
+
+    Args:
+        path: The file.
+        is_json: Whether answers are JSON themselves; then other JSON is an answer.
 
     Raises:
         DataError: The file is missing or empty, or mixes records and other lines.
     """
     lines = list(numbered_lines(path))
     is_jsonl = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
-    is_records = is_jsonl and task != "uner"
+    is_records = is_jsonl and not is_json
     if not is_records and not _is_record(lines[0][1], is_jsonl):
         return [Prediction(f"{path}:{number}", line) for number, line in lines]
-    return [_prediction(line, f"{path}:{number}", task) for number, line in lines if line.strip()]
+    return [
+        _prediction(line, f"{path}:{number}", is_json) for number, line in lines if line.strip()
+    ]
 
 
 def _is_record(line: str, may_be_text: bool) -> bool:
@@ -189,13 +199,13 @@ def _is_record(line: str, may_be_text: bool) -> bool:
     return isinstance(value, dict) and any(name in value for name in OUTPUT_FIELDS)
 
 
-def _prediction(line: str, location: str, task: str) -> Prediction:
+def _prediction(line: str, location: str, is_json: bool) -> Prediction:
     value = json_value(line, location)
     if isinstance(value, str):
         return Prediction(location, value)
     names = [name for name in OUTPUT_FIELDS if isinstance(value, dict) and name in value]
     output = value[names[0]] if names else None
-    if task == "uner" and isinstance(output, dict | list):
+    if is_json and isinstance(output, dict | list):
         output = json.dumps(output, ensure_ascii=False)
     if not isinstance(output, str):
         raise DataError(

@@ -1,5 +1,6 @@
 """User-defined tasks, described by a TOML file."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -235,7 +236,7 @@ class CustomTask(Task):
         self, row: Mapping[str, Any], location: str, lang: str, names: Sequence[str]
     ) -> RecordExample:
         id_ = _field(row, self.file.id, location) if self.file.id else location.rpartition(":")[2]
-        expected = _field(row, self.file.answer, location)
+        expected = self._answer_of(row, location)
         self._check_answer(expected, location)
         source = self.file.source_field
         return RecordExample(
@@ -246,6 +247,13 @@ class CustomTask(Task):
             expected=expected,
             source=_field(row, source, location) if source else "",
         )
+
+    def _answer_of(self, row: Mapping[str, Any], location: str) -> str:
+        """Return the answer of a record; entities may be a JSON list."""
+        value = row.get(self.file.answer)
+        if "entities" in self.file.metrics and isinstance(value, dict | list):
+            return json.dumps(value, ensure_ascii=False)
+        return _field(row, self.file.answer, location)
 
     def _check_answer(self, expected: str, location: str) -> None:
         """Check that a correct answer can be parsed; otherwise it would count as an empty one.

@@ -311,6 +311,19 @@ def test_entities_count_as_text_or_as_offsets(tmp_path):
     assert score_files(ScoreSettings(**common)).counts["malformed"] == 1
 
 
+def test_entities_of_a_task_of_ones_own_are_read_like_those_of_uner(tmp_path):
+    """As JSON, or as a text, in the gold rows and in the answers."""
+    toml = 'name = "own"\nmetrics = ["entities"]\nprompt = "{a}"\nanswer = "b"\n'
+    (tmp_path / "own.toml").write_text(toml)
+    entities = [{"TypeName": "LOC", "Text": "Rom", "Start": 2, "End": 5}]
+    for answer in (entities, json.dumps(entities)):
+        gold = write(tmp_path / "gold.jsonl", [json.dumps({"a": "I Rom", "b": answer})])
+        for line in (json.dumps(entities), json.dumps({"output": entities})):
+            out = write(tmp_path / "out.jsonl", [line])
+            settings = ScoreSettings(task=str(tmp_path / "own.toml"), gold=gold, predictions=out)
+            assert score_files(settings).metrics["entity_f1"].value == 1
+
+
 def test_malformed_answers_and_their_parts_are_counted_apart(massive):
     counts = score(massive, ["well; time: ; date: ", "music_genre: jazz", "None"]).counts
     assert (counts["malformed"], counts["malformed_parts"]) == (1, 3)
