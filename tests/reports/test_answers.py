@@ -179,7 +179,14 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
         "Treat this with caution: dev data, no significance test, control unknown, "
         "many unreadable answers."
     )
-    assert facts["Control"].text == "Unknown: the adapters are not part of this report."
+    unknown = "Unknown: the adapter of merged is not part of this report."
+    assert facts["Control"].text == unknown
+    changed = {"merged": {"hash": "another", "path": inspected.adapters[1].path}}
+    retrained = replace(seen, content=seen.content | {"adapters": changed})
+    assert unknown not in [fact.text for fact in answer_section(seen, inspected).facts]
+    kept = [adapter for adapter in inspected.adapters if adapter.name != "scaled"]
+    facts = answer_section(retrained, replace(inspected, adapters=kept)).facts
+    assert unknown in [fact.text for fact in facts]
     sound = evaluated(tmp_path / "sound", dict.fromkeys(LANGS, 0.2), ("task", "scaled", "merged"))
     cells = [replace(cell, malformed=0) for cell in sound.report.cells]
     sound = replace(sound, report=replace(sound.report, cells=cells))
@@ -314,6 +321,16 @@ def test_adapters_are_found_by_their_names_among_the_systems(tmp_path, adapters)
     last = list(sections_of(runs, inspected))[-1]
     norms = next(plot for plot in last.folded if plot.name == "adapters-norms")
     assert norms.values.columns[1:] == sorted(names.values()) and len(norms.panels) == 5
+
+
+def test_the_names_of_a_run_are_only_of_the_adapters_that_it_tested(adapters, inspected):
+    """Not of one that has changed in its place; equal copies have both names."""
+    task, merged = adapters / "task.safetensors", adapters / "merged.safetensors"
+    own = adapter_hash(read_adapter(task))
+    entries = {"merged": {"hash": "of old weights", "path": str(merged)}}
+    entries |= {name: {"hash": own, "path": f"runs/{name}"} for name in ("one", "other")}
+    known = named_in({"adapters": entries}, inspected)
+    assert [a.name for a in known.adapters] == ["align", str(merged), "scaled", "one", "other"]
 
 
 def test_a_folder_and_a_file_of_one_name_are_two_adapters(tmp_path):

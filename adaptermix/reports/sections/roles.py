@@ -33,18 +33,27 @@ def with_own_names(inspected: InspectReport) -> InspectReport:
 
 
 def named_in(record: Mapping[str, Any], inspected: InspectReport | None) -> InspectReport | None:
-    """Give the adapters of a run their names in its record, which depend on the other ones."""
+    """Name the adapters of a run as its record does; no other one has a name from the record.
+
+    Equal copies of an adapter may be several systems of a run, each with a name.
+    """
     if inspected is None:
         return None
-    names: dict[str, str] = {}
-    for name, entry in _mapping(record.get("adapters")).items():
-        names |= {str(_mapping(entry).get(key)): printable(name) for key in ("hash", "path")}
+    found = _mapping(record.get("adapters"))
+    entries = {printable(name): _mapping(entry) for name, entry in found.items()}
     adapters = []
     for adapter in inspected.adapters:
-        hashed = hash_of_parts(adapter.blake3, adapter.config)
-        alias = names.get(hashed) or names.get(adapter.path) or adapter.alias
-        adapters.append(replace(adapter, alias=alias))
+        own = {"hash": hash_of_parts(adapter.blake3, adapter.config), "path": adapter.path}
+        names = [name for name, entry in entries.items() if _is_of(own, entry)]
+        other = adapter.path if adapter.name in entries else adapter.name
+        adapters += [replace(adapter, alias=name) for name in names or [other]]
     return replace(inspected, adapters=adapters)
+
+
+def _is_of(own: Mapping[str, str], entry: Mapping[str, Any]) -> bool:
+    """Whether a record's entry is of an adapter, which may have changed in its place since."""
+    key = "hash" if "hash" in entry else "path"
+    return entry.get(key) == own[key]
 
 
 def merge_among(systems: Sequence[str], before: str, inspected: InspectReport | None) -> str | None:
@@ -64,6 +73,11 @@ def merge_among(systems: Sequence[str], before: str, inspected: InspectReport | 
     aligned = [s for s in others if s in known and known[s].record.get("command") in _ALIGNMENT]
     rest = [system for system in systems if system != before]
     return next(iter([*aligned[-1:], *others[-1:], *rest[-1:]]), None)
+
+
+def is_known(system: str, inspected: InspectReport | None) -> bool:
+    """Whether the adapter of a system is part of the report."""
+    return system in _by_name(inspected)
 
 
 def controls_among(systems: Sequence[str], inspected: InspectReport | None) -> list[str]:

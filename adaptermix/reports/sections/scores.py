@@ -22,6 +22,7 @@ from adaptermix.plots.scales import around_zero, span_of
 from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.roles import (
     controls_among,
+    is_known,
     is_unscaled,
     label_of,
     language_groups,
@@ -193,14 +194,14 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
 
 
 def _control(seen: Evaluated, merge: str) -> Fact:
-    if seen.inspected is None:
-        text = "Unknown: the adapters are not part of this report."
-        return Fact("Control", text, "warn", "control unknown")
     names = controls_among(seen.report.systems, seen.inspected)
     compared = [c for name in names if (c := seen.over_all(name))]
     if not compared and is_unscaled(merge, seen.report.reference, seen.inspected):
         text = f"Not needed: {merge} does not scale {seen.report.reference} (its weight is 1)."
         return Fact("Control", text, "ok", "task adapter not scaled")
+    if not compared and not is_known(merge, seen.inspected):
+        text = f"Unknown: the adapter of {merge} is not part of this report."
+        return Fact("Control", text, "warn", "control unknown")
     if not compared:
         text = "None: the difference may come from scaling the task adapter alone. Also evaluate "
         text += "the scaled task adapter without the alignment adapter."
