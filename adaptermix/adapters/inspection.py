@@ -17,7 +17,7 @@ rank / width. An overlap is meaningful if it is well above this.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -64,10 +64,13 @@ class Measured:
     meetings: dict[tuple[int, int], Meeting]
 
 
-def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
+def inspect(
+    paths: Sequence[Path], settings: InspectSettings, *, may_differ: bool = False
+) -> InspectReport:
     """Read adapters module by module, measure their delta weights and compare all pairs.
 
-    A family is replaced by its adapters, and its routes are listed.
+    A family is replaced by its adapters, and its routes are listed. With ``may_differ``, pairs of
+    different base models or shapes are left out; otherwise only different shapes are refused.
 
     No out x in matrix is formed: the cost is that of reading the files and of products of factors.
 
@@ -85,7 +88,13 @@ def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
     own = [adapter for group in read for adapter in group]
     adapters = with_common_names(own)
     names = {module for adapter in adapters for module in adapter.modules}
-    measured = [_measure(module, adapters) for module in sorted(names, key=layer_then_name)]
+    pairs = set(combinations(range(len(adapters)), 2))
+    if may_differ:
+        pairs = {pair for pair in pairs if _are_comparable(*(adapters[at] for at in pair))}
+    else:
+        _check_shapes(names, adapters)
+    modules = sorted(names, key=layer_then_name)
+    measured = [_measure(module, adapters, pairs) for module in modules]
     return InspectReport(
         adapters=[_describe(adapter, at, measured) for at, adapter in enumerate(adapters)],
         total=_row("all", measured),
@@ -93,18 +102,35 @@ def inspect(paths: Sequence[Path], settings: InspectSettings) -> InspectReport:
         kinds=_grouped(measured, _kind),
         modules=_grouped(measured, str),
         by=settings.by,
-        notes=list(_notes(own, adapters)),
+        notes=list(_notes(own, adapters, pairs)),
         routes={str(family.path): family.content for family in families},
     )
 
 
-def _measure(module: str, adapters: Sequence[Adapter]) -> Measured:
+def _check_shapes(names: Iterable[str], adapters: Sequence[Adapter]) -> None:
+    for module in sorted(names, key=layer_then_name):
+        present = [adapter for adapter in adapters if module in adapter.factors]
+        check_shapes(module, present, [adapter.spec(module) for adapter in present])
+
+
+def _are_comparable(one: Adapter, other: Adapter) -> bool:
+    """Whether two adapters may have the same base model, and modules of the same shapes."""
+    try:
+        _check_shapes(one.factors.keys() & other.factors.keys(), (one, other))
+    except ArtifactError:
+        return False
+    return share_a_base(one, other) is not False
+
+
+def _measure(
+    module: str, adapters: Sequence[Adapter], pairs: Collection[tuple[int, int]]
+) -> Measured:
     present = {at: a for at, a in enumerate(adapters) if module in a.factors}
-    check_shapes(module, list(present.values()), [a.spec(module) for a in present.values()])
     updates = {at: adapter.update(module) for at, adapter in present.items()}
     norms = {at: norm(update) for at, update in updates.items()}
     spaces = {at: subspaces(updates[at]) for at in updates if norms[at] and len(adapters) > 1}
-    met = combinations((at for at, space in spaces.items() if space[0].shape[1]), 2)
+    every = combinations((at for at, space in spaces.items() if space[0].shape[1]), 2)
+    met = (pair for pair in every if pair in pairs)
     return Measured(
         module,
         [norms.get(at) for at in range(len(adapters))],
@@ -217,18 +243,20 @@ def _kind(module: str) -> str:
     return module.rpartition(".")[2]
 
 
-def _notes(own: Sequence[Adapter], adapters: Sequence[Adapter]) -> Iterable[str]:
+def _notes(
+    own: Sequence[Adapter], adapters: Sequence[Adapter], pairs: Collection[tuple[int, int]]
+) -> Iterable[str]:
     """Yield notes on adapters, given with their own names and with common ones."""
+    compared = {(id(adapters[one]), id(adapters[other])) for one, other in pairs}
     try:
         check_common_names(own)
         check_names(adapters)
     except ArtifactError as error:
         yield str(error)
     for one, other in first_pairs(adapters, lambda *pair: not share_a_base(*pair)):
-        yield (
-            f"{other.path} was trained on {other.base}, {one.path} on {one.base}; "
-            "comparing their delta weights says little"
-        )
+        is_met = (id(one), id(other)) in compared
+        says = "comparing their delta weights says little" if is_met else "they are not compared"
+        yield f"{other.path} was trained on {other.base}, {one.path} on {one.base}; {says}"
     yield from notes_on_copies(adapters)
     if len(adapters) > 1:  # for a single adapter, its table shows this
         yield from notes_on_company(adapters)

@@ -108,7 +108,7 @@ def report(
 
     Raises:
         DataError: A path is not a run, a record is damaged, or runs have different tasks.
-        ArtifactError: An adapter is damaged, adapters differ in shape, or an output exists.
+        ArtifactError: An adapter is damaged, or an output exists.
     """
     outputs = [path for path in (settings.out, settings.export) if path is not None]
     for path in outputs:
@@ -117,7 +117,9 @@ def report(
         require_extra("report")
     numbers = None if settings.published is None else read_published(settings.published)
     runs = find_runs(paths)
-    inspected = inspect(runs.adapters, InspectSettings()) if runs.adapters else None
+    inspected = None
+    if runs.adapters:
+        inspected = inspect(runs.adapters, InspectSettings(), may_differ=True)
     sections = [section for section in sections_of(runs, inspected) if not section.is_empty]
     cells = compare_published(runs, numbers) if numbers else []
     compared = published_tables(numbers, cells) if numbers else []

@@ -297,6 +297,15 @@ def test_different_bases_are_noted_and_different_shapes_refused(tmp_path):
         ArtifactError, match="q_proj has different shapes, 12 x 16 and 12 x 20, in the"
     ):
         look(first, wide)
+    same = save(tmp_path, "d", random_updates(3))
+    paths = [first, second, wide, same]
+    known = inspect(paths, InspectSettings(), may_differ=True)
+    assert [comparison.adapters for comparison in known.total.comparisons] == [(0, 3)]
+    assert known.total.comparisons[0].cosine == look(first, same).total.comparisons[0].cosine
+    assert (
+        f"{second} was trained on other/base, {first} on meta/base; they are not compared"
+        in known.notes
+    )
 
 
 def test_a_bare_file_needs_rank_and_alpha(tmp_path):

@@ -30,9 +30,9 @@ ALIGNED = {
 }
 
 
-def write(path, record, base="somebody/llama", seed=0):
+def write(path, record, base="somebody/llama", seed=0, width=6):
     generator = np.random.default_rng(seed)
-    a, b = (generator.standard_normal(shape, np.float32) for shape in ((2, 6), (4, 2)))
+    a, b = (generator.standard_normal(shape, np.float32) for shape in ((2, width), (4, 2)))
     updates = {"model.layers.0.self_attn.q_proj": LoraUpdate(a, b, 1.0)}
     specs = {module: spec_of(update) for module, update in updates.items()}
     write_adapter(path, updates, describe_config(specs, base, True), record, force=True)

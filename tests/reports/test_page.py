@@ -200,6 +200,15 @@ def test_adapters_that_were_tested_are_read_where_they_are(tmp_path, runs, kind)
     assert not (tmp_path / "r.html").exists()
 
 
+def test_adapters_of_several_base_models_are_not_compared(tmp_path):
+    """Runs of two models go together, though nobody named their adapters."""
+    bases = {"small": 6, "large": 12}
+    paths = [write(tmp_path / name, TRAINED, f"x/{name}", width=w) for name, w in bases.items()]
+    summary = report(paths, ReportSettings(out=tmp_path / "page.html"))
+    assert summary.plots == ["adapters-norms"]
+    assert "they are not compared" in (tmp_path / "page.html").read_text()
+
+
 def test_a_family_is_shown_with_its_routes(tmp_path, model_dir):
     """Where it is named, where it lies in a folder of runs, and where it was tested."""
     family = hand_written(
