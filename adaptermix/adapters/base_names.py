@@ -6,12 +6,17 @@ from pathlib import PurePosixPath
 _HUB_CACHE = re.compile(
     r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<model>[^/]+)/snapshots/(?P<commit>[^/]+)/*"
 )
-_GENERIC = re.compile(  # folder names that do not identify a model
-    r"(merged|model|models|base|base[-_]?model|output|outputs|out|final|best|last|latest|hf|save|"
-    r"saved|export|exported|weights|result|results|adapter|ckpt|snapshot|full|train|trained|sft)"
-    r"([-_.]?(merged|model|hf|\d+|v\d+))*|((checkpoint|ckpt|step|epoch|run|global_step)[-_]?\d*)"
-    r"|[0-9a-f]{7,}|\d+"
+# Words of folder names that do not identify a model: "checkpoint-100-merged", "step_1000_hf".
+_GENERIC_WORDS = frozenset(
+    """
+    actor adapter adapters base best bf bit bits checkpoint checkpoints ckpt critic dpo epoch
+    export exported final fp full fused global grpo hf huggingface int iter iteration last latest
+    lora merged mlx model models orpo out output outputs peft policy ppo pretrain pretrained qlora
+    result results run runs save saved sft snapshot step steps tmp train trained trainer training
+    v weights
+    """.split()
 )
+_WORD = re.compile(r"[a-z]+|\d+|[^\W\d_a-z]+")
 # Parts at the end of names that state how a copy of a model is quantized or stored.
 _STORAGE = re.compile(
     r"([-_.](unsloth|bnb|quantized|dynamic|gptq|awq|hqq|eetq|exl\d|gguf|mlx|bf16|fp16|fp8|g\d+|"
@@ -30,8 +35,9 @@ def is_one_base(one: str, other: str) -> bool | None:
     """Whether two names mean the same base model; None if the names do not allow a conclusion.
 
     Hub names are compared as a whole, ignoring case. Folders are compared by their last component,
-    and snapshots in the Hub's cache by their Hub name. Folder names such as ``merged`` or
-    ``checkpoint-200`` allow no conclusion. Copies of one model (``is_copy``) are the same model.
+    and snapshots in the Hub's cache by their Hub name. Folder names of general words and numbers,
+    such as ``merged`` or ``checkpoint-200``, allow no conclusion. Copies of one model (``is_copy``)
+    are the same model.
     """
     if one.rstrip("/") == other.rstrip("/"):
         return True
@@ -80,4 +86,11 @@ def _owner_and_model(name: str) -> tuple[str, str]:
     *parents, last = PurePosixPath(name.replace("\\", "/").lower()).parts or ("",)
     if len(parents) == 1 and not name.startswith((".", "/", "~")):
         return parents[0], last
-    return "", "" if _GENERIC.fullmatch(last) else last
+    return "", "" if _is_generic(last) else last
+
+
+def _is_generic(folder: str) -> bool:
+    """Whether the name of a folder, in lower case, does not identify a model."""
+    words = _WORD.findall(folder)
+    is_hash = re.fullmatch("[0-9a-f]{7,}", folder) is not None
+    return is_hash or all(word in _GENERIC_WORDS or word.isdigit() for word in words)

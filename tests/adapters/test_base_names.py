@@ -45,11 +45,24 @@ def test_names_of_bases_are_evidence_or_none(one, other, expected):
 
 @pytest.mark.parametrize(
     "name",
-    ["merged", "base-model", "saved", "weights_v2", "sft", "model-hf-2", "global_step10", "12"],
+    [
+        *(
+            "merged",
+            "base-model",
+            "saved",
+            "weights_v2",
+            "sft",
+            "model-hf-2",
+            "global_step10",
+            "12",
+        ),
+        *("checkpoint-100-merged", "mlx_model", "actor/huggingface", "final_merged_checkpoint"),
+        *("merged_16bit", "checkpoint-best", "iter_0001000_hf", "model_final", "lora-merged"),
+    ],
 )
 def test_names_that_many_folders_have_are_no_evidence(name):
     assert is_one_base(f"/runs/{name}", "Qwen/Qwen3-8B") is None
-    assert is_one_base(f"/runs/x{name}", "Qwen/Qwen3-8B") is False
+    assert is_one_base(f"/runs/{name}x", "Qwen/Qwen3-8B") is False
 
 
 @pytest.mark.parametrize(
