@@ -120,10 +120,6 @@ class Adapter:
         given = self.config.get("revision")
         return given if given not in (None, "", "main") else commit_of_snapshot(self.base or "")
 
-    def is_of_other_base(self, fingerprint: str) -> bool:
-        """Whether its record names a base model with another fingerprint."""
-        return self.record.get("base_fingerprint") not in (None, "", fingerprint)
-
     def updates(self) -> Iterator[tuple[str, LoraUpdate]]:
         """Yield every module with its update, in the order of ``factors``."""
         for module in self.factors:

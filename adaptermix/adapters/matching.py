@@ -149,7 +149,7 @@ def notes_on_names(adapters: Mapping[str, Adapter], base: str) -> list[str]:
 
 
 def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[str]:
-    """Return notes on adapters whose record has another base model of the same shapes.
+    """Return notes on adapters that were trained on another base model of the same shapes.
 
     Args:
         adapters: Adapters by name.
@@ -157,10 +157,27 @@ def notes_on_base(adapters: Mapping[str, Adapter], base: str, own: str) -> list[
         own: Fingerprint of that base model.
     """
     return [
-        f"{name} was trained on {adapter.base}, whose weights are not those of {base}"
+        f"{name} was trained on {adapter.base}, {difference} {base}"
         for name, adapter in adapters.items()
-        if adapter.is_of_other_base(own)
+        if (difference := difference_of_bases(adapter, base, own))
     ]
+
+
+def difference_of_bases(adapter: Adapter, base: str, own: str | None) -> str:
+    """Return in words how an adapter's base model differs from another; empty if it does not.
+
+    They are compared by fingerprint if both are known, or else by name.
+
+    Args:
+        adapter: The adapter.
+        base: Name of the base model that it is used on.
+        own: Fingerprint of that base model, if its weights are there.
+    """
+    recorded = adapter.record.get("base_fingerprint")
+    if recorded and own:
+        return "" if recorded == own else "whose weights are not those of"
+    is_other = adapter.base and is_one_base(adapter.base, base) is False
+    return "which by its name is not" if is_other else ""
 
 
 def notes_on_copies(adapters: Sequence[Adapter]) -> list[str]:
@@ -233,6 +250,22 @@ def notes_on_revision(
         and not is_copy(adapter.base, base)
         and not adapter.record.get("base_fingerprint")
         and _may_differ(_revision_of(adapter), own)
+    ]
+
+
+def notes_on_stated_revisions(adapters: Sequence[Adapter], base: str) -> list[str]:
+    """Return notes on adapters that were trained on a certain revision of the model in ``base``.
+
+    A snapshot in the Hub's cache has a revision. Those of other folders are not known.
+    """
+    own = (commit_of_snapshot(base), None)
+    return [
+        f"{adapter.path} was trained on revision {stated} of {adapter.base}; if the weights of "
+        f"{base} are those of another revision, they are different base models"
+        for adapter in adapters
+        if (stated := adapter.config.get("revision")) not in (None, "", _MAIN)
+        and not adapter.record.get("base_fingerprint")
+        and _may_differ((stated, stated), own)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.format import RECORD_FILE
-from adaptermix.adapters.matching import check_fits
+from adaptermix.adapters.matching import check_fits, difference_of_bases
 from adaptermix.adapters.names import is_expert
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.export.report import ExportReport
@@ -103,14 +103,16 @@ def _open(path: Path, settings: ExportSettings) -> Source:
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json", hint="name the base model with --model")
     _refuse(adapter, settings.to)
-    if any(folder.glob("*.safetensors")):
-        if quantization_of(folder) is None:  # else its files hold no matrices of these shapes
-            check_fits(adapter, weight_shapes(folder), base)
-        if adapter.is_of_other_base(fingerprint(folder)):
-            raise ArtifactError(
-                f"{path} was trained on {adapter.base}, whose weights are not those of {base}",
-                hint="name the model it was trained on with --model",
-            )
+    has_weights = any(folder.glob("*.safetensors"))
+    if has_weights and quantization_of(folder) is None:  # else there are no matrices of its shapes
+        check_fits(adapter, weight_shapes(folder), base)
+    difference = difference_of_bases(adapter, base, fingerprint(folder) if has_weights else None)
+    if difference and not settings.ignore_base:
+        raise ArtifactError(
+            f"{path} was trained on {adapter.base}, {difference} {base}",
+            hint="name the model it was trained on with --model, or pass --ignore-base if you are "
+            "sure",
+        )
     config = read_base_config(folder)
     merged = {**config, **config_parts(config)[0], "model_type": config.get("model_type")}
     return Source(adapter, base, merged, _DTYPES[settings.out_dtype], _is_tied(folder, merged))

@@ -14,7 +14,12 @@ from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.deltas import LoraUpdate, is_finite, widened
 from adaptermix.adapters.experts import Place, is_transposed, places_of
 from adaptermix.adapters.format import FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
-from adaptermix.adapters.matching import check_fits, with_names_of
+from adaptermix.adapters.matching import (
+    check_fits,
+    difference_of_bases,
+    notes_on_stated_revisions,
+    with_names_of,
+)
 from adaptermix.adapters.names import is_conv1d, is_embedding_name
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
@@ -85,7 +90,8 @@ def merge_into(
         _turned_modules(plan, shapes, folder),
         Tally(),
     )
-    notes = [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
+    notes = notes_on_stated_revisions(adapters, str(settings.into))
+    notes += [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
     if dry_run:
         return _with_notes(merge_report(plan, settings, plan.try_out(), written=False), notes)
     with whole_output(settings.out) as out:
@@ -161,11 +167,11 @@ def _refuse_quantized(folder: Path) -> None:
 
 
 def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
-    """Refuse a base of the right shapes if the adapter records that it was trained on another."""
-    if adapter.is_of_other_base(own) and not settings.ignore_base:
+    """Refuse a base of the right shapes if the adapter was trained on another one."""
+    difference = difference_of_bases(adapter, str(settings.into), own)
+    if difference and not settings.ignore_base:
         raise ArtifactError(
-            f"{adapter.path} was trained on {adapter.base}, whose weights are not those of "
-            f"{settings.into}",
+            f"{adapter.path} was trained on {adapter.base}, {difference} {settings.into}",
             hint="fold into the model it was trained on, or pass --ignore-base if you are sure",
         )
 

@@ -24,6 +24,10 @@ class ExportSettings(SourceSettings):
         description="Base model. Names and shapes are read from its config. Default: the model "
         "that the adapter names.",
     )
+    ignore_base: bool = Field(
+        default=False,
+        description="Allow a base model that the adapter was not trained on, if the shapes match.",
+    )
     out_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="Precision of the result."
     )

@@ -183,6 +183,11 @@ def test_the_base_that_is_named_counts_and_has_the_weights_of_the_training(
     save_file(moved, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(ArtifactError, match="whose weights are not those of"):
         export([tmp_path / "ours"], chosen)
+    other = shutil.copytree(base, tmp_path / "qwen")
+    with pytest.raises(ArtifactError, match=r"llama, which by its name is not .*qwen"):
+        export([adapter], settings(tmp_path, model=str(other)))
+    forced = settings(tmp_path, model=str(other), ignore_base=True)
+    assert export([adapter], forced, dry_run=True).base == str(other)
     assert export([adapter], chosen, dry_run=True).base == str(base), "it does not say which"
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers.merging import ATTENTION, CONV1D, check_fold, rewrite, trained
+from helpers.merging import ATTENTION, CONV1D, check_fold, reconfigure, rewrite, trained
 from helpers.models import save_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -141,7 +141,8 @@ def test_the_header_of_a_folded_model_knows_its_weights(tmp_path, model_dir):
     path = trained(model_dir, tmp_path / "a", 1)
 
     def header(name, weight, base=model_dir):
-        merge_into([path], MergeSettings(into=str(base), out=tmp_path / name, weights=(weight,)))
+        into = {"into": str(base), "ignore_base": base != model_dir}
+        merge_into([path], MergeSettings(**into, out=tmp_path / name, weights=(weight,)))
         return safe_open(tmp_path / name / "model.safetensors", "np").metadata()["adaptermix"]
 
     first = header("first", 0.8)
@@ -240,6 +241,19 @@ def test_another_model_of_the_same_shape_is_refused(tmp_path, model_dir):
     assert not (tmp_path / "model").exists()
     for change in ({"ignore_base": True}, {"into": str(model_dir), "out": tmp_path / "right"}):
         assert merge_into([tmp_path / "ours"], settings.model_copy(update=change)).written
+
+
+def test_another_model_is_refused_by_its_name_and_another_revision_is_told(tmp_path, model_dir):
+    path = trained(model_dir, tmp_path / "a", 1)
+    settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "model")
+    reconfigure(path, base_model_name_or_path="mistralai/Mistral-7B-v0.3")
+    with pytest.raises(ArtifactError, match=r"v0\.3, which by its name is not .*llama$"):
+        merge_into([path], settings, dry_run=True)
+    forced = settings.model_copy(update={"ignore_base": True})
+    assert merge_into([path], forced, dry_run=True).notes == []
+    reconfigure(path, base_model_name_or_path="x/llama", revision="v2")
+    (note,) = merge_into([path], settings, dry_run=True).notes
+    assert note.startswith(f"{path} was trained on revision v2 of x/llama")
 
 
 def test_outputs_that_cannot_be_are_refused(tmp_path, model_dir):

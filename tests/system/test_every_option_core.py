@@ -230,7 +230,8 @@ EXPORT = {
         if name.startswith("source")
     },
     "to": "each is read back: tests/export/test_gguf.py and test_mlx.py",
-    "model": Two("one --model base", "one --model other"),
+    "model": Two("one --model base", "one --model other --ignore-base"),
+    "ignore_base": Two("one --model other --ignore-base", "one --model other", "exit"),
     "out_dtype": Two("one --out-dtype float32", "one --out-dtype bfloat16"),
     "out": OUT,
 }
