@@ -383,6 +383,13 @@ def check_names(adapters: Sequence[Adapter]) -> None:
 def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:
     names = {module: rename(module) for module in adapter.factors}
     saved = {rename(name): tensor for name, tensor in adapter.saved.items()}
+    own: dict[str, str] = {}
+    for old in (*adapter.factors, *adapter.saved):
+        if (first := own.setdefault(rename(old), old)) != old:
+            raise ArtifactError(
+                f"{adapter.path}: '{first}' and '{old}' are two names of one module",
+                hint="rename or remove one of them; its tensors have the names of two versions",
+            )
     if all(old == new for old, new in names.items()) and saved == adapter.saved:
         return adapter
     return replace(

@@ -172,19 +172,21 @@ def common_names(sets: Sequence[Iterable[str]]) -> list[Callable[[str], str]]:
     """Return a renaming function for every set of names, so that all get the same prefixes.
 
     A part of the model, such as ``layers`` or ``visual``, gets the longest prefix that it has in
-    one of the sets. Names outside the blocks follow the blocks that share their prefix; heads such
-    as ``lm_head`` get none. Of two prefixes of equal length, ``model.language_model.``, which
-    transformers 5 uses in memory, is preferred.
+    one of the sets. Names outside the blocks follow the blocks that share their prefix, if there
+    are any; heads such as ``lm_head`` get none. Of two prefixes of equal length,
+    ``model.language_model.``, which transformers 5 uses in memory, is preferred.
     """
     own = [_prefixes(names) for names in sets]
-    best: dict[str, str] = {}
+    best: dict[str, str] = {}  # of parts with blocks
+    outside: dict[str, str] = {}
     for prefixes, blocks in own:
         for part, prefix in prefixes.items():
-            if part in blocks:
-                best[part] = max(best.get(part, prefix), prefix, key=lambda p: (len(p), p))
+            known = best if part in blocks else outside
+            known[part] = max(known.get(part, prefix), prefix, key=lambda p: (len(p), p))
     if any(best[part] != prefixes[part] for prefixes, blocks in own for part in blocks):
         best |= dict.fromkeys(_HEADS, "")
-    return [_renaming(prefixes, blocks, best) for prefixes, blocks in own]
+    outside = {part: prefix for part, prefix in outside.items() if part not in _HEADS}
+    return [_renaming(prefixes, blocks, best, outside) for prefixes, blocks in own]
 
 
 def _prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
@@ -202,11 +204,14 @@ def _prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _renaming(
-    prefixes: Mapping[str, str], blocks: Sequence[str], best: Mapping[str, str]
+    prefixes: Mapping[str, str],
+    blocks: Sequence[str],
+    best: Mapping[str, str],
+    outside: Mapping[str, str],
 ) -> Callable[[str], str]:
     by_prefix = {prefixes[part]: best[part] for part in reversed(blocks)}
     targets = {
-        part: best[part] if part in best else by_prefix.get(prefix, prefix)
+        part: best[part] if part in best else by_prefix.get(prefix, outside.get(part, prefix))
         for part, prefix in prefixes.items()
     }
 

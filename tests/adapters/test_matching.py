@@ -227,6 +227,16 @@ def test_a_parameter_that_the_base_lacks_keeps_its_name():
         assert with_names_of(router, {f"model.language_model.{BLOCK}.weight": (4, 4)}) is router
 
 
+def test_two_names_of_one_module_are_refused():
+    shapes = {f"model.{BLOCK}.weight": (4, 4), "model.norm.weight": (4,)}
+    both = adapter(BLOCK, f"model.language_model.{BLOCK}")
+    saved = adapter(saved=["norm.weight", "model.norm.weight"])
+    for one, names in ((both, both.factors), (saved, saved.saved)):
+        told = " and ".join(f"'{name}'" for name in names)
+        with pytest.raises(ArtifactError, match=f"a: {told} are two names of one module"):
+            with_names_of(one, shapes)
+
+
 def test_whole_weights_are_renamed_with_the_modules():
     text = adapter(f"model.{BLOCK}", saved=["model.embed_tokens.weight"])
     vision = adapter(f"model.language_model.{BLOCK}", path="b")

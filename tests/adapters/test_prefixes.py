@@ -119,6 +119,25 @@ def renamed(*sets):
             (["layers.0.q", "norm"], ["model.language_model.norm", "layers.0.q"]),
             [["layers.0.q", "norm"], ["model.language_model.norm", "layers.0.q"]],
         ),
+        # Without blocks of their own prefix, parts have the longest prefix, too.
+        (
+            (
+                ["language_model.model.layers.0.q", "projector.1", "visual.merger.mlp.0"],
+                [
+                    "model.language_model.layers.0.q",
+                    "model.projector.1",
+                    "model.visual.merger.mlp.0",
+                ],
+            ),
+            [
+                [
+                    "model.language_model.layers.0.q",
+                    "model.projector.1",
+                    "model.visual.merger.mlp.0",
+                ]
+            ]
+            * 2,
+        ),
         # Names outside the blocks follow the first part of their prefix that has blocks.
         (
             (
