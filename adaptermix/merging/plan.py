@@ -133,6 +133,10 @@ class MergePlan:
                 as_dtype(adapter.update(module), wider(adapter.spec(module).dtype, spec.dtype))
                 for adapter, _ in sources
             ]
+            if (
+                self.method not in FACTOR_METHODS
+            ):  # a zero would count among those that agree on signs
+                updates, weights = _active(updates, weights)
             seed = _module_seed(self.seed, module)
             merged = merge_updates(self.method, updates, weights, self.options, seed)
             tally.add(merged)
@@ -249,6 +253,15 @@ def _means_all_layers(config: Mapping[str, Any]) -> bool:
     names_none = isinstance(targets, list) and all(layer_of(target) is None for target in targets)
     chosen = config.get("layers_to_transform") is not None or config.get("exclude_modules")
     return names_none and not chosen
+
+
+def _active(
+    updates: Sequence[LoraUpdate], weights: Sequence[float]
+) -> tuple[list[LoraUpdate], list[float]]:
+    """Leave out updates that are zero, as if their adapters did not have the module."""
+    pairs = list(zip(updates, weights, strict=True))
+    kept = [pair for pair in pairs if pair[0].is_active] or pairs
+    return [update for update, _ in kept], [weight for _, weight in kept]
 
 
 def _module_seed(seed: int, module: str) -> int:

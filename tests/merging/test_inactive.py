@@ -39,6 +39,21 @@ def test_layers_where_an_adapter_does_nothing(tmp_path, model_dir, inactive, lac
         assert kept.scaling == own.scaling
 
 
+@pytest.mark.parametrize("method", ["ties", "dare-ties", "della", "knots"])
+def test_an_update_of_zero_is_like_none_for_methods_that_elect_signs(tmp_path, model_dir, method):
+    task = trained(model_dir, tmp_path / "task", 1)
+    zero = untrained_above(trained(model_dir, tmp_path / "zero", 2), 2)
+    none = trained(model_dir, tmp_path / "none", 2, layers_to_transform=[0, 1])
+    options = {"weight": 0.8, "method": method, "density": 1.0, "epsilon": 0.0}
+    for other in (zero, none):
+        merge([task, other], MergeSettings(out=tmp_path / f"m-{other.name}", **options))
+    module = "model.layers.3.mlp.down_proj"
+    wanted = 0.8 * our_deltas(task)[module]
+    for other in (zero, none):
+        found = our_deltas(tmp_path / f"m-{other.name}")[module]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_kept_weights_are_shared_among_the_active(tmp_path, model_dir):
     paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in range(2)]
     paths.append(untrained_above(trained(model_dir, tmp_path / "2", 2), 1))
