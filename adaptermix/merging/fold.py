@@ -25,7 +25,7 @@ from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.files.outputs import whole_output, write_json
 from adaptermix.files.tensors import TensorFile, write_tensors
 from adaptermix.merging.merge import check_out, merge_record, merge_report
-from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
+from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge, renamed
 from adaptermix.merging.report import MergeReport
 from adaptermix.merging.weights import read_weights
 from adaptermix.models.files import (
@@ -71,12 +71,14 @@ def merge_into(
     folder = locate_model(ModelSettings(model=str(settings.into)))
     _refuse_quantized(folder)
     shapes = weight_shapes(folder)
-    adapters = [with_names_of(adapter, shapes) for adapter in open_adapters(paths, settings)]
+    opened = open_adapters(paths, settings)
+    adapters = [with_names_of(adapter, shapes) for adapter in opened]
     own = fingerprint(folder)
     for adapter in adapters:
         check_fits(adapter, shapes, str(settings.into))
         _check_base(adapter, own, settings)
-    plan = plan_merge(adapters, read_weights(len(paths), settings), _in_float32(settings))
+    plan = plan_merge(opened, read_weights(len(paths), settings), _in_float32(settings))
+    plan = renamed(plan, adapters)  # planned by the names that a merged adapter would have
     files = {name: file for file in map(TensorFile, weight_files(folder)) for name in file.specs}
     plan = replace(plan, base_weight=lambda name: files[name].tensor(name))
     model_type = text_model_type(folder)

@@ -6,7 +6,7 @@ then read and merged one at a time.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -93,6 +93,8 @@ class MergePlan:
         options: Options of the method.
         seed: Seed of the random methods.
         base_weight: Reads a weight of the base model; only set if the result is a full model.
+        names: Names of renamed modules and whole weights when the merge was planned. Rules and
+            random draws depend on them.
     """
 
     adapters: list[Adapter]
@@ -104,6 +106,7 @@ class MergePlan:
     options: MethodOptions
     seed: int
     base_weight: BaseWeight | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def result(self, tally: Tally) -> AdapterWeights:
         """Return the merged weights; modules are read, merged and tallied when asked for."""
@@ -137,7 +140,7 @@ class MergePlan:
                 self.method not in FACTOR_METHODS
             ):  # a zero would count among those that agree on signs
                 updates, weights = _active(updates, weights)
-            seed = _module_seed(self.seed, module)
+            seed = _module_seed(self.seed, self.names.get(module, module))
             merged = merge_updates(self.method, updates, weights, self.options, seed)
             tally.add(merged)
             update = as_dtype(merged.update, spec.dtype)
@@ -225,7 +228,7 @@ class MergePlan:
         """
         saved = {}
         for name in dict.fromkeys(name for adapter in self.adapters for name in adapter.saved):
-            weights = self.weighting.of(name.rpartition(".")[0])
+            weights = self.weighting.of(self.names.get(name, name).rpartition(".")[0])
             parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
             if any(name in adapter.saved for adapter, _ in parts):
                 saved[name] = saved_weight(name, parts, self.base_weight)
@@ -333,6 +336,32 @@ def plan_merge(
     base = min(bases, key=is_quantized_name, default=None)  # rather than a quantized copy
     return MergePlan(
         list(adapters), base, weighting, weights, specs, settings.method, options, settings.seed
+    )
+
+
+def renamed(plan: MergePlan, adapters: Sequence[Adapter]) -> MergePlan:
+    """Return a plan for the same adapters with other names of their modules.
+
+    Raises:
+        ArtifactError: Two modules of the plan get the same name.
+    """
+    new: dict[str, str] = {}
+    for one, other in zip(plan.adapters, adapters, strict=True):
+        new |= zip((*one.factors, *one.saved), (*other.factors, *other.saved), strict=True)
+    own: dict[str, str] = {}
+    for old, name in new.items():
+        if (first := own.setdefault(name, old)) != old:
+            raise ArtifactError(
+                f"the modules of the adapters are named like '{first}' and '{old}', which are one "
+                "module of the base model",
+                hint="rename the tensors and target_modules of one adapter",
+            )
+    return replace(
+        plan,
+        adapters=list(adapters),
+        weights={new[module]: weights for module, weights in plan.weights.items()},
+        specs={new[module]: spec for module, spec in plan.specs.items()},
+        names=own,
     )
 
 

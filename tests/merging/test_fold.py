@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers.merging import ATTENTION, CONV1D, check_fold, reconfigure, rewrite, trained
+from helpers.merging import ATTENTION, CONV1D, check_fold, our_deltas, reconfigure, rewrite, trained
 from helpers.models import save_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
@@ -19,6 +19,7 @@ from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.merging import fold as folding
 from adaptermix.merging.fold import fold, merge_into
+from adaptermix.merging.merge import merge
 from adaptermix.models.files import fingerprint
 from adaptermix.settings.merging import MergeSettings
 
@@ -43,6 +44,24 @@ def test_a_folded_model_is_the_base_with_the_merged_adapter(tmp_path, model_dir)
 def test_every_method_folds_to_what_it_merges_to(tmp_path, model_dir, method):
     paths = [trained(model_dir, tmp_path / str(seed), seed) for seed in (1, 2)]
     check_fold(tmp_path, model_dir, paths, (0.7, 0.3), method=method, inactive="keep")
+
+
+def test_rules_and_random_draws_go_by_the_names_of_a_merge(tmp_path, model_dir):
+    """Those of the bare decoder here, while the base model's files have the whole model's."""
+    options = {"kind": AutoModel, "target_modules": ["up_proj"]}
+    paths = [trained(model_dir, tmp_path / str(seed), seed, **options) for seed in (1, 2)]
+    rules = tmp_path / "weights.toml"
+    rules.write_text('weights = [0.7, 0.3]\n[[rule]]\nmodules = "^layers.1"\nweights = [0.2, 1]\n')
+    settings = MergeSettings(weights_file=rules, method="dare", out=tmp_path / "m")
+    merge(paths, settings)
+    into = {"into": str(model_dir), "out": tmp_path / "model"}
+    merge_into(paths, settings.model_copy(update=into))
+    before, after = (load_file(p / "model.safetensors") for p in (model_dir, tmp_path / "model"))
+    deltas = our_deltas(tmp_path / "m")
+    assert len(deltas) == 4
+    for module, delta in deltas.items():
+        name = f"model.{module}.weight"
+        torch.testing.assert_close(after[name] - before[name], delta, rtol=1e-4, atol=1e-5)
 
 
 def test_a_bias_is_folded_beside_modules_that_have_none(tmp_path, qwen_dir):
