@@ -264,8 +264,11 @@ def layer_then_name(module: str) -> tuple[int, str]:
 
 @cache
 def layer_of(module: str) -> int | None:
-    """Return the index of a module's block in its part of the model: 3 for ``layers.3.mlp``."""
-    match = _LAYER.search(f".{module}.")
+    """Return the index of a module's block in its part of the model: 3 for ``layers.3.mlp``.
+
+    A module that ends in a number, such as ``mm_projector.2``, is no block.
+    """
+    match = _LAYER.search(f".{module}")
     return int(match["layer"]) if match else None
 
 
@@ -304,6 +307,7 @@ def describe_config(
     # Name suffixes would also match the layers of other modalities.
     is_regular = len(suffixes) * max(1, len(layers)) == len(modules)
     is_regular &= not any(map(has_modes, modules))
+    is_regular &= not any(suffix.isdecimal() for suffix in suffixes)  # the end of a block's name
     if layers and not all_layers:  # PEFT finds a block's index only after "NAME.layers."
         is_regular &= all(re.match(r".+?\.[^.]+\.\d+\.", module) for module in modules)
     described = {

@@ -88,7 +88,7 @@ _IN_BLOCK = re.compile(r"(?P<block>.*?\.\d+)\.(?P<part>[^.]+)\.")
 # Distinct parts of one model, which are never the same part under different names.
 _PART = re.compile(r"(?:.*[._])?(encoder|decoder|vis\w*|image|audio|speech|vit)(?:[._].*)?")
 # Encoders of images and audio in models of several modes.
-_ENCODER = re.compile(r"(?:^|[._])(?:vis\w*|image|audio|speech|vit)(?:[._]|$)")
+_ENCODER = re.compile(r"(?:^|[._])(?:vis\w*|image|audio|speech|vit|vpm|apm)(?:[._]|$)")
 # First components of the names of blocks' modules in known models.
 _STARTS = frozenset(
     """
@@ -288,7 +288,7 @@ def _part(block: str) -> str:
 
 def is_of_encoder(module: str) -> bool:
     """Whether a module of a block belongs to an encoder of images or audio."""
-    block = _BLOCK.search(f"{module}.")
+    block = _BLOCK.search(module)
     return block is not None and _ENCODER.search(module[: block.start()]) is not None
 
 

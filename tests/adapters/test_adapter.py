@@ -15,7 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.deltas import LoraUpdate
-from adaptermix.adapters.format import CONFIG_KEY, UpdateSpec, describe_config, layer_of, spec_of
+from adaptermix.adapters.format import (
+    CONFIG_KEY,
+    UpdateSpec,
+    decoder_layer_of,
+    describe_config,
+    layer_of,
+    spec_of,
+)
 from adaptermix.adapters.matching import check_fits
 from adaptermix.adapters.writing import stage_adapter, write_adapter
 from adaptermix.errors import ArtifactError, ConfigError
@@ -274,6 +281,11 @@ def test_an_lm_head_fits_though_it_is_tied_and_in_no_file(tmp_path, model_dir):
 def test_layers_are_read_off_module_names():
     assert layer_of("model.layers.12.mlp.up_proj") == 12
     assert layer_of("lm_head") is None
+    for module in ("mm_projector.2", "mlp1.3", "vpm.encoder.layers.3.mlp.fc1", "apm.layers.3.fc1"):
+        assert decoder_layer_of(module) is None
+    specs = {f"mm_projector.{at}": UpdateSpec(4, 4, 2, 1.0, np.dtype(np.float32)) for at in (0, 2)}
+    config = describe_config(specs, None, all_layers=True)
+    assert config["target_modules"] == list(specs), "0 and 2 are the ends of blocks' names, too"
 
 
 @given(st.integers(1, 256), st.floats(1e-6, 1e6))
