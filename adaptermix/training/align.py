@@ -290,11 +290,15 @@ class AlignmentTrainer(AdapterTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """Return the dev loss of a batch."""
+        """Return the dev loss of a batch, scaled so that the mean over batches is one over rows."""
+        loader: Any = self.callback_handler.eval_dataloader
+        share = len(inputs["names"]) * len(loader) / len(loader.dataset)
         if "labels" in inputs:
             step = super().prediction_step
-            return step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[return-value]
-        return self.alignment.loss(self._prepare_inputs(inputs)), None, None
+            loss: Any = step(model, inputs, prediction_loss_only, ignore_keys)[0]
+        else:
+            loss = self.alignment.loss(self._prepare_inputs(inputs))
+        return share * loss, None, None
 
 
 class _AlignmentRun(TrainingRun):

@@ -20,7 +20,6 @@ from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
 from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
 from adaptermix.training.align import (
-    AlignmentTrainer,
     _with_anchor_text,
     align_data,
     train_align,
@@ -329,18 +328,18 @@ def test_pairs_are_used_whole_or_dropped_with_a_count(tmp_path, model_dir, side)
 def test_dev_pairs_are_judged_in_contrastive_batches(
     tmp_path, model_dir, corpus_dir, monkeypatch, name
 ):
-    """The loss grows with the number of pairs that are compared."""
+    """The loss grows with the number of pairs that are compared. All pairs count alike."""
     train, settings_for = ALL_KINDS[name]
-    sizes = []
-    step = AlignmentTrainer.prediction_step
+    sizes, losses = [], []
+    loss_of = Alignment.loss
 
-    def watched(self, model, inputs, *rest, **options):
-        if "labels" not in inputs:
-            sizes.append(len(inputs["source_keys"]))
-        return step(self, model, inputs, *rest, **options)
+    def watched(self, batch):
+        sizes.append(len(batch["source_keys"]))
+        losses.append(loss_of(self, batch))
+        return losses[-1]
 
     by_language, counts = PairVectors.by_language, []
-    monkeypatch.setattr(AlignmentTrainer, "prediction_step", watched)
+    monkeypatch.setattr(Alignment, "loss", watched)
     monkeypatch.setattr(
         PairVectors, "by_language", lambda *given: counts.append([*given[1]]) or by_language(*given)
     )
@@ -351,6 +350,8 @@ def test_dev_pairs_are_judged_in_contrastive_batches(
     assert {*map(tuple, counts)} == {(5, 5)}, "retrieval is within a language pair"
     assert sizes[:3] == [4, 4, 2]
     assert {*map(tuple, zip(*[iter(sizes)] * 3, strict=True))} == {(4, 4, 2)}
+    mean = sum(loss * size for loss, size in zip(losses[:3], sizes, strict=False)) / 10
+    assert report.dev["loss" if name == "align" else "align_loss"] == pytest.approx(mean.item())
 
 
 @pytest.mark.parametrize(
