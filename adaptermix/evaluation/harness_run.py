@@ -30,11 +30,11 @@ from adaptermix.evaluation.harness_results import Row, content_key, rows_of
 from adaptermix.files.outputs import cache_folder
 from adaptermix.generation.answers import AnswerCache
 from adaptermix.generation.engine import Generated, shares_any_batch
-from adaptermix.generation.own_config import greedy_changes
+from adaptermix.generation.own_config import generation_config, greedy_changes
 from adaptermix.generation.prompts import PromptedExample
 from adaptermix.models.files import context_length, text_model_type
 from adaptermix.models.fitting import RowLimit
-from adaptermix.models.loading import AdaptedModel, compute_dtype, load_model
+from adaptermix.models.loading import AdaptedModel, compute_dtype, load_model, tokenizer_hash
 from adaptermix.models.systems import Systems
 from adaptermix.progress import OnProgress, Progress
 from adaptermix.settings.scored import ScoredSettings
@@ -294,14 +294,11 @@ class _Run:
         shared = {
             "base": self.systems.weights_hash,
             "dtype": str(compute_dtype(self.settings)),
-            "tokenizer": _vocabulary(self.systems.tokenizer),
+            "tokenizer": tokenizer_hash(self.systems.tokenizer),
+            "generation_config": generation_config(self.systems.folder),
             "versions": {name: version(name) for name in ("lm-eval", "transformers", "peft")},
             "code": _code_beside(self.settings.lm_eval_path),
         }
-        if changes := greedy_changes(self.systems.folder):
-            shared["generation_config"] = changes
-        if not self.can_batch:
-            shared["padding"] = None  # earlier versions padded the requests of a batch
         configs = {
             name: {**task.dump_config(), "metadata": task.VERSION}
             for name, task in self.harness.tasks.items()
@@ -424,11 +421,6 @@ def _refusal(rows: int, error: RuntimeError) -> ResourceError:
         f"not enough memory for one request: {first_line(error)}",
         hint="use --dtype bfloat16, which needs less memory than float32",
     )
-
-
-def _vocabulary(tokenizer: Any) -> Any:
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    return fast.to_str() if fast is not None else sorted(tokenizer.get_vocab().items())
 
 
 def _code_beside(folder: Path | None) -> list[str]:

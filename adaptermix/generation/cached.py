@@ -24,19 +24,12 @@ from adaptermix.generation.engine import (
     Limits,
     Request,
     compose_batches,
-    removes_spaces,
-    shares_any_batch,
 )
-from adaptermix.generation.own_config import changes_greedy_decoding, find_stop_ids, own_ends
+from adaptermix.generation.own_config import find_stop_ids, own_ends
 from adaptermix.generation.prompts import PromptEncoder
 from adaptermix.generation.vllm_engine import VllmGenerator, check_cpu, vllm_lacks
 from adaptermix.models.files import text_model_type, weights_hash
-from adaptermix.models.loading import (
-    caps_attention,
-    check_quantization,
-    compute_dtype,
-    load_config,
-)
+from adaptermix.models.loading import check_quantization, compute_dtype, tokenizer_hash
 from adaptermix.progress import OnProgress, Progress, ignore
 from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings
 
@@ -283,7 +276,7 @@ class CachedGenerator:
         if self._cache is None:
             return
         label = self.settings.server_label
-        for source in {served.source(label) for served in self.servers} or {""}:
+        for source in sorted({served.source(label) for served in self.servers}) or [""]:
             unknown = {_stored(key, source): key for key in keys if key not in self._known}
             found = self._cache.get(list(unknown))
             self._known |= {unknown[stored]: answer for stored, answer in found.items()}
@@ -366,20 +359,10 @@ class CachedGenerator:
             "dtype": str(compute_dtype(self.settings)) if is_here else self.settings.dtype,
             "max_new_tokens": self.settings.max_new_tokens,
             "stop_ids": self.stop_ids,
+            # Not all servers accept all of them, but this one is always sent.
+            "first_stop": None if is_here else self.end_id,
+            "tokenizer": tokenizer_hash(self.tokenizer),
         }
-        by_transformers = self.engine == "transformers"
-        if by_transformers and changes_greedy_decoding(self.folder):
-            context["generation_config"] = None  # earlier versions applied it
-        if by_transformers and caps_attention(load_config(self.folder, self.settings)):
-            context["attention"] = "eager"  # earlier versions left out the cap
-        if by_transformers and not shares_any_batch(text_model_type(self.folder)):
-            context["padding"] = None  # earlier versions padded all prompts of a batch
-        if removes_spaces(self.tokenizer):
-            context["spaces"] = "kept"  # earlier versions let the tokenizer remove some
-        if not is_here and self.end_id not in self.stop_ids[:4]:
-            context["first"] = self.end_id  # earlier versions left it out for some servers
-        if self.settings.tokenizer:  # another tokenizer may decode the same IDs differently
-            context["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
     def _hash_context(self) -> bytes:

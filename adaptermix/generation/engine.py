@@ -143,16 +143,9 @@ def compose_queues(
 def text_of(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
     """Decode IDs to text as it is, without special tokens.
 
-    By default, some tokenizers remove spaces before punctuation (``removes_spaces``).
+    By default, some tokenizers of whole words or with Unigram remove spaces before punctuation.
     """
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def removes_spaces(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether a tokenizer removes spaces by default. Fast ones with BPE ignore this setting."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    is_set = getattr(tokenizer, "clean_up_tokenization_spaces", None)
-    return bool(is_set) and type(model).__name__ != "BPE"
 
 
 def read_answer(

@@ -63,19 +63,19 @@ def _token_ids(path: Path, name: str, value: Any) -> set[int]:
     return set(ids)
 
 
-def changes_greedy_decoding(folder: Path) -> bool:
-    """Whether a model's generation config has, for example, a penalty for repetitions.
-
-    The engines do not apply it: vLLM and the scores of other systems know nothing of it.
-    """
-    return bool(greedy_changes(folder))
-
-
-def greedy_changes(folder: Path) -> dict[str, Any]:
-    """Return the entries of a model's generation config that change greedy decoding."""
+def generation_config(folder: Path) -> dict[str, Any]:
+    """Return the entries of a model's generation config, which may be damaged or missing."""
     try:
         config = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    entries = config.items() if isinstance(config, dict) else ()
+    return config if isinstance(config, dict) else {}
+
+
+def greedy_changes(folder: Path) -> dict[str, Any]:
+    """Return the entries of a model's generation config that change greedy decoding.
+
+    The engines do not apply it: vLLM and the scores of other systems know nothing of it.
+    """
+    entries = generation_config(folder).items()
     return {key: value for key, value in entries if value is not None and key not in _HARMLESS}

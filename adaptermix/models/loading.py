@@ -1,10 +1,12 @@
 """Load base models and tokenizers, and switch adapters."""
 
+import hashlib
 import importlib.util
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +120,22 @@ def load_tokenizer(folder: Path, settings: ModelSettings) -> "PreTrainedTokenize
     if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return a hash of all that token IDs and texts depend on, for results that are kept.
+
+    The chat template is not in it, because it makes other texts. Truncation and padding, at the
+    start of a fast tokenizer's JSON, are those of the last call.
+    """
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None:
+        content = fast.to_str().partition('"added_tokens":')[2]
+    else:
+        tokens = sorted(tokenizer.get_vocab().items(), key=itemgetter(1))
+        content = repr((type(tokenizer).__name__, tokens, tokenizer.added_tokens_decoder))
+    roles = sorted(tokenizer.special_tokens_map.items())
+    return hashlib.sha256(f"{content}{roles}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _check_tokenizer_config(folder: Path) -> None:

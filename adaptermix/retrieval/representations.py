@@ -34,7 +34,6 @@ from adaptermix.models.files import check_tokens, context_length, weights_hash
 from adaptermix.models.fitting import RowLimit
 from adaptermix.models.loading import (
     AdaptedModel,
-    caps_attention,
     compute_dtype,
     load_config,
     load_model,
@@ -204,8 +203,6 @@ class Extractor:
             "dtype": str(compute_dtype(self.settings)),
             "pooling": (self.settings.pooling, self.settings.pool_skip),
         }
-        if caps_attention(load_config(self.folder, self.settings)):
-            context["attention"] = "eager"  # earlier versions left out the cap
         return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).digest()
 
     def _path(self, system: str, text: Text) -> Path:

@@ -59,11 +59,12 @@ class Counted(_Run):
         return [Row(f"{system} {name} {at}", "", {}, {}) for at in numbers]
 
 
-def run_of(tasks, tmp_path, *, weights_hash="f", end="<|end|>", kind="llama", **settings):
+def run_of(tasks, tmp_path, *, weights_hash="f", eos="<|end|>", kind="llama", **settings):
     (tmp_path / "tasks").mkdir(exist_ok=True)
     given = {"task": "lm-eval:a,b", "lm_eval_path": tmp_path / "tasks", "dtype": "float32"}
     harness = SimpleNamespace(settings=EvalSettings(**(given | settings)), tasks=tasks)
-    own = {"weights_hash": weights_hash, "tokenizer": make_tokenizer(end)}
+    own = {"weights_hash": weights_hash, "tokenizer": make_tokenizer()}
+    own["tokenizer"].eos_token = eos
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     systems = SimpleNamespace(**own, folder=tmp_path)
     return Counted(harness, systems)
@@ -89,8 +90,7 @@ def test_results_depend_on_all_that_makes_them(tmp_path, monkeypatch):
     changed = {
         "base": run_of(tasks, tmp_path, weights_hash="g"),
         "dtype": run_of(tasks, tmp_path, dtype="bfloat16"),
-        "tokenizer": run_of(tasks, tmp_path, end="<|eot|>"),
-        "padding": run_of(tasks, tmp_path, kind="rwkv"),
+        "tokenizer": run_of(tasks, tmp_path, eos="<|pad|>"),
         "config": run_of(tasks | {"a": Task(config={"shots": 2})}, tmp_path),
         "version": run_of(tasks | {"a": replace(tasks["a"], VERSION=2.0)}, tmp_path),
     }
@@ -104,8 +104,11 @@ def test_results_depend_on_all_that_makes_them(tmp_path, monkeypatch):
             found[package] = run_of(tasks, tmp_path).contexts
     (tmp_path / "tasks" / "metrics.py").write_text("def score(doc): return 1")
     found["code"] = run_of(tasks, tmp_path).contexts
-    assert len({contexts["a"], *(context["a"] for context in found.values())}) == 11
-    assert changed["padding"].rows_at_once == 1 < changed["dtype"].rows_at_once
+    for entries in ({"eos_token_id": [1, 2]}, {"do_sample": True, "top_k": 1}):
+        (tmp_path / "generation_config.json").write_text(json.dumps(entries))
+        found[str(entries)] = run_of(tasks, tmp_path).contexts
+    assert len({contexts["a"], *(context["a"] for context in found.values())}) == 12
+    assert run_of(tasks, tmp_path, kind="rwkv").rows_at_once == 1 < changed["dtype"].rows_at_once
 
 
 @pytest.mark.usefixtures("_versions")

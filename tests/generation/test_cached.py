@@ -214,15 +214,6 @@ def test_whatever_an_answer_depends_on_is_in_its_key(make_cached, model_dir, tmp
     assert 7 in other.stop_ids and 7 not in first.stop_ids
     contexts = [first.context, other.context]
     contexts += [make_cached(model, max_new_tokens=n).context for n in (3, 4)]
-    with monkeypatch.context() as patch:  # earlier versions left the cap out
-        patch.setattr("adaptermix.generation.cached.caps_attention", lambda config: True)
-        contexts.append(make_cached(model).context)
-    with monkeypatch.context() as patch:  # earlier versions padded what reads padding like text
-        patch.setattr("adaptermix.generation.cached.text_model_type", lambda folder: "rwkv")
-        contexts.append(make_cached(model).context)
-    with monkeypatch.context() as patch:  # earlier versions let tokenizers remove spaces
-        patch.setattr("adaptermix.generation.cached.removes_spaces", lambda tokenizer: True)
-        contexts.append(make_cached(model).context)
     monkeypatch.setattr("adaptermix.generation.cached.installed_version", lambda engine: "0.0")
     contexts.append(make_cached(model).context)
     monkeypatch.setattr("adaptermix.generation.cached.choose_engine", lambda settings: "vllm")
@@ -231,19 +222,29 @@ def test_whatever_an_answer_depends_on_is_in_its_key(make_cached, model_dir, tmp
     assert make_cached(model, engine_args={"quantization": "a"}).context == contexts[-2]
 
 
-def test_a_vocabulary_counts_by_the_ids_of_its_tokens(make_cached, model_dir, tmp_path):
-    contexts = []
-    for at, swapped in enumerate(("", "eg")):
-        folder = tmp_path / str(at)
+def test_answers_depend_on_the_tokenizer_that_decodes_them(make_cached, tmp_path):
+    """On the IDs of its tokens, on what texts leave out, and on how they are put together."""
+
+    def swap(content):
+        tokens = content["model"]["vocab"]
+        tokens["e"], tokens["g"] = tokens["g"], tokens["e"]
+
+    changes = {
+        "none": lambda content: None,
+        "ids": swap,
+        "special": lambda content: content["added_tokens"][-1].update(special=False),
+        "decoder": lambda content: content.update(decoder={"type": "Fuse"}),
+    }
+    contexts = {}
+    for name, change in changes.items():
+        folder = tmp_path / name
         make_tokenizer().save_pretrained(folder)
         content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        vocabulary = content["model"]["vocab"]
-        if swapped:
-            one, other = swapped
-            vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+        change(content)
         (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-        contexts.append(make_cached(model_dir, tokenizer=str(folder)).context)
-    assert contexts[0] != contexts[1]
+        contexts[name] = make_cached(tokenizer=str(folder)).context
+    assert contexts["none"] == make_cached().context
+    assert len(set(contexts.values())) == len(contexts)
 
 
 def test_prompts_of_the_same_tokens_in_another_order_are_decoded_apart(make_cached):

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from adaptermix.errors import ArtifactError, ConfigError, DataError
-from adaptermix.generation.engine import read_answer, removes_spaces
+from adaptermix.generation.engine import read_answer
 from adaptermix.generation.prompts import PromptEncoder, read_prompts
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.tasks.catalog import make_task
@@ -101,10 +101,6 @@ def test_spaces_of_answers_are_kept():
     encoder.note_on_answers({"fr": [text]})
     assert encoder.notes == []
     assert read_answer(encoder.answer_ids(text), [encoder.end_id], tokenizer).text == text
-    assert removes_spaces(tokenizer)
-    bpe = make_tokenizer()
-    bpe.clean_up_tokenization_spaces = True
-    assert not removes_spaces(bpe)
 
 
 def test_what_the_tokenizer_cannot_write_is_noted_by_evaluations_and_trainings(

@@ -213,6 +213,8 @@ def test_the_end_of_a_turn_is_the_first_stop_text(make_cached):
     (body,) = site.bodies
     assert body["stop"] == ["<|assistant|>", "<|bos|>", "<|end|>", "<|pad|>"]
     assert body["stop_token_ids"] == [5, 0, 1, 2, 3, 4]
+    before, generator.end_id = generator._hash_request(), 4
+    assert generator._hash_request() != before, "another one is left out"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from helpers.adapters import IDS, peft_adapter
-from helpers.models import plain_model, save_model, save_model_of_own_code
+from helpers.models import make_tokenizer, plain_model, save_model, save_model_of_own_code
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
+    ByT5Tokenizer,
     Emu3TextConfig,
 )
 
@@ -50,6 +51,7 @@ from adaptermix.models.loading import (
     load_model,
     load_tokenizer,
     model_class,
+    tokenizer_hash,
 )
 from adaptermix.models.systems import open_systems
 from adaptermix.retrieval.representations import layers_and_width
@@ -342,6 +344,24 @@ def test_what_is_no_model_is_refused(tmp_path, model_dir):
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
     with pytest.raises(ArtifactError, match="transformers cannot read its vocabulary$"):
         load_tokenizer(tmp_path, SETTINGS)
+
+
+def test_the_hash_of_a_tokenizer_does_not_know_how_it_was_called():
+    tokenizer = make_tokenizer()
+    before = tokenizer_hash(tokenizer)
+    tokenizer("a text", truncation=True, padding="max_length", max_length=3)
+    assert tokenizer_hash(tokenizer) == before
+
+
+def test_the_hash_of_a_slow_tokenizer_knows_its_tokens_and_which_are_special():
+    hashes = []
+    for is_special in (None, False, True, True):
+        tokenizer = ByT5Tokenizer()
+        if is_special is not None:
+            tokenizer.add_tokens("<user>", special_tokens=is_special)
+        hashes.append(tokenizer_hash(tokenizer))
+    assert hashes[2] == hashes[3]
+    assert len(set(hashes)) == 3
 
 
 def test_the_fingerprint_knows_weights_and_not_places(tmp_path, model_dir):

@@ -157,20 +157,6 @@ def test_adapters_are_switched_in_one_model(
     assert not torch.allclose(base[1:], task[1:], atol=0.01)  # or this would mean nothing
 
 
-def test_representations_without_the_cap_of_attention_are_made_again(
-    model_dir, settings, tmp_path, monkeypatch
-):
-    """Earlier versions left out the cap of Gemma 2."""
-    from adaptermix.retrieval import representations as extraction
-
-    paths = set()
-    for is_capped in (False, True):
-        monkeypatch.setattr(extraction, "caps_attention", lambda config, told=is_capped: told)
-        extractor = Extractor(settings(), model_dir, 0, {}, tmp_path)
-        paths.add(extractor._path("base", Text("en", [[0, 5]], 0)))
-    assert len(paths) == 2
-
-
 def test_a_killed_run_goes_on_and_a_second_one_loads_no_model(
     settings, adapter_dirs, answer_cache, monkeypatch
 ):
