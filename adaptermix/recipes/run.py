@@ -200,14 +200,14 @@ class _Run:
             return None
         if not self.force:
             self.state.check_replaced(step)
-        return self._start(step)
+        return self._start(step, anew=step.name in self.forced)
 
-    def _start(self, step: Step) -> Settings:
+    def _start(self, step: Step, *, anew: bool = False) -> Settings:
         """Remove leftovers and return the step's settings, which resume it if it was begun."""
         key = self.keys[step.name]
-        is_resumed = self.state.was_begun(step, key)
+        is_resumed = self.state.was_begun(step, key) and not anew
         _sweep(step, is_resumed)
-        self.state.begin(step, key)
+        self.state.begin(step, key, is_resumed=is_resumed)
         if is_resumed and step.can_resume:
             return step.settings.model_copy(update={"resume": True})
         return step.settings

@@ -93,10 +93,10 @@ class State:
             return False
         return content_hash(step.out) not in (entry["before"], "nothing")
 
-    def begin(self, step: Step, key: str) -> None:
+    def begin(self, step: Step, key: str, *, is_resumed: bool = False) -> None:
         """Record that the step has begun, and for a training what its output was before."""
         entry = {"status": "begun", "key": key} | self._exported(step)
-        if self.was_begun(step, key):
+        if is_resumed:
             entry = self.steps[step.name] | entry
         elif step.can_resume:
             entry["before"] = content_hash(step.out)

@@ -94,6 +94,7 @@ class Step:
         # A recipe resumes from checkpoints without an option.
         stopped = isinstance(error, StoppedError)
         hint = "to continue, run the recipe again" if stopped else error.hint
+        hint = hint and hint.replace(" instead of --resume", "")
         return error.restated(f"{self.path}:{line}: [{self.name}] {error.message}", hint=hint)
 
     def _named_by(self, key: str, message: str) -> int:

@@ -1,11 +1,13 @@
 """The report of a training run: its plan and its result."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from adaptermix.adapters.stacking import stack_record, stack_terms
-from adaptermix.files.outputs import Report
+from adaptermix.files.outputs import Report, real_path
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.tables import Row, View, counted, number_of, pairs
 from adaptermix.training.batches import token_count
@@ -179,22 +181,37 @@ class TrainingData:
         return sum(sum(map(token_count, rows)) / len(rows) for rows in kinds) / len(kinds)
 
 
-def lasting_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the result depends on."""
-    return {name: value for name, value in settings.items() if name not in _FREE}
-
-
 def comparable(settings: TrainSettings) -> dict[str, Any]:
     """Return what must not change for a run to resume from its checkpoints.
 
     These are the settings, and the content of the adapters that it trains on.
     """
-    return lasting_settings(settings.model_dump(mode="json")) | {"stack": stack_record(settings.on)}
+    return _comparable(settings, settings.model_dump(mode="json"), stack_record(settings.on))
 
 
-def comparable_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same from the record of a finished adapter."""
-    return lasting_settings(record.get("settings", {})) | {"stack": record.get("on", [])}
+def comparable_record(record: Mapping[str, Any], settings: TrainSettings) -> dict[str, Any]:
+    """Return the same from the record of an adapter that these settings may have made."""
+    return _comparable(settings, record.get("settings", {}), record.get("on", []))
+
+
+def _comparable(
+    settings: TrainSettings, values: Mapping[str, Any], stack: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what is compared; paths are relative to the output, from any current folder."""
+    folder = real_path(settings.out.parent)
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, list):
+            return [seen(item) for item in value]
+        name, colon, parts = str(value).partition(":")  # such as the split of a data set
+        if isinstance(value, str) and Path(value).exists():
+            return os.path.relpath(real_path(Path(value)), folder)
+        is_named = isinstance(value, str) and colon and Path(name).exists()
+        return f"{seen(name)}:{parts}" if is_named else value
+
+    kept = {name: value for name, value in values.items() if name not in _FREE}
+    kept |= {name: seen(value) for name, value in kept.items() if settings.location(name)}
+    return kept | {"on": [{"blake3": each["blake3"], "weight": each["weight"]} for each in stack]}
 
 
 def recorded(settings: TrainSettings) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     if not settings.resume or force or not settings.out.exists():
         return None
     record = read_adapter(settings.out).record
-    if comparable_record(record) != comparable(settings):
+    if comparable_record(record, settings) != comparable(settings):
         return None
     if is_main_process():
         for folder in (work_folder(settings.out), candidates_folder(settings.out)):

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from accelerate import PartialState
 from transformers import TrainingArguments
@@ -59,7 +59,10 @@ def train_best(
     for name, variant in variants.items():
         out = work / f"{name}.safetensors"
         placed = variant.model_copy(update={"out": out})
-        reports[name] = _finished(out, placed) if out.is_file() else train(placed)
+        is_there = out.is_file()
+        reports[name] = (
+            TrainReport.of_record(read_adapter(out).record) if is_there else train(placed)
+        )
     best = max(reports, key=lambda name: reports[name].dev["retrieval_accuracy"])  # first of a tie
     report = replace(
         reports[best],
@@ -92,11 +95,11 @@ def _keep(best: Path, settings: TrainSettings, report: TrainReport, force: bool)
 def _prepare(work: Path, settings: TrainSettings, force: bool) -> None:
     """Create the folder of the variants; checkpoints and adapters are kept only on resume."""
     stamp = work / _SETTINGS
-    # Variants are compared one by one, and a resumed run may have more of them.
+    # A variant is known by its name, and a resumed run may have more of them.
     common = {**comparable(settings), "temperature": None}
     if any(work.glob("*.safetensors")) or any(work.glob(f".*/{CHECKPOINT}*")):
         if settings.resume:
-            if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != common:
+            if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != common:
                 raise ConfigError(
                     f"--resume: the candidates in {work} were made with different settings",
                     hint="use the settings of that run, or start over with --force instead of "
@@ -112,15 +115,3 @@ def _prepare(work: Path, settings: TrainSettings, force: bool) -> None:
     work.mkdir(parents=True)
     with whole_output(stamp) as partial:
         write_json(partial, common)
-
-
-def _finished(out: Path, settings: TrainSettings) -> TrainReport:
-    """Return the report stored in a finished variant's adapter."""
-    record: Mapping[str, Any] = read_adapter(out).record
-    made = settings.model_validate(record["settings"])
-    if comparable(made) | {"stack": record.get("on", [])} != comparable(settings):
-        raise ConfigError(
-            f"--resume: {out} was made with different settings",
-            hint="use the settings of that run, or start over with --force instead of --resume",
-        )
-    return TrainReport.of_record(record)

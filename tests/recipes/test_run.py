@@ -251,6 +251,9 @@ def test_a_stopped_step_resumes_only_with_unchanged_settings(
     monkeypatch.setitem(COMMANDS, "train-align", replace(COMMANDS["train-align"], run=stop))
     run_four_times(tmp_path / "recipe.toml", model_dir, corpus_dir, "temperature = [0.1, 0.2]")
     assert begun == [(3, False, []), (3, True, kept), (4, False, []), (4, True, kept)]
+    with pytest.raises(DataError, match="stopped"):
+        run(read_recipe(tmp_path / "recipe.toml"), force=True)
+    assert begun[4:] == [(4, False, [])]
 
 
 def test_an_adapter_that_a_killed_run_has_written_is_kept(

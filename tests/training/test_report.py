@@ -2,11 +2,12 @@
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
-from adaptermix.training.report import TrainReport, comparable
+from adaptermix.training.report import TrainReport, comparable, comparable_record, recorded
 
 # Nothing else may change between a kill and --resume: these say where and how fast, not what.
 FREE = {
@@ -24,9 +25,25 @@ def test_a_run_resumes_only_with_the_settings_that_it_had(kind):
         changed = {
             name
             for name in names
-            if comparable(settings.model_copy(update={name: "other"})) != comparable(settings)
+            if comparable(settings.model_copy(update={name: Path("other")})) != comparable(settings)
         }
     assert names - changed == FREE & names
+
+
+def test_a_run_may_resume_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    seen = []
+    for folder, prefix in ((tmp_path, "work/"), (tmp_path / "work", "")):
+        monkeypatch.chdir(folder)
+        for data in ("data", "gone"):
+            place = Path(f"{prefix}{data}")
+            settings = TrainTaskSettings(
+                out=Path(f"{prefix}o/a"), data_dir=place, chat=Path(f"{place}:main:train")
+            )
+            seen.append(comparable(settings))
+            assert comparable_record({"settings": recorded(settings)}, settings) == seen[-1]
+    assert seen[0] == seen[2]
+    assert seen[0] != seen[1]
 
 
 REPORT = TrainReport(
