@@ -8,7 +8,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from adaptermix.adapters.format import RECORD_FILE
+from adaptermix.adapters.format import CONFIG_FILE, RECORD_FILE
 from adaptermix.files.hub import MODEL_FILES
 from adaptermix.files.hub_data import find_data_set
 from adaptermix.recipes.step import Step
@@ -17,6 +17,7 @@ from adaptermix.settings.values import weight_of
 from adaptermix.tasks.metrics.comet_environment import status
 from adaptermix.version import __version__
 
+STATE = "steps.json"  # the stored state of the steps, in the folder of the outputs
 FORMAT = 1  # version of the key's content; changing it makes all steps run again
 # Fields of a record that describe the run and not its result.
 VOLATILE = ("seconds", "decoded", "reused", "extracted")
@@ -26,6 +27,18 @@ _IMMATERIAL = {
     *("tensorboard", "report_to", "gradient_checkpointing"),
     *("server_folder", "server_requests", "server_timeout"),
 }
+
+# Files that no reader of data opens by itself: recipes, pages, figures, tables, logs and weights.
+# Files that a task names are hashed one by one.
+_NO_DATA = (
+    *(".toml", ".html", ".md", ".svg", ".tex", ".log.jsonl"),
+    *(".safetensors", ".bin", ".gguf"),
+)
+# A folder with one of these is an output: of a recipe, or of one command.
+_OUTPUTS = (
+    *(STATE, "scores.json", "retrieval.json", "search.json"),
+    *(CONFIG_FILE, RECORD_FILE),
+)
 
 
 def step_key(step: Step, out: Path) -> str:
@@ -168,7 +181,7 @@ def _file_hash(path: Path, size: int, changed: int) -> str:
 def data_hash(folder: Path, out: Path) -> str:
     """Return the hash of the data files in a folder, at any depth, by name and content.
 
-    The recipe's outputs, hidden files and weights are ignored.
+    Recipes, outputs, hidden files and weights are ignored.
     """
     return _hash_of_files(folder, _data_files(folder, (out.resolve(),)))
 
@@ -180,6 +193,7 @@ def _data_files(folder: Path, left_out: tuple[Path, ...]) -> Iterator[Path]:
         if path.name.startswith(".") or (path.is_dir() and path.resolve() in above):
             continue
         if path.is_dir():
-            yield from _data_files(path, above)
-        elif path.is_file() and path.suffix not in (".safetensors", ".bin"):
+            if not any((path / name).is_file() for name in _OUTPUTS):
+                yield from _data_files(path, above)
+        elif path.is_file() and not path.name.endswith(_NO_DATA):
             yield path

@@ -11,12 +11,10 @@ from filelock import FileLock, Timeout
 
 from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.files.outputs import real_path, whole_output, write_json
-from adaptermix.recipes.keys import content_hash
+from adaptermix.recipes.keys import STATE, content_hash
 from adaptermix.recipes.report import StepReport
 from adaptermix.recipes.step import Step
 from adaptermix.version import __version__
-
-STATE = "steps.json"
 
 
 class State:

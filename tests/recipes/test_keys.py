@@ -331,12 +331,14 @@ def test_what_only_tells_how_a_model_was_made_is_not_in_the_key(tmp_path, model_
 
 
 def test_data_are_all_files_that_a_reader_may_find(tmp_path):
-    """Hidden files, weights and the outputs of the recipe are no data; other files are."""
+    """Hidden files, weights, recipes and outputs are no data; other files are."""
     out = tmp_path / "runs"
     for name in ("a.txt", "b/c/d.txt", "b/c/e/deep.txt", ".hidden", "runs/o.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    for name in ("m.safetensors", "b/m.bin", "b/.cache"):
+    for name in ("b/figures", "trial/deep", "eval"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("m.safetensors", "b/m.bin", "b/.cache", "trial/steps.json", "eval/scores.json"):
         (tmp_path / name).write_text("x")
     before = data_hash(tmp_path, out)
     for name, counts in {
@@ -348,6 +350,12 @@ def test_data_are_all_files_that_a_reader_may_find(tmp_path):
         "m.safetensors": False,
         "b/m.bin": False,
         "b/.cache": False,
+        "recipe.toml": False,
+        "b/figures/plot.svg": False,
+        "trial/task.log.jsonl": False,
+        "trial/page.json": False,
+        "trial/deep/table.json": False,
+        "eval/en.jsonl": False,
     }.items():
         (tmp_path / name).write_text("y")
         assert (data_hash(tmp_path, out) != before) == counts, name
