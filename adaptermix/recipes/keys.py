@@ -1,6 +1,7 @@
 """Keys of steps: hashes of everything that a step's output depends on."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -159,7 +160,8 @@ def content_hash(path: Path) -> str:
 def _hash_of_files(folder: Path, files: Iterable[Path]) -> str:
     digest = blake3()
     for file in sorted(files):
-        digest.update(f"{file.relative_to(folder)}\0{content_hash(file)}\0".encode())
+        digest.update(os.fsencode(file.relative_to(folder)))  # a name may be no UTF-8
+        digest.update(f"\0{content_hash(file)}\0".encode())
     return digest.hexdigest()
 
 

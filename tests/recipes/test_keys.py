@@ -5,6 +5,7 @@ another key. The exceptions are named here, with the reason.
 """
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -338,13 +339,15 @@ def test_data_are_all_files_that_a_reader_may_find(tmp_path):
         (tmp_path / name).write_text("x")
     for name in ("b/figures", "trial/deep", "eval"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("m.safetensors", "b/m.bin", "b/.cache", "trial/steps.json", "eval/scores.json"):
+    names = ("m.safetensors", "b/m.bin", "b/.cache", os.fsdecode(b"caf\xe9.txt"))
+    for name in (*names, "trial/steps.json", "eval/scores.json"):
         (tmp_path / name).write_text("x")
     before = data_hash(tmp_path, out)
     for name, counts in {
         "a.txt": True,
         "b/c/d.txt": True,
         "b/c/e/deep.txt": True,
+        os.fsdecode(b"caf\xe9.txt"): True,
         ".hidden": False,
         "runs/o.txt": False,
         "m.safetensors": False,
