@@ -10,6 +10,7 @@ from typing import Any
 from blake3 import blake3
 
 from adaptermix.adapters.format import CONFIG_FILE, RECORD_FILE
+from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import MODEL_FILES
 from adaptermix.files.hub_data import find_data_set
 from adaptermix.recipes.step import Step
@@ -112,9 +113,13 @@ def _model_content(name: str) -> Any:
     folder = Path(name)
     if not (folder / "config.json").is_file():
         return name
-    from adaptermix.models.files import weights_hash
+    from adaptermix.models.files import fingerprint, weights_hash
 
-    return [weights_hash(folder), *_tokenizer_content(name)]
+    try:
+        weights = weights_hash(folder)
+    except ArtifactError:  # the command says so if it needs them; export only needs the config
+        weights = fingerprint(folder)
+    return [weights, *_tokenizer_content(name)]
 
 
 def _tokenizer_content(name: str) -> Any:

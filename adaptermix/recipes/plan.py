@@ -93,7 +93,10 @@ def statuses_of(recipe: Recipe, state: State, forced: set[str]) -> dict[str, Sta
             waits = state.made(step) and step.out.exists()
             statuses[step.name] = "runs again if its inputs change" if waits else "to do"
         else:
-            finished = state.is_finished(step, step_key(step, recipe.out))
+            try:
+                finished = state.is_finished(step, step_key(step, recipe.out))
+            except AdaptermixError:  # a damaged input; the checks of the step report it
+                finished = False
             statuses[step.name] = "finished" if finished else "to do"
     return statuses
 

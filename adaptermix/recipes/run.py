@@ -190,7 +190,8 @@ class _Run:
 
     def _begin(self, step: Step) -> Settings | None:
         """Return the settings to run a step with; None if it has finished."""
-        key = self.keys[step.name] = step_key(step, self.recipe.out)
+        with blaming(step):
+            key = self.keys[step.name] = step_key(step, self.recipe.out)
         is_finished = step.name not in self.forced and self.state.is_finished(step, key)
         number = 1 + self.recipe.steps.index(step)
         self.watcher.begin(number, len(self.recipe.steps), step, is_finished=is_finished)

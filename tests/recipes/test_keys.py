@@ -297,6 +297,15 @@ def test_the_presence_of_comet_counts_where_it_is_asked_for(tmp_path, name):
     assert key_of(command, **asked) == without
 
 
+def test_the_config_is_enough_of_a_model_whose_weights_are_elsewhere(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors"}}')
+    keys = set()
+    for width in (8, 16):
+        (tmp_path / "config.json").write_text(json.dumps({"hidden_size": width}))
+        keys.add(key_of(COMMANDS["export"], model=str(tmp_path)))
+    assert len(keys) == 2
+
+
 BESIDE_THE_WEIGHTS = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
 
 

@@ -373,6 +373,18 @@ def test_what_stops_a_later_step_is_told_before_the_first(
     assert caught.value.message in [problem.message for problem in plan(recipe).problems]
 
 
+def test_an_input_without_a_key_is_told_with_its_line(folder):
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").write_text("{")
+    path = folder / "recipe.toml"
+    path.write_text('[g]\ncommand = "export"\nadapters = ["one"]\nto = "mlx"\nmodel = "base"\n')
+    (problem,) = plan(read_recipe(path)).problems
+    assert problem.message.startswith(f"{path}:5: [g] ")
+    with pytest.raises(ArtifactError) as caught:
+        run(read_recipe(path))
+    assert caught.value.message == problem.message
+
+
 def test_times_and_counts_of_a_run_are_no_content(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, seconds in ((one, 1), (two, 2)):
