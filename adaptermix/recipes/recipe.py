@@ -43,7 +43,13 @@ from adaptermix.recipes.draft import (
 from adaptermix.recipes.exports import check_exports
 from adaptermix.recipes.seeds import expand
 from adaptermix.recipes.step import Overrides, Recipe, Step
-from adaptermix.settings.locations import Location, from_folder, is_local_data, without_weight
+from adaptermix.settings.locations import (
+    Location,
+    from_folder,
+    is_local_data,
+    paths_of,
+    without_weight,
+)
 from adaptermix.settings.shared import Settings, complaint, keys_of, meant_for, with_value
 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
@@ -293,7 +299,8 @@ def _leads_nowhere(location: Location | None, path: Any) -> bool:
     if location == "model":
         return not Path(path).exists() and not HUB_NAME.fullmatch(str(path))
     if location == "data":
-        return is_local_data(str(path)) and not Path(str(path).partition(":")[0]).exists()
+        there = any(place.exists() for place in paths_of("data", path))
+        return is_local_data(str(path)) and not there
     is_task = location == "task" and str(path).endswith(".toml")
     return (is_task or location in ("path", "paths")) and not Path(path).exists()
 

@@ -237,6 +237,16 @@ def test_text_is_no_path_even_if_it_ends_like_one(tmp_path):
     assert step.missing is None
 
 
+def test_colons_in_paths_of_data_that_is_there_separate_nothing(tmp_path):
+    (tmp_path / "corpus:2024").mkdir()
+    (tmp_path / "chats 10:30.jsonl").touch()
+    align = '[al]\ncommand = "train-align"\npairs-dir = "corpus:2024"\n'
+    path = write(tmp_path, align + train(more='chat = "chats 10:30.jsonl"\n'))
+    assert [step.missing for step in read_recipe(path).steps] == [None, None]
+    write(tmp_path, align.replace("2024", "2025"))
+    assert "no such file or folder" in read_recipe(path).steps[0].missing.message
+
+
 def test_commas_in_the_folder_of_outputs_separate_nothing(tmp_path):
     text = f'{train()}[t]\ncommand = "eval"\nadapters = ["@a"]\n{train("b")}on = ["@a=0.5"]\n'
     out = tmp_path / "lr=0.1,seed=2"
