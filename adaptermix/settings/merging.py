@@ -135,7 +135,8 @@ class SearchSettings(MergeSettings, ScoredSettings):
     """Settings of ``merge --search``: those of a merge, and those for testing candidates."""
 
     panel: ClassVar[str | None] = "Search"
-    own: ClassVar[tuple[str, ...]] = ("src", "ref")  # those of a test are no dev data
+    # src and ref of a test are no dev data, and the rank of a training is not to truncate to.
+    own: ClassVar[tuple[str, ...]] = ("src", "ref", "rank")
 
     exhaustive: bool = Field(
         default=False,

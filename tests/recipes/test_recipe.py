@@ -138,16 +138,19 @@ def test_sentences_at_the_top_are_for_tests_and_not_for_searches(tmp_path):
     for name in ("one", "two", "t.en", "t.de", "dev.en"):
         (tmp_path / name).touch()
     text = (
-        'task = "wmt23"\nlangs = ["en-de"]\nsrc = "t.en"\nref = ["t.de"]\n'
+        'rank = 16\ntask = "wmt23"\nlangs = ["en-de"]\nsrc = "t.en"\nref = ["t.de"]\n'
         '[t]\ncommand = "eval"\n'
         '[m]\ncommand = "merge"\nadapters = ["one", "two"]\nsearch = "0.5,0.7"\n'
     )
     t, m = (step.settings for step in read_recipe(write(tmp_path, text)).steps)
     assert (t.src, t.ref) == (tmp_path / "t.en", (tmp_path / "t.de",))
     assert (m.src, m.ref) == (None, ())
-    overrides = Overrides({"src": tmp_path / "dev.en"})
-    steps = read_recipe(tmp_path / "recipe.toml", overrides=overrides).steps
-    assert [step.settings.src for step in steps] == [tmp_path / "dev.en", None]
+    assert m.rank is None, "a training has that rank; a merge would be truncated to it"
+    for more, rank in (({"rank": "4"}, None), ({"m.rank": "4"}, 4)):
+        overrides = Overrides({"src": tmp_path / "dev.en"} | more)
+        steps = read_recipe(tmp_path / "recipe.toml", overrides=overrides).steps
+        assert [step.settings.src for step in steps] == [tmp_path / "dev.en", None]
+        assert steps[1].settings.rank == rank
 
 
 PLAIN = """\
