@@ -181,9 +181,13 @@ def all_keys() -> set[str]:
     return {key for command in commands for key in keys_of(command.settings)} - MANAGED.keys()
 
 
-def references(value: Any) -> Iterator[re.Match[str]]:
-    """Yield the references in a value, or in its items if it is a list."""
-    for item in value if isinstance(value, list) else [value]:
+def references(command: Command, key: str, value: Any) -> Iterator[re.Match[str]]:
+    """Yield the references in a key's value, or in its items if it is a list.
+
+    Only keys that name files, models or adapters have references; elsewhere, an ``@`` is text.
+    """
+    items = value if isinstance(value, list) else [value]
+    for item in items if command.location(key) is not None else ():
         found = REFERENCE.fullmatch(item) if isinstance(item, str) else None
         if found:
             yield found
@@ -191,7 +195,11 @@ def references(value: Any) -> Iterator[re.Match[str]]:
 
 def needs(draft: Draft) -> dict[str, str]:
     """Return the steps that a draft refers to, with the key of each reference."""
-    return {found[1]: key for key, value in stated(draft).items() for found in references(value)}
+    return {
+        found[1]: key
+        for key, value in stated(draft).items()
+        for found in references(draft.command, key, value)
+    }
 
 
 def stated(draft: Draft) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def _resolved(
     if location == "weighted-adapters" and isinstance(value, str):
         name, weight = without_weight(value, parent)
         return f"{_resolved(name, 'adapters', parent, outs, folder)}{weight}"
-    found = next(references(value), None)
+    found = REFERENCE.fullmatch(value) if location is not None and isinstance(value, str) else None
     if found:
         return str(folder / f"{found[1]}{found[2]}" if found[2] else outs[found[1]])
     if location in ("paths", "adapters") and isinstance(value, str):  # an item of a list
@@ -232,7 +232,7 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
         location = "adapters"
         listed = value if isinstance(value, list) else [value]
         value = [without_weight(item)[0] if isinstance(item, str) else item for item in listed]
-    for found in references(value):
+    for found in references(draft.command, key, value):
         other = drafts[found[1]]
         if found[2].startswith("/") and _output(Path(), other).suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, not a folder", key)
@@ -262,7 +262,9 @@ def _places(draft: Draft, origin: Path, key: str, value: Any, read: Any) -> dict
     line = line_of(origin, draft.header if key in draft.table else None, key)
     pairs = zip(value, read, strict=True) if isinstance(value, list) else [(value, read)]
     return {
-        str(name): f"{origin}:{line}: {key}" for item, name in pairs if not any(references(item))
+        str(name): f"{origin}:{line}: {key}"
+        for item, name in pairs
+        if not any(references(draft.command, key, item))
     }
 
 
@@ -312,7 +314,7 @@ def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
     named = _named_overrides(draft, overrides)
     of_all = {k: v for k, v in overrides.values.items() if k in known}
     for key in ("model", "into"):
-        if any(references(written.get(key))):
+        if any(references(draft.command, key, written.get(key))):
             of_all.pop(key, None)
             if key in named:
                 raise ConfigError(

@@ -66,8 +66,8 @@ def _together(drafts: Mapping[str, Draft], made: Mapping[str, list[Draft]]) -> d
 
 def _needs(draft: Draft, drafts: Mapping[str, Draft]) -> Iterator[str]:
     """Yield the names of the written steps that a step refers to."""
-    for value in stated(draft).values():
-        for found in references(value):
+    for key, value in stated(draft).items():
+        for found in references(draft.command, key, value):
             named = SEEDED.fullmatch(found[1])
             for name in (found[1], *([named[1]] if named else [])):
                 if name in drafts:
@@ -81,7 +81,7 @@ def _seeds_of(draft: Draft, asked: Mapping[str, Any], seeds: Mapping[str, Seeds]
     for key, value in stated(draft).items():
         if _takes_all(draft, value):
             continue
-        for found in references(value):
+        for found in references(draft.command, key, value):
             theirs = seeds.get(found[1], ())
             if theirs and chosen and theirs != chosen:
                 told = ", ".join(map(str, theirs)), ", ".join(map(str, chosen))
@@ -164,11 +164,16 @@ def _referring(
     draft: Draft, name: str, table: Mapping[str, Any], seeds: Mapping[str, Seeds], seed: int | None
 ) -> Draft:
     """Return a renamed step whose references point to the steps of one seed, or of all."""
+    location = draft.command.location
+
+    def seeded(key: str, value: Any) -> Any:
+        return value if location(key) is None else _seeded(value, seeds, seed)
+
     return replace(
         draft,
         name=name,
-        written={key: _seeded(value, seeds, seed) for key, value in table.items()},
-        shared={k: (path, _seeded(v, seeds, seed)) for k, (path, v) in draft.shared.items()},
+        written={key: seeded(key, value) for key, value in table.items()},
+        shared={key: (path, seeded(key, v)) for key, (path, v) in draft.shared.items()},
     )
 
 

@@ -235,9 +235,10 @@ def test_a_wrong_batch_is_told_in_a_trial_as_well(tmp_path):
 
 
 def test_text_is_no_path_even_if_it_ends_like_one(tmp_path):
-    text = '[page]\ncommand = "report"\nruns = ["."]\ntitle = "Results of exp.toml"\n'
-    (step,) = read_recipe(write(tmp_path, text)).steps
-    assert step.missing is None
+    for title in ("Results of exp.toml", "@ACL 2026", "@page"):
+        text = f'[page]\ncommand = "report"\nruns = ["."]\ntitle = "{title}"\n'
+        (step,) = read_recipe(write(tmp_path, text)).steps
+        assert (step.missing, step.settings.title, step.needs) == (None, title, ())
 
 
 def test_colons_in_paths_of_data_that_is_there_separate_nothing(tmp_path):
