@@ -55,6 +55,8 @@ from adaptermix.settings.shared import Settings, complaint, keys_of, meant_for, 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _OUTPUTS = ("out", "export")
 _NEED_NOT_EXIST = (*_OUTPUTS, "comet-python")
+# What steps write beside their outputs, by the end of the name.
+_BESIDE = (".search", ".log.jsonl", ".README.md", ".tensorboard")
 _TRIAL_TOKENS = 32  # maximum length of an answer in a trial
 
 
@@ -234,8 +236,16 @@ def _check_referred(draft: Draft, drafts: Mapping[str, Draft], key: str, value: 
         value = [without_weight(item)[0] if isinstance(item, str) else item for item in listed]
     for found in references(draft.command, key, value):
         other = drafts[found[1]]
-        if found[2].startswith("/") and _output(Path(), other).suffix:
+        suffix = _output(Path(), other).suffix
+        if found[2].startswith("/") and suffix:
             raise draft.fail(f"{key}: the output of {found[1]} is a file, not a folder", key)
+        step, end = found[1], found[2]
+        if end.partition("/")[0] not in ("", suffix, *_BESIDE):
+            raise draft.fail(
+                f"{key}: the step {step} does not write {step}{end}",
+                key,
+                hint=f"@{step} is its output",
+            )
         if location == "model" and (_output(Path(), other).suffix or _is_family(other)):
             hint = "use a merge step with 'into', which writes a model"
             raise draft.fail(f"{key}: @{found[1]} is not a model", key, hint=hint)

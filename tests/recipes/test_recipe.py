@@ -322,6 +322,16 @@ MISTAKES = {
         6,
         "the output of a is a file",
     ),
+    "weight": (
+        f'{train()}[t]\ncommand = "eval"\nadapters = ["@a=0.5"]\n',
+        6,
+        "adapters: the step a does not write a=0.5",
+    ),
+    "wrong suffix": (
+        f'{train()}[t]\ncommand = "eval"\nadapters = ["@a.safetensor"]\n',
+        6,
+        "adapters: the step a does not write a.safetensor",
+    ),
     "missing adapter": ('[t]\ncommand = "eval"\nadapters = ["no"]\n', 3, "no such file or folder"),
     "missing data": (train(more='data-dir = "nowhere"\n'), 4, "data-dir: no such file or folder"),
     "missing data at the top": ('data-dir = "nowhere"\n' + train(), 1, "data-dir: no such file"),
