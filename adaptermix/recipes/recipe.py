@@ -169,7 +169,7 @@ def _make_step(
     inputs = _inputs(draft, keys)
     keys |= overridden
     if overrides.limit is not None:
-        keys = _trial(command.settings, keys, overrides.limit) | overridden
+        keys = _trial(command.settings, keys, overrides.limit, overridden)
     if "out" in keys_of(command.settings):
         keys["out"] = outs[draft.name]
     for key in command.settings.unused(keys):
@@ -358,8 +358,17 @@ def _named_overrides(draft: Draft, overrides: Overrides) -> dict[str, Any]:
     }
 
 
-def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """Shrink a step to a trial: a few examples, few steps, short answers."""
+def _trial(
+    kind: type[Settings],
+    keys: Mapping[str, Any],
+    limit: int,
+    overridden: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Shrink a step to a trial: a few examples, few steps, short answers.
+
+    Overridden keys are kept, and the batch sizes fit them.
+    """
+    overridden = overridden or {}
     most = {
         "limit": limit,
         "dev-limit": limit,
@@ -368,11 +377,11 @@ def _trial(kind: type[Settings], keys: Mapping[str, Any], limit: int) -> dict[st
         "max-new-tokens": _TRIAL_TOKENS,
     }
     known = {name.replace("_", "-"): field.default for name, field in kind.model_fields.items()}
-    given = known | dict(keys)
+    given = known | dict(keys) | dict(overridden)
     smaller = {key: _least(given[key], value) for key, value in most.items() if key in known}
-    if "contrastive-batch" in known:
+    if "contrastive-batch" in known and "contrastive-batch" not in overridden:
         smaller |= _trial_batches(given["batch-size"], given["contrastive-batch"], limit)
-    return dict(keys) | smaller
+    return dict(keys) | smaller | dict(overridden)
 
 
 def _trial_batches(batch_size: Any, contrastive_batch: Any, limit: int) -> dict[str, int]:
