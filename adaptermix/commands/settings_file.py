@@ -19,13 +19,13 @@ from adaptermix.settings.locations import from_folder, split_adapters
 from adaptermix.settings.merging import SearchSettings
 from adaptermix.settings.scored import ScoredSettings
 from adaptermix.settings.shared import (
-    VLLM_OPTIONS,
     ModelSettings,
     Settings,
     complaint,
     flag_of,
     keys_of,
     meant_for,
+    not_replaced,
     with_value,
 )
 
@@ -50,14 +50,7 @@ def load_settings(kind: type[S], flags: Mapping[str, object], config: Path | Non
         raise ConfigError(f"{path}: {why_no_file(path)}", hint="check --config")
     stated = {key.replace("_", "-"): _split(kind, key, value) for key, value in flags.items()}
     from_file = _read_section(path, kind, stated.get("task")) if path.is_file() else {}
-    ways = ("weight", "weights", "weights-file", "search")
-    if stated.keys() & set(ways):  # one of these flags replaces all of them in the file
-        from_file = {key: value for key, value in from_file.items() if key not in ways}
-    elsewhere = ("engine", *(name.replace("_", "-") for name in VLLM_OPTIONS))
-    if "server" in stated:  # replaces the file's engine, as an engine replaces its servers
-        from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
-    elif "engine" in stated:
-        from_file = {key: value for key, value in from_file.items() if key != "server"}
+    from_file = not_replaced(from_file, stated)
     if "task" in stated:
         from_file = meant_for(stated["task"], from_file)
     try:

@@ -50,7 +50,14 @@ from adaptermix.settings.locations import (
     paths_of,
     without_weight,
 )
-from adaptermix.settings.shared import Settings, complaint, keys_of, meant_for, with_value
+from adaptermix.settings.shared import (
+    Settings,
+    complaint,
+    keys_of,
+    meant_for,
+    not_replaced,
+    with_value,
+)
 
 # Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _OUTPUTS = ("out", "export")
@@ -157,7 +164,7 @@ def _make_step(
     places: dict[str, str] = {}
     missing: list[AdaptermixError] = []
     overridden = _overridden(draft, overrides)
-    for key, value in stated(draft).items():
+    for key, value in not_replaced(stated(draft), overridden).items():
         origin = draft.path if key in draft.table else draft.shared[key][0]
         _check_referred(draft, drafts, key, value)
         location = command.location(key)
@@ -172,8 +179,9 @@ def _make_step(
         keys = _trial(command.settings, keys, overrides.limit, overridden)
     if "out" in keys_of(command.settings):
         keys["out"] = outs[draft.name]
+    is_search_replaced = "search" in draft.table and "search" not in keys
     for key in command.settings.unused(keys):
-        if key in draft.table:
+        if key in draft.table and not is_search_replaced:
             raise draft.fail(f"{key} has no effect without 'search'", key)
         if key in _named_overrides(draft, overrides):
             raise ConfigError(f"--set {draft.name}.{key} has no effect without 'search'")
@@ -339,13 +347,20 @@ def _overridden(draft: Draft, overrides: Overrides) -> dict[str, Any]:
             f"--set into: [{draft.name}] has no 'into'",
             hint="set this key in the recipe; it makes the output a folder",
         )
-    for key, value in keys.items():
-        names = value.split(",") if isinstance(value, str) else []
-        if draft.command.location(key) is not None and any(map(REFERENCE.fullmatch, names)):
-            raise ConfigError(
-                f"--set {key}={value}: steps can only be named in the recipe", hint="name a path"
-            )
-    return keys
+    return {key: _parsed(draft, key, value) for key, value in keys.items()}
+
+
+def _parsed(draft: Draft, key: str, value: Any) -> Any:
+    """Return the value of an override: a list, if the key takes several paths."""
+    location = draft.command.location(key)
+    if location is None or not isinstance(value, str):
+        return value
+    names = [part.strip() for part in value.split(",") if part.strip()]
+    if any(map(REFERENCE.fullmatch, names)):
+        raise ConfigError(
+            f"--set {key}={value}: steps can only be named in the recipe", hint="name a path"
+        )
+    return names if location == "paths" else value
 
 
 def _named_overrides(draft: Draft, overrides: Overrides) -> dict[str, Any]:

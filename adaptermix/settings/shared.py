@@ -174,6 +174,17 @@ def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key not in left_out}
 
 
+def not_replaced(keys: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's keys without those that exclude an option on the command line."""
+    ways = {"weight", "weights", "weights-file", "search"}
+    left_out = ways if ways & flags.keys() else set()
+    if "server" in flags:  # replaces the file's engine, as an engine replaces its servers
+        left_out |= {"engine", *(name.replace("_", "-") for name in VLLM_OPTIONS)}
+    elif "engine" in flags:
+        left_out |= {"server"}
+    return {key: value for key, value in keys.items() if key not in left_out}
+
+
 def _known_task(name: str) -> str:
     if name.startswith(f"{HARNESS}:"):
         raise ValueError("only eval and merge --search support lm-eval tasks")

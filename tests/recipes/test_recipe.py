@@ -206,6 +206,22 @@ def test_a_model_on_the_command_line_replaces_no_step_and_nothing_that_is_named(
     assert (made["whole"].into, made["test"].model) == ("q/r", "o/p")
 
 
+def test_overrides_replace_what_excludes_them(tmp_path):
+    test = '[t]\ncommand = "eval"\nengine = "vllm"\ntask = "wmt23"\nlangs = ["en-de"]\n'
+    merge = '[m]\ncommand = "merge"\nadapters = ["x/y", "x/z"]\nsearch = "0.5,0.7"\nlimit = 5\n'
+    values = {
+        "server": "http://host:8000",
+        "t.src": "a.en",
+        "t.ref": "a.de,b.de",
+        "m.weight": "0.7",
+    }
+    path = write(tmp_path, test + merge)
+    t, m = (s.settings for s in read_recipe(path, overrides=Overrides(values)).steps)
+    assert (t.engine, t.server) == ("auto", ("http://host:8000/v1",))
+    assert t.ref == (Path("a.de"), Path("b.de"))
+    assert (m.weight, m.search) == (0.7, None)
+
+
 def test_a_merge_into_a_model_at_the_top_writes_a_folder(tmp_path):
     merge = '[m]\ncommand = "merge"\nadapters = ["x/y"]\nweights = [1]\n'
     path = write(tmp_path, f'into = "x/base"\n{merge}')
