@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.commands.command import MANAGED, Command
@@ -134,12 +134,33 @@ def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _tables(content: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in content.items() if isinstance(value, dict)]
+    """Return the names of the steps; a table without a command may also be a setting's value."""
+    settings = _table_keys()
+    return [
+        name
+        for name, value in content.items()
+        if isinstance(value, dict) and ("command" in value or name not in settings)
+    ]
+
+
+def _table_keys() -> set[str]:
+    """Return the keys of all commands whose value may be a table, such as ``groups``."""
+    return {
+        name.replace("_", "-")
+        for command in COMMANDS.values()
+        for name, field in command.settings.model_fields.items()
+        if _is_table(field.annotation)
+    }
+
+
+def _is_table(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_is_table, get_args(annotation)))
 
 
 def _top_keys(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     known = all_keys()
-    tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    steps = _tables(content)
+    tops = {key: value for key, value in content.items() if key not in steps}
     for key in tops:
         if key not in known and key not in _OWN_KEYS:
             near = get_close_matches(key, [*known, *_OWN_KEYS], 1)

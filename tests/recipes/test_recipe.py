@@ -73,6 +73,16 @@ def test_steps_take_keys_at_the_top_and_outputs_of_others(tmp_path):
     assert read_recipe(path, tmp_path / "p").steps[0].out == tmp_path / "p" / "a.safetensors"
 
 
+def test_tables_at_the_top_are_settings_unless_they_have_a_command(tmp_path):
+    text = 'engine-args = {seed = 1}\n[t]\ncommand = "eval"\n[groups]\nmine = ["cy"]\n'
+    text += '[columns]\ncommand = "eval"\n'
+    steps = read_recipe(write(tmp_path, text)).steps
+    assert [step.name for step in steps] == ["t", "columns"]
+    for step in steps:
+        assert step.settings.engine_args == {"seed": 1}
+        assert step.settings.groups == {"mine": ("cy",)}
+
+
 def test_the_command_line_overrides_all_steps(tmp_path):
     steps = train() + '[t]\ncommand = "eval"\nadapters = ["@a"]\nmax-new-tokens = 8\nlimit = 3\n'
     steps += '[al]\ncommand = "train-align"\n[f]\ncommand = "merge"\nadapters = ["@a"]\n'
