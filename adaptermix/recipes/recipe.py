@@ -45,6 +45,7 @@ from adaptermix.recipes.seeds import expand
 from adaptermix.recipes.step import Overrides, Recipe, Step
 from adaptermix.settings.locations import (
     Location,
+    at_home,
     from_folder,
     is_local_data,
     paths_of,
@@ -117,7 +118,7 @@ def _out_folder(path: Path, tops: Mapping[str, tuple[Path, Any]]) -> Path:
             f"{file}:{line_of(file, None, 'out')}: out: expected the name of a "
             f"folder, not {value!r}"
         )
-    return file.parent / value
+    return file.parent / at_home(value)
 
 
 def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:

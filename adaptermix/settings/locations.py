@@ -104,7 +104,13 @@ def from_folder(folder: Path, location: Location | None, value: Any) -> Any:
     return value
 
 
+def at_home(text: str) -> str:
+    """Replace a leading ``~/``, which no shell expands in a file, by the home folder."""
+    return str(Path.home() / text[2:]) if text.startswith("~/") else text
+
+
 def _joined(folder: Path, location: Location, value: str) -> str | Path:
+    value = at_home(value)
     if location in ("path", "paths"):
         return folder / value
     if location == "weighted-adapters":

@@ -83,6 +83,16 @@ def test_tables_at_the_top_are_settings_unless_they_have_a_command(tmp_path):
         assert step.settings.groups == {"mine": ("cy",)}
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    text = 'out = "~/runs"\n' + train(more='data-dir = "~/data"\non = ["~/a=0.5", "~b/c"]\n')
+    recipe = read_recipe(write(tmp_path, text))
+    (step,) = recipe.steps
+    assert (recipe.out, step.settings.data_dir) == (tmp_path / "runs", tmp_path / "data")
+    assert step.settings.on[0] == f"{tmp_path / 'a'}=0.5"
+
+
 def test_the_command_line_overrides_all_steps(tmp_path):
     steps = train() + '[t]\ncommand = "eval"\nadapters = ["@a"]\nmax-new-tokens = 8\nlimit = 3\n'
     steps += '[al]\ncommand = "train-align"\n[f]\ncommand = "merge"\nadapters = ["@a"]\n'
