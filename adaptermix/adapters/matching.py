@@ -176,8 +176,32 @@ def difference_of_bases(adapter: Adapter, base: str, own: str | None) -> str:
     recorded = adapter.record.get("base_fingerprint")
     if recorded and own:
         return "" if recorded == own else "whose weights are not those of"
-    is_other = adapter.base and is_one_base(adapter.base, base) is False
+    place = str(Path(base).resolve()) if Path(base).is_dir() else base
+    is_other = adapter.base and is_one_base(adapter.base, place) is False
     return "which by its name is not" if is_other else ""
+
+
+def refuse_other_base(adapter: Adapter, base: str, own: str | None, hint: str) -> list[str]:
+    """Refuse a base model that is not the adapter's; note a local folder of another name.
+
+    Anyone may choose the name of a folder, so it is no proof.
+
+    Args:
+        adapter: The adapter.
+        base: Name of the base model that it is used on.
+        own: Fingerprint of that base model, if its weights are there.
+        hint: Hint of the error.
+
+    Raises:
+        ArtifactError: It is another base model by its fingerprint or its name on the Hub.
+    """
+    difference = difference_of_bases(adapter, base, own)
+    if not difference:
+        return []
+    found = f"{adapter.path} was trained on {adapter.base}, {difference} {base}"
+    if Path(base).is_dir() and not (adapter.record.get("base_fingerprint") and own):
+        return [found]
+    raise ArtifactError(found, hint=hint)
 
 
 def notes_on_copies(adapters: Sequence[Adapter]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptermix.adapters.adapter import Adapter, adapter_hash, read_adapter
 from adaptermix.adapters.format import RECORD_FILE
-from adaptermix.adapters.matching import check_fits, difference_of_bases
+from adaptermix.adapters.matching import check_fits, refuse_other_base
 from adaptermix.adapters.names import is_expert
 from adaptermix.errors import ArtifactError, ConfigError
 from adaptermix.export.report import ExportReport
@@ -29,6 +29,7 @@ from adaptermix.models.files import (
 from adaptermix.settings.export import ExportSettings
 from adaptermix.version import __version__
 
+_OTHER_BASE = "name the model it was trained on with --model, or pass --ignore-base if you are sure"
 _DTYPES = {"float32": DTYPES["F32"], "float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 
 
@@ -70,7 +71,7 @@ def export(
         details=planned.details,
         files=planned.files,
         written=not dry_run,
-        notes=[*source.adapter.notes, *planned.notes],
+        notes=[*source.notes, *planned.notes],
     )
     if not dry_run:
         with whole_output(settings.out) as folder:
@@ -106,16 +107,14 @@ def _open(path: Path, settings: ExportSettings) -> Source:
     has_weights = any(folder.glob("*.safetensors"))
     if has_weights and quantization_of(folder) is None:  # else there are no matrices of its shapes
         check_fits(adapter, weight_shapes(folder), base)
-    difference = difference_of_bases(adapter, base, fingerprint(folder) if has_weights else None)
-    if difference and not settings.ignore_base:
-        raise ArtifactError(
-            f"{path} was trained on {adapter.base}, {difference} {base}",
-            hint="name the model it was trained on with --model, or pass --ignore-base if you are "
-            "sure",
-        )
+    notes = list(adapter.notes)
+    if not settings.ignore_base:
+        own = fingerprint(folder) if has_weights else None
+        notes += refuse_other_base(adapter, base, own, _OTHER_BASE)
     config = read_base_config(folder)
     merged = {**config, **config_parts(config)[0], "model_type": config.get("model_type")}
-    return Source(adapter, base, merged, _DTYPES[settings.out_dtype], _is_tied(folder, merged))
+    dtype, tied = _DTYPES[settings.out_dtype], _is_tied(folder, merged)
+    return Source(adapter, base, merged, dtype, tied, tuple(notes))
 
 
 def _is_tied(folder: Path, config: dict[str, Any]) -> bool:

@@ -21,6 +21,7 @@ class Source:
         config: The base model's config; for a multimodal model, with its text part's values.
         dtype: Dtype of the written tensors.
         tied: Whether the base model ties its input and output embeddings.
+        notes: Notes on the adapter and its base model.
     """
 
     adapter: Adapter
@@ -28,6 +29,7 @@ class Source:
     config: dict[str, Any] = field(repr=False)
     dtype: np.dtype
     tied: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

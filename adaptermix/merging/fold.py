@@ -16,8 +16,8 @@ from adaptermix.adapters.experts import Place, is_transposed, places_of
 from adaptermix.adapters.format import FLOAT_DTYPES, RECORD_FILE, RECORD_KEY
 from adaptermix.adapters.matching import (
     check_fits,
-    difference_of_bases,
     notes_on_stated_revisions,
+    refuse_other_base,
     with_names_of,
 )
 from adaptermix.adapters.names import is_conv1d, is_embedding_name
@@ -43,6 +43,7 @@ from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import ModelSettings
 
 _ROWS = 1024  # rows of a weight that are converted to float32 at a time
+_OTHER_BASE = "fold into the model it was trained on, or pass --ignore-base if you are sure"
 _TEMPLATES = "additional_chat_templates"  # folder of chat templates besides the default
 _OTHER_WEIGHTS = (
     *(".safetensors", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".h5"),
@@ -73,10 +74,7 @@ def merge_into(
     shapes = weight_shapes(folder)
     opened = open_adapters(paths, settings)
     adapters = [with_names_of(adapter, shapes) for adapter in opened]
-    own = fingerprint(folder)
-    for adapter in adapters:
-        check_fits(adapter, shapes, str(settings.into))
-        _check_base(adapter, own, settings)
+    notes = _check_base(adapters, shapes, folder, settings)
     plan = plan_merge(opened, read_weights(len(paths), settings), _in_float32(settings))
     plan = renamed(plan, adapters)  # planned by the names that a merged adapter would have
     files = {name: file for file in map(TensorFile, weight_files(folder)) for name in file.specs}
@@ -92,7 +90,6 @@ def merge_into(
         _turned_modules(plan, shapes, folder),
         Tally(),
     )
-    notes = notes_on_stated_revisions(adapters, str(settings.into))
     notes += [note for adapter in adapters for note in _notes_on_tokenizer(adapter, folder)]
     if dry_run:
         return _with_notes(merge_report(plan, settings, plan.try_out(), written=False), notes)
@@ -168,14 +165,21 @@ def _refuse_quantized(folder: Path) -> None:
     )
 
 
-def _check_base(adapter: Adapter, own: str, settings: MergeSettings) -> None:
-    """Refuse a base of the right shapes if the adapter was trained on another one."""
-    difference = difference_of_bases(adapter, str(settings.into), own)
-    if difference and not settings.ignore_base:
-        raise ArtifactError(
-            f"{adapter.path} was trained on {adapter.base}, {difference} {settings.into}",
-            hint="fold into the model it was trained on, or pass --ignore-base if you are sure",
-        )
+def _check_base(
+    adapters: Sequence[Adapter],
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path,
+    settings: MergeSettings,
+) -> list[str]:
+    """Refuse a base that is not the adapters'; return notes on one that may not be."""
+    base = str(settings.into)
+    notes = notes_on_stated_revisions(adapters, base)
+    own = fingerprint(folder)
+    for adapter in adapters:
+        check_fits(adapter, shapes, base)
+        if not settings.ignore_base:
+            notes += refuse_other_base(adapter, base, own, _OTHER_BASE)
+    return notes
 
 
 def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:

@@ -18,6 +18,7 @@ from adaptermix.adapters.matching import (
     notes_on_names,
     notes_on_revision,
     notes_on_revisions,
+    refuse_other_base,
     share_a_base,
     with_common_names,
     with_names_of,
@@ -312,6 +313,20 @@ def test_notes_name_the_adapters_of_another_base():
         "b was trained on x/b, whose weights are not those of x/now",
         "c was trained on x/c, which by its name is not x/now",
     ]
+
+
+def test_a_name_on_the_hub_is_proof_of_another_base_and_a_folders_name_is_not(tmp_path):
+    told = "a was trained on x/a, which by its name is not "
+    with pytest.raises(ArtifactError, match=f"{told}y/b") as error:
+        refuse_other_base(on("x/a"), "y/b", None, "a hint")
+    assert error.value.hint == "a hint"
+    assert refuse_other_base(on("x/a"), "x/a", None, "") == []
+    (tmp_path / "b").mkdir()
+    base = str(tmp_path / "b")
+    (note,) = refuse_other_base(on("x/a"), base, "2", "")
+    assert note == told + base
+    with pytest.raises(ArtifactError, match="whose weights are not those of"):
+        refuse_other_base(on("x/a", print="1"), base, "2", "")
 
 
 def test_copies_are_compared_with_the_first_base_that_is_known():

@@ -262,17 +262,23 @@ def test_another_model_of_the_same_shape_is_refused(tmp_path, model_dir):
         assert merge_into([tmp_path / "ours"], settings.model_copy(update=change)).written
 
 
-def test_another_model_is_refused_by_its_name_and_another_revision_is_told(tmp_path, model_dir):
+def test_a_folder_of_another_name_and_another_revision_are_told(tmp_path, monkeypatch, model_dir):
+    """The owner of a folder chooses its name, so it is no proof."""
     path = trained(model_dir, tmp_path / "a", 1)
     settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "model")
     reconfigure(path, base_model_name_or_path="mistralai/Mistral-7B-v0.3")
-    with pytest.raises(ArtifactError, match=r"v0\.3, which by its name is not .*llama$"):
-        merge_into([path], settings, dry_run=True)
+    (note,) = merge_into([path], settings, dry_run=True).notes
+    assert note.endswith(f"v0.3, which by its name is not {model_dir}")
     forced = settings.model_copy(update={"ignore_base": True})
     assert merge_into([path], forced, dry_run=True).notes == []
     reconfigure(path, base_model_name_or_path="x/llama", revision="v2")
     (note,) = merge_into([path], settings, dry_run=True).notes
     assert note.startswith(f"{path} was trained on revision v2 of x/llama")
+    reconfigure(path, base_model_name_or_path="x/llama", revision=None)
+    monkeypatch.chdir(model_dir.parents[1])
+    relative = str(model_dir.relative_to(model_dir.parents[1]))  # not a name on the Hub
+    settings = settings.model_copy(update={"into": relative})
+    assert merge_into([path], settings, dry_run=True).notes == []
 
 
 def test_outputs_that_cannot_be_are_refused(tmp_path, model_dir):
