@@ -35,7 +35,7 @@ from adaptermix.progress import OnProgress, ignore
 from adaptermix.settings.evaluation import EvalSettings, clash_of_groups
 from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.settings.shared import harness_tasks, notes_on_languages
-from adaptermix.tasks.metrics.metric import Outcome
+from adaptermix.tasks.metrics.metric import Outcome, prepare
 from adaptermix.tasks.metrics.significance import Statistics
 from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
 from adaptermix.version import __version__
@@ -209,9 +209,16 @@ def _route_notes(systems: Mapping[str, System], langs: Sequence[str]) -> list[st
 def _cells(inputs: _EvalInputs, answered: Answered) -> list[SystemScores]:
     """Score every system on every language."""
     items, cells = inputs.asked.items, []
+    found = {
+        (system, lang): [answered.outcomes[system][at] for at in mine]
+        for system in inputs.names
+        for lang, mine in inputs.members.items()
+    }
+    for metric in inputs.asked.task.metrics:
+        prepare(metric, found.values())
     for system, answers in zip(inputs.names, answered.answers, strict=True):
         for lang, mine in inputs.members.items():
-            outcomes = [answered.outcomes[system][at] for at in mine]
+            outcomes = found[system, lang]
             scores = inputs.asked.task.scores(outcomes)
             cells.append(
                 SystemScores(

@@ -21,6 +21,7 @@ from adaptermix.merging.weights import Weighting
 from adaptermix.progress import OnProgress
 from adaptermix.search.asking import Asked
 from adaptermix.search.candidates import Candidate
+from adaptermix.tasks.metrics.metric import prepare
 from adaptermix.tasks.metrics.normalization import count_denormalized, note_on_denormalized
 from adaptermix.tasks.metrics.significance import (
     Difference,
@@ -132,6 +133,7 @@ class SuccessiveHalving:
         found = self.asked.outcomes(
             [(entry.adapter, unseen) for entry, _, unseen in parts], self.on_progress
         )
+        prepare(self.task.metrics[0], found)
         for (entry, at, _), outcomes in zip(parts, found, strict=True):
             self.denormalized += count_denormalized(outcomes)
             rows = self.task.statistics(outcomes)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from helpers.comet import fake_python
 from helpers.evaluation import eval_settings, read_predictions
 from helpers.models import make_tokenizer, save_model_of_eot
 from helpers.training import joint_settings, task_settings
@@ -30,6 +31,24 @@ def write_translations(folder):
     write(folder / "de-en.valid.json", rows[:4])
     write(folder / "en-de.src", [en for en, _ in pairs])
     write(folder / "en-de.ref", [de for _, de in pairs])
+    write(folder / "de-en.src", [de for _, de in pairs])
+    write(folder / "de-en.ref", [en for en, _ in pairs])
+
+
+def write_comet(folder):
+    """A metric whose scores are the lengths of the outputs; it counts its starts."""
+    body = f"""
+with open({str(folder / "starts")!r}, "a") as starts:
+    starts.write("start\\n")
+systems = json.loads(pathlib.Path(sys.argv[-2]).read_text())["systems"]
+scores = [[float(len(row["mt"])) for row in rows] for rows in systems]
+pathlib.Path(sys.argv[-1]).write_text(json.dumps({{"scores": scores}}))
+"""
+    (folder / "metric" / "checkpoints").mkdir(parents=True)
+    (folder / "metric" / "checkpoints" / "model.ckpt").touch()
+    (folder / "metric" / "hparams.yaml").touch()
+    python = fake_python(folder / "python", body)
+    return {"comet_model": str(folder / "metric"), "comet_python": python}
 
 
 def write_entities(folder):
@@ -76,6 +95,20 @@ def test_a_task_is_trained_and_tested(tmp_path, model_dir, corpus_dir, task, lan
     assert set(record["cells"][0]["scores"]) == metrics
     rows = read_predictions(out, "adapter", lang)
     assert all(row["utterance"] and "predicted" in row and row["expected"] for row in rows)
+
+
+def test_comet_starts_once_for_all_systems_and_languages(tmp_path, model_dir):
+    write_translations(tmp_path)
+    chosen = {"task": "wmt23", "langs": ("en-de", "de-en"), "metrics": ("comet", "chrf")}
+    settings = eval_settings(
+        model_dir, tmp_path, tmp_path / "out", limit=2, **chosen, **write_comet(tmp_path)
+    )
+    report = evaluate(settings)
+    for cell in report.cells:
+        rows = read_predictions(tmp_path / "out", cell.system, cell.lang)
+        assert cell.score.segments == tuple(len(row["output"]) for row in rows)
+    assert [cell.lang for cell in report.cells] == ["en-de", "de-en"]
+    assert (tmp_path / "starts").read_text() == "start\n"
 
 
 def test_the_paper_s_scorer_and_prompt_can_be_chosen(tmp_path, model_dir, corpus_dir):

@@ -1,6 +1,6 @@
 """The interface of metrics: statistics of each example, and a score of their sum."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -81,6 +81,12 @@ class Metric(Protocol):
 
     def signature(self, outcomes: Sequence[Outcome]) -> str:
         """Return how the score is computed."""
+
+
+def prepare(metric: Metric, groups: Iterable[Sequence[Outcome]]) -> None:
+    """Let a metric score several systems and languages at once, if that saves it time."""
+    if (own := getattr(metric, "prepare", None)) is not None:
+        own(groups)
 
 
 def score(metric: Metric, outcomes: Sequence[Outcome]) -> Score:

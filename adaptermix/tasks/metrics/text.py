@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -221,9 +221,42 @@ class Comet:
         """Return COMET's model and package versions."""
         return self._scored(outcomes).signature
 
+    def prepare(self, groups: Iterable[Sequence[Outcome]]) -> None:
+        """Score the outcomes of several systems and languages in one process, and keep the scores.
+
+        Each group is scored alone, as without this function.
+        """
+        asked = dict.fromkeys(self._key(outcomes) for outcomes in groups if outcomes)
+        new = [key for key in asked if key not in _comet_scores]
+        if not new:
+            return
+        if len(_comet_scores) + len(new) > _COMET_KEPT:
+            _comet_scores.clear()
+            new = [*asked]
+        systems = [Translations(*zip(*key.segments, strict=True)) for key in new]
+        scores = segment_scores_many(systems, model=self.model, python=self.python)
+        _comet_scores.update(
+            (key, CometScores([part], scores.signature))
+            for key, part in zip(new, scores.segments, strict=True)
+        )
+
     def _scored(self, outcomes: Sequence[Outcome]) -> CometScores:
+        self.prepare([outcomes])
+        return _comet_scores[self._key(outcomes)]
+
+    def _key(self, outcomes: Sequence[Outcome]) -> "_CometKey":
         segments = tuple((o.source, o.predicted, o.expected[0]) for o in outcomes)
-        return _comet(segments, self.model, self.python)
+        return _CometKey(segments, self.model, self.python)
+
+
+class _CometKey(NamedTuple):
+    segments: tuple[tuple[str, str, str], ...]
+    model: str
+    python: Path | None
+
+
+_COMET_KEPT = 256
+_comet_scores: dict[_CometKey, CometScores] = {}  # scores, signatures and comparisons need the same
 
 
 def without_missing_comet(settings: S) -> tuple[S, list[str]]:
@@ -252,14 +285,6 @@ def require_comet(metric: Metric) -> None:
     """
     if isinstance(metric, Comet) and metric.python is None and not status().installed:
         raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
-
-
-@lru_cache(maxsize=256)  # scores, signatures and comparisons need the same segments
-def _comet(
-    segments: tuple[tuple[str, str, str], ...], model: str, python: Path | None
-) -> CometScores:
-    sides = Translations(*zip(*segments, strict=True))
-    return segment_scores_many([sides], model=model, python=python)
 
 
 def text_metrics(options: ScorerSettings) -> list[Metric]:
