@@ -1,7 +1,7 @@
 """Languages: codes, names and scripts."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -170,6 +170,26 @@ def members_of(group: Iterable[str], langs: Sequence[str], same: Same = are_same
         alike = [lang for lang in langs if same(lang, member)]
         found.update([member] if member in langs else alike)
     return [lang for lang in langs if lang in found]
+
+
+def notes_on_groups(
+    groups: Mapping[str, Iterable[str]], langs: Sequence[str], same: Same = are_same
+) -> list[str]:
+    """Note the members of groups that are not in a run, which may be typing errors.
+
+    Settings may serve several runs, so groups without any member in the run share a note.
+    """
+    notes, unused = [], []
+    for name, members in groups.items():
+        found = {member: members_of([member], langs, same) for member in members}
+        absent = [member for member, here in found.items() if not here]
+        if len(absent) == len(found):
+            unused.append(name)
+        elif absent and len({lang for here in found.values() for lang in here}) < len(langs):
+            notes.append(f"group {name}: not in this run: {' '.join(absent)}")
+    if unused:
+        notes.append(f"groups without a member in this run: {', '.join(unused)}")
+    return notes
 
 
 _NAME = re.compile(r"[A-Za-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|\d{3}))?")

@@ -19,7 +19,7 @@ from adaptermix.adapters.systems import (
     system_record,
     systems_of,
 )
-from adaptermix.data.languages import are_same, members_of
+from adaptermix.data.languages import Same, are_same, members_of, notes_on_groups
 from adaptermix.errors import ConfigError
 from adaptermix.evaluation.asking import Answered, Asked, Prompts
 from adaptermix.evaluation.comparison import PairedTest, compare
@@ -248,23 +248,18 @@ def _groups(settings: EvalSettings) -> dict[str, list[str]]:
     groups = settings.groups
     if groups is None:
         groups = PAPER_GROUPS if settings.task == "massive" else {}
-    tested = {name: _tested_of(members, settings) for name, members in groups.items()}
+    same = _same_name(settings)
+    tested = {name: members_of(members, settings.langs, same) for name, members in groups.items()}
     return {name: langs for name, langs in tested.items() if 0 < len(langs) < len(settings.langs)}
 
 
-def _tested_of(members: Sequence[str], settings: EvalSettings) -> list[str]:
-    """Return the tested languages among the members of a group; tasks of lm-eval have one name."""
-    same = eq if harness_tasks(settings.task) else are_same
-    return members_of(members, settings.langs, same)
-
-
 def _group_notes(settings: EvalSettings) -> list[str]:
-    """Note the members of groups that are not tested, which may be typing errors."""
-    notes = []
-    for name, members in (settings.groups or {}).items():
-        if absent := [member for member in members if not _tested_of([member], settings)]:
-            notes.append(f"group {name}: not tested: {' '.join(absent)}")
-    return notes
+    return notes_on_groups(settings.groups or {}, settings.langs, _same_name(settings))
+
+
+def _same_name(settings: EvalSettings) -> Same:
+    """Return whether two names mean one row of the results; tasks of lm-eval have one name."""
+    return eq if harness_tasks(settings.task) else are_same
 
 
 def _statistics(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptermix.adapters.systems import read_systems
-from adaptermix.data.languages import are_same_text, members_of
+from adaptermix.data.languages import are_same_text, members_of, notes_on_groups
 from adaptermix.data.multiway import read_multiway
 from adaptermix.errors import ConfigError
 from adaptermix.files.hub import path_of
@@ -234,9 +234,7 @@ def _notes(inputs: RetrievalInputs, groups: Mapping[str, Sequence[str]] | None) 
     ]
     if inputs.scores and inputs.scores.unknown:
         notes.append("languages with scores but no retrieval: " + " ".join(inputs.scores.unknown))
-    for name, members in (groups or {}).items():
-        if absent := [m for m in members if not members_of([m], inputs.langs, are_same_text)]:
-            notes.append(f"group {name}: not analyzed: {' '.join(absent)}")
+    notes += notes_on_groups(groups or {}, inputs.langs, are_same_text)
     if inputs.scores is not None and len(inputs.scores.indices) < LEAST:
         notes.append(
             f"no correlation with task scores: it needs at least {LEAST} languages with both; "

@@ -128,14 +128,21 @@ def test_groups_are_of_some_of_the_tested_languages(model_dir, corpus_dir):
 
 
 def test_languages_of_groups_may_be_spelled_in_other_ways():
-    """Members that were not tested are noted: they may be typing errors."""
+    """Members that were not tested are noted: they may be typing errors.
+
+    A file of settings may have groups for other runs, and groups with all of a run's languages.
+    """
     groups = {"aligned": "cy,sw", "typo": "cy,sx", "exact": "en", "ours": "English"}
+    groups |= {"far": "ja,ko", "other": "fr", "everything": "cy,sw,English,ja"}
     settings = EvalSettings(langs=("cy-GB", "sw-KE", "en", "en-US"), groups=groups)
     assert _groups(settings) == {
         **{"aligned": ["cy-GB", "sw-KE"], "typo": ["cy-GB"]},
         **{"exact": ["en"], "ours": ["en", "en-US"]},
     }
-    assert _group_notes(settings) == ["group typo: not tested: sx"]
+    assert _group_notes(settings) == [
+        "group typo: not in this run: sx",
+        "groups without a member in this run: far, other",
+    ]
     assert _groups(EvalSettings(langs=("cym", "swa", "en")))["transfer-aligned"] == ["cym", "swa"]
     pairs = {"in": "German-English", "out": "en-de"}
     settings = EvalSettings(task="wmt23", langs=("de-en", "en-de", "de-cs"), groups=pairs)

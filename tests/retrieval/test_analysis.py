@@ -287,7 +287,7 @@ def test_the_record_sums_up_what_each_pair_scores(model_dir, settings, text_dir,
     assert cy.as_target[2] == mean(lambda a, b: b == "cy", [2])
     assert cy.accuracy[2] == mean(lambda a, b: "cy" in (a, b), [2])
     assert report.groups == {"low-resource": ["cy", "swh_Latn"], "one": ["en"]}
-    assert report.notes == ["group none: not analyzed: fi"]
+    assert report.notes == ["groups without a member in this run: none"]
     whole, low, one = report.by_layer
     assert whole.accuracy[3] == mean(lambda a, b: True, [3])
     of_low = [s.accuracy[3] for s in report.by_language if s.lang in ("cy", "swh_Latn")]
