@@ -92,6 +92,7 @@ class MergePlan:
         method: Name of the method.
         options: Options of the method.
         seed: Seed of the random methods.
+        keeps: Whether adapters keep their full strength where others have nothing.
         base_weight: Reads a weight of the base model; only set if the result is a full model.
         names: Names of renamed modules and whole weights when the merge was planned. Rules and
             random draws depend on them.
@@ -105,6 +106,7 @@ class MergePlan:
     method: str
     options: MethodOptions
     seed: int
+    keeps: bool = False
     base_weight: BaseWeight | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -229,6 +231,8 @@ class MergePlan:
         saved = {}
         for name in dict.fromkeys(name for adapter in self.adapters for name in adapter.saved):
             weights = self.weighting.of(self.names.get(name, name).rpartition(".")[0])
+            if self.keeps:
+                weights = _shared_out(name, weights, [name in a.saved for a in self.adapters])
             parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
             if any(name in adapter.saved for adapter, _ in parts):
                 saved[name] = saved_weight(name, parts, self.base_weight)
@@ -335,7 +339,15 @@ def plan_merge(
     bases = [adapter.base for adapter in adapters if adapter.base]
     base = min(bases, key=is_quantized_name, default=None)  # rather than a quantized copy
     return MergePlan(
-        list(adapters), base, weighting, weights, specs, settings.method, options, settings.seed
+        list(adapters),
+        base,
+        weighting,
+        weights,
+        specs,
+        settings.method,
+        options,
+        settings.seed,
+        keeps=settings.inactive == "keep",
     )
 
 
@@ -402,19 +414,22 @@ def _module_weights(
     weights = weighting.of(module)
     if inactive == "average":
         return weights
+    has = [module in adapter.factors and adapter.is_active(module) for adapter in adapters]
+    return _shared_out(module, weights, has)
+
+
+def _shared_out(name: str, weights: Sequence[float], has: Sequence[bool]) -> tuple[float, ...]:
+    """Normalize weights over the adapters that have something under a name."""
     if abs(sum(weights) - 1) > 1e-6:
         raise ConfigError(
             f"--inactive keep: the weights {', '.join(map(str, weights))} do not add up to 1",
             hint="use weights that add up to 1, or --inactive average",
         )
-    active = [
-        weight if module in adapter.factors and adapter.is_active(module) else 0.0
-        for adapter, weight in zip(adapters, weights, strict=True)
-    ]
+    active = [weight if own else 0.0 for weight, own in zip(weights, has, strict=True)]
     total = sum(active)
     if total <= 0 and any(active):
         raise ConfigError(
-            f"--inactive keep: the weights of the adapters active in {module} add up to {total:g}",
+            f"--inactive keep: the weights of the adapters active in {name} add up to {total:g}",
             hint="use positive weights, or --inactive average",
         )
     return tuple(weight / total for weight in active) if total else tuple(active)

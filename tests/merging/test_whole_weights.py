@@ -186,6 +186,18 @@ def test_an_adapter_of_weight_zero_adds_no_whole_module(tmp_path, qwen_dir):
     assert read_adapter(tmp_path / "m").config["modules_to_save"] == ["lm_head"]
 
 
+def test_an_adapter_keeps_a_whole_module_that_others_have_not(tmp_path, qwen_dir):
+    head = trained(qwen_dir, tmp_path / "a", 1, modules_to_save=["lm_head"], **ATTENTION)
+    plain = trained(qwen_dir, tmp_path / "b", 2, **ATTENTION)
+    options = {"weight": 0.6, "inactive": "keep"}
+    merge([head, plain], MergeSettings(**options, out=tmp_path / "m"))
+    merge_into([head, plain], MergeSettings(**options, into=str(qwen_dir), out=tmp_path / "model"))
+    own, merged = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("a", "m"))
+    folded = load_file(tmp_path / "model" / "model.safetensors")["lm_head.weight"]
+    for found in (merged["base_model.model.lm_head.weight"], folded):
+        torch.testing.assert_close(found, own["base_model.model.lm_head.weight"])
+
+
 def test_biases_beside_updates_of_different_modules_are_averaged(tmp_path, qwen_dir):
     paths = [
         trained(qwen_dir, tmp_path / name, seed, bias="all", target_modules=[name])
