@@ -1,10 +1,12 @@
 """Upload adapters and models to the Hub."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
 from adaptermix.adapters.adapter import read_adapter
-from adaptermix.adapters.writing import stage_adapter
+from adaptermix.adapters.card import FILE_NAME, can_write_card, card_path
+from adaptermix.adapters.writing import copy_adapter
 from adaptermix.errors import AdaptermixError, ConfigError, ResourceError, first_line
 from adaptermix.files.hub import HUB_NAME, hub_errors
 
@@ -62,7 +64,7 @@ def push(path: Path, repository: str, *, private: bool = False) -> str:
     api = HfApi()
     try:
         with tempfile.TemporaryDirectory(prefix="adaptermix-hub-") as scratch:
-            folder = path if path.is_dir() else stage_adapter(read_adapter(path), Path(scratch))
+            folder = path if path.is_dir() else _as_folder(path, Path(scratch) / path.stem)
             made = api.create_repo(repository, private=private or None, exist_ok=True)
             api.upload_folder(
                 repo_id=repository,
@@ -72,6 +74,14 @@ def push(path: Path, repository: str, *, private: bool = False) -> str:
     except refusals as error:
         raise _failure(path, repository, error) from error
     return str(made)
+
+
+def _as_folder(path: Path, folder: Path) -> Path:
+    """Write a single-file adapter as a PEFT folder, with its record, and its card if it has one."""
+    copy_adapter(read_adapter(path), folder)
+    if (card := card_path(path)).is_file() and not can_write_card(card):  # a person wrote it
+        shutil.copyfile(card, folder / FILE_NAME)
+    return folder
 
 
 def _failure(path: Path, repository: str, error: Exception) -> AdaptermixError:

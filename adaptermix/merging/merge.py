@@ -17,7 +17,7 @@ from adaptermix.errors import ConfigError
 from adaptermix.files.outputs import OTHER_OUT, check_output, real_path
 from adaptermix.merging.plan import MergePlan, Tally, open_adapters, plan_merge
 from adaptermix.merging.report import MergeReport, MergeSource
-from adaptermix.merging.weights import read_weights
+from adaptermix.merging.weights import Weighting, read_weights
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.settings.shared import flag_of
 from adaptermix.version import __version__
@@ -74,7 +74,10 @@ def write_merge(
 
     def record() -> dict[str, Any]:
         report = merge_report(plan, settings, tally, written=True)
-        return merge_record(plan, report) | dict(found or {})
+        made = merge_record(plan, report) | dict(found or {})
+        # A copy, such as a file that becomes a folder, was made as the adapter was.
+        is_copy = plan.is_sum and plan.weighting == Weighting((1.0,))
+        return made | plan.adapters[0].record if is_copy else made
 
     stream_adapter(at or settings.out, plan.result(tally), plan.config(), record, force=force)
     return merge_report(plan, settings, tally, written=True)

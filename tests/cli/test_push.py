@@ -140,8 +140,18 @@ def test_a_merge_is_pushed_as_the_two_files_that_peft_reads(uploads, tmp_path, n
     for path, content in uploads.files.items():
         (there / path).write_bytes(content)
     pushed, local = read_adapter(there), read_adapter(out)
+    assert pushed.record == local.record
+    assert "1 x one + 2 x one" in (there / "README.md").read_text()
     for module, update in local.updates():
         assert (update.delta_weight() == pushed.update(module).delta_weight()).all()
+
+
+def test_a_card_that_a_person_wrote_beside_a_file_is_pushed_with_it(uploads, tmp_path):
+    adapter_files(tmp_path / "one")
+    assert merge_in(tmp_path, "-o", tmp_path / "m.safetensors").exit_code == 0
+    (tmp_path / "m.README.md").write_text("# Mine")
+    push(tmp_path / "m.safetensors", "somebody/new")
+    assert uploads.files["README.md"] == b"# Mine"
 
 
 def test_everything_in_a_folder_is_pushed(uploads, tmp_path):

@@ -228,6 +228,20 @@ def test_an_adapter_that_was_trained_on_another_is_noted_without_it(tmp_path):
     assert any("but it has 0.5 and 0.25 here" in note for note in twice)
 
 
+def test_a_copy_of_an_adapter_has_its_record(tmp_path):
+    lower = write(tmp_path / "lower", {"command": "train-task"})
+    on = [{"path": "lower", "blake3": read_adapter(lower).weights_hash, "weight": 0.5}]
+    record = {**ALIGNED, "on": on, "base_fingerprint": "0123"}
+    align = write(tmp_path / "align.safetensors", record, seed=1)
+    for weight, is_kept in ((1, True), (0.5, False)):
+        merge([align], MergeSettings(weights=(weight,), out=tmp_path / f"at-{weight}"))
+        found = read_adapter(tmp_path / f"at-{weight}").record
+        assert (found | record == found) is is_kept
+        assert found["base_fingerprint"] == "0123"
+    notes = notes_of(tmp_path, [lower, tmp_path / "at-1"], [0.5, 0.5])
+    assert notes == notes_of(tmp_path, [lower, align], [0.5, 0.5]) == []
+
+
 def test_the_base_is_that_of_the_adapter_that_names_one(tmp_path):
     nameless, named = write(tmp_path / "a", ALIGNED, base=None), write(tmp_path / "b", ALIGNED)
     for paths in ([nameless, named], [named, nameless]):
