@@ -95,16 +95,24 @@ def merge_into(
         return _with_notes(merge_report(plan, settings, plan.try_out(), written=False), notes)
     with whole_output(settings.out) as out:
         out.mkdir()
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.endswith(_OTHER_WEIGHTS):
-                shutil.copyfile(path, out / path.name)
-        if (folder / _TEMPLATES).is_dir():
-            shutil.copytree(folder / _TEMPLATES, out / _TEMPLATES)
+        _copy_other_files(folder, out)
         for shard in weight_files(folder):
             _fold_shard(shard, out / shard.name, folding)
         report = _with_notes(merge_report(plan, settings, folding.tally, written=True), notes)
         write_json(out / RECORD_FILE, merge_record(plan, report))
     return report
+
+
+def _copy_other_files(base: Path, out: Path) -> None:
+    """Copy the files of a base model besides its weights, without an index of other files."""
+    left = _OTHER_WEIGHTS
+    if weight_files(base) == [base / "model.safetensors"]:
+        left = (*left, ".safetensors.index.json")
+    for path in sorted(base.iterdir()):
+        if path.is_file() and not path.name.endswith(left):
+            shutil.copyfile(path, out / path.name)
+    if (base / _TEMPLATES).is_dir():
+        shutil.copytree(base / _TEMPLATES, out / _TEMPLATES)
 
 
 def _with_notes(report: MergeReport, notes: Sequence[str]) -> MergeReport:
@@ -183,8 +191,11 @@ def _check_base(
 
 
 def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
-    """Check that the base has the weights to replace and the biases to add to."""
-    wanted = {name: spec.shape for name, (spec, _) in plan.saved().items()}
+    """Check that the base has the weights to replace, and the weights and biases to add to."""
+    wanted: dict[str, tuple[int, ...] | None] = {  # a tied head is not saved
+        f"{module}.weight": None for module, spec in plan.specs.items() if spec.experts < 2
+    }
+    wanted |= {name: spec.shape for name, (spec, _) in plan.saved().items()}
     wanted |= {
         f"{module}.bias": (spec.out_features,)
         for module, spec in plan.specs.items()
@@ -193,7 +204,7 @@ def _check_whole_weights(plan: MergePlan, shapes: Mapping[str, tuple[int, ...]],
     for name, shape in wanted.items():
         if name not in shapes:
             raise ArtifactError(f"{base} has no weight '{name}', which the adapters change")
-        if shapes[name] != shape:
+        if shape is not None and shapes[name] != shape:
             raise ArtifactError(
                 f"'{name}' is {by(shape)} in the adapters, but {base} has {by(shapes[name])}",
                 hint="if the vocabulary was resized, merge with PEFT's merge_and_unload",

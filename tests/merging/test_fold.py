@@ -100,6 +100,18 @@ def test_an_orientation_that_no_layer_of_the_class_has_is_ignored(tmp_path, mode
     check_fold(tmp_path, model_dir, [path], (0.7,))
 
 
+def test_a_head_that_the_files_have_not_is_refused(tmp_path, model_dir):
+    """An untied model without its head, such as one that was saved as a bare decoder."""
+    base = shutil.copytree(model_dir, tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    path = trained(model_dir, tmp_path / "a", 1, target_modules=["lm_head"])
+    settings = MergeSettings(weights=(1,), into=str(base), out=tmp_path / "model")
+    with pytest.raises(ArtifactError, match=r"has no weight 'lm_head\.weight'"):
+        merge_into([path], settings, dry_run=True)
+
+
 def test_a_bias_that_the_base_has_not_is_refused(tmp_path, model_dir):
     path = trained(model_dir, tmp_path / "a", 1, lora_bias=True)
     settings = MergeSettings(weights=(1,), into=str(model_dir), out=tmp_path / "model")
@@ -315,6 +327,8 @@ def test_a_quantized_layer_is_refused_and_others_are_copied(tmp_path, model_dir)
     name = "model.layers.1.mlp.down_proj.weight"
     weights[name] = weights[name].to(torch.float8_e4m3fn)
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    index = base / "model.safetensors.index.json"
+    index.write_text("{}")
     into = {"weights": (1,), "into": str(base), "out": tmp_path / "m"}
     with pytest.raises(ArtifactError, match="adapters cannot be folded into a quantized model"):
         merge_into([trained(model_dir, tmp_path / "a", 1)], MergeSettings(**into))
@@ -322,6 +336,7 @@ def test_a_quantized_layer_is_refused_and_others_are_copied(tmp_path, model_dir)
     merge_into(
         [trained(model_dir, tmp_path / "b", 1, target_modules=["q_proj"])], MergeSettings(**into)
     )
+    assert not (tmp_path / "m" / index.name).exists(), "of other files"
     copied = load_file(tmp_path / "m" / "model.safetensors")[name]
     assert copied.dtype == torch.float8_e4m3fn
     assert torch.equal(copied.view(torch.uint8), weights[name].view(torch.uint8))
