@@ -5,7 +5,7 @@ The format is recognized by the columns. Lists, such as messages and tools, may 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ _CALL = 'a call is {"name": "...", "arguments": {...}}'
 _TEXT = "write it as text, or name another column: --columns"
 # Fields of reasoning, as DeepSeek's, OpenRouter's and gpt-oss' messages have them.
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_SYSTEM_ROLES = ("system", "developer")  # OpenAI's two names of it
 # ShareGPT's speakers, with their roles in chat templates.
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -52,6 +53,15 @@ class Chat:
     tools: tuple[dict[str, Any], ...] = ()
     context: frozenset[int] = frozenset()
     left_out: tuple[str, ...] = ()
+
+    def with_system(self, text: str | None) -> "Chat":
+        """Return the conversation with a system prompt, unless it has its own or there is none."""
+        first = self.messages[0]["role"] if self.messages else "system"
+        if not text or first in _SYSTEM_ROLES:
+            return self
+        messages = [{"role": "system", "content": text}, *self.messages]
+        context = self.context | ({0} if first == "assistant" else set())  # it answers nothing
+        return replace(self, messages=messages, context=frozenset(at + 1 for at in context))
 
 
 @dataclass(frozen=True)

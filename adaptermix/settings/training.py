@@ -6,7 +6,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from adaptermix.settings.paper import ATTENTION_AND_MLP
-from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings, notes_on_languages
+from adaptermix.settings.shared import (
+    ModelSettings,
+    PromptSettings,
+    Settings,
+    flag_of,
+    notes_on_languages,
+)
 from adaptermix.settings.values import (
     Alphas,
     Columns,
@@ -140,7 +146,8 @@ class TaskDataSettings(PromptSettings):
     chat: DataPlace = Field(
         default=None,
         description="Train on your own conversations instead of a task: a CSV, TSV, Parquet, JSON "
-        "or JSON Lines file, or a data set on the Hub, OWNER/NAME[:CONFIG][:SPLIT].",
+        "or JSON Lines file, or a data set on the Hub, OWNER/NAME[:CONFIG][:SPLIT]. "
+        "--system-prompt is put before conversations without one.",
     )
     dev_chat: DataPlace = Field(
         default=None,
@@ -416,4 +423,21 @@ def notes_on_training(settings: TrainSettings) -> list[str]:
         ]
     if isinstance(settings, TaskDataSettings) and settings.chat is None:
         notes += notes_on_languages(settings)
-    return notes
+    return notes + _notes_on_unused(settings)
+
+
+def _notes_on_unused(settings: TrainSettings) -> list[str]:
+    """Return notes on options that were given, and have no effect with the others."""
+    found = settings.model_dump()
+    unused = (
+        (("task", "prompt", "langs"), "with --chat", found.get("chat")),
+        (("max_new_tokens",), "without --stop-on score", found.get("stop_on") != "score"),
+        (("pool_skip",), "with --pooling last", found.get("pooling") == "last"),
+        (("stop_gradient",), "with --preserve", found.get("preserve")),
+    )
+    return [
+        f"{flag_of(name)} has no effect {why}"
+        for names, why, applies in unused
+        for name in names
+        if applies and name in settings.model_fields_set
+    ]

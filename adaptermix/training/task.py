@@ -162,9 +162,8 @@ def _chat_data(
             f"{path}: only one conversation, but training and dev data need one each",
             hint="add conversations, or name dev data: --dev-chat",
         )
-    encoded = [
-        [encode_chat(c, encoder, settings.max_length) for c in part] for part in (chats, dev)
-    ]
+    asked = [[chat.with_system(settings.system_prompt) for chat in part] for part in (chats, dev)]
+    encoded = [[encode_chat(c, encoder, settings.max_length) for c in part] for part in asked]
     kept = [[row for rows in part for row in rows] for part in encoded]
     lost = sum(not rows for part in encoded for rows in part)
     if not all(kept):

@@ -1,5 +1,6 @@
 """What the settings of alignment do: layer, pooling, temperatures, preservation."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,12 +14,12 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.cli import console
 from adaptermix.commands.settings_file import load_settings
-from adaptermix.commands.training import TRAIN_ALIGN, TRAIN_TASK
+from adaptermix.commands.training import TRAIN_ALIGN, TRAIN_JOINT, TRAIN_TASK
 from adaptermix.errors import ArtifactError, ConfigError, DataError
 from adaptermix.models.blocks import load_lower_blocks
 from adaptermix.models.loading import load_tokenizer
 from adaptermix.models.lora import with_lora
-from adaptermix.settings.training import TrainAlignSettings, TrainTaskSettings
+from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.training.align import (
     _with_anchor_text,
     align_data,
@@ -594,6 +595,16 @@ def test_what_looks_like_a_slip_in_a_training_is_noted(tmp_path):
     assert TRAIN_TASK.remark(own.model_copy(update={"task": "massive"})) is None
     named = TrainTaskSettings(task="my.toml", langs="en", out=tmp_path / "new")
     assert TRAIN_TASK.remark(named) is None
+    assert "--pool-skip has no effect with --pooling last" in told(pooling="last", pool_skip=2)
+    assert "--stop-gradient has no effect with" in told(preserve=1, stop_gradient=True)
+    assert told(pooling="last") is told(preserve=1) is told(pool_skip=2) is None
+    chat = {"chat": "c.jsonl", "out": tmp_path / "new"}
+    own = TRAIN_TASK.remark(TrainTaskSettings(task="uner", prompt="paper", langs="en", **chat))
+    assert re.findall("--[a-z]+", own) == "--task --chat --prompt --chat --langs --chat".split()
+    assert TRAIN_TASK.remark(TrainTaskSettings(system_prompt="Be brief.", **chat)) is None
+    joint = {"max_new_tokens": 9, "out": tmp_path / "new"}
+    assert "without --stop-on score" in TRAIN_JOINT.remark(TrainJointSettings(**joint))
+    assert TRAIN_JOINT.remark(TrainJointSettings(stop_on="score", **joint)) is None
 
 
 def test_states_to_preserve_are_those_without_the_base_models_dropout(tmp_path, corpus_dir):

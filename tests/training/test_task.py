@@ -111,6 +111,22 @@ def test_conversations_whose_answers_do_not_fit_are_counted_apart(tmp_path, mode
     assert data.dropped == {"chat": {"no answer within --max-length": 4 + 2}}
 
 
+def test_a_system_prompt_is_put_before_conversations_without_one(tmp_path, model_dir):
+    """As if it were written there; the same answers are learned."""
+    system = {"role": "system", "content": "Be brief."}
+    asked, said = {"role": "user", "content": "say 5"}, {"role": "assistant", "content": "lamp"}
+    context = {**said, "weight": 0}
+    given = [[asked, said], [asked, context, asked, said], [said, asked, said]]
+    whole = [[system, *turns] for turns in [*given[:2], [context, asked, said]]]
+    own = [{**system, "role": "developer"}, asked, said]
+    found = []
+    for name, rows, prompt in (("given", given, "Be brief."), ("whole", whole, "")):
+        path = write_rows(tmp_path / f"{name}.jsonl", [{"messages": row} for row in [*rows, own]])
+        data = chat_data(model_dir, chat=path, dev_chat=path, system_prompt=prompt)
+        found.append([(row.input_ids, row.labels) for row in (*data.train, *data.dev)])
+    assert found[0] == found[1]
+
+
 def test_another_seed_holds_out_other_conversations(tmp_path, model_dir):
     path = chats(tmp_path, "all.jsonl", range(1, 60))
     held = [
