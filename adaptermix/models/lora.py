@@ -209,11 +209,7 @@ def _target_parameters(
             )
         chosen = [name for name in found if not layers or layer_of(name) in layers]
         if not chosen:
-            blocks = sorted({at for name in found if (at := layer_of(name)) is not None})
-            raise ConfigError(
-                f"--target-parameters: no block of --layers-to-transform has '{wanted}'",
-                hint="these have it: " + ", ".join(map(str, blocks)),
-            )
+            raise _not_in_layers("--target-parameters", wanted, found)
         targets += chosen
     return targets
 
@@ -229,11 +225,28 @@ def _modules_of_layers(
         if isinstance(settings, TrainAlignSettings):  # its model ends at the aligned block
             which = f"the blocks up to --layer {settings.layer}"
         raise ConfigError(f"--layers-to-transform {last}: {which} are 0 to {depth - 1}")
-    return [
-        name
-        for name in linear
-        if name.rsplit(".", 1)[-1] in targets and layer_of(name) in settings.layers_to_transform
-    ]
+    chosen = []
+    for target in targets:
+        found = [name for name in linear if name.rsplit(".", 1)[-1] == target]
+        mine = [name for name in found if layer_of(name) in settings.layers_to_transform]
+        is_named = (
+            target in settings.target_modules and settings.target_modules != ATTENTION_AND_MLP
+        )
+        if is_named and not mine:
+            raise _not_in_layers("--target-modules", target, found)
+        chosen += mine
+    return chosen
+
+
+def _not_in_layers(flag: str, wanted: str, found: list[str]) -> ConfigError:
+    """Return the error about a module or parameter that only other blocks have, or none."""
+    blocks = sorted({at for name in found if (at := layer_of(name)) is not None})
+    return ConfigError(
+        f"{flag}: no block of --layers-to-transform has '{wanted}'",
+        hint="these have it: " + ", ".join(map(str, blocks))
+        if blocks
+        else "it is outside the blocks: remove it, or leave out --layers-to-transform",
+    )
 
 
 def _without_prefix(

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
+from adaptermix.adapters.format import layer_of
+from adaptermix.errors import ConfigError
 from adaptermix.generation.own_config import find_stop_ids
 from adaptermix.generation.prompts import PromptEncoder, room_for_prompt
 from adaptermix.models.blocks import choose_layer, empty_model, lower_blocks_only
@@ -76,11 +78,15 @@ def train_joint(
     data = _joined(task, pairs)
     data = base.check_rows(data)
     depth = choose_layer(base.folder, settings, "top")
+    judge = None
+    if settings.stop_on == "score":
+        room = room_for_prompt(settings.max_new_tokens, base.folder)
+        judge = DevScore(settings, encoder, find_stop_ids(base.folder, encoder), room)
     if dry_run:
         is_open = settings.layer == "auto"
         layer = depth if is_open else choose_layer(base.folder, settings, settings.layer)
         tell(on_progress, base.notes)
-        empty = with_lora(empty_model(base.folder, settings), settings, "CAUSAL_LM")
+        empty = _adapted(empty_model(base.folder, settings), settings, layer)
         passes = [
             task_pass(micro, task.train),
             Pass(2 * micro, max(map(padded_length, pairs.train)), layer),
@@ -88,10 +94,6 @@ def train_joint(
         planned = plan_training(settings, data, footprint(empty, passes, settings))
         shown = [preview(rows, base.tokenizer, settings) for rows in (task.train, pairs.train)]
         return replace(planned, preview=[*shown[0], *shown[1]])
-    judge = None
-    if settings.stop_on == "score":
-        room = room_for_prompt(settings.max_new_tokens, base.folder)
-        judge = DevScore(settings, encoder, find_stop_ids(base.folder, encoder), room)
     set_seed(settings.seed)
     whole = add_stack(load_model(base.folder, settings), base.stack)
     collator = JointCollator(AnswerCollator(base.pad), PairCollator(base.pad))
@@ -101,7 +103,7 @@ def train_joint(
         choice = choose(settings, curve, depth)
     settled = choice.settled(settings)
     layer = choose_layer(base.folder, settings, settled.layer)
-    adapted = with_lora(whole, settings, "CAUSAL_LM")
+    adapted = _adapted(whole, settings, layer)
     per_step = settings.batch_size // micro
     batches = Alternation(
         sizes=(len(task.train), len(pairs.train)),
@@ -120,6 +122,24 @@ def train_joint(
     run.choose(choice)
     kind = partial(JointTrainer, plan, data_collator=NamedCollator(collator))
     return run.train(adapted, kind, force)
+
+
+def _adapted(model: PreTrainedModel, settings: TrainJointSettings, layer: int) -> PeftModel:
+    """Add a new LoRA to the whole model, and check that the alignment trains a part of it.
+
+    Raises:
+        ConfigError: No LoRA is in the blocks up to the layer to align.
+    """
+    adapted = with_lora(model, settings, "CAUSAL_LM")
+    tuner: Any = adapted.base_model
+    names = (*tuner.targeted_module_names, *tuner.targeted_parameter_names)
+    if not any((at := layer_of(name)) is not None and at < layer for name in names):
+        raise ConfigError(
+            f"no LoRA is in the blocks up to --layer {settings.layer} (0 to {layer - 1}), so the "
+            "alignment would train nothing",
+            hint="raise --layer, or change --layers-to-transform or --target-modules",
+        )
+    return adapted
 
 
 def _lower_forward(adapted: PeftModel, settings: TrainJointSettings, layer: int) -> Forward:

@@ -91,6 +91,10 @@ def test_a_variant_of_an_alignment_adapter_means_what_was_trained(tmp_path, mode
             {"layers_to_transform": (1, 4)},
             "--layers-to-transform 4: the blocks of the model are 0 to 3",
         ),
+        (
+            {"layers_to_transform": (1,), "target_modules": ("q_proj", "lm_head")},
+            "--target-modules: no block of --layers-to-transform has 'lm_head'",
+        ),
         ({"rank_pattern": {"dwn_proj": 2}}, "--rank-pattern: no module.*'dwn_proj'"),
         ({"alpha_pattern": {"proj": 2.0}}, "--alpha-pattern: no module.*'proj'"),
     ],

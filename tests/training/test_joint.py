@@ -395,12 +395,16 @@ def test_a_plan_counts_an_epoch_as_one_pass_over_the_task(tmp_path, model_dir, c
         ({"layer": 5}, ConfigError, "has 4 blocks"),
         ({"contrastive_batch": 5}, ConfigError, "does not divide"),
         ({"contrastive_batch": 32}, ConfigError, "32 does not divide --batch-size 16"),
+        ({"layer": 2, "layers_to_transform": (2, 3)}, ConfigError, r"no LoRA is .*2 \(0 to 1\)"),
+        ({"layer": 4, "target_modules": ("lm_head",)}, ConfigError, r"no LoRA is .*4 \(0 to 3\)"),
         ({"stop_on": "score", "max_new_tokens": 256}, ConfigError, "accepts at most 256 tokens"),
     ],
 )
 def test_mistakes_are_named(tmp_path, model_dir, corpus_dir, changes, error, message):
-    with pytest.raises(error, match=message):
-        train_joint(joint_settings(model_dir, corpus_dir, tmp_path / "a", **changes))
+    settings = joint_settings(model_dir, corpus_dir, tmp_path / "a", **changes)
+    for dry_run in (True, False):
+        with pytest.raises(error, match=message):
+            train_joint(settings, dry_run=dry_run)
 
 
 def test_a_pair_that_is_also_a_language_of_the_task_is_counted_apart():
