@@ -49,7 +49,7 @@ class TransformersGenerator:
 
     def _answer(self, prompts: list[list[int]]) -> list[Generated]:
         """Answer prompts together, or in smaller parts if memory runs out."""
-        parts = self.limit.parts(prompts, self._decode, _refusal)
+        parts = self.limit.parts(prompts, self._decode, no_memory_to_answer)
         return [answer for part in parts for answer in part]
 
     def _decode(self, prompts: Sequence[list[int]]) -> list[Generated]:
@@ -62,7 +62,8 @@ class TransformersGenerator:
         )
 
 
-def _refusal(rows: int, error: RuntimeError) -> ResourceError:
+def no_memory_to_answer(rows: int, error: RuntimeError) -> ResourceError:
+    """Return the error that a single prompt cannot be answered."""
     return ResourceError(
         f"not enough memory to answer one prompt: {first_line(error)}",
         hint="lower --max-new-tokens, or use --dtype bfloat16",

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from peft import PeftModel
 
+from adaptermix.generation.engine import Generated
 from adaptermix.generation.prompts import PromptEncoder, truncate
-from adaptermix.generation.transformers_engine import answer_greedily
+from adaptermix.generation.transformers_engine import answer_greedily, no_memory_to_answer
+from adaptermix.models.fitting import RowLimit
 from adaptermix.settings.training import TrainJointSettings
 from adaptermix.tasks.catalog import make_task
 
@@ -31,6 +33,7 @@ class DevScore:
         self.tokenizer = encoder.tokenizer
         self.settings = settings
         self.stop_ids = stop_ids
+        self.limit = RowLimit(settings.contrastive_batch)
         self.task = make_task(settings.task, settings.prompt, settings.system_prompt)
         self.examples = {
             lang: self.task.read(lang, "dev", settings.data_dir)[: settings.dev_limit]
@@ -57,17 +60,13 @@ class DevScore:
         return sum(scores) / len(scores)
 
     def _answers(self, model: PeftModel, prompts: Sequence[list[int]]) -> list[str]:
+        """Answer prompts in batches by length, or in smaller ones if memory runs out."""
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        answers: dict[int, str] = {}
-        size = self.settings.contrastive_batch
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            generated = answer_greedily(
-                model,
-                self.tokenizer,
-                self.stop_ids,
-                [prompts[index] for index in batch],
-                self.settings.max_new_tokens,
-            )
-            answers |= {i: answer.text for i, answer in zip(batch, generated, strict=True)}
-        return [answers[index] for index in range(len(prompts))]
+
+        def answer(batch: Sequence[list[int]]) -> list[Generated]:
+            length = self.settings.max_new_tokens
+            return answer_greedily(model, self.tokenizer, self.stop_ids, batch, length)
+
+        parts = self.limit.parts([prompts[at] for at in order], answer, no_memory_to_answer)
+        texts = dict(zip(order, (each.text for part in parts for each in part), strict=True))
+        return [texts[index] for index in range(len(prompts))]

@@ -1,6 +1,7 @@
 """Joint training: what alternates, what each loss trains, what stops it."""
 
 import json
+from functools import wraps
 from types import SimpleNamespace
 
 import pytest
@@ -276,6 +277,16 @@ def test_a_score_is_the_mean_over_languages_of_answers_to_dev_prompts(
     alone = [answer for prompt in prompts for answer in judge._answers(model, [prompt])]
     assert len(set(alone)) > 1
     assert judge._answers(model, prompts) == alone
+    forward = LlamaForCausalLM.forward
+
+    @wraps(forward)  # generation reads its signature
+    def limited(self, input_ids, **options):
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return forward(self, input_ids, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", limited)
+    assert judge._answers(model, prompts) == alone, "in smaller batches, if memory lacks"
     right = {id(judge.prompts["en"]): [example.expected for example in dev[:3]]}
     monkeypatch.setattr(judge, "_answers", lambda _, of: right.get(id(of), [""] * len(of)))
     assert judge(model) == pytest.approx(right_score(judge) / 2)
