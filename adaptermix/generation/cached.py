@@ -31,7 +31,7 @@ from adaptermix.generation.vllm_engine import VllmGenerator, check_cpu, vllm_lac
 from adaptermix.models.files import text_model_type, weights_hash
 from adaptermix.models.loading import check_quantization, compute_dtype, tokenizer_hash
 from adaptermix.progress import OnProgress, Progress, ignore
-from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings
+from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings, flag_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 def choose_engine(settings: EngineSettings) -> str:
     """Return the name of the engine that the settings select.
 
-    Servers take precedence. ``auto`` is vLLM on a GPU, or if a vLLM option is given. On a CPU, the
-    transformers engine is faster.
+    Servers take precedence. ``auto`` is vLLM if a vLLM option is given, or on a GPU if vLLM is
+    installed. On a CPU, the transformers engine is faster.
 
     Raises:
         ResourceError: vLLM is requested but not installed.
@@ -52,14 +52,16 @@ def choose_engine(settings: EngineSettings) -> str:
     if settings.server:
         return "server"
     has_vllm = find_spec("vllm") is not None
-    if settings.engine == "vllm" and not has_vllm:
-        raise ResourceError(
-            "vLLM is not installed",
-            hint='pip install "adaptermix[vllm]", or --engine transformers',
-        )
-    if settings.engine != "auto":
-        return settings.engine
-    if has_vllm and (VLLM_OPTIONS & settings.model_fields_set or _has_gpu()):
+    options = sorted(VLLM_OPTIONS & settings.model_fields_set)
+    if settings.engine == "vllm" or options:
+        if not has_vllm:
+            named = f", which {flag_of(options[0])} needs" if options else ""
+            raise ResourceError(
+                f"vLLM is not installed{named}",
+                hint='pip install "adaptermix[vllm]", or --engine transformers',
+            )
+        return "vllm"
+    if settings.engine == "auto" and has_vllm and _has_gpu():
         return "vllm"
     return "transformers"
 

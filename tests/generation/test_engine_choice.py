@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.adapters import adapter_files
 from helpers.evaluation import eval_settings
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from adaptermix.adapters.adapter import read_adapter
@@ -62,9 +63,12 @@ def test_auto_is_vllm_on_a_gpu(machine, has_gpu, has_vllm, expected):
 def test_an_option_of_vllm_asks_for_vllm(machine, option):
     machine(has_gpu=False, has_vllm=True)
     assert choose_engine(settings(**option)) == "vllm"
-    assert choose_engine(settings("transformers", **option)) == "transformers"
-    machine(has_gpu=False, has_vllm=False)
-    assert choose_engine(settings(**option)) == "transformers"
+    flag = "--" + next(iter(option)).replace("_", "-")
+    with pytest.raises(ValidationError, match=f"{flag} is for vLLM, not for --engine transf"):
+        settings("transformers", **option)
+    machine(has_gpu=True, has_vllm=False)
+    with pytest.raises(ResourceError, match=f"vLLM is not installed, which {flag} needs"):
+        choose_engine(settings(**option))
 
 
 @pytest.mark.parametrize(
