@@ -92,12 +92,16 @@ def _eval_size(call: Call, counts: Mapping[str, int]) -> dict[str, Any]:
 def _check_eval(call: Call, maker: Maker) -> None:
     from adaptermix.adapters.systems import systems_of
     from adaptermix.tasks.catalog import make_task
+    from adaptermix.tasks.metrics.text import require_comet, without_missing_comet
 
     settings = call.settings
     systems_of(settings)
     if harness_tasks(settings.task):  # their names are checked when they are loaded
         return
-    _ = make_task(settings.task, settings.prompt, settings.system_prompt, settings).metrics
+    settings, _ = without_missing_comet(settings)
+    task = make_task(settings.task, settings.prompt, settings.system_prompt, settings)
+    for metric in task.metrics:
+        require_comet(metric)
 
 
 def _sentences(settings: Any) -> dict[str, int]:

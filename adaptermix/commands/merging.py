@@ -152,6 +152,11 @@ def _check_merge(call: Call, maker: Maker) -> None:
         from adaptermix.search.run import check_search
 
         check_search([Path(path) for path in call.inputs], call.settings)
+        if not harness_tasks(call.settings.task):
+            from adaptermix.tasks.catalog import make_task
+            from adaptermix.tasks.metrics.text import require_comet
+
+            require_comet(make_task(call.settings.task, options=call.settings).metrics[0])
     elif file is None or (file.is_file() and maker(file) is None):  # a step may write it anew
         read_weights(len(call.inputs), call.settings)
 

@@ -37,7 +37,7 @@ from adaptermix.settings.paper import PAPER_GROUPS
 from adaptermix.settings.shared import harness_tasks, notes_on_languages
 from adaptermix.tasks.metrics.metric import Outcome, prepare
 from adaptermix.tasks.metrics.significance import Statistics
-from adaptermix.tasks.metrics.text import notes_on_tokenizers, without_missing_comet
+from adaptermix.tasks.metrics.text import notes_on_tokenizers, require_comet, without_missing_comet
 from adaptermix.version import __version__
 
 if TYPE_CHECKING:
@@ -173,11 +173,15 @@ def _asked(settings: EvalSettings, systems: Systems, servers: Sequence["Served"]
         if clash := clash_of_groups(settings.groups, asked.settings.langs, "task"):
             raise ConfigError(clash)  # lm-eval's own groups and tags are known only now
         return asked
-    return Prompts.of(settings, systems, servers)
+    prompts = Prompts.of(settings, systems, servers)
+    for metric in prompts.task.metrics:
+        require_comet(metric)
+    return prompts
 
 
 def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
     """Check the inputs of ``evaluate`` and return what it would do. Raises the same errors."""
+    settings, missing = without_missing_comet(settings)
     inputs = _prepare(settings, force)
     items, servers = inputs.asked.items, inputs.asked.servers
     counts = Counter(item.lang for item in items)
@@ -189,6 +193,7 @@ def plan(settings: EvalSettings, *, force: bool = False) -> EvalPlan:
         longest,
         str(settings.out),
         notes=[
+            *missing,
             *inputs.systems.tokenizer_notes(),
             *_group_notes(inputs.asked.settings),
             *_route_notes(inputs.routed, settings.langs),

@@ -60,9 +60,7 @@ from adaptermix.settings.shared import (
     with_value,
 )
 
-# Values that need not exist as paths: outputs, and a command that may be on the PATH.
 _OUTPUTS = ("out", "export")
-_NEED_NOT_EXIST = (*_OUTPUTS, "comet-python")
 # What steps write beside their outputs, by the end of the name.
 _BESIDE = (".search", ".log.jsonl", ".README.md", ".tensorboard")
 _TRIAL_TOKENS = 32  # maximum length of an answer in a trial
@@ -291,7 +289,7 @@ def _missing(
     draft: Draft, origin: Path, key: str, value: Any, read: Any, recipe: Path
 ) -> Iterator[AdaptermixError]:
     """Yield an error for each path that does not exist; references are skipped."""
-    if key in _NEED_NOT_EXIST:
+    if key in _OUTPUTS:
         return
     location = draft.command.location(key)
     written = value if isinstance(value, list) else [value]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from adaptermix.adapters.adapter import adapter_hash, read_adapter
 from adaptermix.adapters.systems import choose_baseline
-from adaptermix.errors import ArtifactError, ConfigError, DataError
+from adaptermix.errors import ArtifactError, ConfigError, DataError, ResourceError
 from adaptermix.evaluation.asking import Prompts
 from adaptermix.evaluation.evaluate import _group_notes, _groups, evaluate, plan
 from adaptermix.generation.cached import CachedGenerator
@@ -378,6 +378,9 @@ def test_metrics_and_languages_that_need_care_are_noted(tmp_path, model_dir, tol
     settings = eval_settings(
         model_dir, None, tmp_path / "o", task="wmt23", langs=("en-th",), **files
     )
+    elsewhere = settings.model_copy(update={"comet_python": tmp_path / "python"})
+    with pytest.raises(ResourceError, match="no such Python interpreter"):
+        plan(elsewhere)
     report = evaluate(settings)
     assert ["COMET is not installed" in report.notes[0], "Thai" in report.notes[1]] == [True] * 2
     (cell,) = report.cells

@@ -405,6 +405,11 @@ MISTAKES = {
     ),
     "family as model": (f'{FAMILY}[t]\ncommand = "eval"\nmodel = "@a"\n', 8, "@a is not a model"),
     "family to train on": (f'{FAMILY}{train("b")}on = ["@a"]\n', 9, "on: @a is a family"),
+    "missing interpreter": (
+        '[t]\ncommand = "eval"\ncomet-python = "no/python"\n',
+        3,
+        "comet-python: no such file or folder",
+    ),
     "missing task": ('[t]\ncommand = "eval"\ntask = "no.toml"\n', 3, "no such file or folder"),
     "several tables": ('[[a]]\ncommand = "eval"\n', 1, "unknown top-level key 'a'"),
     "too deep": (f"a = {'[' * 3000}{']' * 3000}\n", 1, "nested too deeply"),

@@ -327,6 +327,11 @@ LATER = {  # the line to blame, counted from the step's header, and what is said
         '[t]\ncommand = "eval"\nlangs = ["en"]\nadapters = ["@first"]\nmetrics = ["bleu"]\n',
         (5, "massive has no metric 'bleu'", 3),
     ),
+    "no model of COMET": (
+        '[t]\ncommand = "eval"\ntask = "wmt23"\nlangs = ["en-de"]\nmetrics = ["bleu", "comet"]\n'
+        'comet-python = "one/adapter_config.json"\ncomet-model = "own.toml"\n',
+        (7, "hparams.yaml: no such file; COMET needs it next to the folder of own.toml", 5),
+    ),
     "weights": (
         '[m]\ncommand = "merge"\nadapters = ["@first", "one"]\nweights = [1]\n',
         (4, "--weights has 1 number for 2 adapters", 3),

@@ -104,6 +104,17 @@ def segment_scores_many(
     return CometScores(_checked(answer, systems, model), _signature(answer, model))
 
 
+def check_comet(model: str, python: Path | None = None) -> None:
+    """Check that the interpreter exists, and the model, unless it is a name on the Hub.
+
+    Raises:
+        ArtifactError: The model does not exist or is not a COMET checkpoint.
+        ResourceError: COMET is not installed.
+    """
+    _interpreter(python)
+    _locate(model)
+
+
 def _check(systems: Sequence[Translations]) -> None:
     for sources, hypotheses, references in systems:
         counts = len(sources), len(hypotheses), len(references)

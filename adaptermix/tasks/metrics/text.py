@@ -17,6 +17,7 @@ from adaptermix.tasks.metrics.comet import (
     DEFAULT_MODEL,
     CometScores,
     Translations,
+    check_comet,
     segment_scores_many,
 )
 from adaptermix.tasks.metrics.comet_environment import INSTALL_HINT, status
@@ -278,13 +279,14 @@ def without_missing_comet(settings: S) -> tuple[S, list[str]]:
 
 
 def require_comet(metric: Metric) -> None:
-    """Check that COMET is installed if a metric is COMET.
+    """Check that COMET and its model can be used if a metric is COMET, before anything is decoded.
 
     Raises:
-        ResourceError: It is not installed.
+        ArtifactError: The model does not exist or is not a COMET checkpoint.
+        ResourceError: COMET is not installed.
     """
-    if isinstance(metric, Comet) and metric.python is None and not status().installed:
-        raise ResourceError("COMET is not installed", hint=INSTALL_HINT)
+    if isinstance(metric, Comet):
+        check_comet(metric.model, metric.python)
 
 
 def text_metrics(options: ScorerSettings) -> list[Metric]:
