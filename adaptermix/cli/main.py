@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -218,7 +219,8 @@ def run_recipe(
     settings = _read_values(values or []) | ({"model": model} if model is not None else {})
     read = read_recipe(recipe, out, Overrides(settings, limit))
     if dry_run:
-        planned = plan(read, only=only, force=force)
+        with redirect_stdout(sys.stderr):  # output of libraries is not a result
+            planned = plan(read, only=only, force=force)
         console.show(planned, as_json=json)
         _report_problems(planned.problems)
         return

@@ -95,12 +95,13 @@ def run(
     with alone_in(recipe.out):
         state = State(recipe.out)
         statuses = statuses_of(chosen, state, forced)
-        check_steps(chosen, statuses, None if force else state)
         work = _Run(chosen, state, watcher or Unwatched(), forced, force)
-        if on is None:
-            work.in_turn()
-        else:
-            work.at_once(address, [s for s in chosen.steps if statuses[s.name] == "to do"])
+        with redirect_stdout(sys.stderr):  # output of libraries is not a result
+            check_steps(chosen, statuses, None if force else state)
+            if on is None:
+                work.in_turn()
+            else:
+                work.at_once(address, [s for s in chosen.steps if statuses[s.name] == "to do"])
         reports = [
             state.report(step, "done before" if step.name in work.skipped else "done")
             for step in chosen.steps

@@ -1,5 +1,7 @@
 """Recipes as they are written: what is read out of the file, and what is refused, and where."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from adaptermix.cli import main as cli
 from adaptermix.cli.main import program
 from adaptermix.commands.catalog import COMMANDS
 from adaptermix.errors import AdaptermixError, ArtifactError, ConfigError, DataError
+from adaptermix.recipes import plan as pipeline
 from adaptermix.recipes.keys import step_key
+from adaptermix.recipes.plan import plan
 from adaptermix.recipes.recipe import _trial, read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
@@ -453,10 +457,14 @@ def test_what_is_wrong_in_the_base_is_told_there(tmp_path):
 def test_a_run_lets_the_libraries_talk_where_asked(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "let_libraries_talk", lambda: asked.append(True))
+    monkeypatch.setattr(
+        pipeline, "plan", lambda *a, **k: sys.stdout.write("talk") and plan(*a, **k)
+    )
     path = write(tmp_path, "[i]\n" + INSPECT.replace("@a", "x/y"))
     for flags in ([], ["-v"]):
-        result = CliRunner().invoke(app, ["run", str(path), "--dry-run", *flags])
+        result = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--json", *flags])
         assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout), "without the talk"
     assert asked == [True]
 
 

@@ -151,14 +151,16 @@ def test_a_plan_says_what_would_run_and_writes_nothing(folder):
     assert json.dumps(plan(recipe).as_record())
 
 
-def test_a_step_that_stops_keeps_what_was_done(folder, monkeypatch):
+def test_a_step_that_stops_keeps_what_was_done(folder, monkeypatch, capsys):
     def stop(work):
+        sys.stdout.write("output of a library")
         raise DataError("no more")
 
     with monkeypatch.context() as patched:
         patched.setitem(COMMANDS, "inspect", replace(COMMANDS["inspect"], run=stop))
         with pytest.raises(DataError, match=r"recipe.toml:20: \[look\] no more"):
             ran(folder)
+    assert capsys.readouterr().out == "", "no result"
     assert ran(folder) == {"look"}
 
 
