@@ -13,6 +13,7 @@ from adaptermix.adapters.format import CONFIG_FILE, RECORD_FILE
 from adaptermix.errors import ArtifactError
 from adaptermix.files.hub import MODEL_FILES
 from adaptermix.files.hub_data import find_data_set
+from adaptermix.files.outputs import real_path
 from adaptermix.recipes.step import Step
 from adaptermix.settings.locations import is_local_data
 from adaptermix.settings.values import weight_of
@@ -55,7 +56,7 @@ def step_key(step: Step, out: Path) -> str:
         "adaptermix": __version__,
         "command": step.command.name,
         "settings": settings,
-        "inputs": [_named_content(path) for path in step.inputs],
+        "inputs": [_input_content(step, Path(path)) for path in step.inputs],
         "comet": _is_comet_there(step.settings),
     }
     return blake3(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -100,6 +101,23 @@ def _data_content(place: Path, out: Path) -> str:
     is_output = path.resolve().is_relative_to(out.resolve())
     content = content_hash(path) if is_output or path.is_file() else data_hash(path, out)
     return ":".join([content, *(found.parts if found else ())])
+
+
+def _input_content(step: Step, path: Path) -> list[str]:
+    """Return the name and hash of an input; of a folder of runs without what the step writes."""
+    written = [real_path(place) for place in (step.out, step.export) if place is not None]
+    folder = real_path(path)
+    if not path.is_dir() or not any(place.is_relative_to(folder) for place in written):
+        return _named_content(path)
+    files = [
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and file.name != STATE
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and not any(file.is_relative_to(place) for place in written)
+    ]
+    return [path.name, _hash_of_files(folder, files)]
 
 
 def _named_content(path: str | Path) -> list[str]:

@@ -123,6 +123,19 @@ def test_another_content_of_what_a_setting_names_is_another_key(
     assert keys[0] == keys[2]
 
 
+def test_what_a_step_writes_is_not_in_its_own_key(tmp_path, monkeypatch):
+    """A report may cover the folder that it is written to."""
+    monkeypatch.chdir(tmp_path)
+    Path("o/test").mkdir(parents=True)
+    Path("o/test/scores.json").write_text("{}")
+    before = key_of(COMMANDS["report"], ["o"])
+    for name in ("step", "steps.json", ".lock"):
+        (Path("o") / name).write_text("written")
+    assert key_of(COMMANDS["report"], ["o"]) == before
+    Path("o/test/scores.json").write_text('{"a": 1}')
+    assert key_of(COMMANDS["report"], ["o"]) != before
+
+
 def test_a_data_set_is_known_by_its_content_if_it_is_here_else_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = COMMANDS["train-task"]
