@@ -107,7 +107,8 @@ def check_output(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
     Raises:
         ArtifactError: The path exists and ``force`` is not set.
         ConfigError: The path equals or contains an input, has a suffix of another model file
-            format, is a device or a pipe, is inside a file, or contains the current folder.
+            format, is a device, a pipe or a mount point, is inside a file, or contains the current
+            folder.
     """
     _check_inputs(path, inputs)
     if path.suffix in _OTHER_FORMATS:
@@ -123,6 +124,11 @@ def check_output(path: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
         raise ArtifactError(f"{path} exists", hint="choose another --out, or pass --force")
     if not path.name or Path.cwd().is_relative_to(real_path(path)):
         raise ConfigError(f"--out {path} contains the current folder", hint=OTHER_OUT)
+    if path.exists() and os.path.ismount(path):
+        raise ConfigError(
+            f"--out {path}: a mount point, which cannot be replaced",
+            hint="name a new file or folder in it with -o",
+        )
     for parent in path.parents:
         if (parent.exists() or parent.is_symlink()) and not parent.is_dir():
             raise ConfigError(f"--out {path}: {parent} is not a folder")

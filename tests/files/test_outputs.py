@@ -297,6 +297,15 @@ def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
     assert (tmp_path / "link").is_fifo()
 
 
+def test_a_mount_point_is_never_replaced(tmp_path, monkeypatch):
+    """It cannot be renamed, so the result would be lost."""
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "mounted")
+    with pytest.raises(ConfigError, match="a mount point"):
+        check_output(tmp_path / "mounted", force=True)
+    check_output(tmp_path / "mounted" / "new", force=True)
+
+
 def test_a_file_is_no_folder_to_write_into(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="file is not a folder"):
