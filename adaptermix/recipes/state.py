@@ -1,9 +1,10 @@
 """The state of a recipe's outputs on disk."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,9 @@ from adaptermix.recipes.keys import STATE, content_hash
 from adaptermix.recipes.report import StepReport
 from adaptermix.recipes.step import Step
 from adaptermix.version import __version__
+
+# Errors of file systems without locks, such as NFS mounted with "nolock".
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class State:
@@ -131,6 +135,7 @@ def alone_in(out: Path) -> Iterator[None]:
     """Lock the folder against other runs; the lock is released however the process ends."""
     if real_path(out).exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: not a folder")
+    lock: AbstractContextManager[object] = nullcontext()
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock").acquire(timeout=0)
@@ -140,6 +145,7 @@ def alone_in(out: Path) -> Iterator[None]:
             hint="wait until it finishes, or choose another --out",
         ) from error
     except OSError as error:
-        raise ResourceError(f"{out}: cannot be written to: {error.strerror}") from error
+        if error.errno not in _NO_LOCKS:
+            raise ResourceError(f"{out}: cannot be written to: {error.strerror}") from error
     with lock:
         yield

@@ -1,13 +1,16 @@
 """What of a recipe is run, and what is known from before: real merges of tiny adapters."""
 
+import errno
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from helpers.adapters import peft_adapter
@@ -205,6 +208,19 @@ def test_a_killed_run_keeps_nobody_out_of_its_folder(tmp_path):
         process.kill()
     assert caught.value.hint == "wait until it finishes, or choose another --out"
     with alone_in(tmp_path / "o"):
+        pass
+
+
+def test_a_run_needs_no_locks_of_its_file_system(tmp_path, monkeypatch):
+    def refuse(code, *_):
+        raise OSError(code, os.strerror(code))
+
+    for code in (errno.ENOLCK, errno.EOPNOTSUPP):
+        monkeypatch.setattr("fcntl.flock", partial(refuse, code))
+        with alone_in(tmp_path / "o"):
+            pass
+    monkeypatch.setattr("fcntl.flock", partial(refuse, errno.EIO))
+    with pytest.raises(ResourceError, match="cannot be written to"), alone_in(tmp_path / "o"):
         pass
 
 
