@@ -46,10 +46,11 @@ def read_translations(
     """
     for number, row in records.rows([column]):
         texts = row.get(column)
-        sides = [texts.get(code) if isinstance(texts, dict) else None for code in (source, target)]
-        if records.is_arrow:  # Arrow has null for a missing text
-            there = texts if isinstance(texts, dict) else {source: None, target: None}
-            sides = [there[code] or "" if code in there else None for code in (source, target)]
+        if texts is None and records.is_arrow:  # a whole row without texts
+            texts = {source: None, target: None}
+        there = texts if isinstance(texts, dict) else {}
+        found = [there.get(code, 0) for code in (source, target)]
+        sides = ["" if side is None else side for side in found]  # a null is an empty text
         if not all(isinstance(side, str) for side in sides):
             raise DataError(
                 f"{records.at(number)}: no 'translation' with {source} and {target}",
