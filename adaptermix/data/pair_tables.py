@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -59,18 +59,26 @@ def open_pairs(
         return next((name for name in names if _order(name, langs)), None)
 
     records = open_records(place, columns, option=OPTION, pick=pick, on_progress=on_progress)
-    return _read(records, langs)
+    return _read(records, langs, langs)
 
 
-def table_pairs(path: Path, langs: tuple[str, str], columns: Mapping[str, str]) -> Rows[Numbered]:
+def table_pairs(
+    path: Path, langs: tuple[str, str], columns: Mapping[str, str], asked: tuple[str, str]
+) -> Rows[Numbered]:
     """Read a table that is named like the pair.
+
+    Args:
+        path: The table.
+        langs: The languages as in its name.
+        columns: The table's column names, by the names used here.
+        asked: The languages that its columns must not contradict, such as by a region.
 
     Raises:
         ConfigError: The settings have an unknown column or name.
         DataError: The columns are not pairs of these languages, or a row is malformed.
         ResourceError: The format's reader is not installed.
     """
-    return _read(open_records(path, columns, option=OPTION), langs)
+    return _read(open_records(path, columns, option=OPTION), langs, asked)
 
 
 def has_header(names: Sequence[str], langs: tuple[str, str]) -> bool:
@@ -104,8 +112,9 @@ def check_columns(columns: Mapping[str, str], pairs: Sequence[str]) -> None:
             )
 
 
-def _read(records: Records, langs: tuple[str, str]) -> Rows[Numbered]:
-    by_language = _by_language(records.names, langs)
+def _read(records: Records, langs: tuple[str, str], asked: tuple[str, str]) -> Rows[Numbered]:
+    numbers = _numbers_of_rows(records)
+    by_language = _by_language([name for name in records.names if name not in numbers], asked)
     struct = translation_column(records, *langs)
     layouts = [
         Layout((struct or "translation",)),
@@ -134,6 +143,17 @@ def _by_language(names: Sequence[str], langs: tuple[str, str]) -> list[Layout]:
     """
     lefts, rights = (_columns_of(lang, names) for lang in langs)
     return [Layout((left, right)) for left, right in product(lefts, rights) if left != right]
+
+
+def _numbers_of_rows(records: Records) -> set[str]:
+    """Return the columns named id or no, unless by the user, whose first cells have no letters."""
+    names = [n for n in records.columns if n.casefold() in ("id", "no") and n in records.names]
+    names = [name for name in names if name not in records.renamed]
+    texts = dict.fromkeys(names, "")
+    for _, row in islice(records.rows(names), 20) if names else ():
+        for name in names:
+            texts[name] += str(row.get(name) or "")
+    return {name for name, text in texts.items() if not any(map(str.isalpha, text))}
 
 
 def _columns_of(lang: str, names: Sequence[str]) -> list[str]:

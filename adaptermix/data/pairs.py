@@ -108,13 +108,12 @@ _NAMED = r"(?:.*\.)?(([a-z]\w*)-([a-z]\w*))\.(?:tsv|csv|jsonl?|parquet|train\.js
 
 
 def _local_pairs(
-    folder: Path, langs: tuple[str, str], columns: Mapping[str, str]
+    folder: Path, asked: tuple[str, str], columns: Mapping[str, str]
 ) -> Rows[Numbered]:
     """Find the pairs of two languages by the codes as written, else by their plain codes."""
+    is_there = has_file(folder, [name for names in _names(*asked) for name in names])
+    langs = asked if is_there else (plain_code(asked[0]), plain_code(asked[1]))
     source, target = langs
-    plain = plain_code(source), plain_code(target)
-    if plain != langs and not has_file(folder, [n for names in _names(*langs) for n in names]):
-        return _local_pairs(folder, plain, columns)
     straight = f"{source}-{target}"
     named, flores, alma, tables = _names(source, target)
     groups = ([*named, *flores], alma, tables)
@@ -133,7 +132,7 @@ def _local_pairs(
         lines = numbered_lines(path)
         rows = ((number, _two_columns(path, number, line, order)) for number, line in lines)
         return Rows(rows, str(path))
-    return table_pairs(path, langs, columns)
+    return table_pairs(path, langs, columns, asked)
 
 
 def _names(source: str, target: str) -> tuple[list[str], list[str], list[str], list[str]]:

@@ -493,9 +493,13 @@ def test_columns_of_several_pairs_are_named_together(tmp_path, is_one_table):
 )
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 def test_numbers_of_rows_are_not_taken_for_a_language(tmp_path, header, pair, hint, suffix):
+    """Numbers are no text; what names rows otherwise may be one."""
     lines = f"{header}\n1,Good morning,Selamat pagi\n"
     path = tmp_path / f"{pair}.{suffix}"
     path.write_text(lines.replace(",", {"csv": ",", "tsv": "\t"}[suffix]))
+    (read,) = read_pairs(pair, tmp_path)
+    assert {read.source, read.target} == {"Good morning", "Selamat pagi"}
+    path.write_text(path.read_text().replace("1", "row 1"))
     with pytest.raises(
         DataError, match=f":1: ambiguous columns {header[:2]}, .*; they match "
     ) as e:
@@ -505,6 +509,25 @@ def test_numbers_of_rows_are_not_taken_for_a_language(tmp_path, header, pair, hi
     for columns in ({name: column}, {header[:2]: column}):
         (read,) = read_pairs(pair, PairPlace(path, columns))
         assert {read.source, read.target} == {"Good morning", "Selamat pagi"}
+
+
+def test_a_column_of_numbers_is_not_read_as_the_only_text_of_a_language(tmp_path):
+    (tmp_path / "en-id.csv").write_text("id,english,bahasa\n1,good morning,selamat pagi\n")
+    with pytest.raises(DataError, match=":1: unknown columns id, english, bahasa"):
+        read_pairs("en-id", tmp_path)
+    (read,) = read_pairs("en-id", PairPlace(tmp_path, {"id": "bahasa"}))
+    assert (read.source, read.target) == ("good morning", "selamat pagi")
+
+
+def test_columns_of_another_region_are_refused_in_a_folder_too(tmp_path):
+    path = tmp_path / "en-pt.csv"
+    for column, place in (("pt_PT", tmp_path), ("pt_PT", path), ("pt_BR", tmp_path)):
+        path.write_text(f"en,{column}\nbus,x\n")
+        if column == "pt_BR":
+            assert len(read_pairs("en-pt-BR", place)) == 1
+        else:
+            with pytest.raises(DataError, match=":1: unknown columns en, pt_PT"):
+                read_pairs("en-pt-BR", place)
 
 
 def test_rows_of_no_known_language_are_read_for_one_pair_only(tmp_path):
