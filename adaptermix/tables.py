@@ -226,6 +226,11 @@ def shown(name: str, value: float, sign: str = "") -> str:
     return f"{scaled(name, value):{sign}{'.4f' if name == 'comet' else digits}}"
 
 
+def p_shown(p_value: float) -> str:
+    """Format a p-value, which is never 0."""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Format counts by name on one line."""
     return "  ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -21,6 +21,7 @@ from adaptermix.tables import (
     counted,
     noted,
     number_of,
+    p_shown,
     pairs,
     shown,
     titled,
@@ -103,7 +104,7 @@ def difference(comparison: Comparison, metric: str, p_value: float | None = None
     """Format a difference with its interval; a star marks it as significant."""
     ends = (comparison.difference, comparison.low, comparison.high)
     seen, low, high = (shown(metric, value, "+") for value in ends)
-    text = f"{seen} [{low}, {high}]" + ("" if p_value is None else f" {p_value:.3f}")
+    text = f"{seen} [{low}, {high}]" + ("" if p_value is None else f" {p_shown(p_value)}")
     if comparison.is_sure:
         return Cell(f"{text} *", comparison.difference, "strong")
     return Cell(f"{text}  ", comparison.difference)  # same width as with a star

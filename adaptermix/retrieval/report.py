@@ -13,7 +13,7 @@ from adaptermix.files.outputs import Report
 from adaptermix.retrieval.correlation import Correlation
 from adaptermix.retrieval.summary import ALL, Aggregate, LanguageScores, LayerScores, PairScores
 from adaptermix.retrieval.task_scores import ScoreCorrelation
-from adaptermix.tables import RULE, Cell, Row, Table, View, noted, number_of, pairs, titled
+from adaptermix.tables import RULE, Cell, Row, Table, View, noted, number_of, p_shown, pairs, titled
 
 
 def _percent(values: Iterable[float]) -> list[str]:
@@ -77,7 +77,7 @@ def correlation_table(correlations: Sequence[ScoreCorrelation], reading: str) ->
 def _coefficient(found: Correlation) -> tuple[str, str]:
     if found.r is None or found.p_value is None:
         return "-", "-"
-    return f"{found.r:.3f}", "<0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}"
+    return f"{found.r:.3f}", p_shown(found.p_value)
 
 
 def aggregate_table(report: RetrievalReport) -> Table:

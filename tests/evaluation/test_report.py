@@ -9,6 +9,7 @@ from adaptermix.evaluation.report import (
     EvalPlan,
     SystemScores,
     count_table,
+    difference_table,
     glance_table,
     score_table,
 )
@@ -89,3 +90,12 @@ def test_a_plan_shows_systems_examples_and_the_longest_prompt():
         "would write": "out",
     }
     assert plan.notices == ["a note"]
+
+
+def test_a_p_value_is_never_0(tmp_path):
+    folder = write_evaluation(tmp_path / "run", {"en": ["a"], "cy": ["a"]}, systems=("a", "b"))
+    report = find_runs([folder]).evaluations[0].report
+    for p_value, text in ((0.0004, "<0.001"), (0.0014, "0.001"), (0.25, "0.250")):
+        changed = [replace(c, p_value=p_value) for c in report.comparisons]
+        table = difference_table(replace(report, comparisons=changed))
+        assert f"] {text} " in str(table.rows[-1][1])

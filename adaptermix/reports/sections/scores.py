@@ -30,7 +30,18 @@ from adaptermix.reports.sections.roles import (
     named_in,
 )
 from adaptermix.reports.sections.section import Fact, Section
-from adaptermix.tables import RULE, Cell, Look, Row, Table, number_of, scaled, shown, titled
+from adaptermix.tables import (
+    RULE,
+    Cell,
+    Look,
+    Row,
+    Table,
+    number_of,
+    p_shown,
+    scaled,
+    shown,
+    titled,
+)
 
 _WIDE, _NARROW, _PANEL = 640, 350, 264
 _MANY_UNREADABLE = 0.05  # share of the answers
@@ -310,8 +321,8 @@ def _value_row(seen: Evaluated, c: Comparison, group: str) -> Row:
         Cell(seen.number(c.score, ""), c.score),
         Cell(seen.number(c.difference), c.difference, look),
         seen.ends(c),
-        Cell(f"{c.p_value:.3f}", c.p_value),
-        "" if c.p_holm is None else Cell(f"{c.p_holm:.3f}", c.p_holm),
+        Cell(p_shown(c.p_value), c.p_value),
+        "" if c.p_holm is None else Cell(p_shown(c.p_holm), c.p_holm),
     ]
 
 
