@@ -63,14 +63,14 @@ def score_table(report: "EvalReport", metric: str = "") -> Table:
     first = report.cells[0].score.name
     metric = metric or first
 
-    def row(name: str, values: Iterable[float]) -> Row:
-        return [name, *(Cell(shown(metric, value), value) for value in values)]
+    def row(name: str, values: Iterable[float | None]) -> Row:
+        return [name, *("-" if v is None else Cell(shown(metric, v), v) for v in values)]
 
     rows = []
     for lang in report.langs:
         cells = [report.cell(system, lang) for system in report.systems]
-        scores = [c.score if metric == first else c.scores.get(metric, c.score) for c in cells]
-        rows.append(row(lang, (score.value for score in scores)))
+        scores = [c.score if metric == first else c.scores.get(metric) for c in cells]
+        rows.append(row(lang, (None if score is None else score.value for score in scores)))
     if metric == first:
         averages = [*report.group_macro.items(), (ALL, report.macro)]
         rows += [RULE, *(row(name, (means[s] for s in report.systems)) for name, means in averages)]
@@ -205,7 +205,7 @@ def glance_table(report: "EvalReport", run: str) -> Table:
         f"{baseline_sentence(report)} Averages over {row}s. A {row} counts as better "
         f"or worse if {judged}."
     ).strip()
-    title = f"{run}: {report.task} {report.split}, {len(report.langs)} {row}s"
+    title = f"{run}: {report.task} {report.split}, {number_of(len(report.langs), row)}"
     return Table("glance", title, columns, rows, note)
 
 

@@ -196,6 +196,9 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
     alone = evaluated(tmp_path / "alone", dict.fromkeys(LANGS, 0.2))
     (control,) = [f for f in answer_section(alone, inspected).facts if f.name == "Control"]
     assert control.text.startswith("None: the difference may come from scaling")
+    trained = evaluated(tmp_path / "trained", dict.fromkeys(LANGS, 0.2), ("task", "align"))
+    (control,) = [f for f in answer_section(trained, inspected).facts if f.name == "Control"]
+    assert (control.text, control.look) == ("Not needed: align is not a merge.", "ok")
 
 
 @pytest.mark.parametrize(
@@ -557,6 +560,8 @@ def test_every_evaluation_has_its_own_overview_and_retrieval_the_first_one_s_bas
     assert len(second.rows) == 6
     assert (first.title[:1], second.title[:1]) == ("a", "b")
     assert " with task, " in sections["retrieval"].answer
+    assert sections["answer"].title == "a: Did “merged” help?"
+    assert first.title.endswith(", 1 language")
 
 
 def test_pairs_of_adapters_that_are_not_drawn_are_in_the_table(tmp_path):

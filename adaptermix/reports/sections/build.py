@@ -38,7 +38,10 @@ def _each(kind: str, runs: list[Run], section: Callable[[str, Run], Section]) ->
 
 
 def _answer(runs: Runs, inspected: InspectReport | None) -> Section:
-    """Return the answer of the first evaluation, with facts from searches and analyses."""
+    """Return the answer of the first evaluation, with facts from searches and analyses.
+
+    What is one of several runs is named.
+    """
     section = answer_section(runs.evaluations[0], inspected)
     baseline = runs.evaluations[0].report.reference
     merge = Evaluated.of_run(runs.evaluations[0], inspected).merge
@@ -47,12 +50,20 @@ def _answer(runs: Runs, inspected: InspectReport | None) -> Section:
         seen = analyzed("", run, inspected, baseline)
         if text := sentence(seen):
             missing = f" {merge} was not analyzed." if merge not in seen.report.systems else ""
-            facts.append(Fact("Alignment", text + missing))
-    facts += [Fact("Weight search", f"{run.report.verdict}.") for run in runs.searches]
+            facts.append(Fact(_topic("Alignment", run, runs.retrievals), text + missing))
+    facts += [
+        Fact(_topic("Weight search", run, runs.searches), f"{run.report.verdict}.")
+        for run in runs.searches
+    ]
     tables = list(section.tables)
+    title = _topic(section.title, runs.evaluations[0], runs.evaluations)
     if len(runs.evaluations) > 1:
         tables = [
             replace(glance_table(run.report, run.name), name=f"glance-{number}")
             for number, run in enumerate(runs.evaluations, start=1)
         ]
-    return replace(section, facts=facts, tables=tables)
+    return replace(section, title=title, facts=facts, tables=tables)
+
+
+def _topic(name: str, run: Run, runs: list[Run]) -> str:
+    return f"{run.name}: {name}" if len(runs) > 1 else name

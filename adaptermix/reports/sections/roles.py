@@ -80,6 +80,12 @@ def is_known(system: str, inspected: InspectReport | None) -> bool:
     return system in _by_name(inspected)
 
 
+def is_trained(system: str, inspected: InspectReport | None) -> bool:
+    """Whether a system's adapter is known to come from training, so that nothing was merged."""
+    known = _by_name(inspected)
+    return system in known and known[system].record.get("command") in (*_TASK, *_ALIGNMENT)
+
+
 def controls_among(systems: Sequence[str], inspected: InspectReport | None) -> list[str]:
     """Return the control systems, which scale one adapter without merging in others."""
     known = _by_name(inspected)

@@ -23,6 +23,7 @@ from adaptermix.reports.runs import Run
 from adaptermix.reports.sections.roles import (
     controls_among,
     is_known,
+    is_trained,
     is_unscaled,
     label_of,
     language_groups,
@@ -205,6 +206,8 @@ def _facts(seen: Evaluated, merge: str) -> list[Fact]:
 
 
 def _control(seen: Evaluated, merge: str) -> Fact:
+    if is_trained(merge, seen.inspected):
+        return Fact("Control", f"Not needed: {merge} is not a merge.", "ok", "not a merge")
     names = controls_among(seen.report.systems, seen.inspected)
     compared = [c for name in names if (c := seen.over_all(name))]
     if not compared and is_unscaled(merge, seen.report.reference, seen.inspected):
