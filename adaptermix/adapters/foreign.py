@@ -61,6 +61,7 @@ _FORMATS = (
         "mlx-lm's, and the adapter_config.json with 'lora_parameters' is missing",
         "name the folder that contains both files",
     ),
+    (r".*\.[AB]$", "mlx-vlm's", "fuse it into its base model with mlx-vlm instead"),
 )
 
 
@@ -225,7 +226,13 @@ def as_peft(
             raise ArtifactError(f"{weights}: the format is {what}", hint=hint)
     file, header = _without_component(file, header)
     found = {name: match for name in file.specs if (match := _NAMED_FACTOR.fullmatch(name))}
-    if len({match["name"] for match in found.values()}) == 1:
+    adapters = sorted({match["name"] for match in found.values()})
+    if len(adapters) > 1:
+        raise ArtifactError(
+            f"{weights}: the file contains several adapters: {', '.join(adapters)}",
+            hint="load it with PEFT, and save each of them in its own folder",
+        )
+    if adapters:
         names = {name: name for name in file.specs}
         names |= {name: f"{m['factor']}{m['part'] or ''}" for name, m in found.items()}
         own = next(iter(found.values()))["name"]

@@ -177,6 +177,8 @@ FACTOR = torch.ones(4, 4)
         ({"transformer.blocks.0.attn.to_q.lora_A.weight": FACTOR}, "diffusers', for image"),
         ({"layers.0.attn.q_proj.lora_a.weight": FACTOR}, "torchtune's"),
         ({"model.layers.0.self_attn.q_proj.lora_a": FACTOR}, "'lora_parameters' is missing"),
+        ({"language_model.model.layers.0.self_attn.q_proj.A": FACTOR}, "mlx-vlm's"),
+        ({f"layers.0.q.lora_{x}": FACTOR for x in ("A.ref", "A.own")}, "adapters: own, ref$"),
     ],
 )
 def test_formats_that_are_not_read_are_named(tmp_path, tensors, words):
