@@ -11,6 +11,7 @@ from adaptermix.adapters.format import CONFIG_FILE, CONFIG_KEY, as_suffix
 from adaptermix.adapters.names import PREFIX, unwrapped_pattern
 from adaptermix.errors import ArtifactError, first_line
 
+FROM_OPTIONS = "--source-rank"  # the location of a config that is given by options
 # The fields of PEFT's LoraConfig. Any other field that is set means an unknown LoRA variant.
 KNOWN_FIELDS = frozenset(
     """
@@ -60,7 +61,7 @@ def read_config(
         text, origin = config_path.read_text(encoding="utf-8", errors="replace"), config_path
         place = str(config_path)
     elif rank is not None and alpha is not None:
-        return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}, "--source-rank"
+        return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}, FROM_OPTIONS
     else:
         raise ArtifactError(
             f"{weights}: the file has no LoRA config, and there is no {CONFIG_FILE} next to it",

@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptermix.adapters.adapter import Adapter
 from adaptermix.adapters.card import languages_of
+from adaptermix.adapters.config import FROM_OPTIONS
 from adaptermix.adapters.matching import notes_on_copies, notes_on_revisions
 from adaptermix.adapters.names import unknown_start
 from adaptermix.adapters.stacking import notes_on_stack
@@ -129,20 +130,28 @@ def merge_report(
         cross_term_energy=tally.relative(tally.cross_energy),
         inactive=settings.inactive,
         written=written,
-        notes=[*_notes_on_unused(settings), *_notes(plan)],
+        notes=[*_notes_on_unused(settings, plan.adapters), *_notes(plan)],
     )
 
 
-def _notes_on_unused(settings: MergeSettings) -> list[str]:
-    """Return notes on options that were given and have no effect with the method."""
+def _notes_on_unused(settings: MergeSettings, adapters: Sequence[Adapter]) -> list[str]:
+    """Return notes on options that were given and have no effect."""
     unused = {option for option, names in _OF_METHODS.items() if settings.method not in names}
     if settings.search is not None:
         unused.discard("seed")  # it also chooses the examples of a search
-    return [
+    notes = [
         f"{flag_of(option)} has no effect with --method {settings.method}; it is for "
         f"{', '.join(_OF_METHODS[option])}"
         for option in sorted(unused & settings.model_fields_set)
     ]
+    if settings.into and settings.compact:
+        notes.append("--compact has no effect with --into, which writes no adapter")
+    given = [option for option in ("source_rank", "source_alpha") if getattr(settings, option)]
+    if given and not any(adapter.origin == FROM_OPTIONS for adapter in adapters):
+        flags = " and ".join(map(flag_of, given))
+        verb = "have" if len(given) > 1 else "has"
+        notes.append(f"{flags} {verb} no effect, because every adapter has a config")
+    return notes
 
 
 def _notes(plan: MergePlan) -> list[str]:

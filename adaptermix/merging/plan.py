@@ -310,7 +310,6 @@ def plan_merge(
     names = sorted({module for adapter in adapters for module in adapter.modules}, key=_end_first)
     whole = [name.rpartition(".")[0] for adapter in adapters for name in adapter.saved]
     _refuse_idle_rules(weighting, [*names, *whole])
-    has_bias = any(tensors.bias for adapter in adapters for tensors in adapter.factors.values())
     kinds: dict[tuple[Any, Any], list[str]] = {}  # groups equal layers: most models have few kinds
     for module in names:
         own = _module_weights(module, adapters, weighting, settings.inactive)
@@ -321,6 +320,8 @@ def plan_merge(
         for kind, modules in kinds.items()
         if any(weight and part for weight, part in zip(*kind, strict=True))
     }
+    used = (part for kind in taken for w, part in zip(*kind, strict=True) if w and part)
+    has_bias = any(part.has_bias for part in used)
     for kind, modules in taken.items():
         check_shapes(modules[0], adapters, [spec for spec in kind[1] if spec])
         kept = [(spec, weight) for weight, spec in zip(*kind, strict=True) if spec and weight]
@@ -448,6 +449,13 @@ def _plan_module(
             f"{module} has ranks {', '.join(map(str, ranks))}; {settings.method} needs the "
             "same rank in all adapters",
             hint="use --method exact, which accepts any ranks",
+        )
+    negative = [weight for _, weight in parts if weight < 0]
+    if negative and settings.method == "factor-average":
+        raise ConfigError(
+            f"--method factor-average: both factors are multiplied by the weight {negative[0]:g}, "
+            "so its sign has no effect",
+            hint="use --method exact, or peft-linear",
         )
     first = parts[0][0]
     dtype = wider(*(spec.dtype for spec, _ in parts))

@@ -391,6 +391,10 @@ def test_a_template_or_vocabulary_beside_an_adapter_is_told_and_the_bases_are_wr
         shutil.copy(model_dir / name, adapter / name)
     into = {"weights": (1,), "into": str(model_dir)}
     assert merge_into([adapter], MergeSettings(out=tmp_path / "same", **into)).notes == []
+    (note,) = merge_into(
+        [adapter], MergeSettings(out=tmp_path / "c", compact=True, **into), dry_run=True
+    ).notes
+    assert note == "--compact has no effect with --into, which writes no adapter"
     (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
     (note,) = merge_into([adapter], MergeSettings(out=tmp_path / "m", **into)).notes
     assert note.startswith(f"the folder of {adapter} has a different chat template than the base")

@@ -10,6 +10,7 @@ from helpers.cards import ALIGNED, write
 from helpers.merging import our_deltas, trained, untrained_above
 
 from adaptermix.adapters.adapter import read_adapter
+from adaptermix.errors import ConfigError
 from adaptermix.merging.merge import _fingerprint, merge
 from adaptermix.merging.report import MergeReport, MergeSource
 from adaptermix.settings.merging import MergeSettings
@@ -200,6 +201,11 @@ def test_options_of_other_methods_are_noted(tmp_path):
         "dare": ["--epsilon"],
         "della": [],
     }
+    sources = {"weight": 0.5, "source_rank": 2, "source_alpha": 4.0, "out": tmp_path / "m"}
+    (note,) = merge(paths, MergeSettings(**sources), dry_run=True).notes
+    assert note.startswith("--source-rank and --source-alpha have no effect")
+    with pytest.raises(ConfigError, match=r"multiplied by the weight -0\.5, so its sign has no"):
+        merge(paths, MergeSettings(weight=1.5, method="factor-average", out=tmp_path / "m"))
 
 
 @pytest.mark.parametrize(

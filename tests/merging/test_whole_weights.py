@@ -184,6 +184,9 @@ def test_an_adapter_of_weight_zero_adds_no_whole_module(tmp_path, qwen_dir):
     both = trained(qwen_dir, tmp_path / "b", 2, modules_to_save=["lm_head", "embed_tokens"])
     merge([head, both], MergeSettings(weights=(1, 0), out=tmp_path / "m"))
     assert read_adapter(tmp_path / "m").config["modules_to_save"] == ["lm_head"]
+    biased = trained(qwen_dir, tmp_path / "c", 3, lora_bias=True, **ATTENTION)
+    merge([head, biased], MergeSettings(weights=(1, 0), out=tmp_path / "n"))
+    assert read_adapter(tmp_path / "n").config["lora_bias"] is False
 
 
 def test_an_adapter_keeps_a_whole_module_that_others_have_not(tmp_path, qwen_dir):
