@@ -141,8 +141,19 @@ def _trained(command: str, settings: Any, shape: Shape, known: Mapping[str, Any]
         layer = "middle" if settings.layer == "auto" else settings.layer
         pairs = examples.first_pairs(settings)
         tokens = 2 * _tokens(side for pair in pairs for side in (pair.source, pair.target))
-        flops += shape.trained(rows * tokens, blocks=layer_index(layer, shape.blocks))
+        again = 1 + _forward_again(settings) / 2  # a forward pass is half of a pass in training
+        flops += again * shape.trained(rows * tokens, blocks=layer_index(layer, shape.blocks))
     return flops
+
+
+def _forward_again(settings: Any) -> float:
+    """Return the number of forward passes of an alignment without a gradient.
+
+    All parts of a contrastive batch but the last run twice, and ``--preserve`` runs the base model.
+    """
+    size = settings.contrastive_batch
+    parts = -(-size // (getattr(settings, "micro_batch_size", None) or size))
+    return 1 - 1 / parts + bool(getattr(settings, "preserve", 0.0))
 
 
 def _asked_and_told(settings: Any, known: Mapping[str, Any], split: str) -> tuple[float, float]:

@@ -201,6 +201,9 @@ def test_work_is_that_of_the_texts_and_the_settings_of_the_step(folder):
     assert flops("test", test, langs=("en", "is")) == flops("test", test)
     assert flops("align", layer="auto") == flops("align", layer="middle") == 8 * flops("align")
     assert flops("align", temperature=(0.1, 0.2, 0.3)) == 3 * flops("align", temperature=(0.1,))
+    # Three of four parts run forward twice, and all sentences through the base model.
+    assert flops("align", micro_batch_size=8) == (1 + 0.75 / 2) * flops("align")
+    assert flops("align", preserve=0.1, micro_batch_size=32) == 1.5 * flops("align")
     assert flops("task", chat=folder / "chats.jsonl") is None
 
 
