@@ -24,7 +24,9 @@ def _done(report: "TrainReport") -> list[Row]:
         ["trained", f"{report.trainable_parameters:,} parameters"],
     ]
     if report.layers:
-        told = "; without the first token" if report.layers["pool_skip"] == 1 else ""
+        skip = report.layers["pool_skip"]
+        first = number_of(skip, "token") if skip > 1 else "token"
+        told = f"; without the first {first}" if skip else ""
         rows.append(["aligned", f"layer {report.layers['layer']}{told}"])
         rows.append(["retrieval by layer before training", curve_of(report.layers)])
     for name, value in report.dev.items():

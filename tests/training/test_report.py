@@ -89,6 +89,10 @@ def test_every_number_of_a_result_is_in_its_row():
         ("aligned", "layer 2; without the first token"),
         ("retrieval by layer before training", "1 25.0%  2 50.0%"),
     }
+    several = replace(REPORT, layers={**layers, "pool_skip": 3})
+    assert rows_of(several)["aligned"] == "layer 2; without the first 3 tokens"
+    none = replace(REPORT, layers={**layers, "pool_skip": 0})
+    assert rows_of(none)["aligned"] == "layer 2"
     tried = {"0.1": {"retrieval_accuracy": 0.2}, "0.5": {"retrieval_accuracy": 0.3}}
     several = replace(REPORT, kept="0.5", candidates=tried)
     assert rows_of(several).items() - rows_of(REPORT).items() == {
