@@ -6,8 +6,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from adaptermix.errors import ArtifactError
 from adaptermix.processes import is_main_process
 from adaptermix.progress import OnProgress, Progress
+from adaptermix.training.checkpoints import candidates_folder, work_folder
 
 TOLD = "told.jsonl"  # in the checkpoints' folder: lines that will be logged again
 
@@ -15,6 +17,24 @@ TOLD = "told.jsonl"  # in the checkpoints' folder: lines that will be logged aga
 def log_file(out: Path) -> Path:
     """Return the log of the training that writes ``out``; a folder's name may contain dots."""
     return out.with_name(f"{out.name.removesuffix('.safetensors')}.log.jsonl")
+
+
+def check_log(out: Path, force: bool) -> None:
+    """Check that the log of ``out`` is not that of another adapter.
+
+    A folder and a ``.safetensors`` file of the same name have the same log.
+
+    Raises:
+        ArtifactError: It is, and ``force`` is not set.
+    """
+    name = out.name.removesuffix(".safetensors")
+    other = out.with_name(f"{name}.safetensors" if name == out.name else name)
+    is_resumed = work_folder(out).exists() or candidates_folder(out).exists()
+    if not (force or is_resumed) and other.exists() and log_file(out).exists():
+        raise ArtifactError(
+            f"{log_file(out)} is the log of {other}, and would be replaced",
+            hint="choose another name with --out, or replace the log with --force",
+        )
 
 
 class RunLog(TrainerCallback):

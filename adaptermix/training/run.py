@@ -39,7 +39,7 @@ from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.training.base import Base
 from adaptermix.training.checkpoints import candidates_folder, last_checkpoint, work_folder
 from adaptermix.training.layers import LayerChoice, is_measured, read_choice, write_choice
-from adaptermix.training.log import TOLD, RunLog, cut_log, log_file
+from adaptermix.training.log import TOLD, RunLog, check_log, cut_log, log_file
 from adaptermix.training.report import (
     TrainingData,
     TrainReport,
@@ -81,6 +81,7 @@ def check_training(settings: TrainSettings, micro: int, flag: str, force: bool) 
         force: Replace the output.
     """
     check_output(settings.out, force, settings.inputs())
+    check_log(settings.out, force)
     check_trackers(settings)
     processes = process_count()
     if shards_model() and sharding_version() != 2:

@@ -17,7 +17,7 @@ from adaptermix.files.outputs import check_output, whole_output, write_json
 from adaptermix.processes import is_main_process
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.checkpoints import CHECKPOINT, candidates_folder
-from adaptermix.training.log import log_file
+from adaptermix.training.log import check_log, log_file
 from adaptermix.training.report import TrainReport, comparable, recorded
 from adaptermix.training.run import common_arguments
 
@@ -50,6 +50,7 @@ def train_best(
         ArtifactError: The output exists, or an unfinished run is in the way.
     """
     check_output(settings.out, force, settings.inputs())
+    check_log(settings.out, force)
     work = candidates_folder(settings.out)
     arguments = TrainingArguments(str(work), **common_arguments(settings))
     with arguments.main_process_first(local=False, desc="preparing the folder"):

@@ -38,8 +38,9 @@ from adaptermix.training.align import AlignmentTrainer, align_data, train_align
 from adaptermix.training.alignment import Alignment
 from adaptermix.training.base import Base
 from adaptermix.training.batches import PairCollator, encode_pairs
+from adaptermix.training.checkpoints import work_folder
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
-from adaptermix.training.log import log_file
+from adaptermix.training.log import check_log, log_file
 from adaptermix.training.objectives import contrastive_loss
 from adaptermix.training.report import TrainingData
 from adaptermix.training.run import TrainingRun, common_arguments, finished_report
@@ -451,6 +452,20 @@ def test_outputs_whose_names_contain_dots_have_logs_of_their_own():
     names = {"qwen2.5-task": "qwen2.5-task.log.jsonl", "a.safetensors": "a.log.jsonl"}
     for out, log in names.items():
         assert log_file(Path("runs") / out) == Path("runs") / log
+
+
+@pytest.mark.parametrize(("out", "other"), [("a.safetensors", "a"), ("a", "a.safetensors")])
+def test_the_log_of_another_adapter_is_kept(tmp_path, kind, out, other):
+    """A folder and a file of the same name share their log."""
+    train, settings_for = kind
+    (tmp_path / other).touch()
+    check_log(tmp_path / out, force=False)
+    (tmp_path / "a.log.jsonl").touch()
+    with pytest.raises(ArtifactError, match=r"a\.log\.jsonl is the log of .*"):
+        train(settings_for(tmp_path / "none", tmp_path, tmp_path / out))
+    check_log(tmp_path / out, force=True)
+    work_folder(tmp_path / out).mkdir()
+    check_log(tmp_path / out, force=False)
 
 
 def test_an_existing_output_is_refused_before_anything_is_read(tmp_path, kind):
