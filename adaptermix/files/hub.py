@@ -144,6 +144,8 @@ def reaching_hub(failure: str, hint: str = OFFLINE_HINT) -> Iterator[None]:
 # The files that a decoder needs, without pickles, original checkpoints and other frameworks'
 # weights. Code is only run with --trust-remote-code; --into copies it to the output folder.
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.jinja", "*.txt", "*.py")
+# Copies of the weights, and adapters beside them. A pattern's star also stands for slashes.
+_NOT_READ = ("*/*.safetensors", "consolidated*", "adapter_config.json", "adapter_model*")
 
 
 def fetch(name: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
@@ -170,7 +172,7 @@ def fetch(name: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -
                 name,
                 revision=revision,
                 allow_patterns=list(files),
-                ignore_patterns=["adapter_config.json", "adapter_model*"],
+                ignore_patterns=list(_NOT_READ),
             )
         except HFValidationError as error:
             raise ArtifactError(

@@ -265,14 +265,14 @@ def fingerprint(folder: Path) -> str:
     """Return a hash that identifies a base model without reading all of its weights.
 
     It covers the config without private and version keys, and the name, size, header and 64 evenly
-    spaced samples of 4 KiB of each safetensors file. Fine-tuning changes these; moving the folder
-    does not.
+    spaced samples of 4 KiB of each safetensors file that transformers loads. Fine-tuning changes
+    these; moving the folder does not.
     """
     digest = hashlib.sha256()
     config = read_base_config(folder)
     lasting = {k: v for k, v in config.items() if not k.startswith("_") and "version" not in k}
     digest.update(json.dumps(lasting, sort_keys=True).encode())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:

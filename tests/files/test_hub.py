@@ -103,6 +103,7 @@ def hub(model_dir, tmp_path):
         for name in (
             *("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.gguf"),
             *("original/consolidated.00.pth", "onnx/model.onnx", "training_args.bin"),
+            *("original/model.safetensors", "consolidated.safetensors"),
         )
     }
     Hub.files = {
