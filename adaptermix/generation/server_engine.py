@@ -302,7 +302,10 @@ class ServerGenerator:
 
     def _stop_texts(self) -> list[str]:
         """Return the texts of the stop tokens, for servers that do not accept stop IDs."""
-        texts = [str(self.tokenizer.decode([token])) for token in self.stop_ids]
+        texts = [
+            str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+            for token in self.stop_ids
+        ]
         return [text for text in texts if text.strip()][:_STOPS]
 
     async def _begin(self, lane: _Lane) -> None:

@@ -1,12 +1,16 @@
 """One queue for several servers: retries, losses, adapters, and the cache."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from helpers.adapters import peft_adapter
 from helpers.completions import answer_ids, completions_server
 from helpers.evaluation import eval_settings
 from helpers.generation import answers_of
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.adapters.writing import stage_adapter
@@ -203,6 +207,13 @@ def test_the_first_stop_texts_are_sent_where_there_are_too_many(connect):
         answers_of(engine, BASE[:1])
     (body,) = site.bodies
     assert body["stop"] == ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+def test_stop_texts_keep_their_spaces():
+    backend = Tokenizer(WordLevel({" .": 0}))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=True)
+    asked = SimpleNamespace(stop_ids=[0], tokenizer=tokenizer)
+    assert ServerGenerator._stop_texts(asked) == [" ."]
 
 
 def test_the_end_of_a_turn_is_the_first_stop_text(make_cached):
