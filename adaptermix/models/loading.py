@@ -332,6 +332,7 @@ def load_config(folder: Path, settings: ModelSettings) -> "PreTrainedConfig":
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=settings.trust_remote_code
         )
+    config.return_dict = True  # a model's file may say that it returns tuples
     hint = "use a model that is a decoder only, such as Llama, Qwen or Gemma"
     if getattr(config, "is_encoder_decoder", False):  # transformers would load only the decoder
         raise ArtifactError(

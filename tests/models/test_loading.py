@@ -455,6 +455,13 @@ def test_the_hash_for_kept_results_knows_parts_of_a_model(
     assert hashes[0] != hashes[1]
 
 
+def test_a_model_returns_no_tuples_whatever_its_config_says(tmp_path, model_dir):
+    folder = shutil.copytree(model_dir, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | {"return_dict": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_model(folder, SETTINGS)(torch.tensor([[0, 5]])).logits.shape[:2] == (1, 2)
+
+
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "float16"])
 def test_weights_are_loaded_in_the_precision_asked_for(model_dir, monkeypatch, dtype):
     settings = SETTINGS.model_copy(update={"dtype": dtype})
