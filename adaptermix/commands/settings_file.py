@@ -124,8 +124,7 @@ def _read_section(path: Path, kind: type[Settings], task: object) -> dict[str, A
     tops = {key: value for key, value in content.items() if not isinstance(value, dict)}
     shared = {key: value for key, value in tops.items() if key in keys_of(kind)}
     own, tested = content.get(kind.section, {}), _tested_like_eval(content, kind)
-    others = not_replaced(shared | tested, own)
-    merged = meant_for(task or (tested | own).get("task"), others) | own
+    merged = meant_for(task or (tested | own).get("task"), shared | tested) | own
     return {k: from_folder(path.parent, kind.location(k), v) for k, v in merged.items()}
 
 

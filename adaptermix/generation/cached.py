@@ -31,7 +31,7 @@ from adaptermix.generation.vllm_engine import VllmGenerator, check_cpu, vllm_lac
 from adaptermix.models.files import text_model_type, weights_hash
 from adaptermix.models.loading import check_quantization, compute_dtype, tokenizer_hash
 from adaptermix.progress import OnProgress, Progress, ignore
-from adaptermix.settings.shared import VLLM_OPTIONS, EngineSettings, flag_of
+from adaptermix.settings.shared import SERVER_OPTIONS, VLLM_OPTIONS, EngineSettings, flag_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 def choose_engine(settings: EngineSettings) -> str:
     """Return the name of the engine that the settings select.
 
-    Servers take precedence. ``auto`` is vLLM if a vLLM option is given, or on a GPU if vLLM is
-    installed. On a CPU, the transformers engine is faster.
+    Servers take precedence. ``auto`` is vLLM on a GPU, or if a vLLM option is given. On a CPU, the
+    transformers engine is faster.
 
     Raises:
         ResourceError: vLLM is requested but not installed.
@@ -52,16 +52,14 @@ def choose_engine(settings: EngineSettings) -> str:
     if settings.server:
         return "server"
     has_vllm = find_spec("vllm") is not None
-    options = sorted(VLLM_OPTIONS & settings.model_fields_set)
-    if settings.engine == "vllm" or options:
-        if not has_vllm:
-            named = f", which {flag_of(options[0])} needs" if options else ""
-            raise ResourceError(
-                f"vLLM is not installed{named}",
-                hint='pip install "adaptermix[vllm]", or --engine transformers',
-            )
-        return "vllm"
-    if settings.engine == "auto" and has_vllm and _has_gpu():
+    if settings.engine == "vllm" and not has_vllm:
+        raise ResourceError(
+            "vLLM is not installed",
+            hint='pip install "adaptermix[vllm]", or --engine transformers',
+        )
+    if settings.engine != "auto":
+        return settings.engine
+    if has_vllm and (VLLM_OPTIONS & settings.model_fields_set or _has_gpu()):
         return "vllm"
     return "transformers"
 
@@ -163,6 +161,16 @@ def check_room(servers: "Sequence[Served]", prompt: int, settings: EngineSetting
             )
 
 
+def notes_on_engine(settings: EngineSettings, engine: str) -> list[str]:
+    """Return notes on options of an engine that does not answer; files may set them for others."""
+    unused = set() if engine == "server" else SERVER_OPTIONS
+    unused = unused if engine == "vllm" else unused | VLLM_OPTIONS
+    return [
+        f"{flag_of(name)} has no effect with the {engine} engine"
+        for name in sorted(unused & settings.model_fields_set)
+    ]
+
+
 def notes_on_servers(servers: "Sequence[Served]") -> list[str]:
     """Return notes on the servers that would decode."""
     return [f"would decode on {served}" for served in servers]
@@ -225,8 +233,9 @@ class CachedGenerator:
 
     @property
     def notes(self) -> list[str]:
-        """Notes for the user about the cache and about lost servers."""
+        """Notes for the user about the engine, the cache and lost servers."""
         return [
+            *notes_on_engine(self.settings, self.engine),
             *(self._cache.notes if self._cache else []),
             *(self._on_servers.notes if self._on_servers else []),
         ]

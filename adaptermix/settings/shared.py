@@ -6,7 +6,7 @@ without its two dashes. Flags override the file, which overrides the defaults.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -169,25 +169,20 @@ def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return shared keys without those that do not apply to a task; None is the default task."""
     left_out = ["lm-eval-path"]
     if harness_tasks(task):
-        options = _dashed(VLLM_OPTIONS | SERVER_OPTIONS)
-        left_out = [*NOT_OF_HARNESS, "engine", "server", *options]
+        engine = ("engine", "server", *(name.replace("_", "-") for name in VLLM_OPTIONS))
+        left_out = [*NOT_OF_HARNESS, *engine]
     return {key: value for key, value in keys.items() if key not in left_out}
 
 
-def not_replaced(keys: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keys without those that exclude one of ``by``, such as a command line's options."""
+def not_replaced(keys: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's keys without those that exclude an option on the command line."""
     ways = {"weight", "weights", "weights-file", "search"}
-    left_out = ways if ways & by.keys() else set()
-    if "server" in by:  # replaces the engine, as an engine replaces the servers
-        left_out |= {"engine", *_dashed(VLLM_OPTIONS)}
-    elif "engine" in by:
-        left_out |= {"server", *_dashed(SERVER_OPTIONS)}
-        left_out |= {*_dashed(VLLM_OPTIONS)} if by["engine"] == "transformers" else set()
+    left_out = ways if ways & flags.keys() else set()
+    if "server" in flags:  # replaces the file's engine, as an engine replaces its servers
+        left_out |= {"engine", *(name.replace("_", "-") for name in VLLM_OPTIONS)}
+    elif "engine" in flags:
+        left_out |= {"server"}
     return {key: value for key, value in keys.items() if key not in left_out}
-
-
-def _dashed(names: Iterable[str]) -> list[str]:
-    return [name.replace("_", "-") for name in names]
 
 
 def _known_task(name: str) -> str:
@@ -283,7 +278,7 @@ class ScorerSettings(Settings):
     )
 
 
-# Each of these needs vLLM in this process.
+# Each of these implies vLLM in this process.
 VLLM_OPTIONS = {
     "tensor_parallel_size",
     "data_parallel_size",
@@ -291,7 +286,7 @@ VLLM_OPTIONS = {
     "max_lora_rank",
     "engine_args",
 }
-# Each of these needs --server.
+# Each of these is for servers.
 SERVER_OPTIONS = {
     "server_model",
     "server_folder",
@@ -308,8 +303,8 @@ class EngineSettings(ModelSettings):
 
     engine: Literal["auto", "vllm", "transformers"] = Field(
         default="auto",
-        description="Engine. auto selects vLLM if a vLLM option is given, or if it is installed "
-        "and there is a GPU. Otherwise it selects transformers, which is faster on a CPU.",
+        description="Engine. auto selects vLLM if it is installed and there is a GPU or a vLLM "
+        "option. Otherwise it selects transformers, which is faster on a CPU.",
     )
     max_new_tokens: int = Field(
         default=128, gt=0, description="Maximum length of an answer, in tokens."
@@ -370,20 +365,12 @@ class EngineSettings(ModelSettings):
             )
         if self.server and self.engine != "auto":
             raise ValueError(f"--server replaces --engine {self.engine}; remove one of them")
-        of_vllm = sorted(VLLM_OPTIONS & self.model_fields_set)
-        if self.server and of_vllm:
+        given = sorted(VLLM_OPTIONS & self.model_fields_set)
+        if self.server and given:
             raise ValueError(
-                f"{flag_of(of_vllm[0])} is for vLLM in this process; with --server, pass it to "
+                f"{flag_of(given[0])} is for vLLM in this process; with --server, pass it to "
                 "the server when you start it"
             )
-        if self.engine == "transformers" and of_vllm:
-            raise ValueError(
-                f"{flag_of(of_vllm[0])} is for vLLM, not for --engine transformers; remove one "
-                "of them"
-            )
-        of_servers = sorted(SERVER_OPTIONS & self.model_fields_set)
-        if not self.server and of_servers:
-            raise ValueError(f"{flag_of(of_servers[0])} needs --server")
         return self
 
 

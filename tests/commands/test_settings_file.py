@@ -141,13 +141,9 @@ def test_servers_on_the_command_line_replace_the_engine_in_the_file_and_the_reve
     path = tmp_path / "adaptermix.toml"
     path.write_text('[eval]\nengine = "vllm"\ntensor-parallel-size = 2\n')
     assert load_settings(EvalSettings, {"server": "http://h"}, path).engine == "auto"
-    settings = load_settings(EvalSettings, {"engine": "transformers"}, path)
-    assert settings.tensor_parallel_size == 1
-    path.write_text('[eval]\nserver = ["http://h"]\nserver-model = "m"\n')
+    path.write_text('[eval]\nserver = ["http://h"]\n')
     assert load_settings(EvalSettings, {}, path).server == ("http://h/v1",)
     assert load_settings(EvalSettings, {"engine": "transformers"}, path).server == ()
-    path.write_text(path.read_text() + '[merge]\nsearch = "0.5,0.7"\nengine = "vllm"\n')
-    assert load_settings(SearchSettings, {}, path).server_model is None
 
 
 def test_options_of_other_tasks_in_the_file_do_not_concern_tasks_of_lm_eval(tmp_path):
@@ -158,7 +154,7 @@ def test_options_of_other_tasks_in_the_file_do_not_concern_tasks_of_lm_eval(tmp_
         load_settings(EvalSettings, {"task": "lm-eval:a", "langs": "cy"}, path)
     path = write(tmp_path, '[eval]\nengine = "vllm"\ntensor-parallel-size = 2\n')
     assert load_settings(EvalSettings, {"task": "lm-eval:a"}, path).engine == "transformers"
-    path = write(tmp_path, '[eval]\nserver = "http://a:1"\nserver-timeout = 9\n')
+    path = write(tmp_path, '[eval]\nserver = "http://a:1"\n')
     assert load_settings(EvalSettings, {"task": "lm-eval:a"}, path).server == ()
     path = write(tmp_path, 'data-dir = "data"\n[eval]\ntask = "lm-eval:a"\n')
     assert load_settings(EvalSettings, {}, path).langs == ("a",)

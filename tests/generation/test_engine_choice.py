@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.adapters import adapter_files
 from helpers.evaluation import eval_settings
-from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from adaptermix.adapters.adapter import read_adapter
@@ -16,8 +15,9 @@ from adaptermix.adapters.deltas import LoraUpdate
 from adaptermix.adapters.writing import write_adapter
 from adaptermix.errors import ArtifactError, ResourceError
 from adaptermix.generation import cached
-from adaptermix.generation.cached import check_engine, choose_engine
+from adaptermix.generation.cached import check_engine, choose_engine, notes_on_engine
 from adaptermix.generation.vllm_engine import engine_stopped
+from adaptermix.settings.shared import SERVER_OPTIONS, flag_of
 
 
 @pytest.fixture
@@ -63,12 +63,23 @@ def test_auto_is_vllm_on_a_gpu(machine, has_gpu, has_vllm, expected):
 def test_an_option_of_vllm_asks_for_vllm(machine, option):
     machine(has_gpu=False, has_vllm=True)
     assert choose_engine(settings(**option)) == "vllm"
+    assert notes_on_engine(settings(**option), "vllm") == []
+    assert choose_engine(settings("transformers", **option)) == "transformers"
     flag = "--" + next(iter(option)).replace("_", "-")
-    with pytest.raises(ValidationError, match=f"{flag} is for vLLM, not for --engine transf"):
-        settings("transformers", **option)
-    machine(has_gpu=True, has_vllm=False)
-    with pytest.raises(ResourceError, match=f"vLLM is not installed, which {flag} needs"):
-        choose_engine(settings(**option))
+    told = [f"{flag} has no effect with the transformers engine"]
+    assert notes_on_engine(settings("transformers", **option), "transformers") == told
+    machine(has_gpu=False, has_vllm=False)
+    assert choose_engine(settings(**option)) == "transformers"
+
+
+@pytest.mark.parametrize("option", sorted(SERVER_OPTIONS))
+def test_an_option_of_servers_is_noted_without_one(option):
+    value = 2 if option in ("server_requests", "server_timeout") else "a"
+    given = settings(**{option: value})
+    assert notes_on_engine(given, "vllm") == [
+        f"{flag_of(option)} has no effect with the vllm engine"
+    ]
+    assert notes_on_engine(given, "server") == []
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from adaptermix.errors import ArtifactError, ConfigError, ResourceError
 from adaptermix.generation import server_client, server_http
 from adaptermix.generation.server_client import look_at_servers, pause, shared_folder
 from adaptermix.generation.server_http import BusyError
-from adaptermix.settings.shared import SERVER_OPTIONS, flag_of
 
 SECRET = "sk-very-secret-4711"
 
@@ -212,12 +211,6 @@ def test_a_password_in_an_address_is_refused_and_not_repeated():
 def test_servers_and_an_engine_of_ones_own_exclude_each_other(changes, complaint):
     with pytest.raises(ValidationError, match=complaint):
         eval_settings("m", "d", "o", **{"engine": "auto", "server": "http://h", **changes})
-
-
-@pytest.mark.parametrize("option", sorted(SERVER_OPTIONS))
-def test_an_option_of_servers_needs_one(option):
-    with pytest.raises(ValidationError, match=f"{flag_of(option)} needs --server"):
-        eval_settings("m", "d", "o", **{option: 1 if option.endswith(("s", "t")) else "a"})
 
 
 def test_the_shared_folder_may_have_another_path_on_the_servers(tmp_path):
