@@ -131,12 +131,12 @@ def _model_content(name: str) -> Any:
     folder = Path(name)
     if not (folder / "config.json").is_file():
         return name
-    from adaptermix.models.files import fingerprint, weights_hash
+    from adaptermix.models.files import weights_hash
 
     try:
         weights = weights_hash(folder)
     except ArtifactError:  # the command says so if it needs them; export only needs the config
-        weights = fingerprint(folder)
+        weights = content_hash(folder / "config.json")
     return [weights, *_tokenizer_content(name)]
 
 
