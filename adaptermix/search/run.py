@@ -290,6 +290,11 @@ def _learn(
         f"learned from {learned.start.weights} on {number_of(len(encoded), 'dev example')} not "
         f"used for the comparison: loss {learned.start_loss:.4f} to {learned.loss:.4f}"
     )
+    if settings.method != "exact":
+        halving.notes.append(
+            "weights are learned for the weighted sum; "
+            f"--method {settings.method} changes the merge"
+        )
     return Candidate("learned", learned.weighting)
 
 

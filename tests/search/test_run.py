@@ -455,17 +455,20 @@ def test_weights_in_the_model_give_the_logits_of_the_merged_adapter(tmp_path, mo
     assert not torch.allclose(found, plain, atol=0.1)
 
 
-@pytest.mark.parametrize("per", ["layer", "module"])
+@pytest.mark.parametrize(("per", "method"), [("layer", "exact"), ("module", "ties")])
 def test_learned_weights_lower_the_loss_they_were_trained_on(
-    tmp_path, model_dir, corpus_dir, adapters, per
+    tmp_path, model_dir, corpus_dir, adapters, per, method
 ):
     settings = settings_for(
         model_dir,
         corpus_dir,
         tmp_path / "out",
         **{"search": "learn", "learn_steps": 15, "learn_lr": 0.1, "learn_per": per, "limit": 8},
+        method=method,
     )
     report = search(adapters[:2], settings)
+    told = "weights are learned for the weighted sum; --method ties changes the merge"
+    assert (told in report.notes) == (method == "ties")
     (note,) = [note for note in report.notes if note.startswith("learned from")]
     before, after = (float(part) for part in note.rpartition("loss ")[2].split(" to "))
     assert after < before
