@@ -450,11 +450,10 @@ def _plan_module(
             "same rank in all adapters",
             hint="use --method exact, which accepts any ranks",
         )
-    negative = [weight for _, weight in parts if weight < 0]
-    if negative and settings.method == "factor-average":
+    if settings.method == "factor-average" and len(parts) == 1 and parts[0][1] < 0:
         raise ConfigError(
-            f"--method factor-average: both factors are multiplied by the weight {negative[0]:g}, "
-            "so its sign has no effect",
+            f"--method factor-average: {module} is in one adapter only, and both of its factors "
+            f"are multiplied by the weight {parts[0][1]:g}, so the sign has no effect",
             hint="use --method exact, or peft-linear",
         )
     first = parts[0][0]

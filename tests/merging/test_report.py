@@ -204,8 +204,9 @@ def test_options_of_other_methods_are_noted(tmp_path):
     sources = {"weight": 0.5, "source_rank": 2, "source_alpha": 4.0, "out": tmp_path / "m"}
     (note,) = merge(paths, MergeSettings(**sources), dry_run=True).notes
     assert note.startswith("--source-rank and --source-alpha have no effect")
-    with pytest.raises(ConfigError, match=r"multiplied by the weight -0\.5, so its sign has no"):
-        merge(paths, MergeSettings(weight=1.5, method="factor-average", out=tmp_path / "m"))
+    settings = MergeSettings(weights=(-0.5,), method="factor-average", out=tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"by the weight -0\.5, so the sign has no effect"):
+        merge(paths[:1], settings)
 
 
 @pytest.mark.parametrize(
