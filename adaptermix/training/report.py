@@ -1,8 +1,10 @@
 """The report of a training run: its plan and its result."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,14 @@ class TrainingData:
     def rows_of_epoch(self) -> int:
         """Number of rows per epoch."""
         return len(self.train) if self.epoch_rows is None else self.epoch_rows
+
+    @property
+    def digest(self) -> str:
+        """A hash of all rows."""
+        found = hashlib.blake2b(digest_size=16)
+        for row in chain(self.train, self.dev):
+            found.update(repr(row).encode())
+        return found.hexdigest()
 
     @property
     def mean_tokens(self) -> float:

@@ -225,7 +225,7 @@ class TrainingRun:
         """Return the checkpoint to resume from; checkpoints are discarded only with ``force``."""
         if not is_main_process():
             return last_checkpoint(self.work)
-        stamp = self.work / "settings.json"
+        stamp, rows = self.work / "settings.json", self.work / "rows.txt"
         settings = comparable(self.settings)
         if self.settings.resume and stamp.is_file():
             if json.loads(stamp.read_text(encoding="utf-8")) != settings:
@@ -235,6 +235,10 @@ class TrainingRun:
                     "--resume",
                 )
             checkpoint = last_checkpoint(self.work)
+            if checkpoint and rows.is_file() and rows.read_text("utf-8") != self.data.digest:
+                note = "--resume: the data or its tokens changed; training continues with the new"
+                self.notes.append(note)
+                tell(self.on_progress, [note])
             with (self.work / TOLD).open("a", encoding="utf-8") as told:
                 told.writelines(cut_log(self.log, checkpoint))
             return checkpoint
@@ -245,6 +249,7 @@ class TrainingRun:
             )
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
+        rows.write_text(self.data.digest, encoding="utf-8")
         with whole_output(stamp) as partial:
             write_json(partial, settings)
         self.log.unlink(missing_ok=True)

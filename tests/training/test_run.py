@@ -37,7 +37,7 @@ from adaptermix.settings.training import TrainTaskSettings
 from adaptermix.training.align import AlignmentTrainer, align_data, train_align
 from adaptermix.training.alignment import Alignment
 from adaptermix.training.base import Base
-from adaptermix.training.batches import PairCollator, encode_pairs
+from adaptermix.training.batches import EncodedExample, PairCollator, encode_pairs
 from adaptermix.training.checkpoints import work_folder
 from adaptermix.training.contrastive import ContrastiveStep, Sentences
 from adaptermix.training.log import check_log, log_file
@@ -284,6 +284,23 @@ def test_other_settings_do_not_go_on_from_old_checkpoints(tmp_path, model_dir, c
     assert "start over with --force instead of --resume" in str(caught.value.hint)
     other = task_settings(model_dir, corpus_dir, tmp_path / "cut", lr=1e-2, max_steps=1)
     train_task(other, force=True)
+
+
+def test_data_that_changed_before_a_resume_is_noted(tmp_path, monkeypatch):
+    settings = task_settings("m", None, tmp_path / "a", resume=True)
+    one, other = (EncodedExample([0, at], [0, at], "f:1") for at in (1, 2))
+
+    def notes(row, checkpoint):
+        found = "adaptermix.training.run.last_checkpoint"
+        monkeypatch.setattr(found, lambda work: checkpoint)
+        data = TrainingData([one], [row], {}, {})
+        training = TrainingRun(settings, Base(tmp_path, None, [], []), data, 1, ignore)
+        training._prepare_work(force=False)
+        return training.notes
+
+    checkpoint = tmp_path / "checkpoint-1"
+    assert notes(one, None) == notes(one, checkpoint) == notes(other, None) == []
+    assert "--resume: the data or its tokens changed" in notes(other, checkpoint)[0]
 
 
 def test_an_alignment_adapter_trains_the_lower_blocks_only(tmp_path, model_dir, corpus_dir):
