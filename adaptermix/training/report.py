@@ -1,6 +1,7 @@
 """The report of a training run: its plan and its result."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -8,8 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from adaptermix.adapters.stacking import stack_record, stack_terms
 from adaptermix.files.outputs import Report, real_path
+from adaptermix.settings.locations import Location, paths_of
 from adaptermix.settings.training import TrainSettings, notes_on_training
 from adaptermix.tables import Row, View, counted, number_of, pairs
 from adaptermix.training.batches import token_count
@@ -196,34 +200,31 @@ class TrainingData:
 def comparable(settings: TrainSettings) -> dict[str, Any]:
     """Return what must not change for a run to resume from its checkpoints.
 
-    These are the settings, and the content of the adapters that it trains on.
+    These are the settings, and the content of the adapters that it trains on. Paths are relative to
+    the output, so the current folder does not matter.
     """
-    return _comparable(settings, settings.model_dump(mode="json"), stack_record(settings.on))
+    values = settings.model_dump(mode="json", exclude={*_FREE, "on"})
+    for name in values:
+        location, value = settings.location(name), getattr(settings, name)
+        if location is not None and value is not None:
+            values[name] = _from_output(settings.out, location, value)
+    stack = stack_record(settings.on)
+    return values | {"on": [{"blake3": each["blake3"], "weight": each["weight"]} for each in stack]}
 
 
-def comparable_record(record: Mapping[str, Any], settings: TrainSettings) -> dict[str, Any]:
-    """Return the same from the record of an adapter that these settings may have made."""
-    return _comparable(settings, record.get("settings", {}), record.get("on", []))
+def _from_output(out: Path, location: Location, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_from_output(out, location, item) for item in value]
+    there = [path for path in paths_of(location, value) if path.exists()]
+    if not there:  # a name, such as one on the Hub
+        return str(value)
+    parts = "" if Path(value).exists() else str(value).partition(":")[2]  # of a data set
+    return [os.path.relpath(real_path(there[0]), real_path(out.parent)), parts]
 
 
-def _comparable(
-    settings: TrainSettings, values: Mapping[str, Any], stack: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return what is compared; paths are relative to the output, from any current folder."""
-    folder = real_path(settings.out.parent)
-
-    def seen(value: Any) -> Any:
-        if isinstance(value, list):
-            return [seen(item) for item in value]
-        name, colon, parts = str(value).partition(":")  # such as the split of a data set
-        if isinstance(value, str) and Path(value).exists():
-            return os.path.relpath(real_path(Path(value)), folder)
-        is_named = isinstance(value, str) and colon and Path(name).exists()
-        return f"{seen(name)}:{parts}" if is_named else value
-
-    kept = {name: value for name, value in values.items() if name not in _FREE}
-    kept |= {name: seen(value) for name, value in kept.items() if settings.location(name)}
-    return kept | {"on": [{"blake3": each["blake3"], "weight": each["weight"]} for each in stack]}
+def run_hash(settings: TrainSettings) -> str:
+    """Return a hash of ``comparable``, by which a resumed run knows its finished adapter."""
+    return blake3(json.dumps(comparable(settings), sort_keys=True).encode()).hexdigest()
 
 
 def recorded(settings: TrainSettings) -> dict[str, Any]:

@@ -44,8 +44,8 @@ from adaptermix.training.report import (
     TrainingData,
     TrainReport,
     comparable,
-    comparable_record,
     recorded,
+    run_hash,
 )
 from adaptermix.training.signals import StopSignals
 from adaptermix.training.steps import planned_steps
@@ -63,7 +63,7 @@ def finished_report(settings: TrainSettings, force: bool) -> TrainReport | None:
     if not settings.resume or force or not settings.out.exists():
         return None
     record = read_adapter(settings.out).record
-    if comparable_record(record, settings) != comparable(settings):
+    if record.get("run") != run_hash(settings):
         return None
     if is_main_process():
         for folder in (work_folder(settings.out), candidates_folder(settings.out)):
@@ -331,6 +331,7 @@ class TrainingRun:
             "adaptermix": __version__,
             **{name: value for name, value in report.as_record().items() if name != "seconds"},
             "settings": recorded(settings),
+            "run": run_hash(settings),
             "base_fingerprint": fingerprint(self.base.folder),
         }
         weights = AdapterWeights(specs, updates.values())

@@ -18,7 +18,7 @@ from adaptermix.processes import is_main_process
 from adaptermix.settings.training import TrainSettings
 from adaptermix.training.checkpoints import CHECKPOINT, candidates_folder
 from adaptermix.training.log import check_log, log_file
-from adaptermix.training.report import TrainReport, comparable, recorded
+from adaptermix.training.report import TrainReport, comparable, recorded, run_hash
 from adaptermix.training.run import common_arguments
 
 _SETTINGS = "settings.json"  # in the folder of the variants
@@ -87,7 +87,8 @@ def _keep(best: Path, settings: TrainSettings, report: TrainReport, force: bool)
     adapter = read_adapter(best)
     shutil.copyfile(log_file(best), log_file(settings.out))
     told = {name: value for name, value in report.as_record().items() if name != "seconds"}
-    record = {**adapter.record, **told, "settings": recorded(settings)}
+    of_run = {"settings": recorded(settings), "run": run_hash(settings)}
+    record = {**adapter.record, **told, **of_run}
     specs = {module: adapter.spec(module) for module in adapter.modules}
     weights = AdapterWeights(specs, (update for _, update in adapter.updates()))
     stream_adapter(settings.out, weights, adapter.config, lambda: record, force=force)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
-from adaptermix.training.report import TrainReport, comparable, comparable_record, recorded
+from adaptermix.training.report import TrainReport, comparable
 
 # Nothing else may change between a kill and --resume: these say where and how fast, not what.
 FREE = {
@@ -32,6 +32,7 @@ def test_a_run_resumes_only_with_the_settings_that_it_had(kind):
 
 def test_a_run_may_resume_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "work" / "data").mkdir(parents=True)
+    (tmp_path / "work" / "massive").mkdir()  # the name of the task is no path
     seen = []
     for folder, prefix in ((tmp_path, "work/"), (tmp_path / "work", "")):
         monkeypatch.chdir(folder)
@@ -41,7 +42,6 @@ def test_a_run_may_resume_from_another_folder(tmp_path, monkeypatch):
                 out=Path(f"{prefix}o/a"), data_dir=place, chat=Path(f"{place}:main:train")
             )
             seen.append(comparable(settings))
-            assert comparable_record({"settings": recorded(settings)}, settings) == seen[-1]
     assert seen[0] == seen[2]
     assert seen[0] != seen[1]
 

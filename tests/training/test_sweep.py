@@ -1,6 +1,7 @@
 """Which of several adapters is kept, and what its report says; test_align.py trains them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.adapters import peft_adapter
@@ -17,11 +18,12 @@ TEMPERATURES = (0.1, 0.5, 1.0)
 
 
 @pytest.fixture
-def sweep(tmp_path, model_dir):
+def sweep(tmp_path, model_dir, monkeypatch):
     """Keep the best of three adapters with these accuracies, which are written, not trained."""
     for seed, name in enumerate(map("{:g}".format, TEMPERATURES)):
         peft_adapter(model_dir, tmp_path / "made" / name, seed=seed)
-    settings = align_settings(model_dir, None, tmp_path / "a.safetensors", temperature=TEMPERATURES)
+    monkeypatch.chdir(tmp_path)
+    settings = align_settings(model_dir, "..", tmp_path / "a.safetensors", temperature=TEMPERATURES)
     variants = {
         f"{each:g}": settings.model_copy(update={"temperature": (each,)}) for each in TEMPERATURES
     }
@@ -74,13 +76,17 @@ def test_the_highest_accuracy_is_kept_and_of_a_tie_the_first(sweep, tmp_path, ac
     assert stored == replace(report, seconds=0.0, data_notes=[])
 
 
-def test_what_a_kill_leaves_is_removed_by_the_resumed_run(sweep, tmp_path):
+def test_what_a_kill_leaves_is_removed_by_the_resumed_run(sweep, tmp_path, monkeypatch):
     """Killed after the adapter was written, before the candidates were deleted."""
     settings, report = sweep(0.1, 0.3, 0.2)
     left = [tmp_path / f".a.safetensors.{kind}" for kind in ("training", "candidates")]
     for folder in left:
         folder.mkdir()
-    found = finished_report(settings.model_copy(update={"resume": True}), False)
+    monkeypatch.chdir(tmp_path / "made")
+    elsewhere = settings.model_copy(update={"resume": True, "data_dir": Path("../..")})
+    other = elsewhere.model_copy(update={"data_dir": Path("..")})
+    assert finished_report(other, False) is None
+    found = finished_report(elsewhere, False)
     assert found is not None and found.kept == report.kept
     assert not any(folder.exists() for folder in left)
 
