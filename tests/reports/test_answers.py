@@ -334,6 +334,10 @@ def test_the_names_of_a_run_are_only_of_the_adapters_that_it_tested(adapters, in
     entries |= {name: {"hash": own, "path": f"runs/{name}"} for name in ("one", "other")}
     known = named_in({"adapters": entries}, inspected)
     assert [a.name for a in known.adapters] == ["align", str(merged), "scaled", "one", "other"]
+    old = {"merged": {"hash": "of old weights", "path": "merged"}}
+    here = [replace(adapter, path=adapter.name) for adapter in inspected.adapters]
+    known = named_in({"adapters": old}, replace(inspected, adapters=here))
+    assert [a.name for a in known.adapters] == ["align", "./merged", "scaled", "task"]
 
 
 def test_a_folder_and_a_file_of_one_name_are_two_adapters(tmp_path):

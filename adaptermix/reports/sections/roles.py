@@ -45,7 +45,9 @@ def named_in(record: Mapping[str, Any], inspected: InspectReport | None) -> Insp
     for adapter in inspected.adapters:
         own = {"hash": hash_of_parts(adapter.blake3, adapter.config), "path": adapter.path}
         names = [name for name, entry in entries.items() if _is_of(own, entry)]
-        other = adapter.path if adapter.name in entries else adapter.name
+        # A path without a folder may be a name of the record, too; none starts with ./
+        path = adapter.path if len(Path(adapter.path).parts) > 1 else f"./{adapter.path}"
+        other = path if adapter.name in entries else adapter.name
         adapters += [replace(adapter, alias=name) for name in names or [other]]
     return replace(inspected, adapters=adapters)
 
