@@ -527,6 +527,9 @@ def test_plots_of_adapters_say_their_own_numbers(tmp_path, adapters):
     section = adapters_section("adapters", known)
     norms, cosines, overlaps = section.folded
     (row,) = known.layers
+    outside = replace(row, name="mm_projector.2")
+    more = replace(known, layers=[row, outside], modules=[*known.modules, outside])
+    assert adapters_section("adapters", more).folded[0] == norms
     names = ["merged", "late", "task"]
 
     def hovers(plot):

@@ -76,7 +76,12 @@ def _norms(name: str, inspected: InspectReport) -> Plot:
 
 def _blocks(inspected: InspectReport) -> list[tuple[int, ModuleRow]]:
     """Return the rows of decoder blocks with the blocks' indices."""
-    rows = [(decoder_layer_of(row.name), row) for row in inspected.layers]
+    modules = {row.name for row in inspected.modules}  # the others are blocks, such as layers.3
+    rows = [
+        (decoder_layer_of(f"{row.name}."), row)
+        for row in inspected.layers
+        if row.name not in modules
+    ]
     return [(layer, row) for layer, row in rows if layer is not None]
 
 
