@@ -126,13 +126,17 @@ def read_wmt(pair: str, split: Split, data_dir: Path | None) -> list[Translation
 
 
 def stored_pair(pair: str, split: Split, folder: Path) -> str:
-    """Return the pair in the names of its files: as given, or by plain codes if there are none."""
+    """Return the pair in the names of its files: by plain codes if only these have any."""
+    plain = "-".join(map(plain_code, split_pair(pair)))
+    has_own, has_plain = (has_file(folder, _pair_names(name, split)) for name in (pair, plain))
+    return plain if has_plain and not has_own else pair
+
+
+def _pair_names(pair: str, split: Split) -> list[str]:
     source, target = split_pair(pair)
     if split == "test":
-        names = [*_test_names(source, target), *_alma_names([pair], "test")]
-    else:
-        names = _alma_names([pair, f"{target}-{source}"], "train")
-    return pair if has_file(folder, names) else f"{plain_code(source)}-{plain_code(target)}"
+        return [*_test_names(source, target), *_alma_names([pair], "test")]
+    return _alma_names([pair, f"{target}-{source}"], "train")
 
 
 # File names that contain the language pair.

@@ -57,13 +57,17 @@ def read_uner(lang: str, split: Split, data_dir: Path | None) -> list[EntityExam
             "Universal NER is not downloaded from the Hub",
             hint="use --data-dir; adaptermix data get uner downloads it",
         )
-    names = [f"{code}.{split}.iob2", f"{code}_*-ud-{split}.iob2", f"{lang}_*-ud-{split}.iob2"]
-    patterns = [name + end for name in dict.fromkeys(names) for end in ("", ".gz")]
+    names = [f"{code}.{split}.iob2", f"{code}.{split}.iob2.gz", *_official(code, split)]
+    patterns = list(dict.fromkeys([*names, *_official(lang, split)]))
     if not has_file(data_dir, patterns) and has_file(data_dir, aya_names(split)):
         return _read_aya(find_file(data_dir, aya_names(split), f"UNER {split}"), lang, code)
     named = rf"([a-z]+)(?:_.*-ud-|\.){split}\.iob2(?:\.gz)?"
     path = find_language(data_dir, patterns, lang, f"UNER {lang} {split}", named)
     return read_iob2(path, lang)
+
+
+def _official(lang: str, split: Split) -> list[str]:
+    return [f"{lang}_*-ud-{split}.iob2", f"{lang}_*-ud-{split}.iob2.gz"]
 
 
 def _read_aya(path: Path, lang: str, code: str) -> list[EntityExample]:
@@ -201,8 +205,9 @@ class Uner(Task):
         return read_uner(lang, split, data_dir)
 
     def stored_as(self, lang: str, split: Split, data_dir: Path | None) -> str:
-        """Return the plain code: the data has no regions and scripts."""
-        return language_code(lang)
+        """Return the plain code, unless there are files of this region or script."""
+        is_own = data_dir is None or has_file(data_dir, _official(lang, split))
+        return lang if is_own else language_code(lang)
 
     def messages(self, example: EntityExample) -> list[Message]:
         """Return the instruction, a worked example and the sentence as one user message.

@@ -362,7 +362,11 @@ def test_no_examples_are_read_for_two_languages(tmp_path):
     make_task("massive").check_langs(("zh-CN", "zh-TW", "en-GB", "en-US", "cy"), ("test",), None)
     make_task("wmt23").check_langs(("de-en", "en-de", "zh-en", "zh-TW-en"), ("test",), None)
     with pytest.raises(ConfigError, match="test data of pt-BR and pt-PT are the same files, of pt"):
-        make_task("uner").check_langs(("pt-BR", "en", "pt-PT"), ("test",), None)
+        make_task("uner").check_langs(("pt-BR", "en", "pt-PT"), ("test",), tmp_path)
+    for region in ("pt-BR", "pt-PT"):
+        (tmp_path / f"{region}_x-ud-test.iob2.gz").touch()
+    make_task("uner").check_langs(("pt-BR", "pt-PT"), ("test",), tmp_path)
+    make_task("wmt23").check_langs(("en-pt-BR", "en-pt-PT"), ("test",), tmp_path)
     for end in ("src", "ref"):
         (tmp_path / f"en-pt.{end}").write_text("a\n")
     pairs = ("en-pt-BR", "en-pt-PT")
