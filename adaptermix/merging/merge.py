@@ -74,11 +74,11 @@ def write_merge(
     tally = Tally()
 
     def record() -> dict[str, Any]:
-        report = merge_report(plan, settings, tally, written=True)
-        made = merge_record(plan, report) | dict(found or {})
         # A copy, such as a file that becomes a folder, was made as the adapter was.
-        is_copy = plan.is_sum and plan.weighting == Weighting((1.0,))
-        return made | plan.adapters[0].record if is_copy else made
+        if plan.is_sum and plan.weighting == Weighting((1.0,)):
+            return plan.adapters[0].record | dict(found or {})
+        report = merge_report(plan, settings, tally, written=True)
+        return merge_record(plan, report) | dict(found or {})
 
     stream_adapter(at or settings.out, plan.result(tally), plan.config(), record, force=force)
     return merge_report(plan, settings, tally, written=True)
