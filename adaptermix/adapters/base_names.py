@@ -60,6 +60,11 @@ def is_copy(one: str, other: str) -> bool:
     return is_other_name and bool(is_one_base(one, other))
 
 
+def has_owner(name: str) -> bool:
+    """Whether a name is one on the Hub, with an owner, and not that of a local folder."""
+    return bool(_owner_and_model(name)[0])
+
+
 def commit_of_snapshot(base: str) -> str | None:
     """Return the commit in the path of a snapshot in the Hub's cache; None for other names."""
     cached = _HUB_CACHE.fullmatch(base)

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from adaptermix.adapters.adapter import Adapter
-from adaptermix.adapters.base_names import commit_of_snapshot, is_copy, is_one_base
+from adaptermix.adapters.base_names import commit_of_snapshot, has_owner, is_copy, is_one_base
 from adaptermix.adapters.experts import parameter_of, places_of
 from adaptermix.adapters.format import UpdateSpec, layer_of
 from adaptermix.adapters.names import (
@@ -182,7 +182,7 @@ def difference_of_bases(adapter: Adapter, base: str, own: str | None) -> str:
 
 
 def refuse_other_base(adapter: Adapter, base: str, own: str | None, hint: str) -> list[str]:
-    """Refuse a base model that is not the adapter's; note a local folder of another name.
+    """Refuse a base model that is not the adapter's; note other names if one is a local folder's.
 
     Anyone may choose the name of a folder, so it is no proof.
 
@@ -199,7 +199,8 @@ def refuse_other_base(adapter: Adapter, base: str, own: str | None, hint: str) -
     if not difference:
         return []
     found = f"{adapter.path} was trained on {adapter.base}, {difference} {base}"
-    if Path(base).is_dir() and not (adapter.record.get("base_fingerprint") and own):
+    is_named = not Path(base).is_dir() and has_owner(adapter.base or "")
+    if not is_named and not (adapter.record.get("base_fingerprint") and own):
         return [found]
     raise ArtifactError(found, hint=hint)
 

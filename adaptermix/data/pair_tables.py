@@ -115,10 +115,11 @@ def check_columns(columns: Mapping[str, str], pairs: Sequence[str]) -> None:
 def _read(records: Records, langs: tuple[str, str], asked: tuple[str, str]) -> Rows[Numbered]:
     numbers = _numbers_of_rows(records)
     by_language = _by_language([name for name in records.names if name not in numbers], asked)
+    exact = [] if numbers & {*langs} else [Layout(langs)]
     struct = translation_column(records, *langs)
     layouts = [
         Layout((struct or "translation",)),
-        *(by_language or [Layout(langs)]),
+        *(by_language or exact),
         *_ENGLISH,
         _ORDERED,
     ]

@@ -42,7 +42,7 @@ DTYPES: dict[str, np.dtype] = {  # by their names in the safetensors format
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 1 << 20  # bytes hashed at a time
 _SAMPLE = 4096  # bytes of a layer's tensor that are read at one place
-_STRIDE = 1 << 22  # bytes between these places: less than an expert or a projection in large models
+_STRIDE = 1 << 20  # bytes between these places: less than an expert or a projection in large models
 _IN_LAYER = re.compile(r"\.\d+\.")
 _SLACK = 4096  # bytes by which metadata may grow while tensors are written
 

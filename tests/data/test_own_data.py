@@ -511,9 +511,10 @@ def test_numbers_of_rows_are_not_taken_for_a_language(tmp_path, header, pair, hi
         assert {read.source, read.target} == {"Good morning", "Selamat pagi"}
 
 
-def test_a_column_of_numbers_is_not_read_as_the_only_text_of_a_language(tmp_path):
-    (tmp_path / "en-id.csv").write_text("id,english,bahasa\n1,good morning,selamat pagi\n")
-    with pytest.raises(DataError, match=":1: unknown columns id, english, bahasa"):
+@pytest.mark.parametrize("english", ["en", "english"])
+def test_a_column_of_numbers_is_not_read_as_the_only_text_of_a_language(tmp_path, english):
+    (tmp_path / "en-id.csv").write_text(f"id,{english},bahasa\n1,good morning,selamat pagi\n")
+    with pytest.raises(DataError, match=f":1: unknown columns id, {english}, bahasa"):
         read_pairs("en-id", tmp_path)
     (read,) = read_pairs("en-id", PairPlace(tmp_path, {"id": "bahasa"}))
     assert (read.source, read.target) == ("good morning", "selamat pagi")
