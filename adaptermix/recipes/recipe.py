@@ -393,18 +393,31 @@ def _trial(
     known = {name.replace("_", "-"): field.default for name, field in kind.model_fields.items()}
     given = known | dict(keys) | dict(overridden)
     smaller = {key: _least(given[key], value) for key, value in most.items() if key in known}
-    if "contrastive-batch" in known and "contrastive-batch" not in overridden:
-        smaller |= _trial_batches(given["batch-size"], given["contrastive-batch"], limit)
+    if "contrastive-batch" in known:
+        if "contrastive-batch" not in overridden:
+            is_kept = "batch-size" in overridden
+            smaller |= _trial_batches(
+                given["batch-size"], given["contrastive-batch"], limit, is_kept=is_kept
+            )
+        batch = _least((given | smaller)["contrastive-batch"])
+        smaller["limit"] = _least(given["limit"], max(limit, batch))  # fills at least one batch
     return dict(keys) | smaller | dict(overridden)
 
 
-def _trial_batches(batch_size: Any, contrastive_batch: Any, limit: int) -> dict[str, int]:
-    """Return batch sizes for at most ``limit`` pairs that fit each other; nothing if none can."""
+def _trial_batches(
+    batch_size: Any, contrastive_batch: Any, limit: int, *, is_kept: bool
+) -> dict[str, int]:
+    """Return batch sizes for at most ``limit`` pairs that fit each other; nothing if none can.
+
+    The error about sizes that do not fit a kept batch size is that of the whole run.
+    """
     batch, most = _least(batch_size), _least(contrastive_batch, limit)
     if most < 2:
         return {}
     size = max((size for size in range(2, most + 1) if batch % size == 0), default=most)
     fits = batch % size == 0
+    if is_kept and not fits:
+        return {}
     return {"contrastive-batch": size, "batch-size": min(batch, 4 * size) if fits else 4 * size}
 
 

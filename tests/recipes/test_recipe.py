@@ -257,17 +257,19 @@ def test_a_merge_into_a_model_at_the_top_writes_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("more", "limit", "values", "expected"),
     [
-        ("batch-size = 25\ncontrastive-batch = 25\n", 4, {}, (4, 16)),
-        ("batch-size = 25\ncontrastive-batch = 25\n", 6, {}, (5, 20)),
-        ("batch-size = 6\ncontrastive-batch = 3\n", 9, {}, (3, 6)),
-        ("", 8, {"contrastive-batch": "64"}, (64, 128)),
-        ("", 6, {"batch-size": "6"}, (6, 6)),
+        ("batch-size = 25\ncontrastive-batch = 25\n", 4, {}, (4, 16, 4)),
+        ("batch-size = 25\ncontrastive-batch = 25\n", 6, {}, (5, 20, 6)),
+        ("batch-size = 6\ncontrastive-batch = 3\n", 9, {}, (3, 6, 9)),
+        ("", 8, {"contrastive-batch": "64"}, (64, 128, 64)),
+        ("", 6, {"batch-size": "6"}, (6, 6, 6)),
+        ("contrastive-batch = 11\n", 8, {"batch-size": "11"}, (11, 11, 11)),
     ],
 )
 def test_the_batches_of_a_trial_fit_each_other(tmp_path, more, limit, values, expected):
     path = write(tmp_path, f'[a]\ncommand = "train-align"\n{more}')
     (step,) = read_recipe(path, overrides=Overrides(values, limit=limit)).steps
-    assert (step.settings.contrastive_batch, step.settings.batch_size) == expected
+    made = step.settings
+    assert (made.contrastive_batch, made.batch_size, made.limit) == expected
 
 
 def test_a_wrong_batch_is_told_in_a_trial_as_well(tmp_path):
