@@ -228,7 +228,8 @@ def stated(draft: Draft) -> dict[str, Any]:
     known = {*keys_of(draft.command.settings)} - {*draft.command.settings.own}
     shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
     shared = meant_for((shared | draft.table).get("task"), shared)
-    return {k: v for k, v in shared.items() if k not in _OWN_KEYS} | dict(draft.table)
+    left_out = {*_OWN_KEYS, *draft.command.settings.without_effect(shared | draft.table)}
+    return {k: v for k, v in shared.items() if k not in left_out} | dict(draft.table)
 
 
 def in_order(drafts: Mapping[str, Draft], wanted: Sequence[str]) -> list[str]:

@@ -392,7 +392,12 @@ def _trial(
     }
     known = {name.replace("_", "-"): field.default for name, field in kind.model_fields.items()}
     given = known | dict(keys) | dict(overridden)
-    smaller = {key: _least(given[key], value) for key, value in most.items() if key in known}
+    idle = kind.without_effect(given)
+    smaller = {
+        key: _least(given[key], value)
+        for key, value in most.items()
+        if key in known and key not in idle
+    }
     if "contrastive-batch" in known:
         if "contrastive-batch" not in overridden:
             is_kept = "batch-size" in overridden

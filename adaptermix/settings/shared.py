@@ -60,6 +60,14 @@ class Settings(BaseModel):
         return {*keys_of(cls)} - {*keys_of(cls.for_keys(keys))}
 
     @classmethod
+    def without_effect(cls, keys: Mapping[str, Any]) -> dict[str, str]:
+        """Return keys that a note names because they have no effect with the others, and why.
+
+        Keys at the top of a recipe are for several commands, and are left out without a note.
+        """
+        return {}
+
+    @classmethod
     def from_keys(cls, keys: Mapping[str, object]) -> "Settings":
         """Create settings from keys as written in a file, without those that have no effect.
 

@@ -1,7 +1,8 @@
 """Settings of the training commands."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,7 +11,6 @@ from adaptermix.settings.shared import (
     ModelSettings,
     PromptSettings,
     Settings,
-    flag_of,
     notes_on_languages,
 )
 from adaptermix.settings.values import (
@@ -115,6 +115,17 @@ class TrainSettings(ModelSettings):
         default=Path("adapter.safetensors"),
         description="Adapter to write: a .safetensors file, or a new PEFT folder.",
     )
+
+    @classmethod
+    def without_effect(cls, keys: Mapping[str, Any]) -> dict[str, str]:
+        """Return the keys that have no effect with the others, and why."""
+        unused = (
+            (("task", "prompt", "langs"), "with --chat", keys.get("chat")),
+            (("max-new-tokens",), "without --stop-on score", keys.get("stop-on") != "score"),
+            (("pool-skip",), "with --pooling last", keys.get("pooling") == "last"),
+            (("stop-gradient",), "with --preserve", keys.get("preserve")),
+        )
+        return {name: why for names, why, applies in unused if applies for name in names}
 
     @model_validator(mode="after")
     def _parameters_have_no_dropout(self) -> Self:
@@ -428,16 +439,8 @@ def notes_on_training(settings: TrainSettings) -> list[str]:
 
 def _notes_on_unused(settings: TrainSettings) -> list[str]:
     """Return notes on options that were given, and have no effect with the others."""
-    found = settings.model_dump()
-    unused = (
-        (("task", "prompt", "langs"), "with --chat", found.get("chat")),
-        (("max_new_tokens",), "without --stop-on score", found.get("stop_on") != "score"),
-        (("pool_skip",), "with --pooling last", found.get("pooling") == "last"),
-        (("stop_gradient",), "with --preserve", found.get("preserve")),
-    )
     return [
-        f"{flag_of(name)} has no effect {why}"
-        for names, why, applies in unused
-        for name in names
-        if applies and name in settings.model_fields_set
+        f"--{key} has no effect {why}"
+        for key, why in settings.without_effect(settings.model_dump(by_alias=True)).items()
+        if key.replace("-", "_") in settings.model_fields_set
     ]

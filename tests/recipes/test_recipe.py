@@ -97,6 +97,16 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert step.settings.on[0] == f"{tmp_path / 'a'}=0.5"
 
 
+def test_keys_at_the_top_and_of_a_trial_are_not_noted_as_unused(tmp_path):
+    text = 'task = "massive"\nlangs = ["en"]\n[a]\ncommand = "train-task"\nchat = "c.jsonl"\n'
+    text += '[b]\ncommand = "train-joint"\n[c]\ncommand = "train-joint"\nprompt = "paper"\n'
+    path = write(tmp_path, f'{text}chat = "c.jsonl"\n')
+    for limit in (None, 8):
+        steps = read_recipe(path, overrides=Overrides(limit=limit)).steps
+        notes = [step.command.remark(step.settings) for step in steps]
+        assert notes == [None, None, "note: --prompt has no effect with --chat"]
+
+
 def test_the_command_line_overrides_all_steps(tmp_path):
     steps = train() + '[t]\ncommand = "eval"\nadapters = ["@a"]\nmax-new-tokens = 8\nlimit = 3\n'
     steps += '[al]\ncommand = "train-align"\n[f]\ncommand = "merge"\nadapters = ["@a"]\n'
@@ -130,7 +140,7 @@ def test_a_trial_limits_all_numbers_of_examples_steps_and_tokens(name):
     counts = [key for key in keys_of(kind) if key.endswith(ends)]
     most = {key: 32 if key == "max-new-tokens" else 6 for key in counts}
     for stated in ({}, dict.fromkeys(counts, 1000), dict.fromkeys(counts, "1000")):
-        found = _trial(kind, stated, 6)
+        found = _trial(kind, stated | {"stop-on": "score"}, 6)
         assert {key: found[key] for key in counts} == most
     few = dict.fromkeys(counts, 2)
     assert {key: _trial(kind, few, 6)[key] for key in counts} == few
