@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptermix.errors import MissingDataError, require_extra
+from adaptermix.files.text import Split
 from adaptermix.settings.shared import HARNESS
 
 _FIRST = 50  # rows per language that lengths are estimated from
@@ -34,7 +35,7 @@ def of_pairs(settings: Any) -> dict[str, int]:
     return {pair: _pairs_of(settings, pair).count for pair in settings.pairs}
 
 
-def of_task(settings: Any, splits: Sequence[str], *, may_lack: bool = False) -> dict[str, int]:
+def of_task(settings: Any, splits: Sequence[Split], *, may_lack: bool = False) -> dict[str, int]:
     """Count a task's examples per language in the first split; the other splits are only checked.
 
     Args:

@@ -105,7 +105,7 @@ def merge_into(
 
 def _copy_other_files(base: Path, out: Path) -> None:
     """Copy the files of a base model besides its weights, without an index of other files."""
-    left = _OTHER_WEIGHTS
+    left: tuple[str, ...] = _OTHER_WEIGHTS
     if weight_files(base) == [base / "model.safetensors"]:
         left = (*left, ".safetensors.index.json")
     for path in sorted(base.iterdir()):

@@ -151,9 +151,9 @@ def _forward_again(settings: Any) -> float:
 
     All parts of a contrastive batch but the last run twice, and ``--preserve`` runs the base model.
     """
-    size = settings.contrastive_batch
+    size: int = settings.contrastive_batch
     parts = -(-size // (getattr(settings, "micro_batch_size", None) or size))
-    return 1 - 1 / parts + bool(getattr(settings, "preserve", 0.0))
+    return 1 - 1 / float(parts) + bool(getattr(settings, "preserve", 0.0))
 
 
 def _asked_and_told(settings: Any, known: Mapping[str, Any], split: str) -> tuple[float, float]:

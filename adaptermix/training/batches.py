@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ class EncodedExample:
 
     input_ids: list[int]
     labels: list[int]
-    name: str = ""
+    name: str = field(default="", repr=False)
 
     @property
     def largest_id(self) -> int:
@@ -74,7 +74,7 @@ class EncodedPair:
 
     source_ids: Sequence[int]
     target_ids: Sequence[int]
-    name: str = ""
+    name: str = field(default="", repr=False)
     anchor_ids: Sequence[int] = ()
 
     @property

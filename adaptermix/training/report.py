@@ -184,7 +184,7 @@ class TrainingData:
 
     @property
     def digest(self) -> str:
-        """A hash of all rows."""
+        """A hash of all rows, without their names, which depend on the current folder."""
         found = hashlib.blake2b(digest_size=16)
         for row in chain(self.train, self.dev):
             found.update(repr(row).encode())

@@ -288,7 +288,10 @@ def test_other_settings_do_not_go_on_from_old_checkpoints(tmp_path, model_dir, c
 
 def test_data_that_changed_before_a_resume_is_noted(tmp_path, monkeypatch):
     settings = task_settings("m", None, tmp_path / "a", resume=True)
-    one, other = (EncodedExample([0, at], [0, at], "f:1") for at in (1, 2))
+    one, moved, other = (
+        EncodedExample([0, at], [0, at], name)
+        for at, name in ((1, "f:1"), (1, "a/f:1"), (2, "f:1"))
+    )
 
     def notes(row, checkpoint):
         found = "adaptermix.training.run.last_checkpoint"
@@ -299,7 +302,8 @@ def test_data_that_changed_before_a_resume_is_noted(tmp_path, monkeypatch):
         return training.notes
 
     checkpoint = tmp_path / "checkpoint-1"
-    assert notes(one, None) == notes(one, checkpoint) == notes(other, None) == []
+    assert notes(one, None) == notes(one, checkpoint) == notes(moved, checkpoint) == []
+    assert notes(other, None) == []
     assert "--resume: the data or its tokens changed" in notes(other, checkpoint)[0]
 
 
