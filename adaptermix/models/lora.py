@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adaptermix.adapters.format import as_suffix, layer_of
+from adaptermix.adapters.format import as_suffix, decoder_layer_of, layer_of
 from adaptermix.errors import ConfigError, first_line
 from adaptermix.models.blocks import find_blocks
 from adaptermix.settings.paper import ATTENTION_AND_MLP
@@ -192,7 +192,7 @@ def _target_parameters(
         name
         for name, parameter in model.named_parameters()
         if parameter.ndim in (2, 3)
-        and layer_of(name) is not None
+        and decoder_layer_of(name) is not None
         and name.rpartition(".")[0] not in linear
         and not name.endswith("_bias")
     ]

@@ -278,6 +278,9 @@ def test_towers_inside_a_decoder_get_no_lora(tmp_path):
     assert any("image_embed" in name for name in every)
     found = with_lora(model, settings, "CAUSAL_LM").base_model.targeted_module_names
     assert {name.partition(".layers.")[0] for name in found} == {"model"}
+    changes = {"target_parameters": ("fc1.weight",), "dropout": 0.0}
+    with pytest.raises(ConfigError, match="no parameter 'fc1.weight'"):
+        with_lora(model, settings.model_copy(update=changes), "CAUSAL_LM")
 
 
 def test_a_layout_that_is_not_known_is_an_error_with_its_linear_layers(tmp_path):
