@@ -134,6 +134,12 @@ def _check_overrides(overrides: Overrides, drafts: Sequence[Draft]) -> None:
             near = get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]}?" if near else "write KEY=VALUE or STEP.KEY=VALUE"
             raise ConfigError(f"--set {key}: no step has this key", hint=hint)
+        takers = [draft for draft in drafts if key in keys_of(draft.command.settings)]
+        if takers and all(key in draft.command.settings.own for draft in takers):
+            raise ConfigError(
+                f"--set {key}: a {takers[0].command.name} does not take this key from all steps",
+                hint=f"write {takers[0].header}.{key}=VALUE",
+            )
 
 
 def _names(draft: Draft) -> tuple[str, ...]:

@@ -180,7 +180,10 @@ def test_sentences_at_the_top_are_for_tests_and_not_for_searches(tmp_path):
     assert (t.src, t.ref) == (tmp_path / "t.en", (tmp_path / "t.de",))
     assert (m.src, m.ref) == (None, ())
     assert m.rank is None, "a training has that rank; a merge would be truncated to it"
-    for more, rank in (({"rank": "4"}, None), ({"m.rank": "4"}, 4)):
+    with pytest.raises(ConfigError, match="--set rank: a merge does not take this") as error:
+        read_recipe(tmp_path / "recipe.toml", overrides=Overrides({"rank": "4"}))
+    assert error.value.hint == "write m.rank=VALUE"
+    for more, rank in (({}, None), ({"m.rank": "4"}, 4)):
         overrides = Overrides({"src": tmp_path / "dev.en"} | more)
         steps = read_recipe(tmp_path / "recipe.toml", overrides=overrides).steps
         assert [step.settings.src for step in steps] == [tmp_path / "dev.en", None]
