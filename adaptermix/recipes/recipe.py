@@ -184,7 +184,7 @@ def _make_step(
         keys = _trial(command.settings, keys, overrides.limit, overridden)
     if "out" in keys_of(command.settings):
         keys["out"] = outs[draft.name]
-    is_search_replaced = "search" in draft.table and "search" not in keys
+    is_search_replaced = "search" in stated(draft) and "search" not in keys
     for key in command.settings.unused(keys):
         if key in draft.table and not is_search_replaced:
             raise draft.fail(f"{key} has no effect without 'search'", key)

@@ -252,11 +252,13 @@ def test_overrides_replace_what_excludes_them(tmp_path):
         "t.ref": "a.de,b.de",
         "m.weight": "0.7",
     }
-    path = write(tmp_path, test + merge)
-    t, m = (s.settings for s in read_recipe(path, overrides=Overrides(values)).steps)
-    assert (t.engine, t.server) == ("auto", ("http://host:8000/v1",))
-    assert t.ref == (Path("a.de"), Path("b.de"))
-    assert (m.weight, m.search) == (0.7, None)
+    search = 'search = "0.5,0.7"\n'
+    for text in (test + merge, search + test + merge.replace(search, "")):
+        path = write(tmp_path, text)
+        t, m = (s.settings for s in read_recipe(path, overrides=Overrides(values)).steps)
+        assert (t.engine, t.server) == ("auto", ("http://host:8000/v1",))
+        assert t.ref == (Path("a.de"), Path("b.de"))
+        assert (m.weight, m.search) == (0.7, None)
 
 
 def test_a_merge_into_a_model_at_the_top_writes_a_folder(tmp_path):
