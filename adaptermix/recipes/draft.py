@@ -223,12 +223,18 @@ def needs(draft: Draft) -> dict[str, str]:
     }
 
 
-def stated(draft: Draft) -> dict[str, Any]:
-    """Return a step's keys including the top-level ones; paths are still as written."""
+def stated(draft: Draft, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a step's keys including the top-level ones; paths are still as written.
+
+    Args:
+        draft: The step.
+        overrides: Keys that are set instead, which decide what has an effect; not returned.
+    """
     known = {*keys_of(draft.command.settings)} - {*draft.command.settings.own}
     shared = {key: value for key, (_, value) in draft.shared.items() if key in known}
     shared = meant_for((shared | draft.table).get("task"), shared)
-    left_out = {*_OWN_KEYS, *draft.command.settings.without_effect(shared | draft.table)}
+    keys = {**shared, **draft.table, **(overrides or {})}
+    left_out = {*_OWN_KEYS, *draft.command.settings.without_effect(keys)}
     return {k: v for k, v in shared.items() if k not in left_out} | dict(draft.table)
 
 

@@ -169,7 +169,7 @@ def _make_step(
     places: dict[str, str] = {}
     missing: list[AdaptermixError] = []
     overridden = _overridden(draft, overrides)
-    for key, value in not_replaced(stated(draft), overridden).items():
+    for key, value in not_replaced(stated(draft, overridden), overridden).items():
         origin = draft.path if key in draft.table else draft.shared[key][0]
         _check_referred(draft, drafts, key, value)
         location = command.location(key)

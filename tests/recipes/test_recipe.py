@@ -105,6 +105,9 @@ def test_keys_at_the_top_and_of_a_trial_are_not_noted_as_unused(tmp_path):
         steps = read_recipe(path, overrides=Overrides(limit=limit)).steps
         notes = [step.command.remark(step.settings) for step in steps]
         assert notes == [None, None, "note: --prompt has no effect with --chat"]
+    path = write(tmp_path, 'max-new-tokens = 64\n[b]\ncommand = "train-joint"\n')
+    (step,) = read_recipe(path, overrides=Overrides({"b.stop-on": "score"})).steps
+    assert step.settings.max_new_tokens == 64
 
 
 def test_the_command_line_overrides_all_steps(tmp_path):
