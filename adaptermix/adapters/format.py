@@ -196,14 +196,21 @@ def without_order(config: Mapping[str, Any], specs: Mapping[str, UpdateSpec]) ->
     Of several keys that match a module, the first applies, but JSON files are written in
     alphabetical order, by PEFT too. Several keys are therefore replaced by full names.
     """
-    names = sorted({_target(module, spec) for module, spec in specs.items()})
+    exact = _exact_patterns(specs)
     named = {}
     for key in ("rank_pattern", "alpha_pattern"):
         pattern = config.get(key) or {}
-        if len(pattern) > 1 and not pattern.keys() <= {*names}:
-            values = {name: _first_match(pattern, name) for name in names}
+        if len(pattern) > 1 and not pattern.keys() <= {*exact.values()}:
+            values = {exact[name]: _first_match(pattern, name) for name in sorted(exact)}
             named[key] = {name: value for name, value in values.items() if value is not None}
     return {**config, **named}
+
+
+def _exact_patterns(specs: Mapping[str, UpdateSpec]) -> dict[str, str]:
+    """Return a pattern for each name in PEFT that matches no other name, though one ends in it."""
+    names = {_target(module, spec) for module, spec in specs.items()}
+    ends = {name[dot.end() :] for name in names for dot in re.finditer(r"\.", name)}
+    return {name: f"^{name}" if name in ends else name for name in names}
 
 
 def _check_complete(
@@ -295,8 +302,9 @@ def describe_config(
     main = [u for m, u in updates.items() if u.experts > 1 or is_expert(m)] or updates.values()
     kinds = [(update.rank, update.scaling) for update in main]
     rank, scaling = max(set(kinds), key=kinds.count)
+    exact = _exact_patterns(updates)
     odd = {
-        m: update
+        exact[_target(m, update)]: update
         for m, update in updates.items()
         if (update.rank, update.scaling) != (rank, scaling)
     }
@@ -324,8 +332,8 @@ def describe_config(
         "init_lora_weights": True,
         "target_modules": suffixes if is_regular else sorted(modules),
         "layers_to_transform": layers if is_regular and layers and not all_layers else None,
-        "rank_pattern": {_target(m, update): update.rank for m, update in odd.items()},
-        "alpha_pattern": {_target(m, u): _alpha(u.scaling, u.rank) for m, u in odd.items()},
+        "rank_pattern": {name: update.rank for name, update in odd.items()},
+        "alpha_pattern": {name: _alpha(u.scaling, u.rank) for name, u in odd.items()},
         "use_rslora": False,
     }
     if parameters:  # full names: PEFT matches suffixes, and cannot select layers
