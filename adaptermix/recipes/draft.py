@@ -14,7 +14,7 @@ from adaptermix.files.text import why_no_file
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
 from adaptermix.recipes.resources import KEYS as RESOURCES
 from adaptermix.recipes.resources import Resources, read_resources
-from adaptermix.settings.locations import split_adapters
+from adaptermix.settings.locations import at_home, split_adapters
 from adaptermix.settings.shared import keys_of, meant_for
 
 SEEDS = "seeds"
@@ -123,9 +123,9 @@ def _with_base(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     if "base" not in content:
         return [(path, content)]
     line, name = line_of(path, None, "base"), content["base"]
-    if not isinstance(name, str) or not (path.parent / name).is_file():
-        raise ConfigError(f"{path}:{line}: base: {why_no_file(path.parent / str(name))}: {name}")
-    base = path.parent / name
+    base = path.parent / at_home(str(name))
+    if not isinstance(name, str) or not base.is_file():
+        raise ConfigError(f"{path}:{line}: base: {why_no_file(base)}: {name}")
     shared = read_toml(base)
     if "base" in shared:
         line = line_of(base, None, "base")

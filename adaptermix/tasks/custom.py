@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import regex
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from adaptermix.data.chats import Message
 from adaptermix.data.languages import hint_of_language, target_of
@@ -17,7 +17,7 @@ from adaptermix.errors import ConfigError, DataError, MissingDataError
 from adaptermix.files.records import open_records
 from adaptermix.files.text import Split, why_no_file
 from adaptermix.files.toml import hint_of_keys, line_of, read_toml
-from adaptermix.settings.locations import is_local_data
+from adaptermix.settings.locations import at_home, is_local_data
 from adaptermix.settings.shared import ScorerSettings, Settings, complaint, keys_of
 from adaptermix.tasks.entities import parse_entities
 from adaptermix.tasks.metrics import f1 as metrics
@@ -64,7 +64,9 @@ class TaskFile(Settings):
     id: str = ""
     target_lang: str = ""
     columns: dict[str, str] = Field(default_factory=dict)
-    files: dict[Literal["train", "dev", "test"], str] = Field(default_factory=dict)
+    files: dict[Literal["train", "dev", "test"], Annotated[str, AfterValidator(at_home)]] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _one_kind_of_metric(self) -> "TaskFile":

@@ -20,6 +20,7 @@ from adaptermix.recipes.recipe import _trial, read_recipe
 from adaptermix.recipes.run import run
 from adaptermix.recipes.step import Overrides
 from adaptermix.settings.shared import keys_of
+from adaptermix.tasks.custom import load_task_file
 
 app = program()
 
@@ -95,6 +96,13 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     (step,) = recipe.steps
     assert (recipe.out, step.settings.data_dir) == (tmp_path / "runs", tmp_path / "data")
     assert step.settings.on[0] == f"{tmp_path / 'a'}=0.5"
+    base = write(tmp_path, 'data-dir = "data"\n', "base.toml")
+    (step,) = read_recipe(write(tmp_path, f'base = "~/{base.name}"\n{train()}')).steps
+    assert step.settings.data_dir == tmp_path / "data"
+    files = '[files]\ntest = "~/{lang}.csv"\n'
+    task = 'name = "t"\nprompt = "{a}"\nanswer = "b"\nmetrics = ["exact-match"]\n'
+    read = load_task_file(write(tmp_path, task + files, "task.toml"))
+    assert read.files["test"] == str(tmp_path / "{lang}.csv")
 
 
 def test_keys_at_the_top_and_of_a_trial_are_not_noted_as_unused(tmp_path):
