@@ -74,9 +74,11 @@ def write_merge(
     tally = Tally()
 
     def record() -> dict[str, Any]:
-        # A copy, such as a file that becomes a folder, was made as the adapter was.
-        if plan.is_sum and plan.weighting == Weighting((1.0,)):
-            return plan.adapters[0].record | dict(found or {})
+        # A copy, such as a file that becomes a folder, was made as the adapter was. What a search
+        # finds names the adapter as its source, so that both are compared.
+        own = plan.adapters[0].record
+        if own and not found and plan.is_sum and plan.weighting == Weighting((1.0,)):
+            return dict(own)
         report = merge_report(plan, settings, tally, written=True)
         return merge_record(plan, report) | dict(found or {})
 

@@ -11,8 +11,9 @@ from helpers.merging import our_deltas, trained, untrained_above
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ConfigError
-from adaptermix.merging.merge import _fingerprint, merge
+from adaptermix.merging.merge import _fingerprint, merge, plan_merge, write_merge
 from adaptermix.merging.report import MergeReport, MergeSource
+from adaptermix.merging.weights import Weighting
 from adaptermix.settings.merging import MergeSettings
 from adaptermix.version import __version__
 
@@ -247,6 +248,14 @@ def test_a_copy_of_an_adapter_has_its_record(tmp_path):
         assert found["base_fingerprint"] == "0123"
     notes = notes_of(tmp_path, [lower, tmp_path / "at-1"], [0.5, 0.5])
     assert notes == notes_of(tmp_path, [lower, align], [0.5, 0.5]) == []
+    settings = MergeSettings(weights=(1,), out=tmp_path / "searched")
+    plan = plan_merge([read_adapter(align)], Weighting((1.0,)), settings)
+    write_merge(plan, settings, found={"dev": 0.5})
+    searched = read_adapter(tmp_path / "searched").record
+    assert [each["weight"] for each in searched["sources"]] == [1.0], "it is compared with these"
+    bare = write(tmp_path / "bare.safetensors", {})
+    merge([bare], MergeSettings(weights=(1,), out=tmp_path / "dressed"))
+    assert read_adapter(tmp_path / "dressed").record["command"] == "merge"
 
 
 def test_the_base_is_that_of_the_adapter_that_names_one(tmp_path):

@@ -91,7 +91,8 @@ def is_trained(system: str, inspected: InspectReport | None) -> bool:
 def controls_among(systems: Sequence[str], inspected: InspectReport | None) -> list[str]:
     """Return the control systems, which scale one adapter without merging in others."""
     known = _by_name(inspected)
-    return [s for s in systems if s in known and len(sources_of(known[s].record)) == 1]
+    sources = {s: sources_of(known[s].record) for s in systems if s in known}
+    return [s for s, of_s in sources.items() if len(of_s) == 1 and of_s[0]["weight"] != 1]
 
 
 def is_unscaled(merge: str, before: str, inspected: InspectReport | None) -> bool:
