@@ -231,8 +231,9 @@ class MergePlan:
         saved = {}
         for name in dict.fromkeys(name for adapter in self.adapters for name in adapter.saved):
             weights = self.weighting.of(self.names.get(name, name).rpartition(".")[0])
-            if self.keeps:
-                weights = _shared_out(name, weights, [name in a.saved for a in self.adapters])
+            has = [_changes(adapter, name) for adapter in self.adapters]
+            if self.keeps and any(has):
+                weights = _shared_out(name, weights, has)
             parts = [(a, w) for a, w in zip(self.adapters, weights, strict=True) if w]
             if any(name in adapter.saved for adapter, _ in parts):
                 saved[name] = saved_weight(name, parts, self.base_weight)
@@ -415,8 +416,16 @@ def _module_weights(
     weights = weighting.of(module)
     if inactive == "average":
         return weights
-    has = [module in adapter.factors and adapter.is_active(module) for adapter in adapters]
+    has = [_changes(adapter, f"{module}.weight") for adapter in adapters]
     return _shared_out(module, weights, has)
+
+
+def _changes(adapter: Adapter, name: str) -> bool:
+    """Whether an adapter has a weight of its own, or an update of it that is not zero."""
+    module, _, kind = name.rpartition(".")
+    if kind == "weight" and module in adapter.factors and adapter.is_active(module):
+        return True
+    return name in adapter.saved and not adapter.is_frozen(name)
 
 
 def _shared_out(name: str, weights: Sequence[float], has: Sequence[bool]) -> tuple[float, ...]:

@@ -201,6 +201,19 @@ def test_an_adapter_keeps_a_whole_module_that_others_have_not(tmp_path, qwen_dir
         torch.testing.assert_close(found, own["base_model.model.lm_head.weight"])
 
 
+def test_an_update_of_a_module_and_its_whole_weight_share_their_weights(tmp_path, qwen_dir):
+    head = trained(qwen_dir, tmp_path / "a", 1, modules_to_save=["lm_head"], **ATTENTION)
+    lora = trained(qwen_dir, tmp_path / "b", 2, target_modules=["lm_head"])
+    for way in ("keep", "average"):
+        options = {"weight": 0.6, "inactive": way, "out": tmp_path / way}
+        merge_into([head, lora], MergeSettings(**options, into=str(qwen_dir)))
+    kept, average = (
+        load_file(tmp_path / way / "model.safetensors")["lm_head.weight"]
+        for way in ("keep", "average")
+    )
+    torch.testing.assert_close(kept, average)
+
+
 def test_biases_beside_updates_of_different_modules_are_averaged(tmp_path, qwen_dir):
     paths = [
         trained(qwen_dir, tmp_path / name, seed, bias="all", target_modules=[name])
