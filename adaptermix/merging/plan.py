@@ -138,9 +138,8 @@ class MergePlan:
                 as_dtype(adapter.update(module), wider(adapter.spec(module).dtype, spec.dtype))
                 for adapter, _ in sources
             ]
-            if (
-                self.method not in FACTOR_METHODS
-            ):  # a zero would count among those that agree on signs
+            # A zero would count among those that agree on signs.
+            if self.method not in FACTOR_METHODS:
                 updates, weights = _active(updates, weights)
             seed = _module_seed(self.seed, self.names.get(module, module))
             merged = merge_updates(self.method, updates, weights, self.options, seed)
