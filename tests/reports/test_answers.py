@@ -29,6 +29,7 @@ from adaptermix.reports.sections.retrieval import (
     wilson,
 )
 from adaptermix.reports.sections.roles import (
+    alignment_layers,
     controls_among,
     is_unscaled,
     label_of,
@@ -501,6 +502,14 @@ def test_a_merge_was_aligned_where_its_sources_were(tmp_path):
     (systems,) = [plot for plot in section.plots if plot.name == "retrieval-systems"]
     marked = {p.title: re.findall(r"aligned at layer (\d)", p.marks) for p in systems.panels}
     assert marked == {"task": [], "early": ["1"], "late": ["3"]}
+    outer, both = tmp_path / "again.safetensors", tmp_path / "both.safetensors"
+    merge([late, task], MergeSettings(weights="0.5,0.5", out=outer))
+    merge([early, late], MergeSettings(weights="0.5,0.5", out=both))
+    nested = inspect([both, outer, late, early, deep, task], InspectSettings())
+    aligned = {"early": 1, "deep": 3}
+    assert alignment_layers(nested, 4) == aligned | {"late": 3, "again": 3}
+    unknown = replace(nested, adapters=[a for a in nested.adapters if a.name != "task"])
+    assert alignment_layers(unknown, 4) == aligned
     other = write(tmp_path / "other.safetensors", ALIGNED | {"settings": {"layer": 2}}, seed=2)
     for paths in ([early, other, task, late], [early, other, deep, late]):
         unknown = retrieval_section("retrieval", run, inspect(paths, InspectSettings()), None)

@@ -138,21 +138,30 @@ def alignment_layers(inspected: InspectReport | None, depth: int) -> dict[str, i
 
     A merge has the layer of its sources if all are known and they were aligned at one layer.
     """
-    layers = {}
     known = _by_name(inspected)
+    seen: dict[str, set[int | None]] = {name: set() for name in known}  # None: unknown
     for name, adapter in known.items():
         if adapter.record.get("command") in _ALIGNMENT:
             chosen = _mapping(adapter.record.get("layers")).get("layer")  # chosen by --layer auto
             asked = _mapping(adapter.record.get("settings")).get("layer")
             with suppress(ConfigError, ValueError):  # of a deeper model, or not by adaptermix
-                layers[name] = layer_index(chosen or asked or "middle", depth)
-    for name, adapter in known.items():
-        sources = {source.get("blake3") for source in sources_of(adapter.record)}
-        parts = {part.blake3: name for name, part in known.items() if part.blake3 in sources}
-        found = {layers[part] for part in parts.values() if part in layers}
-        if len(parts) == len(sources) and len(found) == 1:
-            layers[name] = found.pop()
-    return layers
+                seen[name].add(layer_index(chosen or asked or "middle", depth))
+    merges = {name: adapter for name, adapter in known.items() if sources_of(adapter.record)}
+    for _ in merges:  # each may be a source of another
+        seen |= {name: _of_sources(adapter, known, seen) for name, adapter in merges.items()}
+    only = {name: next(iter(layers)) for name, layers in seen.items() if len(layers) == 1}
+    return {name: layer for name, layer in only.items() if layer is not None}
+
+
+def _of_sources(
+    adapter: AdapterReport,
+    known: Mapping[str, AdapterReport],
+    seen: Mapping[str, set[int | None]],
+) -> set[int | None]:
+    hashes = {source.get("blake3") for source in sources_of(adapter.record)}
+    parts = {part.blake3: name for name, part in known.items() if part.blake3 in hashes}
+    layers = set().union(*(seen[name] for name in parts.values()))
+    return layers if len(parts) == len(hashes) else {*layers, None}
 
 
 def label_of(lang: str) -> str:
