@@ -180,7 +180,7 @@ def test_trust_depends_on_data_controls_and_answers(tmp_path, inspected):
         "Treat this with caution: dev data, no significance test, control unknown, "
         "many unreadable answers."
     )
-    unknown = "Unknown: the adapter of merged is not part of this report."
+    unknown = "Unknown: merged is not one of the adapters in this report."
     assert facts["Control"].text == unknown
     changed = {"merged": {"hash": "another", "path": inspected.adapters[1].path}}
     retrained = replace(seen, content=seen.content | {"adapters": changed})

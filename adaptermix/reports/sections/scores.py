@@ -214,7 +214,7 @@ def _control(seen: Evaluated, merge: str) -> Fact:
         text = f"Not needed: {merge} does not scale {seen.report.reference} (its weight is 1)."
         return Fact("Control", text, "ok", "task adapter not scaled")
     if not compared and not is_known(merge, seen.inspected):
-        text = f"Unknown: the adapter of {merge} is not part of this report."
+        text = f"Unknown: {merge} is not one of the adapters in this report."
         return Fact("Control", text, "warn", "control unknown")
     if not compared:
         text = "None: the difference may come from scaling the task adapter alone. Also evaluate "
