@@ -238,7 +238,8 @@ class PromptSettings(ModelSettings):
         if not isinstance(given, dict):
             return given
         task = given.get("task", "massive")
-        defaults = _TASK_DEFAULTS.get(cls.section, {}).get(str(task), {})
+        is_replaced = bool(given.get("chat"))  # by conversations, which have no languages
+        defaults = {} if is_replaced else _TASK_DEFAULTS.get(cls.section, {}).get(str(task), {})
         if cls.section == "eval" and task != "massive":
             defaults = defaults | {"out": Path(f"eval-{Path(str(task)).stem}")}
         missing = {k: v for k, v in defaults.items() if not {k, k.replace("-", "_")} & given.keys()}

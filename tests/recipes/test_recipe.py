@@ -107,12 +107,14 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 def test_keys_at_the_top_and_of_a_trial_are_not_noted_as_unused(tmp_path):
     text = 'task = "massive"\nlangs = ["en"]\n[a]\ncommand = "train-task"\nchat = "c.jsonl"\n'
-    text += '[b]\ncommand = "train-joint"\n[c]\ncommand = "train-joint"\nprompt = "paper"\n'
+    text += '[b]\ncommand = "train-joint"\n[d]\ncommand = "train-task"\nchat = "c.jsonl"\n'
+    text += 'task = "uner"\n[c]\ncommand = "train-joint"\nprompt = "paper"\n'
     path = write(tmp_path, f'{text}chat = "c.jsonl"\n')
     for limit in (None, 8):
         steps = read_recipe(path, overrides=Overrides(limit=limit)).steps
         notes = [step.command.remark(step.settings) for step in steps]
-        assert notes == [None, None, "note: --prompt has no effect with --chat"]
+        told = [f"note: {flag} has no effect with --chat" for flag in ("--task", "--prompt")]
+        assert notes == [None, None, *told]
     path = write(tmp_path, 'max-new-tokens = 64\n[b]\ncommand = "train-joint"\n')
     (step,) = read_recipe(path, overrides=Overrides({"b.stop-on": "score"})).steps
     assert step.settings.max_new_tokens == 64
