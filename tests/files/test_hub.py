@@ -117,6 +117,7 @@ def hub(model_dir, tmp_path):
         }
         | unread
         | adapter,  # transformers would add it to the model
+        ("models", "somebody/model"): {"config.json": b"{}"},
         ("models", "somebody/lora"): adapter | pickle,
         ("models", "somebody/runs"): {
             f"checkpoint-2/{name}": content for name, content in adapter.items()
@@ -388,7 +389,7 @@ def test_what_is_neither_here_nor_on_the_hub_is_said(hub, tmp_path):
     expected = {
         "nobody/nothing": "no such file or folder, and no adapter of that name could be",
         "somebody/pickle": "the Hub repository has no adapter_model.safetensors",
-        "somebody/tiny": "the Hub repository has no adapter_config.json",
+        "somebody/model": "the Hub repository has no adapter_config.json",
         "runs/task.safetensors": "runs/task.safetensors: no such file",
         "../task": "../task: no such file",
         "a/b/c": "a/b/c: no such file",

@@ -231,7 +231,7 @@ EXPORT = {
     },
     "to": "each is read back: tests/export/test_gguf.py and test_mlx.py",
     "model": Two("one --model base", "one --model other --ignore-base"),
-    "ignore_base": Two("one --model other --ignore-base", "one --model other", "exit"),
+    "ignore_base": "a folder is only noted: tests/export/test_export.py",
     "out_dtype": Two("one --out-dtype float32", "one --out-dtype bfloat16"),
     "out": OUT,
 }
