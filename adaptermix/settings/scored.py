@@ -10,7 +10,7 @@ from adaptermix.settings.shared import (
     HARNESS,
     NOT_OF_HARNESS,
     TASKS,
-    VLLM_OPTIONS,
+    VLLM_KEYS,
     DecodingSettings,
     ScorerSettings,
     flag_of,
@@ -60,7 +60,7 @@ class ScoredSettings(DecodingSettings, ScorerSettings):
                     f"{flag_of(key)} does not apply to lm-eval tasks, which define their own "
                     "prompts and scoring; remove it"
                 )
-        for key in ("server", *(name.replace("_", "-") for name in sorted(VLLM_OPTIONS))):
+        for key in ("server", *VLLM_KEYS):
             if keys.get(key):
                 raise ValueError(
                     f"{flag_of(key)}: lm-eval tasks run only on the transformers engine; remove it"

@@ -177,8 +177,7 @@ def meant_for(task: object, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return shared keys without those that do not apply to a task; None is the default task."""
     left_out = ["lm-eval-path"]
     if harness_tasks(task):
-        engine = ("engine", "server", *(name.replace("_", "-") for name in VLLM_OPTIONS))
-        left_out = [*NOT_OF_HARNESS, *engine]
+        left_out = [*NOT_OF_HARNESS, "engine", "server", *VLLM_KEYS]
     return {key: value for key, value in keys.items() if key not in left_out}
 
 
@@ -187,7 +186,7 @@ def not_replaced(keys: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str,
     ways = {"weight", "weights", "weights-file", "search"}
     left_out = ways if ways & flags.keys() else set()
     if "server" in flags:  # replaces the file's engine, as an engine replaces its servers
-        left_out |= {"engine", *(name.replace("_", "-") for name in VLLM_OPTIONS)}
+        left_out |= {"engine", *VLLM_KEYS}
     elif "engine" in flags:
         left_out |= {"server"}
     return {key: value for key, value in keys.items() if key not in left_out}
@@ -295,6 +294,7 @@ VLLM_OPTIONS = {
     "max_lora_rank",
     "engine_args",
 }
+VLLM_KEYS = tuple(name.replace("_", "-") for name in sorted(VLLM_OPTIONS))
 # Each of these is for servers.
 SERVER_OPTIONS = {
     "server_model",

@@ -7,12 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from adaptermix.settings.paper import ATTENTION_AND_MLP
-from adaptermix.settings.shared import (
-    ModelSettings,
-    PromptSettings,
-    Settings,
-    notes_on_languages,
-)
+from adaptermix.settings.shared import ModelSettings, PromptSettings, Settings, notes_on_languages
 from adaptermix.settings.values import (
     Alphas,
     Columns,

@@ -27,7 +27,7 @@ class EncodedExample:
 
     input_ids: list[int]
     labels: list[int]
-    name: str = field(default="", repr=False)
+    name: str = field(default="", repr=False)  # no part of the hash of all rows
 
     @property
     def largest_id(self) -> int:

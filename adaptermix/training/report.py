@@ -1,6 +1,5 @@
 """The report of a training run: its plan and its result."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -185,7 +184,7 @@ class TrainingData:
     @property
     def digest(self) -> str:
         """A hash of all rows, without their names, which depend on the current folder."""
-        found = hashlib.blake2b(digest_size=16)
+        found = blake3()
         for row in chain(self.train, self.dev):
             found.update(repr(row).encode())
         return found.hexdigest()
