@@ -341,7 +341,7 @@ def test_an_adapter_that_is_not_applied_has_the_name_that_the_command_gave_it(
     assert "transformers" in caught.value.hint
 
 
-def test_trouble_with_the_cache_is_noted(make_cached, answer_cache):
+def test_trouble_with_the_cache_and_idle_options_are_noted(make_cached, answer_cache):
     answer_cache.parent.mkdir(parents=True, exist_ok=True)
     answer_cache.write_text("in the way of a folder")
     generator = make_cached()
@@ -349,6 +349,8 @@ def test_trouble_with_the_cache_is_noted(make_cached, answer_cache):
     generator.decode([Request(PROMPTS[0], None)])
     assert any("cannot be used" in note for note in generator.notes)
     assert make_cached(cache=False).notes == []
+    (note,) = make_cached(cache=False, server_model="m").notes
+    assert note == "--server-model has no effect with the transformers engine"
 
 
 def test_a_stopped_run_goes_on_with_the_same_batches(make_cached, monkeypatch):
