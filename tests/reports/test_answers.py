@@ -222,10 +222,14 @@ def test_a_task_adapter_at_weight_1_needs_no_control(tmp_path, adapters, weights
 
 
 def test_only_a_scaled_adapter_is_a_control(tmp_path, inspected):
-    """Neither an adapter as it was trained, nor another merge."""
+    """Neither an adapter as it was trained, nor a copy of it, nor another merge."""
     systems = ["base", "task", "scaled", "merged", "align"]
     assert controls_among(systems, inspected) == ["scaled"]
     assert controls_among(systems, None) == []
+    (scaled,) = [adapter for adapter in inspected.adapters if adapter.name == "scaled"]
+    (source,) = scaled.record["sources"]
+    copy = replace(scaled, record={**scaled.record, "sources": [{**source, "weight": 1.0}]})
+    assert controls_among(["scaled"], replace(inspected, adapters=[copy])) == []
 
 
 @pytest.mark.parametrize(
