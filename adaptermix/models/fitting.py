@@ -120,15 +120,44 @@ def give_back_memory() -> None:
 
 
 def give_back_between_blocks(model: Any) -> None:
-    """Return unused pages after each block of a forward pass with gradients on a CPU.
+    """Return unused pages between the blocks of a forward pass with gradients on a CPU.
 
     A block's temporary tensors leave holes between those of the graph, which the next block
-    cannot use. Returned only after the last block, they would add to the peak.
+    cannot use. Returned only after the last block, they would add to the peak. A small model
+    leaves small holes, and mapping their pages again would take a quarter of its time.
     """
     for block in find_blocks(model):
         block.register_forward_hook(_after_block)
 
 
+_LARGE_HOLES = 192 * 2**20  # bytes; docs/decisions/answer-logits.md
+
+
 def _after_block(block: nn.Module, *_: Any) -> None:
-    if torch.is_grad_enabled() and next(block.parameters()).device.type == "cpu":
+    is_on_cpu = next(block.parameters()).device.type == "cpu"
+    if torch.is_grad_enabled() and is_on_cpu and unused_heap() > _LARGE_HOLES:
         give_back_memory()
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def unused_heap() -> float:
+    """Return how many bytes of the heap are free, with those in pages that were returned.
+
+    Infinity if glibc cannot tell (before 2.33).
+    """
+    count = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform == "linux" else None
+    if count is None:
+        return float("inf")
+    count.restype = _MallInfo
+    return float(count().fordblks)

@@ -17,6 +17,7 @@ from adaptermix.models.fitting import (
     give_back_between_blocks,
     give_back_memory,
     saved_gradients,
+    unused_heap,
 )
 
 
@@ -96,8 +97,20 @@ def test_free_pages_between_tensors_are_given_back():
     assert all(each.sum() == 25_000 for each in held)
 
 
-def test_memory_is_given_back_after_each_block_of_a_pass_with_gradients(monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_holes_between_tensors_are_counted():
+    held = [torch.ones(25_000) for _ in range(800)]
+    before = unused_heap()
+    del held[::2]
+    assert 35e6 < unused_heap() - before < 45e6  # half of 80 MB
+
+
+@pytest.mark.parametrize("holes, times", [(192e6, 0), (202e6, 1)])
+def test_large_holes_are_given_back_after_each_block_of_a_pass_with_gradients(
+    monkeypatch, holes, times
+):
     calls = []
+    monkeypatch.setattr(fitting, "unused_heap", lambda: holes)
     monkeypatch.setattr(fitting, "give_back_memory", lambda: calls.append(1))
     config = LlamaConfig(**SHAPE, vocab_size=300)
     model = AutoModelForCausalLM.from_config(config)
@@ -107,4 +120,4 @@ def test_memory_is_given_back_after_each_block_of_a_pass_with_gradients(monkeypa
         model(ids)
     assert not calls
     model(ids)
-    assert len(calls) == config.num_hidden_layers
+    assert len(calls) == times * config.num_hidden_layers
