@@ -125,6 +125,14 @@ def test_a_recipe_is_planned_without_problems(gemma, name):
     assert planned.steps[-1].name == "report"
 
 
+def test_the_model_is_downloaded_to_where_git_ignores_it():
+    """So that no part of it is ever committed."""
+    ignored = (EXAMPLES.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
+    text = (EXAMPLES / "gemma/README.md").read_text(encoding="utf-8")
+    assert " -d wheels " in text
+    assert "/wheels/" in ignored
+
+
 def test_every_test_utterance_is_read_once_with_all_systems(gemma):
     recipe = read_recipe(gemma / "recipe.toml")
     tests = [step for step in recipe.steps if step.command.name == "eval"]
