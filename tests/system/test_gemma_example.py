@@ -125,6 +125,15 @@ def test_a_recipe_is_planned_without_problems(gemma, name):
     assert planned.steps[-1].name == "report"
 
 
+@pytest.mark.parametrize("name", ["recipe", "reduced"])
+def test_the_aligned_languages_are_named_in_one_place(gemma, name):
+    text = (gemma / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.count("pairs = [") == 1
+    recipe = read_recipe(gemma / f"{name}.toml", overrides=Overrides({"pairs": "el-en,tr-en"}))
+    takers = [step.settings.pairs for step in recipe.steps if hasattr(step.settings, "pairs")]
+    assert {*takers} == {("el-en", "tr-en")}
+
+
 def test_the_model_is_downloaded_to_where_git_ignores_it():
     """So that no part of it is ever committed."""
     ignored = (EXAMPLES.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
