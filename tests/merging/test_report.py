@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from blake3 import blake3
 from helpers.adapters import peft_adapter
-from helpers.cards import ALIGNED, write
-from helpers.merging import our_deltas, trained, untrained_above
+from helpers.cards import ALIGNED, TRAINED, write
+from helpers.merging import our_deltas, reconfigure, trained, untrained_above
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.errors import ConfigError
@@ -74,6 +74,7 @@ def test_what_looks_like_a_slip_is_noted(tmp_path, model_dir):
 
     task, align, copy = paths
     assert notes(task, align, weight=0.9) == []
+    assert notes(task, align, weights="1,0") == []
     assert notes(task, align, weights="1,-0.5") == [
         f"the weight -0.5 of {align} is not between 0 and 1"
     ]
@@ -166,6 +167,16 @@ def test_the_record_has_a_base_only_if_all_sources_have_it(tmp_path):
         settings = MergeSettings(weight=0.5, out=out, ignore_base=True)
         merge([paths[0], paths[second]], settings)
         assert read_adapter(out).record["base_fingerprint"] == expected
+
+
+def test_a_merge_has_a_revision_only_if_all_sources_have_it(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b", "c", "d")]
+    for seed, (path, revision) in enumerate(zip(paths, ("v1", "v1", "v2", None), strict=True)):
+        reconfigure(write(path, TRAINED, seed=seed), revision=revision)
+    for second, expected in ((1, "v1"), (2, None), (3, None)):
+        for pair in ([paths[0], paths[second]], [paths[second], paths[0]]):
+            merge(pair, MergeSettings(weight=0.5, out=tmp_path / "m"), force=True)
+            assert read_adapter(tmp_path / "m").config.get("revision") == expected
 
 
 def notes_of(tmp_path, paths, weights, rules=""):

@@ -156,6 +156,23 @@ def test_embeddings_that_stay_tied_are_tied_in_the_merge(tmp_path):
         assert torch.equal(adapted(IDS).logits, expected)
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_a_merge_is_tied_only_if_all_its_sources_are(tmp_path):
+    """Their heads and embeddings differ otherwise, and so do those of the merge."""
+    base = save_model(tmp_path / "base", "gemma2")
+    tied = trained(
+        base, tmp_path / "tied", 1, modules_to_save=["embed_tokens"], ensure_weight_tying=True
+    )
+    free = trained(base, tmp_path / "free", 2, modules_to_save=["embed_tokens", "lm_head"])
+    for pair in ([tied, free], [free, tied]):
+        merge(pair, MergeSettings(weights=(0.5, 0.5), out=tmp_path / "m"), force=True)
+        merged = read_adapter(tmp_path / "m")
+        names = "lm_head.weight", "model.embed_tokens.weight"
+        head, embeddings = map(merged.saved_weight, names)
+        assert (head != embeddings).any()
+        assert not merged.config.get("ensure_weight_tying")
+
+
 WHOLE = {
     "biases of the updates": {"lora_bias": True, **ATTENTION},
     "all biases": {"bias": "all", **ATTENTION},
