@@ -64,6 +64,19 @@ def test_kinds_alternate_in_full_batches_and_every_row_comes_as_often(
         assert max(counts) - min(counts) <= 1
 
 
+def test_the_seed_decides_the_order_of_each_kind():
+    def orders(seed):
+        batches = Alternation(sizes=(24, 24), micro=4, turn=1, count=12, seed=seed)
+        rows = [row for batch in batches for row in batch]
+        return [[row % 24 for row in rows if (row < 24) == is_task] for is_task in (True, False)]
+
+    (tasks, pairs), (others, _) = orders(3), orders(4)
+    assert orders(3) == [tasks, pairs]
+    assert sorted(tasks) == sorted(others) == [*range(24)]
+    assert tasks != others
+    assert tasks != pairs
+
+
 @pytest.fixture
 def passes(monkeypatch):
     """What the model is run on: task or pairs, and through how many blocks."""
