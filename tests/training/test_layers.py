@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from adaptermix.adapters.adapter import read_adapter
 from adaptermix.models.blocks import load_lower_blocks
+from adaptermix.models.files import layer_index
 from adaptermix.models.loading import load_model, load_tokenizer
 from adaptermix.models.pooling import pool, pooling_weights, retrieval_accuracy
 from adaptermix.settings.training import TrainAlignSettings
@@ -88,6 +89,16 @@ def test_a_flat_curve_seldom_leaves_the_middle():
 
 def test_of_two_as_near_the_upper_is_taken():
     assert choose_block(curve([0.1, 0.1, 0.9, 0.1, 0.9, 0.1, 0.1, 0.1]).hits, 4)[0] == 5
+
+
+@pytest.mark.parametrize("depth", [4, 8, 16, 33])
+def test_the_bottom_block_is_never_chosen(depth):
+    """Aligning it was worse than any other choice; those above it are chosen by retrieval."""
+    bottom, middle = layer_index("bottom", depth), layer_index("middle", depth)
+    peak = [0.9 if at == bottom else 0.1 for at in range(1, depth + 1)]
+    assert choose_block(curve(peak).hits, middle) == (middle, None)
+    above = [0.9 if at == bottom + 1 else 0.1 for at in range(1, depth + 1)]
+    assert choose_block(curve(above).hits, middle)[0] == bottom + 1
 
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])

@@ -206,6 +206,21 @@ def test_with_checkpoints_another_block_takes_its_input_only(tmp_path, model_dir
     assert whole.memory_bytes - found.memory_bytes > 0.6 * activations[1]
 
 
+def test_with_checkpoints_the_block_that_keeps_most_counts(model_dir):
+    """Blocks below a LoRA keep nothing, so one of them is no measure of the others."""
+    activations = []
+    for layers in ((0,), (3,), ()):
+        settings = task_settings(
+            model_dir, None, "x", gradient_checkpointing=True, layers_to_transform=layers
+        )
+        model = with_lora(empty_model(model_dir, settings), settings, "CAUSAL_LM")
+        frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+        found = footprint(model, [Pass(8, 40)], settings)
+        activations.append(found.memory_bytes - frozen - found.trained * _TRAINED_BYTES)
+    first, last, every = activations
+    assert first == last < every
+
+
 @pytest.mark.parametrize("attention", ["eager", None])
 def test_attention_that_keeps_its_weights_is_counted(model_dir, tmp_path, attention):
     """Eager attention: as asked for, and as a cap of the attention logits requires it."""
