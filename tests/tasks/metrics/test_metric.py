@@ -171,6 +171,9 @@ def test_comet_is_asked_once_for_all_segments(monkeypatch):
     assert metric.statistics(outcomes).tolist() == [[0.5, 1], [0.75, 1]]
     (only,) = asked
     assert only == ([(("s1", "s2"), ("h1", "h2"), ("r1", "r2"))], "model.ckpt", Path("python"))
+    for other in (Comet("other.ckpt", Path("python")), Comet("model.ckpt", Path("other"))):
+        score(other, outcomes)
+        assert asked[-1][1:] == (other.model, other.python), "scores of another model are others"
 
 
 def test_exact_match_ignores_white_space_only():
