@@ -599,3 +599,7 @@ def test_the_hubs_token_goes_to_the_hub_only(site, tmp_path, monkeypatch):
         with pytest.raises(ResourceError):
             fetch(at(site, "tatoeba"), ["cy-en"], tmp_path, mirror=place)
         assert site.accounts[-1] == account
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", site.address[:-1])  # another port
+    with pytest.raises(ResourceError):
+        fetch(at(site, "tatoeba"), ["cy-en"], tmp_path, mirror=mirror)
+    assert site.accounts[-1] == "", "the address of the mirror only begins like the Hub's"

@@ -23,6 +23,7 @@ from adaptermix.sources.inventory import count_rows, stocks
         ("de-en.valid.json", json.dumps([{"a": 1}, {"a": 2}, {"a": 3}], indent=1), 3),
         ("de-en.train.json", '{"a": 1}\n{"a": 2}\n', 2),
         ("da.test.iob2", "# id = 1\n1\ta\tO\n2\tb\tO\n\n\n# id = 2\n1\tc\tO\n", 2),
+        ("da.dev.iob2", "1\ta\tO\n\n1\tb\tO\n", 2),
     ],
 )
 def test_rows_are_counted_by_the_kind_of_file(tmp_path, name, text, expected):
