@@ -82,6 +82,11 @@ def test_the_name_of_the_file_says_the_order_and_not_that_of_its_folder(tmp_path
     (tmp_path / "cy-en" / "en-cy.tsv").write_text(" hello\t helo \n")
     (pair,) = read_pairs("cy-en", tmp_path / "cy-en")
     assert (pair.source, pair.target) == ("helo", "hello")
+    (tmp_path / "cy-en" / "en-cy.tsv").unlink()
+    (tmp_path / "cy-en" / "en-cy.csv").write_text("source,target\nhello,helo\n")
+    for place in ("cy-en", "cy-en/en-cy.csv"):
+        (pair,) = read_pairs("cy-en", tmp_path / place)
+        assert (pair.source, pair.target) == ("helo", "hello")
 
 
 def test_of_two_files_of_a_pair_almas_comes_first(tmp_path):
