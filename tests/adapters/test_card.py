@@ -107,6 +107,7 @@ def rows_of(card):
 
 def test_a_card_has_the_numbers_of_its_record():
     record = TRAINED | {
+        "settings": TRAINED["settings"] | {"dropout": 0.0, "seed": 0},
         **{"rank": 5, "modules": 28, "inactive": 6, "base_fingerprint": "f00d"},
         "on": [{"path": "/private/lower.safetensors", "blake3": "abcdef0123456789", "weight": 0.5}],
     }
@@ -123,6 +124,8 @@ def test_a_card_has_the_numbers_of_its_record():
         ["lower", "0.5", "abcdef012345"],
         ["loss", "0.2500"],
         ["lr", "0.0005"],
+        ["dropout", "0.0"],
+        ["seed", "0"],
     ):
         assert row in rows, row
     assert ["rank", "8"] in rows_of(model_card(Path("task"), {"r": 8}, {"command": "merge"}))

@@ -309,9 +309,11 @@ def test_fingerprints_count_more_than_names(one, other, expected):
 def test_notes_name_the_adapters_of_another_base():
     adapters = {"a": on("x/a", print="1"), "b": on("x/b", print="2"), "c": on("x/c")}
     adapters |= {"d": on("/runs/merged"), "e": on("/data/now"), "f": on(None)}
+    adapters |= {"g": on("x/now", print="2")}  # the name is the same
     assert notes_on_base(adapters, "x/now", "1") == [
         "b was trained on x/b, whose weights are not those of x/now",
         "c was trained on x/c, which by its name is not x/now",
+        "g was trained on x/now, whose weights are not those of x/now",
     ]
 
 
