@@ -100,7 +100,11 @@ def test_spaces_of_answers_are_kept():
     encoder = PromptEncoder(tokenizer)
     encoder.note_on_answers({"fr": [text]})
     assert encoder.notes == []
-    assert read_answer(encoder.answer_ids(text), [encoder.end_id], tokenizer).text == text
+    ids = encoder.answer_ids(text)
+    read = read_answer(ids, [encoder.end_id], tokenizer)
+    assert (read.text, read.is_truncated, read.tokens) == (text, False, len(ids))
+    cut = read_answer(ids[:-1], [encoder.end_id], tokenizer)
+    assert (cut.is_truncated, cut.tokens) == (True, len(ids) - 1)
 
 
 def test_what_the_tokenizer_cannot_write_is_noted_by_evaluations_and_trainings(
