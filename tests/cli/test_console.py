@@ -9,7 +9,7 @@ from rich.progress import Progress as Bars
 
 from adaptermix.cli import console
 from adaptermix.cli.main import main
-from adaptermix.cli.progress import progress_bar
+from adaptermix.cli.progress import RecipeWatcher, progress_bar
 from adaptermix.errors import DataError
 from adaptermix.evaluation.score import ScoreReport
 from adaptermix.progress import Progress
@@ -35,6 +35,13 @@ def test_what_json_lacks_is_told_beside_it(as_json, capsys):
     out, err = capsys.readouterr()
     assert "a note" not in out
     assert err == "note: a note\n"
+
+
+@pytest.mark.parametrize("options", [(False, False), (False, True), (True, False)])
+def test_with_json_or_quiet_steps_print_no_results(options, capsys):
+    quiet, as_json = options
+    RecipeWatcher(quiet=quiet, json=as_json).end(None, ScoreReport({}, {"examples": 7}))
+    assert ("7" in capsys.readouterr().out) == (options == (False, False))
 
 
 def test_names_between_colons_are_no_emoji(capsys):

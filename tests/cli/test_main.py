@@ -4,11 +4,13 @@ import errno
 import os
 
 import pytest
+import typer
 import typer.main
 from typer.testing import CliRunner
 
-from adaptermix.cli.main import main, program
+from adaptermix.cli.main import _report_problems, main, program
 from adaptermix.commands.catalog import COMMANDS
+from adaptermix.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -81,3 +83,13 @@ def test_another_error_of_the_system_is_a_bug(monkeypatch):
     monkeypatch.setattr("adaptermix.cli.main.program", fail)
     with pytest.raises(OSError, match="bad"):
         main()
+
+
+def test_a_dry_run_ends_with_the_code_of_its_first_problem(capsys):
+    first, last = DataError("one", hint="a hint"), ConfigError("two", hint="a hint")
+    with pytest.raises(typer.Exit) as ended:
+        _report_problems([first, first, last])
+    assert ended.value.exit_code == DataError.exit_code
+    told = capsys.readouterr().err
+    assert [told.count(text) for text in ("one", "two", "a hint")] == [1, 1, 1]
+    _report_problems([])
