@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.cards import TRAINED, write
 
 from adaptermix.settings.training import TrainAlignSettings, TrainJointSettings, TrainTaskSettings
 from adaptermix.training.report import TrainReport, comparable
@@ -28,6 +29,21 @@ def test_a_run_resumes_only_with_the_settings_that_it_had(kind):
             if comparable(settings.model_copy(update={name: Path("other")})) != comparable(settings)
         }
     assert names - changed == FREE & names
+
+
+def test_a_run_resumes_only_on_the_adapters_that_it_had_at_their_weights(tmp_path):
+    one, copy, other = (
+        write(tmp_path / name, TRAINED, seed=seed)
+        for name, seed in (("one", 1), ("copy", 1), ("other", 2))
+    )
+
+    def on(*adapters):
+        return comparable(TrainTaskSettings(out=tmp_path / "a", on=adapters))
+
+    usual = on(f"{one}=0.5")
+    assert on(f"{copy}=0.5") == usual
+    for changed in ([], [f"{one}=0.7"], [one], [f"{other}=0.5"], [f"{one}=0.5", f"{other}=0.5"]):
+        assert on(*map(str, changed)) != usual, changed
 
 
 def test_a_run_may_resume_from_another_folder(tmp_path, monkeypatch):
